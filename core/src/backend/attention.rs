@@ -1,0 +1,200 @@
+//! Level 3: attention, and the attention graph as an operator that is never stored.
+//!
+//! The paper's `A` (one map per head) is a weighted directed graph; every method here wants only products with it:
+//!
+//! ```text
+//! votes(s_Q)              Aᵀ s_Q                             one G-WPR step                [b, h, n]
+//! read(s_K)               A s_K                              numerator of Eq. 1            [b, h, m]
+//! row_entropy()           −Σ_j A_ij ln A_ij                  denominator of Eq. 1          [b, h, m]
+//! second_moment()         Σ_j A_ij²                          variance of Fig. 5            [b, h, m]
+//! strongest(partition)    argmax_{i kept} mean_h A[i, b]     similarity copy               [b, pruned]
+//! ```
+//!
+//! [`AttentionGraph`] offers them over two forms: `Dense`, a stored map, and `Streamed`, which recomputes
+//! `A_ij = exp(q_i·k_j·scale + bias_j − lse_i)` in tiles. Algorithms never see which.
+
+use super::{NnOps, Partition};
+use crate::Result;
+use crate::backend::generic;
+
+/// What the caller wants to know of the attention map, so that nobody pays for what is not used.
+#[derive(Debug)]
+pub enum GraphRequest<'a, T> {
+    /// Nothing.
+    None,
+    /// The graph; votes are cast when asked for.
+    Lazy,
+    /// The graph, and these starting scores `[b, h, m]` are known: the forward pass may cast the first vote itself.
+    Voted(&'a T),
+}
+
+/// Options of [`AttentionOps::attention`].
+#[derive(Debug)]
+pub struct AttentionOptions<'a, T> {
+    /// Factor on `q·k`, usually `1/√dim`.
+    pub scale: f64,
+    /// Added to every query's logits: `[b or 1, h or 1, m or 1, n]` in the accumulator dtype (a causal mask, say).
+    pub bias: Option<&'a T>,
+    /// What to return of the map.
+    pub graph: GraphRequest<'a, T>,
+}
+
+// By hand: a derive would ask for `T: Copy`, and these hold only references.
+impl<T> Clone for GraphRequest<'_, T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+impl<T> Copy for GraphRequest<'_, T> {}
+impl<T> Clone for AttentionOptions<'_, T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+impl<T> Copy for AttentionOptions<'_, T> {}
+
+impl<T> AttentionOptions<'_, T> {
+    /// Scale `1/√dim`, no bias, no graph.
+    pub fn for_dim(dim: usize) -> Self {
+        Self { scale: 1.0 / (dim as f64).sqrt(), bias: None, graph: GraphRequest::None }
+    }
+}
+
+/// A map that is recomputed in tiles from queries, keys and each row's log-sum-exp.
+#[derive(Debug, Clone)]
+pub struct Streamed<T> {
+    /// Queries `[b, h, m, dim]`.
+    pub q: T,
+    /// Keys `[b, h, n, dim]`.
+    pub k: T,
+    /// `ln Σ_j exp(q_i·k_j·scale)` per row, `[b, h, m]`, in the accumulator dtype.
+    pub lse: T,
+    /// Factor on `q·k`.
+    pub scale: f64,
+    /// The first vote, if the forward pass cast it ([`GraphRequest::Voted`]): `[b, h, n]`.
+    pub voted: Option<T>,
+}
+
+/// One attention layer's map, `[b, h, m, n]`, as an operator. It owns handles and outlives no layer.
+#[derive(Debug, Clone)]
+pub enum AttentionGraph<T> {
+    /// The stored map, in the accumulator dtype.
+    Dense(T),
+    /// The recomputed map.
+    Streamed(Streamed<T>),
+}
+
+/// Attention with the graph as a by-product. The only place where a backend overrides a graph step.
+pub trait AttentionOps: NnOps {
+    /// `softmax(q kᵀ scale + bias) v` for `q [b, h, m, d]`, `k, v [b, h, n, d]` → `[b, h, m, d]`, and the graph if asked for.
+    fn attention(
+        q: &Self,
+        k: &Self,
+        v: &Self,
+        options: AttentionOptions<'_, Self>,
+    ) -> Result<(Self, Option<AttentionGraph<Self>>)> {
+        generic::attention(q, k, v, options)
+    }
+
+    /// `Aᵀ s` for scores `[b, h, m]` → `[b, h, n]`.
+    fn votes(graph: &Streamed<Self>, scores: &Self) -> Result<Self> {
+        generic::votes(graph, scores)
+    }
+
+    /// For each pruned column the position, within `partition.kept`, of the kept row that attends to it most
+    /// (mean over heads; ties to the lowest): `[b, pruned]`.
+    fn strongest(graph: &Streamed<Self>, partition: &Partition<Self>) -> Result<Self::Indices> {
+        generic::strongest(graph, partition)
+    }
+}
+
+impl<T: AttentionOps> AttentionGraph<T> {
+    /// The graph of queries `[b, h, m, d]` and keys `[b, h, n, d]`, for models whose own kernel gives no log-sum-exp.
+    pub fn from_qk(q: &T, k: &T, scale: f64) -> Result<Self> {
+        Ok(Self::Streamed(generic::streamed_from_qk(q, k, scale)?))
+    }
+
+    /// `[b, h, m, n]`: batch, heads, queries, keys.
+    pub fn dims(&self) -> Result<[usize; 4]> {
+        match self {
+            Self::Dense(map) => super::dims(map, "attention graph"),
+            Self::Streamed(s) => {
+                let [b, h, m, _] = super::dims(&s.q, "attention graph")?;
+                let [_, _, n, _] = super::dims(&s.k, "attention graph")?;
+                Ok([b, h, m, n])
+            }
+        }
+    }
+
+    /// The device of the tensors behind it.
+    pub fn device(&self) -> T::Device {
+        match self {
+            Self::Dense(map) => map.device(),
+            Self::Streamed(s) => s.q.device(),
+        }
+    }
+
+    /// The dtype of scores: the accumulator of the tokens'.
+    pub fn score_dtype(&self) -> crate::DType {
+        match self {
+            Self::Dense(map) => map.dtype(),
+            Self::Streamed(s) => s.lse.dtype(),
+        }
+    }
+
+    /// The vote that the forward pass cast already, if it did.
+    pub fn first_vote(&self) -> Option<&T> {
+        match self {
+            Self::Dense(_) => None,
+            Self::Streamed(s) => s.voted.as_ref(),
+        }
+    }
+
+    /// `Aᵀ s_Q` for `[b, h, m]` → `[b, h, n]`: one step of G-WPR.
+    pub fn votes(&self, scores: &T) -> Result<T> {
+        match self {
+            Self::Dense(map) => generic::dense_votes(map, scores),
+            Self::Streamed(s) => T::votes(s, scores),
+        }
+    }
+
+    /// `A s_K` for `[b, h, n]` → `[b, h, m]`: the numerator of Eq. 1.
+    pub fn read(&self, scores: &T) -> Result<T> {
+        match self {
+            Self::Dense(map) => generic::dense_read(map, scores),
+            Self::Streamed(s) => generic::read(s, scores),
+        }
+    }
+
+    /// `−Σ_j A_ij ln A_ij` → `[b, h, m]`, with `0·ln 0 = 0`: the denominator of Eq. 1.
+    pub fn row_entropy(&self) -> Result<T> {
+        match self {
+            Self::Dense(map) => generic::dense_row_entropy(map),
+            Self::Streamed(s) => generic::row_entropy(s),
+        }
+    }
+
+    /// `Σ_j A_ij²` → `[b, h, m]`: for the variance of Fig. 5.
+    pub fn second_moment(&self) -> Result<T> {
+        match self {
+            Self::Dense(map) => generic::dense_second_moment(map),
+            Self::Streamed(s) => generic::second_moment(s),
+        }
+    }
+
+    /// For each pruned column the position, within `partition.kept`, of the kept row that attends to it most → `[b, pruned]`.
+    pub fn strongest(&self, partition: &Partition<T>) -> Result<T::Indices> {
+        match self {
+            Self::Dense(map) => generic::dense_strongest(map, partition),
+            Self::Streamed(s) => T::strongest(s, partition),
+        }
+    }
+
+    /// The same graph with a stored map: `[b, h, m, n]`. For small maps, tests, and methods that need single entries.
+    pub fn to_dense(&self) -> Result<T> {
+        match self {
+            Self::Dense(map) => Ok(map.clone()),
+            Self::Streamed(s) => generic::dense_map(s),
+        }
+    }
+}

@@ -1,0 +1,209 @@
+//! Bodies for [`AttentionOps`](crate::AttentionOps), and the two forms of the attention graph.
+//!
+//! The streamed form keeps one block of query rows of one map at a time, at most [`ROW_BLOCK`] of them, so that nothing
+//! of size `m x n` is stored beyond that. With `A_ij = exp(q_i·k_j·scale − lse_i)`:
+//!
+//! ```text
+//! H_i      = −Σ_j A_ij ln A_ij
+//! Σ_j A²   = Σ_j exp(2 ln A_ij)
+//! ```
+
+use crate::backend::{
+    AttentionGraph, AttentionOptions, GraphRequest, Indices, Partition, Streamed, Tensor, dims,
+};
+use crate::{Error, Result};
+
+/// Query rows handled at once by the streamed bodies.
+const ROW_BLOCK: usize = 512;
+
+/// Attention by blocks of query rows; the graph comes back streamed (dense where a bias is part of the map).
+pub fn attention<T: Tensor>(
+    q: &T,
+    k: &T,
+    v: &T,
+    options: AttentionOptions<'_, T>,
+) -> Result<(T, Option<AttentionGraph<T>>)> {
+    let AttentionOptions { scale, bias, graph } = options;
+    let [_, _, m, _] = dims(q, "attention")?;
+    let dtype = q.dtype();
+    let wide = dtype.accumulator();
+    let keys = k.cast(wide)?.permute(&[0, 1, 3, 2])?;
+    let values = v.cast(wide)?;
+    let (mut outputs, mut sums, mut maps) = (Vec::new(), Vec::new(), Vec::new());
+    for (start, len) in row_blocks(m) {
+        let mut logits = q.narrow(2, start, len)?.cast(wide)?.matmul(&keys)?.affine(scale, 0.0)?;
+        if let Some(bias) = bias {
+            let rows = dims::<4, T>(bias, "attention bias")?[2];
+            logits = logits.add(&if rows == 1 { bias.clone() } else { bias.narrow(2, start, len)? })?;
+        }
+        let max = logits.max(3)?;
+        let weights = logits.sub(&max)?.exp()?;
+        let total = weights.sum(3)?;
+        let map = weights.div(&total)?;
+        outputs.push(map.matmul(&values)?);
+        match (graph, bias) {
+            (GraphRequest::None, _) => {}
+            (_, Some(_)) => maps.push(map),
+            (_, None) => sums.push(total.ln()?.add(&max)?),
+        }
+    }
+    let output = concat(outputs, 2)?.cast(dtype)?;
+    let graph = match (graph, bias) {
+        (GraphRequest::None, _) => None,
+        (_, Some(_)) => Some(AttentionGraph::Dense(concat(maps, 2)?)),
+        (request, None) => {
+            let lse = drop_last(&concat(sums, 2)?)?;
+            let mut streamed = Streamed { q: q.clone(), k: k.clone(), lse, scale, voted: None };
+            if let GraphRequest::Voted(scores) = request {
+                streamed.voted = Some(votes(&streamed, scores)?);
+            }
+            Some(AttentionGraph::Streamed(streamed))
+        }
+    };
+    Ok((output, graph))
+}
+
+/// The streamed graph of queries and keys: one pass for the log-sum-exp.
+pub fn streamed_from_qk<T: Tensor>(q: &T, k: &T, scale: f64) -> Result<Streamed<T>> {
+    let [_, _, m, _] = dims(q, "attention graph")?;
+    let wide = q.dtype().accumulator();
+    let keys = k.cast(wide)?.permute(&[0, 1, 3, 2])?;
+    let mut sums = Vec::new();
+    for (start, len) in row_blocks(m) {
+        let logits = q.narrow(2, start, len)?.cast(wide)?.matmul(&keys)?.affine(scale, 0.0)?;
+        let max = logits.max(3)?;
+        sums.push(logits.sub(&max)?.exp()?.sum(3)?.ln()?.add(&max)?);
+    }
+    Ok(Streamed { q: q.clone(), k: k.clone(), lse: drop_last(&concat(sums, 2)?)?, scale, voted: None })
+}
+
+/// `ln A` for query rows `start .. start + len`: `[b, h, len, n]`.
+fn log_rows<T: Tensor>(graph: &Streamed<T>, start: usize, len: usize) -> Result<T> {
+    let wide = graph.lse.dtype();
+    let keys = graph.k.cast(wide)?.permute(&[0, 1, 3, 2])?;
+    let logits = graph.q.narrow(2, start, len)?.cast(wide)?.matmul(&keys)?.affine(graph.scale, 0.0)?;
+    logits.sub(&add_last(&graph.lse.narrow(2, start, len)?)?)
+}
+
+/// The stored map of a streamed graph.
+pub fn dense_map<T: Tensor>(graph: &Streamed<T>) -> Result<T> {
+    let [_, _, m, _] = dims(&graph.q, "attention graph")?;
+    let rows: Result<Vec<T>> = row_blocks(m).map(|(start, len)| log_rows(graph, start, len)?.exp()).collect();
+    concat(rows?, 2)
+}
+
+/// `Aᵀ s`, block by block.
+pub fn votes<T: Tensor>(graph: &Streamed<T>, scores: &T) -> Result<T> {
+    let [_, _, m, _] = dims(&graph.q, "votes")?;
+    let mut sum: Option<T> = None;
+    for (start, len) in row_blocks(m) {
+        let part = dense_votes(&log_rows(graph, start, len)?.exp()?, &scores.narrow(2, start, len)?)?;
+        sum = Some(match sum {
+            Some(sum) => sum.add(&part)?,
+            None => part,
+        });
+    }
+    sum.ok_or_else(|| Error::shape("votes", "at least one query", scores.shape()))
+}
+
+/// `A s`, block by block.
+pub fn read<T: Tensor>(graph: &Streamed<T>, scores: &T) -> Result<T> {
+    per_row(graph, |log| dense_read(&log.exp()?, scores))
+}
+
+/// `−Σ_j A_ij ln A_ij`, block by block.
+pub fn row_entropy<T: Tensor>(graph: &Streamed<T>) -> Result<T> {
+    // ln A is finite here (a far key's A underflows to 0, its logarithm does not), so 0·ln 0 = 0 by itself
+    per_row(graph, |log| drop_last(&log.exp()?.mul(log)?.sum(3)?.affine(-1.0, 0.0)?))
+}
+
+/// `Σ_j A_ij²`, block by block.
+pub fn second_moment<T: Tensor>(graph: &Streamed<T>) -> Result<T> {
+    per_row(graph, |log| drop_last(&log.affine(2.0, 0.0)?.exp()?.sum(3)?))
+}
+
+fn per_row<T: Tensor>(graph: &Streamed<T>, reduce: impl Fn(&T) -> Result<T>) -> Result<T> {
+    let [_, _, m, _] = dims(&graph.q, "attention graph")?;
+    let rows: Result<Vec<T>> =
+        row_blocks(m).map(|(start, len)| reduce(&log_rows(graph, start, len)?)).collect();
+    concat(rows?, 2)
+}
+
+/// The argmax over retained rows of the head-mean map, by blocks of pruned columns.
+pub fn strongest<T: Tensor>(graph: &Streamed<T>, partition: &Partition<T>) -> Result<T::Indices> {
+    let (_, kept) = partition.kept.dims();
+    let (_, pruned) = partition.pruned.dims();
+    if kept == 0 || pruned == 0 {
+        return Err(Error::shape("strongest", "at least one kept and one pruned token", [kept, pruned]));
+    }
+    let wide = graph.lse.dtype();
+    let queries = graph.q.gather(2, &partition.kept)?.cast(wide)?;
+    let lse = add_last(&graph.lse.gather(2, &partition.kept)?)?;
+    let keys = graph.k.gather(2, &partition.pruned)?.cast(wide)?;
+    let mut parts = Vec::new();
+    for (start, len) in row_blocks(pruned) {
+        let columns = keys.narrow(2, start, len)?.permute(&[0, 1, 3, 2])?;
+        let map = queries.matmul(&columns)?.affine(graph.scale, 0.0)?.sub(&lse)?.exp()?;
+        parts.push(head_mean(&map)?.argmax_rows()?);
+    }
+    T::Indices::concat(&parts.iter().collect::<Vec<_>>())
+}
+
+/// `Aᵀ s` on a stored map `[b, h, m, n]` with `[b, h, m]`.
+pub fn dense_votes<T: Tensor>(map: &T, scores: &T) -> Result<T> {
+    let [b, h, m, n] = dims(map, "votes")?;
+    scores.reshape(&[b, h, 1, m])?.matmul(map)?.reshape(&[b, h, n])
+}
+
+/// `A s` on a stored map `[b, h, m, n]` with `[b, h, n]`.
+pub fn dense_read<T: Tensor>(map: &T, scores: &T) -> Result<T> {
+    let [b, h, m, n] = dims(map, "read")?;
+    map.matmul(&scores.reshape(&[b, h, n, 1])?)?.reshape(&[b, h, m])
+}
+
+/// `−Σ_j A_ij ln A_ij` on a stored map, with `0·ln 0 = 0`.
+pub fn dense_row_entropy<T: Tensor>(map: &T) -> Result<T> {
+    // the smallest normal f32 keeps the logarithm finite where A is 0, and the product 0
+    let log = map.clamp_min(f64::from(f32::MIN_POSITIVE))?.ln()?;
+    drop_last(&map.mul(&log)?.sum(3)?.affine(-1.0, 0.0)?)
+}
+
+/// `Σ_j A_ij²` on a stored map.
+pub fn dense_second_moment<T: Tensor>(map: &T) -> Result<T> {
+    drop_last(&map.mul(map)?.sum(3)?)
+}
+
+/// The argmax over retained rows on a stored map.
+pub fn dense_strongest<T: Tensor>(map: &T, partition: &Partition<T>) -> Result<T::Indices> {
+    let among = map.gather(2, &partition.kept)?.gather(3, &partition.pruned)?;
+    head_mean(&among)?.argmax_rows()
+}
+
+fn head_mean<T: Tensor>(map: &T) -> Result<T> {
+    let [b, _, m, n] = dims(map, "head mean")?;
+    map.mean(1)?.reshape(&[b, m, n])
+}
+
+fn row_blocks(rows: usize) -> impl Iterator<Item = (usize, usize)> {
+    (0..rows).step_by(ROW_BLOCK).map(move |start| (start, ROW_BLOCK.min(rows - start)))
+}
+
+fn concat<T: Tensor>(mut parts: Vec<T>, axis: usize) -> Result<T> {
+    match parts.len() {
+        0 => Err(Error::shape("attention", "at least one query", [0])),
+        1 => Ok(parts.swap_remove(0)),
+        _ => T::concat(&parts.iter().collect::<Vec<_>>(), axis),
+    }
+}
+
+fn add_last<T: Tensor>(x: &T) -> Result<T> {
+    let mut shape = x.shape();
+    shape.push(1);
+    x.reshape(&shape)
+}
+
+fn drop_last<T: Tensor>(x: &T) -> Result<T> {
+    let mut shape = x.shape();
+    shape.pop();
+    x.reshape(&shape)
+}

@@ -1,0 +1,40 @@
+//! The contract between algorithms and tensor libraries, in three small levels:
+//! [`Tensor`] (what pruning needs), [`NnOps`] (what a U-Net needs), [`AttentionOps`] (where attention is fused).
+//!
+//! Every defaulted method's body is a public function in [`generic`], bounded by the *lower* level, so that an
+//! override can be checked against it and can fall back to it.
+
+mod attention;
+pub mod generic;
+mod nn;
+mod tensor;
+
+pub use attention::{AttentionGraph, AttentionOps, AttentionOptions, GraphRequest, Streamed};
+pub use nn::{Conv2dOptions, NnOps};
+pub use tensor::{Indices, Partition, Tensor, axis_len, dims};
+
+use crate::Result;
+
+/// A tensor library with its devices: an umbrella of types, used by model-level code (`UNet<B>`).
+pub trait Backend: 'static {
+    /// The name in configs, errors and metadata.
+    const NAME: &'static str;
+    /// The tensor, with everything a model needs.
+    type Tensor: AttentionOps;
+
+    /// Runs `f` with gradients switched off (only libtorch has any).
+    fn inference<R>(f: impl FnOnce() -> R) -> R {
+        f()
+    }
+
+    /// Waits until everything queued on `device` is done: for timings.
+    fn synchronize(_device: &DeviceOf<Self>) -> Result<()>
+    where
+        Self: Sized,
+    {
+        Ok(())
+    }
+}
+
+/// The device type of a backend.
+pub type DeviceOf<B> = <<B as Backend>::Tensor as Tensor>::Device;

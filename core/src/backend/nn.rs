@@ -1,0 +1,79 @@
+//! Level 2: what a U-Net, an autoencoder and a text encoder need on top.
+
+use super::Tensor;
+use crate::Result;
+use crate::backend::generic;
+
+/// Geometry of a 2-D convolution.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Conv2dOptions {
+    /// Step between output pixels, both directions.
+    pub stride: usize,
+    /// Zero rows added at the top and columns at the left.
+    pub pad_before: usize,
+    /// Zero rows added at the bottom and columns at the right (the VAE encoder's downsampler pads only there).
+    pub pad_after: usize,
+}
+
+impl Conv2dOptions {
+    /// Stride 1 and the padding that keeps the size for an odd kernel.
+    pub fn same(kernel: usize) -> Self {
+        Self { stride: 1, pad_before: kernel / 2, pad_after: kernel / 2 }
+    }
+    /// The given stride, the same padding on all sides.
+    pub fn strided(stride: usize, padding: usize) -> Self {
+        Self { stride, pad_before: padding, pad_after: padding }
+    }
+    /// The output's height or width for an input's.
+    pub fn output_len(&self, input: usize, kernel: usize) -> usize {
+        (input + self.pad_before + self.pad_after).saturating_sub(kernel) / self.stride + 1
+    }
+}
+
+/// Neural-network operations.
+pub trait NnOps: Tensor {
+    /// 2-D convolution (cross-correlation, as torch): `[b, ci, h, w]` with `weight [co, ci, kh, kw]`, `bias [co]` → `[b, co, h', w']`.
+    fn conv2d(&self, weight: &Self, bias: Option<&Self>, options: Conv2dOptions) -> Result<Self>;
+
+    /// Nearest-neighbour resize of `[b, c, h, w]` to `height` x `width`: source index `floor(i * in / out)`, as torch's `nearest`.
+    fn upsample_nearest(&self, height: usize, width: usize) -> Result<Self>;
+
+    /// Rows of this table `[vocabulary, channels]` for token ids `[batch, length]` → `[batch, length, channels]`.
+    fn embedding(&self, ids: &Self::Indices) -> Result<Self>;
+
+    /// GELU with the error function (diffusers' and torch's default; not the tanh approximation).
+    fn gelu(&self) -> Result<Self>;
+
+    /// `x * sigmoid(x)`.
+    fn silu(&self) -> Result<Self>;
+
+    /// `x * sigmoid(1.702 x)` (OpenAI CLIP's activation).
+    fn quick_gelu(&self) -> Result<Self> {
+        generic::quick_gelu(self)
+    }
+
+    /// `[.., in]` with `weight [out, in]`, `bias [out]` → `[.., out]`.
+    fn linear(&self, weight: &Self, bias: Option<&Self>) -> Result<Self> {
+        generic::linear(self, weight, bias)
+    }
+
+    /// Layer norm over the last axis with `weight [channels]`, `bias [channels]`; statistics in the accumulator dtype.
+    fn layer_norm(&self, weight: &Self, bias: &Self, epsilon: f64) -> Result<Self> {
+        generic::layer_norm(self, weight, bias, epsilon)
+    }
+
+    /// Group norm of `[b, c, ..]` over `groups` runs of channels, `weight [c]`, `bias [c]`; statistics in the accumulator dtype.
+    fn group_norm(&self, groups: usize, weight: &Self, bias: &Self, epsilon: f64) -> Result<Self> {
+        generic::group_norm(self, groups, weight, bias, epsilon)
+    }
+
+    /// [`NnOps::group_norm`] followed by [`NnOps::silu`]: every resnet's opening.
+    fn group_norm_silu(&self, groups: usize, weight: &Self, bias: &Self, epsilon: f64) -> Result<Self> {
+        self.group_norm(groups, weight, bias, epsilon)?.silu()
+    }
+
+    /// GEGLU: `linear` to `[.., 2 n]`, then first half times the GELU of the second → `[.., n]` (diffusers' order).
+    fn geglu(&self, weight: &Self, bias: Option<&Self>) -> Result<Self> {
+        generic::geglu(self, weight, bias)
+    }
+}

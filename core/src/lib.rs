@@ -1,0 +1,17 @@
+//! Backend-agnostic contract and algorithms of AT-EDM (Wang et al., CVPR 2024): attention-driven token pruning.
+//!
+//! # Structure
+//! - [`backend`]: three small trait levels ([`Tensor`], [`NnOps`], [`AttentionOps`]) and their generic bodies.
+//! - [`plugin`]: the seam between a model and a method ([`plugin::TokenReducer`], [`plugin::BlockPass`]).
+//! - [`weights`]: named tensors, wherever they come from.
+
+pub mod backend;
+mod dtype;
+mod error;
+pub mod plugin;
+pub mod weights;
+
+pub use backend::{AttentionGraph, AttentionOps, Backend, DeviceOf, Indices, NnOps, Partition, Tensor};
+pub use dtype::DType;
+pub use error::{Error, Result};
+pub use weights::{WeightSource, Weights};

@@ -1,0 +1,165 @@
+//! The seam itself: a model reports events of each attention block, a [`TokenReducer`] answers with actions.
+
+use super::site::{Row, Site, Step, Sublayer};
+use crate::backend::{AttentionGraph, AttentionOps, GraphRequest};
+use crate::{Result, Tensor};
+
+/// One image (or batch of images) about to be made.
+#[derive(Debug, Clone, Copy)]
+pub struct Run<'a> {
+    /// Steps of the full schedule.
+    pub steps: usize,
+    /// The seed of the run.
+    pub seed: u64,
+    /// What each batch row is.
+    pub rows: &'a [Row],
+}
+
+/// What the model tells at one point of a transformer layer.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Event<'a, T> {
+    /// A layer begins. Allowed answers: `Continue`, `UntilExit`.
+    LayerEnter {
+        /// The residual stream `[b, tokens, channels]`.
+        hidden: &'a T,
+    },
+    /// A sublayer is about to run. Allowed answers: `Continue`, `Around`.
+    Before {
+        /// Which one.
+        sub: Sublayer,
+        /// The residual stream `[b, tokens, channels]`.
+        hidden: &'a T,
+        /// The sublayer's normalised input `[b, tokens, channels]`.
+        normed: &'a T,
+    },
+    /// An attention sublayer has run; its output is not yet added. Allowed answer: `Continue`.
+    Attended {
+        /// Which one.
+        sub: Sublayer,
+        /// The graph, if [`TokenReducer::wants`] asked for it. Keep it no longer than this layer.
+        graph: Option<AttentionGraph<T>>,
+        /// The values `[b, h, tokens, dim]`.
+        values: &'a T,
+    },
+    /// A sublayer's output was added. Allowed answers: `Continue`, `UntilExit`.
+    After {
+        /// Which one.
+        sub: Sublayer,
+        /// The residual stream `[b, tokens, channels]`.
+        hidden: &'a T,
+    },
+    /// The block ends, everything is restored. Allowed answer: `Continue`.
+    BlockExit {
+        /// The residual stream `[b, all tokens, channels]`.
+        hidden: &'a T,
+    },
+}
+
+/// Which inputs of a sublayer an [`Action::Around`] reduces. Queries decide the number of outputs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Scope {
+    /// Queries only: outputs are restored before the residual.
+    Queries,
+    /// Keys and values only (self-attention): nothing to restore.
+    KeysValues,
+    /// Both (for the feed-forward: its input).
+    Both,
+}
+
+/// The answer to an [`Event`].
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Action<T> {
+    /// Nothing.
+    Continue,
+    /// Reduce this sublayer's input, restore its output before the residual (ToMe, ToDo).
+    Around {
+        /// What is reduced.
+        scope: Scope,
+        /// How.
+        by: Box<dyn Reduction<T>>,
+    },
+    /// Shrink the residual stream now and restore it at the block's exit; several form a stack, last in, first out (AT-EDM).
+    UntilExit(Box<dyn Reduction<T>>),
+}
+
+/// A way to make fewer tokens and to get all of them back: index, dense and grid-resize plans are implementors.
+pub trait Reduction<T>: Send + std::fmt::Debug {
+    /// Tokens after shrinking.
+    fn kept(&self) -> usize;
+    /// `[b, tokens, channels]` → `[b, kept, channels]`.
+    fn shrink(&self, full: &T) -> Result<T>;
+    /// `[b, kept, channels]` → `[b, tokens, channels]`.
+    fn restore(&self, reduced: &T) -> Result<T>;
+    /// For each batch row the positions, among the tokens before shrinking, that the kept tokens stand for; `None` if they stand for no single ones.
+    fn positions(&self) -> Option<Result<Vec<Vec<u32>>>> {
+        None
+    }
+    /// A copy, for plans cached over layers and steps.
+    fn boxed(&self) -> Box<dyn Reduction<T>>;
+}
+
+/// What a reducer wants of an attention sublayer: it pays only for what it uses.
+#[derive(Debug, Clone)]
+pub enum Wants<T> {
+    /// Nothing.
+    Nothing,
+    /// The attention graph, lazily.
+    Graph,
+    /// The attention graph, with the first vote from these scores `[b, h, m]`.
+    Voted(T),
+}
+
+impl<T> Wants<T> {
+    /// As the request to the attention operation.
+    pub fn request(&self) -> GraphRequest<'_, T> {
+        match self {
+            Self::Nothing => GraphRequest::None,
+            Self::Graph => GraphRequest::Lazy,
+            Self::Voted(scores) => GraphRequest::Voted(scores),
+        }
+    }
+}
+
+/// A method that makes attention blocks cheaper. Object-safe, chosen by name from a registry.
+pub trait TokenReducer<T: AttentionOps>: Send {
+    /// A run begins: forget per-image state.
+    fn begin_image(&mut self, _run: &Run<'_>) -> Result<()> {
+        Ok(())
+    }
+    /// A denoising step begins.
+    fn begin_step(&mut self, _step: &Step, _rows: &[Row]) -> Result<()> {
+        Ok(())
+    }
+    /// What this attention sublayer should return besides its output.
+    fn wants(&mut self, _site: &Site<'_>, _sub: Sublayer) -> Result<Wants<T>> {
+        Ok(Wants::Nothing)
+    }
+    /// An event; see [`Event`] for the answers allowed.
+    fn at(&mut self, site: &Site<'_>, event: Event<'_, T>) -> Result<Action<T>>;
+    /// A denoising step ended with this model output `[b, c, h, w]`.
+    fn end_step(&mut self, _prediction: &T) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// The identity: every block runs whole.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Unpruned;
+
+impl<T: AttentionOps> TokenReducer<T> for Unpruned {
+    fn at(&mut self, _site: &Site<'_>, _event: Event<'_, T>) -> Result<Action<T>> {
+        Ok(Action::Continue)
+    }
+}
+
+/// Checks that a tensor has the tokens `[b, n, c]` a reduction expects.
+pub fn expect_tokens<T: Tensor>(tensor: &T, tokens: usize, op: &'static str) -> Result<()> {
+    let shape = tensor.shape();
+    if shape.len() == 3 && shape[1] == tokens {
+        Ok(())
+    } else {
+        Err(crate::Error::shape(op, format!("[batch, {tokens}, channels]"), shape))
+    }
+}

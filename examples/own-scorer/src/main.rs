@@ -1,0 +1,2 @@
+//! Placeholder of the example crate.
+fn main() {}
