@@ -1,0 +1,42 @@
+# Commands of the project. Plain `cargo` does the daily work; here are the gathered and the slow ones.
+
+# What CI runs: tests, then lints.
+ci:
+    bash .ci/run
+
+# The README's test command.
+test:
+    cargo test --workspace
+
+# Formatting, clippy, rustdoc.
+lint:
+    cargo fmt --all -- --check
+    cargo clippy --workspace --all-targets -- -D warnings
+    RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps
+
+# Licences, bans and sources of all dependencies (needs cargo-deny; `just deny advisories` also needs the network).
+deny *CHECKS="licenses bans sources":
+    cargo deny check {{CHECKS}}
+
+# Every crate as it would be published.
+package:
+    cargo package --workspace --allow-dirty --no-verify
+
+# Checkpoints written by diffusers, its results beside ours (makes a Python environment in target/python: 2 GB).
+parity *ARGS:
+    bash tests/python/setup.sh
+    cargo build --release
+    target/python/bin/python tests/python/parity.py --atedm target/release/atedm {{ARGS}}
+
+# The speed of SD-XL's real U-Net on the CPU (needs 14 GB of memory, about 10 minutes).
+bench-unet:
+    cargo bench -p atedm-tests --bench sdxl_unet
+
+# Criterion benches of votes, selection, recovery and a U-Net block.
+bench:
+    cargo bench -p atedm-tests --bench pruning
+    cargo bench -p atedm-tests --bench unet
+
+# The guide (needs mdbook).
+book:
+    mdbook build docs
