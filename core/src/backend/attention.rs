@@ -53,6 +53,16 @@ impl<T> Clone for AttentionOptions<'_, T> {
 }
 impl<T> Copy for AttentionOptions<'_, T> {}
 
+impl<T: AttentionOps> GraphRequest<'_, T> {
+    /// The graph of these queries and keys if one is asked for: for models whose own kernel returns none.
+    pub fn from_qk(&self, q: &T, k: &T, scale: f64) -> Result<Option<AttentionGraph<T>>> {
+        match self {
+            Self::None => Ok(None),
+            Self::Lazy | Self::Voted(_) => AttentionGraph::from_qk(q, k, scale).map(Some),
+        }
+    }
+}
+
 impl<T> AttentionOptions<'_, T> {
     /// Scale `1/√dim`, no bias, no graph.
     pub fn for_dim(dim: usize) -> Self {

@@ -38,6 +38,11 @@ pub enum Stage {
 }
 
 impl BlockId {
+    /// A model that is one run of transformer layers: `mid.0` at level 0.
+    pub fn whole() -> Self {
+        Self { stage: Stage::Mid, stage_index: 0, index: 0, count: 1, level: 0 }
+    }
+
     /// Whether the prune-less schedule spares this block: the first of a down-stage or the last of an up-stage (paper, section 3.3).
     pub fn is_stage_edge(&self) -> bool {
         match self.stage {
@@ -94,6 +99,13 @@ pub struct Row {
     pub image: u64,
     /// Which guidance half.
     pub branch: Branch,
+}
+
+impl Row {
+    /// Rows of a batch without guidance: images `0..count`, one row each.
+    pub fn singles(count: usize) -> Vec<Self> {
+        (0..count as u64).map(|image| Self { image, branch: Branch::Single }).collect()
+    }
 }
 
 /// One denoising step.
