@@ -1,1 +1,46 @@
-//! backend-candle.
+//! Candle backend of AT-EDM: tensors on the CPU, on NVIDIA GPUs (feature `cuda`) and on Apple GPUs (feature `metal`,
+//! passed through and unverified).
+//!
+//! # Structure
+//! - [`Candle`], the [`Backend`](atedm_core::Backend), and [`CandleTensor`], a newtype with `From` and `Into` both
+//!   ways, so that users keep [`candle_core::Tensor`]; [`CandleIndices`], index lists as a `u32` tensor.
+//! - [`device`]: devices by name, and the number of threads.
+//! - [`weights`]: weights from a [`candle_nn::VarBuilder`].
+//! - `tensor`, `nn`, `attention`: the three trait levels. On the CPU they hand f32 tensors (other dtypes by blocks) to
+//!   `cpu`, blocked and threaded kernels; whatever those do not take goes through Candle's own operations or the
+//!   generic bodies of [`atedm_core::backend::generic`], so that gradients survive.
+
+mod attention;
+pub mod device;
+mod error;
+mod indices;
+mod nn;
+mod own_model;
+mod select;
+mod tensor;
+pub mod weights;
+
+pub use candle_core::Device;
+pub use indices::CandleIndices;
+pub use own_model::OwnModelPass;
+pub use tensor::CandleTensor;
+pub use weights::VarBuilderSource;
+
+use atedm_core::{Backend, Result};
+use error::OrBackend;
+
+/// The name in configs, errors and metadata.
+const NAME: &str = "candle";
+
+/// Candle as a [`Backend`].
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Candle;
+
+impl Backend for Candle {
+    const NAME: &'static str = NAME;
+    type Tensor = CandleTensor;
+
+    fn synchronize(device: &Device) -> Result<()> {
+        device.synchronize().or_backend("synchronize")
+    }
+}

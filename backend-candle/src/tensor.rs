@@ -1,0 +1,357 @@
+//! Level 1 on Candle: [`CandleTensor`].
+
+use atedm_core::backend::Partition;
+use atedm_core::{DType, Error, Result, Tensor};
+use candle_core::{DType as CandleDType, Device, Tensor as Raw};
+
+use crate::CandleIndices;
+use crate::error::OrBackend;
+use crate::select;
+
+/// A [`candle_core::Tensor`] of dtype f16, bf16, f32 or f64 that knows the operations of AT-EDM.
+///
+/// `From` and `Into` convert both ways at no cost; Candle's other dtypes are refused by the operations.
+#[derive(Debug, Clone)]
+pub struct CandleTensor(pub(crate) Raw);
+
+impl From<Raw> for CandleTensor {
+    fn from(tensor: Raw) -> Self {
+        Self(tensor)
+    }
+}
+
+impl From<&Raw> for CandleTensor {
+    fn from(tensor: &Raw) -> Self {
+        Self(tensor.clone())
+    }
+}
+
+impl From<CandleTensor> for Raw {
+    fn from(tensor: CandleTensor) -> Self {
+        tensor.0
+    }
+}
+
+impl From<&CandleTensor> for Raw {
+    fn from(tensor: &CandleTensor) -> Self {
+        tensor.0.clone()
+    }
+}
+
+impl AsRef<Raw> for CandleTensor {
+    fn as_ref(&self) -> &Raw {
+        &self.0
+    }
+}
+
+/// Candle's name of our dtype.
+pub(crate) fn to_candle(dtype: DType) -> CandleDType {
+    match dtype {
+        DType::F16 => CandleDType::F16,
+        DType::BF16 => CandleDType::BF16,
+        DType::F32 => CandleDType::F32,
+        DType::F64 => CandleDType::F64,
+    }
+}
+
+fn from_candle(dtype: CandleDType) -> Option<DType> {
+    match dtype {
+        CandleDType::F16 => Some(DType::F16),
+        CandleDType::BF16 => Some(DType::BF16),
+        CandleDType::F32 => Some(DType::F32),
+        CandleDType::F64 => Some(DType::F64),
+        _ => None,
+    }
+}
+
+impl CandleTensor {
+    /// The tensor, if its dtype is one of ours.
+    pub(crate) fn float(&self, op: &'static str) -> Result<&Raw> {
+        if from_candle(self.0.dtype()).is_some() {
+            return Ok(&self.0);
+        }
+        let got = self.0.dtype().as_str().to_string();
+        Err(Error::DType { op, expected: "f16, bf16, f32 or f64".to_string(), got })
+    }
+
+    /// The length of `axis`.
+    fn axis(&self, axis: usize, op: &'static str) -> Result<usize> {
+        let dims = self.0.dims();
+        dims.get(axis).copied().ok_or_else(|| Error::shape(op, format!("at least {} axes", axis + 1), dims))
+    }
+
+    /// Fails unless both have one float dtype.
+    pub(crate) fn same_dtype(&self, other: &Self, op: &'static str) -> Result<()> {
+        self.float(op)?;
+        if self.0.dtype() == other.0.dtype() {
+            return Ok(());
+        }
+        let (expected, got) = (self.0.dtype().as_str().to_string(), other.0.dtype().as_str().to_string());
+        Err(Error::DType { op, expected, got })
+    }
+
+    /// A binary operation with only length-1 axes broadcast.
+    fn binary(
+        &self,
+        other: &Self,
+        op: &'static str,
+        apply: impl FnOnce(&Raw, &Raw) -> candle_core::Result<Raw>,
+    ) -> Result<Self> {
+        self.same_dtype(other, op)?;
+        let (left, right) = (self.0.dims(), other.0.dims());
+        let fits = left.len() == right.len()
+            && left.iter().zip(right).all(|(&l, &r)| l == r || l == 1 || r == 1);
+        if !fits {
+            return Err(Error::shape(op, format!("axes equal to or 1 against {left:?}"), right));
+        }
+        apply(&self.0, &other.0).map(Self).or_backend(op)
+    }
+
+    /// An element-wise operation; half precisions on the CPU go through f32.
+    fn unary(&self, op: &'static str, apply: impl FnOnce(&Raw) -> candle_core::Result<Raw>) -> Result<Self> {
+        apply(self.float(op)?).map(Self).or_backend(op)
+    }
+
+    /// `apply` in the accumulator dtype, the result in this tensor's.
+    pub(crate) fn widened(
+        &self,
+        op: &'static str,
+        apply: impl FnOnce(&Raw) -> candle_core::Result<Raw>,
+    ) -> Result<Self> {
+        let dtype = self.float(op)?.dtype();
+        let wide = to_candle(self.dtype().accumulator());
+        self.0.to_dtype(wide).and_then(|x| apply(&x)).and_then(|y| y.to_dtype(dtype)).map(Self).or_backend(op)
+    }
+}
+
+impl Tensor for CandleTensor {
+    type Device = Device;
+    type Indices = CandleIndices;
+
+    fn from_bytes(bytes: &[u8], stored: DType, shape: &[usize], device: &Device) -> Result<Self> {
+        let size = shape.iter().try_fold(stored.size_in_bytes(), |size, &len| size.checked_mul(len));
+        if size != Some(bytes.len()) {
+            let expected = format!("the bytes of {stored} {shape:?}, got {} bytes", bytes.len());
+            return Err(Error::shape("from_bytes", expected, shape));
+        }
+        Raw::from_raw_buffer(bytes, to_candle(stored), shape, device).map(Self).or_backend("from_bytes")
+    }
+
+    fn to_bytes(&self) -> Result<Vec<u8>> {
+        fn bytes<T: candle_core::WithDType, const N: usize>(
+            x: &Raw,
+            to_le: impl Fn(T) -> [u8; N],
+        ) -> candle_core::Result<Vec<u8>> {
+            Ok(x.to_vec1::<T>()?.into_iter().flat_map(to_le).collect())
+        }
+        let flat = self.float("to_bytes")?.flatten_all().or_backend("to_bytes")?;
+        match self.dtype() {
+            DType::F16 => bytes(&flat, half::f16::to_le_bytes),
+            DType::BF16 => bytes(&flat, half::bf16::to_le_bytes),
+            DType::F32 => bytes(&flat, f32::to_le_bytes),
+            DType::F64 => bytes(&flat, f64::to_le_bytes),
+        }
+        .or_backend("to_bytes")
+    }
+
+    fn full(value: f64, shape: &[usize], dtype: DType, device: &Device) -> Result<Self> {
+        match dtype {
+            DType::F16 => Raw::full(half::f16::from_f64(value), shape, device),
+            DType::BF16 => Raw::full(half::bf16::from_f64(value), shape, device),
+            DType::F32 => Raw::full(value as f32, shape, device),
+            DType::F64 => Raw::full(value, shape, device),
+        }
+        .map(Self)
+        .or_backend("full")
+    }
+
+    fn to_f32(&self) -> Result<Vec<f32>> {
+        let wide = self.float("to_f32")?.to_dtype(CandleDType::F32);
+        wide.and_then(|x| x.flatten_all()?.to_vec1::<f32>()).or_backend("to_f32")
+    }
+
+    /// The element type; [`DType::F32`] for a tensor of one of Candle's other dtypes, which every operation refuses.
+    fn dtype(&self) -> DType {
+        from_candle(self.0.dtype()).unwrap_or(DType::F32)
+    }
+
+    fn shape(&self) -> Vec<usize> {
+        self.0.dims().to_vec()
+    }
+
+    fn device(&self) -> Device {
+        self.0.device().clone()
+    }
+
+    fn cast(&self, to: DType) -> Result<Self> {
+        self.unary("cast", |x| x.to_dtype(to_candle(to)))
+    }
+
+    fn reshape(&self, shape: &[usize]) -> Result<Self> {
+        let count = shape.iter().try_fold(1usize, |size, &len| size.checked_mul(len));
+        if count != Some(self.0.elem_count()) {
+            return Err(Error::shape("reshape", format!("the elements of {shape:?}"), self.shape()));
+        }
+        self.0.reshape(shape).map(Self).or_backend("reshape")
+    }
+
+    fn permute(&self, axes: &[usize]) -> Result<Self> {
+        let mut seen = vec![false; self.0.rank()];
+        let valid = axes.len() == seen.len()
+            && axes.iter().all(|&axis| seen.get_mut(axis).is_some_and(|seen| !std::mem::replace(seen, true)));
+        if !valid {
+            return Err(Error::shape("permute", format!("axes in the order {axes:?}"), self.shape()));
+        }
+        self.0.permute(axes).map(Self).or_backend("permute")
+    }
+
+    fn narrow(&self, axis: usize, start: usize, len: usize) -> Result<Self> {
+        let have = self.axis(axis, "narrow")?;
+        if start.checked_add(len).is_none_or(|end| end > have) {
+            let expected = format!("{len} entries from {start} of axis {axis}");
+            return Err(Error::shape("narrow", expected, self.shape()));
+        }
+        self.0.narrow(axis, start, len).map(Self).or_backend("narrow")
+    }
+
+    fn concat(parts: &[&Self], axis: usize) -> Result<Self> {
+        let Some(&first) = parts.first() else {
+            return Err(Error::shape("concat", "at least one part", []));
+        };
+        first.axis(axis, "concat")?;
+        let like = first.0.dims();
+        for part in parts {
+            first.same_dtype(part, "concat")?;
+            let dims = part.0.dims();
+            let fits = dims.len() == like.len()
+                && dims.iter().zip(like).enumerate().all(|(at, (&d, &l))| at == axis || d == l);
+            if !fits {
+                return Err(Error::shape("concat", format!("{like:?} but for axis {axis}"), dims));
+            }
+        }
+        let filled: Vec<&Raw> = parts.iter().map(|part| &part.0).filter(|raw| raw.dims()[axis] > 0).collect();
+        match filled.as_slice() {
+            [] => Ok(first.clone()),
+            [one] => Ok(Self((*one).clone())),
+            _ => Raw::cat(&filled, axis).map(Self).or_backend("concat"),
+        }
+    }
+
+    fn add(&self, other: &Self) -> Result<Self> {
+        self.binary(other, "add", Raw::broadcast_add)
+    }
+
+    fn sub(&self, other: &Self) -> Result<Self> {
+        self.binary(other, "sub", Raw::broadcast_sub)
+    }
+
+    fn mul(&self, other: &Self) -> Result<Self> {
+        self.binary(other, "mul", Raw::broadcast_mul)
+    }
+
+    fn div(&self, other: &Self) -> Result<Self> {
+        self.binary(other, "div", Raw::broadcast_div)
+    }
+
+    fn affine(&self, scale: f64, shift: f64) -> Result<Self> {
+        self.unary("affine", |x| x.affine(scale, shift))
+    }
+
+    fn exp(&self) -> Result<Self> {
+        self.unary("exp", Raw::exp)
+    }
+
+    fn ln(&self) -> Result<Self> {
+        self.unary("ln", Raw::log)
+    }
+
+    fn sqrt(&self) -> Result<Self> {
+        self.unary("sqrt", Raw::sqrt)
+    }
+
+    fn clamp_min(&self, least: f64) -> Result<Self> {
+        // a comparison, not Candle's `maximum`: NaN is not below anything, so it stays on every device
+        let bound = Self::full(least, &self.shape(), self.dtype(), self.0.device())?;
+        self.unary("clamp_min", |x| x.lt(&bound.0)?.where_cond(&bound.0, x))
+    }
+
+    fn matmul(&self, other: &Self) -> Result<Self> {
+        self.same_dtype(other, "matmul")?;
+        let (left, right) = (self.0.dims(), other.0.dims());
+        let rank = left.len();
+        let fits = (2..=4).contains(&rank)
+            && right.len() == rank
+            && left[..rank - 2] == right[..rank - 2]
+            && left[rank - 1] == right[rank - 2];
+        if !fits {
+            return Err(Error::shape("matmul", format!("[.., k, n] against {left:?}, 2 to 4 axes"), right));
+        }
+        let mut shape = left.to_vec();
+        shape[rank - 1] = right[rank - 1];
+        if self.0.elem_count() == 0 || other.0.elem_count() == 0 {
+            return Self::full(0.0, &shape, self.dtype(), self.0.device());
+        }
+        let product = |x: &Raw, y: &Raw| match x.matmul(y) {
+            Err(error) if unfit_strides(&error) => x.contiguous()?.matmul(&y.contiguous()?),
+            other => other,
+        };
+        if self.0.device().is_cpu() && self.0.dtype() != CandleDType::F64 {
+            let right = other.0.to_dtype(CandleDType::F32).or_backend("matmul")?;
+            return self.widened("matmul", |left| product(left, &right));
+        }
+        product(&self.0, &other.0).map(Self).or_backend("matmul")
+    }
+
+    fn softmax(&self) -> Result<Self> {
+        let Some(last) = self.0.rank().checked_sub(1) else {
+            return Err(Error::shape("softmax", "at least 1 axis", []));
+        };
+        if self.0.elem_count() == 0 {
+            return Ok(self.clone());
+        }
+        if self.0.track_op() {
+            return self.widened("softmax", |x| candle_nn::ops::softmax(x, last));
+        }
+        self.widened("softmax", |x| candle_nn::ops::softmax_last_dim(&x.contiguous()?))
+    }
+
+    fn sum(&self, axis: usize) -> Result<Self> {
+        if self.axis(axis, "sum")? == 0 {
+            let mut shape = self.shape();
+            shape[axis] = 1;
+            return Self::full(0.0, &shape, self.dtype(), self.0.device());
+        }
+        self.widened("sum", |x| x.sum_keepdim(axis))
+    }
+
+    fn max(&self, axis: usize) -> Result<Self> {
+        if self.axis(axis, "max")? == 0 {
+            return Err(Error::shape("max", format!("a filled axis {axis}"), self.shape()));
+        }
+        self.unary("max", |x| x.max_keepdim(axis))
+    }
+
+    fn split_top_k(&self, kept: usize) -> Result<Partition<Self>> {
+        select::split_top_k(self, kept)
+    }
+
+    fn argmax_rows(&self) -> Result<CandleIndices> {
+        select::argmax_rows(self)
+    }
+
+    fn gather(&self, axis: usize, at: &CandleIndices) -> Result<Self> {
+        select::gather(self, axis, at)
+    }
+
+    fn scatter_into(&self, base: &Self, at: &CandleIndices) -> Result<Self> {
+        select::scatter_into(self, base, at)
+    }
+}
+
+/// Whether Candle refused a product only because of how its operands lie in memory.
+fn unfit_strides(error: &candle_core::Error) -> bool {
+    match error {
+        candle_core::Error::WithBacktrace { inner, .. } => unfit_strides(inner),
+        other => matches!(other, candle_core::Error::MatMulUnexpectedStriding(_)),
+    }
+}
