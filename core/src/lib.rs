@@ -1,14 +1,19 @@
 //! Backend-agnostic contract and algorithms of AT-EDM (Wang et al., CVPR 2024): attention-driven token pruning.
 //!
 //! # Structure
+//! - [`at_edm`]: the method, its parts and its configuration ([`at_edm::AtEdmConfig`]).
 //! - [`backend`]: three small trait levels ([`Tensor`], [`NnOps`], [`AttentionOps`]) and their generic bodies.
 //! - [`plugin`]: the seam between a model and a method ([`plugin::TokenReducer`], [`plugin::BlockPass`]).
+//! - `reference` (feature `reference`): the plain backend on `ndarray`, in f32 and f64.
 //! - [`weights`]: named tensors, wherever they come from.
 
+pub mod at_edm;
 pub mod backend;
 mod dtype;
 mod error;
 pub mod plugin;
+#[cfg(feature = "reference")]
+pub mod reference;
 pub mod weights;
 
 pub use backend::{AttentionGraph, AttentionOps, Backend, DeviceOf, Indices, NnOps, Partition, Tensor};

@@ -1,0 +1,355 @@
+//! AT-EDM's configuration: plain data with a gate in front of it.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use super::method::AtEdm;
+use super::options::{Bicubic, CrossVote, Heads, Norm, PrunePoint, ScoreSource};
+use super::plan::PrunePlan;
+use super::presets;
+use super::schedule::{ScheduleTable, Tau};
+use crate::backend::AttentionOps;
+use crate::plugin::{
+    BuildContext, GuidanceMasks, Levels, Registry, ScheduleRegistry, check_ratio, index_list,
+};
+use crate::{Error, Result};
+
+/// Everything that AT-EDM can be told. The default is the preset `at-edm`: the paper's setting for 4.1 TFLOPs.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct AtEdmConfig {
+    /// The fraction ρ of tokens removed at each pruning layer, in `[0, 1)`; `floor(ratio · N)` of N tokens, in f64.
+    /// Also accepted as `token_merging_ratio`. Default 0.63.
+    #[serde(alias = "token_merging_ratio")]
+    pub ratio: f64,
+    /// Instead of `ratio`: the mean TFLOPs of one U-Net evaluation over the schedule (2 × MAC, one sample), from which
+    /// a solver that knows the model finds the ratio. Default: none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub budget_tflops: Option<f64>,
+    /// The number of kept tokens is rounded up to a multiple of this (1, 8 or 64, say), never above N. Default 1.
+    pub keep_multiple: usize,
+    /// Where in the pruning layer tokens are removed: `after_ff` or `before_ff`. Default `after_ff`.
+    pub prune_point: PrunePoint,
+    /// The layers of each block that prune, from 0; written as a list or `"0+4"`. A block's last layer never prunes.
+    /// Default `[0]`.
+    #[serde(deserialize_with = "index_list")]
+    pub prune_layers: Vec<usize>,
+    /// The resolution levels that are pruned: `"all"`, `"deepest"`, or a list such as `[1, 2]`. Default `"all"`.
+    pub levels: Levels,
+    /// Which attention votes: `self` or `cross`. Default `self`.
+    pub score: ScoreSource,
+    /// The scorer's registered name: `page-rank` (G-WPR), `column-mean`, `value-norm`, `token-norm`, `random`, or a
+    /// registered one. Default `page-rank`.
+    pub scorer: String,
+    /// Options of a registered scorer. Default: none.
+    #[serde(skip_serializing_if = "Map::is_empty")]
+    pub scorer_options: Map<String, Value>,
+    /// G-WPR: the most votes cast. Default 5.
+    pub max_iterations: usize,
+    /// G-WPR: a head is done when its scores change by at most this, in L1. 0: exactly `max_iterations` votes, and the
+    /// device is never read back. Default 1e-4.
+    pub epsilon: f64,
+    /// G-WPR: the norm that each vote is divided by: `l1` or `l2`. Default `l1`.
+    pub norm: Norm,
+    /// How heads are combined: `rms`, `mean` or `max`. Default `rms`.
+    pub heads: Heads,
+    /// G-WPR: the share of every vote that is spread evenly over all tokens, in `[0, 1)`. Default 0.
+    pub damping: f64,
+    /// G-WPR with `score = "cross"`: `entropy` (Eq. 1), `plain` or `hard`. Default `entropy`.
+    pub cross_vote: CrossVote,
+    /// The selector's registered name. Default `top-k`.
+    pub selector: String,
+    /// Options of a registered selector. Default: none.
+    #[serde(skip_serializing_if = "Map::is_empty")]
+    pub selector_options: Map<String, Value>,
+    /// The recovery's registered name: `similarity`, `direct`, `zero`, `bicubic`, or a registered one.
+    /// Default `similarity`.
+    pub recovery: String,
+    /// Options of a registered recovery. Default: none.
+    #[serde(skip_serializing_if = "Map::is_empty")]
+    pub recovery_options: Map<String, Value>,
+    /// Bicubic recovery: `plain` (pruned neighbours are zeros) or `normalised`. Default `plain`.
+    pub bicubic: Bicubic,
+    /// The schedule's registered name: `prune-less`, `prune-more`, `constant`, `table`, or a registered one.
+    /// Default `prune-less`.
+    pub schedule: String,
+    /// Options of a registered schedule. Default: none.
+    #[serde(skip_serializing_if = "Map::is_empty")]
+    pub schedule_options: Map<String, Value>,
+    /// With `schedule = "table"`: the table itself. Default: none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub table: Option<ScheduleTable>,
+    /// With `schedule = "table"`: a `.toml` or `.json` file that holds the table. Default: none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub schedule_file: Option<PathBuf>,
+    /// The number τ of early steps, as a count or a share of the steps. Default `"30%"`.
+    pub tau: Tau,
+    /// Whose scores decide in the halves of guidance: `per_row`, `cond` or `mean`. Default `per_row`.
+    pub guidance: GuidanceMasks,
+}
+
+/// Every key that an [`AtEdmConfig`] reads.
+const KEYS: [&str; 27] = [
+    "ratio",
+    "budget_tflops",
+    "keep_multiple",
+    "prune_point",
+    "prune_layers",
+    "levels",
+    "score",
+    "scorer",
+    "scorer_options",
+    "max_iterations",
+    "epsilon",
+    "norm",
+    "heads",
+    "damping",
+    "cross_vote",
+    "selector",
+    "selector_options",
+    "recovery",
+    "recovery_options",
+    "bicubic",
+    "schedule",
+    "schedule_options",
+    "table",
+    "schedule_file",
+    "tau",
+    "guidance",
+    ALIAS,
+];
+
+/// What users of token merging know `ratio` as.
+const ALIAS: &str = "token_merging_ratio";
+
+impl Default for AtEdmConfig {
+    fn default() -> Self {
+        Self {
+            ratio: 0.63,
+            budget_tflops: None,
+            keep_multiple: 1,
+            prune_point: PrunePoint::default(),
+            prune_layers: vec![0],
+            levels: Levels::All,
+            score: ScoreSource::default(),
+            scorer: "page-rank".into(),
+            scorer_options: Map::new(),
+            max_iterations: 5,
+            epsilon: 1e-4,
+            norm: Norm::default(),
+            heads: Heads::default(),
+            damping: 0.0,
+            cross_vote: CrossVote::default(),
+            selector: "top-k".into(),
+            selector_options: Map::new(),
+            recovery: "similarity".into(),
+            recovery_options: Map::new(),
+            bicubic: Bicubic::default(),
+            schedule: "prune-less".into(),
+            schedule_options: Map::new(),
+            table: None,
+            schedule_file: None,
+            tau: Tau::default(),
+            guidance: GuidanceMasks::default(),
+        }
+    }
+}
+
+impl AtEdmConfig {
+    /// The named preset, one of [`presets::names`].
+    pub fn preset(name: &str) -> Option<Self> {
+        presets::find(name)
+    }
+
+    /// A preset with these options laid over it: what a command line or a configuration file says.
+    ///
+    /// # Errors
+    /// [`Error::Config`] for an unknown preset or key (listing the known ones), and for a value of the wrong form or
+    /// out of range.
+    pub fn from_options(preset: &str, options: &Map<String, Value>) -> Result<Self> {
+        let base = Self::preset(preset).ok_or_else(|| {
+            Error::config(
+                "preset",
+                format!("expected one of {}, got {preset:?}", presets::names().join(", ")),
+            )
+        })?;
+        let Ok(Value::Object(mut merged)) = serde_json::to_value(&base) else {
+            return Err(Error::config("preset", format!("{preset} is not a table")));
+        };
+        for (key, value) in options {
+            Self::check_option(key, value)?;
+            let name = if key == ALIAS { "ratio" } else { key };
+            merged.insert(name.to_string(), value.clone());
+        }
+        let ratio_given = options.contains_key("ratio") || options.contains_key(ALIAS);
+        if options.contains_key("ratio") && options.contains_key(ALIAS) {
+            return Err(Error::config(ALIAS, "is another name of ratio: give one of them"));
+        }
+        match (ratio_given, options.get("budget_tflops").is_some_and(|budget| !budget.is_null())) {
+            (true, true) => {
+                return Err(Error::config("budget_tflops", "takes the place of ratio: give one of them"));
+            }
+            // A ratio given on top of a budget preset replaces its budget.
+            (true, false) => drop(merged.remove("budget_tflops")),
+            _ => {}
+        }
+        let config: Self = serde_json::from_value(Value::Object(merged))
+            .map_err(|error| Error::config("options", error.to_string()))?;
+        config.validate()?;
+        Ok(config)
+    }
+
+    /// That `key` is known and `value` has the form it takes.
+    fn check_option(key: &str, value: &Value) -> Result<()> {
+        let mut known: Vec<&str> = KEYS.to_vec();
+        if !known.contains(&key) {
+            known.sort_unstable();
+            return Err(Error::config(key, format!("unknown option; expected one of {}", known.join(", "))));
+        }
+        let alone = Map::from_iter([(key.to_string(), value.clone())]);
+        serde_json::from_value::<Self>(Value::Object(alone))
+            .map_err(|error| Error::config(key, error.to_string()))?;
+        Ok(())
+    }
+
+    /// That every value is in range and no two contradict each other.
+    ///
+    /// # Errors
+    /// [`Error::Config`] naming the field and what was expected.
+    pub fn validate(&self) -> Result<()> {
+        check_ratio("ratio", self.ratio)?;
+        if let Some(budget) = self.budget_tflops
+            && !(budget > 0.0 && budget.is_finite())
+        {
+            return Err(Error::config(
+                "budget_tflops",
+                format!("expected a positive number of TFLOPs, got {budget}"),
+            ));
+        }
+        if self.keep_multiple == 0 {
+            return Err(Error::config("keep_multiple", "expected at least 1, got 0"));
+        }
+        if self.max_iterations == 0 {
+            return Err(Error::config("max_iterations", "expected at least 1, got 0"));
+        }
+        if !(self.epsilon >= 0.0 && self.epsilon.is_finite()) {
+            return Err(Error::config(
+                "epsilon",
+                format!("expected a finite number, at least 0, got {}", self.epsilon),
+            ));
+        }
+        if !(0.0..1.0).contains(&self.damping) {
+            return Err(Error::config(
+                "damping",
+                format!("expected at least 0 and below 1, got {}", self.damping),
+            ));
+        }
+        if self.prune_layers.is_empty() {
+            return Err(Error::config("prune_layers", "expected at least one layer, got an empty list"));
+        }
+        if self.levels == Levels::List(Vec::new()) {
+            return Err(Error::config(
+                "levels",
+                "expected \"all\", \"deepest\" or at least one level, got an empty list",
+            ));
+        }
+        self.tau.validate("tau")?;
+        if let Some(table) = &self.table {
+            table.validate("table")?;
+        }
+        self.validate_table_source()
+    }
+
+    fn validate_table_source(&self) -> Result<()> {
+        let sources = usize::from(self.table.is_some()) + usize::from(self.schedule_file.is_some());
+        match (self.schedule.as_str(), sources) {
+            ("table", 1) => Ok(()),
+            ("table", _) => Err(Error::config("schedule", "\"table\" needs either table or schedule_file")),
+            (_, 0) => Ok(()),
+            (other, _) => {
+                let field = if self.table.is_some() { "table" } else { "schedule_file" };
+                Err(Error::config(field, format!("is used by schedule = \"table\" only, which is {other:?}")))
+            }
+        }
+    }
+
+    /// The same configuration for a model whose deepest attention level is known: `levels = "deepest"` becomes a list.
+    pub fn resolve(mut self, deepest_level: usize) -> Self {
+        self.levels = self.levels.resolved(deepest_level);
+        self
+    }
+
+    /// The same configuration with a solved `ratio` in place of a budget.
+    ///
+    /// # Errors
+    /// [`Error::Config`] when `ratio` is not in `[0, 1)`.
+    pub fn with_ratio(mut self, ratio: f64) -> Result<Self> {
+        check_ratio("ratio", ratio)?;
+        self.ratio = ratio;
+        self.budget_tflops = None;
+        Ok(self)
+    }
+
+    /// The same configuration with another cap and threshold of G-WPR.
+    ///
+    /// # Errors
+    /// [`Error::Config`] when `max_iterations` is 0 or `epsilon` is negative or not finite.
+    pub fn with_votes(mut self, max_iterations: usize, epsilon: f64) -> Result<Self> {
+        self.max_iterations = max_iterations;
+        self.epsilon = epsilon;
+        self.validate()?;
+        Ok(self)
+    }
+
+    /// The same configuration with another prune point.
+    pub fn with_prune_point(mut self, prune_point: PrunePoint) -> Self {
+        self.prune_point = prune_point;
+        self
+    }
+
+    /// The same configuration with another number of early steps.
+    ///
+    /// # Errors
+    /// [`Error::Config`] when a share is not between 0 and 100 %.
+    pub fn with_tau(mut self, tau: Tau) -> Result<Self> {
+        tau.validate("tau")?;
+        self.tau = tau;
+        Ok(self)
+    }
+
+    /// How many tokens every layer runs on under this configuration, with the built-in schedules.
+    ///
+    /// # Errors
+    /// [`Error::Config`] when the configuration is invalid, holds an unsolved budget or an unresolved level, or names
+    /// a schedule that is not built in (see [`AtEdmConfig::plan_with`]).
+    pub fn plan(&self) -> Result<PrunePlan> {
+        self.plan_with(&ScheduleRegistry::with_builtins())
+    }
+
+    /// As [`AtEdmConfig::plan`], with registered schedules too.
+    ///
+    /// # Errors
+    /// As [`AtEdmConfig::plan`].
+    pub fn plan_with(&self, schedules: &ScheduleRegistry) -> Result<PrunePlan> {
+        self.validate()?;
+        PrunePlan::new(self, schedules.build(self)?)
+    }
+
+    /// The method itself; scorers, selectors, recoveries and schedules are looked up in `registry`.
+    ///
+    /// # Errors
+    /// As [`AtEdmConfig::plan`]; an unknown name lists the known ones.
+    pub fn build<T: AttentionOps>(
+        &self,
+        context: &BuildContext<T>,
+        registry: &Registry<T>,
+    ) -> Result<AtEdm<T>> {
+        let resolved = match context.deepest_level {
+            Some(level) => self.clone().resolve(level),
+            None => self.clone(),
+        };
+        AtEdm::new(&resolved, context, registry)
+    }
+}

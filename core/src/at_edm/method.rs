@@ -1,0 +1,344 @@
+//! AT-EDM as a [`TokenReducer`]: scorer, selector, recovery and schedule at their places in a block (paper, Fig. 3).
+//!
+//! ```text
+//! layer enters      is it a pruning layer now, and how many tokens stay?     (PrunePlan)
+//! attention ran     keep its graph or values, if scorer or recovery asked    (steps 1)
+//! prune point       score, share between halves, select, plan the recovery   (steps 2, 3, 4)
+//! block exits       the pass restores, last pruning layer first              (step 6)
+//! ```
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::config::AtEdmConfig;
+use super::options::{PrunePoint, ScoreSource};
+use super::plan::{LayerQuery, PrunePlan};
+use super::recovery::{RecoveryInput, TokenRecovery};
+use super::scoring::{Ballot, ScoreInput, ScoreNeeds, TokenScorer};
+use super::selection::TokenSelector;
+use crate::backend::{AttentionGraph, AttentionOps, Partition, dims};
+use crate::plugin::{
+    Action, BlockId, BuildContext, Event, GuidanceMasks, MaskKey, MaskSet, PruneRecord, Registry, Run,
+    SharedObserver, Site, Sublayer, TokenReducer, Wants, lock,
+};
+use crate::{Error, Indices, Result, Tensor};
+
+/// Added to the scores of protected tokens: above any score, and finite.
+const PROTECTED: f32 = 1e30;
+
+/// The method, built by [`AtEdmConfig::build`].
+pub struct AtEdm<T: AttentionOps> {
+    plan: PrunePlan,
+    scorer: Box<dyn TokenScorer<T>>,
+    selector: Box<dyn TokenSelector<T>>,
+    recovery: Box<dyn TokenRecovery<T>>,
+    guidance: GuidanceMasks,
+    observer: Option<SharedObserver<T>>,
+    replay: Option<Arc<MaskSet>>,
+    seed: u64,
+    /// Attention heads of each block, known once it has run: what a vote within the forward pass needs.
+    heads: BTreeMap<BlockId, usize>,
+    block: BlockState<T>,
+    layer: Option<PruningLayer<T>>,
+}
+
+/// What is remembered from a block's entry to its exit.
+struct BlockState<T: Tensor> {
+    entry_tokens: usize,
+    positions: Option<T::Indices>,
+}
+
+impl<T: Tensor> BlockState<T> {
+    fn entered(tokens: usize) -> Self {
+        Self { entry_tokens: tokens, positions: None }
+    }
+}
+
+/// What is remembered from a pruning layer's entry to its prune point.
+struct PruningLayer<T: Tensor> {
+    kept: usize,
+    /// Batch, dtype and device of the stream, in the form of a ballot without its heads.
+    ballot: Ballot<T>,
+    self_graph: Option<AttentionGraph<T>>,
+    cross_graph: Option<AttentionGraph<T>>,
+    values: Option<T>,
+}
+
+/// A selection with what led to it.
+struct Choice<T: Tensor> {
+    partition: Partition<T>,
+    scores: Option<T>,
+    votes: usize,
+}
+
+impl<T: AttentionOps> AtEdm<T> {
+    pub(super) fn new(
+        config: &AtEdmConfig,
+        context: &BuildContext<T>,
+        registry: &Registry<T>,
+    ) -> Result<Self> {
+        Ok(Self {
+            plan: config.plan_with(registry.schedules())?,
+            scorer: registry.scorer(config)?,
+            selector: registry.selector(config)?,
+            recovery: registry.recovery(config)?,
+            guidance: config.guidance,
+            observer: context.observer.clone(),
+            replay: context.replay.clone(),
+            seed: context.seed,
+            heads: BTreeMap::new(),
+            block: BlockState::entered(0),
+            layer: None,
+        })
+    }
+
+    /// The counts that this method follows.
+    pub fn plan(&self) -> &PrunePlan {
+        &self.plan
+    }
+
+    /// What the scorer must be given; nothing when kept sets are replayed.
+    fn score_needs(&self) -> ScoreNeeds {
+        if self.replay.is_some() { ScoreNeeds::default() } else { self.scorer.needs() }
+    }
+
+    /// Whether scorer or recovery need the graph of `sub` in a pruning layer.
+    fn needs_graph(&self, sub: Sublayer) -> bool {
+        let scored = self.score_needs().graph;
+        match sub {
+            Sublayer::SelfAttention => {
+                scored == Some(ScoreSource::SelfAttention) || self.recovery.needs_graph()
+            }
+            Sublayer::CrossAttention => scored == Some(ScoreSource::CrossAttention),
+            Sublayer::FeedForward => false,
+        }
+    }
+
+    fn enter_layer(&mut self, site: &Site<'_>, hidden: &T) -> Result<()> {
+        if site.layer == 0 {
+            self.block = BlockState::entered(site.tokens);
+        }
+        let kept = self.plan.kept(&LayerQuery {
+            block: site.block,
+            layer: site.layer,
+            depth: site.depth,
+            step: site.step.index,
+            total: site.step.total,
+            tokens: site.tokens,
+            protected: site.protected.1.saturating_sub(site.protected.0),
+        })?;
+        if kept.is_none()
+            && let Some(masks) = &self.replay
+        {
+            let key = MaskKey::of(site);
+            if masks.get(&key).is_some() {
+                return Err(Error::config(
+                    "masks",
+                    format!("hold a kept set for {key}, which these options do not prune"),
+                ));
+            }
+        }
+        let [batch, tokens, _] = dims(hidden, "at-edm")?;
+        self.layer = kept.map(|kept| PruningLayer {
+            kept,
+            ballot: Ballot {
+                shape: [batch, 0, tokens],
+                dtype: hidden.dtype().accumulator(),
+                device: hidden.device(),
+            },
+            self_graph: None,
+            cross_graph: None,
+            values: None,
+        });
+        Ok(())
+    }
+
+    /// The request for a self-attention graph: with a first vote, if the scorer's start and the heads are known.
+    fn graph_request(&self, site: &Site<'_>, sub: Sublayer, layer: &PruningLayer<T>) -> Result<Wants<T>> {
+        let votes =
+            sub == Sublayer::SelfAttention && self.score_needs().graph == Some(ScoreSource::SelfAttention);
+        let ballot = match self.heads.get(&site.block) {
+            Some(&heads) if votes => {
+                let [batch, _, tokens] = layer.ballot.shape;
+                self.scorer.first_ballot(&Ballot { shape: [batch, heads, tokens], ..layer.ballot.clone() })?
+            }
+            _ => None,
+        };
+        Ok(ballot.map_or(Wants::Graph, Wants::Voted))
+    }
+
+    fn attended(
+        &mut self,
+        site: &Site<'_>,
+        sub: Sublayer,
+        graph: Option<AttentionGraph<T>>,
+        values: &T,
+    ) -> Result<()> {
+        if let (Some(observer), Some(graph)) = (&self.observer, &graph) {
+            lock(observer)?.graph(site, sub, graph)?;
+        }
+        let (needs_graph, needs_values) = (self.needs_graph(sub), self.score_needs().values);
+        let Some(layer) = &mut self.layer else { return Ok(()) };
+        if sub == Sublayer::SelfAttention {
+            if let Some(&heads) = values.shape().get(1) {
+                self.heads.insert(site.block, heads);
+            }
+            layer.values = needs_values.then(|| values.clone());
+        }
+        if needs_graph {
+            match sub {
+                Sublayer::SelfAttention => layer.self_graph = graph,
+                _ => layer.cross_graph = graph,
+            }
+        }
+        Ok(())
+    }
+
+    /// What follows a sublayer: pruning, if this is the prune point of a pruning layer.
+    fn after(&mut self, site: &Site<'_>, sub: Sublayer, hidden: &T) -> Result<Action<T>> {
+        let prunes = match self.plan.prune_point() {
+            PrunePoint::AfterFf => sub == Sublayer::FeedForward,
+            PrunePoint::BeforeFf => sub == Sublayer::CrossAttention,
+        };
+        if !prunes && sub == Sublayer::FeedForward && self.layer.is_some() {
+            let reason = format!("before_ff needs a cross-attention, which {} does not report", site.block);
+            return Err(Error::config("prune_point", reason));
+        }
+        match self.layer.take() {
+            Some(layer) if prunes => self.prune(site, hidden, &layer),
+            layer => {
+                self.layer = layer;
+                Ok(Action::Continue)
+            }
+        }
+    }
+
+    fn prune(&mut self, site: &Site<'_>, hidden: &T, layer: &PruningLayer<T>) -> Result<Action<T>> {
+        let choice = match &self.replay {
+            Some(masks) => {
+                let partition =
+                    masks.partition(site, layer.ballot.shape[0], layer.kept, &layer.ballot.device)?;
+                Choice { partition, scores: None, votes: 0 }
+            }
+            None => self.choose(site, hidden, layer)?,
+        };
+        let positions = self.block.positions.take();
+        if let Some(observer) = &self.observer {
+            let record = PruneRecord {
+                scores: choice.scores.as_ref(),
+                kept: &choice.partition.kept,
+                positions: positions.as_ref(),
+                votes: choice.votes,
+                tokens: site.tokens,
+            };
+            lock(observer)?.pruned(site, &record)?;
+        }
+        if self.plan.prunes_repeatedly() {
+            let kept = &choice.partition.kept;
+            self.block.positions = Some(match &positions {
+                Some(positions) => positions.gather(kept)?,
+                None => kept.clone(),
+            });
+        }
+        let reduction = self.recovery.plan(RecoveryInput {
+            partition: choice.partition,
+            graph: layer.self_graph.as_ref(),
+            hidden,
+            grid: site.grid,
+            entry_tokens: self.block.entry_tokens,
+            positions: positions.as_ref(),
+        })?;
+        Ok(Action::UntilExit(reduction))
+    }
+
+    /// Scores and selects (paper, steps 2 and 3).
+    fn choose(&mut self, site: &Site<'_>, hidden: &T, layer: &PruningLayer<T>) -> Result<Choice<T>> {
+        let graph = match self.scorer.needs().graph {
+            Some(ScoreSource::SelfAttention) => layer.self_graph.as_ref(),
+            Some(ScoreSource::CrossAttention) => layer.cross_graph.as_ref(),
+            None => None,
+        };
+        let values = layer.values.as_ref();
+        let input = ScoreInput { site, hidden, graph, values, start: None, seed: self.seed };
+        let scores = self.scorer.score(&input)?;
+        let batch = layer.ballot.shape[0];
+        if scores.tokens.shape() != [batch, site.tokens] {
+            return Err(Error::shape(
+                "scorer",
+                format!("scores [{batch}, {}]", site.tokens),
+                scores.tokens.shape(),
+            ));
+        }
+        let shared = self.guidance.share(scores.tokens, site.rows)?;
+        let armoured = self.protect(site, &shared)?;
+        let partition = self.selector.select(site, &armoured, layer.kept)?;
+        let (kept, pruned) = (partition.kept.dims(), partition.pruned.dims());
+        if kept != (batch, layer.kept) || pruned != (batch, site.tokens - layer.kept) {
+            let reason = format!(
+                "expected {} of {} tokens in {batch} rows to stay, got {kept:?} kept and {pruned:?} pruned",
+                layer.kept, site.tokens
+            );
+            return Err(Error::Plugin { name: "selector".into(), reason });
+        }
+        Ok(Choice { partition, scores: Some(shared), votes: scores.votes })
+    }
+
+    /// The scores with protected tokens above all others.
+    fn protect(&self, site: &Site<'_>, scores: &T) -> Result<T> {
+        let (start, end) = site.protected;
+        if start >= end {
+            return Ok(scores.clone());
+        }
+        let batch = scores.shape()[0];
+        let bonus = |token: usize| if (start..end).contains(&token) { PROTECTED } else { 0.0 };
+        let row: Vec<f32> = (0..self.block.entry_tokens).map(bonus).collect();
+        let shape = [batch, self.block.entry_tokens];
+        let bonus = T::from_f32(&row.repeat(batch), &shape, scores.dtype(), &scores.device())?;
+        let bonus = match &self.block.positions {
+            Some(positions) => bonus.gather(1, positions)?,
+            None => bonus,
+        };
+        scores.add(&bonus)
+    }
+}
+
+impl<T: AttentionOps> TokenReducer<T> for AtEdm<T> {
+    fn begin_image(&mut self, run: &Run<'_>) -> Result<()> {
+        self.plan.begin(run.steps)?;
+        self.seed = run.seed;
+        self.heads.clear();
+        self.layer = None;
+        Ok(())
+    }
+
+    fn wants(&mut self, site: &Site<'_>, sub: Sublayer) -> Result<Wants<T>> {
+        match &self.layer {
+            Some(layer) if self.needs_graph(sub) => return self.graph_request(site, sub, layer),
+            _ => {}
+        }
+        match &self.observer {
+            Some(observer) if lock(observer)?.wants_graph(site, sub) => Ok(Wants::Graph),
+            _ => Ok(Wants::Nothing),
+        }
+    }
+
+    fn at(&mut self, site: &Site<'_>, event: Event<'_, T>) -> Result<Action<T>> {
+        match event {
+            Event::LayerEnter { hidden } => {
+                self.enter_layer(site, hidden)?;
+                Ok(Action::Continue)
+            }
+            Event::Attended { sub, graph, values } => {
+                self.attended(site, sub, graph, values)?;
+                Ok(Action::Continue)
+            }
+            Event::After { sub, hidden } => self.after(site, sub, hidden),
+            Event::BlockExit { .. } => {
+                self.block = BlockState::entered(0);
+                self.layer = None;
+                Ok(Action::Continue)
+            }
+            Event::Before { .. } => Ok(Action::Continue),
+        }
+    }
+}

@@ -1,0 +1,280 @@
+//! How many tokens every layer runs on: pure arithmetic, the same for the method itself, the FLOPs model and `inspect`.
+
+use super::config::AtEdmConfig;
+use super::options::PrunePoint;
+use crate::plugin::{BlockId, Gate, PruningSchedule};
+use crate::{Error, Result};
+
+/// Tokens that the sublayers of one transformer layer run on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct LayerTokens {
+    /// Queries, keys and values of self-attention.
+    pub self_attention: usize,
+    /// Queries of cross-attention.
+    pub cross_attention: usize,
+    /// Rows of the feed-forward.
+    pub feed_forward: usize,
+}
+
+impl LayerTokens {
+    /// A layer that runs whole.
+    pub fn whole(tokens: usize) -> Self {
+        Self { self_attention: tokens, cross_attention: tokens, feed_forward: tokens }
+    }
+}
+
+/// One layer of a block at one step: what a [`PrunePlan`] decides about.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct LayerQuery {
+    /// The attention block.
+    pub block: BlockId,
+    /// 0-based layer within it.
+    pub layer: usize,
+    /// Layers of the block.
+    pub depth: usize,
+    /// 0-based step in the full schedule.
+    pub step: usize,
+    /// Steps of the full schedule.
+    pub total: usize,
+    /// Tokens in the stream when the layer begins.
+    pub tokens: usize,
+    /// How many of them must stay.
+    pub protected: usize,
+}
+
+/// AT-EDM's decisions about counts, without a tensor: which layers prune, and to how many tokens.
+#[derive(Debug, Clone)]
+pub struct PrunePlan {
+    gate: Gate,
+    prune_layers: Vec<usize>,
+    prune_point: PrunePoint,
+    keep_multiple: usize,
+}
+
+impl PrunePlan {
+    /// The plan of `config` under `schedule`.
+    ///
+    /// # Errors
+    /// [`Error::Config`] when the ratio is out of range, a budget is unsolved, or `levels` is an unresolved `"deepest"`.
+    pub fn new(config: &AtEdmConfig, schedule: Box<dyn PruningSchedule>) -> Result<Self> {
+        if config.budget_tflops.is_some() {
+            let reason = "a budget needs the model's FLOPs: solve it for a ratio first";
+            return Err(Error::config("budget_tflops", reason));
+        }
+        Ok(Self {
+            gate: Gate::new(schedule, config.levels.clone(), config.ratio)?,
+            prune_layers: config.prune_layers.clone(),
+            prune_point: config.prune_point,
+            keep_multiple: config.keep_multiple.max(1),
+        })
+    }
+
+    /// Where in a pruning layer tokens are removed.
+    pub fn prune_point(&self) -> PrunePoint {
+        self.prune_point
+    }
+
+    /// Whether a block can be pruned at more than one layer.
+    pub fn prunes_repeatedly(&self) -> bool {
+        self.prune_layers.len() > 1
+    }
+
+    /// Checks that the schedule fits a run of `steps` steps.
+    ///
+    /// # Errors
+    /// [`Error::Config`] when τ exceeds them.
+    pub fn begin(&self, steps: usize) -> Result<()> {
+        self.gate.begin(steps)
+    }
+
+    /// The number of tokens that `query`'s layer keeps, or `None` where it does not prune: no pruning layer, the
+    /// block's last layer, a step or level that the schedule spares, or a ratio too small to remove a token.
+    ///
+    /// # Errors
+    /// [`Error::Plugin`] when the schedule answers with a ratio outside `[0, 1)`.
+    pub fn kept(&self, query: &LayerQuery) -> Result<Option<usize>> {
+        if query.layer + 1 >= query.depth || !self.prune_layers.contains(&query.layer) {
+            return Ok(None);
+        }
+        let ratio = self.gate.ratio(query.block, query.step, query.total)?;
+        let removable = query.tokens.saturating_sub(query.protected);
+        let kept = query.tokens - pruned_tokens(ratio, removable);
+        let kept = kept.div_ceil(self.keep_multiple).saturating_mul(self.keep_multiple).min(query.tokens);
+        Ok((kept < query.tokens).then_some(kept))
+    }
+
+    /// The tokens that each of the `depth` layers of `block` runs on at `step` of `total`, from `tokens` at its entry.
+    ///
+    /// # Errors
+    /// As [`PrunePlan::kept`].
+    pub fn tokens(
+        &self,
+        block: BlockId,
+        depth: usize,
+        tokens: usize,
+        step: usize,
+        total: usize,
+    ) -> Result<Vec<LayerTokens>> {
+        let mut stream = tokens;
+        let layer_tokens = |layer: usize| {
+            let query = LayerQuery { block, layer, depth, step, total, tokens: stream, protected: 0 };
+            let mut layer = LayerTokens::whole(stream);
+            if let Some(kept) = self.kept(&query)? {
+                stream = kept;
+                if self.prune_point == PrunePoint::BeforeFf {
+                    layer.feed_forward = kept;
+                }
+            }
+            Ok(layer)
+        };
+        (0..depth).map(layer_tokens).collect()
+    }
+}
+
+/// `floor(ratio · tokens)` in f64, and at most all but one token.
+///
+/// The product is rounded once, as in any f64 program: 0.63 · 100 is 63, 0.29 · 100 is 28.999999999999996 and gives 28.
+pub fn pruned_tokens(ratio: f64, tokens: usize) -> usize {
+    ((ratio * tokens as f64).floor() as usize).min(tokens.saturating_sub(1))
+}
+
+/// The tokens that each layer of `block` runs on under `config`, with the built-in schedules.
+///
+/// # Errors
+/// As [`AtEdmConfig::plan`].
+pub fn kept_tokens(
+    config: &AtEdmConfig,
+    block: BlockId,
+    depth: usize,
+    tokens: usize,
+    step: usize,
+    total: usize,
+) -> Result<Vec<LayerTokens>> {
+    config.plan()?.tokens(block, depth, tokens, step, total)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plugin::{Levels, Stage};
+
+    fn block(stage: Stage, stage_index: usize, index: usize, count: usize, level: usize) -> BlockId {
+        BlockId { stage, stage_index, index, count, level }
+    }
+
+    /// SD-XL's eleven attention blocks with depth and tokens at 1024 px.
+    fn sdxl() -> Vec<(BlockId, usize, usize)> {
+        let mut blocks = Vec::new();
+        for i in 0..2 {
+            blocks.push((block(Stage::Down, 1, i, 2, 1), 2, 4096));
+        }
+        for i in 0..2 {
+            blocks.push((block(Stage::Down, 2, i, 2, 2), 10, 1024));
+        }
+        blocks.push((block(Stage::Mid, 0, 0, 1, 2), 10, 1024));
+        for i in 0..3 {
+            blocks.push((block(Stage::Up, 0, i, 3, 2), 10, 1024));
+        }
+        for i in 0..3 {
+            blocks.push((block(Stage::Up, 1, i, 3, 1), 2, 4096));
+        }
+        blocks
+    }
+
+    #[test]
+    fn pruned_counts_are_the_floor_in_f64() {
+        assert_eq!(pruned_tokens(0.63, 100), 63);
+        assert_eq!(pruned_tokens(0.29, 100), 28);
+        assert_eq!(pruned_tokens(0.63, 4096), 2580);
+        assert_eq!(pruned_tokens(0.63, 1024), 645);
+        assert_eq!(pruned_tokens(0.0, 7), 0);
+        assert_eq!(pruned_tokens(1.0 - f64::EPSILON, 3), 2);
+        assert_eq!(pruned_tokens(0.5, 0), 0);
+    }
+
+    #[test]
+    fn prune_less_spares_the_papers_four_blocks_early() {
+        let plan = AtEdmConfig::default().plan().unwrap();
+        for step in [0, 14, 15, 49] {
+            let pruned: Vec<String> = sdxl()
+                .into_iter()
+                .filter(|&(id, depth, tokens)| {
+                    plan.tokens(id, depth, tokens, step, 50).unwrap()[depth - 1].self_attention < tokens
+                })
+                .map(|(id, ..)| id.name())
+                .collect();
+            let late = step >= 15;
+            assert_eq!(pruned.len(), if late { 11 } else { 7 }, "step {step}");
+            for spared in ["down.1.0", "down.2.0", "up.0.2", "up.1.2"] {
+                assert_eq!(pruned.contains(&spared.to_string()), late, "{spared} at step {step}");
+            }
+        }
+    }
+
+    #[test]
+    fn prune_point_decides_the_first_feed_forward() {
+        let mid = block(Stage::Mid, 0, 0, 1, 2);
+        let after = AtEdmConfig::default().plan().unwrap().tokens(mid, 3, 1024, 0, 50).unwrap();
+        assert_eq!(after, [LayerTokens::whole(1024), LayerTokens::whole(379), LayerTokens::whole(379)]);
+        let before = AtEdmConfig::default().with_prune_point(PrunePoint::BeforeFf);
+        let before = before.plan().unwrap().tokens(mid, 3, 1024, 0, 50).unwrap();
+        assert_eq!(before[0], LayerTokens { feed_forward: 379, ..LayerTokens::whole(1024) });
+        assert_eq!(before[1..], after[1..]);
+    }
+
+    #[test]
+    fn several_layers_compound_and_the_last_never_prunes() {
+        let mid = block(Stage::Mid, 0, 0, 1, 0);
+        let config = AtEdmConfig { ratio: 0.5, prune_layers: vec![0, 1, 2], ..AtEdmConfig::default() };
+        let tokens = config.plan().unwrap().tokens(mid, 3, 100, 0, 1).unwrap();
+        assert_eq!(tokens.iter().map(|l| l.self_attention).collect::<Vec<_>>(), [100, 50, 25]);
+        let single = config.plan().unwrap().tokens(mid, 1, 100, 0, 1).unwrap();
+        assert_eq!(single, [LayerTokens::whole(100)]);
+    }
+
+    #[test]
+    fn kept_counts_round_up_to_a_multiple_but_never_above_all() {
+        let mid = block(Stage::Mid, 0, 0, 1, 0);
+        let kept = |multiple: usize, tokens: usize| {
+            let config = AtEdmConfig { keep_multiple: multiple, ..AtEdmConfig::default() };
+            config.plan().unwrap().tokens(mid, 2, tokens, 0, 1).unwrap()[1].self_attention
+        };
+        assert_eq!(kept(1, 1024), 379);
+        assert_eq!(kept(8, 1024), 384);
+        assert_eq!(kept(64, 1024), 384);
+        assert_eq!(kept(64, 50), 50);
+    }
+
+    #[test]
+    fn dagger_prunes_the_deepest_level_only() {
+        let dagger = AtEdmConfig::preset("at-edm-dagger").unwrap();
+        assert!(dagger.plan().unwrap_err().to_string().starts_with("levels: "));
+        let dagger = dagger.resolve(2);
+        assert_eq!(dagger.levels, Levels::List(vec![2]));
+        let plan = dagger.plan().unwrap();
+        for (id, depth, tokens) in sdxl() {
+            let last = plan.tokens(id, depth, tokens, 20, 50).unwrap()[depth - 1].self_attention;
+            assert_eq!(last < tokens, id.level == 2, "{id}");
+        }
+    }
+
+    #[test]
+    fn protected_tokens_are_not_counted_as_removable() {
+        let query = LayerQuery {
+            block: block(Stage::Mid, 0, 0, 1, 0),
+            layer: 0,
+            depth: 2,
+            step: 0,
+            total: 1,
+            tokens: 100,
+            protected: 90,
+        };
+        assert_eq!(AtEdmConfig::default().plan().unwrap().kept(&query).unwrap(), Some(94));
+    }
+
+    #[test]
+    fn an_unsolved_budget_is_an_error() {
+        let error = AtEdmConfig::preset("at-edm-b").unwrap().plan().unwrap_err().to_string();
+        assert!(error.starts_with("budget_tflops: ") && error.contains("model"), "{error}");
+    }
+}

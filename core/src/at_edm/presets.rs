@@ -1,0 +1,35 @@
+//! Named settings. The paper's own are frozen: they never follow what we find faster.
+//!
+//! | name | what | source |
+//! |---|---|---|
+//! | `at-edm` | ρ = 0.63 at all levels, prune-less for the first 30 % of the steps | section 4.1, "AT-EDM" |
+//! | `at-edm-dagger` | the same at the deepest level only | section 4.3, "AT-EDM†" |
+//! | `at-edm-a` … `at-edm-d` | budgets of 2.9, 3.6, 4.1 and 4.5 TFLOPs, pruned before the feed-forward | Table 1 |
+
+use super::config::AtEdmConfig;
+use super::options::PrunePoint;
+use crate::plugin::Levels;
+
+/// The names of all presets.
+pub fn names() -> [&'static str; 6] {
+    ["at-edm", "at-edm-dagger", "at-edm-a", "at-edm-b", "at-edm-c", "at-edm-d"]
+}
+
+/// The preset of this name.
+pub fn find(name: &str) -> Option<AtEdmConfig> {
+    // The published budgets are reached only when tokens are removed before the feed-forward.
+    let budget = |tflops: f64| AtEdmConfig {
+        budget_tflops: Some(tflops),
+        prune_point: PrunePoint::BeforeFf,
+        ..AtEdmConfig::default()
+    };
+    match name {
+        "at-edm" => Some(AtEdmConfig::default()),
+        "at-edm-dagger" => Some(AtEdmConfig { levels: Levels::Deepest, ..AtEdmConfig::default() }),
+        "at-edm-a" => Some(budget(2.9)),
+        "at-edm-b" => Some(budget(3.6)),
+        "at-edm-c" => Some(budget(4.1)),
+        "at-edm-d" => Some(budget(4.5)),
+        _ => None,
+    }
+}

@@ -1,0 +1,154 @@
+//! Bicubic interpolation (paper, section 3.2, baseline II): pruned cells are filled from the kept cells around them.
+//!
+//! Keys' kernel, a = −0.75:
+//!
+//! ```text
+//! w(x) = (a+2)|x|³ − (a+3)|x|² + 1              |x| ≤ 1
+//!      = a|x|³ − 5a|x|² + 8a|x| − 4a            1 < |x| < 2
+//! ```
+//!
+//! At unit width it is 1 at the cell itself and 0 at every other cell, and would return the pruned cell's own zero. So
+//! it is stretched over two cells, as a resampler does that halves a picture: the cell is the midpoint, at ±½ and ±1½,
+//! between its neighbours at ±1 and ±3. With k(0) = 1, k(±1) = w(½) = 19/32, k(±2) = w(1) = 0, k(±3) = w(1½) = −3/32:
+//!
+//! ```text
+//! x̂[r, c] = ⅓ Σ_{(u,v) ≠ (0,0)} k(u) k(v) x[r+u, c+v]        over kept cells; all others count as zero
+//! ```
+//!
+//! which is the mean of three cubic interpolations: along the row, along the column, and of the four diagonal cells'
+//! lattice. The weights sum to one, so that a lone pruned cell in a constant field gets the constant; a cell whose
+//! neighbours are all pruned gets zero, the failure that the paper shows in Fig. 9. `normalised` divides by the sum
+//! of the weights of kept cells, where that sum is at least 1/8 (below, near-cancelling weights would only add noise).
+//!
+//! Cells outside the grid and cells that an earlier layer pruned count as pruned. The interpolation is separable,
+//! `K_h X K_w`, and runs as two matrix products on the device.
+
+use super::{RecoveryInput, TokenRecovery};
+use crate::at_edm::options::Bicubic;
+use crate::backend::{AttentionOps, dims};
+use crate::plugin::{Grid, Reduction, expect_tokens};
+use crate::{DType, Error, Indices, Result, Tensor};
+
+/// k(0), k(1), k(2), k(3).
+const STRETCHED_KEYS: [f32; 4] = [1.0, 19.0 / 32.0, 0.0, -3.0 / 32.0];
+/// Normalisation needs at least so much weight on kept cells.
+const LEAST_WEIGHT: f32 = 1.0 / 8.0;
+
+/// Pruned cells are interpolated from the kept cells around them.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct BicubicInterpolation {
+    /// What is done about pruned neighbours.
+    pub mode: Bicubic,
+}
+
+impl<T: AttentionOps> TokenRecovery<T> for BicubicInterpolation {
+    fn plan(&self, input: RecoveryInput<'_, T>) -> Result<Box<dyn Reduction<T>>> {
+        if input.entry_tokens != input.grid.tokens() {
+            let Grid { height, width } = input.grid;
+            let reason = format!(
+                "bicubic needs a whole grid of tokens: {height} x {width} is not {}",
+                input.entry_tokens
+            );
+            return Err(Error::config("recovery", reason));
+        }
+        let cells = match input.positions {
+            Some(positions) => positions.gather(&input.partition.kept)?,
+            None => input.partition.kept.clone(),
+        };
+        let mut plan = BicubicPlan {
+            tokens: input.partition.tokens(),
+            kept: input.partition.kept,
+            cells,
+            stream: input.positions.cloned(),
+            grid: input.grid,
+            factor: None,
+        };
+        if self.mode == Bicubic::Normalised {
+            plan.factor = Some(plan.normalisation(input.hidden)?);
+        }
+        Ok(Box::new(plan))
+    }
+}
+
+#[derive(Debug, Clone)]
+struct BicubicPlan<T: Tensor> {
+    /// Kept positions in the stream, `[b, kept]`.
+    kept: T::Indices,
+    /// Tokens in the stream before shrinking.
+    tokens: usize,
+    /// Grid cells of the kept tokens, `[b, kept]`.
+    cells: T::Indices,
+    /// Grid cells of the stream's tokens, `[b, tokens]`; `None` when it is the whole grid.
+    stream: Option<T::Indices>,
+    grid: Grid,
+    /// For each cell what its interpolated value is multiplied by, `[b, cells, 1]`.
+    factor: Option<T>,
+}
+
+impl<T: Tensor> BicubicPlan<T> {
+    /// The interpolation at every cell, `[b, cells, channels]`, from kept tokens `[b, kept, channels]`.
+    fn interpolate(&self, reduced: &T) -> Result<T> {
+        let [batch, _, channels] = dims(reduced, "bicubic interpolation")?;
+        let Grid { height, width } = self.grid;
+        let zeros = T::full(0.0, &[batch, height * width, channels], reduced.dtype(), &reduced.device())?;
+        let field = reduced.scatter_into(&zeros, &self.cells)?;
+        let rows = band::<T>(height, batch, reduced)?.matmul(&field.reshape(&[
+            batch,
+            height,
+            width * channels,
+        ])?)?;
+        let columns = rows.reshape(&[batch, height, width, channels])?.permute(&[0, 2, 1, 3])?;
+        let both = band::<T>(width, batch, reduced)?.matmul(&columns.reshape(&[
+            batch,
+            width,
+            height * channels,
+        ])?)?;
+        let both = both.reshape(&[batch, width, height, channels])?.permute(&[0, 2, 1, 3])?;
+        both.reshape(&[batch, height * width, channels])?.affine(1.0 / 3.0, 0.0)
+    }
+
+    /// One over the weight that each cell's kept neighbours carry, in the dtype of `like`.
+    fn normalisation(&self, like: &T) -> Result<T> {
+        let (batch, kept) = self.cells.dims();
+        let ones = T::full(1.0, &[batch, kept, 1], DType::F32, &like.device())?;
+        let weights = self.interpolate(&ones)?;
+        let invert = |weight: f32| if weight >= LEAST_WEIGHT { 1.0 / weight } else { 1.0 };
+        let factors: Vec<f32> = weights.to_f32()?.into_iter().map(invert).collect();
+        T::from_f32(&factors, &weights.shape(), like.dtype(), &like.device())
+    }
+}
+
+/// The matrix `[batch, len, len]` of the stretched kernel along one axis: `K[i, j] = k(i − j)`.
+fn band<T: Tensor>(len: usize, batch: usize, like: &T) -> Result<T> {
+    let entry = |at: usize| STRETCHED_KEYS.get((at / len).abs_diff(at % len)).copied().unwrap_or(0.0);
+    let one: Vec<f32> = (0..len * len).map(entry).collect();
+    T::from_f32(&one.repeat(batch), &[batch, len, len], like.dtype(), &like.device())
+}
+
+impl<T: Tensor> Reduction<T> for BicubicPlan<T> {
+    fn kept(&self) -> usize {
+        self.kept.dims().1
+    }
+    fn shrink(&self, full: &T) -> Result<T> {
+        expect_tokens(full, self.tokens, "bicubic: shrink")?;
+        full.gather(1, &self.kept)
+    }
+    fn restore(&self, reduced: &T) -> Result<T> {
+        expect_tokens(reduced, Reduction::<T>::kept(self), "bicubic: restore")?;
+        let mut cells = self.interpolate(reduced)?;
+        if let Some(factor) = &self.factor {
+            cells = cells.mul(factor)?;
+        }
+        let stream = match &self.stream {
+            Some(positions) => cells.gather(1, positions)?,
+            None => cells,
+        };
+        reduced.scatter_into(&stream, &self.kept)
+    }
+    fn positions(&self) -> Option<Result<Vec<Vec<u32>>>> {
+        Some(self.kept.to_host())
+    }
+    fn boxed(&self) -> Box<dyn Reduction<T>> {
+        Box::new(self.clone())
+    }
+}

@@ -1,0 +1,59 @@
+//! The paper's schedules: prune-less in early steps, its mirror, and no schedule at all.
+
+use super::Tau;
+use crate::Result;
+use crate::plugin::{PruningSchedule, ScheduleQuery};
+
+/// In the first τ steps the first attention block of each down-stage and the last of each up-stage stay whole
+/// (paper, section 3.3); all other blocks, the middle one too, are pruned in every step.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct PruneLess {
+    /// How many steps are early.
+    pub tau: Tau,
+}
+
+impl PruningSchedule for PruneLess {
+    fn ratio(&self, query: &ScheduleQuery) -> f64 {
+        let early = query.step < self.tau.steps(query.total);
+        if early && query.block.is_stage_edge() { 0.0 } else { query.ratio }
+    }
+    fn begin(&self, steps: usize) -> Result<()> {
+        self.tau.fits("tau", steps)
+    }
+    fn boxed(&self) -> Box<dyn PruningSchedule> {
+        Box::new(*self)
+    }
+}
+
+/// The mirror of [`PruneLess`], which the paper found inferior: those blocks stay whole *except* in the first τ steps.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct PruneMore {
+    /// How many steps are early.
+    pub tau: Tau,
+}
+
+impl PruningSchedule for PruneMore {
+    fn ratio(&self, query: &ScheduleQuery) -> f64 {
+        let early = query.step < self.tau.steps(query.total);
+        if !early && query.block.is_stage_edge() { 0.0 } else { query.ratio }
+    }
+    fn begin(&self, steps: usize) -> Result<()> {
+        self.tau.fits("tau", steps)
+    }
+    fn boxed(&self) -> Box<dyn PruningSchedule> {
+        Box::new(*self)
+    }
+}
+
+/// Every block in every step alike.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Constant;
+
+impl PruningSchedule for Constant {
+    fn ratio(&self, query: &ScheduleQuery) -> f64 {
+        query.ratio
+    }
+    fn boxed(&self) -> Box<dyn PruningSchedule> {
+        Box::new(*self)
+    }
+}

@@ -1,0 +1,171 @@
+//! A schedule written out as a table, inline or in a file.
+//!
+//! ```toml
+//! # The first entry that covers a block and step decides; what no entry covers is pruned with the configuration's ratio.
+//! [[entries]]
+//! steps = [0, 15]              # from the first, up to and without the second; counts, or shares such as "30%"
+//! blocks = ["down.*", "up.1.2"]
+//! ratio = 0.0
+//!
+//! [[entries]]                  # `steps` left out: all; `blocks` left out: all
+//! ratio = 0.5
+//! ```
+//!
+//! The same as JSON: `{"entries": [{"steps": [0, 15], "blocks": ["down.*"], "ratio": 0.0}]}`, or the bare list.
+
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use super::Tau;
+use crate::plugin::{BlockId, BlockName, PruningSchedule, ScheduleQuery, check_ratio};
+use crate::{Error, Result};
+
+/// One line of a [`ScheduleTable`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ScheduleEntry {
+    /// Steps `[from, to)` in the full schedule, as counts or shares. Default: all.
+    #[serde(default = "all_steps")]
+    pub steps: [Tau; 2],
+    /// Block names such as `down.1.0`, `mid.0`, `up.0.2`; a part may be `*`, and a last `*` stands for the rest.
+    /// Default: `["*"]`.
+    #[serde(default = "all_blocks")]
+    pub blocks: Vec<String>,
+    /// The fraction of tokens to remove there, in `[0, 1)`.
+    pub ratio: f64,
+}
+
+fn all_steps() -> [Tau; 2] {
+    [Tau::Steps(0), Tau::Percent(100.0)]
+}
+
+fn all_blocks() -> Vec<String> {
+    vec!["*".into()]
+}
+
+impl ScheduleEntry {
+    fn covers(&self, query: &ScheduleQuery) -> bool {
+        let [from, to] = self.steps.map(|bound| bound.steps(query.total));
+        (from..to).contains(&query.step) && self.blocks.iter().any(|pattern| matches(pattern, query.block))
+    }
+
+    fn validate(&self, field: &str, number: usize) -> Result<()> {
+        let field = |name: &str| format!("{field}.entries[{number}].{name}");
+        check_ratio(&field("ratio"), self.ratio)?;
+        for bound in self.steps {
+            bound.validate(&field("steps"))?;
+        }
+        if let [Tau::Steps(from), Tau::Steps(to)] = self.steps
+            && from >= to
+        {
+            return Err(Error::config(field("steps"), format!("expected from below to, got [{from}, {to}]")));
+        }
+        if self.blocks.is_empty() {
+            return Err(Error::config(field("blocks"), "expected block names or \"*\", got an empty list"));
+        }
+        for pattern in &self.blocks {
+            // A pattern is right when some block has its form: stars become numbers.
+            let complete = match pattern.as_str() {
+                "*" | "down.*" | "mid.*" | "up.*" => continue,
+                other => other.replace('*', "0"),
+            };
+            complete.parse::<BlockName>().map_err(|_| {
+                let reason =
+                    format!("expected down.S.I, mid.I, up.S.I (each part may be *), got {pattern:?}");
+                Error::config(field("blocks"), reason)
+            })?;
+        }
+        Ok(())
+    }
+}
+
+/// Whether `pattern` stands for `block`.
+fn matches(pattern: &str, block: BlockId) -> bool {
+    let name = block.name();
+    let mut parts = name.split('.');
+    let mut patterns = pattern.split('.').peekable();
+    while let Some(wanted) = patterns.next() {
+        let Some(part) = parts.next() else { return false };
+        if wanted == "*" && patterns.peek().is_none() {
+            return true;
+        }
+        if wanted != "*" && wanted != part {
+            return false;
+        }
+    }
+    parts.next().is_none()
+}
+
+/// A list of entries, the first that covers a block and step deciding.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ScheduleTable {
+    /// In order of precedence.
+    pub entries: Vec<ScheduleEntry>,
+}
+
+impl ScheduleTable {
+    /// Reads a `.toml` or `.json` file.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when it cannot be read, [`Error::Config`] naming the file when it is neither or not of this form.
+    pub fn from_file(path: &Path) -> Result<Self> {
+        let wrong = |reason: String| Error::config("schedule_file", format!("{}: {reason}", path.display()));
+        let text = std::fs::read_to_string(path).map_err(|source| Error::io(path, source))?;
+        let table: Self = match path.extension().and_then(|e| e.to_str()) {
+            Some("toml") => toml::from_str(&text).map_err(|e| wrong(one_line(&e.to_string())))?,
+            Some("json") => {
+                let value: serde_json::Value =
+                    serde_json::from_str(&text).map_err(|e| wrong(e.to_string()))?;
+                let entries = if value.is_array() { serde_json::json!({ "entries": value }) } else { value };
+                serde_json::from_value(entries).map_err(|e| wrong(e.to_string()))?
+            }
+            _ => return Err(wrong("expected a file that ends in .toml or .json".into())),
+        };
+        table.validate(&path.display().to_string())?;
+        Ok(table)
+    }
+
+    /// That every entry is in range.
+    ///
+    /// # Errors
+    /// [`Error::Config`] naming the entry and its field, below `field`.
+    pub fn validate(&self, field: &str) -> Result<()> {
+        self.entries.iter().enumerate().try_for_each(|(i, entry)| entry.validate(field, i))
+    }
+}
+
+fn one_line(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// The schedule of a [`ScheduleTable`].
+#[derive(Debug, Clone, Default)]
+pub struct Table {
+    table: ScheduleTable,
+}
+
+impl Table {
+    /// The schedule of this table.
+    ///
+    /// # Errors
+    /// As [`ScheduleTable::validate`].
+    pub fn new(table: ScheduleTable) -> Result<Self> {
+        table.validate("table")?;
+        Ok(Self { table })
+    }
+}
+
+impl PruningSchedule for Table {
+    fn ratio(&self, query: &ScheduleQuery) -> f64 {
+        self.table.entries.iter().find(|entry| entry.covers(query)).map_or(query.ratio, |entry| entry.ratio)
+    }
+    fn begin(&self, steps: usize) -> Result<()> {
+        let mut bounds = self.table.entries.iter().flat_map(|entry| entry.steps);
+        bounds.try_for_each(|bound| bound.fits("table.steps", steps))
+    }
+    fn boxed(&self) -> Box<dyn PruningSchedule> {
+        Box::new(self.clone())
+    }
+}

@@ -1,0 +1,111 @@
+//! Which tokens matter: the importance score of every token of a layer.
+
+mod comparison;
+mod heads;
+mod page_rank;
+mod random;
+
+pub use comparison::{TokenNorm, ValueNorm};
+pub use page_rank::{PageRank, PageRankOptions};
+pub use random::RandomScores;
+
+use super::options::ScoreSource;
+use crate::backend::{AttentionGraph, AttentionOps};
+use crate::plugin::Site;
+use crate::{DType, Error, Result, Tensor};
+
+/// What a scorer must be given; nobody pays for what is not needed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ScoreNeeds {
+    /// The attention graph of this sublayer.
+    pub graph: Option<ScoreSource>,
+    /// The values of self-attention.
+    pub values: bool,
+}
+
+/// What a scorer sees, at the moment of pruning.
+#[derive(Debug)]
+pub struct ScoreInput<'a, T> {
+    /// The pruning layer; `site.tokens` tokens are to be scored.
+    pub site: &'a Site<'a>,
+    /// The residual stream `[b, tokens, channels]`.
+    pub hidden: &'a T,
+    /// The graph, if needed: `[b, h, tokens, tokens]` for self-, `[b, h, tokens, text]` for cross-attention.
+    pub graph: Option<&'a AttentionGraph<T>>,
+    /// The values `[b, h, tokens, dim]` of self-attention, if needed.
+    pub values: Option<&'a T>,
+    /// Scores `[b, h, tokens]` to start from instead of the uniform ones (a warm start).
+    pub start: Option<&'a T>,
+    /// The run's seed.
+    pub seed: u64,
+}
+
+impl<'a, T> ScoreInput<'a, T> {
+    /// The graph, which the scorer named in its needs.
+    ///
+    /// # Errors
+    /// [`Error::Plugin`] when the model gave none.
+    pub fn graph(&self) -> Result<&'a AttentionGraph<T>> {
+        self.graph.ok_or_else(|| self.missing("attention graph"))
+    }
+
+    /// The values, which the scorer named in its needs.
+    ///
+    /// # Errors
+    /// [`Error::Plugin`] when the model gave none.
+    pub fn values(&self) -> Result<&'a T> {
+        self.values.ok_or_else(|| self.missing("attention values"))
+    }
+
+    fn missing(&self, what: &str) -> Error {
+        let reason = format!("the model gave no {what} at {} layer {}", self.site.block, self.site.layer);
+        Error::Plugin { name: "at-edm".into(), reason }
+    }
+}
+
+/// A scorer's answer.
+#[derive(Debug, Clone)]
+pub struct Scores<T> {
+    /// The importance of every token, `[b, tokens]`; the highest are kept.
+    pub tokens: T,
+    /// Votes cast; 0 for scorers that do not vote.
+    pub votes: usize,
+}
+
+/// Gives every token an importance. Object-safe, found by name in a registry.
+pub trait TokenScorer<T: AttentionOps>: Send + std::fmt::Debug {
+    /// What [`ScoreInput`] must hold.
+    fn needs(&self) -> ScoreNeeds {
+        ScoreNeeds::default()
+    }
+
+    /// The scores `[b, h, tokens]` whose vote the attention's forward pass may cast on the way, if they are known
+    /// before it runs; asked only of scorers that need the self-attention graph.
+    fn first_ballot(&self, _ballot: &Ballot<T>) -> Result<Option<T>> {
+        Ok(None)
+    }
+
+    /// Scores the tokens.
+    ///
+    /// # Errors
+    /// As the backend's operations; [`Error::Plugin`] when the input lacks what [`TokenScorer::needs`] named.
+    fn score(&mut self, input: &ScoreInput<'_, T>) -> Result<Scores<T>>;
+}
+
+/// The form of the scores that the first vote is cast with.
+#[derive(Debug, Clone)]
+pub struct Ballot<T: Tensor> {
+    /// `[b, h, tokens]`.
+    pub shape: [usize; 3],
+    /// The accumulator dtype of the tokens.
+    pub dtype: DType,
+    /// Where.
+    pub device: T::Device,
+}
+
+#[cfg(all(test, feature = "reference"))]
+mod tests {
+    use super::*;
+
+    fn _obj_safe(_: Box<dyn TokenScorer<crate::reference::NdTensor>>) {}
+}

@@ -1,0 +1,247 @@
+//! Generalized Weighted Page Rank (G-WPR), Algorithm 1 of the paper.
+//!
+//! For every batch row and head, with `A` the attention map of M queries and N keys:
+//!
+//! ```text
+//! s⁰  = 1/M                                                        (M image tokens)
+//! s_K = Aᵀ sᵗ                                                      each query votes for keys
+//! s_Q = s_K                                                        self-attention (M = N)
+//! s_Q = Σ_j A_ij s_K,j  /  −Σ_j A_ij ln A_ij                       cross-attention, Eq. 1
+//! sᵗ⁺¹ = s_Q / |s_Q|
+//! until |sᵗ⁺¹ − sᵗ| ≤ ε;  then s = RMS over heads                  section 3.2
+//! ```
+//!
+//! Departures, and gaps closed:
+//! 1. Votes are capped at `max_iterations`; the paper names neither ε nor a cap.
+//! 2. `|·|` in the division is the L1 norm by default, which keeps the scores' sum at one: under L2 all heads would
+//!    weigh the same, and the RMS could not reward a head that singles tokens out. The stopping rule is always L1.
+//! 3. Convergence is judged per row and head: a head at rest keeps its scores while the others go on, so that an
+//!    image's scores never depend on what else is in its batch.
+//! 4. With ε = 0 exactly `max_iterations` votes are cast and nothing is read back from the device.
+//! 5. In Eq. 1, 0·ln 0 = 0 and the entropy is clamped from below: a row with one certain key would divide by zero.
+//! 6. Optional damping d, from the authors' earlier work on page rank: `s_K ← (1 − d) Aᵀ s + d/N`.
+//! 7. If the attention's forward pass already cast the first vote from `s⁰`, it is used.
+
+use super::{Ballot, ScoreInput, ScoreNeeds, Scores, TokenScorer, heads};
+use crate::at_edm::options::{CrossVote, Heads, Norm, ScoreSource};
+use crate::backend::{AttentionGraph, AttentionOps};
+use crate::plugin::check_ratio;
+use crate::{Error, Result, Tensor};
+
+/// Entropies are clamped to at least this (in nats).
+const LEAST_ENTROPY: f64 = 1e-12;
+/// Norms are clamped to at least this, so that a head without any attention stays at zero.
+const LEAST_NORM: f64 = 1e-30;
+
+/// How [`PageRank`] votes.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct PageRankOptions {
+    /// Which attention.
+    pub source: ScoreSource,
+    /// The most votes cast.
+    pub max_iterations: usize,
+    /// The L1 change at which a head rests; 0 never asks.
+    pub epsilon: f64,
+    /// What each vote is divided by.
+    pub norm: Norm,
+    /// How heads are combined.
+    pub heads: Heads,
+    /// The share of each vote that is spread evenly.
+    pub damping: f64,
+    /// The way back from text to image tokens.
+    pub cross_vote: CrossVote,
+}
+
+impl Default for PageRankOptions {
+    fn default() -> Self {
+        Self {
+            source: ScoreSource::default(),
+            max_iterations: 5,
+            epsilon: 1e-4,
+            norm: Norm::default(),
+            heads: Heads::default(),
+            damping: 0.0,
+            cross_vote: CrossVote::default(),
+        }
+    }
+}
+
+/// The G-WPR scorer.
+#[derive(Debug, Clone)]
+pub struct PageRank {
+    options: PageRankOptions,
+}
+
+impl PageRank {
+    /// G-WPR with these options.
+    ///
+    /// # Errors
+    /// [`Error::Config`] naming an option that is out of range.
+    pub fn new(options: PageRankOptions) -> Result<Self> {
+        if options.max_iterations == 0 {
+            return Err(Error::config("max_iterations", "expected at least 1, got 0"));
+        }
+        if !(options.epsilon >= 0.0 && options.epsilon.is_finite()) {
+            let reason = format!("expected a finite number, at least 0, got {}", options.epsilon);
+            return Err(Error::config("epsilon", reason));
+        }
+        check_ratio("damping", options.damping)?;
+        Ok(Self { options })
+    }
+
+    /// One vote and no more: the mean attention that each token receives.
+    pub fn column_mean(options: PageRankOptions) -> Self {
+        Self { options: PageRankOptions { max_iterations: 1, epsilon: 0.0, damping: 0.0, ..options } }
+    }
+
+    /// The scores of every head `[b, h, m]` and the votes cast, from `start [b, h, m]` (`None`: 1/M each).
+    ///
+    /// # Errors
+    /// [`Error::Shape`] when self-attention's map is not square, or `start` has another shape.
+    pub fn per_head<T: AttentionOps>(
+        &self,
+        graph: &AttentionGraph<T>,
+        start: Option<&T>,
+    ) -> Result<(T, usize)> {
+        let [batch, head_count, m, n] = graph.dims()?;
+        if self.options.source == ScoreSource::SelfAttention && m != n {
+            return Err(Error::shape("G-WPR on self-attention", "a square map", [batch, head_count, m, n]));
+        }
+        if let Some(start) = start
+            && start.shape() != [batch, head_count, m]
+        {
+            return Err(Error::shape(
+                "G-WPR",
+                format!("starting scores [{batch}, {head_count}, {m}]"),
+                start.shape(),
+            ));
+        }
+        // The forward pass votes from the uniform scores, so its vote is no use to a warm start.
+        let mut cast = if start.is_none() { graph.first_vote().cloned() } else { None };
+        let mut scores = match start {
+            Some(start) => start.clone(),
+            None => T::full(1.0 / m as f64, &[batch, head_count, m], graph.score_dtype(), &graph.device())?,
+        };
+        let mut way_back = WayBack::new(self.options, n);
+        let mut resting = vec![false; batch * head_count];
+        let mut votes = 0;
+        while votes < self.options.max_iterations {
+            let voted = match cast.take() {
+                Some(voted) => voted,
+                None => graph.votes(&scores)?,
+            };
+            votes += 1;
+            let next = self.normalised(way_back.queries(graph, voted)?)?;
+            if self.options.epsilon == 0.0 {
+                scores = next;
+                continue;
+            }
+            let change = l1_change(&next, &scores)?.to_f32()?;
+            scores = keep_resting(scores, next, &resting)?;
+            for (rests, change) in resting.iter_mut().zip(change) {
+                *rests |= f64::from(change) <= self.options.epsilon;
+            }
+            if resting.iter().all(|&rests| rests) {
+                break;
+            }
+        }
+        Ok((scores, votes))
+    }
+
+    /// `s / |s|` over the tokens of each head. Scores are never negative.
+    fn normalised<T: Tensor>(&self, scores: T) -> Result<T> {
+        let norm = match self.options.norm {
+            Norm::L1 => scores.sum(2)?,
+            Norm::L2 => scores.mul(&scores)?.sum(2)?.sqrt()?,
+        };
+        scores.div(&norm.clamp_min(LEAST_NORM)?)
+    }
+}
+
+/// From the keys' scores to the queries' scores: the function f of Algorithm 1, with what it computes only once.
+struct WayBack<T: Tensor> {
+    options: PageRankOptions,
+    keys: usize,
+    entropy: Option<T>,
+    strongest_key: Option<T::Indices>,
+}
+
+impl<T: AttentionOps> WayBack<T> {
+    fn new(options: PageRankOptions, keys: usize) -> Self {
+        Self { options, keys, entropy: None, strongest_key: None }
+    }
+
+    /// `[b, h, n]` → `[b, h, m]`, before normalisation.
+    fn queries(&mut self, graph: &AttentionGraph<T>, voted: T) -> Result<T> {
+        let damping = self.options.damping;
+        let voted =
+            if damping > 0.0 { voted.affine(1.0 - damping, damping / self.keys as f64)? } else { voted };
+        if self.options.source == ScoreSource::SelfAttention {
+            return Ok(voted);
+        }
+        match self.options.cross_vote {
+            CrossVote::Plain => graph.read(&voted),
+            CrossVote::Entropy => {
+                let entropy = match self.entropy.take() {
+                    Some(entropy) => entropy,
+                    None => graph.row_entropy()?.clamp_min(LEAST_ENTROPY)?,
+                };
+                let queries = graph.read(&voted)?.div(&entropy)?;
+                self.entropy = Some(entropy);
+                Ok(queries)
+            }
+            CrossVote::Hard => self.hard(graph, &voted),
+        }
+    }
+
+    /// Each query takes the score of the key it attends to most.
+    fn hard(&mut self, graph: &AttentionGraph<T>, voted: &T) -> Result<T> {
+        let [batch, head_count, m, n] = graph.dims()?;
+        let strongest = match self.strongest_key.take() {
+            Some(strongest) => strongest,
+            None => {
+                let columns =
+                    graph.to_dense()?.permute(&[0, 1, 3, 2])?.reshape(&[batch * head_count, n, m])?;
+                columns.argmax_rows()?
+            }
+        };
+        let queries = voted.reshape(&[batch * head_count, n])?.gather(1, &strongest)?;
+        self.strongest_key = Some(strongest);
+        queries.reshape(&[batch, head_count, m])
+    }
+}
+
+/// `Σ |next − scores|` per head, `[b, h, 1]`.
+fn l1_change<T: Tensor>(next: &T, scores: &T) -> Result<T> {
+    let change = next.sub(scores)?;
+    change.clamp_min(0.0)?.add(&change.affine(-1.0, 0.0)?.clamp_min(0.0)?)?.sum(2)
+}
+
+/// `next`, but `scores` where a head rests; exact in both.
+fn keep_resting<T: Tensor>(scores: T, next: T, resting: &[bool]) -> Result<T> {
+    if !resting.contains(&true) {
+        return Ok(next);
+    }
+    let shape = scores.shape();
+    let going: Vec<f32> = resting.iter().map(|&rests| if rests { 0.0 } else { 1.0 }).collect();
+    let going = T::from_f32(&going, &[shape[0], shape[1], 1], scores.dtype(), &scores.device())?;
+    next.mul(&going)?.add(&scores.mul(&going.affine(-1.0, 1.0)?)?)
+}
+
+impl<T: AttentionOps> TokenScorer<T> for PageRank {
+    fn needs(&self) -> ScoreNeeds {
+        ScoreNeeds { graph: Some(self.options.source), values: false }
+    }
+
+    fn first_ballot(&self, ballot: &Ballot<T>) -> Result<Option<T>> {
+        if self.options.source != ScoreSource::SelfAttention {
+            return Ok(None);
+        }
+        T::full(1.0 / ballot.shape[2] as f64, &ballot.shape, ballot.dtype, &ballot.device).map(Some)
+    }
+
+    fn score(&mut self, input: &ScoreInput<'_, T>) -> Result<Scores<T>> {
+        let (scores, votes) = self.per_head(input.graph()?, input.start)?;
+        Ok(Scores { tokens: heads::combine(&scores, self.options.heads)?, votes })
+    }
+}

@@ -1,0 +1,32 @@
+//! Which tokens stay, given their scores.
+
+use crate::backend::Partition;
+use crate::plugin::Site;
+use crate::{Result, Tensor};
+
+/// Chooses the tokens that stay. Object-safe, found by name in a registry.
+pub trait TokenSelector<T: Tensor>: Send + std::fmt::Debug {
+    /// Splits the tokens by their scores `[b, tokens]` into `kept` that stay and the rest, both ascending.
+    /// Protected tokens come with scores above all others.
+    ///
+    /// # Errors
+    /// [`Error::NotFinite`](crate::Error::NotFinite) for a NaN score.
+    fn select(&mut self, site: &Site<'_>, scores: &T, kept: usize) -> Result<Partition<T>>;
+}
+
+/// The highest scores stay, the lower index among equal ones (paper, section 3.1, step 3).
+#[derive(Debug, Clone, Copy, Default)]
+pub struct TopK;
+
+impl<T: Tensor> TokenSelector<T> for TopK {
+    fn select(&mut self, _site: &Site<'_>, scores: &T, kept: usize) -> Result<Partition<T>> {
+        scores.split_top_k(kept)
+    }
+}
+
+#[cfg(all(test, feature = "reference"))]
+mod tests {
+    use super::*;
+
+    fn _obj_safe(_: Box<dyn TokenSelector<crate::reference::NdTensor>>) {}
+}

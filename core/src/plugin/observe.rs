@@ -1,0 +1,125 @@
+//! Watching a method at work: what was pruned where, with which scores.
+
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use super::masks::{MaskEntry, MaskKey, MaskSet};
+use super::reducer::{Action, Event, TokenReducer, Wants};
+use super::site::{Site, Sublayer};
+use crate::backend::{AttentionGraph, AttentionOps};
+use crate::{Error, Indices, Result, Tensor};
+
+/// One pruning decision.
+#[derive(Debug)]
+pub struct PruneRecord<'a, T: Tensor> {
+    /// The scores `[b, tokens]` that decided; `None` when kept sets were replayed.
+    pub scores: Option<&'a T>,
+    /// The tokens that stay, `[b, kept]`, as positions in the stream before the decision.
+    pub kept: &'a T::Indices,
+    /// Grid positions `[b, tokens]` of the stream's tokens; `None` when the stream is still whole.
+    pub positions: Option<&'a T::Indices>,
+    /// Votes cast (0 for scorers that do not vote, and for replays).
+    pub votes: usize,
+    /// Tokens in the stream before the decision.
+    pub tokens: usize,
+}
+
+/// Is told about every pruning decision, and about attention graphs if it wants them.
+pub trait PruneObserver<T: AttentionOps>: Send {
+    /// Tokens are about to be pruned at `site`.
+    fn pruned(&mut self, site: &Site<'_>, record: &PruneRecord<'_, T>) -> Result<()>;
+
+    /// Whether to be shown this sublayer's graph, which then is computed even where nothing is pruned.
+    fn wants_graph(&self, _site: &Site<'_>, _sub: Sublayer) -> bool {
+        false
+    }
+
+    /// The graph of an attention sublayer that has run.
+    fn graph(&mut self, _site: &Site<'_>, _sub: Sublayer, _graph: &AttentionGraph<T>) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// An observer that the method and its owner both hold.
+pub type SharedObserver<T> = Arc<Mutex<dyn PruneObserver<T>>>;
+
+/// Locks a shared observer.
+///
+/// # Errors
+/// [`Error::Plugin`] when the observer panicked earlier.
+pub fn lock<T: AttentionOps>(
+    observer: &SharedObserver<T>,
+) -> Result<MutexGuard<'_, dyn PruneObserver<T> + 'static>> {
+    observer
+        .lock()
+        .map_err(|_| Error::Plugin { name: "observer".into(), reason: "panicked on an earlier call".into() })
+}
+
+/// Records every decision into a [`MaskSet`] on the host.
+#[derive(Debug, Default)]
+pub struct MaskRecorder {
+    masks: MaskSet,
+}
+
+impl MaskRecorder {
+    /// An empty recorder, to be shared with a [`BuildContext`](super::BuildContext).
+    pub fn shared() -> Arc<Mutex<Self>> {
+        Arc::new(Mutex::new(Self::default()))
+    }
+
+    /// What was recorded so far.
+    pub fn masks(&self) -> &MaskSet {
+        &self.masks
+    }
+
+    /// Takes what was recorded, leaving nothing.
+    pub fn take(&mut self) -> MaskSet {
+        std::mem::take(&mut self.masks)
+    }
+}
+
+impl<T: AttentionOps> PruneObserver<T> for MaskRecorder {
+    fn pruned(&mut self, site: &Site<'_>, record: &PruneRecord<'_, T>) -> Result<()> {
+        let scores = match record.scores {
+            Some(scores) => {
+                let values = scores.to_f32()?;
+                values.chunks(record.tokens.max(1)).map(<[f32]>::to_vec).collect()
+            }
+            None => Vec::new(),
+        };
+        let entry = MaskEntry {
+            tokens: record.tokens,
+            kept: record.kept.to_host()?,
+            scores,
+            positions: record.positions.map(|positions| positions.to_host()).transpose()?.unwrap_or_default(),
+            votes: record.votes,
+            grid: (site.grid.height, site.grid.width),
+        };
+        self.masks.insert(MaskKey::of(site), entry);
+        Ok(())
+    }
+}
+
+/// The identity that still shows attention graphs to an observer: how the full model is watched.
+pub(crate) struct Watching<T: AttentionOps> {
+    pub(crate) observer: SharedObserver<T>,
+}
+
+impl<T: AttentionOps> TokenReducer<T> for Watching<T> {
+    fn wants(&mut self, site: &Site<'_>, sub: Sublayer) -> Result<Wants<T>> {
+        Ok(if lock(&self.observer)?.wants_graph(site, sub) { Wants::Graph } else { Wants::Nothing })
+    }
+
+    fn at(&mut self, site: &Site<'_>, event: Event<'_, T>) -> Result<Action<T>> {
+        if let Event::Attended { sub, graph: Some(graph), .. } = &event {
+            lock(&self.observer)?.graph(site, *sub, graph)?;
+        }
+        Ok(Action::Continue)
+    }
+}
+
+#[cfg(all(test, feature = "reference"))]
+mod tests {
+    use super::*;
+
+    fn _obj_safe(_: Box<dyn PruneObserver<crate::reference::NdTensor>>) {}
+}

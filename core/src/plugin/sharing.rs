@@ -1,0 +1,58 @@
+//! One pruning decision for both halves of classifier-free guidance.
+
+use serde::{Deserialize, Serialize};
+
+use super::site::{Branch, Row};
+use crate::{Error, Result, Tensor};
+
+/// Whose scores decide in each half of classifier-free guidance. Without guidance there is one half and nothing to share.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum GuidanceMasks {
+    /// Every batch row decides for itself.
+    #[default]
+    #[serde(alias = "per-row")]
+    PerRow,
+    /// Both halves of an image use the prompt's scores.
+    Cond,
+    /// Both halves of an image use the mean of their scores.
+    Mean,
+}
+
+impl GuidanceMasks {
+    /// The scores `[b, n]` by which each row decides; `rows` says what the `b` rows are.
+    ///
+    /// # Errors
+    /// [`Error::Config`] when a half's other half is not in the batch, [`Error::Shape`] when `rows` is not `b` long.
+    pub fn share<T: Tensor>(self, scores: T, rows: &[Row]) -> Result<T> {
+        if self == Self::PerRow || rows.iter().all(|row| row.branch == Branch::Single) {
+            return Ok(scores);
+        }
+        let shape = scores.shape();
+        if shape.first() != Some(&rows.len()) {
+            return Err(Error::shape("sharing scores", format!("[{}, tokens]", rows.len()), shape));
+        }
+        let decided = rows.iter().map(|row| self.decide(&scores, rows, row)).collect::<Result<Vec<T>>>()?;
+        T::concat(&decided.iter().collect::<Vec<_>>(), 0)
+    }
+
+    /// The scores `[1, n]` by which one row decides.
+    fn decide<T: Tensor>(self, scores: &T, rows: &[Row], row: &Row) -> Result<T> {
+        let of = |branch: Branch| {
+            let wanted = Row { image: row.image, branch };
+            let at = rows.iter().position(|other| *other == wanted).ok_or_else(|| {
+                let reason = format!(
+                    "sharing one set between the two halves needs both in one batch; image {} has one",
+                    row.image
+                );
+                Error::config("guidance", reason)
+            })?;
+            scores.narrow(0, at, 1)
+        };
+        match (self, row.branch) {
+            (Self::PerRow, branch) | (_, branch @ Branch::Single) => of(branch),
+            (Self::Cond, _) => of(Branch::Cond),
+            (Self::Mean, _) => of(Branch::Cond)?.add(&of(Branch::Uncond)?)?.affine(0.5, 0.0),
+        }
+    }
+}
