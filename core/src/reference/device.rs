@@ -1,0 +1,78 @@
+//! The host as a device, and index lists on it.
+
+use std::sync::Arc;
+
+use crate::{Error, Indices, Result};
+
+/// The host: the only place where reference tensors live.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub struct NdDevice;
+
+/// Index lists `[batch, count]` in host memory; `clone` copies a handle.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NdIndices {
+    batch: usize,
+    count: usize,
+    values: Arc<[u32]>,
+}
+
+impl NdIndices {
+    /// `rows` must be of one length.
+    pub(super) fn new(rows: &[Vec<u32>]) -> Result<Self> {
+        let count = rows.first().map_or(0, Vec::len);
+        if let Some(other) = rows.iter().find(|row| row.len() != count) {
+            return Err(Error::shape("indices", format!("rows of one length ({count})"), [other.len()]));
+        }
+        Ok(Self { batch: rows.len(), count, values: rows.concat().into() })
+    }
+
+    /// The rows, `batch` of them (also when they are empty).
+    pub(super) fn rows(&self) -> impl Iterator<Item = &[u32]> {
+        (0..self.batch).map(|b| &self.values[b * self.count..(b + 1) * self.count])
+    }
+
+    /// The first index that is not below `len`.
+    pub(super) fn beyond(&self, len: usize) -> Option<u32> {
+        self.values.iter().copied().find(|&i| i as usize >= len)
+    }
+}
+
+impl Indices for NdIndices {
+    type Device = NdDevice;
+
+    fn from_host(rows: &[Vec<u32>], _device: &NdDevice) -> Result<Self> {
+        Self::new(rows)
+    }
+
+    fn to_host(&self) -> Result<Vec<Vec<u32>>> {
+        Ok(self.rows().map(<[u32]>::to_vec).collect())
+    }
+
+    fn device(&self) -> NdDevice {
+        NdDevice
+    }
+
+    fn dims(&self) -> (usize, usize) {
+        (self.batch, self.count)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn host_round_trip_keeps_empty_rows() {
+        for rows in [vec![vec![3, 1], vec![0, 2]], vec![vec![], vec![]], vec![]] {
+            let indices = NdIndices::from_host(&rows, &NdDevice).unwrap();
+            assert_eq!(indices.dims(), (rows.len(), rows.first().map_or(0, Vec::len)));
+            assert_eq!(indices.to_host().unwrap(), rows);
+        }
+    }
+
+    #[test]
+    fn ragged_rows_are_an_error() {
+        let error = NdIndices::from_host(&[vec![1], vec![1, 2]], &NdDevice).unwrap_err();
+        assert!(matches!(error, Error::Shape { op: "indices", .. }), "{error}");
+    }
+}

@@ -1,0 +1,267 @@
+//! [`Tensor`] on `ndarray`.
+
+use half::{bf16, f16};
+use ndarray::{ArcArray, Axis, IxDyn, Slice};
+
+use super::array::{self, Array, Element, count, mapped, pack, row_major};
+use super::{NAME, NdDevice, NdIndices, norm};
+use crate::{DType, Error, Partition, Result, Tensor};
+
+/// An array of f32 or f64 in host memory with shared data: `clone` copies a handle, and views share it.
+///
+/// Stored 16-bit floats are widened to f32 when they are read; a cast to one is [`Error::Unsupported`].
+#[derive(Debug, Clone)]
+pub enum NdTensor {
+    /// 32-bit floats.
+    F32(ArcArray<f32, IxDyn>),
+    /// 64-bit floats.
+    F64(ArcArray<f64, IxDyn>),
+}
+
+impl From<ArcArray<f32, IxDyn>> for NdTensor {
+    fn from(array: ArcArray<f32, IxDyn>) -> Self {
+        Self::F32(array)
+    }
+}
+
+impl From<ArcArray<f64, IxDyn>> for NdTensor {
+    fn from(array: ArcArray<f64, IxDyn>) -> Self {
+        Self::F64(array)
+    }
+}
+
+/// Evaluates `$body` for the array inside, whichever element it has.
+macro_rules! dispatch {
+    ($tensor:expr, $array:ident => $body:expr) => {
+        match $tensor {
+            NdTensor::F32($array) => $body,
+            NdTensor::F64($array) => $body,
+        }
+    };
+}
+pub(super) use dispatch;
+
+fn unsupported<T>(dtype: DType) -> Result<T> {
+    Err(Error::Unsupported { backend: NAME, op: format!("dtype {dtype} (only f32 and f64)") })
+}
+
+/// `size` bytes an element, checked, as elements.
+fn read<const SIZE: usize, F: Element>(
+    bytes: &[u8],
+    shape: &[usize],
+    element: impl Fn([u8; SIZE]) -> F,
+) -> Result<NdTensor> {
+    let expected = count(shape, "from_bytes")?;
+    let (elements, rest) = bytes.as_chunks::<SIZE>();
+    if elements.len() != expected || !rest.is_empty() {
+        let bytes = bytes.len();
+        return Err(Error::shape("from_bytes", format!("{bytes} bytes at {SIZE} an element"), shape));
+    }
+    Ok(F::tensor(pack(elements.iter().map(|&raw| element(raw)).collect(), shape, "from_bytes")?))
+}
+
+fn affine<F: Element>(array: &Array<F>, scale: f64, shift: f64) -> NdTensor {
+    let (scale, shift) = (F::rounded(scale), F::rounded(shift));
+    mapped(array, |x| x * scale + shift)
+}
+
+fn clamp_min<F: Element>(array: &Array<F>, least: f64) -> NdTensor {
+    let least = F::rounded(least);
+    mapped(array, |x| if x < least { least } else { x })
+}
+
+fn reshape<F: Element>(array: &Array<F>, shape: &[usize]) -> Result<NdTensor> {
+    if count(shape, "reshape")? != array.len() {
+        return Err(Error::shape("reshape", format!("a shape of {} elements", array.len()), shape));
+    }
+    if array.is_standard_layout() {
+        let same = array.clone().into_shape_with_order(IxDyn(shape));
+        return same.map(F::tensor).map_err(|_| Error::shape("reshape", "a shape of the same size", shape));
+    }
+    Ok(F::tensor(pack(row_major(array).into_owned(), shape, "reshape")?))
+}
+
+fn concat<F: Element>(first: &Array<F>, parts: &[&NdTensor], axis: usize) -> Result<NdTensor> {
+    let mut shape = first.shape().to_vec();
+    let outer = array::Around::axis(&shape, axis, "concat")?.outer;
+    let mut total = 0usize;
+    let mut arrays = Vec::with_capacity(parts.len());
+    for part in parts {
+        let part = F::of(part, "concat")?;
+        let same = part.ndim() == shape.len()
+            && part.shape().iter().zip(&shape).enumerate().all(|(i, (a, b))| i == axis || a == b);
+        if !same {
+            return Err(Error::shape("concat", format!("{shape:?} but for axis {axis}"), part.shape()));
+        }
+        total = total.saturating_add(part.len_of(Axis(axis)));
+        arrays.push(row_major(part));
+    }
+    shape[axis] = total;
+    let mut out = Vec::with_capacity(count(&shape, "concat")?);
+    for o in 0..outer {
+        for values in &arrays {
+            let size = values.len() / outer;
+            out.extend_from_slice(&values[o * size..(o + 1) * size]);
+        }
+    }
+    Ok(F::tensor(pack(out, &shape, "concat")?))
+}
+
+impl Tensor for NdTensor {
+    type Device = NdDevice;
+    type Indices = NdIndices;
+
+    fn from_bytes(bytes: &[u8], stored: DType, shape: &[usize], _device: &NdDevice) -> Result<Self> {
+        match stored {
+            DType::F16 => read(bytes, shape, |raw| f16::from_le_bytes(raw).to_f32()),
+            DType::BF16 => read(bytes, shape, |raw| bf16::from_le_bytes(raw).to_f32()),
+            DType::F32 => read(bytes, shape, f32::from_le_bytes),
+            DType::F64 => read(bytes, shape, f64::from_le_bytes),
+        }
+    }
+
+    fn to_bytes(&self) -> Result<Vec<u8>> {
+        Ok(match self {
+            Self::F32(array) => row_major(array).iter().flat_map(|x| x.to_le_bytes()).collect(),
+            Self::F64(array) => row_major(array).iter().flat_map(|x| x.to_le_bytes()).collect(),
+        })
+    }
+
+    fn full(value: f64, shape: &[usize], dtype: DType, _device: &NdDevice) -> Result<Self> {
+        match dtype {
+            DType::F32 => Ok(Self::F32(pack(vec![value as f32; count(shape, "full")?], shape, "full")?)),
+            DType::F64 => Ok(Self::F64(pack(vec![value; count(shape, "full")?], shape, "full")?)),
+            half => unsupported(half),
+        }
+    }
+
+    fn dtype(&self) -> DType {
+        match self {
+            Self::F32(_) => DType::F32,
+            Self::F64(_) => DType::F64,
+        }
+    }
+
+    fn shape(&self) -> Vec<usize> {
+        dispatch!(self, array => array.shape().to_vec())
+    }
+
+    fn device(&self) -> NdDevice {
+        NdDevice
+    }
+
+    fn cast(&self, to: DType) -> Result<Self> {
+        match (self, to) {
+            (Self::F32(_), DType::F32) | (Self::F64(_), DType::F64) => Ok(self.clone()),
+            (Self::F32(array), DType::F64) => Ok(Self::F64(array.mapv(f64::from).into_shared())),
+            (Self::F64(array), DType::F32) => Ok(Self::F32(array.mapv(|x| x as f32).into_shared())),
+            (_, half) => unsupported(half),
+        }
+    }
+
+    fn reshape(&self, shape: &[usize]) -> Result<Self> {
+        dispatch!(self, array => reshape(array, shape))
+    }
+
+    fn permute(&self, axes: &[usize]) -> Result<Self> {
+        let shape = self.shape();
+        let mut sorted = axes.to_vec();
+        sorted.sort_unstable();
+        if !sorted.into_iter().eq(0..shape.len()) {
+            return Err(Error::shape("permute", format!("as many axes as {axes:?}, each once"), shape));
+        }
+        Ok(dispatch!(self, array => array.clone().permuted_axes(IxDyn(axes)).into()))
+    }
+
+    fn narrow(&self, axis: usize, start: usize, len: usize) -> Result<Self> {
+        let shape = self.shape();
+        let end = start.checked_add(len).filter(|&end| shape.get(axis).is_some_and(|&n| end <= n));
+        let Some(end) = end else {
+            let expected = format!("axis {axis} with {len} entries from {start}");
+            return Err(Error::shape("narrow", expected, shape));
+        };
+        Ok(dispatch!(self, array => {
+            let mut part = array.clone();
+            part.slice_axis_inplace(Axis(axis), Slice::from(start..end));
+            part.into()
+        }))
+    }
+
+    fn concat(parts: &[&Self], axis: usize) -> Result<Self> {
+        match parts.first() {
+            Some(first) => dispatch!(first, array => concat(array, parts, axis)),
+            None => Err(Error::shape("concat", "at least one part", [])),
+        }
+    }
+
+    fn add(&self, other: &Self) -> Result<Self> {
+        dispatch!(self, array => array::zip(array, other, "add", |a, b| a + b))
+    }
+
+    fn sub(&self, other: &Self) -> Result<Self> {
+        dispatch!(self, array => array::zip(array, other, "sub", |a, b| a - b))
+    }
+
+    fn mul(&self, other: &Self) -> Result<Self> {
+        dispatch!(self, array => array::zip(array, other, "mul", |a, b| a * b))
+    }
+
+    fn div(&self, other: &Self) -> Result<Self> {
+        dispatch!(self, array => array::zip(array, other, "div", |a, b| a / b))
+    }
+
+    fn affine(&self, scale: f64, shift: f64) -> Result<Self> {
+        Ok(dispatch!(self, array => affine(array, scale, shift)))
+    }
+
+    fn exp(&self) -> Result<Self> {
+        Ok(dispatch!(self, array => mapped(array, |x| x.exp())))
+    }
+
+    fn ln(&self) -> Result<Self> {
+        Ok(dispatch!(self, array => mapped(array, |x| x.ln())))
+    }
+
+    fn sqrt(&self) -> Result<Self> {
+        Ok(dispatch!(self, array => mapped(array, |x| x.sqrt())))
+    }
+
+    fn clamp_min(&self, least: f64) -> Result<Self> {
+        Ok(dispatch!(self, array => clamp_min(array, least)))
+    }
+
+    fn matmul(&self, other: &Self) -> Result<Self> {
+        match (self, other) {
+            (Self::F32(left), _) => Ok(array::matmul(left, f32::of(other, "matmul")?)?.into()),
+            (Self::F64(left), _) => Ok(array::matmul(left, f64::of(other, "matmul")?)?.into()),
+        }
+    }
+
+    fn softmax(&self) -> Result<Self> {
+        Ok(dispatch!(self, array => norm::softmax(array)?.into()))
+    }
+
+    fn sum(&self, axis: usize) -> Result<Self> {
+        Ok(dispatch!(self, array => array::sum(array, axis)?.into()))
+    }
+
+    fn max(&self, axis: usize) -> Result<Self> {
+        Ok(dispatch!(self, array => array::max(array, axis)?.into()))
+    }
+
+    fn split_top_k(&self, kept: usize) -> Result<Partition<Self>> {
+        let (kept, pruned) = dispatch!(self, array => array::split_top_k(array, kept)?);
+        Ok(Partition { kept, pruned })
+    }
+
+    fn argmax_rows(&self) -> Result<NdIndices> {
+        dispatch!(self, array => array::argmax_rows(array))
+    }
+
+    fn gather(&self, axis: usize, at: &NdIndices) -> Result<Self> {
+        Ok(dispatch!(self, array => array::gather(array, axis, at)?.into()))
+    }
+}
+
+#[cfg(test)]
+mod tests;
