@@ -1,1 +1,3 @@
 //! sdxl.
+
+pub mod rng;
