@@ -1,2 +1,0 @@
-//! Placeholder of the example crate.
-fn main() {}
