@@ -1,3 +1,8 @@
 //! sdxl.
 
+pub mod config;
+pub mod flops;
+mod layers;
+pub mod unet;
+pub mod weights;
 pub mod rng;

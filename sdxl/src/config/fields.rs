@@ -1,0 +1,199 @@
+//! Reading one JSON object field by field, with errors that name the file and the field.
+
+use std::path::{Path, PathBuf};
+
+use atedm_core::{Error, Result};
+use serde_json::{Map, Value};
+
+/// A JSON object and the file it came from.
+///
+/// Unknown keys are ignored (diffusers adds some with every release); [`Fields::expect`] refuses values of known keys
+/// that would change the result and that this crate does not implement.
+#[derive(Debug, Clone)]
+pub(crate) struct Fields {
+    file: PathBuf,
+    map: Map<String, Value>,
+}
+
+impl Fields {
+    /// Reads `file`, which must hold a JSON object.
+    pub(crate) fn read(file: &Path) -> Result<Self> {
+        let text = std::fs::read(file).map_err(|source| Error::io(file, source))?;
+        let value: Value = serde_json::from_slice(&text)
+            .map_err(|error| Error::config(file.display().to_string(), format!("broken JSON: {error}")))?;
+        Self::new(file, value)
+    }
+
+    /// The object `value`; `file` is for messages.
+    pub(crate) fn new(file: &Path, value: Value) -> Result<Self> {
+        match value {
+            Value::Object(map) => Ok(Self { file: file.to_path_buf(), map }),
+            _ => Err(Error::config(file.display().to_string(), "expected a JSON object")),
+        }
+    }
+
+    /// An error about `name`.
+    pub(crate) fn error(&self, name: &str, reason: impl Into<String>) -> Error {
+        Error::config(format!("{}: {name}", self.file.display()), reason)
+    }
+
+    /// The value of `name`; `null` counts as absent.
+    pub(crate) fn get(&self, name: &str) -> Option<&Value> {
+        self.map.get(name).filter(|value| !value.is_null())
+    }
+
+    /// Whether there is a key `name`, be it `null`.
+    pub(crate) fn names(&self, name: &str) -> bool {
+        self.map.contains_key(name)
+    }
+
+    fn wrong(&self, name: &str, expected: &str, got: &Value) -> Error {
+        self.error(name, format!("expected {expected}, got {got}"))
+    }
+
+    /// A whole number of at least `least` and at most 2²⁰ (sizes beyond are no model's, and would only exhaust memory).
+    fn to_count(&self, name: &str, value: &Value, least: usize) -> Result<usize> {
+        const MOST: u64 = 1 << 20;
+        match value.as_u64() {
+            Some(n) if n >= least as u64 && n <= MOST => Ok(n as usize),
+            _ => Err(self.wrong(name, &format!("a whole number from {least} to {MOST}"), value)),
+        }
+    }
+
+    /// A whole number of at least 1, if there is one.
+    pub(crate) fn optional_count(&self, name: &str) -> Result<Option<usize>> {
+        self.get(name).map(|value| self.to_count(name, value, 1)).transpose()
+    }
+
+    /// A whole number of at least 1, or `default` when absent.
+    pub(crate) fn count(&self, name: &str, default: usize) -> Result<usize> {
+        Ok(self.optional_count(name)?.unwrap_or(default))
+    }
+
+    /// A whole number of at least 1 that must be there.
+    pub(crate) fn required_count(&self, name: &str) -> Result<usize> {
+        self.optional_count(name)?.ok_or_else(|| self.error(name, "missing"))
+    }
+
+    /// A whole number, 0 allowed, or `default`.
+    pub(crate) fn index(&self, name: &str, default: usize) -> Result<usize> {
+        self.get(name).map_or(Ok(default), |value| self.to_count(name, value, 0))
+    }
+
+    /// A finite number, if there is one.
+    pub(crate) fn optional_number(&self, name: &str) -> Result<Option<f64>> {
+        self.get(name)
+            .map(|value| {
+                value.as_f64().filter(|x| x.is_finite()).ok_or_else(|| self.wrong(name, "a finite number", value))
+            })
+            .transpose()
+    }
+
+    /// A finite number, or `default`.
+    pub(crate) fn number(&self, name: &str, default: f64) -> Result<f64> {
+        Ok(self.optional_number(name)?.unwrap_or(default))
+    }
+
+    /// A finite number above 0, or `default`.
+    pub(crate) fn positive(&self, name: &str, default: f64) -> Result<f64> {
+        let value = self.number(name, default)?;
+        if value > 0.0 { Ok(value) } else { Err(self.error(name, format!("expected a number above 0, got {value}"))) }
+    }
+
+    /// `true` or `false`, or `default`.
+    pub(crate) fn flag(&self, name: &str, default: bool) -> Result<bool> {
+        self.get(name)
+            .map_or(Ok(default), |value| value.as_bool().ok_or_else(|| self.wrong(name, "true or false", value)))
+    }
+
+    /// A string, if there is one.
+    pub(crate) fn text(&self, name: &str) -> Result<Option<&str>> {
+        self.get(name)
+            .map(|value| value.as_str().ok_or_else(|| self.wrong(name, "a string", value)))
+            .transpose()
+    }
+
+    /// A list of strings, if there is one.
+    pub(crate) fn texts(&self, name: &str) -> Result<Option<Vec<String>>> {
+        self.list(name, |value| {
+            value.as_str().map(str::to_string).ok_or_else(|| self.wrong(name, "a list of strings", value))
+        })
+    }
+
+    /// A list of counts of at least 1, if there is one.
+    pub(crate) fn counts(&self, name: &str) -> Result<Option<Vec<usize>>> {
+        self.list(name, |value| self.to_count(name, value, 1))
+    }
+
+    /// A list of finite numbers, if there is one.
+    pub(crate) fn numbers(&self, name: &str) -> Result<Option<Vec<f64>>> {
+        self.list(name, |value| {
+            value.as_f64().filter(|x| x.is_finite()).ok_or_else(|| self.wrong(name, "a list of numbers", value))
+        })
+    }
+
+    fn list<V>(&self, name: &str, one: impl Fn(&Value) -> Result<V>) -> Result<Option<Vec<V>>> {
+        match self.get(name) {
+            None => Ok(None),
+            Some(Value::Array(values)) => values.iter().map(one).collect::<Result<Vec<V>>>().map(Some),
+            Some(other) => Err(self.wrong(name, "a list", other)),
+        }
+    }
+
+    /// One count for each of `stages` stages: a single number stands for all.
+    pub(crate) fn per_stage(&self, name: &str, stages: usize, default: usize) -> Result<Vec<usize>> {
+        match self.get(name) {
+            None => Ok(vec![default; stages]),
+            Some(Value::Array(values)) if values.len() == stages => {
+                values.iter().map(|value| self.to_count(name, value, 1)).collect()
+            }
+            Some(value @ Value::Array(_)) => Err(self.wrong(name, &format!("one number, or {stages}"), value)),
+            Some(value) => Ok(vec![self.to_count(name, value, 1)?; stages]),
+        }
+    }
+
+    /// For each stage a list with one count (0 allowed) for each of its `layers` attention blocks: numbers may stand for
+    /// all stages or for all blocks of one, and lists of stages may be nested.
+    pub(crate) fn per_block(&self, name: &str, layers: &[usize], default: usize) -> Result<Vec<Vec<usize>>> {
+        let value = self.get(name);
+        let stages: Vec<&Value> = match value {
+            None => return Ok(layers.iter().map(|&n| vec![default; n]).collect()),
+            Some(Value::Array(values)) if values.len() == layers.len() => values.iter().collect(),
+            Some(value @ Value::Array(_)) => {
+                return Err(self.wrong(name, &format!("one entry for each of {} stages", layers.len()), value));
+            }
+            Some(value) => vec![value; layers.len()],
+        };
+        let one = |value: &Value, blocks: usize| match value {
+            Value::Array(values) if values.len() >= blocks => {
+                values.iter().take(blocks).map(|value| self.to_count(name, value, 0)).collect()
+            }
+            Value::Array(_) => Err(self.wrong(name, &format!("{blocks} numbers"), value)),
+            value => Ok(vec![self.to_count(name, value, 0)?; blocks]),
+        };
+        stages.iter().zip(layers).map(|(value, &blocks)| one(value, blocks)).collect()
+    }
+
+    /// Refuses any value of `name` but the `supported` ones; absent (or `null`) is always fine.
+    pub(crate) fn expect(&self, name: &str, supported: &[Value]) -> Result<()> {
+        match self.get(name) {
+            None => Ok(()),
+            Some(value) if supported.iter().any(|s| same(s, value)) => Ok(()),
+            Some(value) if supported.is_empty() => {
+                Err(self.error(name, format!("{value} is not supported, expected null")))
+            }
+            Some(value) => {
+                let list: Vec<String> = supported.iter().map(Value::to_string).collect();
+                Err(self.error(name, format!("{value} is not supported, expected {}", list.join(" or "))))
+            }
+        }
+    }
+}
+
+/// Equality in which `1` and `1.0` are the same.
+fn same(a: &Value, b: &Value) -> bool {
+    match (a.as_f64(), b.as_f64()) {
+        (Some(a), Some(b)) => a == b,
+        _ => a == b,
+    }
+}

@@ -1,0 +1,14 @@
+//! The models' own configurations, as diffusers and transformers write them (`config.json`).
+//!
+//! Unknown keys are ignored; known keys whose value asks for something that is not implemented are errors that name the
+//! file and the field, so that no checkpoint is run as something else than it is.
+
+mod fields;
+mod text;
+mod unet;
+mod vae;
+
+pub(crate) use fields::Fields;
+pub use text::{TextActivation, TextEncoderConfig};
+pub use unet::{BlockInfo, DownStage, MidStage, UNetConfig, UpStage};
+pub use vae::{KlConfig, TinyVaeConfig, VaeConfig};

@@ -1,0 +1,168 @@
+//! SD-XL's U-Net, as diffusers' `UNet2DConditionModel` computes it.
+//!
+//! ```text
+//! emb   = time(t) + added(pooled text, sizes)
+//! x     = conv_in(latents)
+//! down  : (resnet, attention)* and a strided convolution a stage; every output is kept as a skip connection
+//! mid   : resnet, attention, resnet
+//! up    : (resnet on [x, skip], attention)* and a resize to the next skip's size, then a convolution
+//! out   = conv_out(silu(norm(x)))
+//! ```
+//!
+//! Attention blocks run through [`BlockPass`](atedm_core::plugin::BlockPass), where methods like AT-EDM take hold.
+
+mod embedding;
+mod stages;
+mod transformer;
+
+use atedm_core::backend::{Conv2dOptions, dims};
+use atedm_core::plugin::{Row, Step, TokenReducer};
+use atedm_core::{Backend, Error, Result, Tensor, Weights};
+
+pub use crate::config::{BlockInfo, UNetConfig};
+use crate::layers::{Bias, Conv2d, ConvShape, GroupNorm};
+use embedding::Embedding;
+use stages::{Down, Mid, Place, Up};
+
+/// What one evaluation of the U-Net gets.
+#[derive(Debug)]
+pub struct UNetInput<'a, T> {
+    /// Noisy latents, already scaled by the sampler: `[b, in_channels, h, w]`.
+    pub latents: &'a T,
+    /// The timestep, the same for the whole batch; fractions are allowed.
+    pub timestep: f64,
+    /// Text tokens `[b, length, text channels]`.
+    pub text: &'a T,
+    /// Pooled text `[b, pooled channels]`.
+    pub pooled: &'a T,
+    /// For each row: original height and width, crop top and left, target height and width.
+    pub time_ids: &'a [[f32; 6]],
+    /// The guidance embedding `[b, guidance channels]` of a consistency-distilled U-Net.
+    pub timestep_cond: Option<&'a T>,
+    /// The denoising step, for the reducer.
+    pub step: &'a Step,
+    /// What each row is, for the reducer.
+    pub rows: &'a [Row],
+}
+
+/// The U-Net with its weights.
+#[derive(Debug)]
+pub struct UNet<B: Backend> {
+    config: UNetConfig,
+    embedding: Embedding<B::Tensor>,
+    conv_in: Conv2d<B::Tensor>,
+    down: Vec<Down<B::Tensor>>,
+    mid: Option<Mid<B::Tensor>>,
+    up: Vec<Up<B::Tensor>>,
+    norm_out: GroupNorm<B::Tensor>,
+    conv_out: Conv2d<B::Tensor>,
+}
+
+impl<B: Backend> UNet<B> {
+    /// Loads every tensor of `unet/`.
+    ///
+    /// # Errors
+    /// [`Error::Weights`] naming the tensor that is missing or has another shape.
+    pub fn load(weights: &Weights<B::Tensor>, config: &UNetConfig) -> Result<Self> {
+        let base = config.base_channels();
+        let with_kernel = |inputs, outputs, kernel: usize| ConvShape {
+            inputs,
+            outputs,
+            kernel,
+            options: Conv2dOptions::strided(1, (kernel - 1) / 2),
+            bias: Bias::With,
+        };
+        let conv_in = with_kernel(config.in_channels, base, config.conv_in_kernel);
+        let conv_out = with_kernel(base, config.out_channels, config.conv_out_kernel);
+        let last = config.down.len().saturating_sub(1);
+        let scope = |path: &str, i: usize| weights.scope(path).scope(i);
+        let down = config.down.iter().enumerate();
+        let down = down.map(|(i, stage)| Down::load(&scope("down_blocks", i), config, stage, i));
+        let up = config.up.iter().enumerate();
+        let up = up.map(|(i, stage)| Up::load(&scope("up_blocks", i), config, stage, (i, last - i)));
+        let mid = config.mid.as_ref().map(|mid| Mid::load(&weights.scope("mid_block"), config, mid, last));
+        Ok(Self {
+            embedding: Embedding::load(weights, config)?,
+            conv_in: Conv2d::load(&weights.scope("conv_in"), conv_in)?,
+            down: down.collect::<Result<_>>()?,
+            mid: mid.transpose()?,
+            up: up.collect::<Result<_>>()?,
+            norm_out: GroupNorm::load(
+                &weights.scope("conv_norm_out"),
+                base,
+                config.norm_groups,
+                config.norm_epsilon,
+            )?,
+            conv_out: Conv2d::load(&weights.scope("conv_out"), conv_out)?,
+            config: config.clone(),
+        })
+    }
+
+    /// The configuration it was loaded with.
+    pub fn config(&self) -> &UNetConfig {
+        &self.config
+    }
+
+    /// The prediction `[b, out_channels, h, w]`; `reducer` is asked at every attention block.
+    ///
+    /// It calls neither `begin_step` nor `end_step` of the reducer: that is the sampling loop's part.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if an input does not fit the configuration; whatever the backend or the reducer reports.
+    pub fn forward(
+        &self,
+        input: &UNetInput<'_, B::Tensor>,
+        reducer: &mut dyn TokenReducer<B::Tensor>,
+    ) -> Result<B::Tensor> {
+        let [_, _, height, width] = self.check(input)?;
+        let _span = tracing::debug_span!("unet", step = input.step.index).entered();
+        let emb = self.embedding.forward(&self.config, input)?;
+        let mut place = Place { emb: &emb, text: input.text, step: input.step, rows: input.rows, reducer };
+
+        let mut hidden = self.conv_in.forward(input.latents)?;
+        let mut skips = vec![hidden.clone()];
+        for stage in &self.down {
+            hidden = stage.forward(hidden, &mut skips, &mut place)?;
+        }
+        if let Some(mid) = &self.mid {
+            hidden = mid.forward(hidden, &mut place)?;
+        }
+        for stage in &self.up {
+            hidden = stage.forward(hidden, &mut skips, &mut place)?;
+        }
+        let hidden = self.norm_out.forward_silu(&hidden)?;
+        let prediction = self.conv_out.forward(&hidden)?;
+        let [_, _, h, w] = dims(&prediction, "U-Net")?;
+        if (h, w) != (height, width) {
+            return Err(Error::shape("U-Net", format!("a prediction of {height} x {width}"), [h, w]));
+        }
+        Ok(prediction)
+    }
+
+    fn check(&self, input: &UNetInput<'_, B::Tensor>) -> Result<[usize; 4]> {
+        let config = &self.config;
+        let shape: [usize; 4] = dims(input.latents, "U-Net latents")?;
+        let [batch, channels, height, width] = shape;
+        if channels != config.in_channels || batch == 0 || height == 0 || width == 0 {
+            let expected = format!("[batch, {}, height, width]", config.in_channels);
+            return Err(Error::shape("U-Net latents", expected, shape));
+        }
+        let text = input.text.shape();
+        if text.len() != 3 || text[0] != batch || text[1] == 0 || text[2] != config.text_channels() {
+            let expected = format!("[{batch}, length, {}]", config.text_channels());
+            return Err(Error::shape("U-Net text", expected, text));
+        }
+        let pooled = input.pooled.shape();
+        if pooled != [batch, config.pooled_channels()] {
+            let expected = format!("[{batch}, {}]", config.pooled_channels());
+            return Err(Error::shape("U-Net pooled text", expected, pooled));
+        }
+        if input.time_ids.len() != batch {
+            return Err(Error::shape("U-Net time ids", format!("[{batch}, 6]"), [input.time_ids.len(), 6]));
+        }
+        if input.rows.len() != batch {
+            return Err(Error::shape("U-Net rows", format!("[{batch}]"), [input.rows.len()]));
+        }
+        Ok(shape)
+    }
+}

@@ -1,0 +1,179 @@
+//! One attention block: diffusers' `Transformer2DModel` over `BasicTransformerBlock`s.
+//!
+//! ```text
+//! x  = proj_in(tokens(norm(image)))
+//! for each layer:  x += attn1(norm1(x));  x += attn2(norm2(x), text);  x += ff(norm3(x))
+//! image + proj_out(x)
+//! ```
+
+use atedm_core::backend::{AttentionOptions, dims};
+use atedm_core::plugin::{AttentionInput, AttentionOutput, BlockId, BlockPass, Grid, Sublayer};
+use atedm_core::{AttentionOps, Result, Weights};
+
+use super::stages::Place;
+use crate::layers::{Bias, GroupNorm, LayerNorm, Linear, merge_heads, split_heads, to_image, to_tokens};
+
+/// Epsilon of the block's group norm, fixed in diffusers.
+const GROUP_EPSILON: f64 = 1e-6;
+/// Epsilon of the layers' norms, fixed in diffusers.
+const LAYER_EPSILON: f64 = 1e-5;
+
+/// Geometry of a [`Transformer`].
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct TransformerShape {
+    pub(crate) block: BlockId,
+    pub(crate) channels: usize,
+    pub(crate) heads: usize,
+    pub(crate) text_channels: usize,
+    pub(crate) depth: usize,
+    pub(crate) groups: usize,
+    /// Whether the projections are stored as matrices.
+    pub(crate) linear: bool,
+}
+
+/// One attention block.
+#[derive(Debug)]
+pub(crate) struct Transformer<T> {
+    block: BlockId,
+    norm: GroupNorm<T>,
+    proj_in: Linear<T>,
+    layers: Vec<Layer<T>>,
+    proj_out: Linear<T>,
+}
+
+impl<T: AttentionOps> Transformer<T> {
+    pub(crate) fn load(weights: &Weights<T>, shape: TransformerShape) -> Result<Self> {
+        let channels = shape.channels;
+        let projection = |name: &str| {
+            let weights = weights.scope(name);
+            if shape.linear {
+                Linear::load(&weights, channels, channels, Bias::With)
+            } else {
+                Linear::load_pointwise(&weights, channels, channels)
+            }
+        };
+        let layer = |i: usize| Layer::load(&weights.scope("transformer_blocks").scope(i), shape);
+        Ok(Self {
+            block: shape.block,
+            norm: GroupNorm::load(&weights.scope("norm"), channels, shape.groups, GROUP_EPSILON)?,
+            proj_in: projection("proj_in")?,
+            layers: (0..shape.depth).map(layer).collect::<Result<_>>()?,
+            proj_out: projection("proj_out")?,
+        })
+    }
+
+    /// `[b, c, h, w]` → the same.
+    pub(crate) fn forward(&self, image: T, place: &mut Place<'_, T>) -> Result<T> {
+        let _span = tracing::debug_span!("attention block", block = %self.block).entered();
+        let [_, _, height, width] = dims(&image, "attention block")?;
+        let mut hidden = self.proj_in.forward(&to_tokens(&self.norm.forward(&image)?)?)?;
+        if !self.layers.is_empty() {
+            hidden = self.run(hidden, Grid { height, width }, place)?;
+        }
+        to_image(&self.proj_out.forward(&hidden)?, height, width)?.add(&image)
+    }
+
+    fn run(&self, mut hidden: T, grid: Grid, place: &mut Place<'_, T>) -> Result<T> {
+        let text = place.text;
+        let depth = self.layers.len();
+        let mut pass = BlockPass::enter(place.reducer, place.step, place.rows, self.block, depth, grid);
+        for (i, layer) in self.layers.iter().enumerate() {
+            hidden = pass.layer(i, hidden)?;
+            hidden = pass.attention(
+                Sublayer::SelfAttention,
+                hidden,
+                |x| layer.norm1.forward(x),
+                |input| layer.attn1.forward(&input, input.keys_values),
+            )?;
+            hidden = pass.attention(
+                Sublayer::CrossAttention,
+                hidden,
+                |x| layer.norm2.forward(x),
+                |input| layer.attn2.forward(&input, text),
+            )?;
+            hidden = pass.feed_forward(hidden, |x| layer.norm3.forward(x), |x| layer.feed_forward.forward(x))?;
+        }
+        pass.exit(hidden)
+    }
+}
+
+/// One transformer layer.
+#[derive(Debug)]
+struct Layer<T> {
+    norm1: LayerNorm<T>,
+    attn1: Attention<T>,
+    norm2: LayerNorm<T>,
+    attn2: Attention<T>,
+    norm3: LayerNorm<T>,
+    feed_forward: FeedForward<T>,
+}
+
+impl<T: AttentionOps> Layer<T> {
+    fn load(weights: &Weights<T>, shape: TransformerShape) -> Result<Self> {
+        let channels = shape.channels;
+        let norm = |name: &str| LayerNorm::load(&weights.scope(name), channels, LAYER_EPSILON);
+        Ok(Self {
+            norm1: norm("norm1")?,
+            attn1: Attention::load(&weights.scope("attn1"), shape, channels)?,
+            norm2: norm("norm2")?,
+            attn2: Attention::load(&weights.scope("attn2"), shape, shape.text_channels)?,
+            norm3: norm("norm3")?,
+            feed_forward: FeedForward::load(&weights.scope("ff"), channels)?,
+        })
+    }
+}
+
+/// Multi-head attention with its projections.
+#[derive(Debug)]
+struct Attention<T> {
+    heads: usize,
+    to_q: Linear<T>,
+    to_k: Linear<T>,
+    to_v: Linear<T>,
+    to_out: Linear<T>,
+}
+
+impl<T: AttentionOps> Attention<T> {
+    fn load(weights: &Weights<T>, shape: TransformerShape, context: usize) -> Result<Self> {
+        let channels = shape.channels;
+        let project = |name: &str, inputs, bias| Linear::load(&weights.scope(name), inputs, channels, bias);
+        Ok(Self {
+            heads: shape.heads,
+            to_q: project("to_q", channels, Bias::Without)?,
+            to_k: project("to_k", context, Bias::Without)?,
+            to_v: project("to_v", context, Bias::Without)?,
+            to_out: project("to_out.0", channels, Bias::With)?,
+        })
+    }
+
+    /// Queries from `input`, keys and values from `context` `[b, n, channels]`.
+    fn forward(&self, input: &AttentionInput<'_, T>, context: &T) -> Result<AttentionOutput<T>> {
+        let project = |linear: &Linear<T>, x: &T| split_heads(&linear.forward(x)?, self.heads);
+        let q = project(&self.to_q, input.queries)?;
+        let k = project(&self.to_k, context)?;
+        let values = project(&self.to_v, context)?;
+        let [_, _, _, dim] = dims(&q, "attention")?;
+        let options = AttentionOptions { graph: input.graph, ..AttentionOptions::for_dim(dim) };
+        let (hidden, graph) = T::attention(&q, &k, &values, options)?;
+        Ok(AttentionOutput { hidden: self.to_out.forward(&merge_heads(&hidden)?)?, graph, values })
+    }
+}
+
+/// GEGLU to four times the channels, and back.
+#[derive(Debug)]
+struct FeedForward<T> {
+    inner: Linear<T>,
+    outer: Linear<T>,
+}
+
+impl<T: AttentionOps> FeedForward<T> {
+    fn load(weights: &Weights<T>, channels: usize) -> Result<Self> {
+        let inner = Linear::load(&weights.scope("net.0.proj"), channels, 8 * channels, Bias::With)?;
+        let outer = Linear::load(&weights.scope("net.2"), 4 * channels, channels, Bias::With)?;
+        Ok(Self { inner, outer })
+    }
+
+    fn forward(&self, x: &T) -> Result<T> {
+        self.outer.forward(&x.geglu(&self.inner.weight, self.inner.bias.as_ref())?)
+    }
+}

@@ -1,0 +1,165 @@
+//! Weights from memory-mapped safetensors files: one, or several shards.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use atedm_core::{DType, Error, Result, Tensor, WeightSource};
+use memmap2::Mmap;
+use safetensors::tensor::{Dtype, Metadata};
+use safetensors::{SafeTensorError, SafeTensors};
+
+/// One safetensors file of a checkpoint.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WeightFile {
+    /// Where it is.
+    pub path: PathBuf,
+    /// What is put before its tensors' names (with the dot); usually nothing.
+    pub prefix: String,
+}
+
+impl From<PathBuf> for WeightFile {
+    fn from(path: PathBuf) -> Self {
+        Self { path, prefix: String::new() }
+    }
+}
+
+/// Tensors of safetensors files, converted to one dtype on one device when they are asked for.
+///
+/// Files are memory-mapped: opening reads only the headers, which are checked against the files' sizes before anything is
+/// allocated by their word.
+#[derive(Debug)]
+pub struct SafetensorsSource<D> {
+    shards: Vec<Shard>,
+    tensors: HashMap<String, Entry>,
+    dtype: DType,
+    device: D,
+}
+
+#[derive(Debug)]
+struct Shard {
+    path: PathBuf,
+    data: Mmap,
+}
+
+#[derive(Debug)]
+struct Entry {
+    shard: usize,
+    stored: Dtype,
+    shape: Vec<usize>,
+    bytes: Range<usize>,
+}
+
+impl<D> SafetensorsSource<D> {
+    /// Maps `files` and reads their headers. Tensors will be given in `dtype` on `device`.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if a file cannot be opened, [`Error::Weights`] if it is no whole safetensors file, or if two of them
+    /// hold a tensor of the same name.
+    pub fn open(files: &[WeightFile], dtype: DType, device: D) -> Result<Self> {
+        let mut source = Self { shards: Vec::new(), tensors: HashMap::new(), dtype, device };
+        for file in files {
+            source.add(file)?;
+        }
+        Ok(source)
+    }
+
+    fn add(&mut self, file: &WeightFile) -> Result<()> {
+        let data = map(&file.path)?;
+        let (header, metadata) = read_header(&file.path, &data)?;
+        let start = header + 8;
+        for (name, info) in metadata.tensors() {
+            let name = format!("{}{name}", file.prefix);
+            let (from, to) = info.data_offsets;
+            let bytes = start + from..start + to;
+            let entry = Entry { shard: self.shards.len(), stored: info.dtype, shape: info.shape.clone(), bytes };
+            if let Some(other) = self.tensors.get(&name) {
+                let other = self.shards.get(other.shard).map(|s| s.path.display().to_string()).unwrap_or_default();
+                return Err(Error::weights(&file.path, name, format!("is also in {other}")));
+            }
+            self.tensors.insert(name, entry);
+        }
+        self.shards.push(Shard { path: file.path.clone(), data });
+        Ok(())
+    }
+
+    /// Every name with its shape, sorted by name.
+    pub fn list(&self) -> Vec<(String, Vec<usize>)> {
+        let mut all: Vec<_> = self.tensors.iter().map(|(name, entry)| (name.clone(), entry.shape.clone())).collect();
+        all.sort();
+        all
+    }
+
+    fn first_path(&self) -> PathBuf {
+        self.shards.first().map(|shard| shard.path.clone()).unwrap_or_default()
+    }
+}
+
+impl<T: Tensor> WeightSource<T> for SafetensorsSource<T::Device> {
+    fn tensor(&self, name: &str, shape: &[usize]) -> Result<T> {
+        let entry = self.tensors.get(name).ok_or_else(|| Error::weights(self.first_path(), name, "is missing"))?;
+        let shard = &self.shards[entry.shard];
+        if entry.shape != shape {
+            let reason = format!("expected shape {shape:?}, got {:?}", entry.shape);
+            return Err(Error::weights(&shard.path, name, reason));
+        }
+        let stored = match entry.stored {
+            Dtype::F16 => DType::F16,
+            Dtype::BF16 => DType::BF16,
+            Dtype::F32 => DType::F32,
+            Dtype::F64 => DType::F64,
+            other => {
+                let reason = format!("expected dtype F16, BF16, F32 or F64, got {other:?}");
+                return Err(Error::weights(&shard.path, name, reason));
+            }
+        };
+        let bytes = shard
+            .data
+            .get(entry.bytes.clone())
+            .ok_or_else(|| Error::weights(&shard.path, name, "lies beyond the end of the file"))?;
+        T::from_bytes(bytes, stored, shape, &self.device)?.cast(self.dtype)
+    }
+
+    fn contains(&self, name: &str) -> bool {
+        self.tensors.contains_key(name)
+    }
+
+    fn shape_of(&self, name: &str) -> Option<Vec<usize>> {
+        self.tensors.get(name).map(|entry| entry.shape.clone())
+    }
+
+    fn origin(&self) -> PathBuf {
+        self.first_path()
+    }
+}
+
+fn map(path: &Path) -> Result<Mmap> {
+    let io = |source| Error::io(path, source);
+    let file = File::open(path).map_err(io)?;
+    let size = file.metadata().map_err(io)?;
+    if !size.is_file() {
+        return Err(Error::weights(path, "", "is not a file"));
+    }
+    if size.len() < 8 {
+        return Err(Error::weights(path, "", "is truncated: no safetensors header"));
+    }
+    // SAFETY: the mapping is private and read-only. As with every memory-mapped checkpoint, another process must not
+    // shorten the file while it is mapped; no reference to the bytes outlives `Shard`, which owns the mapping.
+    #[allow(unsafe_code)]
+    let data = unsafe { Mmap::map(&file) }.map_err(io)?;
+    Ok(data)
+}
+
+fn read_header(path: &Path, data: &[u8]) -> Result<(usize, Metadata)> {
+    SafeTensors::read_metadata(data).map_err(|error| {
+        let reason = match error {
+            SafeTensorError::MetadataIncompleteBuffer => {
+                "is truncated or lies: the header promises another size than the file has".to_string()
+            }
+            SafeTensorError::InvalidHeaderLength => "is truncated or lies: the header ends beyond the file".to_string(),
+            other => format!("is no valid safetensors file: {other}"),
+        };
+        Error::weights(path, "", reason)
+    })
+}
