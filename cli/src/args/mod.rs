@@ -1,0 +1,308 @@
+//! What was typed: the command line, in groups that the commands share.
+
+mod parse;
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+pub(crate) use parse::Device;
+
+/// The command line.
+#[derive(Debug, Parser)]
+#[command(
+    name = "atedm",
+    version,
+    about = "Text to image with SD-XL, its attention blocks pruned by AT-EDM",
+    long_about = "Text to image with SD-XL from a diffusers checkpoint, its attention blocks pruned at run time by \
+                  AT-EDM (Wang et al., CVPR 2024) or by a method of your own. No training, no conversion.",
+    after_help = "Example: atedm init-tiny tiny && atedm generate --model tiny --prompt \"a red fox\" --output fox.png",
+    disable_help_subcommand = true
+)]
+pub(crate) struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Make images from prompts.
+    Generate(Box<GenerateArgs>),
+    /// Show a checkpoint's blocks, what a configuration prunes in them, and what that costs.
+    Inspect(Box<InspectArgs>),
+    /// Make an image and draw what was pruned on the way (the paper's Fig. 8 and Fig. 5).
+    Masks(Box<MasksArgs>),
+    /// Write a tiny SD-XL with random weights: it makes noise, but needs no download.
+    InitTiny(InitTinyArgs),
+}
+
+/// `atedm generate`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Example:\n  atedm generate --model sdxl-base --prompt \"a red fox in the snow\" \\\n    \
+    --prune at-edm --prune-opt ratio=0.63,tau=15 --output fox.png"
+)]
+pub(crate) struct GenerateArgs {
+    #[command(flatten)]
+    pub(crate) sample: SampleArgs,
+    #[command(flatten)]
+    pub(crate) engine: EngineArgs,
+    #[command(flatten)]
+    pub(crate) prune: PruneArgs,
+    #[command(flatten)]
+    pub(crate) replay: ReplayArgs,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+}
+
+/// What to draw, and how it is sampled.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Image")]
+pub(crate) struct SampleArgs {
+    /// Checkpoint: a folder as diffusers writes it, or a hub id such as stabilityai/stable-diffusion-xl-base-1.0
+    #[arg(long, value_name = "DIR")]
+    pub(crate) model: String,
+    /// What to draw; give it several times for one batch (writes OUT-0.png, OUT-1.png, …)
+    #[arg(long, value_name = "TEXT", required = true)]
+    pub(crate) prompt: Vec<String>,
+    /// What to steer away from
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) negative_prompt: Option<String>,
+    /// Denoising steps
+    #[arg(long, value_name = "N", default_value = "50", value_parser = parse::positive)]
+    pub(crate) steps: usize,
+    /// Classifier-free guidance; 1 or less runs the prompt alone
+    #[arg(long, value_name = "SCALE", default_value = "7", value_parser = parse::finite, allow_negative_numbers = true)]
+    pub(crate) guidance_scale: f64,
+    /// Seed of the initial noise
+    #[arg(long, value_name = "N", default_value = "0", value_parser = parse::seed)]
+    pub(crate) seed: u64,
+    /// Pixels across [default: the checkpoint's own size]
+    #[arg(long, value_name = "PIXELS", value_parser = parse::positive)]
+    pub(crate) width: Option<usize>,
+    /// Pixels down [default: the checkpoint's own size]
+    #[arg(long, value_name = "PIXELS", value_parser = parse::positive)]
+    pub(crate) height: Option<usize>,
+    /// Sampler: euler, euler-karras, euler-trailing, euler-edm (the paper's), euler-a, ddim, dpm++2m,
+    /// dpm++2m-karras, lcm [default: what the checkpoint's scheduler_config.json says]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) scheduler: Option<String>,
+    /// Generator of the noise: torch gives diffusers' CPU latents for a seed, chacha is portable
+    #[arg(long, value_name = "NAME", default_value = "torch")]
+    pub(crate) rng: RngKind,
+    /// Start from these latents instead of noise of the seed: one f32 tensor `latents` [B,4,h,w], standard normal
+    #[arg(long, value_name = "IN.safetensors")]
+    pub(crate) latents: Option<PathBuf>,
+}
+
+/// Where the arithmetic happens.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Engine")]
+pub(crate) struct EngineArgs {
+    /// Tensor library
+    #[arg(long, value_name = "NAME", default_value = DEFAULT_BACKEND)]
+    pub(crate) backend: BackendKind,
+    /// Device: cpu, cuda:N or metal
+    #[arg(long, value_name = "DEVICE", default_value = "cpu")]
+    pub(crate) device: Device,
+    /// Element type of weights and activations (f64: ndarray only)
+    #[arg(long, value_name = "TYPE", default_value = "f32")]
+    pub(crate) dtype: DTypeKind,
+    /// Threads on the CPU [default: one a core]
+    #[arg(long, value_name = "N", value_parser = parse::positive)]
+    pub(crate) threads: Option<usize>,
+    /// Same command, same machine, same bits; refuses devices that cannot promise it
+    #[arg(long)]
+    pub(crate) deterministic: bool,
+}
+
+/// Which tokens are left out.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Pruning")]
+pub(crate) struct PruneArgs {
+    /// Method: none, at-edm, at-edm-dagger, at-edm-a … at-edm-d, or a plugin's name [default: none]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) prune: Option<String>,
+    /// The method's options: ratio=0.63,tau=30%,prune_point=before_ff,levels=1+2 (repeatable; a.b=1 sets a table's entry)
+    #[arg(long, value_name = "KEY=VALUE,…", action = clap::ArgAction::Append)]
+    pub(crate) prune_opt: Vec<String>,
+    /// Method and options from a TOML file: `method = "at-edm"` and one line an option; --prune-opt wins
+    #[arg(long, value_name = "FILE.toml")]
+    pub(crate) prune_config: Option<PathBuf>,
+}
+
+/// Masks read from and written to files.
+#[derive(Debug, Clone, Default, Args)]
+#[command(next_help_heading = "Pruning")]
+pub(crate) struct ReplayArgs {
+    /// Write scores, kept sets and votes of every site and step
+    #[arg(long, value_name = "FILE.safetensors")]
+    pub(crate) masks_out: Option<PathBuf>,
+    /// Take the kept sets from such a file instead of scoring
+    #[arg(long, value_name = "FILE.safetensors")]
+    pub(crate) masks_in: Option<PathBuf>,
+}
+
+/// What `generate` writes.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Output")]
+pub(crate) struct OutputArgs {
+    /// The picture
+    #[arg(long, short, value_name = "OUT.png")]
+    pub(crate) output: PathBuf,
+    /// Also write the final latents, before the VAE's scaling: one f32 tensor `latents` [B,4,h,w]
+    #[arg(long, value_name = "OUT.safetensors")]
+    pub(crate) save_latents: Option<PathBuf>,
+    /// Leave the prompt and the settings out of the picture
+    #[arg(long)]
+    pub(crate) no_metadata: bool,
+    /// No progress bar and no summary
+    #[arg(long, short)]
+    pub(crate) quiet: bool,
+}
+
+/// `atedm inspect`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Example:\n  atedm inspect --model sdxl-base --prune at-edm --prune-opt ratio=0.63 --width 1024 --height 1024"
+)]
+pub(crate) struct InspectArgs {
+    /// Checkpoint: a folder as diffusers writes it, or a hub id
+    #[arg(long, value_name = "DIR")]
+    pub(crate) model: String,
+    /// Denoising steps that the schedule is shown for
+    #[arg(long, value_name = "N", default_value = "50", value_parser = parse::positive)]
+    pub(crate) steps: usize,
+    /// Pixels across [default: the checkpoint's own size]
+    #[arg(long, value_name = "PIXELS", value_parser = parse::positive)]
+    pub(crate) width: Option<usize>,
+    /// Pixels down [default: the checkpoint's own size]
+    #[arg(long, value_name = "PIXELS", value_parser = parse::positive)]
+    pub(crate) height: Option<usize>,
+    #[command(flatten)]
+    pub(crate) prune: PruneArgs,
+    /// The same as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// `atedm masks`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Example:\n  atedm masks --model sdxl-base --prompt \"a red fox in the snow\" --prune at-edm \\\n    \
+    --steps-shown 0,15,30,49 --variance --output-dir fox-masks"
+)]
+pub(crate) struct MasksArgs {
+    #[command(flatten)]
+    pub(crate) sample: SampleArgs,
+    #[command(flatten)]
+    pub(crate) engine: EngineArgs,
+    #[command(flatten)]
+    pub(crate) prune: PruneArgs,
+    /// Take the kept sets from such a file instead of scoring
+    #[arg(long, value_name = "FILE.safetensors", help_heading = "Pruning")]
+    pub(crate) masks_in: Option<PathBuf>,
+    /// Folder for the pictures: one a block and step, and contact-sheet.png
+    #[arg(long, short, value_name = "DIR", help_heading = "Output")]
+    pub(crate) output_dir: PathBuf,
+    /// Steps to draw, counted from 0 [default: five, spread over the run]
+    #[arg(long, value_name = "N,N,…", value_delimiter = ',', value_parser = parse::step, help_heading = "Output")]
+    pub(crate) steps_shown: Vec<usize>,
+    /// Also draw variance.svg: the variance of the attention maps at every step (costs a pass over each map)
+    #[arg(long, help_heading = "Output")]
+    pub(crate) variance: bool,
+    /// No progress bar and no summary
+    #[arg(long, short, help_heading = "Output")]
+    pub(crate) quiet: bool,
+}
+
+/// `atedm init-tiny`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Example:\n  atedm init-tiny tiny && atedm generate --model tiny --prompt \"a red fox\" --output fox.png"
+)]
+pub(crate) struct InitTinyArgs {
+    /// Folder to write; must not exist, or be empty
+    #[arg(value_name = "DIR")]
+    pub(crate) dir: PathBuf,
+    /// Seed of the weights: the same seed gives the same bytes
+    #[arg(long, value_name = "N", default_value = "0", value_parser = parse::seed)]
+    pub(crate) seed: u64,
+}
+
+#[cfg(feature = "candle")]
+const DEFAULT_BACKEND: &str = "candle";
+#[cfg(not(feature = "candle"))]
+const DEFAULT_BACKEND: &str = "ndarray";
+
+/// A tensor library by name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum BackendKind {
+    /// Candle (CPU, CUDA, Metal)
+    Candle,
+    /// The plain reference in Rust: slow, exact
+    Ndarray,
+}
+
+/// An element type by name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum DTypeKind {
+    /// 32-bit float
+    F32,
+    /// 16-bit float
+    F16,
+    /// 16-bit brain float
+    Bf16,
+    /// 64-bit float
+    F64,
+}
+
+impl From<DTypeKind> for atedm_core::DType {
+    fn from(kind: DTypeKind) -> Self {
+        match kind {
+            DTypeKind::F32 => Self::F32,
+            DTypeKind::F16 => Self::F16,
+            DTypeKind::Bf16 => Self::BF16,
+            DTypeKind::F64 => Self::F64,
+        }
+    }
+}
+
+/// A noise generator by name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum RngKind {
+    /// torch's CPU generator
+    Torch,
+    /// ChaCha: portable
+    Chacha,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn generate_has_the_documented_defaults() {
+        let cli =
+            Cli::try_parse_from("atedm generate --model m --prompt p --output o.png".split(' ')).unwrap();
+        let Command::Generate(args) = cli.command else { panic!("expected generate") };
+        assert_eq!((args.sample.steps, args.sample.guidance_scale, args.sample.seed), (50, 7.0, 0));
+        assert_eq!((args.sample.width, args.prune.prune, args.sample.rng), (None, None, RngKind::Torch));
+    }
+
+    #[test]
+    fn a_missing_prompt_is_named_on_one_line() {
+        let error = Cli::try_parse_from("atedm generate --model m --output o.png".split(' ')).unwrap_err();
+        let line = crate::failure::from_clap(&error).to_string();
+        assert!(line.contains("--prompt") && !line.contains('\n') && !line.contains("Usage"), "{line}");
+    }
+}

@@ -1,0 +1,14 @@
+//! `atedm init-tiny`.
+
+use crate::args::InitTinyArgs;
+use crate::failure::Outcome;
+use crate::files::OutputDir;
+use crate::tiny;
+
+/// Writes the tiny checkpoint.
+pub(crate) fn run(args: &InitTinyArgs) -> Outcome {
+    let dir = OutputDir::prepare(&args.dir)?.require_empty()?;
+    dir.write(&tiny::files(args.seed)?)?;
+    eprintln!("wrote {}: a tiny SD-XL, {}", dir.path().display(), tiny::NOTICE);
+    Ok(())
+}

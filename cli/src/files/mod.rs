@@ -1,0 +1,13 @@
+//! Files that are read and written: nothing half-written is ever left behind.
+
+mod atomic;
+mod latents;
+mod masks;
+mod metadata;
+mod png;
+
+pub(crate) use atomic::{OutputDir, OutputFile};
+pub(crate) use latents::{LatentsFile, latents_bytes, read_latents};
+pub(crate) use masks::{masks_bytes, read_masks};
+pub(crate) use metadata::{ImageFacts, text_chunks};
+pub(crate) use png::{Picture, TextChunk, png_bytes};

@@ -1,0 +1,99 @@
+//! PNG files with text chunks.
+
+use crate::failure::{Failure, Outcome};
+
+/// An 8-bit RGB picture, row-major, three bytes a pixel.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Picture {
+    pub(crate) width: usize,
+    pub(crate) height: usize,
+    pub(crate) rgb: Vec<u8>,
+}
+
+impl Picture {
+    /// One colour.
+    pub(crate) fn filled(width: usize, height: usize, colour: [u8; 3]) -> Self {
+        Self { width, height, rgb: colour.repeat(width * height) }
+    }
+
+    /// The pixel at a place inside the picture.
+    pub(crate) fn pixel(&self, x: usize, y: usize) -> [u8; 3] {
+        let at = 3 * (y * self.width + x);
+        self.rgb.get(at..at + 3).and_then(|slice| slice.try_into().ok()).unwrap_or_default()
+    }
+
+    /// Sets a pixel; outside the picture nothing happens.
+    pub(crate) fn set(&mut self, x: usize, y: usize, colour: [u8; 3]) {
+        if x < self.width && y < self.height {
+            let at = 3 * (y * self.width + x);
+            if let Some(pixel) = self.rgb.get_mut(at..at + 3) {
+                pixel.copy_from_slice(&colour);
+            }
+        }
+    }
+}
+
+/// One line of metadata.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct TextChunk {
+    pub(crate) key: String,
+    pub(crate) text: String,
+}
+
+impl TextChunk {
+    /// A chunk `key: text`.
+    pub(crate) fn new(key: impl Into<String>, text: impl Into<String>) -> Self {
+        Self { key: key.into(), text: text.into() }
+    }
+}
+
+/// The picture as a PNG file: `tEXt` for text that is Latin-1, `iTXt` (UTF-8) for any other.
+pub(crate) fn png_bytes(picture: &Picture, chunks: &[TextChunk]) -> Outcome<Vec<u8>> {
+    let failed = |error: png::EncodingError| Failure::run(format!("PNG: {error}"));
+    let size = |pixels: usize| {
+        u32::try_from(pixels).map_err(|_| Failure::run(format!("PNG: {pixels} pixels are too many")))
+    };
+    let mut bytes = Vec::new();
+    let mut encoder = png::Encoder::new(&mut bytes, size(picture.width)?, size(picture.height)?);
+    encoder.set_color(png::ColorType::Rgb);
+    encoder.set_depth(png::BitDepth::Eight);
+    for TextChunk { key, text } in chunks {
+        let added = if is_latin1(text) {
+            encoder.add_text_chunk(key.clone(), text.clone())
+        } else {
+            encoder.add_itxt_chunk(key.clone(), text.clone())
+        };
+        added.map_err(failed)?;
+    }
+    let mut writer = encoder.write_header().map_err(failed)?;
+    writer.write_image_data(&picture.rgb).map_err(failed)?;
+    writer.finish().map_err(failed)?;
+    Ok(bytes)
+}
+
+/// What `tEXt` may hold: printable Latin-1 and line feeds (PNG specification, 11.3.3).
+fn is_latin1(text: &str) -> bool {
+    text.chars().all(|c| c == '\n' || (' '..='~').contains(&c) || ('\u{a0}'..='\u{ff}').contains(&c))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_and_pixels_read_back() {
+        let mut picture = Picture::filled(5, 3, [1, 2, 3]);
+        picture.set(4, 2, [250, 0, 9]);
+        picture.set(5, 0, [9, 9, 9]);
+        let chunks = [TextChunk::new("parameters", "café\nSteps: 2"), TextChunk::new("own", "狐 🦊")];
+        let bytes = png_bytes(&picture, &chunks).unwrap();
+        let mut reader = png::Decoder::new(std::io::Cursor::new(bytes)).read_info().unwrap();
+        let mut rgb = vec![0; reader.output_buffer_size().unwrap()];
+        reader.next_frame(&mut rgb).unwrap();
+        assert_eq!(rgb, picture.rgb);
+        assert_eq!(picture.pixel(4, 2), [250, 0, 9]);
+        let info = reader.info();
+        assert_eq!(info.uncompressed_latin1_text[0].text, chunks[0].text);
+        assert_eq!(info.utf8_text[0].get_text().unwrap(), chunks[1].text);
+    }
+}

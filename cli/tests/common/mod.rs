@@ -1,0 +1,113 @@
+//! What the program's tests share: running it, and a tiny checkpoint to run it on.
+
+#![allow(dead_code, reason = "each test binary uses its own part")]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::sync::OnceLock;
+
+use tempfile::TempDir;
+
+/// Runs the program in `folder`.
+pub fn atedm(folder: &Path, args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_atedm")).args(args).current_dir(folder).output().unwrap()
+}
+
+/// Runs the program, which must succeed; gives what it wrote to the standard error stream.
+pub fn succeed(folder: &Path, args: &[&str]) -> String {
+    let output = atedm(folder, args);
+    let errors = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success(), "{args:?}: {:?}\n{errors}", output.status);
+    errors
+}
+
+/// Runs the program, which must fail with `code` and say why in one line; gives that line.
+pub fn fail(folder: &Path, args: &[&str], code: i32) -> String {
+    let output = atedm(folder, args);
+    let errors = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(code), "{args:?}\n{errors}");
+    assert!(errors.starts_with("error: ") && errors.trim_end().lines().count() == 1, "{args:?}\n{errors}");
+    errors
+}
+
+/// A tiny checkpoint, written once for each test binary.
+pub fn tiny() -> &'static Path {
+    static TINY: OnceLock<PathBuf> = OnceLock::new();
+    TINY.get_or_init(|| {
+        let root = Path::new(env!("CARGO_TARGET_TMPDIR"));
+        let name = std::env::current_exe().unwrap().file_stem().unwrap().to_string_lossy().into_owned();
+        let path = root.join(format!("tiny-{name}"));
+        if path.exists() {
+            fs::remove_dir_all(&path).unwrap();
+        }
+        succeed(root, &["init-tiny", path.to_str().unwrap()]);
+        path
+    })
+}
+
+/// A copy of the tiny checkpoint (files are linked, not copied) whose files a test may remove and replace.
+pub fn tiny_copy() -> TempDir {
+    let copy = TempDir::with_prefix_in("tiny-copy-", env!("CARGO_TARGET_TMPDIR")).unwrap();
+    link(tiny(), copy.path());
+    copy
+}
+
+fn link(from: &Path, to: &Path) {
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            fs::create_dir(&target).unwrap();
+            link(&entry.path(), &target);
+        } else {
+            fs::hard_link(entry.path(), target).unwrap();
+        }
+    }
+}
+
+/// Replaces a file of a copy, leaving the file that it was linked to alone.
+pub fn replace(copy: &Path, name: &str, content: &[u8]) {
+    let path = copy.join(name);
+    fs::remove_file(&path).unwrap();
+    fs::write(path, content).unwrap();
+}
+
+/// The names in a folder, sorted.
+pub fn names(folder: &Path) -> Vec<String> {
+    let entries = fs::read_dir(folder).unwrap();
+    let mut names: Vec<String> =
+        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+/// The tensor `latents` of a file, with its shape.
+pub fn latents(path: &Path) -> (Vec<usize>, Vec<f32>) {
+    let bytes = fs::read(path).unwrap();
+    let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    let view = file.tensor("latents").unwrap();
+    assert_eq!(view.dtype(), safetensors::Dtype::F32);
+    let values = view.data().chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect();
+    (view.shape().to_vec(), values)
+}
+
+/// A picture's size, pixels (three bytes each) and text chunks.
+pub fn read_png(path: &Path) -> ((u32, u32), Vec<u8>, Vec<(String, String)>) {
+    let mut reader =
+        png::Decoder::new(std::io::BufReader::new(fs::File::open(path).unwrap())).read_info().unwrap();
+    let mut pixels = vec![0; reader.output_buffer_size().unwrap()];
+    reader.next_frame(&mut pixels).unwrap();
+    let info = reader.info();
+    let plain = info.uncompressed_latin1_text.iter().map(|chunk| (chunk.keyword.clone(), chunk.text.clone()));
+    let unicode = info.utf8_text.iter().map(|chunk| (chunk.keyword.clone(), chunk.get_text().unwrap()));
+    ((info.width, info.height), pixels, plain.chain(unicode).collect())
+}
+
+/// `‖a − b‖ / ‖b‖`.
+pub fn relative_l2(a: &[f32], b: &[f32]) -> f64 {
+    assert_eq!(a.len(), b.len());
+    let norm = |values: &mut dyn Iterator<Item = f64>| values.map(|v| v * v).sum::<f64>().sqrt();
+    let difference = norm(&mut a.iter().zip(b).map(|(a, b)| f64::from(*a) - f64::from(*b)));
+    difference / norm(&mut b.iter().map(|b| f64::from(*b)))
+}
