@@ -6,3 +6,4 @@ mod layers;
 pub mod unet;
 pub mod weights;
 pub mod rng;
+pub mod tokenizer;

@@ -1,0 +1,325 @@
+//! What one U-Net evaluation costs, by formula: for any configuration, size and pruning plan.
+//!
+//! Counted are the multiply-accumulates (MAC) of matrix products and convolutions, attention's `q kᵀ` and `A v` included,
+//! of *one sample*; a FLOP figure is 2 × MAC. Norms, activations, softmax and a method's own work are left out.
+//! SD-XL base at 1024 px is 3.3806 TMAC, 6.761 TFLOP: the paper's "6.7 T".
+
+use atedm_core::at_edm::LayerTokens;
+use atedm_core::plugin::Grid;
+use atedm_core::{Error, Result};
+
+use crate::config::{BlockInfo, UNetConfig};
+
+/// Multiply-accumulates by kind of operation.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Macs {
+    /// 3×3 convolutions: resnets, down- and upsampling, first and last.
+    pub convolutions: u64,
+    /// 1×1 convolutions on resnets' shortcuts.
+    pub shortcuts: u64,
+    /// Time, size, text and guidance embeddings, and their projection in each resnet.
+    pub embeddings: u64,
+    /// `proj_in` and `proj_out` of attention blocks.
+    pub projections: u64,
+    /// Query, key, value and output projections of self-attention.
+    pub self_projections: u64,
+    /// `q kᵀ` and `A v` of self-attention.
+    pub self_products: u64,
+    /// Query, output and the text's key and value projections of cross-attention.
+    pub cross_projections: u64,
+    /// `q kᵀ` and `A v` of cross-attention.
+    pub cross_products: u64,
+    /// Feed-forwards (GEGLU: 8 c² in, 4 c² out).
+    pub feed_forward: u64,
+}
+
+impl Macs {
+    /// All kinds with their names, in the order of the paper's Fig. 2 (convolutions first).
+    pub fn by_kind(&self) -> [(&'static str, u64); 9] {
+        [
+            ("conv 3x3", self.convolutions),
+            ("conv 1x1 shortcut", self.shortcuts),
+            ("embeddings", self.embeddings),
+            ("proj_in/out", self.projections),
+            ("self-attention q,k,v,out", self.self_projections),
+            ("self-attention products", self.self_products),
+            ("cross-attention q,k,v,out", self.cross_projections),
+            ("cross-attention products", self.cross_products),
+            ("feed-forward", self.feed_forward),
+        ]
+    }
+
+    /// The sum over all kinds.
+    pub fn total(&self) -> u64 {
+        self.by_kind().iter().map(|(_, macs)| macs).sum()
+    }
+
+    /// As TFLOP: 2 × MAC · 10⁻¹².
+    pub fn tflop(&self) -> f64 {
+        tflop(self.total())
+    }
+
+    fn add(&mut self, other: &Self) {
+        self.convolutions += other.convolutions;
+        self.shortcuts += other.shortcuts;
+        self.embeddings += other.embeddings;
+        self.projections += other.projections;
+        self.self_projections += other.self_projections;
+        self.self_products += other.self_products;
+        self.cross_projections += other.cross_projections;
+        self.cross_products += other.cross_products;
+        self.feed_forward += other.feed_forward;
+    }
+}
+
+/// Multiply-accumulates as TFLOP.
+pub fn tflop(macs: u64) -> f64 {
+    2e-12 * macs as f64
+}
+
+/// The cost of one part of the U-Net.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PartCost {
+    /// `embeddings`, `conv_in`, `down.0.conv`, `down.1.attention`, `mid.conv`, …
+    pub name: String,
+    /// Its multiply-accumulates.
+    pub macs: Macs,
+}
+
+/// The cost of one U-Net evaluation, by part and in all.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UNetCost {
+    /// Parts in the order in which a forward pass meets them; a part met again is one entry.
+    pub parts: Vec<PartCost>,
+}
+
+impl UNetCost {
+    /// All parts together.
+    pub fn sum(&self) -> Macs {
+        let mut sum = Macs::default();
+        self.parts.iter().for_each(|part| sum.add(&part.macs));
+        sum
+    }
+
+    fn tally(&mut self, name: String, macs: &Macs) {
+        match self.parts.iter_mut().find(|part| part.name == name) {
+            Some(part) => part.macs.add(macs),
+            None => self.parts.push(PartCost { name, macs: *macs }),
+        }
+    }
+}
+
+/// One layer of `channels` on these token counts, with `text` tokens of `text_channels`.
+fn layer_macs(tokens: &LayerTokens, channels: u64, text: u64, text_channels: u64) -> Macs {
+    let (own, cross, ff) =
+        (tokens.self_attention as u64, tokens.cross_attention as u64, tokens.feed_forward as u64);
+    Macs {
+        self_projections: 4 * own * channels * channels,
+        self_products: 2 * own * own * channels,
+        cross_projections: 2 * cross * channels * channels + 2 * text * text_channels * channels,
+        cross_products: 2 * cross * text * channels,
+        feed_forward: 12 * ff * channels * channels,
+        ..Macs::default()
+    }
+}
+
+/// The cost of one evaluation on latents of `grid` with `text` text tokens, every attention block whole.
+pub fn full(config: &UNetConfig, grid: Grid, text: usize) -> Result<UNetCost> {
+    pruned(config, grid, text, |block| Ok(vec![LayerTokens::whole(block.grid.tokens()); block.depth]))
+}
+
+/// The cost of one evaluation in which each block's layers run on the token counts that `layers` gives for it.
+///
+/// # Errors
+/// What `layers` returns; [`Error::Config`] if it does not give one entry a layer.
+pub fn pruned(
+    config: &UNetConfig,
+    grid: Grid,
+    text: usize,
+    layers: impl Fn(&BlockInfo) -> Result<Vec<LayerTokens>>,
+) -> Result<UNetCost> {
+    let mut cost = UNetCost { parts: Vec::new() };
+    let time = config.time_channels as u64;
+    let base = config.base_channels() as u64;
+    let guidance = config.guidance_channels.unwrap_or(0) as u64;
+    let embeddings =
+        guidance * base + base * time + time * time + config.added_channels as u64 * time + time * time;
+    cost.tally("embeddings".into(), &Macs { embeddings, ..Macs::default() });
+
+    let pixels: Vec<u64> =
+        config.grids(grid.height, grid.width).iter().map(|level| level.tokens() as u64).collect();
+    let convolution = |level: usize, from: usize, to: usize, kernel: usize| Macs {
+        convolutions: pixels[level] * (from * to * kernel * kernel) as u64,
+        ..Macs::default()
+    };
+    let resnet = |level: usize, from: usize, to: usize| Macs {
+        convolutions: pixels[level] * 9 * (from * to + to * to) as u64,
+        shortcuts: if from == to { 0 } else { pixels[level] * (from * to) as u64 },
+        embeddings: time * to as u64,
+        ..Macs::default()
+    };
+
+    cost.tally("conv_in".into(), &convolution(0, config.in_channels, base as usize, config.conv_in_kernel));
+    for (i, stage) in config.down.iter().enumerate() {
+        let name = format!("down.{i}.conv");
+        for layer in 0..stage.layers {
+            let from = if layer == 0 { stage.in_channels } else { stage.channels };
+            cost.tally(name.clone(), &resnet(i, from, stage.channels));
+        }
+        if stage.downsample {
+            cost.tally(name, &convolution(i + 1, stage.channels, stage.channels, 3));
+        }
+    }
+    let last = config.down.len().saturating_sub(1);
+    if let Some(mid) = &config.mid {
+        let resnets = 1 + usize::from(mid.attention.is_some());
+        (0..resnets).for_each(|_| cost.tally("mid.conv".into(), &resnet(last, mid.channels, mid.channels)));
+    }
+    for (i, stage) in config.up.iter().enumerate() {
+        let name = format!("up.{i}.conv");
+        for layer in 0..stage.layers {
+            let (stream, skip) = stage.resnet_inputs(layer);
+            cost.tally(name.clone(), &resnet(last - i, stream + skip, stage.channels));
+        }
+        if stage.upsample {
+            cost.tally(name, &convolution(last - i - 1, stage.channels, stage.channels, 3));
+        }
+    }
+    cost.tally(
+        "conv_out".into(),
+        &convolution(0, base as usize, config.out_channels, config.conv_out_kernel),
+    );
+
+    for block in config.blocks(grid.height, grid.width) {
+        let layers = layers(&block)?;
+        if layers.len() != block.depth {
+            let reason =
+                format!("expected {} layers for block {}, got {}", block.depth, block.id, layers.len());
+            return Err(Error::config("tokens", reason));
+        }
+        let (channels, tokens) = (block.channels as u64, block.grid.tokens() as u64);
+        let mut macs = Macs { projections: 2 * tokens * channels * channels, ..Macs::default() };
+        for layer in &layers {
+            macs.add(&layer_macs(layer, channels, text as u64, block.text_channels as u64));
+        }
+        let stage = block.id.to_string();
+        let stage = stage.rsplit_once('.').map_or(stage.as_str(), |(stage, _)| stage);
+        cost.tally(format!("{stage}.attention"), &macs);
+    }
+    Ok(cost)
+}
+
+/// The least ratio at which `mean_tflop(ratio)`, which falls in small steps as the ratio rises, is within `budget` TFLOP.
+///
+/// # Errors
+/// [`Error::Config`] for `budget_tflops` when no ratio in `[0, 1)` meets it, naming the least or the most reachable.
+pub fn solve_ratio(budget: f64, mean_tflop: impl Fn(f64) -> Result<f64>) -> Result<f64> {
+    const HIGHEST: f64 = 0.9999;
+    let (most, least) = (mean_tflop(0.0)?, mean_tflop(HIGHEST)?);
+    if !budget.is_finite() || budget < least || budget > most {
+        let reason =
+            format!("{budget} TFLOP is out of reach: this model and schedule take {least:.3} to {most:.3}");
+        return Err(Error::config("budget_tflops", reason));
+    }
+    let (mut low, mut high) = (0.0, HIGHEST);
+    for _ in 0..60 {
+        let middle = 0.5 * (low + high);
+        if mean_tflop(middle)? > budget {
+            low = middle;
+        } else {
+            high = middle;
+        }
+    }
+    Ok(high)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use atedm_core::at_edm::pruned_tokens;
+
+    const LATENTS: Grid = Grid { height: 128, width: 128 };
+
+    /// AT-EDM's plan written out by hand: the first layer whole up to the prune point, the rest on the kept tokens.
+    fn at_edm(ratio: f64, before_ff: bool, levels: &[usize], early: bool) -> f64 {
+        let layers = |block: &BlockInfo| {
+            let all = block.grid.tokens();
+            let spared = early && block.id.is_stage_edge();
+            let kept = if spared || !levels.contains(&block.id.level) {
+                all
+            } else {
+                all - pruned_tokens(ratio, all)
+            };
+            let mut layers = vec![LayerTokens::whole(kept); block.depth];
+            layers[0] = LayerTokens::whole(all);
+            if before_ff {
+                layers[0].feed_forward = kept;
+            }
+            Ok(layers)
+        };
+        pruned(&UNetConfig::sdxl_base(), LATENTS, 77, layers).unwrap().sum().tflop()
+    }
+
+    fn mean(ratio: f64, before_ff: bool, levels: &[usize]) -> f64 {
+        (15.0 * at_edm(ratio, before_ff, levels, true) + 35.0 * at_edm(ratio, before_ff, levels, false))
+            / 50.0
+    }
+
+    #[track_caller]
+    fn prints(value: f64, expected: &str) {
+        assert_eq!(format!("{value:.3}"), expected);
+    }
+
+    #[test]
+    fn sdxl_at_1024_px_is_the_papers_6_7_t() {
+        let cost = full(&UNetConfig::sdxl_base(), LATENTS, 77).unwrap();
+        prints(cost.sum().total() as f64 * 1e-12, "3.381");
+        prints(cost.sum().tflop(), "6.761");
+        // the breakdown of an independent model, in GMAC
+        let of = |name: &str| {
+            let part = cost.parts.iter().find(|part| part.name == name).unwrap();
+            format!("{:.1}", part.macs.total() as f64 * 1e-9)
+        };
+        assert_eq!(of("down.1.attention"), "215.8");
+        assert_eq!(of("down.2.attention"), "676.5");
+        assert_eq!(of("mid.attention"), "338.2");
+        assert_eq!(of("up.0.attention"), "1014.7");
+        assert_eq!(of("up.1.attention"), "323.7");
+        assert_eq!(of("up.2.conv"), "162.7");
+        assert_eq!(format!("{:.1}", cost.sum().self_products as f64 * 1e-9), "375.8");
+        assert_eq!(format!("{:.1}", cost.sum().feed_forward as f64 * 1e-9), "1409.3");
+    }
+
+    #[test]
+    fn at_edm_at_the_papers_ratio() {
+        prints(at_edm(0.63, false, &[1, 2], true), "4.989");
+        prints(at_edm(0.63, false, &[1, 2], false), "4.065");
+        prints(mean(0.63, false, &[1, 2]), "4.342");
+        prints(mean(0.63, true, &[1, 2]), "4.094");
+        prints(mean(0.63, false, &[2]), "4.675");
+        prints(mean(0.63, true, &[2]), "4.538");
+    }
+
+    #[test]
+    fn budgets_are_solved_or_refused() {
+        for (budget, ratio) in [(2.9, 0.943), (3.6, 0.756), (4.1, 0.628), (4.5, 0.528)] {
+            let solved = solve_ratio(budget, |ratio| Ok(mean(ratio, true, &[1, 2]))).unwrap();
+            assert!(
+                (solved - ratio).abs() <= 1.0 / 1024.0,
+                "{solved}: whole tokens make steps of 1/1024 at most"
+            );
+            assert!(mean(solved, true, &[1, 2]) <= budget);
+        }
+        let error = solve_ratio(2.9, |ratio| Ok(mean(ratio, false, &[1, 2]))).unwrap_err().to_string();
+        assert!(
+            error.starts_with("budget_tflops: 2.9 TFLOP is out of reach") && error.contains("3.09"),
+            "{error}"
+        );
+        assert!(solve_ratio(f64::NAN, |_| Ok(1.0)).is_err());
+    }
+
+    #[test]
+    fn one_entry_a_layer_is_asked_for() {
+        assert!(pruned(&UNetConfig::sdxl_base(), LATENTS, 77, |_| Ok(Vec::new())).is_err());
+    }
+}
