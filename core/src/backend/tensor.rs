@@ -190,7 +190,7 @@ impl<T: Tensor> Partition<T> {
 /// The length of `axis`, or an [`Error::Shape`] in the name of `op`.
 pub fn axis_len<T: Tensor>(tensor: &T, axis: usize, op: &'static str) -> Result<usize> {
     let shape = tensor.shape();
-    shape.get(axis).copied().ok_or_else(|| Error::shape(op, format!("at least {} axes", axis + 1), shape))
+    shape.get(axis).copied().ok_or_else(|| Error::shape(op, format!("more than {axis} axes"), shape))
 }
 
 /// The shape as an array of `N` axes, or an [`Error::Shape`] in the name of `op`.

@@ -94,7 +94,8 @@ pub fn dense_map<T: Tensor>(graph: &Streamed<T>) -> Result<T> {
 
 /// `Aᵀ s`, block by block.
 pub fn votes<T: Tensor>(graph: &Streamed<T>, scores: &T) -> Result<T> {
-    let [_, _, m, _] = dims(&graph.q, "votes")?;
+    let [b, h, m, _] = dims(&graph.q, "votes")?;
+    expect_scores(scores, [b, h, m], "votes")?;
     let mut sum: Option<T> = None;
     for (start, len) in row_blocks(m) {
         let part = dense_votes(&log_rows(graph, start, len)?.exp()?, &scores.narrow(2, start, len)?)?;
@@ -152,12 +153,14 @@ pub fn strongest<T: Tensor>(graph: &Streamed<T>, partition: &Partition<T>) -> Re
 /// `Aᵀ s` on a stored map `[b, h, m, n]` with `[b, h, m]`.
 pub fn dense_votes<T: Tensor>(map: &T, scores: &T) -> Result<T> {
     let [b, h, m, n] = dims(map, "votes")?;
+    expect_scores(scores, [b, h, m], "votes")?;
     scores.reshape(&[b, h, 1, m])?.matmul(map)?.reshape(&[b, h, n])
 }
 
 /// `A s` on a stored map `[b, h, m, n]` with `[b, h, n]`.
 pub fn dense_read<T: Tensor>(map: &T, scores: &T) -> Result<T> {
     let [b, h, m, n] = dims(map, "read")?;
+    expect_scores(scores, [b, h, n], "read")?;
     map.matmul(&scores.reshape(&[b, h, n, 1])?)?.reshape(&[b, h, m])
 }
 
@@ -177,6 +180,13 @@ pub fn dense_second_moment<T: Tensor>(map: &T) -> Result<T> {
 pub fn dense_strongest<T: Tensor>(map: &T, partition: &Partition<T>) -> Result<T::Indices> {
     let among = map.gather(2, &partition.kept)?.gather(3, &partition.pruned)?;
     head_mean(&among)?.argmax_rows()
+}
+
+fn expect_scores<T: Tensor>(scores: &T, shape: [usize; 3], op: &'static str) -> Result<()> {
+    if scores.shape() == shape {
+        return Ok(());
+    }
+    Err(Error::shape(op, format!("scores {shape:?}"), scores.shape()))
 }
 
 fn head_mean<T: Tensor>(map: &T) -> Result<T> {

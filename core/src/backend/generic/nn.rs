@@ -73,8 +73,12 @@ fn scale_and_shift<T: Tensor>(normed: &T, weight: &T, bias: &T, per_channel: &[u
 /// Projects to twice the width; the first half times the GELU of the second.
 pub fn geglu<T: NnOps>(x: &T, weight: &T, bias: Option<&T>) -> Result<T> {
     let projected = x.linear(weight, bias)?;
-    let axis = projected.shape().len() - 1;
-    let half = projected.shape()[axis] / 2;
+    let shape = projected.shape();
+    let axis = shape.len() - 1;
+    if shape[axis] % 2 != 0 {
+        return Err(Error::shape("geglu", "[.., an even number of channels]", shape));
+    }
+    let half = shape[axis] / 2;
     let value = projected.narrow(axis, 0, half)?;
     let gate = projected.narrow(axis, half, half)?;
     value.mul(&gate.gelu()?)
