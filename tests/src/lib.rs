@@ -1,1 +1,16 @@
-//! tests.
+//! What any backend of AT-EDM must satisfy, as ordinary generic functions, and the oracles it is held against.
+//!
+//! # Structure
+//! - [`conformance`]: one suite of checks; `conformance_suite!` names them for a backend, also for a stranger's.
+//! - [`properties`]: invariants over random inputs.
+//! - [`oracle`]: every operation again in naive loops over [`host::Array`].
+//! - [`shapes`]: a backend without data that counts every multiply of a model.
+//! - [`tolerance`]: the only place with epsilons.
+
+// This crate is tests: a failed `unwrap` is a failed check.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+pub mod conformance;
+pub mod host;
+pub mod oracle;
+pub mod tolerance;

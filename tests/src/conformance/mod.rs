@@ -1,0 +1,191 @@
+//! One suite for every backend: ordinary generic functions, each a claim of the contract, over every dtype a backend
+//! offers. `conformance_suite!` names them as tests.
+//!
+//! A check is `fn(&DeviceOf<B>, DType) -> Result<()>`: an unexpected error or a failed assertion fails it.
+//!
+//! ```no_run
+//! # use atedm_core::reference::{NdDevice, Reference32};
+//! use atedm_core::DType;
+//! atedm_tests::conformance_suite!(ndarray, Reference32, NdDevice, &[DType::F32]);
+//! ```
+
+pub mod at_edm;
+pub mod attention;
+pub mod block;
+pub mod choice;
+pub mod graph;
+pub mod layout;
+pub mod nn;
+pub mod seam;
+pub mod support;
+pub mod tensor;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use atedm_core::{Backend, DType, DeviceOf, Result};
+
+/// A check that a backend is known not to pass: data, so that it is seen, and so that it goes when the cause goes.
+#[derive(Debug, Clone, Copy)]
+pub struct KnownFailure {
+    /// The check's name.
+    pub check: &'static str,
+    /// The dtypes it fails for.
+    pub dtypes: &'static [DType],
+    /// Why, and where this is followed up.
+    pub reason: &'static str,
+}
+
+/// Runs one check for every dtype. A listed failure that passes fails the run, as does an unlisted failure.
+///
+/// # Panics
+/// When the outcome is not the expected one.
+pub fn run<B: Backend>(
+    name: &str,
+    check: fn(&DeviceOf<B>, DType) -> Result<()>,
+    device: &DeviceOf<B>,
+    dtypes: &[DType],
+    known: &[KnownFailure],
+) {
+    for &dtype in dtypes {
+        let outcome = catch_unwind(AssertUnwindSafe(|| check(device, dtype)));
+        let failure = match outcome {
+            Ok(Ok(())) => None,
+            Ok(Err(error)) => Some(error.to_string()),
+            Err(panic) => Some(message(&*panic)),
+        };
+        let listed = known.iter().find(|entry| entry.check == name && entry.dtypes.contains(&dtype));
+        match (failure, listed) {
+            (None, None) => {}
+            (Some(failure), Some(entry)) => {
+                println!("known failure of {} in {dtype}: {} ({failure})", B::NAME, entry.reason);
+            }
+            (Some(failure), None) => panic!("{} fails {name} in {dtype}: {failure}", B::NAME),
+            (None, Some(entry)) => {
+                panic!("{} passes {name} in {dtype}: take it off the list ({})", B::NAME, entry.reason)
+            }
+        }
+    }
+}
+
+fn message(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("panicked").to_string()
+}
+
+/// Emits one `#[test]` per check for a backend: `conformance_suite!(name, Backend, device, dtypes[, known failures])`.
+#[macro_export]
+macro_rules! conformance_suite {
+    ($suite:ident, $backend:ty, $device:expr, $dtypes:expr) => {
+        $crate::conformance_suite!($suite, $backend, $device, $dtypes, &[]);
+    };
+    ($suite:ident, $backend:ty, $device:expr, $dtypes:expr, $known:expr) => {
+        #[cfg(test)]
+        mod $suite {
+            #[allow(unused_imports)]
+            use super::*;
+            $crate::each_check!($backend, $device, $dtypes, $known);
+        }
+    };
+}
+
+macro_rules! checks {
+    ($d:tt; $($group:ident: $($check:ident)*;)*) => {
+        /// Every check of the suite: group and name.
+        pub const CHECKS: &[(&str, &str)] = &[$($((stringify!($group), stringify!($check)),)*)*];
+
+        #[doc(hidden)]
+        #[macro_export]
+        macro_rules! each_check {
+            ($d backend:ty, $d device:expr, $d dtypes:expr, $d known:expr) => {$($(
+                #[test]
+                fn $check() {
+                    let check = $d crate::conformance::$group::$check::<$d backend>;
+                    $d crate::conformance::run::<$d backend>(stringify!($check), check, &$d device, $d dtypes, $d known);
+                }
+            )*)*};
+        }
+    };
+}
+
+checks! { $;
+    layout:
+        bytes_round_trip f32_round_trip full_fills cast_rounds_to_nearest reshape_keeps_the_order
+        permute_follows_numpy narrow_takes_a_run concat_joins views_read_back_row_major
+        wrong_layouts_are_errors;
+    tensor:
+        arithmetic_broadcasts_length_one_axes only_length_one_axes_broadcast no_dtype_is_promoted
+        affine_exp_ln_sqrt clamp_min_keeps_nan matmul_of_two_to_four_axes matmul_of_views
+        matmul_rejects_misfits softmax_of_the_last_axis softmax_of_large_logits reductions_keep_the_axis
+        half_precision_sums_do_not_stall wrong_axes_are_errors nothing_works_in_place;
+    choice:
+        split_top_k_against_the_oracle equal_scores_keep_the_lower_index negative_zero_equals_zero
+        nan_scores_are_errors infinite_scores_have_an_order kept_counts_out_of_range_are_errors
+        argmax_rows_against_the_oracle argmax_rows_takes_the_lowest_of_equals gather_along_every_axis
+        gather_rejects_misfits scatter_into_replaces_rows scatter_into_rejects_misfits
+        indices_against_plain_lists indices_reject_misfits partitions_are_checked;
+    nn:
+        conv2d_against_the_oracle conv2d_rejects_misfits upsample_nearest_against_the_oracle
+        embedding_against_the_oracle activations_against_the_oracle linear_against_the_oracle
+        layer_norm_against_the_oracle group_norm_against_the_oracle norms_far_from_zero
+        geglu_against_the_oracle nn_overrides_equal_the_generic_bodies tensor_overrides_equal_the_generic_bodies
+        nn_rejects_misfits;
+    attention:
+        attention_against_the_oracle attention_with_every_bias attention_of_views attention_of_large_logits
+        attention_equals_the_generic_body graphs_come_only_when_asked_for log_sum_exp_is_in_the_accumulator
+        voted_casts_the_first_vote attention_rejects_misfits;
+    graph:
+        votes_against_the_oracle read_against_the_oracle row_entropy_against_the_oracle
+        row_entropy_of_one_hot_rows second_moment_against_the_oracle strongest_against_the_oracle
+        strongest_takes_the_lowest_of_equals streamed_equals_dense graph_from_queries_and_keys
+        graph_overrides_equal_the_generic_bodies graphs_beyond_one_block graph_rejects_misfits;
+    seam:
+        unpruned_is_the_plain_block reductions_form_a_stack around_is_undone_before_the_residual
+        misplaced_answers_are_errors reducers_pay_only_for_what_they_want;
+    at_edm:
+        page_rank_on_self_attention page_rank_on_cross_attention convergence_is_judged_per_head
+        comparison_scorers_against_the_oracle pruned_blocks_against_the_oracle ratio_zero_is_the_identity
+        depth_one_is_the_identity replayed_masks_give_the_same_output guidance_masks_are_shared
+        protected_tokens_stay a_first_vote_on_the_way_changes_nothing;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A check that is written but not listed would never run.
+    #[test]
+    fn every_check_is_listed() {
+        let sources = [
+            ("layout", include_str!("layout.rs")),
+            ("tensor", include_str!("tensor.rs")),
+            ("choice", include_str!("choice.rs")),
+            ("nn", include_str!("nn.rs")),
+            ("attention", include_str!("attention.rs")),
+            ("graph", include_str!("graph.rs")),
+            ("seam", include_str!("seam.rs")),
+            ("at_edm", include_str!("at_edm.rs")),
+        ];
+        for (group, source) in sources {
+            for line in source.lines().filter(|line| line.starts_with("pub fn ")) {
+                let name = line.trim_start_matches("pub fn ").split(['<', '(']).next().unwrap();
+                assert!(CHECKS.contains(&(group, name)), "{group}::{name} is not listed");
+            }
+        }
+    }
+
+    #[test]
+    fn known_failures_must_fail() {
+        use atedm_core::reference::{NdDevice, Reference32};
+        let passes = |_: &NdDevice, _: DType| Ok(());
+        let fails = |_: &NdDevice, _: DType| -> Result<()> { panic!("as known") };
+        let known = [KnownFailure { check: "listed", dtypes: &[DType::F32], reason: "an example" }];
+        let outcome = |name: &str, check| {
+            catch_unwind(AssertUnwindSafe(|| {
+                run::<Reference32>(name, check, &NdDevice, &[DType::F32], &known);
+            }))
+            .is_ok()
+        };
+        assert!(outcome("other", passes) && outcome("listed", fails));
+        assert!(!outcome("other", fails) && !outcome("listed", passes));
+    }
+}

@@ -1,0 +1,147 @@
+//! Arithmetic, reductions, choice and movement of tokens.
+
+use crate::host::Array;
+
+/// `f(a, b)` element by element, length-1 axes broadcast.
+pub fn binary(a: &Array, b: &Array, f: impl Fn(f64, f64) -> f64) -> Array {
+    let shape: Vec<usize> = a.shape.iter().zip(&b.shape).map(|(&m, &n)| if m == 1 { n } else { m }).collect();
+    Array::from_fn(&shape, |i| f(a.at(i), b.at(i)))
+}
+
+/// The axes in the order `axes`.
+pub fn permute(x: &Array, axes: &[usize]) -> Array {
+    let shape: Vec<usize> = axes.iter().map(|&axis| x.shape[axis]).collect();
+    Array::from_fn(&shape, |i| {
+        let mut source = vec![0; i.len()];
+        for (&axis, &place) in axes.iter().zip(i) {
+            source[axis] = place;
+        }
+        x.at(&source)
+    })
+}
+
+/// `len` entries of `axis` from `start`.
+pub fn narrow(x: &Array, axis: usize, start: usize, len: usize) -> Array {
+    let mut shape = x.shape.clone();
+    shape[axis] = len;
+    Array::from_fn(&shape, |i| {
+        let mut source = i.to_vec();
+        // an axis of length 1 would broadcast in `at`, but is only ever narrowed from 0 to 1
+        source[axis] += start;
+        x.at(&source)
+    })
+}
+
+/// The parts one after the other along `axis`.
+pub fn concat(parts: &[&Array], axis: usize) -> Array {
+    let mut shape = parts[0].shape.clone();
+    shape[axis] = parts.iter().map(|part| part.shape[axis]).sum();
+    Array::from_fn(&shape, |i| {
+        let mut source = i.to_vec();
+        for part in parts {
+            if source[axis] < part.shape[axis] {
+                return part.at(&source);
+            }
+            source[axis] -= part.shape[axis];
+        }
+        unreachable!("the parts' lengths sum to the axis")
+    })
+}
+
+/// `[.., m, k] x [.., k, n]`.
+pub fn matmul(a: &Array, b: &Array) -> Array {
+    let axes = a.shape.len();
+    let inner = a.shape[axes - 1];
+    let mut shape = a.shape.clone();
+    shape[axes - 1] = b.shape[axes - 1];
+    Array::from_fn(&shape, |i| {
+        let (mut left, mut right) = (i.to_vec(), i.to_vec());
+        let mut sum = 0.0;
+        for k in 0..inner {
+            left[axes - 1] = k;
+            right[axes - 2] = k;
+            sum += a.at(&left) * b.at(&right);
+        }
+        sum
+    })
+}
+
+/// `f` over every line along `axis`; the axis stays, with length 1.
+pub fn reduce(x: &Array, axis: usize, f: impl Fn(&[f64]) -> f64) -> Array {
+    let mut shape = x.shape.clone();
+    shape[axis] = 1;
+    Array::from_fn(&shape, |i| {
+        let mut source = i.to_vec();
+        let line: Vec<f64> = (0..x.shape[axis])
+            .map(|place| {
+                source[axis] = place;
+                x.at(&source)
+            })
+            .collect();
+        f(&line)
+    })
+}
+
+/// Sum over `axis`.
+pub fn sum(x: &Array, axis: usize) -> Array {
+    reduce(x, axis, |line| line.iter().sum())
+}
+
+/// Mean over `axis`.
+pub fn mean(x: &Array, axis: usize) -> Array {
+    reduce(x, axis, |line| line.iter().sum::<f64>() / line.len() as f64)
+}
+
+/// Maximum over `axis`.
+pub fn max(x: &Array, axis: usize) -> Array {
+    reduce(x, axis, |line| line.iter().copied().fold(f64::NEG_INFINITY, f64::max))
+}
+
+/// Softmax over the last axis.
+pub fn softmax(x: &Array) -> Array {
+    let axis = x.shape.len() - 1;
+    let raised = binary(x, &max(x, axis), |a, b| (a - b).exp());
+    binary(&raised, &sum(&raised, axis), |a, b| a / b)
+}
+
+/// The positions of the `kept` highest of a row, ascending, and of the rest; the lower index first among equals.
+pub fn split_top_k(row: &[f64], kept: usize) -> (Vec<u32>, Vec<u32>) {
+    // a token stays if fewer than `kept` others beat it: those above it, and those equal to it before it
+    let beaten_by =
+        |i: usize| (0..row.len()).filter(|&j| row[j] > row[i] || (row[j] == row[i] && j < i)).count();
+    (0..row.len() as u32).partition(|&i| beaten_by(i as usize) < kept)
+}
+
+/// For `[b, n, m]` and each column the row with the largest value, the lowest on ties.
+pub fn argmax_rows(x: &Array) -> Vec<Vec<u32>> {
+    let [b, n, m] = [x.shape[0], x.shape[1], x.shape[2]];
+    let best = |batch: usize, column: usize| {
+        let mut best = 0;
+        for row in 1..n {
+            if x.at(&[batch, row, column]) > x.at(&[batch, best, column]) {
+                best = row;
+            }
+        }
+        best as u32
+    };
+    (0..b).map(|batch| (0..m).map(|column| best(batch, column)).collect()).collect()
+}
+
+/// `out[b, .., i, ..] = x[b, .., at[b][i], ..]` along `axis`.
+pub fn gather(x: &Array, axis: usize, at: &[Vec<u32>]) -> Array {
+    let mut shape = x.shape.clone();
+    shape[axis] = at[0].len();
+    Array::from_fn(&shape, |i| {
+        let mut source = i.to_vec();
+        source[axis] = at[i[0]][i[axis]] as usize;
+        x.at(&source)
+    })
+}
+
+/// `base` `[b, n, c]` with row `at[b][i]` replaced by `rows[b, i]`.
+pub fn scatter_into(rows: &Array, base: &Array, at: &[Vec<u32>]) -> Array {
+    Array::from_fn(&base.shape, |i| match at[i[0]].iter().position(|&place| place as usize == i[1]) {
+        Some(from) => rows.at(&[i[0], from, i[2]]),
+        None => base.at(i),
+    })
+}
