@@ -175,12 +175,16 @@ impl<T: AttentionOps> AtEdm<T> {
         values: &T,
     ) -> Result<()> {
         if let (Some(observer), Some(graph)) = (&self.observer, &graph) {
-            lock(observer)?.graph(site, sub, graph)?;
+            let mut observer = lock(observer)?;
+            if observer.wants_graph(site, sub) {
+                observer.graph(site, sub, graph)?;
+            }
         }
         let (needs_graph, needs_values) = (self.needs_graph(sub), self.score_needs().values);
         let Some(layer) = &mut self.layer else { return Ok(()) };
         if sub == Sublayer::SelfAttention {
-            if let Some(&heads) = values.shape().get(1) {
+            if let Some(graph) = &graph {
+                let [_, heads, _, _] = graph.dims()?;
                 self.heads.insert(site.block, heads);
             }
             layer.values = needs_values.then(|| values.clone());

@@ -28,7 +28,7 @@ pub use options::{Bicubic, CrossVote, Heads, Norm, PrunePoint, ScoreSource};
 pub use plan::{LayerQuery, LayerTokens, PrunePlan, kept_tokens, pruned_tokens};
 pub use recovery::{RecoveryInput, TokenRecovery};
 pub use schedule::Tau;
-pub use scoring::{ScoreInput, ScoreNeeds, Scores, TokenScorer};
+pub use scoring::{Ballot, ScoreInput, ScoreNeeds, Scores, TokenScorer};
 pub use selection::{TokenSelector, TopK};
 
 pub use crate::plugin::{Levels, PruningSchedule};

@@ -40,6 +40,9 @@ pub struct AttentionOutput<T> {
     pub values: T,
 }
 
+/// A reduction of one sublayer's inputs.
+type Around<T> = (Scope, Box<dyn Reduction<T>>);
+
 /// One pass through one attention block: turns a reducer's actions into shrinking and restoring, and checks them.
 pub struct BlockPass<'a, T: AttentionOps> {
     reducer: &'a mut dyn TokenReducer<T>,
@@ -117,12 +120,7 @@ impl<'a, T: AttentionOps> BlockPass<'a, T> {
     }
 
     /// Asks for a reduction around one sublayer.
-    fn around(
-        &mut self,
-        sub: Sublayer,
-        hidden: &T,
-        normed: &T,
-    ) -> Result<Option<(Scope, Box<dyn Reduction<T>>)>> {
+    fn around(&mut self, sub: Sublayer, hidden: &T, normed: &T) -> Result<Option<Around<T>>> {
         let site = self.site(tokens(hidden)?);
         match self.reducer.at(&site, Event::Before { sub, hidden, normed })? {
             Action::Continue => Ok(None),

@@ -1,0 +1,189 @@
+//! The configuration: round trips, options over presets, and errors that name the field.
+
+use atedm_core::at_edm::schedule::{ScheduleEntry, ScheduleTable};
+use atedm_core::at_edm::{
+    AtEdmConfig, Bicubic, CrossVote, Heads, Levels, Norm, PrunePoint, ScoreSource, Tau, presets,
+};
+use atedm_core::plugin::GuidanceMasks;
+use serde_json::{Map, Value, json};
+
+/// Every field away from its default.
+fn everything() -> AtEdmConfig {
+    let options = |value: Value| value.as_object().cloned().unwrap();
+    AtEdmConfig {
+        ratio: 0.25,
+        budget_tflops: Some(3.6),
+        keep_multiple: 8,
+        prune_point: PrunePoint::BeforeFf,
+        prune_layers: vec![0, 4],
+        levels: Levels::List(vec![1, 2]),
+        score: ScoreSource::CrossAttention,
+        scorer: "mine".into(),
+        scorer_options: options(json!({"a": 1})),
+        max_iterations: 9,
+        epsilon: 0.0,
+        norm: Norm::L2,
+        heads: Heads::Max,
+        damping: 0.125,
+        cross_vote: CrossVote::Hard,
+        selector: "theirs".into(),
+        selector_options: options(json!({"b": [1, 2]})),
+        recovery: "bicubic".into(),
+        recovery_options: options(json!({"c": "d"})),
+        bicubic: Bicubic::Normalised,
+        schedule: "table".into(),
+        schedule_options: options(json!({"e": true})),
+        table: Some(ScheduleTable {
+            entries: vec![ScheduleEntry {
+                steps: [Tau::Steps(1), Tau::Percent(50.0)],
+                blocks: vec!["up.*".into()],
+                ratio: 0.5,
+            }],
+        }),
+        schedule_file: Some("table.toml".into()),
+        tau: Tau::Steps(3),
+        guidance: GuidanceMasks::Mean,
+    }
+}
+
+#[test]
+fn every_field_survives_json_and_toml() {
+    for config in [AtEdmConfig::default(), everything()] {
+        let text = serde_json::to_string(&config).unwrap();
+        assert_eq!(serde_json::from_str::<AtEdmConfig>(&text).unwrap(), config);
+        let text = toml::to_string(&config).unwrap();
+        assert_eq!(toml::from_str::<AtEdmConfig>(&text).unwrap(), config);
+    }
+    assert_eq!(toml::from_str::<AtEdmConfig>("").unwrap(), AtEdmConfig::default());
+}
+
+/// Every field that is written can be given as an option, by the same name.
+#[test]
+fn every_field_is_an_option() {
+    let Value::Object(all) = serde_json::to_value(everything()).unwrap() else { panic!("a table") };
+    assert_eq!(all.len(), 26);
+    let defaults = serde_json::to_value(AtEdmConfig::default()).unwrap();
+    for (key, value) in &all {
+        assert_ne!(defaults.get(key), Some(value), "{key} is at its default");
+        let one = Map::from_iter([(key.clone(), value.clone())]);
+        match AtEdmConfig::from_options("at-edm", &one) {
+            Ok(config) => assert_eq!(serde_json::to_value(config).unwrap().get(key), Some(value)),
+            // These three are only valid together.
+            Err(_) => assert!(["schedule", "table", "schedule_file"].contains(&key.as_str()), "{key}"),
+        }
+    }
+}
+
+#[test]
+fn options_take_the_forms_of_a_command_line() {
+    let options = json!({
+        "token_merging_ratio": 0.5, "tau": "20%", "levels": "1+2", "prune_layers": "0+3", "score": "cross",
+        "prune_point": "before_ff", "guidance": "per_row", "bicubic": "normalised", "epsilon": 0, "norm": "l2",
+    });
+    let config = AtEdmConfig::from_options("at-edm-dagger", options.as_object().unwrap()).unwrap();
+    let expected = AtEdmConfig {
+        ratio: 0.5,
+        tau: Tau::Percent(20.0),
+        levels: Levels::List(vec![1, 2]),
+        prune_layers: vec![0, 3],
+        score: ScoreSource::CrossAttention,
+        prune_point: PrunePoint::BeforeFf,
+        bicubic: Bicubic::Normalised,
+        epsilon: 0.0,
+        norm: Norm::L2,
+        ..AtEdmConfig::default()
+    };
+    assert_eq!(config, expected);
+}
+
+#[test]
+fn presets_are_the_papers_settings() {
+    assert_eq!(AtEdmConfig::preset("at-edm"), Some(AtEdmConfig::default()));
+    assert_eq!(AtEdmConfig::preset("at-edm-dagger").unwrap().levels, Levels::Deepest);
+    for (name, budget) in [("a", 2.9), ("b", 3.6), ("c", 4.1), ("d", 4.5)] {
+        let config = AtEdmConfig::preset(&format!("at-edm-{name}")).unwrap();
+        assert_eq!((config.budget_tflops, config.prune_point), (Some(budget), PrunePoint::BeforeFf));
+    }
+    for name in presets::names() {
+        AtEdmConfig::preset(name).unwrap().validate().unwrap();
+    }
+    assert_eq!(AtEdmConfig::preset("at-edm-z"), None);
+    let default = AtEdmConfig::default();
+    assert_eq!((default.ratio, default.max_iterations, default.epsilon), (0.63, 5, 1e-4));
+}
+
+/// Each bad value gives one line that begins with its field.
+#[test]
+fn bad_values_name_their_field() {
+    for (options, field) in [
+        (json!({"ratio": 1.0}), "ratio: "),
+        (json!({"ratio": -0.1}), "ratio: "),
+        (json!({"token_merging_ratio": 2}), "ratio: "),
+        (json!({"ratio": "half"}), "ratio: "),
+        (json!({"ratio": null}), "ratio: "),
+        (json!({"ratio": 0.5, "token_merging_ratio": 0.5}), "token_merging_ratio: "),
+        (json!({"ratio": 0.5, "budget_tflops": 3.0}), "budget_tflops: "),
+        (json!({"budget_tflops": 0}), "budget_tflops: "),
+        (json!({"budget_tflops": -4.1}), "budget_tflops: "),
+        (json!({"keep_multiple": 0}), "keep_multiple: "),
+        (json!({"keep_multiple": -8}), "keep_multiple: "),
+        (json!({"max_iterations": 0}), "max_iterations: "),
+        (json!({"epsilon": -1e-4}), "epsilon: "),
+        (json!({"damping": 1.0}), "damping: "),
+        (json!({"prune_layers": []}), "prune_layers: "),
+        (json!({"prune_layers": "0,1"}), "prune_layers: "),
+        (json!({"levels": []}), "levels: "),
+        (json!({"levels": "some"}), "levels: "),
+        (json!({"tau": "130%"}), "tau: "),
+        (json!({"tau": 0.3}), "tau: "),
+        (json!({"tau": -1}), "tau: "),
+        (json!({"score": "both"}), "score: "),
+        (json!({"prune_point": "during_ff"}), "prune_point: "),
+        (json!({"heads": "min"}), "heads: "),
+        (json!({"norm": "l3"}), "norm: "),
+        (json!({"guidance": "uncond"}), "guidance: "),
+        (json!({"schedule": "table"}), "schedule: "),
+        (json!({"table": {"entries": []}}), "table: "),
+        (json!({"schedule_file": "x.toml"}), "schedule_file: "),
+        (json!({"schedule": "table", "table": {"entries": [{"ratio": 1.5}]}}), "table.entries[0].ratio: "),
+        (json!({"bicubc": "plain"}), "bicubc: "),
+    ] {
+        let error = AtEdmConfig::from_options("at-edm", options.as_object().unwrap());
+        let message = error.expect_err(&format!("{options} is bad")).to_string();
+        assert!(message.starts_with(field), "{options}: {message}");
+        assert!(!message.contains('\n'), "{message}");
+    }
+    let error = AtEdmConfig::from_options("at-edm-z", &Map::new()).unwrap_err().to_string();
+    assert!(error.starts_with("preset: ") && error.contains("at-edm-dagger"), "{error}");
+}
+
+#[test]
+fn values_that_json_cannot_hold_are_checked_too() {
+    let nan = |config: AtEdmConfig| config.validate().unwrap_err().to_string();
+    let base = AtEdmConfig::default;
+    assert!(nan(AtEdmConfig { ratio: f64::NAN, ..base() }).starts_with("ratio: "));
+    assert!(nan(AtEdmConfig { epsilon: f64::NAN, ..base() }).starts_with("epsilon: "));
+    assert!(nan(AtEdmConfig { epsilon: f64::INFINITY, ..base() }).starts_with("epsilon: "));
+    assert!(nan(AtEdmConfig { damping: f64::NAN, ..base() }).starts_with("damping: "));
+    assert!(nan(AtEdmConfig { budget_tflops: Some(f64::NAN), ..base() }).starts_with("budget_tflops: "));
+    assert!(nan(AtEdmConfig { tau: Tau::Percent(f64::NAN), ..base() }).starts_with("tau: "));
+    assert!(base().with_ratio(f64::NAN).is_err());
+    assert!(base().with_votes(0, 0.0).is_err());
+    assert!(base().with_tau(Tau::Percent(-1.0)).is_err());
+}
+
+#[test]
+fn unknown_keys_are_refused_by_serde_too() {
+    assert!(serde_json::from_value::<AtEdmConfig>(json!({"rho": 0.5})).is_err());
+    assert!(toml::from_str::<AtEdmConfig>("rho = 0.5").is_err());
+}
+
+/// A ratio laid over a budget preset takes the budget's place.
+#[test]
+fn a_ratio_replaces_a_presets_budget() {
+    let options = json!({"ratio": 0.7});
+    let config = AtEdmConfig::from_options("at-edm-a", options.as_object().unwrap()).unwrap();
+    assert_eq!((config.ratio, config.budget_tflops, config.prune_point), (0.7, None, PrunePoint::BeforeFf));
+    let solved = AtEdmConfig::preset("at-edm-a").unwrap().with_ratio(0.9).unwrap();
+    assert_eq!((solved.ratio, solved.budget_tflops), (0.9, None));
+}

@@ -1,0 +1,496 @@
+//! What surrounds the method: masks, observers, guidance, protection, names.
+
+use std::sync::{Arc, Mutex};
+
+use atedm_core::at_edm::{
+    AtEdmConfig, Levels, PrunePoint, ScoreInput, Scores, TokenScorer, scoring::RandomScores,
+};
+use atedm_core::backend::{AttentionGraph, dims};
+use atedm_core::plugin::{
+    Action, Branch, BuildContext, Event, Gate, GuidanceMasks, MaskEntry, MaskRecorder, MaskSet,
+    PruneObserver, PruneRecord, PruningSchedule, Registry, Row, ScheduleQuery, Scheduled, SharedObserver,
+    Site, Sublayer, TokenReducer, WithRatio,
+};
+use atedm_core::reference::{NdDevice, NdTensor};
+use atedm_core::{Error, Indices, Result, Tensor};
+use serde_json::json;
+
+use crate::method::{GRID, Inputs, build, config, run};
+use crate::support::{Random, batch, block, mid, single, site, step, tensor, values};
+use crate::toy::{Asked, Toy};
+
+fn recorded(toy: &Toy, config: &AtEdmConfig, inputs: &Inputs) -> (Vec<f64>, MaskSet) {
+    let recorder = MaskRecorder::shared();
+    let context = BuildContext { observer: Some(recorder.clone()), ..BuildContext::default() };
+    let mut method = config.build(&context, &Registry::with_builtins()).unwrap();
+    let (out, _) = run(toy, &mut method, inputs).unwrap();
+    let masks = recorder.lock().unwrap().take();
+    (values(&out), masks)
+}
+
+fn replayed(
+    toy: &Toy,
+    config: &AtEdmConfig,
+    inputs: &Inputs,
+    masks: MaskSet,
+) -> Result<(Vec<f64>, Vec<Asked>)> {
+    let context = BuildContext { replay: Some(Arc::new(masks)), ..BuildContext::default() };
+    let mut method = config.build(&context, &Registry::with_builtins())?;
+    run(toy, &mut method, inputs).map(|(out, asked)| (values(&out), asked))
+}
+
+#[test]
+fn a_recording_replays_to_the_same_result() {
+    let (toy, inputs) = (Toy::new(50, 4, GRID), Inputs::new(51, 2));
+    for recovery in ["similarity", "bicubic", "zero"] {
+        let config =
+            AtEdmConfig { recovery: recovery.into(), prune_layers: vec![0, 2], ratio: 0.3, ..config() };
+        let (expected, masks) = recorded(&toy, &config, &inputs);
+        assert_eq!(masks.len(), 2);
+        for (key, entry) in masks.iter() {
+            assert_eq!((key.step, key.block.as_str(), entry.kept.len()), (0, "mid.0", 2));
+            assert_eq!(entry.scores[0].len(), entry.tokens);
+            assert!((1..=5).contains(&entry.votes));
+            assert_eq!(entry.positions.is_empty(), key.layer == 0);
+            assert!(entry.kept_on_grid().iter().flatten().all(|&cell| (cell as usize) < GRID.tokens()));
+        }
+        let (first, second) = (masks.iter().next().unwrap().1, masks.iter().nth(1).unwrap().1);
+        assert_eq!(second.positions, first.kept);
+        // No scoring: with a recovery that needs no graph, none is asked for.
+        let (got, asked) = replayed(&toy, &config, &inputs, masks).unwrap();
+        assert_eq!(got, expected);
+        assert_eq!(asked.contains(&Asked::Graph), recovery == "similarity");
+    }
+}
+
+#[test]
+fn masks_that_do_not_fit_are_errors() {
+    let (toy, inputs) = (Toy::new(52, 3, GRID), Inputs::new(53, 1));
+    let (_, masks) = recorded(&toy, &config(), &inputs);
+    let message = |config: &AtEdmConfig, masks: MaskSet| {
+        replayed(&toy, config, &inputs, masks).expect_err("these masks do not fit").to_string()
+    };
+    let changed = |change: &dyn Fn(&mut MaskEntry)| -> MaskSet {
+        let spoil = |(key, entry): (&_, &MaskEntry)| {
+            let mut entry = entry.clone();
+            change(&mut entry);
+            (Clone::clone(key), entry)
+        };
+        masks.iter().map(spoil).collect()
+    };
+    let missing = message(&config(), MaskSet::default());
+    assert!(missing.starts_with("masks: ") && missing.contains("mid.0, layer 0"), "{missing}");
+    let ratio = message(&AtEdmConfig { ratio: 0.5, ..config() }, masks.clone());
+    assert!(ratio.contains("expected 10 kept tokens") && ratio.contains("got 8"), "{ratio}");
+    let elsewhere = message(&AtEdmConfig { prune_layers: vec![1], ..config() }, masks.clone());
+    assert!(elsewhere.contains("do not prune"), "{elsewhere}");
+    let tokens = message(&config(), changed(&|entry| entry.tokens = 19));
+    assert!(tokens.contains("expected 20 tokens"), "{tokens}");
+    let rows = message(&config(), changed(&|entry| entry.kept.push(entry.kept[0].clone())));
+    assert!(rows.contains("expected 1 batch rows"), "{rows}");
+    let order = message(&config(), changed(&|entry| entry.kept[0].swap(0, 1)));
+    assert!(order.starts_with("masks: ") && order.contains("ascending"), "{order}");
+    let range = message(&config(), changed(&|entry| *entry.kept[0].last_mut().unwrap() = 20));
+    assert!(range.contains("below 20"), "{range}");
+}
+
+/// Counts what it is shown.
+#[derive(Default)]
+struct Counter {
+    graphs: usize,
+    pruned: usize,
+}
+
+impl PruneObserver<NdTensor> for Counter {
+    fn pruned(&mut self, _: &Site<'_>, record: &PruneRecord<'_, NdTensor>) -> Result<()> {
+        assert!(record.scores.is_some());
+        self.pruned += 1;
+        Ok(())
+    }
+    fn wants_graph(&self, _: &Site<'_>, sub: Sublayer) -> bool {
+        sub == Sublayer::SelfAttention
+    }
+    fn graph(&mut self, _: &Site<'_>, _: Sublayer, graph: &AttentionGraph<NdTensor>) -> Result<()> {
+        assert_eq!(graph.second_moment()?.shape()[1], 2);
+        self.graphs += 1;
+        Ok(())
+    }
+}
+
+#[test]
+fn observers_see_graphs_of_pruned_and_of_full_models() {
+    let (toy, inputs) = (Toy::new(54, 3, GRID), Inputs::new(55, 1));
+    for (method, pruned) in [("at-edm", 1), ("none", 0)] {
+        let counter = Arc::new(Mutex::new(Counter::default()));
+        let observer: SharedObserver<NdTensor> = counter.clone();
+        let context = BuildContext { observer: Some(observer), ..BuildContext::default() };
+        let mut method = Registry::with_builtins().build(method, &json!({}), &context).unwrap();
+        run(&toy, method.as_mut(), &inputs).unwrap();
+        let seen = counter.lock().unwrap();
+        assert_eq!((seen.graphs, seen.pruned), (3, pruned));
+    }
+}
+
+#[test]
+fn guidance_halves_share_one_set() {
+    let rows = [(0, Branch::Cond), (1, Branch::Cond), (0, Branch::Uncond), (1, Branch::Uncond)]
+        .map(|(image, branch)| Row { image, branch });
+    let scores = || tensor(&[1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0], &[4, 2]);
+    let shared = |mode: GuidanceMasks| values(&mode.share(scores(), &rows).unwrap());
+    assert_eq!(shared(GuidanceMasks::PerRow), [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0]);
+    assert_eq!(shared(GuidanceMasks::Cond), [1.0, 2.0, 3.0, 4.0, 1.0, 2.0, 3.0, 4.0]);
+    assert_eq!(shared(GuidanceMasks::Mean), [3.0, 4.0, 5.0, 6.0, 3.0, 4.0, 5.0, 6.0]);
+    let alone = |mode: GuidanceMasks| mode.share(scores(), &single(4)).map(|s| values(&s));
+    assert_eq!(alone(GuidanceMasks::Mean).unwrap(), values(&scores()));
+    let halves = |branch: Branch| [0, 1, 2, 3].map(|image| Row { image, branch });
+    assert!(GuidanceMasks::Cond.share(scores(), &halves(Branch::Cond)).is_ok());
+    let error = GuidanceMasks::Mean.share(scores(), &halves(Branch::Cond)).unwrap_err().to_string();
+    assert!(error.starts_with("guidance: "), "{error}");
+    assert!(GuidanceMasks::Cond.share(scores(), &halves(Branch::Uncond)).is_err());
+    assert!(GuidanceMasks::Cond.share(scores(), &rows[..2]).is_err());
+}
+
+#[test]
+fn guidance_modes_reach_the_kept_sets() {
+    let (toy, inputs) = (Toy::new(56, 2, GRID), Inputs::new(57, 2));
+    let rows = [Branch::Cond, Branch::Uncond].map(|branch| Row { image: 0, branch });
+    let kept = |guidance: GuidanceMasks| {
+        let recorder = MaskRecorder::shared();
+        let context = BuildContext { observer: Some(recorder.clone()), ..BuildContext::default() };
+        let config = AtEdmConfig { guidance, ..config() };
+        let mut method = config.build(&context, &Registry::with_builtins()).unwrap();
+        toy.run(&mut method, &step(0, 1), &rows, batch(&inputs.hidden), &batch(&inputs.text)).unwrap();
+        let masks = recorder.lock().unwrap().take();
+        let (_, entry) = masks.iter().next().unwrap();
+        entry.kept.clone()
+    };
+    let own = kept(GuidanceMasks::PerRow);
+    assert_ne!(own[0], own[1]);
+    assert_eq!(kept(GuidanceMasks::Cond), [own[0].clone(), own[0].clone()]);
+    let mean = kept(GuidanceMasks::Mean);
+    assert_eq!(mean[0], mean[1]);
+}
+
+#[test]
+fn protected_tokens_always_stay() {
+    let toy = Toy { protected: (6, 13), ..Toy::new(58, 4, GRID) };
+    let config = AtEdmConfig { prune_layers: vec![0, 1, 2], ratio: 0.9, ..config() };
+    let (_, masks) = recorded(&toy, &config, &Inputs::new(59, 2));
+    let counts: Vec<usize> = masks.iter().map(|(_, entry)| entry.kept[0].len()).collect();
+    // 13, then 2 removable tokens: floor(0.9 · 13) and floor(0.9 · 2) go; the last one of a kind always stays.
+    assert_eq!(counts, [9, 8]);
+    for (_, entry) in masks.iter() {
+        for row in entry.kept_on_grid() {
+            assert!((6..13).all(|token| row.contains(&token)), "{row:?}");
+        }
+    }
+}
+
+#[test]
+fn random_scores_depend_on_their_own_row_alone() {
+    let draw = |images: &[u64], change: &dyn Fn(&mut Site<'_>)| {
+        let rows: Vec<Row> = images.iter().map(|&image| Row { image, branch: Branch::Single }).collect();
+        let hidden = tensor(&vec![0.0; images.len() * 20], &[images.len(), 20, 1]);
+        let mut site = site(GRID, &rows);
+        change(&mut site);
+        let input =
+            ScoreInput { site: &site, hidden: &hidden, graph: None, values: None, start: None, seed: 7 };
+        values(&RandomScores.score(&input).unwrap().tokens)
+    };
+    let together = draw(&[3, 8], &|_| {});
+    assert_eq!(together, [draw(&[3], &|_| {}), draw(&[8], &|_| {})].concat());
+    assert!(together.iter().all(|v| (0.0..1.0).contains(v)));
+    let alone = draw(&[3], &|_| {});
+    assert_ne!(alone, draw(&[3], &|site| site.step = step(1, 2)));
+    assert_ne!(alone, draw(&[3], &|site| site.layer = 1));
+    assert_ne!(alone, draw(&[3], &|site| site.block.index = 1));
+    let rows = single(2);
+    let site = site(GRID, &rows);
+    let hidden = tensor(&[0.0; 20], &[1, 20, 1]);
+    let input = ScoreInput { site: &site, hidden: &hidden, graph: None, values: None, start: None, seed: 7 };
+    assert!(RandomScores.score(&input).is_err());
+}
+
+#[test]
+fn comparison_scorers_are_their_norms() {
+    let (toy, inputs) = (Toy::new(60, 2, GRID), Inputs::new(61, 1));
+    let scores = |scorer: &str| {
+        let config = AtEdmConfig { scorer: scorer.into(), recovery: "zero".into(), ..config() };
+        let (_, masks) = recorded(&toy, &config, &inputs);
+        let (_, entry) = masks.iter().next().unwrap();
+        (entry.scores[0].clone(), entry.votes)
+    };
+    let mut watcher = Norms::default();
+    run(&toy, &mut watcher, &inputs).unwrap();
+    for (name, expected) in [("token-norm", &watcher.tokens), ("value-norm", &watcher.values)] {
+        let (got, votes) = scores(name);
+        assert_eq!(votes, 0);
+        assert_eq!(got.len(), expected.len());
+        for (g, e) in got.iter().zip(expected) {
+            assert!((f64::from(*g) - e).abs() < 1e-6, "{name}: {g} against {e}");
+        }
+    }
+    assert_eq!(scores("column-mean").1, 1);
+}
+
+/// Takes down what the norm scorers should see in the first layer.
+#[derive(Default)]
+struct Norms {
+    tokens: Vec<f64>,
+    values: Vec<f64>,
+}
+
+impl TokenReducer<NdTensor> for Norms {
+    fn at(&mut self, site: &Site<'_>, event: Event<'_, NdTensor>) -> Result<Action<NdTensor>> {
+        let square = |row: &[f64]| row.iter().map(|v| v * v).sum::<f64>();
+        match event {
+            Event::Attended { sub: Sublayer::SelfAttention, values: v, .. } if site.layer == 0 => {
+                let [_, heads, tokens, dim] = dims(v, "test")?;
+                let all = values(v);
+                let norms: Vec<f64> = all.chunks(dim).map(square).collect();
+                let mean = |j: usize| (0..heads).map(|h| norms[h * tokens + j]).sum::<f64>() / heads as f64;
+                self.values = (0..tokens).map(|j| mean(j).sqrt()).collect();
+            }
+            Event::After { sub: Sublayer::FeedForward, hidden } if site.layer == 0 => {
+                self.tokens =
+                    values(hidden).chunks(hidden.shape()[2]).map(|row| square(row).sqrt()).collect();
+            }
+            _ => {}
+        }
+        Ok(Action::Continue)
+    }
+}
+
+/// A user's scorer: the position itself.
+#[derive(Debug)]
+struct ByPosition {
+    backwards: bool,
+}
+
+impl TokenScorer<NdTensor> for ByPosition {
+    fn score(&mut self, input: &ScoreInput<'_, NdTensor>) -> Result<Scores<NdTensor>> {
+        let [b, n, _] = dims(input.hidden, "by position")?;
+        let sign = if self.backwards { -1.0 } else { 1.0 };
+        let row: Vec<f32> = (0..n).map(|i| sign * i as f32).collect();
+        let tokens =
+            NdTensor::from_f32(&row.repeat(b), &[b, n], input.hidden.dtype(), &input.hidden.device())?;
+        Ok(Scores { tokens, votes: 0 })
+    }
+}
+
+fn with_by_position() -> Registry<NdTensor> {
+    #[derive(serde::Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Options {
+        backwards: bool,
+    }
+    let mut registry = Registry::with_builtins();
+    registry
+        .register_scorer("by-position", |spec| {
+            let Options { backwards } = spec.parse()?;
+            Ok(Box::new(ByPosition { backwards }))
+        })
+        .unwrap();
+    registry
+}
+
+#[test]
+fn a_users_scorer_is_found_by_name() {
+    let (toy, inputs) = (Toy::new(62, 2, GRID), Inputs::new(63, 1));
+    for (backwards, first) in [(true, 0), (false, 12)] {
+        let recorder = MaskRecorder::shared();
+        let context = BuildContext { observer: Some(recorder.clone()), ..BuildContext::default() };
+        let options = json!({"scorer": "by-position", "scorer_options": {"backwards": backwards}, "schedule": "constant"});
+        let mut method = with_by_position().build("at-edm", &options, &context).unwrap();
+        run(&toy, method.as_mut(), &inputs).unwrap();
+        let masks = recorder.lock().unwrap().take();
+        assert_eq!(masks.iter().next().unwrap().1.kept[0], (first..first + 8).collect::<Vec<u32>>());
+    }
+    let bad = json!({"scorer": "by-position", "scorer_options": {"sideways": true}});
+    let message = |options| match with_by_position().build("at-edm", &options, &BuildContext::default()) {
+        Ok(_) => panic!("{options} must not build"),
+        Err(error) => error.to_string(),
+    };
+    let error = message(bad);
+    assert!(error.starts_with("scorer_options: ") && error.contains("sideways"), "{error}");
+    let error = message(json!({"scorer": "by-height"}));
+    assert!(
+        error.starts_with("scorer: ") && error.contains("by-position") && error.contains("page-rank"),
+        "{error}"
+    );
+    let error = message(json!({"scorer": "random", "scorer_options": {"a": 1}}));
+    assert!(error.starts_with("scorer_options.a: "), "{error}");
+}
+
+#[test]
+fn names_are_listed_unique_and_known() {
+    let mut registry = with_by_position();
+    assert_eq!(
+        registry.names(),
+        ["at-edm", "at-edm-a", "at-edm-b", "at-edm-c", "at-edm-d", "at-edm-dagger", "none"]
+    );
+    assert!(registry.register_scorer("random", |_| Ok(Box::new(RandomScores))).is_err());
+    assert!(registry.register_method("", |_, _, _| Ok(Box::new(Norms::default()))).is_err());
+    registry.register_method("norms", |_, _, _| Ok(Box::new(Norms::default()))).unwrap();
+    let context = BuildContext::default();
+    assert!(registry.build("norms", &json!(null), &context).is_ok());
+    for (name, options, expected) in [
+        ("tome", json!({}), "method: expected one of at-edm,"),
+        ("none", json!({"ratio": 0.5}), "ratio: "),
+        ("at-edm", json!({"rati": 0.5}), "rati: unknown option; expected one of bicubic, budget_tflops"),
+        ("at-edm", json!([1]), "at-edm: expected a table"),
+        ("at-edm", json!({"ratio": 1.0}), "ratio: "),
+        (
+            "at-edm",
+            json!({"recovery": "hope"}),
+            "recovery: expected one of bicubic, direct, similarity, zero",
+        ),
+        ("at-edm", json!({"selector": "x"}), "selector: expected one of top-k"),
+        (
+            "at-edm",
+            json!({"schedule": "x"}),
+            "schedule: expected one of constant, prune-less, prune-more, table",
+        ),
+        ("at-edm-dagger", json!({}), "levels: "),
+        ("at-edm-a", json!({}), "budget_tflops: "),
+    ] {
+        match registry.build(name, &options, &context) {
+            Ok(_) => panic!("{name} {options} must not build"),
+            Err(error) => assert!(error.to_string().starts_with(expected), "{error}"),
+        }
+    }
+    let deep = BuildContext { deepest_level: Some(2), ..BuildContext::default() };
+    assert!(registry.build("at-edm-dagger", &json!({}), &deep).is_ok());
+    assert!(registry.build("at-edm-a", &json!({"ratio": 0.9}), &context).is_ok());
+}
+
+/// A selector that keeps too few is caught.
+#[test]
+fn a_selector_that_breaks_the_plan_is_an_error() {
+    #[derive(Debug)]
+    struct Half;
+    impl atedm_core::at_edm::TokenSelector<NdTensor> for Half {
+        fn select(
+            &mut self,
+            _: &Site<'_>,
+            scores: &NdTensor,
+            kept: usize,
+        ) -> Result<atedm_core::Partition<NdTensor>> {
+            scores.split_top_k(kept / 2)
+        }
+    }
+    let mut registry = Registry::with_builtins();
+    registry.register_selector("half", |_| Ok(Box::new(Half))).unwrap();
+    let options = json!({"selector": "half", "schedule": "constant"});
+    let mut method = registry.build("at-edm", &options, &BuildContext::default()).unwrap();
+    let result = run(&Toy::new(64, 2, GRID), method.as_mut(), &Inputs::new(65, 1));
+    assert!(matches!(result, Err(Error::Plugin { .. })), "{result:?}");
+}
+
+/// A method of a few lines under the shared schedule: it keeps the first tokens of the stream.
+#[derive(Debug)]
+struct First {
+    ratio: f64,
+    asked: Vec<f64>,
+}
+
+impl WithRatio for First {
+    fn set_ratio(&mut self, ratio: f64) {
+        self.ratio = ratio;
+    }
+}
+
+impl TokenReducer<NdTensor> for First {
+    fn at(&mut self, _: &Site<'_>, event: Event<'_, NdTensor>) -> Result<Action<NdTensor>> {
+        if let Event::BlockExit { .. } = event {
+            self.asked.push(self.ratio);
+        }
+        Ok(Action::Continue)
+    }
+}
+
+#[derive(Debug, Clone)]
+struct Falling;
+
+impl PruningSchedule for Falling {
+    fn ratio(&self, query: &ScheduleQuery) -> f64 {
+        query.ratio * (1.0 - query.step as f64 / query.total as f64)
+    }
+    fn boxed(&self) -> Box<dyn PruningSchedule> {
+        Box::new(self.clone())
+    }
+}
+
+#[test]
+fn any_method_runs_under_a_schedule_and_levels() {
+    let gate = || Gate::new(Box::new(Falling), Levels::List(vec![0]), 0.5).unwrap();
+    assert_eq!(gate().ratio(mid(), 1, 4).unwrap(), 0.375);
+    let below = block(atedm_core::plugin::Stage::Mid, 0, 0, 1, 1);
+    assert_eq!(gate().clone().ratio(below, 1, 4).unwrap(), 0.0);
+    let inputs = Inputs::new(67, 1);
+    let rows = single(1);
+    let mut seen = Vec::new();
+    for level in [0, 1] {
+        let toy =
+            Toy { block: block(atedm_core::plugin::Stage::Mid, 0, 0, 1, level), ..Toy::new(66, 2, GRID) };
+        let mut method = Scheduled::new(First { ratio: 9.0, asked: Vec::new() }, gate());
+        for index in 0..2 {
+            let text = batch(&inputs.text);
+            toy.run(&mut method, &step(index, 2), &rows, batch(&inputs.hidden), &text).unwrap();
+        }
+        seen.push(format!("{method:?}"));
+    }
+    assert!(seen[0].contains("asked: [0.5, 0.25]"), "{}", seen[0]);
+    assert!(seen[1].contains("asked: []"), "{}", seen[1]);
+}
+
+#[test]
+fn a_schedule_outside_its_bounds_is_an_error() {
+    #[derive(Debug, Clone)]
+    struct Wild(f64);
+    impl PruningSchedule for Wild {
+        fn ratio(&self, _: &ScheduleQuery) -> f64 {
+            self.0
+        }
+        fn boxed(&self) -> Box<dyn PruningSchedule> {
+            Box::new(self.clone())
+        }
+    }
+    for wild in [1.0, -0.1, f64::NAN] {
+        let gate = Gate::new(Box::new(Wild(wild)), Levels::All, 0.5).unwrap();
+        assert!(matches!(gate.ratio(mid(), 0, 1), Err(Error::Plugin { .. })), "{wild}");
+    }
+    assert!(Gate::new(Box::new(Wild(0.1)), Levels::All, 1.0).is_err());
+    assert!(Gate::new(Box::new(Wild(0.1)), Levels::Deepest, 0.1).is_err());
+}
+
+/// Top-k keeps the lower index among equals, and kept and pruned are a partition.
+#[test]
+fn selection_is_a_partition_with_an_exact_tie_rule() {
+    let mut random = Random(68);
+    for round in 0..30 {
+        let n = 1 + random.below(20);
+        let kept = 1 + random.below(n);
+        // Few distinct values, so that ties abound.
+        let scores: Vec<f64> = (0..n).map(|_| (random.number() * 3.0).round()).collect();
+        let partition = tensor(&scores, &[1, n]).split_top_k(kept).unwrap();
+        let (keep, prune) = crate::oracle::top_k(&scores, kept);
+        let host = |rows: Vec<Vec<u32>>| rows[0].iter().map(|&i| i as usize).collect::<Vec<_>>();
+        assert_eq!(host(partition.kept.to_host().unwrap()), keep, "round {round}");
+        assert_eq!(host(partition.pruned.to_host().unwrap()), prune, "round {round}");
+        let mut all = [keep, prune].concat();
+        all.sort_unstable();
+        assert_eq!(all, (0..n).collect::<Vec<_>>());
+    }
+    let device = NdDevice;
+    assert!(atedm_core::Partition::<NdTensor>::from_kept(&[vec![1, 1]], 3, &device).is_err());
+}
+
+#[test]
+fn before_ff_prunes_ahead_of_the_feed_forward() {
+    let config = AtEdmConfig { prune_point: PrunePoint::BeforeFf, ..config() };
+    let toy = Toy::new(69, 2, GRID);
+    let method = build(&config);
+    let tokens = method.plan().tokens(toy.block, 2, 20, 0, 1).unwrap();
+    assert_eq!((tokens[0].cross_attention, tokens[0].feed_forward), (20, 8));
+}

@@ -1,0 +1,14 @@
+//! AT-EDM on the reference backend, against plain loops and by its properties.
+#![cfg(feature = "reference")]
+// Helpers outside `#[test]` functions fail a test by unwrapping, too.
+#![allow(clippy::unwrap_used)]
+
+mod config;
+mod controls;
+mod method;
+mod oracle;
+mod page_rank;
+mod recovery;
+mod schedule;
+mod support;
+mod toy;
