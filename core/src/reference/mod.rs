@@ -14,6 +14,8 @@ mod device;
 mod nn;
 mod norm;
 mod tensor;
+#[cfg(test)]
+mod testing;
 
 pub use device::{NdDevice, NdIndices};
 pub use tensor::NdTensor;

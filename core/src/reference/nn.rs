@@ -72,6 +72,17 @@ impl Convolution {
                     continue;
                 };
                 let source = &plane[source * self.width..(source + 1) * self.width];
+                if stride == 1 {
+                    let start = pad_before.saturating_sub(kx).min(out_width);
+                    let end = (self.width + pad_before).saturating_sub(kx).clamp(start, out_width);
+                    line[..start].fill(F::zero());
+                    line[end..].fill(F::zero());
+                    if end > start {
+                        let first = start + kx - pad_before;
+                        line[start..end].copy_from_slice(&source[first..first + (end - start)]);
+                    }
+                    continue;
+                }
                 for (x, value) in line.iter_mut().enumerate() {
                     let at = (x * stride + kx).wrapping_sub(pad_before);
                     *value = source.get(at).copied().unwrap_or_else(F::zero);
