@@ -1,0 +1,66 @@
+//! Euler ancestral: diffusers' `EulerAncestralDiscreteScheduler`.
+//!
+//! ```text
+//! σ_up² = σᵢ₊₁² (σᵢ² − σᵢ₊₁²) / σᵢ²,   σ_down² = σᵢ₊₁² − σ_up²
+//! x ← x + (x − x₀) / σᵢ · (σ_down − σᵢ) + σ_up z
+//! ```
+
+use atedm_core::{Result, Tensor};
+
+use super::Sampler;
+use super::config::{FinalSigma, Prediction, SchedulerConfig};
+use super::euler::SigmaSchedule;
+use super::ops::{add_scaled, at, denoised, divide, noise_like};
+use crate::rng::NoiseSource;
+
+/// Euler ancestral. It has neither Karras' levels nor another final level than 0.
+#[derive(Debug, Clone)]
+pub(super) struct EulerAncestral {
+    schedule: SigmaSchedule,
+    prediction: Prediction,
+}
+
+impl EulerAncestral {
+    pub(super) fn new(config: &SchedulerConfig, steps: usize) -> Result<Self> {
+        if config.prediction == Prediction::Sample {
+            let reason = "expected epsilon or v_prediction for euler-a, got sample";
+            return Err(config.error("prediction_type", reason));
+        }
+        let plain = SchedulerConfig { karras: false, final_sigma: FinalSigma::Zero, ..config.clone() };
+        Ok(Self { schedule: SigmaSchedule::discrete(&plain, steps), prediction: config.prediction })
+    }
+}
+
+impl<T: Tensor> Sampler<T> for EulerAncestral {
+    fn timesteps(&self) -> &[f64] {
+        &self.schedule.timesteps
+    }
+
+    fn sigmas(&self) -> &[f64] {
+        &self.schedule.wide
+    }
+
+    fn init_noise_sigma(&self) -> f64 {
+        self.schedule.initial
+    }
+
+    fn scale_input(&self, sample: &T, step: usize) -> Result<T> {
+        self.schedule.scale_input(sample, step)
+    }
+
+    fn step(&mut self, output: &T, step: usize, sample: &T, noise: &mut dyn NoiseSource) -> Result<T> {
+        let from = at(&self.schedule.sigmas, step)?;
+        let to = at(&self.schedule.sigmas, step + 1)?;
+        let up = (to * to * (from * from - to * to) / (from * from)).sqrt();
+        let down = (to * to - up * up).sqrt();
+        let clean = denoised(output, sample, from, self.prediction)?;
+        let derivative = divide(&sample.sub(&clean)?, from)?;
+        let moved = add_scaled(sample, &derivative, down - from)?;
+        // Drawn in the last step too, where it is not used: the generator's state stays diffusers'.
+        add_scaled(&moved, &noise_like(sample, noise)?, up)
+    }
+
+    fn add_noise(&self, clean: &T, noise: &T, step: usize) -> Result<T> {
+        add_scaled(clean, noise, at(&self.schedule.sigmas, step)?)
+    }
+}

@@ -1,0 +1,121 @@
+//! DPM-Solver++, multistep, second order (Lu et al. 2022, algorithm 2): diffusers' `DPMSolverMultistepScheduler`
+//! with `dpmsolver++` and the midpoint rule.
+//!
+//! ```text
+//! αᵢ = 1/√(σᵢ² + 1),   λᵢ = ln αᵢ − ln(αᵢ σᵢ),   h = λᵢ₊₁ − λᵢ,   r = (λᵢ − λᵢ₋₁) / h
+//! x ← (αᵢ₊₁ σᵢ₊₁ / αᵢ σᵢ) x − αᵢ₊₁ (e⁻ʰ − 1) (D₀ + ½ D₁)
+//! D₀ = x₀ at step i,   D₁ = (D₀ − x₀ at step i − 1) / r      (D₁ = 0 in first order)
+//! ```
+
+use atedm_core::{Result, Tensor};
+
+use super::Sampler;
+use super::config::{FinalSigma, Prediction, SchedulerConfig, Spacing};
+use super::ops::{add_scaled, at, divide, scale, widen};
+use super::spacing::{Visits, interpolate};
+use super::training::{TrainingNoise, karras};
+use crate::rng::NoiseSource;
+
+/// Runs shorter than this take a first-order last step if `lower_order_final` asks for it.
+const SHORT_RUN: usize = 15;
+
+/// DPM-Solver++ 2M.
+#[derive(Debug)]
+pub(super) struct DpmMultistep<T> {
+    timesteps: Vec<f64>,
+    sigmas: Vec<f32>,
+    wide: Vec<f64>,
+    prediction: Prediction,
+    second_order: bool,
+    first_order_end: bool,
+    /// The clean sample that the last step predicted.
+    previous: Option<T>,
+}
+
+impl<T: Tensor> DpmMultistep<T> {
+    pub(super) fn new(config: &SchedulerConfig, steps: usize) -> Self {
+        let noise = TrainingNoise::new(config);
+        let train = config.num_train_timesteps;
+        let visits = Visits { train, steps, offset: config.steps_offset, one_more: true, whole: true };
+        let mut timesteps = visits.timesteps(config.spacing.unwrap_or(Spacing::Linspace));
+        let mut sigmas: Vec<f64> = timesteps.iter().map(|&t| interpolate(t, &noise.sigmas)).collect();
+        if config.karras {
+            // Over all training levels, not over the visited ones as Euler.
+            let all: Vec<f64> = noise.sigmas.iter().rev().map(|&sigma| f64::from(sigma)).collect();
+            sigmas = karras(&all, config.sigma_bounds, steps);
+            timesteps = sigmas.iter().map(|&sigma| noise.timestep_of(sigma).round_ties_even()).collect();
+        }
+        let last = match config.final_sigma {
+            FinalSigma::Zero => 0.0,
+            FinalSigma::SigmaMin => noise.sigmas.first().copied().unwrap_or(0.0),
+        };
+        let sigmas: Vec<f32> = sigmas.into_iter().map(|sigma| sigma as f32).chain([last]).collect();
+        let first_order_end = config.euler_at_final
+            || config.final_sigma == FinalSigma::Zero
+            || (config.lower_order_final && timesteps.len() < SHORT_RUN);
+        Self {
+            timesteps,
+            wide: widen(&sigmas),
+            sigmas,
+            prediction: config.prediction,
+            second_order: config.solver_order == 2,
+            first_order_end,
+            previous: None,
+        }
+    }
+
+    /// `(α, ασ, λ)` at an index of the schedule.
+    fn level(&self, index: usize) -> Result<(f32, f32, f32)> {
+        let sigma = at(&self.sigmas, index)?;
+        let alpha = 1.0 / (sigma * sigma + 1.0).sqrt();
+        let noise = sigma * alpha;
+        Ok((alpha, noise, alpha.ln() - noise.ln()))
+    }
+}
+
+impl<T: Tensor> Sampler<T> for DpmMultistep<T> {
+    fn timesteps(&self) -> &[f64] {
+        &self.timesteps
+    }
+
+    fn sigmas(&self) -> &[f64] {
+        &self.wide
+    }
+
+    fn init_noise_sigma(&self) -> f64 {
+        1.0
+    }
+
+    fn scale_input(&self, sample: &T, _step: usize) -> Result<T> {
+        Ok(sample.clone())
+    }
+
+    fn step(&mut self, output: &T, step: usize, sample: &T, _noise: &mut dyn NoiseSource) -> Result<T> {
+        let (alpha, noise, lambda) = self.level(step)?;
+        let (next_alpha, next_noise, next_lambda) = self.level(step + 1)?;
+        let clean = match self.prediction {
+            Prediction::Epsilon => divide(&add_scaled(sample, output, -noise)?, alpha)?,
+            Prediction::Sample => output.clone(),
+            Prediction::VPrediction => add_scaled(&scale(sample, alpha)?, output, -noise)?,
+        };
+        let h = next_lambda - lambda;
+        let weight = next_alpha * ((-h).exp() - 1.0);
+        let moved = add_scaled(&scale(sample, next_noise / noise)?, &clean, -weight)?;
+        let is_last = step + 1 == self.timesteps.len();
+        let previous = self.previous.replace(clean.clone()).filter(|_| self.second_order);
+        match previous {
+            Some(previous) if !(is_last && self.first_order_end) && step > 0 => {
+                let (_, _, before) = self.level(step - 1)?;
+                let ratio = (lambda - before) / h;
+                let slope = scale(&clean.sub(&previous)?, 1.0 / ratio)?;
+                add_scaled(&moved, &slope, -0.5 * weight)
+            }
+            _ => Ok(moved),
+        }
+    }
+
+    fn add_noise(&self, clean: &T, noise: &T, step: usize) -> Result<T> {
+        let (alpha, level, _) = self.level(step)?;
+        add_scaled(&scale(clean, alpha)?, noise, level)
+    }
+}

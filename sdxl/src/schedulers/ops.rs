@@ -1,0 +1,78 @@
+//! Small tensor arithmetic shared by the samplers.
+
+use atedm_core::{Error, Result, Tensor};
+
+use super::config::Prediction;
+use crate::rng::NoiseSource;
+
+/// `tensor * factor`.
+pub(super) fn scale<T: Tensor>(tensor: &T, factor: f32) -> Result<T> {
+    tensor.affine(f64::from(factor), 0.0)
+}
+
+/// `a + b * factor`.
+pub(super) fn add_scaled<T: Tensor>(a: &T, b: &T, factor: f32) -> Result<T> {
+    a.add(&scale(b, factor)?)
+}
+
+/// `tensor / divisor`, truly divided: a product with the inverse would round once more.
+pub(super) fn divide<T: Tensor>(tensor: &T, divisor: f32) -> Result<T> {
+    let ones = vec![1; tensor.shape().len()];
+    tensor.div(&T::full(f64::from(divisor), &ones, tensor.dtype(), &tensor.device())?)
+}
+
+/// `tensor` clipped to `±limit`.
+pub(super) fn clip<T: Tensor>(tensor: &T, limit: f64) -> Result<T> {
+    tensor.clamp_min(-limit)?.affine(-1.0, 0.0)?.clamp_min(-limit)?.affine(-1.0, 0.0)
+}
+
+/// Standard normal noise like `tensor`.
+pub(super) fn noise_like<T: Tensor>(tensor: &T, noise: &mut dyn NoiseSource) -> Result<T> {
+    let shape = tensor.shape();
+    T::from_f32(&noise.standard_normal(&shape)?, &shape, tensor.dtype(), &tensor.device())
+}
+
+/// The clean sample from a U-Net output at noise level `sigma`, for samples `x = x₀ + σ ε`.
+///
+/// ```text
+/// epsilon       x₀ = x − σ ε
+/// v_prediction  x₀ = −v σ / √(σ² + 1) + x / (σ² + 1)
+/// ```
+pub(super) fn denoised<T: Tensor>(output: &T, sample: &T, sigma: f32, prediction: Prediction) -> Result<T> {
+    match prediction {
+        Prediction::Epsilon => add_scaled(sample, output, -sigma),
+        Prediction::Sample => Ok(output.clone()),
+        Prediction::VPrediction => {
+            let variance = sigma * sigma + 1.0;
+            add_scaled(&divide(sample, variance)?, output, -sigma / variance.sqrt())
+        }
+    }
+}
+
+/// Clean sample and noise from a U-Net output, for samples `x = √ᾱ x₀ + √(1 − ᾱ) ε`.
+pub(super) fn split<T: Tensor>(output: &T, sample: &T, alpha: f32, prediction: Prediction) -> Result<(T, T)> {
+    let (signal, noise) = (alpha.sqrt(), (1.0 - alpha).sqrt());
+    Ok(match prediction {
+        Prediction::Epsilon => (divide(&add_scaled(sample, output, -noise)?, signal)?, output.clone()),
+        Prediction::Sample => (output.clone(), divide(&add_scaled(sample, output, -signal)?, noise)?),
+        Prediction::VPrediction => (
+            add_scaled(&scale(sample, signal)?, output, -noise)?,
+            add_scaled(&scale(output, signal)?, sample, noise)?,
+        ),
+    })
+}
+
+/// `√ᾱ clean + √(1 − ᾱ) noise`.
+pub(super) fn mix<T: Tensor>(clean: &T, noise: &T, alpha: f32) -> Result<T> {
+    add_scaled(&scale(clean, alpha.sqrt())?, noise, (1.0 - alpha).sqrt())
+}
+
+/// Entry `step` of a per-step table.
+pub(super) fn at<V: Copy>(values: &[V], step: usize) -> Result<V> {
+    values.get(step).copied().ok_or_else(|| Error::config("step", format!("the schedule has no step {step}")))
+}
+
+/// f32 values as f64.
+pub(super) fn widen(values: &[f32]) -> Vec<f64> {
+    values.iter().map(|&value| f64::from(value)).collect()
+}

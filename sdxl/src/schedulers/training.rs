@@ -1,0 +1,118 @@
+//! The noise levels a model was trained with.
+
+use super::config::{BetaSchedule, SchedulerConfig};
+use super::spacing::{linspace, linspace_f32};
+
+/// Training noise levels, in f32 as torch computes them.
+///
+/// ```text
+/// ᾱ_t = Π_{s ≤ t} (1 − β_s),   σ_t = √((1 − ᾱ_t) / ᾱ_t)
+/// ```
+#[derive(Debug, Clone, PartialEq)]
+pub struct TrainingNoise {
+    /// ᾱ by timestep; torch accumulates the product in f64 and stores f32.
+    pub alphas_cumprod: Vec<f32>,
+    /// σ by timestep, rising.
+    pub sigmas: Vec<f32>,
+}
+
+impl TrainingNoise {
+    /// The levels of a config.
+    pub fn new(config: &SchedulerConfig) -> Self {
+        let (start, end, count) = (config.beta_start, config.beta_end, config.num_train_timesteps);
+        let betas = match &config.trained_betas {
+            Some(betas) => betas.clone(),
+            None => match config.beta_schedule {
+                BetaSchedule::Linear => linspace_f32(start as f32, end as f32, count),
+                BetaSchedule::ScaledLinear => {
+                    let roots = linspace_f32(start.sqrt() as f32, end.sqrt() as f32, count);
+                    roots.into_iter().map(|root| root * root).collect()
+                }
+            },
+        };
+        let product = |product: &mut f64, beta: f32| {
+            *product *= f64::from(1.0 - beta);
+            Some(*product as f32)
+        };
+        let alphas_cumprod: Vec<f32> = betas.into_iter().scan(1.0, product).collect();
+        let sigmas = alphas_cumprod.iter().map(|&alpha| ((1.0 - alpha) / alpha).sqrt()).collect();
+        Self { alphas_cumprod, sigmas }
+    }
+
+    /// The timestep, generally not whole, whose noise level is `sigma`: linear between neighbours in `ln σ`.
+    ///
+    /// Levels are f32, their logarithms too; the interpolation is in f64 (diffusers' `_sigma_to_t`).
+    pub(super) fn timestep_of(&self, sigma: f64) -> f64 {
+        let wanted = sigma.max(1e-10).ln();
+        let above = self.sigmas.partition_point(|&level| wanted >= f64::from(level.ln()));
+        let low = above.saturating_sub(1).min(self.sigmas.len().saturating_sub(2));
+        let logarithm = |i: usize| self.sigmas.get(i).map_or(0.0, |level| level.ln());
+        let (from, to) = (logarithm(low), logarithm(low + 1));
+        let weight = (f64::from(from) - wanted) / f64::from(from - to);
+        let weight = weight.clamp(0.0, 1.0);
+        (1.0 - weight) * low as f64 + weight * (low + 1) as f64
+    }
+}
+
+/// Training noise levels in f64, as the original SD-XL code (`sgm`) computes them in numpy, stored as f32.
+pub(super) fn sigmas_f64(config: &SchedulerConfig) -> Vec<f32> {
+    let (start, end, count) = (config.beta_start, config.beta_end, config.num_train_timesteps);
+    let betas: Vec<f64> = match &config.trained_betas {
+        Some(betas) => betas.iter().map(|&beta| f64::from(beta)).collect(),
+        None => match config.beta_schedule {
+            BetaSchedule::Linear => linspace(start, end, count, true),
+            BetaSchedule::ScaledLinear => {
+                linspace(start.sqrt(), end.sqrt(), count, true).into_iter().map(|root| root * root).collect()
+            }
+        },
+    };
+    let level = |alpha: &mut f64, beta: f64| {
+        *alpha *= 1.0 - beta;
+        Some((((1.0 - *alpha) / *alpha) as f32).sqrt())
+    };
+    betas.into_iter().scan(1.0, level).collect()
+}
+
+/// Noise levels after Karras et al. 2022, equation 5, with ρ = 7, from the first to the last of `levels`.
+///
+/// `bounds` are the config's own `(sigma_min, sigma_max)`.
+pub(super) fn karras(levels: &[f64], bounds: (Option<f64>, Option<f64>), steps: usize) -> Vec<f64> {
+    const RHO: f64 = 7.0;
+    let first = levels.first().copied().unwrap_or(1.0);
+    let last = levels.last().copied().unwrap_or(1.0);
+    let high = bounds.1.unwrap_or(first).powf(1.0 / RHO);
+    let low = bounds.0.unwrap_or(last).powf(1.0 / RHO);
+    linspace(0.0, 1.0, steps, true).into_iter().map(|ramp| (high + ramp * (low - high)).powf(RHO)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Values known of SD-XL's schedule.
+    #[test]
+    fn sdxl_levels() {
+        let config = SchedulerConfig::sdxl();
+        for sigmas in [TrainingNoise::new(&config).sigmas, sigmas_f64(&config)] {
+            for (t, sigma) in [(0, 0.02917), (19, 0.13445), (981, 13.12041), (999, 14.61464)] {
+                assert!((sigmas[t] - sigma).abs() < 1e-5 * sigma.max(1.0), "σ{t} = {}", sigmas[t]);
+            }
+        }
+    }
+
+    #[test]
+    fn timestep_inverts_sigma() {
+        let noise = TrainingNoise::new(&SchedulerConfig::sdxl());
+        for t in [0usize, 1, 500, 998, 999] {
+            assert!((noise.timestep_of(f64::from(noise.sigmas[t])) - t as f64).abs() < 1e-3);
+        }
+        assert_eq!(noise.timestep_of(1e9), 999.0);
+        assert_eq!(noise.timestep_of(0.0), 0.0);
+    }
+
+    #[test]
+    fn karras_keeps_the_ends() {
+        let levels = karras(&[14.0, 3.0, 0.5], (None, None), 4);
+        assert!((levels[0] - 14.0).abs() < 1e-12 && (levels[3] - 0.5).abs() < 1e-12);
+    }
+}
