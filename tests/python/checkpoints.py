@@ -76,6 +76,7 @@ CONFIGS = {
         force_zeros=False,
         dtype="float16",
         text_prefix=False,
+        scheduler_extras=False,
     ),
     "linspace-karras": dict(
         seed=3,
@@ -297,8 +298,9 @@ def make_vae(spec):
             decoder_block_out_channels=width,
             num_encoder_blocks=list(reversed(spec["blocks"])),
             num_decoder_blocks=spec["blocks"],
+            scaling_factor=5.0,
         )
-        gain = 1.5
+        gain = 1.1
     else:
         n = len(spec["channels"])
         vae = AutoencoderKL(
@@ -329,7 +331,7 @@ def make_vae(spec):
             else:
                 p.normal_(std=gain * (p[0].numel()) ** -0.5)
         if spec.get("tiny"):
-            vae.decoder.layers[-1].weight.mul_(0.4)
+            vae.decoder.layers[-1].weight.mul_(0.05)
             vae.decoder.layers[-1].bias.fill_(0.4)
     return vae
 
@@ -374,6 +376,20 @@ def add_text_prefix(folder):
             save_file(renamed, path, metadata={"format": "pt"})
 
 
+# What SD-XL's scheduler_config.json has besides EulerDiscrete's own fields; DDIM reads them.
+SCHEDULER_EXTRAS = dict(clip_sample=False, sample_max_value=1.0, set_alpha_to_one=False, skip_prk_steps=True)
+
+
+def add_scheduler_fields(folder):
+    """Gives the scheduler's config the fields that the published SD-XL's has."""
+    path = os.path.join(folder, "scheduler", "scheduler_config.json")
+    with open(path, encoding="utf-8") as f:
+        value = json.load(f)
+    with open(path, "w", encoding="utf-8") as f:
+        json.dump(dict(sorted({**value, **SCHEDULER_EXTRAS}.items())), f, indent=2)
+        f.write("\n")
+
+
 def relabel(folder):
     """Takes the local path out of the config files."""
     for root, _, files in os.walk(folder):
@@ -408,6 +424,8 @@ def write_checkpoint(folder, config):
         for part, pad in (("tokenizer", EOS), ("tokenizer_2", "!")):
             shutil.rmtree(os.path.join(folder, part))
             write_tokenizer_files(os.path.join(folder, part), pad, config["context"])
+    if config.get("scheduler_extras", True):
+        add_scheduler_fields(folder)
     relabel(folder)
 
 
