@@ -115,11 +115,9 @@ fn from_vocabulary(folder: &Path, unknown: &str) -> Result<Tokenizer> {
     let mut tokenizer = Tokenizer::new(bpe);
     let whitespace =
         Replace::new(tokenizers::normalizers::replace::ReplacePattern::Regex(r"\s+".into()), " ");
-    tokenizer.with_normalizer(Some(Normalizers::new(vec![
-        NFC.into(),
-        whitespace.map_err(failed)?.into(),
-        Lowercase.into(),
-    ])));
+    let normalizers =
+        Normalizers::new(vec![NFC.into(), whitespace.map_err(failed)?.into(), Lowercase.into()]);
+    tokenizer.with_normalizer(Some(normalizers)).map_err(failed)?;
     let words = Split::new(SplitPattern::Regex(WORDS.into()), SplitDelimiterBehavior::Removed, true);
     let bytes = ByteLevel::default().add_prefix_space(false);
     tokenizer.with_pre_tokenizer(Some(PreTokenizers::new(vec![words.map_err(failed)?.into(), bytes.into()])));
