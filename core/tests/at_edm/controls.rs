@@ -8,8 +8,8 @@ use atedm_core::at_edm::{
 use atedm_core::backend::{AttentionGraph, dims};
 use atedm_core::plugin::{
     Action, Branch, BuildContext, Event, Gate, GuidanceMasks, MaskEntry, MaskRecorder, MaskSet,
-    PruneObserver, PruneRecord, PruningSchedule, Registry, Row, ScheduleQuery, Scheduled, SharedObserver,
-    Site, Sublayer, TokenReducer, WithRatio,
+    PruneObserver, PruneRecord, PruningSchedule, Reduction, Registry, Row, ScheduleQuery, Scheduled,
+    SharedObserver, Site, Sublayer, TokenReducer, WithRatio,
 };
 use atedm_core::reference::{NdDevice, NdTensor};
 use atedm_core::{Error, Indices, Result, Tensor};
@@ -18,6 +18,8 @@ use serde_json::json;
 use crate::method::{GRID, Inputs, build, config, run};
 use crate::support::{Random, batch, block, mid, single, site, step, tensor, values};
 use crate::toy::{Asked, Toy};
+
+fn _reducers_are_object_safe(_: Box<dyn TokenReducer<NdTensor>>, _: Box<dyn Reduction<NdTensor>>) {}
 
 fn recorded(toy: &Toy, config: &AtEdmConfig, inputs: &Inputs) -> (Vec<f64>, MaskSet) {
     let recorder = MaskRecorder::shared();

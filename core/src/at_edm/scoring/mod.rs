@@ -1,4 +1,28 @@
 //! Which tokens matter: the importance score of every token of a layer.
+//!
+//! A scorer of one's own is one type and one name:
+//!
+//! ```
+//! use atedm_core::at_edm::{ScoreInput, Scores, TokenScorer};
+//! use atedm_core::plugin::Registry;
+//! use atedm_core::{AttentionOps, Result, Tensor};
+//!
+//! /// A token matters as much as its largest channel.
+//! #[derive(Debug)]
+//! struct Peak;
+//!
+//! impl<T: AttentionOps> TokenScorer<T> for Peak {
+//!     fn score(&mut self, input: &ScoreInput<'_, T>) -> Result<Scores<T>> {
+//!         let shape = input.hidden.shape();
+//!         let tokens = input.hidden.max(2)?.reshape(&shape[..2])?;
+//!         Ok(Scores { tokens, votes: 0 })
+//!     }
+//! }
+//!
+//! fn register<T: AttentionOps>(registry: &mut Registry<T>) -> Result<()> {
+//!     registry.register_scorer("peak", |_| Ok(Box::new(Peak))) // in a configuration: scorer = "peak"
+//! }
+//! ```
 
 mod comparison;
 mod heads;
