@@ -1,7 +1,151 @@
-//! Level 3 on Candle.
+//! Level 3 on Candle: the CPU's streamed attention, votes and argmax; elsewhere the generic bodies.
 
-use atedm_core::AttentionOps;
+use atedm_core::backend::{AttentionGraph, AttentionOptions, GraphRequest, Streamed, generic};
+use atedm_core::{AttentionOps, Error, Partition, Result, Tensor};
+use candle_core::{DType, Tensor as Raw};
 
-use crate::CandleTensor;
+use crate::cpu::attention::{Attended, Heads, Pass, attention, votes};
+use crate::cpu::strongest::strongest;
+use crate::cpu::view::{View, dense_f32, takes, tensor};
+use crate::error::OrBackend;
+use crate::{CandleIndices, CandleTensor};
 
-impl AttentionOps for CandleTensor {}
+impl AttentionOps for CandleTensor {
+    fn attention(
+        q: &Self,
+        k: &Self,
+        v: &Self,
+        options: AttentionOptions<'_, Self>,
+    ) -> Result<(Self, Option<AttentionGraph<Self>>)> {
+        let AttentionOptions { scale, bias, graph } = options;
+        let scores = match graph {
+            GraphRequest::Voted(scores) => Some(scores),
+            GraphRequest::None | GraphRequest::Lazy => None,
+        };
+        let fits = bias.is_none()
+            && q.0.dtype() == v.0.dtype()
+            && fitting(q, k)
+            && takes(&[&v.0])
+            && v.0.dims()[..3.min(v.0.rank())] == k.0.dims()[..3]
+            && v.0.rank() == 4
+            && v.0.elem_count() > 0
+            && scores.is_none_or(|scores| per_query(scores, q));
+        if !fits {
+            return generic::attention(q, k, v, options);
+        }
+        let attended = attend(&q.0, &k.0, &v.0, scale as f32, scores.map(|s| &s.0)).or_backend("attention")?;
+        let Outcome { output, lse, voted } = attended;
+        let graph = match graph {
+            GraphRequest::None => None,
+            GraphRequest::Lazy | GraphRequest::Voted(_) => Some(AttentionGraph::Streamed(Streamed {
+                q: q.clone(),
+                k: k.clone(),
+                lse: lse.into(),
+                scale,
+                voted: voted.map(Self),
+            })),
+        };
+        Ok((output.into(), graph))
+    }
+
+    fn votes(graph: &Streamed<Self>, scores: &Self) -> Result<Self> {
+        let Streamed { q, k, lse, scale, voted: _ } = graph;
+        if !fitting(q, k) || !per_query(lse, q) || !per_query(scores, q) {
+            return generic::votes(graph, scores);
+        }
+        vote(&q.0, &k.0, &lse.0, *scale as f32, &scores.0).map(Self).or_backend("votes")
+    }
+
+    fn strongest(graph: &Streamed<Self>, partition: &Partition<Self>) -> Result<CandleIndices> {
+        let Streamed { q, k, lse, scale, voted: _ } = graph;
+        if !fitting(q, k) || !per_query(lse, q) {
+            return generic::strongest(graph, partition);
+        }
+        let kept = atedm_core::Indices::dims(&partition.kept).1;
+        let queries = q.gather(2, &partition.kept)?;
+        let keys = k.gather(2, &partition.pruned)?;
+        let lse = lse.gather(2, &partition.kept)?;
+        if queries.0.elem_count() == 0 || keys.0.elem_count() == 0 {
+            return generic::strongest(graph, partition);
+        }
+        let best = search(&queries.0, &lse.0, &keys.0, *scale as f32).or_backend("strongest")?;
+        let best = best.ok_or_else(|| Error::NotFinite { what: "a value of the attention map".to_string() })?;
+        Ok(CandleIndices::with_bound(best, kept))
+    }
+}
+
+/// Whether the kernels take these queries `[b, h, m, dim]` and keys `[b, h, n, dim]`.
+fn fitting(q: &CandleTensor, k: &CandleTensor) -> bool {
+    let (left, right) = (q.0.dims(), k.0.dims());
+    takes(&[&q.0, &k.0])
+        && q.0.dtype() == k.0.dtype()
+        && left.len() == 4
+        && right.len() == 4
+        && left[..2] == right[..2]
+        && left[3] == right[3]
+        && q.0.elem_count() > 0
+        && k.0.elem_count() > 0
+}
+
+/// Whether these are f32 numbers `[b, h, m]` for the queries.
+fn per_query(x: &CandleTensor, q: &CandleTensor) -> bool {
+    takes(&[&x.0]) && x.0.dtype() == DType::F32 && x.0.dims() == &q.0.dims()[..3]
+}
+
+/// What a forward pass gave, as tensors.
+struct Outcome {
+    /// `[b, h, m, dim]`, a view of `[b, m, h, dim]`.
+    output: Raw,
+    lse: Raw,
+    voted: Option<Raw>,
+}
+
+fn attend(q: &Raw, k: &Raw, v: &Raw, scale: f32, scores: Option<&Raw>) -> candle_core::Result<Outcome> {
+    let dtype = q.dtype();
+    let (b, h, m, _) = q.dims4()?;
+    let n = k.dim(2)?;
+    let dim = v.dim(3)?;
+    let (q, k, v) = (q.to_dtype(DType::F32)?, k.to_dtype(DType::F32)?, v.to_dtype(DType::F32)?);
+    let (queries, keys, values) = (View::new(&q)?, View::new(&k)?, View::new(&v)?);
+    let scores = scores.map(dense_f32).transpose()?;
+    let scores = scores.as_ref().map(View::new).transpose()?;
+    let scores = scores.as_ref().map(View::slice).transpose()?;
+    let pass = Pass { q: heads(&q, &queries)?, k: heads(&k, &keys)?, scale, scores };
+    let Attended { output, lse, voted } = attention(pass, heads(&v, &values)?);
+    Ok(Outcome {
+        output: tensor(output, &[b, m, h, dim], dtype)?.permute((0, 2, 1, 3))?,
+        lse: tensor(lse, &[b, h, m], DType::F32)?,
+        voted: voted.map(|voted| tensor(voted, &[b, h, n], DType::F32)).transpose()?,
+    })
+}
+
+fn vote(q: &Raw, k: &Raw, lse: &Raw, scale: f32, scores: &Raw) -> candle_core::Result<Raw> {
+    let shape = [q.dim(0)?, q.dim(1)?, k.dim(2)?];
+    let (q, k) = (q.to_dtype(DType::F32)?, k.to_dtype(DType::F32)?);
+    let (lse, scores) = (lse.contiguous()?, scores.contiguous()?);
+    let (queries, keys) = (View::new(&q)?, View::new(&k)?);
+    let (lse, scores) = (View::new(&lse)?, View::new(&scores)?);
+    let pass = Pass { q: heads(&q, &queries)?, k: heads(&k, &keys)?, scale, scores: Some(scores.slice()?) };
+    tensor(votes(pass, lse.slice()?), &shape, DType::F32)
+}
+
+fn search(q: &Raw, lse: &Raw, k: &Raw, scale: f32) -> candle_core::Result<Option<Raw>> {
+    let shape = (q.dim(0)?, k.dim(2)?);
+    let (q, k, lse) = (q.to_dtype(DType::F32)?, k.to_dtype(DType::F32)?, lse.contiguous()?);
+    let (queries, keys, lse) = (View::new(&q)?, View::new(&k)?, View::new(&lse)?);
+    let best = strongest(heads(&q, &queries)?, lse.slice()?, heads(&k, &keys)?, scale);
+    best.map(|best| Raw::from_vec(best, shape, q.device())).transpose()
+}
+
+/// The view as `[b, h, rows, dim]`, wherever its elements are.
+fn heads<'a>(x: &Raw, view: &'a View<'_>) -> candle_core::Result<Heads<'a>> {
+    let (b, h, rows, dim) = x.dims4()?;
+    match view.strides() {
+        &[by_batch, by_head, by_row, by_dim] => Ok(Heads {
+            data: view.data(),
+            dims: [b, h, rows, dim],
+            strides: [by_batch, by_head, by_row, by_dim],
+        }),
+        _ => candle_core::bail!("expected 4 axes"),
+    }
+}

@@ -11,6 +11,7 @@
 //!   generic bodies of [`atedm_core::backend::generic`], so that gradients survive.
 
 mod attention;
+mod cpu;
 pub mod device;
 mod error;
 mod indices;
@@ -39,6 +40,12 @@ pub struct Candle;
 impl Backend for Candle {
     const NAME: &'static str = NAME;
     type Tensor = CandleTensor;
+
+    /// Runs `f` with the CPU kernels also where a tensor is a variable: they record no gradients. Outside, an operation
+    /// on a variable, or on what was computed from one, is Candle's own and differentiable.
+    fn inference<R>(f: impl FnOnce() -> R) -> R {
+        cpu::view::inference(f)
+    }
 
     fn synchronize(device: &Device) -> Result<()> {
         device.synchronize().or_backend("synchronize")

@@ -1,15 +1,25 @@
 //! Level 2 on Candle.
 
-use atedm_core::backend::{Conv2dOptions, dims};
+use atedm_core::backend::{Conv2dOptions, dims, generic};
 use atedm_core::{Error, NnOps, Result};
-use candle_core::Tensor as Raw;
+use candle_core::{Result as CandleResult, Tensor as Raw};
 
+use crate::cpu::conv::Geometry;
+use crate::cpu::linear::Layer;
+use crate::cpu::norm::{Activation, Affine};
+use crate::cpu::product::Mat;
+use crate::cpu::view::{View, dense_f32, takes, tensor};
+use crate::cpu::{self, elementwise, math};
 use crate::error::OrBackend;
 use crate::{CandleIndices, CandleTensor};
 
 impl NnOps for CandleTensor {
     fn conv2d(&self, weight: &Self, bias: Option<&Self>, options: Conv2dOptions) -> Result<Self> {
         check_conv2d(self, weight, bias, options)?;
+        if takes(&[&self.0, &weight.0]) && bias.is_none_or(|bias| takes(&[&bias.0])) {
+            let bias = bias.map(|bias| &bias.0);
+            return conv2d(&self.0, &weight.0, bias, options).map(Self).or_backend("conv2d");
+        }
         let Conv2dOptions { stride, pad_before, pad_after } = options;
         let convolved = || -> candle_core::Result<Raw> {
             let y = if pad_before == pad_after {
@@ -31,6 +41,15 @@ impl NnOps for CandleTensor {
         if h == 0 || w == 0 || height == 0 || width == 0 {
             let expected = format!("a filled [b, c, h, w] for {height} x {width}");
             return Err(Error::shape("upsample_nearest", expected, self.0.dims()));
+        }
+        if takes(&[&self.0]) && self.0.elem_count() > 0 {
+            let resized = || {
+                let (b, c, _, _) = self.0.dims4()?;
+                let x = dense_f32(&self.0)?;
+                let values = elementwise::upsample_nearest(View::new(&x)?.slice()?, (h, w), (height, width));
+                tensor(values, &[b, c, height, width], self.0.dtype())
+            };
+            return resized().map(Self).or_backend("upsample_nearest");
         }
         // indices in integers: Candle's own goes through a floating-point scale
         let source = |from: usize, to: usize| {
@@ -63,12 +82,187 @@ impl NnOps for CandleTensor {
     }
 
     fn gelu(&self) -> Result<Self> {
-        self.widened("gelu", Raw::gelu_erf)
+        self.mapped("gelu", Raw::gelu_erf, |x| math::gelu(x))
     }
 
     fn silu(&self) -> Result<Self> {
-        self.widened("silu", Raw::silu)
+        self.mapped("silu", Raw::silu, |x| math::swish(x, 1.0))
     }
+
+    fn quick_gelu(&self) -> Result<Self> {
+        if !takes(&[&self.0]) {
+            return generic::quick_gelu(self);
+        }
+        self.mapped("quick_gelu", |x| Ok(x.clone()), |x| math::swish(x, 1.702))
+    }
+
+    fn linear(&self, weight: &Self, bias: Option<&Self>) -> Result<Self> {
+        if !layer_fits(self, weight, bias) {
+            return generic::linear(self, weight, bias);
+        }
+        linear(&self.0, &weight.0, bias.map(|bias| &bias.0)).map(Self).or_backend("linear")
+    }
+
+    fn layer_norm(&self, weight: &Self, bias: &Self, epsilon: f64) -> Result<Self> {
+        let channels = self.0.dims().last().copied().unwrap_or(0);
+        if !norm_fits(self, channels, weight, bias) {
+            return generic::layer_norm(self, weight, bias, epsilon);
+        }
+        let normed = || {
+            let x = dense_f32(&self.0)?;
+            let (weight, bias) = (dense_f32(&weight.0)?, dense_f32(&bias.0)?);
+            let (x, weight, bias) = (View::new(&x)?, View::new(&weight)?, View::new(&bias)?);
+            let affine = Affine { weight: weight.slice()?, bias: bias.slice()?, epsilon };
+            tensor(cpu::norm::layer_norm(x.slice()?, affine), self.0.dims(), self.0.dtype())
+        };
+        normed().map(Self).or_backend("layer_norm")
+    }
+
+    fn group_norm(&self, groups: usize, weight: &Self, bias: &Self, epsilon: f64) -> Result<Self> {
+        let channels = self.0.dims().get(1).copied().unwrap_or(0);
+        if !norm_fits(self, channels, weight, bias) || groups == 0 || !channels.is_multiple_of(groups) {
+            return generic::group_norm(self, groups, weight, bias, epsilon);
+        }
+        let norm = Norm { groups, weight: &weight.0, bias: &bias.0, epsilon, activation: Activation::None };
+        norm.of(&self.0).map(Self).or_backend("group_norm")
+    }
+
+    fn group_norm_silu(&self, groups: usize, weight: &Self, bias: &Self, epsilon: f64) -> Result<Self> {
+        let channels = self.0.dims().get(1).copied().unwrap_or(0);
+        if !norm_fits(self, channels, weight, bias) || groups == 0 || !channels.is_multiple_of(groups) {
+            return self.group_norm(groups, weight, bias, epsilon)?.silu();
+        }
+        let norm = Norm { groups, weight: &weight.0, bias: &bias.0, epsilon, activation: Activation::Silu };
+        norm.of(&self.0).map(Self).or_backend("group_norm_silu")
+    }
+
+    fn geglu(&self, weight: &Self, bias: Option<&Self>) -> Result<Self> {
+        let out = weight.0.dims().first().copied().unwrap_or(0);
+        if !layer_fits(self, weight, bias) || !out.is_multiple_of(2) {
+            return generic::geglu(self, weight, bias);
+        }
+        geglu(&self.0, &weight.0, bias.map(|bias| &bias.0)).map(Self).or_backend("geglu")
+    }
+}
+
+/// Whether the kernels take this linear layer; if not, the generic body does, or reports what is wrong.
+fn layer_fits(x: &CandleTensor, weight: &CandleTensor, bias: Option<&CandleTensor>) -> bool {
+    let same = |y: &CandleTensor| takes(&[&y.0]) && y.0.dtype() == x.0.dtype();
+    same(x)
+        && same(weight)
+        && weight.0.rank() == 2
+        && x.0.elem_count() > 0
+        && weight.0.elem_count() > 0
+        && x.0.dims().last() == weight.0.dims().last()
+        && bias.is_none_or(|bias| same(bias) && bias.0.dims() == &weight.0.dims()[..1])
+}
+
+/// Whether the kernels take a norm over `channels` channels.
+fn norm_fits(x: &CandleTensor, channels: usize, weight: &CandleTensor, bias: &CandleTensor) -> bool {
+    takes(&[&x.0, &weight.0, &bias.0])
+        && x.0.elem_count() > 0
+        && weight.0.dims() == [channels]
+        && bias.0.dims() == [channels]
+}
+
+/// A group norm and what follows it.
+struct Norm<'a> {
+    groups: usize,
+    weight: &'a Raw,
+    bias: &'a Raw,
+    epsilon: f64,
+    activation: Activation,
+}
+
+impl Norm<'_> {
+    fn of(&self, x: &Raw) -> CandleResult<Raw> {
+        let Self { groups, weight, bias, epsilon, activation } = *self;
+        let area = x.dims()[2..].iter().product();
+        let wide = dense_f32(x)?;
+        let (weight, bias) = (dense_f32(weight)?, dense_f32(bias)?);
+        let (values, weight, bias) = (View::new(&wide)?, View::new(&weight)?, View::new(&bias)?);
+        let affine = Affine { weight: weight.slice()?, bias: bias.slice()?, epsilon };
+        let normed = cpu::norm::group_norm(values.slice()?, area, groups, affine, activation);
+        tensor(normed, x.dims(), x.dtype())
+    }
+}
+
+fn conv2d(x: &Raw, weight: &Raw, bias: Option<&Raw>, options: Conv2dOptions) -> CandleResult<Raw> {
+    let Conv2dOptions { stride, pad_before, pad_after } = options;
+    let (b, ci, h, w) = x.dims4()?;
+    let (co, _, kh, kw) = weight.dims4()?;
+    let (oh, ow) = (options.output_len(h, kh), options.output_len(w, kw));
+    let geometry = Geometry {
+        input: (ci, h, w),
+        output: (co, oh, ow),
+        kernel: (kh, kw),
+        stride,
+        before: pad_before,
+        after: pad_after,
+    };
+    let (wide, weight) = (dense_f32(x)?, dense_f32(weight)?);
+    let bias = bias.map(dense_f32).transpose()?;
+    let (values, weight) = (View::new(&wide)?, View::new(&weight)?);
+    let bias = bias.as_ref().map(View::new).transpose()?;
+    let bias = bias.as_ref().map(View::slice).transpose()?;
+    let out = cpu::conv::conv2d(values.slice()?, weight.slice()?, bias, geometry);
+    tensor(out, &[b, co, oh, ow], x.dtype())
+}
+
+/// Runs `f` with the layer's numbers.
+fn with_layer<R>(weight: &Raw, bias: Option<&Raw>, f: impl FnOnce(Layer<'_>) -> R) -> CandleResult<R> {
+    let (out, inner) = weight.dims2()?;
+    let weight = dense_f32(weight)?;
+    let weight = View::new(&weight)?;
+    let bias = bias.map(dense_f32).transpose()?;
+    let bias = bias.as_ref().map(View::new).transpose()?;
+    let bias = bias.as_ref().map(View::slice).transpose()?;
+    Ok(f(Layer { weight: Mat::rows(weight.slice()?, out, inner), bias, out }))
+}
+
+fn linear(x: &Raw, weight: &Raw, bias: Option<&Raw>) -> CandleResult<Raw> {
+    let (out, inner) = weight.dims2()?;
+    let wide = x.to_dtype(candle_core::DType::F32)?;
+    let values = with_layer(weight, bias, |layer| {
+        let mut values = Vec::with_capacity(wide.elem_count() / inner * out);
+        match (wide.is_contiguous(), wide.dims()) {
+            // an image seen as tokens, say: its matrices are products' operands as they lie
+            (false, &[batch, rows, _]) => {
+                let view = View::new(&wide)?;
+                for b in 0..batch {
+                    let start = b * view.strides()[0];
+                    let strides = (view.strides()[1], view.strides()[2]);
+                    let tokens = Mat::new(&view.data()[start..], (rows, inner), strides);
+                    layer.append(tokens, rows, &mut values);
+                }
+            }
+            _ => {
+                let dense = wide.contiguous()?;
+                let view = View::new(&dense)?;
+                let rows = dense.elem_count() / inner;
+                layer.append(Mat::rows(view.slice()?, rows, inner), rows, &mut values);
+            }
+        }
+        Ok::<_, candle_core::Error>(values)
+    })??;
+    let mut shape = x.dims().to_vec();
+    if let Some(last) = shape.last_mut() {
+        *last = out;
+    }
+    tensor(values, &shape, x.dtype())
+}
+
+fn geglu(x: &Raw, weight: &Raw, bias: Option<&Raw>) -> CandleResult<Raw> {
+    let (out, inner) = weight.dims2()?;
+    let wide = dense_f32(x)?;
+    let view = View::new(&wide)?;
+    let tokens = view.slice()?;
+    let values = with_layer(weight, bias, |layer| cpu::linear::geglu(tokens, inner, layer))?;
+    let mut shape = x.dims().to_vec();
+    if let Some(last) = shape.last_mut() {
+        *last = out / 2;
+    }
+    tensor(values, &shape, x.dtype())
 }
 
 /// Checks everything that Candle would panic on, or report in terms of its own.

@@ -4,9 +4,9 @@ use atedm_core::backend::Partition;
 use atedm_core::{DType, Error, Result, Tensor};
 use candle_core::{DType as CandleDType, Device, Tensor as Raw};
 
-use crate::CandleIndices;
+use crate::cpu::{elementwise, view};
 use crate::error::OrBackend;
-use crate::select;
+use crate::{CandleIndices, select};
 
 /// A [`candle_core::Tensor`] of dtype f16, bf16, f32 or f64 that knows the operations of AT-EDM.
 ///
@@ -107,7 +107,48 @@ impl CandleTensor {
         apply(&self.0, &other.0).map(Self).or_backend(op)
     }
 
-    /// An element-wise operation; half precisions on the CPU go through f32.
+    /// As [`Self::binary`], by the CPU kernels where these take it.
+    fn arithmetic(
+        &self,
+        other: &Self,
+        op: &'static str,
+        apply: impl FnOnce(&Raw, &Raw) -> candle_core::Result<Raw>,
+        kernel: impl Fn(f32, f32) -> f32 + Sync,
+    ) -> Result<Self> {
+        self.binary(other, op, |x, y| match pairing(x, y) {
+            Some(pairing) => {
+                let (left, right) = (view::View::new(x)?, view::View::new(y)?);
+                let (left, right) = (left.slice()?, right.slice()?);
+                let values = match pairing {
+                    Pairing::Same => elementwise::zip(left, right, kernel),
+                    Pairing::Runs(run) => elementwise::zip_runs(left, right, run, kernel),
+                    Pairing::Rows => elementwise::zip_rows(left, right, kernel),
+                };
+                view::tensor(values, x.dims(), CandleDType::F32)
+            }
+            None => apply(x, y),
+        })
+    }
+
+    /// An element-wise function by the CPU kernels where these take it, in f32; else Candle's, in the accumulator dtype.
+    pub(crate) fn mapped(
+        &self,
+        op: &'static str,
+        apply: impl FnOnce(&Raw) -> candle_core::Result<Raw>,
+        kernel: impl Fn(f32) -> f32 + Sync,
+    ) -> Result<Self> {
+        if !view::takes(&[&self.0]) {
+            return self.widened(op, apply);
+        }
+        let computed = || {
+            let x = view::dense_f32(&self.0)?;
+            let values = elementwise::map(view::View::new(&x)?.slice()?, kernel);
+            view::tensor(values, x.dims(), self.0.dtype())
+        };
+        computed().map(Self).or_backend(op)
+    }
+
+    /// An operation of Candle's.
     fn unary(&self, op: &'static str, apply: impl FnOnce(&Raw) -> candle_core::Result<Raw>) -> Result<Self> {
         apply(self.float(op)?).map(Self).or_backend(op)
     }
@@ -238,27 +279,28 @@ impl Tensor for CandleTensor {
     }
 
     fn add(&self, other: &Self) -> Result<Self> {
-        self.binary(other, "add", Raw::broadcast_add)
+        self.arithmetic(other, "add", Raw::broadcast_add, |x, y| x + y)
     }
 
     fn sub(&self, other: &Self) -> Result<Self> {
-        self.binary(other, "sub", Raw::broadcast_sub)
+        self.arithmetic(other, "sub", Raw::broadcast_sub, |x, y| x - y)
     }
 
     fn mul(&self, other: &Self) -> Result<Self> {
-        self.binary(other, "mul", Raw::broadcast_mul)
+        self.arithmetic(other, "mul", Raw::broadcast_mul, |x, y| x * y)
     }
 
     fn div(&self, other: &Self) -> Result<Self> {
-        self.binary(other, "div", Raw::broadcast_div)
+        self.arithmetic(other, "div", Raw::broadcast_div, |x, y| x / y)
     }
 
     fn affine(&self, scale: f64, shift: f64) -> Result<Self> {
-        self.unary("affine", |x| x.affine(scale, shift))
+        let (factor, term) = (scale as f32, shift as f32);
+        self.mapped("affine", |x| x.affine(scale, shift), |x| x * factor + term)
     }
 
     fn exp(&self) -> Result<Self> {
-        self.unary("exp", Raw::exp)
+        self.mapped("exp", Raw::exp, |x| crate::cpu::math::exp(x))
     }
 
     fn ln(&self) -> Result<Self> {
@@ -309,6 +351,15 @@ impl Tensor for CandleTensor {
         if self.0.elem_count() == 0 {
             return Ok(self.clone());
         }
+        if view::takes(&[&self.0]) {
+            let computed = || {
+                let x = view::dense_f32(&self.0)?;
+                let mut values = view::View::new(&x)?.slice()?.to_vec();
+                elementwise::softmax_rows(&mut values, x.dims()[last]);
+                view::tensor(values, x.dims(), self.0.dtype())
+            };
+            return computed().map(Self).or_backend("softmax");
+        }
         if self.0.track_op() {
             return self.widened("softmax", |x| candle_nn::ops::softmax(x, last));
         }
@@ -346,6 +397,38 @@ impl Tensor for CandleTensor {
     fn scatter_into(&self, base: &Self, at: &CandleIndices) -> Result<Self> {
         select::scatter_into(self, base, at)
     }
+}
+
+/// How the elements of two f32 tensors meet, of those ways that have a kernel.
+enum Pairing {
+    /// One to one.
+    Same,
+    /// One of the second for each run of so many of the first.
+    Runs(usize),
+    /// All of the second for each row of the first.
+    Rows,
+}
+
+/// The pairing, if both are contiguous f32 tensors that the CPU kernels take, and the result has the first one's shape.
+fn pairing(x: &Raw, y: &Raw) -> Option<Pairing> {
+    let f32s = x.dtype() == CandleDType::F32 && view::takes(&[x, y]);
+    if !f32s || !x.is_contiguous() || !y.is_contiguous() || x.elem_count() == 0 {
+        return None;
+    }
+    let (left, right) = (x.dims(), y.dims());
+    if left == right {
+        return Some(Pairing::Same);
+    }
+    // the axes on which they differ must be all after, or all before, those on which they agree
+    let differ = |(l, r): (&usize, &usize)| l != r;
+    let first = left.iter().zip(right).position(differ)?;
+    let last = left.iter().zip(right).rposition(differ)?;
+    if right[first..].iter().all(|&len| len == 1) {
+        let run: usize = left[first..].iter().product();
+        return (run >= 16).then_some(Pairing::Runs(run));
+    }
+    let repeated = right[..=last].iter().all(|&len| len == 1);
+    (repeated && y.elem_count() >= 16).then_some(Pairing::Rows)
 }
 
 /// Whether Candle refused a product only because of how its operands lie in memory.

@@ -1,0 +1,106 @@
+//! Element-wise passes, split over the pool.
+
+use rayon::prelude::*;
+
+use super::math::{exp_and_sum, max_of, vectorised};
+
+/// Elements of one task: 64 KiB of f32.
+const CHUNK: usize = 16 * 1024;
+
+/// `f` of every element.
+pub(crate) fn map(x: &[f32], f: impl Fn(f32) -> f32 + Sync) -> Vec<f32> {
+    let mut out = vec![0.0; x.len()];
+    let piece = |out: &mut [f32], x: &[f32]| {
+        vectorised(|| {
+            for (out, &x) in out.iter_mut().zip(x) {
+                *out = f(x);
+            }
+        });
+    };
+    if x.len() <= CHUNK {
+        piece(&mut out, x);
+    } else {
+        out.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK)).for_each(|(out, x)| piece(out, x));
+    }
+    out
+}
+
+/// `f` of every pair.
+pub(crate) fn zip(x: &[f32], y: &[f32], f: impl Fn(f32, f32) -> f32 + Sync) -> Vec<f32> {
+    let mut out = vec![0.0; x.len()];
+    let piece = |out: &mut [f32], x: &[f32], y: &[f32]| {
+        vectorised(|| {
+            for (out, (&x, &y)) in out.iter_mut().zip(x.iter().zip(y)) {
+                *out = f(x, y);
+            }
+        });
+    };
+    if x.len() <= CHUNK {
+        piece(&mut out, x, y);
+    } else {
+        let operands = x.par_chunks(CHUNK).zip(y.par_chunks(CHUNK));
+        out.par_chunks_mut(CHUNK).zip(operands).for_each(|(out, (x, y))| piece(out, x, y));
+    }
+    out
+}
+
+/// `f(x, y)` where `y` holds one value for each run of `run` elements of `x` (a per-channel term of an image).
+pub(crate) fn zip_runs(x: &[f32], y: &[f32], run: usize, f: impl Fn(f32, f32) -> f32 + Sync) -> Vec<f32> {
+    let mut out = vec![0.0; x.len()];
+    out.par_chunks_mut(run).zip(x.par_chunks(run)).zip(y).for_each(|((out, x), &y)| {
+        vectorised(|| {
+            for (out, &x) in out.iter_mut().zip(x) {
+                *out = f(x, y);
+            }
+        });
+    });
+    out
+}
+
+/// `f(x, y)` where `y` is repeated for every row of `x` (a per-channel term of tokens).
+pub(crate) fn zip_rows(x: &[f32], y: &[f32], f: impl Fn(f32, f32) -> f32 + Sync) -> Vec<f32> {
+    let mut out = vec![0.0; x.len()];
+    let chunk = (CHUNK / y.len().max(1)).max(1) * y.len().max(1);
+    out.par_chunks_mut(chunk).zip(x.par_chunks(chunk)).for_each(|(out, x)| {
+        vectorised(|| {
+            for (out, x) in out.chunks_mut(y.len()).zip(x.chunks(y.len())) {
+                for (out, (&x, &y)) in out.iter_mut().zip(x.iter().zip(y)) {
+                    *out = f(x, y);
+                }
+            }
+        });
+    });
+    out
+}
+
+/// Softmax of each row of `columns` elements, in place: `e^(x − max) / Σ e^(x − max)`.
+pub(crate) fn softmax_rows(values: &mut [f32], columns: usize) {
+    let chunk = (CHUNK / columns).max(1) * columns;
+    values.par_chunks_mut(chunk).for_each(|rows| {
+        vectorised(|| {
+            for row in rows.chunks_mut(columns) {
+                let max = max_of(row);
+                let factor = 1.0 / exp_and_sum(row, max);
+                for value in row {
+                    *value *= factor;
+                }
+            }
+        });
+    });
+}
+
+/// Nearest-neighbour resize of planes of `from` to planes of `to` (height, width): `floor(i · in / out)`.
+pub(crate) fn upsample_nearest(x: &[f32], from: (usize, usize), to: (usize, usize)) -> Vec<f32> {
+    let planes = x.len() / (from.0 * from.1);
+    let columns: Vec<usize> = (0..to.1).map(|i| i * from.1 / to.1).collect();
+    let mut out = vec![0.0; planes * to.0 * to.1];
+    out.par_chunks_mut(to.0 * to.1).zip(x.par_chunks(from.0 * from.1)).for_each(|(out, x)| {
+        for (i, out) in out.chunks_mut(to.1).enumerate() {
+            let row = &x[i * from.0 / to.0 * from.1..][..from.1];
+            for (out, &column) in out.iter_mut().zip(&columns) {
+                *out = row[column];
+            }
+        }
+    });
+    out
+}

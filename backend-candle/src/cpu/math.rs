@@ -1,0 +1,198 @@
+//! Element functions that vectorise: no branches, no calls, no fused multiply-add (which would be a library call where
+//! the instruction set lacks it).
+
+use std::f32::consts::{FRAC_1_SQRT_2, LOG2_E};
+
+/// Lanes of the sums: enough for two AVX-512 registers, and fixed, so that sums are the same on every machine.
+pub(crate) const LANES: usize = 32;
+
+/// Runs `f` compiled for the best instruction set that this machine has.
+#[inline(always)]
+pub(crate) fn vectorised<R>(f: impl FnOnce() -> R) -> R {
+    pulp::Arch::new().dispatch(f)
+}
+
+/// Adding and subtracting it rounds a small float to an integer, which then stands in the low bits.
+const ROUND: f32 = 12_582_912.0;
+
+/// `2^k` for `-126 <= k <= 127`.
+#[inline(always)]
+fn power_of_two(k: i32) -> f32 {
+    f32::from_bits((k.wrapping_add(127) as u32) << 23)
+}
+
+/// `e^x`, to about 1 unit in the last place; 0 and infinity where f32 ends; NaN stays NaN.
+///
+/// `x = n ln 2 + r` with `|r| <= ln 2 / 2`; `e^r` by Cephes' polynomial (`expf`), `2^n` in two factors so that
+/// subnormal results and the largest ones come out right.
+#[inline(always)]
+pub(crate) fn exp(x: f32) -> f32 {
+    let x = if x < -104.0 { -104.0 } else { x };
+    let x = if x > 90.0 { 90.0 } else { x };
+    let shifted = x * LOG2_E + ROUND;
+    let n = (shifted.to_bits() as i32).wrapping_sub(ROUND.to_bits() as i32);
+    let whole = shifted - ROUND;
+    // ln 2 in two parts, the first with few enough bits that its product with n is exact
+    let r = (x - whole * 0.693_359_4) - whole * -2.121_944_4e-4;
+    let p = 1.987_569_1e-4;
+    let p = p * r + 1.398_199_9e-3;
+    let p = p * r + 8.333_452e-3;
+    let p = p * r + 4.166_579_6e-2;
+    let p = p * r + 1.666_666_5e-1;
+    let p = p * r + 0.5;
+    let p = p * (r * r) + r + 1.0;
+    let half = n >> 1;
+    p * power_of_two(half) * power_of_two(n.wrapping_sub(half))
+}
+
+/// The error function, to about 2e-7 (absolute): Eigen's rational approximation of degree 13 over 8 on `[-4, 4]`, outside of
+/// which f32 has ±1.
+#[inline(always)]
+pub(crate) fn erf(x: f32) -> f32 {
+    let x = if x < -4.0 { -4.0 } else { x };
+    let x = if x > 4.0 { 4.0 } else { x };
+    let s = x * x;
+    let p = -2.726_142_3e-10;
+    let p = p * s + 2.770_681_4e-8;
+    let p = p * s + -2.101_024e-6;
+    let p = p * s + -5.692_506_4e-5;
+    let p = p * s + -7.349_906_3e-4;
+    let p = p * s + -2.954_599_8e-3;
+    let p = p * s + -1.609_603_3e-2;
+    let q = -1.456_607_2e-5;
+    let q = q * s + -2.133_740_6e-4;
+    let q = q * s + -1.682_827e-3;
+    let q = q * s + -7.373_329_2e-3;
+    let q = q * s + -1.426_473_9e-2;
+    x * p / q
+}
+
+/// `x Φ(x)`, the GELU with the error function.
+#[inline(always)]
+pub(crate) fn gelu(x: f32) -> f32 {
+    0.5 * x * (1.0 + erf(x * FRAC_1_SQRT_2))
+}
+
+/// `x / (1 + e^(−factor x))`: SiLU for factor 1, CLIP's quick GELU for 1.702.
+#[inline(always)]
+pub(crate) fn swish(x: f32, factor: f32) -> f32 {
+    x / (1.0 + exp(-factor * x))
+}
+
+/// The sum of `f` over a slice: in [`LANES`] lanes of f32 over runs of at most 4096 elements, the runs in f64.
+#[inline(always)]
+pub(crate) fn sum_of(values: &[f32], f: impl Fn(f32) -> f32) -> f64 {
+    let mut total = 0.0;
+    for run in values.chunks(4096) {
+        let mut lanes = [0f32; LANES];
+        let (whole, rest) = run.as_chunks::<LANES>();
+        for chunk in whole {
+            for (lane, &value) in lanes.iter_mut().zip(chunk) {
+                *lane += f(value);
+            }
+        }
+        for (lane, &value) in lanes.iter_mut().zip(rest) {
+            *lane += f(value);
+        }
+        total += lanes.iter().map(|&lane| f64::from(lane)).sum::<f64>();
+    }
+    total
+}
+
+/// The largest element, `-inf` for none; NaN does not count.
+#[inline(always)]
+pub(crate) fn max_of(values: &[f32]) -> f32 {
+    let mut lanes = [f32::NEG_INFINITY; LANES];
+    let (whole, rest) = values.as_chunks::<LANES>();
+    for chunk in whole {
+        for (lane, &value) in lanes.iter_mut().zip(chunk) {
+            *lane = if value > *lane { value } else { *lane };
+        }
+    }
+    for (lane, &value) in lanes.iter_mut().zip(rest) {
+        *lane = if value > *lane { value } else { *lane };
+    }
+    lanes.into_iter().fold(f32::NEG_INFINITY, f32::max)
+}
+
+/// `values[j] = e^(values[j] − shift)`; the sum of the results.
+#[inline(always)]
+pub(crate) fn exp_and_sum(values: &mut [f32], shift: f32) -> f32 {
+    let mut total = 0f64;
+    for run in values.chunks_mut(4096) {
+        let mut lanes = [0f32; LANES];
+        let (whole, rest) = run.as_chunks_mut::<LANES>();
+        for chunk in whole {
+            for (lane, value) in lanes.iter_mut().zip(chunk) {
+                *value = exp(*value - shift);
+                *lane += *value;
+            }
+        }
+        for (lane, value) in lanes.iter_mut().zip(rest) {
+            *value = exp(*value - shift);
+            *lane += *value;
+        }
+        total += lanes.iter().map(|&lane| f64::from(lane)).sum::<f64>();
+    }
+    total as f32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `erf` in f64: the Maclaurin series up to 3, the continued fraction of `erfc` (Lentz from the tail) above.
+    fn erf_f64(x: f64) -> f64 {
+        if x.abs() < 3.0 {
+            let (mut term, mut sum) = (x, x);
+            for n in 1..120 {
+                term *= -x * x / f64::from(n);
+                sum += term / f64::from(2 * n + 1);
+            }
+            return sum * 2.0 / std::f64::consts::PI.sqrt();
+        }
+        let z = x.abs();
+        let tail = (1..200).rev().fold(z, |below, k| z + f64::from(k) / 2.0 / below);
+        x.signum() * (1.0 - (-z * z).exp() / (tail * std::f64::consts::PI.sqrt()))
+    }
+
+    #[test]
+    fn exp_is_within_two_ulp() {
+        let mut worst = 0f64;
+        for i in -880_000..887_000 {
+            let x = i as f32 * 1e-4;
+            let right = f64::from(x).exp();
+            worst = worst.max((f64::from(exp(x)) - right).abs() / right);
+        }
+        assert!(worst < 2.0 * f64::from(f32::EPSILON), "{worst}");
+        println!("exp {worst}");
+        assert_eq!(exp(0.0), 1.0);
+        assert_eq!(exp(f32::NEG_INFINITY), 0.0);
+        assert_eq!(exp(f32::INFINITY), f32::INFINITY);
+        assert_eq!(exp(89.0), f32::INFINITY);
+        assert!(exp(f32::NAN).is_nan());
+        assert!((f64::from(exp(-100.0)) - (-100f64).exp()).abs() < 1e-44);
+    }
+
+    #[test]
+    fn erf_is_exact_to_single_precision() {
+        let mut worst = 0f64;
+        for i in -60_000..60_000 {
+            let x = i as f32 * 1e-4;
+            worst = worst.max((f64::from(erf(x)) - erf_f64(f64::from(x))).abs());
+        }
+        println!("erf {worst}");
+        assert!(worst < 2e-7, "{worst}");
+        assert!(erf(f32::NAN).is_nan());
+    }
+
+    #[test]
+    fn sums_and_maxima_take_any_length() {
+        for n in [0, 1, 31, 32, 33, 4095, 4096, 4097, 9000] {
+            let values: Vec<f32> = (0..n).map(|i| ((i * 7919) % 1009) as f32 - 500.0).collect();
+            let right: f64 = values.iter().map(|&v| f64::from(v)).sum();
+            assert_eq!(sum_of(&values, |v| v), right);
+            assert_eq!(max_of(&values), values.iter().copied().fold(f32::NEG_INFINITY, f32::max));
+        }
+    }
+}

@@ -1,0 +1,87 @@
+//! Group norm and layer norm: statistics in two passes (mean, then centred squares), then one pass that scales, shifts
+//! and activates.
+
+use rayon::prelude::*;
+
+use super::math::{sum_of, swish, vectorised};
+
+/// What follows a group norm.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Activation {
+    /// Nothing.
+    None,
+    /// `x · sigmoid(x)`.
+    Silu,
+}
+
+/// A norm's factors, one per channel, and what is added to the variance.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Affine<'a> {
+    pub(crate) weight: &'a [f32],
+    pub(crate) bias: &'a [f32],
+    pub(crate) epsilon: f64,
+}
+
+/// Mean and `1/√(variance + ε)` of a slice.
+#[inline(always)]
+fn statistics(values: &[f32], epsilon: f64) -> (f32, f32) {
+    let n = values.len() as f64;
+    let mean = (sum_of(values, |x| x) / n) as f32;
+    let variance = sum_of(values, |x| (x - mean) * (x - mean)) / n;
+    (mean, (1.0 / (variance + epsilon).sqrt()) as f32)
+}
+
+/// Group norm of `[b, c, area]`: runs of `c / groups` channels share their statistics.
+pub(crate) fn group_norm(
+    x: &[f32],
+    area: usize,
+    groups: usize,
+    affine: Affine<'_>,
+    activation: Activation,
+) -> Vec<f32> {
+    let Affine { weight, bias, epsilon } = affine;
+    let per_group = weight.len() / groups;
+    let mut out = vec![0.0; x.len()];
+    let size = per_group * area;
+    out.par_chunks_mut(size).zip(x.par_chunks(size)).enumerate().for_each(|(at, (out, x))| {
+        let first = at % groups * per_group;
+        vectorised(|| {
+            let (mean, inverse) = statistics(x, epsilon);
+            for (channel, (out, x)) in out.chunks_mut(area).zip(x.chunks(area)).enumerate() {
+                let (weight, bias) = (weight[first + channel], bias[first + channel]);
+                match activation {
+                    Activation::None => {
+                        for (out, &x) in out.iter_mut().zip(x) {
+                            *out = (x - mean) * inverse * weight + bias;
+                        }
+                    }
+                    Activation::Silu => {
+                        for (out, &x) in out.iter_mut().zip(x) {
+                            *out = swish((x - mean) * inverse * weight + bias, 1.0);
+                        }
+                    }
+                }
+            }
+        });
+    });
+    out
+}
+
+/// Layer norm of rows of as many elements as there are weights.
+pub(crate) fn layer_norm(x: &[f32], affine: Affine<'_>) -> Vec<f32> {
+    let Affine { weight, bias, epsilon } = affine;
+    let channels = weight.len();
+    let mut out = vec![0.0; x.len()];
+    let chunk = (16 * 1024 / channels).max(1) * channels;
+    out.par_chunks_mut(chunk).zip(x.par_chunks(chunk)).for_each(|(out, x)| {
+        vectorised(|| {
+            for (out, x) in out.chunks_mut(channels).zip(x.chunks(channels)) {
+                let (mean, inverse) = statistics(x, epsilon);
+                for ((out, &x), (&weight, &bias)) in out.iter_mut().zip(x).zip(weight.iter().zip(bias)) {
+                    *out = (x - mean) * inverse * weight + bias;
+                }
+            }
+        });
+    });
+    out
+}

@@ -1,0 +1,82 @@
+//! Access to a Candle tensor's numbers in place.
+
+use std::cell::Cell;
+
+use candle_core::{CpuStorage, DType, Device, Layout, Result, Storage, StorageRef, Tensor};
+
+thread_local! {
+    static INFERENCE: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Runs `f` while this thread's kernels may ignore that a tensor is a variable.
+pub(crate) fn inference<R>(f: impl FnOnce() -> R) -> R {
+    struct Restore(bool);
+    impl Drop for Restore {
+        fn drop(&mut self) {
+            INFERENCE.set(self.0);
+        }
+    }
+    let _restore = Restore(INFERENCE.replace(true));
+    f()
+}
+
+/// Whether the kernels take these tensors: on the CPU, f32 or a half precision, and nothing to differentiate.
+pub(crate) fn takes(tensors: &[&Tensor]) -> bool {
+    tensors.iter().all(|x| {
+        x.device().is_cpu()
+            && matches!(x.dtype(), DType::F32 | DType::F16 | DType::BF16)
+            && (INFERENCE.get() || !x.track_op())
+    })
+}
+
+/// The tensor in f32, contiguous: itself where it is so already.
+pub(crate) fn dense_f32(x: &Tensor) -> Result<Tensor> {
+    x.to_dtype(DType::F32)?.contiguous()
+}
+
+/// A tensor of `shape` and `dtype` on the CPU from f32 values.
+pub(crate) fn tensor(values: Vec<f32>, shape: &[usize], dtype: DType) -> Result<Tensor> {
+    Tensor::from_vec(values, shape, &Device::Cpu)?.to_dtype(dtype)
+}
+
+/// The numbers of an f32 tensor on the CPU, with their layout, for as long as this lives.
+pub(crate) struct View<'a> {
+    storage: StorageRef<'a>,
+    layout: &'a Layout,
+}
+
+impl<'a> View<'a> {
+    /// The view; an error for another dtype or device.
+    pub(crate) fn new(x: &'a Tensor) -> Result<Self> {
+        let (storage, layout) = x.storage_and_layout();
+        match &*storage {
+            Storage::Cpu(CpuStorage::F32(_)) => Ok(Self { storage, layout }),
+            _ => candle_core::bail!("expected an f32 tensor on the CPU"),
+        }
+    }
+
+    /// All elements from the first one on, in memory order.
+    pub(crate) fn data(&self) -> &[f32] {
+        match &*self.storage {
+            Storage::Cpu(CpuStorage::F32(values)) => values.get(self.layout.start_offset()..).unwrap_or(&[]),
+            _ => &[],
+        }
+    }
+
+    /// The elements of a contiguous tensor, row-major; an error for one that is not.
+    pub(crate) fn slice(&self) -> Result<&[f32]> {
+        if !self.layout.is_contiguous() {
+            candle_core::bail!("expected a contiguous tensor");
+        }
+        let len = self.layout.shape().elem_count();
+        match self.data().get(..len) {
+            Some(values) => Ok(values),
+            None => candle_core::bail!("a tensor shorter than its shape"),
+        }
+    }
+
+    /// The distance in memory between neighbours along each axis.
+    pub(crate) fn strides(&self) -> &[usize] {
+        self.layout.stride()
+    }
+}
