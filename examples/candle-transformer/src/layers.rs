@@ -50,7 +50,9 @@ impl Layer {
     /// Queries, keys and values, each `[batch, heads, tokens, dim]`.
     pub fn project(&self, x: &Tensor) -> Result<[Tensor; 3]> {
         let (batch, tokens, channels) = x.dims3()?;
-        let split = |x: Tensor| x.reshape((batch, tokens, self.heads, channels / self.heads))?.transpose(1, 2)?.contiguous();
+        let split = |x: Tensor| {
+            x.reshape((batch, tokens, self.heads, channels / self.heads))?.transpose(1, 2)?.contiguous()
+        };
         let all = self.qkv.forward(x)?.chunk(3, D::Minus1)?;
         Ok([split(all[0].clone())?, split(all[1].clone())?, split(all[2].clone())?])
     }
