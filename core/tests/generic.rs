@@ -1,6 +1,7 @@
 //! The generic bodies on the reference backend: the streamed graph against the stored map, and both against plain
 //! loops in f64.
 #![cfg(feature = "reference")]
+#![allow(clippy::unwrap_used, reason = "a test: helpers may panic, too")]
 
 use atedm_core::backend::{AttentionOptions, GraphRequest, Streamed, generic};
 use atedm_core::reference::{NdDevice, NdIndices, NdTensor};
@@ -141,6 +142,9 @@ fn attention_and_its_map() {
     }
 }
 
+/// What is added to the logit of query `i` and key `j`.
+type Bias<'a> = &'a dyn Fn(usize, usize) -> f64;
+
 #[test]
 fn attention_with_a_bias_returns_the_map_it_used() {
     for dtype in BOTH {
@@ -155,7 +159,7 @@ fn attention_with_a_bias_returns_the_map_it_used() {
         let causal =
             tensor(dtype, &(0..m * n).map(|e| wall(e / n, e % n)).collect::<Vec<_>>(), &[1, 1, m, n]);
         let per_key = tensor(dtype, &(0..n).map(|j| keys(0, j)).collect::<Vec<_>>(), &[1, 1, 1, n]);
-        let cases: [(&NdTensor, &dyn Fn(usize, usize) -> f64); 2] = [(&causal, &wall), (&per_key, &keys)];
+        let cases: [(&NdTensor, Bias<'_>); 2] = [(&causal, &wall), (&per_key, &keys)];
         for (bias, plain) in cases {
             let map = plain_map(&q, &k, sizes, 0.3, plain);
             let options = AttentionOptions { scale: 0.3, bias: Some(bias), graph: GraphRequest::Lazy };
@@ -373,6 +377,8 @@ fn linear_and_geglu_beside_plain_loops() {
                 .collect();
             near(&x.geglu(&weight, bias).unwrap(), &[b, n, out / 2], &gated);
         }
+        let odd = weight.narrow(0, 0, 7).unwrap();
+        assert!(matches!(x.geglu(&odd, None), Err(Error::Shape { .. })));
     }
 }
 

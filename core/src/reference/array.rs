@@ -127,7 +127,7 @@ impl Around {
     }
 }
 
-// ---- element-wise  ------------------------------------------------------------------------------------
+// ---- element-wise --------------------------------------------------------------------------------------------------
 
 /// `f` of each element, in the memory order of the operand.
 pub(super) fn mapped<F: Element>(array: &Array<F>, f: impl Fn(F) -> F) -> NdTensor {
@@ -380,7 +380,7 @@ pub(super) fn argmax_rows<F: Element>(array: &Array<F>) -> Result<NdIndices> {
 pub(super) fn gather<F: Element>(array: &Array<F>, axis: usize, at: &NdIndices) -> Result<Array<F>> {
     use crate::Indices;
     let mut shape = array.shape().to_vec();
-    let Around { outer, len, inner } = Around::axis(&shape, axis, "gather")?;
+    let Around { outer: _, len, inner } = Around::axis(&shape, axis, "gather")?;
     let (batch, picked) = at.dims();
     if axis == 0 || shape[0] != batch {
         return Err(Error::shape("gather", format!("axis 1 or above, {batch} batch entries"), shape));
@@ -391,14 +391,12 @@ pub(super) fn gather<F: Element>(array: &Array<F>, axis: usize, at: &NdIndices) 
     shape[axis] = picked;
     let mut out = Vec::with_capacity(count(&shape, "gather")?);
     let values = row_major(array);
-    if batch > 0 {
-        let each = outer / batch;
-        for (b, row) in at.rows().enumerate() {
-            for o in b * each..(b + 1) * each {
-                for &i in row {
-                    let from = (o * len + i as usize) * inner;
-                    out.extend_from_slice(&values[from..from + inner]);
-                }
+    let each: usize = shape[1..axis].iter().product();
+    for (b, row) in at.rows().enumerate() {
+        for o in b * each..(b + 1) * each {
+            for &i in row {
+                let from = (o * len + i as usize) * inner;
+                out.extend_from_slice(&values[from..from + inner]);
             }
         }
     }

@@ -49,7 +49,7 @@ pub fn layer_norm<T: Tensor>(x: &T, weight: &T, bias: &T, epsilon: f64) -> Resul
 /// Group norm of `[b, c, ..]`, then `* weight + bias` per channel.
 pub fn group_norm<T: Tensor>(x: &T, groups: usize, weight: &T, bias: &T, epsilon: f64) -> Result<T> {
     let shape = x.shape();
-    if shape.len() < 2 || groups == 0 || shape[1] % groups != 0 {
+    if shape.len() < 2 || groups == 0 || !shape[1].is_multiple_of(groups) {
         return Err(Error::shape(
             "group_norm",
             format!("[batch, a multiple of {groups} channels, ..]"),

@@ -113,7 +113,8 @@ fn layout_errors() {
 }
 
 type Binary = fn(&NdTensor, &NdTensor) -> Result<NdTensor>;
-const BINARIES: [(Binary, fn(f64, f64) -> f64); 4] = [
+type Plain = fn(f64, f64) -> f64;
+const BINARIES: [(Binary, Plain); 4] = [
     (NdTensor::add, |a, b| a + b),
     (NdTensor::sub, |a, b| a - b),
     (NdTensor::mul, |a, b| a * b),
