@@ -1,0 +1,199 @@
+//! SD-XL's text encoders: transformers' `CLIPTextModel` and `CLIPTextModelWithProjection`.
+//!
+//! ```text
+//! x      = tokens(ids) + positions
+//! x     += out(attention(norm1(x)), causal);  x += fc2(act(fc1(norm2(x))))      for each layer
+//! hidden = x before the last layer, without a norm                              hidden_states[-2]
+//! pooled = projection · final_norm(x)[end token]
+//! ```
+
+use atedm_core::backend::dims;
+use atedm_core::{AttentionOps, Backend, DeviceOf, Error, Indices, Result, Tensor, Weights};
+
+use crate::config::{TextActivation, TextEncoderConfig};
+use crate::layers::{Bias, LayerNorm, Linear, plain_attention};
+
+/// What a text encoder gives for a batch of prompts.
+#[derive(Debug, Clone)]
+pub struct TextOutput<T> {
+    /// The penultimate hidden states `[b, length, channels]`.
+    pub hidden: T,
+    /// The pooled projection `[b, projection]`; only from an encoder that has one.
+    pub pooled: Option<T>,
+}
+
+/// A text encoder with its weights.
+#[derive(Debug)]
+pub struct TextEncoder<B: Backend> {
+    config: TextEncoderConfig,
+    tokens: B::Tensor,
+    positions: B::Tensor,
+    layers: Vec<Layer<B::Tensor>>,
+    /// Final norm and projection, for the pooled output.
+    pooling: Option<(LayerNorm<B::Tensor>, Linear<B::Tensor>)>,
+}
+
+/// What a constant mask's forbidden logits get: as the least f32, far below any logit, but finite.
+const FORBIDDEN: f32 = f32::MIN;
+
+impl<B: Backend> TextEncoder<B> {
+    /// Loads the tensors of a text encoder.
+    ///
+    /// Their names may begin with `text_model.` or not: transformers 5 drops it for encoders without a projection. The last
+    /// layer of an encoder without a projection is not read, since nothing depends on it.
+    ///
+    /// # Errors
+    /// [`Error::Weights`] naming the tensor that is missing or has another shape.
+    pub fn load(weights: &Weights<B::Tensor>, config: &TextEncoderConfig) -> Result<Self> {
+        const TABLE: &str = "embeddings.token_embedding.weight";
+        let nested = weights.scope("text_model");
+        let model = if nested.contains(TABLE) || !weights.contains(TABLE) { nested } else { weights.clone() };
+        let channels = config.channels;
+        let embeddings = model.scope("embeddings");
+        let table = |name: &str, rows| embeddings.scope(name).tensor("weight", &[rows, channels]);
+        let pooling = config.projection.map(|projection| {
+            let norm = LayerNorm::load(&model.scope("final_layer_norm"), channels, config.norm_epsilon)?;
+            let projection = Linear::load(&weights.scope("text_projection"), channels, projection, Bias::Without)?;
+            Ok::<_, Error>((norm, projection))
+        });
+        let needed = if config.projection.is_some() { config.layers } else { config.layers - 1 };
+        let layer = |i: usize| Layer::load(&model.scope("encoder.layers").scope(i), config);
+        Ok(Self {
+            tokens: table("token_embedding", config.vocabulary)?,
+            positions: table("position_embedding", config.context)?,
+            layers: (0..needed).map(layer).collect::<Result<_>>()?,
+            pooling: pooling.transpose()?,
+            config: config.clone(),
+        })
+    }
+
+    /// The configuration it was loaded with.
+    pub fn config(&self) -> &TextEncoderConfig {
+        &self.config
+    }
+
+    /// Encodes rows of token ids, all of one length.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if there are no ids, rows differ in length or are longer than the context;
+    /// [`Error::Config`] if an id is outside the vocabulary.
+    pub fn encode(&self, ids: &[Vec<u32>], device: &DeviceOf<B>) -> Result<TextOutput<B::Tensor>> {
+        let _span = tracing::debug_span!("text encoder", prompts = ids.len()).entered();
+        let (batch, length) = self.check(ids)?;
+        let channels = self.config.channels;
+        let rows = <B::Tensor as Tensor>::Indices::from_host(ids, device)?;
+        let embedded = atedm_core::NnOps::embedding(&self.tokens, &rows)?;
+        let positions = self.positions.narrow(0, 0, length)?.reshape(&[1, length, channels])?;
+        let mut x = embedded.add(&positions)?;
+        let mask = causal_mask::<B::Tensor>(length, &x)?;
+        let penultimate = self.config.layers - 1;
+        let mut hidden = None;
+        for (i, layer) in self.layers.iter().enumerate() {
+            if i == penultimate {
+                hidden = Some(x.clone());
+            }
+            x = layer.forward(x, &mask)?;
+        }
+        let Some((norm, projection)) = &self.pooling else {
+            return Ok(TextOutput { hidden: x, pooled: None });
+        };
+        let hidden = hidden.ok_or_else(|| Error::config("num_hidden_layers", "expected at least 1"))?;
+        let ends: Vec<Vec<u32>> = ids.iter().map(|row| vec![self.end_position(row)]).collect();
+        let ends = <B::Tensor as Tensor>::Indices::from_host(&ends, device)?;
+        let last = x.gather(1, &ends)?.reshape(&[batch, channels])?;
+        let pooled = projection.forward(&norm.forward(&last)?)?;
+        Ok(TextOutput { hidden, pooled: Some(pooled) })
+    }
+
+    fn check(&self, ids: &[Vec<u32>]) -> Result<(usize, usize)> {
+        let length = ids.first().map_or(0, Vec::len);
+        if length == 0 || length > self.config.context || ids.iter().any(|row| row.len() != length) {
+            let expected = format!("rows of one length, at most {}", self.config.context);
+            return Err(Error::shape("text encoder", expected, [ids.len(), length]));
+        }
+        if let Some(id) = ids.iter().flatten().find(|id| **id as usize >= self.config.vocabulary) {
+            let reason = format!("token {id} is outside the vocabulary of {}", self.config.vocabulary);
+            return Err(Error::config("tokenizer", reason));
+        }
+        Ok((ids.len(), length))
+    }
+
+    /// Where the pooled state is read: the first end token; with the legacy end token 2 the first of the highest ids.
+    fn end_position(&self, ids: &[u32]) -> u32 {
+        let end = match self.config.end_token {
+            2 => ids.iter().copied().max().unwrap_or(0),
+            end => end,
+        };
+        // transformers' argmax over "is the end token" gives 0 where there is none.
+        ids.iter().position(|id| *id == end).unwrap_or(0) as u32
+    }
+}
+
+/// `[1, 1, length, length]`: 0 where a token may look, far below any logit where it may not.
+fn causal_mask<T: Tensor>(length: usize, like: &T) -> Result<T> {
+    let at = |i: usize| if i % length <= i / length { 0.0 } else { FORBIDDEN };
+    let values: Vec<f32> = (0..length * length).map(at).collect();
+    T::from_f32(&values, &[1, 1, length, length], like.dtype().accumulator(), &like.device())
+}
+
+#[derive(Debug)]
+struct Layer<T> {
+    heads: usize,
+    activation: TextActivation,
+    norm1: LayerNorm<T>,
+    q: Linear<T>,
+    k: Linear<T>,
+    v: Linear<T>,
+    out: Linear<T>,
+    norm2: LayerNorm<T>,
+    fc1: Linear<T>,
+    fc2: Linear<T>,
+}
+
+impl<T: AttentionOps> Layer<T> {
+    fn load(weights: &Weights<T>, config: &TextEncoderConfig) -> Result<Self> {
+        let (channels, inner) = (config.channels, config.feed_forward);
+        let norm = |name: &str| LayerNorm::load(&weights.scope(name), channels, config.norm_epsilon);
+        let attention = weights.scope("self_attn");
+        let project = |name: &str| Linear::load(&attention.scope(name), channels, channels, Bias::With);
+        let mlp = weights.scope("mlp");
+        Ok(Self {
+            heads: config.heads,
+            activation: config.activation,
+            norm1: norm("layer_norm1")?,
+            q: project("q_proj")?,
+            k: project("k_proj")?,
+            v: project("v_proj")?,
+            out: project("out_proj")?,
+            norm2: norm("layer_norm2")?,
+            fc1: Linear::load(&mlp.scope("fc1"), channels, inner, Bias::With)?,
+            fc2: Linear::load(&mlp.scope("fc2"), inner, channels, Bias::With)?,
+        })
+    }
+
+    fn forward(&self, x: T, mask: &T) -> Result<T> {
+        let normed = self.norm1.forward(&x)?;
+        let [q, k, v] = [&self.q, &self.k, &self.v].map(|linear| linear.forward(&normed));
+        let attended = plain_attention(&q?, &k?, &v?, self.heads, Some(mask))?;
+        let x = x.add(&self.out.forward(&attended)?)?;
+        let inner = self.fc1.forward(&self.norm2.forward(&x)?)?;
+        let inner = match self.activation {
+            TextActivation::QuickGelu => inner.quick_gelu()?,
+            TextActivation::Gelu => inner.gelu()?,
+        };
+        x.add(&self.fc2.forward(&inner)?)
+    }
+}
+
+/// Joins the encoders' hidden states along channels: `[b, length, c1 + c2]`, the U-Net's text.
+///
+/// # Errors
+/// [`Error::Shape`] if their batches or lengths differ.
+pub fn join_hidden<T: Tensor>(first: &T, second: &T) -> Result<T> {
+    let [b1, n1, _] = dims(first, "text hidden states")?;
+    let [b2, n2, c2] = dims(second, "text hidden states")?;
+    if (b1, n1) != (b2, n2) {
+        return Err(Error::shape("text hidden states", format!("[{b1}, {n1}, channels]"), [b2, n2, c2]));
+    }
+    T::concat(&[first, second], 2)
+}

@@ -1,0 +1,196 @@
+//! Decoding in overlapping tiles, as diffusers blends them. Tiles are put together on the host.
+
+use atedm_core::backend::dims;
+use atedm_core::{Error, Result, Tensor};
+
+/// Size and overlap of tiles.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct TileOptions {
+    /// Height and width of a tile, in image pixels.
+    pub size: usize,
+    /// Share of a tile that overlaps the one before, from 0 to below 1.
+    pub overlap: f64,
+}
+
+/// Checked sizes.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Tiles {
+    /// Latents of a tile, along one side.
+    pub(crate) latents: usize,
+    /// Pixels of a tile, along one side.
+    size: usize,
+    overlap: f64,
+    factor: usize,
+}
+
+impl TileOptions {
+    /// For an autoencoder with `factor` pixels per latent.
+    pub(crate) fn check(&self, factor: usize) -> Result<Tiles> {
+        let latents = self.size / factor.max(1);
+        if !(0.0..1.0).contains(&self.overlap) {
+            return Err(Error::config("tile overlap", format!("expected 0 to below 1, got {}", self.overlap)));
+        }
+        if latents == 0 || (latents as f64 * (1.0 - self.overlap)) < 1.0 {
+            let reason = format!("expected at least {factor} pixels beyond the overlap, got {}", self.size);
+            return Err(Error::config("tile size", reason));
+        }
+        Ok(Tiles { latents, size: self.size, overlap: self.overlap, factor })
+    }
+}
+
+/// An image on the host: `planes` (batch · channels) of `height` × `width`.
+struct Picture {
+    planes: usize,
+    height: usize,
+    width: usize,
+    values: Vec<f32>,
+}
+
+impl Picture {
+    fn of<T: Tensor>(image: &T) -> Result<Self> {
+        let [b, c, height, width] = dims(image, "VAE tile")?;
+        Ok(Self { planes: b * c, height, width, values: image.to_f32()? })
+    }
+
+    fn row(&self, plane: usize, y: usize) -> &[f32] {
+        let start = (plane * self.height + y) * self.width;
+        &self.values[start..start + self.width]
+    }
+
+    fn at(&mut self, plane: usize, y: usize, x: usize) -> &mut f32 {
+        &mut self.values[(plane * self.height + y) * self.width + x]
+    }
+}
+
+fn mix(before: f32, now: f32, share: f64) -> f32 {
+    before * (1.0 - share) as f32 + now * share as f32
+}
+
+/// diffusers' `AutoencoderKL.tiled_decode`: the top and left edges of each tile are blended with the (already blended)
+/// tiles above and to the left, then each tile is cut to its stride and all are laid side by side.
+pub(crate) fn blend_in_sequence<T: Tensor>(
+    latents: &T,
+    tiles: &Tiles,
+    decode: impl Fn(&T) -> Result<T>,
+) -> Result<T> {
+    let [batch, _, height, width] = dims(latents, "VAE tiles")?;
+    let stride = (tiles.latents as f64 * (1.0 - tiles.overlap)) as usize;
+    let extent = (tiles.size as f64 * tiles.overlap) as usize;
+    let limit = tiles.size - extent;
+
+    let mut above: Vec<Picture> = Vec::new();
+    let mut rows: Vec<Vec<Picture>> = Vec::new();
+    for y in (0..height).step_by(stride) {
+        let strip = latents.narrow(2, y, tiles.latents.min(height - y))?;
+        let mut row: Vec<Picture> = Vec::new();
+        for (j, x) in (0..width).step_by(stride).enumerate() {
+            let tile = decode(&strip.narrow(3, x, tiles.latents.min(width - x))?)?;
+            let mut tile = Picture::of(&tile)?;
+            if let Some(upper) = above.get(j) {
+                blend_down(upper, &mut tile, extent);
+            }
+            if let Some(left) = row.last() {
+                blend_right(left, &mut tile, extent);
+            }
+            row.push(tile);
+        }
+        let cut = |tile: &Picture| crop(tile, limit);
+        if !above.is_empty() {
+            rows.push(above.iter().map(cut).collect());
+        }
+        above = row;
+    }
+    rows.push(above.iter().map(|tile| crop(tile, limit)).collect());
+    lay_out(&rows, batch, latents)
+}
+
+fn blend_down(upper: &Picture, tile: &mut Picture, extent: usize) {
+    let extent = extent.min(upper.height).min(tile.height);
+    for plane in 0..tile.planes {
+        for y in 0..extent {
+            let before = upper.row(plane, upper.height - extent + y);
+            let share = y as f64 / extent as f64;
+            for (x, value) in before.iter().enumerate().take(tile.width) {
+                let now = tile.at(plane, y, x);
+                *now = mix(*value, *now, share);
+            }
+        }
+    }
+}
+
+fn blend_right(left: &Picture, tile: &mut Picture, extent: usize) {
+    let extent = extent.min(left.width).min(tile.width);
+    for plane in 0..tile.planes {
+        for y in 0..tile.height.min(left.height) {
+            let before = &left.row(plane, y)[left.width - extent..];
+            for (x, value) in before.iter().enumerate() {
+                let now = tile.at(plane, y, x);
+                *now = mix(*value, *now, x as f64 / extent as f64);
+            }
+        }
+    }
+}
+
+fn crop(tile: &Picture, limit: usize) -> Picture {
+    let (height, width) = (tile.height.min(limit), tile.width.min(limit));
+    let rows = (0..tile.planes).flat_map(|plane| (0..height).map(move |y| (plane, y)));
+    let values = rows.flat_map(|(plane, y)| tile.row(plane, y)[..width].iter().copied()).collect();
+    Picture { planes: tile.planes, height, width, values }
+}
+
+fn lay_out<T: Tensor>(rows: &[Vec<Picture>], batch: usize, like: &T) -> Result<T> {
+    let first = rows.first().and_then(|row| row.first());
+    let planes = first.map_or(0, |tile| tile.planes);
+    let height: usize = rows.iter().filter_map(|row| row.first()).map(|tile| tile.height).sum();
+    let width: usize = rows.first().map_or(0, |row| row.iter().map(|tile| tile.width).sum());
+    let mut values = Vec::with_capacity(planes * height * width);
+    for plane in 0..planes {
+        for row in rows {
+            for y in 0..row.first().map_or(0, |tile| tile.height) {
+                row.iter().for_each(|tile| values.extend_from_slice(tile.row(plane, y)));
+            }
+        }
+    }
+    T::from_f32(&values, &[batch, planes / batch.max(1), height, width], like.dtype(), &like.device())
+}
+
+/// diffusers' `AutoencoderTiny._tiled_decode`: each tile is laid over what is there already, with a weight that rises
+/// linearly over its top and left overlap.
+pub(crate) fn blend_by_mask<T: Tensor>(latents: &T, tiles: &Tiles, decode: impl Fn(&T) -> Result<T>) -> Result<T> {
+    let [batch, _, height, width] = dims(latents, "VAE tiles")?;
+    let blend = (tiles.latents as f64 * tiles.overlap) as usize;
+    let stride = tiles.latents - blend;
+    let factor = tiles.factor;
+    let ramp = |i: usize, first: bool| {
+        // With an overlap of one pixel or none diffusers divides by zero or less; there is nothing to blend then.
+        let reach = (blend * factor).saturating_sub(1);
+        if first || reach == 0 { 1.0 } else { (i as f32 / reach as f32).min(1.0) }
+    };
+    let (full_height, full_width) = (height * factor, width * factor);
+    let mut out: Option<Picture> = None;
+    for y in (0..height).step_by(stride) {
+        let strip = latents.narrow(2, y, tiles.latents.min(height - y))?;
+        for x in (0..width).step_by(stride) {
+            let tile = Picture::of(&decode(&strip.narrow(3, x, tiles.latents.min(width - x))?)?)?;
+            let planes = tile.planes;
+            let out = out.get_or_insert_with(|| Picture {
+                planes,
+                height: full_height,
+                width: full_width,
+                values: vec![0.0; planes * full_height * full_width],
+            });
+            for plane in 0..planes {
+                for i in 0..tile.height {
+                    for (j, value) in tile.row(plane, i).iter().enumerate() {
+                        let mask = ramp(i, y == 0) * ramp(j, x == 0);
+                        let there = out.at(plane, y * factor + i, x * factor + j);
+                        *there = mask * value + (1.0 - mask) * *there;
+                    }
+                }
+            }
+        }
+    }
+    let out = out.ok_or_else(|| Error::shape("VAE tiles", "latents that are not empty", [height, width]))?;
+    let shape = [batch, out.planes / batch.max(1), full_height, full_width];
+    T::from_f32(&out.values, &shape, latents.dtype(), &latents.device())
+}
