@@ -9,6 +9,7 @@ mod method;
 mod oracle;
 mod page_rank;
 mod recovery;
+mod registry;
 mod schedule;
 mod support;
 mod toy;

@@ -11,12 +11,17 @@ pub struct DirectCopy;
 
 impl<T: AttentionOps> TokenRecovery<T> for DirectCopy {
     fn plan(&self, input: RecoveryInput<'_, T>) -> Result<Box<dyn Reduction<T>>> {
-        Ok(Box::new(DirectPlan { kept: input.partition.kept, when_pruned: input.hidden.clone() }))
+        Ok(Box::new(DirectPlan {
+            tokens: input.partition.tokens(),
+            kept: input.partition.kept,
+            when_pruned: input.hidden.clone(),
+        }))
     }
 }
 
 #[derive(Debug, Clone)]
 struct DirectPlan<T: Tensor> {
+    tokens: usize,
     kept: T::Indices,
     when_pruned: T,
 }
@@ -26,7 +31,7 @@ impl<T: Tensor> Reduction<T> for DirectPlan<T> {
         self.kept.dims().1
     }
     fn shrink(&self, full: &T) -> Result<T> {
-        expect_tokens(full, self.when_pruned.shape()[1], "direct copy: shrink")?;
+        expect_tokens(full, self.tokens, "direct copy: shrink")?;
         full.gather(1, &self.kept)
     }
     fn restore(&self, reduced: &T) -> Result<T> {

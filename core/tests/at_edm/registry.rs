@@ -1,0 +1,218 @@
+//! Parts and methods by name, and any method under the shared schedule.
+
+use atedm_core::at_edm::scoring::RandomScores;
+use atedm_core::at_edm::{Levels, ScoreInput, Scores, TokenScorer};
+use atedm_core::backend::dims;
+use atedm_core::plugin::{
+    Action, BuildContext, Event, Gate, MaskRecorder, PruningSchedule, Registry, ScheduleQuery, Scheduled,
+    Site, Stage, TokenReducer, Unpruned, WithRatio,
+};
+use atedm_core::reference::NdTensor;
+use atedm_core::{Error, Result, Tensor};
+use serde_json::json;
+
+use crate::method::{GRID, Inputs, run};
+use crate::support::{batch, block, mid, single, step};
+use crate::toy::Toy;
+
+/// A user's scorer: the position itself.
+#[derive(Debug)]
+struct ByPosition {
+    backwards: bool,
+}
+
+impl TokenScorer<NdTensor> for ByPosition {
+    fn score(&mut self, input: &ScoreInput<'_, NdTensor>) -> Result<Scores<NdTensor>> {
+        let [b, n, _] = dims(input.hidden, "by position")?;
+        let sign = if self.backwards { -1.0 } else { 1.0 };
+        let row: Vec<f32> = (0..n).map(|i| sign * i as f32).collect();
+        let tokens =
+            NdTensor::from_f32(&row.repeat(b), &[b, n], input.hidden.dtype(), &input.hidden.device())?;
+        Ok(Scores { tokens, votes: 0 })
+    }
+}
+
+fn with_by_position() -> Registry<NdTensor> {
+    #[derive(serde::Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Options {
+        backwards: bool,
+    }
+    let mut registry = Registry::with_builtins();
+    registry
+        .register_scorer("by-position", |spec| {
+            let Options { backwards } = spec.parse()?;
+            Ok(Box::new(ByPosition { backwards }))
+        })
+        .unwrap();
+    registry
+}
+
+#[test]
+fn a_users_scorer_is_found_by_name() {
+    let (toy, inputs) = (Toy::new(62, 2, GRID), Inputs::new(63, 1));
+    for (backwards, first) in [(true, 0), (false, 12)] {
+        let recorder = MaskRecorder::shared();
+        let context = BuildContext { observer: Some(recorder.clone()), ..BuildContext::default() };
+        let options = json!({"scorer": "by-position", "scorer_options": {"backwards": backwards}, "schedule": "constant"});
+        let mut method = with_by_position().build("at-edm", &options, &context).unwrap();
+        run(&toy, method.as_mut(), &inputs).unwrap();
+        let masks = recorder.lock().unwrap().take();
+        assert_eq!(masks.iter().next().unwrap().1.kept[0], (first..first + 8).collect::<Vec<u32>>());
+    }
+    let bad = json!({"scorer": "by-position", "scorer_options": {"sideways": true}});
+    let message = |options| match with_by_position().build("at-edm", &options, &BuildContext::default()) {
+        Ok(_) => panic!("{options} must not build"),
+        Err(error) => error.to_string(),
+    };
+    let error = message(bad);
+    assert!(error.starts_with("scorer_options: ") && error.contains("sideways"), "{error}");
+    let error = message(json!({"scorer": "by-height"}));
+    assert!(
+        error.starts_with("scorer: ") && error.contains("by-position") && error.contains("page-rank"),
+        "{error}"
+    );
+    let error = message(json!({"scorer": "random", "scorer_options": {"a": 1}}));
+    assert!(error.starts_with("scorer_options.a: "), "{error}");
+}
+
+#[test]
+fn names_are_listed_unique_and_known() {
+    let mut registry = with_by_position();
+    assert_eq!(
+        registry.names(),
+        ["at-edm", "at-edm-a", "at-edm-b", "at-edm-c", "at-edm-d", "at-edm-dagger", "none"]
+    );
+    assert!(registry.register_scorer("random", |_| Ok(Box::new(RandomScores))).is_err());
+    assert!(registry.register_method("", |_, _, _| Ok(Box::new(Unpruned))).is_err());
+    registry.register_method("mine", |_, _, _| Ok(Box::new(Unpruned))).unwrap();
+    let context = BuildContext::default();
+    assert!(registry.build("mine", &json!(null), &context).is_ok());
+    for (name, options, expected) in [
+        ("tome", json!({}), "method: expected one of at-edm,"),
+        ("none", json!({"ratio": 0.5}), "ratio: "),
+        ("at-edm", json!({"rati": 0.5}), "rati: unknown option; expected one of bicubic, budget_tflops"),
+        ("at-edm", json!([1]), "at-edm: expected a table"),
+        ("at-edm", json!({"ratio": 1.0}), "ratio: "),
+        (
+            "at-edm",
+            json!({"recovery": "hope"}),
+            "recovery: expected one of bicubic, direct, similarity, zero",
+        ),
+        ("at-edm", json!({"selector": "x"}), "selector: expected one of top-k"),
+        (
+            "at-edm",
+            json!({"schedule": "x"}),
+            "schedule: expected one of constant, prune-less, prune-more, table",
+        ),
+        ("at-edm-dagger", json!({}), "levels: "),
+        ("at-edm-a", json!({}), "budget_tflops: "),
+    ] {
+        match registry.build(name, &options, &context) {
+            Ok(_) => panic!("{name} {options} must not build"),
+            Err(error) => assert!(error.to_string().starts_with(expected), "{error}"),
+        }
+    }
+    let deep = BuildContext { deepest_level: Some(2), ..BuildContext::default() };
+    assert!(registry.build("at-edm-dagger", &json!({}), &deep).is_ok());
+    assert!(registry.build("at-edm-a", &json!({"ratio": 0.9}), &context).is_ok());
+}
+
+/// A selector that keeps too few is caught.
+#[test]
+fn a_selector_that_breaks_the_plan_is_an_error() {
+    #[derive(Debug)]
+    struct Half;
+    impl atedm_core::at_edm::TokenSelector<NdTensor> for Half {
+        fn select(
+            &mut self,
+            _: &Site<'_>,
+            scores: &NdTensor,
+            kept: usize,
+        ) -> Result<atedm_core::Partition<NdTensor>> {
+            scores.split_top_k(kept / 2)
+        }
+    }
+    let mut registry = Registry::with_builtins();
+    registry.register_selector("half", |_| Ok(Box::new(Half))).unwrap();
+    let options = json!({"selector": "half", "schedule": "constant"});
+    let mut method = registry.build("at-edm", &options, &BuildContext::default()).unwrap();
+    let result = run(&Toy::new(64, 2, GRID), method.as_mut(), &Inputs::new(65, 1));
+    assert!(matches!(result, Err(Error::Plugin { .. })), "{result:?}");
+}
+
+/// A method of a few lines under the shared schedule: it keeps the first tokens of the stream.
+#[derive(Debug)]
+struct First {
+    ratio: f64,
+    asked: Vec<f64>,
+}
+
+impl WithRatio for First {
+    fn set_ratio(&mut self, ratio: f64) {
+        self.ratio = ratio;
+    }
+}
+
+impl TokenReducer<NdTensor> for First {
+    fn at(&mut self, _: &Site<'_>, event: Event<'_, NdTensor>) -> Result<Action<NdTensor>> {
+        if let Event::BlockExit { .. } = event {
+            self.asked.push(self.ratio);
+        }
+        Ok(Action::Continue)
+    }
+}
+
+#[derive(Debug, Clone)]
+struct Falling;
+
+impl PruningSchedule for Falling {
+    fn ratio(&self, query: &ScheduleQuery) -> f64 {
+        query.ratio * (1.0 - query.step as f64 / query.total as f64)
+    }
+    fn boxed(&self) -> Box<dyn PruningSchedule> {
+        Box::new(self.clone())
+    }
+}
+
+#[test]
+fn any_method_runs_under_a_schedule_and_levels() {
+    let gate = || Gate::new(Box::new(Falling), Levels::List(vec![0]), 0.5).unwrap();
+    assert_eq!(gate().ratio(mid(), 1, 4).unwrap(), 0.375);
+    let below = block(Stage::Mid, 0, 0, 1, 1);
+    assert_eq!(gate().clone().ratio(below, 1, 4).unwrap(), 0.0);
+    let inputs = Inputs::new(67, 1);
+    let rows = single(1);
+    let mut seen = Vec::new();
+    for level in [0, 1] {
+        let toy = Toy { block: block(Stage::Mid, 0, 0, 1, level), ..Toy::new(66, 2, GRID) };
+        let mut method = Scheduled::new(First { ratio: 9.0, asked: Vec::new() }, gate());
+        for index in 0..2 {
+            let text = batch(&inputs.text);
+            toy.run(&mut method, &step(index, 2), &rows, batch(&inputs.hidden), &text).unwrap();
+        }
+        seen.push(format!("{method:?}"));
+    }
+    assert!(seen[0].contains("asked: [0.5, 0.25]"), "{}", seen[0]);
+    assert!(seen[1].contains("asked: []"), "{}", seen[1]);
+}
+
+#[test]
+fn a_schedule_outside_its_bounds_is_an_error() {
+    #[derive(Debug, Clone)]
+    struct Wild(f64);
+    impl PruningSchedule for Wild {
+        fn ratio(&self, _: &ScheduleQuery) -> f64 {
+            self.0
+        }
+        fn boxed(&self) -> Box<dyn PruningSchedule> {
+            Box::new(self.clone())
+        }
+    }
+    for wild in [1.0, -0.1, f64::NAN] {
+        let gate = Gate::new(Box::new(Wild(wild)), Levels::All, 0.5).unwrap();
+        assert!(matches!(gate.ratio(mid(), 0, 1), Err(Error::Plugin { .. })), "{wild}");
+    }
+    assert!(Gate::new(Box::new(Wild(0.1)), Levels::All, 1.0).is_err());
+    assert!(Gate::new(Box::new(Wild(0.1)), Levels::Deepest, 0.1).is_err());
+}
