@@ -1,5 +1,6 @@
 //! sdxl.
 
+pub mod checkpoint;
 pub mod config;
 pub mod flops;
 mod layers;

@@ -1,0 +1,231 @@
+//! Checkpoints: a diffusers folder as it is.
+//!
+//! ```text
+//! model_index.json                 which pipeline, and whether an absent negative prompt is zeroed
+//! tokenizer/  tokenizer_2/         vocab.json + merges.txt, or tokenizer.json
+//! text_encoder/  text_encoder_2/   config.json, model[.variant].safetensors (or an index and shards)
+//! unet/  vae/                      config.json, diffusion_pytorch_model[.variant].safetensors (or an index and shards)
+//! scheduler/                       scheduler_config.json
+//! ```
+
+mod files;
+
+use std::path::{Path, PathBuf};
+
+use atedm_core::{DType, Error, Result, Tensor, Weights};
+
+use crate::config::{Fields, TextEncoderConfig, TinyVaeConfig, UNetConfig, VaeConfig};
+use crate::schedulers::SchedulerConfig;
+use crate::tokenizer::ClipTokenizer;
+use crate::weights::{SafetensorsSource, WeightFile};
+
+/// How to open a checkpoint.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct OpenOptions {
+    /// Read the files of this variant (`fp16`) and no others. Without it plain files are preferred, then `fp16`, then `bf16`.
+    pub variant: Option<String>,
+    /// Another autoencoder than the folder's own: a folder with `config.json` and weights, or with the two files
+    /// `taesdxl_encoder.safetensors` and `taesdxl_decoder.safetensors`.
+    pub vae: Option<PathBuf>,
+}
+
+/// A part of a checkpoint that has weights.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Part {
+    /// The first text encoder (CLIP ViT-L).
+    TextEncoder,
+    /// The second text encoder (OpenCLIP ViT-bigG), with the pooled projection.
+    TextEncoder2,
+    /// The U-Net.
+    UNet,
+    /// The autoencoder.
+    Vae,
+}
+
+impl Part {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::TextEncoder, Self::TextEncoder2, Self::UNet, Self::Vae];
+
+    /// Its folder in the checkpoint.
+    pub fn folder(self) -> &'static str {
+        match self {
+            Self::TextEncoder => "text_encoder",
+            Self::TextEncoder2 => "text_encoder_2",
+            Self::UNet => "unet",
+            Self::Vae => "vae",
+        }
+    }
+
+    /// Its weight file's name up to the variant.
+    pub fn stem(self) -> &'static str {
+        match self {
+            Self::TextEncoder | Self::TextEncoder2 => "model",
+            Self::UNet | Self::Vae => "diffusion_pytorch_model",
+        }
+    }
+}
+
+/// An SD-XL checkpoint whose configurations are read and whose weight files are found, but not opened.
+#[derive(Debug)]
+pub struct Checkpoint {
+    root: PathBuf,
+    text_encoders: [TextEncoderConfig; 2],
+    unet: UNetConfig,
+    vae: VaeConfig,
+    scheduler: SchedulerConfig,
+    zero_empty_prompt: bool,
+    files: [Vec<WeightFile>; 4],
+}
+
+impl Checkpoint {
+    /// Reads the configurations in `root` and finds its weight files.
+    ///
+    /// # Errors
+    /// [`Error::Io`] or [`Error::Weights`] for missing files, [`Error::Config`] naming the file and the field for what does not
+    /// parse, is not implemented or does not fit together.
+    pub fn open(root: impl AsRef<Path>, options: OpenOptions) -> Result<Self> {
+        let root = root.as_ref();
+        let index = Fields::read(&root.join("model_index.json"))?;
+        match index.text("_class_name")? {
+            Some(class) if class.starts_with("StableDiffusionXL") => {}
+            Some(class) => return Err(index.error("_class_name", format!("{class:?} is no SD-XL pipeline"))),
+            None => return Err(index.error("_class_name", "missing")),
+        }
+        for part in Part::ALL {
+            let name = part.folder();
+            let listed = index.get(name).is_some_and(|entry| entry.get(1).is_some_and(serde_json::Value::is_string));
+            if !listed {
+                return Err(index.error(name, "expected [library, class]: an SD-XL base checkpoint has all parts"));
+            }
+        }
+        let config = |part: Part| root.join(part.folder()).join("config.json");
+        let variant = options.variant.as_deref();
+        let find = |part: Part| files::find(&root.join(part.folder()), part.stem(), variant);
+        let (vae, vae_files) = match &options.vae {
+            None => (VaeConfig::read(&config(Part::Vae))?, find(Part::Vae)?),
+            Some(folder) => other_vae(folder, variant)?,
+        };
+        let checkpoint = Self {
+            text_encoders: [
+                TextEncoderConfig::read(&config(Part::TextEncoder))?,
+                TextEncoderConfig::read(&config(Part::TextEncoder2))?,
+            ],
+            unet: UNetConfig::read(&config(Part::UNet))?,
+            vae,
+            scheduler: SchedulerConfig::from_file(&root.join("scheduler").join("scheduler_config.json"))?,
+            zero_empty_prompt: index.flag("force_zeros_for_empty_prompt", true)?,
+            files: [find(Part::TextEncoder)?, find(Part::TextEncoder2)?, find(Part::UNet)?, vae_files],
+            root: root.to_path_buf(),
+        };
+        checkpoint.check_fit()?;
+        Ok(checkpoint)
+    }
+
+    /// The folder.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// The configurations of `text_encoder` and `text_encoder_2`.
+    pub fn text_encoders(&self) -> [&TextEncoderConfig; 2] {
+        self.text_encoders.each_ref()
+    }
+
+    /// The U-Net's configuration.
+    pub fn unet(&self) -> &UNetConfig {
+        &self.unet
+    }
+
+    /// The autoencoder's configuration.
+    pub fn vae(&self) -> &VaeConfig {
+        &self.vae
+    }
+
+    /// The scheduler's configuration.
+    pub fn scheduler(&self) -> &SchedulerConfig {
+        &self.scheduler
+    }
+
+    /// Whether an absent negative prompt is all zeros (else it is the empty prompt's encoding).
+    pub fn force_zeros_for_empty_prompt(&self) -> bool {
+        self.zero_empty_prompt
+    }
+
+    /// Whether the parts fit each other.
+    fn check_fit(&self) -> Result<()> {
+        let field = |part: Part, name: &str| {
+            format!("{}: {name}", self.root.join(part.folder()).join("config.json").display())
+        };
+        let [first, second] = &self.text_encoders;
+        let Some(pooled) = second.projection else {
+            let reason = "expected CLIPTextModelWithProjection";
+            return Err(Error::config(field(Part::TextEncoder2, "architectures"), reason));
+        };
+        let text = first.channels + second.channels;
+        if text != self.unet.text_channels() {
+            let reason = format!("expected {text} (both text encoders), got {}", self.unet.text_channels());
+            return Err(Error::config(field(Part::UNet, "cross_attention_dim"), reason));
+        }
+        let added = pooled + 6 * self.unet.size_channels;
+        if added != self.unet.added_channels {
+            let reason = format!(
+                "expected {added} (pooled text {pooled} and six times addition_time_embed_dim {}), got {}",
+                self.unet.size_channels, self.unet.added_channels
+            );
+            return Err(Error::config(field(Part::UNet, "projection_class_embeddings_input_dim"), reason));
+        }
+        let latents = self.vae.latent_channels();
+        if latents != self.unet.in_channels || latents != self.unet.out_channels {
+            let reason = format!(
+                "expected {latents} (the autoencoder's latents) in and out, got {} and {}",
+                self.unet.in_channels, self.unet.out_channels
+            );
+            return Err(Error::config(field(Part::UNet, "in_channels"), reason));
+        }
+        Ok(())
+    }
+
+    /// Maps the weights of `part`; they will be given in `dtype` on `device`.
+    ///
+    /// # Errors
+    /// [`Error::Io`] or [`Error::Weights`] naming the file that is missing, truncated or broken.
+    pub fn weights<T: Tensor>(&self, part: Part, dtype: DType, device: &T::Device) -> Result<Weights<T>> {
+        Ok(Weights::new(SafetensorsSource::<T::Device>::open(self.files(part), dtype, device.clone())?))
+    }
+
+    /// The weight files of `part`.
+    pub fn files(&self, part: Part) -> &[WeightFile] {
+        &self.files[part as usize]
+    }
+
+    /// Both tokenizers, each cut to its text encoder's context.
+    ///
+    /// # Errors
+    /// As [`ClipTokenizer::open`].
+    pub fn tokenizers(&self) -> Result<[ClipTokenizer; 2]> {
+        let [first, second] = &self.text_encoders;
+        Ok([
+            ClipTokenizer::open(&self.root.join("tokenizer"), first.context)?,
+            ClipTokenizer::open(&self.root.join("tokenizer_2"), second.context)?,
+        ])
+    }
+
+    /// The image size that diffusers makes by default: the U-Net's `sample_size` times the autoencoder's factor.
+    pub fn default_size(&self) -> Option<usize> {
+        self.unet.sample_size.map(|latents| latents * self.vae.factor())
+    }
+}
+
+/// An autoencoder outside the checkpoint.
+fn other_vae(folder: &Path, variant: Option<&str>) -> Result<(VaeConfig, Vec<WeightFile>)> {
+    let config = folder.join("config.json");
+    let original = ["encoder", "decoder"].map(|side| WeightFile {
+        path: folder.join(format!("taesdxl_{side}.safetensors")),
+        prefix: format!("{side}."),
+    });
+    if !config.is_file() && original[1].path.is_file() {
+        let there = original.into_iter().filter(|file| file.path.is_file());
+        return Ok((VaeConfig::Tiny(TinyVaeConfig::default()), there.collect()));
+    }
+    Ok((VaeConfig::read(&config)?, files::find(folder, Part::Vae.stem(), variant)?))
+}
