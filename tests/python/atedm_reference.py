@@ -96,7 +96,7 @@ def g_wpr(a, options, cross, margins=None):
         received = received / size.unsqueeze(-1)
         change = (received - s).abs().sum(-1)
         if margins is not None and options.epsilon > 0 and running.any():
-            margins.append(("stop", ((change / options.epsilon - 1).abs()[running]).min().item()))
+            margins.append(("stop", (change - options.epsilon).abs()[running].min().item()))
         s = torch.where(running.unsqueeze(-1), received, s)
         votes += running
         if options.epsilon > 0:
@@ -236,7 +236,7 @@ class AtEdm:
     `records` has one entry for each pruning: step, block, layer, kept [B,K] and source [B,P] (an index into all
     tokens of that layer), the scores [B,N] and the votes cast [B,H]. `margins` has how close each discrete choice was:
     ("kept", relative gap of the scores at the cut), ("copy", relative gap of the two largest attentions received),
-    ("stop", |change/epsilon - 1|)."""
+    ("stop", |change - epsilon|)."""
 
     def __init__(self, unet, options, steps):
         self.unet, self.options, self.steps = unet, options, steps
