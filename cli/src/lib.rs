@@ -17,12 +17,17 @@
 
 mod args;
 mod commands;
+mod dispatch;
 mod draw;
 mod extension;
 mod failure;
 mod files;
+mod method;
+mod model;
+mod observe;
 mod progress;
 mod prune;
+mod sample;
 mod tiny;
 
 use std::process::ExitCode;

@@ -11,7 +11,6 @@ pub(crate) struct Progress {
     bar: ProgressBar,
     quiet: bool,
     started: Instant,
-    steps: usize,
 }
 
 impl Progress {
@@ -33,7 +32,7 @@ impl Progress {
         if let Ok(style) = ProgressStyle::with_template(template) {
             bar.set_style(style.with_key("s_per_it", seconds_a_step));
         }
-        Self { bar, quiet, started: Instant::now(), steps }
+        Self { bar, quiet, started: Instant::now() }
     }
 
     /// What happens now.
@@ -57,11 +56,6 @@ impl Progress {
     /// Time since [`Progress::start`].
     pub(crate) fn elapsed(&self) -> Duration {
         self.started.elapsed()
-    }
-
-    /// Seconds a step, over all of them.
-    pub(crate) fn seconds_a_step(&self) -> f64 {
-        self.elapsed().as_secs_f64() / self.steps.max(1) as f64
     }
 
     /// Removes the bar.

@@ -4,6 +4,8 @@ mod parse;
 
 use std::path::PathBuf;
 
+use atedm_sdxl::rng::RngKind;
+use atedm_sdxl::schedulers::SamplerChoice;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub(crate) use parse::Device;
@@ -87,11 +89,11 @@ pub(crate) struct SampleArgs {
     pub(crate) height: Option<usize>,
     /// Sampler: euler, euler-karras, euler-trailing, euler-edm (the paper's), euler-a, ddim, dpm++2m,
     /// dpm++2m-karras, lcm [default: what the checkpoint's scheduler_config.json says]
-    #[arg(long, value_name = "NAME")]
-    pub(crate) scheduler: Option<String>,
+    #[arg(long, value_name = "NAME", value_parser = parse::scheduler)]
+    pub(crate) scheduler: Option<SamplerChoice>,
     /// Generator of the noise: torch gives diffusers' CPU latents for a seed, chacha is portable
     #[arg(long, value_name = "NAME", default_value = "torch")]
-    pub(crate) rng: RngKind,
+    pub(crate) rng: RngName,
     /// Start from these latents instead of noise of the seed: one f32 tensor `latents` [B,4,h,w], standard normal
     #[arg(long, value_name = "IN.safetensors")]
     pub(crate) latents: Option<PathBuf>,
@@ -122,7 +124,7 @@ pub(crate) struct EngineArgs {
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Pruning")]
 pub(crate) struct PruneArgs {
-    /// Method: none, at-edm, at-edm-dagger, at-edm-a … at-edm-d, or a plugin's name [default: none]
+    /// Method: none, at-edm, at-edm-dagger, at-edm-a … at-edm-d, or a plugin's name [default: none; at-edm for masks]
     #[arg(long, value_name = "NAME")]
     pub(crate) prune: Option<String>,
     /// The method's options: ratio=0.63,tau=30%,prune_point=before_ff,levels=1+2 (repeatable; a.b=1 sets a table's entry)
@@ -246,6 +248,16 @@ pub(crate) enum BackendKind {
     Ndarray,
 }
 
+impl BackendKind {
+    /// The name, as typed.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Candle => "candle",
+            Self::Ndarray => "ndarray",
+        }
+    }
+}
+
 /// An element type by name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum DTypeKind {
@@ -272,11 +284,27 @@ impl From<DTypeKind> for atedm_core::DType {
 
 /// A noise generator by name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum RngKind {
-    /// torch's CPU generator
+pub(crate) enum RngName {
+    /// torch's CPU generator: a seed gives diffusers' latents
     Torch,
-    /// ChaCha: portable
+    /// ChaCha: portable, and the same for an image alone or in a batch
     Chacha,
+}
+
+impl RngName {
+    /// The name, as typed.
+    pub(crate) fn name(self) -> &'static str {
+        RngKind::from(self).name()
+    }
+}
+
+impl From<RngName> for RngKind {
+    fn from(name: RngName) -> Self {
+        match name {
+            RngName::Torch => Self::Torch,
+            RngName::Chacha => Self::ChaCha,
+        }
+    }
 }
 
 #[cfg(test)]
@@ -296,7 +324,7 @@ mod tests {
             Cli::try_parse_from("atedm generate --model m --prompt p --output o.png".split(' ')).unwrap();
         let Command::Generate(args) = cli.command else { panic!("expected generate") };
         assert_eq!((args.sample.steps, args.sample.guidance_scale, args.sample.seed), (50, 7.0, 0));
-        assert_eq!((args.sample.width, args.prune.prune, args.sample.rng), (None, None, RngKind::Torch));
+        assert_eq!((args.sample.width, args.prune.prune, args.sample.rng), (None, None, RngName::Torch));
     }
 
     #[test]

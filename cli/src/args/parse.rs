@@ -3,6 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
+use atedm_sdxl::schedulers::SamplerChoice;
+
 /// A whole number of at least 1.
 pub(super) fn positive(text: &str) -> Result<usize, String> {
     text.parse().ok().filter(|&n| n > 0).ok_or_else(|| "expected a whole number of at least 1".to_string())
@@ -21,6 +23,14 @@ pub(super) fn seed(text: &str) -> Result<u64, String> {
 /// A number that is neither NaN nor infinite.
 pub(super) fn finite(text: &str) -> Result<f64, String> {
     text.parse().ok().filter(|x: &f64| x.is_finite()).ok_or_else(|| "expected a finite number".to_string())
+}
+
+/// A sampler's name.
+pub(super) fn scheduler(text: &str) -> Result<SamplerChoice, String> {
+    text.parse().map_err(|_| {
+        let names: Vec<&str> = SamplerChoice::ALL.iter().map(|choice| choice.name()).collect();
+        format!("expected one of {}", names.join(", "))
+    })
 }
 
 /// A device, as typed.

@@ -1,6 +1,9 @@
 //! One file a command.
 
+mod generate;
 mod init_tiny;
+mod inspect;
+mod masks;
 
 use crate::Extension;
 use crate::args::Command;
@@ -9,7 +12,9 @@ use crate::failure::Outcome;
 /// Runs a command.
 pub(crate) fn run(command: Command, extension: &impl Extension) -> Outcome {
     match command {
+        Command::Generate(args) => generate::run(&args, extension),
+        Command::Inspect(args) => inspect::run(&args, extension),
+        Command::Masks(args) => masks::run(&args, extension),
         Command::InitTiny(args) => init_tiny::run(&args),
-        _ => Ok(()),
     }
 }

@@ -22,7 +22,7 @@ pub(crate) struct ImageFacts {
     pub(crate) method: String,
     pub(crate) options: Value,
     /// Mean U-Net cost a step, pruned and whole, in FLOPs (2 × MAC, one sample).
-    pub(crate) flops: Option<(f64, f64)>,
+    pub(crate) flops: (f64, f64),
     pub(crate) backend: String,
     pub(crate) device: String,
     pub(crate) dtype: String,
@@ -40,10 +40,9 @@ pub(crate) fn text_chunks(facts: &ImageFacts) -> Vec<TextChunk> {
         TextChunk::new("atedm:dtype", facts.dtype.clone()),
         TextChunk::new("atedm:batch", format!("{}/{}", facts.batch.0, facts.batch.1)),
     ];
-    if let Some((mean, full)) = facts.flops {
-        let value = json!({ "mean_per_step": mean, "unpruned": full, "unit": "2 x MAC, one sample, one U-Net evaluation" });
-        chunks.push(TextChunk::new("atedm:flops", value.to_string()));
-    }
+    let (mean, full) = facts.flops;
+    let flops = json!({ "mean_per_step": mean, "unpruned": full, "unit": "2 x MAC, one sample, one U-Net evaluation" });
+    chunks.push(TextChunk::new("atedm:flops", flops.to_string()));
     chunks
 }
 
@@ -95,7 +94,7 @@ pub(crate) mod tests {
             rng: "torch".into(),
             method: "at-edm".into(),
             options: json!({"ratio": 0.5}),
-            flops: Some((1.0, 2.0)),
+            flops: (1.0, 2.0),
             backend: "candle".into(),
             device: "cpu".into(),
             dtype: "f32".into(),

@@ -6,8 +6,8 @@ mod masks;
 mod metadata;
 mod png;
 
-pub(crate) use atomic::{OutputDir, OutputFile};
+pub(crate) use atomic::{OutputDir, OutputFile, check_distinct};
 pub(crate) use latents::{LatentsFile, latents_bytes, read_latents};
 pub(crate) use masks::{masks_bytes, read_masks};
 pub(crate) use metadata::{ImageFacts, text_chunks};
-pub(crate) use png::{Picture, TextChunk, png_bytes};
+pub(crate) use png::{Picture, png_bytes};

@@ -1,0 +1,218 @@
+//! `atedm inspect`: a checkpoint's blocks, what a configuration prunes in them at which steps, and what that costs.
+
+use std::io::Write;
+
+use atedm_core::at_edm::LayerTokens;
+use atedm_core::reference::NdTensor;
+use atedm_sdxl::config::BlockInfo;
+use serde_json::{Value, json};
+
+use crate::Extension;
+use crate::args::InspectArgs;
+use crate::extension::registry;
+use crate::failure::{Failure, Outcome};
+use crate::method::{Method, Workload, readable};
+use crate::model::Model;
+use crate::prune::PruneSpec;
+
+/// Prints what is asked for.
+pub(crate) fn run(args: &InspectArgs, extension: &impl Extension) -> Outcome {
+    let spec = PruneSpec::from_args(&args.prune)?;
+    let model = Model::open(&args.model, None)?;
+    let size = model.size(args.width, args.height)?;
+    let work = model.workload(size, args.steps);
+    let registry = registry::<NdTensor>(extension)?;
+    let method = Method::resolve(&spec, &work, registry.schedules())?;
+    method.check(&registry, &work)?;
+    let report = Report::new(&model, size, work, &method)?;
+    let text = if args.json {
+        serde_json::to_string_pretty(&report.to_json()).map_err(Failure::run)?
+    } else {
+        report.to_text()
+    };
+    match writeln!(std::io::stdout(), "{}", text.trim_end()) {
+        // Nobody reads on (a pager was closed): not a failure.
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        result => result.map_err(|error| Failure::run(format!("standard output: {error}"))),
+    }
+}
+
+/// Consecutive steps at which the method does the same.
+struct Phase {
+    steps: std::ops::Range<usize>,
+    tflop: f64,
+    /// For each block the tokens of its layers.
+    layers: Vec<Vec<LayerTokens>>,
+}
+
+/// Everything that is shown.
+struct Report<'a> {
+    model: &'a Model,
+    size: (usize, usize),
+    work: Workload<'a>,
+    method: &'a Method,
+    blocks: Vec<BlockInfo>,
+    whole_tflop: f64,
+    /// `None` where only a run tells.
+    phases: Option<Vec<Phase>>,
+}
+
+impl<'a> Report<'a> {
+    fn new(model: &'a Model, size: (usize, usize), work: Workload<'a>, method: &'a Method) -> Outcome<Self> {
+        let blocks = work.blocks();
+        let phases = method.step_tflops(&work)?.map(|tflops| phases(method, &blocks, &tflops)).transpose()?;
+        Ok(Self { model, size, work, method, whole_tflop: work.whole_tflop()?, blocks, phases })
+    }
+
+    fn mean_tflop(&self) -> Option<f64> {
+        let phases = self.phases.as_ref()?;
+        let sum: f64 = phases.iter().map(|phase| phase.tflop * phase.steps.len() as f64).sum();
+        Some(sum / self.work.steps as f64)
+    }
+
+    fn to_text(&self) -> String {
+        let mut lines = vec![format!("checkpoint  {}", self.model.name())];
+        lines.extend(self.model.parts().iter().map(|(part, words)| format!("  {part:<15} {words}")));
+        let latents = self.work.latents;
+        lines.push(String::new());
+        lines.push(format!(
+            "attention blocks at {} x {} px (latents {} x {}, {} text tokens)",
+            self.size.0, self.size.1, latents.width, latents.height, self.work.text
+        ));
+        lines.push(format!(
+            "  {:<10} {:>5} {:>9} {:>7} {:>9} {:>6} {:>6}",
+            "block", "level", "grid", "tokens", "channels", "heads", "depth"
+        ));
+        for block in &self.blocks {
+            let grid = format!("{}x{}", block.grid.height, block.grid.width);
+            lines.push(format!(
+                "  {:<10} {:>5} {:>9} {:>7} {:>9} {:>6} {:>6}",
+                block.id.name(),
+                block.id.level,
+                grid,
+                block.grid.tokens(),
+                block.channels,
+                block.heads,
+                block.depth
+            ));
+        }
+        lines.push(String::new());
+        lines.push(format!("one U-Net evaluation, unpruned: {} (2 x MAC, one sample)", readable(self.whole_tflop)));
+        self.pruning_lines(&mut lines);
+        lines.join("\n")
+    }
+
+    fn pruning_lines(&self, lines: &mut Vec<String>) {
+        if self.method.is_none() {
+            return;
+        }
+        lines.push(String::new());
+        lines.push(format!("pruning     {} over {} steps", self.method.name, self.work.steps));
+        if let Value::Object(settings) = &self.method.settings {
+            let pairs: Vec<String> = settings.iter().map(|(key, value)| format!("{key}={}", plain(value))).collect();
+            lines.push(format!("  {}", pairs.join(" ")));
+        }
+        let (Some(phases), Some(mean)) = (&self.phases, self.mean_tflop()) else {
+            lines.push("  a plugin: what it prunes and costs shows in a run only".into());
+            return;
+        };
+        for phase in phases {
+            let last = phase.steps.end.saturating_sub(1);
+            let name = if phase.steps.len() == 1 { format!("step {last}") } else { format!("steps {}-{last}", phase.steps.start) };
+            lines.push(format!("{name}: {} a step", readable(phase.tflop)));
+            for (block, layers) in self.blocks.iter().zip(&phase.layers) {
+                lines.push(format!("  {:<10} {}", block.id.name(), kept_words(block, layers)));
+            }
+        }
+        let saved = 100.0 * (1.0 - mean / self.whole_tflop);
+        lines.push(format!("mean: {} a step, {saved:.1} % less than unpruned", readable(mean)));
+    }
+
+    fn to_json(&self) -> Value {
+        let parts: serde_json::Map<String, Value> =
+            self.model.parts().into_iter().map(|(part, words)| (part.to_string(), words.into())).collect();
+        let blocks: Vec<Value> = self.blocks.iter().map(block_json).collect();
+        let phases = self.phases.as_ref().map(|phases| {
+            let phase = |phase: &Phase| {
+                let layers: serde_json::Map<String, Value> =
+                    self.blocks.iter().zip(&phase.layers).map(|(b, layers)| (b.id.name(), layers_json(layers))).collect();
+                json!({ "first_step": phase.steps.start, "steps": phase.steps.len(), "tflop": phase.tflop, "blocks": layers })
+            };
+            phases.iter().map(phase).collect::<Vec<Value>>()
+        });
+        json!({
+            "checkpoint": self.model.name(),
+            "parts": parts,
+            "width": self.size.0,
+            "height": self.size.1,
+            "latents": [self.work.latents.height, self.work.latents.width],
+            "text_tokens": self.work.text,
+            "steps": self.work.steps,
+            "blocks": blocks,
+            "method": self.method.name,
+            "options": self.method.settings,
+            "flops_unit": "TFLOP: 2 x MAC, one sample, one U-Net evaluation",
+            "unpruned_tflop": self.whole_tflop,
+            "mean_tflop": self.mean_tflop(),
+            "phases": phases,
+        })
+    }
+}
+
+/// Joins neighbouring steps with equal token counts.
+fn phases(method: &Method, blocks: &[BlockInfo], tflops: &[f64]) -> Outcome<Vec<Phase>> {
+    let mut phases: Vec<Phase> = Vec::new();
+    for (step, &tflop) in tflops.iter().enumerate() {
+        let layers = blocks.iter().map(|block| Ok(method.tokens(block, step, tflops.len())?.unwrap_or_default()));
+        let layers = layers.collect::<Outcome<Vec<_>>>()?;
+        match phases.last_mut() {
+            Some(phase) if phase.layers == layers => phase.steps.end = step + 1,
+            _ => phases.push(Phase { steps: step..step + 1, tflop, layers }),
+        }
+    }
+    Ok(phases)
+}
+
+/// `1024 -> 379 from layer 1 on`: where the stream shrinks, and to how many tokens.
+fn kept_words(block: &BlockInfo, layers: &[LayerTokens]) -> String {
+    let all = block.grid.tokens();
+    let mut words = Vec::new();
+    let mut stream = all;
+    for (index, layer) in layers.iter().enumerate() {
+        if layer.self_attention < stream {
+            words.push(format!("{} from layer {index} on", layer.self_attention));
+        }
+        if layer.feed_forward < layer.self_attention {
+            words.push(format!("{} from layer {index}'s feed-forward on", layer.feed_forward));
+        }
+        stream = layer.feed_forward.min(layer.self_attention);
+    }
+    if words.is_empty() { format!("{all}, whole") } else { format!("{all}, {}", words.join(", ")) }
+}
+
+fn block_json(block: &BlockInfo) -> Value {
+    json!({
+        "name": block.id.name(),
+        "level": block.id.level,
+        "grid": [block.grid.height, block.grid.width],
+        "tokens": block.grid.tokens(),
+        "channels": block.channels,
+        "heads": block.heads,
+        "depth": block.depth,
+    })
+}
+
+fn layers_json(layers: &[LayerTokens]) -> Value {
+    let layer = |layer: &LayerTokens| {
+        json!({ "self_attention": layer.self_attention, "cross_attention": layer.cross_attention, "feed_forward": layer.feed_forward })
+    };
+    layers.iter().map(layer).collect()
+}
+
+/// A value without quotes around text.
+fn plain(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    }
+}

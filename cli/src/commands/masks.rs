@@ -1,0 +1,143 @@
+//! `atedm masks`: the paper's Fig. 8 and Fig. 5 from a real run.
+
+use std::sync::{Arc, Mutex};
+
+use atedm_core::plugin::{MaskEntry, MaskKey, MaskSet};
+
+use crate::Extension;
+use crate::args::MasksArgs;
+use crate::draw::{Cell, Chart, Mask, Series, Sheet, enlarge, overlay};
+use crate::failure::{Failure, Outcome};
+use crate::files::{OutputDir, Picture, png_bytes};
+use crate::observe::{Variance, Watcher};
+use crate::progress::Progress;
+use crate::prune::PruneSpec;
+use crate::sample::Job;
+
+/// The longer side of an overlay is at least this many pixels.
+const OVERLAY: usize = 256;
+/// The longer side of a cell of the contact sheet.
+const CELL: usize = 160;
+/// Columns of the contact sheet when no steps are asked for.
+const STEPS_SHOWN: usize = 5;
+
+/// Makes the image and draws.
+pub(crate) fn run(args: &MasksArgs, extension: &impl Extension) -> Outcome {
+    let mut prune = args.prune.clone();
+    if prune.prune_config.is_none() {
+        prune.prune.get_or_insert_with(|| "at-edm".into());
+    }
+    let spec = PruneSpec::from_args(&prune)?;
+    let steps = steps_shown(&args.steps_shown, args.sample.steps)?;
+    let dir = OutputDir::prepare(&args.output_dir)?;
+    let job = Job::prepare(&args.sample, &args.engine, &spec, args.masks_in.as_deref(), extension)?;
+    if job.method.is_none() && !args.variance {
+        return Err(Failure::usage("--prune: expected a method that prunes, got none"));
+    }
+    let watcher = Arc::new(Mutex::new(Watcher::new(args.variance)));
+    let mut progress = Progress::new(args.sample.steps, args.quiet);
+    let sampled = job.run(extension, Some(watcher.clone()), &mut progress)?;
+    let mut watcher = watcher.lock().map_err(|_| Failure::run("the observer failed"))?;
+    let masks = watcher.take_masks();
+
+    let mut files = Vec::new();
+    for (image, picture) in sampled.pictures.iter().enumerate() {
+        let prefix = if sampled.pictures.len() == 1 { String::new() } else { format!("{image}-") };
+        files.push((format!("{prefix}image.png"), png_bytes(picture, &[])?));
+        if job.method.is_none() {
+            continue;
+        }
+        let row = watcher.row_of(image as u64).ok_or_else(|| {
+            Failure::run(format!("--prune {}: expected pruning decisions, but the run made none", job.method.name))
+        })?;
+        let gallery = Gallery { masks: &masks, picture: &enlarge(picture, OVERLAY), row, steps: &steps };
+        let title = format!("{} | {}", job.method.name, args.sample.prompt.get(image).map_or("", String::as_str));
+        let (singles, sheet) = gallery.draw(&job.block_names(), title)?;
+        files.extend(singles.into_iter().map(|(name, bytes)| (format!("{prefix}{name}"), bytes)));
+        files.push((format!("{prefix}contact-sheet.png"), png_bytes(&sheet, &[])?));
+    }
+    if let Some(variance) = watcher.variance() {
+        files.push(("variance.svg".into(), variance_chart(variance).into_bytes()));
+    }
+    dir.write(&files)?;
+    progress.say(&format!("wrote {} files to {}", files.len(), dir.path().display()));
+    Ok(())
+}
+
+/// The steps asked for, or some spread over the run from its first to its last.
+fn steps_shown(asked: &[usize], steps: usize) -> Outcome<Vec<usize>> {
+    if let Some(beyond) = asked.iter().find(|&&step| step >= steps) {
+        let last = steps - 1;
+        return Err(Failure::usage(format!("--steps-shown: expected steps from 0 to {last}, got {beyond}")));
+    }
+    let mut shown = asked.to_vec();
+    if shown.is_empty() {
+        let columns = STEPS_SHOWN.min(steps);
+        shown = (0..columns).map(|index| index * (steps - 1) / (columns - 1).max(1)).collect();
+    }
+    shown.sort_unstable();
+    shown.dedup();
+    Ok(shown)
+}
+
+/// Overlays of one image.
+struct Gallery<'a> {
+    masks: &'a MaskSet,
+    picture: &'a Picture,
+    row: usize,
+    steps: &'a [usize],
+}
+
+impl Gallery<'_> {
+    /// Every overlay as a PNG file with its name, and all of them on one sheet: a row a block, a column a step.
+    fn draw(&self, blocks: &[String], title: String) -> Outcome<(Vec<(String, Vec<u8>)>, Picture)> {
+        let mut files = Vec::new();
+        let columns = self.steps.iter().map(|step| format!("step {step}")).collect();
+        let mut sheet = Sheet { title, columns, rows: Vec::new() };
+        for block in blocks {
+            let mut cells = Vec::new();
+            for &step in self.steps {
+                let decisions: Vec<(&MaskKey, &MaskEntry)> =
+                    self.masks.iter().filter(|(key, _)| key.step == step && key.block == *block).collect();
+                let mut cell = Cell { picture: self.picture.clone(), caption: "not pruned".into() };
+                for (key, entry) in decisions {
+                    let Some(kept) = entry.kept_on_grid().into_iter().nth(self.row) else { continue };
+                    let mask = Mask::from_positions(entry.grid.0, entry.grid.1, &kept);
+                    let drawn = overlay(self.picture, &mask);
+                    files.push((format!("step-{step:03}-{block}-layer-{}.png", key.layer), png_bytes(&drawn, &[])?));
+                    let tokens = entry.grid.0 * entry.grid.1;
+                    cell = Cell { picture: drawn, caption: format!("{} of {tokens}", kept.len()) };
+                }
+                cells.push(cell);
+            }
+            sheet.rows.push((block.clone(), cells));
+        }
+        Ok((files, sheet.draw(CELL)))
+    }
+}
+
+/// The paper's Fig. 5: a line a resolution level.
+fn variance_chart(variance: &Variance) -> String {
+    let series = variance.by_level().into_iter();
+    let chart = Chart {
+        title: "Variance of self-attention maps".into(),
+        x_label: "denoising step".into(),
+        y_label: "variance of the map's entries".into(),
+        series: series.map(|(level, points)| Series { name: format!("level {level}"), points }).collect(),
+    };
+    chart.to_svg()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn steps_are_spread_or_as_asked() {
+        assert_eq!(steps_shown(&[], 50).unwrap(), [0, 12, 24, 36, 49]);
+        assert_eq!(steps_shown(&[], 1).unwrap(), [0]);
+        assert_eq!(steps_shown(&[], 3).unwrap(), [0, 1, 2]);
+        assert_eq!(steps_shown(&[7, 3, 7], 8).unwrap(), [3, 7]);
+        assert!(steps_shown(&[8], 8).is_err());
+    }
+}

@@ -1,0 +1,65 @@
+//! From names to types: the one place that picks a backend. Everything generic stops here.
+
+use atedm_core::reference::{NdDevice, Reference32, Reference64};
+use atedm_core::{Backend, DType, DeviceOf};
+
+use crate::args::{BackendKind, Device, EngineArgs};
+use crate::failure::{Failure, Outcome};
+
+/// Work that is the same on every backend.
+pub(crate) trait Task {
+    /// What it gives.
+    type Output;
+
+    /// Does it on `device`.
+    fn run<B: Backend>(self, device: DeviceOf<B>, dtype: DType) -> Outcome<Self::Output>;
+}
+
+/// Runs `task` on the backend, device and dtype that the user asked for.
+pub(crate) fn dispatch<W: Task>(engine: &EngineArgs, task: W) -> Outcome<W::Output> {
+    check_deterministic(engine)?;
+    set_threads(engine)?;
+    let dtype = DType::from(engine.dtype);
+    match engine.backend {
+        BackendKind::Ndarray => {
+            if engine.device != Device::Cpu {
+                return Err(Failure::usage(format!("--device: ndarray runs on cpu only, got {}", engine.device)));
+            }
+            match dtype {
+                DType::F32 => task.run::<Reference32>(NdDevice, dtype),
+                DType::F64 => task.run::<Reference64>(NdDevice, dtype),
+                other => Err(Failure::usage(format!("--dtype: ndarray computes in f32 or f64, got {other}"))),
+            }
+        }
+        BackendKind::Candle => candle(engine, dtype, task),
+    }
+}
+
+#[cfg(feature = "candle")]
+fn candle<W: Task>(engine: &EngineArgs, dtype: DType, task: W) -> Outcome<W::Output> {
+    let device = atedm_candle::device::parse(&engine.device.to_string())
+        .map_err(|error| Failure::usage(error).within("--device"))?;
+    task.run::<atedm_candle::Candle>(device, dtype)
+}
+
+#[cfg(not(feature = "candle"))]
+fn candle<W: Task>(_engine: &EngineArgs, _dtype: DType, _task: W) -> Outcome<W::Output> {
+    Err(Failure::usage("--backend: this build lacks the cargo feature `candle`; it has ndarray"))
+}
+
+/// The kernels on the CPU sum in an order that depends on nothing but the shapes and the number of threads; those of
+/// GPU libraries promise nothing.
+fn check_deterministic(engine: &EngineArgs) -> Outcome {
+    if engine.deterministic && engine.device != Device::Cpu {
+        return Err(Failure::usage(format!("--deterministic: expected --device cpu, got {}", engine.device)));
+    }
+    Ok(())
+}
+
+fn set_threads(engine: &EngineArgs) -> Outcome {
+    let Some(threads) = engine.threads else { return Ok(()) };
+    rayon::ThreadPoolBuilder::new()
+        .num_threads(threads)
+        .build_global()
+        .map_err(|error| Failure::usage(format!("--threads: {error}")))
+}

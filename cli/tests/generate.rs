@@ -1,0 +1,340 @@
+//! The program end to end on a tiny checkpoint with random weights: images, latents, masks, metadata, drawings.
+
+mod common;
+
+use std::fs;
+use std::path::Path;
+
+use atedm_sdxl::rng::RngKind;
+use common::{atedm, latents, names, read_png, relative_l2, succeed, tiny};
+use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+
+/// The backends of this build.
+const BACKENDS: &[&str] = &["ndarray", #[cfg(feature = "candle")] "candle"];
+
+/// f32 on two engines: sums in another order, over a few steps.
+const TOLERANCE: f64 = 1e-4;
+
+/// `generate` in `work` with a prompt, 3 steps at 128 × 128 pixels, and these flags.
+fn generate(work: &Path, more: &[&str]) -> String {
+    let model = tiny().to_str().unwrap();
+    let mut args = vec!["generate", "--model", model];
+    let defaults = [["--prompt", "a red fox"], ["--width", "128"], ["--height", "128"], ["--steps", "3"], ["--output", "out.png"]];
+    for pair in defaults.iter().filter(|pair| !more.contains(&pair[0])) {
+        args.extend(pair);
+    }
+    args.extend(more);
+    succeed(work, &args)
+}
+
+/// The final latents of such a run.
+fn final_latents(more: &[&str]) -> Vec<f32> {
+    let work = tempfile::tempdir().unwrap();
+    generate(work.path(), &[&["--save-latents", "l.safetensors", "--quiet"], more].concat());
+    assert_eq!(names(work.path()), ["l.safetensors", "out.png"]);
+    latents(&work.path().join("l.safetensors")).1
+}
+
+fn write_latents(path: &Path, shape: &[usize], values: &[f32]) {
+    let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+    let view = TensorView::new(Dtype::F32, shape.to_vec(), &bytes).unwrap();
+    fs::write(path, safetensors::serialize([("latents", view)], None).unwrap()).unwrap();
+}
+
+#[test]
+fn backends_agree_and_pruning_matters() {
+    let plain: Vec<Vec<f32>> = BACKENDS.iter().map(|name| final_latents(&["--backend", name])).collect();
+    for other in &plain[1..] {
+        let distance = relative_l2(other, &plain[0]);
+        assert!(distance < TOLERANCE, "{distance}");
+    }
+    for (name, plain) in BACKENDS.iter().zip(&plain) {
+        let pruned = final_latents(&["--backend", name, "--prune", "at-edm"]);
+        let distance = relative_l2(&pruned, plain);
+        assert!(distance > 1e-3 && distance < 1.0, "{name}: {distance}");
+        let barely = final_latents(&["--backend", name, "--prune", "at-edm", "--prune-opt", "ratio=0"]);
+        assert_eq!(&barely, plain, "{name}: ratio 0 is the identity");
+    }
+}
+
+#[test]
+fn double_precision_stays_close() {
+    let single = final_latents(&["--backend", "ndarray"]);
+    let double = final_latents(&["--backend", "ndarray", "--dtype", "f64"]);
+    let distance = relative_l2(&single, &double);
+    assert!(distance < TOLERANCE && distance > 0.0, "{distance}");
+}
+
+#[cfg(feature = "candle")]
+#[test]
+fn half_precision_runs() {
+    let single = final_latents(&["--backend", "candle"]);
+    for dtype in ["f16", "bf16"] {
+        let half = final_latents(&["--backend", "candle", "--dtype", dtype]);
+        let distance = relative_l2(&half, &single);
+        assert!(distance > 0.0 && distance < 0.2, "{dtype}: {distance}");
+    }
+}
+
+#[test]
+fn a_seed_decides_the_image() {
+    for name in BACKENDS {
+        let run = |seed: &str| {
+            let work = tempfile::tempdir().unwrap();
+            generate(work.path(), &["--backend", name, "--seed", seed, "--prune", "at-edm", "--deterministic"]);
+            fs::read(work.path().join("out.png")).unwrap()
+        };
+        assert_eq!(run("7"), run("7"), "{name}");
+        assert_ne!(run("7"), run("8"), "{name}");
+    }
+}
+
+#[test]
+fn masks_replay_to_the_same_latents() {
+    let work = tempfile::tempdir().unwrap();
+    let file = work.path().join("m.safetensors");
+    let masks = file.to_str().unwrap();
+    for name in BACKENDS {
+        let prune = ["--backend", name, "--prune", "at-edm", "--prune-opt", "prune_layers=0+1,ratio=0.4"];
+        let scored = final_latents_with(&[&prune[..], &["--masks-out", masks]].concat());
+        assert_eq!(final_latents(&[&prune[..], &["--masks-in", masks]].concat()), scored, "{name}");
+        for other in BACKENDS.iter().filter(|other| *other != name) {
+            let flags = ["--backend", other, "--prune", "at-edm", "--prune-opt", "prune_layers=0+1,ratio=0.4"];
+            let replayed = final_latents(&[&flags[..], &["--masks-in", masks]].concat());
+            let distance = relative_l2(&replayed, &scored);
+            assert!(distance < TOLERANCE, "{name} on {other}: {distance}");
+        }
+    }
+}
+
+/// As [`final_latents`], for runs that write more files elsewhere.
+fn final_latents_with(more: &[&str]) -> Vec<f32> {
+    let work = tempfile::tempdir().unwrap();
+    generate(work.path(), &[&["--save-latents", "l.safetensors", "--quiet"], more].concat());
+    latents(&work.path().join("l.safetensors")).1
+}
+
+#[test]
+fn mask_files_hold_what_is_documented() {
+    let work = tempfile::tempdir().unwrap();
+    generate(work.path(), &["--prune", "at-edm", "--prune-opt", "tau=1,ratio=0.5", "--masks-out", "m.safetensors"]);
+    let bytes = fs::read(work.path().join("m.safetensors")).unwrap();
+    let file = SafeTensors::deserialize(&bytes).unwrap();
+    // The last up block at level 1 is spared in the first step only; blocks of 64 tokens keep 32.
+    assert!(file.tensor("step.0.up.1.2.layer.0.kept").is_err());
+    let kept = file.tensor("step.1.up.1.2.layer.0.kept").unwrap();
+    assert_eq!((kept.dtype(), kept.shape()), (Dtype::I64, &[2, 32][..]));
+    let scores = file.tensor("step.1.up.1.2.layer.0.scores").unwrap();
+    assert_eq!((scores.dtype(), scores.shape()), (Dtype::F32, &[2, 64][..]));
+    let site = file.tensor("step.1.up.1.2.layer.0.site").unwrap();
+    let numbers: Vec<i64> = site.data().chunks_exact(8).map(|b| i64::from_le_bytes(b.try_into().unwrap())).collect();
+    assert_eq!(numbers, [64, 8, 8, 1]);
+    // The kept positions are the highest scores.
+    let scores: Vec<f32> = scores.data().chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect();
+    let kept: Vec<i64> = kept.data().chunks_exact(8).map(|b| i64::from_le_bytes(b.try_into().unwrap())).collect();
+    let least = kept[..32].iter().map(|&i| scores[i as usize]).fold(f32::INFINITY, f32::min);
+    assert_eq!(scores[..64].iter().filter(|&&score| score >= least).count(), 32);
+    let (_, header) = SafeTensors::read_metadata(&bytes).unwrap();
+    let metadata = header.metadata().clone().unwrap();
+    assert_eq!(metadata["method"], "at-edm");
+    assert!(metadata["options"].contains("\"ratio\":0.5"));
+}
+
+#[test]
+fn given_latents_take_the_place_of_the_seed() {
+    let work = tempfile::tempdir().unwrap();
+    let path = work.path().join("noise.safetensors");
+    let file = path.to_str().unwrap();
+    let shape = [1, 4, 16, 16];
+    for (rng, kind) in [("torch", RngKind::Torch), ("chacha", RngKind::ChaCha)] {
+        let noise = kind.source(5, 1).standard_normal(&shape).unwrap();
+        write_latents(&path, &shape, &noise);
+        let drawn = final_latents(&["--seed", "5", "--rng", rng]);
+        assert_eq!(final_latents(&["--seed", "6", "--latents", file]), drawn, "{rng}");
+        assert_ne!(final_latents(&["--seed", "6", "--rng", rng]), drawn, "{rng}");
+    }
+}
+
+#[test]
+fn several_prompts_are_one_batch() {
+    let work = tempfile::tempdir().unwrap();
+    let flags = ["--prompt", "a red fox", "--prompt", "a blue house", "--rng", "chacha", "--save-latents", "l.safetensors"];
+    let said = generate(work.path(), &flags);
+    assert_eq!(names(work.path()), ["l.safetensors", "out-0.png", "out-1.png"]);
+    assert!(said.contains("out-0.png, out-1.png"), "{said}");
+    let (shape, values) = latents(&work.path().join("l.safetensors"));
+    assert_eq!(shape, [2, 4, 16, 16]);
+    // Image 0 of a batch is the image alone, with the generator that says so.
+    let alone = final_latents(&["--prompt", "a red fox", "--rng", "chacha"]);
+    assert!(relative_l2(&values[..alone.len()], &alone) < TOLERANCE);
+    let prompt = |name: &str| read_png(&work.path().join(name)).2[0].1.lines().next().unwrap().to_string();
+    assert_eq!([prompt("out-0.png"), prompt("out-1.png")], ["a red fox", "a blue house"]);
+}
+
+#[test]
+fn pictures_say_how_they_were_made() {
+    let work = tempfile::tempdir().unwrap();
+    let flags = ["--prompt", "狐, in the snow", "--negative-prompt", "blurry", "--seed", "3", "--prune", "at-edm",
+        "--prune-opt", "ratio=0.5,tau=1", "--width", "64", "--guidance-scale", "5.5"];
+    generate(work.path(), &flags);
+    let (size, _, chunks) = read_png(&work.path().join("out.png"));
+    assert_eq!(size, (64, 128));
+    let of = |key: &str| &chunks.iter().find(|(found, _)| found == key).unwrap_or_else(|| panic!("no {key}")).1;
+    let lines: Vec<&str> = of("parameters").lines().collect();
+    assert_eq!(lines[..2], ["狐, in the snow", "Negative prompt: blurry"]);
+    for pair in ["Steps: 3", "Sampler: EulerDiscreteScheduler", "CFG scale: 5.5", "Seed: 3", "Size: 64x128", "Token pruning: at-edm"] {
+        assert!(lines[2].contains(pair), "{pair} in {}", lines[2]);
+    }
+    assert_eq!(of("atedm:method"), "at-edm");
+    let options: serde_json::Value = serde_json::from_str(of("atedm:options")).unwrap();
+    assert_eq!((&options["ratio"], &options["tau"]), (&0.5.into(), &1.into()));
+    let flops: serde_json::Value = serde_json::from_str(of("atedm:flops")).unwrap();
+    assert!(flops["mean_per_step"].as_f64() < flops["unpruned"].as_f64());
+    generate(work.path(), &["--no-metadata"]);
+    assert_eq!(read_png(&work.path().join("out.png")).2, []);
+}
+
+#[test]
+fn options_from_a_file_and_from_flags_are_the_same() {
+    let work = tempfile::tempdir().unwrap();
+    let path = work.path().join("p.toml");
+    fs::write(&path, "method = \"at-edm\"\nratio = 0.9\nprune_point = \"before_ff\"\ntau = 1\n").unwrap();
+    let file = path.to_str().unwrap();
+    let flags = final_latents(&["--prune", "at-edm", "--prune-opt", "ratio=0.5,prune_point=before_ff", "--prune-opt", "tau=1"]);
+    assert_eq!(final_latents(&["--prune-config", file, "--prune-opt", "ratio=0.5"]), flags);
+    assert_ne!(final_latents(&["--prune-config", file]), flags);
+}
+
+#[test]
+fn every_sampler_makes_an_image() {
+    let mut seen: Vec<Vec<f32>> = Vec::new();
+    for name in ["euler", "euler-karras", "euler-trailing", "euler-edm", "euler-a", "ddim", "dpm++2m", "dpm++2m-karras", "lcm"] {
+        let values = final_latents(&["--scheduler", name]);
+        assert!(values.iter().all(|value| value.is_finite()), "{name}");
+        assert!(!seen.contains(&values), "{name} gives what another one gives");
+        seen.push(values);
+    }
+}
+
+#[test]
+fn guidance_off_and_sizes_of_the_checkpoint() {
+    assert_ne!(final_latents(&["--guidance-scale", "1"]), final_latents(&[]));
+    let work = tempfile::tempdir().unwrap();
+    let args = ["generate", "--model", tiny().to_str().unwrap(), "--prompt", "a fox", "--steps", "1", "-o", "out.png"];
+    succeed(work.path(), &args);
+    assert_eq!(read_png(&work.path().join("out.png")).0, (256, 256));
+    // 72 = 9 latents: the U-Net halves what does not divide.
+    generate(work.path(), &["--width", "72", "--height", "40", "--prune", "at-edm"]);
+    assert_eq!(read_png(&work.path().join("out.png")).0, (72, 40));
+}
+
+#[test]
+fn quiet_says_nothing() {
+    let work = tempfile::tempdir().unwrap();
+    assert_eq!(generate(work.path(), &["--quiet"]), "");
+    let said = generate(work.path(), &[]);
+    assert!(said.contains("out.png") && said.contains("s a step") && said.contains("FLOP"), "{said}");
+}
+
+#[test]
+fn inspect_shows_blocks_and_costs() {
+    let work = tempfile::tempdir().unwrap();
+    let model = tiny().to_str().unwrap();
+    let args = ["inspect", "--model", model, "--prune", "at-edm", "--steps", "10", "--prune-opt", "tau=30%,ratio=0.5"];
+    let text = String::from_utf8(atedm(work.path(), &args).stdout).unwrap();
+    for words in ["down.1.0", "up.1.2", "mid.0", "steps 0-2", "steps 3-9", "256, 128 from layer 1 on", "mean: ", "unpruned: "] {
+        assert!(text.contains(words), "{words} in\n{text}");
+    }
+    let output = atedm(work.path(), &[&args[..], &["--json"]].concat());
+    let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(json["blocks"].as_array().unwrap().len(), 11);
+    assert_eq!(json["phases"][0]["steps"], 3);
+    assert_eq!(json["phases"][0]["blocks"]["down.1.0"][1]["self_attention"], 256);
+    assert_eq!(json["phases"][1]["blocks"]["down.1.0"][1]["self_attention"], 128);
+    let figure = |value: &serde_json::Value| value.as_f64().unwrap();
+    let (early, late) = (figure(&json["phases"][0]["tflop"]), figure(&json["phases"][1]["tflop"]));
+    assert!(late < early && early < figure(&json["unpruned_tflop"]));
+    assert!((figure(&json["mean_tflop"]) - (3.0 * early + 7.0 * late) / 10.0).abs() < 1e-12);
+    assert_eq!(names(work.path()), [""; 0]);
+}
+
+#[test]
+fn a_run_costs_what_inspect_says() {
+    let work = tempfile::tempdir().unwrap();
+    let size = ["--width", "128", "--height", "128", "--steps", "3", "--prune", "at-edm", "--prune-opt", "prune_point=before_ff"];
+    generate(work.path(), &size[6..]);
+    let chunks = read_png(&work.path().join("out.png")).2;
+    let flops = &chunks.iter().find(|(key, _)| key == "atedm:flops").unwrap().1;
+    let flops: serde_json::Value = serde_json::from_str(flops).unwrap();
+    let args = [&["inspect", "--model", tiny().to_str().unwrap(), "--json"], &size[..]].concat();
+    let json: serde_json::Value = serde_json::from_slice(&atedm(work.path(), &args).stdout).unwrap();
+    let (ran, said) = (flops["mean_per_step"].as_f64().unwrap(), json["mean_tflop"].as_f64().unwrap() * 1e12);
+    assert!((ran - said).abs() < 1e-9 * said, "{ran} and {said}");
+}
+
+#[test]
+fn budgets_are_met() {
+    let work = tempfile::tempdir().unwrap();
+    let inspect = |options: &str| {
+        let args = ["inspect", "--model", tiny().to_str().unwrap(), "--json", "--prune", "at-edm", "--prune-opt", options];
+        serde_json::from_slice::<serde_json::Value>(&atedm(work.path(), &args).stdout).unwrap()
+    };
+    let wanted = inspect("ratio=0.4")["mean_tflop"].as_f64().unwrap();
+    let solved = inspect(&format!("budget_tflops={wanted}"));
+    assert!((solved["mean_tflop"].as_f64().unwrap() / wanted - 1.0).abs() < 0.01);
+    assert!((solved["options"]["ratio"].as_f64().unwrap() - 0.4).abs() < 0.02);
+}
+
+#[test]
+fn masks_are_drawn() {
+    let work = tempfile::tempdir().unwrap();
+    let model = tiny().to_str().unwrap();
+    let small = ["--width", "128", "--height", "128", "--steps", "4"];
+    let args = ["masks", "--model", model, "--prompt", "a fox", "--output-dir", "m", "--steps-shown", "0,3", "--variance",
+        "--prune-opt", "tau=1"];
+    succeed(work.path(), &[&args[..], &small].concat());
+    let found = names(&work.path().join("m"));
+    for name in ["contact-sheet.png", "image.png", "variance.svg", "step-000-mid.0-layer-0.png", "step-003-down.1.0-layer-0.png"] {
+        assert!(found.contains(&name.to_string()), "{name} in {found:?}");
+    }
+    // Spared in the first step.
+    assert!(!found.contains(&"step-000-down.1.0-layer-0.png".to_string()));
+    assert_eq!(found.iter().filter(|name| name.starts_with("step-")).count(), 7 + 11);
+    let ((width, height), pixels, _) = read_png(&work.path().join("m/step-003-mid.0-layer-0.png"));
+    assert_eq!((width, height, pixels.len()), (256, 256, 3 * 256 * 256));
+    let svg = fs::read_to_string(work.path().join("m/variance.svg")).unwrap();
+    assert!(svg.contains("level 1") && svg.contains("level 2") && svg.matches("<polyline").count() == 2);
+    // Two prompts, nothing pruned: pictures and the chart only.
+    let args = ["masks", "--model", model, "--prompt", "a fox", "--prompt", "a cat", "--output-dir", "v", "--variance", "--prune", "none"];
+    succeed(work.path(), &[&args[..], &small].concat());
+    assert_eq!(names(&work.path().join("v")), ["0-image.png", "1-image.png", "variance.svg"]);
+}
+
+#[test]
+fn init_tiny_is_reproducible_and_honest() {
+    let work = tempfile::tempdir().unwrap();
+    let said = succeed(work.path(), &["init-tiny", "a", "--seed", "5"]);
+    assert!(said.contains("UNTRAINED"), "{said}");
+    succeed(work.path(), &["init-tiny", "b", "--seed", "5"]);
+    succeed(work.path(), &["init-tiny", "c", "--seed", "6"]);
+    let read = |folder: &str, name: &str| fs::read(work.path().join(folder).join(name)).unwrap();
+    for name in ["unet/diffusion_pytorch_model.safetensors", "vae/config.json", "tokenizer/vocab.json", "model_index.json"] {
+        assert_eq!(read("a", name), read("b", name), "{name}");
+    }
+    let weights = "unet/diffusion_pytorch_model.safetensors";
+    assert_ne!(read("a", weights), read("c", weights));
+    for name in ["README.md", "model_index.json"] {
+        assert!(String::from_utf8(read("a", name)).unwrap().contains("UNTRAINED"), "{name}");
+    }
+}
+
+#[test]
+fn help_has_examples() {
+    let work = tempfile::tempdir().unwrap();
+    for command in [&["--help"][..], &["generate", "--help"], &["inspect", "--help"], &["masks", "--help"], &["init-tiny", "--help"]] {
+        let output = atedm(work.path(), command);
+        let text = String::from_utf8(output.stdout).unwrap();
+        assert!(output.status.success() && text.contains("Example:"), "{command:?}\n{text}");
+    }
+    assert!(atedm(work.path(), &["--version"]).status.success());
+}
