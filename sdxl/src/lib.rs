@@ -4,6 +4,7 @@ pub mod checkpoint;
 pub mod config;
 pub mod flops;
 mod layers;
+pub mod pipeline;
 pub mod text;
 pub mod vae;
 pub mod unet;

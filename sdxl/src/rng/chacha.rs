@@ -38,7 +38,8 @@ impl NoiseSource for ChaChaNoise {
     fn standard_normal(&mut self, shape: &[usize]) -> Result<Vec<f32>> {
         let (&rows, rest) = shape.split_first().unwrap_or((&0, &[]));
         if rows != self.streams.len() {
-            let reason = format!("expected noise for {} images, got a tensor with {rows}", self.streams.len());
+            let reason =
+                format!("expected noise for {} images, got a tensor with {rows}", self.streams.len());
             return Err(Error::config("rng", reason));
         }
         let count: usize = rest.iter().product();

@@ -63,7 +63,9 @@ impl FromStr for RngKind {
         match name {
             "torch" => Ok(Self::Torch),
             "chacha" => Ok(Self::ChaCha),
-            other => Err(Error::config("rng", format!("expected {}, got {other:?}", Self::NAMES.join(" or ")))),
+            other => {
+                Err(Error::config("rng", format!("expected {}, got {other:?}", Self::NAMES.join(" or "))))
+            }
         }
     }
 }

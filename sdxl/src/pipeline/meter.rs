@@ -1,0 +1,83 @@
+//! Counts the tokens that really ran, whatever the method: FLOPs as they happened.
+
+use std::collections::BTreeMap;
+
+use atedm_core::at_edm::LayerTokens;
+use atedm_core::plugin::{Action, BlockId, Event, Grid, Row, Run, Site, Step, Sublayer, TokenReducer, Wants};
+use atedm_core::{AttentionOps, Result};
+
+use super::request::StepCost;
+use crate::config::UNetConfig;
+use crate::flops;
+
+/// Passes everything on to `inner`, and notes each sublayer's tokens.
+pub(super) struct Metered<'a, T: AttentionOps> {
+    inner: &'a mut dyn TokenReducer<T>,
+    counts: BTreeMap<(BlockId, usize), LayerTokens>,
+}
+
+impl<'a, T: AttentionOps> Metered<'a, T> {
+    pub(super) fn new(inner: &'a mut dyn TokenReducer<T>) -> Self {
+        Self { inner, counts: BTreeMap::new() }
+    }
+
+    /// The cost of the evaluation since the last call, and a clean slate.
+    pub(super) fn take(
+        &mut self,
+        config: &UNetConfig,
+        latents: Grid,
+        text: usize,
+        (step, rows): (usize, usize),
+    ) -> Result<StepCost> {
+        let counts = std::mem::take(&mut self.counts);
+        let layers = |block: &crate::config::BlockInfo| {
+            let whole = LayerTokens::whole(block.grid.tokens());
+            Ok((0..block.depth)
+                .map(|layer| counts.get(&(block.id, layer)).copied().unwrap_or(whole))
+                .collect())
+        };
+        let macs = flops::pruned(config, latents, text, layers)?.sum();
+        Ok(StepCost { step, rows, macs })
+    }
+}
+
+impl<T: AttentionOps> TokenReducer<T> for Metered<'_, T> {
+    fn begin_image(&mut self, run: &Run<'_>) -> Result<()> {
+        self.counts.clear();
+        self.inner.begin_image(run)
+    }
+
+    fn begin_step(&mut self, step: &Step, rows: &[Row]) -> Result<()> {
+        self.inner.begin_step(step, rows)
+    }
+
+    fn wants(&mut self, site: &Site<'_>, sub: Sublayer) -> Result<Wants<T>> {
+        self.inner.wants(site, sub)
+    }
+
+    fn at(&mut self, site: &Site<'_>, event: Event<'_, T>) -> Result<Action<T>> {
+        let before = match &event {
+            Event::Before { sub, .. } => Some(*sub),
+            _ => None,
+        };
+        let action = self.inner.at(site, event)?;
+        if let Some(sub) = before {
+            let tokens = match &action {
+                Action::Around { by, .. } => by.kept(),
+                _ => site.tokens,
+            };
+            let whole = LayerTokens::whole(site.tokens);
+            let layer = self.counts.entry((site.block, site.layer)).or_insert(whole);
+            match sub {
+                Sublayer::SelfAttention => layer.self_attention = tokens,
+                Sublayer::CrossAttention => layer.cross_attention = tokens,
+                Sublayer::FeedForward => layer.feed_forward = tokens,
+            }
+        }
+        Ok(action)
+    }
+
+    fn end_step(&mut self, prediction: &T) -> Result<()> {
+        self.inner.end_step(prediction)
+    }
+}

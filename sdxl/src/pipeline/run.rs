@@ -1,0 +1,117 @@
+//! One run: the denoising loop.
+
+use atedm_core::plugin::{Grid, Run, Step, TokenReducer};
+use atedm_core::{Backend, Error, Result, Tensor};
+
+use super::decode::decode;
+use super::guidance::Guidance;
+use super::meter::Metered;
+use super::request::{InitialLatents, Output, Request, StepReport};
+use super::size::{Sizes, expect_finite, given};
+use super::{Pipeline, Proceed};
+use crate::rng::NoiseSource;
+use crate::schedulers::Sampler;
+use crate::unet::UNetInput;
+
+/// [`Pipeline::generate`].
+pub(super) fn generate<B: Backend>(
+    pipeline: &Pipeline<B>,
+    request: &Request<B::Tensor>,
+    reducer: &mut dyn TokenReducer<B::Tensor>,
+    progress: &mut dyn FnMut(&StepReport<'_, B::Tensor>) -> Proceed,
+) -> Result<Output<B::Tensor>> {
+    let _span = tracing::info_span!("generate", steps = request.steps, seed = request.seed).entered();
+    let (unet, device) = (pipeline.unet.config(), &pipeline.device);
+    // Everything that can be wrong with a request is found before any model runs.
+    let guidance = Guidance::new(request.guidance_scale, unet.guidance_channels)?;
+    let mut sampler = pipeline.scheduler.build::<B::Tensor>(request.scheduler, request.steps)?;
+    let sizes = Sizes::new(request, unet.sample_size, pipeline.vae.factor())?;
+    let total = sampler.timesteps().len();
+    let start = start_of(request, total)?;
+    let images = request.images()?;
+    let (height, width) = sizes.latents;
+    let mut noise = request.rng.source(request.seed, images);
+    let shape = [images, unet.in_channels, height, width];
+    let mut latents = initial(pipeline, request, sampler.as_ref(), noise.as_mut(), shape)?;
+
+    let paired = guidance.is_paired();
+    let encoded = pipeline.encoders.condition(request, paired, pipeline.zero_negative, device)?;
+    let [tokens, pooled] = [&encoded.tokens, &encoded.pooled].map(|tensor| tensor.cast(pipeline.dtype));
+    let (tokens, pooled) = (tokens?, pooled?);
+    let rows = guidance.rows(images);
+    let time_ids = vec![sizes.time_ids(&request.micro); rows.len()];
+    let embedding = guidance.embedding(images);
+    let embedding =
+        embedding.map(|(values, shape)| B::Tensor::from_f32(&values, &shape, pipeline.dtype, device));
+    let embedding = embedding.transpose()?;
+
+    let mut reducer = Metered::new(reducer);
+    reducer.begin_image(&Run { steps: total, seed: request.seed, rows: &rows })?;
+    let text = tokens.shape().get(1).copied().unwrap_or(0);
+    let mut costs = Vec::with_capacity(total - start);
+    for index in start..total {
+        let _span = tracing::info_span!("step", index).entered();
+        let (timestep, sigma) = (sampler.timesteps()[index], sampler.sigmas()[index]);
+        let step = Step { index, total, evaluation: index - start, sigma };
+        reducer.begin_step(&step, &rows)?;
+        let scaled = guidance.widen(sampler.scale_input(&latents, index)?.cast(pipeline.dtype)?)?;
+        let input = UNetInput {
+            latents: &scaled,
+            timestep,
+            text: &tokens,
+            pooled: &pooled,
+            time_ids: &time_ids,
+            timestep_cond: embedding.as_ref(),
+            step: &step,
+            rows: &rows,
+        };
+        let prediction = pipeline.unet.forward(&input, &mut reducer)?;
+        reducer.end_step(&prediction)?;
+        costs.push(reducer.take(unet, Grid { height, width }, text, (index, rows.len()))?);
+        let prediction = guidance.combine(prediction.cast(latents.dtype())?, images)?;
+        latents = sampler.step(&prediction, index, &latents, noise.as_mut())?;
+        let report = StepReport { index, total, timestep, sigma, latents: &latents };
+        if progress(&report).is_break() {
+            return Err(Error::Cancelled);
+        }
+    }
+    expect_finite(&latents, "final latents")?;
+    let images = decode(&pipeline.vae, pipeline.vae_dtype, &latents, request.decoding)?;
+    Ok(Output { latents, images, cut: encoded.cut, costs })
+}
+
+/// The first step to run.
+fn start_of<T>(request: &Request<T>, total: usize) -> Result<usize> {
+    match request.initial {
+        InitialLatents::Drawn | InitialLatents::Noise(_) => Ok(0),
+        InitialLatents::Clean { start, .. } | InitialLatents::Noisy { start, .. } if start < total => {
+            Ok(start)
+        }
+        InitialLatents::Clean { start, .. } | InitialLatents::Noisy { start, .. } => {
+            Err(Error::config("start", format!("expected a step below {total}, got {start}")))
+        }
+    }
+}
+
+/// The latents before the first step, in the sampler's dtype.
+fn initial<B: Backend>(
+    pipeline: &Pipeline<B>,
+    request: &Request<B::Tensor>,
+    sampler: &dyn Sampler<B::Tensor>,
+    noise: &mut dyn NoiseSource,
+    shape: [usize; 4],
+) -> Result<B::Tensor> {
+    let dtype = pipeline.dtype.accumulator();
+    let device = &pipeline.device;
+    let mut drawn = || B::Tensor::from_f32(&noise.standard_normal(&shape)?, &shape, dtype, device);
+    match &request.initial {
+        InitialLatents::Drawn => drawn()?.affine(sampler.init_noise_sigma(), 0.0),
+        InitialLatents::Noise(latents) => {
+            given::<B>(latents, shape, dtype, device)?.affine(sampler.init_noise_sigma(), 0.0)
+        }
+        InitialLatents::Clean { latents, start } => {
+            sampler.add_noise(&given::<B>(latents, shape, dtype, device)?, &drawn()?, *start)
+        }
+        InitialLatents::Noisy { latents, .. } => given::<B>(latents, shape, dtype, device),
+    }
+}

@@ -1,0 +1,77 @@
+//! Size rules and initial latents, as diffusers' SD-XL pipeline has them.
+
+use atedm_core::{Backend, DType, DeviceOf, Error, Result, Tensor};
+
+use super::request::{MicroConditioning, Request};
+
+/// Longest side accepted: beyond, latents alone would not fit any machine.
+const LONGEST: usize = 1 << 15;
+
+/// Sizes of a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Sizes {
+    /// Pixels down and across, as asked for.
+    pub(super) pixels: (usize, usize),
+    /// Latents down and across.
+    pub(super) latents: (usize, usize),
+}
+
+impl Sizes {
+    /// The sizes of a request. diffusers wants both sides divisible by 8, whatever the VAE's `factor` is, and then
+    /// rounds the latents down.
+    ///
+    /// # Errors
+    /// [`Error::Config`] naming `width` or `height`.
+    pub(super) fn new<T>(request: &Request<T>, default: Option<usize>, factor: usize) -> Result<Self> {
+        let side = |name: &str, asked: Option<usize>| {
+            let fallback = default.map(|latents| latents * factor);
+            let pixels = asked.or(fallback).ok_or_else(|| {
+                Error::config(name, "expected a number of pixels: the checkpoint names no size of its own")
+            })?;
+            if pixels == 0 || pixels % 8 != 0 || pixels < factor || pixels > LONGEST {
+                let reason =
+                    format!("expected a multiple of 8 from {} to {LONGEST}, got {pixels}", factor.max(8));
+                return Err(Error::config(name, reason));
+            }
+            Ok((pixels, pixels / factor))
+        };
+        let (width, across) = side("width", request.width)?;
+        let (height, down) = side("height", request.height)?;
+        Ok(Self { pixels: (height, width), latents: (down, across) })
+    }
+
+    /// What SD-XL is told: original height and width, crop top and left, target height and width.
+    pub(super) fn time_ids(&self, micro: &MicroConditioning) -> [f32; 6] {
+        let original = micro.original_size.unwrap_or(self.pixels);
+        let target = micro.target_size.unwrap_or(self.pixels);
+        [original.0, original.1, micro.crop.0, micro.crop.1, target.0, target.1].map(|n| n as f32)
+    }
+}
+
+/// Checks latents that the caller gave, and brings them to the sampler's dtype.
+///
+/// # Errors
+/// [`Error::Config`] naming `latents` for a wrong shape; [`Error::NotFinite`] for NaN or infinity.
+pub(super) fn given<B: Backend>(
+    latents: &B::Tensor,
+    shape: [usize; 4],
+    dtype: DType,
+    device: &DeviceOf<B>,
+) -> Result<B::Tensor> {
+    if latents.shape() != shape {
+        let reason = format!("expected shape {shape:?}, got {:?}", latents.shape());
+        return Err(Error::config("latents", reason));
+    }
+    expect_finite(latents, "latents")?;
+    // Through bytes, so that a tensor from another device may come in.
+    let stored = latents.dtype();
+    B::Tensor::from_bytes(&latents.to_bytes()?, stored, &shape, device)?.cast(dtype)
+}
+
+/// [`Error::NotFinite`] about `what` if a value of `tensor` is NaN or infinite.
+pub(super) fn expect_finite<T: Tensor>(tensor: &T, what: &str) -> Result<()> {
+    match tensor.to_f32()?.iter().all(|value| value.is_finite()) {
+        true => Ok(()),
+        false => Err(Error::NotFinite { what: what.to_string() }),
+    }
+}
