@@ -54,7 +54,7 @@ it's a castle on a hill; the sky is purple and orange
 CONFIGS = {
     "tiny-a": dict(
         seed=1,
-        unet=dict(channels=[8, 16, 32], depth=[0, 2, 3], heads=[1, 2, 4], layers=1, linear=True, groups=4),
+        unet=dict(channels=[8, 16, 24], depth=[0, 2, 3], heads=[1, 2, 3], layers=1, linear=True, groups=4),
         vae=dict(channels=[8, 8, 16], groups=4, mid=True, layers=1),
         text=dict(width=16, heads=2, layers=3, act="quick_gelu"),
         text_2=dict(width=24, heads=2, layers=3, act="gelu", projection=16),
