@@ -4,6 +4,7 @@
 //! file and the field, so that no checkpoint is run as something else than it is.
 
 mod fields;
+mod parameters;
 mod text;
 mod unet;
 mod vae;
@@ -12,3 +13,6 @@ pub(crate) use fields::Fields;
 pub use text::{TextActivation, TextEncoderConfig};
 pub use unet::{BlockInfo, DownStage, MidStage, UNetConfig, UpStage};
 pub use vae::{KlConfig, TinyVaeConfig, VaeConfig};
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,226 @@
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use super::*;
+
+/// What matters of `unet/config.json` of SD-XL base 1.0.
+fn sdxl_json() -> Value {
+    const TEXT: &str = r#"{
+        "_class_name": "UNet2DConditionModel", "_diffusers_version": "0.19.0.dev0", "act_fn": "silu",
+        "addition_embed_type": "text_time", "addition_embed_type_num_heads": 64, "addition_time_embed_dim": 256,
+        "attention_head_dim": [5, 10, 20], "block_out_channels": [320, 640, 1280], "center_input_sample": false,
+        "class_embed_type": null, "class_embeddings_concat": false, "conv_in_kernel": 3, "conv_out_kernel": 3,
+        "cross_attention_dim": 2048, "cross_attention_norm": null,
+        "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
+        "downsample_padding": 1, "dual_cross_attention": false, "encoder_hid_dim": null, "encoder_hid_dim_type": null,
+        "flip_sin_to_cos": true, "freq_shift": 0, "in_channels": 4, "layers_per_block": 2,
+        "mid_block_only_cross_attention": null, "mid_block_scale_factor": 1,
+        "mid_block_type": "UNetMidBlock2DCrossAttn", "norm_eps": 1e-05, "norm_num_groups": 32,
+        "num_attention_heads": null, "num_class_embeds": null, "only_cross_attention": false, "out_channels": 4,
+        "projection_class_embeddings_input_dim": 2816, "resnet_out_scale_factor": 1.0, "resnet_skip_time_act": false,
+        "resnet_time_scale_shift": "default", "sample_size": 128, "time_cond_proj_dim": null,
+        "time_embedding_act_fn": null, "time_embedding_dim": null, "time_embedding_type": "positional",
+        "timestep_post_act": null, "transformer_layers_per_block": [1, 2, 10],
+        "up_block_types": ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"], "upcast_attention": null,
+        "use_linear_projection": true
+    }"#;
+    serde_json::from_str(TEXT).unwrap()
+}
+
+fn unet(value: Value) -> atedm_core::Result<UNetConfig> {
+    UNetConfig::from_json(Path::new("unet/config.json"), value)
+}
+
+fn with(key: &str, value: Value) -> Value {
+    let mut json = sdxl_json();
+    json[key] = value;
+    json
+}
+
+#[test]
+fn sdxl_base_is_what_its_config_says() {
+    let config = unet(sdxl_json()).unwrap();
+    assert_eq!(config, UNetConfig::sdxl_base());
+    assert_eq!(config.parameters(), 2_567_463_684);
+    assert_eq!(config.pooled_channels(), 1280);
+    assert_eq!(unet(config.to_json()).unwrap(), config);
+}
+
+#[test]
+fn sdxl_base_has_eleven_attention_blocks() {
+    let blocks = UNetConfig::sdxl_base().blocks(128, 128);
+    let rows: Vec<(String, usize, usize, usize, usize)> =
+        blocks.iter().map(|b| (b.id.name(), b.channels, b.heads, b.depth, b.grid.tokens())).collect();
+    let row = |name: &str, level: usize| match level {
+        1 => (name.to_string(), 640, 10, 2, 4096),
+        _ => (name.to_string(), 1280, 20, 10, 1024),
+    };
+    let expected = [
+        row("down.1.0", 1),
+        row("down.1.1", 1),
+        row("down.2.0", 2),
+        row("down.2.1", 2),
+        row("mid.0", 2),
+        row("up.0.0", 2),
+        row("up.0.1", 2),
+        row("up.0.2", 2),
+        row("up.1.0", 1),
+        row("up.1.1", 1),
+        row("up.1.2", 1),
+    ];
+    assert_eq!(rows, expected);
+    let edges: Vec<String> = blocks.iter().filter(|b| b.id.is_stage_edge()).map(|b| b.id.name()).collect();
+    assert_eq!(edges, ["down.1.0", "down.2.0", "up.0.2", "up.1.2"]);
+}
+
+#[test]
+fn odd_sizes_round_up_at_each_level() {
+    let sizes = |config: &UNetConfig| -> Vec<(usize, usize)> {
+        config.grids(13, 22).iter().map(|grid| (grid.height, grid.width)).collect()
+    };
+    let mut config = UNetConfig::sdxl_base();
+    assert_eq!(sizes(&config), [(13, 22), (7, 11), (4, 6)]);
+    config.downsample_padding = 0;
+    assert_eq!(sizes(&config), [(13, 22), (6, 11), (3, 5)]);
+}
+
+#[test]
+fn depths_may_be_nested() {
+    let mut json = with("transformer_layers_per_block", json!([1, [2, 3], [4, 4]]));
+    json["reverse_transformer_layers_per_block"] = json!([[4, 4, 10], [2, 1, 1], 1]);
+    let config = unet(json.clone()).unwrap();
+    assert_eq!(config.down[1].attention, Some(vec![2, 3]));
+    assert_eq!(config.up[0].attention, Some(vec![4, 4, 10]));
+    assert_eq!(config.up[1].attention, Some(vec![2, 1, 1]));
+    assert_eq!(config.mid.as_ref().unwrap().attention, Some(4));
+    assert_eq!(unet(config.to_json()).unwrap(), config);
+
+    json["reverse_transformer_layers_per_block"] = json!(null);
+    let error = unet(json).unwrap_err().to_string();
+    assert!(error.contains("reverse_transformer_layers_per_block: must be given"), "{error}");
+}
+
+#[test]
+fn the_middle_may_be_plain_or_absent() {
+    let plain = unet(with("mid_block_type", json!("UNetMidBlock2D"))).unwrap();
+    assert_eq!(plain.mid.as_ref().unwrap().attention, None);
+    assert_eq!(unet(plain.to_json()).unwrap(), plain);
+    let none = unet(with("mid_block_type", json!(null))).unwrap();
+    assert_eq!(none.mid, None);
+    assert_eq!(unet(none.to_json()).unwrap(), none);
+    let mut absent = sdxl_json();
+    absent.as_object_mut().unwrap().remove("mid_block_type");
+    assert_eq!(unet(absent).unwrap(), UNetConfig::sdxl_base());
+}
+
+#[test]
+fn unknown_keys_are_ignored() {
+    assert_eq!(unet(with("some_key_of_next_year", json!([1, "x"]))).unwrap(), UNetConfig::sdxl_base());
+}
+
+#[test]
+fn what_is_not_implemented_is_refused_by_name() {
+    let cases = [
+        ("num_attention_heads", json!(8)),
+        ("addition_embed_type", json!("text")),
+        ("addition_embed_type", json!(null)),
+        ("act_fn", json!("gelu")),
+        ("time_embedding_type", json!("fourier")),
+        ("attention_type", json!("gated")),
+        ("resnet_time_scale_shift", json!("scale_shift")),
+        ("center_input_sample", json!(true)),
+        ("dual_cross_attention", json!(true)),
+        ("class_embeddings_concat", json!(true)),
+        ("resnet_skip_time_act", json!(true)),
+        ("only_cross_attention", json!([false, true, false])),
+        ("only_cross_attention", json!(true)),
+        ("class_embed_type", json!("timestep")),
+        ("num_class_embeds", json!(10)),
+        ("encoder_hid_dim", json!(768)),
+        ("encoder_hid_dim_type", json!("text_proj")),
+        ("time_embedding_act_fn", json!("silu")),
+        ("timestep_post_act", json!("silu")),
+        ("cross_attention_norm", json!("layer_norm")),
+        ("resnet_out_scale_factor", json!(1.4)),
+        ("mid_block_type", json!("UNetMidBlock2DSimpleCrossAttn")),
+        ("down_block_types", json!(["DownBlock2D", "AttnDownBlock2D", "CrossAttnDownBlock2D"])),
+        ("up_block_types", json!(["KUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"])),
+    ];
+    for (key, value) in cases {
+        let error = unet(with(key, value.clone())).unwrap_err().to_string();
+        assert!(error.starts_with(&format!("unet/config.json: {key}: ")), "{key} {value}: {error}");
+        assert!(!error.contains('\n'), "{error}");
+    }
+}
+
+#[test]
+fn nonsense_is_refused_by_name() {
+    let cases = [
+        ("block_out_channels", json!([])),
+        ("block_out_channels", json!([320, -640, 1280])),
+        ("block_out_channels", json!([320, 640.5, 1280])),
+        ("block_out_channels", json!(320)),
+        ("layers_per_block", json!([2, 2])),
+        ("layers_per_block", json!(0)),
+        ("layers_per_block", json!(1_000_000_000_000u64)),
+        ("attention_head_dim", json!([5, 10, 21])),
+        ("attention_head_dim", json!([5, 10])),
+        ("transformer_layers_per_block", json!([1, 2])),
+        ("transformer_layers_per_block", json!("two")),
+        ("down_block_types", json!(["DownBlock2D"])),
+        ("norm_num_groups", json!(33)),
+        ("norm_eps", json!(0)),
+        ("norm_eps", json!("small")),
+        ("downsample_padding", json!(2)),
+        ("conv_in_kernel", json!(4)),
+        ("addition_time_embed_dim", json!(null)),
+        ("projection_class_embeddings_input_dim", json!(1536)),
+        ("use_linear_projection", json!("yes")),
+        ("sample_size", json!([128])),
+    ];
+    for (key, value) in cases {
+        let error = unet(with(key, value.clone())).unwrap_err().to_string();
+        assert!(error.starts_with(&format!("unet/config.json: {key}: ")), "{key} {value}: {error}");
+        assert!(!error.contains('\n'), "{error}");
+    }
+    assert!(unet(json!([1])).is_err());
+}
+
+#[test]
+fn text_encoders_and_autoencoders_go_there_and_back() {
+    let text = TextEncoderConfig::from_json(Path::new("t"), json!({"architectures": ["CLIPTextModel"]})).unwrap();
+    assert_eq!((text.channels, text.layers, text.context, text.projection), (512, 12, 77, None));
+    assert_eq!(TextEncoderConfig::from_json(Path::new("t"), text.to_json()).unwrap(), text);
+    for (key, value) in [("hidden_act", json!("relu")), ("num_attention_heads", json!(7)), ("model_type", json!("t5"))] {
+        let mut json = text.to_json();
+        json[key] = value;
+        let error = TextEncoderConfig::from_json(Path::new("t"), json).unwrap_err().to_string();
+        assert!(error.starts_with(&format!("t: {key}: ")), "{error}");
+    }
+
+    let kinds = json!(["DownEncoderBlock2D", "DownEncoderBlock2D", "DownEncoderBlock2D"]);
+    let ups = json!(["UpDecoderBlock2D", "UpDecoderBlock2D", "UpDecoderBlock2D"]);
+    let json = json!({"_class_name": "AutoencoderKL", "block_out_channels": [32, 64, 64],
+        "down_block_types": kinds, "up_block_types": ups, "latents_mean": [1, 2, 3, 4], "latents_std": [1, 1, 2, 2]});
+    let vae = VaeConfig::from_json(Path::new("v"), json.clone()).unwrap();
+    assert_eq!((vae.factor(), vae.latent_channels(), vae.force_upcast()), (4, 4, true));
+    assert_eq!(VaeConfig::from_json(Path::new("v"), vae.to_json()).unwrap(), vae);
+    for (key, value) in [
+        ("_class_name", json!("AsymmetricAutoencoderKL")),
+        ("act_fn", json!("relu")),
+        ("up_block_types", json!(["UpDecoderBlock2D"])),
+        ("latents_mean", json!([0])),
+        ("norm_num_groups", json!(48)),
+        ("scaling_factor", json!(0)),
+    ] {
+        let mut json = json.clone();
+        json[key] = value;
+        let error = VaeConfig::from_json(Path::new("v"), json).unwrap_err().to_string();
+        assert!(error.starts_with(&format!("v: {key}: ")), "{error}");
+    }
+
+    let tiny = VaeConfig::Tiny(TinyVaeConfig::default());
+    assert_eq!(tiny.factor(), 8);
+    assert_eq!(VaeConfig::from_json(Path::new("v"), tiny.to_json()).unwrap(), tiny);
+}
