@@ -1,8 +1,8 @@
 //! What any backend of AT-EDM must satisfy, as ordinary generic functions, and the oracles it is held against.
 //!
 //! # Structure
-//! - [`conformance`]: one suite of checks; `conformance_suite!` names them for a backend, also for a stranger's.
-//! - [`properties`]: invariants over random inputs.
+//! - [`conformance`]: one suite of checks and of properties over random inputs; [`conformance_suite!`] names them for a
+//!   backend, also for a stranger's.
 //! - [`oracle`]: every operation again in naive loops over [`host::Array`].
 //! - [`shapes`]: a backend without data that counts every multiply of a model.
 //! - [`tolerance`]: the only place with epsilons.
@@ -12,5 +12,7 @@
 
 pub mod conformance;
 pub mod host;
+mod object_safety;
 pub mod oracle;
+pub mod shapes;
 pub mod tolerance;

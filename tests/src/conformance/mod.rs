@@ -16,6 +16,7 @@ pub mod choice;
 pub mod graph;
 pub mod layout;
 pub mod nn;
+pub mod properties;
 pub mod seam;
 pub mod support;
 pub mod tensor;
@@ -146,6 +147,11 @@ checks! { $;
         comparison_scorers_against_the_oracle pruned_blocks_against_the_oracle ratio_zero_is_the_identity
         depth_one_is_the_identity replayed_masks_give_the_same_output guidance_masks_are_shared
         protected_tokens_stay a_first_vote_on_the_way_changes_nothing;
+    properties:
+        every_split_is_a_partition ties_always_keep_the_lower_index kept_rows_survive_every_recovery
+        plans_compose scores_are_a_distribution permuting_tokens_permutes_scores
+        sparing_configurations_are_identities both_forms_of_any_graph_agree
+        overrides_equal_the_generic_bodies_on_any_size;
 }
 
 #[cfg(test)]
@@ -164,6 +170,7 @@ mod tests {
             ("graph", include_str!("graph.rs")),
             ("seam", include_str!("seam.rs")),
             ("at_edm", include_str!("at_edm.rs")),
+            ("properties", include_str!("properties.rs")),
         ];
         for (group, source) in sources {
             for line in source.lines().filter(|line| line.starts_with("pub fn ")) {

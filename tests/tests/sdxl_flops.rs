@@ -1,0 +1,158 @@
+//! SD-XL's real U-Net at 1024 px on the backend without data: every multiply, every token count.
+
+use atedm_core::at_edm::{AtEdmConfig, PrunePoint, Tau};
+use atedm_core::plugin::{BuildContext, Grid, Registry, Row, Run, Step, TokenReducer, Unpruned};
+use atedm_core::{DType, Weights};
+use atedm_sdxl::flops;
+use atedm_sdxl::unet::{UNet, UNetConfig, UNetInput};
+use atedm_tests::shapes::{Ledger, ShapeDevice, ShapeTensor, ShapeWeights, Shapes, TokenTrace, Tracing};
+use atedm_tests::tolerance::PUBLISHED_TFLOPS;
+
+const STEPS: usize = 50;
+const LATENTS: Grid = Grid { height: 128, width: 128 };
+const TEXT: usize = 77;
+
+/// One evaluation of SD-XL base at `step` of 50: what it cost, and on how many tokens every layer ran.
+fn evaluate<R: TokenReducer<ShapeTensor>>(reducer: R, step: usize) -> (Ledger, TokenTrace) {
+    let device = ShapeDevice::default();
+    let config = UNetConfig::sdxl_base();
+    let unet = UNet::<Shapes>::load(&Weights::new(ShapeWeights(device.clone())), &config).unwrap();
+    let of = |shape: &[usize]| ShapeTensor::new(shape, DType::F32, &device);
+    let step = Step { index: step, total: STEPS, evaluation: step, sigma: 1.0 };
+    let rows = Row::singles(1);
+    let mut reducer = Tracing::new(reducer);
+    reducer.begin_image(&Run { steps: STEPS, seed: 0, rows: &rows }).unwrap();
+    reducer.begin_step(&step, &rows).unwrap();
+    let input = UNetInput {
+        latents: &of(&[1, 4, LATENTS.height, LATENTS.width]),
+        timestep: 500.0,
+        text: &of(&[1, TEXT, config.text_channels()]),
+        pooled: &of(&[1, config.pooled_channels()]),
+        time_ids: &[[1024.0, 1024.0, 0.0, 0.0, 1024.0, 1024.0]],
+        timestep_cond: None,
+        step: &step,
+        rows: &rows,
+    };
+    let prediction = unet.forward(&input, &mut reducer).unwrap();
+    assert_eq!(atedm_core::Tensor::shape(&prediction), [1, 4, LATENTS.height, LATENTS.width]);
+    (device.ledger(), reducer.trace().clone())
+}
+
+/// The paper's settings with exactly 5 votes; without data no change could be measured.
+fn config(preset: &str, prune_point: PrunePoint) -> AtEdmConfig {
+    AtEdmConfig { prune_point, epsilon: 0.0, ..AtEdmConfig::preset(preset).unwrap() }.resolve(2)
+}
+
+fn pruned(config: &AtEdmConfig, step: usize) -> (Ledger, TokenTrace) {
+    let reducer = config.build::<ShapeTensor>(&BuildContext::default(), &Registry::with_builtins()).unwrap();
+    evaluate(reducer, step)
+}
+
+/// By formula, from the plan's token counts.
+fn by_formula(config: &AtEdmConfig, step: usize) -> u64 {
+    let plan = config.plan().unwrap();
+    let cost = flops::pruned(&UNetConfig::sdxl_base(), LATENTS, TEXT, |block| {
+        plan.tokens(block.id, block.depth, block.grid.tokens(), step, STEPS)
+    });
+    cost.unwrap().sum().total()
+}
+
+#[track_caller]
+fn assert_tflop(counted: f64, published: f64, what: &str) {
+    assert!(
+        (counted - published).abs() < PUBLISHED_TFLOPS,
+        "{what}: {counted:.4} T instead of {published} T"
+    );
+}
+
+#[test]
+fn the_full_model_is_the_papers_6_7_t() {
+    let (ledger, trace) = evaluate(Unpruned, 0);
+    assert_eq!(ledger.parameters, 2_567_463_684);
+    assert_eq!(ledger.scoring.macs(), 0);
+    let formula = flops::full(&UNetConfig::sdxl_base(), LATENTS, TEXT).unwrap().sum();
+    assert_eq!(ledger.model.macs(), formula.total());
+    assert_eq!(ledger.model.convolution, formula.convolutions + formula.shortcuts);
+    assert_tflop(ledger.model.tflop(), 6.761, "full");
+    let blocks = UNetConfig::sdxl_base().blocks(LATENTS.height, LATENTS.width);
+    assert_eq!(blocks.iter().map(|block| block.depth).sum::<usize>(), 70);
+    for block in blocks {
+        let whole = atedm_core::at_edm::LayerTokens::whole(block.grid.tokens());
+        assert_eq!(trace[&block.id], vec![whole; block.depth], "{}", block.id);
+    }
+    assert!(ledger.largest_map < 4096 * 4096, "attention itself stores no whole map");
+}
+
+/// A preset, a prune point, and the published TFLOPs of an early step, a later one, and their mean.
+const PUBLISHED: [(&str, PrunePoint, Option<[f64; 2]>, f64); 4] = [
+    ("at-edm", PrunePoint::AfterFf, Some([4.989, 4.065]), 4.342),
+    ("at-edm", PrunePoint::BeforeFf, Some([4.811, 3.786]), 4.094),
+    ("at-edm-dagger", PrunePoint::AfterFf, None, 4.675),
+    ("at-edm-dagger", PrunePoint::BeforeFf, None, 4.538),
+];
+
+#[test]
+fn at_edm_costs_what_is_published() {
+    for (preset, point, steps, mean) in PUBLISHED {
+        let config = config(preset, point);
+        let what = format!("{preset} {point:?}");
+        let early = Tau::default().steps(STEPS);
+        assert_eq!(early, 15);
+        let each = [early - 1, early].map(|step| {
+            let (ledger, trace) = pruned(&config, step);
+            assert_eq!(ledger.model.macs(), by_formula(&config, step), "{what}, step {step}");
+            let plan = config.plan().unwrap();
+            for block in UNetConfig::sdxl_base().blocks(LATENTS.height, LATENTS.width) {
+                let planned = plan.tokens(block.id, block.depth, block.grid.tokens(), step, STEPS).unwrap();
+                assert_eq!(trace[&block.id], planned, "{what}, step {step}, {}", block.id);
+            }
+            ledger.model.tflop()
+        });
+        if let Some(steps) = steps {
+            assert_tflop(each[0], steps[0], &format!("{what}, prune-less step"));
+            assert_tflop(each[1], steps[1], &format!("{what}, normal step"));
+        }
+        let share = early as f64 / STEPS as f64;
+        assert_tflop(share * each[0] + (1.0 - share) * each[1], mean, &format!("{what}, mean"));
+    }
+}
+
+/// Tokens of a normal step written out: 1516 of 4096 and 379 of 1024 stay.
+#[test]
+fn token_traces_at_1024_px() {
+    for point in [PrunePoint::AfterFf, PrunePoint::BeforeFf] {
+        for step in [0, 49] {
+            let (_, trace) = pruned(&config("at-edm", point), step);
+            assert_eq!(trace.len(), 11);
+            for (block, layers) in trace {
+                let (all, kept) = if block.level == 1 { (4096, 1516) } else { (1024, 379) };
+                let spared = step == 0 && block.is_stage_edge();
+                let after = if spared { all } else { kept };
+                assert_eq!(layers.len(), if block.level == 1 { 2 } else { 10 });
+                let first = &layers[0];
+                assert_eq!((first.self_attention, first.cross_attention), (all, all), "{block}");
+                let before_ff = point == PrunePoint::BeforeFf;
+                assert_eq!(first.feed_forward, if before_ff { after } else { all }, "{block}");
+                for layer in &layers[1..] {
+                    assert_eq!(*layer, atedm_core::at_edm::LayerTokens::whole(after), "{block}");
+                }
+            }
+        }
+    }
+}
+
+/// Five votes on ten heads of 4096 x 4096 are ten passes over `q kᵀ`; none is ever stored.
+#[test]
+fn scoring_is_streamed_and_counted_apart() {
+    let config = config("at-edm", PrunePoint::AfterFf);
+    let (ledger, _) = pruned(&config, 49);
+    assert!(ledger.largest_map < 4096 * 4096, "{} elements of one map at once", ledger.largest_map);
+    // per block: 5 votes of (d + 1) h n², and d h kept pruned for the similarity copy
+    let block = |heads: u64, n: u64, kept: u64| heads * (5 * 65 * n * n + 64 * kept * (n - kept));
+    let expected = 5 * block(10, 4096, 1516) + 6 * block(20, 1024, 379);
+    assert_eq!(ledger.scoring.macs(), expected);
+    let share = ledger.scoring.tflop() / ledger.model.tflop();
+    println!("scoring: {:.3} T, {:.1} % of the model's", ledger.scoring.tflop(), 100.0 * share);
+    let free = AtEdmConfig { scorer: "token-norm".into(), recovery: "zero".into(), ..config };
+    assert_eq!(pruned(&free, 49).0.scoring.macs(), 0, "neither scorer nor recovery multiply matrices");
+}
