@@ -23,7 +23,10 @@ pub(crate) fn dispatch<W: Task>(engine: &EngineArgs, task: W) -> Outcome<W::Outp
     match engine.backend {
         BackendKind::Ndarray => {
             if engine.device != Device::Cpu {
-                return Err(Failure::usage(format!("--device: ndarray runs on cpu only, got {}", engine.device)));
+                return Err(Failure::usage(format!(
+                    "--device: ndarray runs on cpu only, got {}",
+                    engine.device
+                )));
             }
             match dtype {
                 DType::F32 => task.run::<Reference32>(NdDevice, dtype),

@@ -8,7 +8,7 @@ use atedm_sdxl::config::{BlockInfo, UNetConfig};
 use atedm_sdxl::flops;
 use serde_json::{Map, Value};
 
-use crate::failure::Outcome;
+use crate::failure::{Failure, Outcome};
 use crate::prune::PruneSpec;
 
 /// What counts and costs depend on.
@@ -63,30 +63,37 @@ pub(crate) struct Method {
 
 impl Method {
     /// Checks the options of the built-in methods; a plugin's are checked when it is built.
-    pub(crate) fn resolve(spec: &PruneSpec, work: &Workload<'_>, schedules: &ScheduleRegistry) -> Outcome<Self> {
+    pub(crate) fn resolve(
+        spec: &PruneSpec,
+        work: &Workload<'_>,
+        schedules: &ScheduleRegistry,
+    ) -> Outcome<Self> {
         let PruneSpec { method, options } = spec.clone();
         if AtEdmConfig::preset(&method).is_none() {
             let counts = if method == "none" { Counts::Whole } else { Counts::Unknown };
             let settings = Value::Object(options.clone());
             return Ok(Self { name: method, options, settings, counts });
         }
-        let mut config = AtEdmConfig::from_options(&method, &options)?.resolve(work.deepest_level().unwrap_or(0));
+        let mut config =
+            AtEdmConfig::from_options(&method, &options)?.resolve(work.deepest_level().unwrap_or(0));
         let mut options = options;
         if let Some(budget) = config.budget_tflops {
             let mean = |ratio: f64| {
                 let plan = config.clone().with_ratio(ratio)?.plan_with(schedules)?;
                 plan.begin(work.steps)?;
-                let costs = (0..work.steps).map(|step| tflop(&plan, work, step)).collect::<atedm_core::Result<Vec<_>>>()?;
+                let costs = (0..work.steps)
+                    .map(|step| tflop(&plan, work, step))
+                    .collect::<atedm_core::Result<Vec<_>>>()?;
                 Ok(costs.iter().sum::<f64>() / work.steps as f64)
             };
-            let ratio = flops::solve_ratio(budget, mean)?;
+            let ratio = solve(budget, mean)?;
             config = config.with_ratio(ratio)?;
             options.remove("budget_tflops");
             options.insert("ratio".into(), ratio.into());
         }
         let plan = config.plan_with(schedules)?;
         plan.begin(work.steps)?;
-        let settings = serde_json::to_value(&config).map_err(crate::failure::Failure::run)?;
+        let settings = serde_json::to_value(&config).map_err(Failure::run)?;
         Ok(Self { name: method, options, settings, counts: Counts::Plan(plan) })
     }
 
@@ -103,10 +110,17 @@ impl Method {
     }
 
     /// The tokens that each layer of a block runs on at a step; `None` where only a run tells.
-    pub(crate) fn tokens(&self, block: &BlockInfo, step: usize, steps: usize) -> Outcome<Option<Vec<LayerTokens>>> {
+    pub(crate) fn tokens(
+        &self,
+        block: &BlockInfo,
+        step: usize,
+        steps: usize,
+    ) -> Outcome<Option<Vec<LayerTokens>>> {
         Ok(match &self.counts {
             Counts::Whole => Some(vec![LayerTokens::whole(block.grid.tokens()); block.depth]),
-            Counts::Plan(plan) => Some(plan.tokens(block.id, block.depth, block.grid.tokens(), step, steps)?),
+            Counts::Plan(plan) => {
+                Some(plan.tokens(block.id, block.depth, block.grid.tokens(), step, steps)?)
+            }
             Counts::Unknown => None,
         })
     }
@@ -116,7 +130,8 @@ impl Method {
         match &self.counts {
             Counts::Whole => Ok(Some(vec![work.whole_tflop()?; work.steps])),
             Counts::Plan(plan) => {
-                let costs = (0..work.steps).map(|step| tflop(plan, work, step)).collect::<atedm_core::Result<_>>();
+                let costs =
+                    (0..work.steps).map(|step| tflop(plan, work, step)).collect::<atedm_core::Result<_>>();
                 Ok(Some(costs?))
             }
             Counts::Unknown => Ok(None),
@@ -124,8 +139,25 @@ impl Method {
     }
 }
 
+/// The ratio that meets a budget, or an error that names what can be reached.
+fn solve(budget: f64, mean: impl Fn(f64) -> atedm_core::Result<f64>) -> Outcome<f64> {
+    /// Close to removing every token that can be removed.
+    const HIGHEST: f64 = 0.9999;
+    let (most, least) = (mean(0.0)?, mean(HIGHEST)?);
+    if budget < least || budget > most {
+        return Err(Failure::usage(format!(
+            "budget_tflops: expected at least {least:.4e} ({}) and at most {most:.4e} ({}) for this model, size and \
+             schedule, got {budget}",
+            readable(least),
+            readable(most)
+        )));
+    }
+    Ok(flops::solve_ratio(budget, mean)?)
+}
+
 fn tflop(plan: &PrunePlan, work: &Workload<'_>, step: usize) -> atedm_core::Result<f64> {
-    let layers = |block: &BlockInfo| plan.tokens(block.id, block.depth, block.grid.tokens(), step, work.steps);
+    let layers =
+        |block: &BlockInfo| plan.tokens(block.id, block.depth, block.grid.tokens(), step, work.steps);
     Ok(flops::pruned(work.unet, work.latents, work.text, layers)?.sum().tflop())
 }
 
@@ -170,13 +202,14 @@ mod tests {
 
     #[test]
     fn budgets_become_ratios() {
-        let (method, steps) = resolve("at-edm", json!({"budget_tflops": 4.1, "prune_point": "before_ff"})).unwrap();
+        let (method, steps) =
+            resolve("at-edm", json!({"budget_tflops": 4.1, "prune_point": "before_ff"})).unwrap();
         assert!((mean(&steps) - 4.1).abs() < 0.005, "{}", mean(&steps));
         assert!(!method.options.contains_key("budget_tflops") && method.options.contains_key("ratio"));
         let (_, steps) = resolve("at-edm-b", json!({})).unwrap();
         assert!((mean(&steps) - 3.6).abs() < 0.005, "{}", mean(&steps));
         let message = resolve("at-edm", json!({"budget_tflops": 2.0})).unwrap_err().to_string();
-        assert!(message.contains("budget_tflops"), "{message}");
+        assert!(message.contains("budget_tflops: expected at least 3.09"), "{message}");
     }
 
     #[test]

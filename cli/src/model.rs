@@ -44,11 +44,15 @@ impl Model {
         let own = self.checkpoint.unet().sample_size.map(|latents| latents * factor);
         let side = |flag: &str, asked: Option<usize>| {
             let Some(pixels) = asked.or(own) else {
-                return Err(Failure::usage(format!("{flag}: expected a number of pixels: the checkpoint names no size")));
+                return Err(Failure::usage(format!(
+                    "{flag}: expected a number of pixels: the checkpoint names no size"
+                )));
             };
             if pixels % 8 != 0 || pixels < factor.max(8) || pixels > LONGEST {
                 let least = factor.max(8);
-                return Err(Failure::usage(format!("{flag}: expected a multiple of 8 from {least} to {LONGEST}, got {pixels}")));
+                return Err(Failure::usage(format!(
+                    "{flag}: expected a multiple of 8 from {least} to {LONGEST}, got {pixels}"
+                )));
             }
             Ok(pixels)
         };
@@ -69,7 +73,9 @@ impl Model {
             let cut = tokenizer.encode(prompt)?.cut;
             if cut > 0 {
                 let context = tokenizer.length();
-                eprintln!("warning: the text encoders take {context} tokens: the last {cut} of {prompt:?} are cut off");
+                eprintln!(
+                    "warning: the text encoders take {context} tokens: the last {cut} of {prompt:?} are cut off"
+                );
             }
         }
         Ok(())
@@ -96,8 +102,10 @@ fn text_words(config: &TextEncoderConfig) -> String {
 
 fn unet_words(config: &UNetConfig) -> String {
     let channels: Vec<String> = config.down.iter().map(|stage| stage.channels.to_string()).collect();
-    let depths = config.down.iter().map(|stage| stage.attention.as_ref().and_then(|depths| depths.first()).copied());
-    let depths: Vec<String> = depths.map(|depth| depth.map_or("-".into(), |depth| depth.to_string())).collect();
+    let depths =
+        config.down.iter().map(|stage| stage.attention.as_ref().and_then(|depths| depths.first()).copied());
+    let depths: Vec<String> =
+        depths.map(|depth| depth.map_or("-".into(), |depth| depth.to_string())).collect();
     format!(
         "channels {}, transformer depths {}, text channels {}",
         channels.join("/"),
@@ -112,11 +120,17 @@ fn vae_words(config: &VaeConfig) -> String {
         VaeConfig::Tiny(tiny) => ("AutoencoderTiny", &tiny.decoder_channels),
     };
     let channels: Vec<String> = channels.iter().map(usize::to_string).collect();
-    format!("{kind}, factor {}, {} latent channels, channels {}", config.factor(), config.latent_channels(), channels.join("/"))
+    format!(
+        "{kind}, factor {}, {} latent channels, channels {}",
+        config.factor(),
+        config.latent_channels(),
+        channels.join("/")
+    )
 }
 
 fn scheduler_words(config: &atedm_sdxl::schedulers::SchedulerConfig) -> String {
-    let spacing = config.spacing.map_or(String::new(), |spacing| format!(", {spacing:?} spacing").to_lowercase());
+    let spacing =
+        config.spacing.map_or(String::new(), |spacing| format!(", {spacing:?} spacing").to_lowercase());
     let karras = if config.karras { ", Karras" } else { "" };
     format!("{}{spacing}{karras}, {} training steps", config.class_name, config.num_train_timesteps)
 }
@@ -133,7 +147,8 @@ fn folder_of(typed: &str, variant: Option<&str>) -> Outcome<PathBuf> {
 #[cfg(not(feature = "hub"))]
 fn folder_of(typed: &str, _variant: Option<&str>) -> Outcome<PathBuf> {
     let path = Path::new(typed);
-    let like_a_hub_id = typed.split('/').count() == 2 && typed.split('/').all(|part| !part.is_empty() && !part.starts_with('.'));
+    let like_a_hub_id = typed.split('/').count() == 2
+        && typed.split('/').all(|part| !part.is_empty() && !part.starts_with('.'));
     if !path.exists() && like_a_hub_id {
         let reason = "no such folder, and for a hub id this build lacks the cargo feature `hub`";
         return Err(Failure::file(path, reason));

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use atedm_core::plugin::{Branch, MaskKey, MaskRecorder, MaskSet, PruneObserver, PruneRecord, Row, Site, Sublayer};
+use atedm_core::plugin::{
+    Branch, MaskKey, MaskRecorder, MaskSet, PruneObserver, PruneRecord, Row, Site, Sublayer,
+};
 use atedm_core::{AttentionGraph, AttentionOps, Result};
 
 /// What a run showed.
@@ -44,7 +46,7 @@ impl<T: AttentionOps> PruneObserver<T> for Watcher {
     }
 
     fn wants_graph(&self, site: &Site<'_>, sub: Sublayer) -> bool {
-        self.variance.is_some() && sub == Sublayer::SelfAttention && site.tokens == site.grid.tokens()
+        self.variance.is_some() && sub == Sublayer::SelfAttention && site.layer == 0
     }
 
     fn graph(&mut self, site: &Site<'_>, sub: Sublayer, graph: &AttentionGraph<T>) -> Result<()> {
@@ -66,8 +68,8 @@ fn entry_variance(second_moment: f64, keys: usize) -> f64 {
     (second_moment / n - 1.0 / (n * n)).max(0.0)
 }
 
-/// The mean variance of self-attention's maps, by resolution level and step. Only maps of whole token streams count:
-/// a pruned stream's are smaller.
+/// The mean variance of self-attention's maps, by resolution level and step. Only each block's first layer counts: it
+/// always has all tokens, and a map's variance depends on their number.
 #[derive(Debug, Default)]
 pub(crate) struct Variance {
     sums: BTreeMap<(usize, usize), (f64, usize)>,

@@ -143,7 +143,9 @@ impl<'a> Job<'a> {
     /// Kept sets that do not fit are the mask file's fault.
     fn blame(&self, error: Error) -> Failure {
         match (&self.replay, error) {
-            (Some((path, _)), Error::Config { field, reason }) if field == "masks" => Failure::file(path, reason),
+            (Some((path, _)), Error::Config { field, reason }) if field == "masks" => {
+                Failure::file(path, reason)
+            }
             (_, error) => error.into(),
         }
     }
@@ -174,9 +176,12 @@ impl<E: Extension> Task for Sampling<'_, E> {
         progress.phase("loading");
         let pipeline = Pipeline::<B>::load(&job.model.checkpoint, dtype, &device).map_err(Failure::run)?;
         let initial = match &job.noise {
-            Some(noise) => {
-                InitialLatents::Noise(B::Tensor::from_f32(&noise.values, &noise.shape, dtype.accumulator(), &device)?)
-            }
+            Some(noise) => InitialLatents::Noise(B::Tensor::from_f32(
+                &noise.values,
+                &noise.shape,
+                dtype.accumulator(),
+                &device,
+            )?),
             None => InitialLatents::Drawn,
         };
         progress.start();
@@ -190,7 +195,8 @@ impl<E: Extension> Task for Sampling<'_, E> {
             Proceed::Continue(())
         };
         let request = job.request(initial);
-        let output = pipeline.generate(&request, reducer.as_mut(), &mut report).map_err(|error| job.blame(error))?;
+        let output =
+            pipeline.generate(&request, reducer.as_mut(), &mut report).map_err(|error| job.blame(error))?;
         let values = output.latents.to_f32()?;
         let shape = atedm_core::backend::dims(&output.latents, "final latents")?;
         let images = output.images.ok_or_else(|| Failure::run("the run decoded no image"))?;

@@ -99,7 +99,7 @@ fn pruning_options_out_of_range() {
         ("max_iterations=0", &["max_iterations"]),
         ("epsilon=-1", &["epsilon"]),
         ("keep_multiple=0", &["keep_multiple"]),
-        ("budget_tflops=0.000001", &["budget_tflops", "least"]),
+        ("budget_tflops=0.000001", &["budget_tflops", "at least"]),
         ("budget_tflops=-4", &["budget_tflops"]),
         ("ratio", &["--prune-opt", "key=value"]),
         ("ratio=", &["ratio"]),
@@ -285,11 +285,18 @@ fn broken_json_in_the_checkpoint() {
         "tokenizer/vocab.json",
         "tokenizer/tokenizer_config.json",
     ] {
-        for content in ["{\"block_out_channels\": [16,", "[]", ""] {
+        for content in ["{\"block_out_channels\": [16,", ""] {
             let copy = tiny_copy();
             replace(copy.path(), name, content.as_bytes());
             refused(copy.path(), &[], RUN, &[name]);
         }
+    }
+    for name in
+        ["model_index.json", "scheduler/scheduler_config.json", "unet/config.json", "tokenizer/vocab.json"]
+    {
+        let copy = tiny_copy();
+        replace(copy.path(), name, b"[]");
+        refused(copy.path(), &[], RUN, &[name]);
     }
     let copy = tiny_copy();
     let text = fs::read_to_string(copy.path().join("unet/config.json")).unwrap();

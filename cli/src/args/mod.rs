@@ -73,19 +73,19 @@ pub(crate) struct SampleArgs {
     #[arg(long, value_name = "TEXT")]
     pub(crate) negative_prompt: Option<String>,
     /// Denoising steps
-    #[arg(long, value_name = "N", default_value = "50", value_parser = parse::positive)]
+    #[arg(long, value_name = "N", default_value = "50", value_parser = parse::positive, allow_negative_numbers = true)]
     pub(crate) steps: usize,
     /// Classifier-free guidance; 1 or less runs the prompt alone
     #[arg(long, value_name = "SCALE", default_value = "7", value_parser = parse::finite, allow_negative_numbers = true)]
     pub(crate) guidance_scale: f64,
     /// Seed of the initial noise
-    #[arg(long, value_name = "N", default_value = "0", value_parser = parse::seed)]
+    #[arg(long, value_name = "N", default_value = "0", value_parser = parse::seed, allow_negative_numbers = true)]
     pub(crate) seed: u64,
     /// Pixels across [default: the checkpoint's own size]
-    #[arg(long, value_name = "PIXELS", value_parser = parse::positive)]
+    #[arg(long, value_name = "PIXELS", value_parser = parse::positive, allow_negative_numbers = true)]
     pub(crate) width: Option<usize>,
     /// Pixels down [default: the checkpoint's own size]
-    #[arg(long, value_name = "PIXELS", value_parser = parse::positive)]
+    #[arg(long, value_name = "PIXELS", value_parser = parse::positive, allow_negative_numbers = true)]
     pub(crate) height: Option<usize>,
     /// Sampler: euler, euler-karras, euler-trailing, euler-edm (the paper's), euler-a, ddim, dpm++2m,
     /// dpm++2m-karras, lcm [default: what the checkpoint's scheduler_config.json says]
@@ -113,7 +113,7 @@ pub(crate) struct EngineArgs {
     #[arg(long, value_name = "TYPE", default_value = "f32")]
     pub(crate) dtype: DTypeKind,
     /// Threads on the CPU [default: one a core]
-    #[arg(long, value_name = "N", value_parser = parse::positive)]
+    #[arg(long, value_name = "N", value_parser = parse::positive, allow_negative_numbers = true)]
     pub(crate) threads: Option<usize>,
     /// Same command, same machine, same bits; refuses devices that cannot promise it
     #[arg(long)]
@@ -175,13 +175,13 @@ pub(crate) struct InspectArgs {
     #[arg(long, value_name = "DIR")]
     pub(crate) model: String,
     /// Denoising steps that the schedule is shown for
-    #[arg(long, value_name = "N", default_value = "50", value_parser = parse::positive)]
+    #[arg(long, value_name = "N", default_value = "50", value_parser = parse::positive, allow_negative_numbers = true)]
     pub(crate) steps: usize,
     /// Pixels across [default: the checkpoint's own size]
-    #[arg(long, value_name = "PIXELS", value_parser = parse::positive)]
+    #[arg(long, value_name = "PIXELS", value_parser = parse::positive, allow_negative_numbers = true)]
     pub(crate) width: Option<usize>,
     /// Pixels down [default: the checkpoint's own size]
-    #[arg(long, value_name = "PIXELS", value_parser = parse::positive)]
+    #[arg(long, value_name = "PIXELS", value_parser = parse::positive, allow_negative_numbers = true)]
     pub(crate) height: Option<usize>,
     #[command(flatten)]
     pub(crate) prune: PruneArgs,
@@ -230,7 +230,7 @@ pub(crate) struct InitTinyArgs {
     #[arg(value_name = "DIR")]
     pub(crate) dir: PathBuf,
     /// Seed of the weights: the same seed gives the same bytes
-    #[arg(long, value_name = "N", default_value = "0", value_parser = parse::seed)]
+    #[arg(long, value_name = "N", default_value = "0", value_parser = parse::seed, allow_negative_numbers = true)]
     pub(crate) seed: u64,
 }
 

@@ -28,7 +28,8 @@ pub(crate) fn run(args: &GenerateArgs, extension: &impl Extension) -> Outcome {
     let masks = watcher.and_then(|watcher| watcher.lock().ok().map(|mut watcher| watcher.take_masks()));
 
     for (index, (file, picture)) in outputs.pictures.iter().zip(&sampled.pictures).enumerate() {
-        let chunks = if args.output.no_metadata { Vec::new() } else { text_chunks(&job.facts(index, &sampled)?) };
+        let chunks =
+            if args.output.no_metadata { Vec::new() } else { text_chunks(&job.facts(index, &sampled)?) };
         file.write(&png_bytes(picture, &chunks)?)?;
     }
     if let Some(file) = &outputs.latents {
@@ -63,7 +64,8 @@ impl Outputs {
             latents: args.save_latents.as_ref().map(prepare).transpose()?,
             masks: replay.masks_out.as_ref().map(prepare).transpose()?,
         };
-        let all: Vec<&OutputFile> = outputs.pictures.iter().chain(&outputs.latents).chain(&outputs.masks).collect();
+        let all: Vec<&OutputFile> =
+            outputs.pictures.iter().chain(&outputs.latents).chain(&outputs.masks).collect();
         check_distinct(&all)?;
         Ok(outputs)
     }
@@ -97,7 +99,10 @@ mod tests {
     #[test]
     fn several_pictures_are_numbered() {
         assert_eq!(picture_paths(Path::new("a/fox.png"), 1), [Path::new("a/fox.png")]);
-        assert_eq!(picture_paths(Path::new("a/fox.png"), 2), [Path::new("a/fox-0.png"), Path::new("a/fox-1.png")]);
+        assert_eq!(
+            picture_paths(Path::new("a/fox.png"), 2),
+            [Path::new("a/fox-0.png"), Path::new("a/fox-1.png")]
+        );
         assert_eq!(picture_paths(Path::new("fox"), 2), [Path::new("fox-0"), Path::new("fox-1")]);
     }
 }

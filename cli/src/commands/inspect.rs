@@ -97,7 +97,10 @@ impl<'a> Report<'a> {
             ));
         }
         lines.push(String::new());
-        lines.push(format!("one U-Net evaluation, unpruned: {} (2 x MAC, one sample)", readable(self.whole_tflop)));
+        lines.push(format!(
+            "one U-Net evaluation, unpruned: {} (2 x MAC, one sample)",
+            readable(self.whole_tflop)
+        ));
         self.pruning_lines(&mut lines);
         lines.join("\n")
     }
@@ -109,7 +112,8 @@ impl<'a> Report<'a> {
         lines.push(String::new());
         lines.push(format!("pruning     {} over {} steps", self.method.name, self.work.steps));
         if let Value::Object(settings) = &self.method.settings {
-            let pairs: Vec<String> = settings.iter().map(|(key, value)| format!("{key}={}", plain(value))).collect();
+            let pairs: Vec<String> =
+                settings.iter().map(|(key, value)| format!("{key}={}", plain(value))).collect();
             lines.push(format!("  {}", pairs.join(" ")));
         }
         let (Some(phases), Some(mean)) = (&self.phases, self.mean_tflop()) else {
@@ -118,7 +122,11 @@ impl<'a> Report<'a> {
         };
         for phase in phases {
             let last = phase.steps.end.saturating_sub(1);
-            let name = if phase.steps.len() == 1 { format!("step {last}") } else { format!("steps {}-{last}", phase.steps.start) };
+            let name = if phase.steps.len() == 1 {
+                format!("step {last}")
+            } else {
+                format!("steps {}-{last}", phase.steps.start)
+            };
             lines.push(format!("{name}: {} a step", readable(phase.tflop)));
             for (block, layers) in self.blocks.iter().zip(&phase.layers) {
                 lines.push(format!("  {:<10} {}", block.id.name(), kept_words(block, layers)));
@@ -163,7 +171,8 @@ impl<'a> Report<'a> {
 fn phases(method: &Method, blocks: &[BlockInfo], tflops: &[f64]) -> Outcome<Vec<Phase>> {
     let mut phases: Vec<Phase> = Vec::new();
     for (step, &tflop) in tflops.iter().enumerate() {
-        let layers = blocks.iter().map(|block| Ok(method.tokens(block, step, tflops.len())?.unwrap_or_default()));
+        let layers =
+            blocks.iter().map(|block| Ok(method.tokens(block, step, tflops.len())?.unwrap_or_default()));
         let layers = layers.collect::<Outcome<Vec<_>>>()?;
         match phases.last_mut() {
             Some(phase) if phase.layers == layers => phase.steps.end = step + 1,
@@ -203,9 +212,7 @@ fn block_json(block: &BlockInfo) -> Value {
 }
 
 fn layers_json(layers: &[LayerTokens]) -> Value {
-    let layer = |layer: &LayerTokens| {
-        json!({ "self_attention": layer.self_attention, "cross_attention": layer.cross_attention, "feed_forward": layer.feed_forward })
-    };
+    let layer = |layer: &LayerTokens| json!({ "self_attention": layer.self_attention, "cross_attention": layer.cross_attention, "feed_forward": layer.feed_forward });
     layers.iter().map(layer).collect()
 }
 

@@ -48,10 +48,14 @@ pub(crate) fn run(args: &MasksArgs, extension: &impl Extension) -> Outcome {
             continue;
         }
         let row = watcher.row_of(image as u64).ok_or_else(|| {
-            Failure::run(format!("--prune {}: expected pruning decisions, but the run made none", job.method.name))
+            Failure::run(format!(
+                "--prune {}: expected pruning decisions, but the run made none",
+                job.method.name
+            ))
         })?;
         let gallery = Gallery { masks: &masks, picture: &enlarge(picture, OVERLAY), row, steps: &steps };
-        let title = format!("{} | {}", job.method.name, args.sample.prompt.get(image).map_or("", String::as_str));
+        let title =
+            format!("{} | {}", job.method.name, args.sample.prompt.get(image).map_or("", String::as_str));
         let (singles, sheet) = gallery.draw(&job.block_names(), title)?;
         files.extend(singles.into_iter().map(|(name, bytes)| (format!("{prefix}{name}"), bytes)));
         files.push((format!("{prefix}contact-sheet.png"), png_bytes(&sheet, &[])?));
@@ -104,7 +108,10 @@ impl Gallery<'_> {
                     let Some(kept) = entry.kept_on_grid().into_iter().nth(self.row) else { continue };
                     let mask = Mask::from_positions(entry.grid.0, entry.grid.1, &kept);
                     let drawn = overlay(self.picture, &mask);
-                    files.push((format!("step-{step:03}-{block}-layer-{}.png", key.layer), png_bytes(&drawn, &[])?));
+                    files.push((
+                        format!("step-{step:03}-{block}-layer-{}.png", key.layer),
+                        png_bytes(&drawn, &[])?,
+                    ));
                     let tokens = entry.grid.0 * entry.grid.1;
                     cell = Cell { picture: drawn, caption: format!("{} of {tokens}", kept.len()) };
                 }

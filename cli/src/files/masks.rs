@@ -90,7 +90,7 @@ pub(crate) fn read_masks(path: &Path) -> Outcome<MaskSet> {
             }
             _ => {
                 return Err(at(
-                    "expected one of kept, scores, positions, votes, site at the end of the name".into()
+                    "expected one of kept, scores, positions, votes, site at the end of the name".into(),
                 ));
             }
         }

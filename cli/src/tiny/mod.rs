@@ -54,7 +54,7 @@ fn json(value: &Value) -> Outcome<Vec<u8>> {
 fn readme(seed: u64) -> String {
     format!(
         "# Tiny SD-XL ({NOTICE})\n\nWritten by `atedm init-tiny` {} with seed {seed}. It has the structure of SD-XL (two text \
-         encoders, a U-Net\nof three levels with attention on two, an autoencoder of factor 8) at a hundredth of its width.\n\
+         encoders, a U-Net\nof three levels with attention on two, an autoencoder of factor 8) at a twentieth of its width.\n\
          Nothing in it was trained.\n",
         env!("CARGO_PKG_VERSION")
     )

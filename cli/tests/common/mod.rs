@@ -10,12 +10,12 @@ use std::sync::OnceLock;
 use tempfile::TempDir;
 
 /// Runs the program in `folder`.
-pub fn atedm(folder: &Path, args: &[&str]) -> Output {
+pub(crate) fn atedm(folder: &Path, args: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_atedm")).args(args).current_dir(folder).output().unwrap()
 }
 
 /// Runs the program, which must succeed; gives what it wrote to the standard error stream.
-pub fn succeed(folder: &Path, args: &[&str]) -> String {
+pub(crate) fn succeed(folder: &Path, args: &[&str]) -> String {
     let output = atedm(folder, args);
     let errors = String::from_utf8(output.stderr).unwrap();
     assert!(output.status.success(), "{args:?}: {:?}\n{errors}", output.status);
@@ -23,7 +23,7 @@ pub fn succeed(folder: &Path, args: &[&str]) -> String {
 }
 
 /// Runs the program, which must fail with `code` and say why in one line; gives that line.
-pub fn fail(folder: &Path, args: &[&str], code: i32) -> String {
+pub(crate) fn fail(folder: &Path, args: &[&str], code: i32) -> String {
     let output = atedm(folder, args);
     let errors = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(code), "{args:?}\n{errors}");
@@ -32,7 +32,7 @@ pub fn fail(folder: &Path, args: &[&str], code: i32) -> String {
 }
 
 /// A tiny checkpoint, written once for each test binary.
-pub fn tiny() -> &'static Path {
+pub(crate) fn tiny() -> &'static Path {
     static TINY: OnceLock<PathBuf> = OnceLock::new();
     TINY.get_or_init(|| {
         let root = Path::new(env!("CARGO_TARGET_TMPDIR"));
@@ -47,7 +47,7 @@ pub fn tiny() -> &'static Path {
 }
 
 /// A copy of the tiny checkpoint (files are linked, not copied) whose files a test may remove and replace.
-pub fn tiny_copy() -> TempDir {
+pub(crate) fn tiny_copy() -> TempDir {
     let copy = TempDir::with_prefix_in("tiny-copy-", env!("CARGO_TARGET_TMPDIR")).unwrap();
     link(tiny(), copy.path());
     copy
@@ -67,14 +67,14 @@ fn link(from: &Path, to: &Path) {
 }
 
 /// Replaces a file of a copy, leaving the file that it was linked to alone.
-pub fn replace(copy: &Path, name: &str, content: &[u8]) {
+pub(crate) fn replace(copy: &Path, name: &str, content: &[u8]) {
     let path = copy.join(name);
     fs::remove_file(&path).unwrap();
     fs::write(path, content).unwrap();
 }
 
 /// The names in a folder, sorted.
-pub fn names(folder: &Path) -> Vec<String> {
+pub(crate) fn names(folder: &Path) -> Vec<String> {
     let entries = fs::read_dir(folder).unwrap();
     let mut names: Vec<String> =
         entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
@@ -83,7 +83,7 @@ pub fn names(folder: &Path) -> Vec<String> {
 }
 
 /// The tensor `latents` of a file, with its shape.
-pub fn latents(path: &Path) -> (Vec<usize>, Vec<f32>) {
+pub(crate) fn latents(path: &Path) -> (Vec<usize>, Vec<f32>) {
     let bytes = fs::read(path).unwrap();
     let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
     let view = file.tensor("latents").unwrap();
@@ -93,7 +93,7 @@ pub fn latents(path: &Path) -> (Vec<usize>, Vec<f32>) {
 }
 
 /// A picture's size, pixels (three bytes each) and text chunks.
-pub fn read_png(path: &Path) -> ((u32, u32), Vec<u8>, Vec<(String, String)>) {
+pub(crate) fn read_png(path: &Path) -> ((u32, u32), Vec<u8>, Vec<(String, String)>) {
     let mut reader =
         png::Decoder::new(std::io::BufReader::new(fs::File::open(path).unwrap())).read_info().unwrap();
     let mut pixels = vec![0; reader.output_buffer_size().unwrap()];
@@ -105,7 +105,7 @@ pub fn read_png(path: &Path) -> ((u32, u32), Vec<u8>, Vec<(String, String)>) {
 }
 
 /// `‖a − b‖ / ‖b‖`.
-pub fn relative_l2(a: &[f32], b: &[f32]) -> f64 {
+pub(crate) fn relative_l2(a: &[f32], b: &[f32]) -> f64 {
     assert_eq!(a.len(), b.len());
     let norm = |values: &mut dyn Iterator<Item = f64>| values.map(|v| v * v).sum::<f64>().sqrt();
     let difference = norm(&mut a.iter().zip(b).map(|(a, b)| f64::from(*a) - f64::from(*b)));
