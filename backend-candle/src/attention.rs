@@ -33,7 +33,8 @@ impl AttentionOps for CandleTensor {
         if !fits {
             return generic::attention(q, k, v, options);
         }
-        let attended = attend(&q.0, &k.0, &v.0, scale as f32, scores.map(|s| &s.0)).or_backend("attention")?;
+        let attended =
+            attend(&q.0, &k.0, &v.0, scale as f32, scores.map(|s| &s.0)).or_backend("attention")?;
         let Outcome { output, lse, voted } = attended;
         let graph = match graph {
             GraphRequest::None => None,
@@ -69,7 +70,8 @@ impl AttentionOps for CandleTensor {
             return generic::strongest(graph, partition);
         }
         let best = search(&queries.0, &lse.0, &keys.0, *scale as f32).or_backend("strongest")?;
-        let best = best.ok_or_else(|| Error::NotFinite { what: "a value of the attention map".to_string() })?;
+        let best =
+            best.ok_or_else(|| Error::NotFinite { what: "a value of the attention map".to_string() })?;
         Ok(CandleIndices::with_bound(best, kept))
     }
 }

@@ -22,7 +22,8 @@ pub fn parse(name: &str) -> Result<Device> {
         Some((kind, ordinal)) => (kind, Some(ordinal)),
         None => (name, None),
     };
-    let unknown = || Error::config("device", format!("expected cpu, cuda, cuda:N, metal or metal:N, got {name:?}"));
+    let unknown =
+        || Error::config("device", format!("expected cpu, cuda, cuda:N, metal or metal:N, got {name:?}"));
     let number = match ordinal {
         None => 0,
         Some(digits) if kind != "cpu" => digits.parse().map_err(|_| unknown())?,
@@ -67,7 +68,10 @@ pub fn set_threads(threads: usize) -> Result<()> {
     let built = rayon::ThreadPoolBuilder::new().num_threads(threads).build_global();
     let running = rayon::current_num_threads();
     if built.is_err() && running != threads {
-        return Err(Error::config("threads", format!("the pool runs already with {running}, asked for {threads}")));
+        return Err(Error::config(
+            "threads",
+            format!("the pool runs already with {running}, asked for {threads}"),
+        ));
     }
     Ok(())
 }

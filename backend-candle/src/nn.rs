@@ -284,7 +284,11 @@ fn check_conv2d(
     }
     let padding = pad_before + pad_after;
     if kh == 0 || kw == 0 || h + padding < kh || w + padding < kw || x.0.elem_count() == 0 || co == 0 {
-        return Err(Error::shape("conv2d", format!("an image of at least {kh} x {kw} when padded"), x.0.dims()));
+        return Err(Error::shape(
+            "conv2d",
+            format!("an image of at least {kh} x {kw} when padded"),
+            x.0.dims(),
+        ));
     }
     if let Some(bias) = bias {
         x.same_dtype(bias, "conv2d")?;

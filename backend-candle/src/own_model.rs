@@ -78,7 +78,8 @@ impl<'a> OwnModelPass<'a> {
         feed_forward: impl FnOnce(&Tensor) -> Result<Tensor>,
     ) -> Result<Tensor> {
         let normed = |x: &CandleTensor| norm(x.as_ref()).map(CandleTensor::from).or_backend("norm");
-        let output = |x: &CandleTensor| feed_forward(x.as_ref()).map(CandleTensor::from).or_backend("feed_forward");
+        let output =
+            |x: &CandleTensor| feed_forward(x.as_ref()).map(CandleTensor::from).or_backend("feed_forward");
         to_candle(self.0.feed_forward(x.into(), normed, output))
     }
 

@@ -27,7 +27,11 @@ fn host_f64(x: &CandleTensor, what: &'static str) -> Result<Vec<f64>> {
 pub(crate) fn split_top_k(scores: &CandleTensor, kept: usize) -> Result<Partition<CandleTensor>> {
     let [batch, n] = dims(scores, "split_top_k")?;
     if kept == 0 || kept > n {
-        return Err(Error::shape("split_top_k", format!("at least {} columns, kept {kept}", kept.max(1)), [batch, n]));
+        return Err(Error::shape(
+            "split_top_k",
+            format!("at least {} columns, kept {kept}", kept.max(1)),
+            [batch, n],
+        ));
     }
     let values = host_f64(scores, "a score")?;
     let (mut keep, mut prune) = (Vec::with_capacity(batch), Vec::with_capacity(batch));
@@ -138,7 +142,11 @@ fn flat_rows(at: &CandleIndices, n: usize) -> candle_core::Result<Raw> {
 }
 
 /// [`Tensor::scatter_into`].
-pub(crate) fn scatter_into(rows: &CandleTensor, base: &CandleTensor, at: &CandleIndices) -> Result<CandleTensor> {
+pub(crate) fn scatter_into(
+    rows: &CandleTensor,
+    base: &CandleTensor,
+    at: &CandleIndices,
+) -> Result<CandleTensor> {
     rows.same_dtype(base, "scatter_into")?;
     generic::scatter_into(rows, base, at)
 }

@@ -99,8 +99,8 @@ impl CandleTensor {
     ) -> Result<Self> {
         self.same_dtype(other, op)?;
         let (left, right) = (self.0.dims(), other.0.dims());
-        let fits = left.len() == right.len()
-            && left.iter().zip(right).all(|(&l, &r)| l == r || l == 1 || r == 1);
+        let fits =
+            left.len() == right.len() && left.iter().zip(right).all(|(&l, &r)| l == r || l == 1 || r == 1);
         if !fits {
             return Err(Error::shape(op, format!("axes equal to or 1 against {left:?}"), right));
         }

@@ -211,7 +211,8 @@ fn streamed(graph: Option<AttentionGraph<T>>) -> atedm_core::backend::Streamed<T
 
 #[test]
 fn attention_votes_and_argmax() {
-    let sizes = [[1, 1, 1, 1, 1], [2, 3, 37, 37, 8], [1, 2, 300, 300, 40], [2, 2, 67, 77, 64], [1, 1, 1030, 1030, 5]];
+    let sizes =
+        [[1, 1, 1, 1, 1], [2, 3, 37, 37, 8], [1, 2, 300, 300, 40], [2, 2, 67, 77, 64], [1, 1, 1030, 1030, 5]];
     for size in sizes {
         for dtype in DTYPES {
             let [b, h, m, n, _] = size;
@@ -223,7 +224,8 @@ fn attention_votes_and_argmax() {
             let wide_scores = wide(&scores);
             let wide_options =
                 AttentionOptions { scale: 0.4, bias: None, graph: GraphRequest::Voted(&wide_scores) };
-            let (right, right_graph) = generic::attention(&wide(&q), &wide(&k), &wide(&v), wide_options).unwrap();
+            let (right, right_graph) =
+                generic::attention(&wide(&q), &wide(&k), &wide(&v), wide_options).unwrap();
             assert_close(&out, &right, tolerance(dtype));
             assert_eq!(out.dtype(), dtype);
             let (graph, right_graph) = (streamed(graph), streamed(right_graph));
@@ -232,12 +234,17 @@ fn attention_votes_and_argmax() {
             let near = tolerance(wider);
             assert_close(&graph.lse, &right_graph.lse, near);
             assert_close(&graph.voted.clone().unwrap(), &right_graph.voted.unwrap(), near);
-            assert_close(&T::votes(&graph, &scores).unwrap(), &generic::votes(&graph, &scores).unwrap(), near);
+            assert_close(
+                &T::votes(&graph, &scores).unwrap(),
+                &generic::votes(&graph, &scores).unwrap(),
+                near,
+            );
             if m != n || m < 3 {
                 continue;
             }
-            let kept: Vec<Vec<u32>> =
-                (0..b).map(|b| (0..n as u32).filter(|i| (i * 7 + b as u32) % 5 < 2).take(n / 3).collect()).collect();
+            let kept: Vec<Vec<u32>> = (0..b)
+                .map(|b| (0..n as u32).filter(|i| (i * 7 + b as u32) % 5 < 2).take(n / 3).collect())
+                .collect();
             let partition = Partition::<T>::from_kept(&kept, n, &Device::Cpu).unwrap();
             let got = T::strongest(&graph, &partition).unwrap().to_host().unwrap();
             assert_eq!(got, generic::strongest(&graph, &partition).unwrap().to_host().unwrap());
@@ -308,7 +315,8 @@ fn workload() -> Vec<Vec<u8>> {
 
 #[test]
 fn results_do_not_depend_on_the_number_of_threads() {
-    let with = |threads| rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap().install(workload);
+    let with =
+        |threads| rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap().install(workload);
     let one = with(1);
     for threads in [2, 3, 7] {
         for (at, (one, more)) in one.iter().zip(with(threads)).enumerate() {

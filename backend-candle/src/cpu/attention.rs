@@ -17,7 +17,7 @@ use gemm::Parallelism;
 use rayon::prelude::*;
 
 use super::math::{exp_and_sum, max_of, vectorised};
-use super::product::{Update, Mat, MatMut, product};
+use super::product::{Mat, MatMut, Update, product};
 
 /// `[b, h, rows, dim]` anywhere in a slice.
 #[derive(Debug, Clone, Copy)]

@@ -10,7 +10,7 @@
 
 use rayon::prelude::*;
 
-use super::product::{Update, Mat, MatMut, all_threads, product};
+use super::product::{Mat, MatMut, Update, all_threads, product};
 
 /// The sizes of a convolution; the output's are taken as given.
 #[derive(Debug, Clone, Copy)]
@@ -34,7 +34,8 @@ const TILE_ELEMENTS: usize = 3 << 20;
 
 /// The convolution of `[b, ci, h, w]` with weights `[co, ci · kh · kw]`.
 pub(crate) fn conv2d(x: &[f32], weight: &[f32], bias: Option<&[f32]>, geometry: Geometry) -> Vec<f32> {
-    let Geometry { input: (ci, h, w), output: (co, oh, ow), kernel: (kh, kw), stride, before, after } = geometry;
+    let Geometry { input: (ci, h, w), output: (co, oh, ow), kernel: (kh, kw), stride, before, after } =
+        geometry;
     let (pixels, depth) = (oh * ow, ci * kh * kw);
     let direct = (kh, kw, stride, before, after) == (1, 1, 1, 0, 0);
     // tiles of one size, so that the last is not a sliver
@@ -76,7 +77,8 @@ fn start(images: usize, co: usize, pixels: usize, bias: Option<&[f32]>) -> (Vec<
 
 /// Row `k = (ci, dy, dx)` of the columns for output pixels from `first` on.
 fn fill(row: &mut [f32], x: &[f32], k: usize, first: usize, geometry: Geometry) {
-    let Geometry { input: (_, h, w), output: (_, _, ow), kernel: (kh, kw), stride, before, after: _ } = geometry;
+    let Geometry { input: (_, h, w), output: (_, _, ow), kernel: (kh, kw), stride, before, after: _ } =
+        geometry;
     let (channel, dy, dx) = (k / (kh * kw), k / kw % kh, k % kw);
     let plane = &x[channel * h * w..][..h * w];
     let (mut oy, mut ox) = (first / ow, first % ow);

@@ -3,7 +3,7 @@
 use rayon::prelude::*;
 
 use super::math::{gelu, vectorised};
-use super::product::{Update, Mat, MatMut, all_threads, product};
+use super::product::{Mat, MatMut, Update, all_threads, product};
 
 /// A weight `[out, in]`, row-major, and a bias `[out]`.
 #[derive(Debug, Clone, Copy)]

@@ -9,7 +9,7 @@ use rayon::prelude::*;
 
 use super::attention::Heads;
 use super::math::{exp, vectorised};
-use super::product::{Update, MatMut, product};
+use super::product::{MatMut, Update, product};
 
 /// Columns of one task, and rows of one block: 128 KiB for the sum and for one head's part.
 const COLUMNS: usize = 128;
