@@ -1,12 +1,14 @@
 //! The program end to end on a tiny checkpoint with random weights: images, latents, masks, metadata, drawings.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
 mod common;
 
 use std::fs;
 use std::path::Path;
 
 use atedm_sdxl::rng::RngKind;
-use common::{atedm, latents, names, read_png, relative_l2, succeed, tiny};
+use common::{Png, atedm, latents, names, read_png, relative_l2, succeed, tiny};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 
 /// The backends of this build.
@@ -199,7 +201,8 @@ fn several_prompts_are_one_batch() {
     // Image 0 of a batch is the image alone, with the generator that says so.
     let alone = final_latents(&["--prompt", "a red fox", "--rng", "chacha"]);
     assert!(relative_l2(&values[..alone.len()], &alone) < TOLERANCE);
-    let prompt = |name: &str| read_png(&work.path().join(name)).2[0].1.lines().next().unwrap().to_string();
+    let prompt =
+        |name: &str| read_png(&work.path().join(name)).chunks[0].1.lines().next().unwrap().to_string();
     assert_eq!([prompt("out-0.png"), prompt("out-1.png")], ["a red fox", "a blue house"]);
 }
 
@@ -223,7 +226,7 @@ fn pictures_say_how_they_were_made() {
         "5.5",
     ];
     generate(work.path(), &flags);
-    let (size, _, chunks) = read_png(&work.path().join("out.png"));
+    let Png { size, chunks, .. } = read_png(&work.path().join("out.png"));
     assert_eq!(size, (64, 128));
     let of =
         |key: &str| &chunks.iter().find(|(found, _)| found == key).unwrap_or_else(|| panic!("no {key}")).1;
@@ -245,7 +248,7 @@ fn pictures_say_how_they_were_made() {
     let flops: serde_json::Value = serde_json::from_str(of("atedm:flops")).unwrap();
     assert!(flops["mean_per_step"].as_f64() < flops["unpruned"].as_f64());
     generate(work.path(), &["--no-metadata"]);
-    assert_eq!(read_png(&work.path().join("out.png")).2, []);
+    assert_eq!(read_png(&work.path().join("out.png")).chunks, []);
 }
 
 #[test]
@@ -303,10 +306,10 @@ fn guidance_off_and_sizes_of_the_checkpoint() {
         "out.png",
     ];
     succeed(work.path(), &args);
-    assert_eq!(read_png(&work.path().join("out.png")).0, (256, 256));
+    assert_eq!(read_png(&work.path().join("out.png")).size, (256, 256));
     // 72 = 9 latents: the U-Net halves what does not divide.
     generate(work.path(), &["--width", "72", "--height", "40", "--prune", "at-edm"]);
-    assert_eq!(read_png(&work.path().join("out.png")).0, (72, 40));
+    assert_eq!(read_png(&work.path().join("out.png")).size, (72, 40));
 }
 
 #[test]
@@ -374,7 +377,7 @@ fn a_run_costs_what_inspect_says() {
         "prune_point=before_ff",
     ];
     generate(work.path(), &size[6..]);
-    let chunks = read_png(&work.path().join("out.png")).2;
+    let chunks = read_png(&work.path().join("out.png")).chunks;
     let flops = &chunks.iter().find(|(key, _)| key == "atedm:flops").unwrap().1;
     let flops: serde_json::Value = serde_json::from_str(flops).unwrap();
     let args = [&["inspect", "--model", tiny().to_str().unwrap(), "--json"], &size[..]].concat();
@@ -438,8 +441,8 @@ fn masks_are_drawn() {
     // Spared in the first step.
     assert!(!found.contains(&"step-000-down.1.0-layer-0.png".to_string()));
     assert_eq!(found.iter().filter(|name| name.starts_with("step-")).count(), 7 + 11);
-    let ((width, height), pixels, _) = read_png(&work.path().join("m/step-003-mid.0-layer-0.png"));
-    assert_eq!((width, height, pixels.len()), (256, 256, 3 * 256 * 256));
+    let drawn = read_png(&work.path().join("m/step-003-mid.0-layer-0.png"));
+    assert_eq!((drawn.size, drawn.pixels.len()), ((256, 256), 3 * 256 * 256));
     let svg = fs::read_to_string(work.path().join("m/variance.svg")).unwrap();
     assert!(svg.contains("level 1") && svg.contains("level 2") && svg.matches("<polyline").count() == 2);
     // Two prompts, nothing pruned: pictures and the chart only.

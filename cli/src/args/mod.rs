@@ -128,12 +128,30 @@ pub(crate) struct PruneArgs {
     #[arg(long, value_name = "NAME")]
     pub(crate) prune: Option<String>,
     /// The method's options: ratio=0.63,tau=30%,prune_point=before_ff,levels=1+2 (repeatable; a.b=1 sets a table's entry)
-    #[arg(long, value_name = "KEY=VALUE,…", action = clap::ArgAction::Append)]
+    #[arg(long, value_name = "KEY=VALUE,…", action = clap::ArgAction::Append, long_help = PRUNE_OPT_HELP)]
     pub(crate) prune_opt: Vec<String>,
     /// Method and options from a TOML file: `method = "at-edm"` and one line an option; --prune-opt wins
     #[arg(long, value_name = "FILE.toml")]
     pub(crate) prune_config: Option<PathBuf>,
 }
+
+/// Every option of AT-EDM, its default first.
+const PRUNE_OPT_HELP: &str = "\
+The method's options, as key=value,key=value,… (repeatable; a.b=1 sets entry b of table a, 1+2 is a list).
+AT-EDM takes, its default first:
+  ratio=0.63            share of tokens removed; or budget_tflops=4.1 a U-Net evaluation
+  schedule=prune-less   | prune-more | constant | table (with schedule_file=FILE)
+  tau=30%               early steps, as a share or a number (15)
+  prune_point=after_ff  | before_ff
+  prune_layers=0        | 0+4 …: the layers that prune
+  levels=all            | deepest | 1+2 …: the resolution levels that are pruned
+  score=self            | cross: whose attention votes
+  scorer=page-rank      | column-mean | value-norm | token-norm | random
+  max_iterations=5, epsilon=1e-4, norm=l1 | l2, damping=0, cross_vote=entropy | plain | hard
+  heads=rms             | mean | max
+  recovery=similarity   | direct | bicubic | zero
+  guidance=per_row      | cond | mean: whose scores decide in the two halves of guidance
+  keep_multiple=1       kept counts are rounded up to a multiple of this";
 
 /// Masks read from and written to files.
 #[derive(Debug, Clone, Default, Args)]

@@ -8,7 +8,7 @@ use crate::Extension;
 use crate::args::MasksArgs;
 use crate::draw::{Cell, Chart, Mask, Series, Sheet, enlarge, overlay};
 use crate::failure::{Failure, Outcome};
-use crate::files::{OutputDir, Picture, png_bytes};
+use crate::files::{NamedFile, OutputDir, Picture, png_bytes};
 use crate::observe::{Variance, Watcher};
 use crate::progress::Progress;
 use crate::prune::PruneSpec;
@@ -94,7 +94,7 @@ struct Gallery<'a> {
 
 impl Gallery<'_> {
     /// Every overlay as a PNG file with its name, and all of them on one sheet: a row a block, a column a step.
-    fn draw(&self, blocks: &[String], title: String) -> Outcome<(Vec<(String, Vec<u8>)>, Picture)> {
+    fn draw(&self, blocks: &[String], title: String) -> Outcome<(Vec<NamedFile>, Picture)> {
         let mut files = Vec::new();
         let columns = self.steps.iter().map(|step| format!("step {step}")).collect();
         let mut sheet = Sheet { title, columns, rows: Vec::new() };

@@ -71,6 +71,9 @@ pub(crate) fn check_distinct(outputs: &[&OutputFile]) -> Outcome {
     Ok(())
 }
 
+/// A file below a folder: its path there (`/` between parts), and its content.
+pub(crate) type NamedFile = (String, Vec<u8>);
+
 /// A folder that appears with all its files at once.
 #[derive(Debug)]
 pub(crate) struct OutputDir {
@@ -111,9 +114,9 @@ impl OutputDir {
         &self.path
     }
 
-    /// Writes files by their path below the folder (`/` between parts) and moves them in. A new folder appears whole;
+    /// Writes files and moves them in. A new folder appears whole;
     /// in one that exists, files of the same names are replaced one by one.
-    pub(crate) fn write(&self, files: &[(String, Vec<u8>)]) -> Outcome {
+    pub(crate) fn write(&self, files: &[NamedFile]) -> Outcome {
         let failed = |error: std::io::Error| Failure::file(&self.path, error);
         let parent = folder_of(&self.path);
         fs::create_dir_all(parent).map_err(failed)?;

@@ -6,7 +6,7 @@ mod masks;
 mod metadata;
 mod png;
 
-pub(crate) use atomic::{OutputDir, OutputFile, check_distinct};
+pub(crate) use atomic::{NamedFile, OutputDir, OutputFile, check_distinct};
 pub(crate) use latents::{LatentsFile, latents_bytes, read_latents};
 pub(crate) use masks::{masks_bytes, read_masks};
 pub(crate) use metadata::{ImageFacts, text_chunks};

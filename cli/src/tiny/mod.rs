@@ -12,6 +12,7 @@ use safetensors::tensor::{Dtype, TensorView};
 use serde_json::Value;
 
 use crate::failure::{Failure, Outcome};
+use crate::files::NamedFile;
 use shapes::{Fill, Parameter};
 
 /// One sentence that stands wherever the folder is announced.
@@ -19,7 +20,7 @@ pub(crate) const NOTICE: &str =
     "UNTRAINED: random weights, for trying the program only; its pictures are noise";
 
 /// The folder's files: path below the folder, and content. The same seed gives the same bytes.
-pub(crate) fn files(seed: u64) -> Outcome<Vec<(String, Vec<u8>)>> {
+pub(crate) fn files(seed: u64) -> Outcome<Vec<NamedFile>> {
     let vocabulary = tokenizer::Vocabulary::new();
     let sizes = config::Sizes::new(vocabulary.len());
     let mut files = vec![("README.md".to_string(), readme(seed).into_bytes())];

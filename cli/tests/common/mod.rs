@@ -1,6 +1,7 @@
 //! What the program's tests share: running it, and a tiny checkpoint to run it on.
 
 #![allow(dead_code, reason = "each test binary uses its own part")]
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -92,8 +93,18 @@ pub(crate) fn latents(path: &Path) -> (Vec<usize>, Vec<f32>) {
     (view.shape().to_vec(), values)
 }
 
-/// A picture's size, pixels (three bytes each) and text chunks.
-pub(crate) fn read_png(path: &Path) -> ((u32, u32), Vec<u8>, Vec<(String, String)>) {
+/// A picture as it was read.
+pub(crate) struct Png {
+    /// Width and height.
+    pub(crate) size: (u32, u32),
+    /// Three bytes each.
+    pub(crate) pixels: Vec<u8>,
+    /// Text chunks: key and text.
+    pub(crate) chunks: Vec<(String, String)>,
+}
+
+/// Reads a picture.
+pub(crate) fn read_png(path: &Path) -> Png {
     let mut reader =
         png::Decoder::new(std::io::BufReader::new(fs::File::open(path).unwrap())).read_info().unwrap();
     let mut pixels = vec![0; reader.output_buffer_size().unwrap()];
@@ -101,7 +112,7 @@ pub(crate) fn read_png(path: &Path) -> ((u32, u32), Vec<u8>, Vec<(String, String
     let info = reader.info();
     let plain = info.uncompressed_latin1_text.iter().map(|chunk| (chunk.keyword.clone(), chunk.text.clone()));
     let unicode = info.utf8_text.iter().map(|chunk| (chunk.keyword.clone(), chunk.get_text().unwrap()));
-    ((info.width, info.height), pixels, plain.chain(unicode).collect())
+    Png { size: (info.width, info.height), pixels, chunks: plain.chain(unicode).collect() }
 }
 
 /// `‖a − b‖ / ‖b‖`.
