@@ -38,11 +38,11 @@ fn ln(x: f32) -> f32 {
         -1.666_805_8e-1,
         2.000_071_4e-1,
         -2.499_999_4e-1,
-        3.333_333_1e-1,
+        3.333_333e-1,
     ];
     // ln 2 in two parts.
     const LN2_LOW: f32 = -2.121_944_4e-4;
-    const LN2_HIGH: f32 = 0.693_359_375;
+    const LN2_HIGH: f32 = 0.693_359_4;
 
     // x = m 2^e with m in [√½, √2).
     let bits = x.to_bits();

@@ -37,11 +37,10 @@ impl TorchRng {
         let mut values: Vec<f32> = (0..count).map(|_| self.uniform()).collect();
         let (blocks, rest) = values.as_chunks_mut::<16>();
         blocks.iter_mut().for_each(box_muller_16);
-        if !rest.is_empty() {
-            if let Some(last) = values.last_chunk_mut::<16>() {
-                last.fill_with(|| self.uniform());
-                box_muller_16(last);
-            }
+        let whole = rest.is_empty();
+        if let (false, Some(last)) = (whole, values.last_chunk_mut::<16>()) {
+            last.fill_with(|| self.uniform());
+            box_muller_16(last);
         }
         values
     }
