@@ -166,7 +166,13 @@ pub(crate) fn to_image<T: NnOps>(tokens: &T, height: usize, width: usize) -> Res
 }
 
 /// Attention without a graph, of projected queries, keys and values `[b, n, c]`.
-pub(crate) fn plain_attention<T: AttentionOps>(q: &T, k: &T, v: &T, heads: usize, bias: Option<&T>) -> Result<T> {
+pub(crate) fn plain_attention<T: AttentionOps>(
+    q: &T,
+    k: &T,
+    v: &T,
+    heads: usize,
+    bias: Option<&T>,
+) -> Result<T> {
     let (q, k, v) = (split_heads(q, heads)?, split_heads(k, heads)?, split_heads(v, heads)?);
     let [_, _, _, dim] = dims(&q, "attention")?;
     let (hidden, _) = T::attention(&q, &k, &v, AttentionOptions { bias, ..AttentionOptions::for_dim(dim) })?;

@@ -29,8 +29,14 @@ pub struct TextEncoder<B: Backend> {
     tokens: B::Tensor,
     positions: B::Tensor,
     layers: Vec<Layer<B::Tensor>>,
-    /// Final norm and projection, for the pooled output.
-    pooling: Option<(LayerNorm<B::Tensor>, Linear<B::Tensor>)>,
+    pooling: Option<Pooling<B::Tensor>>,
+}
+
+/// The way from the last layer to the pooled output.
+#[derive(Debug)]
+struct Pooling<T> {
+    norm: LayerNorm<T>,
+    projection: Linear<T>,
 }
 
 /// What a constant mask's forbidden logits get: as the least f32, far below any logit, but finite.
@@ -53,8 +59,9 @@ impl<B: Backend> TextEncoder<B> {
         let table = |name: &str, rows| embeddings.scope(name).tensor("weight", &[rows, channels]);
         let pooling = config.projection.map(|projection| {
             let norm = LayerNorm::load(&model.scope("final_layer_norm"), channels, config.norm_epsilon)?;
-            let projection = Linear::load(&weights.scope("text_projection"), channels, projection, Bias::Without)?;
-            Ok::<_, Error>((norm, projection))
+            let projection =
+                Linear::load(&weights.scope("text_projection"), channels, projection, Bias::Without)?;
+            Ok::<_, Error>(Pooling { norm, projection })
         });
         let needed = if config.projection.is_some() { config.layers } else { config.layers - 1 };
         let layer = |i: usize| Layer::load(&model.scope("encoder.layers").scope(i), config);
@@ -94,7 +101,7 @@ impl<B: Backend> TextEncoder<B> {
             }
             x = layer.forward(x, &mask)?;
         }
-        let Some((norm, projection)) = &self.pooling else {
+        let Some(Pooling { norm, projection }) = &self.pooling else {
             return Ok(TextOutput { hidden: x, pooled: None });
         };
         let hidden = hidden.ok_or_else(|| Error::config("num_hidden_layers", "expected at least 1"))?;

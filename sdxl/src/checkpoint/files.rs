@@ -14,7 +14,9 @@ const VARIANTS: [&str; 2] = ["fp16", "bf16"];
 
 /// The weight files in `folder` whose names begin with `stem`.
 pub(super) fn find(folder: &Path, stem: &str, variant: Option<&str>) -> Result<Vec<WeightFile>> {
-    if let Some(name) = variant.filter(|v| v.is_empty() || !v.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')) {
+    if let Some(name) =
+        variant.filter(|v| v.is_empty() || !v.chars().all(|c| c.is_ascii_alphanumeric() || c == '_'))
+    {
         return Err(Error::config("variant", format!("expected letters and digits, got {name:?}")));
     }
     let variants = match variant {
@@ -54,7 +56,8 @@ fn of_variant(folder: &Path, stem: &str, variant: Option<&str>) -> Result<Option
     if single.exists() {
         return Ok(Some(vec![single.into()]));
     }
-    let index = indices.iter().filter(|name| !name.is_empty()).map(|name| folder.join(name)).find(|p| p.exists());
+    let index =
+        indices.iter().filter(|name| !name.is_empty()).map(|name| folder.join(name)).find(|p| p.exists());
     index.map(|index| shards(folder, &index)).transpose()
 }
 
@@ -66,7 +69,9 @@ fn shards(folder: &Path, index: &Path) -> Result<Vec<WeightFile>> {
     };
     let mut shards = BTreeSet::new();
     for (tensor, file) in map {
-        let name = file.as_str().ok_or_else(|| fields.error("weight_map", format!("{tensor}: expected a file name")))?;
+        let name = file
+            .as_str()
+            .ok_or_else(|| fields.error("weight_map", format!("{tensor}: expected a file name")))?;
         let mut parts = Path::new(name).components();
         if !matches!((parts.next(), parts.next()), (Some(Component::Normal(_)), None)) {
             let reason = format!("{tensor}: expected a file in the same folder, got {name:?}");

@@ -93,9 +93,12 @@ impl Checkpoint {
         }
         for part in Part::ALL {
             let name = part.folder();
-            let listed = index.get(name).is_some_and(|entry| entry.get(1).is_some_and(serde_json::Value::is_string));
+            let listed =
+                index.get(name).is_some_and(|entry| entry.get(1).is_some_and(serde_json::Value::is_string));
             if !listed {
-                return Err(index.error(name, "expected [library, class]: an SD-XL base checkpoint has all parts"));
+                return Err(
+                    index.error(name, "expected [library, class]: an SD-XL base checkpoint has all parts")
+                );
             }
         }
         let config = |part: Part| root.join(part.folder()).join("config.json");

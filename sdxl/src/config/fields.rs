@@ -84,7 +84,10 @@ impl Fields {
     pub(crate) fn optional_number(&self, name: &str) -> Result<Option<f64>> {
         self.get(name)
             .map(|value| {
-                value.as_f64().filter(|x| x.is_finite()).ok_or_else(|| self.wrong(name, "a finite number", value))
+                value
+                    .as_f64()
+                    .filter(|x| x.is_finite())
+                    .ok_or_else(|| self.wrong(name, "a finite number", value))
             })
             .transpose()
     }
@@ -97,13 +100,18 @@ impl Fields {
     /// A finite number above 0, or `default`.
     pub(crate) fn positive(&self, name: &str, default: f64) -> Result<f64> {
         let value = self.number(name, default)?;
-        if value > 0.0 { Ok(value) } else { Err(self.error(name, format!("expected a number above 0, got {value}"))) }
+        if value > 0.0 {
+            Ok(value)
+        } else {
+            Err(self.error(name, format!("expected a number above 0, got {value}")))
+        }
     }
 
     /// `true` or `false`, or `default`.
     pub(crate) fn flag(&self, name: &str, default: bool) -> Result<bool> {
-        self.get(name)
-            .map_or(Ok(default), |value| value.as_bool().ok_or_else(|| self.wrong(name, "true or false", value)))
+        self.get(name).map_or(Ok(default), |value| {
+            value.as_bool().ok_or_else(|| self.wrong(name, "true or false", value))
+        })
     }
 
     /// A string, if there is one.
@@ -128,7 +136,10 @@ impl Fields {
     /// A list of finite numbers, if there is one.
     pub(crate) fn numbers(&self, name: &str) -> Result<Option<Vec<f64>>> {
         self.list(name, |value| {
-            value.as_f64().filter(|x| x.is_finite()).ok_or_else(|| self.wrong(name, "a list of numbers", value))
+            value
+                .as_f64()
+                .filter(|x| x.is_finite())
+                .ok_or_else(|| self.wrong(name, "a list of numbers", value))
         })
     }
 
@@ -147,7 +158,9 @@ impl Fields {
             Some(Value::Array(values)) if values.len() == stages => {
                 values.iter().map(|value| self.to_count(name, value, 1)).collect()
             }
-            Some(value @ Value::Array(_)) => Err(self.wrong(name, &format!("one number, or {stages}"), value)),
+            Some(value @ Value::Array(_)) => {
+                Err(self.wrong(name, &format!("one number, or {stages}"), value))
+            }
             Some(value) => Ok(vec![self.to_count(name, value, 1)?; stages]),
         }
     }
@@ -160,7 +173,11 @@ impl Fields {
             None => return Ok(layers.iter().map(|&n| vec![default; n]).collect()),
             Some(Value::Array(values)) if values.len() == layers.len() => values.iter().collect(),
             Some(value @ Value::Array(_)) => {
-                return Err(self.wrong(name, &format!("one entry for each of {} stages", layers.len()), value));
+                return Err(self.wrong(
+                    name,
+                    &format!("one entry for each of {} stages", layers.len()),
+                    value,
+                ));
             }
             Some(value) => vec![value; layers.len()],
         };

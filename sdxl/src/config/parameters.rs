@@ -17,7 +17,11 @@ impl UNetConfig {
             + norm(base);
         let resnet = |inputs: usize, outputs: usize| {
             let shortcut = if inputs == outputs { 0 } else { conv(inputs, outputs, 1) };
-            norm(inputs) + conv(inputs, outputs, 3) + linear(time, outputs) + norm(outputs) + conv(outputs, outputs, 3)
+            norm(inputs)
+                + conv(inputs, outputs, 3)
+                + linear(time, outputs)
+                + norm(outputs)
+                + conv(outputs, outputs, 3)
                 + shortcut
         };
         let down = self.down.iter().map(|stage| {

@@ -189,10 +189,13 @@ fn nonsense_is_refused_by_name() {
 
 #[test]
 fn text_encoders_and_autoencoders_go_there_and_back() {
-    let text = TextEncoderConfig::from_json(Path::new("t"), json!({"architectures": ["CLIPTextModel"]})).unwrap();
+    let text =
+        TextEncoderConfig::from_json(Path::new("t"), json!({"architectures": ["CLIPTextModel"]})).unwrap();
     assert_eq!((text.channels, text.layers, text.context, text.projection), (512, 12, 77, None));
     assert_eq!(TextEncoderConfig::from_json(Path::new("t"), text.to_json()).unwrap(), text);
-    for (key, value) in [("hidden_act", json!("relu")), ("num_attention_heads", json!(7)), ("model_type", json!("t5"))] {
+    for (key, value) in
+        [("hidden_act", json!("relu")), ("num_attention_heads", json!(7)), ("model_type", json!("t5"))]
+    {
         let mut json = text.to_json();
         json[key] = value;
         let error = TextEncoderConfig::from_json(Path::new("t"), json).unwrap_err().to_string();

@@ -83,7 +83,7 @@ impl TextEncoderConfig {
             end_token: fields.index("eos_token_id", 49407)? as u32,
             projection,
         };
-        if config.channels % config.heads != 0 {
+        if !config.channels.is_multiple_of(config.heads) {
             let reason = format!("{} heads do not divide {} channels", config.heads, config.channels);
             return Err(fields.error("num_attention_heads", reason));
         }

@@ -142,7 +142,9 @@ fn refuse_what_is_missing(fields: &Fields) -> Result<()> {
     fields.expect("time_embedding_type", &[json!("positional")])?;
     fields.expect("attention_type", &[json!("default")])?;
     fields.expect("resnet_time_scale_shift", &[json!("default")])?;
-    for flag in ["center_input_sample", "dual_cross_attention", "class_embeddings_concat", "resnet_skip_time_act"] {
+    for flag in
+        ["center_input_sample", "dual_cross_attention", "class_embeddings_concat", "resnet_skip_time_act"]
+    {
         fields.expect(flag, std::slice::from_ref(&no))?;
     }
     for flag in ["only_cross_attention", "mid_block_only_cross_attention"] {
@@ -219,7 +221,8 @@ impl UNetConfig {
             upsample: i != last,
         });
         // An explicit null means no middle; absent is the default type.
-        let kind = if fields.names("mid_block_type") { fields.text("mid_block_type")? } else { Some(MID_ATTENTION) };
+        let kind =
+            if fields.names("mid_block_type") { fields.text("mid_block_type")? } else { Some(MID_ATTENTION) };
         let mid = match kind {
             Some(MID_ATTENTION) => Some(Some(depths[last].first().copied().unwrap_or(1))),
             Some(MID_PLAIN) => Some(None),
@@ -261,25 +264,24 @@ impl UNetConfig {
 
     fn check(&self, fields: &Fields) -> Result<()> {
         for stage in &self.down {
-            if stage.channels % self.norm_groups != 0 {
+            if !stage.channels.is_multiple_of(self.norm_groups) {
                 let reason = format!("{} does not divide {} channels", self.norm_groups, stage.channels);
                 return Err(fields.error("norm_num_groups", reason));
             }
-            if stage.attention.is_some() && stage.channels % stage.heads != 0 {
+            if stage.attention.is_some() && !stage.channels.is_multiple_of(stage.heads) {
                 let reason = format!("{} heads do not divide {} channels", stage.heads, stage.channels);
                 return Err(fields.error("attention_head_dim", reason));
             }
         }
-        if let Some(mid) = &self.mid {
-            if mid.attention.is_some() && mid.channels % mid.heads != 0 {
-                let reason = format!("{} heads do not divide {} channels", mid.heads, mid.channels);
-                return Err(fields.error("attention_head_dim", reason));
-            }
+        let mid = self.mid.as_ref().filter(|mid| mid.attention.is_some());
+        if let Some(mid) = mid.filter(|mid| !mid.channels.is_multiple_of(mid.heads)) {
+            let reason = format!("{} heads do not divide {} channels", mid.heads, mid.channels);
+            return Err(fields.error("attention_head_dim", reason));
         }
         for up in &self.up {
             for layer in 0..up.layers {
                 let (stream, skip) = up.resnet_inputs(layer);
-                if (stream + skip) % self.norm_groups != 0 {
+                if !(stream + skip).is_multiple_of(self.norm_groups) {
                     let reason = format!("{} does not divide {} channels", self.norm_groups, stream + skip);
                     return Err(fields.error("norm_num_groups", reason));
                 }
@@ -289,18 +291,20 @@ impl UNetConfig {
             return Err(fields.error("downsample_padding", "expected 0 or 1"));
         }
         let sinusoids = self.down.first().map_or(0, |stage| stage.channels);
-        if sinusoids % 2 != 0 || sinusoids as f64 / 2.0 <= self.frequency_shift {
+        if !sinusoids.is_multiple_of(2) || sinusoids as f64 / 2.0 <= self.frequency_shift {
             return Err(fields.error("block_out_channels", "expected an even first entry"));
         }
-        if self.size_channels % 2 != 0 || self.size_channels as f64 / 2.0 <= self.frequency_shift {
+        if !self.size_channels.is_multiple_of(2) || self.size_channels as f64 / 2.0 <= self.frequency_shift {
             return Err(fields.error("addition_time_embed_dim", "expected an even number"));
         }
         if self.added_channels <= 6 * self.size_channels {
             let reason = format!("expected more than 6 × {} (addition_time_embed_dim)", self.size_channels);
             return Err(fields.error("projection_class_embeddings_input_dim", reason));
         }
-        for (name, kernel) in [("conv_in_kernel", self.conv_in_kernel), ("conv_out_kernel", self.conv_out_kernel)] {
-            if kernel % 2 == 0 {
+        for (name, kernel) in
+            [("conv_in_kernel", self.conv_in_kernel), ("conv_out_kernel", self.conv_out_kernel)]
+        {
+            if kernel.is_multiple_of(2) {
                 return Err(fields.error(name, format!("expected an odd number, got {kernel}")));
             }
         }
@@ -409,7 +413,8 @@ impl UNetConfig {
 
     /// The config as diffusers would write it.
     pub fn to_json(&self) -> Value {
-        let has = |attention: bool, with: &str, without: &str| if attention { with } else { without }.to_string();
+        let has =
+            |attention: bool, with: &str, without: &str| if attention { with } else { without }.to_string();
         let down = |f: &dyn Fn(&DownStage) -> Value| self.down.iter().map(f).collect::<Vec<Value>>();
         // The middle takes its depth from the last stage's entry, even if that stage has no attention of its own.
         let mid_depth = self.mid.as_ref().and_then(|mid| mid.attention).unwrap_or(1);
@@ -487,11 +492,13 @@ fn kinds(fields: &Fields, name: &str, stages: usize, [plain, attention]: [&str; 
     if list.len() != stages {
         return Err(fields.error(name, format!("expected {stages} entries, got {}", list.len())));
     }
-    let kind = |kind: &String| match kind.as_str() {
-        k if k == plain => Ok(false),
-        k if k == attention => Ok(true),
-        other => Err(fields.error(name, format!("{other:?} is not supported, expected {plain:?} or {attention:?}"))),
-    };
+    let kind =
+        |kind: &String| match kind.as_str() {
+            k if k == plain => Ok(false),
+            k if k == attention => Ok(true),
+            other => Err(fields
+                .error(name, format!("{other:?} is not supported, expected {plain:?} or {attention:?}"))),
+        };
     list.iter().map(kind).collect()
 }
 

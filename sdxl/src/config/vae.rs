@@ -148,22 +148,30 @@ impl KlConfig {
         if channels.is_empty() || channels.len() > 16 {
             return Err(fields.error("block_out_channels", "expected 1 to 16 stages"));
         }
-        for (name, kind) in [("down_block_types", "DownEncoderBlock2D"), ("up_block_types", "UpDecoderBlock2D")] {
+        for (name, kind) in
+            [("down_block_types", "DownEncoderBlock2D"), ("up_block_types", "UpDecoderBlock2D")]
+        {
             let kinds = fields.texts(name)?.unwrap_or_else(|| vec![kind.to_string()]);
             if let Some(other) = kinds.iter().find(|k| k.as_str() != kind) {
                 return Err(fields.error(name, format!("{other:?} is not supported, expected {kind:?}")));
             }
             if kinds.len() != channels.len() {
-                return Err(fields.error(name, format!("expected {} entries, got {}", channels.len(), kinds.len())));
+                return Err(
+                    fields.error(name, format!("expected {} entries, got {}", channels.len(), kinds.len()))
+                );
             }
         }
         let latent_channels = fields.count("latent_channels", 4)?;
         let norm_groups = fields.count("norm_num_groups", 32)?;
-        if let Some(odd) = channels.iter().find(|c| *c % norm_groups != 0) {
-            return Err(fields.error("norm_num_groups", format!("{norm_groups} does not divide {odd} channels")));
+        if let Some(odd) = channels.iter().find(|c| !c.is_multiple_of(norm_groups)) {
+            return Err(
+                fields.error("norm_num_groups", format!("{norm_groups} does not divide {odd} channels"))
+            );
         }
         let sample_size = match fields.get("sample_size") {
-            Some(Value::Array(_)) => fields.counts("sample_size")?.and_then(|s| s.first().copied()).unwrap_or(32),
+            Some(Value::Array(_)) => {
+                fields.counts("sample_size")?.and_then(|s| s.first().copied()).unwrap_or(32)
+            }
             _ => fields.count("sample_size", 32)?,
         };
         let statistics = |name: &str| -> Result<Option<Vec<f64>>> {
@@ -228,8 +236,12 @@ impl TinyVaeConfig {
             in_channels: fields.count("in_channels", 3)?,
             out_channels: fields.count("out_channels", 3)?,
             latent_channels: fields.count("latent_channels", 4)?,
-            encoder_channels: fields.counts("encoder_block_out_channels")?.unwrap_or(default.encoder_channels),
-            decoder_channels: fields.counts("decoder_block_out_channels")?.unwrap_or(default.decoder_channels),
+            encoder_channels: fields
+                .counts("encoder_block_out_channels")?
+                .unwrap_or(default.encoder_channels),
+            decoder_channels: fields
+                .counts("decoder_block_out_channels")?
+                .unwrap_or(default.decoder_channels),
             encoder_blocks: fields.counts("num_encoder_blocks")?.unwrap_or(default.encoder_blocks),
             decoder_blocks: fields.counts("num_decoder_blocks")?.unwrap_or(default.decoder_blocks),
             upsampling: fields.count("upsampling_scaling_factor", 2)?,

@@ -95,7 +95,8 @@ impl<T: AttentionOps> Embedding<T> {
         let ids: Vec<f32> = input.time_ids.iter().flatten().copied().collect();
         let waves = sinusoids(&ids, config.size_channels, config);
         // As in diffusers, pooled text and sizes meet in f32 and are rounded together.
-        let sizes = T::from_f32(&waves, &[batch, 6 * config.size_channels], DType::F32, &device)?.cast(dtype)?;
+        let sizes =
+            T::from_f32(&waves, &[batch, 6 * config.size_channels], DType::F32, &device)?.cast(dtype)?;
         let added = self.added.forward(&T::concat(&[input.pooled, &sizes], 1)?)?;
         time.add(&added)?.silu()
     }

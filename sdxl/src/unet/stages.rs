@@ -58,7 +58,12 @@ pub(crate) struct Down<T> {
 }
 
 impl<T: AttentionOps> Down<T> {
-    pub(crate) fn load(weights: &Weights<T>, config: &UNetConfig, stage: &DownStage, index: usize) -> Result<Self> {
+    pub(crate) fn load(
+        weights: &Weights<T>,
+        config: &UNetConfig,
+        stage: &DownStage,
+        index: usize,
+    ) -> Result<Self> {
         let resnet = |i: usize| {
             let inputs = if i == 0 { stage.in_channels } else { stage.channels };
             Resnet::load(&weights.scope("resnets").scope(i), resnet_shape(config, inputs, stage.channels))
@@ -100,12 +105,19 @@ pub(crate) struct Mid<T> {
 }
 
 impl<T: AttentionOps> Mid<T> {
-    pub(crate) fn load(weights: &Weights<T>, config: &UNetConfig, mid: &MidStage, level: usize) -> Result<Self> {
-        let shape = ResnetShape { scale: config.mid_scale, ..resnet_shape(config, mid.channels, mid.channels) };
+    pub(crate) fn load(
+        weights: &Weights<T>,
+        config: &UNetConfig,
+        mid: &MidStage,
+        level: usize,
+    ) -> Result<Self> {
+        let shape =
+            ResnetShape { scale: config.mid_scale, ..resnet_shape(config, mid.channels, mid.channels) };
         let resnet = |i: usize| Resnet::load(&weights.scope("resnets").scope(i), shape);
         let depths = mid.attention.as_slice();
         let place = (Stage::Mid, 0, level);
-        let blocks = attentions(weights, config, depths, place, (mid.channels, mid.heads, mid.text_channels))?;
+        let blocks =
+            attentions(weights, config, depths, place, (mid.channels, mid.heads, mid.text_channels))?;
         let rest = blocks.into_iter().next().map(|block| Ok::<_, Error>((block, resnet(1)?)));
         Ok(Self { first: resnet(0)?, rest: rest.transpose()? })
     }
@@ -137,12 +149,18 @@ impl<T: AttentionOps> Up<T> {
     ) -> Result<Self> {
         let resnet = |i: usize| {
             let (stream, skip) = stage.resnet_inputs(i);
-            Resnet::load(&weights.scope("resnets").scope(i), resnet_shape(config, stream + skip, stage.channels))
+            Resnet::load(
+                &weights.scope("resnets").scope(i),
+                resnet_shape(config, stream + skip, stage.channels),
+            )
         };
         let depths = stage.attention.as_deref().unwrap_or_default();
         let shape = (stage.channels, stage.heads, stage.text_channels);
         let upsampler = stage.upsample.then(|| {
-            Conv2d::load(&weights.scope("upsamplers.0.conv"), ConvShape::same(stage.channels, stage.channels, 3))
+            Conv2d::load(
+                &weights.scope("upsamplers.0.conv"),
+                ConvShape::same(stage.channels, stage.channels, 3),
+            )
         });
         Ok(Self {
             resnets: (0..stage.layers).map(resnet).collect::<Result<_>>()?,

@@ -91,7 +91,8 @@ impl<T: AttentionOps> Transformer<T> {
                 |x| layer.norm2.forward(x),
                 |input| layer.attn2.forward(&input, text),
             )?;
-            hidden = pass.feed_forward(hidden, |x| layer.norm3.forward(x), |x| layer.feed_forward.forward(x))?;
+            hidden =
+                pass.feed_forward(hidden, |x| layer.norm3.forward(x), |x| layer.feed_forward.forward(x))?;
         }
         pass.exit(hidden)
     }

@@ -68,15 +68,27 @@ impl<B: Backend> AutoencoderKl<B> {
     }
 }
 
-fn resnet<T: AttentionOps>(weights: &Weights<T>, config: &KlConfig, inputs: usize, outputs: usize) -> Result<Resnet<T>> {
+fn resnet<T: AttentionOps>(
+    weights: &Weights<T>,
+    config: &KlConfig,
+    inputs: usize,
+    outputs: usize,
+) -> Result<Resnet<T>> {
     let groups = config.norm_groups;
     Resnet::load(weights, ResnetShape { inputs, outputs, time: None, groups, epsilon: EPSILON, scale: 1.0 })
+}
+
+/// Resnets, and the convolution that halves or follows doubling.
+#[derive(Debug)]
+struct Stage<T> {
+    resnets: Vec<Resnet<T>>,
+    resize: Option<Conv2d<T>>,
 }
 
 #[derive(Debug)]
 struct Encoder<T> {
     conv_in: Conv2d<T>,
-    stages: Vec<(Vec<Resnet<T>>, Option<Conv2d<T>>)>,
+    stages: Vec<Stage<T>>,
     mid: Mid<T>,
     norm: GroupNorm<T>,
     conv_out: Conv2d<T>,
@@ -99,10 +111,10 @@ impl<T: AttentionOps> Encoder<T> {
                 let shape = ConvShape::halving(channels[i], downsampling(0));
                 Conv2d::load(&weights.scope("downsamplers.0.conv"), shape)
             });
-            Ok((
-                (0..config.layers).map(layer).collect::<Result<_>>()?,
-                halve.transpose()?,
-            ))
+            Ok(Stage {
+                resnets: (0..config.layers).map(layer).collect::<Result<_>>()?,
+                resize: halve.transpose()?,
+            })
         };
         let moments = 2 * config.latent_channels;
         let quant = config
@@ -120,11 +132,11 @@ impl<T: AttentionOps> Encoder<T> {
 
     fn forward(&self, image: &T) -> Result<T> {
         let mut x = self.conv_in.forward(image)?;
-        for (resnets, halve) in &self.stages {
-            for resnet in resnets {
+        for stage in &self.stages {
+            for resnet in &stage.resnets {
                 x = resnet.forward(&x, None)?;
             }
-            if let Some(halve) = halve {
+            if let Some(halve) = &stage.resize {
                 x = halve.forward(&x)?;
             }
         }
@@ -139,7 +151,7 @@ struct Decoder<T> {
     post_quant: Option<Conv2d<T>>,
     conv_in: Conv2d<T>,
     mid: Mid<T>,
-    stages: Vec<(Vec<Resnet<T>>, Option<Conv2d<T>>)>,
+    stages: Vec<Stage<T>>,
     norm: GroupNorm<T>,
     conv_out: Conv2d<T>,
 }
@@ -160,7 +172,10 @@ impl<T: AttentionOps> Decoder<T> {
                 let shape = ConvShape::same(channels[i], channels[i], 3);
                 Conv2d::load(&weights.scope("upsamplers.0.conv"), shape)
             });
-            Ok(((0..=config.layers).map(layer).collect::<Result<_>>()?, double.transpose()?))
+            Ok(Stage {
+                resnets: (0..=config.layers).map(layer).collect::<Result<_>>()?,
+                resize: double.transpose()?,
+            })
         };
         let latents = config.latent_channels;
         let post_quant = config
@@ -172,7 +187,10 @@ impl<T: AttentionOps> Decoder<T> {
             mid: Mid::load(&weights.scope("mid_block"), config, first)?,
             stages: (0..channels.len()).map(stage).collect::<Result<_>>()?,
             norm: GroupNorm::load(&weights.scope("conv_norm_out"), last, config.norm_groups, EPSILON)?,
-            conv_out: Conv2d::load(&weights.scope("conv_out"), ConvShape::same(last, config.out_channels, 3))?,
+            conv_out: Conv2d::load(
+                &weights.scope("conv_out"),
+                ConvShape::same(last, config.out_channels, 3),
+            )?,
         })
     }
 
@@ -182,11 +200,11 @@ impl<T: AttentionOps> Decoder<T> {
             None => latents.clone(),
         };
         x = self.mid.forward(&self.conv_in.forward(&x)?)?;
-        for (resnets, double) in &self.stages {
-            for resnet in resnets {
+        for stage in &self.stages {
+            for resnet in &stage.resnets {
                 x = resnet.forward(&x, None)?;
             }
-            if let Some(conv) = double {
+            if let Some(conv) = &stage.resize {
                 let [_, _, height, width] = dims(&x, "VAE upsampling")?;
                 x = conv.forward(&x.upsample_nearest(2 * height, 2 * width)?)?;
             }
@@ -234,7 +252,8 @@ impl<T: AttentionOps> Attention<T> {
     fn load(weights: &Weights<T>, channels: usize, groups: usize) -> Result<Self> {
         // Old checkpoints call the projections query, key, value and proj_attn, and may store them as 1×1 convolutions.
         let project = |name: &str, old: &str| {
-            let weights = if weights.scope(name).contains("weight") || !weights.scope(old).contains("weight") {
+            let weights = if weights.scope(name).contains("weight") || !weights.scope(old).contains("weight")
+            {
                 weights.scope(name)
             } else {
                 weights.scope(old)

@@ -16,7 +16,7 @@ pub use tiny::AutoencoderTiny;
 #[derive(Debug)]
 pub enum Vae<B: Backend> {
     /// SD-XL's own kind.
-    Kl(AutoencoderKl<B>),
+    Kl(Box<AutoencoderKl<B>>),
     /// The TAESD family.
     Tiny(AutoencoderTiny<B>),
 }
@@ -28,7 +28,7 @@ impl<B: Backend> Vae<B> {
     /// [`Error::Weights`] naming the tensor that is missing or has another shape.
     pub fn load(weights: &Weights<B::Tensor>, config: &VaeConfig) -> Result<Self> {
         match config {
-            VaeConfig::Kl(config) => AutoencoderKl::load(weights, config).map(Self::Kl),
+            VaeConfig::Kl(config) => AutoencoderKl::load(weights, config).map(|vae| Self::Kl(Box::new(vae))),
             VaeConfig::Tiny(config) => AutoencoderTiny::load(weights, config).map(Self::Tiny),
         }
     }

@@ -28,7 +28,10 @@ impl TileOptions {
     pub(crate) fn check(&self, factor: usize) -> Result<Tiles> {
         let latents = self.size / factor.max(1);
         if !(0.0..1.0).contains(&self.overlap) {
-            return Err(Error::config("tile overlap", format!("expected 0 to below 1, got {}", self.overlap)));
+            return Err(Error::config(
+                "tile overlap",
+                format!("expected 0 to below 1, got {}", self.overlap),
+            ));
         }
         if latents == 0 || (latents as f64 * (1.0 - self.overlap)) < 1.0 {
             let reason = format!("expected at least {factor} pixels beyond the overlap, got {}", self.size);
@@ -156,7 +159,11 @@ fn lay_out<T: Tensor>(rows: &[Vec<Picture>], batch: usize, like: &T) -> Result<T
 
 /// diffusers' `AutoencoderTiny._tiled_decode`: each tile is laid over what is there already, with a weight that rises
 /// linearly over its top and left overlap.
-pub(crate) fn blend_by_mask<T: Tensor>(latents: &T, tiles: &Tiles, decode: impl Fn(&T) -> Result<T>) -> Result<T> {
+pub(crate) fn blend_by_mask<T: Tensor>(
+    latents: &T,
+    tiles: &Tiles,
+    decode: impl Fn(&T) -> Result<T>,
+) -> Result<T> {
     let [batch, _, height, width] = dims(latents, "VAE tiles")?;
     let blend = (tiles.latents as f64 * tiles.overlap) as usize;
     let stride = tiles.latents - blend;

@@ -41,8 +41,10 @@ impl<B: Backend> AutoencoderTiny<B> {
             if plain && !layers.contains("0.weight") { (side, original) } else { (layers, 0) }
         };
         let (encoder, first) = named("encoder", 0);
-        let encoder =
-            encoder.contains(&format!("{first}.weight")).then(|| load_encoder(&encoder, first, config)).transpose()?;
+        let encoder = encoder
+            .contains(&format!("{first}.weight"))
+            .then(|| load_encoder(&encoder, first, config))
+            .transpose()?;
         let (decoder, first) = named("decoder", 1);
         Ok(Self { encoder, decoder: load_decoder(&decoder, first, config)?, config: config.clone() })
     }
@@ -79,7 +81,11 @@ impl<B: Backend> AutoencoderTiny<B> {
     }
 }
 
-fn load_encoder<T: NnOps>(weights: &Weights<T>, first: usize, config: &TinyVaeConfig) -> Result<Vec<Step<T>>> {
+fn load_encoder<T: NnOps>(
+    weights: &Weights<T>,
+    first: usize,
+    config: &TinyVaeConfig,
+) -> Result<Vec<Step<T>>> {
     let mut net = Net { weights, next: first, steps: Vec::new() };
     let channels = config.encoder_channels[0];
     for (i, &blocks) in config.encoder_blocks.iter().enumerate() {
@@ -93,7 +99,11 @@ fn load_encoder<T: NnOps>(weights: &Weights<T>, first: usize, config: &TinyVaeCo
     Ok(net.steps)
 }
 
-fn load_decoder<T: NnOps>(weights: &Weights<T>, first: usize, config: &TinyVaeConfig) -> Result<Vec<Step<T>>> {
+fn load_decoder<T: NnOps>(
+    weights: &Weights<T>,
+    first: usize,
+    config: &TinyVaeConfig,
+) -> Result<Vec<Step<T>>> {
     let mut net = Net { weights, next: first, steps: Vec::new() };
     let channels = config.decoder_channels[0];
     net.conv(ConvShape::same(config.latent_channels, channels, 3))?;

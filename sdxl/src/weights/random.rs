@@ -78,7 +78,8 @@ pub fn random_values(seed: u64, name: &str, shape: &[usize]) -> Vec<f32> {
 
 /// FNV-1a of the name, mixed with the seed.
 fn start(seed: u64, name: &str) -> u64 {
-    let hash = name.bytes().fold(0xcbf2_9ce4_8422_2325u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3));
+    let hash =
+        name.bytes().fold(0xcbf2_9ce4_8422_2325u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3));
     hash ^ seed.wrapping_mul(0x9e37_79b9_7f4a_7c15)
 }
 

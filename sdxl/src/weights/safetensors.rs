@@ -73,9 +73,11 @@ impl<D> SafetensorsSource<D> {
             let name = format!("{}{name}", file.prefix);
             let (from, to) = info.data_offsets;
             let bytes = start + from..start + to;
-            let entry = Entry { shard: self.shards.len(), stored: info.dtype, shape: info.shape.clone(), bytes };
+            let entry =
+                Entry { shard: self.shards.len(), stored: info.dtype, shape: info.shape.clone(), bytes };
             if let Some(other) = self.tensors.get(&name) {
-                let other = self.shards.get(other.shard).map(|s| s.path.display().to_string()).unwrap_or_default();
+                let other =
+                    self.shards.get(other.shard).map(|s| s.path.display().to_string()).unwrap_or_default();
                 return Err(Error::weights(&file.path, name, format!("is also in {other}")));
             }
             self.tensors.insert(name, entry);
@@ -86,7 +88,8 @@ impl<D> SafetensorsSource<D> {
 
     /// Every name with its shape, sorted by name.
     pub fn list(&self) -> Vec<(String, Vec<usize>)> {
-        let mut all: Vec<_> = self.tensors.iter().map(|(name, entry)| (name.clone(), entry.shape.clone())).collect();
+        let mut all: Vec<_> =
+            self.tensors.iter().map(|(name, entry)| (name.clone(), entry.shape.clone())).collect();
         all.sort();
         all
     }
@@ -98,7 +101,8 @@ impl<D> SafetensorsSource<D> {
 
 impl<T: Tensor> WeightSource<T> for SafetensorsSource<T::Device> {
     fn tensor(&self, name: &str, shape: &[usize]) -> Result<T> {
-        let entry = self.tensors.get(name).ok_or_else(|| Error::weights(self.first_path(), name, "is missing"))?;
+        let entry =
+            self.tensors.get(name).ok_or_else(|| Error::weights(self.first_path(), name, "is missing"))?;
         let shard = &self.shards[entry.shard];
         if entry.shape != shape {
             let reason = format!("expected shape {shape:?}, got {:?}", entry.shape);
@@ -157,7 +161,9 @@ fn read_header(path: &Path, data: &[u8]) -> Result<(usize, Metadata)> {
             SafeTensorError::MetadataIncompleteBuffer => {
                 "is truncated or lies: the header promises another size than the file has".to_string()
             }
-            SafeTensorError::InvalidHeaderLength => "is truncated or lies: the header ends beyond the file".to_string(),
+            SafeTensorError::InvalidHeaderLength => {
+                "is truncated or lies: the header ends beyond the file".to_string()
+            }
             other => format!("is no valid safetensors file: {other}"),
         };
         Error::weights(path, "", reason)
