@@ -258,7 +258,8 @@ def pictures(path, count):
 
 def compare(binary, backend, model, case, folder, out):
     """Runs the program: relative L2 of the latents, picture difference, what went wrong or ""."""
-    os.makedirs(out, exist_ok=True)
+    shutil.rmtree(out, ignore_errors=True)
+    os.makedirs(out)
     latents_out, picture = os.path.join(out, "latents.safetensors"), os.path.join(out, "out.png")
     line = command(binary, backend, model, case, folder, latents_out, picture)
     with open(os.path.join(out, "command.txt"), "w", encoding="utf-8") as f:
