@@ -12,6 +12,8 @@
 //! Attention blocks run through [`BlockPass`](atedm_core::plugin::BlockPass), where methods like AT-EDM take hold.
 
 mod embedding;
+#[cfg(test)]
+mod parity;
 mod stages;
 mod transformer;
 
@@ -25,7 +27,7 @@ use embedding::Embedding;
 use stages::{Down, Mid, Place, Up};
 
 /// What one evaluation of the U-Net gets.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub struct UNetInput<'a, T> {
     /// Noisy latents, already scaled by the sampler: `[b, in_channels, h, w]`.
     pub latents: &'a T,

@@ -73,7 +73,8 @@ impl<T: AttentionOps> Transformer<T> {
         to_image(&self.proj_out.forward(&hidden)?, height, width)?.add(&image)
     }
 
-    fn run(&self, mut hidden: T, grid: Grid, place: &mut Place<'_, T>) -> Result<T> {
+    /// The layers alone, on tokens `[b, n, c]`.
+    pub(super) fn run(&self, mut hidden: T, grid: Grid, place: &mut Place<'_, T>) -> Result<T> {
         let text = place.text;
         let depth = self.layers.len();
         let mut pass = BlockPass::enter(place.reducer, place.step, place.rows, self.block, depth, grid);
