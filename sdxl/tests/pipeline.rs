@@ -1,5 +1,7 @@
 //! Text to image against what diffusers makes of the same checkpoints, and what the pipeline refuses.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
 mod pipeline_support;
 
 use std::path::{Path, PathBuf};

@@ -1,5 +1,7 @@
 //! Noise: torch's own values, and the promises of the portable generator.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
 mod pipeline_support;
 
 use atedm_sdxl::rng::{ChaChaNoise, NoiseSource, RngKind, TorchRng};

@@ -1,5 +1,7 @@
 //! Samplers against diffusers' trajectories, and what they refuse.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
 mod pipeline_support;
 
 use std::path::Path;

@@ -1,5 +1,5 @@
 //! Golden files and comparisons for the tests of noise, samplers and the pipeline.
-#![allow(dead_code, unreachable_pub)] // Each test file uses its own part.
+#![allow(dead_code, unreachable_pub, clippy::unwrap_used)] // Each test file uses its own part.
 
 use std::path::{Path, PathBuf};
 

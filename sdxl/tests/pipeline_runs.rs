@@ -1,0 +1,102 @@
+//! Whole runs from a prompt and a seed against diffusers': samplers that draw noise, several images a prompt, own
+//! sizes, and a consistency-distilled U-Net.
+#![allow(clippy::unwrap_used)]
+
+mod pipeline_support;
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use atedm_core::plugin::Unpruned;
+use atedm_core::reference::{NdDevice, NdTensor, Reference32, Reference64};
+use atedm_core::{Backend, DType, Tensor};
+use atedm_sdxl::checkpoint::{Checkpoint, OpenOptions};
+use atedm_sdxl::pipeline::{Decoding, MicroConditioning, Pipeline, Proceed, Request};
+use pipeline_support::{Golden, LATENTS, fixtures, json, relative_l2};
+use safetensors::tensor::{Dtype, TensorView};
+
+const CIRCLE: &str = "a photo of a red circle on a blue background";
+const CAT: &str = "a small cat";
+
+fn golden() -> Golden {
+    Golden::open(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/pipeline_golden/runs.safetensors"))
+}
+
+fn load<B: Backend<Tensor = NdTensor>>(folder: impl AsRef<Path>, dtype: DType) -> Pipeline<B> {
+    let checkpoint = Checkpoint::open(folder, OpenOptions::default()).unwrap();
+    Pipeline::load(&checkpoint, dtype, &NdDevice).unwrap()
+}
+
+fn request(prompts: &[&str], steps: usize, guidance: f64, sampler: &str) -> Request<NdTensor> {
+    let mut request = Request::new(prompts.iter().copied());
+    (request.steps, request.guidance_scale, request.seed) = (steps, guidance, 3);
+    (request.width, request.height) = (Some(64), Some(48));
+    request.scheduler = Some(sampler.parse().unwrap());
+    request.decoding = Decoding::Skip;
+    request
+}
+
+fn check<B: Backend<Tensor = NdTensor>>(pipeline: &Pipeline<B>, request: &Request<NdTensor>, name: &str) {
+    let output = pipeline.generate(request, &mut Unpruned, &mut |_| Proceed::Continue(())).unwrap();
+    assert_eq!(output.latents.dtype(), pipeline.dtype());
+    assert_eq!(output.latents.shape(), golden().shape(name));
+    let distance = relative_l2(&output.latents.to_f32().unwrap(), &golden().f32(name));
+    println!("{name}: relative L2 {distance:.2e}");
+    assert!(distance <= LATENTS, "{name}: {distance:e}");
+}
+
+/// Ancestral noise comes from the generator that made the initial latents, for the whole batch at once.
+#[test]
+fn euler_ancestral_with_own_sizes() {
+    let mut request = request(&[CIRCLE, CAT], 5, 6.0, "euler-a");
+    request.micro =
+        MicroConditioning { original_size: Some((100, 200)), crop: (8, 16), target_size: Some((50, 70)) };
+    check(&load::<Reference32>(fixtures().join("tiny-a"), DType::F32), &request, "euler-a");
+}
+
+#[test]
+fn several_images_of_a_prompt() {
+    let mut request = request(&[CIRCLE], 5, 6.0, "ddim");
+    request.images_per_prompt = 3;
+    check(&load::<Reference32>(fixtures().join("tiny-a"), DType::F32), &request, "ddim");
+    check(&load::<Reference64>(fixtures().join("tiny-a"), DType::F64), &request, "ddim");
+}
+
+/// tiny-a with a guidance input in its U-Net: the scale goes in there, and no negative rows are run.
+#[test]
+fn consistency_distilled() {
+    let folder = tempfile::tempdir().unwrap();
+    let source = fixtures().join("tiny-a");
+    for entry in std::fs::read_dir(&source).unwrap().map(|entry| entry.unwrap().path()) {
+        let to = folder.path().join(entry.file_name().unwrap());
+        if entry.is_file() {
+            std::fs::copy(&entry, &to).unwrap();
+            continue;
+        }
+        std::fs::create_dir(&to).unwrap();
+        for file in std::fs::read_dir(&entry).unwrap().map(|file| file.unwrap().path()) {
+            std::fs::copy(&file, to.join(file.file_name().unwrap())).unwrap();
+        }
+    }
+    let unet = folder.path().join("unet");
+    let mut config = json(unet.join("config.json"));
+    config["time_cond_proj_dim"] = 12.into();
+    std::fs::write(unet.join("config.json"), config.to_string()).unwrap();
+    let file = unet.join("diffusion_pytorch_model.safetensors");
+    let bytes = std::fs::read(&file).unwrap();
+    let mut tensors: HashMap<String, TensorView<'_>> =
+        safetensors::SafeTensors::deserialize(&bytes).unwrap().tensors().into_iter().collect();
+    let (weight, shape) = (golden().bytes("cond_proj.weight"), golden().shape("cond_proj.weight"));
+    let view = TensorView::new(Dtype::F32, shape, &weight).unwrap();
+    tensors.insert("time_embedding.cond_proj.weight".to_string(), view);
+    // Over a copied file, which is not mapped by anyone.
+    std::fs::write(&file, safetensors::serialize(&tensors, None).unwrap()).unwrap();
+
+    let pipeline = load::<Reference32>(folder.path(), DType::F32);
+    for scale in [8.0, 1.5] {
+        let request = request(&[CIRCLE, CAT], 4, scale, "lcm");
+        check(&pipeline, &request, &format!("lcm.{scale:?}"));
+        let output = pipeline.generate(&request, &mut Unpruned, &mut |_| Proceed::Continue(())).unwrap();
+        assert!(output.costs.iter().all(|cost| cost.rows == 2));
+    }
+}
