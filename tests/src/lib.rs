@@ -4,6 +4,7 @@
 //! - [`conformance`]: one suite of checks and of properties over random inputs; [`conformance_suite!`] names them for a
 //!   backend, also for a stranger's.
 //! - [`oracle`]: every operation again in naive loops over [`host::Array`].
+//! - [`golden`]: whole runs against files made by diffusers.
 //! - [`shapes`]: a backend without data that counts every multiply of a model.
 //! - [`tolerance`]: the only place with epsilons.
 
@@ -11,6 +12,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 pub mod conformance;
+pub mod golden;
 pub mod host;
 mod object_safety;
 pub mod oracle;

@@ -48,8 +48,8 @@ pub const LATENTS: f64 = 2e-5;
 /// Final latents with AT-EDM against an independent implementation in f64: relative L2.
 pub const PRUNED_LATENTS: f64 = 1e-4;
 
-/// Decoded pixels in `0 ..= 1`: one step of an 8-bit image.
-pub const PIXEL: f64 = 1.0 / 255.0;
+/// Decoded pictures: steps of an 8-bit channel.
+pub const PIXEL_STEPS: u8 = 1;
 
 /// Published FLOPs are printed to four digits.
 pub const PUBLISHED_TFLOPS: f64 = 6e-4;

@@ -1,13 +1,9 @@
 //! The suite and the properties on Candle's CPU.
 
-use atedm_candle::Candle;
+use atedm_candle::{Candle, Device};
 use atedm_core::DType;
 
-fn cpu() -> candle_core::Device {
-    candle_core::Device::Cpu
-}
-
-atedm_tests::conformance_suite!(f32, Candle, cpu(), &[DType::F32]);
-atedm_tests::conformance_suite!(f64, Candle, cpu(), &[DType::F64]);
-atedm_tests::conformance_suite!(f16, Candle, cpu(), &[DType::F16]);
-atedm_tests::conformance_suite!(bf16, Candle, cpu(), &[DType::BF16]);
+atedm_tests::conformance_suite!(f32, Candle, Device::Cpu, &[DType::F32]);
+atedm_tests::conformance_suite!(f64, Candle, Device::Cpu, &[DType::F64]);
+atedm_tests::conformance_suite!(f16, Candle, Device::Cpu, &[DType::F16]);
+atedm_tests::conformance_suite!(bf16, Candle, Device::Cpu, &[DType::BF16]);

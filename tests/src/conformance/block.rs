@@ -47,7 +47,7 @@ impl<T: AttentionOps> TestBlock<T> {
         let layers: Result<Vec<_>> =
             host.layers.iter().map(|layer| layer.map(|matrix| matrix.upload(dtype, lab.device))).collect();
         let hidden = lab.normals(&[batch, grid.tokens(), shape.channels])?;
-        let text = lab.normals(&[batch, 5, shape.text])?;
+        let text = lab.normals(&[batch, shape.text_tokens, shape.text])?;
         Ok(Self { layers: layers?, hidden, text, grid, id: BlockId::whole(), host })
     }
 
@@ -130,6 +130,6 @@ fn norm<T: AttentionOps>(x: &T, [weight, bias]: &[T; 2]) -> Result<T> {
 
 /// The block of most checks: two heads of 8, on a grid of 5 x 7.
 pub fn small<B: Backend>(lab: &mut Lab<'_, B>, depth: usize) -> Result<TestBlock<TensorOf<B>>> {
-    let shape = BlockShape { depth, heads: 2, channels: 16, text: 12 };
+    let shape = BlockShape { depth, heads: 2, channels: 16, text: 12, text_tokens: 5 };
     TestBlock::new(lab, shape, 2, Grid { height: 5, width: 7 })
 }

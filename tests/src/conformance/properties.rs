@@ -175,7 +175,7 @@ pub fn permuting_tokens_permutes_scores<B: Backend>(device: &DeviceOf<B>, dtype:
 pub fn sparing_configurations_are_identities<B: Backend>(device: &DeviceOf<B>, dtype: DType) -> Result<()> {
     let sizes = (1..4usize, 2..5usize, 2..6usize, 0.0..0.99, any::<u64>());
     forall(sizes, |(depth, height, width, ratio, seed)| {
-        let shape = BlockShape { depth, heads: 2, channels: 8, text: 4 };
+        let shape = BlockShape { depth, heads: 2, channels: 8, text: 4, text_tokens: 3 };
         let mut lab = Lab::<B>::new(device, dtype, seed);
         let block = TestBlock::new(&mut lab, shape, 1, Grid { height, width })?;
         let whole = Array::read(&block.run(&mut Unpruned)?)?;

@@ -22,6 +22,8 @@ pub struct BlockShape {
     pub channels: usize,
     /// Width of the text tokens.
     pub text: usize,
+    /// How many text tokens there are.
+    pub text_tokens: usize,
 }
 
 /// An attention sublayer: norm, `[out, in]` matrices to queries, keys and values, and back.

@@ -1,0 +1,26 @@
+//! Whole runs on small checkpoints against diffusers, and with AT-EDM against an implementation of its own that scores
+//! stored maps in f64: final latents, pictures, and every kept set.
+
+use atedm_candle::{Candle, Device};
+use atedm_core::reference::{NdDevice, Reference32};
+use atedm_tests::golden::assert_parity;
+
+#[test]
+fn tiny_a_on_ndarray() {
+    assert_parity::<Reference32>("tiny-a", &NdDevice);
+}
+
+#[test]
+fn tiny_b_on_ndarray() {
+    assert_parity::<Reference32>("tiny-b", &NdDevice);
+}
+
+#[test]
+fn tiny_a_on_candle() {
+    assert_parity::<Candle>("tiny-a", &Device::Cpu);
+}
+
+#[test]
+fn tiny_b_on_candle() {
+    assert_parity::<Candle>("tiny-b", &Device::Cpu);
+}
