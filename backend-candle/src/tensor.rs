@@ -77,7 +77,7 @@ impl CandleTensor {
     /// The length of `axis`.
     fn axis(&self, axis: usize, op: &'static str) -> Result<usize> {
         let dims = self.0.dims();
-        dims.get(axis).copied().ok_or_else(|| Error::shape(op, format!("at least {} axes", axis + 1), dims))
+        dims.get(axis).copied().ok_or_else(|| Error::shape(op, format!("more than {axis} axes"), dims))
     }
 
     /// Fails unless both have one float dtype.
