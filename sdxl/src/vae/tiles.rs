@@ -37,7 +37,7 @@ impl TileOptions {
             let reason = format!("expected at least {factor} pixels beyond the overlap, got {}", self.size);
             return Err(Error::config("tile size", reason));
         }
-        Ok(Tiles { latents, size: self.size, overlap: self.overlap, factor })
+        Ok(Tiles { latents, size: latents * factor, overlap: self.overlap, factor })
     }
 }
 
@@ -78,8 +78,9 @@ pub(crate) fn blend_in_sequence<T: Tensor>(
 ) -> Result<T> {
     let [batch, _, height, width] = dims(latents, "VAE tiles")?;
     let stride = (tiles.latents as f64 * (1.0 - tiles.overlap)) as usize;
-    let extent = (tiles.size as f64 * tiles.overlap) as usize;
-    let limit = tiles.size - extent;
+    // diffusers rounds the overlap on each side by itself, which for odd tiles gives an image of another size.
+    let limit = stride * tiles.factor;
+    let extent = tiles.size - limit;
 
     let mut above: Vec<Picture> = Vec::new();
     let mut rows: Vec<Vec<Picture>> = Vec::new();
@@ -200,4 +201,82 @@ pub(crate) fn blend_by_mask<T: Tensor>(
     let out = out.ok_or_else(|| Error::shape("VAE tiles", "latents that are not empty", [height, width]))?;
     let shape = [batch, out.planes / batch.max(1), full_height, full_width];
     T::from_f32(&out.values, &shape, latents.dtype(), &latents.device())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use atedm_core::reference::{NdDevice, NdTensor};
+    use atedm_core::{DType, NnOps};
+
+    use super::*;
+
+    type Blend = fn(&NdTensor, &Tiles, &dyn Fn(&NdTensor) -> Result<NdTensor>) -> Result<NdTensor>;
+
+    const BOTH: [Blend; 2] = [|x, t, d| blend_in_sequence(x, t, d), |x, t, d| blend_by_mask(x, t, d)];
+
+    fn latents(height: usize, width: usize) -> NdTensor {
+        let values: Vec<f32> = (0..2 * height * width).map(|i| (i as f32 * 0.7).sin()).collect();
+        NdTensor::from_f32(&values, &[1, 2, height, width], DType::F32, &NdDevice).unwrap()
+    }
+
+    /// A decoder that sees each pixel alone gives the same image in tiles as at once.
+    #[test]
+    fn a_local_decoder_leaves_no_seams() {
+        let double = |x: &NdTensor| {
+            let [_, _, h, w] = dims(x, "test")?;
+            x.upsample_nearest(2 * h, 2 * w)
+        };
+        for blend in BOTH {
+            for (height, width) in [(5, 5), (8, 3), (13, 21), (16, 16), (1, 40)] {
+                for (size, overlap) in [(16, 0.25), (10, 0.0), (12, 0.5), (11, 0.3), (6, 0.25)] {
+                    let tiles = TileOptions { size, overlap }.check(2).unwrap();
+                    let x = latents(height, width);
+                    let got = blend(&x, &tiles, &double).unwrap();
+                    let expected = double(&x).unwrap();
+                    assert_eq!(got.shape(), expected.shape());
+                    for (a, b) in got.to_f32().unwrap().iter().zip(expected.to_f32().unwrap()) {
+                        assert!((a - b).abs() <= 1e-6, "{a} {b}");
+                    }
+                }
+            }
+        }
+    }
+
+    /// Tiles of constants 0, 1, 2 in a row: the ramps between them, pixel by pixel.
+    #[test]
+    fn edges_are_ramps() {
+        let count = Cell::new(0.0);
+        let constant = |x: &NdTensor| {
+            let value = count.replace(count.get() + 1.0);
+            NdTensor::full(value, &x.shape(), DType::F32, &NdDevice)
+        };
+        let tiles = TileOptions { size: 8, overlap: 0.5 }.check(1).unwrap();
+        let x = NdTensor::full(0.0, &[1, 1, 1, 16], DType::F32, &NdDevice).unwrap();
+        let row = |blend: Blend| {
+            count.set(0.0);
+            blend(&x, &tiles, &constant).unwrap().to_f32().unwrap()
+        };
+        // Every tile begins 4 after the one before: the share of the new one is 0, 1/4, 2/4, 3/4 …
+        let sequence = [0.0, 0.0, 0.0, 0.0, 0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0, 2.25, 2.5, 2.75];
+        assert_eq!(row(BOTH[0]), sequence);
+        // … or 0, 1/3, 2/3, 1 over what is there.
+        let third = |from: f32, i: usize| from + i as f32 / 3.0;
+        for (i, value) in row(BOTH[1]).into_iter().enumerate() {
+            let expected = match i {
+                0..4 => 0.0,
+                4..16 => third((i / 4) as f32 - 1.0, i % 4),
+                _ => unreachable!(),
+            };
+            assert!((value - expected).abs() < 1e-6, "{i}: {value} {expected}");
+        }
+    }
+
+    #[test]
+    fn sizes_are_checked() {
+        for (size, overlap) in [(0, 0.25), (7, 0.25), (16, 1.0), (16, -0.5), (16, f64::NAN), (8, 0.5)] {
+            assert!(TileOptions { size, overlap }.check(8).is_err(), "{size} {overlap}");
+        }
+    }
 }
