@@ -1,5 +1,8 @@
 //! SD-XL's real U-Net at 1024 px on the backend without data: every multiply, every token count.
 
+// helpers outside `#[test]` functions are tests, too
+#![allow(clippy::unwrap_used)]
+
 use atedm_core::at_edm::{AtEdmConfig, PrunePoint, Tau};
 use atedm_core::plugin::{BuildContext, Grid, Registry, Row, Run, Step, TokenReducer, Unpruned};
 use atedm_core::{DType, Weights};

@@ -1,0 +1,241 @@
+//! SD-XL's real U-Net with generated weights, f32, Candle on the CPU: the rate of a whole evaluation beside that of
+//! Candle's own 2048² matrix product, and its time beside that of candle-transformers' U-Net on the same weights.
+//!
+//! ```text
+//! cargo bench -p atedm-tests --bench sdxl_unet                      12 GB of memory, some minutes
+//!     -- --size 512 --batch 1 --rounds 3                            the defaults
+//!     -- --peak                                                     1024 px, batch 2: peak memory only
+//! ```
+//!
+//! Rounds interleave the three, and medians are printed: a busy machine slows all of them alike. FLOPs are 2 × MAC by
+//! formula. candle-transformers' U-Net lacks SD-XL's added embedding and uses another GELU, so that only its time is
+//! compared, never its output.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::time::Instant;
+
+use atedm_candle::{Candle, CandleTensor, Device};
+use atedm_core::at_edm::AtEdmConfig;
+use atedm_core::plugin::{BuildContext, Grid, Registry, Row, Run, Step, TokenReducer, Unpruned};
+use atedm_core::{Backend, DType, Result, WeightSource, Weights};
+use atedm_sdxl::flops;
+use atedm_sdxl::unet::{UNet, UNetConfig, UNetInput};
+use atedm_sdxl::weights::RandomSource;
+use atedm_tests::host::Draws;
+use candle_nn::VarBuilder;
+use candle_transformers::models::stable_diffusion::unet_2d::{
+    BlockConfig, UNet2DConditionModel, UNet2DConditionModelConfig,
+};
+
+/// Side of the square matrices whose product is the machine's rate.
+const MATRIX: usize = 2048;
+
+/// Generated weights that remember what they gave: another model can be built on the same storage.
+struct Shared {
+    source: RandomSource<Device>,
+    given: Rc<RefCell<HashMap<String, candle_core::Tensor>>>,
+}
+
+impl WeightSource<CandleTensor> for Shared {
+    fn tensor(&self, name: &str, shape: &[usize]) -> Result<CandleTensor> {
+        let tensor: CandleTensor = self.source.tensor(name, shape)?;
+        self.given.borrow_mut().insert(name.to_string(), (&tensor).into());
+        Ok(tensor)
+    }
+
+    fn contains(&self, name: &str) -> bool {
+        WeightSource::<CandleTensor>::contains(&self.source, name)
+    }
+
+    fn origin(&self) -> PathBuf {
+        "generated".into()
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Options {
+    size: usize,
+    batch: usize,
+    rounds: usize,
+    peak: bool,
+}
+
+impl Options {
+    fn from_args() -> Self {
+        let mut options = Self { size: 512, batch: 1, rounds: 3, peak: false };
+        let mut args = std::env::args().skip(1);
+        while let Some(arg) = args.next() {
+            let mut number = || args.next().and_then(|n| n.parse().ok()).expect("a number");
+            match arg.as_str() {
+                "--size" => options.size = number(),
+                "--batch" => options.batch = number(),
+                "--rounds" => options.rounds = number(),
+                "--peak" => options.peak = true,
+                "--bench" => {}
+                other => panic!("expected --size N, --batch N, --rounds N or --peak, got {other:?}"),
+            }
+        }
+        if options.peak {
+            (options.size, options.batch) = (1024, 2);
+        }
+        options
+    }
+
+    fn latents(&self) -> Grid {
+        Grid { height: self.size / 8, width: self.size / 8 }
+    }
+}
+
+/// Inputs of one evaluation.
+struct Inputs {
+    latents: CandleTensor,
+    text: CandleTensor,
+    pooled: CandleTensor,
+    time_ids: Vec<[f32; 6]>,
+    rows: Vec<Row>,
+}
+
+impl Inputs {
+    fn new(config: &UNetConfig, options: Options) -> Result<Self> {
+        let mut draws = Draws::new(1);
+        let mut of = |shape: &[usize]| draws.normals(shape).upload(DType::F32, &Device::Cpu);
+        let (batch, side) = (options.batch, options.size as f32);
+        let Grid { height, width } = options.latents();
+        Ok(Self {
+            latents: of(&[batch, 4, height, width])?,
+            text: of(&[batch, 77, config.text_channels()])?,
+            pooled: of(&[batch, config.pooled_channels()])?,
+            time_ids: vec![[side, side, 0.0, 0.0, side, side]; batch],
+            rows: Row::singles(batch),
+        })
+    }
+
+    fn evaluate(&self, unet: &UNet<Candle>, reducer: &mut dyn TokenReducer<CandleTensor>) -> Result<()> {
+        let step = Step { index: 20, total: 50, evaluation: 20, sigma: 1.0 };
+        reducer.begin_image(&Run { steps: 50, seed: 0, rows: &self.rows })?;
+        let input = UNetInput {
+            latents: &self.latents,
+            timestep: 500.0,
+            text: &self.text,
+            pooled: &self.pooled,
+            time_ids: &self.time_ids,
+            timestep_cond: None,
+            step: &step,
+            rows: &self.rows,
+        };
+        Candle::inference(|| unet.forward(&input, reducer)).map(drop)
+    }
+}
+
+/// candle-transformers' U-Net on tensors that are already there.
+fn theirs(given: HashMap<String, candle_core::Tensor>) -> candle_core::Result<UNet2DConditionModel> {
+    let block = |out_channels, use_cross_attn, attention_head_dim| BlockConfig {
+        out_channels,
+        use_cross_attn,
+        attention_head_dim,
+    };
+    let config = UNet2DConditionModelConfig {
+        blocks: vec![block(320, None, 5), block(640, Some(2), 10), block(1280, Some(10), 20)],
+        cross_attention_dim: 2048,
+        use_linear_projection: true,
+        ..UNet2DConditionModelConfig::default()
+    };
+    let weights = VarBuilder::from_tensors(given, candle_core::DType::F32, &Device::Cpu);
+    UNet2DConditionModel::new(weights, 4, 4, false, config)
+}
+
+fn seconds<R>(f: impl FnOnce() -> R) -> f64 {
+    let start = Instant::now();
+    std::hint::black_box(f());
+    start.elapsed().as_secs_f64()
+}
+
+fn median(values: &mut [f64]) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+/// The peak of this process's resident memory in GB (Linux).
+fn peak_memory() -> Option<f64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find(|line| line.starts_with("VmHWM:"))?;
+    let kilobytes: f64 = line.split_whitespace().nth(1)?.parse().ok()?;
+    Some(kilobytes * 1024e-9)
+}
+
+fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
+    let options = Options::from_args();
+    let config = UNetConfig::sdxl_base();
+    let tflop = options.batch as f64 * flops::full(&config, options.latents(), 77)?.sum().tflop();
+    let given = Rc::new(RefCell::new(HashMap::new()));
+    let source = RandomSource::new(1, DType::F32, Device::Cpu);
+    let loading = Instant::now();
+    let unet = if options.peak {
+        UNet::<Candle>::load(&Weights::new(source), &config)?
+    } else {
+        UNet::<Candle>::load(&Weights::new(Shared { source, given: given.clone() }), &config)?
+    };
+    let Options { size, batch, rounds, .. } = options;
+    println!(
+        "SD-XL U-Net, {size} px, batch {batch}, f32, Candle CPU: {tflop:.3} TFLOP; weights made in {:.0} s",
+        loading.elapsed().as_secs_f64()
+    );
+    let inputs = Inputs::new(&config, options)?;
+    if options.peak {
+        let time = seconds(|| inputs.evaluate(&unet, &mut Unpruned).unwrap());
+        println!("one evaluation: {time:.1} s, {:.1} GFLOP/s", 1e3 * tflop / time);
+        match peak_memory() {
+            Some(peak) => println!("peak memory: {peak:.2} GB"),
+            None => println!("peak memory: not known on this system"),
+        }
+        return Ok(());
+    }
+
+    let other = theirs(given.take())?;
+    let (latents, text): (candle_core::Tensor, candle_core::Tensor) =
+        ((&inputs.latents).into(), (&inputs.text).into());
+    let at_edm = AtEdmConfig { epsilon: 0.0, ..AtEdmConfig::default() };
+    let mut at_edm = at_edm.build(&BuildContext::default(), &Registry::with_builtins())?;
+    let matrix = candle_core::Tensor::randn(0f32, 1.0, (MATRIX, MATRIX), &Device::Cpu)?;
+    let product = || seconds(|| matrix.matmul(&matrix).unwrap());
+    product();
+    let mut times: [Vec<f64>; 4] = Default::default();
+    for round in 1..=rounds {
+        let around = [
+            product(),
+            seconds(|| inputs.evaluate(&unet, &mut Unpruned).unwrap()),
+            seconds(|| other.forward(&latents, 500.0, &text).unwrap()),
+            seconds(|| inputs.evaluate(&unet, &mut at_edm).unwrap()),
+        ];
+        // one product before, and several after: it is short, and the machine's rate drifts
+        times[0].extend([around[0], product(), product()]);
+        for (times, time) in times[1..].iter_mut().zip(&around[1..]) {
+            times.push(*time);
+        }
+        let [_, ours, theirs, pruned] = around;
+        println!(
+            "round {round}: ours {ours:.2} s, candle-transformers {theirs:.2} s, ours with AT-EDM {pruned:.2} s"
+        );
+    }
+    let [product, ours, theirs, pruned] = times.map(|mut times| median(&mut times));
+    let rate = 2e-9 * (MATRIX as f64).powi(3) / product;
+    let own_rate = 1e3 * tflop / ours;
+    println!("\n| median of {rounds} | s | GFLOP/s | share of the matrix product |\n|---|---|---|---|");
+    println!("| Candle's {MATRIX}² matrix product | {product:.3} | {rate:.1} | 100 % |");
+    println!("| this U-Net | {ours:.2} | {own_rate:.1} | {:.0} % |", 100.0 * own_rate / rate);
+    let other_rate = 1e3 * tflop / theirs;
+    println!(
+        "| candle-transformers' U-Net | {theirs:.2} | {other_rate:.1} | {:.0} % |",
+        100.0 * other_rate / rate
+    );
+    println!(
+        "\n{:.2} times as fast as candle-transformers; with AT-EDM (5 votes) {:.2} times as fast as whole",
+        theirs / ours,
+        ours / pruned
+    );
+    Ok(())
+}
