@@ -279,7 +279,7 @@ fn bad_configs_name_file_and_field() {
         assert!(!error.contains('\n'), "{error}");
     }
     let error = SchedulerConfig::from_json("{", Path::new("s.json")).unwrap_err().to_string();
-    assert!(error.starts_with("s.json: expected JSON") && !error.contains('\n'), "{error}");
+    assert!(error.starts_with("s.json: broken JSON") && !error.contains('\n'), "{error}");
     let error = SchedulerConfig::from_json("[]", Path::new("s.json")).unwrap_err().to_string();
     assert_eq!(error, "s.json: expected a JSON object");
 }

@@ -4,8 +4,9 @@ use std::path::{Path, PathBuf};
 
 use atedm_core::{Error, Result, Tensor};
 
-use super::fields::Fields;
+use super::fields::{one_of, parse};
 use super::{Sampler, SamplerChoice, ancestral, ddim, dpm, euler, lcm};
+use crate::config::Fields;
 
 /// diffusers' class names that we know.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -135,9 +136,9 @@ impl SchedulerConfig {
     /// # Errors
     /// [`Error::Config`] naming `origin` and the field.
     pub fn from_json(text: &str, origin: &Path) -> Result<Self> {
-        let fields = Fields::parse(text, origin)?;
+        let fields = parse(text, origin)?;
         refuse_unsupported(&fields)?;
-        let class_name = fields.text("_class_name")?.unwrap_or_default();
+        let class_name = fields.text("_class_name")?.unwrap_or_default().to_string();
         let class = CLASSES.iter().find(|(name, _)| *name == class_name).map(|&(_, class)| class);
         // LCM is the one class whose training betas differ.
         let lcm = class == Some(SchedulerClass::Lcm);
@@ -154,27 +155,32 @@ impl SchedulerConfig {
         let spacings =
             [("linspace", Spacing::Linspace), ("leading", Spacing::Leading), ("trailing", Spacing::Trailing)];
         let finals = [("zero", FinalSigma::Zero), ("sigma_min", FinalSigma::SigmaMin)];
+        let betas = fields.numbers("trained_betas")?;
+        let betas = betas.map(|betas| betas.into_iter().map(|beta| beta as f32).collect());
         let config = Self {
             class,
-            num_train_timesteps: fields.count("num_train_timesteps")?.unwrap_or(1000),
-            beta_start: fields.number("beta_start")?.unwrap_or(start),
-            beta_end: fields.number("beta_end")?.unwrap_or(end),
-            beta_schedule: fields.one_of("beta_schedule", &schedules)?.unwrap_or(schedule),
-            trained_betas: fields.numbers("trained_betas")?,
-            prediction: fields.one_of("prediction_type", &predictions)?.unwrap_or(Prediction::Epsilon),
-            spacing: fields.one_of("timestep_spacing", &spacings)?,
-            steps_offset: fields.count("steps_offset")?.unwrap_or(0),
-            karras: fields.flag("use_karras_sigmas")?.unwrap_or(false),
-            sigma_bounds: (fields.number("sigma_min")?, fields.number("sigma_max")?),
-            final_sigma: fields.one_of("final_sigmas_type", &finals)?.unwrap_or(FinalSigma::Zero),
-            clip_sample: fields.flag("clip_sample")?,
-            clip_sample_range: fields.number("clip_sample_range")?.unwrap_or(1.0),
-            set_alpha_to_one: fields.flag("set_alpha_to_one")?.unwrap_or(true),
-            solver_order: fields.count("solver_order")?.unwrap_or(2),
-            lower_order_final: fields.flag("lower_order_final")?.unwrap_or(true),
-            euler_at_final: fields.flag("euler_at_final")?.unwrap_or(false),
-            original_inference_steps: fields.count("original_inference_steps")?.unwrap_or(50),
-            timestep_scaling: fields.number("timestep_scaling")?.unwrap_or(10.0),
+            num_train_timesteps: fields.count("num_train_timesteps", 1000)?,
+            beta_start: fields.number("beta_start", start)?,
+            beta_end: fields.number("beta_end", end)?,
+            beta_schedule: one_of(&fields, "beta_schedule", &schedules)?.unwrap_or(schedule),
+            trained_betas: betas,
+            prediction: one_of(&fields, "prediction_type", &predictions)?.unwrap_or(Prediction::Epsilon),
+            spacing: one_of(&fields, "timestep_spacing", &spacings)?,
+            steps_offset: fields.index("steps_offset", 0)?,
+            karras: fields.flag("use_karras_sigmas", false)?,
+            sigma_bounds: (fields.optional_number("sigma_min")?, fields.optional_number("sigma_max")?),
+            final_sigma: one_of(&fields, "final_sigmas_type", &finals)?.unwrap_or(FinalSigma::Zero),
+            clip_sample: match fields.names("clip_sample") {
+                true => Some(fields.flag("clip_sample", false)?),
+                false => None,
+            },
+            clip_sample_range: fields.number("clip_sample_range", 1.0)?,
+            set_alpha_to_one: fields.flag("set_alpha_to_one", true)?,
+            solver_order: fields.count("solver_order", 2)?,
+            lower_order_final: fields.flag("lower_order_final", true)?,
+            euler_at_final: fields.flag("euler_at_final", false)?,
+            original_inference_steps: fields.count("original_inference_steps", 50)?,
+            timestep_scaling: fields.number("timestep_scaling", 10.0)?,
             origin: origin.to_path_buf(),
             class_name,
         };
@@ -323,19 +329,19 @@ fn refuse_unsupported(fields: &Fields) -> Result<()> {
         "use_flow_sigmas",
         "use_dynamic_shifting",
     ] {
-        if fields.flag(field)? == Some(true) {
+        if fields.flag(field, false)? {
             return Err(fields.error(field, "expected false, true is not supported"));
         }
     }
-    if let Some(value) = fields.number("lambda_min_clipped")? {
+    if let Some(value) = fields.optional_number("lambda_min_clipped")? {
         return Err(fields.error("lambda_min_clipped", format!("expected -Infinity, got {value}")));
     }
-    fields.one_of("interpolation_type", &[("linear", ())])?;
-    fields.one_of("algorithm_type", &[("dpmsolver++", ()), ("deis", ())])?;
+    one_of(fields, "interpolation_type", &[("linear", ())])?;
+    one_of(fields, "algorithm_type", &[("dpmsolver++", ()), ("deis", ())])?;
     // diffusers reads the last three, of other solvers, as midpoint.
-    fields.one_of("solver_type", &[("midpoint", ()), ("logrho", ()), ("bh1", ()), ("bh2", ())])?;
-    let continuous = fields.text("timestep_type")?.as_deref() == Some("continuous");
-    if continuous && fields.text("prediction_type")?.as_deref() == Some("v_prediction") {
+    one_of(fields, "solver_type", &[("midpoint", ()), ("logrho", ()), ("bh1", ()), ("bh2", ())])?;
+    let continuous = fields.text("timestep_type")? == Some("continuous");
+    if continuous && fields.text("prediction_type")? == Some("v_prediction") {
         return Err(fields.error("timestep_type", "expected discrete with v_prediction, got continuous"));
     }
     Ok(())
