@@ -17,6 +17,7 @@
 
 mod args;
 mod commands;
+mod describe;
 mod dispatch;
 mod draw;
 mod extension;

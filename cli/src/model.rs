@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use atedm_core::plugin::Grid;
 use atedm_sdxl::checkpoint::{Checkpoint, OpenOptions};
-use atedm_sdxl::config::{TextEncoderConfig, UNetConfig, VaeConfig};
+use atedm_sdxl::tokenizer::ClipTokenizer;
 
 use crate::failure::{Failure, Outcome};
 use crate::method::Workload;
@@ -16,18 +16,17 @@ const LONGEST: usize = 1 << 15;
 pub(crate) struct Model {
     pub(crate) checkpoint: Checkpoint,
     name: String,
-    text: usize,
+    tokenizers: [ClipTokenizer; 2],
 }
 
 impl Model {
-    /// Opens a folder or, with the cargo feature `hub`, fetches a hub id.
-    /// Of a hub id's files those of `variant` are fetched, where there are any.
+    /// Opens a folder or, with the cargo feature `hub`, fetches a hub id. Of a hub id's files those of `variant` are fetched, where there are any.
     pub(crate) fn open(typed: &str, variant: Option<&str>) -> Outcome<Self> {
         let folder = folder_of(typed, variant)?;
         let in_file = |error: atedm_core::Error| Failure::run(error);
         let checkpoint = Checkpoint::open(&folder, OpenOptions::default()).map_err(in_file)?;
-        let [first, _] = checkpoint.tokenizers().map_err(in_file)?;
-        Ok(Self { text: first.length(), checkpoint, name: typed.to_string() })
+        let tokenizers = checkpoint.tokenizers().map_err(in_file)?;
+        Ok(Self { checkpoint, tokenizers, name: typed.to_string() })
     }
 
     /// As the user named it, without the folders above it.
@@ -63,76 +62,25 @@ impl Model {
     pub(crate) fn workload(&self, (width, height): (usize, usize), steps: usize) -> Workload<'_> {
         let factor = self.checkpoint.vae().factor();
         let latents = Grid { height: height / factor, width: width / factor };
-        Workload { unet: self.checkpoint.unet(), latents, text: self.text, steps }
+        Workload { unet: self.checkpoint.unet(), latents, text: self.tokenizers[0].length(), steps }
     }
 
     /// Warns of prompts that do not fit the text encoders, before anything runs.
     pub(crate) fn warn_of_long_prompts<'a>(&self, prompts: impl Iterator<Item = &'a String>) -> Outcome {
-        let [tokenizer, _] = self.checkpoint.tokenizers()?;
         for prompt in prompts {
-            let cut = tokenizer.encode(prompt)?.cut;
-            if cut > 0 {
-                let context = tokenizer.length();
-                eprintln!(
-                    "warning: the text encoders take {context} tokens: the last {cut} of {prompt:?} are cut off"
-                );
+            for (number, tokenizer) in self.tokenizers.iter().enumerate() {
+                let (cut, context) = (tokenizer.encode(prompt)?.cut, tokenizer.length());
+                if cut > 0 {
+                    let encoder = number + 1;
+                    eprintln!(
+                        "warning: text encoder {encoder} takes {context} tokens: the last {cut} of {prompt:?} are cut off"
+                    );
+                    break;
+                }
             }
         }
         Ok(())
     }
-
-    /// The parts, each in a few words.
-    pub(crate) fn parts(&self) -> Vec<(&'static str, String)> {
-        let [first, second] = self.checkpoint.text_encoders();
-        vec![
-            ("text_encoder", text_words(first)),
-            ("text_encoder_2", text_words(second)),
-            ("unet", unet_words(self.checkpoint.unet())),
-            ("vae", vae_words(self.checkpoint.vae())),
-            ("scheduler", scheduler_words(self.checkpoint.scheduler())),
-        ]
-    }
-}
-
-fn text_words(config: &TextEncoderConfig) -> String {
-    let TextEncoderConfig { layers, channels, context, vocabulary, .. } = config;
-    let projection = config.projection.map_or(String::new(), |width| format!(", projection to {width}"));
-    format!("{layers} layers of {channels} channels, {context} tokens, vocabulary {vocabulary}{projection}")
-}
-
-fn unet_words(config: &UNetConfig) -> String {
-    let channels: Vec<String> = config.down.iter().map(|stage| stage.channels.to_string()).collect();
-    let depths =
-        config.down.iter().map(|stage| stage.attention.as_ref().and_then(|depths| depths.first()).copied());
-    let depths: Vec<String> =
-        depths.map(|depth| depth.map_or("-".into(), |depth| depth.to_string())).collect();
-    format!(
-        "channels {}, transformer depths {}, text channels {}",
-        channels.join("/"),
-        depths.join("/"),
-        config.text_channels()
-    )
-}
-
-fn vae_words(config: &VaeConfig) -> String {
-    let (kind, channels) = match config {
-        VaeConfig::Kl(kl) => ("AutoencoderKL", &kl.channels),
-        VaeConfig::Tiny(tiny) => ("AutoencoderTiny", &tiny.decoder_channels),
-    };
-    let channels: Vec<String> = channels.iter().map(usize::to_string).collect();
-    format!(
-        "{kind}, factor {}, {} latent channels, channels {}",
-        config.factor(),
-        config.latent_channels(),
-        channels.join("/")
-    )
-}
-
-fn scheduler_words(config: &atedm_sdxl::schedulers::SchedulerConfig) -> String {
-    let spacing =
-        config.spacing.map_or(String::new(), |spacing| format!(", {spacing:?} spacing").to_lowercase());
-    let karras = if config.karras { ", Karras" } else { "" };
-    format!("{}{spacing}{karras}, {} training steps", config.class_name, config.num_train_timesteps)
 }
 
 #[cfg(feature = "hub")]

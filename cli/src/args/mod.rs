@@ -109,7 +109,7 @@ pub(crate) struct EngineArgs {
     /// Device: cpu, cuda:N or metal
     #[arg(long, value_name = "DEVICE", default_value = "cpu")]
     pub(crate) device: Device,
-    /// Element type of weights and activations (f64: ndarray only)
+    /// Element type of weights and activations (f64: CPU only)
     #[arg(long, value_name = "TYPE", default_value = "f32")]
     pub(crate) dtype: DTypeKind,
     /// Threads on the CPU [default: one a core]
@@ -147,7 +147,8 @@ AT-EDM takes, its default first:
   levels=all            | deepest | 1+2 …: the resolution levels that are pruned
   score=self            | cross: whose attention votes
   scorer=page-rank      | column-mean | value-norm | token-norm | random
-  max_iterations=5, epsilon=1e-4, norm=l1 | l2, damping=0, cross_vote=entropy | plain | hard
+  max_iterations=5, epsilon=1e-4, damping=0, norm=l1 | l2
+  cross_vote=entropy    | plain | hard: Eq. 1 and its variants, with score=cross
   heads=rms             | mean | max
   recovery=similarity   | direct | bicubic | zero
   guidance=per_row      | cond | mean: whose scores decide in the two halves of guidance

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use crate::Extension;
 use crate::args::InspectArgs;
+use crate::describe;
 use crate::extension::registry;
 use crate::failure::{Failure, Outcome};
 use crate::method::{Method, Workload, readable};
@@ -48,6 +49,7 @@ struct Phase {
 /// Everything that is shown.
 struct Report<'a> {
     model: &'a Model,
+    parts: Vec<(&'static str, String)>,
     size: (usize, usize),
     work: Workload<'a>,
     method: &'a Method,
@@ -61,7 +63,8 @@ impl<'a> Report<'a> {
     fn new(model: &'a Model, size: (usize, usize), work: Workload<'a>, method: &'a Method) -> Outcome<Self> {
         let blocks = work.blocks();
         let phases = method.step_tflops(&work)?.map(|tflops| phases(method, &blocks, &tflops)).transpose()?;
-        Ok(Self { model, size, work, method, whole_tflop: work.whole_tflop()?, blocks, phases })
+        let parts = describe::parts(&model.checkpoint)?;
+        Ok(Self { model, parts, size, work, method, whole_tflop: work.whole_tflop()?, blocks, phases })
     }
 
     fn mean_tflop(&self) -> Option<f64> {
@@ -72,7 +75,7 @@ impl<'a> Report<'a> {
 
     fn to_text(&self) -> String {
         let mut lines = vec![format!("checkpoint  {}", self.model.name())];
-        lines.extend(self.model.parts().iter().map(|(part, words)| format!("  {part:<15} {words}")));
+        lines.extend(self.parts.iter().map(|(part, words)| format!("  {part:<15} {words}")));
         let latents = self.work.latents;
         lines.push(String::new());
         lines.push(format!(
@@ -138,7 +141,7 @@ impl<'a> Report<'a> {
 
     fn to_json(&self) -> Value {
         let parts: serde_json::Map<String, Value> =
-            self.model.parts().into_iter().map(|(part, words)| (part.to_string(), words.into())).collect();
+            self.parts.iter().map(|(part, words)| (part.to_string(), words.as_str().into())).collect();
         let blocks: Vec<Value> = self.blocks.iter().map(block_json).collect();
         let phases = self.phases.as_ref().map(|phases| {
             let phase = |phase: &Phase| {
