@@ -231,7 +231,11 @@ impl<T: NnOps> Resnet<T> {
             let [b, c] = dims(&shift, "time embedding")?;
             hidden = hidden.add(&shift.reshape(&[b, c, 1, 1])?)?;
         }
-        let hidden = self.conv2.forward(&self.norm2.forward_silu(&hidden)?)?;
+        // At full resolution these are the largest tensors there are: none is kept longer than needed.
+        let normed = self.norm2.forward_silu(&hidden)?;
+        drop(hidden);
+        let hidden = self.conv2.forward(&normed)?;
+        drop(normed);
         let sum = match &self.shortcut {
             Some(shortcut) => shortcut.forward(x)?.add(&hidden)?,
             None => x.add(&hidden)?,

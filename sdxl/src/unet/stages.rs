@@ -173,7 +173,7 @@ impl<T: AttentionOps> Up<T> {
         for (i, resnet) in self.resnets.iter().enumerate() {
             let skip = skips.pop().ok_or_else(no_skip)?;
             let joined = T::concat(&[&hidden, &skip], 1)?;
-            drop(skip);
+            drop((hidden, skip));
             hidden = resnet.forward(&joined, Some(place.emb))?;
             if let Some(attention) = self.attentions.get(i) {
                 hidden = attention.forward(hidden, place)?;
