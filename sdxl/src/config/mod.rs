@@ -7,6 +7,7 @@ mod fields;
 mod parameters;
 mod text;
 mod unet;
+mod unet_json;
 mod vae;
 
 pub(crate) use fields::Fields;
