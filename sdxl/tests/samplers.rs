@@ -145,7 +145,7 @@ fn true_noise_gives_back_the_clean_sample() {
     let clean = tensor(&(0..16).map(|i| (i as f32 * 0.7).sin() * 0.9).collect::<Vec<_>>(), &shape);
     let noise = tensor(&(0..16).map(|i| (i as f32 * 1.3).cos()).collect::<Vec<_>>(), &shape);
     let mut spec = SchedulerConfig::sdxl();
-    spec.set_alpha_to_one = true;
+    spec.set_alpha_to_one = Some(true);
     // Samplers that add no noise of their own, from the top and from the middle.
     for choice in [
         SamplerChoice::Euler,
@@ -190,6 +190,27 @@ fn choices_change_only_what_they_name() {
         sampler.sigmas().to_vec()
     };
     assert_ne!(levels(None), levels(Some(SamplerChoice::Euler)));
+}
+
+/// DDIM clips latents if the checkpoint's own DDIM config does not say otherwise, as in diffusers, but never because a
+/// user chose it over a config of another class.
+#[test]
+fn ddim_clips_only_where_the_checkpoint_does() {
+    let step = |class: &str, extra: &str, choice| {
+        let text = format!(
+            r#"{{"_class_name": "{class}", "prediction_type": "sample", "set_alpha_to_one": true{extra}}}"#
+        );
+        let config = SchedulerConfig::from_json(&text, Path::new("s.json")).unwrap();
+        let mut sampler: Box<dyn Sampler<NdTensor>> = config.build(choice, 1).unwrap();
+        let (sample, clean) = (tensor(&[0.0], &[1, 1, 1, 1]), tensor(&[3.0], &[1, 1, 1, 1]));
+        let mut silent = Recorded { noises: Vec::new(), used: 0 };
+        sampler.step(&clean, 0, &sample, &mut silent).unwrap().to_f32().unwrap()[0]
+    };
+    assert!(step("DDIMScheduler", "", None) < 1.5);
+    assert!(step("DDIMScheduler", "", Some(SamplerChoice::Ddim)) < 1.5);
+    assert!(step("DDIMScheduler", r#", "clip_sample": false"#, None) > 2.5);
+    assert!(step("EulerDiscreteScheduler", "", Some(SamplerChoice::Ddim)) > 2.5);
+    assert!(step("EulerDiscreteScheduler", r#", "clip_sample": true"#, Some(SamplerChoice::Ddim)) < 1.5);
 }
 
 #[test]

@@ -103,12 +103,12 @@ pub struct SchedulerConfig {
     pub sigma_bounds: (Option<f64>, Option<f64>),
     /// The level after the last step (Euler, DPM++).
     pub final_sigma: FinalSigma,
-    /// Clip the predicted clean sample to ± this (DDIM, LCM); the class's default if absent: DDIM clips, LCM does not.
+    /// Clip the predicted clean sample (DDIM, LCM); the class's default if absent: DDIM clips, LCM does not.
     pub clip_sample: Option<bool>,
     /// Where to clip.
     pub clip_sample_range: f64,
-    /// Whether ᾱ after the last step is 1 (DDIM, LCM) instead of that of timestep 0.
-    pub set_alpha_to_one: bool,
+    /// Whether ᾱ after DDIM's last step is 1 instead of that of timestep 0; DDIM's default (it is) if absent.
+    pub set_alpha_to_one: Option<bool>,
     /// Order of DPM++: 1 or 2.
     pub solver_order: usize,
     /// DPM++: first order for the last step of short runs (below 15 steps).
@@ -155,6 +155,10 @@ impl SchedulerConfig {
         let spacings =
             [("linspace", Spacing::Linspace), ("leading", Spacing::Leading), ("trailing", Spacing::Trailing)];
         let finals = [("zero", FinalSigma::Zero), ("sigma_min", FinalSigma::SigmaMin)];
+        let optional_flag = |name| match fields.names(name) {
+            true => fields.flag(name, false).map(Some),
+            false => Ok(None),
+        };
         let betas = fields.numbers("trained_betas")?;
         let betas = betas.map(|betas| betas.into_iter().map(|beta| beta as f32).collect());
         let config = Self {
@@ -170,12 +174,9 @@ impl SchedulerConfig {
             karras: fields.flag("use_karras_sigmas", false)?,
             sigma_bounds: (fields.optional_number("sigma_min")?, fields.optional_number("sigma_max")?),
             final_sigma: one_of(&fields, "final_sigmas_type", &finals)?.unwrap_or(FinalSigma::Zero),
-            clip_sample: match fields.names("clip_sample") {
-                true => Some(fields.flag("clip_sample", false)?),
-                false => None,
-            },
+            clip_sample: optional_flag("clip_sample")?,
             clip_sample_range: fields.number("clip_sample_range", 1.0)?,
-            set_alpha_to_one: fields.flag("set_alpha_to_one", true)?,
+            set_alpha_to_one: optional_flag("set_alpha_to_one")?,
             solver_order: fields.count("solver_order", 2)?,
             lower_order_final: fields.flag("lower_order_final", true)?,
             euler_at_final: fields.flag("euler_at_final", false)?,
@@ -207,7 +208,7 @@ impl SchedulerConfig {
             final_sigma: FinalSigma::Zero,
             clip_sample: Some(false),
             clip_sample_range: 1.0,
-            set_alpha_to_one: false,
+            set_alpha_to_one: Some(false),
             solver_order: 2,
             lower_order_final: true,
             euler_at_final: false,
@@ -256,7 +257,9 @@ impl SchedulerConfig {
     /// The sampler for a run of `steps` steps: what the checkpoint says, or what `choice` asks for instead.
     ///
     /// As with diffusers' `from_config`, another class takes over the fields that it has too and its own default for
-    /// the rest. `euler` and `dpm++2m` switch Karras' levels off, their `-karras` forms on.
+    /// the rest. `euler` and `dpm++2m` switch Karras' levels off, their `-karras` forms on. One departure: `ddim` over
+    /// another class's config takes SD-XL's published `clip_sample` and `set_alpha_to_one`, false, where the config has
+    /// none, since DDIM's own default clips latents as if they were pixels.
     ///
     /// # Errors
     /// [`Error::Config`] for `steps` (0, or more than there are training steps), for `_class_name` when the file's
@@ -296,6 +299,11 @@ impl SchedulerConfig {
             SamplerChoice::EulerTrailing => {
                 config.karras = false;
                 config.spacing = Some(Spacing::Trailing);
+            }
+            // DDIM's own defaults are those of models of pixels; clipped latents are spoilt pictures.
+            SamplerChoice::Ddim if self.class != Some(SchedulerClass::Ddim) => {
+                config.clip_sample = config.clip_sample.or(Some(false));
+                config.set_alpha_to_one = config.set_alpha_to_one.or(Some(false));
             }
             _ => {}
         }

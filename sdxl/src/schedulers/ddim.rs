@@ -31,7 +31,7 @@ impl Ddim {
         let timesteps = visits.timesteps(config.spacing.unwrap_or(Spacing::Leading));
         let noise = TrainingNoise::new(config);
         let first = at(&noise.alphas_cumprod, 0)?;
-        let last = if config.set_alpha_to_one { 1.0 } else { first };
+        let last = if config.set_alpha_to_one.unwrap_or(true) { 1.0 } else { first };
         let stride = train / steps;
         let mut alphas = Vec::with_capacity(timesteps.len());
         for &t in &timesteps {
@@ -49,11 +49,6 @@ impl Ddim {
         let end = alphas.last().map(|&(_, after)| level(after));
         let sigmas = alphas.iter().map(|&(before, _)| level(before)).chain(end).collect();
         let clip = config.clip_sample.unwrap_or(true).then_some(config.clip_sample_range);
-        if clip.is_some() && config.clip_sample.is_none() {
-            tracing::warn!(
-                "the scheduler config leaves clip_sample open: DDIM clips the predicted latents, as in diffusers"
-            );
-        }
         Ok(Self { timesteps, alphas, sigmas, prediction: config.prediction, clip })
     }
 }
