@@ -336,3 +336,78 @@ fn another_autoencoder_may_be_named() {
     assert_eq!(checkpoint.vae().factor(), 8);
     assert!(checkpoint.files(Part::Vae)[0].path.starts_with(tiny.path()));
 }
+
+/// Whatever a field of a configuration holds, there is a message or a model, never a panic.
+#[test]
+fn any_field_may_hold_nonsense() {
+    let folder = checkpoint();
+    let root = folder.path();
+    let nonsense = [
+        json!(null),
+        json!(-1),
+        json!(0),
+        json!(1),
+        json!(3),
+        json!(0.5),
+        json!(1e300),
+        json!(u64::MAX),
+        json!(1 << 20),
+        json!(true),
+        json!(""),
+        json!("x"),
+        json!([]),
+        json!([0]),
+        json!([1, 1, 1]),
+        json!([[1], [1], [1]]),
+        json!([null, null]),
+        json!({"a": 1}),
+    ];
+    let mut opened = 0;
+    for name in [
+        "model_index.json",
+        "unet/config.json",
+        "vae/config.json",
+        "text_encoder/config.json",
+        "text_encoder_2/config.json",
+        "scheduler/scheduler_config.json",
+        "tokenizer/tokenizer_config.json",
+        "tokenizer/vocab.json",
+    ] {
+        let file = root.join(name);
+        let whole = std::fs::read(&file).unwrap();
+        let object: Value = serde_json::from_slice(&whole).unwrap();
+        for key in object.as_object().unwrap().keys() {
+            for value in &nonsense {
+                edit(&file, |json| json[key] = value.clone());
+                match load(root) {
+                    Ok(()) => opened += 1,
+                    Err(error) => assert!(!error.to_string().contains('\n'), "{name} {key} {value}: {error}"),
+                }
+            }
+            std::fs::write(&file, &whole).unwrap();
+        }
+    }
+    assert!(opened > 0, "harmless values load");
+}
+
+/// A byte changed anywhere in a header gives a message or a model, never a panic.
+#[test]
+fn any_byte_of_a_header_may_be_wrong() {
+    let folder = checkpoint();
+    let file = weight_file(folder.path(), Part::Vae);
+    let whole = std::fs::read(&file).unwrap();
+    let header = 8 + u64::from_le_bytes(whole[..8].try_into().unwrap()) as usize;
+    let checkpoint = open(folder.path()).unwrap();
+    for at in (0..8).chain((8..header).step_by(41)) {
+        for byte in [0, b'9', b'"', 0xff] {
+            let mut changed = whole.clone();
+            changed[at] = byte;
+            std::fs::write(&file, &changed).unwrap();
+            let result = weights(&checkpoint, Part::Vae)
+                .and_then(|weights| Vae::<Reference32>::load(&weights, checkpoint.vae()));
+            if let Err(error) = result {
+                assert!(!error.to_string().contains('\n'), "{error}");
+            }
+        }
+    }
+}
