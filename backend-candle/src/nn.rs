@@ -82,18 +82,28 @@ impl NnOps for CandleTensor {
     }
 
     fn gelu(&self) -> Result<Self> {
-        self.mapped("gelu", Raw::gelu_erf, |x| math::gelu(x))
+        self.mapped("gelu", Raw::gelu_erf, math::gelu)
     }
 
     fn silu(&self) -> Result<Self> {
-        self.mapped("silu", Raw::silu, |x| math::swish(x, 1.0))
+        self.mapped(
+            "silu",
+            Raw::silu,
+            #[inline(always)]
+            |x| math::swish(x, 1.0),
+        )
     }
 
     fn quick_gelu(&self) -> Result<Self> {
         if !takes(&[&self.0]) {
             return generic::quick_gelu(self);
         }
-        self.mapped("quick_gelu", |x| Ok(x.clone()), |x| math::swish(x, 1.702))
+        self.mapped(
+            "quick_gelu",
+            |x| Ok(x.clone()),
+            #[inline(always)]
+            |x| math::swish(x, 1.702),
+        )
     }
 
     fn linear(&self, weight: &Self, bias: Option<&Self>) -> Result<Self> {

@@ -296,11 +296,16 @@ impl Tensor for CandleTensor {
 
     fn affine(&self, scale: f64, shift: f64) -> Result<Self> {
         let (factor, term) = (scale as f32, shift as f32);
-        self.mapped("affine", |x| x.affine(scale, shift), |x| x * factor + term)
+        self.mapped(
+            "affine",
+            |x| x.affine(scale, shift),
+            #[inline(always)]
+            |x| x * factor + term,
+        )
     }
 
     fn exp(&self) -> Result<Self> {
-        self.mapped("exp", Raw::exp, |x| crate::cpu::math::exp(x))
+        self.mapped("exp", Raw::exp, crate::cpu::math::exp)
     }
 
     fn ln(&self) -> Result<Self> {

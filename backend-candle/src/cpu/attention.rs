@@ -107,7 +107,10 @@ pub(crate) fn attention(pass: Pass<'_>, v: Heads<'_>) -> Attended {
                             Parallelism::None,
                         );
                         let lse = &mut block.lse[head * len..][..len];
-                        vectorised(|| exponentials(&mut map, lse, &mut weights));
+                        vectorised(
+                            #[inline(always)]
+                            || exponentials(&mut map, lse, &mut weights),
+                        );
                         let out = &mut output[head * dim..];
                         product(
                             MatMut::new(out, (len, dim), (heads * dim, 1)),
@@ -116,16 +119,22 @@ pub(crate) fn attention(pass: Pass<'_>, v: Heads<'_>) -> Attended {
                             (Mat::rows(&map, len, n), v.rows(b, head)),
                             Parallelism::None,
                         );
-                        vectorised(|| {
-                            for (row, &weight) in out.chunks_mut(heads * dim).zip(&weights) {
-                                row[..dim].iter_mut().for_each(|value| *value *= weight);
-                            }
-                        });
+                        vectorised(
+                            #[inline(always)]
+                            || {
+                                for (row, &weight) in out.chunks_mut(heads * dim).zip(&weights) {
+                                    row[..dim].iter_mut().for_each(|value| *value *= weight);
+                                }
+                            },
+                        );
                         if let Some(scores) = scores {
                             let scores = &scores[(b * heads + head) * m + start..][..len];
                             weights.iter_mut().zip(scores).for_each(|(weight, &score)| *weight *= score);
                             let votes = &mut block.votes[head * n..][..n];
-                            vectorised(|| column_sums(&map, &weights, votes));
+                            vectorised(
+                                #[inline(always)]
+                                || column_sums(&map, &weights, votes),
+                            );
                         }
                     }
                     block
@@ -159,12 +168,15 @@ pub(crate) fn votes(pass: Pass<'_>, lse: &[f32]) -> Vec<f32> {
                 product(MatMut::rows(&mut map, len, n), Update::Replace, scale, operands, Parallelism::None);
                 let at = (b * heads + head) * m + start;
                 let (lse, scores) = (&lse[at..][..len], &scores[at..][..len]);
-                vectorised(|| {
-                    for (row, &lse) in map.chunks_mut(n).zip(lse) {
-                        row.iter_mut().for_each(|value| *value = super::math::exp(*value - lse));
-                    }
-                    column_sums(&map, scores, &mut votes[head * n..][..n]);
-                });
+                vectorised(
+                    #[inline(always)]
+                    || {
+                        for (row, &lse) in map.chunks_mut(n).zip(lse) {
+                            row.iter_mut().for_each(|value| *value = super::math::exp(*value - lse));
+                        }
+                        column_sums(&map, scores, &mut votes[head * n..][..n]);
+                    },
+                );
             }
             Block { lse: Vec::new(), votes }
         })

@@ -11,11 +11,14 @@ const CHUNK: usize = 16 * 1024;
 pub(crate) fn map(x: &[f32], f: impl Fn(f32) -> f32 + Sync) -> Vec<f32> {
     let mut out = vec![0.0; x.len()];
     let piece = |out: &mut [f32], x: &[f32]| {
-        vectorised(|| {
-            for (out, &x) in out.iter_mut().zip(x) {
-                *out = f(x);
-            }
-        });
+        vectorised(
+            #[inline(always)]
+            || {
+                for (out, &x) in out.iter_mut().zip(x) {
+                    *out = f(x);
+                }
+            },
+        );
     };
     if x.len() <= CHUNK {
         piece(&mut out, x);
@@ -29,11 +32,14 @@ pub(crate) fn map(x: &[f32], f: impl Fn(f32) -> f32 + Sync) -> Vec<f32> {
 pub(crate) fn zip(x: &[f32], y: &[f32], f: impl Fn(f32, f32) -> f32 + Sync) -> Vec<f32> {
     let mut out = vec![0.0; x.len()];
     let piece = |out: &mut [f32], x: &[f32], y: &[f32]| {
-        vectorised(|| {
-            for (out, (&x, &y)) in out.iter_mut().zip(x.iter().zip(y)) {
-                *out = f(x, y);
-            }
-        });
+        vectorised(
+            #[inline(always)]
+            || {
+                for (out, (&x, &y)) in out.iter_mut().zip(x.iter().zip(y)) {
+                    *out = f(x, y);
+                }
+            },
+        );
     };
     if x.len() <= CHUNK {
         piece(&mut out, x, y);
@@ -48,11 +54,14 @@ pub(crate) fn zip(x: &[f32], y: &[f32], f: impl Fn(f32, f32) -> f32 + Sync) -> V
 pub(crate) fn zip_runs(x: &[f32], y: &[f32], run: usize, f: impl Fn(f32, f32) -> f32 + Sync) -> Vec<f32> {
     let mut out = vec![0.0; x.len()];
     out.par_chunks_mut(run).zip(x.par_chunks(run)).zip(y).for_each(|((out, x), &y)| {
-        vectorised(|| {
-            for (out, &x) in out.iter_mut().zip(x) {
-                *out = f(x, y);
-            }
-        });
+        vectorised(
+            #[inline(always)]
+            || {
+                for (out, &x) in out.iter_mut().zip(x) {
+                    *out = f(x, y);
+                }
+            },
+        );
     });
     out
 }
@@ -62,13 +71,16 @@ pub(crate) fn zip_rows(x: &[f32], y: &[f32], f: impl Fn(f32, f32) -> f32 + Sync)
     let mut out = vec![0.0; x.len()];
     let chunk = (CHUNK / y.len().max(1)).max(1) * y.len().max(1);
     out.par_chunks_mut(chunk).zip(x.par_chunks(chunk)).for_each(|(out, x)| {
-        vectorised(|| {
-            for (out, x) in out.chunks_mut(y.len()).zip(x.chunks(y.len())) {
-                for (out, (&x, &y)) in out.iter_mut().zip(x.iter().zip(y)) {
-                    *out = f(x, y);
+        vectorised(
+            #[inline(always)]
+            || {
+                for (out, x) in out.chunks_mut(y.len()).zip(x.chunks(y.len())) {
+                    for (out, (&x, &y)) in out.iter_mut().zip(x.iter().zip(y)) {
+                        *out = f(x, y);
+                    }
                 }
-            }
-        });
+            },
+        );
     });
     out
 }
@@ -77,15 +89,18 @@ pub(crate) fn zip_rows(x: &[f32], y: &[f32], f: impl Fn(f32, f32) -> f32 + Sync)
 pub(crate) fn softmax_rows(values: &mut [f32], columns: usize) {
     let chunk = (CHUNK / columns).max(1) * columns;
     values.par_chunks_mut(chunk).for_each(|rows| {
-        vectorised(|| {
-            for row in rows.chunks_mut(columns) {
-                let max = max_of(row);
-                let factor = 1.0 / exp_and_sum(row, max);
-                for value in row {
-                    *value *= factor;
+        vectorised(
+            #[inline(always)]
+            || {
+                for row in rows.chunks_mut(columns) {
+                    let max = max_of(row);
+                    let factor = 1.0 / exp_and_sum(row, max);
+                    for value in row {
+                        *value *= factor;
+                    }
                 }
-            }
-        });
+            },
+        );
     });
 }
 

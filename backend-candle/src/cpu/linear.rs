@@ -49,11 +49,14 @@ pub(crate) fn geglu(x: &[f32], inner: usize, layer: Layer<'_>) -> Vec<f32> {
         layer.append(Mat::rows(x, rows, inner), rows, &mut wide);
         out.par_chunks_mut(half).zip(wide.par_chunks(2 * half)).for_each(|(out, wide)| {
             let (value, gate) = wide.split_at(half);
-            vectorised(|| {
-                for (out, (&value, &gate)) in out.iter_mut().zip(value.iter().zip(gate)) {
-                    *out = value * gelu(gate);
-                }
-            });
+            vectorised(
+                #[inline(always)]
+                || {
+                    for (out, (&value, &gate)) in out.iter_mut().zip(value.iter().zip(gate)) {
+                        *out = value * gelu(gate);
+                    }
+                },
+            );
         });
     }
     out

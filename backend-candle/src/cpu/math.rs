@@ -6,7 +6,8 @@ use std::f32::consts::{FRAC_1_SQRT_2, LOG2_E};
 /// Lanes of the sums: enough for two AVX-512 registers, and fixed, so that sums are the same on every machine.
 pub(crate) const LANES: usize = 32;
 
-/// Runs `f` compiled for the best instruction set that this machine has.
+/// Runs `f` compiled for the best instruction set that this machine has. `f`, and what it calls, must be marked
+/// `#[inline(always)]`: code that stays outside of the specialised function is compiled for the oldest machine.
 #[inline(always)]
 pub(crate) fn vectorised<R>(f: impl FnOnce() -> R) -> R {
     pulp::Arch::new().dispatch(f)
@@ -65,7 +66,9 @@ pub(crate) fn erf(x: f32) -> f32 {
     let q = q * s + -3.761_253_4e-1;
     let q = q * s + 1.283_791_7e-1;
     let near = q * x + x;
-    if t > 0.927_734_4 { far } else { near }
+    // a choice by bits: an `if` becomes a branch around the exponential, and the loop around it is no longer vectorised
+    let mask = u32::from(t > 0.927_734_4).wrapping_neg();
+    f32::from_bits((far.to_bits() & mask) | (near.to_bits() & !mask))
 }
 
 /// `x Φ(x)`, the GELU with the error function.
@@ -119,21 +122,13 @@ pub(crate) fn max_of(values: &[f32]) -> f32 {
 /// `values[j] = e^(values[j] − shift)`; the sum of the results.
 #[inline(always)]
 pub(crate) fn exp_and_sum(values: &mut [f32], shift: f32) -> f32 {
-    let mut total = 0f64;
+    let mut total = 0.0;
+    // two loops over what stays in the first cache: as one, they leave the registers
     for run in values.chunks_mut(4096) {
-        let mut lanes = [0f32; LANES];
-        let (whole, rest) = run.as_chunks_mut::<LANES>();
-        for chunk in whole {
-            for (lane, value) in lanes.iter_mut().zip(chunk) {
-                *value = exp(*value - shift);
-                *lane += *value;
-            }
-        }
-        for (lane, value) in lanes.iter_mut().zip(rest) {
+        for value in run.iter_mut() {
             *value = exp(*value - shift);
-            *lane += *value;
         }
-        total += lanes.iter().map(|&lane| f64::from(lane)).sum::<f64>();
+        total += sum_of(run, |value| value);
     }
     total as f32
 }

@@ -45,24 +45,27 @@ pub(crate) fn group_norm(
     let size = per_group * area;
     out.par_chunks_mut(size).zip(x.par_chunks(size)).enumerate().for_each(|(at, (out, x))| {
         let first = at % groups * per_group;
-        vectorised(|| {
-            let (mean, inverse) = statistics(x, epsilon);
-            for (channel, (out, x)) in out.chunks_mut(area).zip(x.chunks(area)).enumerate() {
-                let (weight, bias) = (weight[first + channel], bias[first + channel]);
-                match activation {
-                    Activation::None => {
-                        for (out, &x) in out.iter_mut().zip(x) {
-                            *out = (x - mean) * inverse * weight + bias;
+        vectorised(
+            #[inline(always)]
+            || {
+                let (mean, inverse) = statistics(x, epsilon);
+                for (channel, (out, x)) in out.chunks_mut(area).zip(x.chunks(area)).enumerate() {
+                    let (weight, bias) = (weight[first + channel], bias[first + channel]);
+                    match activation {
+                        Activation::None => {
+                            for (out, &x) in out.iter_mut().zip(x) {
+                                *out = (x - mean) * inverse * weight + bias;
+                            }
                         }
-                    }
-                    Activation::Silu => {
-                        for (out, &x) in out.iter_mut().zip(x) {
-                            *out = swish((x - mean) * inverse * weight + bias, 1.0);
+                        Activation::Silu => {
+                            for (out, &x) in out.iter_mut().zip(x) {
+                                *out = swish((x - mean) * inverse * weight + bias, 1.0);
+                            }
                         }
                     }
                 }
-            }
-        });
+            },
+        );
     });
     out
 }
@@ -74,14 +77,17 @@ pub(crate) fn layer_norm(x: &[f32], affine: Affine<'_>) -> Vec<f32> {
     let mut out = vec![0.0; x.len()];
     let chunk = (16 * 1024 / channels).max(1) * channels;
     out.par_chunks_mut(chunk).zip(x.par_chunks(chunk)).for_each(|(out, x)| {
-        vectorised(|| {
-            for (out, x) in out.chunks_mut(channels).zip(x.chunks(channels)) {
-                let (mean, inverse) = statistics(x, epsilon);
-                for ((out, &x), (&weight, &bias)) in out.iter_mut().zip(x).zip(weight.iter().zip(bias)) {
-                    *out = (x - mean) * inverse * weight + bias;
+        vectorised(
+            #[inline(always)]
+            || {
+                for (out, x) in out.chunks_mut(channels).zip(x.chunks(channels)) {
+                    let (mean, inverse) = statistics(x, epsilon);
+                    for ((out, &x), (&weight, &bias)) in out.iter_mut().zip(x).zip(weight.iter().zip(bias)) {
+                        *out = (x - mean) * inverse * weight + bias;
+                    }
                 }
-            }
-        });
+            },
+        );
     });
     out
 }

@@ -57,14 +57,17 @@ fn columns(
             let operands = (q.block(b, head, start, len), k.block(b, head, first, width).t());
             product(MatMut::rows(part, len, width), Update::Replace, scale, operands, Parallelism::None);
             let lse = &lse[(b * heads + head) * kept + start..][..len];
-            vectorised(|| {
-                let rows = sums.chunks_mut(width).zip(part.chunks(width));
-                for ((sums, part), &lse) in rows.zip(lse) {
-                    for (sum, &value) in sums.iter_mut().zip(part) {
-                        *sum += exp(value - lse);
+            vectorised(
+                #[inline(always)]
+                || {
+                    let rows = sums.chunks_mut(width).zip(part.chunks(width));
+                    for ((sums, part), &lse) in rows.zip(lse) {
+                        for (sum, &value) in sums.iter_mut().zip(part) {
+                            *sum += exp(value - lse);
+                        }
                     }
-                }
-            });
+                },
+            );
         }
         for (i, row) in sums.chunks(width).enumerate() {
             for ((&sum, highest), best) in row.iter().zip(&mut highest).zip(best.iter_mut()) {
