@@ -77,6 +77,11 @@ fn one_line(message: &str) -> String {
 
 /// A clap error as one line: its own words without the usage text and the hint at `--help`.
 pub(crate) fn from_clap(error: &clap::Error) -> Failure {
+    if error.kind() == clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        return Failure::usage(
+            "expected a command: generate, inspect, masks or init-tiny (see atedm --help)",
+        );
+    }
     let text = error.to_string();
     let body = text.lines().take_while(|line| !line.starts_with("Usage:") && !line.starts_with("For more"));
     let line = body.map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join(" ");

@@ -46,6 +46,7 @@ fn values_out_of_range() {
         (&["--width", "65"], &["width", "65"]),
         (&["--height", "100"], &["height", "100"]),
         (&["--threads", "0"], &["--threads", "at least 1"]),
+        (&["--threads", "100000"], &["--threads", "at most 1024"]),
         (&["--steps", "1001"], &["steps", "1000"]),
     ] {
         refused(tiny(), flags, USAGE, named);
@@ -142,6 +143,8 @@ fn missing_arguments() {
     assert!(line.contains("--output"), "{line}");
     let line = fail(work.path(), &["make"], USAGE);
     assert!(line.contains("make"), "{line}");
+    let line = fail(work.path(), &[], USAGE);
+    assert!(line.contains("generate") && line.contains("init-tiny"), "{line}");
 }
 
 #[test]

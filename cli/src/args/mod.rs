@@ -94,7 +94,7 @@ pub(crate) struct SampleArgs {
     /// Generator of the noise: torch gives diffusers' CPU latents for a seed, chacha is portable
     #[arg(long, value_name = "NAME", default_value = "torch")]
     pub(crate) rng: RngName,
-    /// Start from these latents instead of noise of the seed: one f32 tensor `latents` [B,4,h,w], standard normal
+    /// Start from these latents instead of noise of the seed: one f32 tensor `latents [B,4,h,w]`, standard normal
     #[arg(long, value_name = "IN.safetensors")]
     pub(crate) latents: Option<PathBuf>,
 }
@@ -113,7 +113,7 @@ pub(crate) struct EngineArgs {
     #[arg(long, value_name = "TYPE", default_value = "f32")]
     pub(crate) dtype: DTypeKind,
     /// Threads on the CPU [default: one a core]
-    #[arg(long, value_name = "N", value_parser = parse::positive, allow_negative_numbers = true)]
+    #[arg(long, value_name = "N", value_parser = parse::threads, allow_negative_numbers = true)]
     pub(crate) threads: Option<usize>,
     /// Same command, same machine, same bits; refuses devices that cannot promise it
     #[arg(long)]
@@ -173,7 +173,7 @@ pub(crate) struct OutputArgs {
     /// The picture
     #[arg(long, short, value_name = "OUT.png")]
     pub(crate) output: PathBuf,
-    /// Also write the final latents, before the VAE's scaling: one f32 tensor `latents` [B,4,h,w]
+    /// Also write the final latents, before the VAE's scaling: one f32 tensor `latents [B,4,h,w]`
     #[arg(long, value_name = "OUT.safetensors")]
     pub(crate) save_latents: Option<PathBuf>,
     /// Leave the prompt and the settings out of the picture
