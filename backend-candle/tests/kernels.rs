@@ -1,5 +1,7 @@
 //! The CPU kernels against the generic bodies in f64, on sizes that no block divides.
 
+#![allow(clippy::unwrap_used)] // also the helpers are tests
+
 use atedm_candle::{Candle, CandleIndices, CandleTensor, Device};
 use atedm_core::backend::{AttentionOptions, Conv2dOptions, GraphRequest, generic};
 use atedm_core::{AttentionGraph, AttentionOps, Backend, DType, Error, Indices, NnOps, Partition, Tensor};

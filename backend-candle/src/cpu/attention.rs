@@ -68,11 +68,11 @@ struct Block {
     votes: Vec<f32>,
 }
 
-/// Rows of a block for `m` queries and `n` keys: a map block of at most 512 KiB, at least 8 blocks where there are
-/// rows for it, and at least 32 rows, below which the products slow down.
+/// Rows of a block for `m` queries and `n` keys: about 512 KiB of the map, but 128 rows at least (each block packs all
+/// keys and values anew) and 256 at most; a short sequence still makes 4 blocks, down to 32 rows.
 fn block_rows(m: usize, n: usize) -> usize {
-    let fits = (128 * 1024 / n.max(1)).max(32);
-    fits.min(m.div_ceil(8).max(32)).min(256).next_multiple_of(8)
+    let fits = (128 * 1024 / n.max(1)).clamp(128, 256);
+    fits.min(m.div_ceil(4).max(32)).next_multiple_of(8)
 }
 
 /// `softmax(q kᵀ scale) v` with the log-sum-exp of every row and, given scores, the first vote.
