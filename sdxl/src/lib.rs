@@ -8,6 +8,27 @@
 //! - Sampling: [`schedulers`], [`rng`] (torch's generator, and a portable one).
 //! - [`pipeline`]: text to image, step by step.
 //! - [`flops`]: what an evaluation costs, by formula.
+//!
+//! # Example
+//! The first image of a prompt, on the plain reference backend and without pruning:
+//! ```no_run
+//! use std::ops::ControlFlow;
+//!
+//! use atedm_core::DType;
+//! use atedm_core::plugin::Unpruned;
+//! use atedm_core::reference::{NdDevice, Reference32};
+//! use atedm_sdxl::checkpoint::{Checkpoint, OpenOptions};
+//! use atedm_sdxl::pipeline::{Pipeline, Request};
+//!
+//! # fn main() -> atedm_core::Result<()> {
+//! let checkpoint = Checkpoint::open("stable-diffusion-xl-base-1.0", OpenOptions::default())?;
+//! let pipeline = Pipeline::<Reference32>::load(&checkpoint, DType::F32, &NdDevice)?;
+//! let request = Request::new(["a red circle on a blue background"]);
+//! let output = pipeline.generate(&request, &mut Unpruned, &mut |_| ControlFlow::Continue(()))?;
+//! # drop(output);
+//! # Ok(())
+//! # }
+//! ```
 
 pub mod checkpoint;
 pub mod config;
