@@ -63,7 +63,8 @@ impl<B: Backend> TextEncoder<B> {
                 Linear::load(&weights.scope("text_projection"), channels, projection, Bias::Without)?;
             Ok::<_, Error>(Pooling { norm, projection })
         });
-        let needed = if config.projection.is_some() { config.layers } else { config.layers - 1 };
+        let needed =
+            if config.projection.is_some() { config.layers } else { config.layers.saturating_sub(1) };
         let layer = |i: usize| Layer::load(&model.scope("encoder.layers").scope(i), config);
         Ok(Self {
             tokens: table("token_embedding", config.vocabulary)?,
@@ -93,7 +94,7 @@ impl<B: Backend> TextEncoder<B> {
         let positions = self.positions.narrow(0, 0, length)?.reshape(&[1, length, channels])?;
         let mut x = embedded.add(&positions)?;
         let mask = causal_mask::<B::Tensor>(length, &x)?;
-        let penultimate = self.config.layers - 1;
+        let penultimate = self.config.layers.saturating_sub(1);
         let mut hidden = None;
         for (i, layer) in self.layers.iter().enumerate() {
             if i == penultimate {

@@ -1,7 +1,7 @@
 //! diffusers' `AutoencoderKL`.
 
 use atedm_core::backend::dims;
-use atedm_core::{AttentionOps, Backend, Result, Weights};
+use atedm_core::{AttentionOps, Backend, Error, Result, Weights};
 
 use super::tiles::{TileOptions, blend_in_sequence};
 use super::{check_channels, no_encoder};
@@ -28,6 +28,9 @@ impl<B: Backend> AutoencoderKl<B> {
     /// # Errors
     /// [`atedm_core::Error::Weights`] naming the tensor that is missing or has another shape.
     pub fn load(weights: &Weights<B::Tensor>, config: &KlConfig) -> Result<Self> {
+        if config.channels.is_empty() {
+            return Err(Error::config("block_out_channels", "expected at least one stage"));
+        }
         let encoder = weights.contains("encoder.conv_in.weight").then(|| Encoder::load(weights, config));
         Ok(Self {
             encoder: encoder.transpose()?,

@@ -4,7 +4,7 @@
 //! `encoder.` and `decoder.` (`decoder.1.weight`), where the decoder's numbers begin one later, with its clamp.
 
 use atedm_core::backend::{Conv2dOptions, dims};
-use atedm_core::{Backend, NnOps, Result, Tensor, Weights};
+use atedm_core::{Backend, Error, NnOps, Result, Tensor, Weights};
 
 use super::tiles::{TileOptions, blend_by_mask};
 use super::{check_channels, no_encoder};
@@ -34,6 +34,15 @@ impl<B: Backend> AutoencoderTiny<B> {
     /// # Errors
     /// [`atedm_core::Error::Weights`] naming the tensor that is missing or has another shape.
     pub fn load(weights: &Weights<B::Tensor>, config: &TinyVaeConfig) -> Result<Self> {
+        let sides = [
+            &config.encoder_channels,
+            &config.decoder_channels,
+            &config.encoder_blocks,
+            &config.decoder_blocks,
+        ];
+        if sides.iter().any(|list| list.is_empty()) {
+            return Err(Error::config("num_decoder_blocks", "expected at least one stage on each side"));
+        }
         let named = |side: &str, original: usize| {
             let side = weights.scope(side);
             let plain = side.contains(&format!("{original}.weight"));
