@@ -1,4 +1,5 @@
 //! Checkpoints by hub id, against a server on the loopback address.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
 #![cfg(feature = "hub")]
 
 use std::io::{BufRead, BufReader, Write};
