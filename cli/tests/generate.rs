@@ -94,16 +94,25 @@ fn half_precision_runs() {
 #[test]
 fn a_seed_decides_the_image() {
     for name in BACKENDS {
-        let run = |seed: &str| {
+        let run = |seed: &str, threads: &str| {
             let work = tempfile::tempdir().unwrap();
-            generate(
-                work.path(),
-                &["--backend", name, "--seed", seed, "--prune", "at-edm", "--deterministic"],
-            );
+            let flags = [
+                "--backend",
+                name,
+                "--seed",
+                seed,
+                "--threads",
+                threads,
+                "--prune",
+                "at-edm",
+                "--deterministic",
+            ];
+            generate(work.path(), &flags);
             fs::read(work.path().join("out.png")).unwrap()
         };
-        assert_eq!(run("7"), run("7"), "{name}");
-        assert_ne!(run("7"), run("8"), "{name}");
+        assert_eq!(run("7", "2"), run("7", "2"), "{name}");
+        assert_eq!(run("7", "2"), run("7", "1"), "{name}: no sum is cut by the number of threads");
+        assert_ne!(run("7", "2"), run("8", "2"), "{name}");
     }
 }
 
