@@ -2,13 +2,23 @@
 //! passed through and unverified).
 //!
 //! # Structure
-//! - [`Candle`], the [`Backend`](atedm_core::Backend), and [`CandleTensor`], a newtype with `From` and `Into` both
+//! - [`Candle`], the [`Backend`], and [`CandleTensor`], a newtype with `From` and `Into` both
 //!   ways, so that users keep [`candle_core::Tensor`]; [`CandleIndices`], index lists as a `u32` tensor.
 //! - [`device`]: devices by name, and the number of threads.
 //! - [`weights`]: weights from a [`candle_nn::VarBuilder`].
 //! - `tensor`, `nn`, `attention`: the three trait levels. On the CPU they hand f32 tensors (other dtypes by blocks) to
 //!   `cpu`, blocked and threaded kernels; whatever those do not take goes through Candle's own operations or the
 //!   generic bodies of [`atedm_core::backend::generic`], so that gradients survive.
+//!
+//! # Building for CUDA
+//! The feature `cuda` needs a CUDA toolkit (`nvcc` and the libraries; a driver only where the program runs) and the
+//! compute capability of the GPU, 90 for an H100 or H200:
+//!
+//! ```text
+//! CUDA_HOME=/usr/local/cuda CUDA_COMPUTE_CAP=90 cargo build --release -p atedm-candle --features cuda
+//! ```
+//!
+//! Selections then run on the host, attention and votes through the generic bodies in blocks of rows.
 
 mod attention;
 mod cpu;

@@ -37,23 +37,30 @@ const GEGLU_ROWS: usize = 384;
 
 /// `h = x Wᵀ + b` for rows of `inner` elements, then the first half of `h` times the GELU of the second.
 pub(crate) fn geglu(x: &[f32], inner: usize, layer: Layer<'_>) -> Vec<f32> {
+    let Layer { weight, bias, out: width } = layer;
     let rows = x.len() / inner;
-    let half = layer.out / 2;
+    let half = width / 2;
     let mut out = vec![0.0; rows * half];
-    let blocks = rows.div_ceil(GEGLU_ROWS).max(1);
-    let block = rows.div_ceil(blocks).max(1);
-    let mut wide = Vec::with_capacity(block * layer.out);
+    // blocks of one size, so that the last is not a sliver
+    let block = rows.div_ceil(rows.div_ceil(GEGLU_ROWS).max(1)).max(1);
+    let mut wide = vec![0.0; block * width];
+    // the bias joins in the pass that activates, which is cheaper than to start the product from it
+    let none = vec![0.0; if bias.is_some() { 0 } else { width }];
+    let (value_bias, gate_bias) = bias.unwrap_or(&none).split_at(half);
     for (out, x) in out.chunks_mut(block * half).zip(x.chunks(block * inner)) {
-        wide.clear();
         let rows = x.len() / inner;
-        layer.append(Mat::rows(x, rows, inner), rows, &mut wide);
-        out.par_chunks_mut(half).zip(wide.par_chunks(2 * half)).for_each(|(out, wide)| {
+        let wide = &mut wide[..rows * width];
+        let operands = (Mat::rows(x, rows, inner), weight.t());
+        product(MatMut::rows(wide, rows, width), Update::Replace, 1.0, operands, all_threads());
+        out.par_chunks_mut(half).zip(wide.par_chunks(width)).for_each(|(out, wide)| {
             let (value, gate) = wide.split_at(half);
+            let biases = value_bias.iter().zip(gate_bias);
             vectorised(
                 #[inline(always)]
                 || {
-                    for (out, (&value, &gate)) in out.iter_mut().zip(value.iter().zip(gate)) {
-                        *out = value * gelu(gate);
+                    let pairs = value.iter().zip(gate).zip(biases);
+                    for (out, ((&value, &gate), (&by_value, &by_gate))) in out.iter_mut().zip(pairs) {
+                        *out = (value + by_value) * gelu(gate + by_gate);
                     }
                 },
             );

@@ -83,7 +83,7 @@ pub(crate) fn swish(x: f32, factor: f32) -> f32 {
     x / (1.0 + exp(-factor * x))
 }
 
-/// The sum of `f` over a slice: in [`LANES`] lanes of f32 over runs of at most 4096 elements, the runs in f64.
+/// The sum of `f` over a slice: in [`LANES`] lanes of f32 over runs of at most 4096 elements, then by halves; the runs in f64.
 #[inline(always)]
 pub(crate) fn sum_of(values: &[f32], f: impl Fn(f32) -> f32) -> f64 {
     let mut total = 0.0;
@@ -98,9 +98,28 @@ pub(crate) fn sum_of(values: &[f32], f: impl Fn(f32) -> f32) -> f64 {
         for (lane, &value) in lanes.iter_mut().zip(rest) {
             *lane += f(value);
         }
-        total += lanes.iter().map(|&lane| f64::from(lane)).sum::<f64>();
+        total += f64::from(fold(
+            lanes,
+            #[inline(always)]
+            |a, b| a + b,
+        ));
     }
     total
+}
+
+/// All lanes as one, by halves: the same order everywhere.
+#[inline(always)]
+fn fold(mut lanes: [f32; LANES], f: impl Fn(f32, f32) -> f32) -> f32 {
+    let mut width = LANES / 2;
+    while width > 0 {
+        let (low, high) = lanes.split_at_mut(width);
+        low.iter_mut().zip(high).for_each(
+            #[inline(always)]
+            |(low, high)| *low = f(*low, *high),
+        );
+        width /= 2;
+    }
+    lanes[0]
 }
 
 /// The largest element, `-inf` for none; NaN does not count.
@@ -116,7 +135,11 @@ pub(crate) fn max_of(values: &[f32]) -> f32 {
     for (lane, &value) in lanes.iter_mut().zip(rest) {
         *lane = if value > *lane { value } else { *lane };
     }
-    lanes.into_iter().fold(f32::NEG_INFINITY, f32::max)
+    fold(
+        lanes,
+        #[inline(always)]
+        |a, b| if b > a { b } else { a },
+    )
 }
 
 /// `values[j] = e^(values[j] − shift)`; the sum of the results.
