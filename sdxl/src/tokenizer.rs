@@ -140,6 +140,9 @@ impl Settings {
                 Ok(text) => {
                     let value: Value = serde_json::from_slice(&text)
                         .map_err(|e| broken(path, &format!("broken JSON: {e}")))?;
+                    if !value.is_object() {
+                        return Err(broken(path, "expected a JSON object"));
+                    }
                     sources.push(value);
                 }
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
@@ -211,6 +214,9 @@ mod tests {
         std::fs::write(folder.path().join("tokenizer_config.json"), "{").unwrap();
         let error = ClipTokenizer::open(folder.path(), 6).err().unwrap().to_string();
         assert!(error.contains("tokenizer_config.json: broken JSON"), "{error}");
+        std::fs::write(folder.path().join("tokenizer_config.json"), "[]").unwrap();
+        let error = ClipTokenizer::open(folder.path(), 6).err().unwrap().to_string();
+        assert!(error.contains("tokenizer_config.json: expected a JSON object"), "{error}");
         std::fs::remove_file(folder.path().join("tokenizer_config.json")).unwrap();
         std::fs::write(folder.path().join("vocab.json"), "[1]").unwrap();
         assert!(ClipTokenizer::open(folder.path(), 6).err().unwrap().to_string().contains("vocab.json"));
