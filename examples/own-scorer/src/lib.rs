@@ -9,7 +9,7 @@
 use atedm::Extension;
 use atedm_core::at_edm::{ScoreInput, Scores, TokenScorer};
 use atedm_core::plugin::Registry;
-use atedm_core::{AttentionOps, DType, Error, Result, Tensor};
+use atedm_core::{AttentionOps, DType, Error, Result};
 use serde::Deserialize;
 
 /// `‖h_i − mean(h)‖^power` over the channels of the residual stream.
