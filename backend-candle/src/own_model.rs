@@ -1,7 +1,7 @@
 //! For models written directly on Candle: the seam in Candle's own types and errors.
 
 use atedm_core::plugin::{AttentionOutput, BlockId, BlockPass, Grid, Row, Step, Sublayer, TokenReducer};
-use candle_core::{Error, Result, Tensor};
+use candle_core::{Error, Module, Result, Tensor};
 
 use crate::CandleTensor;
 use crate::error::OrBackend;
@@ -20,8 +20,8 @@ use crate::error::OrBackend;
 /// # let attend = |_: &Tensor, _: &Tensor, v: &Tensor| v.flatten_from(2)?.squeeze(1);
 /// let mut pass = OwnModelPass::enter(&mut method, &step, &rows, BlockId::whole(), 1, Grid { height: 2, width: 2 });
 /// x = pass.layer(0, x)?;
-/// x = pass.self_attention(x, identity, |x| Ok([x.unsqueeze(1)?, x.unsqueeze(1)?, x.unsqueeze(1)?]), 0.5, |_, _, v| v.squeeze(1))?;
-/// x = pass.feed_forward(x, identity, identity)?;
+/// x = pass.self_attention(x, &identity, |x| Ok([x.unsqueeze(1)?, x.unsqueeze(1)?, x.unsqueeze(1)?]), 0.5, |_, _, v| v.squeeze(1))?;
+/// x = pass.feed_forward(x, &identity, identity)?;
 /// x = pass.exit(x)?;
 /// # assert_eq!(x.to_vec3::<f32>()?[0][0][0], 4.0);
 /// # Ok(())
@@ -52,12 +52,12 @@ impl<'a> OwnModelPass<'a> {
     pub fn self_attention(
         &mut self,
         x: Tensor,
-        norm: impl FnOnce(&Tensor) -> Result<Tensor>,
+        norm: &impl Module,
         project: impl Fn(&Tensor) -> Result<[Tensor; 3]>,
         scale: f64,
         attend: impl FnOnce(&Tensor, &Tensor, &Tensor) -> Result<Tensor>,
     ) -> Result<Tensor> {
-        let normed = |x: &CandleTensor| norm(x.as_ref()).map(CandleTensor::from).or_backend("norm");
+        let normed = |x: &CandleTensor| norm.forward(x.as_ref()).map(CandleTensor::from).or_backend("norm");
         let output = self.0.attention(Sublayer::SelfAttention, x.into(), normed, |input| {
             let [q, mut k, mut v] = project(input.queries.as_ref()).or_backend("project")?;
             if !std::ptr::eq(input.queries, input.keys_values) {
@@ -74,10 +74,10 @@ impl<'a> OwnModelPass<'a> {
     pub fn feed_forward(
         &mut self,
         x: Tensor,
-        norm: impl FnOnce(&Tensor) -> Result<Tensor>,
+        norm: &impl Module,
         feed_forward: impl FnOnce(&Tensor) -> Result<Tensor>,
     ) -> Result<Tensor> {
-        let normed = |x: &CandleTensor| norm(x.as_ref()).map(CandleTensor::from).or_backend("norm");
+        let normed = |x: &CandleTensor| norm.forward(x.as_ref()).map(CandleTensor::from).or_backend("norm");
         let output =
             |x: &CandleTensor| feed_forward(x.as_ref()).map(CandleTensor::from).or_backend("feed_forward");
         to_candle(self.0.feed_forward(x.into(), normed, output))

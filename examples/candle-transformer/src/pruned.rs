@@ -11,26 +11,14 @@ use crate::layers::Transformer;
 pub type Method<'a> = &'a mut dyn TokenReducer<CandleTensor>;
 
 /// The whole model: `[batch, tokens, channels]` in and out.
-pub fn forward(
-    model: &Transformer,
-    x: &Tensor,
-    method: Method<'_>,
-    step: &Step,
-    grid: Grid,
-) -> Result<Tensor> {
+pub fn forward(model: &Transformer, x: &Tensor, by: Method<'_>, step: &Step, grid: Grid) -> Result<Tensor> {
     let (mut x, rows) = (x.clone(), Row::singles(x.dim(0)?));
-    let mut pass = OwnModelPass::enter(method, step, &rows, BlockId::whole(), model.layers.len(), grid);
+    let mut pass = OwnModelPass::enter(by, step, &rows, BlockId::whole(), model.layers.len(), grid);
     for (index, layer) in model.layers.iter().enumerate() {
         x = pass.layer(index, x)?;
-        let (norm1, norm2) = (|x: &Tensor| layer.norm1.forward(x), |x: &Tensor| layer.norm2.forward(x));
-        x = pass.self_attention(
-            x,
-            norm1,
-            |x| layer.project(x),
-            layer.scale(),
-            |q, k, v| layer.attend(q, k, v),
-        )?;
-        x = pass.feed_forward(x, norm2, |x| layer.feed_forward(x))?;
+        let attend = |q: &Tensor, k: &Tensor, v: &Tensor| layer.attend(q, k, v);
+        x = pass.self_attention(x, &layer.norm1, |x| layer.project(x), layer.scale(), attend)?;
+        x = pass.feed_forward(x, &layer.norm2, |x| layer.feed_forward(x))?;
     }
     model.norm_out.forward(&pass.exit(x)?)
 }

@@ -81,11 +81,9 @@ fn pruning_keeps_the_shape_and_saves_time() -> Result<()> {
         pruned::forward(&model, &x, &mut *method, &STEP, GRID)?;
         less.push(start.elapsed());
     }
-    let median = |times: &mut Vec<Duration>| {
-        times.sort();
-        times[times.len() / 2]
-    };
-    let (full, less) = (median(&mut full), median(&mut less));
+    // the best of each: other work on the machine only adds time
+    let best = |times: Vec<Duration>| times.into_iter().min().unwrap_or_default();
+    let (full, less) = (best(full), best(less));
     println!("full {full:?}, pruned {less:?}: {:.2}x", full.as_secs_f64() / less.as_secs_f64());
     // by FLOPs 7 of 8 layers run on 37 % of the tokens, about 2.5x; a busy machine must not fail this
     assert!(less < full, "{less:?} is not below {full:?}");
