@@ -1,4 +1,5 @@
 //! What the added lines are worth: how many they are, that they change nothing when nothing is pruned, and what they save.
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};

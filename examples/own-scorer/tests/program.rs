@@ -1,4 +1,5 @@
 //! The program of this crate names its own scorer in a configuration; the plain one does not know it.
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
 use std::path::Path;
 use std::process::{Command, Output};
