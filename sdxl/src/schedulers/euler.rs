@@ -10,7 +10,7 @@ use atedm_core::{Result, Tensor};
 
 use super::Sampler;
 use super::config::{FinalSigma, Prediction, SchedulerConfig, Spacing};
-use super::ops::{add_scaled, at, denoised, divide, scale, widen};
+use super::ops::{add_scaled, at, denoised, divide, widen};
 use super::spacing::{Visits, interpolate, linspace};
 use super::training::{TrainingNoise, karras, sigmas_f64};
 use crate::rng::NoiseSource;
@@ -127,6 +127,6 @@ impl<T: Tensor> Sampler<T> for Euler {
     }
 
     fn add_noise(&self, clean: &T, noise: &T, step: usize) -> Result<T> {
-        clean.add(&scale(noise, at(&self.schedule.sigmas, step)?)?)
+        add_scaled(clean, noise, at(&self.schedule.sigmas, step)?)
     }
 }
