@@ -41,21 +41,7 @@ impl Model {
     pub(crate) fn size(&self, width: Option<usize>, height: Option<usize>) -> Outcome<(usize, usize)> {
         let factor = self.checkpoint.vae().factor();
         let own = self.checkpoint.unet().sample_size.map(|latents| latents * factor);
-        let side = |flag: &str, asked: Option<usize>| {
-            let Some(pixels) = asked.or(own) else {
-                return Err(Failure::usage(format!(
-                    "{flag}: expected a number of pixels: the checkpoint names no size"
-                )));
-            };
-            if pixels % 8 != 0 || pixels < factor.max(8) || pixels > LONGEST {
-                let least = factor.max(8);
-                return Err(Failure::usage(format!(
-                    "{flag}: expected a multiple of 8 from {least} to {LONGEST}, got {pixels}"
-                )));
-            }
-            Ok(pixels)
-        };
-        Ok((side("--width", width)?, side("--height", height)?))
+        pixels(factor, own, (width, height))
     }
 
     /// What counts and costs depend on, at this size.
@@ -81,6 +67,29 @@ impl Model {
         }
         Ok(())
     }
+}
+
+/// Width and height: as asked for, else `own`; each a multiple of 8 that the autoencoder's `factor` can make.
+pub(crate) fn pixels(
+    factor: usize,
+    own: Option<usize>,
+    (width, height): (Option<usize>, Option<usize>),
+) -> Outcome<(usize, usize)> {
+    let side = |flag: &str, asked: Option<usize>| {
+        let Some(pixels) = asked.or(own) else {
+            return Err(Failure::usage(format!(
+                "{flag}: expected a number of pixels: the checkpoint names no size"
+            )));
+        };
+        if pixels % 8 != 0 || pixels < factor.max(8) || pixels > LONGEST {
+            let least = factor.max(8);
+            return Err(Failure::usage(format!(
+                "{flag}: expected a multiple of 8 from {least} to {LONGEST}, got {pixels}"
+            )));
+        }
+        Ok(pixels)
+    };
+    Ok((side("--width", width)?, side("--height", height)?))
 }
 
 #[cfg(feature = "hub")]

@@ -10,6 +10,10 @@ use atedm_core::{Error, Result};
 
 use crate::config::{BlockInfo, UNetConfig};
 
+mod run;
+
+pub use run::{RunCost, StepClass};
+
 /// Multiply-accumulates by kind of operation.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Macs {
@@ -99,6 +103,11 @@ impl UNetCost {
         let mut sum = Macs::default();
         self.parts.iter().for_each(|part| sum.add(&part.macs));
         sum
+    }
+
+    /// The cost of the part of this name.
+    pub fn part(&self, name: &str) -> Option<&Macs> {
+        self.parts.iter().find(|part| part.name == name).map(|part| &part.macs)
     }
 
     fn tally(&mut self, name: String, macs: &Macs) {

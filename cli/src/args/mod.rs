@@ -1,5 +1,6 @@
 //! What was typed: the command line, in groups that the commands share.
 
+mod flops;
 mod parse;
 
 use std::path::PathBuf;
@@ -8,6 +9,7 @@ use atedm_sdxl::rng::RngKind;
 use atedm_sdxl::schedulers::SamplerChoice;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+pub(crate) use flops::FlopsArgs;
 pub(crate) use parse::Device;
 
 /// The command line.
@@ -36,6 +38,8 @@ pub(crate) enum Command {
     Inspect(Box<InspectArgs>),
     /// Make an image and draw what was pruned on the way (the paper's Fig. 8 and Fig. 5).
     Masks(Box<MasksArgs>),
+    /// Show what a U-Net evaluation costs by kind and by block, whole and pruned (the paper's Fig. 2 and Tables 1 and 2).
+    Flops(Box<FlopsArgs>),
     /// Write a tiny SD-XL with random weights: it makes noise, but needs no download.
     InitTiny(InitTinyArgs),
 }

@@ -1,9 +1,11 @@
 //! One file a command.
 
+mod flops;
 mod generate;
 mod init_tiny;
 mod inspect;
 mod masks;
+mod subject;
 
 use crate::Extension;
 use crate::args::Command;
@@ -14,6 +16,7 @@ pub(crate) fn run(command: Command, extension: &impl Extension) -> Outcome {
     match command {
         Command::Generate(args) => generate::run(&args, extension),
         Command::Inspect(args) => inspect::run(&args, extension),
+        Command::Flops(args) => flops::run(&args, extension),
         Command::Masks(args) => masks::run(&args, extension),
         Command::InitTiny(args) => init_tiny::run(&args),
     }

@@ -1,0 +1,47 @@
+//! `atedm flops`.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::{PRUNE_OPT_HELP, parse};
+
+/// `atedm flops`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  \
+    atedm flops                                                    SD-XL base at 1024 px, the paper's AT-EDM and AT-EDM†\n  \
+    atedm flops --prune at-edm-a,at-edm-b,at-edm-c,at-edm-d        the paper's Table 1\n  \
+    atedm flops --prune at-edm --prune-opt prune_point=before_ff --budget 4.1\n  \
+    atedm flops --model my-sdxl --width 768 --height 1024 --json")]
+pub(crate) struct FlopsArgs {
+    /// Checkpoint: a folder as diffusers writes it (its configurations are read, its weights are not), or a hub id
+    /// [default: SD-XL base 1.0's configuration]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) model: Option<String>,
+    /// Denoising steps of the schedule that the mean is taken over
+    #[arg(long, value_name = "N", default_value = "50", value_parser = parse::positive, allow_negative_numbers = true)]
+    pub(crate) steps: usize,
+    /// Pixels across [default: the checkpoint's own size]
+    #[arg(long, value_name = "PIXELS", value_parser = parse::positive, allow_negative_numbers = true)]
+    pub(crate) width: Option<usize>,
+    /// Pixels down [default: the checkpoint's own size]
+    #[arg(long, value_name = "PIXELS", value_parser = parse::positive, allow_negative_numbers = true)]
+    pub(crate) height: Option<usize>,
+    /// Methods, one row each [default: at-edm and at-edm-dagger, each with both prune points]
+    #[arg(long, value_name = "NAME,…", value_delimiter = ',', help_heading = "Pruning")]
+    pub(crate) prune: Vec<String>,
+    /// Options of every method: ratio=0.63,tau=30%,prune_point=before_ff (repeatable)
+    #[arg(long, value_name = "KEY=VALUE,…", action = clap::ArgAction::Append, long_help = PRUNE_OPT_HELP)]
+    #[arg(help_heading = "Pruning")]
+    pub(crate) prune_opt: Vec<String>,
+    /// Method and options from a TOML file (repeatable, one row each); --prune-opt wins
+    #[arg(long, value_name = "FILE.toml", help_heading = "Pruning")]
+    pub(crate) prune_config: Vec<PathBuf>,
+    /// Solve every method's ratio for this mean, in TFLOP a U-Net evaluation
+    #[arg(long, value_name = "TFLOP", value_parser = parse::finite, allow_negative_numbers = true)]
+    #[arg(help_heading = "Pruning")]
+    pub(crate) budget: Option<f64>,
+    /// The same as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}

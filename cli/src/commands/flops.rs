@@ -1,0 +1,248 @@
+//! `atedm flops`: what one U-Net evaluation costs, by kind of operation and by block, whole and pruned: the paper's Fig. 2
+//! and the TFLOPs of its Tables 1 and 2, by formula.
+
+use std::io::Write;
+
+use atedm_core::reference::NdTensor;
+use atedm_sdxl::flops::RunCost;
+use serde_json::{Map, Value, json};
+
+use super::subject::{Costed, Subject, label};
+use crate::Extension;
+use crate::args::{FlopsArgs, PruneArgs};
+use crate::extension::registry;
+use crate::failure::{Failure, Outcome};
+use crate::prune::PruneSpec;
+
+/// Prints what is asked for.
+pub(crate) fn run(args: &FlopsArgs, extension: &impl Extension) -> Outcome {
+    let subject = Subject::open(args.model.as_deref(), (args.width, args.height))?;
+    let work = subject.workload(args.steps);
+    let registry = registry::<NdTensor>(extension)?;
+    let none = PruneSpec { method: "none".into(), options: Map::new() };
+    let whole = Row::new(&none, &work, &registry)?;
+    let mut rows = Vec::new();
+    let mut refused = Vec::new();
+    let asked = specs(args)?;
+    for spec in &asked.specs {
+        match Row::new(spec, &work, &registry) {
+            Ok(row) => rows.push(row),
+            // of the rows that nobody asked for by name, those that a budget cannot reach are only told of
+            Err(failure) if asked.by_default && args.budget.is_some() => refused.push((spec, failure)),
+            Err(failure) => return Err(failure),
+        }
+    }
+    if rows.is_empty()
+        && let Some((_, failure)) = refused.pop()
+    {
+        return Err(failure);
+    }
+    for (spec, failure) in &refused {
+        eprintln!("warning: {} is left out: {failure}", label(spec));
+    }
+    let report = Report { subject: &subject, steps: args.steps, whole, rows };
+    let text = if args.json {
+        serde_json::to_string_pretty(&report.to_json()).map_err(Failure::run)?
+    } else {
+        report.to_text()
+    };
+    match writeln!(std::io::stdout(), "{}", text.trim_end()) {
+        // Nobody reads on (a pager was closed): not a failure.
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        result => result.map_err(|error| Failure::run(format!("standard output: {error}"))),
+    }
+}
+
+/// Which rows are asked for.
+struct Asked {
+    specs: Vec<PruneSpec>,
+    by_default: bool,
+}
+
+/// One configuration a file, else one a method; without either the paper's.
+fn specs(args: &FlopsArgs) -> Outcome<Asked> {
+    let one = |prune: Option<&String>, file: Option<&std::path::PathBuf>, point: Option<&str>| {
+        let mut typed = args.prune_opt.clone();
+        typed.extend(point.map(|point| format!("prune_point={point}")));
+        typed.extend(args.budget.map(|budget| format!("budget_tflops={budget}")));
+        PruneSpec::from_args(&PruneArgs {
+            prune: prune.cloned(),
+            prune_opt: typed,
+            prune_config: file.cloned(),
+        })
+    };
+    let specs: Outcome<Vec<PruneSpec>> = match (args.prune.as_slice(), args.prune_config.as_slice()) {
+        ([], []) => {
+            let methods = ["at-edm", "at-edm-dagger"].map(String::from);
+            let chosen = args.prune_opt.iter().any(|list| list.contains("prune_point"));
+            let points: &[Option<&str>] = if chosen { &[None] } else { &[None, Some("before_ff")] };
+            methods.iter().flat_map(|name| points.iter().map(|point| one(Some(name), None, *point))).collect()
+        }
+        (methods, []) => methods.iter().map(|name| one(Some(name), None, None)).collect(),
+        ([], files) => files.iter().map(|file| one(None, Some(file), None)).collect(),
+        ([method], files) => files.iter().map(|file| one(Some(method), Some(file), None)).collect(),
+        _ => {
+            return Err(Failure::usage(
+                "--prune: expected at most one method beside --prune-config: the files name theirs",
+            ));
+        }
+    };
+    Ok(Asked { specs: specs?, by_default: args.prune.is_empty() && args.prune_config.is_empty() })
+}
+
+/// One configuration and what it costs.
+struct Row {
+    costed: Costed,
+    cost: RunCost,
+}
+
+impl Row {
+    fn new(
+        spec: &PruneSpec,
+        work: &crate::method::Workload<'_>,
+        registry: &atedm_core::plugin::Registry<NdTensor>,
+    ) -> Outcome<Self> {
+        let costed = Costed::new(spec, work, registry.schedules())?;
+        costed.method.check(registry, work)?;
+        match costed.cost.clone() {
+            Some(cost) => Ok(Self { costed, cost }),
+            None => Err(Failure::usage(format!(
+                "--prune: {} is a plugin, and what it prunes shows in a run only (atedm bench runs it)",
+                costed.method.name
+            ))),
+        }
+    }
+
+    /// TFLOP of a prune-less step, of a normal one, and of the mean.
+    fn tflops(&self) -> [f64; 3] {
+        let of = |class: Option<&atedm_sdxl::flops::StepClass>| class.map_or(0.0, |class| class.tflop());
+        [of(self.cost.dearest()), of(self.cost.cheapest()), self.cost.mean_tflop()]
+    }
+}
+
+/// A unit that shows three decimals of something.
+struct Unit {
+    name: &'static str,
+    factor: f64,
+}
+
+impl Unit {
+    fn fitting(tflop: f64) -> Self {
+        let (name, factor) = match tflop {
+            large if large >= 0.1 => ("TFLOP", 1.0),
+            middle if middle >= 1e-4 => ("GFLOP", 1e3),
+            _ => ("MFLOP", 1e6),
+        };
+        Self { name, factor }
+    }
+
+    fn show(&self, tflop: f64) -> String {
+        format!("{:.3}", self.factor * tflop)
+    }
+}
+
+/// Everything that is shown.
+struct Report<'a> {
+    subject: &'a Subject,
+    steps: usize,
+    whole: Row,
+    rows: Vec<Row>,
+}
+
+impl Report<'_> {
+    fn to_text(&self) -> String {
+        let full = self.whole.cost.mean_tflop();
+        let unit = Unit::fitting(full);
+        let (work, (width, height)) = (self.subject.workload(self.steps), self.subject.size);
+        let mut lines = vec![
+            format!(
+                "{} at {width} x {height} px (latents {} x {}, {} text tokens), {} steps",
+                self.subject.name, work.latents.width, work.latents.height, self.subject.text, self.steps
+            ),
+            format!("{} (2 x MAC) of one U-Net evaluation on one sample", unit.name),
+            String::new(),
+        ];
+        let wide = self.rows.iter().map(|row| row.costed.label.chars().count()).max().unwrap_or(0).max(13);
+        lines.push(format!(
+            "    {:<wide$} {:>7} {:>11} {:>8} {:>8} {:>8}",
+            "configuration", "ratio", "prune-less", "normal", "mean", "saved"
+        ));
+        let rows = std::iter::once(&self.whole).chain(&self.rows).enumerate();
+        lines.extend(rows.map(|(number, row)| {
+            let number = if number == 0 { String::new() } else { format!("[{number}]") };
+            let label = if number.is_empty() { "full" } else { &row.costed.label };
+            let [less, normal, mean] = row.tflops().map(|tflop| unit.show(tflop));
+            let ratio = row.costed.ratio().map_or("-".into(), |ratio| format!("{ratio:.4}"));
+            let saved = 100.0 * (1.0 - row.cost.mean_tflop() / full);
+            format!("{number:<3} {label:<wide$} {ratio:>7} {less:>11} {normal:>8} {mean:>8} {saved:>6.1} %")
+        }));
+        self.breakdown(&mut lines, "by kind", &unit, &|row| {
+            row.cost.mean_by_kind().into_iter().map(|(name, tflop)| (name.to_string(), tflop)).collect()
+        });
+        self.breakdown(&mut lines, "by block", &unit, &|row| row.cost.mean_by_part());
+        lines.join("\n")
+    }
+
+    /// The full model's cost by kind or by block with its shares, and every row's mean beside it.
+    fn breakdown(
+        &self,
+        lines: &mut Vec<String>,
+        heading: &str,
+        unit: &Unit,
+        of: &dyn Fn(&Row) -> Vec<(String, f64)>,
+    ) {
+        let numbers: String =
+            (1..=self.rows.len()).map(|number| format!(" {:>8}", format!("[{number}]"))).collect();
+        lines.push(String::new());
+        lines.push(format!("{heading:<27} {:>8} {:>8}{numbers}", "full", "share"));
+        let full = of(&self.whole);
+        let sum: f64 = full.iter().map(|(_, tflop)| tflop).sum();
+        let rows: Vec<Vec<(String, f64)>> = self.rows.iter().map(of).collect();
+        for (i, (name, tflop)) in full.iter().enumerate() {
+            let share = 100.0 * tflop / sum;
+            let each: String = rows
+                .iter()
+                .map(|row| format!(" {:>8}", unit.show(row.get(i).map_or(0.0, |(_, tflop)| *tflop))))
+                .collect();
+            lines.push(format!("  {name:<25} {:>8} {share:>6.1} %{each}", unit.show(*tflop)));
+        }
+    }
+
+    fn to_json(&self) -> Value {
+        let (work, (width, height)) = (self.subject.workload(self.steps), self.subject.size);
+        let row = |row: &Row| {
+            let [less, normal, mean] = row.tflops();
+            let kinds: Map<String, Value> = row
+                .cost
+                .mean_by_kind()
+                .into_iter()
+                .map(|(name, tflop)| (name.into(), tflop.into()))
+                .collect();
+            let blocks: Map<String, Value> =
+                row.cost.mean_by_part().into_iter().map(|(name, tflop)| (name, tflop.into())).collect();
+            json!({
+                "name": row.costed.label,
+                "method": row.costed.method.name,
+                "options": row.costed.method.settings,
+                "ratio": row.costed.ratio(),
+                "prune_less_tflop": less,
+                "normal_tflop": normal,
+                "mean_tflop": mean,
+                "saved": 1.0 - mean / self.whole.cost.mean_tflop(),
+                "kinds": kinds,
+                "blocks": blocks,
+            })
+        };
+        json!({
+            "model": self.subject.name,
+            "width": width,
+            "height": height,
+            "latents": [work.latents.height, work.latents.width],
+            "text_tokens": self.subject.text,
+            "steps": self.steps,
+            "flops_unit": "TFLOP: 2 x MAC, one sample, one U-Net evaluation; mean over the steps",
+            "full": row(&self.whole),
+            "methods": self.rows.iter().map(row).collect::<Vec<Value>>(),
+        })
+    }
+}

@@ -1,0 +1,123 @@
+//! The U-Net that `flops` and `bench` speak of, known by its configuration alone: SD-XL base's, or a checkpoint's.
+
+use std::path::Path;
+
+use atedm_core::plugin::{Grid, ScheduleRegistry};
+use atedm_sdxl::config::{TextEncoderConfig, UNetConfig, VaeConfig};
+use atedm_sdxl::flops::{self, RunCost};
+
+use crate::failure::{Failure, Outcome};
+use crate::method::{Method, Workload};
+use crate::model::{Model, pixels};
+use crate::prune::PruneSpec;
+
+/// A U-Net at one size.
+#[derive(Debug)]
+pub(super) struct Subject {
+    /// What it is called.
+    pub(super) name: String,
+    /// Its configuration.
+    pub(super) unet: UNetConfig,
+    /// Width and height in pixels.
+    pub(super) size: (usize, usize),
+    /// Pixels a latent, in each direction.
+    factor: usize,
+    /// Text tokens.
+    pub(super) text: usize,
+}
+
+impl Subject {
+    /// SD-XL base 1.0, or the checkpoint `typed`: of a folder the configurations are enough, weights need not be there.
+    pub(super) fn open(typed: Option<&str>, asked: (Option<usize>, Option<usize>)) -> Outcome<Self> {
+        let mut subject = match typed {
+            None => Self {
+                name: "SD-XL base 1.0".into(),
+                unet: UNetConfig::sdxl_base(),
+                size: (0, 0),
+                factor: 8,
+                text: 77,
+            },
+            Some(typed) if Path::new(typed).join("unet").is_dir() => Self::of_folder(Path::new(typed))?,
+            Some(typed) => {
+                let model = Model::open(typed, None)?;
+                Self::of_folder(model.checkpoint.root())?
+            }
+        };
+        let own = subject.unet.sample_size.map(|latents| latents * subject.factor);
+        subject.size = pixels(subject.factor, own, asked)?;
+        Ok(subject)
+    }
+
+    fn of_folder(folder: &Path) -> Outcome<Self> {
+        let at = |part: &str| folder.join(part).join("config.json");
+        let (vae, text) = (at("vae"), at("text_encoder"));
+        let factor = if vae.exists() { VaeConfig::read(&vae).map_err(Failure::run)?.factor() } else { 8 };
+        let text =
+            if text.exists() { TextEncoderConfig::read(&text).map_err(Failure::run)?.context } else { 77 };
+        Ok(Self {
+            name: folder.file_name().unwrap_or(folder.as_os_str()).to_string_lossy().into_owned(),
+            unet: UNetConfig::read(&at("unet")).map_err(Failure::run)?,
+            size: (0, 0),
+            factor,
+            text,
+        })
+    }
+
+    /// What counts and costs depend on, over `steps` steps.
+    pub(super) fn workload(&self, steps: usize) -> Workload<'_> {
+        let latents = Grid { height: self.size.1 / self.factor, width: self.size.0 / self.factor };
+        Workload { unet: &self.unet, latents, text: self.text, steps }
+    }
+}
+
+/// A method with the cost of a run under it.
+pub(super) struct Costed {
+    /// The method, its budget solved.
+    pub(super) method: Method,
+    /// Its name and the options that were typed.
+    pub(super) label: String,
+    /// The run's cost; `None` for a plugin, of which only a run tells.
+    pub(super) cost: Option<RunCost>,
+}
+
+impl Costed {
+    /// Checks `spec`'s options, solves its budget, and works out what every step costs.
+    pub(super) fn new(spec: &PruneSpec, work: &Workload<'_>, schedules: &ScheduleRegistry) -> Outcome<Self> {
+        let method = Method::resolve(spec, work, schedules)?;
+        Ok(Self { cost: run_cost(&method, work)?, label: label(spec), method })
+    }
+
+    /// The ratio it removes, where the method has one.
+    pub(super) fn ratio(&self) -> Option<f64> {
+        self.method.settings.get("ratio").and_then(serde_json::Value::as_f64)
+    }
+}
+
+fn run_cost(method: &Method, work: &Workload<'_>) -> Outcome<Option<RunCost>> {
+    let blocks = work.blocks();
+    let mut steps = Vec::with_capacity(work.steps);
+    for step in 0..work.steps {
+        let mut layers = Vec::with_capacity(blocks.len());
+        for block in &blocks {
+            let Some(tokens) = method.tokens(block, step, work.steps)? else { return Ok(None) };
+            layers.push((block.id, tokens));
+        }
+        steps.push(layers);
+    }
+    let cost = RunCost::new(work.steps, |step| {
+        flops::pruned(work.unet, work.latents, work.text, |block| {
+            let layers = steps.get(step).and_then(|layers| layers.iter().find(|(id, _)| *id == block.id));
+            Ok(layers.map(|(_, tokens)| tokens.clone()).unwrap_or_default())
+        })
+    })?;
+    Ok(Some(cost))
+}
+
+/// `at-edm prune_point=before_ff`: the method and its typed options.
+pub(super) fn label(spec: &PruneSpec) -> String {
+    let option = |(key, value): (&String, &serde_json::Value)| match value {
+        serde_json::Value::String(text) => format!(" {key}={text}"),
+        other => format!(" {key}={other}"),
+    };
+    std::iter::once(spec.method.clone()).chain(spec.options.iter().map(option)).collect()
+}
