@@ -66,7 +66,7 @@ impl Part {
 }
 
 /// An SD-XL checkpoint whose configurations are read and whose weight files are found, but not opened.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Checkpoint {
     root: PathBuf,
     text_encoders: [TextEncoderConfig; 2],

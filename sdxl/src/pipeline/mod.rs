@@ -25,21 +25,23 @@ pub use request::{
 
 use crate::checkpoint::{Checkpoint, Part};
 use crate::schedulers::SchedulerConfig;
-use crate::text::TextEncoder;
 use crate::unet::UNet;
 use crate::vae::Vae;
-use prompt::Encoders;
+use prompt::Residence;
+
+pub use prompt::TextEncoders;
 
 /// What the callback tells the run to do: [`std::ops::ControlFlow::Break`] cancels it.
 pub type Proceed = std::ops::ControlFlow<()>;
 
 /// The models of a checkpoint, ready to run on one device.
 pub struct Pipeline<B: Backend> {
-    encoders: Encoders<B>,
+    encoders: Residence<B>,
     unet: UNet<B>,
     vae: Vae<B>,
     scheduler: SchedulerConfig,
     zero_negative: bool,
+    text_length: usize,
     dtype: DType,
     vae_dtype: DType,
     device: DeviceOf<B>,
@@ -52,22 +54,31 @@ impl<B: Backend> Pipeline<B> {
     /// What reading the parts fails with: [`atedm_core::Error::Io`], [`atedm_core::Error::Weights`] naming the tensor,
     /// [`atedm_core::Error::Config`] for a tokenizer.
     pub fn load(checkpoint: &Checkpoint, dtype: DType, device: &DeviceOf<B>) -> Result<Self> {
+        Self::load_with(checkpoint, dtype, device, TextEncoders::Kept)
+    }
+
+    /// [`Pipeline::load`] with a choice of what becomes of the text encoders, a quarter of SD-XL's weights that a run needs
+    /// only at its start.
+    ///
+    /// # Errors
+    /// As [`Pipeline::load`]; with [`TextEncoders::PerRun`] what is wrong with an encoder shows at the start of a run.
+    pub fn load_with(
+        checkpoint: &Checkpoint,
+        dtype: DType,
+        device: &DeviceOf<B>,
+        text: TextEncoders,
+    ) -> Result<Self> {
         let _span = tracing::info_span!("load").entered();
         let (unet, vae) = (checkpoint.unet(), checkpoint.vae());
         let vae_dtype = Vae::<B>::dtype_beside(vae, dtype);
         let weights = |part: Part, dtype: DType| checkpoint.weights::<B::Tensor>(part, dtype, device);
-        let text = |part: Part, config| TextEncoder::<B>::load(&weights(part, dtype)?, config);
-        let [first, second] = checkpoint.text_encoders();
-        let [tokenizer, tokenizer_2] = checkpoint.tokenizers()?;
         Ok(Self {
-            encoders: Encoders {
-                first: (tokenizer, text(Part::TextEncoder, first)?),
-                second: (tokenizer_2, text(Part::TextEncoder2, second)?),
-            },
+            encoders: Residence::new(checkpoint, dtype, device, text)?,
             unet: UNet::load(&weights(Part::UNet, dtype)?, unet)?,
             vae: Vae::load(&weights(Part::Vae, vae_dtype)?, vae)?,
             scheduler: checkpoint.scheduler().clone(),
             zero_negative: checkpoint.force_zeros_for_empty_prompt(),
+            text_length: checkpoint.text_encoders()[0].context,
             dtype,
             vae_dtype,
             device: device.clone(),
@@ -91,7 +102,7 @@ impl<B: Backend> Pipeline<B> {
 
     /// Tokens of every encoded prompt.
     pub fn text_length(&self) -> usize {
-        self.encoders.first.0.length()
+        self.text_length
     }
 
     /// The dtype of the U-Net and the text encoders.
@@ -107,7 +118,8 @@ impl<B: Backend> Pipeline<B> {
     /// Encodes texts to what [`Conditioning::Embeddings`] takes, with those that did not fit.
     pub fn encode(&self, texts: &[String]) -> Result<(TextEmbeddings<B::Tensor>, Vec<CutPrompt>)> {
         let mut cut = Vec::new();
-        let embeddings = B::inference(|| self.encoders.encode(texts, &mut cut, &self.device))?;
+        let embeddings =
+            B::inference(|| self.encoders.with(&self.device, |e| e.encode(texts, &mut cut, &self.device)))?;
         Ok((embeddings, cut))
     }
 

@@ -5,11 +5,54 @@
 //! batch rows: the negative prompts of all images first (with guidance), then the prompts
 //! ```
 
-use atedm_core::{Backend, DeviceOf, Error, Result, Tensor};
+use atedm_core::{Backend, DType, DeviceOf, Error, Result, Tensor};
 
 use super::request::{Conditioning, CutPrompt, Request, TextEmbeddings};
+use crate::checkpoint::{Checkpoint, Part};
 use crate::text::{TextEncoder, join_hidden};
 use crate::tokenizer::ClipTokenizer;
+
+/// What becomes of the text encoders between runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum TextEncoders {
+    /// They stay in memory: for many runs.
+    #[default]
+    Kept,
+    /// They are read at the start of each run and freed before its U-Net runs: for one run, in less memory.
+    PerRun,
+}
+
+/// Where the encoders are between runs.
+pub(super) enum Residence<B: Backend> {
+    Kept(Box<Encoders<B>>),
+    PerRun(Box<Checkpoint>, DType),
+}
+
+impl<B: Backend> Residence<B> {
+    pub(super) fn new(
+        checkpoint: &Checkpoint,
+        dtype: DType,
+        device: &DeviceOf<B>,
+        text: TextEncoders,
+    ) -> Result<Self> {
+        Ok(match text {
+            TextEncoders::Kept => Self::Kept(Box::new(Encoders::load(checkpoint, dtype, device)?)),
+            TextEncoders::PerRun => Self::PerRun(Box::new(checkpoint.clone()), dtype),
+        })
+    }
+
+    /// Runs `f` with the encoders in memory.
+    pub(super) fn with<R>(
+        &self,
+        device: &DeviceOf<B>,
+        f: impl FnOnce(&Encoders<B>) -> Result<R>,
+    ) -> Result<R> {
+        match self {
+            Self::Kept(encoders) => f(encoders),
+            Self::PerRun(checkpoint, dtype) => f(&Encoders::load(checkpoint, *dtype, device)?),
+        }
+    }
+}
 
 /// Both text encoders with their tokenizers.
 pub(super) struct Encoders<B: Backend> {
@@ -27,6 +70,18 @@ pub(super) struct Encoded<T> {
 }
 
 impl<B: Backend> Encoders<B> {
+    fn load(checkpoint: &Checkpoint, dtype: DType, device: &DeviceOf<B>) -> Result<Self> {
+        let text = |part: Part, config| {
+            TextEncoder::<B>::load(&checkpoint.weights::<B::Tensor>(part, dtype, device)?, config)
+        };
+        let [first, second] = checkpoint.text_encoders();
+        let [tokenizer, tokenizer_2] = checkpoint.tokenizers()?;
+        Ok(Self {
+            first: (tokenizer, text(Part::TextEncoder, first)?),
+            second: (tokenizer_2, text(Part::TextEncoder2, second)?),
+        })
+    }
+
     /// The conditioning of `request`; `guided` asks for the negative rows too. `zero_negative` is the checkpoint's
     /// `force_zeros_for_empty_prompt`.
     pub(super) fn condition(

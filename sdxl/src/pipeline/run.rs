@@ -35,7 +35,9 @@ pub(super) fn generate<B: Backend>(
     let mut latents = initial(pipeline, request, sampler.as_ref(), noise.as_mut(), shape)?;
 
     let paired = guidance.is_paired();
-    let encoded = pipeline.encoders.condition(request, paired, pipeline.zero_negative, device)?;
+    let encoded = pipeline
+        .encoders
+        .with(device, |encoders| encoders.condition(request, paired, pipeline.zero_negative, device))?;
     let [tokens, pooled] = [&encoded.tokens, &encoded.pooled].map(|tensor| tensor.cast(pipeline.dtype));
     let (tokens, pooled) = (tokens?, pooled?);
     let rows = guidance.rows(images);

@@ -84,13 +84,13 @@ impl<T: AttentionOps> Transformer<T> {
                 Sublayer::SelfAttention,
                 hidden,
                 |x| layer.norm1.forward(x),
-                |input| layer.attn1.forward(&input, input.keys_values),
+                |input| layer.attn1.on_stream(&input),
             )?;
             hidden = pass.attention(
                 Sublayer::CrossAttention,
                 hidden,
                 |x| layer.norm2.forward(x),
-                |input| layer.attn2.forward(&input, text),
+                |input| layer.attn2.on_text(&input, text),
             )?;
             hidden =
                 pass.feed_forward(hidden, |x| layer.norm3.forward(x), |x| layer.feed_forward.forward(x))?;
@@ -116,9 +116,9 @@ impl<T: AttentionOps> Layer<T> {
         let norm = |name: &str| LayerNorm::load(&weights.scope(name), channels, LAYER_EPSILON);
         Ok(Self {
             norm1: norm("norm1")?,
-            attn1: Attention::load(&weights.scope("attn1"), shape, channels)?,
+            attn1: Attention::load(&weights.scope("attn1"), shape, None)?,
             norm2: norm("norm2")?,
-            attn2: Attention::load(&weights.scope("attn2"), shape, shape.text_channels)?,
+            attn2: Attention::load(&weights.scope("attn2"), shape, Some(shape.text_channels))?,
             norm3: norm("norm3")?,
             feed_forward: FeedForward::load(&weights.scope("ff"), channels)?,
         })
@@ -126,34 +126,76 @@ impl<T: AttentionOps> Layer<T> {
 }
 
 /// Multi-head attention with its projections.
+///
+/// Projections of the same input are one product: their weights lie one below the other.
 #[derive(Debug)]
 struct Attention<T> {
     heads: usize,
-    to_q: Linear<T>,
-    to_k: Linear<T>,
-    to_v: Linear<T>,
+    /// Queries, keys and values `[3 · channels, channels]` where all come from the stream; else queries alone.
+    stream: T,
+    /// Keys and values of the text `[2 · channels, text channels]`.
+    text: Option<T>,
     to_out: Linear<T>,
 }
 
+/// Queries, keys and values `[b, heads, n, dim]`.
+type Projected<T> = (T, T, T);
+
 impl<T: AttentionOps> Attention<T> {
-    fn load(weights: &Weights<T>, shape: TransformerShape, context: usize) -> Result<Self> {
+    /// `text_channels` for cross-attention.
+    fn load(weights: &Weights<T>, shape: TransformerShape, text_channels: Option<usize>) -> Result<Self> {
         let channels = shape.channels;
-        let project = |name: &str, inputs, bias| Linear::load(&weights.scope(name), inputs, channels, bias);
-        Ok(Self {
-            heads: shape.heads,
-            to_q: project("to_q", channels, Bias::Without)?,
-            to_k: project("to_k", context, Bias::Without)?,
-            to_v: project("to_v", context, Bias::Without)?,
-            to_out: project("to_out.0", channels, Bias::With)?,
-        })
+        let below = |names: &[&str], inputs: usize| {
+            let each = names.iter().map(|name| weights.scope(name).tensor("weight", &[channels, inputs]));
+            let each = each.collect::<Result<Vec<T>>>()?;
+            T::concat(&each.iter().collect::<Vec<_>>(), 0)
+        };
+        let (stream, text) = match text_channels {
+            None => (below(&["to_q", "to_k", "to_v"], channels)?, None),
+            Some(inputs) => (below(&["to_q"], channels)?, Some(below(&["to_k", "to_v"], inputs)?)),
+        };
+        let to_out = Linear::load(&weights.scope("to_out.0"), channels, channels, Bias::With)?;
+        Ok(Self { heads: shape.heads, stream, text, to_out })
     }
 
-    /// Queries from `input`, keys and values from `context` `[b, n, channels]`.
-    fn forward(&self, input: &AttentionInput<'_, T>, context: &T) -> Result<AttentionOutput<T>> {
-        let project = |linear: &Linear<T>, x: &T| split_heads(&linear.forward(x)?, self.heads);
-        let q = project(&self.to_q, input.queries)?;
-        let k = project(&self.to_k, context)?;
-        let values = project(&self.to_v, context)?;
+    /// Self-attention of the stream.
+    fn on_stream(&self, input: &AttentionInput<'_, T>) -> Result<AttentionOutput<T>> {
+        let h = self.heads;
+        let projected = if std::ptr::eq(input.queries, input.keys_values) {
+            let all = self.project(input.queries, &self.stream)?;
+            (all.narrow(1, 0, h)?, all.narrow(1, h, h)?, all.narrow(1, 2 * h, h)?)
+        } else {
+            // a method has reduced one of the two
+            let channels = self.stream.shape()[1];
+            let q = self.project(input.queries, &self.stream.narrow(0, 0, channels)?)?;
+            let rest = self.stream.narrow(0, channels, 2 * channels)?;
+            let keys_values = self.project(input.keys_values, &rest)?;
+            (q, keys_values.narrow(1, 0, h)?, keys_values.narrow(1, h, h)?)
+        };
+        self.attend(projected, input)
+    }
+
+    /// Cross-attention of the stream to the text `[b, length, text channels]`.
+    fn on_text(&self, input: &AttentionInput<'_, T>, text: &T) -> Result<AttentionOutput<T>> {
+        let Some(weight) = &self.text else { return self.on_stream(input) };
+        let q = self.project(input.queries, &self.stream)?;
+        let keys_values = self.project(text, weight)?;
+        let h = self.heads;
+        self.attend((q, keys_values.narrow(1, 0, h)?, keys_values.narrow(1, h, h)?), input)
+    }
+
+    /// `[b, n, inputs]` → `[b, heads of all projections, n, dim]`.
+    fn project(&self, x: &T, weight: &T) -> Result<T> {
+        let [outputs, _] = dims(weight, "attention")?;
+        let [channels, _] = dims(&self.to_out.weight, "attention")?;
+        split_heads(&x.linear(weight, None)?, self.heads * outputs / channels.max(1))
+    }
+
+    fn attend(
+        &self,
+        (q, k, values): Projected<T>,
+        input: &AttentionInput<'_, T>,
+    ) -> Result<AttentionOutput<T>> {
         let [_, _, _, dim] = dims(&q, "attention")?;
         let options = AttentionOptions { graph: input.graph, ..AttentionOptions::for_dim(dim) };
         let (hidden, graph) = T::attention(&q, &k, &values, options)?;

@@ -43,6 +43,26 @@ struct Shard {
     data: Mmap,
 }
 
+impl Shard {
+    /// Lets go of the pages behind `bytes`, which have been copied: else a whole checkpoint in the page cache would count as
+    /// this process's memory, next to the tensors made of it.
+    fn forget(&self, bytes: &Range<usize>) {
+        #[cfg(unix)]
+        {
+            // SAFETY: dropping pages of a private, read-only mapping that nothing writes to loses nothing: they are read
+            // again from the file when touched.
+            #[allow(unsafe_code)]
+            let advised = unsafe {
+                self.data.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, bytes.start, bytes.len())
+            };
+            // A hint that the system declines costs memory, not correctness.
+            if let Err(error) = advised {
+                tracing::debug!(%error, "the system keeps the pages of {}", self.path.display());
+            }
+        }
+    }
+}
+
 #[derive(Debug)]
 struct Entry {
     shard: usize,
@@ -122,7 +142,9 @@ impl<T: Tensor> WeightSource<T> for SafetensorsSource<T::Device> {
             .data
             .get(entry.bytes.clone())
             .ok_or_else(|| Error::weights(&shard.path, name, "lies beyond the end of the file"))?;
-        T::from_bytes(bytes, stored, shape, &self.device)?.cast(self.dtype)
+        let tensor = T::from_bytes(bytes, stored, shape, &self.device)?.cast(self.dtype)?;
+        shard.forget(&entry.bytes);
+        Ok(tensor)
     }
 
     fn contains(&self, name: &str) -> bool {
