@@ -4,7 +4,9 @@ use super::config::AtEdmConfig;
 use super::presets;
 use super::recovery::{BicubicInterpolation, DirectCopy, SimilarityCopy, TokenRecovery, ZeroPadding};
 use super::schedule::{Constant, PruneLess, PruneMore, ScheduleTable, Table};
-use super::scoring::{PageRank, PageRankOptions, RandomScores, TokenNorm, TokenScorer, ValueNorm};
+use super::scoring::{
+    PageRank, PageRankOptions, RandomScores, TokenNorm, TokenScorer, ValueNorm, WarmPageRank,
+};
 use super::selection::{TokenSelector, TopK};
 use crate::backend::AttentionOps;
 use crate::plugin::{MethodBuilder, PartBuilder, PartSpec, PruningSchedule};
@@ -37,7 +39,9 @@ fn page_rank_options(config: &AtEdmConfig) -> PageRankOptions {
 pub(crate) fn builtin_scorers<T: AttentionOps>() -> [(String, PartBuilder<dyn TokenScorer<T>>); 5] {
     [
         part::<dyn TokenScorer<T>>("page-rank", |config| {
-            Ok(Box::new(PageRank::new(page_rank_options(config))?))
+            let rank = PageRank::new(page_rank_options(config))?
+                .with_level_iterations(config.level_iterations.clone())?;
+            Ok(if config.warm_start { Box::new(WarmPageRank::new(rank)) } else { Box::new(rank) })
         }),
         part::<dyn TokenScorer<T>>("column-mean", |config| {
             Ok(Box::new(PageRank::column_mean(page_rank_options(config))))
@@ -83,7 +87,7 @@ fn table(config: &AtEdmConfig) -> Result<Table> {
     Table::new(table)
 }
 
-pub(crate) fn builtin_methods<T: AttentionOps>() -> [(String, MethodBuilder<T>); 6] {
+pub(crate) fn builtin_methods<T: AttentionOps>() -> [(String, MethodBuilder<T>); 8] {
     presets::names().map(|preset| {
         let builder: MethodBuilder<T> = Box::new(move |options, context, registry| {
             let config = AtEdmConfig::from_options(preset, options)?;

@@ -1,5 +1,6 @@
 //! AT-EDM's configuration: plain data with a gate in front of it.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -9,7 +10,8 @@ use super::method::AtEdm;
 use super::options::{Bicubic, CrossVote, Heads, Norm, PrunePoint, ScoreSource};
 use super::plan::PrunePlan;
 use super::presets;
-use super::schedule::{ScheduleTable, Tau};
+use super::schedule::{ScheduleTable, Tau, share};
+use super::scoring::check_level_iterations;
 use crate::backend::AttentionOps;
 use crate::plugin::{
     BuildContext, GuidanceMasks, Levels, Registry, ScheduleRegistry, check_ratio, index_list,
@@ -21,8 +23,8 @@ use crate::{Error, Result};
 #[serde(default, deny_unknown_fields)]
 pub struct AtEdmConfig {
     /// The fraction ρ of tokens removed at each pruning layer, in `[0, 1)`; `floor(ratio · N)` of N tokens, in f64.
-    /// Also accepted as `token_merging_ratio`. Default 0.63.
-    #[serde(alias = "token_merging_ratio")]
+    /// A share such as `"63%"` is the same number. Also accepted as `token_merging_ratio`. Default 0.63.
+    #[serde(alias = "token_merging_ratio", deserialize_with = "share")]
     pub ratio: f64,
     /// Instead of `ratio`: the mean TFLOPs of one U-Net evaluation over the schedule (2 × MAC, one sample), from which
     /// a solver that knows the model finds the ratio. Default: none.
@@ -48,6 +50,15 @@ pub struct AtEdmConfig {
     pub scorer_options: Map<String, Value>,
     /// G-WPR: the most votes cast. Default 5.
     pub max_iterations: usize,
+    /// G-WPR: other caps at some resolution levels, as a table from level to the most votes cast there. Default: none.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub level_iterations: BTreeMap<usize, usize>,
+    /// G-WPR: voting starts from the scores of the previous evaluation at the same block, layer and batch row, so that
+    /// one vote at each step converges over the steps. Default false.
+    pub warm_start: bool,
+    /// A kept set, with what the recovery found for it, serves so many evaluations; on those that do not score, nothing
+    /// is asked of the attention. Default 1: every evaluation scores.
+    pub rescore_every: usize,
     /// G-WPR: a head is done when its scores change by at most this, in L1. 0: exactly `max_iterations` votes, and the
     /// device is never read back. Default 1e-4.
     pub epsilon: f64,
@@ -91,7 +102,7 @@ pub struct AtEdmConfig {
 }
 
 /// Every key that an [`AtEdmConfig`] reads.
-const KEYS: [&str; 27] = [
+const KEYS: [&str; 30] = [
     "ratio",
     "budget_tflops",
     "keep_multiple",
@@ -102,6 +113,9 @@ const KEYS: [&str; 27] = [
     "scorer",
     "scorer_options",
     "max_iterations",
+    "level_iterations",
+    "warm_start",
+    "rescore_every",
     "epsilon",
     "norm",
     "heads",
@@ -137,6 +151,9 @@ impl Default for AtEdmConfig {
             scorer: "page-rank".into(),
             scorer_options: Map::new(),
             max_iterations: 5,
+            level_iterations: BTreeMap::new(),
+            warm_start: false,
+            rescore_every: 1,
             epsilon: 1e-4,
             norm: Norm::default(),
             heads: Heads::default(),
@@ -233,6 +250,10 @@ impl AtEdmConfig {
         }
         if self.max_iterations == 0 {
             return Err(Error::config("max_iterations", "expected at least 1, got 0"));
+        }
+        check_level_iterations(&self.level_iterations)?;
+        if self.rescore_every == 0 {
+            return Err(Error::config("rescore_every", "expected at least 1, got 0"));
         }
         if !(self.epsilon >= 0.0 && self.epsilon.is_finite()) {
             return Err(Error::config(
@@ -340,16 +361,38 @@ impl AtEdmConfig {
     /// The method itself; scorers, selectors, recoveries and schedules are looked up in `registry`.
     ///
     /// # Errors
-    /// As [`AtEdmConfig::plan`]; an unknown name lists the known ones.
+    /// As [`AtEdmConfig::plan`]; an unknown name lists the known ones. [`Error::Config`] naming `levels` for a level below
+    /// the model's deepest, where the context knows that.
     pub fn build<T: AttentionOps>(
         &self,
         context: &BuildContext<T>,
         registry: &Registry<T>,
     ) -> Result<AtEdm<T>> {
         let resolved = match context.deepest_level {
-            Some(level) => self.clone().resolve(level),
+            Some(level) => {
+                self.check_levels(level)?;
+                self.clone().resolve(level)
+            }
             None => self.clone(),
         };
         AtEdm::new(&resolved, context, registry)
+    }
+
+    /// That every level named is one of a model whose deepest attention level is `deepest`.
+    fn check_levels(&self, deepest: usize) -> Result<()> {
+        let beyond = |field: &str, level: usize| {
+            let reason =
+                format!("expected levels from 0 to {deepest}, the deepest of this model, got {level}");
+            Err(Error::config(field, reason))
+        };
+        if let Levels::List(levels) = &self.levels
+            && let Some(&level) = levels.iter().find(|&&level| level > deepest)
+        {
+            return beyond("levels", level);
+        }
+        match self.level_iterations.keys().find(|&&level| level > deepest) {
+            Some(&level) => beyond("level_iterations", level),
+            None => Ok(()),
+        }
     }
 }

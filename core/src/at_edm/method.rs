@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::config::AtEdmConfig;
+use super::kept::{KeptSet, KeptSets};
 use super::options::{PrunePoint, ScoreSource};
 use super::plan::{LayerQuery, PrunePlan};
 use super::recovery::{RecoveryInput, TokenRecovery};
@@ -21,7 +22,7 @@ use crate::plugin::{
     Action, BlockId, BuildContext, Event, GuidanceMasks, MaskKey, MaskSet, PruneRecord, Registry, Run,
     SharedObserver, Site, Sublayer, TokenReducer, Wants, lock,
 };
-use crate::{Error, Indices, Result, Tensor};
+use crate::{DType, Error, Indices, Result, Tensor};
 
 /// Added to the scores of protected tokens: above any score, and finite.
 const PROTECTED: f32 = 1e30;
@@ -38,6 +39,7 @@ pub struct AtEdm<T: AttentionOps> {
     seed: u64,
     /// Attention heads of each block, known once it has run: what a vote within the forward pass needs.
     heads: BTreeMap<BlockId, usize>,
+    kept_sets: KeptSets<T>,
     block: BlockState<T>,
     layer: Option<PruningLayer<T>>,
 }
@@ -46,19 +48,25 @@ pub struct AtEdm<T: AttentionOps> {
 struct BlockState<T: Tensor> {
     entry_tokens: usize,
     positions: Option<T::Indices>,
+    /// Whether a layer has chosen its tokens anew in this pass.
+    chosen_anew: bool,
 }
 
 impl<T: Tensor> BlockState<T> {
     fn entered(tokens: usize) -> Self {
-        Self { entry_tokens: tokens, positions: None }
+        Self { entry_tokens: tokens, positions: None, chosen_anew: false }
     }
 }
 
 /// What is remembered from a pruning layer's entry to its prune point.
 struct PruningLayer<T: Tensor> {
     kept: usize,
-    /// Batch, dtype and device of the stream, in the form of a ballot without its heads.
-    ballot: Ballot<T>,
+    batch: usize,
+    /// The dtype of scores.
+    dtype: DType,
+    device: T::Device,
+    /// The kept set of an earlier evaluation, where it still serves.
+    serving: Option<KeptSet<T>>,
     self_graph: Option<AttentionGraph<T>>,
     cross_graph: Option<AttentionGraph<T>>,
     values: Option<T>,
@@ -87,6 +95,7 @@ impl<T: AttentionOps> AtEdm<T> {
             replay: context.replay.clone(),
             seed: context.seed,
             heads: BTreeMap::new(),
+            kept_sets: KeptSets::new(config.rescore_every),
             block: BlockState::entered(0),
             layer: None,
         })
@@ -97,17 +106,19 @@ impl<T: AttentionOps> AtEdm<T> {
         &self.plan
     }
 
-    /// What the scorer must be given; nothing when kept sets are replayed.
-    fn score_needs(&self) -> ScoreNeeds {
-        if self.replay.is_some() { ScoreNeeds::default() } else { self.scorer.needs() }
+    /// What the scorer must be given in `layer`; nothing when kept sets are replayed, or one serves again.
+    fn score_needs(&self, layer: &PruningLayer<T>) -> ScoreNeeds {
+        let scores = self.replay.is_none() && layer.serving.is_none();
+        if scores { self.scorer.needs() } else { ScoreNeeds::default() }
     }
 
-    /// Whether scorer or recovery need the graph of `sub` in a pruning layer.
-    fn needs_graph(&self, sub: Sublayer) -> bool {
-        let scored = self.score_needs().graph;
+    /// Whether scorer or recovery need the graph of `sub` in `layer`.
+    fn needs_graph(&self, sub: Sublayer, layer: &PruningLayer<T>) -> bool {
+        let scored = self.score_needs(layer).graph;
+        let planned = layer.serving.as_ref().is_some_and(|set| set.plan.is_some());
         match sub {
             Sublayer::SelfAttention => {
-                scored == Some(ScoreSource::SelfAttention) || self.recovery.needs_graph()
+                scored == Some(ScoreSource::SelfAttention) || (self.recovery.needs_graph() && !planned)
             }
             Sublayer::CrossAttention => scored == Some(ScoreSource::CrossAttention),
             Sublayer::FeedForward => false,
@@ -138,30 +149,45 @@ impl<T: AttentionOps> AtEdm<T> {
                 ));
             }
         }
-        let [batch, tokens, _] = dims(hidden, "at-edm")?;
-        self.layer = kept.map(|kept| PruningLayer {
-            kept,
-            ballot: Ballot {
-                shape: [batch, 0, tokens],
+        let [batch, _, _] = dims(hidden, "at-edm")?;
+        self.layer = match kept {
+            Some(kept) => Some(PruningLayer {
+                kept,
+                batch,
                 dtype: hidden.dtype().accumulator(),
                 device: hidden.device(),
-            },
-            self_graph: None,
-            cross_graph: None,
-            values: None,
-        });
+                serving: self.serving(site, kept)?,
+                self_graph: None,
+                cross_graph: None,
+                values: None,
+            }),
+            None => None,
+        };
         Ok(())
+    }
+
+    /// The kept set of an earlier evaluation that serves this one too.
+    fn serving(&self, site: &Site<'_>, kept: usize) -> Result<Option<KeptSet<T>>> {
+        let serving = self.kept_sets.serving(site, kept).filter(|_| !self.block.chosen_anew);
+        let (Some(set), Some(masks)) = (&serving, &self.replay) else { return Ok(serving) };
+        // A replay reuses what the recorded run reused, and only where its kept sets say the same.
+        let recorded = masks.get(&MaskKey::of(site)).map(|entry| &entry.kept);
+        Ok(if recorded == Some(&set.partition.kept.to_host()?) { serving } else { None })
     }
 
     /// The request for a self-attention graph: with a first vote, if the scorer's start and the heads are known.
     fn graph_request(&self, site: &Site<'_>, sub: Sublayer, layer: &PruningLayer<T>) -> Result<Wants<T>> {
-        let votes =
-            sub == Sublayer::SelfAttention && self.score_needs().graph == Some(ScoreSource::SelfAttention);
+        let votes = sub == Sublayer::SelfAttention
+            && self.score_needs(layer).graph == Some(ScoreSource::SelfAttention);
         let ballot = match self.heads.get(&site.block) {
-            Some(&heads) if votes => {
-                let [batch, _, tokens] = layer.ballot.shape;
-                self.scorer.first_ballot(&Ballot { shape: [batch, heads, tokens], ..layer.ballot.clone() })?
-            }
+            Some(&heads) if votes => self.scorer.first_ballot(&Ballot {
+                site,
+                entry_tokens: self.block.entry_tokens,
+                positions: self.block.positions.as_ref(),
+                shape: [layer.batch, heads, site.tokens],
+                dtype: layer.dtype,
+                device: layer.device.clone(),
+            })?,
             _ => None,
         };
         Ok(ballot.map_or(Wants::Graph, Wants::Voted))
@@ -180,21 +206,21 @@ impl<T: AttentionOps> AtEdm<T> {
                 observer.graph(site, sub, graph)?;
             }
         }
-        let (needs_graph, needs_values) = (self.needs_graph(sub), self.score_needs().values);
-        let Some(layer) = &mut self.layer else { return Ok(()) };
+        let Some(mut layer) = self.layer.take() else { return Ok(()) };
         if sub == Sublayer::SelfAttention {
             if let Some(graph) = &graph {
                 let [_, heads, _, _] = graph.dims()?;
                 self.heads.insert(site.block, heads);
             }
-            layer.values = needs_values.then(|| values.clone());
+            layer.values = self.score_needs(&layer).values.then(|| values.clone());
         }
-        if needs_graph {
+        if self.needs_graph(sub, &layer) {
             match sub {
                 Sublayer::SelfAttention => layer.self_graph = graph,
                 _ => layer.cross_graph = graph,
             }
         }
+        self.layer = Some(layer);
         Ok(())
     }
 
@@ -209,7 +235,7 @@ impl<T: AttentionOps> AtEdm<T> {
             return Err(Error::config("prune_point", reason));
         }
         match self.layer.take() {
-            Some(layer) if prunes => self.prune(site, hidden, &layer),
+            Some(layer) if prunes => self.prune(site, hidden, layer),
             layer => {
                 self.layer = layer;
                 Ok(Action::Continue)
@@ -217,14 +243,15 @@ impl<T: AttentionOps> AtEdm<T> {
         }
     }
 
-    fn prune(&mut self, site: &Site<'_>, hidden: &T, layer: &PruningLayer<T>) -> Result<Action<T>> {
-        let choice = match &self.replay {
-            Some(masks) => {
-                let partition =
-                    masks.partition(site, layer.ballot.shape[0], layer.kept, &layer.ballot.device)?;
+    fn prune(&mut self, site: &Site<'_>, hidden: &T, mut layer: PruningLayer<T>) -> Result<Action<T>> {
+        let serving = layer.serving.take();
+        let choice = match (&self.replay, &serving) {
+            (Some(masks), _) => {
+                let partition = masks.partition(site, layer.batch, layer.kept, &layer.device)?;
                 Choice { partition, scores: None, votes: 0 }
             }
-            None => self.choose(site, hidden, layer)?,
+            (None, Some(set)) => Choice { partition: set.partition.clone(), scores: None, votes: 0 },
+            (None, None) => self.choose(site, hidden, &layer)?,
         };
         let positions = self.block.positions.take();
         if let Some(observer) = &self.observer {
@@ -244,14 +271,26 @@ impl<T: AttentionOps> AtEdm<T> {
                 None => kept.clone(),
             });
         }
-        let reduction = self.recovery.plan(RecoveryInput {
-            partition: choice.partition,
-            graph: layer.self_graph.as_ref(),
-            hidden,
-            grid: site.grid,
-            entry_tokens: self.block.entry_tokens,
-            positions: positions.as_ref(),
-        })?;
+        self.block.chosen_anew |= serving.is_none();
+        let again = serving.as_ref().and_then(|set| set.plan.as_ref()).map(|plan| plan.boxed());
+        let reduction = match again {
+            Some(plan) => plan,
+            None => self.recovery.plan(RecoveryInput {
+                partition: choice.partition.clone(),
+                graph: layer.self_graph.as_ref(),
+                hidden,
+                grid: site.grid,
+                entry_tokens: self.block.entry_tokens,
+                positions: positions.as_ref(),
+            })?,
+        };
+        match serving {
+            Some(set) => self.kept_sets.served(site, set),
+            None => {
+                let lasting = self.recovery.needs_graph() && self.recovery.reusable();
+                self.kept_sets.scored(site, &choice.partition, lasting.then(|| reduction.boxed()));
+            }
+        }
         Ok(Action::UntilExit(reduction))
     }
 
@@ -263,9 +302,10 @@ impl<T: AttentionOps> AtEdm<T> {
             None => None,
         };
         let values = layer.values.as_ref();
-        let input = ScoreInput { site, hidden, graph, values, start: None, seed: self.seed };
+        let (entry_tokens, positions) = (self.block.entry_tokens, self.block.positions.as_ref());
+        let input = ScoreInput { site, hidden, graph, values, entry_tokens, positions, seed: self.seed };
         let scores = self.scorer.score(&input)?;
-        let batch = layer.ballot.shape[0];
+        let batch = layer.batch;
         if scores.tokens.shape() != [batch, site.tokens] {
             return Err(Error::shape(
                 "scorer",
@@ -311,13 +351,14 @@ impl<T: AttentionOps> TokenReducer<T> for AtEdm<T> {
         self.plan.begin(run.steps)?;
         self.seed = run.seed;
         self.heads.clear();
+        self.kept_sets.clear();
         self.layer = None;
-        Ok(())
+        self.scorer.begin_image(run)
     }
 
     fn wants(&mut self, site: &Site<'_>, sub: Sublayer) -> Result<Wants<T>> {
         match &self.layer {
-            Some(layer) if self.needs_graph(sub) => return self.graph_request(site, sub, layer),
+            Some(layer) if self.needs_graph(sub, layer) => return self.graph_request(site, sub, layer),
             _ => {}
         }
         match &self.observer {

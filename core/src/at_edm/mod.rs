@@ -31,6 +31,8 @@
 
 mod builtins;
 mod config;
+mod kept;
+mod memory;
 mod method;
 mod options;
 mod plan;

@@ -11,13 +11,13 @@ use crate::{Error, Indices, Result, Tensor};
 /// One pruning decision.
 #[derive(Debug)]
 pub struct PruneRecord<'a, T: Tensor> {
-    /// The scores `[b, tokens]` that decided; `None` when kept sets were replayed.
+    /// The scores `[b, tokens]` that decided; `None` when a kept set was replayed, or one of an earlier evaluation serves.
     pub scores: Option<&'a T>,
     /// The tokens that stay, `[b, kept]`, as positions in the stream before the decision.
     pub kept: &'a T::Indices,
     /// Grid positions `[b, tokens]` of the stream's tokens; `None` when the stream is still whole.
     pub positions: Option<&'a T::Indices>,
-    /// Votes cast (0 for scorers that do not vote, and for replays).
+    /// Votes cast (0 for scorers that do not vote, and where there are no scores).
     pub votes: usize,
     /// Tokens in the stream before the decision.
     pub tokens: usize,

@@ -21,6 +21,9 @@ fn everything() -> AtEdmConfig {
         scorer: "mine".into(),
         scorer_options: options(json!({"a": 1})),
         max_iterations: 9,
+        level_iterations: [(2, 3)].into(),
+        warm_start: true,
+        rescore_every: 4,
         epsilon: 0.0,
         norm: Norm::L2,
         heads: Heads::Max,
@@ -61,7 +64,7 @@ fn every_field_survives_json_and_toml() {
 #[test]
 fn every_field_is_an_option() {
     let Value::Object(all) = serde_json::to_value(everything()).unwrap() else { panic!("a table") };
-    assert_eq!(all.len(), 26);
+    assert_eq!(all.len(), 29);
     let defaults = serde_json::to_value(AtEdmConfig::default()).unwrap();
     for (key, value) in &all {
         assert_ne!(defaults.get(key), Some(value), "{key} is at its default");
@@ -77,7 +80,8 @@ fn every_field_is_an_option() {
 #[test]
 fn options_take_the_forms_of_a_command_line() {
     let options = json!({
-        "token_merging_ratio": 0.5, "tau": "20%", "levels": "1+2", "prune_layers": "0+3", "score": "cross",
+        "token_merging_ratio": "50%", "tau": "20%", "levels": "1+2", "prune_layers": "0+3", "score": "cross",
+        "level_iterations": {"1": 1, "2": 3}, "warm_start": true, "rescore_every": 2,
         "prune_point": "before_ff", "guidance": "per_row", "bicubic": "normalised", "epsilon": 0, "norm": "l2",
     });
     let config = AtEdmConfig::from_options("at-edm-dagger", options.as_object().unwrap()).unwrap();
@@ -89,6 +93,9 @@ fn options_take_the_forms_of_a_command_line() {
         score: ScoreSource::CrossAttention,
         prune_point: PrunePoint::BeforeFf,
         bicubic: Bicubic::Normalised,
+        level_iterations: [(1, 1), (2, 3)].into(),
+        warm_start: true,
+        rescore_every: 2,
         epsilon: 0.0,
         norm: Norm::L2,
         ..AtEdmConfig::default()
@@ -120,6 +127,8 @@ fn bad_values_name_their_field() {
         (json!({"ratio": -0.1}), "ratio: "),
         (json!({"token_merging_ratio": 2}), "ratio: "),
         (json!({"ratio": "half"}), "ratio: "),
+        (json!({"ratio": "130%"}), "ratio: "),
+        (json!({"ratio": "NaN"}), "ratio: "),
         (json!({"ratio": null}), "ratio: "),
         (json!({"ratio": 0.5, "token_merging_ratio": 0.5}), "token_merging_ratio: "),
         (json!({"ratio": 0.5, "budget_tflops": 3.0}), "budget_tflops: "),
@@ -128,6 +137,11 @@ fn bad_values_name_their_field() {
         (json!({"keep_multiple": 0}), "keep_multiple: "),
         (json!({"keep_multiple": -8}), "keep_multiple: "),
         (json!({"max_iterations": 0}), "max_iterations: "),
+        (json!({"level_iterations": {"1": 0}}), "level_iterations.1: "),
+        (json!({"level_iterations": {"one": 1}}), "level_iterations: "),
+        (json!({"level_iterations": 2}), "level_iterations: "),
+        (json!({"warm_start": 1}), "warm_start: "),
+        (json!({"rescore_every": 0}), "rescore_every: "),
         (json!({"epsilon": -1e-4}), "epsilon: "),
         (json!({"damping": 1.0}), "damping: "),
         (json!({"prune_layers": []}), "prune_layers: "),

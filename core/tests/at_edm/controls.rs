@@ -188,6 +188,12 @@ fn protected_tokens_always_stay() {
     }
 }
 
+/// The input of a scorer that needs neither graph nor values.
+fn unscored<'a>(site: &'a Site<'a>, hidden: &'a NdTensor) -> ScoreInput<'a, NdTensor> {
+    let entry_tokens = site.tokens;
+    ScoreInput { site, hidden, graph: None, values: None, entry_tokens, positions: None, seed: 7 }
+}
+
 #[test]
 fn random_scores_depend_on_their_own_row_alone() {
     let draw = |images: &[u64], change: &dyn Fn(&mut Site<'_>)| {
@@ -195,8 +201,7 @@ fn random_scores_depend_on_their_own_row_alone() {
         let hidden = tensor(&vec![0.0; images.len() * 20], &[images.len(), 20, 1]);
         let mut site = site(GRID, &rows);
         change(&mut site);
-        let input =
-            ScoreInput { site: &site, hidden: &hidden, graph: None, values: None, start: None, seed: 7 };
+        let input = unscored(&site, &hidden);
         values(&RandomScores.score(&input).unwrap().tokens)
     };
     let together = draw(&[3, 8], &|_| {});
@@ -209,7 +214,7 @@ fn random_scores_depend_on_their_own_row_alone() {
     let rows = single(2);
     let site = site(GRID, &rows);
     let hidden = tensor(&[0.0; 20], &[1, 20, 1]);
-    let input = ScoreInput { site: &site, hidden: &hidden, graph: None, values: None, start: None, seed: 7 };
+    let input = unscored(&site, &hidden);
     assert!(RandomScores.score(&input).is_err());
 }
 

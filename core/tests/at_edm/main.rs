@@ -5,6 +5,7 @@
 
 mod config;
 mod controls;
+mod fewer_votes;
 mod method;
 mod oracle;
 mod page_rank;

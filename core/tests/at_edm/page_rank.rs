@@ -204,7 +204,7 @@ fn column_mean_is_one_vote() {
     assert_eq!(votes, 1);
 }
 
-/// A vote that the forward pass cast is used for the uniform start, and for no other.
+/// A vote that the forward pass cast is the first, whatever it was cast with.
 #[test]
 fn the_forward_passes_vote_is_used_once() {
     let maps = Maps::new(10, 1, 1, 4, 4, 2.0);
@@ -215,9 +215,17 @@ fn the_forward_passes_vote_is_used_once() {
     let (scores, _) = scorer.per_head(&graph, None).unwrap();
     assert_close(&values(&scores), &[0.4, 0.3, 0.2, 0.1], 1e-12);
     let start = tensor(&[0.25; 4], &[1, 1, 4]);
-    let (scores, _) = scorer.per_head(&graph, Some(&start)).unwrap();
-    let (expected, _) = maps.expected(Votes { most: 1, epsilon: 0.0, ..Votes::paper(false) });
-    assert_close(&values(&scores), &expected, 1e-12);
+    let (scores, votes) = scorer.per_head(&graph, Some(&start)).unwrap();
+    assert_close(&values(&scores), &[0.4, 0.3, 0.2, 0.1], 1e-12);
+    assert_eq!(votes, 1);
+    let two = PageRankOptions { max_iterations: 2, epsilon: 0.0, ..PageRankOptions::default() };
+    let (scores, votes) = PageRank::new(two).unwrap().per_head(&graph, None).unwrap();
+    let mut second = [0.0; 4];
+    for (row, weight) in maps.map(0).iter().zip([0.4, 0.3, 0.2, 0.1]) {
+        second.iter_mut().zip(row).for_each(|(sum, a)| *sum += weight * a);
+    }
+    assert_close(&values(&scores), &second, 1e-12);
+    assert_eq!(votes, 2);
 }
 
 #[test]
@@ -253,7 +261,8 @@ fn heads_combine_by_rms_mean_or_maximum() {
             hidden: &hidden,
             graph: Some(graph),
             values: None,
-            start: None,
+            entry_tokens: 6,
+            positions: None,
             seed: 0,
         };
         let scores = scorer.score(&input).unwrap();
@@ -268,7 +277,15 @@ fn heads_combine_by_rms_mean_or_maximum() {
 
 #[test]
 fn the_first_ballot_is_uniform_and_only_for_self_attention() {
-    let ballot = Ballot { shape: [2, 3, 5], dtype: DType::F64, device: NdDevice };
+    let rows = single(2);
+    let ballot = Ballot {
+        site: &site(Grid { height: 1, width: 5 }, &rows),
+        entry_tokens: 5,
+        positions: None,
+        shape: [2, 3, 5],
+        dtype: DType::F64,
+        device: NdDevice,
+    };
     let own = PageRank::new(PageRankOptions::default()).unwrap();
     let uniform: NdTensor = own.first_ballot(&ballot).unwrap().unwrap();
     assert_eq!(uniform.shape(), [2, 3, 5]);

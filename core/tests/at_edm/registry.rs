@@ -81,7 +81,17 @@ fn names_are_listed_unique_and_known() {
     let mut registry = with_by_position();
     assert_eq!(
         registry.names(),
-        ["at-edm", "at-edm-a", "at-edm-b", "at-edm-c", "at-edm-d", "at-edm-dagger", "none"]
+        [
+            "at-edm",
+            "at-edm-a",
+            "at-edm-b",
+            "at-edm-c",
+            "at-edm-d",
+            "at-edm-dagger",
+            "at-edm-dagger-fast",
+            "at-edm-fast",
+            "none"
+        ]
     );
     assert!(registry.register_scorer("random", |_| Ok(Box::new(RandomScores))).is_err());
     assert!(registry.register_method("", |_, _, _| Ok(Box::new(Unpruned))).is_err());
@@ -115,6 +125,15 @@ fn names_are_listed_unique_and_known() {
     }
     let deep = BuildContext { deepest_level: Some(2), ..BuildContext::default() };
     assert!(registry.build("at-edm-dagger", &json!({}), &deep).is_ok());
+    assert!(registry.build("at-edm-dagger-fast", &json!({}), &deep).is_ok());
+    for (options, field) in [
+        (json!({"levels": [1, 7]}), "levels: "),
+        (json!({"level_iterations": {"3": 1}}), "level_iterations: "),
+    ] {
+        let error = registry.build("at-edm", &options, &deep).err().unwrap().to_string();
+        assert!(error.starts_with(field) && error.contains("from 0 to 2"), "{error}");
+        assert!(registry.build("at-edm", &options, &context).is_ok());
+    }
     assert!(registry.build("at-edm-a", &json!({"ratio": 0.9}), &context).is_ok());
 }
 

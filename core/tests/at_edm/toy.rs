@@ -173,7 +173,7 @@ impl Layer {
     ) -> Result<AttentionOutput<NdTensor>> {
         asked.push(match input.graph {
             GraphRequest::None => Asked::Nothing,
-            GraphRequest::Lazy => Asked::Graph,
+            GraphRequest::Lazy | GraphRequest::Stored => Asked::Graph,
             GraphRequest::Voted(_) => Asked::Voted,
         });
         let source = text.unwrap_or(input.keys_values);

@@ -38,6 +38,13 @@ pub trait TokenRecovery<T: AttentionOps>: Send + std::fmt::Debug {
         false
     }
 
+    /// Whether a plan made with the graph may serve the same kept set at a later evaluation (`rescore_every`), with
+    /// other values of the tokens. If not, the graph is asked for at every evaluation. A recovery that needs no graph
+    /// makes a new plan each time, and is not asked.
+    fn reusable(&self) -> bool {
+        false
+    }
+
     /// The plan. Restoring must give kept tokens back bit by bit.
     ///
     /// # Errors

@@ -21,6 +21,11 @@ impl<T: AttentionOps> TokenRecovery<T> for SimilarityCopy {
         true
     }
 
+    /// Donors are indices, so that they serve a kept set as long as it is reused.
+    fn reusable(&self) -> bool {
+        true
+    }
+
     fn plan(&self, input: RecoveryInput<'_, T>) -> Result<Box<dyn Reduction<T>>> {
         let donors = input.graph.ok_or_else(missing_graph)?.strongest(&input.partition)?;
         Ok(Box::new(IndexPlan::new(&input.partition, &donors)?))

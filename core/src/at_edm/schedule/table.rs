@@ -17,7 +17,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::Tau;
+use super::{Tau, share};
 use crate::plugin::{BlockId, BlockName, PruningSchedule, ScheduleQuery, check_ratio};
 use crate::{Error, Result};
 
@@ -32,7 +32,8 @@ pub struct ScheduleEntry {
     /// Default: `["*"]`.
     #[serde(default = "all_blocks")]
     pub blocks: Vec<String>,
-    /// The fraction of tokens to remove there, in `[0, 1)`.
+    /// The fraction of tokens to remove there, in `[0, 1)`, or a share such as `"30%"`.
+    #[serde(deserialize_with = "share")]
     pub ratio: f64,
 }
 

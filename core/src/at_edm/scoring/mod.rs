@@ -28,14 +28,17 @@ mod comparison;
 mod heads;
 mod page_rank;
 mod random;
+mod warm;
 
 pub use comparison::{TokenNorm, ValueNorm};
+pub(in crate::at_edm) use page_rank::check_level_iterations;
 pub use page_rank::{PageRank, PageRankOptions};
 pub use random::RandomScores;
+pub use warm::WarmPageRank;
 
 use super::options::ScoreSource;
 use crate::backend::{AttentionGraph, AttentionOps};
-use crate::plugin::Site;
+use crate::plugin::{Run, Site};
 use crate::{DType, Error, Result, Tensor};
 
 /// What a scorer must be given; nobody pays for what is not needed.
@@ -49,7 +52,7 @@ pub struct ScoreNeeds {
 
 /// What a scorer sees, at the moment of pruning.
 #[derive(Debug)]
-pub struct ScoreInput<'a, T> {
+pub struct ScoreInput<'a, T: Tensor> {
     /// The pruning layer; `site.tokens` tokens are to be scored.
     pub site: &'a Site<'a>,
     /// The residual stream `[b, tokens, channels]`.
@@ -58,13 +61,15 @@ pub struct ScoreInput<'a, T> {
     pub graph: Option<&'a AttentionGraph<T>>,
     /// The values `[b, h, tokens, dim]` of self-attention, if needed.
     pub values: Option<&'a T>,
-    /// Scores `[b, h, tokens]` to start from instead of the uniform ones (a warm start).
-    pub start: Option<&'a T>,
+    /// Tokens in the stream when the block began.
+    pub entry_tokens: usize,
+    /// Positions `[b, tokens]` of the stream's tokens in the stream that entered the block; `None` while it is whole.
+    pub positions: Option<&'a T::Indices>,
     /// The run's seed.
     pub seed: u64,
 }
 
-impl<'a, T> ScoreInput<'a, T> {
+impl<'a, T: Tensor> ScoreInput<'a, T> {
     /// The graph, which the scorer named in its needs.
     ///
     /// # Errors
@@ -103,9 +108,21 @@ pub trait TokenScorer<T: AttentionOps>: Send + std::fmt::Debug {
         ScoreNeeds::default()
     }
 
+    /// A run begins: forget what was remembered of the one before.
+    ///
+    /// # Errors
+    /// Whatever the scorer finds wrong with the run.
+    fn begin_image(&mut self, _run: &Run<'_>) -> Result<()> {
+        Ok(())
+    }
+
     /// The scores `[b, h, tokens]` whose vote the attention's forward pass may cast on the way, if they are known
-    /// before it runs; asked only of scorers that need the self-attention graph.
-    fn first_ballot(&self, _ballot: &Ballot<T>) -> Result<Option<T>> {
+    /// before it runs; asked only of scorers that need the self-attention graph. If it does cast it, the graph that
+    /// [`TokenScorer::score`] then gets holds it ([`AttentionGraph::first_vote`]).
+    ///
+    /// # Errors
+    /// As the backend's operations.
+    fn first_ballot(&self, _ballot: &Ballot<'_, T>) -> Result<Option<T>> {
         Ok(None)
     }
 
@@ -116,9 +133,15 @@ pub trait TokenScorer<T: AttentionOps>: Send + std::fmt::Debug {
     fn score(&mut self, input: &ScoreInput<'_, T>) -> Result<Scores<T>>;
 }
 
-/// The form of the scores that the first vote is cast with.
-#[derive(Debug, Clone)]
-pub struct Ballot<T: Tensor> {
+/// The place and form of the scores that the first vote is cast with.
+#[derive(Debug)]
+pub struct Ballot<'a, T: Tensor> {
+    /// The pruning layer; `site.tokens` tokens are to be scored.
+    pub site: &'a Site<'a>,
+    /// Tokens in the stream when the block began.
+    pub entry_tokens: usize,
+    /// Positions `[b, tokens]` of the stream's tokens in the stream that entered the block; `None` while it is whole.
+    pub positions: Option<&'a T::Indices>,
     /// `[b, h, tokens]`.
     pub shape: [usize; 3],
     /// The accumulator dtype of the tokens.

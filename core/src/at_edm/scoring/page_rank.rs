@@ -21,6 +21,10 @@
 //! 5. In Eq. 1, 0·ln 0 = 0 and the entropy is clamped from below: a row with one certain key would divide by zero.
 //! 6. Optional damping d, from the authors' earlier work on page rank: `s_K ← (1 − d) Aᵀ s + d/N`.
 //! 7. If the attention's forward pass already cast the first vote from `s⁰`, it is used.
+//! 8. The cap may differ by resolution level ([`PageRank::with_level_iterations`]), and `s⁰` may be the previous
+//!    evaluation's scores ([`WarmPageRank`](super::WarmPageRank)).
+
+use std::collections::BTreeMap;
 
 use super::{Ballot, ScoreInput, ScoreNeeds, Scores, TokenScorer, heads};
 use crate::at_edm::options::{CrossVote, Heads, Norm, ScoreSource};
@@ -66,10 +70,22 @@ impl Default for PageRankOptions {
     }
 }
 
+/// That every level may vote at least once.
+pub(in crate::at_edm) fn check_level_iterations(caps: &BTreeMap<usize, usize>) -> Result<()> {
+    match caps.iter().find(|&(_, &cap)| cap == 0) {
+        Some((level, _)) => {
+            Err(Error::config(format!("level_iterations.{level}"), "expected at least 1, got 0"))
+        }
+        None => Ok(()),
+    }
+}
+
 /// The G-WPR scorer.
 #[derive(Debug, Clone)]
 pub struct PageRank {
     options: PageRankOptions,
+    /// The most votes cast at a level, where not `max_iterations`.
+    level_iterations: BTreeMap<usize, usize>,
 }
 
 impl PageRank {
@@ -86,15 +102,37 @@ impl PageRank {
             return Err(Error::config("epsilon", reason));
         }
         check_ratio("damping", options.damping)?;
-        Ok(Self { options })
+        Ok(Self { options, level_iterations: BTreeMap::new() })
+    }
+
+    /// The same with other caps at some resolution levels: level → the most votes cast there.
+    ///
+    /// # Errors
+    /// [`Error::Config`] naming the level whose cap is 0.
+    pub fn with_level_iterations(mut self, caps: BTreeMap<usize, usize>) -> Result<Self> {
+        check_level_iterations(&caps)?;
+        self.level_iterations = caps;
+        Ok(self)
+    }
+
+    /// G-WPR as it votes at `level`.
+    pub(super) fn at_level(&self, level: usize) -> Self {
+        let max_iterations =
+            self.level_iterations.get(&level).copied().unwrap_or(self.options.max_iterations);
+        Self {
+            options: PageRankOptions { max_iterations, ..self.options },
+            level_iterations: BTreeMap::new(),
+        }
     }
 
     /// One vote and no more: the mean attention that each token receives.
     pub fn column_mean(options: PageRankOptions) -> Self {
-        Self { options: PageRankOptions { max_iterations: 1, epsilon: 0.0, damping: 0.0, ..options } }
+        let options = PageRankOptions { max_iterations: 1, epsilon: 0.0, damping: 0.0, ..options };
+        Self { options, level_iterations: BTreeMap::new() }
     }
 
-    /// The scores of every head `[b, h, m]` and the votes cast, from `start [b, h, m]` (`None`: 1/M each).
+    /// The scores of every head `[b, h, m]` and the votes cast, from `start [b, h, m]` (`None`: 1/M each). A vote that
+    /// the graph holds already ([`AttentionGraph::first_vote`]) counts as the first, and must have been cast with `start`.
     ///
     /// # Errors
     /// [`Error::Shape`] when self-attention's map is not square, or `start` has another shape.
@@ -116,8 +154,7 @@ impl PageRank {
                 start.shape(),
             ));
         }
-        // The forward pass votes from the uniform scores, so its vote is no use to a warm start.
-        let mut cast = if start.is_none() { graph.first_vote().cloned() } else { None };
+        let mut cast = graph.first_vote().cloned();
         let mut scores = match start {
             Some(start) => start.clone(),
             None => T::full(1.0 / m as f64, &[batch, head_count, m], graph.score_dtype(), &graph.device())?,
@@ -146,6 +183,11 @@ impl PageRank {
             }
         }
         Ok((scores, votes))
+    }
+
+    /// From one score per head, `[b, h, tokens]`, to one per token, `[b, tokens]`.
+    pub(super) fn combine<T: Tensor>(&self, scores: &T) -> Result<T> {
+        heads::combine(scores, self.options.heads)
     }
 
     /// `s / |s|` over the tokens of each head. Scores are never negative.
@@ -233,7 +275,7 @@ impl<T: AttentionOps> TokenScorer<T> for PageRank {
         ScoreNeeds { graph: Some(self.options.source), values: false }
     }
 
-    fn first_ballot(&self, ballot: &Ballot<T>) -> Result<Option<T>> {
+    fn first_ballot(&self, ballot: &Ballot<'_, T>) -> Result<Option<T>> {
         if self.options.source != ScoreSource::SelfAttention {
             return Ok(None);
         }
@@ -241,7 +283,7 @@ impl<T: AttentionOps> TokenScorer<T> for PageRank {
     }
 
     fn score(&mut self, input: &ScoreInput<'_, T>) -> Result<Scores<T>> {
-        let (scores, votes) = self.per_head(input.graph()?, input.start)?;
-        Ok(Scores { tokens: heads::combine(&scores, self.options.heads)?, votes })
+        let (scores, votes) = self.at_level(input.site.block.level).per_head(input.graph()?, None)?;
+        Ok(Scores { tokens: self.combine(&scores)?, votes })
     }
 }

@@ -1,0 +1,124 @@
+//! G-WPR that goes on where the previous evaluation stopped (`warm_start`).
+//!
+//! ```text
+//! s⁰ at evaluation e  =  the scores of evaluation e − 1 of the same block, layer and batch row
+//! ```
+//!
+//! Maps change little from one denoising step to the next, so that a vote or two at each step converge over the steps.
+//! What was not scored before starts from equal scores, as in Algorithm 1. Scores are remembered by place in the stream
+//! that entered the block: where an earlier pruning layer now keeps other tokens, each token that was scored before
+//! starts from its own score, and the others from their head's mean.
+
+use super::{Ballot, PageRank, ScoreInput, ScoreNeeds, Scores, TokenScorer};
+use crate::at_edm::memory::RowMemory;
+use crate::backend::{AttentionOps, dims};
+use crate::plugin::{Run, Site};
+use crate::{Error, Result, Tensor};
+
+/// [`PageRank`] with a warm start. It forgets when a run begins.
+#[derive(Debug, Clone)]
+pub struct WarmPageRank<T: Tensor> {
+    rank: PageRank,
+    /// `[b, h, entry tokens]`.
+    memory: RowMemory<T>,
+}
+
+/// The tokens that are scored, as places in the stream that entered the block.
+struct Stream<'a, T: Tensor> {
+    site: &'a Site<'a>,
+    entry_tokens: usize,
+    positions: Option<&'a T::Indices>,
+}
+
+impl<T: AttentionOps> WarmPageRank<T> {
+    /// `rank`, each time from the previous evaluation's scores.
+    pub fn new(rank: PageRank) -> Self {
+        Self { rank, memory: RowMemory::default() }
+    }
+
+    /// The scores to start from, `shape = [b, h, tokens]`, or `None` where no row was scored before.
+    ///
+    /// A row that alone is new, or comes with another number of heads or tokens, starts from equal scores.
+    fn start(&self, stream: &Stream<'_, T>, shape: [usize; 3]) -> Result<Option<T>> {
+        let [batch, head_count, tokens] = shape;
+        let site = stream.site;
+        if site.rows.len() != batch {
+            let reason =
+                format!("warm_start expects {batch} batch rows to be described, got {}", site.rows.len());
+            return Err(Error::Plugin { name: "page-rank".into(), reason });
+        }
+        let fits = |scores: &&T| scores.shape()[1..] == [head_count, stream.entry_tokens];
+        let on_entry = match self.memory.batch(site).filter(fits) {
+            Some(scores) => scores.clone(),
+            None => {
+                let known: Vec<Option<(&T, usize)>> = site
+                    .rows
+                    .iter()
+                    .map(|&row| self.memory.row(site, row).filter(|(scores, _)| fits(scores)))
+                    .collect();
+                let Some((like, _)) = known.iter().flatten().next() else { return Ok(None) };
+                let equal = || {
+                    let shape = [1, head_count, stream.entry_tokens];
+                    T::full(1.0 / tokens as f64, &shape, like.dtype(), &like.device())
+                };
+                let rows: Result<Vec<T>> = known
+                    .iter()
+                    .map(|row| row.map_or_else(equal, |(scores, index)| scores.narrow(0, index, 1)))
+                    .collect();
+                T::concat(&rows?.iter().collect::<Vec<_>>(), 0)?
+            }
+        };
+        match stream.positions {
+            Some(positions) => on_entry.gather(2, positions).map(Some),
+            None => Ok(Some(on_entry)),
+        }
+    }
+
+    fn remember(&mut self, stream: &Stream<'_, T>, scores: &T) -> Result<()> {
+        let on_entry = match stream.positions {
+            None => scores.clone(),
+            Some(positions) => {
+                let [batch, head_count, _] = dims(scores, "warm start")?;
+                let (dtype, device) = (scores.dtype(), scores.device());
+                let ones = T::full(1.0, &[batch, stream.entry_tokens, head_count], dtype, &device)?;
+                let by_token = scores.permute(&[0, 2, 1])?;
+                let base = ones.mul(&by_token.mean(1)?)?;
+                by_token.scatter_into(&base, positions)?.permute(&[0, 2, 1])?
+            }
+        };
+        self.memory.remember(stream.site, on_entry);
+        Ok(())
+    }
+}
+
+impl<T: AttentionOps> TokenScorer<T> for WarmPageRank<T> {
+    fn needs(&self) -> ScoreNeeds {
+        TokenScorer::<T>::needs(&self.rank)
+    }
+
+    fn begin_image(&mut self, _run: &Run<'_>) -> Result<()> {
+        self.memory.clear();
+        Ok(())
+    }
+
+    fn first_ballot(&self, ballot: &Ballot<'_, T>) -> Result<Option<T>> {
+        let &Ballot { site, entry_tokens, positions, shape, .. } = ballot;
+        match self.rank.first_ballot(ballot)? {
+            None => Ok(None),
+            Some(equal) => {
+                Ok(Some(self.start(&Stream { site, entry_tokens, positions }, shape)?.unwrap_or(equal)))
+            }
+        }
+    }
+
+    fn score(&mut self, input: &ScoreInput<'_, T>) -> Result<Scores<T>> {
+        let &ScoreInput { site, entry_tokens, positions, .. } = input;
+        let stream = Stream { site, entry_tokens, positions };
+        let [batch, head_count, tokens, _] = input.graph()?.dims()?;
+        let start = self.start(&stream, [batch, head_count, tokens])?;
+        let (scores, votes) =
+            self.rank.at_level(site.block.level).per_head(input.graph()?, start.as_ref())?;
+        self.remember(&stream, &scores)?;
+        Ok(Scores { tokens: self.rank.combine(&scores)?, votes })
+    }
+}
