@@ -1,0 +1,253 @@
+//! Level 3 on libtorch: fused attention with its log-sum-exp, votes and argmax in blocks of the map.
+//!
+//! # One vote
+//! With `A_ij = exp(q_i·k_j·scale − lse_i)`, `u_j = Σ_i A_ij s_i`. On the CPU, and for what the GPU's kernel does not take,
+//! blocks of rows of the map are computed and consumed, so that nothing of size `m x n` is stored. On a GPU a vote is
+//! itself one call of fused attention with the roles swapped: `ln u_j = logsumexp_i (k_j·q_i·scale + ln s_i − lse_i)`.
+//! The kernel takes its bias in the tokens' dtype only, and bf16 biases are off by up to 27 %; so the bias travels as
+//! three more dimensions of the queries, each a piece of it in the tokens' dtype, against ones in the keys: 24 bits in all.
+
+use atedm_core::backend::{AttentionGraph, AttentionOptions, GraphRequest, Streamed, generic};
+use atedm_core::{AttentionOps, Error, Indices, Partition, Result, Tensor};
+use tch::{Kind, Tensor as Raw};
+
+use crate::error::{OrBackend, TorchResult};
+use crate::tensor::{sizes, to_kind};
+use crate::{TchIndices, TchTensor};
+
+/// Entries of the map that are at hand at once: a block stays in the CPU's caches, a GPU wants larger ones.
+const CPU_BLOCK: usize = 1 << 21;
+const GPU_BLOCK: usize = 1 << 26;
+
+impl AttentionOps for TchTensor {
+    fn attention(
+        q: &Self,
+        k: &Self,
+        v: &Self,
+        options: AttentionOptions<'_, Self>,
+    ) -> Result<(Self, Option<AttentionGraph<Self>>)> {
+        let AttentionOptions { scale, bias, graph } = options;
+        let values_fit = || v.0.f_kind().ok() == q.0.f_kind().ok() && v.shape() == k.shape();
+        if bias.is_some() || !fitting(q, k) || !values_fit() {
+            return generic::attention(q, k, v, options);
+        }
+        let wanted = match graph {
+            GraphRequest::None => {
+                let output = Raw::f_scaled_dot_product_attention::<&Raw>(
+                    &q.0, &k.0, &v.0, None, 0.0, false, scale, false,
+                );
+                return Ok((Self(output.or_backend("attention")?), None));
+            }
+            GraphRequest::Lazy => None,
+            GraphRequest::Voted(scores) => Some(scores),
+            GraphRequest::Stored => return generic::attention(q, k, v, options),
+        };
+        if !fused_takes(&[&q.0, &k.0, &v.0]) || wanted.is_some_and(|scores| !per_query(scores, q)) {
+            return generic::attention(q, k, v, options);
+        }
+        let (output, lse) = fused(&q.0, &k.0, &v.0, scale).or_backend("attention")?;
+        let mut streamed = Streamed { q: q.clone(), k: k.clone(), lse: Self(lse), scale, voted: None };
+        if let Some(scores) = wanted {
+            streamed.voted = Some(Self::votes(&streamed, scores)?);
+        }
+        Ok((Self(output), Some(AttentionGraph::Streamed(streamed))))
+    }
+
+    fn votes(graph: &Streamed<Self>, scores: &Self) -> Result<Self> {
+        let Streamed { q, k, lse, scale, voted: _ } = graph;
+        if !fitting(q, k) || !per_query(lse, q) || !per_query(scores, q) {
+            return generic::votes(graph, scores);
+        }
+        let map = Map { q: &q.0, k: &k.0, lse: &lse.0, scale: *scale };
+        let swapped = q.0.device().is_cuda() && fused_takes(&[&q.0, &k.0]) && *scale > 0.0;
+        if swapped { map.votes_by_swapped_roles(&scores.0) } else { map.votes_by_blocks(&scores.0) }
+            .map(Self)
+            .or_backend("votes")
+    }
+
+    fn strongest(graph: &Streamed<Self>, partition: &Partition<Self>) -> Result<TchIndices> {
+        let Streamed { q, k, lse, scale, voted: _ } = graph;
+        let (batch, kept) = partition.kept.dims();
+        let (_, pruned) = partition.pruned.dims();
+        if !fitting(q, k) || !per_query(lse, q) || kept == 0 || pruned == 0 {
+            return generic::strongest(graph, partition);
+        }
+        let (q, lse) = (q.gather(2, &partition.kept)?, lse.gather(2, &partition.kept)?);
+        let k = k.gather(2, &partition.pruned)?;
+        let map = Map { q: &q.0, k: &k.0, lse: &lse.0, scale: *scale };
+        let (at, highest) = map.strongest_rows().or_backend("strongest")?;
+        let nan = highest.f_isnan().and_then(|nan| nan.f_any()).and_then(|any| any.f_int64_value(&[]));
+        if nan.or_backend("strongest")? != 0 {
+            return Err(Error::NotFinite { what: "a value of the attention map".to_string() });
+        }
+        Ok(TchIndices::with_bound(at, (batch, pruned), kept))
+    }
+}
+
+/// Whether these are queries `[b, h, m, dim]` and keys `[b, h, n, dim]` of one dtype, none of them empty.
+fn fitting(q: &TchTensor, k: &TchTensor) -> bool {
+    let (left, right) = (q.shape(), k.shape());
+    q.float("attention").is_ok()
+        && q.0.f_kind().ok() == k.0.f_kind().ok()
+        && left.len() == 4
+        && right.len() == 4
+        && left[..2] == right[..2]
+        && left[3] == right[3]
+        && q.0.numel() > 0
+        && k.0.numel() > 0
+}
+
+/// Whether these are numbers `[b, h, m]` for the queries, in their accumulator dtype.
+fn per_query(x: &TchTensor, q: &TchTensor) -> bool {
+    x.0.f_kind().ok() == Some(to_kind(q.dtype().accumulator())) && x.shape() == q.shape()[..3]
+}
+
+/// Whether libtorch has a fused kernel for these that tells the log-sum-exp: on a GPU not in f64, and only for rows of
+/// whole 16 bytes.
+fn fused_takes(operands: &[&Raw]) -> bool {
+    let whole = |x: &&Raw| {
+        let size = x.f_kind().map_or(0, Kind::elt_size_in_bytes);
+        (2..=4).contains(&size) && x.size().last().is_some_and(|&dim| dim as usize * size % 16 == 0)
+    };
+    operands.iter().all(|x| !x.device().is_cuda() || whole(x))
+}
+
+/// Fused attention `[b, h, m, dim]` and its log-sum-exp `[b, h, m]` in the accumulator dtype.
+fn fused(q: &Raw, k: &Raw, v: &Raw, scale: f64) -> TorchResult<(Raw, Raw)> {
+    // the kernels want whole rows of `dim`; the other axes may lie as they like
+    let rows = |x: &Raw| if x.stride().last() == Some(&1) { Ok(x.shallow_clone()) } else { x.f_contiguous() };
+    let (q, k, v) = (&rows(q)?, &rows(k)?, &rows(v)?);
+    if !q.device().is_cuda() {
+        return Raw::f_internal_scaled_dot_product_flash_attention_for_cpu::<&Raw>(
+            q, k, v, 0.0, false, None, scale,
+        );
+    }
+    let (output, lse, _, _) = Raw::f_internal_scaled_dot_product_efficient_attention::<&Raw>(
+        q, k, v, None, true, 0.0, false, scale,
+    )?;
+    // the rows of the log-sum-exp are padded to a multiple of 32
+    Ok((output, lse.f_narrow(2, 0, q.size()[2])?))
+}
+
+/// A map by what it is recomputed from: queries `[b, h, m, dim]`, keys `[b, h, n, dim]`, log-sum-exp `[b, h, m]`.
+struct Map<'a> {
+    q: &'a Raw,
+    k: &'a Raw,
+    lse: &'a Raw,
+    scale: f64,
+}
+
+impl Map<'_> {
+    /// `[b, h, m, n]`.
+    fn dims(&self) -> TorchResult<[i64; 4]> {
+        let (b, h, m, _) = self.q.size4()?;
+        Ok([b, h, m, self.k.size4()?.2])
+    }
+
+    /// `x` `[b, h, rows, ..]` as matrices `[b · h, rows, ..]` in the accumulator dtype.
+    fn stacked(&self, x: &Raw) -> TorchResult<Raw> {
+        let size = x.size();
+        let mut stacked = vec![size[0] * size[1]];
+        stacked.extend_from_slice(&size[2..]);
+        x.f_to_kind(self.lse.f_kind()?)?.f_reshape(stacked)
+    }
+
+    /// As many rows, of so many entries each, as a block holds.
+    fn block(&self, entries: i64) -> i64 {
+        let limit = if self.q.device().is_cuda() { GPU_BLOCK } else { CPU_BLOCK };
+        (limit as i64 / entries.max(1)).max(1)
+    }
+
+    /// `Aᵀ s`, by blocks of rows of all heads.
+    fn votes_by_blocks(&self, scores: &Raw) -> TorchResult<Raw> {
+        let [b, h, m, n] = self.dims()?;
+        let (q, keys) = (self.stacked(self.q)?, self.stacked(self.k)?.f_transpose(1, 2)?);
+        let shifts = self.stacked(self.lse)?.f_neg()?.f_unsqueeze(2)?;
+        let scores = self.stacked(scores)?.f_unsqueeze(1)?;
+        let mut votes = Raw::f_zeros([b * h, 1, n], (self.lse.f_kind()?, self.lse.device()))?;
+        let rows = self.block(b * h * n);
+        for start in (0..m).step_by(rows as usize) {
+            let len = rows.min(m - start);
+            let (part, shift) = (q.f_narrow(1, start, len)?, shifts.f_narrow(1, start, len)?);
+            let block = shift.f_baddbmm(&part, &keys, 1.0, self.scale)?.f_exp_()?;
+            votes = votes.f_baddbmm(&scores.f_narrow(2, start, len)?, &block, 1.0, 1.0)?;
+        }
+        votes.f_reshape([b, h, n])
+    }
+
+    /// `Aᵀ s` as the log-sum-exp of fused attention with the roles swapped; scores of 0 and above, a scale above 0.
+    fn votes_by_swapped_roles(&self, scores: &Raw) -> TorchResult<Raw> {
+        const MORE: i64 = 8;
+        let kind = self.q.f_kind()?;
+        let [b, h, m, n] = self.dims()?;
+        let dim = self.q.size4()?.3;
+        // a score of 0 has no logarithm; one of 1e-37 is none either beside the others
+        let mut rest = scores.f_clamp_min(1e-37)?.f_log()?.f_sub(self.lse)?.f_mul_scalar(1.0 / self.scale)?;
+        let zeros = |rows: i64, columns: i64| Raw::f_zeros([b, h, rows, columns], (kind, self.q.device()));
+        let mut columns = vec![self.q.shallow_clone()];
+        for _ in 0..3 {
+            let piece = rest.f_to_kind(kind)?;
+            rest = rest.f_sub(&piece.f_to_kind(self.lse.f_kind()?)?)?;
+            columns.push(piece.f_unsqueeze(3)?);
+        }
+        columns.push(zeros(m, MORE - 3)?);
+        let keys = Raw::f_cat(&columns, 3)?;
+        let ones = Raw::f_ones([b, h, n, 3], (kind, self.q.device()))?;
+        let queries = Raw::f_cat(&[self.k.shallow_clone(), ones, zeros(n, MORE - 3)?], 3)?;
+        // the output is not used: the fewer values the better, but the CPU's kernel wants as many as there are keys
+        let values = if keys.device().is_cuda() { keys.f_narrow(3, dim, MORE)? } else { keys.shallow_clone() };
+        fused(&queries, &keys, &values, self.scale)?.1.f_exp()
+    }
+
+    /// For each column the row with the largest head mean, and that mean: `[b, n]` both, by blocks of columns.
+    fn strongest_rows(&self) -> TorchResult<(Raw, Raw)> {
+        let [b, h, m, n] = self.dims()?;
+        let (q, keys) = (self.stacked(self.q)?, self.stacked(self.k)?.f_transpose(1, 2)?);
+        let shifts = self.stacked(self.lse)?.f_neg()?.f_unsqueeze(2)?;
+        let columns = self.block(b * h * m);
+        let (mut at, mut highest) = (Vec::new(), Vec::new());
+        for start in (0..n).step_by(columns as usize) {
+            let len = columns.min(n - start);
+            let block = shifts.f_baddbmm(&q, &keys.f_narrow(2, start, len)?, 1.0, self.scale)?.f_exp_()?;
+            let mean = block.f_reshape(sizes(&[b as usize, h as usize, m as usize, len as usize]))?;
+            let mean = mean.f_mean_dim(1, false, None)?;
+            at.push(mean.f_argmax(1, false)?);
+            highest.push(mean.f_amax(1, false)?);
+        }
+        Ok((Raw::f_cat(&at, 1)?, Raw::f_cat(&highest, 1)?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tch::Device;
+
+    use super::*;
+
+    /// What runs on a GPU, on the CPU's kernel: exact, although the bias travels in the tokens' dtype.
+    #[test]
+    fn swapped_roles_give_the_votes_of_the_blocks() {
+        for kind in [Kind::Float, Kind::BFloat16, Kind::Half] {
+            for (m, n) in [(65, 65), (300, 77), (40, 1100)] {
+                let of = |rows| (Raw::randn([2, 3, rows, 64], (Kind::Float, Device::Cpu)) * 2.0).to_kind(kind);
+                let (q, k) = (of(m), of(n));
+                let (_, lse) = fused(&q, &k, &k, 0.125).unwrap();
+                let map = Map { q: &q, k: &k, lse: &lse, scale: 0.125 };
+                let scores = Raw::rand([2, 3, m], (Kind::Float, Device::Cpu)) / m as f64;
+                let _ = scores.narrow(2, 3, 2).zero_();
+                let blocks = map.votes_by_blocks(&scores).unwrap();
+                let swapped = map.votes_by_swapped_roles(&scores).unwrap();
+                assert_eq!(swapped.size(), [2, 3, n]);
+                let off = ((swapped - &blocks) / &blocks).abs().max().double_value(&[]);
+                assert!(off < 2e-5, "{kind:?} {m} {n}: {off}");
+            }
+        }
+    }
+
+    #[test]
+    fn rows_of_odd_bytes_are_not_for_the_gpu_kernel() {
+        let of = |dim: i64, kind| Raw::zeros([1, 1, 2, dim], (kind, Device::Cpu));
+        // on the CPU all are taken
+        assert!(fused_takes(&[&of(5, Kind::Half), &of(5, Kind::Double)]));
+    }
+}

@@ -1,0 +1,376 @@
+//! Attention by blocks of query rows with all keys at hand.
+//!
+//! For a block of rows `i` of one head, panel after panel of 64 keys `j`:
+//!
+//! ```text
+//! S_ij  = q_i·k_j                          6 x 64 at a time, in registers
+//! P_ij  = 2^(S_ij · scale · log2 e − r_i)  stored as bf16;  l_i = Σ_j P_ij before rounding
+//! O_i  += Σ_j P_ij v_j
+//! ```
+//!
+//! and at the end `O_i / l_i`, `lse_i = r_i ln 2 + ln l_i`, and, if a vote is asked for, `u_j += Σ_i P_ij s_i / l_i` over the
+//! block's own `P`, which is kept for that.
+//!
+//! `r_i` need not be the row's maximum, as floating point has room: it must only keep sums from overflowing and the
+//! largest terms from vanishing. `|q_i| max_j |k_j|` bounds the logits, so `r_i = max(0, bound − 80)` does, and no pass looks
+//! for maxima. Where a bound is so far above the truth that a row's sum nearly vanishes, the block is done again with
+//! its maxima.
+
+use std::arch::x86_64::{
+    __m512bh, _mm512_add_ps, _mm512_and_si512, _mm512_castsi512_ps, _mm512_cvtne2ps_pbh, _mm512_cvtneps_pbh,
+    _mm512_fmadd_ps, _mm512_mask_max_ps, _mm512_maskz_mov_ps, _mm512_mul_ps, _mm512_reduce_add_ps,
+    _mm512_reduce_max_ps, _mm512_set1_epi32, _mm512_set1_ps, _mm512_setzero_ps, _mm512_slli_epi32,
+};
+use std::f64::consts::{LN_2, LOG2_E};
+
+use super::Cpu;
+use super::heads::{Heads, Pass};
+use super::pack::{PANEL, Packed, Panel, length, pack_rows};
+use super::pool::parallel;
+use super::tile::{LANES, Lanes, NO_LANES, Pairs, ROWS, Sums, Tile, exp2, floats, product, zeros};
+
+/// Tiles of a block: what is read and written for each panel stays in the first cache.
+const TILES: usize = 8;
+/// Rows of a block.
+pub(super) const BLOCK: usize = TILES * ROWS;
+/// Blocks of a task at most.
+const BLOCKS: usize = 8;
+
+/// Exponents (of 2) that a row's terms may reach; beyond, its reference is raised.
+const ROOM: f32 = 80.0;
+/// A row whose sum is below this, with a raised reference, is done again.
+const VANISHED: f32 = 1.0 / (1u64 << 60) as f32;
+
+/// Where [`attention`] writes.
+#[derive(Debug)]
+pub(crate) struct Attended<'a> {
+    /// `[b, m, h, dim]` as bf16 bits: tokens outside, heads inside, as the next layer wants them.
+    pub(crate) output: &'a mut [u16],
+    /// `[b, h, m]`.
+    pub(crate) lse: &'a mut [f32],
+    /// `[b, h, n]`, written if there are scores.
+    pub(crate) voted: Option<&'a mut [f32]>,
+}
+
+/// Output rows, written by several threads.
+struct Output<'a> {
+    data: *mut u16,
+    len: usize,
+    all: std::marker::PhantomData<&'a mut [u16]>,
+}
+
+// SAFETY: every row is written by one task only (see `Output::row`).
+#[allow(unsafe_code)]
+unsafe impl Sync for Output<'_> {}
+
+impl Output<'_> {
+    /// `len` elements from `at` on.
+    ///
+    /// # Safety
+    /// No other task may ask for any of them.
+    #[allow(unsafe_code)]
+    #[allow(clippy::mut_from_ref)]
+    unsafe fn row(&self, at: usize, len: usize) -> &mut [u16] {
+        assert!(at.checked_add(len).is_some_and(|end| end <= self.len), "a row beyond the output");
+        // SAFETY: inside of the slice (checked), which is borrowed for as long as `self` lives; the caller sees to it
+        // that nobody else holds these elements.
+        unsafe { std::slice::from_raw_parts_mut(self.data.add(at), len) }
+    }
+}
+
+/// One task: rows of one head.
+struct Part<'a> {
+    head: (usize, usize),
+    start: usize,
+    lse: &'a mut [f32],
+    /// Sums of the votes, panel by panel in the order of [`Ballot`]; empty without scores.
+    ballots: &'a mut [Ballot],
+}
+
+/// Votes of a panel: of keys `0, 2, .. 30`, `1, 3, .. 31`, and the same from 32 on.
+type Ballot = [Lanes; 4];
+
+/// `softmax(q kᵀ scale) v` with the log-sum-exp of every row and, given scores, the first vote.
+pub(crate) fn attention(cpu: Cpu, pass: Pass<'_>, v: Heads<'_>, into: Attended<'_>) {
+    let [batch, heads, m, n] = pass.sizes();
+    let [_, _, values, dim] = v.dims();
+    let Attended { output, lse, voted } = into;
+    assert!(v.dims()[..2] == [batch, heads] && values == n, "values for every key");
+    assert!(output.len() == batch * m * heads * dim && lse.len() == batch * heads * m, "room for the results");
+    let packed = Packed::new(&pass.k, &v, cpu.threads);
+    let output =
+        Output { data: output.as_mut_ptr(), len: output.len(), all: std::marker::PhantomData };
+
+    let panels = n.div_ceil(PANEL);
+    let rows = BLOCK * (m / (16 * BLOCK)).clamp(1, BLOCKS);
+    let per_head = m.div_ceil(rows);
+    let kept = if pass.scores.is_some() { panels } else { 0 };
+    let mut ballots = vec![[NO_LANES; 4]; batch * heads * per_head * kept];
+    let mut parts = Vec::with_capacity(batch * heads * per_head);
+    let mut rest = ballots.as_mut_slice();
+    for (at, lse) in lse.chunks_mut(m).enumerate() {
+        for (group, lse) in lse.chunks_mut(rows).enumerate() {
+            let (ballots, others) = rest.split_at_mut(kept);
+            rest = others;
+            parts.push(Part { head: (at / heads, at % heads), start: group * rows, lse, ballots });
+        }
+    }
+    let call = Call { pass, packed: &packed, output: &output, dim };
+    let scratch = || Scratch::new(if kept > 0 { panels } else { 1 });
+    // SAFETY: `Cpu` proves that the machine has the instructions.
+    #[allow(unsafe_code)]
+    parallel(cpu.threads, parts, scratch, |scratch, part| unsafe {
+        match dim.div_ceil(LANES) {
+            1 => call.part::<1>(scratch, part),
+            2 => call.part::<2>(scratch, part),
+            3 => call.part::<3>(scratch, part),
+            _ => call.part::<4>(scratch, part),
+        }
+    });
+    if let Some(voted) = voted {
+        assert!(kept == 0 || voted.len() == batch * heads * n, "room for the votes");
+        for (voted, ballots) in voted.chunks_mut(n).zip(ballots.chunks((per_head * kept).max(1))) {
+            count(voted, ballots, kept);
+        }
+    }
+}
+
+/// The tasks' votes, added in their order.
+fn count(voted: &mut [f32], ballots: &[Ballot], panels: usize) {
+    for (at, voted) in voted.chunks_mut(PANEL).enumerate() {
+        let mut total = [0f64; PANEL];
+        for ballot in ballots.iter().skip(at).step_by(panels) {
+            let lanes = ballot.iter().flat_map(|&lanes| floats(lanes));
+            total.iter_mut().zip(lanes).for_each(|(total, vote)| *total += f64::from(vote));
+        }
+        for (j, vote) in voted.iter_mut().enumerate() {
+            *vote = total[j / 32 * 32 + j % 2 * LANES + j % 32 / 2] as f32;
+        }
+    }
+}
+
+/// What all tasks share.
+struct Call<'a> {
+    pass: Pass<'a>,
+    packed: &'a Packed,
+    output: &'a Output<'a>,
+    /// Elements of a value.
+    dim: usize,
+}
+
+/// One thread's working memory.
+struct Scratch {
+    q: [Tile; TILES],
+    /// `P`: one panel's tiles, or all panels' if a vote is cast.
+    weights: Vec<[Tile; TILES]>,
+    /// `r_i`, negative, and the lanes of `l_i`.
+    shift: [[f32; ROWS]; TILES],
+    sums: [[Lanes; ROWS]; TILES],
+}
+
+impl Scratch {
+    fn new(panels: usize) -> Self {
+        Self {
+            q: [Tile::ZERO; TILES],
+            weights: vec![[Tile::ZERO; TILES]; panels],
+            shift: [[0.0; ROWS]; TILES],
+            sums: [[NO_LANES; ROWS]; TILES],
+        }
+    }
+}
+
+impl Call<'_> {
+    /// All blocks of one task; values have at most `D` registers.
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+    fn part<const D: usize>(&self, scratch: &mut Scratch, part: Part<'_>) {
+        let Part { head, start, lse, ballots } = part;
+        for (at, lse) in lse.chunks_mut(BLOCK).enumerate() {
+            self.block::<D>(scratch, head, start + at * BLOCK, lse, ballots);
+        }
+    }
+
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+    fn block<const D: usize>(
+        &self,
+        scratch: &mut Scratch,
+        head: (usize, usize),
+        start: usize,
+        lse: &mut [f32],
+        ballots: &mut [Ballot],
+    ) {
+        let Self { pass, packed, output, dim } = self;
+        let [_, heads, m, n] = pass.sizes();
+        let tiles = lse.len().div_ceil(ROWS);
+        let factor = (f64::from(pass.scale) * LOG2_E) as f32;
+        pack_rows(&mut scratch.q[..tiles], &pass.q, head, start, lse.len());
+        let longest = packed.longest(head) * factor.abs();
+        scratch.shift = [[0.0; ROWS]; TILES];
+        for (i, shift) in scratch.shift.as_flattened_mut().iter_mut().enumerate().take(lse.len()) {
+            let bound = length(pass.q.row(head.0, head.1, start + i)) * longest;
+            // also for NaN, which stays
+            *shift = if bound <= ROOM { 0.0 } else { ROOM - bound };
+        }
+        let mut out = [zeros::<D>(); TILES];
+        self.panels(scratch, head, n, &mut out[..tiles]);
+        let raised = scratch.shift.as_flattened().iter().zip(scratch.sums.as_flattened());
+        if raised.take(lse.len()).any(|(&shift, &sum)| shift < 0.0 && _mm512_reduce_add_ps(sum) < VANISHED) {
+            self.maxima(scratch, head, n, tiles);
+            out = [zeros::<D>(); TILES];
+            self.panels(scratch, head, n, &mut out[..tiles]);
+        }
+        let mut shares = [0f32; BLOCK];
+        for (i, (lse, share)) in lse.iter_mut().zip(&mut shares).enumerate() {
+            let (tile, row) = (i / ROWS, i % ROWS);
+            let sum = _mm512_reduce_add_ps(scratch.sums[tile][row]);
+            let inverse = 1.0 / sum;
+            *lse = (f64::from(sum).ln() - f64::from(scratch.shift[tile][row]) * LN_2) as f32;
+            *share = pass.scores.map_or(0.0, |s| s[(head.0 * heads + head.1) * m + start + i] * inverse);
+            let at = ((head.0 * m + start + i) * heads + head.1) * dim;
+            // SAFETY: this row of this head belongs to this task.
+            #[allow(unsafe_code)]
+            let to = unsafe { output.row(at, *dim) };
+            for (to, &lanes) in to.chunks_mut(LANES).zip(&out[tile][row]) {
+                let rounded = _mm512_cvtneps_pbh(_mm512_mul_ps(lanes, _mm512_set1_ps(inverse)));
+                // SAFETY: both are 32 bytes, of which every pattern is valid.
+                #[allow(unsafe_code)]
+                let rounded: [u16; LANES] = unsafe { std::mem::transmute(rounded) };
+                to.copy_from_slice(&rounded[..to.len()]);
+            }
+        }
+        for (ballot, weights) in ballots.iter_mut().zip(&scratch.weights) {
+            cast(ballot, &weights[..tiles], &shares);
+        }
+    }
+
+    /// `P`, its sums and `O` over all panels.
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+    fn panels<const D: usize>(
+        &self,
+        scratch: &mut Scratch,
+        head: (usize, usize),
+        n: usize,
+        out: &mut [Sums<D>],
+    ) {
+        let factor = (f64::from(self.pass.scale) * LOG2_E) as f32;
+        let Scratch { q, weights, shift, sums } = scratch;
+        *sums = [[_mm512_setzero_ps(); ROWS]; TILES];
+        let many = weights.len() > 1;
+        for panel in Panel::all(n) {
+            let weights = &mut weights[if many { panel.at } else { 0 }][..out.len()];
+            let (keys, last) = (self.packed.keys(head, panel), panel.last());
+            match panel.width() {
+                1 => exponentials::<1>(q, keys, last, factor, shift, sums, weights),
+                2 => exponentials::<2>(q, keys, last, factor, shift, sums, weights),
+                3 => exponentials::<3>(q, keys, last, factor, shift, sums, weights),
+                _ => exponentials::<4>(q, keys, last, factor, shift, sums, weights),
+            }
+            let values = self.packed.values(head, panel).as_chunks::<D>().0;
+            for (weights, out) in weights.iter().zip(&mut *out) {
+                *out = product(weights, values, *out);
+            }
+        }
+    }
+
+    /// Sets the references to the rows' maxima.
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+    #[cold]
+    fn maxima(&self, scratch: &mut Scratch, head: (usize, usize), n: usize, tiles: usize) {
+        let factor = (f64::from(self.pass.scale) * LOG2_E) as f32;
+        let mut maxima = [[_mm512_set1_ps(f32::NEG_INFINITY); ROWS]; TILES];
+        for panel in Panel::all(n) {
+            let (keys, last, q) = (self.packed.keys(head, panel), panel.last(), &scratch.q[..tiles]);
+            match panel.width() {
+                1 => raise::<1>(q, keys, last, factor, &mut maxima),
+                2 => raise::<2>(q, keys, last, factor, &mut maxima),
+                3 => raise::<3>(q, keys, last, factor, &mut maxima),
+                _ => raise::<4>(q, keys, last, factor, &mut maxima),
+            }
+        }
+        for (shift, &max) in scratch.shift.as_flattened_mut().iter_mut().zip(maxima.as_flattened()) {
+            *shift = -_mm512_reduce_max_ps(max);
+        }
+    }
+}
+
+/// The lanes' maxima with those of one panel.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+fn raise<const C: usize>(q: &[Tile], keys: &[Pairs], last: u16, factor: f32, maxima: &mut [[Lanes; ROWS]]) {
+    let keys = keys.as_chunks::<C>().0;
+    let factor = _mm512_set1_ps(factor);
+    for (q, maxima) in q.iter().zip(maxima) {
+        for (logits, max) in product(q, keys, zeros::<C>()).iter().zip(maxima) {
+            for (at, &logits) in logits.iter().enumerate() {
+                let mask = if at + 1 == C { last } else { u16::MAX };
+                *max = _mm512_mask_max_ps(*max, mask, *max, _mm512_mul_ps(logits, factor));
+            }
+        }
+    }
+}
+
+/// `P` of one panel, for all tiles of a block.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+fn exponentials<const C: usize>(
+    q: &[Tile],
+    keys: &[Pairs],
+    last: u16,
+    factor: f32,
+    shift: &[[f32; ROWS]],
+    sums: &mut [[Lanes; ROWS]],
+    weights: &mut [Tile],
+) {
+    let keys = keys.as_chunks::<C>().0;
+    let factor = _mm512_set1_ps(factor);
+    for (((q, shift), sums), weights) in q.iter().zip(shift).zip(sums).zip(weights) {
+        let logits = product(q, keys, zeros::<C>());
+        for (((logits, &shift), sum), weights) in logits.iter().zip(shift).zip(sums).zip(&mut weights.0) {
+            let shift = _mm512_set1_ps(shift);
+            let mut p = [_mm512_setzero_ps(); 4];
+            for (p, &logits) in p.iter_mut().zip(logits) {
+                *p = exp2(_mm512_fmadd_ps(logits, factor, shift));
+            }
+            p[C - 1] = _mm512_maskz_mov_ps(last, p[C - 1]);
+            let [a, b, c, d] = p;
+            *sum = _mm512_add_ps(*sum, _mm512_add_ps(_mm512_add_ps(a, b), _mm512_add_ps(c, d)));
+            let (low, high) = weights.split_at_mut(LANES);
+            low.copy_from_slice(&bits(_mm512_cvtne2ps_pbh(b, a)));
+            if C > 2 {
+                high.copy_from_slice(&bits(_mm512_cvtne2ps_pbh(d, c)));
+            }
+        }
+    }
+}
+
+/// The same bits as pairs.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn bits(values: __m512bh) -> [u32; LANES] {
+    // SAFETY: both are 64 bytes, of which every pattern is valid.
+    #[allow(unsafe_code)]
+    unsafe {
+        std::mem::transmute::<__m512bh, [u32; LANES]>(values)
+    }
+}
+
+/// `ballot_j += Σ_i shares_i P_ij` for one panel of a block.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+fn cast(ballot: &mut Ballot, weights: &[Tile], shares: &[f32]) {
+    let odd = _mm512_set1_epi32(0xffff_0000_u32.cast_signed());
+    let mut sums = [_mm512_setzero_ps(); 4];
+    for (tile, shares) in weights.iter().zip(shares.as_chunks::<ROWS>().0) {
+        for (row, &share) in tile.0.iter().zip(shares) {
+            let share = _mm512_set1_ps(share);
+            for (line, sums) in row.as_chunks::<LANES>().0.iter().zip(sums.as_chunks_mut::<2>().0) {
+                // SAFETY: both are 64 bytes, of which every pattern is valid.
+                #[allow(unsafe_code)]
+                let pairs: Pairs = unsafe { std::mem::transmute(*line) };
+                let values = [_mm512_slli_epi32::<16>(pairs), _mm512_and_si512(pairs, odd)];
+                for (sum, value) in sums.iter_mut().zip(values) {
+                    *sum = _mm512_fmadd_ps(share, _mm512_castsi512_ps(value), *sum);
+                }
+            }
+        }
+    }
+    for (total, sum) in ballot.iter_mut().zip(sums) {
+        *total = _mm512_add_ps(*total, sum);
+    }
+}

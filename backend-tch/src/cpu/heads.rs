@@ -1,0 +1,63 @@
+//! Queries, keys and values in memory, and what the kernels are asked for.
+
+/// Elements of a head at most: 32 pairs of bf16, one row of a [`Tile`](super::tile::Tile).
+pub(crate) const MAX_DIM: usize = 64;
+
+/// `[b, h, rows, dim]` as bf16 bits, anywhere in a slice; a row's elements are neighbours.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Heads<'a> {
+    data: &'a [u16],
+    dims: [usize; 4],
+    /// Between batch entries, heads and rows.
+    strides: [usize; 3],
+}
+
+impl<'a> Heads<'a> {
+    /// `None` if the rows are not whole, something is empty, a head is too long, or the slice ends too early.
+    pub(crate) fn new(data: &'a [u16], dims: [usize; 4], strides: [usize; 4]) -> Option<Self> {
+        let [by_batch, by_head, by_row, by_element] = strides;
+        if dims.contains(&0) || !super::fits(dims[3]) || (by_element != 1 && dims[3] > 1) {
+            return None;
+        }
+        let last = [(0, by_batch), (1, by_head), (2, by_row)]
+            .into_iter()
+            .try_fold(dims[3], |at, (axis, stride)| (dims[axis] - 1).checked_mul(stride)?.checked_add(at))?;
+        (last <= data.len()).then_some(Self { data, dims, strides: [by_batch, by_head, by_row] })
+    }
+
+    /// Batch, heads, rows, dim.
+    pub(crate) fn dims(&self) -> [usize; 4] {
+        self.dims
+    }
+
+    /// One row: `dim` elements.
+    #[inline]
+    pub(super) fn row(&self, batch: usize, head: usize, row: usize) -> &'a [u16] {
+        let [by_batch, by_head, by_row] = self.strides;
+        &self.data[batch * by_batch + head * by_head + row * by_row..][..self.dims[3]]
+    }
+}
+
+/// What a pass over the queries needs.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Pass<'a> {
+    /// `[b, h, m, dim]`.
+    pub(crate) q: Heads<'a>,
+    /// `[b, h, n, dim]`.
+    pub(crate) k: Heads<'a>,
+    /// Factor on `q·k`.
+    pub(crate) scale: f32,
+    /// Scores `[b, h, m]`, if a vote is to be cast.
+    pub(crate) scores: Option<&'a [f32]>,
+}
+
+impl Pass<'_> {
+    /// Batch, heads, queries, keys; panics if queries and keys do not belong together, which only a bug here can cause.
+    pub(super) fn sizes(&self) -> [usize; 4] {
+        let [batch, heads, m, dim] = self.q.dims;
+        let [other_batch, other_heads, n, other_dim] = self.k.dims;
+        assert!((batch, heads, dim) == (other_batch, other_heads, other_dim), "queries and keys of other heads");
+        assert!(self.scores.is_none_or(|scores| scores.len() == batch * heads * m), "a score for every query");
+        [batch, heads, m, n]
+    }
+}

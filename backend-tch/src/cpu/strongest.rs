@@ -1,0 +1,143 @@
+//! For each pruned column the kept row that attends to it most, without a map.
+//!
+//! A task is a panel of 64 columns. It walks the kept rows in ascending blocks, sums `e^(q_i·k_j · scale − lse_i)` over the
+//! heads in order, and keeps each column's largest sum so far. Only a strictly larger one replaces it, so that the lowest
+//! row wins ties.
+
+use std::arch::x86_64::{
+    __m512i, _CMP_GT_OQ, _CMP_UNORD_Q, _mm512_add_ps, _mm512_cmp_ps_mask, _mm512_fmadd_ps, _mm512_mask_mov_epi32,
+    _mm512_mask_mov_ps, _mm512_set1_epi32, _mm512_set1_ps, _mm512_setzero_si512,
+};
+use std::f64::consts::LOG2_E;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::Cpu;
+use super::heads::Pass;
+use super::pack::{PANEL, Panel, WIDTH, pack_keys, pack_rows, pairs};
+use super::pool::parallel;
+use super::tile::{LANES, NO_PAIRS, Pairs, ROWS, Sums, Tile, exp2, numbers, product, zeros};
+
+/// Tiles of a block: their sums stay in the first cache.
+const TILES: usize = 8;
+const BLOCK: usize = TILES * ROWS;
+
+/// Rows among the kept ones for gathered queries `[b, h, kept, dim]` and pruned keys `[b, h, pruned, dim]` (the pass), and
+/// the queries' log-sum-exp `[b, h, kept]`, into `[b, pruned]`. `false` if a value is NaN.
+#[must_use]
+pub(crate) fn strongest(cpu: Cpu, pass: Pass<'_>, lse: &[f32], into: &mut [i64]) -> bool {
+    let [batch, heads, kept, pruned] = pass.sizes();
+    assert!(lse.len() == batch * heads * kept && into.len() == batch * pruned, "room for the rows");
+    let tasks = into.chunks_mut(pruned).zip(lse.chunks(heads * kept)).enumerate();
+    let tasks = tasks.flat_map(|(batch, (best, lse))| {
+        let panels = best.chunks_mut(PANEL).enumerate();
+        panels.map(move |(at, best)| Task { batch, panel: Panel { at, len: best.len() }, lse, best })
+    });
+    let ordered = AtomicBool::new(true);
+    let depth = pairs(pass.k.dims()[3]);
+    // SAFETY: `Cpu` proves that the machine has the instructions.
+    #[allow(unsafe_code)]
+    parallel(cpu.threads, tasks, || vec![NO_PAIRS; heads * depth * WIDTH], |keys, task| {
+        let keys = &mut keys[..heads * depth * task.panel.width()];
+        let fine = unsafe {
+            match task.panel.width() {
+                1 => columns::<1>(&pass, keys, task),
+                2 => columns::<2>(&pass, keys, task),
+                3 => columns::<3>(&pass, keys, task),
+                _ => columns::<4>(&pass, keys, task),
+            }
+        };
+        if !fine {
+            ordered.store(false, Ordering::Relaxed);
+        }
+    });
+    ordered.into_inner()
+}
+
+/// A panel of columns of one batch entry.
+struct Task<'a> {
+    batch: usize,
+    panel: Panel,
+    /// `[h, kept]`.
+    lse: &'a [f32],
+    best: &'a mut [i64],
+}
+
+/// Whether no value was NaN.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+fn columns<const C: usize>(pass: &Pass<'_>, keys: &mut [Pairs], task: Task<'_>) -> bool {
+    let Task { batch, panel, lse, best } = task;
+    let [_, heads, kept, _] = pass.sizes();
+    let by_head = keys.len() / heads;
+    for (head, keys) in keys.chunks_mut(by_head).enumerate() {
+        pack_keys(keys, &pass.k, (batch, head), panel);
+    }
+    let factor = (f64::from(pass.scale) * LOG2_E) as f32;
+    let mut found = Best { highest: [_mm512_set1_ps(f32::NEG_INFINITY); C], row: [_mm512_setzero_si512(); C], nan: 0 };
+    let mut q = [Tile::ZERO; TILES];
+    let mut sums = [zeros::<C>(); TILES];
+    for start in (0..kept).step_by(BLOCK) {
+        let len = BLOCK.min(kept - start);
+        let tiles = len.div_ceil(ROWS);
+        sums.fill(zeros::<C>());
+        for (head, (keys, lse)) in keys.chunks(by_head).zip(lse.chunks(kept)).enumerate() {
+            pack_rows(&mut q[..tiles], &pass.q, (batch, head), start, len);
+            let mut shift = [[0f32; ROWS]; TILES];
+            for (shift, &lse) in shift.as_flattened_mut().iter_mut().zip(&lse[start..start + len]) {
+                *shift = (-f64::from(lse) * LOG2_E) as f32;
+            }
+            add(&q[..tiles], keys, factor, &shift, &mut sums);
+        }
+        for (i, row) in sums.as_flattened().iter().enumerate().take(len) {
+            found.compare(row, start + i);
+        }
+    }
+    for (to, mut rows) in best.chunks_mut(LANES).zip(found.row) {
+        let rows = numbers(std::slice::from_mut(&mut rows));
+        to.iter_mut().zip(rows).for_each(|(to, row)| *to = i64::from(*row));
+    }
+    found.nan == 0
+}
+
+/// `sums[i, j] += e^(q_i·k_j · scale − lse_i)` of one head.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+fn add<const C: usize>(
+    q: &[Tile],
+    keys: &[Pairs],
+    factor: f32,
+    shift: &[[f32; ROWS]],
+    sums: &mut [Sums<C>],
+) {
+    let keys = keys.as_chunks::<C>().0;
+    let factor = _mm512_set1_ps(factor);
+    for ((q, shift), sums) in q.iter().zip(shift).zip(sums) {
+        let logits = product(q, keys, zeros::<C>());
+        for ((logits, &shift), sums) in logits.iter().zip(shift).zip(sums) {
+            let shift = _mm512_set1_ps(shift);
+            for (&logits, sum) in logits.iter().zip(sums) {
+                *sum = _mm512_add_ps(*sum, exp2(_mm512_fmadd_ps(logits, factor, shift)));
+            }
+        }
+    }
+}
+
+/// Each column's largest sum, and its row.
+struct Best<const C: usize> {
+    highest: [std::arch::x86_64::__m512; C],
+    row: [__m512i; C],
+    /// Columns, of any register, that were NaN.
+    nan: u16,
+}
+
+impl<const C: usize> Best<C> {
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    fn compare(&mut self, sums: &[std::arch::x86_64::__m512; C], at: usize) {
+        let at = _mm512_set1_epi32(at as i32);
+        for ((&sum, highest), row) in sums.iter().zip(&mut self.highest).zip(&mut self.row) {
+            let higher = _mm512_cmp_ps_mask::<_CMP_GT_OQ>(sum, *highest);
+            *highest = _mm512_mask_mov_ps(*highest, higher, sum);
+            *row = _mm512_mask_mov_epi32(*row, higher, at);
+            self.nan |= _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(sum, sum);
+        }
+    }
+}

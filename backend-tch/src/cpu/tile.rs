@@ -1,0 +1,130 @@
+//! The product of 6 rows with 16 to 64 columns in bf16, accumulated in f32, and the exponential.
+//!
+//! `vdpbf16ps` adds to each of 16 f32 the product of a pair: `c_j += a_2t b_2t,j + a_2t+1 b_2t+1,j`. So the right operand
+//! holds, for each pair `t` of the inner dimension, the pairs of 16 columns in a register; the left one's pair is one
+//! 32-bit number for all 16. 6 x 4 registers of sums leave 8 of 32 for the operands.
+
+use std::arch::x86_64::{
+    __m512, __m512bh, __m512i, _mm512_add_epi32, _mm512_add_ps, _mm512_castps_si512, _mm512_castsi512_ps,
+    _mm512_dpbf16_ps, _mm512_fmadd_ps, _mm512_max_ps, _mm512_set1_epi32, _mm512_set1_ps, _mm512_setzero_ps,
+    _mm512_slli_epi32, _mm512_sub_ps,
+};
+
+/// Elements of a register.
+pub(super) const LANES: usize = 16;
+
+/// Rows of a tile.
+pub(super) const ROWS: usize = 6;
+
+/// Pairs in a row of a tile.
+pub(super) const PAIRS: usize = 32;
+
+/// 16 sums.
+pub(super) type Lanes = __m512;
+
+/// 16 pairs of bf16.
+pub(super) type Pairs = __m512i;
+
+/// Sums of a tile: `C` registers of columns.
+pub(super) type Sums<const C: usize> = [[Lanes; C]; ROWS];
+
+/// Left operand: 6 rows of 32 pairs.
+#[derive(Debug, Clone, Copy)]
+#[repr(C, align(64))]
+pub(super) struct Tile(pub(super) [[u32; PAIRS]; ROWS]);
+
+impl Tile {
+    pub(super) const ZERO: Self = Self([[0; PAIRS]; ROWS]);
+}
+
+/// `sums[i, j] += Σ_t left[i, t] · right[t, j]`.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+pub(super) fn product<const C: usize>(left: &Tile, right: &[[Pairs; C]], mut sums: Sums<C>) -> Sums<C> {
+    for (pair, columns) in right.iter().enumerate().take(PAIRS) {
+        for (row, sums) in left.0.iter().zip(&mut sums) {
+            let factor = bf16(_mm512_set1_epi32(row[pair].cast_signed()));
+            for (sum, &column) in sums.iter_mut().zip(columns) {
+                *sum = _mm512_dpbf16_ps(*sum, factor, bf16(column));
+            }
+        }
+    }
+    sums
+}
+
+/// Sums to start from.
+#[inline]
+#[target_feature(enable = "avx512f")]
+pub(super) fn zeros<const C: usize>() -> Sums<C> {
+    [[_mm512_setzero_ps(); C]; ROWS]
+}
+
+/// The same bits as bf16.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn bf16(pairs: Pairs) -> __m512bh {
+    // SAFETY: both are 64 bytes, of which every pattern is valid.
+    #[allow(unsafe_code)]
+    unsafe {
+        std::mem::transmute::<Pairs, __m512bh>(pairs)
+    }
+}
+
+/// `2^x` to 2e-7 for `x <= 127`, and `2^-126` for all that is less; NaN stays NaN.
+///
+/// `x = n + f` with `|f| <= 1/2`; a polynomial for `2^f` whose constant is exactly 1, and `n` added to its exponent.
+#[inline]
+#[target_feature(enable = "avx512f")]
+pub(super) fn exp2(x: Lanes) -> Lanes {
+    // the second operand is returned if one is NaN
+    let x = _mm512_max_ps(_mm512_set1_ps(-126.0), x);
+    // adding it rounds a small float to an integer, which then stands in the low bits
+    let round = _mm512_set1_ps(12_582_912.0);
+    let shifted = _mm512_add_ps(x, round);
+    let f = _mm512_sub_ps(x, _mm512_sub_ps(shifted, round));
+    let p = _mm512_set1_ps(1.326_472_7e-3);
+    let p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(9.671_513e-3));
+    let p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(5.550_733_6e-2));
+    let p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(2.402_224_2e-1));
+    let p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(6.931_47e-1));
+    let p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(1.0));
+    let n = _mm512_slli_epi32::<23>(_mm512_castps_si512(shifted));
+    _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(p), n))
+}
+
+/// All bits zero.
+pub(super) const NO_PAIRS: Pairs = {
+    // SAFETY: 64 bytes, of which every pattern is valid.
+    #[allow(unsafe_code)]
+    unsafe {
+        std::mem::zeroed()
+    }
+};
+
+/// Sixteen zeros.
+pub(super) const NO_LANES: Lanes = {
+    // SAFETY: as above.
+    #[allow(unsafe_code)]
+    unsafe {
+        std::mem::zeroed()
+    }
+};
+
+/// The numbers of a register.
+pub(super) fn floats(lanes: Lanes) -> [f32; LANES] {
+    // SAFETY: the same 64 bytes, of which every pattern is valid.
+    #[allow(unsafe_code)]
+    unsafe {
+        std::mem::transmute::<Lanes, [f32; LANES]>(lanes)
+    }
+}
+
+/// The 32-bit numbers of registers.
+pub(super) fn numbers(registers: &mut [Pairs]) -> &mut [u32] {
+    // SAFETY: the same memory, borrowed as long; 64 bytes are 16 numbers of 4, of which every pattern is valid, and
+    // their alignment is less.
+    #[allow(unsafe_code)]
+    unsafe {
+        std::slice::from_raw_parts_mut(registers.as_mut_ptr().cast(), registers.len() * LANES)
+    }
+}

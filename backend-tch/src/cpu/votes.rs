@@ -1,0 +1,122 @@
+//! A vote on keys without the map: `u_j = Σ_i s_i A_ij` with `A_ij = e^(q_i·k_j · scale − lse_i)`.
+//!
+//! A task is some panels of 64 keys of one head, against which all queries pass; so each vote is summed in one place,
+//! block of rows by block of rows.
+
+use std::arch::x86_64::{
+    _mm512_add_ps, _mm512_fmadd_ps, _mm512_set1_ps, _mm512_setzero_ps,
+};
+use std::f64::consts::LOG2_E;
+
+use super::Cpu;
+use super::heads::Pass;
+use super::pack::{PANEL, Panel, WIDTH, pack_keys, pack_rows, pairs};
+use super::pool::parallel;
+use super::tile::{LANES, Lanes, NO_LANES, NO_PAIRS, Pairs, ROWS, Tile, exp2, floats, product, zeros};
+
+/// Panels of a task.
+const PANELS: usize = 4;
+/// Tiles of a block.
+const TILES: usize = 16;
+const BLOCK: usize = TILES * ROWS;
+
+/// `Aᵀ s` for the pass's scores and the rows' log-sum-exp `[b, h, m]`, into `[b, h, n]`. Nothing is written without scores.
+pub(crate) fn votes(cpu: Cpu, pass: Pass<'_>, lse: &[f32], into: &mut [f32]) {
+    let Some(scores) = pass.scores else {
+        return;
+    };
+    let [batch, heads, m, n] = pass.sizes();
+    assert!(lse.len() == scores.len() && into.len() == batch * heads * n, "room for the votes");
+    let tasks = into.chunks_mut(n).zip(lse.chunks(m).zip(scores.chunks(m))).enumerate();
+    let tasks = tasks.flat_map(|(at, (votes, (lse, scores)))| {
+        let parts = votes.chunks_mut(PANELS * PANEL).enumerate();
+        parts.map(move |(part, votes)| Task { head: (at / heads, at % heads), part, lse, scores, votes })
+    });
+    // SAFETY: `Cpu` proves that the machine has the instructions.
+    #[allow(unsafe_code)]
+    parallel(cpu.threads, tasks, || Scratch::new(pairs(pass.k.dims()[3])), |scratch, task| unsafe {
+        columns(&pass, scratch, task);
+    });
+}
+
+/// Some keys of one head, and all of its queries.
+struct Task<'a> {
+    head: (usize, usize),
+    part: usize,
+    lse: &'a [f32],
+    scores: &'a [f32],
+    votes: &'a mut [f32],
+}
+
+/// One thread's working memory.
+struct Scratch {
+    keys: Vec<Pairs>,
+    q: [Tile; TILES],
+    depth: usize,
+}
+
+impl Scratch {
+    fn new(depth: usize) -> Self {
+        Self { keys: vec![NO_PAIRS; PANELS * WIDTH * depth], q: [Tile::ZERO; TILES], depth }
+    }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+fn columns(pass: &Pass<'_>, scratch: &mut Scratch, task: Task<'_>) {
+    let Task { head, part, lse, scores, votes } = task;
+    let Scratch { keys, q, depth } = scratch;
+    let panel = |(at, votes): (usize, &mut [f32])| Panel { at: part * PANELS + at, len: votes.len() };
+    let by_panel = *depth * WIDTH;
+    for (at, keys) in votes.chunks_mut(PANEL).enumerate().map(panel).zip(keys.chunks_mut(by_panel)) {
+        pack_keys(&mut keys[..*depth * at.width()], &pass.k, head, at);
+    }
+    let factor = (f64::from(pass.scale) * LOG2_E) as f32;
+    let mut sums = [[NO_LANES; WIDTH]; PANELS];
+    for (block, (lse, scores)) in lse.chunks(BLOCK).zip(scores.chunks(BLOCK)).enumerate() {
+        let tiles = &mut q[..lse.len().div_ceil(ROWS)];
+        pack_rows(tiles, &pass.q, head, block * BLOCK, lse.len());
+        let mut rows = [[(0.0, 0.0); ROWS]; TILES];
+        for ((row, &lse), &score) in rows.as_flattened_mut().iter_mut().zip(lse).zip(scores) {
+            *row = ((-f64::from(lse) * LOG2_E) as f32, score);
+        }
+        let panels = votes.chunks_mut(PANEL).enumerate().map(panel);
+        for ((at, keys), sums) in panels.zip(keys.chunks(by_panel)).zip(&mut sums) {
+            let keys = &keys[..*depth * at.width()];
+            match at.width() {
+                1 => cast::<1>(tiles, keys, factor, &rows, sums),
+                2 => cast::<2>(tiles, keys, factor, &rows, sums),
+                3 => cast::<3>(tiles, keys, factor, &rows, sums),
+                _ => cast::<4>(tiles, keys, factor, &rows, sums),
+            }
+        }
+    }
+    for (votes, sums) in votes.chunks_mut(LANES).zip(sums.as_flattened()) {
+        votes.copy_from_slice(&floats(*sums)[..votes.len()]);
+    }
+}
+
+/// The votes of a block of rows on one panel. Columns beyond the last key hold what nobody reads.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+fn cast<const C: usize>(
+    q: &[Tile],
+    keys: &[Pairs],
+    factor: f32,
+    rows: &[[(f32, f32); ROWS]],
+    sums: &mut [Lanes; WIDTH],
+) {
+    let keys = keys.as_chunks::<C>().0;
+    let factor = _mm512_set1_ps(factor);
+    let mut block = [_mm512_setzero_ps(); C];
+    for (q, rows) in q.iter().zip(rows) {
+        let logits = product(q, keys, zeros::<C>());
+        for (logits, &(shift, score)) in logits.iter().zip(rows) {
+            let (shift, score) = (_mm512_set1_ps(shift), _mm512_set1_ps(score));
+            for (sum, &logits) in block.iter_mut().zip(logits) {
+                *sum = _mm512_fmadd_ps(score, exp2(_mm512_fmadd_ps(logits, factor, shift)), *sum);
+            }
+        }
+    }
+    for (sum, block) in sums.iter_mut().zip(block) {
+        *sum = _mm512_add_ps(*sum, block);
+    }
+}

@@ -1,0 +1,129 @@
+//! Devices by name, the number of threads on the CPU, and libtorch's CUDA half.
+//!
+//! # CUDA
+//! A linker drops `libtorch_cuda.so`, since no symbol of it is named, and libtorch then knows no GPU. [`parse`] loads it
+//! when a CUDA device is asked for. That must happen before the first tensor is made: libtorch looks for its CUDA half
+//! once. It and the CUDA libraries it needs are those of the `torch` package on PyPI with its dependencies.
+//!
+//! # Threads
+//! libtorch has a pool of its own (OpenMP, `OMP_NUM_THREADS`), the attention kernels of this crate run on rayon's global
+//! pool (`RAYON_NUM_THREADS`); [`set_threads`] sets both.
+
+use atedm_core::{Error, Result};
+use tch::{Cuda, Device};
+
+use crate::NAME;
+
+/// The device called `cpu`, `cuda` or `cuda:N`.
+///
+/// # Errors
+/// [`Error::Config`] for another name; [`Error::Unsupported`] where libtorch's CUDA half cannot be loaded, or there is no
+/// such GPU.
+pub fn parse(name: &str) -> Result<Device> {
+    let unknown = || Error::config("device", format!("expected cpu, cuda or cuda:N, got {name:?}"));
+    if name == "cpu" {
+        return Ok(Device::Cpu);
+    }
+    let number = match name.strip_prefix("cuda").ok_or_else(unknown)? {
+        "" => 0,
+        rest => rest.strip_prefix(':').and_then(|digits| digits.parse().ok()).ok_or_else(unknown)?,
+    };
+    let unsupported =
+        |reason: String| Error::Unsupported { backend: NAME, op: format!("device {name} here: {reason}") };
+    cuda::load().map_err(unsupported)?;
+    let found = if Cuda::is_available() { Cuda::device_count() } else { 0 };
+    if i64::from(number) >= found {
+        return Err(unsupported(match found {
+            0 => "libtorch finds no NVIDIA GPU (is there one, and a driver for CUDA 13?)".to_string(),
+            1 => "there is one GPU, cuda:0".to_string(),
+            more => format!("there are {more} GPUs, cuda:0 to cuda:{}", more - 1),
+        }));
+    }
+    Cuda::cudnn_set_benchmark(true);
+    Ok(Device::Cuda(number as usize))
+}
+
+/// Sets the number of threads of libtorch and of rayon's global pool; to be called once, before any tensor work.
+///
+/// # Errors
+/// [`Error::Config`] for 0 threads, for more than libtorch can count, or if rayon's pool runs already with another number.
+pub fn set_threads(threads: usize) -> Result<()> {
+    let count = i32::try_from(threads).ok().filter(|&count| count > 0);
+    let count = count.ok_or_else(|| {
+        Error::config("threads", format!("expected at least 1 and below 2^31, got {threads}"))
+    })?;
+    let built = rayon::ThreadPoolBuilder::new().num_threads(threads).build_global();
+    let running = rayon::current_num_threads();
+    if built.is_err() && running != threads {
+        return Err(Error::config(
+            "threads",
+            format!("the pool runs already with {running}, asked for {threads}"),
+        ));
+    }
+    tch::set_num_threads(count);
+    Ok(())
+}
+
+#[cfg(all(unix, not(feature = "doc-only")))]
+mod cuda {
+    //! Loading `libtorch_cuda`.
+
+    use std::ffi::CStr;
+
+    use crate::error::one_line;
+
+    const LIBRARY: &CStr = if cfg!(target_os = "macos") { c"libtorch_cuda.dylib" } else { c"libtorch_cuda.so" };
+
+    /// Loads libtorch's CUDA half for the rest of the process; does nothing where it is loaded already.
+    pub(super) fn load() -> Result<(), String> {
+        // SAFETY: both calls take or give nul-terminated strings, and `dlerror`'s is copied at once. The library's
+        // initialisers register libtorch's CUDA operations, which is what it is loaded for; it is never unloaded.
+        #[allow(unsafe_code)]
+        let failure = unsafe {
+            if libc::dlopen(LIBRARY.as_ptr(), libc::RTLD_NOW | libc::RTLD_GLOBAL).is_null() {
+                let message = libc::dlerror();
+                let known = !message.is_null();
+                Some(if known { CStr::from_ptr(message).to_string_lossy().into_owned() } else { String::new() })
+            } else {
+                None
+            }
+        };
+        failure.map_or(Ok(()), |reason| {
+            let library = LIBRARY.to_string_lossy();
+            Err(format!("{library} cannot be loaded: {} (it needs the CUDA libraries of PyPI's torch)", one_line(&reason)))
+        })
+    }
+}
+
+#[cfg(not(all(unix, not(feature = "doc-only"))))]
+mod cuda {
+    /// Elsewhere the user's own program links it.
+    pub(super) fn load() -> Result<(), String> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_parsed() {
+        assert!(matches!(parse("cpu"), Ok(Device::Cpu)));
+        for bad in ["", "gpu", "cpu:0", "cuda:", "cuda:x", "cuda:-1", "cuda:1:2", "cuda0", "metal"] {
+            assert!(matches!(parse(bad), Err(Error::Config { .. })), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_gpu_that_is_not_there_is_one_clear_line() {
+        let message = parse("cuda:4000").unwrap_err().to_string();
+        assert!(message.starts_with("tch does not support device cuda:4000 here: "), "{message}");
+        assert!(!message.contains('\n'), "{message}");
+    }
+
+    #[test]
+    fn no_threads_is_an_error() {
+        assert!(matches!(set_threads(0), Err(Error::Config { .. })));
+    }
+}

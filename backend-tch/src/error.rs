@@ -1,0 +1,47 @@
+//! libtorch's errors as ours.
+
+use atedm_core::{Error, Result};
+use tch::TchError;
+
+use crate::NAME;
+
+/// What libtorch's own operations return.
+pub(crate) type TorchResult<T> = std::result::Result<T, TchError>;
+
+/// Turns libtorch's error into an [`Error::Backend`] in the name of an operation.
+pub(crate) trait OrBackend<T> {
+    fn or_backend(self, op: &'static str) -> Result<T>;
+}
+
+impl<T> OrBackend<T> for TorchResult<T> {
+    fn or_backend(self, op: &'static str) -> Result<T> {
+        self.map_err(|error| Error::Backend { backend: NAME, op, source: Box::new(bare(error)) })
+    }
+}
+
+/// The error without libtorch's back-trace, which would make the message dozens of lines long.
+fn bare(error: TchError) -> TchError {
+    match error {
+        TchError::Torch(text) => TchError::Torch(one_line(&text)),
+        other => other,
+    }
+}
+
+/// What libtorch says before its back-trace, on one line.
+pub(crate) fn one_line(text: &str) -> String {
+    let said = text.split("Exception raised from").next().unwrap_or(text);
+    said.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_are_one_line() {
+        let x = tch::Tensor::from_slice(&[1.0f32, 2.0]);
+        let message = x.f_reshape([3]).or_backend("reshape").unwrap_err().to_string();
+        assert!(message.starts_with("tch: reshape: ") && !message.contains('\n'), "{message}");
+        assert!(message.contains("shape '[3]'") && !message.contains("frame #"), "{message}");
+    }
+}

@@ -1,0 +1,68 @@
+//! libtorch backend of AT-EDM, through [`tch`]: the CPU (bf16 where the processor has it) and NVIDIA GPUs.
+//!
+//! # Structure
+//! - [`Torch`], the [`Backend`], and [`TchTensor`], a newtype with `From` and `Into` both ways, so that users keep
+//!   [`tch::Tensor`]; [`TchIndices`], index lists as an `i64` tensor.
+//! - [`device`]: devices by name, the number of threads, and what must be loaded before a GPU is used.
+//! - [`weights`]: weights from a [`tch::nn::VarStore`].
+//! - `tensor`, `nn`, `attention`: the three trait levels, each call through tch's fallible twin (`f_…`).
+//!
+//! # Gradients
+//! No operation switches gradients off, and none works in place on an operand: a user's own variables can be trained
+//! through the same model. Only [`Backend::inference`] runs without them.
+//!
+//! # Building
+//! tch 0.24 is made for libtorch 2.11.0, whose folder the environment variable `LIBTORCH` names (`<site-packages>/torch`
+//! of a Python installation will do). The feature `doc-only` documents without it. A binary's own build script emits the
+//! run path: link arguments do not propagate. It finds the folder in `DEP_ATEDM_TCH_LIBTORCH_LIB`:
+//!
+//! ```no_run
+//! // build.rs
+//! if let Ok(folder) = std::env::var("DEP_ATEDM_TCH_LIBTORCH_LIB") {
+//!     println!("cargo:rustc-link-arg=-Wl,-rpath,{folder}");
+//! }
+//! ```
+
+mod attention;
+pub mod device;
+mod error;
+mod indices;
+mod nn;
+mod select;
+mod tensor;
+pub mod weights;
+
+pub use indices::TchIndices;
+pub use tch::Device;
+pub use tensor::TchTensor;
+pub use weights::VarStoreSource;
+
+use atedm_core::{Backend, Result};
+use error::OrBackend;
+
+/// The name in configs, errors and metadata.
+const NAME: &str = "tch";
+
+/// libtorch as a [`Backend`].
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Torch;
+
+impl Backend for Torch {
+    const NAME: &'static str = NAME;
+    type Tensor = TchTensor;
+
+    /// Runs `f` without recording gradients.
+    fn inference<R>(f: impl FnOnce() -> R) -> R {
+        let _guard = tch::no_grad_guard();
+        f()
+    }
+
+    /// Waits for a GPU by reading one number that is computed after everything queued; on the CPU nothing is queued.
+    fn synchronize(device: &Device) -> Result<()> {
+        if *device == Device::Cpu {
+            return Ok(());
+        }
+        let last = tch::Tensor::f_zeros([1], (tch::Kind::Float, *device)).or_backend("synchronize")?;
+        last.f_double_value(&[0]).map(drop).or_backend("synchronize")
+    }
+}

@@ -1,0 +1,175 @@
+//! Level 2 on libtorch: its own kernels. Half dtypes accumulate in f32 inside them.
+
+use atedm_core::backend::{Conv2dOptions, dims, generic};
+use atedm_core::{Error, Indices, NnOps, Result, Tensor};
+use tch::Tensor as Raw;
+
+use crate::error::{OrBackend, TorchResult};
+use crate::tensor::sizes;
+use crate::{TchIndices, TchTensor};
+
+impl NnOps for TchTensor {
+    fn conv2d(&self, weight: &Self, bias: Option<&Self>, options: Conv2dOptions) -> Result<Self> {
+        check_conv2d(self, weight, bias, options)?;
+        let Conv2dOptions { stride, pad_before, pad_after } = options;
+        let (before, after, stride) = (pad_before as i64, pad_after as i64, stride as i64);
+        let convolved = || -> TorchResult<Raw> {
+            let (image, padding) = if before == after {
+                (self.0.shallow_clone(), before)
+            } else {
+                (self.0.f_constant_pad_nd([before, after, before, after])?, 0)
+            };
+            // libtorch's defaults, but for two: cuDNN tries its algorithms once a shape, and f32 stays f32 (not TF32)
+            let (benchmark, deterministic, cudnn, tf32) = (true, false, true, false);
+            image.f_internal_convolution(
+                &weight.0,
+                bias.map(|bias| &bias.0),
+                [stride; 2],
+                [padding; 2],
+                [1, 1],
+                false,
+                [0, 0],
+                1,
+                benchmark,
+                deterministic,
+                cudnn,
+                tf32,
+            )
+        };
+        convolved().map(Self).or_backend("conv2d")
+    }
+
+    fn upsample_nearest(&self, height: usize, width: usize) -> Result<Self> {
+        let [_, _, h, w] = dims(self, "upsample_nearest")?;
+        if h == 0 || w == 0 || height == 0 || width == 0 {
+            let expected = format!("a filled [b, c, h, w] for {height} x {width}");
+            return Err(Error::shape("upsample_nearest", expected, self.shape()));
+        }
+        if (height, width) == (2 * h, 2 * w) {
+            return self.unary("upsample_nearest", |x| x.f_upsample_nearest2d(sizes(&[height, width]), None, None));
+        }
+        // indices in integers: libtorch's own goes through an f32 scale, which is exact for a factor of two
+        let source = |from: usize, to: usize| -> TorchResult<Raw> {
+            let at: Vec<i64> = (0..to).map(|i| (i * from / to) as i64).collect();
+            Raw::f_from_slice(&at)?.f_to_device(self.0.device())
+        };
+        self.unary("upsample_nearest", |x| {
+            x.f_index_select(2, &source(h, height)?)?.f_index_select(3, &source(w, width)?)
+        })
+    }
+
+    fn embedding(&self, ids: &TchIndices) -> Result<Self> {
+        let [vocabulary, channels] = dims(self, "embedding")?;
+        ids.check_below(vocabulary, "embedding")?;
+        let (batch, length) = ids.dims();
+        self.unary("embedding", |table| {
+            let rows = table.f_index_select(0, &ids.tensor().f_reshape([-1])?)?;
+            rows.f_reshape(sizes(&[batch, length, channels]))
+        })
+    }
+
+    fn gelu(&self) -> Result<Self> {
+        self.unary("gelu", |x| x.f_gelu("none"))
+    }
+
+    fn silu(&self) -> Result<Self> {
+        self.unary("silu", Raw::f_silu)
+    }
+
+    fn linear(&self, weight: &Self, bias: Option<&Self>) -> Result<Self> {
+        check_linear(self, weight, bias)?;
+        self.0.f_linear(&weight.0, bias.map(|bias| &bias.0)).map(Self).or_backend("linear")
+    }
+
+    fn layer_norm(&self, weight: &Self, bias: &Self, epsilon: f64) -> Result<Self> {
+        let channels = self.shape().last().copied().unwrap_or(0);
+        if !norm_fits(self, channels, weight, bias) {
+            return generic::layer_norm(self, weight, bias, epsilon);
+        }
+        self.unary("layer_norm", |x| {
+            x.f_layer_norm(channels as i64, Some(&weight.0), Some(&bias.0), epsilon, true)
+        })
+    }
+
+    fn group_norm(&self, groups: usize, weight: &Self, bias: &Self, epsilon: f64) -> Result<Self> {
+        let channels = self.shape().get(1).copied().unwrap_or(0);
+        if !norm_fits(self, channels, weight, bias) || groups == 0 || !channels.is_multiple_of(groups) {
+            return generic::group_norm(self, groups, weight, bias, epsilon);
+        }
+        self.unary("group_norm", |x| {
+            x.f_group_norm(groups as i64, Some(&weight.0), Some(&bias.0), epsilon, true)
+        })
+    }
+
+    fn group_norm_silu(&self, groups: usize, weight: &Self, bias: &Self, epsilon: f64) -> Result<Self> {
+        // in place on the norm's own result: nobody else has a handle on it
+        let Self(mut normed) = self.group_norm(groups, weight, bias, epsilon)?;
+        normed.f_silu_().map(Self).or_backend("group_norm_silu")
+    }
+
+    fn geglu(&self, weight: &Self, bias: Option<&Self>) -> Result<Self> {
+        let projected = self.linear(weight, bias)?;
+        let shape = projected.shape();
+        let out = shape.last().copied().unwrap_or(0);
+        if !out.is_multiple_of(2) {
+            return Err(Error::shape("geglu", "[.., an even number of channels]", shape));
+        }
+        projected.unary("geglu", |both| {
+            let half = (out / 2) as i64;
+            // in place on the activation's own result
+            both.f_narrow(-1, half, half)?.f_gelu("none")?.f_mul_(&both.f_narrow(-1, 0, half)?)
+        })
+    }
+}
+
+/// Whether libtorch's norms take these; if not, the generic body does, or reports what is wrong.
+fn norm_fits(x: &TchTensor, channels: usize, weight: &TchTensor, bias: &TchTensor) -> bool {
+    let fits = |y: &TchTensor| y.shape() == [channels] && y.0.f_kind().ok() == x.0.f_kind().ok();
+    x.float("norm").is_ok() && x.0.numel() > 0 && fits(weight) && fits(bias)
+}
+
+fn check_linear(x: &TchTensor, weight: &TchTensor, bias: Option<&TchTensor>) -> Result<()> {
+    let [out, inner] = dims(weight, "linear")?;
+    x.same_dtype(weight, "linear")?;
+    if x.shape().last() != Some(&inner) {
+        return Err(Error::shape("linear", format!("[.., {inner}]"), x.shape()));
+    }
+    if let Some(bias) = bias {
+        x.same_dtype(bias, "linear")?;
+        if bias.shape() != [out] {
+            return Err(Error::shape("linear bias", format!("[{out}]"), bias.shape()));
+        }
+    }
+    Ok(())
+}
+
+/// Checks everything, so that a misfit is reported in our words.
+fn check_conv2d(
+    x: &TchTensor,
+    weight: &TchTensor,
+    bias: Option<&TchTensor>,
+    options: Conv2dOptions,
+) -> Result<()> {
+    let Conv2dOptions { stride, pad_before, pad_after } = options;
+    let [_, ci, h, w] = dims(x, "conv2d")?;
+    let [co, inner, kh, kw] = dims(weight, "conv2d weight")?;
+    x.same_dtype(weight, "conv2d")?;
+    if inner != ci {
+        return Err(Error::shape("conv2d weight", format!("[co, {ci}, kh, kw]"), weight.shape()));
+    }
+    if stride == 0 {
+        return Err(Error::config("stride", "expected at least 1, got 0"));
+    }
+    let padding = pad_before + pad_after;
+    if kh == 0 || kw == 0 || h + padding < kh || w + padding < kw || x.0.numel() == 0 || co == 0 {
+        let expected = format!("an image of at least {kh} x {kw} when padded");
+        return Err(Error::shape("conv2d", expected, x.shape()));
+    }
+    if let Some(bias) = bias {
+        x.same_dtype(bias, "conv2d")?;
+        if bias.shape() != [co] {
+            return Err(Error::shape("conv2d bias", format!("[{co}]"), bias.shape()));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,108 @@
+//! Choice and movement of tokens.
+
+use atedm_core::backend::{Partition, dims};
+use atedm_core::{Error, Indices, Result, Tensor};
+use tch::{Device, Tensor as Raw};
+
+use crate::error::{OrBackend, TorchResult};
+use crate::tensor::sizes;
+use crate::{TchIndices, TchTensor};
+
+/// An [`Error::NotFinite`] if there is a NaN.
+fn refuse_nan(x: &Raw, op: &'static str, what: &str) -> Result<()> {
+    let nan = x.f_isnan().and_then(|nan| nan.f_any()).and_then(|any| any.f_int64_value(&[])).or_backend(op)?;
+    if nan == 0 { Ok(()) } else { Err(Error::NotFinite { what: what.to_string() }) }
+}
+
+/// [`Tensor::split_top_k`]: a stable sort, so that equal scores keep their order.
+pub(crate) fn split_top_k(scores: &TchTensor, kept: usize) -> Result<Partition<TchTensor>> {
+    let [batch, n] = dims(scores, "split_top_k")?;
+    if kept == 0 || kept > n {
+        let expected = format!("at least {} columns, kept {kept}", kept.max(1));
+        return Err(Error::shape("split_top_k", expected, [batch, n]));
+    }
+    let raw = scores.float("split_top_k")?;
+    refuse_nan(raw, "split_top_k", "a score")?;
+    let ascending = |order: &Raw, start: usize, len: usize| -> TorchResult<TchIndices> {
+        let part = order.f_narrow(1, start as i64, len as i64)?;
+        Ok(TchIndices::with_bound(part.f_sort(1, false)?.0, (batch, len), n))
+    };
+    let split = || -> TorchResult<_> {
+        // + 0.0 turns -0.0 into 0.0, which a sort by bits would tell apart
+        let order = raw.f_detach()?.f_add_scalar(0.0)?.f_sort_stable(true, 1, true)?.1;
+        Ok(Partition { kept: ascending(&order, 0, kept)?, pruned: ascending(&order, kept, n - kept)? })
+    };
+    split().or_backend("split_top_k")
+}
+
+/// [`Tensor::argmax_rows`]. libtorch's `argmax` promises the first of equals, and takes a NaN for the largest.
+pub(crate) fn argmax_rows(x: &TchTensor) -> Result<TchIndices> {
+    let [batch, n, m] = dims(x, "argmax_rows")?;
+    if n == 0 {
+        return Err(Error::shape("argmax_rows", "at least one row", [batch, n, m]));
+    }
+    let raw = x.float("argmax_rows")?;
+    let at = raw.f_argmax(1, false).or_backend("argmax_rows")?;
+    let highest = raw.f_amax(1, false).or_backend("argmax_rows")?;
+    refuse_nan(&highest, "argmax_rows", "a value of argmax_rows")?;
+    Ok(TchIndices::with_bound(at, (batch, m), n))
+}
+
+/// [`Tensor::gather`]: whole runs of the axes behind `axis` are copied.
+pub(crate) fn gather(x: &TchTensor, axis: usize, at: &TchIndices) -> Result<TchTensor> {
+    let shape = x.shape();
+    let (batch, count) = at.dims();
+    if axis == 0 || axis >= shape.len() || shape[0] != batch {
+        return Err(Error::shape("gather", format!("[{batch}, .., axis {axis} of 1 or above, ..]"), shape));
+    }
+    let n = shape[axis];
+    at.check_below(n, "gather")?;
+    let raw = x.float("gather")?;
+    let mut result = shape.clone();
+    result[axis] = count;
+    if result.contains(&0) {
+        return TchTensor::full(0.0, &result, x.dtype(), &x.device());
+    }
+    let picked = || -> TorchResult<Raw> {
+        let flat = at.tensor().f_reshape([-1])?;
+        if batch == 1 {
+            return raw.f_index_select(axis as i64, &flat);
+        }
+        let before: usize = shape[1..axis].iter().product();
+        let behind: usize = shape[axis + 1..].iter().product();
+        let rows = raw.f_reshape([(batch * before * n) as i64, behind as i64])?;
+        rows.f_index_select(0, &flat_rows(at, before, n)?)?.f_reshape(sizes(&result))
+    };
+    picked().map(TchTensor::from).or_backend("gather")
+}
+
+/// [`Tensor::scatter_into`].
+pub(crate) fn scatter_into(rows: &TchTensor, base: &TchTensor, at: &TchIndices) -> Result<TchTensor> {
+    rows.same_dtype(base, "scatter_into")?;
+    let [batch, n, channels] = dims(base, "scatter_into")?;
+    let (lists, count) = at.dims();
+    if rows.shape() != [batch, count, channels] || lists != batch {
+        let expected = format!("rows [{lists}, {count}, {channels}] and as many in the base");
+        return Err(Error::shape("scatter_into", expected, rows.shape()));
+    }
+    at.check_below(n, "scatter_into")?;
+    let replaced = || -> TorchResult<Raw> {
+        let flat = base.0.f_reshape([(batch * n) as i64, channels as i64])?;
+        let source = rows.0.f_reshape([(batch * count) as i64, channels as i64])?;
+        flat.f_index_copy(0, &flat_rows(at, 1, n)?, &source)?.f_reshape(sizes(&[batch, n, channels]))
+    };
+    replaced().map(TchTensor::from).or_backend("scatter_into")
+}
+
+/// `(b · before + p) · n + at[b, i]` for every batch row `b` and `p` below `before`, flat.
+fn flat_rows(at: &TchIndices, before: usize, n: usize) -> TorchResult<Raw> {
+    let (batch, count) = at.dims();
+    if batch * before == 1 {
+        return at.tensor().f_reshape([-1]);
+    }
+    let starts: Vec<i64> = (0..batch * before).map(|run| (run * n) as i64).collect();
+    let starts = Raw::f_from_slice(&starts)?.f_reshape(sizes(&[batch, before, 1]))?;
+    let device: Device = at.device();
+    let starts = if device == Device::Cpu { starts } else { starts.f_to_device(device)? };
+    at.tensor().f_reshape(sizes(&[batch, 1, count]))?.f_add(&starts)?.f_reshape([-1])
+}

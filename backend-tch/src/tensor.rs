@@ -1,0 +1,322 @@
+//! Level 1 on libtorch: [`TchTensor`].
+
+use atedm_core::backend::Partition;
+use atedm_core::{DType, Error, Result, Tensor};
+use tch::{Device, Kind, Tensor as Raw};
+
+use crate::error::{OrBackend, TorchResult};
+use crate::{TchIndices, select};
+
+/// A [`tch::Tensor`] of dtype f16, bf16, f32 or f64 that knows the operations of AT-EDM.
+///
+/// `From` and `Into` convert both ways at no cost; libtorch's other dtypes are refused by the operations.
+#[derive(Debug)]
+pub struct TchTensor(pub(crate) Raw);
+
+impl Clone for TchTensor {
+    /// A handle on the same elements.
+    fn clone(&self) -> Self {
+        Self(self.0.shallow_clone())
+    }
+}
+
+impl From<Raw> for TchTensor {
+    fn from(tensor: Raw) -> Self {
+        Self(tensor)
+    }
+}
+
+impl From<&Raw> for TchTensor {
+    fn from(tensor: &Raw) -> Self {
+        Self(tensor.shallow_clone())
+    }
+}
+
+impl From<TchTensor> for Raw {
+    fn from(tensor: TchTensor) -> Self {
+        tensor.0
+    }
+}
+
+impl From<&TchTensor> for Raw {
+    fn from(tensor: &TchTensor) -> Self {
+        tensor.0.shallow_clone()
+    }
+}
+
+impl AsRef<Raw> for TchTensor {
+    fn as_ref(&self) -> &Raw {
+        &self.0
+    }
+}
+
+/// libtorch's name of our dtype.
+pub(crate) fn to_kind(dtype: DType) -> Kind {
+    match dtype {
+        DType::F16 => Kind::Half,
+        DType::BF16 => Kind::BFloat16,
+        DType::F32 => Kind::Float,
+        DType::F64 => Kind::Double,
+    }
+}
+
+fn from_kind(kind: Kind) -> Option<DType> {
+    match kind {
+        Kind::Half => Some(DType::F16),
+        Kind::BFloat16 => Some(DType::BF16),
+        Kind::Float => Some(DType::F32),
+        Kind::Double => Some(DType::F64),
+        _ => None,
+    }
+}
+
+/// A shape as libtorch takes it.
+pub(crate) fn sizes(shape: &[usize]) -> Vec<i64> {
+    shape.iter().map(|&len| len as i64).collect()
+}
+
+impl TchTensor {
+    /// The tensor, if its dtype is one of ours.
+    pub(crate) fn float(&self, op: &'static str) -> Result<&Raw> {
+        let got = match self.0.f_kind() {
+            Ok(kind) if from_kind(kind).is_some() => return Ok(&self.0),
+            Ok(kind) => format!("{kind:?}"),
+            Err(_) => "one that tch does not know".to_string(),
+        };
+        Err(Error::DType { op, expected: "f16, bf16, f32 or f64".to_string(), got })
+    }
+
+    /// The length of `axis`.
+    fn axis(&self, axis: usize, op: &'static str) -> Result<usize> {
+        let shape = self.shape();
+        shape.get(axis).copied().ok_or_else(|| Error::shape(op, format!("more than {axis} axes"), shape))
+    }
+
+    /// Fails unless both have one float dtype.
+    pub(crate) fn same_dtype(&self, other: &Self, op: &'static str) -> Result<()> {
+        self.float(op)?;
+        other.float(op)?;
+        let (expected, got) = (self.dtype(), other.dtype());
+        if expected == got {
+            return Ok(());
+        }
+        Err(Error::DType { op, expected: expected.to_string(), got: got.to_string() })
+    }
+
+    /// A binary operation with only length-1 axes broadcast.
+    fn binary(
+        &self,
+        other: &Self,
+        op: &'static str,
+        apply: impl FnOnce(&Raw, &Raw) -> TorchResult<Raw>,
+    ) -> Result<Self> {
+        self.same_dtype(other, op)?;
+        let (left, right) = (self.shape(), other.shape());
+        let fits =
+            left.len() == right.len() && left.iter().zip(&right).all(|(&l, &r)| l == r || l == 1 || r == 1);
+        if !fits {
+            return Err(Error::shape(op, format!("axes equal to or 1 against {left:?}"), right));
+        }
+        apply(&self.0, &other.0).map(Self).or_backend(op)
+    }
+
+    /// An operation of libtorch's on a float tensor.
+    pub(crate) fn unary(
+        &self,
+        op: &'static str,
+        apply: impl FnOnce(&Raw) -> TorchResult<Raw>,
+    ) -> Result<Self> {
+        apply(self.float(op)?).map(Self).or_backend(op)
+    }
+}
+
+impl Tensor for TchTensor {
+    type Device = Device;
+    type Indices = TchIndices;
+
+    fn from_bytes(bytes: &[u8], stored: DType, shape: &[usize], device: &Device) -> Result<Self> {
+        let size = shape.iter().try_fold(stored.size_in_bytes(), |size, &len| size.checked_mul(len));
+        if size != Some(bytes.len()) {
+            let expected = format!("the bytes of {stored} {shape:?}, got {} bytes", bytes.len());
+            return Err(Error::shape("from_bytes", expected, shape));
+        }
+        Raw::f_from_data_size(bytes, &sizes(shape), to_kind(stored))
+            .and_then(|host| if *device == Device::Cpu { Ok(host) } else { host.f_to_device(*device) })
+            .map(Self)
+            .or_backend("from_bytes")
+    }
+
+    fn to_bytes(&self) -> Result<Vec<u8>> {
+        let count = self.float("to_bytes")?.numel();
+        let mut bytes = vec![0; count * self.dtype().size_in_bytes()];
+        self.0.f_copy_data_u8(&mut bytes, count).or_backend("to_bytes")?;
+        Ok(bytes)
+    }
+
+    fn full(value: f64, shape: &[usize], dtype: DType, device: &Device) -> Result<Self> {
+        Raw::f_full(sizes(shape), value, (to_kind(dtype), *device)).map(Self).or_backend("full")
+    }
+
+    /// The element type; [`DType::F32`] for a tensor of one of libtorch's other dtypes, which every operation refuses.
+    fn dtype(&self) -> DType {
+        self.0.f_kind().ok().and_then(from_kind).unwrap_or(DType::F32)
+    }
+
+    fn shape(&self) -> Vec<usize> {
+        self.0.size().into_iter().map(|len| len as usize).collect()
+    }
+
+    fn device(&self) -> Device {
+        self.0.device()
+    }
+
+    fn cast(&self, to: DType) -> Result<Self> {
+        if self.float("cast").is_ok() && self.dtype() == to {
+            return Ok(self.clone());
+        }
+        self.unary("cast", |x| x.f_to_kind(to_kind(to)))
+    }
+
+    fn reshape(&self, shape: &[usize]) -> Result<Self> {
+        let count = shape.iter().try_fold(1usize, |size, &len| size.checked_mul(len));
+        if count != Some(self.0.numel()) {
+            return Err(Error::shape("reshape", format!("the elements of {shape:?}"), self.shape()));
+        }
+        self.0.f_reshape(sizes(shape)).map(Self).or_backend("reshape")
+    }
+
+    fn permute(&self, axes: &[usize]) -> Result<Self> {
+        let mut seen = vec![false; self.0.dim()];
+        let valid = axes.len() == seen.len()
+            && axes.iter().all(|&axis| seen.get_mut(axis).is_some_and(|seen| !std::mem::replace(seen, true)));
+        if !valid {
+            return Err(Error::shape("permute", format!("axes in the order {axes:?}"), self.shape()));
+        }
+        self.0.f_permute(sizes(axes)).map(Self).or_backend("permute")
+    }
+
+    fn narrow(&self, axis: usize, start: usize, len: usize) -> Result<Self> {
+        let have = self.axis(axis, "narrow")?;
+        if start.checked_add(len).is_none_or(|end| end > have) {
+            let expected = format!("{len} entries from {start} of axis {axis}");
+            return Err(Error::shape("narrow", expected, self.shape()));
+        }
+        self.0.f_narrow(axis as i64, start as i64, len as i64).map(Self).or_backend("narrow")
+    }
+
+    fn concat(parts: &[&Self], axis: usize) -> Result<Self> {
+        let Some(&first) = parts.first() else {
+            return Err(Error::shape("concat", "at least one part", []));
+        };
+        first.axis(axis, "concat")?;
+        let like = first.shape();
+        for part in parts {
+            first.same_dtype(part, "concat")?;
+            let shape = part.shape();
+            let fits = shape.len() == like.len()
+                && shape.iter().zip(&like).enumerate().all(|(at, (&d, &l))| at == axis || d == l);
+            if !fits {
+                return Err(Error::shape("concat", format!("{like:?} but for axis {axis}"), shape));
+            }
+        }
+        if parts.len() == 1 {
+            return Ok(first.clone());
+        }
+        let raws: Vec<&Raw> = parts.iter().map(|part| &part.0).collect();
+        Raw::f_cat(&raws, axis as i64).map(Self).or_backend("concat")
+    }
+
+    fn add(&self, other: &Self) -> Result<Self> {
+        self.binary(other, "add", Raw::f_add)
+    }
+
+    fn sub(&self, other: &Self) -> Result<Self> {
+        self.binary(other, "sub", Raw::f_sub)
+    }
+
+    fn mul(&self, other: &Self) -> Result<Self> {
+        self.binary(other, "mul", Raw::f_mul)
+    }
+
+    fn div(&self, other: &Self) -> Result<Self> {
+        self.binary(other, "div", Raw::f_div)
+    }
+
+    fn affine(&self, scale: f64, shift: f64) -> Result<Self> {
+        self.unary("affine", |x| {
+            let mut scaled = x.f_mul_scalar(scale)?;
+            if shift == 0.0 { Ok(scaled) } else { scaled.f_add_scalar_(shift) }
+        })
+    }
+
+    fn exp(&self) -> Result<Self> {
+        self.unary("exp", Raw::f_exp)
+    }
+
+    fn ln(&self) -> Result<Self> {
+        self.unary("ln", Raw::f_log)
+    }
+
+    fn sqrt(&self) -> Result<Self> {
+        self.unary("sqrt", Raw::f_sqrt)
+    }
+
+    fn clamp_min(&self, least: f64) -> Result<Self> {
+        self.unary("clamp_min", |x| x.f_clamp_min(least))
+    }
+
+    fn matmul(&self, other: &Self) -> Result<Self> {
+        self.same_dtype(other, "matmul")?;
+        let (left, right) = (self.shape(), other.shape());
+        let rank = left.len();
+        let fits = (2..=4).contains(&rank)
+            && right.len() == rank
+            && left[..rank - 2] == right[..rank - 2]
+            && left[rank - 1] == right[rank - 2];
+        if !fits {
+            return Err(Error::shape("matmul", format!("[.., k, n] against {left:?}, 2 to 4 axes"), right));
+        }
+        self.0.f_matmul(&other.0).map(Self).or_backend("matmul")
+    }
+
+    fn softmax(&self) -> Result<Self> {
+        if self.0.dim() == 0 {
+            return Err(Error::shape("softmax", "at least 1 axis", []));
+        }
+        // half dtypes are computed in f32 inside
+        self.unary("softmax", |x| x.f_softmax(-1, None))
+    }
+
+    fn sum(&self, axis: usize) -> Result<Self> {
+        self.axis(axis, "sum")?;
+        self.unary("sum", |x| x.f_sum_dim_intlist(axis as i64, true, None))
+    }
+
+    fn max(&self, axis: usize) -> Result<Self> {
+        if self.axis(axis, "max")? == 0 {
+            return Err(Error::shape("max", format!("a filled axis {axis}"), self.shape()));
+        }
+        self.unary("max", |x| x.f_amax(axis as i64, true))
+    }
+
+    fn mean(&self, axis: usize) -> Result<Self> {
+        self.axis(axis, "mean")?;
+        self.unary("mean", |x| x.f_mean_dim(axis as i64, true, None))
+    }
+
+    fn split_top_k(&self, kept: usize) -> Result<Partition<Self>> {
+        select::split_top_k(self, kept)
+    }
+
+    fn argmax_rows(&self) -> Result<TchIndices> {
+        select::argmax_rows(self)
+    }
+
+    fn gather(&self, axis: usize, at: &TchIndices) -> Result<Self> {
+        select::gather(self, axis, at)
+    }
+
+    fn scatter_into(&self, base: &Self, at: &TchIndices) -> Result<Self> {
+        select::scatter_into(self, base, at)
+    }
+}
