@@ -2,11 +2,14 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use atedm_core::plugin::{BuildContext, MaskSet, SharedObserver};
 use atedm_core::reference::NdTensor;
 use atedm_core::{Backend, DType, DeviceOf, Error, Tensor};
-use atedm_sdxl::pipeline::{Conditioning, InitialLatents, Pipeline, Proceed, Request, StepReport};
+use atedm_sdxl::pipeline::{
+    Conditioning, Decoding, InitialLatents, Pipeline, Proceed, Request, StepReport, TextEncoders,
+};
 use serde_json::Value;
 
 use crate::Extension;
@@ -137,6 +140,9 @@ impl<'a> Job<'a> {
         (request.width, request.height) = (Some(self.size.0), Some(self.size.1));
         request.scheduler = sample.scheduler;
         request.initial = initial;
+        if sample.vae_tiling {
+            request.decoding = Decoding::Tiled(None);
+        }
         request
     }
 
@@ -174,7 +180,8 @@ impl<E: Extension> Task for Sampling<'_, E> {
         let mut reducer = registry::<B::Tensor>(extension)?.build(&job.method.name, &options, &context)?;
 
         progress.phase("loading");
-        let pipeline = Pipeline::<B>::load(&job.model.checkpoint, dtype, &device).map_err(Failure::run)?;
+        let pipeline = Pipeline::<B>::load_with(&job.model.checkpoint, dtype, &device, TextEncoders::PerRun)
+            .map_err(Failure::run)?;
         let initial = match &job.noise {
             Some(noise) => InitialLatents::Noise(B::Tensor::from_f32(
                 &noise.values,
@@ -185,11 +192,11 @@ impl<E: Extension> Task for Sampling<'_, E> {
             None => InitialLatents::Drawn,
         };
         progress.start();
-        let mut seconds = 0.0;
+        let mut pace = Pace::default();
         let mut report = |report: &StepReport<'_, B::Tensor>| {
             progress.done(report.index + 1);
+            pace.step(progress.elapsed());
             if report.index + 1 == report.total {
-                seconds = progress.elapsed().as_secs_f64();
                 progress.phase("decoding");
             }
             Proceed::Continue(())
@@ -208,8 +215,48 @@ impl<E: Extension> Task for Sampling<'_, E> {
         Ok(Sampled {
             pictures: pictures.collect(),
             latents: LatentsFile { shape, values },
-            seconds_a_step: seconds / job.sample.steps as f64,
+            seconds_a_step: pace.seconds_a_step(),
             mean_tflop,
         })
+    }
+}
+
+/// How fast steps follow each other. The first also waits for the text encoders, so it counts only where it is alone.
+#[derive(Debug, Default)]
+struct Pace {
+    first: Option<Duration>,
+    last: Duration,
+    steps: u32,
+}
+
+impl Pace {
+    /// A step ended this long after the start.
+    fn step(&mut self, elapsed: Duration) {
+        self.first.get_or_insert(elapsed);
+        self.last = elapsed;
+        self.steps += 1;
+    }
+
+    fn seconds_a_step(&self) -> f64 {
+        let first = self.first.unwrap_or_default();
+        match self.steps {
+            0 | 1 => first.as_secs_f64(),
+            steps => (self.last - first).as_secs_f64() / f64::from(steps - 1),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_step_counts_only_alone() {
+        let mut pace = Pace::default();
+        pace.step(Duration::from_secs(9));
+        assert_eq!(pace.seconds_a_step(), 9.0);
+        pace.step(Duration::from_secs(11));
+        pace.step(Duration::from_secs(14));
+        assert_eq!(pace.seconds_a_step(), 2.5);
     }
 }
