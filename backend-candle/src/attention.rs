@@ -21,6 +21,7 @@ impl AttentionOps for CandleTensor {
         let scores = match graph {
             GraphRequest::Voted(scores) => Some(scores),
             GraphRequest::None | GraphRequest::Lazy => None,
+            GraphRequest::Stored => return generic::attention(q, k, v, options),
         };
         let fits = bias.is_none()
             && q.0.dtype() == v.0.dtype()
@@ -37,7 +38,7 @@ impl AttentionOps for CandleTensor {
             attend(&q.0, &k.0, &v.0, scale as f32, scores.map(|s| &s.0)).or_backend("attention")?;
         let Outcome { output, lse, voted } = attended;
         let graph = match graph {
-            GraphRequest::None => None,
+            GraphRequest::None | GraphRequest::Stored => None,
             GraphRequest::Lazy | GraphRequest::Voted(_) => Some(AttentionGraph::Streamed(Streamed {
                 q: q.clone(),
                 k: k.clone(),

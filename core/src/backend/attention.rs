@@ -26,6 +26,9 @@ pub enum GraphRequest<'a, T> {
     Lazy,
     /// The graph, and these starting scores `[b, h, m]` are known: the forward pass may cast the first vote itself.
     Voted(&'a T),
+    /// The map itself, stored in the tokens' dtype, and the output made from it: attention as it is without a fused
+    /// kernel (the paper's "w/o FO").
+    Stored,
 }
 
 /// Options of [`AttentionOps::attention`].
@@ -59,6 +62,9 @@ impl<T: AttentionOps> GraphRequest<'_, T> {
         match self {
             Self::None => Ok(None),
             Self::Lazy | Self::Voted(_) => AttentionGraph::from_qk(q, k, scale).map(Some),
+            Self::Stored => Ok(Some(AttentionGraph::Dense(
+                AttentionGraph::from_qk(q, k, scale)?.to_dense()?.cast(q.dtype())?,
+            ))),
         }
     }
 }
@@ -88,7 +94,7 @@ pub struct Streamed<T> {
 /// One attention layer's map, `[b, h, m, n]`, as an operator. It owns handles and outlives no layer.
 #[derive(Debug, Clone)]
 pub enum AttentionGraph<T> {
-    /// The stored map, in the accumulator dtype.
+    /// The stored map, in the accumulator dtype, or in the tokens' own ([`GraphRequest::Stored`]).
     Dense(T),
     /// The recomputed map.
     Streamed(Streamed<T>),
@@ -147,7 +153,7 @@ impl<T: AttentionOps> AttentionGraph<T> {
     /// The dtype of scores: the accumulator of the tokens'.
     pub fn score_dtype(&self) -> crate::DType {
         match self {
-            Self::Dense(map) => map.dtype(),
+            Self::Dense(map) => map.dtype().accumulator(),
             Self::Streamed(s) => s.lse.dtype(),
         }
     }
@@ -203,7 +209,7 @@ impl<T: AttentionOps> AttentionGraph<T> {
     /// The same graph with a stored map: `[b, h, m, n]`. For small maps, tests, and methods that need single entries.
     pub fn to_dense(&self) -> Result<T> {
         match self {
-            Self::Dense(map) => Ok(map.clone()),
+            Self::Dense(map) => map.cast(map.dtype().accumulator()),
             Self::Streamed(s) => generic::dense_map(s),
         }
     }

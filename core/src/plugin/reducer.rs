@@ -109,6 +109,8 @@ pub enum Wants<T> {
     Graph,
     /// The attention graph, with the first vote from these scores `[b, h, m]`.
     Voted(T),
+    /// The attention graph with its map stored ([`GraphRequest::Stored`]).
+    Stored,
 }
 
 impl<T> Wants<T> {
@@ -118,6 +120,7 @@ impl<T> Wants<T> {
             Self::Nothing => GraphRequest::None,
             Self::Graph => GraphRequest::Lazy,
             Self::Voted(scores) => GraphRequest::Voted(scores),
+            Self::Stored => GraphRequest::Stored,
         }
     }
 }

@@ -157,6 +157,7 @@ impl<T> RequestName for GraphRequest<'_, T> {
             GraphRequest::None => "without a graph",
             GraphRequest::Lazy => "with a graph",
             GraphRequest::Voted(_) => "with a vote",
+            GraphRequest::Stored => "with a stored map",
         }
     }
 }

@@ -24,6 +24,9 @@ pub fn attention<T: Tensor>(
     options: AttentionOptions<'_, T>,
 ) -> Result<(T, Option<AttentionGraph<T>>)> {
     let AttentionOptions { scale, bias, graph } = options;
+    if matches!(graph, GraphRequest::Stored) {
+        return stored(q, k, v, (scale, bias));
+    }
     let [_, _, m, _] = dims(q, "attention")?;
     let dtype = q.dtype();
     let wide = dtype.accumulator();
@@ -61,6 +64,23 @@ pub fn attention<T: Tensor>(
         }
     };
     Ok((output, graph))
+}
+
+/// Attention with its whole map stored, everything in the tokens' dtype but what the softmax does inside.
+fn stored<T: Tensor>(
+    q: &T,
+    k: &T,
+    v: &T,
+    (scale, bias): (f64, Option<&T>),
+) -> Result<(T, Option<AttentionGraph<T>>)> {
+    let mut logits = q.affine(scale, 0.0)?.matmul(&k.permute(&[0, 1, 3, 2])?)?;
+    if let Some(bias) = bias {
+        logits = logits.add(&bias.cast(q.dtype())?)?;
+    }
+    let map = logits.softmax()?;
+    drop(logits);
+    let output = map.matmul(v)?;
+    Ok((output, Some(AttentionGraph::Dense(map))))
 }
 
 /// The streamed graph of queries and keys: one pass for the log-sum-exp.
@@ -154,32 +174,34 @@ pub fn strongest<T: Tensor>(graph: &Streamed<T>, partition: &Partition<T>) -> Re
 pub fn dense_votes<T: Tensor>(map: &T, scores: &T) -> Result<T> {
     let [b, h, m, n] = dims(map, "votes")?;
     expect_scores(scores, [b, h, m], "votes")?;
-    scores.reshape(&[b, h, 1, m])?.matmul(map)?.reshape(&[b, h, n])
+    scores.cast(map.dtype())?.reshape(&[b, h, 1, m])?.matmul(map)?.reshape(&[b, h, n])?.cast(scores.dtype())
 }
 
 /// `A s` on a stored map `[b, h, m, n]` with `[b, h, n]`.
 pub fn dense_read<T: Tensor>(map: &T, scores: &T) -> Result<T> {
     let [b, h, m, n] = dims(map, "read")?;
     expect_scores(scores, [b, h, n], "read")?;
-    map.matmul(&scores.reshape(&[b, h, n, 1])?)?.reshape(&[b, h, m])
+    map.matmul(&scores.cast(map.dtype())?.reshape(&[b, h, n, 1])?)?.reshape(&[b, h, m])?.cast(scores.dtype())
 }
 
 /// `−Σ_j A_ij ln A_ij` on a stored map, with `0·ln 0 = 0`.
 pub fn dense_row_entropy<T: Tensor>(map: &T) -> Result<T> {
     // the smallest normal f32 keeps the logarithm finite where A is 0, and the product 0
+    let map = &map.cast(map.dtype().accumulator())?;
     let log = map.clamp_min(f64::from(f32::MIN_POSITIVE))?.ln()?;
     drop_last(&map.mul(&log)?.sum(3)?.affine(-1.0, 0.0)?)
 }
 
 /// `Σ_j A_ij²` on a stored map.
 pub fn dense_second_moment<T: Tensor>(map: &T) -> Result<T> {
+    let map = &map.cast(map.dtype().accumulator())?;
     drop_last(&map.mul(map)?.sum(3)?)
 }
 
 /// The argmax over retained rows on a stored map.
 pub fn dense_strongest<T: Tensor>(map: &T, partition: &Partition<T>) -> Result<T::Indices> {
     let among = map.gather(2, &partition.kept)?.gather(3, &partition.pruned)?;
-    head_mean(&among)?.argmax_rows()
+    head_mean(&among.cast(among.dtype().accumulator())?)?.argmax_rows()
 }
 
 fn expect_scores<T: Tensor>(scores: &T, shape: [usize; 3], op: &'static str) -> Result<()> {
