@@ -17,17 +17,18 @@
 //! its maxima.
 
 use std::arch::x86_64::{
-    __m512bh, _mm512_add_ps, _mm512_and_si512, _mm512_castsi512_ps, _mm512_cvtne2ps_pbh, _mm512_cvtneps_pbh,
-    _mm512_fmadd_ps, _mm512_mask_max_ps, _mm512_maskz_mov_ps, _mm512_mul_ps, _mm512_reduce_add_ps,
-    _mm512_reduce_max_ps, _mm512_set1_epi32, _mm512_set1_ps, _mm512_setzero_ps, _mm512_slli_epi32,
+    __m512bh, _mm512_add_ps, _mm512_cvtne2ps_pbh, _mm512_cvtneps_pbh, _mm512_fmadd_ps, _mm512_mask_max_ps,
+    _mm512_maskz_mov_ps, _mm512_mul_ps, _mm512_reduce_add_ps, _mm512_reduce_max_ps, _mm512_set1_ps,
+    _mm512_setzero_ps,
 };
 use std::f64::consts::{LN_2, LOG2_E};
 
 use super::Cpu;
-use super::heads::{Heads, Pass};
+use super::ballot::{Ballot, cast, count};
+use super::heads::{Attended, Heads, Output, Pass};
 use super::pack::{PANEL, Packed, Panel, length, pack_rows};
 use super::pool::parallel;
-use super::tile::{LANES, Lanes, NO_LANES, Pairs, ROWS, Sums, Tile, exp2, floats, product, zeros};
+use super::tile::{LANES, Lanes, NO_LANES, Pairs, ROWS, Sums, Tile, exp2, product, zeros};
 
 /// Tiles of a block: what is read and written for each panel stays in the first cache.
 const TILES: usize = 8;
@@ -41,43 +42,6 @@ const ROOM: f32 = 80.0;
 /// A row whose sum is below this, with a raised reference, is done again.
 const VANISHED: f32 = 1.0 / (1u64 << 60) as f32;
 
-/// Where [`attention`] writes.
-#[derive(Debug)]
-pub(crate) struct Attended<'a> {
-    /// `[b, m, h, dim]` as bf16 bits: tokens outside, heads inside, as the next layer wants them.
-    pub(crate) output: &'a mut [u16],
-    /// `[b, h, m]`.
-    pub(crate) lse: &'a mut [f32],
-    /// `[b, h, n]`, written if there are scores.
-    pub(crate) voted: Option<&'a mut [f32]>,
-}
-
-/// Output rows, written by several threads.
-struct Output<'a> {
-    data: *mut u16,
-    len: usize,
-    all: std::marker::PhantomData<&'a mut [u16]>,
-}
-
-// SAFETY: every row is written by one task only (see `Output::row`).
-#[allow(unsafe_code)]
-unsafe impl Sync for Output<'_> {}
-
-impl Output<'_> {
-    /// `len` elements from `at` on.
-    ///
-    /// # Safety
-    /// No other task may ask for any of them.
-    #[allow(unsafe_code)]
-    #[allow(clippy::mut_from_ref)]
-    unsafe fn row(&self, at: usize, len: usize) -> &mut [u16] {
-        assert!(at.checked_add(len).is_some_and(|end| end <= self.len), "a row beyond the output");
-        // SAFETY: inside of the slice (checked), which is borrowed for as long as `self` lives; the caller sees to it
-        // that nobody else holds these elements.
-        unsafe { std::slice::from_raw_parts_mut(self.data.add(at), len) }
-    }
-}
-
 /// One task: rows of one head.
 struct Part<'a> {
     head: (usize, usize),
@@ -87,19 +51,18 @@ struct Part<'a> {
     ballots: &'a mut [Ballot],
 }
 
-/// Votes of a panel: of keys `0, 2, .. 30`, `1, 3, .. 31`, and the same from 32 on.
-type Ballot = [Lanes; 4];
-
 /// `softmax(q kᵀ scale) v` with the log-sum-exp of every row and, given scores, the first vote.
 pub(crate) fn attention(cpu: Cpu, pass: Pass<'_>, v: Heads<'_>, into: Attended<'_>) {
     let [batch, heads, m, n] = pass.sizes();
     let [_, _, values, dim] = v.dims();
     let Attended { output, lse, voted } = into;
     assert!(v.dims()[..2] == [batch, heads] && values == n, "values for every key");
-    assert!(output.len() == batch * m * heads * dim && lse.len() == batch * heads * m, "room for the results");
+    assert!(
+        output.len() == batch * m * heads * dim && lse.len() == batch * heads * m,
+        "room for the results"
+    );
     let packed = Packed::new(&pass.k, &v, cpu.threads);
-    let output =
-        Output { data: output.as_mut_ptr(), len: output.len(), all: std::marker::PhantomData };
+    let output = Output::new(output);
 
     let panels = n.div_ceil(PANEL);
     let rows = BLOCK * (m / (16 * BLOCK)).clamp(1, BLOCKS);
@@ -131,20 +94,6 @@ pub(crate) fn attention(cpu: Cpu, pass: Pass<'_>, v: Heads<'_>, into: Attended<'
         assert!(kept == 0 || voted.len() == batch * heads * n, "room for the votes");
         for (voted, ballots) in voted.chunks_mut(n).zip(ballots.chunks((per_head * kept).max(1))) {
             count(voted, ballots, kept);
-        }
-    }
-}
-
-/// The tasks' votes, added in their order.
-fn count(voted: &mut [f32], ballots: &[Ballot], panels: usize) {
-    for (at, voted) in voted.chunks_mut(PANEL).enumerate() {
-        let mut total = [0f64; PANEL];
-        for ballot in ballots.iter().skip(at).step_by(panels) {
-            let lanes = ballot.iter().flat_map(|&lanes| floats(lanes));
-            total.iter_mut().zip(lanes).for_each(|(total, vote)| *total += f64::from(vote));
-        }
-        for (j, vote) in voted.iter_mut().enumerate() {
-            *vote = total[j / 32 * 32 + j % 2 * LANES + j % 32 / 2] as f32;
         }
     }
 }
@@ -348,29 +297,5 @@ fn bits(values: __m512bh) -> [u32; LANES] {
     #[allow(unsafe_code)]
     unsafe {
         std::mem::transmute::<__m512bh, [u32; LANES]>(values)
-    }
-}
-
-/// `ballot_j += Σ_i shares_i P_ij` for one panel of a block.
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
-fn cast(ballot: &mut Ballot, weights: &[Tile], shares: &[f32]) {
-    let odd = _mm512_set1_epi32(0xffff_0000_u32.cast_signed());
-    let mut sums = [_mm512_setzero_ps(); 4];
-    for (tile, shares) in weights.iter().zip(shares.as_chunks::<ROWS>().0) {
-        for (row, &share) in tile.0.iter().zip(shares) {
-            let share = _mm512_set1_ps(share);
-            for (line, sums) in row.as_chunks::<LANES>().0.iter().zip(sums.as_chunks_mut::<2>().0) {
-                // SAFETY: both are 64 bytes, of which every pattern is valid.
-                #[allow(unsafe_code)]
-                let pairs: Pairs = unsafe { std::mem::transmute(*line) };
-                let values = [_mm512_slli_epi32::<16>(pairs), _mm512_and_si512(pairs, odd)];
-                for (sum, value) in sums.iter_mut().zip(values) {
-                    *sum = _mm512_fmadd_ps(share, _mm512_castsi512_ps(value), *sum);
-                }
-            }
-        }
-    }
-    for (total, sum) in ballot.iter_mut().zip(sums) {
-        *total = _mm512_add_ps(*total, sum);
     }
 }

@@ -1,6 +1,8 @@
 //! Queries, keys and values in memory, and what the kernels are asked for.
 
-/// Elements of a head at most: 32 pairs of bf16, one row of a [`Tile`](super::tile::Tile).
+use std::marker::PhantomData;
+
+/// Elements of a head at most: 32 pairs of bf16, one row of a tile.
 pub(crate) const MAX_DIM: usize = 64;
 
 /// `[b, h, rows, dim]` as bf16 bits, anywhere in a slice; a row's elements are neighbours.
@@ -56,8 +58,56 @@ impl Pass<'_> {
     pub(super) fn sizes(&self) -> [usize; 4] {
         let [batch, heads, m, dim] = self.q.dims;
         let [other_batch, other_heads, n, other_dim] = self.k.dims;
-        assert!((batch, heads, dim) == (other_batch, other_heads, other_dim), "queries and keys of other heads");
-        assert!(self.scores.is_none_or(|scores| scores.len() == batch * heads * m), "a score for every query");
+        assert!(
+            (batch, heads, dim) == (other_batch, other_heads, other_dim),
+            "queries and keys of other heads"
+        );
+        assert!(
+            self.scores.is_none_or(|scores| scores.len() == batch * heads * m),
+            "a score for every query"
+        );
         [batch, heads, m, n]
+    }
+}
+
+/// Where [`attention`](super::attention()) writes.
+#[derive(Debug)]
+pub(crate) struct Attended<'a> {
+    /// `[b, m, h, dim]` as bf16 bits: tokens outside, heads inside, as the next layer wants them.
+    pub(crate) output: &'a mut [u16],
+    /// `[b, h, m]`.
+    pub(crate) lse: &'a mut [f32],
+    /// `[b, h, n]`, written if there are scores.
+    pub(crate) voted: Option<&'a mut [f32]>,
+}
+
+/// Output rows, written by several threads.
+pub(super) struct Output<'a> {
+    data: *mut u16,
+    len: usize,
+    all: PhantomData<&'a mut [u16]>,
+}
+
+// SAFETY: every row is written by one task only (see `Output::row`).
+#[allow(unsafe_code)]
+unsafe impl Sync for Output<'_> {}
+
+impl<'a> Output<'a> {
+    /// The rows in a slice.
+    pub(super) fn new(all: &'a mut [u16]) -> Self {
+        Self { data: all.as_mut_ptr(), len: all.len(), all: PhantomData }
+    }
+
+    /// `len` elements from `at` on.
+    ///
+    /// # Safety
+    /// No other task may ask for any of them.
+    #[allow(unsafe_code)]
+    #[allow(clippy::mut_from_ref)]
+    pub(super) unsafe fn row(&self, at: usize, len: usize) -> &mut [u16] {
+        assert!(at.checked_add(len).is_some_and(|end| end <= self.len), "a row beyond the output");
+        // SAFETY: inside of the slice (checked), which is borrowed for as long as `self` lives; the caller sees to it
+        // that nobody else holds these elements.
+        unsafe { std::slice::from_raw_parts_mut(self.data.add(at), len) }
     }
 }

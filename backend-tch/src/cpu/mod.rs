@@ -11,39 +11,63 @@
 //! | `tile` | the product of 6 rows and 64 columns, and the exponential |
 //! | `pool` | tasks on the threads that libtorch already has |
 //! | `attention`, `votes`, `strongest` | the three kernels |
+//! | `ballot` | the vote that attention casts itself |
+//! | `elsewhere` | their signatures on other architectures |
 //!
 //! Work is cut by sizes alone, never by the number of threads, and sums over pieces run in a fixed order: a result does
 //! not depend on how many threads computed it.
 
-pub(crate) mod attention;
-pub(crate) mod heads;
-mod pack;
-mod pool;
-pub(crate) mod strongest;
-mod tile;
-pub(crate) mod votes;
+mod heads;
 
+#[cfg(target_arch = "x86_64")]
+mod attention;
+#[cfg(target_arch = "x86_64")]
+mod ballot;
+#[cfg(target_arch = "x86_64")]
+mod pack;
+#[cfg(target_arch = "x86_64")]
+mod pool;
+#[cfg(target_arch = "x86_64")]
+mod strongest;
+#[cfg(target_arch = "x86_64")]
+mod tile;
+#[cfg(target_arch = "x86_64")]
+mod votes;
+
+#[cfg(not(target_arch = "x86_64"))]
+mod elsewhere;
 #[cfg(test)]
 mod tests;
+
+#[cfg(not(target_arch = "x86_64"))]
+pub(crate) use elsewhere::{attention, strongest, votes};
+pub(crate) use heads::{Attended, Heads, Pass};
+#[cfg(target_arch = "x86_64")]
+pub(crate) use {attention::attention, strongest::strongest, votes::votes};
 
 /// Proof that this machine has the instructions; the threads to use.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Cpu {
+    #[cfg(target_arch = "x86_64")]
     threads: usize,
+    #[cfg(not(target_arch = "x86_64"))]
+    never: std::convert::Infallible,
 }
 
 impl Cpu {
     /// `None` where the instructions are missing.
+    #[cfg(target_arch = "x86_64")]
     pub(crate) fn detect(threads: usize) -> Option<Self> {
-        #[cfg(target_arch = "x86_64")]
-        if is_x86_feature_detected!("avx512f")
+        let has = is_x86_feature_detected!("avx512f")
             && is_x86_feature_detected!("avx512bw")
             && is_x86_feature_detected!("avx512vl")
-            && is_x86_feature_detected!("avx512bf16")
-        {
-            return Some(Self { threads: threads.max(1) });
-        }
-        let _ = threads;
+            && is_x86_feature_detected!("avx512bf16");
+        has.then(|| Self { threads: threads.max(1) })
+    }
+
+    /// `None`: the kernels are written for x86.
+    #[cfg(not(target_arch = "x86_64"))]
+    pub(crate) fn detect(_threads: usize) -> Option<Self> {
         None
     }
 }

@@ -48,7 +48,13 @@ pub(super) fn pairs(dim: usize) -> usize {
 }
 
 /// Rows `start .. start + len` of one head as tiles, of which there must be enough.
-pub(super) fn pack_rows(tiles: &mut [Tile], heads: &Heads<'_>, (b, h): (usize, usize), start: usize, len: usize) {
+pub(super) fn pack_rows(
+    tiles: &mut [Tile],
+    heads: &Heads<'_>,
+    (b, h): (usize, usize),
+    start: usize,
+    len: usize,
+) {
     for (at, tile) in tiles.iter_mut().enumerate() {
         for (r, packed) in tile.0.iter_mut().enumerate() {
             let row = at * ROWS + r;
@@ -155,7 +161,8 @@ impl Packed {
     /// As [`Self::keys`].
     pub(super) fn values(&self, (b, h): (usize, usize), panel: Panel) -> &[Pairs] {
         let (by_panel, by_head) = self.value_strides;
-        &self.values[(b * self.heads + h) * by_head + panel.at * by_panel..][..by_panel / WIDTH * panel.width()]
+        &self.values[(b * self.heads + h) * by_head + panel.at * by_panel..]
+            [..by_panel / WIDTH * panel.width()]
     }
 
     /// The length of the longest key of a head.

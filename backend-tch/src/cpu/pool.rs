@@ -5,8 +5,8 @@
 //! them awake. The entry is looked up by name, as libtorch brings its own copy of the library.
 
 use std::ffi::{c_uint, c_void};
-use std::sync::{Mutex, OnceLock};
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, OnceLock};
 
 /// `GOMP_parallel(region, data, threads, flags)`: GNU's and LLVM's OpenMP both have it.
 type Parallel = unsafe extern "C" fn(extern "C" fn(*mut c_void), *mut c_void, c_uint, c_uint);
@@ -14,6 +14,17 @@ type Parallel = unsafe extern "C" fn(extern "C" fn(*mut c_void), *mut c_void, c_
 /// Runs `task(scratch, item)` for every item, started in their order, on at most `threads` threads, this one included;
 /// each makes its own scratch.
 pub(super) fn parallel<I: Send, S>(
+    threads: usize,
+    items: impl IntoIterator<Item = I>,
+    scratch: impl Fn() -> S + Sync,
+    task: impl Fn(&mut S, I) + Sync,
+) {
+    parallel_in(openmp(), threads, items, scratch, task);
+}
+
+/// As [`parallel`], in a region of this OpenMP library, or else on threads of its own.
+fn parallel_in<I: Send, S>(
+    openmp: Option<Parallel>,
     threads: usize,
     items: impl IntoIterator<Item = I>,
     scratch: impl Fn() -> S + Sync,
@@ -30,7 +41,7 @@ pub(super) fn parallel<I: Send, S>(
             }
         }
     };
-    match (threads.min(items.len()), openmp()) {
+    match (threads.min(items.len()), openmp) {
         (0 | 1, _) => work(),
         (threads, Some(openmp)) => region(openmp, threads, &work),
         (threads, None) => std::thread::scope(|scope| {
@@ -67,4 +78,39 @@ fn openmp() -> Option<Parallel> {
         // a null pointer becomes `None`.
         unsafe { std::mem::transmute::<*mut c_void, Option<Parallel>>(entry) }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Mutex, openmp, parallel_in};
+
+    #[test]
+    fn every_item_once() {
+        for (entry, name) in [(None, "own threads"), (openmp(), "OpenMP")] {
+            if name == "OpenMP" && entry.is_none() {
+                println!("skipped: this process has no OpenMP");
+                continue;
+            }
+            for threads in [1, 2, 5] {
+                let done = Mutex::new(Vec::new());
+                let mut numbers = [0; 40];
+                parallel_in(
+                    entry,
+                    threads,
+                    numbers.iter_mut().enumerate(),
+                    || 0,
+                    |count, (at, number)| {
+                        *number += at;
+                        *count += 1;
+                        done.lock().expect("nobody panics").push(at);
+                    },
+                );
+                let mut done = done.into_inner().expect("nobody panics");
+                done.sort_unstable();
+                assert!(done.into_iter().eq(0..40), "{name}");
+                assert!(numbers.into_iter().eq(0..40), "{name}");
+            }
+            parallel_in(entry, 2, [(); 0], || (), |(), ()| panic!("nothing to do"));
+        }
+    }
 }

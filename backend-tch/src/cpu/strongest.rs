@@ -5,8 +5,8 @@
 //! row wins ties.
 
 use std::arch::x86_64::{
-    __m512i, _CMP_GT_OQ, _CMP_UNORD_Q, _mm512_add_ps, _mm512_cmp_ps_mask, _mm512_fmadd_ps, _mm512_mask_mov_epi32,
-    _mm512_mask_mov_ps, _mm512_set1_epi32, _mm512_set1_ps, _mm512_setzero_si512,
+    __m512i, _CMP_GT_OQ, _CMP_UNORD_Q, _mm512_add_ps, _mm512_cmp_ps_mask, _mm512_fmadd_ps,
+    _mm512_mask_mov_epi32, _mm512_mask_mov_ps, _mm512_set1_epi32, _mm512_set1_ps, _mm512_setzero_si512,
 };
 use std::f64::consts::LOG2_E;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,7 +15,7 @@ use super::Cpu;
 use super::heads::Pass;
 use super::pack::{PANEL, Panel, WIDTH, pack_keys, pack_rows, pairs};
 use super::pool::parallel;
-use super::tile::{LANES, NO_PAIRS, Pairs, ROWS, Sums, Tile, exp2, numbers, product, zeros};
+use super::tile::{LANES, Lanes, NO_PAIRS, Pairs, ROWS, Sums, Tile, exp2, numbers, product, zeros};
 
 /// Tiles of a block: their sums stay in the first cache.
 const TILES: usize = 8;
@@ -34,22 +34,27 @@ pub(crate) fn strongest(cpu: Cpu, pass: Pass<'_>, lse: &[f32], into: &mut [i64])
     });
     let ordered = AtomicBool::new(true);
     let depth = pairs(pass.k.dims()[3]);
-    // SAFETY: `Cpu` proves that the machine has the instructions.
-    #[allow(unsafe_code)]
-    parallel(cpu.threads, tasks, || vec![NO_PAIRS; heads * depth * WIDTH], |keys, task| {
-        let keys = &mut keys[..heads * depth * task.panel.width()];
-        let fine = unsafe {
-            match task.panel.width() {
-                1 => columns::<1>(&pass, keys, task),
-                2 => columns::<2>(&pass, keys, task),
-                3 => columns::<3>(&pass, keys, task),
-                _ => columns::<4>(&pass, keys, task),
+    parallel(
+        cpu.threads,
+        tasks,
+        || vec![NO_PAIRS; heads * depth * WIDTH],
+        |keys, task| {
+            let keys = &mut keys[..heads * depth * task.panel.width()];
+            // SAFETY: `Cpu` proves that the machine has the instructions.
+            #[allow(unsafe_code)]
+            let fine = unsafe {
+                match task.panel.width() {
+                    1 => columns::<1>(&pass, keys, task),
+                    2 => columns::<2>(&pass, keys, task),
+                    3 => columns::<3>(&pass, keys, task),
+                    _ => columns::<4>(&pass, keys, task),
+                }
+            };
+            if !fine {
+                ordered.store(false, Ordering::Relaxed);
             }
-        };
-        if !fine {
-            ordered.store(false, Ordering::Relaxed);
-        }
-    });
+        },
+    );
     ordered.into_inner()
 }
 
@@ -72,7 +77,8 @@ fn columns<const C: usize>(pass: &Pass<'_>, keys: &mut [Pairs], task: Task<'_>) 
         pack_keys(keys, &pass.k, (batch, head), panel);
     }
     let factor = (f64::from(pass.scale) * LOG2_E) as f32;
-    let mut found = Best { highest: [_mm512_set1_ps(f32::NEG_INFINITY); C], row: [_mm512_setzero_si512(); C], nan: 0 };
+    let mut found =
+        Best { highest: [_mm512_set1_ps(f32::NEG_INFINITY); C], row: [_mm512_setzero_si512(); C], nan: 0 };
     let mut q = [Tile::ZERO; TILES];
     let mut sums = [zeros::<C>(); TILES];
     for start in (0..kept).step_by(BLOCK) {
@@ -100,13 +106,7 @@ fn columns<const C: usize>(pass: &Pass<'_>, keys: &mut [Pairs], task: Task<'_>) 
 
 /// `sums[i, j] += e^(q_i·k_j · scale − lse_i)` of one head.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
-fn add<const C: usize>(
-    q: &[Tile],
-    keys: &[Pairs],
-    factor: f32,
-    shift: &[[f32; ROWS]],
-    sums: &mut [Sums<C>],
-) {
+fn add<const C: usize>(q: &[Tile], keys: &[Pairs], factor: f32, shift: &[[f32; ROWS]], sums: &mut [Sums<C>]) {
     let keys = keys.as_chunks::<C>().0;
     let factor = _mm512_set1_ps(factor);
     for ((q, shift), sums) in q.iter().zip(shift).zip(sums) {
@@ -122,7 +122,7 @@ fn add<const C: usize>(
 
 /// Each column's largest sum, and its row.
 struct Best<const C: usize> {
-    highest: [std::arch::x86_64::__m512; C],
+    highest: [Lanes; C],
     row: [__m512i; C],
     /// Columns, of any register, that were NaN.
     nan: u16,
@@ -131,7 +131,7 @@ struct Best<const C: usize> {
 impl<const C: usize> Best<C> {
     #[inline]
     #[target_feature(enable = "avx512f")]
-    fn compare(&mut self, sums: &[std::arch::x86_64::__m512; C], at: usize) {
+    fn compare(&mut self, sums: &[Lanes; C], at: usize) {
         let at = _mm512_set1_epi32(at as i32);
         for ((&sum, highest), row) in sums.iter().zip(&mut self.highest).zip(&mut self.row) {
             let higher = _mm512_cmp_ps_mask::<_CMP_GT_OQ>(sum, *highest);

@@ -1,1 +1,293 @@
-#[test] fn nothing(){}
+//! The kernels against plain loops in f64.
+#![cfg(target_arch = "x86_64")]
+
+use half::bf16;
+
+use super::{Attended, Cpu, Heads, Pass, attention, fits, strongest, votes};
+
+/// The kernels, or a line that says what was not tested.
+fn cpu(threads: usize) -> Option<Cpu> {
+    let cpu = Cpu::detect(threads);
+    if cpu.is_none() {
+        println!("skipped: this processor has no AVX512-BF16");
+    }
+    cpu
+}
+
+/// Pseudo-random bf16 numbers of about this size.
+fn noise(len: usize, seed: u64, size: f32) -> Vec<u16> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut uniform = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 40) as f32 / (1u64 << 24) as f32 - 0.5
+    };
+    (0..len).map(|_| bf16::from_f32((uniform() + uniform() + uniform()) * 2.0 * size).to_bits()).collect()
+}
+
+/// Batch, heads, rows, dim with heads inside, `[b, rows, h, dim]`, and `gap` unused elements behind each row.
+struct Operand {
+    data: Vec<u16>,
+    dims: [usize; 4],
+    gap: usize,
+}
+
+impl Operand {
+    fn new(dims: [usize; 4], gap: usize, seed: u64, size: f32) -> Self {
+        let [b, h, rows, dim] = dims;
+        Self { data: noise(b * rows * (h * dim + gap), seed, size), dims, gap }
+    }
+
+    fn strides(&self) -> [usize; 4] {
+        let [_, h, rows, dim] = self.dims;
+        let row = h * dim + self.gap;
+        [rows * row, dim, row, 1]
+    }
+
+    fn heads(&self) -> Heads<'_> {
+        Heads::new(&self.data, self.dims, self.strides()).expect("a layout the kernels take")
+    }
+
+    fn at(&self, b: usize, h: usize, row: usize, element: usize) -> usize {
+        let [by_batch, by_head, by_row, _] = self.strides();
+        b * by_batch + h * by_head + row * by_row + element
+    }
+
+    fn get(&self, b: usize, h: usize, row: usize, element: usize) -> f64 {
+        f64::from(bf16::from_bits(self.data[self.at(b, h, row, element)]))
+    }
+}
+
+/// One attention's operands, and the map and log-sum-exp in f64.
+struct Case {
+    q: Operand,
+    k: Operand,
+    v: Operand,
+    scale: f32,
+    scores: Vec<f32>,
+}
+
+impl Case {
+    fn new([b, h, m, n, dim]: [usize; 5], gap: usize, size: f32) -> Self {
+        Self {
+            q: Operand::new([b, h, m, dim], gap, 1, size),
+            k: Operand::new([b, h, n, dim], gap + gap % 2, 2, size),
+            v: Operand::new([b, h, n, dim], 0, 3, 1.0),
+            scale: 1.0 / (dim as f32).sqrt(),
+            scores: (0..b * h * m).map(|i| (i * 37 % 101) as f32 / 50.0 / m as f32).collect(),
+        }
+    }
+
+    fn pass(&self) -> Pass<'_> {
+        Pass { q: self.q.heads(), k: self.k.heads(), scale: self.scale, scores: Some(&self.scores) }
+    }
+
+    /// Logits of one row.
+    fn logits(&self, b: usize, h: usize, i: usize) -> Vec<f64> {
+        let [_, _, n, dim] = self.k.dims;
+        let dot = |j| (0..dim).map(|t| self.q.get(b, h, i, t) * self.k.get(b, h, j, t)).sum::<f64>();
+        (0..n).map(|j| dot(j) * f64::from(self.scale)).collect()
+    }
+
+    /// The kernel's output, log-sum-exp and first vote.
+    fn run(&self, threads: usize) -> Option<(Vec<u16>, Vec<f32>, Vec<f32>)> {
+        let [b, h, m, _] = self.q.dims;
+        let [_, _, n, dim] = self.v.dims;
+        let (mut output, mut lse, mut voted) =
+            (vec![0; b * m * h * dim], vec![0.0; b * h * m], vec![0.0; b * h * n]);
+        let into = Attended { output: &mut output, lse: &mut lse, voted: Some(&mut voted) };
+        attention(cpu(threads)?, self.pass(), self.v.heads(), into);
+        Some((output, lse, voted))
+    }
+
+    /// Everything the kernels compute, within what rounding to bf16 once allows.
+    fn check(&self) {
+        let Some((output, lse, voted)) = self.run(2) else {
+            return;
+        };
+        let [b, h, m, _] = self.q.dims;
+        let [_, _, n, dim] = self.v.dims;
+        let mut again = vec![0.0; b * h * n];
+        votes(Cpu::detect(3).expect("found above"), self.pass(), &lse, &mut again);
+        let half_unit = 1.0 / 256.0;
+        for at in 0..b * h {
+            let (b, h) = (at / h, at % h);
+            let (mut right_votes, mut largest) = (vec![0f64; n], 0f64);
+            for i in 0..m {
+                let logits = self.logits(b, h, i);
+                let max = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+                let right = max + logits.iter().map(|x| (x - max).exp()).sum::<f64>().ln();
+                largest = logits.iter().map(|x| x.abs()).fold(largest, f64::max);
+                let found = f64::from(lse[at * m + i]);
+                assert!((found - right).abs() <= 5e-7 * (largest + 2.0), "lse {found} for {right}");
+                let row: Vec<f64> = logits.iter().map(|x| (x - right).exp()).collect();
+                let score = f64::from(self.scores[at * m + i]);
+                right_votes.iter_mut().zip(&row).for_each(|(vote, p)| *vote += score * p);
+                for t in 0..dim {
+                    let right: f64 = row.iter().enumerate().map(|(j, p)| p * self.v.get(b, h, j, t)).sum();
+                    let size: f64 =
+                        row.iter().enumerate().map(|(j, p)| p * self.v.get(b, h, j, t).abs()).sum();
+                    let found =
+                        bf16::from_bits(output[((b * m + i) * self.q.dims[1] + h) * dim + t]).to_f64();
+                    let allowed = half_unit * (right.abs() + size) + 1e-4 * size;
+                    assert!(
+                        (found - right).abs() <= allowed,
+                        "output {found} for {right} at {b} {h} {i} {t}"
+                    );
+                }
+            }
+            for (j, right) in right_votes.into_iter().enumerate() {
+                let (first, later) = (f64::from(voted[at * n + j]), f64::from(again[at * n + j]));
+                // the logits are rounded to f32
+                let allowed = 1e-5 + 5e-7 * largest;
+                let close = |vote: f64, allowed: f64| (vote - right).abs() <= allowed * right + 1e-12;
+                assert!(close(first, half_unit + allowed), "first vote {first} for {right}");
+                assert!(close(later, allowed), "vote {later} for {right}");
+            }
+        }
+    }
+}
+
+#[test]
+fn heads_of_any_size_and_layout() {
+    for (dims, gap) in [
+        ([1, 1, 1, 1, 1], 0),
+        ([1, 2, 7, 5, 8], 3),
+        ([2, 3, 49, 65, 16], 0),
+        ([1, 2, 50, 77, 20], 1),
+        ([2, 1, 13, 130, 33], 5),
+        ([1, 1, 97, 31, 40], 2),
+        ([1, 2, 100, 47, 63], 0),
+        ([2, 2, 61, 379, 64], 64),
+        ([1, 1, 900, 64, 64], 0),
+    ] {
+        Case::new(dims, gap, 1.0).check();
+    }
+}
+
+#[test]
+fn a_negative_scale() {
+    let mut case = Case::new([1, 2, 20, 70, 64], 0, 1.0);
+    case.scale = -0.2;
+    case.check();
+}
+
+#[test]
+fn logits_far_beyond_the_room() {
+    // bounds of about 1.5, 30, 200, 800 and 50000 for the logits
+    for size in [0.5, 2.0, 5.0, 10.0, 80.0] {
+        Case::new([1, 2, 55, 200, 64], 0, size).check();
+    }
+}
+
+#[test]
+fn a_bound_far_above_every_logit() {
+    // queries and keys are long and orthogonal but for one small element: the bound is 1250, the logits are about 1
+    let mut case = Case::new([1, 1, 20, 90, 64], 0, 1.0);
+    let long = bf16::from_f32(100.0).to_bits();
+    for i in 0..20 {
+        let at = case.q.at(0, 0, i, 0);
+        case.q.data[at..at + 2].copy_from_slice(&[long, 0]);
+    }
+    for j in 0..90 {
+        let at = case.k.at(0, 0, j, 0);
+        case.k.data[at..at + 2].copy_from_slice(&[0, long]);
+    }
+    case.check();
+}
+
+#[test]
+fn votes_sum_to_the_scores() {
+    let case = Case::new([2, 3, 333, 207, 64], 0, 1.0);
+    let Some((_, _, voted)) = case.run(2) else {
+        return;
+    };
+    for (voted, scores) in voted.chunks(207).zip(case.scores.chunks(333)) {
+        let (sum, right) = (voted.iter().sum::<f32>(), scores.iter().sum::<f32>());
+        assert!((sum - right).abs() < 1e-3 * right, "{sum} for {right}");
+    }
+}
+
+#[test]
+fn the_number_of_threads_changes_nothing() {
+    let case = Case::new([2, 3, 1000, 150, 64], 0, 1.0);
+    let Some(one) = case.run(1) else {
+        return;
+    };
+    for threads in [2, 3, 7] {
+        assert_eq!(Some(&one), case.run(threads).as_ref());
+    }
+}
+
+#[test]
+fn nan_reaches_its_row_and_every_vote() {
+    let mut case = Case::new([1, 1, 60, 70, 64], 0, 1.0);
+    let at = case.q.at(0, 0, 50, 3);
+    case.q.data[at] = bf16::NAN.to_bits();
+    let Some((output, lse, voted)) = case.run(2) else {
+        return;
+    };
+    for (i, (row, lse)) in output.chunks(64).zip(&lse).enumerate() {
+        assert_eq!(
+            (row.iter().all(|&x| bf16::from_bits(x).is_nan()), lse.is_nan()),
+            (i == 50, i == 50),
+            "{i}"
+        );
+    }
+    assert!(voted.iter().all(|vote| vote.is_nan()));
+    let mut best = vec![0; 70];
+    assert!(!strongest(Cpu::detect(2).expect("found above"), case.pass(), &lse, &mut best));
+}
+
+#[test]
+fn the_strongest_row() {
+    for (dims, size) in [([1, 1, 1, 1, 8], 1.0), ([2, 3, 140, 77, 40], 2.0), ([1, 10, 55, 130, 64], 4.0)] {
+        let case = Case::new(dims, 0, size);
+        let [b, h, m, n, _] = dims;
+        let Some((_, lse, _)) = case.run(2) else {
+            return;
+        };
+        let mut best = vec![-1; b * n];
+        assert!(strongest(Cpu::detect(2).expect("found above"), case.pass(), &lse, &mut best));
+        for (b, best) in best.chunks(n).enumerate() {
+            let mut mean = vec![vec![0f64; n]; m];
+            for (head, i) in (0..h).flat_map(|head| (0..m).map(move |i| (head, i))) {
+                let lse = f64::from(lse[(b * h + head) * m + i]);
+                let row = case.logits(b, head, i);
+                mean[i].iter_mut().zip(row).for_each(|(mean, x)| *mean += (x - lse).exp() / h as f64);
+            }
+            for (j, &found) in best.iter().enumerate() {
+                let right = mean.iter().map(|row| row[j]).fold(0.0, f64::max);
+                let value = mean[found as usize][j];
+                assert!(
+                    value >= right * (1.0 - 1e-5),
+                    "row {found} with {value}, not {right}, for column {j}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn equal_rows_tie_to_the_lowest() {
+    let mut case = Case::new([1, 2, 200, 70, 64], 0, 1.0);
+    let row = 2 * 64;
+    let pattern: Vec<u16> = case.q.data[..10 * row].to_vec();
+    case.q.data.chunks_mut(10 * row).for_each(|rows| rows.copy_from_slice(&pattern));
+    let Some((_, lse, _)) = case.run(2) else {
+        return;
+    };
+    let mut best = vec![-1; 70];
+    assert!(strongest(Cpu::detect(2).expect("found above"), case.pass(), &lse, &mut best));
+    assert!(best.iter().all(|best| (0..10).contains(best)), "{best:?}");
+}
+
+#[test]
+fn what_the_kernels_do_not_take() {
+    let data = [0; 100];
+    assert!(Heads::new(&data, [1, 1, 10, 10], [100, 100, 10, 1]).is_some());
+    assert!(Heads::new(&data, [1, 1, 11, 10], [110, 110, 10, 1]).is_none());
+    assert!(Heads::new(&data, [1, 1, 10, 10], [100, 100, 1, 10]).is_none());
+    assert!(Heads::new(&data, [1, 1, 0, 10], [100, 100, 10, 1]).is_none());
+    assert!(Heads::new(&data, [2, 1, 2, 10], [usize::MAX, 1, 10, 1]).is_none());
+    assert!(fits(64) && fits(1) && !fits(0) && !fits(65));
+}

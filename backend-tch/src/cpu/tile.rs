@@ -72,7 +72,7 @@ fn bf16(pairs: Pairs) -> __m512bh {
 
 /// `2^x` to 2e-7 for `x <= 127`, and `2^-126` for all that is less; NaN stays NaN.
 ///
-/// `x = n + f` with `|f| <= 1/2`; a polynomial for `2^f` whose constant is exactly 1, and `n` added to its exponent.
+/// `x = n + f` with `|f| <= 1/2`; a polynomial for `2^f` whose first two terms are exactly 1 and ln 2, and `n` added to its exponent.
 #[inline]
 #[target_feature(enable = "avx512f")]
 pub(super) fn exp2(x: Lanes) -> Lanes {
@@ -82,11 +82,11 @@ pub(super) fn exp2(x: Lanes) -> Lanes {
     let round = _mm512_set1_ps(12_582_912.0);
     let shifted = _mm512_add_ps(x, round);
     let f = _mm512_sub_ps(x, _mm512_sub_ps(shifted, round));
-    let p = _mm512_set1_ps(1.326_472_7e-3);
-    let p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(9.671_513e-3));
-    let p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(5.550_733_6e-2));
-    let p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(2.402_224_2e-1));
-    let p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(6.931_47e-1));
+    let p = _mm512_set1_ps(1.330_060_7e-3);
+    let p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(9.669_691e-3));
+    let p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(5.550_558_5e-2));
+    let p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(2.402_228_3e-1));
+    let p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(std::f32::consts::LN_2));
     let p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(1.0));
     let n = _mm512_slli_epi32::<23>(_mm512_castps_si512(shifted));
     _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(p), n))
@@ -126,5 +126,40 @@ pub(super) fn numbers(registers: &mut [Pairs]) -> &mut [u32] {
     #[allow(unsafe_code)]
     unsafe {
         std::slice::from_raw_parts_mut(registers.as_mut_ptr().cast(), registers.len() * LANES)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{LANES, exp2, floats};
+    use std::arch::x86_64::_mm512_set1_ps;
+
+    #[target_feature(enable = "avx512f")]
+    fn one(x: f32) -> [f32; LANES] {
+        floats(exp2(_mm512_set1_ps(x)))
+    }
+
+    #[test]
+    #[allow(unsafe_code)]
+    fn powers_of_two_to_single_precision() {
+        if !is_x86_feature_detected!("avx512f") {
+            println!("skipped: this processor has no AVX-512");
+            return;
+        }
+        // SAFETY: the feature was found above.
+        let value = |x: f32| unsafe { one(x) }[7];
+        let mut worst = 0f64;
+        for i in -125_999..127_000 {
+            let x = i as f32 * 1e-3;
+            let right = f64::from(x).exp2();
+            worst = worst.max((f64::from(value(x)) - right).abs() / right);
+        }
+        assert!(worst < 2e-7, "{worst}");
+        for whole in -126..=127 {
+            assert_eq!(value(whole as f32), 2f32.powi(whole));
+        }
+        assert_eq!(value(-1e30), 2f32.powi(-126));
+        assert_eq!(value(f32::NEG_INFINITY), 2f32.powi(-126));
+        assert!(value(f32::NAN).is_nan());
     }
 }

@@ -3,9 +3,7 @@
 //! A task is some panels of 64 keys of one head, against which all queries pass; so each vote is summed in one place,
 //! block of rows by block of rows.
 
-use std::arch::x86_64::{
-    _mm512_add_ps, _mm512_fmadd_ps, _mm512_set1_ps, _mm512_setzero_ps,
-};
+use std::arch::x86_64::{_mm512_add_ps, _mm512_fmadd_ps, _mm512_set1_ps, _mm512_setzero_ps};
 use std::f64::consts::LOG2_E;
 
 use super::Cpu;
@@ -34,9 +32,14 @@ pub(crate) fn votes(cpu: Cpu, pass: Pass<'_>, lse: &[f32], into: &mut [f32]) {
     });
     // SAFETY: `Cpu` proves that the machine has the instructions.
     #[allow(unsafe_code)]
-    parallel(cpu.threads, tasks, || Scratch::new(pairs(pass.k.dims()[3])), |scratch, task| unsafe {
-        columns(&pass, scratch, task);
-    });
+    parallel(
+        cpu.threads,
+        tasks,
+        || Scratch::new(pairs(pass.k.dims()[3])),
+        |scratch, task| unsafe {
+            columns(&pass, scratch, task);
+        },
+    );
 }
 
 /// Some keys of one head, and all of its queries.

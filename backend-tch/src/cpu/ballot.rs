@@ -1,0 +1,53 @@
+//! The first vote, cast by attention itself from its own `P` in bf16: `u_j += Σ_i P_ij s_i / l_i`.
+//!
+//! Half of a pair of bf16, shifted or masked, is the f32 itself; so a register of pairs gives one of even columns and one
+//! of odd ones, and the votes stay in that order until all are added.
+
+use std::arch::x86_64::{
+    _mm512_add_ps, _mm512_and_si512, _mm512_castsi512_ps, _mm512_fmadd_ps, _mm512_set1_epi32, _mm512_set1_ps,
+    _mm512_setzero_ps, _mm512_slli_epi32,
+};
+
+use super::pack::PANEL;
+use super::tile::{LANES, Lanes, Pairs, ROWS, Tile, floats};
+
+/// Votes of a panel: of keys `0, 2, .. 30`, `1, 3, .. 31`, and the same from 32 on.
+pub(super) type Ballot = [Lanes; 4];
+
+/// `ballot_j += Σ_i shares_i P_ij` for one panel of a block.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+pub(super) fn cast(ballot: &mut Ballot, weights: &[Tile], shares: &[f32]) {
+    let odd = _mm512_set1_epi32(0xffff_0000_u32.cast_signed());
+    let mut sums = [_mm512_setzero_ps(); 4];
+    for (tile, shares) in weights.iter().zip(shares.as_chunks::<ROWS>().0) {
+        for (row, &share) in tile.0.iter().zip(shares) {
+            let share = _mm512_set1_ps(share);
+            for (line, sums) in row.as_chunks::<LANES>().0.iter().zip(sums.as_chunks_mut::<2>().0) {
+                // SAFETY: both are 64 bytes, of which every pattern is valid.
+                #[allow(unsafe_code)]
+                let pairs: Pairs = unsafe { std::mem::transmute(*line) };
+                let values = [_mm512_slli_epi32::<16>(pairs), _mm512_and_si512(pairs, odd)];
+                for (sum, value) in sums.iter_mut().zip(values) {
+                    *sum = _mm512_fmadd_ps(share, _mm512_castsi512_ps(value), *sum);
+                }
+            }
+        }
+    }
+    for (total, sum) in ballot.iter_mut().zip(sums) {
+        *total = _mm512_add_ps(*total, sum);
+    }
+}
+
+/// The tasks' votes, added in their order.
+pub(super) fn count(voted: &mut [f32], ballots: &[Ballot], panels: usize) {
+    for (at, voted) in voted.chunks_mut(PANEL).enumerate() {
+        let mut total = [0f64; PANEL];
+        for ballot in ballots.iter().skip(at).step_by(panels) {
+            let lanes = ballot.iter().flat_map(|&lanes| floats(lanes));
+            total.iter_mut().zip(lanes).for_each(|(total, vote)| *total += f64::from(vote));
+        }
+        for (j, vote) in voted.iter_mut().enumerate() {
+            *vote = total[j / 32 * 32 + j % 2 * LANES + j % 32 / 2] as f32;
+        }
+    }
+}
