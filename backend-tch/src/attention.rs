@@ -12,7 +12,7 @@ use atedm_core::{AttentionOps, Error, Indices, Partition, Result, Tensor};
 use tch::{Kind, Tensor as Raw};
 
 use crate::error::{OrBackend, TorchResult};
-use crate::tensor::{sizes, to_kind};
+use crate::tensor::to_kind;
 use crate::{TchIndices, TchTensor};
 
 /// Entries of the map that are at hand at once: a block stays in the CPU's caches, a GPU wants larger ones.
@@ -195,22 +195,28 @@ impl Map<'_> {
         let ones = Raw::f_ones([b, h, n, 3], (kind, self.q.device()))?;
         let queries = Raw::f_cat(&[self.k.shallow_clone(), ones, zeros(n, MORE - 3)?], 3)?;
         // the output is not used: the fewer values the better, but the CPU's kernel wants as many as there are keys
-        let values = if keys.device().is_cuda() { keys.f_narrow(3, dim, MORE)? } else { keys.shallow_clone() };
+        let values =
+            if keys.device().is_cuda() { keys.f_narrow(3, dim, MORE)? } else { keys.shallow_clone() };
         fused(&queries, &keys, &values, self.scale)?.1.f_exp()
     }
 
     /// For each column the row with the largest head mean, and that mean: `[b, n]` both, by blocks of columns.
+    ///
+    /// Rows are padded to whole tiles of any matrix product: one that computes the last rows of a matrix by another
+    /// kernel rounds equal rows differently, and there would be no ties.
     fn strongest_rows(&self) -> TorchResult<(Raw, Raw)> {
+        const TILE: i64 = 192;
         let [b, h, m, n] = self.dims()?;
-        let (q, keys) = (self.stacked(self.q)?, self.stacked(self.k)?.f_transpose(1, 2)?);
-        let shifts = self.stacked(self.lse)?.f_neg()?.f_unsqueeze(2)?;
+        let padding = [0, 0, 0, (TILE - m % TILE) % TILE];
+        let q = self.stacked(self.q)?.f_constant_pad_nd(padding)?;
+        let shifts = self.stacked(self.lse)?.f_neg()?.f_unsqueeze(2)?.f_constant_pad_nd(padding)?;
+        let keys = self.stacked(self.k)?.f_transpose(1, 2)?;
         let columns = self.block(b * h * m);
         let (mut at, mut highest) = (Vec::new(), Vec::new());
         for start in (0..n).step_by(columns as usize) {
             let len = columns.min(n - start);
             let block = shifts.f_baddbmm(&q, &keys.f_narrow(2, start, len)?, 1.0, self.scale)?.f_exp_()?;
-            let mean = block.f_reshape(sizes(&[b as usize, h as usize, m as usize, len as usize]))?;
-            let mean = mean.f_mean_dim(1, false, None)?;
+            let mean = block.f_narrow(1, 0, m)?.f_unflatten(0, [b, h])?.f_mean_dim(1, false, None)?;
             at.push(mean.f_argmax(1, false)?);
             highest.push(mean.f_amax(1, false)?);
         }
@@ -229,7 +235,8 @@ mod tests {
     fn swapped_roles_give_the_votes_of_the_blocks() {
         for kind in [Kind::Float, Kind::BFloat16, Kind::Half] {
             for (m, n) in [(65, 65), (300, 77), (40, 1100)] {
-                let of = |rows| (Raw::randn([2, 3, rows, 64], (Kind::Float, Device::Cpu)) * 2.0).to_kind(kind);
+                let of =
+                    |rows| (Raw::randn([2, 3, rows, 64], (Kind::Float, Device::Cpu)) * 2.0).to_kind(kind);
                 let (q, k) = (of(m), of(n));
                 let (_, lse) = fused(&q, &k, &k, 0.125).unwrap();
                 let map = Map { q: &q, k: &k, lse: &lse, scale: 0.125 };

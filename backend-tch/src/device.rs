@@ -24,7 +24,7 @@ pub fn parse(name: &str) -> Result<Device> {
     if name == "cpu" {
         return Ok(Device::Cpu);
     }
-    let number = match name.strip_prefix("cuda").ok_or_else(unknown)? {
+    let number: u32 = match name.strip_prefix("cuda").ok_or_else(unknown)? {
         "" => 0,
         rest => rest.strip_prefix(':').and_then(|digits| digits.parse().ok()).ok_or_else(unknown)?,
     };
@@ -72,7 +72,8 @@ mod cuda {
 
     use crate::error::one_line;
 
-    const LIBRARY: &CStr = if cfg!(target_os = "macos") { c"libtorch_cuda.dylib" } else { c"libtorch_cuda.so" };
+    const LIBRARY: &CStr =
+        if cfg!(target_os = "macos") { c"libtorch_cuda.dylib" } else { c"libtorch_cuda.so" };
 
     /// Loads libtorch's CUDA half for the rest of the process; does nothing where it is loaded already.
     pub(super) fn load() -> Result<(), String> {
@@ -83,14 +84,21 @@ mod cuda {
             if libc::dlopen(LIBRARY.as_ptr(), libc::RTLD_NOW | libc::RTLD_GLOBAL).is_null() {
                 let message = libc::dlerror();
                 let known = !message.is_null();
-                Some(if known { CStr::from_ptr(message).to_string_lossy().into_owned() } else { String::new() })
+                Some(if known {
+                    CStr::from_ptr(message).to_string_lossy().into_owned()
+                } else {
+                    String::new()
+                })
             } else {
                 None
             }
         };
         failure.map_or(Ok(()), |reason| {
             let library = LIBRARY.to_string_lossy();
-            Err(format!("{library} cannot be loaded: {} (it needs the CUDA libraries of PyPI's torch)", one_line(&reason)))
+            Err(format!(
+                "{library} cannot be loaded: {} (it needs the CUDA libraries of PyPI's torch)",
+                one_line(&reason)
+            ))
         })
     }
 }

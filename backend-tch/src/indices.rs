@@ -53,7 +53,11 @@ impl TryFrom<Tensor> for TchIndices {
     fn try_from(tensor: Tensor) -> Result<Self> {
         let kind = tensor.f_kind().or_backend("indices")?;
         if !matches!(kind, Kind::Uint8 | Kind::Int8 | Kind::Int16 | Kind::Int | Kind::Int64) {
-            return Err(Error::DType { op: "indices", expected: "integers".to_string(), got: format!("{kind:?}") });
+            return Err(Error::DType {
+                op: "indices",
+                expected: "integers".to_string(),
+                got: format!("{kind:?}"),
+            });
         }
         let shape: Vec<usize> = tensor.size().into_iter().map(|len| len as usize).collect();
         let &[batch, count] = shape.as_slice() else {
@@ -63,9 +67,9 @@ impl TryFrom<Tensor> for TchIndices {
         let ends = if batch * count == 0 {
             Some((0, -1))
         } else {
-            let read = tensor.f_min().and_then(|least| {
-                Ok((least.f_int64_value(&[])?, tensor.f_max()?.f_int64_value(&[])?))
-            });
+            let read = tensor
+                .f_min()
+                .and_then(|least| Ok((least.f_int64_value(&[])?, tensor.f_max()?.f_int64_value(&[])?)));
             let (least, highest) = read.or_backend("indices")?;
             (least >= 0).then_some((least, highest))
         };

@@ -46,7 +46,8 @@ impl NnOps for TchTensor {
             return Err(Error::shape("upsample_nearest", expected, self.shape()));
         }
         if (height, width) == (2 * h, 2 * w) {
-            return self.unary("upsample_nearest", |x| x.f_upsample_nearest2d(sizes(&[height, width]), None, None));
+            return self
+                .unary("upsample_nearest", |x| x.f_upsample_nearest2d(sizes(&[height, width]), None, None));
         }
         // indices in integers: libtorch's own goes through an f32 scale, which is exact for a factor of two
         let source = |from: usize, to: usize| -> TorchResult<Raw> {

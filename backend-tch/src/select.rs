@@ -10,7 +10,8 @@ use crate::{TchIndices, TchTensor};
 
 /// An [`Error::NotFinite`] if there is a NaN.
 fn refuse_nan(x: &Raw, op: &'static str, what: &str) -> Result<()> {
-    let nan = x.f_isnan().and_then(|nan| nan.f_any()).and_then(|any| any.f_int64_value(&[])).or_backend(op)?;
+    let nan =
+        x.f_isnan().and_then(|nan| nan.f_any()).and_then(|any| any.f_int64_value(&[])).or_backend(op)?;
     if nan == 0 { Ok(()) } else { Err(Error::NotFinite { what: what.to_string() }) }
 }
 

@@ -35,6 +35,7 @@ pub(crate) fn dispatch<W: Task>(engine: &EngineArgs, task: W) -> Outcome<W::Outp
             }
         }
         BackendKind::Candle => candle(engine, dtype, task),
+        BackendKind::Tch => torch(engine, dtype, task),
     }
 }
 
@@ -47,7 +48,33 @@ fn candle<W: Task>(engine: &EngineArgs, dtype: DType, task: W) -> Outcome<W::Out
 
 #[cfg(not(feature = "candle"))]
 fn candle<W: Task>(_engine: &EngineArgs, _dtype: DType, _task: W) -> Outcome<W::Output> {
-    Err(Failure::usage("--backend: this build lacks the cargo feature `candle`; it has ndarray"))
+    Err(lacking("candle"))
+}
+
+#[cfg(feature = "tch")]
+fn torch<W: Task>(engine: &EngineArgs, dtype: DType, task: W) -> Outcome<W::Output> {
+    let device = atedm_tch::device::parse(&engine.device.to_string())
+        .map_err(|error| Failure::usage(error).within("--device"))?;
+    if let Some(threads) = engine.threads {
+        atedm_tch::device::set_threads(threads).map_err(|error| Failure::usage(error).within("--threads"))?;
+    }
+    task.run::<atedm_tch::Torch>(device, dtype)
+}
+
+#[cfg(not(feature = "tch"))]
+fn torch<W: Task>(_engine: &EngineArgs, _dtype: DType, _task: W) -> Outcome<W::Output> {
+    Err(lacking("tch"))
+}
+
+/// The backend that was asked for is not in this build.
+#[cfg(not(all(feature = "candle", feature = "tch")))]
+fn lacking(feature: &str) -> Failure {
+    let built = [("candle", cfg!(feature = "candle")), ("tch", cfg!(feature = "tch")), ("ndarray", true)];
+    let has: Vec<&str> = built.iter().filter(|(_, built)| *built).map(|&(name, _)| name).collect();
+    Failure::usage(format!(
+        "--backend: this build lacks the cargo feature `{feature}`; it has {}",
+        has.join(" and ")
+    ))
 }
 
 /// The kernels on the CPU sum in an order that depends on nothing but the shapes and the number of threads; those of

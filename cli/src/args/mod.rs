@@ -262,7 +262,9 @@ pub(crate) struct InitTinyArgs {
 
 #[cfg(feature = "candle")]
 const DEFAULT_BACKEND: &str = "candle";
-#[cfg(not(feature = "candle"))]
+#[cfg(all(not(feature = "candle"), feature = "tch"))]
+const DEFAULT_BACKEND: &str = "tch";
+#[cfg(not(any(feature = "candle", feature = "tch")))]
 const DEFAULT_BACKEND: &str = "ndarray";
 
 /// A tensor library by name.
@@ -270,6 +272,8 @@ const DEFAULT_BACKEND: &str = "ndarray";
 pub(crate) enum BackendKind {
     /// Candle (CPU, CUDA, Metal)
     Candle,
+    /// libtorch (CPU, CUDA)
+    Tch,
     /// The plain reference in Rust: slow, exact
     Ndarray,
 }
@@ -279,6 +283,7 @@ impl BackendKind {
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Candle => "candle",
+            Self::Tch => "tch",
             Self::Ndarray => "ndarray",
         }
     }
