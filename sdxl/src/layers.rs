@@ -85,7 +85,7 @@ pub(crate) fn downsampling(padding: usize) -> Conv2dOptions {
 impl<T: NnOps> Conv2d<T> {
     pub(crate) fn load(weights: &Weights<T>, shape: ConvShape) -> Result<Self> {
         let ConvShape { inputs, outputs, kernel, options, bias: has } = shape;
-        let weight = weights.tensor("weight", &[outputs, inputs, kernel, kernel])?;
+        let weight = weights.tensor("weight", &[outputs, inputs, kernel, kernel])?.conv2d_weight()?;
         Ok(Self { weight, bias: bias(weights, has, outputs)?, options })
     }
 

@@ -35,6 +35,12 @@ pub trait NnOps: Tensor {
     /// 2-D convolution (cross-correlation, as torch): `[b, ci, h, w]` with `weight [co, ci, kh, kw]`, `bias [co]` → `[b, co, h', w']`.
     fn conv2d(&self, weight: &Self, bias: Option<&Self>, options: Conv2dOptions) -> Result<Self>;
 
+    /// A weight `[co, ci, kh, kw]` laid out as this library's [`NnOps::conv2d`] is fastest with: models call it once, when they
+    /// load. Shape and values stay the same.
+    fn conv2d_weight(self) -> Result<Self> {
+        Ok(self)
+    }
+
     /// Nearest-neighbour resize of `[b, c, h, w]` to `height` x `width`: source index `floor(i * in / out)`, as torch's `nearest`.
     fn upsample_nearest(&self, height: usize, width: usize) -> Result<Self>;
 

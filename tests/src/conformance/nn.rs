@@ -36,6 +36,9 @@ pub fn conv2d_against_the_oracle<B: Backend>(device: &DeviceOf<B>, dtype: DType)
         assert_eq!(expected.shape[2], options.output_len(shape[2], height));
         assert_close(&x.on.conv2d(&weight.on, Some(&bias.on), options)?, &expected, &what);
         assert_close(&as_view(&x.on)?.conv2d(&weight.on, Some(&bias.on), options)?, &expected, "of a view");
+        let laid_out = weight.on.clone().conv2d_weight()?;
+        assert_exact(&laid_out, &weight.host, "a weight laid out for conv2d");
+        assert_close(&x.on.conv2d(&laid_out, Some(&bias.on), options)?, &expected, &what);
         let expected = oracle::conv2d(&x.host, &weight.host, None, options);
         assert_close(&x.on.conv2d(&weight.on, None, options)?, &expected, &what);
     }
