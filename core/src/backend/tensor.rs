@@ -122,6 +122,16 @@ pub trait Tensor: Clone + Send + std::fmt::Debug + 'static {
     fn scatter_into(&self, base: &Self, at: &Self::Indices) -> Result<Self> {
         generic::scatter_into(self, base, at)
     }
+
+    /// The mean of the rows of each segment: `self` is `[batch, n, channels]`, `segments` (`[batch, n]`) names the
+    /// segment of every row, each below `count`; `[batch, count, channels]`, with zeros for a segment without rows.
+    /// Summed in the accumulator dtype, in one fixed order. Tokens that are merged are a segment.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] when a segment is not below `count`, or there are no rows or no segments.
+    fn segment_mean(&self, segments: &Self::Indices, count: usize) -> Result<Self> {
+        generic::segment_mean(self, segments, count)
+    }
 }
 
 /// Index lists `[batch, count]`: `batch` rows of the same length, each entry below the length of the axis it points into.

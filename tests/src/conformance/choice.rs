@@ -1,11 +1,12 @@
 //! Choice and movement of tokens: splits, argmax, gathers, scatters, index lists.
 
+use atedm_core::backend::generic;
 use atedm_core::{Backend, DType, DeviceOf, Error, Indices, Partition, Result, Tensor};
 
 use super::support::{IndicesOf, Lab, TensorOf, rejects, rejects_nan, rejects_shape};
 use crate::host::Array;
 use crate::oracle;
-use crate::tolerance::assert_exact;
+use crate::tolerance::{assert_close, assert_exact};
 
 fn assert_split<B: Backend>(scores: &Array, on: &TensorOf<B>, kept: usize, what: &str) -> Result<()> {
     let split = on.split_top_k(kept)?;
@@ -193,6 +194,45 @@ pub fn scatter_into_rejects_misfits<B: Backend>(device: &DeviceOf<B>, dtype: DTy
     rejects("a place beyond the base", || {
         rows.scatter_into(&base, &lab.indices(&[vec![0, 5], vec![0, 1]])?)?.to_bytes()
     });
+    Ok(())
+}
+
+/// Means of segments: random ones, all rows in one, every row its own, some without rows.
+pub fn segment_mean_against_the_oracle<B: Backend>(device: &DeviceOf<B>, dtype: DType) -> Result<()> {
+    let mut lab = Lab::<B>::new(device, dtype, 15);
+    for (batch, n, count, channels) in
+        [(1, 1, 1, 1), (2, 7, 1, 3), (3, 40, 11, 5), (2, 33, 64, 2), (1, 130, 9, 16)]
+    {
+        let rows = lab.normals(&[batch, n, channels])?;
+        let segments: Vec<Vec<u32>> =
+            (0..batch).map(|_| (0..n).map(|_| lab.draws.below(count) as u32).collect()).collect();
+        let expected = oracle::segment_mean(&rows.host, &segments, count);
+        let at = lab.indices(&segments)?;
+        let means = rows.on.segment_mean(&at, count)?;
+        assert_eq!(means.dtype(), dtype);
+        assert_close(&means, &expected, "random segments");
+        let body: TensorOf<B> = generic::segment_mean(&rows.on, &at, count)?;
+        assert_close(&body, &expected, "random segments, generic body");
+        let again = rows.on.segment_mean(&at, count)?;
+        assert_eq!(means.to_bytes()?, again.to_bytes()?, "the same every time");
+        let own = lab.indices(&vec![(0..n as u32).rev().collect(); batch])?;
+        let turned = oracle::gather(&rows.host, 1, &vec![(0..n as u32).rev().collect(); batch]);
+        assert_exact(&rows.on.segment_mean(&own, n)?, &turned, "every row alone");
+    }
+    Ok(())
+}
+
+/// Segments that do not fit the rows, or that are not there.
+pub fn segment_mean_rejects_misfits<B: Backend>(device: &DeviceOf<B>, dtype: DType) -> Result<()> {
+    let lab = Lab::<B>::new(device, dtype, 16);
+    let rows = lab.counting(&[2, 3, 4])?.on;
+    let three = lab.indices(&[vec![0, 1, 2], vec![2, 1, 0]])?;
+    rejects_shape("a segment beyond the count", || rows.segment_mean(&three, 2));
+    rejects_shape("no segments", || rows.segment_mean(&three, 0));
+    let two = lab.indices(&[vec![0, 1], vec![1, 0]])?;
+    rejects_shape("segments of other rows", || rows.segment_mean(&two, 2));
+    rejects_shape("rows of another batch", || rows.narrow(0, 0, 1)?.segment_mean(&three, 3));
+    rejects_shape("rows without channels", || rows.reshape(&[2, 12])?.segment_mean(&three, 3));
     Ok(())
 }
 

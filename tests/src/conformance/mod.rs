@@ -123,7 +123,8 @@ checks! { $;
         nan_scores_are_errors infinite_scores_have_an_order kept_counts_out_of_range_are_errors
         argmax_rows_against_the_oracle argmax_rows_takes_the_lowest_of_equals gather_along_every_axis
         gather_rejects_misfits scatter_into_replaces_rows scatter_into_rejects_misfits
-        indices_against_plain_lists indices_reject_misfits partitions_are_checked;
+        segment_mean_against_the_oracle segment_mean_rejects_misfits indices_against_plain_lists
+        indices_reject_misfits partitions_are_checked;
     nn:
         conv2d_against_the_oracle conv2d_rejects_misfits upsample_nearest_against_the_oracle
         embedding_against_the_oracle activations_against_the_oracle linear_against_the_oracle

@@ -145,3 +145,14 @@ pub fn scatter_into(rows: &Array, base: &Array, at: &[Vec<u32>]) -> Array {
         None => base.at(i),
     })
 }
+
+/// The mean of the rows of `[b, n, c]` in each of `count` segments; zeros where there are none.
+pub fn segment_mean(rows: &Array, segments: &[Vec<u32>], count: usize) -> Array {
+    Array::from_fn(&[rows.shape[0], count, rows.shape[2]], |i| {
+        let inside: Vec<f64> = (0..rows.shape[1])
+            .filter(|&row| segments[i[0]][row] as usize == i[1])
+            .map(|row| rows.at(&[i[0], row, i[2]]))
+            .collect();
+        if inside.is_empty() { 0.0 } else { inside.iter().sum::<f64>() / inside.len() as f64 }
+    })
+}

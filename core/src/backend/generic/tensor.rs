@@ -44,6 +44,81 @@ pub fn scatter_into<T: Tensor>(rows: &T, base: &T, at: &T::Indices) -> Result<T>
     T::concat(&[base, rows], 1)?.gather(1, &source)
 }
 
+/// [`Tensor::segment_mean`]: a tree of pairs.
+///
+/// In each round the rows of a segment, in their order, are added two by two, until one is left: rounds are the
+/// logarithm of the largest segment, every addition has a fixed place, and nothing but gathers moves a row.
+pub fn segment_mean<T: Tensor>(rows: &T, segments: &T::Indices, count: usize) -> Result<T> {
+    const OP: &str = "segment_mean";
+    let [batch, n, _] = dims(rows, OP)?;
+    if n == 0 || count == 0 || segments.dims() != (batch, n) {
+        let expected = format!("[{batch}, {n}] segments of at least one row, of which there is at least one");
+        let (got_batch, got_n) = segments.dims();
+        return Err(Error::shape(OP, expected, [got_batch, got_n, count]));
+    }
+    let mut members = Vec::with_capacity(batch);
+    for row in segments.to_host()? {
+        let mut lists = vec![Vec::new(); count];
+        for (place, segment) in row.into_iter().enumerate() {
+            let list: Option<&mut Vec<u32>> = lists.get_mut(segment as usize);
+            list.ok_or_else(|| out_of_range(OP, segment, count))?.push(place as u32);
+        }
+        members.push(lists);
+    }
+    let lengths = members.iter().flatten().map(Vec::len).collect::<Vec<_>>();
+    let (dtype, device) = (rows.dtype(), rows.device());
+    let column =
+        |values: &[f32], len: usize| T::from_f32(values, &[batch, len, 1], dtype.accumulator(), &device);
+    let mut sums = rows.cast(dtype.accumulator())?;
+    while members.iter().flatten().any(|list| list.len() > 1) {
+        let (pairs, shares) = pair_up(&mut members);
+        let [left, right] = pairs.map(|places| T::Indices::from_host(&places, &device));
+        let added = sums.gather(1, &left?)?.add(&sums.gather(1, &right?)?)?;
+        sums = added.mul(&column(&shares, shares.len() / batch)?)?;
+    }
+    let place = |list: &Vec<u32>| list.first().copied().unwrap_or(0);
+    let places: Vec<Vec<u32>> = members.iter().map(|lists| lists.iter().map(place).collect()).collect();
+    sums = sums.gather(1, &T::Indices::from_host(&places, &device)?)?;
+    if lengths.contains(&0) {
+        let present: Vec<f32> = lengths.iter().map(|&len| f32::from(u8::from(len > 0))).collect();
+        sums = sums.mul(&column(&present, count)?)?;
+    }
+    if lengths.iter().any(|&len| len > 1) {
+        let lengths: Vec<f32> = lengths.iter().map(|&len| len.max(1) as f32).collect();
+        sums = sums.div(&column(&lengths, count)?)?;
+    }
+    sums.cast(dtype)
+}
+
+/// One round of additions: for each new row the two old ones that are added (one row alone is added to itself) and
+/// the factor afterwards (a half for one alone, which is exact). `members` become places among the new rows.
+fn pair_up(members: &mut [Vec<Vec<u32>>]) -> ([Vec<Vec<u32>>; 2], Vec<f32>) {
+    let mut pairs = [Vec::new(), Vec::new()];
+    let mut shares = Vec::new();
+    let longest = |lists: &Vec<Vec<u32>>| lists.iter().map(|list| list.len().div_ceil(2)).sum::<usize>();
+    let width = members.iter().map(longest).max().unwrap_or(0);
+    for lists in members {
+        let (mut left, mut right, mut share) = (Vec::new(), Vec::new(), Vec::new());
+        for list in lists {
+            let start = left.len() as u32;
+            for pair in list.chunks(2) {
+                left.push(pair[0]);
+                right.push(pair[pair.len() - 1]);
+                share.push(if pair.len() == 2 { 1.0 } else { 0.5 });
+            }
+            *list = (start..left.len() as u32).collect();
+        }
+        // Rows of a batch have the same length: what is missing repeats the first row, and nobody reads it.
+        left.resize(width, 0);
+        right.resize(width, 0);
+        share.resize(width, 0.5);
+        pairs[0].push(left);
+        pairs[1].push(right);
+        shares.extend(share);
+    }
+    (pairs, shares)
+}
+
 /// [`Indices::gather`] on the host.
 pub fn indices_gather<I: Indices>(indices: &I, at: &I) -> Result<I> {
     let rows = indices.to_host()?;

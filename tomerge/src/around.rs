@@ -1,0 +1,117 @@
+//! A method that reduces sublayers one by one: a plan a layer, made of the layer's input and used around its sublayers.
+
+use atedm_core::plugin::{
+    Action, Event, PruneRecord, Reduction, Run, Scope, SharedObserver, Site, Sublayer, TokenReducer,
+    WithRatio, lock,
+};
+use atedm_core::{AttentionOps, Indices, Result};
+
+use crate::grid::is_whole;
+use crate::reuse::{PlanStore, Reuse};
+
+/// Of what a plan is made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Moment {
+    /// The residual stream as the layer gets it, before its first norm.
+    LayerInput,
+    /// Self-attention's normalised input.
+    Normalised,
+}
+
+/// What distinguishes one method from another: how a plan is made, and around which sublayers it is used.
+pub trait Planner<T: AttentionOps>: Send {
+    /// Of what plans are made.
+    fn moment(&self) -> Moment {
+        Moment::LayerInput
+    }
+
+    /// What of `sub`'s input is reduced; `None` where it runs whole.
+    fn scope(&self, sub: Sublayer) -> Option<Scope>;
+
+    /// A run begins.
+    fn begin(&mut self, _run: &Run<'_>) {}
+
+    /// The plan for `site`, whose tokens are `metric` `[b, tokens, channels]`; `None` where nothing is reduced.
+    ///
+    /// # Errors
+    /// As the backend's operations.
+    fn plan(&mut self, site: &Site<'_>, metric: &T, ratio: f64) -> Result<Option<Box<dyn Reduction<T>>>>;
+}
+
+/// A [`Planner`] as a [`TokenReducer`].
+pub struct AroundSublayers<T: AttentionOps> {
+    planner: Box<dyn Planner<T>>,
+    ratio: f64,
+    store: PlanStore<T>,
+    observer: Option<SharedObserver<T>>,
+    /// The plan of the layer that runs now.
+    current: Option<Box<dyn Reduction<T>>>,
+}
+
+impl<T: AttentionOps> AroundSublayers<T> {
+    /// `planner` with a ratio (a schedule sets another), its plans used again as `reuse` says.
+    pub fn new(
+        planner: Box<dyn Planner<T>>,
+        ratio: f64,
+        reuse: Reuse,
+        observer: Option<SharedObserver<T>>,
+    ) -> Self {
+        Self { planner, ratio, store: PlanStore::new(reuse), observer, current: None }
+    }
+
+    /// Makes the layer's plan, or takes one made before.
+    fn enter(&mut self, site: &Site<'_>, metric: &T) -> Result<()> {
+        self.current = None;
+        if is_whole(site) {
+            let Self { planner, ratio, store, .. } = self;
+            self.current = store.plan(site, *ratio, || planner.plan(site, metric, *ratio))?;
+            self.tell(site, metric)?;
+        }
+        Ok(())
+    }
+
+    fn tell(&self, site: &Site<'_>, metric: &T) -> Result<()> {
+        let (Some(observer), Some(plan)) = (&self.observer, &self.current) else { return Ok(()) };
+        let Some(positions) = plan.positions() else { return Ok(()) };
+        let mut kept = positions?;
+        kept.iter_mut().for_each(|row| row.sort_unstable());
+        let kept = T::Indices::from_host(&kept, &metric.device())?;
+        let record =
+            PruneRecord { scores: None, kept: &kept, positions: None, votes: 0, tokens: site.tokens };
+        lock(observer)?.pruned(site, &record)
+    }
+}
+
+impl<T: AttentionOps> WithRatio for AroundSublayers<T> {
+    fn set_ratio(&mut self, ratio: f64) {
+        self.ratio = ratio;
+    }
+}
+
+impl<T: AttentionOps> TokenReducer<T> for AroundSublayers<T> {
+    fn begin_image(&mut self, run: &Run<'_>) -> Result<()> {
+        self.current = None;
+        self.store.clear();
+        self.planner.begin(run);
+        Ok(())
+    }
+
+    fn at(&mut self, site: &Site<'_>, event: Event<'_, T>) -> Result<Action<T>> {
+        match event {
+            Event::LayerEnter { hidden } if self.planner.moment() == Moment::LayerInput => {
+                self.enter(site, hidden)?;
+            }
+            Event::Before { sub, normed, .. } => {
+                if sub == Sublayer::SelfAttention && self.planner.moment() == Moment::Normalised {
+                    self.enter(site, normed)?;
+                }
+                if let (Some(scope), Some(plan)) = (self.planner.scope(sub), &self.current) {
+                    return Ok(Action::Around { scope, by: plan.boxed() });
+                }
+            }
+            Event::BlockExit { .. } => self.current = None,
+            _ => {}
+        }
+        Ok(Action::Continue)
+    }
+}

@@ -1,0 +1,168 @@
+//! How many tokens every layer runs on: pure arithmetic, the same for the methods themselves, the FLOPs model and what
+//! a user is told.
+
+use atedm_core::Result;
+use atedm_core::at_edm::LayerTokens;
+use atedm_core::plugin::{BlockId, Gate, Grid, Sublayer};
+
+use crate::config::Method;
+use crate::tome::MergeCounts;
+
+/// A method's decisions about counts, without a tensor.
+#[derive(Debug, Clone)]
+pub struct TokenPlan {
+    gate: Gate,
+    method: Method,
+    ratio: f64,
+}
+
+/// What a method comes to in one block at one step.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Effect {
+    /// Tokens of the block.
+    pub tokens: usize,
+    /// Tokens that reduced sublayers run on.
+    pub kept: usize,
+    /// The fraction that was asked for here; 0 where levels or schedule spare the block.
+    pub asked: f64,
+}
+
+impl Effect {
+    /// The fraction of tokens that is really removed.
+    pub fn ratio(&self) -> f64 {
+        1.0 - self.kept as f64 / self.tokens.max(1) as f64
+    }
+
+    /// Whether the block is reduced.
+    pub fn applies(&self) -> bool {
+        self.kept < self.tokens
+    }
+}
+
+impl TokenPlan {
+    pub(crate) fn new(gate: Gate, method: Method, ratio: f64) -> Self {
+        Self { gate, method, ratio }
+    }
+
+    /// Checks that the schedule fits a run of `steps` steps.
+    ///
+    /// # Errors
+    /// [`atedm_core::Error::Config`] when τ exceeds them.
+    pub fn begin(&self, steps: usize) -> Result<()> {
+        self.gate.begin(steps)
+    }
+
+    /// What the method comes to in `block`, whose grid is `grid`, at `step` of `total`.
+    ///
+    /// # Errors
+    /// [`atedm_core::Error::Plugin`] when the schedule answers with a ratio outside `[0, 1)`.
+    pub fn effect(&self, block: BlockId, grid: Grid, step: usize, total: usize) -> Result<Effect> {
+        let asked = self.gate.ratio(block, step, total)?;
+        let tokens = grid.tokens();
+        let kept = if asked > 0.0 { self.method.kept(asked, block.level, grid) } else { tokens };
+        Ok(Effect { tokens, kept, asked })
+    }
+
+    /// The tokens that each of the `depth` layers of `block` runs on at `step` of `total`.
+    ///
+    /// # Errors
+    /// As [`TokenPlan::effect`].
+    pub fn tokens(
+        &self,
+        block: BlockId,
+        depth: usize,
+        grid: Grid,
+        step: usize,
+        total: usize,
+    ) -> Result<Vec<LayerTokens>> {
+        let Effect { tokens, kept, .. } = self.effect(block, grid, step, total)?;
+        let on = |sub: Sublayer| if self.method.covers(sub) { kept } else { tokens };
+        let layer = LayerTokens {
+            self_attention: on(Sublayer::SelfAttention),
+            cross_attention: on(Sublayer::CrossAttention),
+            feed_forward: on(Sublayer::FeedForward),
+        };
+        Ok(vec![layer; depth])
+    }
+
+    /// What a user should know who reads only the options: that the ratio is capped, or that nothing is reduced at
+    /// all. One sentence each; `blocks` are the model's attention blocks with their grids.
+    ///
+    /// # Errors
+    /// As [`TokenPlan::effect`].
+    pub fn remarks(&self, blocks: &[(BlockId, Grid)], steps: usize) -> Result<Vec<String>> {
+        let mut remarks = Vec::new();
+        if self.ratio == 0.0 {
+            return Ok(remarks);
+        }
+        let (mut applied, mut asked, mut least) = (false, false, f64::INFINITY);
+        for &(block, grid) in blocks {
+            for step in 0..steps {
+                let effect = self.effect(block, grid, step, steps)?;
+                asked |= effect.asked > 0.0;
+                applied |= effect.applies();
+                // One token's worth is rounding, not a cap.
+                let rounding = 1.0 / effect.tokens.max(1) as f64;
+                if effect.applies() && effect.ratio() + rounding < effect.asked {
+                    least = least.min(effect.ratio());
+                }
+            }
+        }
+        if !applied {
+            let why = if asked {
+                self.method.why_nothing(blocks)
+            } else {
+                "levels and schedule spare every block".into()
+            };
+            remarks.push(format!("nothing is reduced: {why}"));
+        } else if least.is_finite() {
+            let ratio = self.ratio;
+            remarks.push(format!("ratio {ratio} acts as {least:.4}: {}", self.method.why_capped()));
+        }
+        Ok(remarks)
+    }
+}
+
+impl Method {
+    /// The tokens that `ratio` leaves of `grid` at `level`.
+    fn kept(&self, ratio: f64, level: usize, grid: Grid) -> usize {
+        match self {
+            Self::Tome(options) => {
+                let counts = options.counts(ratio, level, grid);
+                grid.tokens() - counts.map_or(0, |MergeCounts { merged, .. }| merged)
+            }
+        }
+    }
+
+    /// Whether this sublayer runs on fewer tokens.
+    fn covers(&self, sub: Sublayer) -> bool {
+        match self {
+            Self::Tome(options) => options.covers(sub),
+        }
+    }
+
+    /// Why no block is reduced although a ratio is asked for.
+    fn why_nothing(&self, blocks: &[(BlockId, Grid)]) -> String {
+        match self {
+            Self::Tome(options) => {
+                let finest = blocks.iter().map(|(block, _)| block.level).min().unwrap_or(0);
+                if options.reaches(finest) {
+                    return "the ratio is less than one token, or the grids are smaller than a cell".into();
+                }
+                let (divisor, needed) = (options.max_downsample, 1u64 << finest.min(63));
+                format!(
+                    "max_downsample = {divisor} reaches no attention block of this model, the finest needs {needed}"
+                )
+            }
+        }
+    }
+
+    /// Why less is removed than asked for.
+    fn why_capped(&self) -> String {
+        match self {
+            Self::Tome(options) => {
+                format!("one destination stays in each cell of {} x {} tokens", options.sx, options.sy)
+            }
+        }
+    }
+}

@@ -1,0 +1,116 @@
+//! The token grid in cells: which tokens are destinations, and which may be merged into them.
+
+use atedm_core::plugin::{Grid, Site};
+
+/// Cells of `sy` x `sx` tokens over a grid. What is left over at the bottom and at the right is in no cell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cells {
+    /// The token grid.
+    pub grid: Grid,
+    /// Columns of a cell.
+    pub sx: usize,
+    /// Rows of a cell.
+    pub sy: usize,
+}
+
+/// Every token as a source or a destination, both ascending.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Split {
+    /// Tokens that may be merged into a destination.
+    pub sources: Vec<u32>,
+    /// One token of every cell.
+    pub destinations: Vec<u32>,
+}
+
+impl Cells {
+    /// How many cells there are: rows and columns of them.
+    pub fn counts(&self) -> (usize, usize) {
+        (self.grid.height / self.sy.max(1), self.grid.width / self.sx.max(1))
+    }
+
+    /// How many destinations there are, one a cell.
+    pub fn destinations(&self) -> usize {
+        let (rows, columns) = self.counts();
+        rows * columns
+    }
+
+    /// Tokens of one cell.
+    pub fn cell_size(&self) -> usize {
+        self.sx * self.sy
+    }
+
+    /// The split in which cell `i` (row-major over cells) has its token `offsets[i]` (row-major within the cell) as
+    /// destination; without offsets, its first.
+    pub fn split(&self, offsets: Option<&[u32]>) -> Split {
+        let (rows, columns) = self.counts();
+        let mut is_destination = vec![false; self.grid.tokens()];
+        for cell in 0..rows * columns {
+            let offset = offsets.and_then(|offsets| offsets.get(cell)).map_or(0, |&offset| offset as usize);
+            let (down, right) = (offset / self.sx, offset % self.sx);
+            let (row, column) = (cell / columns * self.sy + down, cell % columns * self.sx + right);
+            if let Some(place) = is_destination.get_mut(row * self.grid.width + column) {
+                *place = true;
+            }
+        }
+        let of = |wanted: bool| {
+            let places = is_destination.iter().enumerate();
+            places.filter(|&(_, &is)| is == wanted).map(|(i, _)| i as u32).collect()
+        };
+        Split { sources: of(false), destinations: of(true) }
+    }
+}
+
+impl Split {
+    /// The same split as positions in a stream that has protected tokens `start..end` in it besides the grid's.
+    pub fn around(mut self, (start, end): (usize, usize)) -> Self {
+        let gap = end.saturating_sub(start) as u32;
+        let moved = |i: &mut u32| {
+            if *i as usize >= start {
+                *i += gap;
+            }
+        };
+        self.sources.iter_mut().for_each(moved);
+        self.destinations.iter_mut().for_each(moved);
+        self
+    }
+}
+
+/// Whether the stream holds exactly the block's grid and the protected tokens: else another method has shrunk it, and
+/// nobody knows which token is where.
+pub(crate) fn is_whole(site: &Site<'_>) -> bool {
+    let (start, end) = site.protected;
+    site.tokens == site.grid.tokens() + end.saturating_sub(start) && start <= site.grid.tokens()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_of_each_cell_and_the_rest() {
+        let cells = Cells { grid: Grid { height: 3, width: 5 }, sx: 2, sy: 2 };
+        assert_eq!((cells.counts(), cells.destinations()), ((1, 2), 2));
+        let split = cells.split(None);
+        assert_eq!(split.destinations, [0, 2]);
+        assert_eq!(split.sources, [1, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14]);
+    }
+
+    #[test]
+    fn offsets_are_row_major_within_a_cell() {
+        let cells = Cells { grid: Grid { height: 4, width: 6 }, sx: 3, sy: 2 };
+        assert_eq!(cells.split(Some(&[0, 5, 4, 2])).destinations, [0, 11, 14, 19]);
+    }
+
+    #[test]
+    fn a_grid_smaller_than_a_cell_has_no_destination() {
+        let cells = Cells { grid: Grid { height: 1, width: 7 }, sx: 2, sy: 2 };
+        assert_eq!(cells.split(None).destinations, [0u32; 0]);
+    }
+
+    #[test]
+    fn protected_tokens_are_stepped_over() {
+        let cells = Cells { grid: Grid { height: 2, width: 4 }, sx: 2, sy: 2 };
+        let split = cells.split(None).around((2, 5));
+        assert_eq!((split.destinations, split.sources), (vec![0, 5], vec![1, 6, 7, 8, 9, 10]));
+    }
+}

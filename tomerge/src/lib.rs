@@ -1,0 +1,38 @@
+//! Token Merging (ToMe) and its relatives as plugins of AT-EDM's framework: training-free methods that reduce sublayers
+//! one by one, on any backend, written from the facts of their papers and reference programs.
+//!
+//! # Structure
+//! - [`MergeConfig`]: a method with all its options; [`presets`]: named settings, and [`register`] for a registry.
+//! - [`placement`]: how much, where and when, for every method alike; [`TokenPlan`]: token counts without a tensor.
+//! - [`around`]: what all methods share as [`TokenReducer`](atedm_core::plugin::TokenReducer)s; a [`Planner`] is the rest.
+//! - [`tome`]: ToMe. [`grid`], [`matching`] and [`merge`] are its steps.
+//! - [`reuse`]: plans that are used again over steps and layers.
+//!
+//! ```
+//! use atedm_core::plugin::{BuildContext, Registry};
+//! use atedm_core::reference::NdTensor;
+//!
+//! let mut registry = Registry::<NdTensor>::with_builtins();
+//! atedm_tomerge::register(&mut registry)?;
+//! let options = serde_json::json!({"ratio": 0.4, "max_downsample": 4, "schedule": "prune-less"});
+//! let _method = registry.build("tome", &options, &BuildContext::default())?;
+//! # Ok::<(), atedm_core::Error>(())
+//! ```
+
+pub mod around;
+mod config;
+mod counts;
+mod draws;
+pub mod grid;
+pub mod matching;
+pub mod merge;
+pub mod placement;
+pub mod presets;
+pub mod reuse;
+pub mod tome;
+
+pub use around::Planner;
+pub use config::{MergeConfig, Method};
+pub use counts::{Effect, TokenPlan};
+pub use draws::Generator;
+pub use presets::register;

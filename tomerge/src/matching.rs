@@ -1,0 +1,123 @@
+//! Bipartite soft matching: which source resembles which destination most (ToMe, arXiv 2303.17604).
+//!
+//! ```text
+//! c_ij  = s_i·d_j / (|s_i| |d_j|)          source i, destination j
+//! d(i)  = argmax_j c_ij                    the lowest on ties
+//! m_i   = c_i,d(i)                         by which sources are chosen
+//! ```
+//!
+//! Dividing by `|s_i|` changes no argmax, so it is done to the maxima alone; and sources come in blocks, so that no
+//! matrix of all sources and destinations is ever stored.
+
+use atedm_core::backend::dims;
+use atedm_core::plugin::{Branch, GuidanceMasks, Row};
+use atedm_core::{AttentionOps, DType, Indices, Partition, Result, Tensor};
+
+use crate::grid::Split;
+
+/// The length below which a token counts as zero: its similarity to everything is 0, not a NaN.
+pub(crate) const SHORTEST: f64 = 1e-12;
+
+/// The most entries of one block of similarities a batch row.
+const BLOCK: usize = 1 << 20;
+
+/// For every source its best destination.
+#[derive(Debug, Clone)]
+pub struct Matching<T: Tensor> {
+    /// The cosine similarity to it, `[b, sources]`, in the accumulator dtype.
+    pub similarity: T,
+    /// Its number among the destinations, `[b, sources]`.
+    pub destination: T::Indices,
+}
+
+/// `|x|` over the channels of `[b, n, c]`, at least [`SHORTEST`], in the accumulator dtype: `[b, n, 1]`.
+///
+/// # Errors
+/// As the backend's operations.
+pub(crate) fn lengths<T: Tensor>(x: &T) -> Result<T> {
+    let wide = x.cast(x.dtype().accumulator())?;
+    wide.mul(&wide)?.sum(2)?.sqrt()?.clamp_min(SHORTEST)
+}
+
+/// `x / |x|` in its own dtype.
+pub(crate) fn normalised<T: Tensor>(x: &T) -> Result<T> {
+    x.cast(x.dtype().accumulator())?.div(&lengths(x)?)?.cast(x.dtype())
+}
+
+/// Whether `guidance` makes rows of this batch decide together.
+pub(crate) fn is_shared(guidance: GuidanceMasks, rows: &[Row]) -> bool {
+    guidance != GuidanceMasks::PerRow && rows.iter().any(|row| row.branch != Branch::Single)
+}
+
+/// The same positions for every row of a batch.
+pub(crate) fn same_for_all<T: Tensor>(row: &[u32], batch: usize, device: &T::Device) -> Result<T::Indices> {
+    T::Indices::from_host(&vec![row.to_vec(); batch], device)
+}
+
+/// Matches the sources of `split` to its destinations by the cosine similarity of their rows of `metric` `[b, n, c]`.
+/// With `guidance`, the halves of an image share their similarities.
+///
+/// # Errors
+/// [`atedm_core::Error::NotFinite`] when a token holds a NaN, [`atedm_core::Error::Shape`] when a side is empty.
+pub fn match_tokens<T: AttentionOps>(
+    metric: &T,
+    split: &Split,
+    guidance: GuidanceMasks,
+    rows: &[Row],
+) -> Result<Matching<T>> {
+    let [batch, _, _] = dims(metric, "token matching")?;
+    let device = metric.device();
+    let at = |places: &[u32]| same_for_all::<T>(places, batch, &device);
+    let destinations = normalised(&metric.gather(1, &at(&split.destinations)?)?)?;
+    let mut sources = metric.gather(1, &at(&split.sources)?)?;
+    let shared = is_shared(guidance, rows);
+    let source_lengths = lengths(&sources)?;
+    if shared {
+        sources = normalised(&sources)?;
+    }
+    let (count, columns) = (split.sources.len(), split.destinations.len());
+    let length = (BLOCK / columns.max(1)).clamp(1, count.max(1));
+    let (mut best, mut chosen) = (Vec::new(), Vec::new());
+    for start in (0..count).step_by(length) {
+        let length = length.min(count - start);
+        let block = sources.narrow(1, start, length)?.permute(&[0, 2, 1])?;
+        // A column a source: the argmax over rows is what every backend has.
+        let mut similarity = destinations.matmul(&block)?;
+        if shared {
+            let flat = similarity.reshape(&[batch, columns * length])?;
+            similarity = guidance.share(flat, rows)?.reshape(&[batch, columns, length])?;
+        }
+        best.push(similarity.max(1)?.reshape(&[batch, length])?.cast(metric.dtype().accumulator())?);
+        chosen.push(similarity.argmax_rows()?);
+    }
+    let mut similarity = T::concat(&best.iter().collect::<Vec<_>>(), 1)?;
+    if !shared {
+        similarity = similarity.div(&source_lengths.reshape(&[batch, count])?)?;
+    }
+    Ok(Matching { similarity, destination: T::Indices::concat(&chosen.iter().collect::<Vec<_>>())? })
+}
+
+impl<T: Tensor> Matching<T> {
+    /// The `merged` sources most similar to their destinations, and the rest; both ascending. Equals keep the lower.
+    ///
+    /// # Errors
+    /// [`atedm_core::Error::Shape`] when `merged` is 0 or above the number of sources.
+    pub fn choose(&self, merged: usize) -> Result<Partition<T>> {
+        self.similarity.split_top_k(merged)
+    }
+
+    /// How many sources of every row are at least as similar as `threshold`; the least of the batch's rows, so that
+    /// no row merges what is less similar.
+    ///
+    /// # Errors
+    /// As the backend's operations.
+    pub fn at_least(&self, threshold: f64) -> Result<usize> {
+        let (batch, count) = self.destination.dims();
+        let values = self.similarity.cast(DType::F32)?.to_f32()?;
+        let rows = (0..batch).map(|b| {
+            let row = &values[b * count..(b + 1) * count];
+            row.iter().filter(|&&similarity| f64::from(similarity) >= threshold).count()
+        });
+        Ok(rows.min().unwrap_or(0))
+    }
+}

@@ -1,0 +1,214 @@
+//! The plan that merges tokens: some stay alone, some form groups of which one token each goes on.
+
+use atedm_core::plugin::{Reduction, expect_tokens};
+use atedm_core::{Error, Indices, Result, Tensor};
+use serde::{Deserialize, Serialize};
+
+use crate::grid::Split;
+use crate::matching::lengths;
+
+/// What one token is made of several.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MergeKernel {
+    /// Their mean (tomesd).
+    #[default]
+    Mean,
+    /// Their mean, made as long as the longest of them (MLERP; ToFu, arXiv 2312.01026): a mean of tokens that point
+    /// apart is shorter than any of them, and the layers behind do not expect that.
+    Mlerp,
+    /// The destination alone: the others are pruned.
+    Prune,
+}
+
+/// Which tokens of every row are merged into which.
+///
+/// Reduced tokens come in the order (alone, groups). Shrinking gathers the members of the groups, sorted by group, and
+/// takes their means; restoring is one gather. No scatter, no atomics: the same result every time.
+#[derive(Debug, Clone)]
+pub struct MergePlan<T: Tensor> {
+    kernel: MergeKernel,
+    /// Tokens that stay alone, `[b, alone]`; none where all are in groups.
+    alone: Option<T::Indices>,
+    /// The members of all groups, sorted by group, its destination first: `[b, members]`.
+    members: T::Indices,
+    /// The group of every member, `[b, members]`, ascending.
+    groups: T::Indices,
+    /// Destinations, `[b, groups]`.
+    destinations: T::Indices,
+    /// Where each group begins among the members, row by row.
+    begins: Vec<Vec<u32>>,
+    /// For every token the reduced token whose value it takes back, `[b, tokens]`.
+    source: T::Indices,
+    /// Protected and grid tokens together.
+    tokens: usize,
+}
+
+/// Sources of a [`Split`] and where they go, for every row of a batch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Merges {
+    /// Numbers of the sources that are merged, ascending; as many in every row.
+    pub merged: Vec<Vec<u32>>,
+    /// For every source (merged or not) the number of its destination.
+    pub destination: Vec<Vec<u32>>,
+}
+
+impl<T: Tensor> MergePlan<T> {
+    /// The plan in which `merges` happen among the tokens of `split`, of a stream of `tokens`; tokens in neither side
+    /// of the split stay alone.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] when a number is out of range, or rows merge different counts.
+    pub fn new(
+        split: &Split,
+        merges: &Merges,
+        tokens: usize,
+        kernel: MergeKernel,
+        device: &T::Device,
+    ) -> Result<Self> {
+        let mut rows = Rows::default();
+        for (merged, destination) in merges.merged.iter().zip(&merges.destination) {
+            rows.add(split, merged, destination, tokens)?;
+        }
+        let upload = |rows: &[Vec<u32>]| T::Indices::from_host(rows, device);
+        let groups = split.destinations.len();
+        let destinations = vec![split.destinations.clone(); rows.members.len()];
+        let none_alone = rows.alone.iter().all(Vec::is_empty);
+        if groups == 0 {
+            return Err(Error::shape("merge plan", "at least one destination", [tokens, groups]));
+        }
+        Ok(Self {
+            kernel,
+            alone: if none_alone { None } else { Some(upload(&rows.alone)?) },
+            members: upload(&rows.members)?,
+            groups: upload(&rows.groups)?,
+            destinations: upload(&destinations)?,
+            begins: rows.begins,
+            source: upload(&rows.source)?,
+            tokens,
+        })
+    }
+
+    /// For each row the tokens that go on under their own position, ascending: those alone and the destinations.
+    ///
+    /// # Errors
+    /// As the backend's index operations.
+    pub fn standing(&self) -> Result<Vec<Vec<u32>>> {
+        let mut rows = self.order()?;
+        rows.iter_mut().for_each(|row| row.sort_unstable());
+        Ok(rows)
+    }
+
+    /// The same in the order of the reduced tokens.
+    fn order(&self) -> Result<Vec<Vec<u32>>> {
+        let mut rows = match &self.alone {
+            Some(alone) => alone.to_host()?,
+            None => vec![Vec::new(); self.begins.len()],
+        };
+        for (row, destinations) in rows.iter_mut().zip(self.destinations.to_host()?) {
+            row.extend(destinations);
+        }
+        Ok(rows)
+    }
+
+    /// One token for each group, `[b, groups, channels]`.
+    fn merged(&self, full: &T) -> Result<T> {
+        if self.kernel == MergeKernel::Prune {
+            return full.gather(1, &self.destinations);
+        }
+        let (batch, groups) = self.destinations.dims();
+        let members = full.gather(1, &self.members)?;
+        let mean = members.segment_mean(&self.groups, groups)?;
+        if self.kernel == MergeKernel::Mean {
+            return Ok(mean);
+        }
+        let (dtype, wide) = (mean.dtype(), mean.dtype().accumulator());
+        let each = lengths(&members)?.to_f32()?;
+        let count = self.members.dims().1;
+        let mut longest = Vec::with_capacity(batch * groups);
+        for (row, begins) in each.chunks(count.max(1)).zip(&self.begins) {
+            let ends = begins.iter().skip(1).map(|&end| end as usize).chain([count]);
+            for (&begin, end) in begins.iter().zip(ends) {
+                longest.push(row[begin as usize..end].iter().copied().fold(0.0f32, f32::max));
+            }
+        }
+        let longest = T::from_f32(&longest, &[batch, groups, 1], wide, &full.device())?;
+        mean.cast(wide)?.mul(&longest.div(&lengths(&mean)?)?)?.cast(dtype)
+    }
+}
+
+/// What is built row by row.
+#[derive(Default)]
+struct Rows {
+    alone: Vec<Vec<u32>>,
+    members: Vec<Vec<u32>>,
+    groups: Vec<Vec<u32>>,
+    begins: Vec<Vec<u32>>,
+    source: Vec<Vec<u32>>,
+}
+
+impl Rows {
+    fn add(&mut self, split: &Split, merged: &[u32], destination: &[u32], tokens: usize) -> Result<()> {
+        let misfit = |what: &str| Error::shape("merge plan", what, [merged.len(), destination.len(), tokens]);
+        let mut lists: Vec<Vec<u32>> = split.destinations.iter().map(|&place| vec![place]).collect();
+        for &number in merged {
+            let place =
+                split.sources.get(number as usize).ok_or_else(|| misfit("merged sources of the split"))?;
+            let goal = destination.get(number as usize).and_then(|&goal| lists.get_mut(goal as usize));
+            goal.ok_or_else(|| misfit("a destination for every merged source"))?.push(*place);
+        }
+        let mut source = vec![u32::MAX; tokens];
+        let in_groups: usize = lists.iter().map(Vec::len).sum();
+        let alone_count =
+            tokens.checked_sub(in_groups).ok_or_else(|| misfit("no more members than tokens"))?;
+        let (mut members, mut groups, mut begins) = (Vec::new(), Vec::new(), Vec::new());
+        for (group, list) in lists.into_iter().enumerate() {
+            begins.push(members.len() as u32);
+            for place in list {
+                let slot = source.get_mut(place as usize).filter(|slot| **slot == u32::MAX);
+                *slot.ok_or_else(|| misfit("every token at most once"))? = (alone_count + group) as u32;
+                members.push(place);
+                groups.push(group as u32);
+            }
+        }
+        let mut alone = Vec::with_capacity(alone_count);
+        for (place, slot) in source.iter_mut().enumerate().filter(|(_, slot)| **slot == u32::MAX) {
+            *slot = alone.len() as u32;
+            alone.push(place as u32);
+        }
+        self.alone.push(alone);
+        self.members.push(members);
+        self.groups.push(groups);
+        self.begins.push(begins);
+        self.source.push(source);
+        Ok(())
+    }
+}
+
+impl<T: Tensor> Reduction<T> for MergePlan<T> {
+    fn kept(&self) -> usize {
+        self.alone.as_ref().map_or(0, |alone| alone.dims().1) + self.destinations.dims().1
+    }
+
+    fn shrink(&self, full: &T) -> Result<T> {
+        expect_tokens(full, self.tokens, "merge plan: shrink")?;
+        let merged = self.merged(full)?;
+        match &self.alone {
+            Some(alone) => T::concat(&[&full.gather(1, alone)?, &merged], 1),
+            None => Ok(merged),
+        }
+    }
+
+    fn restore(&self, reduced: &T) -> Result<T> {
+        expect_tokens(reduced, self.kept(), "merge plan: restore")?;
+        reduced.gather(1, &self.source)
+    }
+
+    fn positions(&self) -> Option<Result<Vec<Vec<u32>>>> {
+        Some(self.order())
+    }
+
+    fn boxed(&self) -> Box<dyn Reduction<T>> {
+        Box::new(self.clone())
+    }
+}

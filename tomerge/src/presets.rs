@@ -1,0 +1,56 @@
+//! Named settings, and how they come into a registry.
+//!
+//! | name | what | source |
+//! |---|---|---|
+//! | `tome` | tomesd's defaults: r = 0.5, self-attention at the full latent size | tomesd 0.1.3 |
+//! | `tome-comfy` | ComfyUI's: r = 0.3, queries alone, similarities of the normalised input | ComfyUI's `TomePatchModel` |
+//! | `tome-a` … `tome-d` | r = 0.75, 0.60, 0.50, 0.40 on all sublayers of all layers, the first of each cell | AT-EDM, Table 1 |
+
+use atedm_core::plugin::Registry;
+use atedm_core::{AttentionOps, Result};
+
+use crate::config::{MergeConfig, Method};
+use crate::placement::Placement;
+use crate::tome::{TomeOptions, Variant};
+
+/// The names of all presets.
+pub fn names() -> [&'static str; 6] {
+    ["tome", "tome-comfy", "tome-a", "tome-b", "tome-c", "tome-d"]
+}
+
+/// The preset of this name.
+pub fn find(name: &str) -> Option<MergeConfig> {
+    let at = |ratio: f64, method: Method| {
+        Some(MergeConfig { placement: Placement { ratio, ..Placement::default() }, method })
+    };
+    let everywhere = TomeOptions {
+        max_downsample: 8,
+        use_rand: false,
+        merge_crossattn: true,
+        merge_mlp: true,
+        ..TomeOptions::default()
+    };
+    match name {
+        "tome" => at(0.5, Method::Tome(TomeOptions::default())),
+        "tome-comfy" => {
+            at(0.3, Method::Tome(TomeOptions { variant: Variant::Comfy, ..TomeOptions::default() }))
+        }
+        "tome-a" => at(0.75, Method::Tome(everywhere)),
+        "tome-b" => at(0.6, Method::Tome(everywhere)),
+        "tome-c" => at(0.5, Method::Tome(everywhere)),
+        "tome-d" => at(0.4, Method::Tome(everywhere)),
+        _ => None,
+    }
+}
+
+/// Adds every preset as a method of its name.
+///
+/// # Errors
+/// [`atedm_core::Error::Config`] when a name is taken.
+pub fn register<T: AttentionOps>(registry: &mut Registry<T>) -> Result<()> {
+    names().into_iter().try_for_each(|preset| {
+        registry.register_method(preset, move |options, context, registry| {
+            MergeConfig::from_options(preset, options)?.build(context, registry)
+        })
+    })
+}

@@ -1,0 +1,77 @@
+//! ToMe's plan of one layer.
+
+use atedm_core::plugin::{GuidanceMasks, Reduction, Run, Scope, Site, Sublayer};
+use atedm_core::{AttentionOps, Indices, Result};
+
+use super::{MergeCounts, TomeOptions, Variant};
+use crate::around::{Moment, Planner};
+use crate::draws::{Draws, Generator};
+use crate::matching::match_tokens;
+use crate::merge::{MergePlan, Merges};
+
+/// ToMe.
+#[derive(Debug)]
+pub(crate) struct Tome {
+    options: TomeOptions,
+    guidance: GuidanceMasks,
+    draws: Draws,
+}
+
+impl Tome {
+    pub(crate) fn new(options: TomeOptions, guidance: GuidanceMasks, seed: u64) -> Self {
+        let draws = Draws::new(options.rng, seed);
+        Self { options, guidance, draws }
+    }
+
+    /// The destination within each cell, or `None` for the first.
+    fn offsets(&mut self, site: &Site<'_>) -> Option<Vec<u32>> {
+        let options = &self.options;
+        let odd = site.rows.len() % 2 == 1 && options.rng == Generator::Torch;
+        if !options.use_rand || odd {
+            return None;
+        }
+        let cells = options.cells(site.grid);
+        Some(self.draws.below(cells.cell_size(), cells.destinations(), site))
+    }
+}
+
+impl<T: AttentionOps> Planner<T> for Tome {
+    fn moment(&self) -> Moment {
+        match self.options.variant {
+            Variant::Tomesd => Moment::LayerInput,
+            Variant::Comfy => Moment::Normalised,
+        }
+    }
+
+    fn scope(&self, sub: Sublayer) -> Option<Scope> {
+        let scope = match self.options.variant {
+            Variant::Tomesd => Scope::Both,
+            Variant::Comfy => Scope::Queries,
+        };
+        self.options.covers(sub).then_some(scope)
+    }
+
+    fn begin(&mut self, run: &Run<'_>) {
+        self.draws = Draws::new(self.options.rng, run.seed);
+    }
+
+    fn plan(&mut self, site: &Site<'_>, metric: &T, ratio: f64) -> Result<Option<Box<dyn Reduction<T>>>> {
+        let Some(MergeCounts { merged, .. }) = self.options.counts(ratio, site.block.level, site.grid) else {
+            return Ok(None);
+        };
+        let offsets = self.offsets(site);
+        let split = self.options.cells(site.grid).split(offsets.as_deref()).around(site.protected);
+        let matching = match_tokens(metric, &split, self.guidance, site.rows)?;
+        let merged = match self.options.threshold {
+            None => merged,
+            Some(threshold) => matching.at_least(threshold)?,
+        };
+        if merged == 0 {
+            return Ok(None);
+        }
+        let chosen = matching.choose(merged)?;
+        let merges = Merges { merged: chosen.kept.to_host()?, destination: matching.destination.to_host()? };
+        let plan = MergePlan::<T>::new(&split, &merges, site.tokens, self.options.merge, &metric.device())?;
+        Ok(Some(Box::new(plan)))
+    }
+}
