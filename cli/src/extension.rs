@@ -39,6 +39,7 @@ impl Extension for () {
 /// The built-in registry with an extension's names added.
 pub(crate) fn registry<T: AttentionOps>(extension: &impl Extension) -> Result<Registry<T>> {
     let mut registry = Registry::with_builtins();
+    atedm_tomerge::register(&mut registry)?;
     extension.register(&mut registry)?;
     Ok(registry)
 }

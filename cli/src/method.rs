@@ -6,6 +6,7 @@ use atedm_core::at_edm::{AtEdmConfig, LayerTokens, PrunePlan};
 use atedm_core::plugin::{BuildContext, Grid, Registry, ScheduleRegistry};
 use atedm_sdxl::config::{BlockInfo, UNetConfig};
 use atedm_sdxl::flops;
+use atedm_tomerge::{MergeConfig, TokenPlan};
 use serde_json::{Map, Value};
 
 use crate::failure::{Failure, Outcome};
@@ -46,6 +47,8 @@ enum Counts {
     Whole,
     /// AT-EDM's own arithmetic.
     Plan(PrunePlan),
+    /// That of Token Merging and its relatives.
+    Merging(TokenPlan),
     /// A plugin: only a run tells.
     Unknown,
 }
@@ -69,6 +72,9 @@ impl Method {
         schedules: &ScheduleRegistry,
     ) -> Outcome<Self> {
         let PruneSpec { method, options } = spec.clone();
+        if MergeConfig::preset(&method).is_some() {
+            return Self::resolve_merging(method, options, work, schedules);
+        }
         if AtEdmConfig::preset(&method).is_none() {
             let counts = if method == "none" { Counts::Whole } else { Counts::Unknown };
             let settings = Value::Object(options.clone());
@@ -97,6 +103,43 @@ impl Method {
         Ok(Self { name: method, options, settings, counts: Counts::Plan(plan) })
     }
 
+    /// [`Method::resolve`] for Token Merging and its relatives.
+    fn resolve_merging(
+        name: String,
+        mut options: Map<String, Value>,
+        work: &Workload<'_>,
+        schedules: &ScheduleRegistry,
+    ) -> Outcome<Self> {
+        let mut config =
+            MergeConfig::from_options(&name, &options)?.resolve(work.deepest_level().unwrap_or(0));
+        if let Some(budget) = config.placement.budget_tflops {
+            let mean = |ratio: f64| {
+                let plan = config.clone().with_ratio(ratio)?.plan_with(schedules)?;
+                let plan = plan.ok_or_else(|| {
+                    let reason = "only a run tells what this configuration reduces: give no budget";
+                    atedm_core::Error::config("budget_tflops", reason)
+                })?;
+                plan.begin(work.steps)?;
+                let costs = (0..work.steps).map(|step| merging_tflop(&plan, work, step));
+                Ok(costs.sum::<atedm_core::Result<f64>>()? / work.steps as f64)
+            };
+            let ratio = solve(budget, mean)?;
+            config = config.with_ratio(ratio)?;
+            options.remove("budget_tflops");
+            options.insert("ratio".into(), ratio.into());
+        }
+        let settings = Value::Object(config.to_options()?);
+        let Some(plan) = config.plan_with(schedules)? else {
+            return Ok(Self { name, options, settings, counts: Counts::Unknown });
+        };
+        plan.begin(work.steps)?;
+        let blocks: Vec<_> = work.blocks().iter().map(|block| (block.id, block.grid)).collect();
+        for remark in plan.remarks(&blocks, work.steps)? {
+            eprintln!("warning: {name}: {remark}");
+        }
+        Ok(Self { name, options, settings, counts: Counts::Merging(plan) })
+    }
+
     /// Builds it once and lets it go, so that a bad option is found before weights are read.
     pub(crate) fn check<T: AttentionOps>(&self, registry: &Registry<T>, work: &Workload<'_>) -> Outcome {
         let context = BuildContext { deepest_level: work.deepest_level(), ..BuildContext::default() };
@@ -121,6 +164,7 @@ impl Method {
             Counts::Plan(plan) => {
                 Some(plan.tokens(block.id, block.depth, block.grid.tokens(), step, steps)?)
             }
+            Counts::Merging(plan) => Some(plan.tokens(block.id, block.depth, block.grid, step, steps)?),
             Counts::Unknown => None,
         })
     }
@@ -133,6 +177,10 @@ impl Method {
                 let costs =
                     (0..work.steps).map(|step| tflop(plan, work, step)).collect::<atedm_core::Result<_>>();
                 Ok(Some(costs?))
+            }
+            Counts::Merging(plan) => {
+                let costs = (0..work.steps).map(|step| merging_tflop(plan, work, step));
+                Ok(Some(costs.collect::<atedm_core::Result<_>>()?))
             }
             Counts::Unknown => Ok(None),
         }
@@ -158,6 +206,11 @@ fn solve(budget: f64, mean: impl Fn(f64) -> atedm_core::Result<f64>) -> Outcome<
 fn tflop(plan: &PrunePlan, work: &Workload<'_>, step: usize) -> atedm_core::Result<f64> {
     let layers =
         |block: &BlockInfo| plan.tokens(block.id, block.depth, block.grid.tokens(), step, work.steps);
+    Ok(flops::pruned(work.unet, work.latents, work.text, layers)?.sum().tflop())
+}
+
+fn merging_tflop(plan: &TokenPlan, work: &Workload<'_>, step: usize) -> atedm_core::Result<f64> {
+    let layers = |block: &BlockInfo| plan.tokens(block.id, block.depth, block.grid, step, work.steps);
     Ok(flops::pruned(work.unet, work.latents, work.text, layers)?.sum().tflop())
 }
 
@@ -198,6 +251,26 @@ mod tests {
         assert_eq!(readable(steps[0]), "6.761 TFLOP");
         let (_, steps) = resolve("at-edm-dagger", json!({"prune_point": "before_ff"})).unwrap();
         assert_eq!(format!("{:.3}", mean(&steps)), "4.538");
+    }
+
+    #[test]
+    fn token_merging_costs_what_the_paper_says() {
+        for (preset, published) in
+            [("tome-a", "2.9"), ("tome-b", "3.6"), ("tome-c", "4.1"), ("tome-d", "4.6")]
+        {
+            let (_, steps) = resolve(preset, json!({})).unwrap();
+            assert_eq!(format!("{:.1}", mean(&steps)), published, "{preset}");
+            let budget: f64 = published.parse().unwrap();
+            let (method, steps) = resolve("tome-c", json!({"budget_tflops": budget})).unwrap();
+            assert!((mean(&steps) - budget).abs() < 0.005, "{}", mean(&steps));
+            assert!(method.options.contains_key("ratio"));
+        }
+        // tomesd's default reaches no block of SD-XL
+        let (method, steps) = resolve("tome", json!({})).unwrap();
+        assert_eq!(readable(steps[0]), "6.761 TFLOP");
+        assert_eq!(method.settings["max_downsample"], 1);
+        let message = resolve("tome-c", json!({"budget_tflops": 2.0})).unwrap_err().to_string();
+        assert!(message.contains("budget_tflops: expected at least 2.86"), "{message}");
     }
 
     #[test]
