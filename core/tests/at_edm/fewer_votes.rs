@@ -14,7 +14,7 @@ use atedm_core::plugin::{
     Row, Run, Site, Stage, Step, Sublayer, TokenReducer, Wants,
 };
 use atedm_core::reference::{NdDevice, NdTensor};
-use atedm_core::{Indices, Result, Tensor};
+use atedm_core::{Indices, Result};
 
 use crate::method::{GRID, Inputs, config};
 use crate::support::{Matrix, Random, batch, block, matrices, single, site, step, tensor, values};
