@@ -1,5 +1,8 @@
 //! Level 3 on libtorch: fused attention with its log-sum-exp, votes and argmax in blocks of the map.
 //!
+//! bf16 on a processor that multiplies it goes to kernels of our own ([`bf16`]), everything else to libtorch's
+//! operations.
+//!
 //! # One vote
 //! With `A_ij = exp(q_i·k_j·scale − lse_i)`, `u_j = Σ_i A_ij s_i`. On the CPU, and for what the GPU's kernel does not take,
 //! blocks of rows of the map are computed and consumed, so that nothing of size `m x n` is stored. On a GPU a vote is
@@ -13,7 +16,7 @@ use tch::{Kind, Tensor as Raw};
 
 use crate::error::{OrBackend, TorchResult};
 use crate::tensor::to_kind;
-use crate::{TchIndices, TchTensor};
+use crate::{TchIndices, TchTensor, bf16};
 
 /// Entries of the map that are at hand at once: a block stays in the CPU's caches, a GPU wants larger ones.
 const CPU_BLOCK: usize = 1 << 21;
@@ -27,27 +30,40 @@ impl AttentionOps for TchTensor {
         options: AttentionOptions<'_, Self>,
     ) -> Result<(Self, Option<AttentionGraph<Self>>)> {
         let AttentionOptions { scale, bias, graph } = options;
-        let values_fit = || v.0.f_kind().ok() == q.0.f_kind().ok() && v.shape() == k.shape();
-        if bias.is_some() || !fitting(q, k) || !values_fit() {
-            return generic::attention(q, k, v, options);
-        }
-        let wanted = match graph {
-            GraphRequest::None => {
-                let output = Raw::f_scaled_dot_product_attention::<&Raw>(
-                    &q.0, &k.0, &v.0, None, 0.0, false, scale, false,
-                );
-                return Ok((Self(output.or_backend("attention")?), None));
-            }
-            GraphRequest::Lazy => None,
+        let scores = match graph {
             GraphRequest::Voted(scores) => Some(scores),
-            GraphRequest::Stored => return generic::attention(q, k, v, options),
+            GraphRequest::None | GraphRequest::Lazy | GraphRequest::Stored => None,
         };
-        if !fused_takes(&[&q.0, &k.0, &v.0]) || wanted.is_some_and(|scores| !per_query(scores, q)) {
+        let fits = bias.is_none()
+            && !matches!(graph, GraphRequest::Stored)
+            && fitting(q, k)
+            && v.0.f_kind().ok() == q.0.f_kind().ok()
+            && v.shape() == k.shape()
+            && scores.is_none_or(|scores| per_query(scores, q));
+        if !fits {
             return generic::attention(q, k, v, options);
         }
-        let (output, lse) = fused(&q.0, &k.0, &v.0, scale).or_backend("attention")?;
-        let mut streamed = Streamed { q: q.clone(), k: k.clone(), lse: Self(lse), scale, voted: None };
-        if let Some(scores) = wanted {
+        let (queries, keys, values) = (&q.0, &k.0, &v.0);
+        let asked = !matches!(graph, GraphRequest::None);
+        let attended = if let Some(cpu) = bf16::kernels(&[queries, keys, values]) {
+            bf16::attention(cpu, queries, keys, values, scale, scores.map(|scores| &scores.0))
+        } else if !asked {
+            let nothing: Option<&Raw> = None;
+            let output =
+                Raw::f_scaled_dot_product_attention(queries, keys, values, nothing, 0.0, false, scale, false);
+            return Ok((Self(output.or_backend("attention")?), None));
+        } else if fused_takes(&[queries, keys, values]) {
+            fused(queries, keys, values, scale)
+        } else {
+            return generic::attention(q, k, v, options);
+        };
+        let Attended { output, lse, voted } = attended.or_backend("attention")?;
+        if !asked {
+            return Ok((Self(output), None));
+        }
+        let mut streamed =
+            Streamed { q: q.clone(), k: k.clone(), lse: Self(lse), scale, voted: voted.map(Self) };
+        if let (None, Some(scores)) = (&streamed.voted, scores) {
             streamed.voted = Some(Self::votes(&streamed, scores)?);
         }
         Ok((Self(output), Some(AttentionGraph::Streamed(streamed))))
@@ -59,6 +75,9 @@ impl AttentionOps for TchTensor {
             return generic::votes(graph, scores);
         }
         let map = Map { q: &q.0, k: &k.0, lse: &lse.0, scale: *scale };
+        if let Some(cpu) = bf16::kernels(&[&q.0, &k.0]) {
+            return bf16::votes(cpu, &map, &scores.0).map(Self).or_backend("votes");
+        }
         let swapped = q.0.device().is_cuda() && fused_takes(&[&q.0, &k.0]) && *scale > 0.0;
         if swapped { map.votes_by_swapped_roles(&scores.0) } else { map.votes_by_blocks(&scores.0) }
             .map(Self)
@@ -75,11 +94,12 @@ impl AttentionOps for TchTensor {
         let (q, lse) = (q.gather(2, &partition.kept)?, lse.gather(2, &partition.kept)?);
         let k = k.gather(2, &partition.pruned)?;
         let map = Map { q: &q.0, k: &k.0, lse: &lse.0, scale: *scale };
-        let (at, highest) = map.strongest_rows().or_backend("strongest")?;
-        let nan = highest.f_isnan().and_then(|nan| nan.f_any()).and_then(|any| any.f_int64_value(&[]));
-        if nan.or_backend("strongest")? != 0 {
-            return Err(Error::NotFinite { what: "a value of the attention map".to_string() });
-        }
+        let at = match bf16::kernels(&[&q.0, &k.0]) {
+            Some(cpu) => bf16::strongest(cpu, &map),
+            None => map.strongest_rows(),
+        };
+        let nan = || Error::NotFinite { what: "a value of the attention map".to_string() };
+        let at = at.or_backend("strongest")?.ok_or_else(nan)?;
         Ok(TchIndices::with_bound(at, (batch, pruned), kept))
     }
 }
@@ -107,39 +127,50 @@ fn per_query(x: &TchTensor, q: &TchTensor) -> bool {
 fn fused_takes(operands: &[&Raw]) -> bool {
     let whole = |x: &&Raw| {
         let size = x.f_kind().map_or(0, Kind::elt_size_in_bytes);
-        (2..=4).contains(&size) && x.size().last().is_some_and(|&dim| dim as usize * size % 16 == 0)
+        (2..=4).contains(&size)
+            && x.size().last().is_some_and(|&dim| (dim as usize * size).is_multiple_of(16))
     };
     operands.iter().all(|x| !x.device().is_cuda() || whole(x))
 }
 
-/// Fused attention `[b, h, m, dim]` and its log-sum-exp `[b, h, m]` in the accumulator dtype.
-fn fused(q: &Raw, k: &Raw, v: &Raw, scale: f64) -> TorchResult<(Raw, Raw)> {
+/// What fused attention gives.
+pub(crate) struct Attended {
+    /// `[b, h, m, dim]`.
+    pub(crate) output: Raw,
+    /// `[b, h, m]` in the accumulator dtype.
+    pub(crate) lse: Raw,
+    /// `[b, h, n]`, if the kernel cast the first vote.
+    pub(crate) voted: Option<Raw>,
+}
+
+/// libtorch's fused attention with its log-sum-exp.
+fn fused(q: &Raw, k: &Raw, v: &Raw, scale: f64) -> TorchResult<Attended> {
     // the kernels want whole rows of `dim`; the other axes may lie as they like
     let rows = |x: &Raw| if x.stride().last() == Some(&1) { Ok(x.shallow_clone()) } else { x.f_contiguous() };
     let (q, k, v) = (&rows(q)?, &rows(k)?, &rows(v)?);
+    let bias: Option<&Raw> = None;
     if !q.device().is_cuda() {
-        return Raw::f_internal_scaled_dot_product_flash_attention_for_cpu::<&Raw>(
-            q, k, v, 0.0, false, None, scale,
-        );
+        let (output, lse) =
+            Raw::f_internal_scaled_dot_product_flash_attention_for_cpu(q, k, v, 0.0, false, bias, scale)?;
+        return Ok(Attended { output, lse, voted: None });
     }
-    let (output, lse, _, _) = Raw::f_internal_scaled_dot_product_efficient_attention::<&Raw>(
-        q, k, v, None, true, 0.0, false, scale,
-    )?;
+    let (output, lse, _, _) =
+        Raw::f_internal_scaled_dot_product_efficient_attention(q, k, v, bias, true, 0.0, false, scale)?;
     // the rows of the log-sum-exp are padded to a multiple of 32
-    Ok((output, lse.f_narrow(2, 0, q.size()[2])?))
+    Ok(Attended { output, lse: lse.f_narrow(2, 0, q.size4()?.2)?, voted: None })
 }
 
 /// A map by what it is recomputed from: queries `[b, h, m, dim]`, keys `[b, h, n, dim]`, log-sum-exp `[b, h, m]`.
-struct Map<'a> {
-    q: &'a Raw,
-    k: &'a Raw,
-    lse: &'a Raw,
-    scale: f64,
+pub(crate) struct Map<'a> {
+    pub(crate) q: &'a Raw,
+    pub(crate) k: &'a Raw,
+    pub(crate) lse: &'a Raw,
+    pub(crate) scale: f64,
 }
 
 impl Map<'_> {
     /// `[b, h, m, n]`.
-    fn dims(&self) -> TorchResult<[i64; 4]> {
+    pub(crate) fn dims(&self) -> TorchResult<[i64; 4]> {
         let (b, h, m, _) = self.q.size4()?;
         Ok([b, h, m, self.k.size4()?.2])
     }
@@ -197,14 +228,14 @@ impl Map<'_> {
         // the output is not used: the fewer values the better, but the CPU's kernel wants as many as there are keys
         let values =
             if keys.device().is_cuda() { keys.f_narrow(3, dim, MORE)? } else { keys.shallow_clone() };
-        fused(&queries, &keys, &values, self.scale)?.1.f_exp()
+        fused(&queries, &keys, &values, self.scale)?.lse.f_exp()
     }
 
-    /// For each column the row with the largest head mean, and that mean: `[b, n]` both, by blocks of columns.
+    /// For each column the row with the largest head mean, by blocks of columns: `[b, n]`; `None` for a NaN.
     ///
     /// Rows are padded to whole tiles of any matrix product: one that computes the last rows of a matrix by another
     /// kernel rounds equal rows differently, and there would be no ties.
-    fn strongest_rows(&self) -> TorchResult<(Raw, Raw)> {
+    fn strongest_rows(&self) -> TorchResult<Option<Raw>> {
         const TILE: i64 = 192;
         let [b, h, m, n] = self.dims()?;
         let padding = [0, 0, 0, (TILE - m % TILE) % TILE];
@@ -220,7 +251,8 @@ impl Map<'_> {
             at.push(mean.f_argmax(1, false)?);
             highest.push(mean.f_amax(1, false)?);
         }
-        Ok((Raw::f_cat(&at, 1)?, Raw::f_cat(&highest, 1)?))
+        let nan = Raw::f_cat(&highest, 1)?.f_isnan()?.f_any()?.f_int64_value(&[])? != 0;
+        if nan { Ok(None) } else { Raw::f_cat(&at, 1).map(Some) }
     }
 }
 
@@ -238,7 +270,7 @@ mod tests {
                 let of =
                     |rows| (Raw::randn([2, 3, rows, 64], (Kind::Float, Device::Cpu)) * 2.0).to_kind(kind);
                 let (q, k) = (of(m), of(n));
-                let (_, lse) = fused(&q, &k, &k, 0.125).unwrap();
+                let lse = fused(&q, &k, &k, 0.125).unwrap().lse;
                 let map = Map { q: &q, k: &k, lse: &lse, scale: 0.125 };
                 let scores = Raw::rand([2, 3, m], (Kind::Float, Device::Cpu)) / m as f64;
                 let _ = scores.narrow(2, 3, 2).zero_();

@@ -6,6 +6,7 @@
 //! - [`device`]: devices by name, the number of threads, and what must be loaded before a GPU is used.
 //! - [`weights`]: weights from a [`tch::nn::VarStore`].
 //! - `tensor`, `nn`, `attention`: the three trait levels, each call through tch's fallible twin (`f_…`).
+//! - `cpu`: attention, votes and argmax of our own on processors with AVX512-BF16; `bf16` runs them on tensors.
 //!
 //! # Gradients
 //! No operation switches gradients off, and none works in place on an operand: a user's own variables can be trained
@@ -24,6 +25,8 @@
 //! ```
 
 mod attention;
+mod bf16;
+mod cpu;
 pub mod device;
 mod error;
 mod indices;

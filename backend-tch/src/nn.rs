@@ -2,7 +2,7 @@
 
 use atedm_core::backend::{Conv2dOptions, dims, generic};
 use atedm_core::{Error, Indices, NnOps, Result, Tensor};
-use tch::Tensor as Raw;
+use tch::{Device, Kind, Tensor as Raw};
 
 use crate::error::{OrBackend, TorchResult};
 use crate::tensor::sizes;
@@ -37,6 +37,17 @@ impl NnOps for TchTensor {
             )
         };
         convolved().map(Self).or_backend("conv2d")
+    }
+
+    /// On the CPU with the channels last: what follows (norm, activation, sum) keeps that order, and an image is then a
+    /// row of tokens as it lies. A user's variable stays as it is, so that it can be trained.
+    fn conv2d_weight(self) -> Result<Self> {
+        let kind = self.0.f_kind().or_backend("conv2d_weight")?;
+        let pays = self.0.device() == Device::Cpu && matches!(kind, Kind::Float | Kind::BFloat16);
+        if !pays || self.0.dim() != 4 || self.0.requires_grad() {
+            return Ok(self);
+        }
+        self.unary("conv2d_weight", |x| x.f_permute([0, 2, 3, 1])?.f_contiguous()?.f_permute([0, 3, 1, 2]))
     }
 
     fn upsample_nearest(&self, height: usize, width: usize) -> Result<Self> {

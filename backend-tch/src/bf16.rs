@@ -1,0 +1,117 @@
+//! The kernels of [`cpu`](crate::cpu) on tensors: bf16 on a processor that multiplies it.
+
+use tch::{Device, Kind, Tensor as Raw};
+
+use crate::attention::{Attended, Map};
+use crate::cpu::{self, Cpu, Heads, Pass};
+use crate::error::TorchResult;
+
+/// The kernels, if they take heads of these tensors: bf16 on the CPU, outside of any gradient.
+pub(crate) fn kernels(operands: &[&Raw]) -> Option<Cpu> {
+    let takes = |x: &&Raw| {
+        x.device() == Device::Cpu
+            && matches!(x.f_kind(), Ok(Kind::BFloat16))
+            && !x.requires_grad()
+            && x.size().last().is_some_and(|&dim| cpu::fits(dim as usize))
+    };
+    if !operands.iter().all(takes) {
+        return None;
+    }
+    Cpu::detect(usize::try_from(tch::get_num_threads()).unwrap_or(1))
+}
+
+/// `softmax(q kᵀ scale) v`; `scores` are f32 `[b, h, m]`.
+pub(crate) fn attention(
+    cpu: Cpu,
+    q: &Raw,
+    k: &Raw,
+    v: &Raw,
+    scale: f64,
+    scores: Option<&Raw>,
+) -> TorchResult<Attended> {
+    let (b, h, m, dim) = q.size4()?;
+    let n = k.size4()?.2;
+    let (q, k, v) = (rows(q)?, rows(k)?, rows(v)?);
+    let scores = scores.map(Raw::f_contiguous).transpose()?;
+    let mut output = Raw::f_zeros([b, m, h, dim], (Kind::BFloat16, Device::Cpu))?;
+    let mut lse = Raw::f_zeros([b, h, m], (Kind::Float, Device::Cpu))?;
+    let mut voted =
+        scores.as_ref().map(|_| Raw::f_zeros([b, h, n], (Kind::Float, Device::Cpu))).transpose()?;
+    let pass =
+        Pass { q: heads(&q)?, k: heads(&k)?, scale: scale as f32, scores: scores.as_ref().map(numbers) };
+    let into = cpu::Attended {
+        output: bits_mut(&mut output),
+        lse: numbers_mut(&mut lse),
+        voted: voted.as_mut().map(numbers_mut),
+    };
+    cpu::attention(cpu, pass, heads(&v)?, into);
+    Ok(Attended { output: output.f_permute([0, 2, 1, 3])?, lse, voted })
+}
+
+/// `Aᵀ s` for f32 scores `[b, h, m]` → `[b, h, n]`.
+pub(crate) fn votes(cpu: Cpu, map: &Map<'_>, scores: &Raw) -> TorchResult<Raw> {
+    let [b, h, _, n] = map.dims()?;
+    let (q, k, lse, scores) = (rows(map.q)?, rows(map.k)?, map.lse.f_contiguous()?, scores.f_contiguous()?);
+    let mut votes = Raw::f_zeros([b, h, n], (Kind::Float, Device::Cpu))?;
+    let pass = Pass { q: heads(&q)?, k: heads(&k)?, scale: map.scale as f32, scores: Some(numbers(&scores)) };
+    cpu::votes(cpu, pass, numbers(&lse), numbers_mut(&mut votes));
+    Ok(votes)
+}
+
+/// For each key the query with the largest head mean: `[b, n]`; `None` for a NaN.
+pub(crate) fn strongest(cpu: Cpu, map: &Map<'_>) -> TorchResult<Option<Raw>> {
+    let [b, _, _, n] = map.dims()?;
+    let (q, k, lse) = (rows(map.q)?, rows(map.k)?, map.lse.f_contiguous()?);
+    let pass = Pass { q: heads(&q)?, k: heads(&k)?, scale: map.scale as f32, scores: None };
+    let mut at = vec![0; (b * n) as usize];
+    let ordered = cpu::strongest(cpu, pass, numbers(&lse), &mut at);
+    if ordered { Raw::f_from_slice(&at)?.f_reshape([b, n]).map(Some) } else { Ok(None) }
+}
+
+/// The tensor with whole rows.
+fn rows(x: &Raw) -> TorchResult<Raw> {
+    if x.stride().last() == Some(&1) { Ok(x.shallow_clone()) } else { x.f_contiguous() }
+}
+
+/// The view on `[b, h, rows, dim]`, wherever its rows lie.
+fn heads(x: &Raw) -> TorchResult<Heads<'_>> {
+    let (size, stride) = (x.size(), x.stride());
+    let four =
+        |list: &[i64]| <[usize; 4]>::try_from(list.iter().map(|&len| len as usize).collect::<Vec<_>>()).ok();
+    let found = || {
+        let (size, stride) = (four(&size)?, four(&stride)?);
+        let last: usize =
+            size.iter().zip(&stride).map(|(&len, &stride)| len.saturating_sub(1) * stride).sum();
+        Heads::new(bits(x, last + 1), size, stride)
+    };
+    found().ok_or_else(|| tch::TchError::Shape(format!("heads {size:?} with strides {stride:?}")))
+}
+
+/// `len` elements from the first on.
+#[allow(unsafe_code)]
+fn bits(x: &Raw, len: usize) -> &[u16] {
+    // SAFETY: a bf16 tensor on the CPU (`kernels`), of whose storage these are the elements from its first to its last
+    // (`heads`); `x` keeps it alive, and nothing here writes to it.
+    unsafe { std::slice::from_raw_parts(x.data_ptr().cast::<u16>(), len) }
+}
+
+/// The elements of a new bf16 tensor.
+#[allow(unsafe_code)]
+fn bits_mut(x: &mut Raw) -> &mut [u16] {
+    // SAFETY: made here as zeros in one piece, and nobody else has a handle on it.
+    unsafe { std::slice::from_raw_parts_mut(x.data_ptr().cast::<u16>(), x.numel()) }
+}
+
+/// The elements of a contiguous f32 tensor on the CPU.
+#[allow(unsafe_code)]
+fn numbers(x: &Raw) -> &[f32] {
+    // SAFETY: the caller's `f_contiguous` made it one piece, and its dtype is the accumulator of bf16; `x` keeps it alive.
+    unsafe { std::slice::from_raw_parts(x.data_ptr().cast::<f32>(), x.numel()) }
+}
+
+/// The elements of a new f32 tensor.
+#[allow(unsafe_code)]
+fn numbers_mut(x: &mut Raw) -> &mut [f32] {
+    // SAFETY: as `bits_mut`, of f32.
+    unsafe { std::slice::from_raw_parts_mut(x.data_ptr().cast::<f32>(), x.numel()) }
+}
