@@ -5,8 +5,8 @@
 
 Every line is a case: `number` (from which the metric and the sizes are made, here as in tests/tests/tomerge_sets.rs),
 `height`, `width`, `channels`, `batch`, `sx`, `sy`, `r` (tokens to merge), `torch_seed` (null: the first token of each
-cell is the destination), `margin` (how far the closest discrete choice is from another, in f64) and `labels`: for each
-batch row and token the lowest token that it is merged with, itself if none.
+cell is the destination), `margin` (how far the closest discrete choice that matters is from another, in f64) and
+`labels`: for each batch row and token the lowest token that it is merged with, itself if none.
 """
 
 import argparse
@@ -73,20 +73,39 @@ def labels(merged):
     return out
 
 
-def margin(metric, case, destinations):
-    """The least distance of a discrete choice from the next one, in f64."""
-    tokens = metric.shape[1]
+def destinations(height, width, sx, sy, generator=None):
+    """The tokens that others are merged into; with a generator, those that tomesd draws with it."""
+    rows, columns = height // sy, width // sx
+    offsets = torch.zeros(rows, columns, 1, dtype=torch.int64)
+    if generator is not None:
+        offsets = torch.randint(sy * sx, (rows, columns, 1), generator=generator)
+    places = set()
+    for y in range(rows):
+        for x in range(columns):
+            down, right = divmod(offsets[y, x].item(), sx)
+            places.add((y * sy + down) * width + x * sx + right)
+    return sorted(places)
+
+
+def margin(metric, places, r):
+    """The least distance of a discrete choice that matters from the next one, in f64.
+
+    Choices that matter: which sources are the `r` to merge, and the destination of those.
+    """
+    metric = metric.double()
     metric = metric / metric.norm(dim=-1, keepdim=True)
-    sources = [i for i in range(tokens) if i not in destinations]
-    scores = metric[:, sources] @ metric[:, sorted(destinations)].transpose(-1, -2)
-    best = scores.topk(min(2, scores.shape[-1]), dim=-1).values
-    least = float("inf")
-    r = min(len(sources), case["r"])
-    order = best[..., 0].sort(dim=-1, descending=True).values
+    sources = sorted(set(range(metric.shape[1])) - set(places))
+    r = min(len(sources), r)
+    if r <= 0:
+        return 2.0
+    best = (metric[:, sources] @ metric[:, places].transpose(-1, -2)).topk(min(2, len(places)), dim=-1).values
+    order = best[..., 0].sort(dim=-1, descending=True)
+    least = 2.0
     if r < len(sources):
-        least = min(least, (order[:, r - 1] - order[:, r]).min().item())
+        least = (order.values[:, r - 1] - order.values[:, r]).min().item()
     if best.shape[-1] == 2:
-        least = min(least, (best[..., 0] - best[..., 1]).min().item())
+        clear = (best[..., 0] - best[..., 1]).gather(1, order.indices[:, :r])
+        least = min(least, clear.min().item())
     return least
 
 
@@ -102,16 +121,8 @@ def run(number):
     arguments = (case["width"], case["height"], case["sx"], case["sy"], case["r"])
     merge, _ = tomesd_merge.bipartite_soft_matching_random2d(metric.float(), *arguments, not draw, generator())
     merged = merge(torch.eye(tokens).expand(case["batch"], -1, -1).contiguous())
-    rows, columns = case["height"] // case["sy"], case["width"] // case["sx"]
-    offsets = torch.zeros(rows, columns, dtype=torch.int64)
-    if draw:
-        offsets = torch.randint(case["sy"] * case["sx"], (rows, columns, 1), generator=generator())[..., 0]
-    destinations = set()
-    for y in range(rows):
-        for x in range(columns):
-            down, right = divmod(offsets[y, x].item(), case["sx"])
-            destinations.add((y * case["sy"] + down) * case["width"] + x * case["sx"] + right)
-    case["margin"] = margin(metric, case, destinations)
+    places = destinations(case["height"], case["width"], case["sx"], case["sy"], generator() if draw else None)
+    case["margin"] = margin(metric, places, case["r"])
     case["labels"] = labels(merged)
     return case
 
@@ -125,9 +136,7 @@ def main():
     torch.set_num_threads(1)
     with open(arguments.out, "w", encoding="utf-8") as f:
         for number in range(arguments.first, arguments.first + arguments.count):
-            case = run(number)
-            case["margin"] = min(case["margin"], 2.0)
-            f.write(json.dumps(case, separators=(",", ":")) + "\n")
+            f.write(json.dumps(run(number), separators=(",", ":")) + "\n")
     return 0
 
 
