@@ -278,7 +278,9 @@ mod tests {
                 let swapped = map.votes_by_swapped_roles(&scores).unwrap();
                 assert_eq!(swapped.size(), [2, 3, n]);
                 let off = ((swapped - &blocks) / &blocks).abs().max().double_value(&[]);
-                assert!(off < 2e-5, "{kind:?} {m} {n}: {off}");
+                // one piece fewer is off by up to 4e-4; libtorch's own exponential in half dtypes by some 1e-5
+                let allowed = if kind == Kind::Float { 2e-5 } else { 1e-4 };
+                assert!(off < allowed, "{kind:?} {m} {n}: {off}");
             }
         }
     }
