@@ -41,7 +41,7 @@ impl Model {
     pub(crate) fn size(&self, width: Option<usize>, height: Option<usize>) -> Outcome<(usize, usize)> {
         let factor = self.checkpoint.vae().factor();
         let own = self.checkpoint.unet().sample_size.map(|latents| latents * factor);
-        pixels(factor, own, (width, height))
+        pixels(factor, own, [("--width", width), ("--height", height)])
     }
 
     /// What counts and costs depend on, at this size.
@@ -69,13 +69,13 @@ impl Model {
     }
 }
 
-/// Width and height: as asked for, else `own`; each a multiple of 8 that the autoencoder's `factor` can make.
+/// Width and height: as asked for under these flags, else `own`; each a multiple of 8 that the autoencoder's `factor` can make.
 pub(crate) fn pixels(
     factor: usize,
     own: Option<usize>,
-    (width, height): (Option<usize>, Option<usize>),
+    asked: [(&str, Option<usize>); 2],
 ) -> Outcome<(usize, usize)> {
-    let side = |flag: &str, asked: Option<usize>| {
+    let side = |(flag, asked): (&str, Option<usize>)| {
         let Some(pixels) = asked.or(own) else {
             return Err(Failure::usage(format!(
                 "{flag}: expected a number of pixels: the checkpoint names no size"
@@ -89,7 +89,8 @@ pub(crate) fn pixels(
         }
         Ok(pixels)
     };
-    Ok((side("--width", width)?, side("--height", height)?))
+    let [width, height] = asked;
+    Ok((side(width)?, side(height)?))
 }
 
 #[cfg(feature = "hub")]

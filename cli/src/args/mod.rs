@@ -1,5 +1,6 @@
 //! What was typed: the command line, in groups that the commands share.
 
+mod bench;
 mod flops;
 mod parse;
 
@@ -9,6 +10,7 @@ use atedm_sdxl::rng::RngKind;
 use atedm_sdxl::schedulers::SamplerChoice;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+pub(crate) use bench::BenchArgs;
 pub(crate) use flops::FlopsArgs;
 pub(crate) use parse::Device;
 
@@ -40,6 +42,8 @@ pub(crate) enum Command {
     Masks(Box<MasksArgs>),
     /// Show what a U-Net evaluation costs by kind and by block, whole and pruned (the paper's Fig. 2 and Tables 1 and 2).
     Flops(Box<FlopsArgs>),
+    /// Time the U-Net at its real size, whole and under each method (no checkpoint needed).
+    Bench(Box<BenchArgs>),
     /// Write a tiny SD-XL with random weights: it makes noise, but needs no download.
     InitTiny(InitTinyArgs),
 }

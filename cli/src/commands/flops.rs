@@ -16,7 +16,7 @@ use crate::prune::PruneSpec;
 
 /// Prints what is asked for.
 pub(crate) fn run(args: &FlopsArgs, extension: &impl Extension) -> Outcome {
-    let subject = Subject::open(args.model.as_deref(), (args.width, args.height))?;
+    let subject = Subject::open(args.model.as_deref(), [("--width", args.width), ("--height", args.height)])?;
     let work = subject.workload(args.steps);
     let registry = registry::<NdTensor>(extension)?;
     let none = PruneSpec { method: "none".into(), options: Map::new() };

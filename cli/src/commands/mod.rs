@@ -1,5 +1,6 @@
 //! One file a command.
 
+mod bench;
 mod flops;
 mod generate;
 mod init_tiny;
@@ -16,6 +17,7 @@ pub(crate) fn run(command: Command, extension: &impl Extension) -> Outcome {
     match command {
         Command::Generate(args) => generate::run(&args, extension),
         Command::Inspect(args) => inspect::run(&args, extension),
+        Command::Bench(args) => bench::run(&args, extension),
         Command::Flops(args) => flops::run(&args, extension),
         Command::Masks(args) => masks::run(&args, extension),
         Command::InitTiny(args) => init_tiny::run(&args),

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use atedm_core::at_edm::AtEdmConfig;
 use atedm_core::plugin::{Grid, ScheduleRegistry};
 use atedm_sdxl::config::{TextEncoderConfig, UNetConfig, VaeConfig};
 use atedm_sdxl::flops::{self, RunCost};
@@ -28,7 +29,7 @@ pub(super) struct Subject {
 
 impl Subject {
     /// SD-XL base 1.0, or the checkpoint `typed`: of a folder the configurations are enough, weights need not be there.
-    pub(super) fn open(typed: Option<&str>, asked: (Option<usize>, Option<usize>)) -> Outcome<Self> {
+    pub(super) fn open(typed: Option<&str>, asked: [(&str, Option<usize>); 2]) -> Outcome<Self> {
         let mut subject = match typed {
             None => Self {
                 name: "SD-XL base 1.0".into(),
@@ -85,6 +86,22 @@ impl Costed {
     pub(super) fn new(spec: &PruneSpec, work: &Workload<'_>, schedules: &ScheduleRegistry) -> Outcome<Self> {
         let method = Method::resolve(spec, work, schedules)?;
         Ok(Self { cost: run_cost(&method, work)?, label: label(spec), method })
+    }
+
+    /// The whole configuration, where the method is one of ours.
+    pub(super) fn config(&self) -> Option<AtEdmConfig> {
+        let named = AtEdmConfig::preset(&self.method.name).is_some();
+        named.then(|| serde_json::from_value(self.method.settings.clone()).ok()).flatten()
+    }
+
+    /// Makes a method of ours cast all of its votes, wherever they converge.
+    pub(super) fn cast_every_vote(&mut self) {
+        if self.config().is_some() {
+            self.method.options.insert("epsilon".into(), 0.0.into());
+            if let Some(epsilon) = self.method.settings.get_mut("epsilon") {
+                *epsilon = 0.0.into();
+            }
+        }
     }
 
     /// The ratio it removes, where the method has one.

@@ -1,0 +1,58 @@
+//! `atedm bench`.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::{EngineArgs, PRUNE_OPT_HELP, parse};
+
+/// `atedm bench`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  \
+    atedm bench --backend tch --dtype bf16                         SD-XL's U-Net at 1024 px, whole and pruned\n  \
+    atedm bench --backend tch --dtype bf16 --methods at-edm --unfused --json unfused.json\n  \
+    atedm bench --model my-sdxl --size 512 --methods at-edm-fast,none --repeats 5\n\n\
+    Without --model the U-Net is SD-XL base's with generated weights. Their attention maps are so even that votes would\n\
+    converge early: then methods that stop at an epsilon cast all of their votes (epsilon=0).")]
+pub(crate) struct BenchArgs {
+    #[command(flatten)]
+    pub(crate) engine: EngineArgs,
+    /// Checkpoint: a folder as diffusers writes it, or a hub id [default: SD-XL base's U-Net with generated weights]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) model: Option<String>,
+    /// Take --model's configuration alone, with generated weights (the weight files need not be there)
+    #[arg(long, requires = "model")]
+    pub(crate) generated: bool,
+    /// Pixels across and down [default: the model's own size]
+    #[arg(long, value_name = "PIXELS", value_parser = parse::positive, allow_negative_numbers = true)]
+    pub(crate) size: Option<usize>,
+    /// Rows of one U-Net evaluation (guidance makes two an image)
+    #[arg(long, value_name = "N", default_value = "1", value_parser = parse::positive, allow_negative_numbers = true)]
+    pub(crate) batch: usize,
+    /// Methods to time beside the full model
+    #[arg(
+        long,
+        value_name = "NAME,…",
+        value_delimiter = ',',
+        default_value = "at-edm-fast,at-edm-dagger-fast"
+    )]
+    pub(crate) methods: Vec<String>,
+    /// Options of every method (repeatable)
+    #[arg(long, value_name = "KEY=VALUE,…", action = clap::ArgAction::Append, long_help = PRUNE_OPT_HELP)]
+    pub(crate) prune_opt: Vec<String>,
+    /// Rounds; each runs the full model and every method once, and medians are shown
+    #[arg(long, value_name = "N", default_value = "3", value_parser = parse::positive, allow_negative_numbers = true)]
+    pub(crate) repeats: usize,
+    /// Denoising steps of the schedule that the mean is taken over
+    #[arg(long, value_name = "N", default_value = "50", value_parser = parse::positive, allow_negative_numbers = true)]
+    pub(crate) steps: usize,
+    /// Store every attention map, in the full model too (the paper's "w/o FO"): no fused attention
+    #[arg(long)]
+    pub(crate) unfused: bool,
+    /// Also write the figures as JSON
+    #[arg(long, value_name = "FILE")]
+    pub(crate) json: Option<PathBuf>,
+    /// No progress on the error stream
+    #[arg(long, short)]
+    pub(crate) quiet: bool,
+}

@@ -1,0 +1,155 @@
+//! One method in the race: its reducer, the steps that stand for its run, and what was measured of them.
+
+use atedm_core::at_edm::AtEdmConfig;
+use atedm_core::plugin::{BuildContext, Run, Step, TokenReducer};
+use atedm_core::{AttentionOps, Backend, Result};
+use serde_json::{Value, json};
+
+use super::clock::{Detail, Phase, SharedClock, Times, median};
+use super::machine;
+use super::plan::{Sample, samples};
+use super::stage::Bench;
+use super::stored::StoredMaps;
+use super::timed::{Asked, TIMED, Timed, timed_parts};
+use crate::Extension;
+use crate::commands::subject::Costed;
+use crate::extension::registry;
+use crate::failure::{Failure, Outcome};
+use crate::method::Workload;
+
+/// What was measured of a sampled step, one entry a round.
+#[derive(Debug, Default)]
+pub(super) struct Measured {
+    /// Seconds of whole evaluations.
+    pub(super) totals: Vec<f64>,
+    /// Seconds by phase.
+    pub(super) phases: Vec<Times>,
+    /// What the last evaluation's forward pass was asked for.
+    pub(super) asked: Vec<Asked>,
+}
+
+/// A method, or the full model.
+pub(super) struct Contender<T: AttentionOps> {
+    pub(super) costed: Costed,
+    reducer: Timed<T>,
+    clock: SharedClock,
+    pub(super) samples: Vec<(Sample, Measured)>,
+    /// The most resident memory of any evaluation in bytes, where the system tells.
+    pub(super) peak: Option<u64>,
+    steps: usize,
+    every: usize,
+    evaluation: usize,
+}
+
+/// How evaluations are run and timed.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Conditions {
+    /// Store every map.
+    pub(super) unfused: bool,
+    /// Whether memory of the processor is the model's.
+    pub(super) host_memory: bool,
+}
+
+impl<T: AttentionOps> Contender<T> {
+    /// Builds the method with its parts timed.
+    pub(super) fn new(
+        costed: Costed,
+        work: &Workload<'_>,
+        extension: &impl Extension,
+        clock: &SharedClock,
+        conditions: Conditions,
+    ) -> Outcome<Self> {
+        let context = BuildContext { deepest_level: work.deepest_level(), ..BuildContext::default() };
+        let mut options = costed.method.options.clone();
+        // one of ours: its settings are a whole configuration, and its parts are timed one by one
+        let ours = costed.config();
+        let (inner, own) = match &ours {
+            Some(config) => {
+                options.insert("scorer".into(), json!(TIMED));
+                options.insert("recovery".into(), json!(TIMED));
+                let parts = timed_parts::<T>(extension, config, clock)?;
+                let inner = parts.build(&costed.method.name, &Value::Object(options), &context)?;
+                (inner, Phase::Selection)
+            }
+            None => {
+                let inner = registry::<T>(extension)?;
+                (inner.build(&costed.method.name, &Value::Object(options), &context)?, Phase::Scoring)
+            }
+        };
+        let inner: Box<dyn TokenReducer<T>> =
+            if conditions.unfused { Box::new(StoredMaps::new(inner)) } else { inner };
+        let samples = samples(&costed, work)?.into_iter().map(|sample| (sample, Measured::default()));
+        Ok(Self {
+            samples: samples.collect(),
+            reducer: Timed::new(inner, clock.clone(), own),
+            clock: clock.clone(),
+            peak: None,
+            steps: work.steps,
+            every: ours.map_or(1, |config: AtEdmConfig| config.rescore_every),
+            evaluation: 0,
+            costed,
+        })
+    }
+
+    /// A run begins: a whole evaluation that is not timed, so that everything is in place that later ones find.
+    pub(super) fn warm_up<B: Backend<Tensor = T>>(&mut self, bench: &Bench<B>) -> Outcome {
+        self.reducer.begin_image(&Run { steps: self.steps, seed: 0, rows: &bench.rows })?;
+        let last = self.samples.iter().map(|(sample, _)| sample.step).max().unwrap_or(0);
+        let prediction = self.evaluate(bench, last, Detail::Total)?.0;
+        if prediction.to_f32()?.iter().any(|value| !value.is_finite()) {
+            return Err(Failure::run(format!(
+                "{}: the U-Net's prediction is not finite in {}",
+                self.costed.label, bench.dtype
+            )));
+        }
+        Ok(())
+    }
+
+    /// One evaluation of every sampled step.
+    pub(super) fn round<B: Backend<Tensor = T>>(
+        &mut self,
+        bench: &Bench<B>,
+        detail: Detail,
+        conditions: Conditions,
+    ) -> Outcome {
+        for index in 0..self.samples.len() {
+            let Some(&(sample, _)) = self.samples.get(index) else { continue };
+            // kept sets of an earlier step serve the next evaluation only if it is near enough
+            self.evaluation += if sample.reuses { 1 } else { self.every };
+            let watched = conditions.host_memory && machine::reset_peak();
+            let (_, times) = self.evaluate(bench, sample.step, detail)?;
+            let peak = if watched { machine::peak_bytes() } else { None };
+            self.peak = self.peak.max(peak);
+            let asked = self.reducer.take_asked();
+            if let Some((_, measured)) = self.samples.get_mut(index) {
+                measured.asked = asked;
+                match detail {
+                    Detail::Total => measured.totals.push(times.total()),
+                    Detail::Phases => measured.phases.push(times),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn evaluate<B: Backend<Tensor = T>>(
+        &mut self,
+        bench: &Bench<B>,
+        index: usize,
+        detail: Detail,
+    ) -> Result<(T, Times)> {
+        let step = Step { index, total: self.steps, evaluation: self.evaluation, sigma: 1.0 };
+        let reducer = &mut self.reducer;
+        self.clock.time(detail, || bench.evaluate(reducer, &step))
+    }
+}
+
+impl Measured {
+    /// The median evaluation in seconds.
+    pub(super) fn median(&self) -> f64 {
+        if self.totals.is_empty() {
+            return median(self.phases.iter().map(Times::total).collect());
+        }
+        median(self.totals.clone())
+    }
+}

@@ -1,0 +1,182 @@
+//! Wrappings that book the time of a method and of its parts, without the model's or the method's knowing.
+
+use atedm_core::at_edm::{
+    AtEdmConfig, Ballot, RecoveryInput, ScoreInput, ScoreNeeds, Scores, TokenRecovery, TokenScorer,
+};
+use atedm_core::plugin::{
+    Action, BlockId, Event, Reduction, Registry, Row, Run, Site, Step, Sublayer, TokenReducer, Wants,
+};
+use atedm_core::{AttentionOps, Result};
+
+use super::clock::{Phase, SharedClock};
+use crate::Extension;
+use crate::extension::registry;
+
+/// The name under which a timed part is registered.
+pub(super) const TIMED: &str = "timed";
+
+/// What a forward pass was asked for besides its output, and where.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Asked {
+    /// The graph.
+    Graph(BlockId),
+    /// The graph and its first vote.
+    Vote(BlockId),
+}
+
+/// A method whose time is booked: its own as `own`, that of sublayers by what they are.
+pub(super) struct Timed<T: AttentionOps> {
+    inner: Box<dyn TokenReducer<T>>,
+    clock: SharedClock,
+    own: Phase,
+    asked: Vec<Asked>,
+}
+
+impl<T: AttentionOps> Timed<T> {
+    /// Books the time that `inner` takes besides its parts as `own`.
+    pub(super) fn new(inner: Box<dyn TokenReducer<T>>, clock: SharedClock, own: Phase) -> Self {
+        Self { inner, clock, own, asked: Vec::new() }
+    }
+
+    /// What was asked of forward passes since the last call.
+    pub(super) fn take_asked(&mut self) -> Vec<Asked> {
+        std::mem::take(&mut self.asked)
+    }
+
+    fn timed(&self, by: Box<dyn Reduction<T>>) -> Box<dyn Reduction<T>> {
+        Box::new(TimedReduction { inner: by, clock: self.clock.clone() })
+    }
+}
+
+impl<T: AttentionOps> TokenReducer<T> for Timed<T> {
+    fn begin_image(&mut self, run: &Run<'_>) -> Result<()> {
+        self.inner.begin_image(run)
+    }
+
+    fn begin_step(&mut self, step: &Step, rows: &[Row]) -> Result<()> {
+        let inner = &mut self.inner;
+        self.clock.during(self.own, || inner.begin_step(step, rows))
+    }
+
+    fn wants(&mut self, site: &Site<'_>, sub: Sublayer) -> Result<Wants<T>> {
+        let inner = &mut self.inner;
+        let wants = self.clock.during(Phase::Scoring, || inner.wants(site, sub))?;
+        match &wants {
+            Wants::Graph => self.asked.push(Asked::Graph(site.block)),
+            Wants::Voted(_) => self.asked.push(Asked::Vote(site.block)),
+            Wants::Nothing | Wants::Stored => {}
+        }
+        self.clock.turn(Phase::Attention)?;
+        Ok(wants)
+    }
+
+    fn at(&mut self, site: &Site<'_>, event: Event<'_, T>) -> Result<Action<T>> {
+        let before_feed_forward = matches!(&event, Event::Before { sub: Sublayer::FeedForward, .. });
+        self.clock.turn(self.own)?;
+        let action = self.inner.at(site, event)?;
+        self.clock.turn(if before_feed_forward { Phase::FeedForward } else { Phase::Rest })?;
+        Ok(match action {
+            Action::Around { scope, by } => Action::Around { scope, by: self.timed(by) },
+            Action::UntilExit(by) => Action::UntilExit(self.timed(by)),
+            other => other,
+        })
+    }
+
+    fn end_step(&mut self, prediction: &T) -> Result<()> {
+        let inner = &mut self.inner;
+        self.clock.during(self.own, || inner.end_step(prediction))
+    }
+}
+
+#[derive(Debug)]
+struct TimedReduction<T> {
+    inner: Box<dyn Reduction<T>>,
+    clock: SharedClock,
+}
+
+impl<T: std::fmt::Debug + 'static> Reduction<T> for TimedReduction<T> {
+    fn kept(&self) -> usize {
+        self.inner.kept()
+    }
+
+    fn shrink(&self, full: &T) -> Result<T> {
+        self.clock.during(Phase::Gather, || self.inner.shrink(full))
+    }
+
+    fn restore(&self, reduced: &T) -> Result<T> {
+        self.clock.during(Phase::Recovery, || self.inner.restore(reduced))
+    }
+
+    fn positions(&self) -> Option<Result<Vec<Vec<u32>>>> {
+        self.inner.positions()
+    }
+
+    fn boxed(&self) -> Box<dyn Reduction<T>> {
+        Box::new(Self { inner: self.inner.boxed(), clock: self.clock.clone() })
+    }
+}
+
+#[derive(Debug)]
+struct TimedScorer<T> {
+    inner: Box<dyn TokenScorer<T>>,
+    clock: SharedClock,
+}
+
+impl<T: AttentionOps> TokenScorer<T> for TimedScorer<T> {
+    fn needs(&self) -> ScoreNeeds {
+        self.inner.needs()
+    }
+
+    fn begin_image(&mut self, run: &Run<'_>) -> Result<()> {
+        self.inner.begin_image(run)
+    }
+
+    fn first_ballot(&self, ballot: &Ballot<'_, T>) -> Result<Option<T>> {
+        self.inner.first_ballot(ballot)
+    }
+
+    fn score(&mut self, input: &ScoreInput<'_, T>) -> Result<Scores<T>> {
+        let inner = &mut self.inner;
+        self.clock.during(Phase::Scoring, || inner.score(input))
+    }
+}
+
+#[derive(Debug)]
+struct TimedRecovery<T> {
+    inner: Box<dyn TokenRecovery<T>>,
+    clock: SharedClock,
+}
+
+impl<T: AttentionOps> TokenRecovery<T> for TimedRecovery<T> {
+    fn needs_graph(&self) -> bool {
+        self.inner.needs_graph()
+    }
+
+    fn reusable(&self) -> bool {
+        self.inner.reusable()
+    }
+
+    fn plan(&self, input: RecoveryInput<'_, T>) -> Result<Box<dyn Reduction<T>>> {
+        self.clock.during(Phase::Recovery, || self.inner.plan(input))
+    }
+}
+
+/// The registry with a scorer and a recovery named [`TIMED`]: those of `config`, timed.
+pub(super) fn timed_parts<T: AttentionOps>(
+    extension: &impl Extension,
+    config: &AtEdmConfig,
+    clock: &SharedClock,
+) -> Result<Registry<T>> {
+    let mut timed = registry::<T>(extension)?;
+    let (plain, clock_of_scorer, scorer) = (registry::<T>(extension)?, clock.clone(), config.scorer.clone());
+    timed.register_scorer(TIMED, move |spec| {
+        let config = AtEdmConfig { scorer: scorer.clone(), ..spec.config.clone() };
+        Ok(Box::new(TimedScorer { inner: plain.scorer(&config)?, clock: clock_of_scorer.clone() }))
+    })?;
+    let (plain, clock, recovery) = (registry::<T>(extension)?, clock.clone(), config.recovery.clone());
+    timed.register_recovery(TIMED, move |spec| {
+        let config = AtEdmConfig { recovery: recovery.clone(), ..spec.config.clone() };
+        Ok(Box::new(TimedRecovery { inner: plain.recovery(&config)?, clock: clock.clone() }))
+    })?;
+    Ok(timed)
+}
