@@ -26,7 +26,7 @@ use std::f64::consts::{LN_2, LOG2_E};
 use super::Cpu;
 use super::ballot::{Ballot, cast, count};
 use super::heads::{Attended, Heads, Output, Pass};
-use super::pack::{PANEL, Packed, Panel, length, pack_rows};
+use super::pack::{PANEL, Packed, Panel, pack_rows, squares};
 use super::pool::parallel;
 use super::tile::{LANES, Lanes, NO_LANES, Pairs, ROWS, Sums, Tile, exp2, product, zeros};
 
@@ -34,6 +34,8 @@ use super::tile::{LANES, Lanes, NO_LANES, Pairs, ROWS, Sums, Tile, exp2, product
 const TILES: usize = 8;
 /// Rows of a block.
 pub(super) const BLOCK: usize = TILES * ROWS;
+/// Panels after which the sums of `O` leave the registers.
+const GROUP: usize = 4;
 /// Blocks of a task at most.
 const BLOCKS: usize = 8;
 
@@ -61,11 +63,11 @@ pub(crate) fn attention(cpu: Cpu, pass: Pass<'_>, v: Heads<'_>, into: Attended<'
         output.len() == batch * m * heads * dim && lse.len() == batch * heads * m,
         "room for the results"
     );
-    let packed = Packed::new(&pass.k, &v, cpu.threads);
+    let packed = Packed::new(cpu, &pass.k, &v);
     let output = Output::new(output);
 
     let panels = n.div_ceil(PANEL);
-    let rows = BLOCK * (m / (16 * BLOCK)).clamp(1, BLOCKS);
+    let rows = BLOCK * (m / (8 * BLOCK)).clamp(1, BLOCKS);
     let per_head = m.div_ceil(rows);
     let kept = if pass.scores.is_some() { panels } else { 0 };
     let mut ballots = vec![[NO_LANES; 4]; batch * heads * per_head * kept];
@@ -78,8 +80,8 @@ pub(crate) fn attention(cpu: Cpu, pass: Pass<'_>, v: Heads<'_>, into: Attended<'
             parts.push(Part { head: (at / heads, at % heads), start: group * rows, lse, ballots });
         }
     }
-    let call = Call { pass, packed: &packed, output: &output, dim };
-    let scratch = || Scratch::new(if kept > 0 { panels } else { 1 });
+    let call = Call { pass, packed: &packed, output: &output, dim, panels: Panel::all(n).collect() };
+    let scratch = || Scratch::new(if kept > 0 { panels } else { panels.min(GROUP) });
     // SAFETY: `Cpu` proves that the machine has the instructions.
     #[allow(unsafe_code)]
     parallel(cpu.threads, parts, scratch, |scratch, part| unsafe {
@@ -92,9 +94,8 @@ pub(crate) fn attention(cpu: Cpu, pass: Pass<'_>, v: Heads<'_>, into: Attended<'
     });
     if let Some(voted) = voted {
         assert!(kept == 0 || voted.len() == batch * heads * n, "room for the votes");
-        for (voted, ballots) in voted.chunks_mut(n).zip(ballots.chunks((per_head * kept).max(1))) {
-            count(voted, ballots, kept);
-        }
+        let by_head = voted.chunks_mut(n).zip(ballots.chunks((per_head * kept).max(1)));
+        parallel(cpu.threads, by_head, || (), |(), (voted, ballots)| count(voted, ballots, kept));
     }
 }
 
@@ -105,12 +106,13 @@ struct Call<'a> {
     output: &'a Output<'a>,
     /// Elements of a value.
     dim: usize,
+    panels: Vec<Panel>,
 }
 
 /// One thread's working memory.
 struct Scratch {
     q: [Tile; TILES],
-    /// `P`: one panel's tiles, or all panels' if a vote is cast.
+    /// `P` of a group of panels, or of all if a vote is cast.
     weights: Vec<[Tile; TILES]>,
     /// `r_i`, negative, and the lanes of `l_i`.
     shift: [[f32; ROWS]; TILES],
@@ -147,32 +149,32 @@ impl Call<'_> {
         lse: &mut [f32],
         ballots: &mut [Ballot],
     ) {
-        let Self { pass, packed, output, dim } = self;
-        let [_, heads, m, n] = pass.sizes();
+        let Self { pass, packed, output, dim, .. } = self;
+        let [_, heads, m, _] = pass.sizes();
         let tiles = lse.len().div_ceil(ROWS);
         let factor = (f64::from(pass.scale) * LOG2_E) as f32;
         pack_rows(&mut scratch.q[..tiles], &pass.q, head, start, lse.len());
         let longest = packed.longest(head) * factor.abs();
-        scratch.shift = [[0.0; ROWS]; TILES];
-        for (i, shift) in scratch.shift.as_flattened_mut().iter_mut().enumerate().take(lse.len()) {
-            let bound = length(pass.q.row(head.0, head.1, start + i)) * longest;
+        for (tile, shift) in scratch.q.iter().zip(&mut scratch.shift).take(tiles) {
             // also for NaN, which stays
-            *shift = if bound <= ROOM { 0.0 } else { ROOM - bound };
+            *shift = squares(tile)
+                .map(|square| square.sqrt() * longest)
+                .map(|bound| if bound <= ROOM { 0.0 } else { ROOM - bound });
         }
         let mut out = [zeros::<D>(); TILES];
-        self.panels(scratch, head, n, &mut out[..tiles]);
+        self.outputs(scratch, head, &mut out[..tiles]);
         let raised = scratch.shift.as_flattened().iter().zip(scratch.sums.as_flattened());
         if raised.take(lse.len()).any(|(&shift, &sum)| shift < 0.0 && _mm512_reduce_add_ps(sum) < VANISHED) {
-            self.maxima(scratch, head, n, tiles);
+            self.maxima(scratch, head, tiles);
             out = [zeros::<D>(); TILES];
-            self.panels(scratch, head, n, &mut out[..tiles]);
+            self.outputs(scratch, head, &mut out[..tiles]);
         }
         let mut shares = [0f32; BLOCK];
         for (i, (lse, share)) in lse.iter_mut().zip(&mut shares).enumerate() {
             let (tile, row) = (i / ROWS, i % ROWS);
             let sum = _mm512_reduce_add_ps(scratch.sums[tile][row]);
             let inverse = 1.0 / sum;
-            *lse = (f64::from(sum).ln() - f64::from(scratch.shift[tile][row]) * LN_2) as f32;
+            *lse = (f64::from(sum.ln()) - f64::from(scratch.shift[tile][row]) * LN_2) as f32;
             *share = pass.scores.map_or(0.0, |s| s[(head.0 * heads + head.1) * m + start + i] * inverse);
             let at = ((head.0 * m + start + i) * heads + head.1) * dim;
             // SAFETY: this row of this head belongs to this task.
@@ -193,29 +195,28 @@ impl Call<'_> {
 
     /// `P`, its sums and `O` over all panels.
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
-    fn panels<const D: usize>(
-        &self,
-        scratch: &mut Scratch,
-        head: (usize, usize),
-        n: usize,
-        out: &mut [Sums<D>],
-    ) {
+    fn outputs<const D: usize>(&self, scratch: &mut Scratch, head: (usize, usize), out: &mut [Sums<D>]) {
         let factor = (f64::from(self.pass.scale) * LOG2_E) as f32;
         let Scratch { q, weights, shift, sums } = scratch;
         *sums = [[_mm512_setzero_ps(); ROWS]; TILES];
-        let many = weights.len() > 1;
-        for panel in Panel::all(n) {
-            let weights = &mut weights[if many { panel.at } else { 0 }][..out.len()];
-            let (keys, last) = (self.packed.keys(head, panel), panel.last());
-            match panel.width() {
-                1 => exponentials::<1>(q, keys, last, factor, shift, sums, weights),
-                2 => exponentials::<2>(q, keys, last, factor, shift, sums, weights),
-                3 => exponentials::<3>(q, keys, last, factor, shift, sums, weights),
-                _ => exponentials::<4>(q, keys, last, factor, shift, sums, weights),
+        let many = weights.len() > GROUP;
+        for (at, group) in self.panels.chunks(GROUP).enumerate() {
+            let weights = &mut weights[if many { at * GROUP } else { 0 }..][..group.len()];
+            for (&panel, weights) in group.iter().zip(&mut *weights) {
+                let (keys, last) = (self.packed.keys(head, panel), panel.last());
+                let weights = &mut weights[..out.len()];
+                match panel.width() {
+                    1 => exponentials::<1>(q, keys, last, factor, shift, sums, weights),
+                    2 => exponentials::<2>(q, keys, last, factor, shift, sums, weights),
+                    3 => exponentials::<3>(q, keys, last, factor, shift, sums, weights),
+                    _ => exponentials::<4>(q, keys, last, factor, shift, sums, weights),
+                }
             }
-            let values = self.packed.values(head, panel).as_chunks::<D>().0;
-            for (weights, out) in weights.iter().zip(&mut *out) {
-                *out = product(weights, values, *out);
+            for (tile, out) in out.iter_mut().enumerate() {
+                for (&panel, weights) in group.iter().zip(&*weights) {
+                    let values = self.packed.values(head, panel).as_chunks::<D>().0;
+                    *out = product(&weights[tile], values, *out);
+                }
             }
         }
     }
@@ -223,10 +224,10 @@ impl Call<'_> {
     /// Sets the references to the rows' maxima.
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
     #[cold]
-    fn maxima(&self, scratch: &mut Scratch, head: (usize, usize), n: usize, tiles: usize) {
+    fn maxima(&self, scratch: &mut Scratch, head: (usize, usize), tiles: usize) {
         let factor = (f64::from(self.pass.scale) * LOG2_E) as f32;
         let mut maxima = [[_mm512_set1_ps(f32::NEG_INFINITY); ROWS]; TILES];
-        for panel in Panel::all(n) {
+        for &panel in &self.panels {
             let (keys, last, q) = (self.packed.keys(head, panel), panel.last(), &scratch.q[..tiles]);
             match panel.width() {
                 1 => raise::<1>(q, keys, last, factor, &mut maxima),

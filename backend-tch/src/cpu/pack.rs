@@ -3,9 +3,18 @@
 //! Keys and values come in panels of 64 keys, the last one with as many registers of 16 as it needs; what is beyond the
 //! last key, row or element is zero.
 
+use std::arch::x86_64::{
+    _mm512_dpbf16_ps, _mm512_loadu_si512, _mm512_max_ps, _mm512_reduce_add_ps, _mm512_reduce_max_ps,
+    _mm512_setzero_ps, _mm512_shuffle_i32x4, _mm512_unpackhi_epi32, _mm512_unpackhi_epi64,
+    _mm512_unpacklo_epi32, _mm512_unpacklo_epi64,
+};
+
+use std::cell::Cell;
+
+use super::Cpu;
 use super::heads::Heads;
 use super::pool::parallel;
-use super::tile::{LANES, NO_PAIRS, PAIRS, Pairs, ROWS, Tile, numbers};
+use super::tile::{LANES, NO_PAIRS, PAIRS, Pairs, ROWS, Tile, bf16, halves, numbers};
 
 /// Keys of a panel, and their registers.
 pub(super) const PANEL: usize = 64;
@@ -48,42 +57,109 @@ pub(super) fn pairs(dim: usize) -> usize {
 }
 
 /// Rows `start .. start + len` of one head as tiles, of which there must be enough.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
 pub(super) fn pack_rows(
     tiles: &mut [Tile],
     heads: &Heads<'_>,
-    (b, h): (usize, usize),
+    head: (usize, usize),
     start: usize,
     len: usize,
 ) {
-    for (at, tile) in tiles.iter_mut().enumerate() {
-        for (r, packed) in tile.0.iter_mut().enumerate() {
-            let row = at * ROWS + r;
-            let row = if row < len { heads.row(b, h, start + row) } else { &[] };
-            let (whole, rest) = row.as_chunks::<2>();
-            packed[whole.len()..].fill(0);
-            packed.iter_mut().zip(whole).for_each(|(packed, &[low, high])| *packed = pair(low, high));
-            if let (&[last], Some(packed)) = (rest, packed.get_mut(whole.len())) {
-                *packed = pair(last, 0);
-            }
-        }
+    for (i, to) in tiles.iter_mut().flat_map(|tile| &mut tile.0).enumerate() {
+        pack_row(to, heads, head, if i < len { Some(start + i) } else { None });
     }
 }
 
-/// Keys of one panel: `[pairs, width]` registers, one column a key.
-pub(super) fn pack_keys(columns: &mut [Pairs], heads: &Heads<'_>, (b, h): (usize, usize), panel: Panel) {
-    let across = panel.width() * LANES;
-    let columns = numbers(columns);
-    for (j, key) in (panel.first()..panel.first() + panel.len).enumerate() {
-        for (t, elements) in heads.row(b, h, key).chunks(2).enumerate() {
-            columns[t * across + j] = pair(elements[0], elements.get(1).copied().unwrap_or(0));
+/// One row, or zeros.
+#[inline]
+fn pack_row(to: &mut [u32; PAIRS], heads: &Heads<'_>, (b, h): (usize, usize), row: Option<usize>) {
+    let to = halves(to);
+    let len = match row {
+        Some(row) => {
+            let row = heads.row(b, h, row);
+            if let Ok(whole) = <&[u16; 2 * PAIRS]>::try_from(row) {
+                *to = *whole;
+            } else {
+                to[..row.len()].copy_from_slice(row);
+            }
+            row.len()
         }
+        None => 0,
+    };
+    to[len..].fill(0);
+}
+
+/// Keys of one panel: `[pairs, width]` registers, one column a key. The square of the longest key's length.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+pub(super) fn pack_keys(columns: &mut [Pairs], heads: &Heads<'_>, head: (usize, usize), panel: Panel) -> f32 {
+    let mut longest = _mm512_setzero_ps();
+    for line in 0..panel.width() {
+        let mut rows = [[0u32; PAIRS]; LANES];
+        for (j, row) in rows.iter_mut().enumerate() {
+            let key = line * LANES + j;
+            pack_row(row, heads, head, if key < panel.len { Some(panel.first() + key) } else { None });
+        }
+        let mut squares = _mm512_setzero_ps();
+        let depth = columns.len() / panel.width();
+        for from in (0..depth).step_by(LANES) {
+            let part = rows.each_ref().map(|row| load(row, from));
+            let to = columns[from * panel.width()..].chunks_mut(panel.width());
+            for (column, to) in transpose(part).into_iter().zip(to) {
+                squares = _mm512_dpbf16_ps(squares, bf16(column), bf16(column));
+                to[line] = column;
+            }
+        }
+        longest = _mm512_max_ps(longest, squares);
     }
-    for row in columns.chunks_mut(across) {
-        row[panel.len..].fill(0);
+    _mm512_reduce_max_ps(longest)
+}
+
+/// 16 of a row's pairs.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn load(row: &[u32; PAIRS], from: usize) -> Pairs {
+    let part: &[u32; LANES] = &row.as_chunks().0[from / LANES];
+    // SAFETY: a register of 64 bytes from as many.
+    #[allow(unsafe_code)]
+    unsafe {
+        _mm512_loadu_si512(part.as_ptr().cast())
     }
+}
+
+/// Row `i` of 16 numbers becomes column `i`: pairs of rows, then of pairs, within quarters of 4; then the quarters.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn transpose(rows: [Pairs; LANES]) -> [Pairs; LANES] {
+    let mut by_two = rows;
+    for i in (0..LANES).step_by(2) {
+        by_two[i] = _mm512_unpacklo_epi32(rows[i], rows[i + 1]);
+        by_two[i + 1] = _mm512_unpackhi_epi32(rows[i], rows[i + 1]);
+    }
+    // by_four[4 g + c]: rows 4 g .. 4 g + 4 of columns c, 4 + c, 8 + c and 12 + c
+    let mut by_four = by_two;
+    for i in (0..LANES).step_by(4) {
+        by_four[i] = _mm512_unpacklo_epi64(by_two[i], by_two[i + 2]);
+        by_four[i + 1] = _mm512_unpackhi_epi64(by_two[i], by_two[i + 2]);
+        by_four[i + 2] = _mm512_unpacklo_epi64(by_two[i + 1], by_two[i + 3]);
+        by_four[i + 3] = _mm512_unpackhi_epi64(by_two[i + 1], by_two[i + 3]);
+    }
+    let mut columns = by_four;
+    for c in 0..4 {
+        let [p, q, r, s] = [by_four[c], by_four[4 + c], by_four[8 + c], by_four[12 + c]];
+        // quarters 0 and 2, and 1 and 3, of both
+        let (even, odd) = (_mm512_shuffle_i32x4::<0x88>(p, q), _mm512_shuffle_i32x4::<0xdd>(p, q));
+        let (even_after, odd_after) =
+            (_mm512_shuffle_i32x4::<0x88>(r, s), _mm512_shuffle_i32x4::<0xdd>(r, s));
+        columns[c] = _mm512_shuffle_i32x4::<0x88>(even, even_after);
+        columns[4 + c] = _mm512_shuffle_i32x4::<0x88>(odd, odd_after);
+        columns[8 + c] = _mm512_shuffle_i32x4::<0xdd>(even, even_after);
+        columns[12 + c] = _mm512_shuffle_i32x4::<0xdd>(odd, odd_after);
+    }
+    columns
 }
 
 /// Values of one panel: `[width · 8, registers]`, a pair of keys a row, one column an element of `dim`.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
 fn pack_values(columns: &mut [Pairs], heads: &Heads<'_>, (b, h): (usize, usize), panel: Panel) {
     let across = heads.dims()[3].div_ceil(LANES) * LANES;
     for (t, columns) in numbers(columns).chunks_mut(across).enumerate() {
@@ -91,17 +167,26 @@ fn pack_values(columns: &mut [Pairs], heads: &Heads<'_>, (b, h): (usize, usize),
         let (even, odd) = (row(2 * t), row(2 * t + 1));
         columns[even.len()..].fill(0);
         if odd.is_empty() {
-            columns.iter_mut().zip(even).for_each(|(column, &low)| *column = pair(low, 0));
+            columns.iter_mut().zip(even).for_each(|(column, &low)| *column = u32::from(low));
         } else {
             let both = even.iter().zip(odd);
-            columns.iter_mut().zip(both).for_each(|(column, (&low, &high))| *column = pair(low, high));
+            let pair = |(&low, &high): (&u16, &u16)| u32::from(low) | u32::from(high) << 16;
+            columns.iter_mut().zip(both).for_each(|(column, both)| *column = pair(both));
         }
     }
 }
 
-/// Two neighbours as the instruction wants them, the first in the low half.
-fn pair(low: u16, high: u16) -> u32 {
-    u32::from(low) | u32::from(high) << 16
+thread_local! {
+    /// The memory of this thread's last [`Packed`]: fresh pages would cost a call several percent.
+    static SPARE: Cell<(Vec<Pairs>, Vec<Pairs>)> = const { Cell::new((Vec::new(), Vec::new())) };
+}
+
+impl Drop for Packed {
+    fn drop(&mut self) {
+        let both = (std::mem::take(&mut self.keys), std::mem::take(&mut self.values));
+        // at the end of a thread there is nothing to keep it for
+        let _ = SPARE.try_with(|spare| spare.set(both));
+    }
 }
 
 /// Keys and values of all heads.
@@ -119,15 +204,18 @@ pub(super) struct Packed {
 
 impl Packed {
     /// Packs them, head by head.
-    pub(super) fn new(keys: &Heads<'_>, values: &Heads<'_>, threads: usize) -> Self {
+    pub(super) fn new(cpu: Cpu, keys: &Heads<'_>, values: &Heads<'_>) -> Self {
         let [batch, heads, n, dim] = keys.dims();
         let panels = n.div_ceil(PANEL);
         let key_panel = pairs(dim) * PANEL / LANES;
         let value_panel = PAIRS * values.dims()[3].div_ceil(LANES);
+        let (mut to_keys, mut to_values) = SPARE.take();
+        to_keys.resize(to_keys.len().max(batch * heads * panels * key_panel), NO_PAIRS);
+        to_values.resize(to_values.len().max(batch * heads * panels * value_panel), NO_PAIRS);
         let mut packed = Self {
             heads,
-            keys: vec![NO_PAIRS; batch * heads * panels * key_panel],
-            values: vec![NO_PAIRS; batch * heads * panels * value_panel],
+            keys: to_keys,
+            values: to_values,
             key_strides: (key_panel, key_panel * panels),
             value_strides: (value_panel, value_panel * panels),
             longest: vec![0.0; batch * heads],
@@ -135,18 +223,23 @@ impl Packed {
         let by_head = packed.keys.chunks_mut(packed.key_strides.1);
         let by_head = by_head.zip(packed.values.chunks_mut(packed.value_strides.1)).zip(&mut packed.longest);
         parallel(
-            threads,
+            cpu.threads,
             by_head.enumerate(),
             || (),
             |(), (at, ((to_keys, to_values), longest))| {
                 let head = (at / heads, at % heads);
                 let to = to_keys.chunks_mut(key_panel).zip(to_values.chunks_mut(value_panel));
                 for (panel, (to_keys, to_values)) in Panel::all(n).zip(to) {
-                    pack_keys(&mut to_keys[..pairs(dim) * panel.width()], keys, head, panel);
-                    let width = value_panel / PAIRS;
-                    pack_values(&mut to_values[..panel.width() * 8 * width], values, head, panel);
+                    let to_keys = &mut to_keys[..key_panel / WIDTH * panel.width()];
+                    let to_values = &mut to_values[..value_panel / WIDTH * panel.width()];
+                    // SAFETY: `Cpu` proves that the machine has the instructions.
+                    #[allow(unsafe_code)]
+                    let squared = unsafe {
+                        pack_values(to_values, values, head, panel);
+                        pack_keys(to_keys, keys, head, panel)
+                    };
+                    *longest = longest.max(squared.sqrt());
                 }
-                *longest = (0..n).map(|key| length(keys.row(head.0, head.1, key))).fold(0.0, f32::max);
             },
         );
         packed
@@ -171,17 +264,13 @@ impl Packed {
     }
 }
 
-/// `√(Σ x²)`.
-pub(super) fn length(row: &[u16]) -> f32 {
-    let mut lanes = [0f32; LANES];
-    let square = |&bits: &u16| {
-        let x = f32::from_bits(u32::from(bits) << 16);
-        x * x
-    };
-    let (whole, rest) = row.as_chunks::<LANES>();
-    for chunk in whole {
-        lanes.iter_mut().zip(chunk).for_each(|(lane, x)| *lane += square(x));
-    }
-    lanes.iter_mut().zip(rest).for_each(|(lane, x)| *lane += square(x));
-    lanes.iter().sum::<f32>().sqrt()
+/// The squares of a tile's rows' lengths.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+pub(super) fn squares(tile: &Tile) -> [f32; ROWS] {
+    tile.0.each_ref().map(|row| {
+        let (low, high) = (bf16(load(row, 0)), bf16(load(row, LANES)));
+        let both = _mm512_dpbf16_ps(_mm512_dpbf16_ps(_mm512_setzero_ps(), low, low), high, high);
+        _mm512_reduce_add_ps(both)
+    })
 }
