@@ -1,0 +1,15 @@
+//! Whole runs on small checkpoints against diffusers, as `parity.rs`, on libtorch's CPU.
+#![cfg(feature = "tch")]
+
+use atedm_tch::{Device, Torch};
+use atedm_tests::golden::assert_parity;
+
+#[test]
+fn tiny_a_on_libtorch() {
+    assert_parity::<Torch>("tiny-a", &Device::Cpu);
+}
+
+#[test]
+fn tiny_b_on_libtorch() {
+    assert_parity::<Torch>("tiny-b", &Device::Cpu);
+}
