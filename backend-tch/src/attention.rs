@@ -78,10 +78,11 @@ impl AttentionOps for TchTensor {
         if let Some(cpu) = bf16::kernels(&[&q.0, &k.0]) {
             return bf16::votes(cpu, &map, &scores.0).map(Self).or_backend("votes");
         }
-        let swapped = q.0.device().is_cuda() && fused_takes(&[&q.0, &k.0]) && *scale > 0.0;
-        if swapped { map.votes_by_swapped_roles(&scores.0) } else { map.votes_by_blocks(&scores.0) }
-            .map(Self)
-            .or_backend("votes")
+        let voted = match map.swaps(&scores.0).or_backend("votes")? {
+            true => map.votes_by_swapped_roles(&scores.0),
+            false => map.votes_by_blocks(&scores.0),
+        };
+        voted.map(Self).or_backend("votes")
     }
 
     fn strongest(graph: &Streamed<Self>, partition: &Partition<Self>) -> Result<TchIndices> {
@@ -204,6 +205,12 @@ impl Map<'_> {
             votes = votes.f_baddbmm(&scores.f_narrow(2, start, len)?, &block, 1.0, 1.0)?;
         }
         votes.f_reshape([b, h, n])
+    }
+
+    /// Whether a vote on these scores is one call of fused attention: on a GPU, where all scores have logarithms.
+    fn swaps(&self, scores: &Raw) -> TorchResult<bool> {
+        let fits = self.q.device().is_cuda() && fused_takes(&[self.q, self.k]) && self.scale > 0.0;
+        Ok(fits && scores.f_min()?.f_double_value(&[])? >= 0.0)
     }
 
     /// `Aᵀ s` as the log-sum-exp of fused attention with the roles swapped; scores of 0 and above, a scale above 0.

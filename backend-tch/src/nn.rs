@@ -185,3 +185,46 @@ fn check_conv2d(
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Gradients of `f` with respect to a variable of this shape.
+    fn gradient(shape: &[i64], f: impl Fn(&TchTensor) -> Result<TchTensor>) -> Vec<f32> {
+        tch::manual_seed(3);
+        let x = Raw::randn(shape, (Kind::Float, Device::Cpu)).set_requires_grad(true);
+        let y = f(&TchTensor::from(&x)).unwrap();
+        (Raw::from(y).square().sum(Kind::Float)).backward();
+        TchTensor::from(x.grad()).to_f32().unwrap()
+    }
+
+    /// What works in place on results of its own leaves gradients as they are.
+    #[test]
+    fn fused_operations_have_the_gradients_of_their_parts() {
+        tch::manual_seed(4);
+        let of = |shape: &[i64]| TchTensor::from(Raw::randn(shape, (Kind::Float, Device::Cpu)));
+        let close = |a: Vec<f32>, b: Vec<f32>| {
+            a.len() == b.len() && a.iter().zip(&b).all(|(a, b)| (a - b).abs() < 1e-3 * (1.0 + a.abs()))
+        };
+        let (weight, bias) = (of(&[12, 5]), of(&[12]));
+        let fused = gradient(&[2, 3, 5], |x| x.geglu(&weight, Some(&bias)));
+        assert!(close(fused, gradient(&[2, 3, 5], |x| generic::geglu(x, &weight, Some(&bias)))));
+        let (weight, bias) = (of(&[6]), of(&[6]));
+        let fused = gradient(&[2, 6, 3, 4], |x| x.group_norm_silu(3, &weight, &bias, 1e-5));
+        let parts = gradient(&[2, 6, 3, 4], |x| generic::group_norm(x, 3, &weight, &bias, 1e-5)?.silu());
+        assert!(close(fused, parts));
+    }
+
+    /// A variable is trained as it is; other weights are laid out, with the same values.
+    #[test]
+    fn weights_of_a_convolution_are_laid_out_once() {
+        let raw = Raw::randn([4, 3, 3, 3], (Kind::Float, Device::Cpu));
+        let laid_out = TchTensor::from(&raw).conv2d_weight().unwrap();
+        assert_eq!(laid_out.0.stride(), [27, 1, 9, 3]);
+        assert_eq!(laid_out.to_f32().unwrap(), TchTensor::from(&raw).to_f32().unwrap());
+        let variable = raw.set_requires_grad(true);
+        let kept = TchTensor::from(&variable).conv2d_weight().unwrap();
+        assert_eq!(kept.0.data_ptr(), variable.data_ptr());
+    }
+}

@@ -2,7 +2,7 @@
 
 use atedm_core::backend::{Partition, dims};
 use atedm_core::{Error, Indices, Result, Tensor};
-use tch::{Device, Tensor as Raw};
+use tch::{Kind, Tensor as Raw};
 
 use crate::error::{OrBackend, TorchResult};
 use crate::tensor::sizes;
@@ -101,9 +101,8 @@ fn flat_rows(at: &TchIndices, before: usize, n: usize) -> TorchResult<Raw> {
     if batch * before == 1 {
         return at.tensor().f_reshape([-1]);
     }
-    let starts: Vec<i64> = (0..batch * before).map(|run| (run * n) as i64).collect();
-    let starts = Raw::f_from_slice(&starts)?.f_reshape(sizes(&[batch, before, 1]))?;
-    let device: Device = at.device();
-    let starts = if device == Device::Cpu { starts } else { starts.f_to_device(device)? };
+    let starts =
+        Raw::f_arange((batch * before) as i64, (Kind::Int64, at.device()))?.f_mul_scalar(n as i64)?;
+    let starts = starts.f_reshape(sizes(&[batch, before, 1]))?;
     at.tensor().f_reshape(sizes(&[batch, 1, count]))?.f_add(&starts)?.f_reshape([-1])
 }
