@@ -6,7 +6,7 @@ ci:
 
 # The README's test command.
 test:
-    cargo test --workspace
+    bash tests/run.sh
 
 # Formatting, clippy, rustdoc.
 lint:
