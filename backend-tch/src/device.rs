@@ -6,8 +6,8 @@
 //! once. It and the CUDA libraries it needs are those of the `torch` package on PyPI with its dependencies.
 //!
 //! # Threads
-//! libtorch has a pool of its own (OpenMP, `OMP_NUM_THREADS`), the attention kernels of this crate run on rayon's global
-//! pool (`RAYON_NUM_THREADS`); [`set_threads`] sets both.
+//! libtorch has a pool of its own (OpenMP; `OMP_NUM_THREADS`, else one a core), which the attention kernels of this crate
+//! use, too. [`set_threads`] sets its size.
 
 use atedm_core::{Error, Result};
 use tch::{Cuda, Device};
@@ -43,23 +43,15 @@ pub fn parse(name: &str) -> Result<Device> {
     Ok(Device::Cuda(number as usize))
 }
 
-/// Sets the number of threads of libtorch and of rayon's global pool; to be called once, before any tensor work.
+/// Sets the number of threads of libtorch and of the kernels of this crate.
 ///
 /// # Errors
-/// [`Error::Config`] for 0 threads, for more than libtorch can count, or if rayon's pool runs already with another number.
+/// [`Error::Config`] for 0 threads, or more than libtorch can count.
 pub fn set_threads(threads: usize) -> Result<()> {
     let count = i32::try_from(threads).ok().filter(|&count| count > 0);
     let count = count.ok_or_else(|| {
         Error::config("threads", format!("expected at least 1 and below 2^31, got {threads}"))
     })?;
-    let built = rayon::ThreadPoolBuilder::new().num_threads(threads).build_global();
-    let running = rayon::current_num_threads();
-    if built.is_err() && running != threads {
-        return Err(Error::config(
-            "threads",
-            format!("the pool runs already with {running}, asked for {threads}"),
-        ));
-    }
     tch::set_num_threads(count);
     Ok(())
 }
