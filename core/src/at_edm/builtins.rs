@@ -41,7 +41,14 @@ pub(crate) fn builtin_scorers<T: AttentionOps>() -> [(String, PartBuilder<dyn To
         part::<dyn TokenScorer<T>>("page-rank", |config| {
             let rank = PageRank::new(page_rank_options(config))?
                 .with_level_iterations(config.level_iterations.clone())?;
-            Ok(if config.warm_start { Box::new(WarmPageRank::new(rank)) } else { Box::new(rank) })
+            if !config.warm_start {
+                return Ok(Box::new(rank));
+            }
+            let warm = WarmPageRank::new(rank);
+            Ok(Box::new(match config.cold_iterations {
+                Some(cap) => warm.with_cold_iterations(cap)?,
+                None => warm,
+            }))
         }),
         part::<dyn TokenScorer<T>>("column-mean", |config| {
             Ok(Box::new(PageRank::column_mean(page_rank_options(config))))

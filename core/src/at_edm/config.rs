@@ -11,7 +11,7 @@ use super::options::{Bicubic, CrossVote, Heads, Norm, PrunePoint, ScoreSource};
 use super::plan::PrunePlan;
 use super::presets;
 use super::schedule::{ScheduleTable, Tau, share};
-use super::scoring::check_level_iterations;
+use super::scoring::{check_cold_iterations, check_level_iterations};
 use crate::backend::AttentionOps;
 use crate::plugin::{
     BuildContext, GuidanceMasks, Levels, Registry, ScheduleRegistry, check_ratio, index_list,
@@ -56,6 +56,10 @@ pub struct AtEdmConfig {
     /// G-WPR: voting starts from the scores of the previous evaluation at the same block, layer and batch row, so that
     /// one vote at each step converges over the steps. Default false.
     pub warm_start: bool,
+    /// G-WPR with `warm_start`: the most votes cast where there are no scores to start from, which is once in a run at
+    /// every pruning layer. Default: as many as elsewhere.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cold_iterations: Option<usize>,
     /// A kept set, with what the recovery found for it, serves so many evaluations; on those that do not score, nothing
     /// is asked of the attention. Default 1: every evaluation scores.
     pub rescore_every: usize,
@@ -102,7 +106,7 @@ pub struct AtEdmConfig {
 }
 
 /// Every key that an [`AtEdmConfig`] reads.
-const KEYS: [&str; 30] = [
+const KEYS: [&str; 31] = [
     "ratio",
     "budget_tflops",
     "keep_multiple",
@@ -115,6 +119,7 @@ const KEYS: [&str; 30] = [
     "max_iterations",
     "level_iterations",
     "warm_start",
+    "cold_iterations",
     "rescore_every",
     "epsilon",
     "norm",
@@ -153,6 +158,7 @@ impl Default for AtEdmConfig {
             max_iterations: 5,
             level_iterations: BTreeMap::new(),
             warm_start: false,
+            cold_iterations: None,
             rescore_every: 1,
             epsilon: 1e-4,
             norm: Norm::default(),
@@ -212,6 +218,10 @@ impl AtEdmConfig {
             (true, false) => drop(merged.remove("budget_tflops")),
             _ => {}
         }
+        // So does one cap replace a preset's caps by level.
+        if options.contains_key("max_iterations") && !options.contains_key("level_iterations") {
+            merged.remove("level_iterations");
+        }
         let config: Self = serde_json::from_value(Value::Object(merged))
             .map_err(|error| Error::config("options", error.to_string()))?;
         config.validate()?;
@@ -252,6 +262,7 @@ impl AtEdmConfig {
             return Err(Error::config("max_iterations", "expected at least 1, got 0"));
         }
         check_level_iterations(&self.level_iterations)?;
+        check_cold_iterations(self.cold_iterations)?;
         if self.rescore_every == 0 {
             return Err(Error::config("rescore_every", "expected at least 1, got 0"));
         }
@@ -378,20 +389,14 @@ impl AtEdmConfig {
         AtEdm::new(&resolved, context, registry)
     }
 
-    /// That every level named is one of a model whose deepest attention level is `deepest`.
+    /// That every level to prune is one of a model whose deepest attention level is `deepest`.
     fn check_levels(&self, deepest: usize) -> Result<()> {
-        let beyond = |field: &str, level: usize| {
-            let reason =
-                format!("expected levels from 0 to {deepest}, the deepest of this model, got {level}");
-            Err(Error::config(field, reason))
-        };
-        if let Levels::List(levels) = &self.levels
-            && let Some(&level) = levels.iter().find(|&&level| level > deepest)
-        {
-            return beyond("levels", level);
-        }
-        match self.level_iterations.keys().find(|&&level| level > deepest) {
-            Some(&level) => beyond("level_iterations", level),
+        let Levels::List(levels) = &self.levels else { return Ok(()) };
+        match levels.iter().find(|&&level| level > deepest) {
+            Some(level) => {
+                let reason = format!("expected levels from 0 to {deepest}, the model's deepest, got {level}");
+                Err(Error::config("levels", reason))
+            }
             None => Ok(()),
         }
     }

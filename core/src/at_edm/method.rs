@@ -17,7 +17,7 @@ use super::plan::{LayerQuery, PrunePlan};
 use super::recovery::{RecoveryInput, TokenRecovery};
 use super::scoring::{Ballot, ScoreInput, ScoreNeeds, TokenScorer};
 use super::selection::TokenSelector;
-use crate::backend::{AttentionGraph, AttentionOps, Partition, dims};
+use crate::backend::{AttentionGraph, AttentionOps, Partition, Streamed, dims};
 use crate::plugin::{
     Action, BlockId, BuildContext, Event, GuidanceMasks, MaskKey, MaskSet, PruneRecord, Registry, Run,
     SharedObserver, Site, Sublayer, TokenReducer, Wants, lock,
@@ -203,7 +203,7 @@ impl<T: AttentionOps> AtEdm<T> {
         if let (Some(observer), Some(graph)) = (&self.observer, &graph) {
             let mut observer = lock(observer)?;
             if observer.wants_graph(site, sub) {
-                observer.graph(site, sub, graph)?;
+                observer.graph(site, sub, &unvoted(graph))?;
             }
         }
         let Some(mut layer) = self.layer.take() else { return Ok(()) };
@@ -385,5 +385,13 @@ impl<T: AttentionOps> TokenReducer<T> for AtEdm<T> {
             }
             Event::Before { .. } => Ok(Action::Continue),
         }
+    }
+}
+
+/// The graph without the vote that was cast for the scorer: nobody else knows what with.
+fn unvoted<T: AttentionOps>(graph: &AttentionGraph<T>) -> AttentionGraph<T> {
+    match graph.clone() {
+        AttentionGraph::Streamed(streamed) => AttentionGraph::Streamed(Streamed { voted: None, ..streamed }),
+        dense => dense,
     }
 }

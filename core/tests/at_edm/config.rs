@@ -23,6 +23,7 @@ fn everything() -> AtEdmConfig {
         max_iterations: 9,
         level_iterations: [(2, 3)].into(),
         warm_start: true,
+        cold_iterations: Some(6),
         rescore_every: 4,
         epsilon: 0.0,
         norm: Norm::L2,
@@ -64,7 +65,7 @@ fn every_field_survives_json_and_toml() {
 #[test]
 fn every_field_is_an_option() {
     let Value::Object(all) = serde_json::to_value(everything()).unwrap() else { panic!("a table") };
-    assert_eq!(all.len(), 29);
+    assert_eq!(all.len(), 30);
     let defaults = serde_json::to_value(AtEdmConfig::default()).unwrap();
     for (key, value) in &all {
         assert_ne!(defaults.get(key), Some(value), "{key} is at its default");
@@ -141,6 +142,7 @@ fn bad_values_name_their_field() {
         (json!({"level_iterations": {"one": 1}}), "level_iterations: "),
         (json!({"level_iterations": 2}), "level_iterations: "),
         (json!({"warm_start": 1}), "warm_start: "),
+        (json!({"cold_iterations": 0}), "cold_iterations: "),
         (json!({"rescore_every": 0}), "rescore_every: "),
         (json!({"epsilon": -1e-4}), "epsilon: "),
         (json!({"damping": 1.0}), "damping: "),
@@ -200,4 +202,18 @@ fn a_ratio_replaces_a_presets_budget() {
     assert_eq!((config.ratio, config.budget_tflops, config.prune_point), (0.7, None, PrunePoint::BeforeFf));
     let solved = AtEdmConfig::preset("at-edm-a").unwrap().with_ratio(0.9).unwrap();
     assert_eq!((solved.ratio, solved.budget_tflops), (0.9, None));
+}
+
+/// A cap laid over a preset with caps by level takes their place.
+#[test]
+fn a_cap_replaces_a_presets_caps_by_level() {
+    let with =
+        |options: Value| AtEdmConfig::from_options("at-edm-fast", options.as_object().unwrap()).unwrap();
+    let preset = AtEdmConfig::preset("at-edm-fast").unwrap();
+    assert!(!preset.level_iterations.is_empty());
+    assert_eq!(with(json!({"ratio": 0.5})).level_iterations, preset.level_iterations);
+    let config = with(json!({"max_iterations": 3}));
+    assert_eq!((config.max_iterations, config.level_iterations), (3, [].into()));
+    let config = with(json!({"max_iterations": 3, "level_iterations": {"2": 4}}));
+    assert_eq!((config.max_iterations, config.level_iterations), (3, [(2, 4)].into()));
 }

@@ -10,8 +10,8 @@ use atedm_core::at_edm::{
 };
 use atedm_core::backend::AttentionGraph;
 use atedm_core::plugin::{
-    Action, BuildContext, Event, Grid, GuidanceMasks, MaskEntry, MaskRecorder, MaskSet, Reduction, Registry,
-    Row, Run, Site, Stage, Step, Sublayer, TokenReducer, Wants,
+    Action, BuildContext, Event, Grid, GuidanceMasks, MaskEntry, MaskRecorder, MaskSet, PruneObserver,
+    PruneRecord, Reduction, Registry, Row, Run, Site, Stage, Step, Sublayer, TokenReducer, Wants,
 };
 use atedm_core::reference::{NdDevice, NdTensor};
 use atedm_core::{Indices, Result};
@@ -141,6 +141,51 @@ fn the_forward_pass_casts_the_warm_vote() {
             assert_eq!(voted.output, lazy.output);
         }
     }
+}
+
+/// A site's first evaluation may cast more votes than those that go on from it.
+#[test]
+fn the_first_evaluation_has_a_cap_of_its_own() {
+    let (toy, inputs) = (Toy::new(97, 2, GRID), Inputs::new(98, 1));
+    let config = AtEdmConfig { cold_iterations: Some(4), level_iterations: [(0, 2)].into(), ..warm() };
+    let warm = Watched::new(&config).steps(&toy, &[&inputs; 3]);
+    for (warm, (votes, total)) in warm.iter().zip([(4, 4), (2, 6), (2, 8)]) {
+        let cold = Watched::new(&cold(total)).steps(&toy, &[&inputs]);
+        assert_eq!(warm.entry().scores, cold[0].entry().scores);
+        assert_eq!(warm.entry().votes, votes);
+    }
+    // Without a warm start there is no such thing.
+    let config = AtEdmConfig { warm_start: false, ..config };
+    assert_eq!(Watched::new(&config).steps(&toy, &[&inputs])[0].entry().votes, 2);
+}
+
+/// What an observer is shown holds no vote, whatever the method asked for.
+#[test]
+fn observers_see_graphs_without_the_methods_vote() {
+    struct Shown(usize);
+    impl PruneObserver<NdTensor> for Shown {
+        fn pruned(&mut self, _: &Site<'_>, _: &PruneRecord<'_, NdTensor>) -> Result<()> {
+            Ok(())
+        }
+        fn wants_graph(&self, _: &Site<'_>, sub: Sublayer) -> bool {
+            sub == Sublayer::SelfAttention
+        }
+        fn graph(&mut self, _: &Site<'_>, _: Sublayer, graph: &AttentionGraph<NdTensor>) -> Result<()> {
+            assert!(graph.first_vote().is_none());
+            self.0 += 1;
+            Ok(())
+        }
+    }
+    let shown = Arc::new(std::sync::Mutex::new(Shown(0)));
+    let context = BuildContext { observer: Some(shown.clone() as _), ..BuildContext::default() };
+    let mut method = warm().build(&context, &Registry::with_builtins()).unwrap();
+    let (toy, inputs) = (Toy::new(97, 2, GRID), Inputs::new(98, 1));
+    for i in 0..2 {
+        let (hidden, text) = (batch(&inputs.hidden), batch(&inputs.text));
+        let (_, asked) = toy.run(&mut method, &step(i, 2), &single(1), hidden, &text).unwrap();
+        assert_eq!(asked[0], if i == 0 { Graph } else { Voted });
+    }
+    assert_eq!(shown.lock().unwrap().0, 4);
 }
 
 #[test]
@@ -498,11 +543,15 @@ fn a_plan_that_cannot_be_used_again_is_made_anew() {
 fn fast_presets_change_votes_alone() {
     for (fast, paper) in [("at-edm-fast", "at-edm"), ("at-edm-dagger-fast", "at-edm-dagger")] {
         let [fast, paper] = [fast, paper].map(|name| AtEdmConfig::preset(name).unwrap());
-        let AtEdmConfig { max_iterations, level_iterations, warm_start, rescore_every, epsilon, .. } =
-            fast.clone();
-        assert!(warm_start && epsilon == 0.0);
-        let slowed =
-            AtEdmConfig { max_iterations, level_iterations, warm_start, rescore_every, epsilon, ..paper };
+        assert!(fast.warm_start && fast.epsilon == 0.0);
+        let AtEdmConfig { max_iterations, level_iterations, cold_iterations, .. } = fast.clone();
+        let votes = AtEdmConfig { max_iterations, level_iterations, cold_iterations, ..paper };
+        let slowed = AtEdmConfig {
+            warm_start: fast.warm_start,
+            rescore_every: fast.rescore_every,
+            epsilon: fast.epsilon,
+            ..votes
+        };
         assert_eq!(slowed, fast);
     }
 }

@@ -35,6 +35,7 @@ pub(in crate::at_edm) use page_rank::check_level_iterations;
 pub use page_rank::{PageRank, PageRankOptions};
 pub use random::RandomScores;
 pub use warm::WarmPageRank;
+pub(in crate::at_edm) use warm::check_cold_iterations;
 
 use super::options::ScoreSource;
 use crate::backend::{AttentionGraph, AttentionOps};

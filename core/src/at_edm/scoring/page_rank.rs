@@ -117,12 +117,13 @@ impl PageRank {
 
     /// G-WPR as it votes at `level`.
     pub(super) fn at_level(&self, level: usize) -> Self {
-        let max_iterations =
-            self.level_iterations.get(&level).copied().unwrap_or(self.options.max_iterations);
-        Self {
-            options: PageRankOptions { max_iterations, ..self.options },
-            level_iterations: BTreeMap::new(),
-        }
+        self.capped(self.level_iterations.get(&level).copied().unwrap_or(self.options.max_iterations))
+    }
+
+    /// The same with at most `max_iterations` votes at all levels.
+    pub(super) fn capped(&self, max_iterations: usize) -> Self {
+        let options = PageRankOptions { max_iterations, ..self.options };
+        Self { options, level_iterations: BTreeMap::new() }
     }
 
     /// One vote and no more: the mean attention that each token receives.

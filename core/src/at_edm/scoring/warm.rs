@@ -19,8 +19,18 @@ use crate::{Error, Result, Tensor};
 #[derive(Debug, Clone)]
 pub struct WarmPageRank<T: Tensor> {
     rank: PageRank,
+    /// The most votes where no row has scores to start from.
+    cold_iterations: Option<usize>,
     /// `[b, h, entry tokens]`.
     memory: RowMemory<T>,
+}
+
+/// That a first evaluation may vote at least once.
+pub(in crate::at_edm) fn check_cold_iterations(cap: Option<usize>) -> Result<()> {
+    match cap {
+        Some(0) => Err(Error::config("cold_iterations", "expected at least 1, got 0")),
+        _ => Ok(()),
+    }
 }
 
 /// The tokens that are scored, as places in the stream that entered the block.
@@ -33,7 +43,17 @@ struct Stream<'a, T: Tensor> {
 impl<T: AttentionOps> WarmPageRank<T> {
     /// `rank`, each time from the previous evaluation's scores.
     pub fn new(rank: PageRank) -> Self {
-        Self { rank, memory: RowMemory::default() }
+        Self { rank, cold_iterations: None, memory: RowMemory::default() }
+    }
+
+    /// The same with another cap where no row has scores to start from: at a site's first evaluation.
+    ///
+    /// # Errors
+    /// [`Error::Config`] for a cap of 0.
+    pub fn with_cold_iterations(mut self, cap: usize) -> Result<Self> {
+        check_cold_iterations(Some(cap))?;
+        self.cold_iterations = Some(cap);
+        Ok(self)
     }
 
     /// The scores to start from, `shape = [b, h, tokens]`, or `None` where no row was scored before.
@@ -116,8 +136,11 @@ impl<T: AttentionOps> TokenScorer<T> for WarmPageRank<T> {
         let stream = Stream { site, entry_tokens, positions };
         let [batch, head_count, tokens, _] = input.graph()?.dims()?;
         let start = self.start(&stream, [batch, head_count, tokens])?;
-        let (scores, votes) =
-            self.rank.at_level(site.block.level).per_head(input.graph()?, start.as_ref())?;
+        let rank = match (&start, self.cold_iterations) {
+            (None, Some(cap)) => self.rank.capped(cap),
+            _ => self.rank.at_level(site.block.level),
+        };
+        let (scores, votes) = rank.per_head(input.graph()?, start.as_ref())?;
         self.remember(&stream, &scores)?;
         Ok(Scores { tokens: self.rank.combine(&scores)?, votes })
     }
