@@ -1,0 +1,17 @@
+//! A run of many images: prompts by methods, as `compare` and `ablate` make them.
+//!
+//! # A run's folder
+//! ```text
+//! config.toml            the configuration as it was written
+//! run.json               RunInfo: the points with all their settings, hashes and planned FLOPs
+//! prompts.jsonl          PromptLine: every prompt of the run with its id and seed
+//! results.jsonl          Record: a line for each finished image, in the order in which they were finished
+//! images/POINT/PROMPT.png
+//! latents/POINT/PROMPT.safetensors     final latents of the unpruned images that others are compared with
+//! shard-M-of-N/          with --shard: such a folder for each shard, instead of the files above
+//! ```
+//! A picture is written under a temporary name and renamed before its line is appended, so a line's files are always there.
+//! A line without its end is dropped when a run is resumed. `atedm ablate merge` makes one folder of many, its lines
+//! sorted by id.
+
+pub(crate) mod record;
