@@ -125,7 +125,7 @@ fn generated_weights_need_no_weight_files() {
         let (table, said) =
             (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
         assert!(output.status.success(), "{more:?}: {said}");
-        assert!(said.contains("round 1 of 1") && table.contains("generated weights"), "{said}\n{table}");
+        assert!(said.contains("round 1 of 1: full ") && table.contains("generated weights"), "{said}\n{table}");
         assert_eq!(table.contains("every attention map stored"), more == ["--unfused"]);
         let report: Value = serde_json::from_slice(&fs::read(work.path().join("b.json")).unwrap()).unwrap();
         assert_eq!(report["methods"][0]["overlap"], Value::Null);
@@ -152,6 +152,9 @@ fn what_is_wrong_is_named() {
         assert!(line.contains(named), "{args:?}: expected {named:?} in: {line}");
         assert_eq!(names(work.path()), [""; 0], "{args:?} left files behind");
     }
+    // the tests' standard input is empty
+    let line = fail(work.path(), &["bench", "--model", model, "--size", "64", "--quiet", "--paced"], 1);
+    assert!(line.contains("--paced"), "{line}");
     let line = fail(work.path(), &["bench", "--model", "nowhere"], 1);
     assert!(line.contains("nowhere"), "{line}");
     let line = fail(work.path(), &["bench", "--generated"], 2);

@@ -52,6 +52,9 @@ pub(crate) struct BenchArgs {
     /// Also write the figures as JSON
     #[arg(long, value_name = "FILE")]
     pub(crate) json: Option<PathBuf>,
+    /// Wait for a line on the standard input before each round: to take turns with another program
+    #[arg(long)]
+    pub(crate) paced: bool,
     /// No progress on the error stream
     #[arg(long, short)]
     pub(crate) quiet: bool,

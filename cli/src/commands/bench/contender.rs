@@ -132,6 +132,17 @@ impl<T: AttentionOps> Contender<T> {
         Ok(())
     }
 
+    /// The last round in words: the seconds of each sampled step.
+    pub(super) fn last_round(&self) -> String {
+        let last = |measured: &Measured| {
+            let phases = measured.phases.last().map_or(0.0, Times::total);
+            measured.totals.last().copied().unwrap_or(phases)
+        };
+        let seconds: Vec<String> =
+            self.samples.iter().map(|(_, measured)| format!("{:.3}", last(measured))).collect();
+        format!("{} {} s", self.costed.label, seconds.join(" "))
+    }
+
     fn evaluate<B: Backend<Tensor = T>>(
         &mut self,
         bench: &Bench<B>,

@@ -114,7 +114,9 @@ impl<E: Extension> Task for Race<'_, E> {
         let host = args.engine.device == Device::Cpu;
         let conditions = Conditions { unfused: args.unfused, host_memory: host };
         let mut contenders = Vec::with_capacity(1 + methods.len());
-        for costed in std::iter::once(costed("none", args, &work, extension)?).chain(methods) {
+        let mut full = costed("none", args, &work, extension)?;
+        full.label = "full".into();
+        for costed in std::iter::once(full).chain(methods) {
             contenders.push(Contender::<B::Tensor>::new(costed, &work, extension, &clock, conditions)?);
         }
         say(format!("loading {}", subject.name));
@@ -124,11 +126,16 @@ impl<E: Extension> Task for Race<'_, E> {
             contender.warm_up(&bench)?;
         }
         let detail = if host { Detail::Phases } else { Detail::Total };
+        say("ready".into());
         for round in 1..=args.repeats {
-            say(format!("round {round} of {}", args.repeats));
+            if args.paced {
+                wait_for_turn()?;
+            }
             for contender in &mut contenders {
                 contender.round(&bench, detail, conditions)?;
             }
+            let seconds: Vec<String> = contenders.iter().map(Contender::last_round).collect();
+            say(format!("round {round} of {}: {}", args.repeats, seconds.join(", ")));
         }
         if !host {
             for contender in &mut contenders {
@@ -149,8 +156,7 @@ impl<E: Extension> Task for Race<'_, E> {
                 figures.overlap = overlap;
             }
         }
-        let mut full = figures.remove(0);
-        full.name = "full".into();
+        let full = figures.remove(0);
         Ok(Report {
             heading: heading(self.subject, args, B::NAME, dtype),
             device: args.engine.device.to_string(),
@@ -160,6 +166,15 @@ impl<E: Extension> Task for Race<'_, E> {
             full,
             methods: figures,
         })
+    }
+}
+
+/// Reads a line, whatever it says.
+fn wait_for_turn() -> Outcome {
+    match std::io::stdin().read_line(&mut String::new()) {
+        Ok(0) => Err(Failure::run("--paced: the standard input ended before the last round")),
+        Ok(_) => Ok(()),
+        Err(error) => Err(Failure::run(format!("--paced: standard input: {error}"))),
     }
 }
 

@@ -1,0 +1,8 @@
+#!/bin/sh
+# The Python environment of the references (tests/python/setup.sh) with the peers in it.
+set -eu
+here=$(cd "$(dirname "$0")" && pwd)
+sh "$here/../python/setup.sh"
+venv="$here/../../target/python"
+"$venv/bin/python" -c "import tomesd" 2>/dev/null ||
+    "$venv/bin/pip" install --quiet --disable-pip-version-check --no-deps -r "$here/requirements.txt"
