@@ -10,7 +10,10 @@ use crate::around::{AroundSublayers, Planner};
 use crate::counts::TokenPlan;
 use crate::placement::Placement;
 use crate::presets;
-use crate::reuse::Reuse;
+use crate::rules::Rules;
+use crate::sito::{Sito, SitoOptions};
+use crate::todo::{Todo, TodoOptions};
+use crate::toma::{Toma, TomaOptions};
 use crate::tome::{Tome, TomeOptions};
 
 /// What users of token merging know `ratio` as.
@@ -22,6 +25,34 @@ const ALIAS: &str = "token_merging_ratio";
 pub enum Method {
     /// Token Merging.
     Tome(TomeOptions),
+    /// Token Downsampling.
+    Todo(TodoOptions),
+    /// Token merging with attention.
+    Toma(TomaOptions),
+    /// Similarity-based token pruning.
+    Sito(SitoOptions),
+}
+
+impl Method {
+    /// What the options answer without a tensor.
+    pub fn rules(&self) -> &dyn Rules {
+        match self {
+            Self::Tome(options) => options,
+            Self::Todo(options) => options,
+            Self::Toma(options) => options,
+            Self::Sito(options) => options,
+        }
+    }
+
+    /// Options of the same method from a table.
+    fn parsed(&self, table: Map<String, Value>) -> std::result::Result<Self, String> {
+        Ok(match self {
+            Self::Tome(_) => Self::Tome(parse(table)?),
+            Self::Todo(_) => Self::Todo(parse(table)?),
+            Self::Toma(_) => Self::Toma(parse(table)?),
+            Self::Sito(_) => Self::Sito(parse(table)?),
+        })
+    }
 }
 
 /// A method, how much it reduces, where and when. As options it is one flat table.
@@ -77,16 +108,18 @@ impl MergeConfig {
                 }
             }
             // Alone over the defaults, so that what is wrong with it is said under its name.
-            let checked = match (placement.contains_key(name), &base.method) {
-                (true, _) => check::<Placement>(name, placement[name].clone()),
-                (false, Method::Tome(_)) => check::<TomeOptions>(name, own[name].clone()),
+            let alone = |all: &Map<String, Value>| Map::from_iter([(name.to_string(), all[name].clone())]);
+            let checked = match placement.contains_key(name) {
+                true => parse::<Placement>(alone(&placement)).map(drop),
+                false => base.method.parsed(alone(&own)).map(drop),
             };
             checked.map_err(|reason| Error::config(key, reason))?;
         }
-        let method = match base.method {
-            Method::Tome(_) => Method::Tome(parse(own)?),
+        let wrong = |reason: String| Error::config("options", reason);
+        let config = Self {
+            placement: parse(placement).map_err(wrong)?,
+            method: base.method.parsed(own).map_err(wrong)?,
         };
-        let config = Self { placement: parse(placement)?, method };
         config.validate()?;
         Ok(config)
     }
@@ -108,9 +141,11 @@ impl MergeConfig {
     /// [`Error::Config`] naming the field and what was expected.
     pub fn validate(&self) -> Result<()> {
         self.placement.validate()?;
-        match &self.method {
-            Method::Tome(options) => options.validate(),
+        let rules = self.method.rules();
+        if self.placement.budget_tflops.is_some() && !rules.has_ratio() {
+            return Err(Error::config("budget_tflops", "this method has no ratio that could be solved for"));
         }
+        rules.validate()
     }
 
     /// The same configuration for a model whose deepest attention level is known: `levels = "deepest"` becomes a list.
@@ -139,7 +174,7 @@ impl MergeConfig {
         self.validate()?;
         let gate = self.placement.gate(schedules)?;
         let plan = TokenPlan::new(gate, self.method.clone(), self.placement.ratio);
-        Ok((!self.method.decides_by_data()).then_some(plan))
+        Ok((!self.method.rules().decides_by_data()).then_some(plan))
     }
 
     /// The method itself; its schedule is looked up in `registry`.
@@ -162,26 +197,15 @@ impl MergeConfig {
         };
         let gate = config.placement.gate(registry.schedules())?;
         let Placement { ratio, guidance, .. } = config.placement;
-        let reuse = config.method.reuse();
+        let reuse = config.method.rules().reuse();
         let planner: Box<dyn Planner<T>> = match config.method {
             Method::Tome(options) => Box::new(Tome::new(options, guidance, context.seed)),
+            Method::Todo(options) => Box::new(Todo { options }),
+            Method::Toma(options) => Box::new(Toma { options, guidance }),
+            Method::Sito(options) => Box::new(Sito::new(options, guidance, context.seed)),
         };
         let method = AroundSublayers::new(planner, ratio, reuse, context.observer.clone());
         Ok(Box::new(Scheduled::new(method, gate)))
-    }
-}
-
-impl Method {
-    fn reuse(&self) -> Reuse {
-        match self {
-            Self::Tome(options) => options.reuse.clone(),
-        }
-    }
-
-    fn decides_by_data(&self) -> bool {
-        match self {
-            Self::Tome(options) => options.threshold.is_some(),
-        }
     }
 }
 
@@ -194,12 +218,6 @@ fn table(value: &impl Serialize) -> Result<Map<String, Value>> {
     }
 }
 
-fn parse<O: DeserializeOwned>(table: Map<String, Value>) -> Result<O> {
-    serde_json::from_value(Value::Object(table)).map_err(|error| Error::config("options", error.to_string()))
-}
-
-/// Whether one option has the form it takes.
-fn check<O: DeserializeOwned>(name: &str, value: Value) -> std::result::Result<(), String> {
-    let alone = Map::from_iter([(name.to_string(), value)]);
-    serde_json::from_value::<O>(Value::Object(alone)).map(drop).map_err(|error| error.to_string())
+fn parse<O: DeserializeOwned>(table: Map<String, Value>) -> std::result::Result<O, String> {
+    serde_json::from_value(Value::Object(table)).map_err(|error| error.to_string())
 }

@@ -6,7 +6,6 @@ use atedm_core::at_edm::LayerTokens;
 use atedm_core::plugin::{BlockId, Gate, Grid, Sublayer};
 
 use crate::config::Method;
-use crate::tome::MergeCounts;
 
 /// A method's decisions about counts, without a tensor.
 #[derive(Debug, Clone)]
@@ -59,7 +58,8 @@ impl TokenPlan {
     pub fn effect(&self, block: BlockId, grid: Grid, step: usize, total: usize) -> Result<Effect> {
         let asked = self.gate.ratio(block, step, total)?;
         let tokens = grid.tokens();
-        let kept = if asked > 0.0 { self.method.kept(asked, block.level, grid) } else { tokens };
+        let rests = asked == 0.0 || self.method.rules().rests(step, total);
+        let kept = if rests { tokens } else { self.method.rules().kept(asked, block.level, grid) };
         Ok(Effect { tokens, kept, asked })
     }
 
@@ -76,7 +76,7 @@ impl TokenPlan {
         total: usize,
     ) -> Result<Vec<LayerTokens>> {
         let Effect { tokens, kept, .. } = self.effect(block, grid, step, total)?;
-        let on = |sub: Sublayer| if self.method.covers(sub) { kept } else { tokens };
+        let on = |sub: Sublayer| if self.method.rules().scope(sub).is_some() { kept } else { tokens };
         let layer = LayerTokens {
             self_attention: on(Sublayer::SelfAttention),
             cross_attention: on(Sublayer::CrossAttention),
@@ -91,6 +91,7 @@ impl TokenPlan {
     /// # Errors
     /// As [`TokenPlan::effect`].
     pub fn remarks(&self, blocks: &[(BlockId, Grid)], steps: usize) -> Result<Vec<String>> {
+        let rules = self.method.rules();
         let mut remarks = Vec::new();
         if self.ratio == 0.0 {
             return Ok(remarks);
@@ -103,66 +104,23 @@ impl TokenPlan {
                 applied |= effect.applies();
                 // One token's worth is rounding, not a cap.
                 let rounding = 1.0 / effect.tokens.max(1) as f64;
-                if effect.applies() && effect.ratio() + rounding < effect.asked {
+                if rules.has_ratio() && effect.applies() && effect.ratio() + rounding < effect.asked {
                     least = least.min(effect.ratio());
                 }
             }
         }
         if !applied {
+            let finest = blocks.iter().map(|(block, _)| block.level).min().unwrap_or(0);
             let why = if asked {
-                self.method.why_nothing(blocks)
+                rules.why_nothing(finest)
             } else {
                 "levels and schedule spare every block".into()
             };
             remarks.push(format!("nothing is reduced: {why}"));
         } else if least.is_finite() {
             let ratio = self.ratio;
-            remarks.push(format!("ratio {ratio} acts as {least:.4}: {}", self.method.why_capped()));
+            remarks.push(format!("ratio {ratio} acts as {least:.4}: {}", rules.why_capped()));
         }
         Ok(remarks)
-    }
-}
-
-impl Method {
-    /// The tokens that `ratio` leaves of `grid` at `level`.
-    fn kept(&self, ratio: f64, level: usize, grid: Grid) -> usize {
-        match self {
-            Self::Tome(options) => {
-                let counts = options.counts(ratio, level, grid);
-                grid.tokens() - counts.map_or(0, |MergeCounts { merged, .. }| merged)
-            }
-        }
-    }
-
-    /// Whether this sublayer runs on fewer tokens.
-    fn covers(&self, sub: Sublayer) -> bool {
-        match self {
-            Self::Tome(options) => options.covers(sub),
-        }
-    }
-
-    /// Why no block is reduced although a ratio is asked for.
-    fn why_nothing(&self, blocks: &[(BlockId, Grid)]) -> String {
-        match self {
-            Self::Tome(options) => {
-                let finest = blocks.iter().map(|(block, _)| block.level).min().unwrap_or(0);
-                if options.reaches(finest) {
-                    return "the ratio is less than one token, or the grids are smaller than a cell".into();
-                }
-                let (divisor, needed) = (options.max_downsample, 1u64 << finest.min(63));
-                format!(
-                    "max_downsample = {divisor} reaches no attention block of this model, the finest needs {needed}"
-                )
-            }
-        }
-    }
-
-    /// Why less is removed than asked for.
-    fn why_capped(&self) -> String {
-        match self {
-            Self::Tome(options) => {
-                format!("one destination stays in each cell of {} x {} tokens", options.sx, options.sy)
-            }
-        }
     }
 }

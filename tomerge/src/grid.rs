@@ -1,6 +1,7 @@
 //! The token grid in cells: which tokens are destinations, and which may be merged into them.
 
 use atedm_core::plugin::{Grid, Site};
+use atedm_core::{Error, Result};
 
 /// Cells of `sy` x `sx` tokens over a grid. What is left over at the bottom and at the right is in no cell.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,16 +40,56 @@ impl Cells {
         self.sx * self.sy
     }
 
+    /// That cells have a size, and more than one token.
+    ///
+    /// # Errors
+    /// [`Error::Config`] naming `sx` or `sy`.
+    pub fn validate(&self) -> Result<()> {
+        for (field, stride) in [("sx", self.sx), ("sy", self.sy)] {
+            // A cell is a part of a token grid, and those have some thousand tokens.
+            if !(1..=1024).contains(&stride) {
+                return Err(Error::config(field, format!("expected 1 to 1024, got {stride}")));
+            }
+        }
+        if self.cell_size() == 1 {
+            return Err(Error::config(
+                "sx",
+                "a cell of 1 x 1 leaves no token to merge: expected sx * sy above 1",
+            ));
+        }
+        Ok(())
+    }
+
+    /// The token (row-major) of the grid at `offset` (row-major) in `cell`.
+    fn token(&self, cell: usize, offset: usize) -> usize {
+        let columns = self.counts().1.max(1);
+        let (down, right) = (offset / self.sx, offset % self.sx);
+        let (row, column) = (cell / columns * self.sy + down, cell % columns * self.sx + right);
+        row * self.grid.width + column
+    }
+
+    /// For every cell the offset of the token with the highest of `scores`, one a token of the grid; the lowest on ties.
+    pub fn best(&self, scores: &[f32]) -> Vec<u32> {
+        let best = |cell: usize| {
+            let mut best = (f32::NEG_INFINITY, 0);
+            for offset in 0..self.cell_size() {
+                let score = scores.get(self.token(cell, offset)).copied().unwrap_or(f32::NEG_INFINITY);
+                if score > best.0 {
+                    best = (score, offset as u32);
+                }
+            }
+            best.1
+        };
+        (0..self.destinations()).map(best).collect()
+    }
+
     /// The split in which cell `i` (row-major over cells) has its token `offsets[i]` (row-major within the cell) as
     /// destination; without offsets, its first.
     pub fn split(&self, offsets: Option<&[u32]>) -> Split {
-        let (rows, columns) = self.counts();
         let mut is_destination = vec![false; self.grid.tokens()];
-        for cell in 0..rows * columns {
+        for cell in 0..self.destinations() {
             let offset = offsets.and_then(|offsets| offsets.get(cell)).map_or(0, |&offset| offset as usize);
-            let (down, right) = (offset / self.sx, offset % self.sx);
-            let (row, column) = (cell / columns * self.sy + down, cell % columns * self.sx + right);
-            if let Some(place) = is_destination.get_mut(row * self.grid.width + column) {
+            if let Some(place) = is_destination.get_mut(self.token(cell, offset)) {
                 *place = true;
             }
         }
@@ -99,6 +140,12 @@ mod tests {
     fn offsets_are_row_major_within_a_cell() {
         let cells = Cells { grid: Grid { height: 4, width: 6 }, sx: 3, sy: 2 };
         assert_eq!(cells.split(Some(&[0, 5, 4, 2])).destinations, [0, 11, 17, 19]);
+    }
+
+    #[test]
+    fn the_best_of_each_cell_the_lowest_on_ties() {
+        let cells = Cells { grid: Grid { height: 2, width: 5 }, sx: 2, sy: 2 };
+        assert_eq!(cells.best(&[0.0, 1.0, 5.0, 5.0, 9.0, 2.0, 2.0, 5.0, 5.0, 9.0]), [2, 0]);
     }
 
     #[test]

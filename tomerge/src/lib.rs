@@ -6,6 +6,7 @@
 //! - [`placement`]: how much, where and when, for every method alike; [`TokenPlan`]: token counts without a tensor.
 //! - [`around`]: what all methods share as [`TokenReducer`](atedm_core::plugin::TokenReducer)s; a [`Planner`] is the rest.
 //! - [`tome`]: ToMe. [`grid`], [`matching`] and [`merge`] are its steps.
+//! - [`todo`]: ToDo; [`toma`]: ToMA; [`sito`]: SiTo. What their options come to are [`Rules`].
 //! - [`reuse`]: plans that are used again over steps and layers.
 //!
 //! ```
@@ -29,6 +30,10 @@ pub mod merge;
 pub mod placement;
 pub mod presets;
 pub mod reuse;
+mod rules;
+pub mod sito;
+pub mod todo;
+pub mod toma;
 pub mod tome;
 
 pub use around::Planner;
@@ -36,3 +41,4 @@ pub use config::{MergeConfig, Method};
 pub use counts::{Effect, TokenPlan};
 pub use draws::Generator;
 pub use presets::register;
+pub use rules::Rules;

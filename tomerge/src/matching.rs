@@ -49,33 +49,46 @@ pub(crate) fn is_shared(guidance: GuidanceMasks, rows: &[Row]) -> bool {
     guidance != GuidanceMasks::PerRow && rows.iter().any(|row| row.branch != Branch::Single)
 }
 
-/// The same positions for every row of a batch.
-pub(crate) fn same_for_all<T: Tensor>(row: &[u32], batch: usize, device: &T::Device) -> Result<T::Indices> {
-    T::Indices::from_host(&vec![row.to_vec(); batch], device)
+/// Tokens of one side and the other, `[b, sources]` and `[b, destinations]`: positions in the stream.
+#[derive(Debug, Clone)]
+pub struct Sides<T: Tensor> {
+    /// Tokens that look for a destination.
+    pub sources: T::Indices,
+    /// Tokens that may be found.
+    pub destinations: T::Indices,
 }
 
-/// Matches the sources of `split` to its destinations by the cosine similarity of their rows of `metric` `[b, n, c]`.
-/// With `guidance`, the halves of an image share their similarities.
+impl<T: Tensor> Sides<T> {
+    /// The same split for every row of a batch.
+    ///
+    /// # Errors
+    /// As the backend's index operations.
+    pub fn of_split(split: &Split, batch: usize, device: &T::Device) -> Result<Self> {
+        let at = |places: &[u32]| T::Indices::from_host(&vec![places.to_vec(); batch], device);
+        Ok(Self { sources: at(&split.sources)?, destinations: at(&split.destinations)? })
+    }
+}
+
+/// Matches sources to destinations by the cosine similarity of their rows of `metric` `[b, n, c]`. With `guidance`, the
+/// halves of an image share their similarities.
 ///
 /// # Errors
 /// [`atedm_core::Error::NotFinite`] when a token holds a NaN, [`atedm_core::Error::Shape`] when a side is empty.
 pub fn match_tokens<T: AttentionOps>(
     metric: &T,
-    split: &Split,
+    sides: &Sides<T>,
     guidance: GuidanceMasks,
     rows: &[Row],
 ) -> Result<Matching<T>> {
     let [batch, _, _] = dims(metric, "token matching")?;
-    let device = metric.device();
-    let at = |places: &[u32]| same_for_all::<T>(places, batch, &device);
-    let destinations = normalised(&metric.gather(1, &at(&split.destinations)?)?)?;
-    let mut sources = metric.gather(1, &at(&split.sources)?)?;
+    let destinations = normalised(&metric.gather(1, &sides.destinations)?)?;
+    let mut sources = metric.gather(1, &sides.sources)?;
     let shared = is_shared(guidance, rows);
     let source_lengths = lengths(&sources)?;
     if shared {
         sources = normalised(&sources)?;
     }
-    let (count, columns) = (split.sources.len(), split.destinations.len());
+    let (count, columns) = (sides.sources.dims().1, sides.destinations.dims().1);
     let length = (BLOCK / columns.max(1)).clamp(1, count.max(1));
     let (mut best, mut chosen) = (Vec::new(), Vec::new());
     for start in (0..count).step_by(length) {

@@ -47,16 +47,18 @@ const GRIDS: [(usize, usize); 7] = [(4, 4), (6, 5), (5, 7), (3, 8), (2, 2), (9, 
 #[test]
 fn sets_means_and_restoring_against_plain_loops() {
     for (case, (height, width)) in GRIDS.into_iter().enumerate() {
-        for (sx, sy, ratio, dtype) in
-            [(2, 2, 0.5, DType::F64), (2, 2, 0.3, DType::F32), (1, 2, 0.4, DType::F64), (2, 2, 0.95, DType::F64)]
-        {
+        for (sx, sy, ratio, dtype) in [
+            (2, 2, 0.5, DType::F64),
+            (2, 2, 0.3, DType::F32),
+            (1, 2, 0.4, DType::F64),
+            (2, 2, 0.95, DType::F64),
+        ] {
             let grid = Grid { height, width };
             let n = grid.tokens();
             let batch = 1 + case % 3;
             let rows = Row::singles(batch);
             let hidden = tokens([batch, n, 8], case as u64 * 7 + 1, dtype);
-            let mut method =
-                build("tome", plain(json!({"ratio": ratio, "sx": sx, "sy": sy}))).unwrap();
+            let mut method = build("tome", plain(json!({"ratio": ratio, "sx": sx, "sy": sy}))).unwrap();
             begin(&mut method, &rows, 0).unwrap();
             let site = site(grid, &rows);
             let r = ((ratio * n as f64) as usize).min(n - (height / sy) * (width / sx));
@@ -66,25 +68,26 @@ fn sets_means_and_restoring_against_plain_loops() {
             let whole = by.restore(&small).unwrap();
             assert_eq!((small.shape(), small.dtype()), (vec![batch, n - r, 8], dtype));
             let positions = by.positions().unwrap().unwrap();
-            for b in 0..batch {
+            for (b, places) in positions.iter().enumerate() {
                 let full = rows_of(&hidden, b);
                 let into = naive(&full, grid, (sx, sy), r);
                 assert_eq!(labels(by.as_ref(), batch, b), lowest(&into), "{grid:?} row {b}");
                 let restored = rows_of(&whole, b);
                 for (i, &goal) in into.iter().enumerate() {
-                    let group: Vec<&Vec<f64>> = (0..n).filter(|&j| into[j] == goal).map(|j| &full[j]).collect();
+                    let group: Vec<&Vec<f64>> =
+                        (0..n).filter(|&j| into[j] == goal).map(|j| &full[j]).collect();
                     let mean: Vec<f64> = (0..8)
                         .map(|c| group.iter().map(|row| row[c]).sum::<f64>() / group.len() as f64)
                         .collect();
                     near(&restored[i], &mean, dtype == DType::F64);
                 }
                 // reduced tokens stand for the alone and the destinations, each once
-                let mut standing = positions[b].clone();
+                let mut standing = places.clone();
                 standing.sort_unstable();
                 let expected: Vec<u32> = (0..n).filter(|&i| into[i] == i).map(|i| i as u32).collect();
                 assert_eq!(standing, expected);
                 let reduced = rows_of(&small, b);
-                for (row, &place) in reduced.iter().zip(&positions[b]) {
+                for (row, &place) in reduced.iter().zip(places) {
                     near(row, &restored[place as usize], true);
                 }
             }
@@ -108,10 +111,8 @@ fn kernels() {
         let full = rows_of(&hidden, b);
         let into = naive(&full, grid, (2, 2), 9);
         for i in 0..16 {
-            let longest = (0..16)
-                .filter(|&j| into[j] == into[i])
-                .map(|j| length(&full[j]))
-                .fold(0.0, f64::max);
+            let longest =
+                (0..16).filter(|&j| into[j] == into[i]).map(|j| length(&full[j])).fold(0.0, f64::max);
             let mean = &rows_of(&mean, b)[i];
             let scaled: Vec<f64> = mean.iter().map(|x| x / length(mean) * longest).collect();
             // lengths travel as f32
@@ -190,8 +191,7 @@ fn protected_tokens_stay_and_a_shrunken_stream_is_left_alone() {
 #[test]
 fn the_halves_of_guidance_can_share() {
     let grid = Grid { height: 4, width: 4 };
-    let rows =
-        [Row { image: 0, branch: Branch::Uncond }, Row { image: 0, branch: Branch::Cond }];
+    let rows = [Row { image: 0, branch: Branch::Uncond }, Row { image: 0, branch: Branch::Cond }];
     let hidden = tokens([2, 16, 6], 9, DType::F64);
     let with = |guidance: &str| {
         let mut method = build("tome", plain(json!({"ratio": 0.5, "guidance": guidance}))).unwrap();

@@ -1,6 +1,6 @@
 //! ToMe's own options, by the names that users of tomesd know.
 
-use atedm_core::plugin::{Grid, Sublayer};
+use atedm_core::plugin::{Grid, Scope, Sublayer};
 use atedm_core::{Error, Result};
 use serde::{Deserialize, Serialize};
 
@@ -8,6 +8,7 @@ use crate::draws::Generator;
 use crate::grid::Cells;
 use crate::merge::MergeKernel;
 use crate::reuse::Reuse;
+use crate::rules::Rules;
 
 /// Whose ToMe it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -85,59 +86,6 @@ pub struct MergeCounts {
 }
 
 impl TomeOptions {
-    /// That every value is in range and no two contradict each other.
-    ///
-    /// # Errors
-    /// [`Error::Config`] naming the field and what was expected.
-    pub fn validate(&self) -> Result<()> {
-        if ![1, 2, 4, 8].contains(&self.max_downsample) {
-            let reason = format!("expected 1, 2, 4 or 8, got {}", self.max_downsample);
-            return Err(Error::config("max_downsample", reason));
-        }
-        for (field, stride) in [("sx", self.sx), ("sy", self.sy)] {
-            // A cell is a part of a token grid, and those have some thousand tokens.
-            if !(1..=1024).contains(&stride) {
-                return Err(Error::config(field, format!("expected 1 to 1024, got {stride}")));
-            }
-        }
-        if self.sx * self.sy == 1 {
-            return Err(Error::config(
-                "sx",
-                "a cell of 1 x 1 leaves no token to merge: expected sx * sy above 1",
-            ));
-        }
-        if !(self.merge_attn || self.merge_crossattn || self.merge_mlp) {
-            let reason = "expected at least one of merge_attn, merge_crossattn and merge_mlp";
-            return Err(Error::config("merge_attn", reason));
-        }
-        if self.variant == Variant::Comfy {
-            for (field, set) in [("merge_crossattn", self.merge_crossattn), ("merge_mlp", self.merge_mlp)] {
-                if set {
-                    return Err(Error::config(
-                        field,
-                        "variant = \"comfy\" merges the queries of self-attention alone",
-                    ));
-                }
-            }
-        }
-        if let Some(threshold) = self.threshold
-            && !(-1.0..=1.0).contains(&threshold)
-        {
-            let reason = format!("expected a cosine similarity, -1 to 1, got {threshold}");
-            return Err(Error::config("threshold", reason));
-        }
-        self.reuse.validate()
-    }
-
-    /// Whether this sublayer runs on merged tokens.
-    pub fn covers(&self, sub: Sublayer) -> bool {
-        match sub {
-            Sublayer::SelfAttention => self.merge_attn,
-            Sublayer::CrossAttention => self.merge_crossattn,
-            Sublayer::FeedForward => self.merge_mlp,
-        }
-    }
-
     /// The cells of a grid.
     pub fn cells(&self, grid: Grid) -> Cells {
         Cells { grid, sx: self.sx, sy: self.sy }
@@ -155,5 +103,84 @@ impl TomeOptions {
         let merged = ((ratio * tokens as f64).floor() as usize).min(tokens - destinations);
         (self.reaches(level) && destinations > 0 && merged > 0)
             .then_some(MergeCounts { destinations, merged })
+    }
+}
+
+impl Rules for TomeOptions {
+    fn validate(&self) -> Result<()> {
+        if ![1, 2, 4, 8].contains(&self.max_downsample) {
+            let reason = format!("expected 1, 2, 4 or 8, got {}", self.max_downsample);
+            return Err(Error::config("max_downsample", reason));
+        }
+        self.cells(Grid { height: 1, width: 1 }).validate()?;
+        check_sublayers([self.merge_attn, self.merge_crossattn, self.merge_mlp])?;
+        if self.variant == Variant::Comfy {
+            for (field, set) in [("merge_crossattn", self.merge_crossattn), ("merge_mlp", self.merge_mlp)] {
+                if set {
+                    let reason = "variant = \"comfy\" merges the queries of self-attention alone";
+                    return Err(Error::config(field, reason));
+                }
+            }
+        }
+        check_threshold(self.threshold)?;
+        self.reuse.validate()
+    }
+
+    fn kept(&self, ratio: f64, level: usize, grid: Grid) -> usize {
+        grid.tokens() - self.counts(ratio, level, grid).map_or(0, |counts| counts.merged)
+    }
+
+    fn scope(&self, sub: Sublayer) -> Option<Scope> {
+        let scope = match self.variant {
+            Variant::Tomesd => Scope::Both,
+            Variant::Comfy => Scope::Queries,
+        };
+        let covered = match sub {
+            Sublayer::SelfAttention => self.merge_attn,
+            Sublayer::CrossAttention => self.merge_crossattn,
+            Sublayer::FeedForward => self.merge_mlp,
+        };
+        covered.then_some(scope)
+    }
+
+    fn decides_by_data(&self) -> bool {
+        self.threshold.is_some()
+    }
+
+    fn reuse(&self) -> Reuse {
+        self.reuse.clone()
+    }
+
+    fn why_nothing(&self, finest: usize) -> String {
+        if self.reaches(finest) {
+            return "the ratio is less than one token, or the grids are smaller than a cell".into();
+        }
+        let (divisor, needed) = (self.max_downsample, 1u64 << finest.min(63));
+        format!(
+            "max_downsample = {divisor} reaches no attention block of this model, the finest needs {needed}"
+        )
+    }
+
+    fn why_capped(&self) -> String {
+        format!("one destination stays in each cell of {} x {} tokens", self.sx, self.sy)
+    }
+}
+
+/// That a method reduces some sublayer: whether `merge_attn`, `merge_crossattn` and `merge_mlp` are set.
+pub(crate) fn check_sublayers(merged: [bool; 3]) -> Result<()> {
+    if merged.contains(&true) {
+        return Ok(());
+    }
+    Err(Error::config("merge_attn", "expected at least one of merge_attn, merge_crossattn and merge_mlp"))
+}
+
+/// That a threshold is a cosine similarity.
+pub(crate) fn check_threshold(threshold: Option<f64>) -> Result<()> {
+    match threshold {
+        Some(threshold) if !(-1.0..=1.0).contains(&threshold) => {
+            let reason = format!("expected a cosine similarity, -1 to 1, got {threshold}");
+            Err(Error::config("threshold", reason))
+        }
+        _ => Ok(()),
     }
 }

@@ -6,8 +6,9 @@ use atedm_core::{AttentionOps, Indices, Result};
 use super::{MergeCounts, TomeOptions, Variant};
 use crate::around::{Moment, Planner};
 use crate::draws::{Draws, Generator};
-use crate::matching::match_tokens;
+use crate::matching::{Sides, match_tokens};
 use crate::merge::{MergePlan, Merges};
+use crate::rules::Rules;
 
 /// ToMe.
 #[derive(Debug)]
@@ -44,11 +45,7 @@ impl<T: AttentionOps> Planner<T> for Tome {
     }
 
     fn scope(&self, sub: Sublayer) -> Option<Scope> {
-        let scope = match self.options.variant {
-            Variant::Tomesd => Scope::Both,
-            Variant::Comfy => Scope::Queries,
-        };
-        self.options.covers(sub).then_some(scope)
+        self.options.scope(sub)
     }
 
     fn begin(&mut self, run: &Run<'_>) {
@@ -61,7 +58,8 @@ impl<T: AttentionOps> Planner<T> for Tome {
         };
         let offsets = self.offsets(site);
         let split = self.options.cells(site.grid).split(offsets.as_deref()).around(site.protected);
-        let matching = match_tokens(metric, &split, self.guidance, site.rows)?;
+        let sides = Sides::of_split(&split, metric.shape().first().copied().unwrap_or(0), &metric.device())?;
+        let matching = match_tokens(metric, &sides, self.guidance, site.rows)?;
         let merged = match self.options.threshold {
             None => merged,
             Some(threshold) => matching.at_least(threshold)?,

@@ -83,7 +83,12 @@ pub(crate) fn enter(method: &mut Method, site: &Site<'_>, hidden: &NdTensor) -> 
 }
 
 /// What the method reduces of a sublayer of the layer entered.
-pub(crate) fn before(method: &mut Method, site: &Site<'_>, sub: Sublayer, hidden: &NdTensor) -> Result<Option<Around>> {
+pub(crate) fn before(
+    method: &mut Method,
+    site: &Site<'_>,
+    sub: Sublayer,
+    hidden: &NdTensor,
+) -> Result<Option<Around>> {
     Ok(match method.at(site, Event::Before { sub, hidden, normed: hidden })? {
         Action::Around { scope, by } => Some((scope, by)),
         _ => None,
@@ -111,7 +116,9 @@ pub(crate) fn rows_of(x: &NdTensor, row: usize) -> Vec<Vec<f64>> {
     let shape = x.shape();
     let (n, channels) = (shape[1], shape[2]);
     let values: Vec<f64> = match x.dtype() {
-        DType::F64 => x.to_bytes().unwrap().as_chunks::<8>().0.iter().map(|b| f64::from_le_bytes(*b)).collect(),
+        DType::F64 => {
+            x.to_bytes().unwrap().as_chunks::<8>().0.iter().map(|b| f64::from_le_bytes(*b)).collect()
+        }
         _ => x.to_f32().unwrap().into_iter().map(f64::from).collect(),
     };
     values[row * n * channels..(row + 1) * n * channels].chunks(channels).map(<[f64]>::to_vec).collect()

@@ -1,0 +1,203 @@
+//! Similarity-based token pruning (SiTo, AAAI 2025): keep what resembles most others, copy back from what resembles most.
+//!
+//! ```text
+//! b_i    = β Σ_j c_ij + α n_i                  c: cosine similarity, n: noise
+//! bases  = in each cell the token with the highest b
+//! pruned = the floor(r·N) others most similar to some base
+//! back   : each pruned token takes the output of the kept token most similar to it, base or not
+//! ```
+//!
+//! The sum over `j` is one product with the sum of all directions, `x̂_i · Σ_j x̂_j`, so that no N×N matrix is needed.
+//! Of the authors' program only the facts above are known to us: how its noise is distributed is not, and here it is
+//! uniform in `[0, 1)`.
+
+use atedm_core::backend::dims;
+use atedm_core::plugin::{Grid, GuidanceMasks, IndexPlan, Reduction, Run, Scope, Site, Sublayer};
+use atedm_core::{AttentionOps, Error, Indices, Partition, Result};
+use serde::{Deserialize, Serialize};
+
+use crate::around::Planner;
+use crate::draws::{Draws, Generator};
+use crate::grid::Cells;
+use crate::matching::{Sides, match_tokens, normalised};
+use crate::reuse::Reuse;
+use crate::rules::Rules;
+
+/// What SiTo can be told besides where and how much.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SitoOptions {
+    /// Columns of a cell, of which one token is a base. Default 2.
+    pub sx: usize,
+    /// Rows of a cell. Default 2.
+    pub sy: usize,
+    /// α, the weight of noise in the choice of bases; 0 makes it deterministic. Default 0.1.
+    pub noise_alpha: f64,
+    /// β, the weight of similarity in it. Default 1.
+    pub sim_beta: f64,
+    /// Whether self-attention runs on the kept tokens. Default true.
+    pub merge_attn: bool,
+    /// Whether cross-attention does. Default false.
+    pub merge_crossattn: bool,
+    /// Whether the feed-forward does. Default false.
+    pub merge_mlp: bool,
+    /// Which generator draws the noise: `torch` (its uniform numbers) or `chacha`. Default `torch`.
+    pub rng: Generator,
+    /// Instead of a ratio: tokens are pruned that are at least this similar to a base, in `[-1, 1]`; as many as every
+    /// row of the batch has. Default: none.
+    pub threshold: Option<f64>,
+    /// How long a plan is used again. Default: not at all.
+    pub reuse: Reuse,
+}
+
+impl Default for SitoOptions {
+    fn default() -> Self {
+        Self {
+            sx: 2,
+            sy: 2,
+            noise_alpha: 0.1,
+            sim_beta: 1.0,
+            merge_attn: true,
+            merge_crossattn: false,
+            merge_mlp: false,
+            rng: Generator::Torch,
+            threshold: None,
+            reuse: Reuse::default(),
+        }
+    }
+}
+
+impl SitoOptions {
+    fn cells(&self, grid: Grid) -> Cells {
+        Cells { grid, sx: self.sx, sy: self.sy }
+    }
+
+    /// How many tokens of `grid` are pruned.
+    fn pruned(&self, ratio: f64, grid: Grid) -> usize {
+        let bases = self.cells(grid).destinations();
+        let wanted = (ratio * grid.tokens() as f64).floor() as usize;
+        if bases == 0 { 0 } else { wanted.min(grid.tokens() - bases) }
+    }
+}
+
+impl Rules for SitoOptions {
+    fn validate(&self) -> Result<()> {
+        self.cells(Grid { height: 1, width: 1 }).validate()?;
+        for (field, weight) in [("noise_alpha", self.noise_alpha), ("sim_beta", self.sim_beta)] {
+            if !weight.is_finite() {
+                return Err(Error::config(field, format!("expected a finite number, got {weight}")));
+            }
+        }
+        crate::tome::check_sublayers([self.merge_attn, self.merge_crossattn, self.merge_mlp])?;
+        crate::tome::check_threshold(self.threshold)?;
+        self.reuse.validate()
+    }
+
+    fn kept(&self, ratio: f64, _level: usize, grid: Grid) -> usize {
+        grid.tokens() - self.pruned(ratio, grid)
+    }
+
+    fn scope(&self, sub: Sublayer) -> Option<Scope> {
+        let covered = match sub {
+            Sublayer::SelfAttention => self.merge_attn,
+            Sublayer::CrossAttention => self.merge_crossattn,
+            Sublayer::FeedForward => self.merge_mlp,
+        };
+        covered.then_some(Scope::Both)
+    }
+
+    fn decides_by_data(&self) -> bool {
+        self.threshold.is_some()
+    }
+
+    fn reuse(&self) -> Reuse {
+        self.reuse.clone()
+    }
+
+    fn why_capped(&self) -> String {
+        format!("one base stays in each cell of {} x {} tokens", self.sx, self.sy)
+    }
+}
+
+/// SiTo.
+#[derive(Debug)]
+pub(crate) struct Sito {
+    options: SitoOptions,
+    guidance: GuidanceMasks,
+    draws: Draws,
+}
+
+impl Sito {
+    pub(crate) fn new(options: SitoOptions, guidance: GuidanceMasks, seed: u64) -> Self {
+        let draws = Draws::new(options.rng, seed);
+        Self { options, guidance, draws }
+    }
+
+    /// `β Σ_j c_ij + α n_i` for `tokens` `[b, n, c]`: `[b, n]` on the host, row after row.
+    fn scores<T: AttentionOps>(&mut self, site: &Site<'_>, tokens: &T) -> Result<Vec<f32>> {
+        let [batch, n, _] = dims(tokens, "base scores")?;
+        let directions = normalised(tokens)?.cast(tokens.dtype().accumulator())?;
+        let sums = directions.mul(&directions.sum(1)?)?.sum(2)?.reshape(&[batch, n])?;
+        let mut scores = self.guidance.share(sums, site.rows)?.to_f32()?;
+        let noise = if self.options.noise_alpha == 0.0 { vec![0.0; n] } else { self.draws.uniform(n, site) };
+        let (alpha, beta) = (self.options.noise_alpha as f32, self.options.sim_beta as f32);
+        for row in scores.chunks_mut(n.max(1)) {
+            row.iter_mut().zip(&noise).for_each(|(score, noise)| *score = beta * *score + alpha * noise);
+        }
+        Ok(scores)
+    }
+}
+
+impl<T: AttentionOps> Planner<T> for Sito {
+    fn scope(&self, sub: Sublayer) -> Option<Scope> {
+        self.options.scope(sub)
+    }
+
+    fn begin(&mut self, run: &Run<'_>) {
+        self.draws = Draws::new(self.options.rng, run.seed);
+    }
+
+    fn plan(&mut self, site: &Site<'_>, metric: &T, ratio: f64) -> Result<Option<Box<dyn Reduction<T>>>> {
+        let pruned = self.options.pruned(ratio, site.grid);
+        if pruned == 0 {
+            return Ok(None);
+        }
+        let device = metric.device();
+        let (start, end) = site.protected;
+        let gap = end.saturating_sub(start);
+        let batch = metric.shape().first().copied().unwrap_or(0);
+        let grid_places: Vec<u32> =
+            (0..site.grid.tokens()).map(|i| if i < start { i } else { i + gap } as u32).collect();
+        let on_grid = T::Indices::from_host(&vec![grid_places; batch], &device)?;
+        let scores = self.scores(site, &metric.gather(1, &on_grid)?)?;
+        let cells = self.options.cells(site.grid);
+        let (mut bases, mut others) = (Vec::new(), Vec::new());
+        for row in scores.chunks(site.grid.tokens().max(1)) {
+            if row.iter().any(|score| score.is_nan()) {
+                return Err(Error::NotFinite { what: "a base score".into() });
+            }
+            let split = cells.split(Some(&cells.best(row))).around(site.protected);
+            bases.push(split.destinations);
+            others.push(split.sources);
+        }
+        let sides = Sides::<T> {
+            sources: T::Indices::from_host(&others, &device)?,
+            destinations: T::Indices::from_host(&bases, &device)?,
+        };
+        let matching = match_tokens(metric, &sides, self.guidance, site.rows)?;
+        let pruned = match self.options.threshold {
+            None => pruned,
+            Some(threshold) => matching.at_least(threshold)?,
+        };
+        if pruned == 0 {
+            return Ok(None);
+        }
+        let gone = sides.sources.gather(&matching.choose(pruned)?.kept)?;
+        let kept = gone.complement(site.tokens)?;
+        let partition = Partition::<T> { kept: kept.clone(), pruned: gone.clone() };
+        // Protected tokens are kept and may be copied from, like any other.
+        let back = Sides::<T> { sources: gone, destinations: kept };
+        let donors = match_tokens(metric, &back, self.guidance, site.rows)?.destination;
+        Ok(Some(Box::new(IndexPlan::new(&partition, &donors)?)))
+    }
+}

@@ -1,0 +1,73 @@
+//! Token merging with attention (ToMA, arXiv 2509.10918, ICML 2025): merging and unmerging are products with matrices.
+//!
+//! ```text
+//! D      chosen greedily to maximise Σ_i max_{d ∈ D} c_id         facility location, c: cosine similarity
+//! A_di = softmax_d(s · c_di)                                       how much of token i each destination stands for
+//! merge    Y = (A / Σ_i A_di) X                                    a weighted mean for every destination
+//! unmerge  X' = Aᵀ Y                                               a weighted mean of destinations for every token
+//! ```
+//!
+//! All of it within tiles of the grid, so that matrices stay small; and a plan is used again over steps and layers,
+//! without which choosing would cost more than it saves. No sort, no scatter: two products a sublayer.
+//!
+//! We choose for every row of the batch, with equal gains the lower index first, and reuse destinations and weights
+//! together. A grid that does not divide into as many tiles as asked for is cut into as many as it divides into.
+
+mod dense;
+mod facility;
+mod options;
+
+pub use dense::DensePlan;
+pub use facility::choose_destinations;
+pub use options::{Tiles, TomaOptions};
+
+use atedm_core::backend::dims;
+use atedm_core::plugin::{GuidanceMasks, Reduction, Scope, Site, Sublayer};
+use atedm_core::{AttentionOps, Indices, Result};
+
+use crate::around::Planner;
+use crate::matching::{is_shared, normalised};
+use crate::rules::Rules;
+
+/// ToMA.
+#[derive(Debug)]
+pub(crate) struct Toma {
+    pub(crate) options: TomaOptions,
+    pub(crate) guidance: GuidanceMasks,
+}
+
+impl<T: AttentionOps> Planner<T> for Toma {
+    fn scope(&self, sub: Sublayer) -> Option<Scope> {
+        self.options.scope(sub)
+    }
+
+    fn plan(&mut self, site: &Site<'_>, metric: &T, ratio: f64) -> Result<Option<Box<dyn Reduction<T>>>> {
+        let tiles = self.options.tiles_of(site.grid);
+        let kept = tiles.kept(ratio);
+        // Protected tokens are in no tile: streams that have some run whole.
+        if kept == tiles.tokens() || site.tokens != site.grid.tokens() {
+            return Ok(None);
+        }
+        let [batch, _, channels] = dims(metric, "token merging with attention")?;
+        let device = metric.device();
+        let order = T::Indices::from_host(&vec![tiles.order(); batch], &device)?;
+        let (count, size) = (tiles.count(), tiles.tokens());
+        let tiled = normalised(metric)?.gather(1, &order)?.reshape(&[batch * count, size, channels])?;
+        let mut similarity = tiled.matmul(&tiled.permute(&[0, 2, 1])?)?.cast(metric.dtype().accumulator())?;
+        if is_shared(self.guidance, site.rows) {
+            let flat = similarity.reshape(&[batch, count * size * size])?;
+            similarity = self.guidance.share(flat, site.rows)?.reshape(&[batch * count, size, size])?;
+        }
+        let values = similarity.to_f32()?;
+        let chosen: Vec<Vec<u32>> = values
+            .chunks(size * size)
+            .map(|tile| choose_destinations(tile, size, kept))
+            .collect::<Result<_>>()?;
+        let destinations = T::Indices::from_host(&chosen, &device)?;
+        let scaled = similarity.gather(1, &destinations)?.affine(self.options.attention_scale, 0.0)?;
+        // `[tiles, tokens, destinations]`: every token's shares sum to 1.
+        let shares = scaled.permute(&[0, 2, 1])?.softmax()?;
+        let plan = DensePlan::new(&shares, &chosen, &tiles, batch, metric.dtype(), order)?;
+        Ok(Some(Box::new(plan)))
+    }
+}

@@ -1,0 +1,151 @@
+//! ToMA's own options, and the grid in tiles.
+
+use atedm_core::plugin::{Grid, Scope, Sublayer};
+use atedm_core::{Error, Result};
+use serde::{Deserialize, Serialize};
+
+use crate::reuse::Reuse;
+use crate::rules::Rules;
+use crate::tome::check_sublayers;
+
+/// What ToMA can be told besides where and how much.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TomaOptions {
+    /// The most tiles of a grid: a square number of them, as far as the grid divides. 1 is one tile. Default 16.
+    pub num_tiles: usize,
+    /// s, by which similarities are multiplied before the softmax: the higher, the more each token goes to one
+    /// destination alone. Default 1000.
+    pub attention_scale: f64,
+    /// Whether self-attention runs on merged tokens. Default true.
+    pub merge_attn: bool,
+    /// Whether cross-attention does. Default false.
+    pub merge_crossattn: bool,
+    /// Whether the feed-forward does. Default false.
+    pub merge_mlp: bool,
+    /// How long a plan is used again. Default: for 5 steps, by all layers of a block.
+    pub reuse: Reuse,
+}
+
+impl Default for TomaOptions {
+    fn default() -> Self {
+        Self {
+            num_tiles: 16,
+            attention_scale: 1000.0,
+            merge_attn: true,
+            merge_crossattn: false,
+            merge_mlp: false,
+            reuse: Reuse { steps: 5, at: None, layers: 1000 },
+        }
+    }
+}
+
+/// A grid in equal tiles.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Tiles {
+    grid: Grid,
+    rows: usize,
+    columns: usize,
+}
+
+impl Tiles {
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.rows * self.columns
+    }
+
+    /// Tokens of each.
+    pub fn tokens(&self) -> usize {
+        self.grid.tokens() / self.count()
+    }
+
+    /// Tokens of each that `ratio` leaves: all but `floor(ratio · n)`, and at least one.
+    pub fn kept(&self, ratio: f64) -> usize {
+        let tokens = self.tokens();
+        (tokens - ((ratio * tokens as f64).floor() as usize).min(tokens)).max(1)
+    }
+
+    /// The grid's tokens tile by tile, row-major within each.
+    pub fn order(&self) -> Vec<u32> {
+        let (height, width) = (self.grid.height / self.rows, self.grid.width / self.columns);
+        let tiles = (0..self.rows).flat_map(|row| (0..self.columns).map(move |column| (row, column)));
+        let tokens = |(row, column): (usize, usize)| {
+            let line = move |y: usize| (row * height + y) * self.grid.width + column * width;
+            (0..height).flat_map(move |y| (0..width).map(move |x| (line(y) + x) as u32))
+        };
+        tiles.flat_map(tokens).collect()
+    }
+}
+
+impl TomaOptions {
+    /// `grid` in tiles: as many on each side as divide it, at most the root of `num_tiles`.
+    pub fn tiles_of(&self, grid: Grid) -> Tiles {
+        let most = self.num_tiles.isqrt().max(1);
+        let divisor =
+            |side: usize| (1..=most.min(side.max(1))).rev().find(|n| side.is_multiple_of(*n)).unwrap_or(1);
+        Tiles { grid, rows: divisor(grid.height), columns: divisor(grid.width) }
+    }
+}
+
+impl Rules for TomaOptions {
+    fn validate(&self) -> Result<()> {
+        if self.num_tiles == 0 {
+            return Err(Error::config("num_tiles", "expected at least 1, got 0"));
+        }
+        if !(self.attention_scale > 0.0 && self.attention_scale.is_finite()) {
+            let reason = format!("expected a finite number above 0, got {}", self.attention_scale);
+            return Err(Error::config("attention_scale", reason));
+        }
+        check_sublayers([self.merge_attn, self.merge_crossattn, self.merge_mlp])?;
+        self.reuse.validate()
+    }
+
+    fn kept(&self, ratio: f64, _level: usize, grid: Grid) -> usize {
+        let tiles = self.tiles_of(grid);
+        tiles.count() * tiles.kept(ratio)
+    }
+
+    fn scope(&self, sub: Sublayer) -> Option<Scope> {
+        let covered = match sub {
+            Sublayer::SelfAttention => self.merge_attn,
+            Sublayer::CrossAttention => self.merge_crossattn,
+            Sublayer::FeedForward => self.merge_mlp,
+        };
+        covered.then_some(Scope::Both)
+    }
+
+    fn reuse(&self) -> Reuse {
+        self.reuse.clone()
+    }
+
+    fn why_nothing(&self, _finest: usize) -> String {
+        format!("the ratio is less than one token of a tile (num_tiles = {})", self.num_tiles)
+    }
+
+    fn why_capped(&self) -> String {
+        "each tile keeps whole tokens, and at least one".into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tiles_divide_the_grid() {
+        let options = TomaOptions::default();
+        let of = |height, width| {
+            let tiles = options.tiles_of(Grid { height, width });
+            (tiles.rows, tiles.columns, tiles.tokens())
+        };
+        assert_eq!(of(64, 64), (4, 4, 256));
+        assert_eq!(of(6, 9), (3, 3, 6));
+        assert_eq!(of(13, 7), (1, 1, 91));
+        assert_eq!(of(2, 10), (2, 2, 5));
+        let tiles = options.tiles_of(Grid { height: 2, width: 6 });
+        assert_eq!(tiles.order(), [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11].map(|i| i as u32));
+        let tiles = Tiles { grid: Grid { height: 2, width: 4 }, rows: 1, columns: 2 };
+        assert_eq!(tiles.order(), [0, 1, 4, 5, 2, 3, 6, 7]);
+        assert_eq!((tiles.kept(0.0), tiles.kept(0.5), tiles.kept(0.99)), (4, 2, 1));
+    }
+}
