@@ -65,6 +65,16 @@ pub(crate) struct Method {
 }
 
 impl Method {
+    /// `spec` with the program's random numbers, where the method draws some and none are asked for.
+    pub(crate) fn with_rng(spec: &PruneSpec, rng: &str) -> PruneSpec {
+        let mut spec = spec.clone();
+        let known = MergeConfig::preset(&spec.method).and_then(|config| config.to_options().ok());
+        if known.is_some_and(|known| known.contains_key("rng")) {
+            spec.options.entry("rng").or_insert_with(|| rng.into());
+        }
+        spec
+    }
+
     /// Checks the options of the built-in methods; a plugin's are checked when it is built.
     pub(crate) fn resolve(
         spec: &PruneSpec,
@@ -115,10 +125,6 @@ impl Method {
         if let Some(budget) = config.placement.budget_tflops {
             let mean = |ratio: f64| {
                 let plan = config.clone().with_ratio(ratio)?.plan_with(schedules)?;
-                let plan = plan.ok_or_else(|| {
-                    let reason = "only a run tells what this configuration reduces: give no budget";
-                    atedm_core::Error::config("budget_tflops", reason)
-                })?;
                 plan.begin(work.steps)?;
                 let costs = (0..work.steps).map(|step| merging_tflop(&plan, work, step));
                 Ok(costs.sum::<atedm_core::Result<f64>>()? / work.steps as f64)
@@ -129,15 +135,14 @@ impl Method {
             options.insert("ratio".into(), ratio.into());
         }
         let settings = Value::Object(config.to_options()?);
-        let Some(plan) = config.plan_with(schedules)? else {
-            return Ok(Self { name, options, settings, counts: Counts::Unknown });
-        };
+        let plan = config.plan_with(schedules)?;
         plan.begin(work.steps)?;
         let blocks: Vec<_> = work.blocks().iter().map(|block| (block.id, block.grid)).collect();
         for remark in plan.remarks(&blocks, work.steps)? {
             eprintln!("warning: {name}: {remark}");
         }
-        Ok(Self { name, options, settings, counts: Counts::Merging(plan) })
+        let counts = if plan.is_exact() { Counts::Merging(plan) } else { Counts::Unknown };
+        Ok(Self { name, options, settings, counts })
     }
 
     /// Builds it once and lets it go, so that a bad option is found before weights are read.
@@ -254,6 +259,18 @@ mod tests {
     }
 
     #[test]
+    fn methods_that_draw_take_the_programs_generator() {
+        let with = |method: &str, options: Value| {
+            let Value::Object(options) = options else { panic!("expected a table") };
+            Value::Object(Method::with_rng(&PruneSpec { method: method.into(), options }, "chacha").options)
+        };
+        assert_eq!(with("tome", json!({})), json!({"rng": "chacha"}));
+        assert_eq!(with("tome", json!({"rng": "torch"})), json!({"rng": "torch"}));
+        assert_eq!(with("todo", json!({})), json!({}));
+        assert_eq!(with("at-edm", json!({})), json!({}));
+    }
+
+    #[test]
     fn token_merging_costs_what_the_paper_says() {
         for (preset, published) in
             [("tome-a", "2.9"), ("tome-b", "3.6"), ("tome-c", "4.1"), ("tome-d", "4.6")]
@@ -264,6 +281,14 @@ mod tests {
             let (method, steps) = resolve("tome-c", json!({"budget_tflops": budget})).unwrap();
             assert!((mean(&steps) - budget).abs() < 0.005, "{}", mean(&steps));
             assert!(method.options.contains_key("ratio"));
+        }
+        // where only a run tells
+        for (preset, options) in [("todo-sdxl", json!({})), ("tome", json!({"threshold": 0.9}))] {
+            assert!(resolve(preset, options.clone()).unwrap().1.is_empty(), "{preset}");
+            let mut options = options;
+            options["budget_tflops"] = 4.0.into();
+            let message = resolve(preset, options).unwrap_err().to_string();
+            assert!(message.contains("budget_tflops: only a run tells"), "{message}");
         }
         // tomesd's default reaches no block of SD-XL
         let (method, steps) = resolve("tome", json!({})).unwrap();

@@ -59,7 +59,8 @@ impl<'a> Job<'a> {
         model.checkpoint.scheduler().build::<NdTensor>(sample.scheduler, sample.steps)?;
         let work = model.workload(size, sample.steps);
         let registry = registry::<NdTensor>(extension)?;
-        let method = Method::resolve(spec, &work, registry.schedules())?;
+        let spec = Method::with_rng(spec, sample.rng.name());
+        let method = Method::resolve(&spec, &work, registry.schedules())?;
         method.check(&registry, &work)?;
         let shape = [sample.prompt.len(), work.unet.in_channels, work.latents.height, work.latents.width];
         let noise = sample.latents.as_deref().map(|path| read_latents(path, shape)).transpose()?;

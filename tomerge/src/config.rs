@@ -1,6 +1,8 @@
 //! A method with all its options: plain data with a gate in front of it.
 
-use atedm_core::plugin::{BuildContext, Registry, ScheduleRegistry, Scheduled, TokenReducer, check_ratio};
+use atedm_core::plugin::{
+    BuildContext, Registry, ScheduleRegistry, Scheduled, Scope, Sublayer, TokenReducer, check_ratio,
+};
 use atedm_core::{AttentionOps, Error, Result};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -42,6 +44,14 @@ impl Method {
             Self::Toma(options) => options,
             Self::Sito(options) => options,
         }
+    }
+
+    /// Whether the tokens of every sublayer are known without a run, and are one number: not where the tokens
+    /// themselves decide, nor where queries and keys differ in number, which
+    /// [`LayerTokens`](atedm_core::at_edm::LayerTokens) cannot say.
+    pub(crate) fn counts_are_known(&self) -> bool {
+        let one_sided = |scope: Option<Scope>| matches!(scope, Some(Scope::Queries | Scope::KeysValues));
+        !self.rules().decides_by_data() && !one_sided(self.rules().scope(Sublayer::SelfAttention))
     }
 
     /// Options of the same method from a table.
@@ -142,8 +152,9 @@ impl MergeConfig {
     pub fn validate(&self) -> Result<()> {
         self.placement.validate()?;
         let rules = self.method.rules();
-        if self.placement.budget_tflops.is_some() && !rules.has_ratio() {
-            return Err(Error::config("budget_tflops", "this method has no ratio that could be solved for"));
+        if self.placement.budget_tflops.is_some() && !self.method.counts_are_known() {
+            let reason = "only a run tells what this configuration costs: give a ratio or a factor";
+            return Err(Error::config("budget_tflops", reason));
         }
         rules.validate()
     }
@@ -165,16 +176,15 @@ impl MergeConfig {
         Ok(self)
     }
 
-    /// How many tokens every layer runs on; `None` where only the tokens themselves decide (`threshold`).
+    /// How many tokens every layer runs on, as far as that is known without tokens ([`TokenPlan::is_exact`]).
     ///
     /// # Errors
     /// [`Error::Config`] when the configuration is invalid, holds an unsolved budget or an unresolved level, or names
     /// a schedule that is not registered.
-    pub fn plan_with(&self, schedules: &ScheduleRegistry) -> Result<Option<TokenPlan>> {
+    pub fn plan_with(&self, schedules: &ScheduleRegistry) -> Result<TokenPlan> {
         self.validate()?;
         let gate = self.placement.gate(schedules)?;
-        let plan = TokenPlan::new(gate, self.method.clone(), self.placement.ratio);
-        Ok((!self.method.rules().decides_by_data()).then_some(plan))
+        Ok(TokenPlan::new(gate, self.method.clone(), self.placement.ratio))
     }
 
     /// The method itself; its schedule is looked up in `registry`.

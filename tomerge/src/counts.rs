@@ -43,6 +43,13 @@ impl TokenPlan {
         Self { gate, method, ratio }
     }
 
+    /// Whether [`TokenPlan::tokens`] are what really runs. Not so with a `threshold`, where the tokens themselves decide
+    /// (the ratio then says where, not how much), nor where only queries or only keys and values are reduced, which
+    /// [`LayerTokens`] cannot tell apart: there they are those of the reduced side.
+    pub fn is_exact(&self) -> bool {
+        self.method.counts_are_known()
+    }
+
     /// Checks that the schedule fits a run of `steps` steps.
     ///
     /// # Errors
@@ -104,7 +111,8 @@ impl TokenPlan {
                 applied |= effect.applies();
                 // One token's worth is rounding, not a cap.
                 let rounding = 1.0 / effect.tokens.max(1) as f64;
-                if rules.has_ratio() && effect.applies() && effect.ratio() + rounding < effect.asked {
+                let asked_for = rules.has_ratio() && !rules.decides_by_data();
+                if asked_for && effect.applies() && effect.ratio() + rounding < effect.asked {
                     least = least.min(effect.ratio());
                 }
             }
