@@ -1,0 +1,290 @@
+//! What all methods here share: names, options, schedules, levels, counts, observers, plans used again.
+
+// helpers outside `#[test]` functions are tests, too
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::sync::{Arc, Mutex};
+
+use atedm_core::DType;
+use atedm_core::plugin::{
+    BlockId, BuildContext, Event, Grid, Levels, MaskRecorder, MaskSet, Registry, Row, ScheduleRegistry, Site,
+    Stage, Sublayer,
+};
+use atedm_core::reference::NdTensor;
+use atedm_tomerge::{MergeConfig, Method as Own, presets};
+use common::*;
+use serde_json::{Map, Value, json};
+
+fn options(value: Value) -> Map<String, Value> {
+    value.as_object().unwrap().clone()
+}
+
+fn schedules() -> ScheduleRegistry {
+    ScheduleRegistry::with_builtins()
+}
+
+#[test]
+fn every_preset_is_a_method_and_survives_being_written() {
+    let mut registry = Registry::<NdTensor>::with_builtins();
+    atedm_tomerge::register(&mut registry).unwrap();
+    for name in presets::names() {
+        assert!(registry.names().contains(&name));
+        let config = MergeConfig::preset(name).unwrap();
+        config.validate().unwrap();
+        assert_eq!(MergeConfig::from_options(name, &Map::new()).unwrap(), config, "{name}");
+        // written out, every option of it can be laid over any preset of the same method
+        let written = config.to_options().unwrap();
+        assert_eq!(MergeConfig::from_options(name, &written).unwrap(), config, "{name}");
+        registry.build(name, &Value::Null, &BuildContext::default()).unwrap();
+    }
+    assert!(atedm_tomerge::register(&mut registry).is_err(), "names are taken");
+    assert_eq!(MergeConfig::preset("tome").unwrap().placement.ratio, 0.5);
+    for (name, ratio) in [("tome-a", 0.75), ("tome-b", 0.6), ("tome-c", 0.5), ("tome-d", 0.4)] {
+        let config = MergeConfig::preset(name).unwrap();
+        let Own::Tome(tome) = &config.method else { panic!("{name}") };
+        assert_eq!(config.placement.ratio, ratio);
+        assert!(tome.merge_attn && tome.merge_crossattn && tome.merge_mlp && !tome.use_rand);
+    }
+}
+
+#[test]
+fn what_is_wrong_is_named() {
+    for (name, value, field) in [
+        ("tome", json!({"ratoi": 0.5}), "ratoi: unknown option; expected one of budget_tflops"),
+        ("tome", json!({"ratio": 1.0}), "ratio: "),
+        ("tome", json!({"ratio": "half"}), "ratio: "),
+        ("tome", json!({"ratio": 0.5, "token_merging_ratio": 0.5}), "token_merging_ratio: "),
+        ("tome", json!({"ratio": 0.5, "budget_tflops": 4.1}), "budget_tflops: "),
+        ("tome", json!({"max_downsample": 3}), "max_downsample: expected 1, 2, 4 or 8, got 3"),
+        ("tome", json!({"sx": 0}), "sx: expected 1 to 1024, got 0"),
+        ("tome", json!({"sx": 1, "sy": 1}), "sx: a cell of 1 x 1"),
+        ("tome", json!({"sy": -1}), "sy: "),
+        ("tome", json!({"use_rand": "yes"}), "use_rand: "),
+        ("tome", json!({"merge_attn": false}), "merge_attn: expected at least one"),
+        ("tome-comfy", json!({"merge_mlp": true}), "merge_mlp: "),
+        ("tome", json!({"threshold": 1.5}), "threshold: "),
+        ("tome", json!({"merge": "median"}), "merge: "),
+        ("tome", json!({"rng": "mt"}), "rng: "),
+        ("tome", json!({"reuse": {"steps": 0}}), "reuse.steps: "),
+        ("tome", json!({"reuse": {"steps": 2, "at": [0, 5]}}), "reuse.at: "),
+        ("tome", json!({"reuse": {"every": 2}}), "reuse: "),
+        ("tome", json!({"levels": []}), "levels: "),
+        ("tome", json!({"schedule": "table"}), "schedule: "),
+        ("tome", json!({"tau": "130%"}), "tau: "),
+        ("toma", json!({"num_tiles": 0}), "num_tiles: "),
+        ("toma", json!({"attention_scale": 0.0}), "attention_scale: "),
+        ("toma", json!({"max_downsample": 2}), "max_downsample: unknown option"),
+        ("todo", json!({"downsample_factor": 0}), "downsample_factor: "),
+        ("todo", json!({"timestep_threshold_stop": 2}), "timestep_threshold_stop: "),
+        ("todo", json!({"budget_tflops": 4.0}), "budget_tflops: "),
+        ("sito", json!({"sx": 2000}), "sx: "),
+        ("sito", json!({"merge_attn": false}), "merge_attn: "),
+    ] {
+        let message = MergeConfig::from_options(name, &options(value.clone())).unwrap_err().to_string();
+        assert!(message.starts_with(field), "{name} {value}: {message}");
+        assert!(!message.contains('\n'), "{message}");
+    }
+    // what only building finds
+    for (value, field) in [
+        (json!({"levels": "deepest"}), "levels: "),
+        (json!({"budget_tflops": 4.1}), "budget_tflops: "),
+        (json!({"schedule": "sometimes"}), "schedule: "),
+    ] {
+        let message = build("tome", value).err().unwrap().to_string();
+        assert!(message.starts_with(field), "{message}");
+    }
+    let replay = BuildContext { replay: Some(Arc::new(MaskSet::default())), ..BuildContext::default() };
+    let registry = Registry::<NdTensor>::with_builtins();
+    let config = MergeConfig::preset("tome").unwrap();
+    assert!(config.build(&replay, &registry).err().unwrap().to_string().starts_with("masks: "));
+}
+
+#[test]
+fn token_merging_ratio_is_ratio() {
+    let config = MergeConfig::from_options("tome", &options(json!({"token_merging_ratio": 0.3}))).unwrap();
+    assert_eq!(config.placement.ratio, 0.3);
+    let config = MergeConfig::preset("tome").unwrap().with_ratio(0.25).unwrap().resolve(2);
+    assert_eq!(config.placement.ratio, 0.25);
+    assert!(MergeConfig::preset("tome").unwrap().with_ratio(1.0).is_err());
+    let deepest = MergeConfig::from_options("tome", &options(json!({"levels": "deepest"}))).unwrap();
+    assert_eq!(deepest.resolve(2).placement.levels, Levels::List(vec![2]));
+}
+
+fn block(stage: Stage, index: usize, count: usize, level: usize) -> BlockId {
+    BlockId { stage, stage_index: 1, index, count, level }
+}
+
+/// Every method in blocks of two levels, in and out of the schedule: what runs is what the counts say.
+#[test]
+fn schedules_levels_and_counts_hold_for_all_methods() {
+    let rows = Row::singles(2);
+    let edge = block(Stage::Down, 0, 2, 1);
+    let inner = block(Stage::Down, 1, 2, 1);
+    let deep = block(Stage::Mid, 0, 1, 2);
+    let mut seen = 0;
+    for name in presets::names() {
+        for more in [
+            json!({}),
+            json!({"schedule": "prune-less", "tau": 4}),
+            json!({"levels": [2]}),
+            json!({"ratio": 0.0}),
+        ] {
+            let mut all = options(more);
+            all.extend(options(match name {
+                "tome" | "tome-comfy" => json!({"max_downsample": 4, "merge_attn": true}),
+                "toma" => json!({"num_tiles": 4, "merge_mlp": true}),
+                _ => json!({}),
+            }));
+            let config = MergeConfig::from_options(name, &all).unwrap();
+            let plan = config.plan_with(&schedules()).unwrap();
+            plan.begin(10).unwrap();
+            let mut method = build(name, Value::Object(all.clone())).unwrap();
+            begin(&mut method, &rows, 0).unwrap();
+            for (id, step, side) in [
+                (edge, 0, 8),
+                (inner, 0, 8),
+                (deep, 0, 6),
+                (edge, 3, 8),
+                (edge, 4, 8),
+                (inner, 9, 7),
+                (deep, 9, 4),
+            ] {
+                let grid = Grid { height: side, width: side + 1 };
+                let hidden = tokens([2, grid.tokens(), 4], 1 + step as u64, DType::F32);
+                let place = Site { block: id, ..at_step(&site(grid, &rows), step) };
+                enter(&mut method, &place, &hidden).unwrap();
+                let layers = plan.tokens(id, 3, grid, step, 10).unwrap();
+                assert_eq!(layers.len(), 3);
+                let mut run = |sub| {
+                    let around = before(&mut method, &place, sub, &hidden).unwrap();
+                    around.map_or(grid.tokens(), |(_, by)| by.kept())
+                };
+                let counted =
+                    [run(Sublayer::SelfAttention), run(Sublayer::CrossAttention), run(Sublayer::FeedForward)];
+                let planned = [layers[2].self_attention, layers[2].cross_attention, layers[2].feed_forward];
+                assert_eq!(counted, planned, "{name} {all:?} {id} step {step}");
+                seen += usize::from(counted[0] < grid.tokens());
+            }
+        }
+    }
+    assert!(seen > 60, "{seen}: hardly anything was reduced");
+    // prune-less spares the stage's first block in the first four steps
+    let config = options(json!({"schedule": "prune-less", "tau": 4, "max_downsample": 4}));
+    let plan = MergeConfig::from_options("tome", &config).unwrap().plan_with(&schedules()).unwrap();
+    let grid = Grid { height: 8, width: 8 };
+    let kept = |id, step| plan.effect(id, grid, step, 10).unwrap().kept;
+    assert_eq!([kept(edge, 3), kept(edge, 4), kept(inner, 3), kept(deep, 0)], [64, 32, 32, 32]);
+    assert!(plan.begin(3).is_err(), "τ exceeds the steps");
+}
+
+/// The paper's SD-XL blocks at 1024 px.
+fn sdxl() -> Vec<(BlockId, Grid)> {
+    let (fine, deep) = (Grid { height: 64, width: 64 }, Grid { height: 32, width: 32 });
+    vec![
+        (block(Stage::Down, 0, 2, 1), fine),
+        (block(Stage::Down, 1, 2, 2), deep),
+        (block(Stage::Mid, 0, 1, 2), deep),
+    ]
+}
+
+#[test]
+fn silent_caps_and_silent_nothing_are_said() {
+    let remarks = |name: &str, value: Value| {
+        let config = MergeConfig::from_options(name, &options(value)).unwrap();
+        config.plan_with(&schedules()).unwrap().remarks(&sdxl(), 10).unwrap().join("; ")
+    };
+    assert_eq!(
+        remarks("tome", json!({})),
+        "nothing is reduced: max_downsample = 1 reaches no attention block of this model, the finest needs 2"
+    );
+    assert_eq!(
+        remarks("tome", json!({"ratio": 0.9, "max_downsample": 4})),
+        "ratio 0.9 acts as 0.7500: one destination stays in each cell of 2 x 2 tokens"
+    );
+    assert_eq!(remarks("tome-a", json!({})), "");
+    assert_eq!(remarks("tome", json!({"ratio": 0.0})), "");
+    assert_eq!(
+        remarks("tome", json!({"levels": [0]})),
+        "nothing is reduced: levels and schedule spare every block"
+    );
+    assert_eq!(
+        remarks("todo", json!({})),
+        "nothing is reduced: the factor is 1 at level 1, the finest with attention"
+    );
+    assert_eq!(remarks("todo-sdxl", json!({})), "");
+    assert_eq!(remarks("toma", json!({})), "");
+    assert!(remarks("sito", json!({"ratio": 0.8})).starts_with("ratio 0.8 acts as 0.7500"));
+    let config =
+        MergeConfig::from_options("tome", &options(json!({"ratio": 0.9, "max_downsample": 4}))).unwrap();
+    let plan = config.plan_with(&schedules()).unwrap();
+    let effect = plan.effect(sdxl()[0].0, sdxl()[0].1, 0, 10).unwrap();
+    assert_eq!((effect.tokens, effect.kept, effect.ratio(), effect.asked), (4096, 1024, 0.75, 0.9));
+    assert!(effect.applies() && plan.is_exact());
+}
+
+#[test]
+fn observers_are_told_where_what_was_kept() {
+    let recorder = MaskRecorder::shared();
+    let context = BuildContext::<NdTensor> { observer: Some(recorder.clone()), ..BuildContext::default() };
+    let mut registry = Registry::with_builtins();
+    atedm_tomerge::register(&mut registry).unwrap();
+    let mut method = registry.build("tome", &plain(json!({"levels": [1], "ratio": 0.5})), &context).unwrap();
+    let rows = Row::singles(2);
+    begin(&mut method, &rows, 0).unwrap();
+    let grid = Grid { height: 4, width: 6 };
+    let hidden = tokens([2, 24, 4], 1, DType::F32);
+    for level in [1, 2] {
+        let place = site(grid, &rows);
+        let place = Site { block: BlockId { level, stage_index: level, ..place.block }, ..place };
+        plan(&mut method, &place, &hidden).unwrap();
+        method.at(&place, Event::BlockExit { hidden: &hidden }).unwrap();
+    }
+    let masks = Mutex::lock(&recorder).unwrap().take();
+    assert_eq!(masks.len(), 1, "level 2 is not merged");
+    let (_, entry) = masks.iter().next().unwrap();
+    assert_eq!((entry.tokens, entry.kept.len(), entry.kept[0].len(), entry.grid), (24, 2, 12, (4, 6)));
+    assert!(entry.kept.iter().all(|row| row.is_sorted()));
+    // destinations are always among them
+    assert!([0, 2, 4, 12, 14, 16].iter().all(|place| entry.kept[1].contains(place)));
+}
+
+#[test]
+fn plans_are_used_again_until_they_are_made_anew() {
+    let rows = Row::singles(1);
+    let grid = Grid { height: 4, width: 6 };
+    let of = |reuse: Value, steps: &[(usize, usize)]| -> Vec<usize> {
+        let mut method = build("tome", plain(json!({"ratio": 0.4, "reuse": reuse}))).unwrap();
+        begin(&mut method, &rows, 0).unwrap();
+        // the tokens of every call differ: which call's plan is it?
+        let mut plans: Vec<Vec<usize>> = Vec::new();
+        let mut from = Vec::new();
+        for (call, &(step, layer)) in steps.iter().enumerate() {
+            let hidden = tokens([1, 24, 6], 100 + call as u64, DType::F32);
+            let place = Site { layer, ..at_step(&site(grid, &rows), step) };
+            let by = plan(&mut method, &place, &hidden).unwrap().unwrap().1;
+            let labels = labels(by.as_ref(), 1, 0);
+            from.push(plans.iter().position(|plan| *plan == labels).unwrap_or(call));
+            plans.push(labels);
+        }
+        from
+    };
+    let steps: Vec<(usize, usize)> = (0..6).map(|step| (step, 0)).collect();
+    assert_eq!(of(json!({}), &steps), [0, 1, 2, 3, 4, 5]);
+    assert_eq!(of(json!({"steps": 3}), &steps), [0, 0, 0, 3, 3, 3]);
+    assert_eq!(of(json!({"at": [0, 1, 4]}), &steps), [0, 1, 1, 1, 4, 4]);
+    // a run that begins later (image to image) makes its first plans
+    assert_eq!(of(json!({"steps": 5}), &[(3, 0), (4, 0), (5, 0)]), [0, 0, 2]);
+    let layers = [(0, 0), (0, 1), (0, 2), (0, 3), (1, 0), (1, 1)];
+    assert_eq!(of(json!({"layers": 2}), &layers), [0, 0, 2, 2, 4, 4]);
+    assert_eq!(of(json!({"layers": 2, "steps": 2}), &layers), [0, 0, 2, 2, 0, 0]);
+    // a new run forgets
+    let mut method = build("tome", plain(json!({"ratio": 0.4, "reuse": {"steps": 9}}))).unwrap();
+    let mut standing = |seed: u64| {
+        begin(&mut method, &rows, 0).unwrap();
+        let hidden = tokens([1, 24, 6], seed, DType::F32);
+        labels(plan(&mut method, &at_step(&site(grid, &rows), 1), &hidden).unwrap().unwrap().1.as_ref(), 1, 0)
+    };
+    assert_ne!(standing(1), standing(2));
+}
