@@ -22,11 +22,13 @@ use std::arch::x86_64::{
     _mm512_setzero_ps,
 };
 use std::f64::consts::{LN_2, LOG2_E};
+use std::sync::Mutex;
 
 use super::Cpu;
-use super::ballot::{Ballot, cast, count};
+use super::ballot::{Ballot, Tally, cast};
 use super::heads::{Attended, Heads, Output, Pass};
-use super::pack::{PANEL, Packed, Panel, pack_rows, squares};
+use super::pack::{Panel, pack_rows, squares};
+use super::packed::{Head, Packed};
 use super::pool::parallel;
 use super::tile::{LANES, Lanes, NO_LANES, Pairs, ROWS, Sums, Tile, exp2, product, zeros};
 
@@ -49,11 +51,11 @@ struct Part<'a> {
     head: (usize, usize),
     start: usize,
     lse: &'a mut [f32],
-    /// Sums of the votes, panel by panel in the order of [`Ballot`]; empty without scores.
-    ballots: &'a mut [Ballot],
 }
 
 /// `softmax(q kᵀ scale) v` with the log-sum-exp of every row and, given scores, the first vote.
+///
+/// One parallel region: a head is packed by its first task, and its votes are added by its last one.
 pub(crate) fn attention(cpu: Cpu, pass: Pass<'_>, v: Heads<'_>, into: Attended<'_>) {
     let [batch, heads, m, n] = pass.sizes();
     let [_, _, values, dim] = v.dims();
@@ -63,50 +65,56 @@ pub(crate) fn attention(cpu: Cpu, pass: Pass<'_>, v: Heads<'_>, into: Attended<'
         output.len() == batch * m * heads * dim && lse.len() == batch * heads * m,
         "room for the results"
     );
-    let packed = Packed::new(cpu, &pass.k, &v);
-    let output = Output::new(output);
-
-    let panels = n.div_ceil(PANEL);
     let rows = BLOCK * (m / (8 * BLOCK)).clamp(1, BLOCKS);
-    let per_head = m.div_ceil(rows);
-    let kept = if pass.scores.is_some() { panels } else { 0 };
-    let mut ballots = vec![[NO_LANES; 4]; batch * heads * per_head * kept];
-    let mut parts = Vec::with_capacity(batch * heads * per_head);
-    let mut rest = ballots.as_mut_slice();
+    let mut parts = Vec::new();
     for (at, lse) in lse.chunks_mut(m).enumerate() {
         for (group, lse) in lse.chunks_mut(rows).enumerate() {
-            let (ballots, others) = rest.split_at_mut(kept);
-            rest = others;
-            parts.push(Part { head: (at / heads, at % heads), start: group * rows, lse, ballots });
+            parts.push(Part { head: (at / heads, at % heads), start: group * rows, lse });
         }
     }
-    let call = Call { pass, packed: &packed, output: &output, dim, panels: Panel::all(n).collect() };
-    let scratch = || Scratch::new(if kept > 0 { panels } else { panels.min(GROUP) });
+    // first one task of each head, so that no thread waits for another one to pack it
+    parts.sort_by_key(|part| part.start);
+    let mut tallies = Vec::new();
+    if let (Some(voted), Some(_)) = (voted, pass.scores) {
+        assert!(voted.len() == batch * heads * n, "room for the votes");
+        let tasks = m.div_ceil(rows);
+        tallies.extend(voted.chunks_mut(n).map(|voted| Mutex::new(Tally { voted, tasks, cast: Vec::new() })));
+    }
+    let call = Call {
+        pass,
+        packed: Packed::new(cpu, pass.k, v),
+        output: Output::new(output),
+        dim,
+        panels: Panel::all(n).collect(),
+        tallies,
+    };
     // SAFETY: `Cpu` proves that the machine has the instructions.
     #[allow(unsafe_code)]
-    parallel(cpu.threads, parts, scratch, |scratch, part| unsafe {
-        match dim.div_ceil(LANES) {
-            1 => call.part::<1>(scratch, part),
-            2 => call.part::<2>(scratch, part),
-            3 => call.part::<3>(scratch, part),
-            _ => call.part::<4>(scratch, part),
-        }
-    });
-    if let Some(voted) = voted {
-        assert!(kept == 0 || voted.len() == batch * heads * n, "room for the votes");
-        let by_head = voted.chunks_mut(n).zip(ballots.chunks((per_head * kept).max(1)));
-        parallel(cpu.threads, by_head, || (), |(), (voted, ballots)| count(voted, ballots, kept));
-    }
+    parallel(
+        cpu.threads,
+        parts,
+        || Scratch::new(&call),
+        |scratch, part| unsafe {
+            match dim.div_ceil(LANES) {
+                1 => call.part::<1>(scratch, part),
+                2 => call.part::<2>(scratch, part),
+                3 => call.part::<3>(scratch, part),
+                _ => call.part::<4>(scratch, part),
+            }
+        },
+    );
 }
 
 /// What all tasks share.
 struct Call<'a> {
     pass: Pass<'a>,
-    packed: &'a Packed,
-    output: &'a Output<'a>,
+    packed: Packed<'a>,
+    output: Output<'a>,
     /// Elements of a value.
     dim: usize,
     panels: Vec<Panel>,
+    /// For each head; empty if there is no vote.
+    tallies: Vec<Mutex<Tally<'a>>>,
 }
 
 /// One thread's working memory.
@@ -120,7 +128,9 @@ struct Scratch {
 }
 
 impl Scratch {
-    fn new(panels: usize) -> Self {
+    fn new(call: &Call<'_>) -> Self {
+        let panels = call.panels.len();
+        let panels = if call.tallies.is_empty() { panels.min(GROUP) } else { panels };
         Self {
             q: [Tile::ZERO; TILES],
             weights: vec![[Tile::ZERO; TILES]; panels],
@@ -134,9 +144,14 @@ impl Call<'_> {
     /// All blocks of one task; values have at most `D` registers.
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
     fn part<const D: usize>(&self, scratch: &mut Scratch, part: Part<'_>) {
-        let Part { head, start, lse, ballots } = part;
+        let Part { head, start, lse } = part;
+        let tally = self.tallies.get(head.0 * self.pass.q.dims()[1] + head.1);
+        let mut ballots = vec![[NO_LANES; 4]; if tally.is_some() { self.panels.len() } else { 0 }];
         for (at, lse) in lse.chunks_mut(BLOCK).enumerate() {
-            self.block::<D>(scratch, head, start + at * BLOCK, lse, ballots);
+            self.block::<D>(scratch, head, start + at * BLOCK, lse, &mut ballots);
+        }
+        if let Some(mut tally) = tally.and_then(|tally| tally.lock().ok()) {
+            tally.add(start, ballots);
         }
     }
 
@@ -149,12 +164,13 @@ impl Call<'_> {
         lse: &mut [f32],
         ballots: &mut [Ballot],
     ) {
-        let Self { pass, packed, output, dim, .. } = self;
+        let Self { pass, output, dim, .. } = self;
         let [_, heads, m, _] = pass.sizes();
         let tiles = lse.len().div_ceil(ROWS);
         let factor = (f64::from(pass.scale) * LOG2_E) as f32;
         pack_rows(&mut scratch.q[..tiles], &pass.q, head, start, lse.len());
-        let longest = packed.longest(head) * factor.abs();
+        let packed = self.packed.head(head);
+        let longest = packed.longest() * factor.abs();
         for (tile, shift) in scratch.q.iter().zip(&mut scratch.shift).take(tiles) {
             // also for NaN, which stays
             *shift = squares(tile)
@@ -162,12 +178,12 @@ impl Call<'_> {
                 .map(|bound| if bound <= ROOM { 0.0 } else { ROOM - bound });
         }
         let mut out = [zeros::<D>(); TILES];
-        self.outputs(scratch, head, &mut out[..tiles]);
+        self.outputs(scratch, packed, &mut out[..tiles]);
         let raised = scratch.shift.as_flattened().iter().zip(scratch.sums.as_flattened());
         if raised.take(lse.len()).any(|(&shift, &sum)| shift < 0.0 && _mm512_reduce_add_ps(sum) < VANISHED) {
-            self.maxima(scratch, head, tiles);
+            self.maxima(scratch, packed, tiles);
             out = [zeros::<D>(); TILES];
-            self.outputs(scratch, head, &mut out[..tiles]);
+            self.outputs(scratch, packed, &mut out[..tiles]);
         }
         let mut shares = [0f32; BLOCK];
         for (i, (lse, share)) in lse.iter_mut().zip(&mut shares).enumerate() {
@@ -195,7 +211,7 @@ impl Call<'_> {
 
     /// `P`, its sums and `O` over all panels.
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
-    fn outputs<const D: usize>(&self, scratch: &mut Scratch, head: (usize, usize), out: &mut [Sums<D>]) {
+    fn outputs<const D: usize>(&self, scratch: &mut Scratch, head: &Head, out: &mut [Sums<D>]) {
         let factor = (f64::from(self.pass.scale) * LOG2_E) as f32;
         let Scratch { q, weights, shift, sums } = scratch;
         *sums = [[_mm512_setzero_ps(); ROWS]; TILES];
@@ -203,7 +219,7 @@ impl Call<'_> {
         for (at, group) in self.panels.chunks(GROUP).enumerate() {
             let weights = &mut weights[if many { at * GROUP } else { 0 }..][..group.len()];
             for (&panel, weights) in group.iter().zip(&mut *weights) {
-                let (keys, last) = (self.packed.keys(head, panel), panel.last());
+                let (keys, last) = (head.keys(panel), panel.last());
                 let weights = &mut weights[..out.len()];
                 match panel.width() {
                     1 => exponentials::<1>(q, keys, last, factor, shift, sums, weights),
@@ -214,7 +230,7 @@ impl Call<'_> {
             }
             for (tile, out) in out.iter_mut().enumerate() {
                 for (&panel, weights) in group.iter().zip(&*weights) {
-                    let values = self.packed.values(head, panel).as_chunks::<D>().0;
+                    let values = head.values(panel).as_chunks::<D>().0;
                     *out = product(&weights[tile], values, *out);
                 }
             }
@@ -224,11 +240,11 @@ impl Call<'_> {
     /// Sets the references to the rows' maxima.
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
     #[cold]
-    fn maxima(&self, scratch: &mut Scratch, head: (usize, usize), tiles: usize) {
+    fn maxima(&self, scratch: &mut Scratch, head: &Head, tiles: usize) {
         let factor = (f64::from(self.pass.scale) * LOG2_E) as f32;
         let mut maxima = [[_mm512_set1_ps(f32::NEG_INFINITY); ROWS]; TILES];
         for &panel in &self.panels {
-            let (keys, last, q) = (self.packed.keys(head, panel), panel.last(), &scratch.q[..tiles]);
+            let (keys, last, q) = (head.keys(panel), panel.last(), &scratch.q[..tiles]);
             match panel.width() {
                 1 => raise::<1>(q, keys, last, factor, &mut maxima),
                 2 => raise::<2>(q, keys, last, factor, &mut maxima),

@@ -38,16 +38,34 @@ pub(super) fn cast(ballot: &mut Ballot, weights: &[Tile], shares: &[f32]) {
     }
 }
 
-/// The tasks' votes, added in their order.
-pub(super) fn count(voted: &mut [f32], ballots: &[Ballot], panels: usize) {
-    for (at, voted) in voted.chunks_mut(PANEL).enumerate() {
-        let mut total = [0f64; PANEL];
-        for ballot in ballots.iter().skip(at).step_by(panels) {
-            let lanes = ballot.iter().flat_map(|&lanes| floats(lanes));
-            total.iter_mut().zip(lanes).for_each(|(total, vote)| *total += f64::from(vote));
+/// One head's votes until all of its tasks have cast theirs.
+#[derive(Debug)]
+pub(super) struct Tally<'a> {
+    /// `[n]`.
+    pub(super) voted: &'a mut [f32],
+    /// How many tasks there are.
+    pub(super) tasks: usize,
+    /// The first row of each task so far, and its ballots, one a panel.
+    pub(super) cast: Vec<(usize, Vec<Ballot>)>,
+}
+
+impl Tally<'_> {
+    /// The last task adds all of them, in the order of the rows.
+    pub(super) fn add(&mut self, start: usize, ballots: Vec<Ballot>) {
+        self.cast.push((start, ballots));
+        if self.cast.len() < self.tasks {
+            return;
         }
-        for (j, vote) in voted.iter_mut().enumerate() {
-            *vote = total[j / 32 * 32 + j % 2 * LANES + j % 32 / 2] as f32;
+        self.cast.sort_by_key(|(start, _)| *start);
+        for (at, voted) in self.voted.chunks_mut(PANEL).enumerate() {
+            let mut total = [0f64; PANEL];
+            for (_, ballots) in &self.cast {
+                let lanes = ballots[at].iter().flat_map(|&lanes| floats(lanes));
+                total.iter_mut().zip(lanes).for_each(|(total, vote)| *total += f64::from(vote));
+            }
+            for (j, vote) in voted.iter_mut().enumerate() {
+                *vote = total[j / 32 * 32 + j % 2 * LANES + j % 32 / 2] as f32;
+            }
         }
     }
 }

@@ -7,7 +7,7 @@
 //! | file | what |
 //! |---|---|
 //! | `heads` | where queries, keys and values lie |
-//! | `pack` | their copies in the order in which the instruction reads them |
+//! | `pack`, `packed` | their copies in the order in which the instruction reads them |
 //! | `tile` | the product of 6 rows and 64 columns, and the exponential |
 //! | `pool` | tasks on the threads that libtorch already has |
 //! | `attention`, `votes`, `strongest` | the three kernels |
@@ -25,6 +25,8 @@ mod attention;
 mod ballot;
 #[cfg(target_arch = "x86_64")]
 mod pack;
+#[cfg(target_arch = "x86_64")]
+mod packed;
 #[cfg(target_arch = "x86_64")]
 mod pool;
 #[cfg(target_arch = "x86_64")]

@@ -9,12 +9,8 @@ use std::arch::x86_64::{
     _mm512_unpacklo_epi32, _mm512_unpacklo_epi64,
 };
 
-use std::cell::Cell;
-
-use super::Cpu;
 use super::heads::Heads;
-use super::pool::parallel;
-use super::tile::{LANES, NO_PAIRS, PAIRS, Pairs, ROWS, Tile, bf16, halves, numbers};
+use super::tile::{LANES, PAIRS, Pairs, ROWS, Tile, bf16, halves, numbers};
 
 /// Keys of a panel, and their registers.
 pub(super) const PANEL: usize = 64;
@@ -160,7 +156,7 @@ fn transpose(rows: [Pairs; LANES]) -> [Pairs; LANES] {
 
 /// Values of one panel: `[width · 8, registers]`, a pair of keys a row, one column an element of `dim`.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
-fn pack_values(columns: &mut [Pairs], heads: &Heads<'_>, (b, h): (usize, usize), panel: Panel) {
+pub(super) fn pack_values(columns: &mut [Pairs], heads: &Heads<'_>, (b, h): (usize, usize), panel: Panel) {
     let across = heads.dims()[3].div_ceil(LANES) * LANES;
     for (t, columns) in numbers(columns).chunks_mut(across).enumerate() {
         let row = |at| if at < panel.len { heads.row(b, h, panel.first() + at) } else { &[] };
@@ -173,94 +169,6 @@ fn pack_values(columns: &mut [Pairs], heads: &Heads<'_>, (b, h): (usize, usize),
             let pair = |(&low, &high): (&u16, &u16)| u32::from(low) | u32::from(high) << 16;
             columns.iter_mut().zip(both).for_each(|(column, both)| *column = pair(both));
         }
-    }
-}
-
-thread_local! {
-    /// The memory of this thread's last [`Packed`]: fresh pages would cost a call several percent.
-    static SPARE: Cell<(Vec<Pairs>, Vec<Pairs>)> = const { Cell::new((Vec::new(), Vec::new())) };
-}
-
-impl Drop for Packed {
-    fn drop(&mut self) {
-        let both = (std::mem::take(&mut self.keys), std::mem::take(&mut self.values));
-        // at the end of a thread there is nothing to keep it for
-        let _ = SPARE.try_with(|spare| spare.set(both));
-    }
-}
-
-/// Keys and values of all heads.
-#[derive(Debug)]
-pub(super) struct Packed {
-    heads: usize,
-    keys: Vec<Pairs>,
-    values: Vec<Pairs>,
-    /// Registers from one panel to the next, and from one head to the next.
-    key_strides: (usize, usize),
-    value_strides: (usize, usize),
-    /// The length of each head's longest key: `[b, h]`.
-    longest: Vec<f32>,
-}
-
-impl Packed {
-    /// Packs them, head by head.
-    pub(super) fn new(cpu: Cpu, keys: &Heads<'_>, values: &Heads<'_>) -> Self {
-        let [batch, heads, n, dim] = keys.dims();
-        let panels = n.div_ceil(PANEL);
-        let key_panel = pairs(dim) * PANEL / LANES;
-        let value_panel = PAIRS * values.dims()[3].div_ceil(LANES);
-        let (mut to_keys, mut to_values) = SPARE.take();
-        to_keys.resize(to_keys.len().max(batch * heads * panels * key_panel), NO_PAIRS);
-        to_values.resize(to_values.len().max(batch * heads * panels * value_panel), NO_PAIRS);
-        let mut packed = Self {
-            heads,
-            keys: to_keys,
-            values: to_values,
-            key_strides: (key_panel, key_panel * panels),
-            value_strides: (value_panel, value_panel * panels),
-            longest: vec![0.0; batch * heads],
-        };
-        let by_head = packed.keys.chunks_mut(packed.key_strides.1);
-        let by_head = by_head.zip(packed.values.chunks_mut(packed.value_strides.1)).zip(&mut packed.longest);
-        parallel(
-            cpu.threads,
-            by_head.enumerate(),
-            || (),
-            |(), (at, ((to_keys, to_values), longest))| {
-                let head = (at / heads, at % heads);
-                let to = to_keys.chunks_mut(key_panel).zip(to_values.chunks_mut(value_panel));
-                for (panel, (to_keys, to_values)) in Panel::all(n).zip(to) {
-                    let to_keys = &mut to_keys[..key_panel / WIDTH * panel.width()];
-                    let to_values = &mut to_values[..value_panel / WIDTH * panel.width()];
-                    // SAFETY: `Cpu` proves that the machine has the instructions.
-                    #[allow(unsafe_code)]
-                    let squared = unsafe {
-                        pack_values(to_values, values, head, panel);
-                        pack_keys(to_keys, keys, head, panel)
-                    };
-                    *longest = longest.max(squared.sqrt());
-                }
-            },
-        );
-        packed
-    }
-
-    /// The registers of one panel of one head.
-    pub(super) fn keys(&self, (b, h): (usize, usize), panel: Panel) -> &[Pairs] {
-        let (by_panel, by_head) = self.key_strides;
-        &self.keys[(b * self.heads + h) * by_head + panel.at * by_panel..][..by_panel / WIDTH * panel.width()]
-    }
-
-    /// As [`Self::keys`].
-    pub(super) fn values(&self, (b, h): (usize, usize), panel: Panel) -> &[Pairs] {
-        let (by_panel, by_head) = self.value_strides;
-        &self.values[(b * self.heads + h) * by_head + panel.at * by_panel..]
-            [..by_panel / WIDTH * panel.width()]
-    }
-
-    /// The length of the longest key of a head.
-    pub(super) fn longest(&self, (b, h): (usize, usize)) -> f32 {
-        self.longest[b * self.heads + h]
     }
 }
 

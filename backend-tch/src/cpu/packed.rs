@@ -1,0 +1,92 @@
+//! Keys and values of all heads, each head packed by the first task that asks for it.
+
+use std::sync::{Mutex, OnceLock};
+
+use super::Cpu;
+use super::heads::Heads;
+use super::pack::{PANEL, Panel, WIDTH, pack_keys, pack_values, pairs};
+use super::tile::{LANES, NO_PAIRS, PAIRS, Pairs};
+
+/// Memory of heads that are done with: fresh pages would cost a call several percent.
+static SPARE: Mutex<Vec<[Vec<Pairs>; 2]>> = Mutex::new(Vec::new());
+
+/// All heads.
+#[derive(Debug)]
+pub(super) struct Packed<'a> {
+    cpu: Cpu,
+    keys: Heads<'a>,
+    values: Heads<'a>,
+    heads: Vec<OnceLock<Head>>,
+}
+
+impl<'a> Packed<'a> {
+    /// Nothing is packed yet.
+    pub(super) fn new(cpu: Cpu, keys: Heads<'a>, values: Heads<'a>) -> Self {
+        let [batch, heads, _, _] = keys.dims();
+        Self { cpu, keys, values, heads: (0..batch * heads).map(|_| OnceLock::new()).collect() }
+    }
+
+    /// One head; other tasks that ask for it wait until it is packed.
+    pub(super) fn head(&self, (b, h): (usize, usize)) -> &Head {
+        let at = b * self.keys.dims()[1] + h;
+        self.heads[at].get_or_init(|| Head::new(self.cpu, &self.keys, &self.values, (b, h)))
+    }
+}
+
+impl Drop for Packed<'_> {
+    fn drop(&mut self) {
+        if let Ok(mut spare) = SPARE.lock() {
+            spare.extend(self.heads.drain(..).filter_map(OnceLock::into_inner).map(|head| head.columns));
+        }
+    }
+}
+
+/// One head.
+#[derive(Debug)]
+pub(super) struct Head {
+    /// Keys and values, a panel after the other.
+    columns: [Vec<Pairs>; 2],
+    /// Registers of a whole panel.
+    by_panel: [usize; 2],
+    longest: f32,
+}
+
+impl Head {
+    fn new(_proof: Cpu, keys: &Heads<'_>, values: &Heads<'_>, at: (usize, usize)) -> Self {
+        let [_, _, n, dim] = keys.dims();
+        let by_panel = [pairs(dim) * WIDTH, PAIRS * values.dims()[3].div_ceil(LANES)];
+        let mut columns = SPARE.lock().ok().and_then(|mut spare| spare.pop()).unwrap_or_default();
+        for (columns, by_panel) in columns.iter_mut().zip(by_panel) {
+            columns.resize(columns.len().max(n.div_ceil(PANEL) * by_panel), NO_PAIRS);
+        }
+        let mut longest = 0f32;
+        for panel in Panel::all(n) {
+            let [to_keys, to_values] = &mut columns;
+            let to_keys = &mut to_keys[panel.at * by_panel[0]..][..by_panel[0] / WIDTH * panel.width()];
+            let to_values = &mut to_values[panel.at * by_panel[1]..][..by_panel[1] / WIDTH * panel.width()];
+            // SAFETY: `Cpu` proves that the machine has the instructions.
+            #[allow(unsafe_code)]
+            let squared = unsafe {
+                pack_values(to_values, values, at, panel);
+                pack_keys(to_keys, keys, at, panel)
+            };
+            longest = longest.max(squared.sqrt());
+        }
+        Self { columns, by_panel, longest }
+    }
+
+    /// The registers of one panel.
+    pub(super) fn keys(&self, panel: Panel) -> &[Pairs] {
+        &self.columns[0][panel.at * self.by_panel[0]..][..self.by_panel[0] / WIDTH * panel.width()]
+    }
+
+    /// As [`Self::keys`].
+    pub(super) fn values(&self, panel: Panel) -> &[Pairs] {
+        &self.columns[1][panel.at * self.by_panel[1]..][..self.by_panel[1] / WIDTH * panel.width()]
+    }
+
+    /// The length of the longest key.
+    pub(super) fn longest(&self) -> f32 {
+        self.longest
+    }
+}
