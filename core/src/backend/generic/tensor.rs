@@ -46,77 +46,98 @@ pub fn scatter_into<T: Tensor>(rows: &T, base: &T, at: &T::Indices) -> Result<T>
 
 /// [`Tensor::segment_mean`]: a tree of pairs.
 ///
-/// In each round the rows of a segment, in their order, are added two by two, until one is left: rounds are the
-/// logarithm of the largest segment, every addition has a fixed place, and nothing but gathers moves a row.
+/// In each round the rows of every segment that has more than one left are added two by two, in their order. Rounds are
+/// the logarithm of the largest segment, every addition has a fixed place, and nothing but gathers moves a row. Row 0 of
+/// every round is zero: the partner of a row alone, and what fills up the shorter rows of a batch.
 pub fn segment_mean<T: Tensor>(rows: &T, segments: &T::Indices, count: usize) -> Result<T> {
     const OP: &str = "segment_mean";
-    let [batch, n, _] = dims(rows, OP)?;
+    let [batch, n, channels] = dims(rows, OP)?;
     if n == 0 || count == 0 || segments.dims() != (batch, n) {
         let expected = format!("[{batch}, {n}] segments of at least one row, of which there is at least one");
         let (got_batch, got_n) = segments.dims();
         return Err(Error::shape(OP, expected, [got_batch, got_n, count]));
     }
-    let mut members = Vec::with_capacity(batch);
+    let mut trees = Vec::with_capacity(batch);
+    let mut lengths = Vec::with_capacity(batch * count);
     for row in segments.to_host()? {
-        let mut lists = vec![Vec::new(); count];
-        for (place, segment) in row.into_iter().enumerate() {
-            let list: Option<&mut Vec<u32>> = lists.get_mut(segment as usize);
-            list.ok_or_else(|| out_of_range(OP, segment, count))?.push(place as u32);
-        }
-        members.push(lists);
+        let tree = PairTree::new(row, count)?;
+        lengths.extend(tree.open.iter().map(|list| list.len().max(1) as f32));
+        trees.push(tree);
     }
-    let lengths = members.iter().flatten().map(Vec::len).collect::<Vec<_>>();
     let (dtype, device) = (rows.dtype(), rows.device());
-    let column =
-        |values: &[f32], len: usize| T::from_f32(values, &[batch, len, 1], dtype.accumulator(), &device);
-    let mut sums = rows.cast(dtype.accumulator())?;
-    while members.iter().flatten().any(|list| list.len() > 1) {
-        let (pairs, shares) = pair_up(&mut members);
-        let [left, right] = pairs.map(|places| T::Indices::from_host(&places, &device));
-        let added = sums.gather(1, &left?)?.add(&sums.gather(1, &right?)?)?;
-        sums = added.mul(&column(&shares, shares.len() / batch)?)?;
+    let wide = dtype.accumulator();
+    let zero = T::full(0.0, &[batch, 1, channels], wide, &device)?;
+    let mut rounds = vec![T::concat(&[&zero, &rows.cast(wide)?], 1)?];
+    let mut start = 0;
+    while let Some(last) = rounds.last() {
+        let width = last.shape()[1];
+        let pairs: Vec<[Vec<u32>; 2]> = trees.iter_mut().map(|tree| tree.pair_up(start)).collect();
+        let longest = pairs.iter().map(|[left, _]| left.len()).max().unwrap_or(0);
+        if longest == 1 {
+            break; // nothing but the zero row
+        }
+        let [left, right] = [0, 1].map(|side| {
+            let padded = pairs.iter().map(|pair| {
+                let mut places = pair[side].clone();
+                places.resize(longest, 0);
+                places
+            });
+            T::Indices::from_host(&padded.collect::<Vec<_>>(), &device)
+        });
+        let added = last.gather(1, &left?)?.add(&last.gather(1, &right?)?)?;
+        start += width;
+        rounds.push(added);
     }
-    let place = |list: &Vec<u32>| list.first().copied().unwrap_or(0);
-    let places: Vec<Vec<u32>> = members.iter().map(|lists| lists.iter().map(place).collect()).collect();
-    sums = sums.gather(1, &T::Indices::from_host(&places, &device)?)?;
-    if lengths.contains(&0) {
-        let present: Vec<f32> = lengths.iter().map(|&len| f32::from(u8::from(len > 0))).collect();
-        sums = sums.mul(&column(&present, count)?)?;
+    let ends: Vec<Vec<u32>> = trees.into_iter().map(|tree| tree.ends).collect();
+    let all = T::concat(&rounds.iter().collect::<Vec<_>>(), 1)?;
+    let mut means = all.gather(1, &T::Indices::from_host(&ends, &device)?)?;
+    if rounds.len() > 1 {
+        means = means.div(&T::from_f32(&lengths, &[batch, count, 1], wide, &device)?)?;
     }
-    if lengths.iter().any(|&len| len > 1) {
-        let lengths: Vec<f32> = lengths.iter().map(|&len| len.max(1) as f32).collect();
-        sums = sums.div(&column(&lengths, count)?)?;
-    }
-    sums.cast(dtype)
+    means.cast(dtype)
 }
 
-/// One round of additions: for each new row the two old ones that are added (one row alone is added to itself) and
-/// the factor afterwards (a half for one alone, which is exact). `members` become places among the new rows.
-fn pair_up(members: &mut [Vec<Vec<u32>>]) -> ([Vec<Vec<u32>>; 2], Vec<f32>) {
-    let mut pairs = [Vec::new(), Vec::new()];
-    let mut shares = Vec::new();
-    let longest = |lists: &Vec<Vec<u32>>| lists.iter().map(|list| list.len().div_ceil(2)).sum::<usize>();
-    let width = members.iter().map(longest).max().unwrap_or(0);
-    for lists in members {
-        let (mut left, mut right, mut share) = (Vec::new(), Vec::new(), Vec::new());
-        for list in lists {
-            let start = left.len() as u32;
-            for pair in list.chunks(2) {
-                left.push(pair[0]);
-                right.push(pair[pair.len() - 1]);
-                share.push(if pair.len() == 2 { 1.0 } else { 0.5 });
-            }
-            *list = (start..left.len() as u32).collect();
+/// The rows of each segment that are still to be added, in one batch row of [`segment_mean`].
+struct PairTree {
+    /// Places in the last round.
+    open: Vec<Vec<u32>>,
+    /// Where each segment's sum is among the rows of all rounds; 0, a zero row, for a segment without rows.
+    ends: Vec<u32>,
+}
+
+impl PairTree {
+    fn new(segments: Vec<u32>, count: usize) -> Result<Self> {
+        let mut open: Vec<Vec<u32>> = vec![Vec::new(); count];
+        for (place, segment) in segments.into_iter().enumerate() {
+            let list = open.get_mut(segment as usize);
+            list.ok_or_else(|| out_of_range("segment_mean", segment, count))?.push(place as u32 + 1);
         }
-        // Rows of a batch have the same length: what is missing repeats the first row, and nobody reads it.
-        left.resize(width, 0);
-        right.resize(width, 0);
-        share.resize(width, 0.5);
-        pairs[0].push(left);
-        pairs[1].push(right);
-        shares.extend(share);
+        Ok(Self { open, ends: vec![0; count] })
     }
-    (pairs, shares)
+
+    /// One round: the two rows that make each new one, which begins with the zero row. Segments with one row left end
+    /// at their place in the last round, whose rows begin at `start` among those of all rounds.
+    fn pair_up(&mut self, start: usize) -> [Vec<u32>; 2] {
+        let (mut left, mut right) = (vec![0], vec![0]);
+        for (list, end) in self.open.iter_mut().zip(&mut self.ends) {
+            match list[..] {
+                [] => {}
+                [only] => {
+                    *end = start as u32 + only;
+                    list.clear();
+                }
+                _ => {
+                    let first = left.len() as u32;
+                    for pair in list.chunks(2) {
+                        left.push(pair[0]);
+                        right.push(pair.get(1).copied().unwrap_or(0));
+                    }
+                    *list = (first..left.len() as u32).collect();
+                }
+            }
+        }
+        [left, right]
+    }
 }
 
 /// [`Indices::gather`] on the host.
