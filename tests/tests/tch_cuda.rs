@@ -1,0 +1,28 @@
+//! The suite and the properties on libtorch's first GPU, where there is one.
+#![cfg(feature = "tch")]
+
+use std::io::Write;
+use std::sync::OnceLock;
+
+use atedm_core::DType;
+use atedm_tch::{Device, Torch};
+
+/// The GPU; without one a line that says so, past the capture of the tests' output.
+fn gpu() -> Option<Device> {
+    static FOUND: OnceLock<Option<Device>> = OnceLock::new();
+    let look = || {
+        let found = atedm_tch::device::parse("cuda:0");
+        found.map_err(|error| writeln!(std::io::stderr(), "nothing is tested here: {error}")).ok()
+    };
+    *FOUND.get_or_init(look)
+}
+
+/// The dtype, if there is a GPU.
+fn on_gpu(dtypes: &[DType]) -> &[DType] {
+    if gpu().is_some() { dtypes } else { &[] }
+}
+
+atedm_tests::conformance_suite!(f32, Torch, gpu().unwrap_or(Device::Cpu), on_gpu(&[DType::F32]));
+atedm_tests::conformance_suite!(f64, Torch, gpu().unwrap_or(Device::Cpu), on_gpu(&[DType::F64]));
+atedm_tests::conformance_suite!(f16, Torch, gpu().unwrap_or(Device::Cpu), on_gpu(&[DType::F16]));
+atedm_tests::conformance_suite!(bf16, Torch, gpu().unwrap_or(Device::Cpu), on_gpu(&[DType::BF16]));
