@@ -6,6 +6,7 @@
 //! # Structure
 //! - `args`: what was typed; `prune`: the pruning flags' meaning; `failure`: errors as one line and an exit code.
 //! - `commands`: one file a command; `dispatch`: the one `match` that picks a backend; `sample`: a run on any of them.
+//! - `experiment`: a run of many images, as `compare` and `ablate` make them: configuration, plan, shards, results.
 //! - `files`: latents, masks, PNG and its metadata, written whole or not at all; `draw`: overlays, contact sheet, charts.
 //! - `tiny`: the random checkpoint of `init-tiny`.
 //!
@@ -20,6 +21,7 @@ mod commands;
 mod describe;
 mod dispatch;
 mod draw;
+mod experiment;
 mod extension;
 mod failure;
 mod files;

@@ -119,7 +119,7 @@ fn read_value(text: &str) -> Result<Value, String> {
     Ok(Value::String(text.to_string()))
 }
 
-fn json_from_toml(value: toml::Value) -> Result<Value, String> {
+pub(crate) fn json_from_toml(value: toml::Value) -> Result<Value, String> {
     Ok(match value {
         toml::Value::String(text) => Value::String(text),
         toml::Value::Integer(whole) => whole.into(),

@@ -1,6 +1,8 @@
 //! What was typed: the command line, in groups that the commands share.
 
+mod ablate;
 mod bench;
+mod compare;
 mod flops;
 mod parse;
 
@@ -10,7 +12,9 @@ use atedm_sdxl::rng::RngKind;
 use atedm_sdxl::schedulers::SamplerChoice;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+pub(crate) use ablate::{AblateAction, AblateArgs, MergeArgs};
 pub(crate) use bench::BenchArgs;
+pub(crate) use compare::CompareArgs;
 pub(crate) use flops::FlopsArgs;
 pub(crate) use parse::Device;
 
@@ -44,6 +48,10 @@ pub(crate) enum Command {
     Flops(Box<FlopsArgs>),
     /// Time the U-Net at its real size, whole and under each method (no checkpoint needed).
     Bench(Box<BenchArgs>),
+    /// Make the same images under several methods: a contact sheet, distances to the unpruned images, FLOPs, times.
+    Compare(Box<CompareArgs>),
+    /// Make the images of a grid of methods and options, resumable and in shards, with a line of results for each.
+    Ablate(Box<AblateArgs>),
     /// Write a tiny SD-XL with random weights: it makes noise, but needs no download.
     InitTiny(InitTinyArgs),
 }
@@ -105,9 +113,9 @@ pub(crate) struct SampleArgs {
     /// Start from these latents instead of noise of the seed: one f32 tensor `latents [B,4,h,w]`, standard normal
     #[arg(long, value_name = "IN.safetensors")]
     pub(crate) latents: Option<PathBuf>,
-    /// Decode in overlapping tiles: much less memory at 1024 pixels, nearly the same picture (diffusers' VAE tiling)
-    #[arg(long)]
-    pub(crate) vae_tiling: bool,
+    /// Decode in overlapping tiles of this many pixels [512 if not given]: less memory, nearly the same picture (diffusers' VAE tiling)
+    #[arg(long, value_name = "PIXELS", num_args = 0..=1, default_missing_value = "512", value_parser = parse::positive, allow_negative_numbers = true)]
+    pub(crate) vae_tiling: Option<usize>,
 }
 
 /// Where the arithmetic happens.

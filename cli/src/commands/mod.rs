@@ -1,6 +1,8 @@
 //! One file a command.
 
+mod ablate;
 mod bench;
+mod compare;
 mod flops;
 mod generate;
 mod init_tiny;
@@ -20,6 +22,8 @@ pub(crate) fn run(command: Command, extension: &impl Extension) -> Outcome {
         Command::Bench(args) => bench::run(&args, extension),
         Command::Flops(args) => flops::run(&args, extension),
         Command::Masks(args) => masks::run(&args, extension),
+        Command::Compare(args) => compare::run(&args, extension),
+        Command::Ablate(args) => ablate::run(&args, extension),
         Command::InitTiny(args) => init_tiny::run(&args),
     }
 }

@@ -14,4 +14,17 @@
 //! A line without its end is dropped when a run is resumed. `atedm ablate merge` makes one folder of many, its lines
 //! sorted by id.
 
+pub(crate) mod config;
+pub(crate) mod distance;
+pub(crate) mod engine;
+pub(crate) mod folder;
+pub(crate) mod grid;
+pub(crate) mod machine;
+pub(crate) mod merge;
+pub(crate) mod pictures;
+pub(crate) mod plan;
+pub(crate) mod prompts;
 pub(crate) mod record;
+pub(crate) mod shard;
+mod stored;
+pub(crate) mod tally;

@@ -1,0 +1,317 @@
+//! `atedm ablate`: the images of a grid of methods and options.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use atedm_core::DType;
+use atedm_sdxl::schedulers::SchedulerConfig;
+
+use super::subject::Subject;
+use crate::Extension;
+use crate::args::{AblateAction, AblateArgs, MergeArgs};
+use crate::dispatch::dispatch;
+use crate::experiment::config::Config;
+use crate::experiment::engine::{Made, Making, PromptWork, plan_registry, total_steps};
+use crate::experiment::folder::{Beginning, RunFolder, read_results, same_run};
+use crate::experiment::grid::points;
+use crate::experiment::machine::provenance;
+use crate::experiment::merge::{merge, run_folders};
+use crate::experiment::pictures::Reference;
+use crate::experiment::plan::{Ground, Outline, Plan};
+use crate::experiment::prompts::seed_of;
+use crate::experiment::record::{FORMAT, PromptLine, Provenance, Record, RunInfo};
+use crate::experiment::shard::Shard;
+use crate::failure::{Failure, Outcome};
+use crate::files::{ImageFacts, latents_bytes, png_bytes, text_chunks};
+use crate::method::readable;
+use crate::model::Model;
+use crate::progress::Progress;
+
+/// Runs a configuration, shows its plan, or merges shards.
+pub(crate) fn run(args: &AblateArgs, extension: &impl Extension) -> Outcome {
+    if let Some(AblateAction::Merge(args)) = &args.action {
+        return run_merge(args);
+    }
+    let file = args.file.as_deref().ok_or_else(|| Failure::usage("expected FILE.toml"))?;
+    let (config, text) = Config::read(file, args.prompts.as_deref())?;
+    let named = args.model.as_deref().or(config.model.as_deref());
+    if args.plan {
+        let subject = Subject::open(named, [("width", config.size.0), ("height", config.size.1)])?;
+        let scheduler = SchedulerConfig::sdxl();
+        let work = subject.workload(config.sampling.steps);
+        let ground = Ground { name: &subject.name, size: subject.size, work, scheduler: &scheduler };
+        let plan =
+            planned(&config, &ground, args, extension).map_err(|failure| failure.within(file.display()))?;
+        return show(&plan.info(None), args.json);
+    }
+    let Some(output) = args.output.as_deref() else {
+        return Err(Failure::usage("--output: expected a folder"));
+    };
+    let Some(named) = named else {
+        let reason = "model: expected a checkpoint, here or as --model";
+        return Err(Failure::usage(reason).within(file.display()));
+    };
+    let half = DType::from(args.engine.dtype).size_in_bytes() == 2;
+    let model = Model::open(named, half.then_some("fp16"))?;
+    let size = model.size(config.size.0, config.size.1)?;
+    let ground = Ground {
+        name: model.name(),
+        size,
+        work: model.workload(size, config.sampling.steps),
+        scheduler: model.checkpoint.scheduler(),
+    };
+    let plan =
+        planned(&config, &ground, args, extension).map_err(|failure| failure.within(file.display()))?;
+    model.warn_of_long_prompts(config.prompts.iter().map(|prompt| &prompt.text))?;
+    let shard = Shard::find(args.shard, args.shards, |name| std::env::var(name).ok())?;
+    let path = match shard.is_whole() {
+        true => output.to_path_buf(),
+        false => output.join(format!("shard-{}-of-{}", shard.index, shard.count)),
+    };
+    let info = plan.info((!shard.is_whole()).then_some([shard.index, shard.count]));
+    let beginning = Beginning { config: &text, info, prompts: &plan.prompts };
+    let folder = RunFolder::open(&path, &beginning, args.resume)?;
+    let elsewhere =
+        if args.resume { done_elsewhere(output, &path, &beginning.info)? } else { Elsewhere::new() };
+    make(args, extension, (&model, &plan), shard, (folder, elsewhere))
+}
+
+fn planned(
+    config: &Config,
+    ground: &Ground<'_>,
+    args: &AblateArgs,
+    extension: &impl Extension,
+) -> Outcome<Plan> {
+    let prompts = config.prompts.iter().map(|prompt| PromptLine {
+        id: prompt.id.clone(),
+        prompt: prompt.text.clone(),
+        seed: prompt.seed.unwrap_or_else(|| seed_of(config.seed, &prompt.id)),
+    });
+    let outline = Outline {
+        title: config.title.clone(),
+        prompts: prompts.collect(),
+        rng: config.rng,
+        vae_tiling: config.vae_tiling,
+        distances: config.distances,
+    };
+    Plan::new(outline, points(config)?, ground, &args.engine, &plan_registry(extension)?)
+}
+
+/// Records of the run's other folders, by id, each with its folder.
+type Elsewhere = BTreeMap<String, (PathBuf, Record)>;
+
+/// What other shards of the run made, cut as it may have been: the number of shards may change on the way.
+fn done_elsewhere(output: &Path, own: &Path, info: &RunInfo) -> Outcome<Elsewhere> {
+    let mut done = Elsewhere::new();
+    for folder in run_folders(output)? {
+        if folder == own {
+            continue;
+        }
+        let shard = crate::experiment::folder::read_info(&folder)?.shard;
+        same_run(&folder, &RunInfo { shard, ..info.clone() })?;
+        for (id, record) in read_results(&folder)? {
+            done.insert(id, (folder.clone(), record));
+        }
+    }
+    Ok(done)
+}
+
+/// Makes what is not there yet.
+fn make(
+    args: &AblateArgs,
+    extension: &impl Extension,
+    (model, plan): (&Model, &Plan),
+    shard: Shard,
+    (folder, elsewhere): (RunFolder, Elsewhere),
+) -> Outcome {
+    let done: BTreeSet<&String> = folder.done().keys().chain(elsewhere.keys()).collect();
+    let prompts: Vec<&PromptLine> = plan.prompts.iter().filter(|prompt| shard.takes(&prompt.id)).collect();
+    let pending = |prompt: &PromptLine| -> Vec<usize> {
+        let ids = plan.points.iter().map(|point| format!("{}/{}", point.info.id, prompt.id));
+        ids.enumerate().filter(|(_, id)| !done.contains(id)).map(|(place, _)| place).collect()
+    };
+    let work = prompts.iter().map(|&prompt| PromptWork {
+        prompt: prompt.clone(),
+        points: pending(prompt),
+        noise: None,
+    });
+    let work: Vec<PromptWork> = work.filter(|work| !work.points.is_empty()).collect();
+    let total = prompts.len() * plan.points.len();
+    let left: usize = work.iter().map(|work| work.points.len()).sum();
+    let mut progress = Progress::new(total_steps(plan, &work), args.quiet);
+    if left == 0 {
+        progress.clear();
+        progress.say(&format!("{}: all {total} images are there", folder.path().display()));
+        return Ok(());
+    }
+    let mut archive = Archive {
+        folder,
+        elsewhere,
+        plan,
+        provenance: provenance(&args.engine),
+        references: BTreeMap::new(),
+        counted: (total - left, total),
+    };
+    let sink = |made: Made<'_>, progress: &Progress| archive.keep(made, progress);
+    dispatch(&args.engine, Making { plan, model, work, extension, progress: &mut progress, sink })?;
+    progress.say(&format!("wrote {left} images to {}", archive.folder.path().display()));
+    Ok(())
+}
+
+/// Writes images and their lines.
+struct Archive<'a> {
+    folder: RunFolder,
+    elsewhere: Elsewhere,
+    plan: &'a Plan,
+    provenance: Provenance,
+    /// Unpruned images of the prompt at work, by their points' places.
+    references: BTreeMap<usize, Reference>,
+    /// Images that are there, of how many.
+    counted: (usize, usize),
+}
+
+impl Archive<'_> {
+    fn keep(&mut self, made: Made<'_>, progress: &Progress) -> Outcome {
+        let info = &made.point.info;
+        let id = format!("{}/{}", info.id, made.prompt.id);
+        let image = format!("images/{id}.png");
+        let distances = match made.point.reference {
+            Some(place) => Some(self.reference(place, &made)?.distances(&made.picture, &made.latents)),
+            None => None,
+        };
+        self.folder
+            .write(&image, &png_bytes(&made.picture, &text_chunks(&facts(&made, &self.provenance)))?)?;
+        let latents = made.point.is_reference.then(|| format!("latents/{id}.safetensors"));
+        if let Some(latents) = &latents {
+            self.folder.write(latents, &latents_bytes(&made.latents)?)?;
+        }
+        self.counted.0 += 1;
+        let (count, total) = self.counted;
+        let far = distances.as_ref().map_or(String::new(), |distances| match distances.psnr {
+            Some(psnr) => format!(", {psnr:.1} dB"),
+            None => ", equal".into(),
+        });
+        progress.say(&format!(
+            "{count} of {total}: {} {} ({:.2} s a step, {}{far})",
+            made.prompt.id,
+            info.label,
+            made.times.seconds_per_step,
+            readable(made.flops.mean_tflop),
+        ));
+        let record = Record {
+            format: FORMAT,
+            id: id.clone(),
+            point: info.id.clone(),
+            label: info.label.clone(),
+            prompt_id: made.prompt.id.clone(),
+            prompt: made.prompt.prompt.clone(),
+            seed: made.prompt.seed,
+            config_hash: info.config_hash.clone(),
+            settings: info.settings.clone(),
+            flops: made.flops,
+            tokens: made.tokens,
+            times: made.times,
+            distances,
+            image,
+            latents,
+            provenance: self.provenance.clone(),
+        };
+        if made.point.is_reference {
+            self.forget_but(&made.prompt.id);
+            self.references
+                .insert(made.place, Reference { id, picture: made.picture, latents: made.latents });
+        }
+        self.folder.append(record)
+    }
+
+    /// The unpruned image that an image is compared with: in memory, else in one of the run's folders.
+    fn reference(&mut self, place: usize, made: &Made<'_>) -> Outcome<&Reference> {
+        self.forget_but(&made.prompt.id);
+        if !self.references.contains_key(&place) {
+            let point = self.plan.points.get(place).map_or("", |point| point.info.id.as_str());
+            let id = format!("{point}/{}", made.prompt.id);
+            let own = self.folder.done().get(&id).map(|record| (self.folder.path(), record));
+            let other = self.elsewhere.get(&id).map(|(folder, record)| (folder.as_path(), record));
+            let missing = || Failure::run(format!("{id}: expected this image before those compared with it"));
+            let (folder, record) = own.or(other).ok_or_else(missing)?;
+            let latents = record.latents.as_ref().ok_or_else(missing)?;
+            let read =
+                Reference::read(&id, &folder.join(&record.image), &folder.join(latents), made.latents.shape)?;
+            self.references.insert(place, read);
+        }
+        self.references.get(&place).ok_or_else(|| Failure::run("expected an unpruned image"))
+    }
+
+    /// Another prompt's images are not needed any more.
+    fn forget_but(&mut self, prompt: &str) {
+        self.references.retain(|_, reference| reference.id.ends_with(&format!("/{prompt}")));
+    }
+}
+
+/// What the picture says of itself.
+fn facts(made: &Made<'_>, provenance: &Provenance) -> ImageFacts {
+    let settings = made.point.info.settings.clone();
+    ImageFacts {
+        prompt: made.prompt.prompt.clone(),
+        negative_prompt: settings.negative_prompt,
+        steps: settings.steps,
+        sampler: settings.scheduler,
+        guidance_scale: settings.guidance_scale,
+        seed: made.prompt.seed,
+        batch: (0, 1),
+        width: settings.width,
+        height: settings.height,
+        model: settings.model,
+        rng: settings.rng,
+        method: settings.method,
+        options: settings.options,
+        flops: (made.flops.mean_tflop * 1e12, made.flops.whole_tflop * 1e12),
+        backend: provenance.backend.clone(),
+        device: provenance.device.clone(),
+        dtype: provenance.dtype.clone(),
+    }
+}
+
+/// The plan on the standard output stream.
+fn show(info: &RunInfo, json: bool) -> Outcome {
+    let text = if json { serde_json::to_string_pretty(info).map_err(Failure::run)? } else { table(info) };
+    match writeln!(std::io::stdout(), "{}", text.trim_end()) {
+        // Nobody reads on (a pager was closed): not a failure.
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        result => result.map_err(|error| Failure::run(format!("standard output: {error}"))),
+    }
+}
+
+fn table(info: &RunInfo) -> String {
+    let images = info.points.len() * info.prompts;
+    let mut lines = vec![
+        format!("{}: {} points, {} prompts, {images} images", info.title, info.points.len(), info.prompts),
+        "mean cost of one U-Net evaluation on one sample (2 x MAC)".into(),
+        String::new(),
+    ];
+    let wide = info.points.iter().map(|point| point.label.chars().count()).max().unwrap_or(0).max(5);
+    lines.push(format!(
+        "{:<wide$} {:>7} {:>14} {:>8} {:>6} {:>6}",
+        "point", "ratio", "cost", "saved", "steps", "cfg"
+    ));
+    lines.extend(info.points.iter().map(|point| {
+        let settings = &point.settings;
+        let ratio = settings.options.get("ratio").and_then(serde_json::Value::as_f64);
+        let ratio = ratio.map_or("-".into(), |ratio| format!("{ratio:.4}"));
+        let cost = point.planned_tflop.map_or("-".into(), readable);
+        let saved = point
+            .planned_tflop
+            .map_or("-".into(), |tflop| format!("{:.1} %", 100.0 * (1.0 - tflop / point.whole_tflop)));
+        let (label, steps, cfg) = (&point.label, settings.steps, settings.guidance_scale);
+        format!("{label:<wide$} {ratio:>7} {cost:>14} {saved:>8} {steps:>6} {cfg:>6}")
+    }));
+    lines.join("\n")
+}
+
+fn run_merge(args: &MergeArgs) -> Outcome {
+    let merged = merge(&args.folders, &args.output)?;
+    let (images, folders) = (merged.images, merged.folders);
+    eprintln!("wrote {images} images of {folders} folders to {}", args.output.display());
+    Ok(())
+}

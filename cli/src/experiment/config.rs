@@ -1,0 +1,256 @@
+//! The configuration of a run: a TOML file with prompts, how they are sampled, and a grid of methods and options.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use atedm_sdxl::schedulers::SamplerChoice;
+use clap::ValueEnum;
+use serde::Deserialize;
+
+use super::prompts::{PromptText, inline_prompts, read_prompts};
+use super::record::Attention;
+use crate::args::RngName;
+use crate::failure::{Failure, Outcome};
+
+/// A configuration as it was read, its prompts too.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Config {
+    /// What the run is called.
+    pub(crate) title: String,
+    /// The checkpoint.
+    pub(crate) model: Option<String>,
+    /// The run's seed; each prompt's is made of it and of the prompt's id.
+    pub(crate) seed: u64,
+    /// Width and height in pixels; the checkpoint's own if not given.
+    pub(crate) size: (Option<usize>, Option<usize>),
+    /// Generator of the noise.
+    pub(crate) rng: RngName,
+    /// Decode in tiles.
+    pub(crate) vae_tiling: Option<usize>,
+    /// Whether images are compared with the unpruned ones.
+    pub(crate) distances: bool,
+    /// What grid entries are sampled with unless they say otherwise.
+    pub(crate) sampling: Sampling,
+    /// Budget of every entry that names neither a budget nor a ratio.
+    pub(crate) budget_tflops: Option<f64>,
+    /// Prompts in the order of their ids.
+    pub(crate) prompts: Vec<PromptText>,
+    /// The grid's entries, each a product of its axes.
+    pub(crate) grid: Vec<GridEntry>,
+}
+
+/// How an image is sampled.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Sampling {
+    /// Denoising steps.
+    pub(crate) steps: usize,
+    /// Classifier-free guidance.
+    pub(crate) guidance_scale: f64,
+    /// Sampler instead of the checkpoint's.
+    pub(crate) scheduler: Option<SamplerChoice>,
+    /// What is steered away from.
+    pub(crate) negative_prompt: Option<String>,
+    /// How attention is computed.
+    pub(crate) attention: Attention,
+}
+
+/// A `[[grid]]` table as it was written.
+#[derive(Debug, Clone, PartialEq, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct GridEntry {
+    /// What its points are called; the method's name if not given.
+    pub(crate) name: Option<String>,
+    /// The method, unless `each` varies it.
+    pub(crate) method: Option<String>,
+    /// Options of every point.
+    pub(crate) options: toml::Table,
+    /// Axes: a list of values for each key.
+    pub(crate) each: toml::Table,
+    /// Instead of a ratio.
+    pub(crate) budget_tflops: Option<f64>,
+    /// Instead of the run's.
+    pub(crate) steps: Option<usize>,
+    /// Instead of the run's.
+    pub(crate) guidance_scale: Option<f64>,
+    /// Instead of the run's.
+    pub(crate) scheduler: Option<String>,
+    /// Instead of the run's.
+    pub(crate) negative_prompt: Option<String>,
+    /// Instead of the run's.
+    pub(crate) attention: Option<Attention>,
+}
+
+/// The file's own form.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    title: Option<String>,
+    model: Option<String>,
+    #[serde(default)]
+    seed: u64,
+    #[serde(default = "fifty")]
+    steps: usize,
+    #[serde(default = "seven")]
+    guidance_scale: f64,
+    scheduler: Option<String>,
+    negative_prompt: Option<String>,
+    width: Option<usize>,
+    height: Option<usize>,
+    #[serde(default = "torch")]
+    rng: String,
+    #[serde(default)]
+    attention: Attention,
+    #[serde(default)]
+    vae_tiling: Option<usize>,
+    #[serde(default = "yes")]
+    distances: bool,
+    budget_tflops: Option<f64>,
+    #[serde(default)]
+    prompts: BTreeMap<String, toml::Value>,
+    prompts_file: Option<PathBuf>,
+    #[serde(default)]
+    grid: Vec<GridEntry>,
+}
+
+fn fifty() -> usize {
+    50
+}
+
+fn seven() -> f64 {
+    7.0
+}
+
+fn torch() -> String {
+    "torch".into()
+}
+
+fn yes() -> bool {
+    true
+}
+
+impl Config {
+    /// Reads a file; `prompts` is a file of prompts that takes the place of the configuration's own.
+    pub(crate) fn read(path: &Path, prompts: Option<&Path>) -> Outcome<(Self, String)> {
+        let text = std::fs::read_to_string(path).map_err(|error| Failure::file(path, error))?;
+        let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        let folder = path.parent().unwrap_or(Path::new("."));
+        let config =
+            Self::parse(&text, &name, folder, prompts).map_err(|failure| failure.within(path.display()))?;
+        Ok((config, text))
+    }
+
+    /// `folder` is what a relative `prompts_file` starts from.
+    fn parse(text: &str, name: &str, folder: &Path, prompts: Option<&Path>) -> Outcome<Self> {
+        let file: File = toml::from_str(text).map_err(|error| {
+            let line = error.span().map(|span| 1 + text[..span.start.min(text.len())].matches('\n').count());
+            let place = line.map_or(String::new(), |line| format!("line {line}: "));
+            Failure::usage(format!("{place}{}", error.message()))
+        })?;
+        let prompts = match (prompts, &file.prompts_file, file.prompts.is_empty()) {
+            (Some(typed), _, _) => read_prompts(typed)?,
+            (None, Some(_), false) => {
+                return Err(Failure::usage("prompts_file: expected this or a table [prompts], got both"));
+            }
+            (None, Some(relative), true) => read_prompts(&folder.join(relative))?,
+            (None, None, _) => inline_prompts(&file.prompts)?,
+        };
+        if prompts.is_empty() {
+            return Err(Failure::usage(
+                "prompts: expected a table [prompts] such as fox = \"a red fox\", or prompts_file",
+            ));
+        }
+        if file.vae_tiling == Some(0) {
+            return Err(Failure::usage("vae_tiling: expected a number of pixels, got 0"));
+        }
+        if file.grid.is_empty() {
+            return Err(Failure::usage("grid: expected at least one table [[grid]]"));
+        }
+        let rng = RngName::from_str(&file.rng, false)
+            .map_err(|_| Failure::usage(format!("rng: expected torch or chacha, got {:?}", file.rng)))?;
+        Ok(Self {
+            title: file.title.unwrap_or_else(|| name.to_string()),
+            model: file.model,
+            seed: file.seed,
+            size: (file.width, file.height),
+            rng,
+            vae_tiling: file.vae_tiling,
+            distances: file.distances,
+            sampling: Sampling {
+                steps: file.steps,
+                guidance_scale: file.guidance_scale,
+                scheduler: file.scheduler.as_deref().map(sampler).transpose()?,
+                negative_prompt: file.negative_prompt,
+                attention: file.attention,
+            }
+            .checked()?,
+            budget_tflops: file.budget_tflops,
+            prompts,
+            grid: file.grid,
+        })
+    }
+}
+
+impl Sampling {
+    /// The same, if every number is in range.
+    pub(crate) fn checked(self) -> Outcome<Self> {
+        if self.steps == 0 {
+            return Err(Failure::usage("steps: expected at least 1, got 0"));
+        }
+        if !self.guidance_scale.is_finite() {
+            return Err(Failure::usage(format!(
+                "guidance_scale: expected a finite number, got {}",
+                self.guidance_scale
+            )));
+        }
+        Ok(self)
+    }
+}
+
+/// A sampler by its name.
+pub(crate) fn sampler(name: &str) -> Outcome<SamplerChoice> {
+    name.parse().map_err(|_| {
+        let names: Vec<&str> = SamplerChoice::ALL.iter().map(|choice| choice.name()).collect();
+        Failure::usage(format!("scheduler: expected one of {}, got {name:?}", names.join(", ")))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Outcome<Config> {
+        Config::parse(text, "name", Path::new("."), None)
+    }
+
+    const LEAST: &str = "[prompts]\nfox = \"a fox\"\n[[grid]]\nmethod = \"none\"\n";
+
+    #[test]
+    fn the_least_configuration_has_the_documented_defaults() {
+        let config = parse(LEAST).unwrap();
+        assert_eq!((config.sampling.steps, config.sampling.guidance_scale, config.seed), (50, 7.0, 0));
+        assert_eq!((config.title.as_str(), config.rng, config.distances), ("name", RngName::Torch, true));
+        assert_eq!((config.prompts[0].id.as_str(), config.prompts[0].text.as_str()), ("fox", "a fox"));
+        assert_eq!(config.grid[0].method.as_deref(), Some("none"));
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        for (text, named) in [
+            (format!("stepz = 3\n{LEAST}"), "line 1: unknown field `stepz`"),
+            (format!("{LEAST}tau = 3\n"), "unknown field `tau`"),
+            (format!("steps = \"many\"\n{LEAST}"), "line 1"),
+            (format!("steps = 0\n{LEAST}"), "steps: expected at least 1"),
+            (format!("guidance_scale = nan\n{LEAST}"), "guidance_scale: expected a finite"),
+            (format!("rng = \"dice\"\n{LEAST}"), "rng: expected torch or chacha"),
+            (format!("scheduler = \"eular\"\n{LEAST}"), "scheduler: expected one of"),
+            (format!("prompts_file = \"p.tsv\"\n{LEAST}"), "prompts_file: expected this or"),
+            ("[[grid]]\nmethod = \"none\"\n".into(), "prompts: expected"),
+            ("[prompts]\nfox = \"a fox\"\n".into(), "grid: expected"),
+            (LEAST.replace("fox =", "\"a/b\" ="), "a/b"),
+            ("prompts = [".into(), "line 1"),
+        ] {
+            let message = parse(&text).unwrap_err().to_string();
+            assert!(message.contains(named), "{text}: {message}");
+        }
+    }
+}

@@ -1,0 +1,268 @@
+//! A run made ready before any weight is read: every point's options checked, its budget solved, its costs known; every
+//! prompt with its seed.
+
+use std::collections::HashMap;
+
+use atedm_core::DType;
+use atedm_core::plugin::Registry;
+use atedm_core::reference::NdTensor;
+use atedm_sdxl::schedulers::{SamplerChoice, SchedulerConfig};
+use atedm_tomerge::MergeConfig;
+use serde::Serialize;
+use serde_json::{Map, Value};
+use sha2::{Digest, Sha256};
+
+use super::config::Sampling;
+use super::grid::{Point, slug};
+use super::record::{FORMAT, PointInfo, PromptLine, RunInfo, Settings};
+use crate::args::{EngineArgs, RngName};
+use crate::failure::{Failure, Outcome};
+use crate::method::{Method, Workload};
+use crate::prune::PruneSpec;
+
+/// The model that a plan is for.
+pub(crate) struct Ground<'a> {
+    /// Its name.
+    pub(crate) name: &'a str,
+    /// Width and height in pixels.
+    pub(crate) size: (usize, usize),
+    /// What costs depend on; its steps are each point's own.
+    pub(crate) work: Workload<'a>,
+    /// The checkpoint's scheduler; SD-XL's where there is no checkpoint.
+    pub(crate) scheduler: &'a SchedulerConfig,
+}
+
+/// A point that is ready to run.
+#[derive(Debug, Clone)]
+pub(crate) struct PlannedPoint {
+    pub(crate) info: PointInfo,
+    pub(crate) method: Method,
+    pub(crate) sampler: Option<SamplerChoice>,
+    /// The point whose images this one's are compared with, by its place in [`Plan::points`].
+    pub(crate) reference: Option<usize>,
+    /// Whether other points are compared with it.
+    pub(crate) is_reference: bool,
+}
+
+/// A whole run.
+#[derive(Debug, Clone)]
+pub(crate) struct Plan {
+    pub(crate) title: String,
+    /// Those that others are compared with come first.
+    pub(crate) points: Vec<PlannedPoint>,
+    pub(crate) prompts: Vec<PromptLine>,
+    pub(crate) rng: RngName,
+    pub(crate) vae_tiling: Option<usize>,
+    pub(crate) run_hash: String,
+}
+
+/// What a plan is made of, beside its points.
+pub(crate) struct Outline {
+    pub(crate) title: String,
+    pub(crate) prompts: Vec<PromptLine>,
+    pub(crate) rng: RngName,
+    pub(crate) vae_tiling: Option<usize>,
+    /// Whether unpruned images are added where needed, and others compared with them.
+    pub(crate) distances: bool,
+}
+
+impl Plan {
+    /// Checks every point against the model and the registry.
+    pub(crate) fn new(
+        outline: Outline,
+        mut points: Vec<Point>,
+        ground: &Ground<'_>,
+        engine: &EngineArgs,
+        registry: &Registry<NdTensor>,
+    ) -> Outcome<Self> {
+        if outline.distances {
+            add_references(&mut points);
+        }
+        let reference_of = |point: &Point| {
+            let found = points.iter().position(|other| other.is_whole() && other.sampling == point.sampling);
+            found.filter(|_| outline.distances && !point.is_whole())
+        };
+        let references: Vec<Option<usize>> = points.iter().map(reference_of).collect();
+        let ids = ids(&points)?;
+        let mut planned = Vec::with_capacity(points.len());
+        for ((point, reference), id) in points.iter().zip(&references).zip(&ids) {
+            let mut ready = plan_point(point, id, (&outline, ground, engine), registry)
+                .map_err(|failure| failure.within(&point.label))?;
+            ready.reference = *reference;
+            ready.info.reference = reference.and_then(|place| ids.get(place).cloned());
+            ready.is_reference = references.contains(&Some(planned.len()));
+            planned.push(ready);
+        }
+        let Outline { title, prompts, rng, vae_tiling, .. } = outline;
+        let hashes: Vec<(&str, &str)> =
+            planned.iter().map(|point| (point.info.id.as_str(), point.info.config_hash.as_str())).collect();
+        let run_hash = hash(&(FORMAT, hashes, &prompts, vae_tiling))?;
+        Ok(Self { points: planned, title, prompts, rng, vae_tiling, run_hash })
+    }
+
+    /// What `run.json` says.
+    pub(crate) fn info(&self, shard: Option<[usize; 2]>) -> RunInfo {
+        RunInfo {
+            format: FORMAT,
+            run_hash: self.run_hash.clone(),
+            title: self.title.clone(),
+            points: self.points.iter().map(|point| point.info.clone()).collect(),
+            prompts: self.prompts.len(),
+            shard,
+        }
+    }
+}
+
+impl Point {
+    /// Whether it is the unpruned model.
+    fn is_whole(&self) -> bool {
+        self.spec.method == "none"
+    }
+}
+
+/// Puts the unpruned model in front for every sampling that has pruned points, and moves it there where the grid has it.
+fn add_references(points: &mut Vec<Point>) {
+    let mut front: Vec<Point> = Vec::new();
+    for point in points.iter().filter(|point| !point.is_whole()) {
+        if front.iter().any(|reference| reference.sampling == point.sampling) {
+            continue;
+        }
+        let own = points.iter().find(|other| other.is_whole() && other.sampling == point.sampling);
+        let mut reference = own.cloned().unwrap_or_else(|| unpruned(point));
+        // What varies may not tell them apart: entries have their own sampling too.
+        if own.is_none() && points.iter().chain(&front).any(|other| other.label == reference.label) {
+            let Sampling { steps, guidance_scale, scheduler, .. } = &point.sampling;
+            let scheduler = scheduler.map_or(String::new(), |choice| format!(" scheduler={choice}"));
+            reference.label = format!("none steps={steps} guidance_scale={guidance_scale}{scheduler}");
+        }
+        front.push(reference);
+    }
+    let rest = points.iter().filter(|point| !front.contains(point)).cloned();
+    *points = front.iter().cloned().chain(rest).collect();
+}
+
+/// The unpruned model, sampled as `point`.
+fn unpruned(point: &Point) -> Point {
+    let sampled =
+        |key: &&String| matches!(key.as_str(), "steps" | "guidance_scale" | "scheduler" | "attention");
+    let kept: Map<String, Value> = point
+        .varied
+        .iter()
+        .filter(|(key, _)| sampled(key))
+        .map(|(key, value)| (key.clone(), value.clone()))
+        .collect();
+    let words = kept.iter().map(|(key, value)| match value {
+        Value::String(text) => format!(" {key}={text}"),
+        other => format!(" {key}={other}"),
+    });
+    Point {
+        label: format!("none{}", words.collect::<String>()),
+        grid: "none".into(),
+        varied: kept,
+        spec: PruneSpec { method: "none".into(), options: Map::new() },
+        sampling: point.sampling.clone(),
+        budget_tflops: None,
+    }
+}
+
+/// Each point's id, from its label.
+fn ids(points: &[Point]) -> Outcome<Vec<String>> {
+    let mut seen: HashMap<String, &str> = HashMap::new();
+    let mut ids = Vec::with_capacity(points.len());
+    for point in points {
+        let id = slug(&point.label);
+        // Some file systems do not tell a from A.
+        if let Some(other) = seen.insert(id.to_ascii_lowercase(), &point.label) {
+            return Err(Failure::usage(format!(
+                "grid: {other:?} and {:?} have one name: give their entries names of their own",
+                point.label
+            )));
+        }
+        ids.push(id);
+    }
+    Ok(ids)
+}
+
+fn plan_point(
+    point: &Point,
+    id: &str,
+    (outline, ground, engine): (&Outline, &Ground<'_>, &EngineArgs),
+    registry: &Registry<NdTensor>,
+) -> Outcome<PlannedPoint> {
+    let sampling = &point.sampling;
+    ground.scheduler.build::<NdTensor>(sampling.scheduler, sampling.steps)?;
+    let work = Workload { steps: sampling.steps, ..ground.work };
+    if point.budget_tflops.is_some() && is_plugin(&point.spec.method) {
+        return Err(Failure::usage(format!(
+            "budget_tflops: what {} costs shows in a run only: give its entry a ratio, or entries of ours the budget",
+            point.spec.method
+        )));
+    }
+    let spec = Method::with_rng(&point.spec, outline.rng.name());
+    let method = Method::resolve(&spec, &work, registry.schedules())?;
+    method.check(registry, &work)?;
+    let planned = method.step_tflops(&work)?;
+    let settings = Settings {
+        model: ground.name.to_string(),
+        method: method.name.clone(),
+        options: method.settings.clone(),
+        steps: sampling.steps,
+        scheduler: match sampling.scheduler {
+            Some(choice) => choice.name().to_string(),
+            None => ground.scheduler.class_name.clone(),
+        },
+        guidance_scale: sampling.guidance_scale,
+        negative_prompt: sampling.negative_prompt.clone(),
+        width: ground.size.0,
+        height: ground.size.1,
+        rng: outline.rng.name().to_string(),
+        attention: sampling.attention,
+    };
+    let dtype = DType::from(engine.dtype).to_string();
+    Ok(PlannedPoint {
+        info: PointInfo {
+            id: id.to_string(),
+            label: point.label.clone(),
+            grid: point.grid.clone(),
+            varied: Value::Object(point.varied.clone()),
+            config_hash: hash(&(&settings, engine.backend.name(), dtype))?,
+            settings,
+            budget_tflops: point.budget_tflops,
+            planned_tflop: planned.map(|steps| steps.iter().sum::<f64>() / steps.len().max(1) as f64),
+            whole_tflop: work.whole_tflop()?,
+            reference: None,
+        },
+        method,
+        sampler: sampling.scheduler,
+        reference: None,
+        is_reference: false,
+    })
+}
+
+/// Whether a method comes from outside, so that only a run tells what it costs.
+fn is_plugin(method: &str) -> bool {
+    let ours =
+        atedm_core::at_edm::AtEdmConfig::preset(method).is_some() || MergeConfig::preset(method).is_some();
+    !ours && method != "none"
+}
+
+/// 16 hexadecimal digits of the SHA-256 of a value's JSON with sorted keys.
+fn hash(value: &impl Serialize) -> Outcome<String> {
+    let json = sorted(serde_json::to_value(value).map_err(Failure::run)?);
+    let digest = Sha256::digest(json.to_string().as_bytes());
+    Ok(digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect())
+}
+
+/// The same with every table's keys in order, whatever the library's own order is.
+fn sorted(value: Value) -> Value {
+    match value {
+        Value::Object(table) => {
+            let mut entries: Vec<(String, Value)> =
+                table.into_iter().map(|(key, value)| (key, sorted(value))).collect();
+            entries.sort_by(|a, b| a.0.cmp(&b.0));
+            Value::Object(entries.into_iter().collect())
+        }
+        Value::Array(items) => Value::Array(items.into_iter().map(sorted).collect()),
+        other => other,
+    }
+}

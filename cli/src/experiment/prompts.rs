@@ -1,0 +1,149 @@
+//! Prompts with ids. An id decides a prompt's seed and its shard, so that neither depends on what else is in the run.
+
+use std::collections::{BTreeMap, HashSet};
+use std::path::Path;
+
+use serde::Deserialize;
+use sha2::{Digest, Sha256};
+
+use crate::failure::{Failure, Outcome};
+
+/// A prompt as it was written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct PromptText {
+    /// Unique; it names files.
+    pub(crate) id: String,
+    /// The text.
+    pub(crate) text: String,
+    /// A seed of its own.
+    pub(crate) seed: Option<u64>,
+}
+
+/// A line of a `.jsonl` file, or a table in a configuration (whose key is the id).
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Line {
+    #[serde(default)]
+    id: String,
+    prompt: String,
+    seed: Option<u64>,
+}
+
+/// `[prompts]`: `id = "text"`, or `id = { prompt = "text", seed = 3 }`.
+pub(crate) fn inline_prompts(table: &BTreeMap<String, toml::Value>) -> Outcome<Vec<PromptText>> {
+    let mut prompts = Vec::with_capacity(table.len());
+    for (id, value) in table {
+        let at = |reason: &str| Failure::usage(format!("prompts.{id}: {reason}"));
+        let (text, seed) = match value {
+            toml::Value::String(text) => (text.clone(), None),
+            toml::Value::Table(entries) => {
+                let line: Line =
+                    entries.clone().try_into().map_err(|error: toml::de::Error| at(error.message()))?;
+                (line.prompt, line.seed)
+            }
+            _ => return Err(at("expected a text, or a table with prompt and seed")),
+        };
+        prompts.push(PromptText { id: id.clone(), text, seed });
+    }
+    checked(prompts)
+}
+
+/// A file of prompts: `.jsonl` with `{"id": …, "prompt": …, "seed": …}` on each line (the seed may be left out), any
+/// other with an id, a tab and the prompt. Empty lines are passed over.
+pub(crate) fn read_prompts(path: &Path) -> Outcome<Vec<PromptText>> {
+    let text = std::fs::read_to_string(path).map_err(|error| Failure::file(path, error))?;
+    let json = path.extension().is_some_and(|extension| extension == "jsonl");
+    let mut prompts = Vec::new();
+    for (number, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
+        let at =
+            |reason: String| Failure::usage(format!("line {}: {reason}", number + 1)).within(path.display());
+        prompts.push(if json {
+            let line: Line = serde_json::from_str(line).map_err(|error| at(error.to_string()))?;
+            PromptText { id: line.id, text: line.prompt, seed: line.seed }
+        } else {
+            let (id, text) =
+                line.split_once('\t').ok_or_else(|| at("expected an id, a tab and a prompt".into()))?;
+            PromptText { id: id.trim().into(), text: text.trim().into(), seed: None }
+        });
+    }
+    checked(prompts).map_err(|failure| failure.within(path.display()))
+}
+
+/// Ids that name files on any system, each once; sorted by id, so that order in a file means nothing.
+fn checked(mut prompts: Vec<PromptText>) -> Outcome<Vec<PromptText>> {
+    const LONGEST: usize = 100;
+    let mut seen = HashSet::new();
+    for PromptText { id, .. } in &prompts {
+        let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+        if id.is_empty() || id.len() > LONGEST || id.starts_with('.') || !id.chars().all(fits) {
+            return Err(Failure::usage(format!(
+                "prompts: expected ids of letters, digits and ._- (at most {LONGEST}, no dot first), got {id:?}"
+            )));
+        }
+        // Some file systems do not tell a from A.
+        if !seen.insert(id.to_ascii_lowercase()) {
+            return Err(Failure::usage(format!("prompts: expected each id once, got {id:?} twice")));
+        }
+    }
+    prompts.sort_by(|a, b| a.id.cmp(&b.id));
+    Ok(prompts)
+}
+
+/// The seed of a prompt without one of its own: 32 bits of a hash of the run's seed and the id.
+pub(crate) fn seed_of(run: u64, id: &str) -> u64 {
+    let hash = Sha256::digest(format!("seed\n{run}\n{id}").as_bytes());
+    u64::from(u32::from_le_bytes([hash[0], hash[1], hash[2], hash[3]]))
+}
+
+/// The shard of `count` that a prompt belongs to.
+pub(crate) fn shard_of(id: &str, count: usize) -> usize {
+    let hash = Sha256::digest(format!("shard\n{id}").as_bytes());
+    let number = u32::from_le_bytes([hash[0], hash[1], hash[2], hash[3]]) as usize;
+    number % count.max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_are_read_and_order_means_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let (json, tabs) = (dir.path().join("p.jsonl"), dir.path().join("p.tsv"));
+        std::fs::write(
+            &json,
+            "{\"id\": \"b\", \"prompt\": \"two\", \"seed\": 5}\n\n{\"id\": \"a\", \"prompt\": \"one\"}\n",
+        )
+        .unwrap();
+        std::fs::write(&tabs, "a\tone\nb\ttwo\n").unwrap();
+        let read = read_prompts(&json).unwrap();
+        assert_eq!(read[0], PromptText { id: "a".into(), text: "one".into(), seed: None });
+        assert_eq!(read[1].seed, Some(5));
+        assert_eq!(read_prompts(&tabs).unwrap()[1].text, "two");
+        for (text, named) in [
+            ("a one\n", "line 1: expected an id"),
+            ("a\tone\nA\ttwo\n", "twice"),
+            ("../x\tone\n", "../x"),
+            (".x\tone\n", ".x"),
+        ] {
+            std::fs::write(&tabs, text).unwrap();
+            let message = read_prompts(&tabs).unwrap_err().to_string();
+            assert!(message.contains(named) && message.contains("p.tsv"), "{message}");
+        }
+        std::fs::write(&json, "{\"id\": \"b\", \"text\": \"two\"}\n").unwrap();
+        assert!(read_prompts(&json).unwrap_err().to_string().contains("unknown field `text`"));
+    }
+
+    #[test]
+    fn seeds_and_shards_follow_ids() {
+        // fixed for ever: results of a longer run contain those of a shorter one
+        assert_eq!(seed_of(0, "fox"), seed_of(0, "fox"));
+        assert_ne!(seed_of(0, "fox"), seed_of(1, "fox"));
+        assert_ne!(seed_of(0, "fox"), seed_of(0, "raccoon"));
+        let counts = (0..3000).fold([0; 3], |mut counts, number| {
+            counts[shard_of(&format!("p{number}"), 3)] += 1;
+            counts
+        });
+        assert!(counts.iter().all(|count| (900..1100).contains(count)), "{counts:?}");
+    }
+}
