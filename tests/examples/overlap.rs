@@ -11,8 +11,9 @@
 //! overlap = |kept ∩ kept of 50 votes| / kept          mean over blocks, steps and batch rows
 //! ```
 //!
-//! OPTIONS is a JSON table over the preset `at-edm`, such as `{"max_iterations": 1, "warm_start": true}`; FILE has a prompt
-//! on each line. Tables come in Markdown: one per resolution level, with a column for each tenth of the steps.
+//! OPTIONS is a JSON table of options, over the preset `at-edm` or the one that it names:
+//! `{"preset": "at-edm-fast", "max_iterations": 1}`. FILE has a prompt on each line. Tables come in Markdown: one for all
+//! levels and one for each, with a column for each tenth of the steps.
 
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -60,10 +61,17 @@ fn warm(votes: usize, every: usize) -> Value {
 
 fn candidates() -> Vec<Value> {
     let mut all: Vec<Value> = [1, 2, 3, 5, 10, 20].into_iter().map(cold).collect();
-    all.push(json!({"max_iterations": 5, "epsilon": 1e-4}));
-    for votes in [1, 2, 3, 5] {
-        all.extend([1, 2, 3, 5].into_iter().map(|every| warm(votes, every)));
+    all.push(json!({"preset": "at-edm"}));
+    all.extend([1, 2, 3, 5].map(|votes| warm(votes, 1)));
+    for votes in [1, 2] {
+        all.extend([2, 3, 5].map(|every| warm(votes, every)));
     }
+    for votes in [1, 2] {
+        let mut options = warm(votes, 1);
+        options["cold_iterations"] = json!(5);
+        all.push(options);
+    }
+    all.push(json!({"preset": "at-edm-fast"}));
     all
 }
 
@@ -116,8 +124,11 @@ impl Arguments {
 }
 
 fn configuration(options: &Value) -> std::result::Result<AtEdmConfig, Failure> {
-    let table = options.as_object().ok_or_else(|| format!("expected a table of options, got {options}"))?;
-    Ok(AtEdmConfig::from_options("at-edm", table)?)
+    let mut table =
+        options.as_object().ok_or_else(|| format!("expected a table of options, got {options}"))?.clone();
+    let preset = table.remove("preset").unwrap_or_else(|| json!("at-edm"));
+    let preset = preset.as_str().ok_or("preset: expected a name")?;
+    Ok(AtEdmConfig::from_options(preset, &table)?)
 }
 
 /// A method that chooses and is not obeyed.
@@ -128,9 +139,10 @@ struct Follower<T: AttentionOps> {
 }
 
 impl<T: AttentionOps> Follower<T> {
-    fn new(options: &Value) -> std::result::Result<Self, Failure> {
+    fn new(options: &Value, deepest_level: Option<usize>) -> std::result::Result<Self, Failure> {
         let recorder = MaskRecorder::shared();
-        let context = BuildContext { observer: Some(recorder.clone()), ..BuildContext::default() };
+        let context =
+            BuildContext { observer: Some(recorder.clone()), deepest_level, ..BuildContext::default() };
         // Its plans are thrown away, so they may as well be the cheapest.
         let config = AtEdmConfig { recovery: "zero".into(), ..configuration(options)? };
         let method = config.build(&context, &Registry::with_builtins())?;
@@ -148,7 +160,10 @@ fn name(options: &Value) -> String {
     let pairs = table.iter().filter(|(key, value)| {
         !matches!((key.as_str(), value.as_f64()), ("rescore_every", Some(1.0)) | ("epsilon", Some(0.0)))
     });
-    pairs.map(|(key, value)| format!("`{key}={value}`")).collect::<Vec<_>>().join(" ")
+    pairs
+        .map(|(key, value)| format!("`{key}={value}`").replace("=\"", "=").replace("\"`", "`"))
+        .collect::<Vec<_>>()
+        .join(" ")
 }
 
 /// The leader decides; every follower is told the same.
@@ -211,11 +226,20 @@ impl Mean {
         self.sum += value;
         self.count += 1.0;
     }
+
+    fn join(&mut self, other: &Self) {
+        self.sum += other.sum;
+        self.count += other.count;
+    }
+
+    fn mean(&self) -> f64 {
+        self.sum / self.count.max(1.0)
+    }
 }
 
 impl std::fmt::Display for Mean {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        if self.count == 0.0 { f.write_str("–") } else { write!(f, "{:.3}", self.sum / self.count) }
+        if self.count == 0.0 { f.write_str("–") } else { write!(f, "{:.3}", self.mean()) }
     }
 }
 
@@ -225,12 +249,22 @@ fn overlap(kept: &[u32], reference: &[u32]) -> f64 {
     common as f64 / kept.len().max(1) as f64
 }
 
-/// One candidate at one level.
-#[derive(Debug, Default)]
+/// One candidate's overlap.
+#[derive(Debug, Clone, Copy, Default)]
 struct Line {
     votes: Mean,
     spans: [Mean; SPANS],
     all: Mean,
+}
+
+impl Line {
+    /// Both together.
+    fn with(mut self, other: &Self) -> Self {
+        self.votes.join(&other.votes);
+        self.all.join(&other.all);
+        self.spans.iter_mut().zip(&other.spans).for_each(|(span, other)| span.join(other));
+        self
+    }
 }
 
 fn compare(
@@ -266,12 +300,13 @@ fn run<B: Backend>(
     let side = checkpoint.unet().sample_size.ok_or("the checkpoint names no sample_size")?;
     let levels: BTreeMap<String, usize> =
         checkpoint.unet().blocks(side, side).iter().map(|block| (block.id.name(), block.id.level)).collect();
-    let mut followers = vec![Follower::<B::Tensor>::new(&cold(CONVERGED))?];
+    let deepest_level = levels.values().copied().max();
+    let mut followers = vec![Follower::<B::Tensor>::new(&cold(CONVERGED), deepest_level)?];
     for options in &arguments.candidates {
-        followers.push(Follower::new(options)?);
+        followers.push(Follower::new(options, deepest_level)?);
     }
-    let leader =
-        configuration(&arguments.leader)?.build(&BuildContext::default(), &Registry::with_builtins())?;
+    let context = BuildContext { deepest_level, ..BuildContext::default() };
+    let leader = configuration(&arguments.leader)?.build(&context, &Registry::with_builtins())?;
     let mut compared = Compared { leader, followers };
     let request = Request {
         steps: arguments.steps,
@@ -296,32 +331,33 @@ fn run<B: Backend>(
         .collect::<std::result::Result<_, Failure>>()?;
     let present: std::collections::BTreeSet<usize> =
         lines.iter().flat_map(|(_, l)| l.keys().copied()).collect();
-    for level in present {
-        let tokens: Vec<String> = reference
-            .iter()
-            .filter(|(key, _)| levels.get(&key.block) == Some(&level))
-            .map(|(_, entry)| format!("{} of {}", entry.kept[0].len(), entry.tokens))
-            .take(1)
-            .collect();
-        println!("\nLevel {level} ({} tokens stay)\n", tokens.join(""));
-        let spans: Vec<String> = (0..SPANS)
-            .map(|span| {
-                let bound = |span: usize| (span * arguments.steps).div_ceil(SPANS);
-                format!("{}–{}", bound(span), bound(span + 1).saturating_sub(1))
-            })
-            .collect();
-        println!("| options | votes | all steps | {} |", spans.join(" | "));
-        println!("|{}", "---|".repeat(SPANS + 3));
-        for (name, by_level) in &lines {
-            let Some(line) = by_level.get(&level) else { continue };
-            let spans: Vec<String> = line.spans.iter().map(Mean::to_string).collect();
-            println!(
-                "| {name} | {:.2} | **{}** | {} |",
-                line.votes.sum / line.votes.count.max(1.0),
-                line.all,
-                spans.join(" | ")
-            );
-        }
+    let tokens = |level: usize| {
+        let mut entries = reference.iter().filter(|(key, _)| levels.get(&key.block) == Some(&level));
+        entries.next().map_or(0, |(_, entry)| entry.tokens)
+    };
+    println!("\nAll levels\n");
+    table(&lines, arguments.steps, |by_level| Some(by_level.values().fold(Line::default(), Line::with)));
+    for &level in &present {
+        println!("\nLevel {level} ({} tokens)\n", tokens(level));
+        table(&lines, arguments.steps, |by_level| by_level.get(&level).copied());
     }
     Ok(())
+}
+
+/// Prints the line that `pick` finds for each candidate.
+fn table(
+    lines: &[(String, BTreeMap<usize, Line>)],
+    steps: usize,
+    pick: impl Fn(&BTreeMap<usize, Line>) -> Option<Line>,
+) {
+    let bound = |span: usize| (span * steps).div_ceil(SPANS);
+    let spans: Vec<String> =
+        (0..SPANS).map(|span| format!("{}–{}", bound(span), bound(span + 1).saturating_sub(1))).collect();
+    println!("| options | votes | all steps | {} |", spans.join(" | "));
+    println!("|{}", "---|".repeat(SPANS + 3));
+    for (name, by_level) in lines {
+        let Some(line) = pick(by_level) else { continue };
+        let spans: Vec<String> = line.spans.iter().map(Mean::to_string).collect();
+        println!("| {name} | {:.2} | **{}** | {} |", line.votes.mean(), line.all, spans.join(" | "));
+    }
 }
