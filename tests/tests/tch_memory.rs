@@ -2,6 +2,8 @@
 //!
 //! The peak of what is resident is measured in a process of its own, whose allocator gives large blocks back at once.
 #![cfg(feature = "tch")]
+// A test's helpers, too: a failed `expect` is a failed check.
+#![allow(clippy::expect_used)]
 
 use atedm_core::at_edm::AtEdmConfig;
 use atedm_core::backend::{AttentionOptions, GraphRequest};
