@@ -10,6 +10,7 @@ use atedm_core::{Backend, DType, DeviceOf, Error, Tensor};
 use atedm_sdxl::pipeline::{
     Conditioning, Decoding, InitialLatents, Pipeline, Proceed, Request, StepReport, TextEncoders,
 };
+use atedm_sdxl::vae::TileOptions;
 use serde_json::Value;
 
 use crate::Extension;
@@ -23,6 +24,17 @@ use crate::model::Model;
 use crate::observe::Watcher;
 use crate::progress::Progress;
 use crate::prune::PruneSpec;
+
+/// Share of a tile that overlaps the one before, as in diffusers' AutoencoderKL.
+const TILE_OVERLAP: f64 = 0.25;
+
+/// Whole, or in tiles of this many pixels.
+pub(crate) fn decoding(tiles: Option<usize>) -> Decoding {
+    match tiles {
+        Some(size) => Decoding::Tiled(Some(TileOptions { size, overlap: TILE_OVERLAP })),
+        None => Decoding::Whole,
+    }
+}
 
 /// A run with everything checked that can be checked before weights are read.
 pub(crate) struct Job<'a> {
@@ -141,9 +153,7 @@ impl<'a> Job<'a> {
         (request.width, request.height) = (Some(self.size.0), Some(self.size.1));
         request.scheduler = sample.scheduler;
         request.initial = initial;
-        if sample.vae_tiling {
-            request.decoding = Decoding::Tiled(None);
-        }
+        request.decoding = decoding(sample.vae_tiling);
         request
     }
 

@@ -6,7 +6,7 @@ use atedm_core::{Backend, Error, Result, Tensor};
 use super::decode::decode;
 use super::guidance::Guidance;
 use super::meter::Metered;
-use super::request::{InitialLatents, Output, Request, StepReport};
+use super::request::{Decoding, InitialLatents, Output, Request, StepReport};
 use super::size::{Sizes, expect_finite, given};
 use super::{Pipeline, Proceed};
 use crate::rng::NoiseSource;
@@ -26,6 +26,9 @@ pub(super) fn generate<B: Backend>(
     let guidance = Guidance::new(request.guidance_scale, unet.guidance_channels)?;
     let mut sampler = pipeline.scheduler.build::<B::Tensor>(request.scheduler, request.steps)?;
     let sizes = Sizes::new(request, unet.sample_size, pipeline.vae.factor())?;
+    if let Decoding::Tiled(Some(tiles)) = &request.decoding {
+        tiles.check(pipeline.vae.factor())?;
+    }
     let total = sampler.timesteps().len();
     let start = start_of(request, total)?;
     let images = request.images()?;
