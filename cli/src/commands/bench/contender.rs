@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::clock::{Detail, Phase, SharedClock, Times, median};
 use super::machine;
-use super::plan::{Sample, samples};
+use super::plan::{Kind, Sample, samples};
 use super::stage::Bench;
 use super::stored::StoredMaps;
 use super::timed::{Asked, TIMED, Timed, timed_parts};
@@ -91,10 +91,11 @@ impl<T: AttentionOps> Contender<T> {
         })
     }
 
-    /// A run begins: a whole evaluation that is not timed, so that everything is in place that later ones find.
-    pub(super) fn warm_up<B: Backend<Tensor = T>>(&mut self, bench: &Bench<B>) -> Outcome {
-        self.reducer.begin_image(&Run { steps: self.steps, seed: 0, rows: &bench.rows })?;
+    /// A run begins: an evaluation that is not timed, so that everything is in place that later ones find. Then the first
+    /// times of a run are timed, if they differ from others.
+    pub(super) fn warm_up<B: Backend<Tensor = T>>(&mut self, bench: &Bench<B>, detail: Detail) -> Outcome {
         let last = self.samples.iter().map(|(sample, _)| sample.step).max().unwrap_or(0);
+        self.begin(bench)?;
         let prediction = self.evaluate(bench, last, Detail::Total)?.0;
         if prediction.to_f32()?.iter().any(|value| !value.is_finite()) {
             return Err(Failure::run(format!(
@@ -102,31 +103,65 @@ impl<T: AttentionOps> Contender<T> {
                 self.costed.label, bench.dtype
             )));
         }
+        drop(prediction);
+        let cold = self.of_kind(|kind| kind == Kind::First);
+        for &index in &cold {
+            self.begin(bench)?;
+            self.measure(bench, index, detail, None)?;
+        }
+        if !cold.is_empty() {
+            // every block has scored before what is timed from now on
+            self.evaluate(bench, last, Detail::Total)?;
+            self.reducer.take_asked();
+        }
         Ok(())
     }
 
-    /// One evaluation of every sampled step.
+    /// One evaluation of every other sampled step.
     pub(super) fn round<B: Backend<Tensor = T>>(
         &mut self,
         bench: &Bench<B>,
         detail: Detail,
         conditions: Conditions,
     ) -> Outcome {
-        for index in 0..self.samples.len() {
-            let Some(&(sample, _)) = self.samples.get(index) else { continue };
-            // kept sets of an earlier step serve the next evaluation only if it is near enough
-            self.evaluation += if sample.reuses { 1 } else { self.every };
-            let watched = conditions.host_memory && machine::reset_peak();
-            let (_, times) = self.evaluate(bench, sample.step, detail)?;
-            let peak = if watched { machine::peak_bytes() } else { None };
-            self.peak = self.peak.max(peak);
-            let asked = self.reducer.take_asked();
-            if let Some((_, measured)) = self.samples.get_mut(index) {
-                measured.asked = asked;
-                match detail {
-                    Detail::Total => measured.totals.push(times.total()),
-                    Detail::Phases => measured.phases.push(times),
-                }
+        for index in self.of_kind(|kind| kind != Kind::First) {
+            self.measure(bench, index, detail, Some(conditions))?;
+        }
+        Ok(())
+    }
+
+    /// The positions of samples of some kinds.
+    fn of_kind(&self, wanted: impl Fn(Kind) -> bool) -> Vec<usize> {
+        let kinds = self.samples.iter().map(|(sample, _)| sample.kind).enumerate();
+        kinds.filter(|&(_, kind)| wanted(kind)).map(|(index, _)| index).collect()
+    }
+
+    fn begin<B: Backend<Tensor = T>>(&mut self, bench: &Bench<B>) -> Result<()> {
+        self.reducer.begin_image(&Run { steps: self.steps, seed: 0, rows: &bench.rows })
+    }
+
+    /// Times one evaluation of a sample, and its peak of memory under `watched` conditions.
+    fn measure<B: Backend<Tensor = T>>(
+        &mut self,
+        bench: &Bench<B>,
+        index: usize,
+        detail: Detail,
+        watched: Option<Conditions>,
+    ) -> Outcome {
+        let Some(&(sample, _)) = self.samples.get(index) else { return Ok(()) };
+        // kept sets of an earlier step serve the next evaluation only if it is near enough
+        self.evaluation += if sample.kind == Kind::Reused { 1 } else { self.every };
+        self.reducer.take_asked();
+        let reset = watched.is_some_and(|conditions| conditions.host_memory) && machine::reset_peak();
+        let (_, times) = self.evaluate(bench, sample.step, detail)?;
+        let peak = if reset { machine::peak_bytes() } else { None };
+        self.peak = self.peak.max(peak);
+        let asked = self.reducer.take_asked();
+        if let Some((_, measured)) = self.samples.get_mut(index) {
+            measured.asked = asked;
+            match detail {
+                Detail::Total => measured.totals.push(times.total()),
+                Detail::Phases => measured.phases.push(times),
             }
         }
         Ok(())
@@ -138,8 +173,8 @@ impl<T: AttentionOps> Contender<T> {
             let phases = measured.phases.last().map_or(0.0, Times::total);
             measured.totals.last().copied().unwrap_or(phases)
         };
-        let seconds: Vec<String> =
-            self.samples.iter().map(|(_, measured)| format!("{:.3}", last(measured))).collect();
+        let of_rounds = self.samples.iter().filter(|(sample, _)| sample.kind != Kind::First);
+        let seconds: Vec<String> = of_rounds.map(|(_, measured)| format!("{:.3}", last(measured))).collect();
         format!("{} {} s", self.costed.label, seconds.join(" "))
     }
 

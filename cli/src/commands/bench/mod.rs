@@ -3,7 +3,8 @@
 //! # How it is timed
 //! - A round runs the full model once, and every method once at each kind of step of its schedule (prune-less, normal, and
 //!   where kept sets serve several steps with and without scoring anew). Medians over the rounds are shown, and the mean
-//!   over the schedule weighs each kind by its number of steps.
+//!   over the schedule weighs each kind by its number of steps. Where the first time that a block scores costs more, it
+//!   is timed once before the rounds, and weighed too.
 //! - Phases are booked by wrappings of the method and its parts, on one clock; the model knows nothing of it. On a
 //!   GPU that means waiting at every change of phase, so there the phases come from one more round whose total is not used.
 //! - A vote cast inside attention's forward pass is scoring: its price is what the request adds to that attention, timed apart.
@@ -119,13 +120,13 @@ impl<E: Extension> Task for Race<'_, E> {
         for costed in std::iter::once(full).chain(methods) {
             contenders.push(Contender::<B::Tensor>::new(costed, &work, extension, &clock, conditions)?);
         }
+        let detail = if host { Detail::Phases } else { Detail::Total };
         say(format!("loading {}", subject.name));
         let bench = Bench::<B>::new(subject, model, args.batch, (device.clone(), dtype))?;
         for contender in &mut contenders {
             say(format!("warming up: {}", contender.costed.label));
-            contender.warm_up(&bench)?;
+            contender.warm_up(&bench, detail)?;
         }
-        let detail = if host { Detail::Phases } else { Detail::Total };
         say("ready".into());
         for round in 1..=args.repeats {
             if args.paced {
