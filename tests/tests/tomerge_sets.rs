@@ -113,7 +113,9 @@ fn check<B: Backend>(path: &Path, device: &DeviceOf<B>) -> (usize, usize) {
 fn the_fixture() {
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("fixtures/tomesd_sets.jsonl");
     assert!(check::<Reference32>(&path, &NdDevice).0 >= 40);
-    assert!(check::<atedm_candle::Candle>(&path, &atedm_candle::device::parse("cpu").unwrap()).0 >= 40);
+    assert!(check::<atedm_candle::Candle>(&path, &atedm_candle::Device::Cpu).0 >= 40);
+    #[cfg(feature = "tch")]
+    assert!(check::<atedm_tch::Torch>(&path, &atedm_tch::Device::Cpu).0 >= 40);
 }
 
 #[test]

@@ -7,7 +7,9 @@
 //! The sum is submodular: a gain never grows. So a stale gain is an upper bound, and only the candidates whose bound
 //! is still the highest are computed again (lazy greedy, Minoux 1978); the choice is that of the plain greedy search.
 //!
-//! Ties are common, as two tokens that are near each other alone gain the same: sums are in f64, where they are exact.
+//! Ties are common, as two tokens that are near each other alone gain the same. That rounding may not break them, each
+//! on another backend in its own way, a token's similarity to itself counts as 1, that of a pair is read once, and sums
+//! are in f64, where they are exact.
 
 use std::cmp::Ordering;
 use std::collections::BinaryHeap;
@@ -40,7 +42,8 @@ impl PartialEq for Candidate {
 impl Eq for Candidate {}
 
 /// `count` of `size` tokens, ascending, that maximise, greedily, the sum of every token's similarity to the nearest of
-/// them; `similarity` is `[size, size]`, row-major and symmetric. With equal gains the lower index is taken.
+/// them; `similarity` is `[size, size]`, row-major; what is above its diagonal counts. With equal gains the lower index
+/// is taken.
 ///
 /// # Errors
 /// [`Error::NotFinite`] when a similarity is not, [`Error::Shape`] when it is not `[size, size]` or `count` above `size`.
@@ -51,6 +54,13 @@ pub fn choose_destinations(similarity: &[f32], size: usize, count: usize) -> Res
     }
     if !similarity.iter().all(|value| value.is_finite()) {
         return Err(Error::NotFinite { what: "a similarity of tokens".into() });
+    }
+    let mut similarity = similarity.to_vec();
+    for row in 0..size {
+        similarity[row * size + row] = 1.0;
+        for column in 0..row {
+            similarity[row * size + column] = similarity[column * size + row];
+        }
     }
     // Below every cosine, so that the first gain counts every token.
     let mut nearest = vec![-1.0f32; size];
