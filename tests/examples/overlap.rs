@@ -1,6 +1,6 @@
 //! How much of G-WPR's converged kept set cheaper ways to vote find, on a trained checkpoint along a real trajectory.
 //!
-//! `cargo run --release -p atedm-tests --example overlap -- MODEL [--prompts FILE] [--steps N] [--guidance S] [--seed N]
+//! `cargo run -p atedm-tests --example overlap -- MODEL [--prompts FILE] [--steps N] [--guidance S] [--seed N]
 //! [--leader OPTIONS] [--candidate OPTIONS]…`
 //!
 //! One run is made, by the leader (default: AT-EDM with the converged sets, 50 votes). Every candidate sees the same token
