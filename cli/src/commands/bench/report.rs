@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use super::clock::Phase;
 use super::figures::Figures;
+use crate::method::readable;
 
 /// Everything that is shown.
 pub(super) struct Report {
@@ -33,13 +34,13 @@ impl Report {
         let wide = rows().map(|row| row.name.chars().count()).max().unwrap_or(0).max(6);
         lines.push(String::new());
         lines.push(format!(
-            "{:<wide$} {:>10} {:>9} {:>9} {:>8} {:>7} {:>10} {:>8} {:>8} {:>8}",
+            "{:<wide$} {:>10} {:>9} {:>9} {:>8} {:>14} {:>10} {:>8} {:>8} {:>8}",
             "ms a step",
             "prune-less",
             "normal",
             "mean",
             "speed-up",
-            "TFLOP",
+            "FLOPs",
             "efficiency",
             "scoring",
             "overlap",
@@ -50,13 +51,13 @@ impl Report {
             let pruned = !std::ptr::eq(row, &self.full);
             let of_pruned = |figure: f64, decimals: usize| pruned.then(|| format!("{figure:.decimals$}"));
             lines.push(format!(
-                "{:<wide$} {:>10} {:>9} {:>9.1} {:>8} {:>7} {:>10} {:>8} {:>8} {:>8}",
+                "{:<wide$} {:>10} {:>9} {:>9.1} {:>8} {:>14} {:>10} {:>8} {:>8} {:>8}",
                 row.name,
                 or_dash(of_pruned(row.prune_less_ms, 1)),
                 or_dash(of_pruned(row.normal_ms, 1)),
                 row.mean_ms,
                 format!("{:.2}x", self.speedup(row)),
-                or_dash(row.flops_mean.map(|flops| format!("{:.3}", 1e-12 * flops))),
+                or_dash(row.flops_mean.map(|flops| readable(1e-12 * flops))),
                 or_dash(self.efficiency(row).filter(|_| pruned).map(|share| format!("{share:.2}"))),
                 or_dash(pruned.then(|| format!("{:.1} %", 100.0 * row.scoring_share()))),
                 or_dash(row.overlap.map(|overlap| format!("{overlap:.3}"))),
