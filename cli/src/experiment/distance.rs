@@ -182,6 +182,28 @@ mod tests {
         assert!((ssim_grey(&a, &b, width) - sum / places).abs() < 1e-12);
     }
 
+    /// Against scikit-image 0.26: `structural_similarity(…, gaussian_weights=True, sigma=1.5, use_sample_covariance=False,
+    /// data_range=255)` of the luma, and `peak_signal_noise_ratio` of the pictures.
+    #[test]
+    fn both_agree_with_scikit_image() {
+        let mut state = 7u32;
+        let mut noise = || {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (state >> 24) as usize
+        };
+        let (mut a, mut b) = (Picture::filled(40, 28, [0; 3]), Picture::filled(40, 28, [0; 3]));
+        for y in 0..28 {
+            for x in 0..40 {
+                let n = noise();
+                a.set(x, y, [6 * x + n / 8, 9 * y, 3 * x + 2 * y].map(|value| value as u8));
+                let colour = [6 * x + noise() / 8, 9 * y + n / 16, 3 * x + 2 * y + n / 4];
+                b.set(x, y, colour.map(|value| value as u8));
+            }
+        }
+        assert!((ssim(&a, &b) - 0.951_833_759_015_104_4).abs() < 1e-9, "{}", ssim(&a, &b));
+        assert!((psnr(&a, &b).unwrap() - 18.303_810_493_313_378).abs() < 1e-9);
+    }
+
     #[test]
     fn l2_of_known_vectors() {
         assert_eq!(l2(&[3.0, 4.0], &[0.0, 0.0]), (5.0, 0.0));
