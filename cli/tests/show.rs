@@ -107,7 +107,11 @@ fn masks_are_drawn() {
     let drawn = read_png(&work.path().join("m/step-003-mid.0-layer-0.png"));
     assert_eq!((drawn.size, drawn.pixels.len()), ((256, 256), 3 * 256 * 256));
     let svg = fs::read_to_string(work.path().join("m/variance.svg")).unwrap();
-    assert!(svg.contains("level 1") && svg.contains("level 2") && svg.matches("<polyline").count() == 2);
+    assert!(svg.contains("level 1") && svg.contains("level 2"));
+    for colour in ["#0072B2", "#D55E00"] {
+        let line = format!("<polyline fill=\"none\" opacity=\"1\" stroke=\"{colour}\" stroke-width=\"2\"");
+        assert_eq!(svg.matches(&line).count(), 1, "{colour}");
+    }
     // Two prompts, nothing pruned: pictures and the chart only.
     let args = [
         "masks",

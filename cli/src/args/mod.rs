@@ -5,6 +5,7 @@ mod bench;
 mod compare;
 mod flops;
 mod parse;
+mod report;
 
 use std::path::PathBuf;
 
@@ -17,6 +18,7 @@ pub(crate) use bench::BenchArgs;
 pub(crate) use compare::CompareArgs;
 pub(crate) use flops::FlopsArgs;
 pub(crate) use parse::Device;
+pub(crate) use report::ReportArgs;
 
 /// The command line.
 #[derive(Debug, Parser)]
@@ -52,6 +54,8 @@ pub(crate) enum Command {
     Compare(Box<CompareArgs>),
     /// Make the images of a grid of methods and options, resumable and in shards, with a line of results for each.
     Ablate(Box<AblateArgs>),
+    /// Write one HTML page of an ablation: tables, curves, images, configurations. Needs no network to read.
+    Report(ReportArgs),
     /// Write a tiny SD-XL with random weights: it makes noise, but needs no download.
     InitTiny(InitTinyArgs),
 }

@@ -6,7 +6,7 @@ use atedm_core::plugin::{MaskEntry, MaskKey, MaskSet};
 
 use crate::Extension;
 use crate::args::MasksArgs;
-use crate::draw::{Cell, Chart, Mask, Series, Sheet, enlarge, overlay};
+use crate::draw::{Base, Cell, Chart, Mask, Series, Sheet, enlarge, overlay};
 use crate::failure::{Failure, Outcome};
 use crate::files::{NamedFile, OutputDir, Picture, png_bytes};
 use crate::observe::{Variance, Watcher};
@@ -61,7 +61,7 @@ pub(crate) fn run(args: &MasksArgs, extension: &impl Extension) -> Outcome {
         files.push((format!("{prefix}contact-sheet.png"), png_bytes(&sheet, &[])?));
     }
     if let Some(variance) = watcher.variance() {
-        files.push(("variance.svg".into(), variance_chart(variance).into_bytes()));
+        files.push(("variance.svg".into(), variance_chart(variance)?.into_bytes()));
     }
     dir.write(&files)?;
     progress.say(&format!("wrote {} files to {}", files.len(), dir.path().display()));
@@ -124,13 +124,14 @@ impl Gallery<'_> {
 }
 
 /// The paper's Fig. 5: a line a resolution level.
-fn variance_chart(variance: &Variance) -> String {
+fn variance_chart(variance: &Variance) -> Outcome<String> {
     let series = variance.by_level().into_iter();
     let chart = Chart {
         title: "Variance of self-attention maps".into(),
         x_label: "denoising step".into(),
         y_label: "variance of the map's entries".into(),
-        series: series.map(|(level, points)| Series { name: format!("level {level}"), points }).collect(),
+        base: Base::Zero,
+        series: series.map(|(level, points)| Series::line(format!("level {level}"), points)).collect(),
     };
     chart.to_svg()
 }

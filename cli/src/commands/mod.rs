@@ -8,6 +8,7 @@ mod generate;
 mod init_tiny;
 mod inspect;
 mod masks;
+mod report;
 mod subject;
 
 use crate::Extension;
@@ -24,6 +25,7 @@ pub(crate) fn run(command: Command, extension: &impl Extension) -> Outcome {
         Command::Masks(args) => masks::run(&args, extension),
         Command::Compare(args) => compare::run(&args, extension),
         Command::Ablate(args) => ablate::run(&args, extension),
+        Command::Report(args) => report::run(&args),
         Command::InitTiny(args) => init_tiny::run(&args),
     }
 }

@@ -1,23 +1,74 @@
-//! A line chart as SVG: axes with round ticks, one line a series, a legend.
+//! Charts as SVG, drawn with `plotters`: axes with round ticks, a series a colour, intervals as bars, a legend.
 
-use std::fmt::Write;
+use plotters::coord::Shift;
+use plotters::prelude::*;
 
-const WIDTH: f64 = 760.0;
-const HEIGHT: f64 = 420.0;
-const LEFT: f64 = 84.0;
-const RIGHT: f64 = 150.0;
-const TOP: f64 = 44.0;
-const BOTTOM: f64 = 56.0;
+use crate::failure::{Failure, Outcome};
+
+const WIDTH: u32 = 860;
+const HEIGHT: u32 = 430;
+const LEGEND: u32 = 210;
+/// Letters of a name that fit into the legend.
+const NAME: usize = 27;
+/// Labels at points are drawn as long as there are no more points.
+const MOST_LABELS: usize = 24;
 /// Colours that stay apart for colour-blind readers (Okabe and Ito).
-const COLOURS: [&str; 7] = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000"];
+const COLOURS: [RGBColor; 7] = [
+    RGBColor(0, 114, 178),
+    RGBColor(213, 94, 0),
+    RGBColor(0, 158, 115),
+    RGBColor(204, 121, 167),
+    RGBColor(230, 159, 0),
+    RGBColor(86, 180, 233),
+    RGBColor(0, 0, 0),
+];
 
-/// One line.
+/// A point of a series.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Mark {
+    /// Where.
+    pub(crate) at: (f64, f64),
+    /// The lower and upper end of a vertical interval around it.
+    pub(crate) interval: Option<(f64, f64)>,
+    /// A few letters beside it.
+    pub(crate) label: String,
+}
+
+/// How a series is drawn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Form {
+    /// A line through many points.
+    Line,
+    /// A dot a point, joined by a thin line.
+    Dots,
+}
+
+/// Points that belong together.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Series {
     /// Its name in the legend.
     pub(crate) name: String,
     /// Points from left to right.
-    pub(crate) points: Vec<(f64, f64)>,
+    pub(crate) marks: Vec<Mark>,
+    /// How they are drawn.
+    pub(crate) form: Form,
+}
+
+impl Series {
+    /// A plain line.
+    pub(crate) fn line(name: impl Into<String>, points: Vec<(f64, f64)>) -> Self {
+        let mark = |at| Mark { at, interval: None, label: String::new() };
+        Self { name: name.into(), marks: points.into_iter().map(mark).collect(), form: Form::Line }
+    }
+}
+
+/// Where the vertical axis begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Base {
+    /// At zero, or below.
+    Zero,
+    /// Just below the lowest point.
+    Lowest,
 }
 
 /// A chart.
@@ -29,106 +80,107 @@ pub(crate) struct Chart {
     pub(crate) x_label: String,
     /// Beside the vertical axis.
     pub(crate) y_label: String,
-    /// The lines.
+    /// Where the vertical axis begins.
+    pub(crate) base: Base,
+    /// What is drawn.
     pub(crate) series: Vec<Series>,
 }
 
 impl Chart {
     /// The chart as an SVG document. Points that are not finite are left out.
-    pub(crate) fn to_svg(&self) -> String {
-        let points = || {
-            self.series
-                .iter()
-                .flat_map(|series| &series.points)
-                .filter(|(x, y)| x.is_finite() && y.is_finite())
-        };
-        let x_axis = Axis::covering(points().map(|point| point.0), false);
-        let y_axis = Axis::covering(points().map(|point| point.1), true);
-        let place_x = |x: f64| LEFT + (WIDTH - LEFT - RIGHT) * x_axis.share(x);
-        let place_y = |y: f64| HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * y_axis.share(y);
-        let (right, bottom) = (WIDTH - RIGHT, HEIGHT - BOTTOM);
+    pub(crate) fn to_svg(&self) -> Outcome<String> {
+        let mut svg = String::new();
+        {
+            let area = SVGBackend::with_string(&mut svg, (WIDTH, HEIGHT)).into_drawing_area();
+            self.draw(&area).map_err(|error| Failure::run(format!("{}: {error}", self.title)))?;
+        }
+        Ok(svg)
+    }
 
-        let mut parts = vec![format!(
-            "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" font-family=\"sans-serif\" font-size=\"12\">"
-        )];
-        parts.push(format!("<rect width=\"{WIDTH}\" height=\"{HEIGHT}\" fill=\"white\"/>"));
-        parts.push(text(LEFT, TOP - 18.0, "start", &self.title, " font-size=\"14\""));
-        for tick in x_axis.ticks() {
-            let x = place_x(tick);
-            parts.push(line(x, bottom, x, bottom + 5.0, "black"));
-            parts.push(text(x, bottom + 19.0, "middle", &label(tick), ""));
+    fn draw<'a>(
+        &self,
+        area: &DrawingArea<SVGBackend<'a>, Shift>,
+    ) -> Result<(), DrawingAreaErrorKind<<SVGBackend<'a> as DrawingBackend>::ErrorType>> {
+        area.fill(&WHITE)?;
+        let (plot, legend) = area.split_horizontally(WIDTH - LEGEND);
+        let finite = |mark: &&Mark| mark.at.0.is_finite() && mark.at.1.is_finite();
+        let marks = || self.series.iter().flat_map(|series| &series.marks).filter(finite);
+        let (left, right) = padded(marks().map(|mark| mark.at.0));
+        let ends = |mark: &Mark| {
+            let (low, high) = mark.interval.unwrap_or((mark.at.1, mark.at.1));
+            [low, mark.at.1, high]
+        };
+        let (mut low, high) = padded(marks().flat_map(ends).filter(|end| end.is_finite()));
+        if self.base == Base::Zero {
+            low = marks().map(|mark| mark.at.1).fold(0.0, f64::min);
         }
-        for tick in y_axis.ticks() {
-            let y = place_y(tick);
-            parts.push(line(LEFT, y, right, y, "#dddddd"));
-            parts.push(text(LEFT - 8.0, y + 4.0, "end", &label(tick), ""));
-        }
-        parts.push(line(LEFT, bottom, right, bottom, "black"));
-        parts.push(line(LEFT, TOP, LEFT, bottom, "black"));
-        parts.push(text((LEFT + right) / 2.0, HEIGHT - 14.0, "middle", &self.x_label, ""));
-        let (x, y) = (18.0, (TOP + bottom) / 2.0);
-        parts.push(text(x, y, "middle", &self.y_label, &format!(" transform=\"rotate(-90 {x} {y})\"")));
+        let mut chart = ChartBuilder::on(&plot)
+            .caption(&self.title, ("sans-serif", 16))
+            .margin(12)
+            .x_label_area_size(44)
+            .y_label_area_size(72)
+            .build_cartesian_2d(left..right, low..high)?;
+        chart
+            .configure_mesh()
+            .light_line_style(TRANSPARENT)
+            .bold_line_style(RGBColor(224, 224, 224))
+            .label_style(("sans-serif", 12))
+            .axis_desc_style(("sans-serif", 13))
+            .x_desc(&self.x_label)
+            .y_desc(&self.y_label)
+            .x_labels(8)
+            .y_labels(8)
+            .x_label_formatter(&|value| number(*value))
+            .y_label_formatter(&|value| number(*value))
+            .draw()?;
+        let labelled = marks().count() <= MOST_LABELS;
         for (index, series) in self.series.iter().enumerate() {
             let colour = COLOURS[index % COLOURS.len()];
-            let mut path = String::new();
-            for (x, y) in series.points.iter().filter(|(x, y)| x.is_finite() && y.is_finite()) {
-                // Writing to a String cannot fail.
-                let _ = write!(path, "{:.2},{:.2} ", place_x(*x), place_y(*y));
+            let marks: Vec<&Mark> = series.marks.iter().filter(finite).collect();
+            let thick = if series.form == Form::Line { 2 } else { 1 };
+            if series.form == Form::Line || marks.len() > 1 {
+                let points = marks.iter().map(|mark| mark.at);
+                chart.draw_series(LineSeries::new(points, colour.stroke_width(thick)))?;
             }
-            parts.push(format!(
-                "<polyline fill=\"none\" stroke=\"{colour}\" stroke-width=\"2\" points=\"{}\"/>",
-                path.trim_end()
-            ));
-            let y = TOP + 12.0 + 20.0 * index as f64;
-            parts.push(format!(
-                "<line x1=\"{:.2}\" y1=\"{y:.2}\" x2=\"{:.2}\" y2=\"{y:.2}\" stroke=\"{colour}\" stroke-width=\"2\"/>",
-                right + 14.0,
-                right + 36.0
-            ));
-            parts.push(text(right + 42.0, y + 4.0, "start", &series.name, ""));
+            for mark in marks.iter().filter(|_| series.form == Form::Dots) {
+                if let Some((low, high)) = mark.interval {
+                    let bar = PathElement::new([(mark.at.0, low), (mark.at.0, high)], colour.stroke_width(2));
+                    chart.plotting_area().draw(&bar)?;
+                }
+                chart.plotting_area().draw(&Circle::new(mark.at, 4, colour.filled()))?;
+                if labelled && !mark.label.is_empty() {
+                    let beside = EmptyElement::at(mark.at)
+                        + Text::new(mark.label.clone(), (7, -14), ("sans-serif", 11));
+                    chart.plotting_area().draw(&beside)?;
+                }
+            }
+            let y = 48 + 20 * index as i32;
+            legend.draw(&PathElement::new([(6, y), (28, y)], colour.stroke_width(3)))?;
+            legend.draw(&Text::new(shortened(&series.name), (36, y - 6), ("sans-serif", 12)))?;
         }
-        parts.push("</svg>\n".into());
-        parts.join("\n")
+        area.present()
     }
 }
 
-/// A range that begins and ends at round numbers.
-#[derive(Debug, Clone, Copy, PartialEq)]
-struct Axis {
-    start: f64,
-    step: f64,
-    count: usize,
-}
-
-impl Axis {
-    fn covering(values: impl Iterator<Item = f64>, from_zero: bool) -> Self {
-        let (low, high) =
-            values.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), v| (low.min(v), high.max(v)));
-        let (low, high) = if low <= high { (low, high) } else { (0.0, 1.0) };
-        let low = if from_zero { low.min(0.0) } else { low };
-        let span = if high > low { high - low } else { high.abs().max(1.0) };
-        let power = 10f64.powf((span / 6.0).log10().floor());
-        let step = [1.0, 2.0, 5.0, 10.0].into_iter().map(|m| m * power).find(|step| span / step <= 6.0);
-        let step = step.unwrap_or(10.0 * power);
-        let start = (low / step).floor() * step;
-        let count = (((low + span - start) / step) - 1e-9).ceil().max(1.0) as usize;
-        Self { start, step, count }
+/// A range with some room around the values; any range where there are none.
+fn padded(values: impl Iterator<Item = f64>) -> (f64, f64) {
+    let (low, high) =
+        values.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), v| (low.min(v), high.max(v)));
+    if low > high {
+        return (0.0, 1.0);
     }
-
-    fn ticks(self) -> impl Iterator<Item = f64> {
-        (0..=self.count).map(move |index| self.start + self.step * index as f64)
-    }
-
-    /// Where `value` lies between the ends, from 0 to 1.
-    fn share(self, value: f64) -> f64 {
-        (value - self.start) / (self.step * self.count as f64)
-    }
+    let room = match high - low {
+        // one value: wide enough for ticks to differ
+        none if none <= 1e-9 * high.abs() => (0.1 * high.abs()).max(1e-6),
+        span => 0.06 * span,
+    };
+    (low - room, high + room)
 }
 
 /// A tick's number: plain where that is short, else with an exponent.
-fn label(value: f64) -> String {
+fn number(value: f64) -> String {
     let size = value.abs();
-    if size == 0.0 {
+    if size < 1e-12 {
         return "0".into();
     }
     if !(1e-2..1e5).contains(&size) {
@@ -138,13 +190,11 @@ fn label(value: f64) -> String {
     plain.trim_end_matches('0').trim_end_matches('.').to_string()
 }
 
-fn line(x1: f64, y1: f64, x2: f64, y2: f64, colour: &str) -> String {
-    format!("<line x1=\"{x1:.2}\" y1=\"{y1:.2}\" x2=\"{x2:.2}\" y2=\"{y2:.2}\" stroke=\"{colour}\"/>")
-}
-
-fn text(x: f64, y: f64, anchor: &str, words: &str, more: &str) -> String {
-    let words = words.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
-    format!("<text x=\"{x:.2}\" y=\"{y:.2}\" text-anchor=\"{anchor}\"{more}>{words}</text>")
+fn shortened(name: &str) -> String {
+    match name.chars().count() {
+        few if few <= NAME => name.to_string(),
+        _ => name.chars().take(NAME - 1).chain(['…']).collect(),
+    }
 }
 
 #[cfg(test)]
@@ -152,34 +202,47 @@ mod tests {
     use super::*;
 
     #[test]
-    fn axes_have_round_ticks_that_cover_the_data() {
-        let axis = Axis::covering([0.0, 49.0].into_iter(), false);
-        assert_eq!(axis.ticks().collect::<Vec<_>>(), [0.0, 10.0, 20.0, 30.0, 40.0, 50.0]);
-        let axis = Axis::covering([3.1e-5, 9.7e-5].into_iter(), true);
-        let ticks: Vec<f64> = axis.ticks().collect();
-        assert!(ticks[0] == 0.0 && *ticks.last().unwrap() >= 9.7e-5 && ticks.len() <= 8, "{ticks:?}");
-        assert!(Axis::covering(std::iter::empty(), true).ticks().count() >= 2);
-        assert!(Axis::covering([4.0].into_iter(), false).share(4.0).is_finite());
+    fn ranges_have_room_and_are_never_empty() {
+        let (low, high) = padded([0.0, 50.0].into_iter());
+        assert!((-5.0..0.0).contains(&low) && (50.0..55.0).contains(&high));
+        for values in [vec![], vec![4.0], vec![0.0], vec![-3.0, -3.0]] {
+            let (low, high) = padded(values.iter().copied());
+            assert!(low < high, "{values:?}");
+        }
     }
 
     #[test]
-    fn labels_are_short() {
-        let labels: Vec<String> = [0.0, 10.0, 0.5, 2e-5, 1.5e-4, 2e6].into_iter().map(label).collect();
-        assert_eq!(labels, ["0", "10", "0.5", "2e-5", "1.5e-4", "2e6"]);
+    fn numbers_are_short() {
+        let numbers: Vec<String> = [0.0, 10.0, 0.5, 2e-5, 1.5e-4, 2e6].into_iter().map(number).collect();
+        assert_eq!(numbers, ["0", "10", "0.5", "2e-5", "1.5e-4", "2e6"]);
     }
 
     #[test]
-    fn every_series_is_a_line_and_text_is_escaped() {
-        let series =
-            |name: &str| Series { name: name.into(), points: vec![(0.0, 1.0), (1.0, f64::NAN), (2.0, 3.0)] };
+    fn every_series_is_drawn_and_text_is_escaped() {
+        let line = |name: &str| Series::line(name, vec![(0.0, 1.0), (1.0, f64::NAN), (2.0, 3.0)]);
+        let mark =
+            |x: f64, label: &str| Mark { at: (x, 2.0), interval: Some((1.5, 2.5)), label: label.into() };
+        let dots = Series {
+            name: "a name that is longer than the legend is wide".into(),
+            marks: vec![mark(0.5, "<b>"), mark(1.5, "tau=15")],
+            form: Form::Dots,
+        };
         let chart = Chart {
             title: "a < b & c".into(),
             x_label: "step".into(),
             y_label: "variance".into(),
-            series: vec![series("level 1"), series("level 2")],
+            base: Base::Zero,
+            series: vec![line("level 1"), line("level 2"), dots],
         };
-        let svg = chart.to_svg();
-        assert_eq!(svg.matches("<polyline").count(), 2);
-        assert!(svg.contains("a &lt; b &amp; c") && svg.contains("level 2") && !svg.contains("NaN"));
+        let svg = chart.to_svg().unwrap();
+        let [(r, g, b), ..] = COLOURS.map(|colour| (colour.0, colour.1, colour.2));
+        assert!(svg.contains(&format!("#{r:02X}{g:02X}{b:02X}")));
+        assert_eq!(svg.matches("<circle").count(), 2);
+        for words in ["a &lt; b &amp; c", "level 2", "&lt;b&gt;", "tau=15"] {
+            assert!(svg.contains(words), "{words}");
+        }
+        assert!(svg.contains('…') && !svg.contains("NaN") && !svg.contains("<b>"));
+        let empty = Chart { series: Vec::new(), ..chart };
+        assert!(empty.to_svg().unwrap().ends_with("</svg>\n"));
     }
 }

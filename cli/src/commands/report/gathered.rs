@@ -1,0 +1,115 @@
+//! What a run's folder holds, shards gathered.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crate::experiment::folder::{CONFIG, INFO, read_info, read_prompt_lines, read_results};
+use crate::experiment::merge::run_folders;
+use crate::experiment::record::{PointInfo, PromptLine, Record, RunInfo};
+use crate::failure::{Failure, Outcome};
+
+/// Where a run may keep masks, as `--masks-out` writes them: `masks/POINT/PROMPT.safetensors`.
+const MASKS: &str = "masks";
+
+/// A finished image and the folder that its files lie in.
+pub(super) struct Finished {
+    pub(super) folder: PathBuf,
+    pub(super) record: Record,
+}
+
+impl Finished {
+    /// Its masks, if there is such a file.
+    pub(super) fn masks(&self) -> Option<PathBuf> {
+        let Record { point, prompt_id, .. } = &self.record;
+        let path = self.folder.join(MASKS).join(point).join(format!("{prompt_id}.safetensors"));
+        path.is_file().then_some(path)
+    }
+}
+
+/// A run, as far as it is done.
+pub(super) struct Gathered {
+    pub(super) info: RunInfo,
+    pub(super) prompts: Vec<PromptLine>,
+    /// The configuration as it was written.
+    pub(super) config: String,
+    /// Folders that results were read from.
+    pub(super) folders: usize,
+    /// By id. Of images that several shards made, the first shard's.
+    pub(super) records: BTreeMap<String, Finished>,
+    /// Images that were there more than once.
+    pub(super) doubles: usize,
+    /// Lines that belong to no point and prompt of the run, or were made under other settings.
+    pub(super) strangers: usize,
+}
+
+impl Gathered {
+    /// Reads a run's folder, and the shards in it.
+    pub(super) fn read(folder: &Path) -> Outcome<Self> {
+        let folders = run_folders(folder)?;
+        let first = folders.first().map_or(folder, PathBuf::as_path);
+        let info = RunInfo { shard: None, ..read_info(first)? };
+        let config = first.join(CONFIG);
+        let mut run = Self {
+            prompts: read_prompt_lines(first)?,
+            config: fs::read_to_string(&config).map_err(|error| Failure::file(&config, error))?,
+            folders: folders.len(),
+            info,
+            records: BTreeMap::new(),
+            doubles: 0,
+            strangers: 0,
+        };
+        let hashes: HashMap<String, String> =
+            run.info.points.iter().map(|point| (point.id.clone(), point.config_hash.clone())).collect();
+        let ids: HashSet<String> = run.prompts.iter().map(|prompt| prompt.id.clone()).collect();
+        for folder in &folders {
+            if read_info(folder)?.run_hash != run.info.run_hash {
+                let reason =
+                    format!("is of another run than {}: their configurations differ", first.display());
+                return Err(Failure::file(&folder.join(INFO), reason));
+            }
+            for (id, record) in read_results(folder)? {
+                let of_point = hashes.get(&record.point).is_some_and(|hash| *hash == record.config_hash);
+                if !of_point || !ids.contains(&record.prompt_id) {
+                    run.strangers += 1;
+                } else if run.records.contains_key(&id) {
+                    run.doubles += 1;
+                } else {
+                    run.records.insert(id, Finished { folder: folder.clone(), record });
+                }
+            }
+        }
+        Ok(run)
+    }
+
+    /// Images of the whole run.
+    pub(super) fn total(&self) -> usize {
+        self.info.points.len() * self.prompts.len()
+    }
+
+    /// The image of a point and a prompt.
+    pub(super) fn image(&self, point: &str, prompt: &str) -> Option<&Finished> {
+        self.records.get(&format!("{point}/{prompt}"))
+    }
+
+    /// The finished images of a point, in the order of the prompts.
+    pub(super) fn of_point<'a>(&'a self, point: &'a PointInfo) -> impl Iterator<Item = &'a Record> {
+        self.prompts.iter().filter_map(|prompt| Some(&self.image(&point.id, &prompt.id)?.record))
+    }
+
+    /// The prompts with these ids; else the first `count` that have images.
+    pub(super) fn prompts_to_show(&self, ids: &[String], count: usize) -> Outcome<Vec<&PromptLine>> {
+        if ids.is_empty() {
+            let has_any = |prompt: &&PromptLine| {
+                self.info.points.iter().any(|point| self.image(&point.id, &prompt.id).is_some())
+            };
+            return Ok(self.prompts.iter().filter(has_any).take(count).collect());
+        }
+        let find = |id: &String| {
+            self.prompts.iter().find(|prompt| prompt.id == *id).ok_or_else(|| {
+                Failure::usage(format!("--prompt: expected the id of a prompt of the run, got {id:?}"))
+            })
+        };
+        ids.iter().map(find).collect()
+    }
+}

@@ -1,0 +1,32 @@
+//! `atedm report`: one HTML page of a run's folder, with everything in it: tables, curves, images.
+
+mod curves;
+mod figures;
+mod gallery;
+mod gathered;
+mod html;
+mod page;
+mod tables;
+
+use crate::args::ReportArgs;
+use crate::failure::Outcome;
+use crate::files::OutputFile;
+use gallery::Shown;
+use gathered::Gathered;
+
+/// Reads the folder and writes the page.
+pub(crate) fn run(args: &ReportArgs) -> Outcome {
+    let path = args.output.clone().unwrap_or_else(|| args.folder.join("report.html"));
+    let run = Gathered::read(&args.folder)?;
+    let output = OutputFile::prepare(&path)?;
+    let shown =
+        Shown { prompts: run.prompts_to_show(&args.prompt, args.prompts_shown)?, pixels: args.pixels };
+    let page = page::page(&run, &shown)?;
+    output.write(page.as_bytes())?;
+    if !args.quiet {
+        let (done, total) = (run.records.len(), run.total());
+        let size = page.len() as f64 / 1e6;
+        eprintln!("wrote {} ({done} of {total} images, {size:.1} MB)", output.path().display());
+    }
+    Ok(())
+}
