@@ -1,0 +1,130 @@
+//! Pruning stacked on few-step sampling and on image to image: τ is counted in the full schedule.
+
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
+mod common;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+
+use atedm_core::plugin::{BuildContext, MaskRecorder, Registry};
+use atedm_core::reference::{NdDevice, NdTensor, Reference32};
+use atedm_core::{DType, Tensor};
+use atedm_sdxl::checkpoint::{Checkpoint, OpenOptions};
+use atedm_sdxl::pipeline::{Decoding, InitialLatents, Output, Pipeline, Proceed, Request};
+use atedm_sdxl::schedulers::SamplerChoice;
+use common::{succeed, tiny};
+use serde_json::{Value, json};
+
+/// Blocks of the tiny U-Net by level, and those of them that the prune-less schedule spares.
+const BLOCKS: [(u64, u64, u64); 2] = [(1, 5, 2), (2, 6, 2)];
+
+/// Four steps of LCM: τ spares the edges of the stages in as many of the four.
+#[test]
+fn few_steps_of_lcm_are_pruned_by_the_schedule() {
+    let work = tempfile::tempdir().unwrap();
+    let text = "steps = 4\nscheduler = \"lcm\"\nguidance_scale = 1\nwidth = 128\nheight = 128\n\
+        [prompts]\nfox = \"a red fox\"\n\
+        [[grid]]\nmethod = \"at-edm\"\noptions = { ratio = 0.5 }\neach = { tau = [0, 2, 4, \"50%\"] }\n\
+        [[grid]]\nmethod = \"tome-c\"\noptions = { schedule = \"prune-less\", tau = 2 }\n";
+    fs::write(work.path().join("lcm.toml"), text).unwrap();
+    let model = tiny().to_str().unwrap();
+    succeed(work.path(), &["ablate", "lcm.toml", "--model", model, "--output", "run", "--quiet"]);
+    let lines = fs::read_to_string(work.path().join("run/results.jsonl")).unwrap();
+    let records: Vec<Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let of = |label: &str| records.iter().find(|record| record["label"] == label).unwrap();
+    for (label, tau) in [("at-edm tau=0", 0), ("at-edm tau=2", 2), ("at-edm tau=4", 4), ("at-edm tau=50%", 2)]
+    {
+        let record = of(label);
+        assert_eq!(
+            (&record["flops"]["evaluations"], &record["settings"]["scheduler"]),
+            (&json!(4), &json!("lcm"))
+        );
+        for (tokens, (level, blocks, spared)) in record["tokens"].as_array().unwrap().iter().zip(BLOCKS) {
+            assert_eq!(
+                (&tokens["level"], &tokens["decisions"]),
+                (&json!(level), &json!(4 * blocks - tau * spared)),
+                "{label}"
+            );
+        }
+        let tflop = |record: &Value| record["flops"]["mean_tflop"].as_f64().unwrap();
+        assert!(tflop(record) < tflop(of("none")));
+        assert!(record["distances"]["latent_l2_relative"].as_f64().unwrap() > 0.0);
+    }
+    assert_eq!(of("at-edm tau=50%")["distances"], of("at-edm tau=2")["distances"]);
+    assert_ne!(of("at-edm tau=0")["distances"], of("at-edm tau=2")["distances"]);
+    // Token merging works in each layer of a block: 2 at level 1, 3 at level 2.
+    for (tokens, (_, blocks, spared)) in of("tome-c")["tokens"].as_array().unwrap().iter().zip(BLOCKS) {
+        let layers = tokens["level"].as_u64().unwrap() + 1;
+        assert_eq!(tokens["decisions"], json!(layers * (4 * blocks - 2 * spared)));
+    }
+}
+
+/// What a run made, and the blocks that were pruned at each step.
+struct Run {
+    output: Output<NdTensor>,
+    pruned: BTreeMap<usize, BTreeSet<String>>,
+}
+
+fn run(pipeline: &Pipeline<Reference32>, request: &Request<NdTensor>, method: &str, options: Value) -> Run {
+    let recorder = MaskRecorder::shared();
+    let context = BuildContext::<NdTensor> { observer: Some(recorder.clone()), ..BuildContext::default() };
+    let registry = Registry::<NdTensor>::with_builtins();
+    let mut reducer = registry.build(method, &options, &context).unwrap();
+    let output = pipeline.generate(request, reducer.as_mut(), &mut |_| Proceed::Continue(())).unwrap();
+    let mut pruned: BTreeMap<usize, BTreeSet<String>> = BTreeMap::new();
+    for (key, _) in recorder.lock().unwrap().masks().iter() {
+        pruned.entry(key.step).or_default().insert(key.block.clone());
+    }
+    Run { output, pruned }
+}
+
+/// A picture is encoded, brought to the noise of step 3 of 6, and denoised from there.
+#[test]
+fn image_to_image_counts_tau_in_the_full_schedule() {
+    let checkpoint = Checkpoint::open(tiny(), OpenOptions::default()).unwrap();
+    let pipeline = Pipeline::<Reference32>::load(&checkpoint, DType::F32, &NdDevice).unwrap();
+    let picture: Vec<f32> = (0..3 * 64 * 64)
+        .map(|i| ((i % 64) as f32 / 32.0 - 1.0) * if i / 4096 == 1 { -1.0 } else { 1.0 })
+        .collect();
+    let picture = NdTensor::from_f32(&picture, &[1, 3, 64, 64], DType::F32, &NdDevice).unwrap();
+    let vae = pipeline.vae();
+    let latents = vae.scale(&vae.encode(&picture).unwrap()).unwrap();
+    assert_eq!(latents.shape(), [1, 4, 8, 8]);
+    for scheduler in [SamplerChoice::Euler, SamplerChoice::Lcm] {
+        let mut request = Request::new(["a red fox"]);
+        request.steps = 6;
+        (request.width, request.height) = (Some(64), Some(64));
+        request.scheduler = Some(scheduler);
+        request.decoding = Decoding::Skip;
+        request.initial = InitialLatents::Clean { latents: latents.clone(), start: 3 };
+        let whole = run(&pipeline, &request, "none", json!({}));
+        let steps: Vec<usize> = whole.output.costs.iter().map(|cost| cost.step).collect();
+        assert_eq!(steps, [3, 4, 5]);
+
+        // τ = 4: of the steps that run, only step 3 prunes less; were τ counted from the start, step 4 to 5 would too
+        let pruned = run(&pipeline, &request, "at-edm", json!({"ratio": 0.5, "tau": 4}));
+        let spared = ["down.1.0", "down.2.0", "up.0.2", "up.1.2"];
+        let at = |run: &Run, step: usize| spared.map(|block| run.pruned[&step].contains(block));
+        assert_eq!(
+            [3, 4, 5].map(|step| at(&pruned, step)),
+            [[false; 4], [true; 4], [true; 4]],
+            "{scheduler}"
+        );
+        assert!(pruned.pruned[&3].contains("mid.0"));
+        let macs = |run: &Run| run.output.costs.iter().map(|cost| cost.macs.total()).collect::<Vec<u64>>();
+        let [whole_macs, pruned_macs] = [macs(&whole), macs(&pruned)];
+        assert!(
+            pruned_macs[0] < whole_macs[0]
+                && pruned_macs[1] < pruned_macs[0]
+                && pruned_macs[1] == pruned_macs[2]
+        );
+        // the share of six steps that is four
+        let share = run(&pipeline, &request, "at-edm", json!({"ratio": 0.5, "tau": "67%"}));
+        assert_eq!(share.pruned, pruned.pruned);
+        assert_eq!(share.output.latents.to_f32().unwrap(), pruned.output.latents.to_f32().unwrap());
+        assert_ne!(pruned.output.latents.to_f32().unwrap(), whole.output.latents.to_f32().unwrap());
+        let nothing = run(&pipeline, &request, "at-edm", json!({"ratio": 0.0}));
+        assert_eq!(nothing.output.latents.to_f32().unwrap(), whole.output.latents.to_f32().unwrap());
+    }
+}
