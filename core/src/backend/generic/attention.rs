@@ -11,7 +11,7 @@
 use crate::backend::{
     AttentionGraph, AttentionOptions, GraphRequest, Indices, Partition, Streamed, Tensor, dims,
 };
-use crate::{Error, Result};
+use crate::{DType, Error, Result};
 
 /// Query rows handled at once by the streamed bodies.
 const ROW_BLOCK: usize = 512;
@@ -115,7 +115,7 @@ pub fn dense_map<T: Tensor>(graph: &Streamed<T>) -> Result<T> {
 /// `Aᵀ s`, block by block.
 pub fn votes<T: Tensor>(graph: &Streamed<T>, scores: &T) -> Result<T> {
     let [b, h, m, _] = dims(&graph.q, "votes")?;
-    expect_scores(scores, [b, h, m], "votes")?;
+    expect_scores(scores, [b, h, m], graph.lse.dtype(), "votes")?;
     let mut sum: Option<T> = None;
     for (start, len) in row_blocks(m) {
         let part = dense_votes(&log_rows(graph, start, len)?.exp()?, &scores.narrow(2, start, len)?)?;
@@ -173,14 +173,14 @@ pub fn strongest<T: Tensor>(graph: &Streamed<T>, partition: &Partition<T>) -> Re
 /// `Aᵀ s` on a stored map `[b, h, m, n]` with `[b, h, m]`.
 pub fn dense_votes<T: Tensor>(map: &T, scores: &T) -> Result<T> {
     let [b, h, m, n] = dims(map, "votes")?;
-    expect_scores(scores, [b, h, m], "votes")?;
+    expect_scores(scores, [b, h, m], map.dtype(), "votes")?;
     scores.cast(map.dtype())?.reshape(&[b, h, 1, m])?.matmul(map)?.reshape(&[b, h, n])?.cast(scores.dtype())
 }
 
 /// `A s` on a stored map `[b, h, m, n]` with `[b, h, n]`.
 pub fn dense_read<T: Tensor>(map: &T, scores: &T) -> Result<T> {
     let [b, h, m, n] = dims(map, "read")?;
-    expect_scores(scores, [b, h, n], "read")?;
+    expect_scores(scores, [b, h, n], map.dtype(), "read")?;
     map.matmul(&scores.cast(map.dtype())?.reshape(&[b, h, n, 1])?)?.reshape(&[b, h, m])?.cast(scores.dtype())
 }
 
@@ -204,11 +204,16 @@ pub fn dense_strongest<T: Tensor>(map: &T, partition: &Partition<T>) -> Result<T
     head_mean(&among.cast(among.dtype().accumulator())?)?.argmax_rows()
 }
 
-fn expect_scores<T: Tensor>(scores: &T, shape: [usize; 3], op: &'static str) -> Result<()> {
-    if scores.shape() == shape {
-        return Ok(());
+/// Scores over a graph of maps or log-sum-exps of `dtype`: of this shape, in its accumulator.
+fn expect_scores<T: Tensor>(scores: &T, shape: [usize; 3], dtype: DType, op: &'static str) -> Result<()> {
+    if scores.shape() != shape {
+        return Err(Error::shape(op, format!("scores {shape:?}"), scores.shape()));
     }
-    Err(Error::shape(op, format!("scores {shape:?}"), scores.shape()))
+    let (expected, got) = (dtype.accumulator(), scores.dtype());
+    if expected != got {
+        return Err(Error::DType { op, expected: expected.to_string(), got: got.to_string() });
+    }
+    Ok(())
 }
 
 fn head_mean<T: Tensor>(map: &T) -> Result<T> {
