@@ -131,7 +131,10 @@ fn variance_chart(variance: &Variance) -> Outcome<String> {
         x_label: "denoising step".into(),
         y_label: "variance of the map's entries".into(),
         base: Base::Zero,
-        series: series.map(|(level, points)| Series::line(format!("level {level}"), points)).collect(),
+        series: series
+            .enumerate()
+            .map(|(colour, (level, points))| Series::line(format!("level {level}"), colour, points))
+            .collect(),
     };
     chart.to_svg()
 }

@@ -5,11 +5,14 @@ use plotters::prelude::*;
 
 use crate::failure::{Failure, Outcome};
 
-const WIDTH: u32 = 860;
-const HEIGHT: u32 = 430;
-const LEGEND: u32 = 210;
+const WIDTH: u32 = 640;
+const HEIGHT: u32 = 380;
+/// Names in a line of the legend, which is below the chart.
+const COLUMNS: u32 = 3;
+/// Height of a line of the legend.
+const LINE: u32 = 20;
 /// Letters of a name that fit into the legend.
-const NAME: usize = 27;
+const NAME: usize = 24;
 /// Labels at points are drawn as long as there are no more points.
 const MOST_LABELS: usize = 24;
 /// Colours that stay apart for colour-blind readers (Okabe and Ito).
@@ -22,6 +25,9 @@ const COLOURS: [RGBColor; 7] = [
     RGBColor(86, 180, 233),
     RGBColor(0, 0, 0),
 ];
+
+/// Of labels beside points.
+const GREY: RGBColor = RGBColor(70, 78, 88);
 
 /// A point of a series.
 #[derive(Debug, Clone, PartialEq)]
@@ -52,13 +58,16 @@ pub(crate) struct Series {
     pub(crate) marks: Vec<Mark>,
     /// How they are drawn.
     pub(crate) form: Form,
+    /// Number of its colour, so that it can be the same in several charts.
+    pub(crate) colour: usize,
 }
 
 impl Series {
     /// A plain line.
-    pub(crate) fn line(name: impl Into<String>, points: Vec<(f64, f64)>) -> Self {
+    pub(crate) fn line(name: impl Into<String>, colour: usize, points: Vec<(f64, f64)>) -> Self {
         let mark = |at| Mark { at, interval: None, label: String::new() };
-        Self { name: name.into(), marks: points.into_iter().map(mark).collect(), form: Form::Line }
+        let marks = points.into_iter().map(mark).collect();
+        Self { name: name.into(), marks, form: Form::Line, colour }
     }
 }
 
@@ -91,10 +100,15 @@ impl Chart {
     pub(crate) fn to_svg(&self) -> Outcome<String> {
         let mut svg = String::new();
         {
-            let area = SVGBackend::with_string(&mut svg, (WIDTH, HEIGHT)).into_drawing_area();
+            let area =
+                SVGBackend::with_string(&mut svg, (WIDTH, HEIGHT + self.legend_height())).into_drawing_area();
             self.draw(&area).map_err(|error| Failure::run(format!("{}: {error}", self.title)))?;
         }
         Ok(svg)
+    }
+
+    fn legend_height(&self) -> u32 {
+        LINE * (self.series.len() as u32).div_ceil(COLUMNS) + LINE / 2
     }
 
     fn draw<'a>(
@@ -102,7 +116,7 @@ impl Chart {
         area: &DrawingArea<SVGBackend<'a>, Shift>,
     ) -> Result<(), DrawingAreaErrorKind<<SVGBackend<'a> as DrawingBackend>::ErrorType>> {
         area.fill(&WHITE)?;
-        let (plot, legend) = area.split_horizontally(WIDTH - LEGEND);
+        let (plot, legend) = area.split_vertically(HEIGHT);
         let finite = |mark: &&Mark| mark.at.0.is_finite() && mark.at.1.is_finite();
         let marks = || self.series.iter().flat_map(|series| &series.marks).filter(finite);
         let (left, right) = padded(marks().map(|mark| mark.at.0));
@@ -124,8 +138,8 @@ impl Chart {
             .configure_mesh()
             .light_line_style(TRANSPARENT)
             .bold_line_style(RGBColor(224, 224, 224))
-            .label_style(("sans-serif", 12))
-            .axis_desc_style(("sans-serif", 13))
+            .label_style(("sans-serif", 13))
+            .axis_desc_style(("sans-serif", 14))
             .x_desc(&self.x_label)
             .y_desc(&self.y_label)
             .x_labels(8)
@@ -135,7 +149,7 @@ impl Chart {
             .draw()?;
         let labelled = marks().count() <= MOST_LABELS;
         for (index, series) in self.series.iter().enumerate() {
-            let colour = COLOURS[index % COLOURS.len()];
+            let colour = COLOURS[series.colour % COLOURS.len()];
             let marks: Vec<&Mark> = series.marks.iter().filter(finite).collect();
             let thick = if series.form == Form::Line { 2 } else { 1 };
             if series.form == Form::Line || marks.len() > 1 {
@@ -149,14 +163,17 @@ impl Chart {
                 }
                 chart.plotting_area().draw(&Circle::new(mark.at, 4, colour.filled()))?;
                 if labelled && !mark.label.is_empty() {
+                    // neighbours' labels above and below their points
+                    let up = if series.colour % 2 == 0 { -16 } else { 5 };
                     let beside = EmptyElement::at(mark.at)
-                        + Text::new(mark.label.clone(), (7, -14), ("sans-serif", 11));
+                        + Text::new(mark.label.clone(), (7, up), ("sans-serif", 12).into_font().color(&GREY));
                     chart.plotting_area().draw(&beside)?;
                 }
             }
-            let y = 48 + 20 * index as i32;
-            legend.draw(&PathElement::new([(6, y), (28, y)], colour.stroke_width(3)))?;
-            legend.draw(&Text::new(shortened(&series.name), (36, y - 6), ("sans-serif", 12)))?;
+            let (column, line) = (index as u32 % COLUMNS, index as u32 / COLUMNS);
+            let (x, y) = ((84 + column * (WIDTH - 84) / COLUMNS) as i32, (line * LINE + 8) as i32);
+            legend.draw(&PathElement::new([(x, y), (x + 18, y)], colour.stroke_width(3)))?;
+            legend.draw(&Text::new(shortened(&series.name), (x + 24, y - 6), ("sans-serif", 13)))?;
         }
         area.present()
     }
@@ -219,13 +236,14 @@ mod tests {
 
     #[test]
     fn every_series_is_drawn_and_text_is_escaped() {
-        let line = |name: &str| Series::line(name, vec![(0.0, 1.0), (1.0, f64::NAN), (2.0, 3.0)]);
+        let line = |name: &str| Series::line(name, 0, vec![(0.0, 1.0), (1.0, f64::NAN), (2.0, 3.0)]);
         let mark =
             |x: f64, label: &str| Mark { at: (x, 2.0), interval: Some((1.5, 2.5)), label: label.into() };
         let dots = Series {
             name: "a name that is longer than the legend is wide".into(),
             marks: vec![mark(0.5, "<b>"), mark(1.5, "tau=15")],
             form: Form::Dots,
+            colour: 1,
         };
         let chart = Chart {
             title: "a < b & c".into(),

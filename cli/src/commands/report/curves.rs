@@ -21,7 +21,7 @@ pub(super) fn curves(run: &Gathered, figures: &[PointFigures]) -> Outcome<String
     let x_label = format!("{} of a U-Net evaluation (mean over steps and images)", unit.name);
     let mut parts = Vec::new();
     let mut add = |title: String, x_label: &str, series: Vec<Series>, y_label: &str| -> Outcome {
-        if series.iter().any(|series| !series.marks.is_empty()) {
+        if !series.is_empty() {
             let chart = Chart {
                 title: title.clone(),
                 x_label: x_label.into(),
@@ -37,18 +37,23 @@ pub(super) fn curves(run: &Gathered, figures: &[PointFigures]) -> Outcome<String
         |index: usize| move |(_, figures): &Measured<'_>| figures.distances.get(index).copied().flatten();
     for (index, metric) in METRICS.iter().enumerate() {
         let title = format!("{} against FLOPs ({})", metric.name, metric.better);
-        add(title, &x_label, by_grid(&points, tflop, distance(index)), metric.axis)?;
+        add(title, &x_label, by_grid(&points, tflop, distance(index), own_words), metric.axis)?;
     }
     let pace = |(_, figures): &Measured<'_>| figures.seconds_per_step;
-    add("Time against FLOPs".into(), &x_label, by_grid(&points, tflop, pace), "seconds a step")?;
+    add("Time against FLOPs".into(), &x_label, by_grid(&points, tflop, pace, own_words), "seconds a step")?;
     for key in numeric_axes(&points) {
         let varied = |(point, _): &Measured<'_>| point.varied.get(&key).and_then(Value::as_f64);
         for (index, metric) in METRICS.iter().enumerate() {
             let title = format!("{} against {key} ({})", metric.name, metric.better);
-            add(title, &key, by_grid(&points, varied, distance(index)), metric.axis)?;
+            add(title, &key, by_grid(&points, varied, distance(index), |_| String::new()), metric.axis)?;
         }
     }
     Ok(parts.concat())
+}
+
+/// What sets a point apart in its grid entry.
+fn own_words(point: &PointInfo) -> String {
+    point.label.strip_prefix(point.grid.as_str()).unwrap_or(&point.label).trim().to_string()
 }
 
 /// A series a grid entry, from left to right.
@@ -56,18 +61,26 @@ fn by_grid(
     points: &[Measured<'_>],
     x: impl Fn(&Measured<'_>) -> Option<f64>,
     y: impl Fn(&Measured<'_>) -> Option<Mean>,
+    label: impl Fn(&PointInfo) -> String,
 ) -> Vec<Series> {
     let mut series: Vec<Series> = Vec::new();
+    for (point, _) in points {
+        if series.iter().all(|series| series.name != point.grid) {
+            // each entry has one colour in all charts
+            let (name, colour) = (point.grid.clone(), series.len());
+            series.push(Series { name, marks: Vec::new(), form: Form::Dots, colour });
+        }
+    }
     for measured in points {
         let (Some(x), Some(mean)) = (x(measured), y(measured)) else { continue };
         let (point, _) = measured;
-        let own = point.label.strip_prefix(point.grid.as_str()).unwrap_or(&point.label).trim();
-        let mark = ChartMark { at: (x, mean.value), interval: mean.interval, label: own.to_string() };
-        match series.iter_mut().find(|series| series.name == point.grid) {
-            Some(series) => series.marks.push(mark),
-            None => series.push(Series { name: point.grid.clone(), marks: vec![mark], form: Form::Dots }),
+        let label = label(point);
+        let mark = ChartMark { at: (x, mean.value), interval: mean.interval, label };
+        if let Some(series) = series.iter_mut().find(|series| series.name == point.grid) {
+            series.marks.push(mark);
         }
     }
+    series.retain(|series| !series.marks.is_empty());
     for series in &mut series {
         series.marks.sort_by(|a, b| a.at.0.total_cmp(&b.at.0));
     }

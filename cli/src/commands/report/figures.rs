@@ -62,20 +62,20 @@ pub(super) struct Metric {
 
 /// The distances of a record, in the order of the tables.
 pub(super) const METRICS: [Metric; 4] = [
-    Metric { name: "PSNR", axis: "PSNR [dB]", digits: 2, better: "higher is closer", of: |d| d.psnr },
-    Metric { name: "SSIM", axis: "SSIM", digits: 4, better: "higher is closer", of: |d| Some(d.ssim) },
+    Metric { name: "PSNR", axis: "PSNR [dB]", digits: 2, better: "higher: closer", of: |d| d.psnr },
+    Metric { name: "SSIM", axis: "SSIM", digits: 3, better: "higher: closer", of: |d| Some(d.ssim) },
     Metric {
         name: "latent L2",
         axis: "latent L2",
         digits: 2,
-        better: "lower is closer",
+        better: "lower: closer",
         of: |d| Some(d.latent_l2),
     },
     Metric {
-        name: "relative latent L2",
+        name: "relative L2",
         axis: "relative latent L2",
-        digits: 4,
-        better: "lower is closer",
+        digits: 3,
+        better: "lower: closer",
         of: |d| Some(d.latent_l2_relative),
     },
 ];
@@ -101,7 +101,7 @@ pub(super) struct PointFigures {
     pub(super) tflop: Option<Mean>,
     pub(super) seconds_per_step: Option<Mean>,
     pub(super) kept: Vec<Kept>,
-    /// Votes cast for a decision; `None` where nothing was decided.
+    /// Votes cast for a decision; `None` where none are.
     pub(super) votes: Option<f64>,
     /// In the order of [`METRICS`].
     pub(super) distances: [Option<Mean>; METRICS.len()],
@@ -150,7 +150,7 @@ fn votes(records: &[&Record]) -> Option<f64> {
     let tokens = || records.iter().flat_map(|record| &record.tokens);
     let decisions: u64 = tokens().map(|tokens| tokens.decisions).sum();
     let votes: f64 = tokens().map(|tokens| tokens.decisions as f64 * tokens.votes).sum();
-    (decisions > 0).then(|| votes / decisions as f64)
+    (votes > 0.0).then(|| votes / decisions as f64)
 }
 
 #[cfg(test)]

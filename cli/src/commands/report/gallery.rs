@@ -98,8 +98,8 @@ fn cell(
         None => image,
     };
     let far = record.distances.as_ref().map_or(String::new(), |distances| match distances.psnr {
-        Some(psnr) => format!(", {psnr:.1} dB, SSIM {:.3}", distances.ssim),
-        None => ", equal".into(),
+        Some(psnr) => format!("<br>{psnr:.1} dB, SSIM {:.3}", distances.ssim),
+        None => "<br>equal to the unpruned image".into(),
     });
     Ok(format!("<td>{image}<small>{}{far}</small></td>", readable(record.flops.mean_tflop)))
 }

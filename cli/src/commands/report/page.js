@@ -43,6 +43,7 @@ for (const button of document.querySelectorAll("button.compare")) {
     element("after").src = after.src;
     element("after").alt = after.alt;
     element("viewer-title").textContent = button.dataset.name;
+    stage.style.setProperty("--ratio", after.naturalWidth / after.naturalHeight);
     share.value = 50;
     cut();
     viewer.showModal();

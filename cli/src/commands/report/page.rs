@@ -80,16 +80,30 @@ fn results(run: &Gathered, figures: &[PointFigures]) -> String {
     let note = format!(
         "<p>A line a point of the grid; a click on a column's title sorts by it. FLOPs are 2 × MAC of one sample in one \
          U-Net evaluation, the mean over the steps as they ran. Distances are to the unpruned image of the same prompt, seed \
-         and sampling. Brackets: 95 % bootstrap interval of the mean over N prompts ({DRAWS} draws). An image equal to the \
+         and sampling. Brackets: 95 % bootstrap interval of the mean over N prompts ({DRAWS} draws). An image equal to the \
          unpruned one has an infinite PSNR, which is not in the mean.</p>\n"
     );
     format!("{note}{}", tables::points(run, figures))
 }
 
-const CURVES: &str = "<p>Bars are the 95 % intervals of the table. One line a grid entry.</p>\n";
+const CURVES: &str = "<p>Bars are the 95 % intervals of the table. One line a grid entry.</p>\n";
 
 const NO_MASKS: &str = "<p>The run stored no masks. Those of an image, as <code>atedm generate --masks-out</code> writes them, \
     are shown here when they lie in the run's folder as <code>masks/POINT/PROMPT.safetensors</code>.</p>\n";
+
+fn masks(run: &Gathered, gallery: &Gallery) -> String {
+    let stored = run.records.values().filter(|finished| finished.masks().is_some()).count();
+    match (stored, gallery.masks.is_empty()) {
+        (0, _) => NO_MASKS.into(),
+        (_, true) => {
+            format!("<p>Masks of {stored} images are stored, of none of the prompts shown here.</p>\n")
+        }
+        _ => format!(
+            "<p>Pruned tokens are dark. Of the first, the middle and the last step with masks.</p>\n{}",
+            gallery.masks
+        ),
+    }
+}
 
 fn images(run: &Gathered, shown: &Shown<'_>, gallery: &Gallery) -> String {
     format!(

@@ -61,7 +61,7 @@ fn mean(mean: Option<Mean>, digits: usize, note: &str) -> String {
         };
     };
     let interval =
-        interval.map_or(String::new(), |(low, high)| format!("[{low:.digits$}, {high:.digits$}] "));
+        interval.map_or(String::new(), |(low, high)| format!("[{low:.digits$}, {high:.digits$}]<br>"));
     let note = if note.is_empty() { String::new() } else { format!("<br>{note}") };
     cell(value, &format!("{value:.digits$}<small>{interval}N = {count}{note}</small>"))
 }
@@ -72,9 +72,9 @@ pub(super) fn points(run: &Gathered, figures: &[PointFigures]) -> String {
     let mut heads = vec![
         head("point", ""),
         head("images", "done"),
-        head(unit.name, "a U-Net evaluation"),
+        head(unit.name, "an evaluation"),
         head("saved", "of FLOPs"),
-        head("kept tokens", "where reduced, by level"),
+        head("kept tokens", "by level"),
         head("votes", "a decision"),
         head("s / step", "mean, 95 %"),
     ];
@@ -97,18 +97,18 @@ fn point_row(run: &Gathered, index: usize, point: &PointInfo, figures: &PointFig
             "<th scope=\"row\" data-value=\"{index}\"><a href=\"#config-{index}\">{}</a></th>",
             escaped(&point.label)
         ),
-        cell(figures.done as f64, &format!("{} <small>of {total}</small>", figures.done)),
+        cell(figures.done as f64, &format!("{} of {total}", figures.done)),
     ];
     match (figures.tflop, point.planned_tflop) {
         (Some(Mean { value, .. }), _) => {
             let saved = 100.0 * (1.0 - value / point.whole_tflop);
             cells.push(cell(value, &unit.show(value)));
-            cells.push(cell(saved, &format!("{saved:.1} %")));
+            cells.push(cell(saved, &format!("{saved:.1} %")));
         }
         (None, Some(planned)) => {
             let saved = 100.0 * (1.0 - planned / point.whole_tflop);
             cells.push(cell(planned, &format!("{}<small>planned</small>", unit.show(planned))));
-            cells.push(cell(saved, &format!("{saved:.1} %<small>planned</small>")));
+            cells.push(cell(saved, &format!("{saved:.1} %<small>planned</small>")));
         }
         (None, None) => cells.extend([MISSING.to_string(), MISSING.to_string()]),
     }
@@ -116,10 +116,7 @@ fn point_row(run: &Gathered, index: usize, point: &PointInfo, figures: &PointFig
         figures.kept.iter().fold((0.0, 0.0), |(b, a), kept| (b + kept.tokens, a + kept.kept));
     let levels = figures.kept.iter().map(|kept| {
         let share = 100.0 * kept.kept / kept.tokens.max(1.0);
-        format!(
-            "<div class=\"line\">level {}: {:.0} of {:.0} ({share:.0} %)</div>",
-            kept.level, kept.kept, kept.tokens
-        )
+        format!("<div>{}: {:.0} of {:.0} ({share:.0} %)</div>", kept.level, kept.kept, kept.tokens)
     });
     cells.push(match figures.kept.is_empty() {
         true => MISSING.into(),

@@ -1,0 +1,185 @@
+//! `atedm report`: a page of a real ablation of a tiny checkpoint, finished, cut off, in shards, and not begun.
+
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
+mod common;
+
+use std::fs;
+use std::path::Path;
+use std::sync::OnceLock;
+
+use common::{fail, names, succeed, tiny};
+use tempfile::TempDir;
+
+const HOSTILE: &str = "<img src=x onerror=alert(1)> & \\\"quotes\\\" </script>";
+
+/// Three points, three prompts; made once.
+fn ablation() -> &'static Path {
+    static MADE: OnceLock<TempDir> = OnceLock::new();
+    MADE.get_or_init(|| {
+        let work = TempDir::with_prefix_in("report-", env!("CARGO_TARGET_TMPDIR")).unwrap();
+        let config = format!(
+            "title = \"a <b>title</b>\"\nsteps = 2\nwidth = 64\nheight = 64\n\
+             [prompts]\nfox = \"a fox\"\nhostile = \"{HOSTILE}\"\nowl = \"an owl\"\n\
+             [[grid]]\nmethod = \"at-edm\"\noptions = {{ tau = 0 }}\neach = {{ ratio = [0, 0.5] }}\n"
+        );
+        fs::write(work.path().join("c.toml"), config).unwrap();
+        let model = tiny().to_str().unwrap();
+        succeed(work.path(), &["ablate", "c.toml", "--model", model, "--output", "run", "--quiet"]);
+        for shard in ["0/2", "1/2"] {
+            let args =
+                ["ablate", "c.toml", "--model", model, "--output", "shards", "--quiet", "--shard", shard];
+            succeed(work.path(), &args);
+        }
+        work
+    })
+    .path()
+}
+
+/// A copy of the run whose files a test may change.
+fn copy(from: &str) -> TempDir {
+    fn all(from: &Path, to: &Path) {
+        fs::create_dir_all(to).unwrap();
+        for entry in fs::read_dir(from).unwrap().map(Result::unwrap) {
+            let target = to.join(entry.file_name());
+            match entry.file_type().unwrap().is_dir() {
+                true => all(&entry.path(), &target),
+                false => drop(fs::copy(entry.path(), target).unwrap()),
+            }
+        }
+    }
+    let copied = tempfile::tempdir().unwrap();
+    all(&ablation().join(from), &copied.path().join("run"));
+    copied
+}
+
+fn page(work: &Path, args: &[&str]) -> String {
+    succeed(work, &[&["report", "run", "--output", "page.html"], args].concat());
+    fs::read_to_string(work.join("page.html")).unwrap()
+}
+
+#[test]
+fn a_finished_run_is_one_page_without_links_outside() {
+    let work = copy("run");
+    let said = succeed(work.path(), &["report", "run"]);
+    assert!(said.contains("run/report.html (9 of 9 images"), "{said}");
+    let html = page(work.path(), &[]);
+    assert_eq!(html, fs::read_to_string(work.path().join("run/report.html")).unwrap());
+    assert_eq!(names(work.path()), ["page.html", "run"]);
+    for words in [
+        "All 9 images are finished.",
+        "a &lt;b&gt;title&lt;/b&gt;",
+        "&lt;img src=x onerror=alert(1)&gt; &amp; &quot;quotes&quot; &lt;/script&gt;",
+        "at-edm ratio=0.5",
+        "The run stored no masks.",
+        "PSNR against FLOPs",
+        "PSNR against ratio",
+        "N = 3",
+        "3 equal (∞)",
+        "&quot;recovery&quot;: &quot;similarity&quot;",
+        "[[grid]]",
+    ] {
+        assert!(html.contains(words), "{words}");
+    }
+    for markup in
+        ["<b>title", "<img src=x", "http://", "https://", "<link rel=\"stylesheet", "@import", "url("]
+    {
+        let html = html.replace("http://www.w3.org/2000/svg", "");
+        assert!(!html.contains(markup), "{markup}");
+    }
+    assert_eq!(html.matches("</script>").count(), 1);
+    // 9 images: of each prompt two are compared with the third
+    assert_eq!(html.matches("src=\"data:image/png;base64,").count(), 9);
+    assert_eq!(html.matches("class=\"compare\"").count(), 6);
+    // ratio, the FLOPs: four distances and the time, then four distances against the ratio
+    assert_eq!(html.matches("<figure class=\"chart\">").count(), 9);
+}
+
+#[test]
+fn figures_are_those_of_the_records() {
+    let work = copy("run");
+    let html = page(work.path(), &[]);
+    let lines = fs::read_to_string(work.path().join("run/results.jsonl")).unwrap();
+    let records: Vec<serde_json::Value> =
+        lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let ssim: Vec<f64> = records
+        .iter()
+        .filter(|record| record["label"] == "at-edm ratio=0.5")
+        .map(|record| record["distances"]["ssim"].as_f64().unwrap())
+        .collect();
+    let mean = ssim.iter().sum::<f64>() / 3.0;
+    let (low, high) = ssim.iter().fold((1.0, 0.0), |(l, h), &v| (f64::min(l, v), f64::max(h, v)));
+    assert!(html.contains(&format!(">{mean:.3}<small>[")), "{mean}");
+    // 1000 draws of three values hold three times the lowest and three times the highest: 3.7 % each
+    assert!(html.contains(&format!("[{low:.3}, {high:.3}]<br>N = 3")), "{low} {high}");
+}
+
+#[test]
+fn shards_are_gathered_and_unfinished_runs_are_shown() {
+    let shards = copy("shards");
+    let html = page(shards.path(), &["--prompt", "owl"]);
+    assert!(html.contains("All 9 images are finished.") && html.contains("1 of 3 prompts"));
+    assert_eq!(html.matches("src=\"data:image/png;base64,").count(), 3);
+
+    let work = copy("run");
+    let results = work.path().join("run/results.jsonl");
+    let lines = fs::read_to_string(&results).unwrap();
+    let first: String = lines.split_inclusive('\n').take(4).collect();
+    // a kill may leave the beginning of a line
+    fs::write(&results, first + "{\"format\": 1, \"id\": \"at-e").unwrap();
+    let html = page(work.path(), &[]);
+    assert!(html.contains("Not finished: 4 of 9 images.") && html.contains("not finished</td>"));
+    fs::write(&results, "").unwrap();
+    let html = page(work.path(), &[]);
+    assert!(html.contains("No image is finished yet, of 9.") && html.contains("planned"));
+    assert!(!html.contains("<svg") && !html.contains("NaN"));
+}
+
+#[test]
+fn stored_masks_are_drawn() {
+    let work = copy("run");
+    let info: serde_json::Value =
+        serde_json::from_slice(&fs::read(work.path().join("run/run.json")).unwrap()).unwrap();
+    let points = info["points"].as_array().unwrap();
+    let point = points.iter().find(|point| point["label"] == "at-edm ratio=0.5").unwrap();
+    let folder = format!("run/masks/{}", point["id"].as_str().unwrap());
+    fs::create_dir_all(work.path().join(&folder)).unwrap();
+    let (masks, model) = (format!("{folder}/fox.safetensors"), tiny().to_str().unwrap());
+    let made = ["generate", "--model", model, "--prompt", "a fox", "--steps", "2", "--width", "64"];
+    let more = ["--height", "64", "--prune", "at-edm", "--prune-opt", "tau=0,ratio=0.5"];
+    let output = ["--masks-out", masks.as_str(), "--output", "fox.png", "--quiet"];
+    succeed(work.path(), &[&made[..], &more, &output].concat());
+    let html = page(work.path(), &["--prompt", "fox"]);
+    assert!(!html.contains("stored no masks"));
+    // two steps, eleven blocks
+    assert_eq!(html.matches("alt=\"kept tokens, ").count(), 22);
+    assert!(html.contains("mid.0 layer 0: "));
+    fs::write(work.path().join(&masks), "no masks").unwrap();
+    assert!(fail(work.path(), &["report", "run"], 1).contains("fox.safetensors"));
+}
+
+#[test]
+fn what_is_wrong_is_said_in_one_line() {
+    let work = copy("run");
+    for (args, code, named) in [
+        (&["report", "nowhere"][..], 1, "nowhere"),
+        (&["report", "."], 1, "run.json"),
+        (&["report", "run", "--output", "no/such/page.html"], 1, "no/such"),
+        (&["report", "run", "--prompt", "cat"], 2, "\"cat\""),
+        (&["report", "run", "--pixels", "0"], 2, "--pixels"),
+        (&["report"], 2, "DIR"),
+    ] {
+        let said = fail(work.path(), args, code);
+        assert!(said.contains(named), "{said}");
+    }
+    let image = work.path().join("run/images/none/fox.png");
+    fs::write(&image, "no picture").unwrap();
+    assert!(fail(work.path(), &["report", "run"], 1).contains("fox.png: expected a PNG"));
+    fs::remove_file(&image).unwrap();
+    assert!(fail(work.path(), &["report", "run"], 1).contains("fox.png"));
+    let mut lines = fs::read_to_string(work.path().join("run/results.jsonl")).unwrap();
+    lines.insert_str(0, "{}\n");
+    fs::write(work.path().join("run/results.jsonl"), lines).unwrap();
+    assert!(fail(work.path(), &["report", "run"], 1).contains("results.jsonl: line 1"));
+    assert_eq!(names(work.path()), ["run"]);
+}
