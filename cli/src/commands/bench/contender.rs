@@ -91,30 +91,32 @@ impl<T: AttentionOps> Contender<T> {
         })
     }
 
-    /// A run begins: an evaluation that is not timed, so that everything is in place that later ones find. Then the first
-    /// times of a run are timed, if they differ from others.
+    /// A run begins: the first times that blocks score are timed, if they differ from others, else an evaluation is not
+    /// timed, so that everything is in place that later ones find.
     pub(super) fn warm_up<B: Backend<Tensor = T>>(&mut self, bench: &Bench<B>, detail: Detail) -> Outcome {
-        let last = self.samples.iter().map(|(sample, _)| sample.step).max().unwrap_or(0);
-        self.begin(bench)?;
-        let prediction = self.evaluate(bench, last, Detail::Total)?.0;
-        if prediction.to_f32()?.iter().any(|value| !value.is_finite()) {
-            return Err(Failure::run(format!(
-                "{}: the U-Net's prediction is not finite in {}",
-                self.costed.label, bench.dtype
-            )));
-        }
-        drop(prediction);
         let cold = self.of_kind(|kind| kind == Kind::First);
-        for &index in &cold {
+        if cold.is_empty() {
+            let last = self.samples.iter().map(|(sample, _)| sample.step).max().unwrap_or(0);
             self.begin(bench)?;
-            self.measure(bench, index, detail, None)?;
+            let prediction = self.evaluate(bench, last, Detail::Total)?.0;
+            return self.expect_finite(&prediction);
         }
-        if !cold.is_empty() {
-            // every block has scored before what is timed from now on
-            self.evaluate(bench, last, Detail::Total)?;
-            self.reducer.take_asked();
+        // the last of them, at the steps that reduce most, leaves every block with scores
+        for index in cold {
+            self.begin(bench)?;
+            if let Some(prediction) = self.measure(bench, index, detail, None)? {
+                self.expect_finite(&prediction)?;
+            }
         }
         Ok(())
+    }
+
+    fn expect_finite(&self, prediction: &T) -> Outcome {
+        if prediction.to_f32()?.iter().all(|value| value.is_finite()) {
+            return Ok(());
+        }
+        let (label, dtype) = (&self.costed.label, prediction.dtype());
+        Err(Failure::run(format!("{label}: the U-Net's prediction is not finite in {dtype}")))
     }
 
     /// One evaluation of every other sampled step.
@@ -147,13 +149,13 @@ impl<T: AttentionOps> Contender<T> {
         index: usize,
         detail: Detail,
         watched: Option<Conditions>,
-    ) -> Outcome {
-        let Some(&(sample, _)) = self.samples.get(index) else { return Ok(()) };
+    ) -> Outcome<Option<T>> {
+        let Some(&(sample, _)) = self.samples.get(index) else { return Ok(None) };
         // kept sets of an earlier step serve the next evaluation only if it is near enough
         self.evaluation += if sample.kind == Kind::Reused { 1 } else { self.every };
         self.reducer.take_asked();
         let reset = watched.is_some_and(|conditions| conditions.host_memory) && machine::reset_peak();
-        let (_, times) = self.evaluate(bench, sample.step, detail)?;
+        let (prediction, times) = self.evaluate(bench, sample.step, detail)?;
         let peak = if reset { machine::peak_bytes() } else { None };
         self.peak = self.peak.max(peak);
         let asked = self.reducer.take_asked();
@@ -164,7 +166,7 @@ impl<T: AttentionOps> Contender<T> {
                 Detail::Phases => measured.phases.push(times),
             }
         }
-        Ok(())
+        Ok(Some(prediction))
     }
 
     /// The last round in words: the seconds of each sampled step.

@@ -127,12 +127,15 @@ impl<E: Extension> Task for Race<'_, E> {
             say(format!("warming up: {}", contender.costed.label));
             contender.warm_up(&bench, detail)?;
         }
+        let racers = contenders.len();
         say("ready".into());
         for round in 1..=args.repeats {
             if args.paced {
                 wait_for_turn()?;
             }
-            for contender in &mut contenders {
+            // another one is first in each round: what comes first may find the machine in another state
+            let (later, first) = contenders.split_at_mut(round % racers);
+            for contender in first.iter_mut().chain(later) {
                 contender.round(&bench, detail, conditions)?;
             }
             let seconds: Vec<String> = contenders.iter().map(Contender::last_round).collect();
