@@ -25,6 +25,7 @@ mod experiment;
 mod extension;
 mod failure;
 mod files;
+mod init_image;
 mod method;
 mod model;
 mod observe;

@@ -19,6 +19,7 @@ use crate::dispatch::{Task, dispatch};
 use crate::extension::registry;
 use crate::failure::{Failure, Outcome};
 use crate::files::{ImageFacts, LatentsFile, Picture, read_latents, read_masks};
+use crate::init_image::InitImage;
 use crate::method::{Method, Workload};
 use crate::model::Model;
 use crate::observe::Watcher;
@@ -44,6 +45,7 @@ pub(crate) struct Job<'a> {
     size: (usize, usize),
     pub(crate) method: Method,
     noise: Option<LatentsFile>,
+    init: Option<InitImage>,
     replay: Option<(PathBuf, Arc<MaskSet>)>,
 }
 
@@ -76,6 +78,7 @@ impl<'a> Job<'a> {
         method.check(&registry, &work)?;
         let shape = [sample.prompt.len(), work.unet.in_channels, work.latents.height, work.latents.width];
         let noise = sample.latents.as_deref().map(|path| read_latents(path, shape)).transpose()?;
+        let init = InitImage::from_args(sample, size)?;
         if masks_in.is_some() && method.is_none() {
             return Err(Failure::usage("--masks-in: expected a pruning method, got --prune none"));
         }
@@ -84,7 +87,7 @@ impl<'a> Job<'a> {
             None => None,
         };
         model.warn_of_long_prompts(sample.prompt.iter().chain(&sample.negative_prompt))?;
-        Ok(Self { sample, engine, size, method, noise, replay, model })
+        Ok(Self { sample, engine, size, method, noise, init, replay, model })
     }
 
     fn work(&self) -> Workload<'_> {
@@ -126,6 +129,7 @@ impl<'a> Job<'a> {
             steps: sample.steps,
             sampler,
             guidance_scale: sample.guidance_scale,
+            strength: self.init.as_ref().map(|init| init.strength),
             seed: sample.seed,
             batch: (index, sample.prompt.len()),
             width: self.size.0,
@@ -193,14 +197,17 @@ impl<E: Extension> Task for Sampling<'_, E> {
         progress.phase("loading");
         let pipeline = Pipeline::<B>::load_with(&job.model.checkpoint, dtype, &device, TextEncoders::PerRun)
             .map_err(Failure::run)?;
-        let initial = match &job.noise {
-            Some(noise) => InitialLatents::Noise(B::Tensor::from_f32(
+        let initial = match (&job.noise, &job.init) {
+            (Some(noise), _) => InitialLatents::Noise(B::Tensor::from_f32(
                 &noise.values,
                 &noise.shape,
                 dtype.accumulator(),
                 &device,
             )?),
-            None => InitialLatents::Drawn,
+            (None, Some(init)) => {
+                init.initial(&pipeline, job.model.checkpoint.vae(), job.sample.prompt.len())?
+            }
+            (None, None) => InitialLatents::Drawn,
         };
         progress.start();
         let mut pace = Pace::default();

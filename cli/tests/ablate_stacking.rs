@@ -13,7 +13,7 @@ use atedm_core::{DType, Tensor};
 use atedm_sdxl::checkpoint::{Checkpoint, OpenOptions};
 use atedm_sdxl::pipeline::{Decoding, InitialLatents, Output, Pipeline, Proceed, Request};
 use atedm_sdxl::schedulers::SamplerChoice;
-use common::{succeed, tiny};
+use common::{fail, read_png, succeed, tiny};
 use serde_json::{Value, json};
 
 /// Blocks of the tiny U-Net by level, and those of them that the prune-less schedule spares.
@@ -58,6 +58,73 @@ fn few_steps_of_lcm_are_pruned_by_the_schedule() {
         let layers = tokens["level"].as_u64().unwrap() + 1;
         assert_eq!(tokens["decisions"], json!(layers * (4 * blocks - 2 * spared)));
     }
+}
+
+/// The same by flags: of six steps the last three run on a picture, and τ = 4 spares the edges of stages in the first of them.
+#[test]
+fn the_program_starts_from_a_picture() {
+    let work = tempfile::tempdir().unwrap();
+    let model = tiny().to_str().unwrap();
+    let made = |output: &str, more: &[&str]| {
+        let args = [
+            "generate", "--model", model, "--prompt", "a fox", "--steps", "6", "--quiet", "--output", output,
+        ];
+        succeed(work.path(), &[&args[..], &["--width", "64", "--height", "64"], more].concat());
+        read_png(&work.path().join(output))
+    };
+    let first = made("first.png", &[]);
+    let from_it = ["--init-image", "first.png", "--strength", "0.5"];
+    let whole = made("whole.png", &from_it);
+    let pruning = ["--prune", "at-edm", "--prune-opt", "ratio=0.5,tau=4", "--masks-out", "m.safetensors"];
+    let pruned = made("pruned.png", &[&from_it[..], &pruning].concat());
+    assert!(first.pixels != whole.pixels && whole.pixels != pruned.pixels);
+    assert!(
+        whole.chunks.iter().any(|(_, text)| text.contains("Denoising strength: 0.5, ")),
+        "{:?}",
+        whole.chunks
+    );
+    let bytes = fs::read(work.path().join("m.safetensors")).unwrap();
+    let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    let steps: BTreeSet<&str> = file.names().iter().map(|name| name.split('.').nth(1).unwrap()).collect();
+    assert_eq!(steps, ["3", "4", "5"].into());
+    let has = |name: &str| file.tensor(name).is_ok();
+    assert!(
+        !has("step.3.down.1.0.layer.0.kept")
+            && has("step.4.down.1.0.layer.0.kept")
+            && has("step.3.mid.0.layer.0.kept")
+    );
+    let table =
+        ["compare", "--model", model, "--prompt", "a fox", "--steps", "6", "--width", "64", "--height", "64"];
+    let compared =
+        [&table[..], &from_it, &["--methods", "at-edm:ratio=0.5,tau=4", "--output", "s.png", "--cell", "64"]]
+            .concat();
+    succeed(work.path(), &compared);
+    let sheet = read_png(&work.path().join("s.png"));
+    for picture in [&whole, &pruned] {
+        let row = &picture.pixels[..64 * 3];
+        assert!(sheet.pixels.windows(row.len()).step_by(3).any(|window| window == row), "not on the sheet");
+    }
+
+    let refused = |more: &[&str], code: i32, named: &str| {
+        let args = ["generate", "--model", model, "--prompt", "a fox", "--steps", "6", "--output", "no.png"];
+        let message = fail(work.path(), &[&args[..], more].concat(), code);
+        assert!(message.contains(named), "{message}");
+    };
+    let small = ["--width", "64", "--height", "64"];
+    for strength in ["0.1", "1.5", "-1"] {
+        refused(
+            &[&small[..], &["--init-image", "first.png", "--strength", strength]].concat(),
+            2,
+            "--strength: expected a share of 6 steps",
+        );
+    }
+    refused(
+        &["--width", "128", "--height", "64", "--init-image", "first.png"],
+        1,
+        "first.png: expected 128 x 64 pixels",
+    );
+    refused(&[&small[..], &["--init-image", "m.safetensors"]].concat(), 1, "m.safetensors: expected a PNG");
+    refused(&["--strength", "0.5"], 2, "--init-image");
 }
 
 /// What a run made, and the blocks that were pruned at each step.

@@ -3,6 +3,7 @@
 mod ablate;
 mod bench;
 mod compare;
+mod eval;
 mod flops;
 mod parse;
 mod report;
@@ -16,6 +17,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 pub(crate) use ablate::{AblateAction, AblateArgs, MergeArgs};
 pub(crate) use bench::BenchArgs;
 pub(crate) use compare::CompareArgs;
+pub(crate) use eval::{EvalAction, EvalArgs, ExportArgs};
 pub(crate) use flops::FlopsArgs;
 pub(crate) use parse::Device;
 pub(crate) use report::ReportArgs;
@@ -56,6 +58,8 @@ pub(crate) enum Command {
     Ablate(Box<AblateArgs>),
     /// Write one HTML page of an ablation: tables, curves, images, configurations. Needs no network to read.
     Report(ReportArgs),
+    /// Make images for captions, in folders as FID and CLIP programs read them.
+    Eval(EvalArgs),
     /// Write a tiny SD-XL with random weights: it makes noise, but needs no download.
     InitTiny(InitTinyArgs),
 }
@@ -117,6 +121,12 @@ pub(crate) struct SampleArgs {
     /// Start from these latents instead of noise of the seed: one f32 tensor `latents [B,4,h,w]`, standard normal
     #[arg(long, value_name = "IN.safetensors")]
     pub(crate) latents: Option<PathBuf>,
+    /// Start from this picture (image to image): a PNG of the output's size, 8-bit RGB
+    #[arg(long, value_name = "IN.png", conflicts_with = "latents")]
+    pub(crate) init_image: Option<PathBuf>,
+    /// With --init-image: the share of the schedule that runs; 1 leaves nothing of the picture [default: 0.3]
+    #[arg(long, value_name = "SHARE", requires = "init_image", value_parser = parse::finite, allow_negative_numbers = true)]
+    pub(crate) strength: Option<f64>,
     /// Decode in overlapping tiles of this many pixels [512 if not given]: less memory, nearly the same picture (diffusers' VAE tiling)
     #[arg(long, value_name = "PIXELS", num_args = 0..=1, default_missing_value = "512", value_parser = parse::positive, allow_negative_numbers = true)]
     pub(crate) vae_tiling: Option<usize>,

@@ -38,7 +38,11 @@ pub(crate) fn run(args: &AblateArgs, extension: &impl Extension) -> Outcome {
     let named = args.model.as_deref().or(config.model.as_deref());
     if args.plan {
         let subject = Subject::open(named, [("width", config.size.0), ("height", config.size.1)])?;
-        let scheduler = SchedulerConfig::sdxl();
+        let own = named.map(|folder| Path::new(folder).join("scheduler").join("scheduler_config.json"));
+        let scheduler = match own.filter(|file| file.is_file()) {
+            Some(file) => SchedulerConfig::from_file(&file).map_err(Failure::run)?,
+            None => SchedulerConfig::sdxl(),
+        };
         let work = subject.workload(config.sampling.steps);
         let ground = Ground { name: &subject.name, size: subject.size, work, scheduler: &scheduler };
         let plan =
@@ -154,7 +158,10 @@ fn make(
         counted: (total - left, total),
     };
     let sink = |made: Made<'_>, progress: &Progress| archive.keep(made, progress);
-    dispatch(&args.engine, Making { plan, model, work, extension, progress: &mut progress, sink })?;
+    dispatch(
+        &args.engine,
+        Making { plan, model, work, init: None, extension, progress: &mut progress, sink },
+    )?;
     progress.say(&format!("wrote {left} images to {}", archive.folder.path().display()));
     Ok(())
 }
@@ -258,6 +265,7 @@ fn facts(made: &Made<'_>, provenance: &Provenance) -> ImageFacts {
         steps: settings.steps,
         sampler: settings.scheduler,
         guidance_scale: settings.guidance_scale,
+        strength: None,
         seed: made.prompt.seed,
         batch: (0, 1),
         width: settings.width,

@@ -19,6 +19,7 @@ use crate::experiment::plan::{Ground, Outline, Plan};
 use crate::experiment::record::{Attention, Distances, Flops, PromptLine, Times};
 use crate::failure::{Failure, Outcome};
 use crate::files::{LatentsFile, OutputFile, Picture, png_bytes, read_latents};
+use crate::init_image::InitImage;
 use crate::method::readable;
 use crate::model::Model;
 use crate::progress::Progress;
@@ -46,6 +47,7 @@ pub(crate) fn run(args: &CompareArgs, extension: &impl Extension) -> Outcome {
         }
         None => None,
     };
+    let init = InitImage::from_args(sample, size)?;
     let prompts = prompts(args);
     let outline = Outline {
         title: "compare".into(),
@@ -82,7 +84,7 @@ pub(crate) fn run(args: &CompareArgs, extension: &impl Extension) -> Outcome {
         cells.push(Shown { place, picture, flops, times, distances });
         Ok(())
     };
-    let making = Making { plan: &plan, model: &model, work, extension, progress: &mut progress, sink };
+    let making = Making { plan: &plan, model: &model, work, init, extension, progress: &mut progress, sink };
     dispatch(&args.engine, making)?;
     let report = Report { plan: &plan, cells };
     sheet.write(&png_bytes(&report.sheet(args.cell), &[])?)?;
@@ -229,7 +231,10 @@ impl Report<'_> {
         });
         let labels = self.plan.points.iter().map(|point| point.info.label.as_str());
         let sheet = Sheet {
-            title: format!("{} | cost of a U-Net evaluation (2 x MAC), seconds a step, PSNR to the first column", self.model()),
+            title: format!(
+                "{} | cost of a U-Net evaluation (2 x MAC), seconds a step, PSNR to the first column",
+                self.model()
+            ),
             columns: labels.map(|label| shortened(label, side / LETTER)).collect(),
             rows: rows.collect(),
         };
@@ -362,7 +367,8 @@ impl Report<'_> {
 
 impl Shown {
     fn caption(&self) -> String {
-        let mut caption = format!("{} {:.2} s/step", readable(self.flops.mean_tflop), self.times.seconds_per_step);
+        let mut caption =
+            format!("{} {:.2} s/step", readable(self.flops.mean_tflop), self.times.seconds_per_step);
         if let Some(Distances { psnr: Some(psnr), .. }) = &self.distances {
             caption.push_str(&format!(" {psnr:.1} dB"));
         }

@@ -21,6 +21,7 @@ use crate::dispatch::Task;
 use crate::extension::registry;
 use crate::failure::{Failure, Outcome};
 use crate::files::{LatentsFile, Picture};
+use crate::init_image::InitImage;
 use crate::method::Workload;
 use crate::model::Model;
 use crate::progress::Progress;
@@ -53,6 +54,8 @@ pub(crate) struct Making<'a, E, S> {
     pub(crate) plan: &'a Plan,
     pub(crate) model: &'a Model,
     pub(crate) work: Vec<PromptWork>,
+    /// A picture that every image starts from.
+    pub(crate) init: Option<InitImage>,
     pub(crate) extension: &'a E,
     pub(crate) progress: &'a mut Progress,
     /// Takes an image, and the progress to tell of it.
@@ -73,13 +76,15 @@ where
     type Output = ();
 
     fn run<B: Backend>(self, device: DeviceOf<B>, dtype: DType) -> Outcome {
-        let Self { plan, model, work, extension, progress, mut sink } = self;
+        let Self { plan, model, work, init, extension, progress, mut sink } = self;
         let registry = registry::<B::Tensor>(extension)?;
         progress.phase("loading");
         let pipeline = Pipeline::<B>::load_with(&model.checkpoint, dtype, &device, TextEncoders::Kept)
             .map_err(Failure::run)?;
         let planned = planned_levels(plan, model)?;
-        let mut studio = Studio { plan, pipeline, registry, progress, done: 0, negatives: Vec::new() };
+        let clean = init.map(|init| init.initial(&pipeline, model.checkpoint.vae(), 1)).transpose()?;
+        let negatives = Vec::new();
+        let mut studio = Studio { plan, pipeline, registry, clean, progress, done: 0, negatives };
         studio.progress.start();
         for PromptWork { prompt, points, noise } in &work {
             let embeddings = studio.pipeline.encode(std::slice::from_ref(&prompt.prompt))?.0;
@@ -118,6 +123,8 @@ struct Studio<'a, B: Backend> {
     plan: &'a Plan,
     pipeline: Pipeline<B>,
     registry: Registry<B::Tensor>,
+    /// What every image starts from, instead of noise.
+    clean: Option<InitialLatents<B::Tensor>>,
     progress: &'a mut Progress,
     /// Steps done, of all images.
     done: usize,
@@ -216,6 +223,9 @@ impl<B: Backend> Studio<'_, B> {
         request.rng = self.plan.rng.into();
         (request.width, request.height) = (Some(settings.width), Some(settings.height));
         request.scheduler = point.sampler;
+        if let Some(clean) = &self.clean {
+            request.initial = clean.clone();
+        }
         if let Some(noise) = noise {
             let dtype = self.pipeline.dtype().accumulator();
             let noise = B::Tensor::from_f32(&noise.values, &noise.shape, dtype, self.pipeline.device())?;

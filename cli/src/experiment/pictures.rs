@@ -1,12 +1,11 @@
 //! Unpruned pictures that others are compared with: of this process, else from the run's folder.
 
-use std::fs::File;
-use std::io::BufReader;
 use std::path::Path;
 
 use super::distance::{l2, psnr, ssim};
 use super::record::Distances;
-use crate::failure::{Failure, Outcome};
+use crate::failure::Outcome;
+pub(crate) use crate::files::read_png;
 use crate::files::{LatentsFile, Picture, read_latents};
 
 /// A picture with its latents.
@@ -35,19 +34,4 @@ impl Reference {
             latent_l2_relative,
         }
     }
-}
-
-/// An 8-bit RGB picture, as this program writes them.
-pub(crate) fn read_png(path: &Path) -> Outcome<Picture> {
-    let file = File::open(path).map_err(|error| Failure::file(path, error))?;
-    let failed = |error: png::DecodingError| Failure::file(path, format!("expected a PNG picture: {error}"));
-    let mut reader = png::Decoder::new(BufReader::new(file)).read_info().map_err(failed)?;
-    if reader.output_color_type() != (png::ColorType::Rgb, png::BitDepth::Eight) {
-        return Err(Failure::file(path, "expected a PNG picture in 8-bit RGB"));
-    }
-    let size =
-        reader.output_buffer_size().ok_or_else(|| Failure::file(path, "expected a smaller picture"))?;
-    let mut rgb = vec![0; size];
-    let frame = reader.next_frame(&mut rgb).map_err(failed)?;
-    Ok(Picture { width: frame.width as usize, height: frame.height as usize, rgb })
 }

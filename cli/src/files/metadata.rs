@@ -12,6 +12,8 @@ pub(crate) struct ImageFacts {
     pub(crate) steps: usize,
     pub(crate) sampler: String,
     pub(crate) guidance_scale: f64,
+    /// With a picture to start from: the share of the schedule that ran.
+    pub(crate) strength: Option<f64>,
     pub(crate) seed: u64,
     /// Position in the batch: one seed draws the noise of all.
     pub(crate) batch: (usize, usize),
@@ -52,9 +54,10 @@ fn parameters(facts: &ImageFacts) -> String {
     if let Some(negative) = &facts.negative_prompt {
         text.push_str(&format!("Negative prompt: {negative}\n"));
     }
+    let strength = facts.strength.map_or(String::new(), |share| format!("Denoising strength: {share}, "));
     text.push_str(&format!(
-        "Steps: {}, Sampler: {}, CFG scale: {}, Seed: {}, Size: {}x{}, Model: {}, RNG: {}, Token pruning: {}, \
-         Version: atedm {}",
+        "Steps: {}, Sampler: {}, CFG scale: {}, Seed: {}, Size: {}x{}, Model: {}, {strength}RNG: {}, \
+         Token pruning: {}, Version: atedm {}",
         facts.steps,
         facts.sampler,
         facts.guidance_scale,
@@ -86,6 +89,7 @@ pub(crate) mod tests {
             steps: 20,
             sampler: "euler".into(),
             guidance_scale: 7.0,
+            strength: None,
             seed: 3,
             batch: (0, 1),
             width: 64,

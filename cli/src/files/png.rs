@@ -1,5 +1,9 @@
 //! PNG files with text chunks.
 
+use std::fs::File;
+use std::io::BufReader;
+use std::path::Path;
+
 use crate::failure::{Failure, Outcome};
 
 /// An 8-bit RGB picture, row-major, three bytes a pixel.
@@ -69,6 +73,21 @@ pub(crate) fn png_bytes(picture: &Picture, chunks: &[TextChunk]) -> Outcome<Vec<
     writer.write_image_data(&picture.rgb).map_err(failed)?;
     writer.finish().map_err(failed)?;
     Ok(bytes)
+}
+
+/// An 8-bit RGB picture, as [`png_bytes`] writes them.
+pub(crate) fn read_png(path: &Path) -> Outcome<Picture> {
+    let file = File::open(path).map_err(|error| Failure::file(path, error))?;
+    let failed = |error: png::DecodingError| Failure::file(path, format!("expected a PNG picture: {error}"));
+    let mut reader = png::Decoder::new(BufReader::new(file)).read_info().map_err(failed)?;
+    if reader.output_color_type() != (png::ColorType::Rgb, png::BitDepth::Eight) {
+        return Err(Failure::file(path, "expected a PNG picture in 8-bit RGB"));
+    }
+    let size =
+        reader.output_buffer_size().ok_or_else(|| Failure::file(path, "expected a smaller picture"))?;
+    let mut rgb = vec![0; size];
+    let frame = reader.next_frame(&mut rgb).map_err(failed)?;
+    Ok(Picture { width: frame.width as usize, height: frame.height as usize, rgb })
 }
 
 /// What `tEXt` may hold: printable Latin-1 and line feeds (PNG specification, 11.3.3).
