@@ -58,6 +58,9 @@ fn torch<W: Task>(engine: &EngineArgs, dtype: DType, task: W) -> Outcome<W::Outp
     if let Some(threads) = engine.threads {
         atedm_tch::device::set_threads(threads).map_err(|error| Failure::usage(error).within("--threads"))?;
     }
+    if engine.device == Device::Cpu {
+        atedm_tch::device::keep_freed_memory();
+    }
     task.run::<atedm_tch::Torch>(device, dtype)
 }
 
