@@ -15,6 +15,7 @@ pub mod block;
 pub mod choice;
 pub mod graph;
 pub mod layout;
+pub mod memory;
 pub mod nn;
 pub mod properties;
 pub mod seam;
@@ -148,6 +149,8 @@ checks! { $;
         comparison_scorers_against_the_oracle pruned_blocks_against_the_oracle ratio_zero_is_the_identity
         depth_one_is_the_identity replayed_masks_give_the_same_output guidance_masks_are_shared
         protected_tokens_stay a_first_vote_on_the_way_changes_nothing;
+    memory:
+        warm_votes_add_up kept_sets_serve_several_evaluations;
     properties:
         every_split_is_a_partition ties_always_keep_the_lower_index kept_rows_survive_every_recovery
         plans_compose scores_are_a_distribution permuting_tokens_permutes_scores
@@ -171,6 +174,7 @@ mod tests {
             ("graph", include_str!("graph.rs")),
             ("seam", include_str!("seam.rs")),
             ("at_edm", include_str!("at_edm.rs")),
+            ("memory", include_str!("memory.rs")),
             ("properties", include_str!("properties.rs")),
         ];
         for (group, source) in sources {
