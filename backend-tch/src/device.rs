@@ -58,7 +58,7 @@ pub fn set_threads(threads: usize) -> Result<()> {
 
 /// For a program that runs models on the CPU, once, when it starts: the C library keeps some freed memory (256 MiB) for
 /// the next tensors. By itself it gives every large block back to the system, which fills each page with zeros when it is
-/// lent again: 4 to 7 % of the processor time of SD-XL's layers. It concerns tensors made by the main thread (other threads'
+/// lent again: 4 to 7 % of the processor time of SD-XL's widest layers. It concerns tensors made by the main thread (other threads'
 /// heaps are small). Does nothing without glibc.
 pub fn keep_freed_memory() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
