@@ -6,7 +6,7 @@
 //! - [`placement`]: how much, where and when, for every method alike; [`TokenPlan`]: token counts without a tensor.
 //! - [`around`]: what all methods share as [`TokenReducer`](atedm_core::plugin::TokenReducer)s; a [`Planner`] is the rest.
 //! - [`tome`]: ToMe. [`grid`], [`matching`] and [`merge`] are its steps.
-//! - [`todo`]: ToDo; [`toma`]: ToMA; [`sito`]: SiTo. What their options come to are [`Rules`].
+//! - [`mod@todo`]: ToDo; [`toma`]: ToMA; [`sito`]: SiTo. What their options come to are [`Rules`].
 //! - [`reuse`]: plans that are used again over steps and layers.
 //!
 //! ```
