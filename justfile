@@ -32,6 +32,13 @@ parity *ARGS:
 bench-unet:
     cargo bench -p atedm-tests --bench sdxl_unet
 
+# SD-XL's U-Net in bf16 beside diffusers and tomesd, in turns (13 GB of memory, about 10 minutes on an idle machine).
+peers *ARGS:
+    bash tests/libtorch.sh
+    cargo build --release -p atedm --features tch
+    sh tests/peers/setup.sh
+    target/python/bin/python tests/peers/peers.py --out docs/src/benchmarks.md {{ARGS}}
+
 # Criterion benches of votes, selection, recovery and a U-Net block.
 bench:
     cargo bench -p atedm-tests --bench pruning
