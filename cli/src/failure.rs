@@ -79,7 +79,7 @@ fn one_line(message: &str) -> String {
 pub(crate) fn from_clap(error: &clap::Error) -> Failure {
     if error.kind() == clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
         return Failure::usage(
-            "expected a command: generate, inspect, masks, flops, bench, compare, ablate or init-tiny (see atedm --help)",
+            "expected a command: generate, inspect, masks, flops, bench, compare, ablate, report, eval or init-tiny (see atedm --help)",
         );
     }
     let text = error.to_string();

@@ -3,7 +3,9 @@
 mod ablate;
 mod bench;
 mod compare;
+mod eval;
 mod flops;
+mod gathered;
 mod generate;
 mod init_tiny;
 mod inspect;
@@ -25,6 +27,7 @@ pub(crate) fn run(command: Command, extension: &impl Extension) -> Outcome {
         Command::Masks(args) => masks::run(&args, extension),
         Command::Compare(args) => compare::run(&args, extension),
         Command::Ablate(args) => ablate::run(&args, extension),
+        Command::Eval(args) => eval::run(&args, extension),
         Command::Report(args) => report::run(&args),
         Command::InitTiny(args) => init_tiny::run(&args),
     }

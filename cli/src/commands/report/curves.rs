@@ -3,9 +3,9 @@
 use serde_json::Value;
 
 use super::figures::{METRICS, Mean, PointFigures};
-use super::gathered::Gathered;
 use super::html::figure;
 use super::tables::Unit;
+use crate::commands::gathered::Gathered;
 use crate::draw::{Base, Chart, ChartMark, Form, Series};
 use crate::experiment::record::PointInfo;
 use crate::failure::Outcome;

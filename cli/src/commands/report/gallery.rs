@@ -4,8 +4,8 @@ use std::path::Path;
 
 use atedm_core::plugin::{MaskEntry, MaskKey, MaskSet};
 
-use super::gathered::{Finished, Gathered};
 use super::html::{data_uri, escaped, smaller};
+use crate::commands::gathered::{Finished, Gathered};
 use crate::draw::{Mask, enlarge, overlay};
 use crate::experiment::pictures::read_png;
 use crate::experiment::record::{PointInfo, PromptLine};

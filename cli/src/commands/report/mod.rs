@@ -3,16 +3,15 @@
 mod curves;
 mod figures;
 mod gallery;
-mod gathered;
 mod html;
 mod page;
 mod tables;
 
+use super::gathered::Gathered;
 use crate::args::ReportArgs;
 use crate::failure::Outcome;
 use crate::files::OutputFile;
 use gallery::Shown;
-use gathered::Gathered;
 
 /// Reads the folder and writes the page.
 pub(crate) fn run(args: &ReportArgs) -> Outcome {

@@ -3,9 +3,9 @@
 use super::curves::curves;
 use super::figures::{DRAWS, PointFigures};
 use super::gallery::{Gallery, Shown};
-use super::gathered::Gathered;
 use super::html::{escaped, script_hash};
 use super::tables;
+use crate::commands::gathered::Gathered;
 use crate::experiment::record::Record;
 use crate::failure::Outcome;
 
@@ -43,11 +43,7 @@ pub(super) fn page(run: &Gathered, shown: &Shown<'_>) -> Outcome<String> {
         }
         let gallery = Gallery::new(run, shown)?;
         parts.push(section("images", "Images", &images(run, shown, &gallery)));
-        parts.push(section(
-            "masks",
-            "Masks",
-            if gallery.masks.is_empty() { NO_MASKS } else { &gallery.masks },
-        ));
+        parts.push(section("masks", "Masks", &masks(run, &gallery)));
         let table = tables::images(run);
         let table = format!("<details><summary>Show the table of all images</summary>{table}</details>");
         parts.push(section("table", "Every image", &table));

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use super::figures::{METRICS, Mean, PointFigures};
-use super::gathered::Gathered;
 use super::html::{date, escaped, pretty};
+use crate::commands::gathered::Gathered;
 use crate::experiment::record::{PointInfo, Provenance, Record};
 use crate::failure::Outcome;
 

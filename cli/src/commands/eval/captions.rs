@@ -1,0 +1,136 @@
+//! Captions with ids, from COCO's annotations or from lines of text.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use crate::experiment::prompts::{PromptText, read_prompts};
+use crate::failure::{Failure, Outcome};
+
+/// What is read of `captions_val2017.json`.
+#[derive(Debug, Deserialize)]
+struct Coco {
+    annotations: Vec<Annotation>,
+}
+
+/// One caption; an image has five or more.
+#[derive(Debug, Deserialize)]
+struct Annotation {
+    id: u64,
+    image_id: u64,
+    caption: String,
+}
+
+/// A line of `prompts.jsonl`, as [`read_prompts`] reads it.
+#[derive(Serialize)]
+struct Line<'a> {
+    id: &'a str,
+    prompt: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    seed: Option<u64>,
+}
+
+/// Reads captions by the file's name: `.json` is COCO's, `.jsonl` and `.tsv` are prompts with ids, any other a prompt a
+/// line. The first `limit` of them.
+pub(super) fn read(path: &Path, limit: Option<usize>) -> Outcome<Vec<PromptText>> {
+    let extension = path.extension().map(|extension| extension.to_string_lossy().to_ascii_lowercase());
+    let mut captions = match extension.as_deref() {
+        Some("jsonl" | "tsv") => read_prompts(path)?,
+        other => {
+            let text = std::fs::read_to_string(path).map_err(|error| Failure::file(path, error))?;
+            match other {
+                Some("json") => coco(&text).map_err(|failure| failure.within(path.display()))?,
+                _ => lines(&text),
+            }
+        }
+    };
+    captions.truncate(limit.unwrap_or(usize::MAX));
+    if captions.is_empty() {
+        return Err(Failure::file(path, "expected at least one caption, got none"));
+    }
+    Ok(captions)
+}
+
+/// Of each image the caption with the lowest annotation id, images by id. The id has COCO's twelve digits, so that an image
+/// is named as the photograph it stands beside.
+fn coco(text: &str) -> Outcome<Vec<PromptText>> {
+    let coco: Coco = serde_json::from_str(text)
+        .map_err(|error| Failure::run(format!("expected COCO's captions with `annotations`: {error}")))?;
+    let mut first: BTreeMap<u64, Annotation> = BTreeMap::new();
+    for annotation in coco.annotations {
+        let known = first.get(&annotation.image_id);
+        if known.is_none_or(|known| annotation.id < known.id) {
+            first.insert(annotation.image_id, annotation);
+        }
+    }
+    let prompt = |(image, annotation): (u64, Annotation)| PromptText {
+        id: format!("{image:012}"),
+        text: one_line(&annotation.caption),
+        seed: None,
+    };
+    Ok(first.into_iter().map(prompt).collect())
+}
+
+/// Every line that is not empty; its number, counted from 0, is its id.
+fn lines(text: &str) -> Vec<PromptText> {
+    let prompt = |(number, line): (usize, &str)| PromptText {
+        id: format!("{number:06}"),
+        text: line.trim().to_string(),
+        seed: None,
+    };
+    let filled = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
+    filled.map(prompt).collect()
+}
+
+/// Some of COCO's captions have spaces and line ends around or within them.
+fn one_line(caption: &str) -> String {
+    caption.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// As `prompts.jsonl`.
+pub(super) fn to_jsonl(captions: &[PromptText]) -> Outcome<String> {
+    let mut text = String::new();
+    for PromptText { id, text: prompt, seed } in captions {
+        text.push_str(&serde_json::to_string(&Line { id, prompt, seed: *seed }).map_err(Failure::run)?);
+        text.push('\n');
+    }
+    Ok(text)
+}
+
+/// A field of open_clip's lists, which pandas reads: tab-separated, quoted where it must be.
+pub(super) fn field(text: &str) -> String {
+    match text.contains(['\t', '"', '\n', '\r']) {
+        true => format!("\"{}\"", text.replace('"', "\"\"")),
+        false => text.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_caption_by_annotation_id_counts() {
+        let text = r#"{"info": {}, "images": [{"id": 1}], "annotations": [
+            {"image_id": 139, "id": 9, "caption": "second"}, {"image_id": 139, "id": 3, "caption": " first\n one "},
+            {"image_id": 7, "id": 100, "caption": "other"}]}"#;
+        let found = coco(text).unwrap();
+        let pairs: Vec<(&str, &str)> = found.iter().map(|p| (p.id.as_str(), p.text.as_str())).collect();
+        assert_eq!(pairs, [("000000000007", "other"), ("000000000139", "first one")]);
+        assert!(coco("[]").unwrap_err().to_string().contains("annotations"));
+    }
+
+    #[test]
+    fn lines_are_numbered_as_they_stand() {
+        let found = lines("a fox\n\n  an owl \n");
+        let pairs: Vec<(&str, &str)> = found.iter().map(|p| (p.id.as_str(), p.text.as_str())).collect();
+        assert_eq!(pairs, [("000000", "a fox"), ("000002", "an owl")]);
+    }
+
+    #[test]
+    fn fields_are_quoted_where_pandas_needs_it() {
+        assert_eq!(field("a man's dog, 2 cats"), "a man's dog, 2 cats");
+        assert_eq!(field("a \"red\" fox"), "\"a \"\"red\"\" fox\"");
+    }
+}

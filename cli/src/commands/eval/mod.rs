@@ -1,0 +1,194 @@
+//! `atedm eval export`: images for captions, in folders that FID and CLIP programs read.
+//!
+//! An export is an ablation with captions as prompts: seeds, shards and resuming are those of `atedm ablate`, whose folder
+//! lies in `run/`. When all its images are there, the folders for the evaluators are made of it:
+//! ```text
+//! prompts.jsonl            the captions with their ids
+//! eval.toml                the ablation's configuration, unless --grid gives one
+//! run/                     the ablation, shards too
+//! images/POINT/ID.png      links to its images: one flat folder a point, as pytorch-fid and clean-fid read it
+//! captions/POINT.tsv       columns filepath and title, as open_clip reads it; paths start from this folder
+//! ```
+
+mod captions;
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::ErrorKind;
+use std::path::Path;
+
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+
+use super::ablate;
+use super::gathered::Gathered;
+use crate::Extension;
+use crate::args::{AblateArgs, EvalAction, EvalArgs, ExportArgs};
+use crate::experiment::prompts::PromptText;
+use crate::failure::{Failure, Outcome};
+use crate::files::OutputFile;
+use crate::prune::PruneSpec;
+
+const PROMPTS: &str = "prompts.jsonl";
+const CONFIG: &str = "eval.toml";
+const RUN: &str = "run";
+const IMAGES: &str = "images";
+const CAPTIONS: &str = "captions";
+
+/// Makes the images, then the folders.
+pub(crate) fn run(args: &EvalArgs, extension: &impl Extension) -> Outcome {
+    let EvalAction::Export(args) = &args.action;
+    let captions = captions::read(&args.captions, args.limit)?;
+    let jsonl = captions::to_jsonl(&captions)?;
+    let config = args.grid.is_none().then(|| config(args)).transpose()?;
+    let folder = args.output.as_path();
+    fs::create_dir_all(folder).map_err(|error| Failure::file(folder, error))?;
+    keep(&folder.join(PROMPTS), &jsonl)?;
+    if let Some(config) = config {
+        keep(&folder.join(CONFIG), &config)?;
+    }
+    ablate::run(&ablation(args), extension)?;
+    export(args, &captions, &jsonl)
+}
+
+/// The ablation that makes the images.
+fn ablation(args: &ExportArgs) -> AblateArgs {
+    AblateArgs {
+        action: None,
+        file: Some(args.grid.clone().unwrap_or_else(|| args.output.join(CONFIG))),
+        output: Some(args.output.join(RUN)),
+        model: Some(args.model.clone()),
+        prompts: Some(args.output.join(PROMPTS)),
+        resume: args.resume,
+        shard: args.shard,
+        shards: args.shards,
+        plan: false,
+        json: false,
+        engine: args.engine.clone(),
+        quiet: args.quiet,
+    }
+}
+
+/// The flags as an ablation's configuration.
+fn config(args: &ExportArgs) -> Outcome<String> {
+    let spec = PruneSpec::from_args(&args.prune)?;
+    let mut point = toml::Table::new();
+    let value = |value: Value| toml::Value::try_from(value).map_err(Failure::usage);
+    point.insert("method".into(), spec.method.clone().into());
+    point.insert("options".into(), value(Value::Object(spec.options))?);
+    let sampling = &args.sampling;
+    let whole = |number: u64, name: &str| {
+        i64::try_from(number)
+            .map(toml::Value::from)
+            .map_err(|_| Failure::usage(format!("--{name}: expected at most {}, got {number}", i64::MAX)))
+    };
+    let mut table = toml::Table::new();
+    table.insert("title".into(), format!("{}: images for evaluation", spec.method).into());
+    table.insert("prompts_file".into(), PROMPTS.into());
+    table.insert("distances".into(), false.into());
+    table.insert("seed".into(), whole(sampling.seed, "seed")?);
+    table.insert("steps".into(), whole(sampling.steps as u64, "steps")?);
+    table.insert("guidance_scale".into(), sampling.guidance_scale.into());
+    table.insert("rng".into(), sampling.rng.name().into());
+    if let Some(choice) = sampling.scheduler {
+        table.insert("scheduler".into(), choice.name().into());
+    }
+    if let Some(text) = &sampling.negative_prompt {
+        table.insert("negative_prompt".into(), text.as_str().into());
+    }
+    let pixels =
+        [("width", sampling.width), ("height", sampling.height), ("vae_tiling", sampling.vae_tiling)];
+    for (name, pixels) in pixels {
+        if let Some(pixels) = pixels {
+            table.insert(name.into(), whole(pixels as u64, name)?);
+        }
+    }
+    table.insert("grid".into(), vec![toml::Value::Table(point)].into());
+    toml::to_string(&table).map_err(Failure::usage)
+}
+
+/// Writes a file that says what the export is of; one that is there must say the same as soon as the run has begun.
+fn keep(path: &Path, text: &str) -> Outcome {
+    let begun = path.with_file_name(RUN).exists();
+    match fs::read_to_string(path) {
+        Ok(found) if found == text => Ok(()),
+        Ok(_) if begun => Err(Failure::file(
+            path,
+            "is of another export: expected a new folder, or the same captions and flags",
+        )),
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(Failure::file(path, error)),
+        _ => OutputFile::prepare(path)?.write(text.as_bytes()),
+    }
+}
+
+/// Links and lists, once all images are there.
+fn export(args: &ExportArgs, captions: &[PromptText], jsonl: &str) -> Outcome {
+    let run = Gathered::read(&args.output.join(RUN))?;
+    let (done, total) = (run.records.len(), run.total());
+    let say = |line: String| {
+        if !args.quiet {
+            eprintln!("{line}");
+        }
+    };
+    if done < total {
+        say(format!(
+            "{done} of {total} images are there: {IMAGES}/ and {CAPTIONS}/ are written by the shard that makes the last one"
+        ));
+        return Ok(());
+    }
+    for point in &run.info.points {
+        let mut list = String::from("filepath\ttitle\n");
+        let names = captions.iter().map(|caption| format!("{}.png", caption.id));
+        only_these(&args.output.join(IMAGES).join(&point.id), &names.collect())?;
+        for caption in captions {
+            let Some(finished) = run.image(&point.id, &caption.id) else { continue };
+            let name = format!("{IMAGES}/{}/{}.png", point.id, caption.id);
+            link(&finished.folder.join(&finished.record.image), &args.output.join(&name))?;
+            list.push_str(&format!("{name}\t{}\n", captions::field(&caption.text)));
+        }
+        let path = args.output.join(CAPTIONS).join(format!("{}.tsv", point.id));
+        make_folder_of(&path)?;
+        OutputFile::prepare(&path)?.write(list.as_bytes())?;
+    }
+    let digest: String = Sha256::digest(jsonl.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect();
+    let (points, count, folder) = (run.info.points.len(), captions.len(), args.output.display());
+    say(format!(
+        "{folder}: {points} folders in {IMAGES}/ of {count} images each, their captions in {CAPTIONS}/ (sha256 of {PROMPTS}: {digest})"
+    ));
+    Ok(())
+}
+
+/// Evaluators take every picture of a folder: none may be there that is not of the export.
+fn only_these(folder: &Path, names: &BTreeSet<String>) -> Outcome {
+    let entries = match fs::read_dir(folder) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        entries => entries.map_err(|error| Failure::file(folder, error))?,
+    };
+    for entry in entries {
+        let name = entry.map_err(|error| Failure::file(folder, error))?.file_name();
+        let name = name.to_string_lossy().into_owned();
+        // what another shard is writing just now
+        if !names.contains(&name) && !name.starts_with('.') {
+            return Err(Failure::file(&folder.join(name), "is no image of this export: expected it away"));
+        }
+    }
+    Ok(())
+}
+
+/// Links a file where the file system can, else copies it. Another shard may do the same at the same time.
+fn link(from: &Path, to: &Path) -> Outcome {
+    make_folder_of(to)?;
+    match fs::hard_link(from, to) {
+        Ok(()) => Ok(()),
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(()),
+        Err(_) => {
+            let bytes = fs::read(from).map_err(|error| Failure::file(from, error))?;
+            OutputFile::prepare(to)?.write(&bytes)
+        }
+    }
+}
+
+fn make_folder_of(path: &Path) -> Outcome {
+    let folder = path.parent().unwrap_or(Path::new("."));
+    fs::create_dir_all(folder).map_err(|error| Failure::file(folder, error))
+}
