@@ -106,6 +106,10 @@ impl MergeConfig {
                 Some(Value::Object(below)) if value.is_object() && name != "schedule_options" => {
                     below
                         .extend(value.as_object().into_iter().flatten().map(|(k, v)| (k.clone(), v.clone())));
+                    // Steps that are listed take the place of the preset's every so many-th.
+                    if name == "reuse" && value.get("at").is_some_and(|at| !at.is_null()) {
+                        below.insert("steps".into(), value.get("steps").cloned().unwrap_or_else(|| 1.into()));
+                    }
                 }
                 Some(slot) => *slot = value.clone(),
                 None => {

@@ -102,6 +102,18 @@ fn what_is_wrong_is_named() {
 }
 
 #[test]
+fn listed_steps_replace_a_presets() {
+    let toma = |value: Value| match MergeConfig::from_options("toma", &options(value)).unwrap().method {
+        Own::Toma(toma) => toma.reuse,
+        other => panic!("{other:?}"),
+    };
+    let listed = toma(json!({"reuse": {"at": [0, 7]}}));
+    assert_eq!((listed.steps, listed.at, listed.layers), (1, Some(vec![0, 7]), 1000));
+    let fewer = toma(json!({"reuse": {"layers": 1}}));
+    assert_eq!((fewer.steps, fewer.at, fewer.layers), (5, None, 1));
+}
+
+#[test]
 fn token_merging_ratio_is_ratio() {
     let config = MergeConfig::from_options("tome", &options(json!({"token_merging_ratio": 0.3}))).unwrap();
     assert_eq!(config.placement.ratio, 0.3);
