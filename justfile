@@ -39,6 +39,15 @@ peers *ARGS:
     sh tests/peers/setup.sh
     target/python/bin/python tests/peers/peers.py --out docs/src/benchmarks.md {{ARGS}}
 
+# The page of `atedm report` in headless Chromium, with screenshots in target/browser (Debian: apt-get install chromium).
+report-page *ARGS:
+    cargo build -p atedm
+    python3 tests/browser/report.py {{ARGS}}
+
+# Moments for FID, merged from parts (needs NumPy).
+fid-moments:
+    python3 tests/python/test_fid_moments.py
+
 # Criterion benches of votes, selection, recovery and a U-Net block.
 bench:
     cargo bench -p atedm-tests --bench pruning
