@@ -72,4 +72,7 @@ pub(crate) struct MergeArgs {
     /// The new folder; images are linked where the file system can, else copied
     #[arg(long, short, value_name = "DIR")]
     pub(crate) output: PathBuf,
+    /// Also write results.parquet (needs the cargo feature parquet)
+    #[arg(long)]
+    pub(crate) parquet: bool,
 }

@@ -16,7 +16,7 @@ use crate::experiment::engine::{Made, Making, PromptWork, plan_registry, total_s
 use crate::experiment::folder::{Beginning, RunFolder, read_results, same_run};
 use crate::experiment::grid::points;
 use crate::experiment::machine::provenance;
-use crate::experiment::merge::{merge, run_folders};
+use crate::experiment::merge::{ExtraFile, merge, run_folders};
 use crate::experiment::pictures::Reference;
 use crate::experiment::plan::{Ground, Outline, Plan};
 use crate::experiment::prompts::seed_of;
@@ -317,8 +317,21 @@ fn table(info: &RunInfo) -> String {
     lines.join("\n")
 }
 
+/// How `results.parquet` is made.
+#[cfg(feature = "parquet")]
+fn parquet_file() -> Outcome<ExtraFile> {
+    Ok(("results.parquet", crate::experiment::columns::parquet_bytes))
+}
+
+/// The feature is not in this build.
+#[cfg(not(feature = "parquet"))]
+fn parquet_file() -> Outcome<ExtraFile> {
+    Err(Failure::usage("--parquet: this build lacks the cargo feature `parquet`"))
+}
+
 fn run_merge(args: &MergeArgs) -> Outcome {
-    let merged = merge(&args.folders, &args.output)?;
+    let files = if args.parquet { vec![parquet_file()?] } else { Vec::new() };
+    let merged = merge(&args.folders, &args.output, &files)?;
     let (images, folders) = (merged.images, merged.folders);
     eprintln!("wrote {images} images of {folders} folders to {}", args.output.display());
     Ok(())

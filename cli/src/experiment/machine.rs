@@ -18,19 +18,22 @@ pub(crate) fn provenance(engine: &EngineArgs) -> Provenance {
         backend: engine.backend.name().into(),
         device: engine.device.to_string(),
         dtype: DType::from(engine.dtype).to_string(),
-        cpu: cpu(),
+        cpu: processor(),
         gpu,
-        threads: engine
-            .threads
-            .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from)),
+        threads: engine.threads.unwrap_or_else(threads),
     }
 }
 
 /// The processor's name, where the system tells; else its architecture.
-fn cpu() -> String {
+pub(crate) fn processor() -> String {
     let text = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let name = text.lines().find_map(|line| line.strip_prefix("model name")?.split_once(':'));
     name.map_or_else(|| std::env::consts::ARCH.to_string(), |(_, name)| name.trim().to_string())
+}
+
+/// Threads at hand when nobody says how many.
+pub(crate) fn threads() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
 }
 
 /// The name of an NVIDIA GPU as its driver for Linux tells it: a folder a device, in the order of the bus.

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use super::folder::{CONFIG, INFO, PROMPTS, RESULTS, info_bytes, read_info, read_prompt_lines, read_results};
 use super::record::{Record, RunInfo};
 use crate::failure::{Failure, Outcome};
-use crate::files::OutputDir;
+use crate::files::{NamedFile, OutputDir};
 
 /// What was merged.
 pub(crate) struct Merged {
@@ -15,8 +15,11 @@ pub(crate) struct Merged {
     pub(crate) images: usize,
 }
 
-/// Merges runs' folders into a new one. A folder that holds `shard-…` folders stands for these.
-pub(crate) fn merge(inputs: &[PathBuf], output: &Path) -> Outcome<Merged> {
+/// A file that goes beside the lines, and how it is made of the sorted records.
+pub(crate) type ExtraFile = (&'static str, fn(&[&Record]) -> Outcome<Vec<u8>>);
+
+/// Merges runs' folders into a new one, with `extra` files. A folder that holds `shard-…` folders stands for these.
+pub(crate) fn merge(inputs: &[PathBuf], output: &Path, extra: &[ExtraFile]) -> Outcome<Merged> {
     let mut folders = Vec::new();
     for input in inputs {
         folders.extend(run_folders(input)?);
@@ -34,7 +37,10 @@ pub(crate) fn merge(inputs: &[PathBuf], output: &Path) -> Outcome<Merged> {
     }
     let first = folders.first().map_or(Path::new("."), PathBuf::as_path);
     complete(&info, first, &records)?;
-    write(place.path(), first, &info, &records)?;
+    let sorted: Vec<&Record> = records.values().map(|(_, record)| record).collect();
+    let made = extra.iter().map(|(name, make)| Ok((name.to_string(), make(&sorted)?)));
+    let made: Vec<NamedFile> = made.collect::<Outcome<_>>()?;
+    write(place.path(), (first, &info), &records, &made)?;
     Ok(Merged { folders: folders.len(), images: records.len() })
 }
 
@@ -112,9 +118,9 @@ fn complete(info: &RunInfo, folder: &Path, records: &BTreeMap<String, (&Path, Re
 /// The new folder, which appears with everything in it. Images are linked where the file system can, else copied.
 fn write(
     output: &Path,
-    first: &Path,
-    info: &RunInfo,
+    (first, info): (&Path, &RunInfo),
     records: &BTreeMap<String, (&Path, Record)>,
+    extra: &[NamedFile],
 ) -> Outcome {
     let failed = |error: std::io::Error| Failure::file(output, error);
     let parent = output.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
@@ -130,6 +136,9 @@ fn write(
     }
     fs::write(staging.path().join(RESULTS), lines).map_err(failed)?;
     fs::write(staging.path().join(INFO), info_bytes(info)?).map_err(failed)?;
+    for (name, bytes) in extra {
+        fs::write(staging.path().join(name), bytes).map_err(failed)?;
+    }
     for name in [CONFIG, PROMPTS] {
         fs::copy(first.join(name), staging.path().join(name))
             .map_err(|error| Failure::file(&first.join(name), error))?;

@@ -14,6 +14,8 @@
 //! A line without its end is dropped when a run is resumed. `atedm ablate merge` makes one folder of many, its lines
 //! sorted by id.
 
+#[cfg(feature = "parquet")]
+pub(crate) mod columns;
 pub(crate) mod config;
 pub(crate) mod distance;
 pub(crate) mod engine;
@@ -26,5 +28,5 @@ pub(crate) mod plan;
 pub(crate) mod prompts;
 pub(crate) mod record;
 pub(crate) mod shard;
-mod stored;
+pub(crate) mod stored;
 pub(crate) mod tally;

@@ -1,16 +1,17 @@
-//! `attention = "stored"`: every attention stores its map, as without a fused kernel.
+//! `attention = "stored"` and `atedm bench --unfused`: every attention stores its map, as without a fused kernel.
 
 use atedm_core::plugin::{Action, Event, Row, Run, Site, Step, Sublayer, TokenReducer, Wants};
 use atedm_core::{AttentionOps, Result};
 
 /// Asks for a stored map at every attention; `inner` is shown those that it asked for.
-pub(super) struct StoredMaps<T: AttentionOps> {
+pub(crate) struct StoredMaps<T: AttentionOps> {
     inner: Box<dyn TokenReducer<T>>,
     wanted: bool,
 }
 
 impl<T: AttentionOps> StoredMaps<T> {
-    pub(super) fn new(inner: Box<dyn TokenReducer<T>>) -> Self {
+    /// `inner` without fused attention.
+    pub(crate) fn new(inner: Box<dyn TokenReducer<T>>) -> Self {
         Self { inner, wanted: false }
     }
 }

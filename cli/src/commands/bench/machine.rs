@@ -2,17 +2,7 @@
 
 use std::fs;
 
-/// The processor's name.
-pub(super) fn processor() -> String {
-    let text = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let name = text.lines().find_map(|line| line.strip_prefix("model name")?.split_once(':'));
-    name.map_or_else(|| std::env::consts::ARCH.to_string(), |(_, name)| name.trim().to_string())
-}
-
-/// Threads at hand when nobody says how many.
-pub(super) fn threads() -> usize {
-    std::thread::available_parallelism().map_or(1, usize::from)
-}
+pub(super) use crate::experiment::machine::{processor, threads};
 
 /// Lets the peak begin anew at what is resident now. `false` where the system cannot.
 pub(super) fn reset_peak() -> bool {

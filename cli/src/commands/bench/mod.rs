@@ -17,7 +17,6 @@ mod overlap;
 mod plan;
 mod report;
 mod stage;
-mod stored;
 mod timed;
 mod votes;
 
