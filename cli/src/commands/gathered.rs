@@ -1,6 +1,7 @@
 //! What a run's folder holds, shards gathered.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::btree_map::{BTreeMap, Entry};
+use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -72,10 +73,10 @@ impl Gathered {
                 let of_point = hashes.get(&record.point).is_some_and(|hash| *hash == record.config_hash);
                 if !of_point || !ids.contains(&record.prompt_id) {
                     run.strangers += 1;
-                } else if run.records.contains_key(&id) {
-                    run.doubles += 1;
+                } else if let Entry::Vacant(place) = run.records.entry(id) {
+                    place.insert(Finished { folder: folder.clone(), record });
                 } else {
-                    run.records.insert(id, Finished { folder: folder.clone(), record });
+                    run.doubles += 1;
                 }
             }
         }

@@ -163,10 +163,15 @@ impl Chart {
                 }
                 chart.plotting_area().draw(&Circle::new(mark.at, 4, colour.filled()))?;
                 if labelled && !mark.label.is_empty() {
-                    // neighbours' labels above and below their points
-                    let up = if series.colour % 2 == 0 { -16 } else { 5 };
+                    // away from a point below, and inside the chart at its right end
+                    let near = |other: &&Mark| (other.at.0 - mark.at.0).abs() < 0.1 * (right - left);
+                    let mut others = self.series.iter().flat_map(|series| &series.marks).filter(near);
+                    let up = others.all(|other| other.at.1 <= mark.at.1);
+                    let wide = 7 * mark.label.chars().count() as i32;
+                    let x = if mark.at.0 > right - 0.2 * (right - left) { -7 - wide } else { 7 };
+                    let style = ("sans-serif", 12).into_font().color(&GREY);
                     let beside = EmptyElement::at(mark.at)
-                        + Text::new(mark.label.clone(), (7, up), ("sans-serif", 12).into_font().color(&GREY));
+                        + Text::new(mark.label.clone(), (x, if up { -16 } else { 5 }), style);
                     chart.plotting_area().draw(&beside)?;
                 }
             }
