@@ -152,3 +152,31 @@ fn what_is_wrong_is_named() {
         assert!(line.contains(named), "{args:?}: expected {named:?} in: {line}");
     }
 }
+
+#[test]
+fn what_a_run_counts_is_what_the_model_says() {
+    let work = tempfile::tempdir().unwrap();
+    let model = tiny().to_str().unwrap();
+    // one side of self-attention alone, all sublayers, a stream that stays short
+    for (method, options) in [
+        ("todo", "downsample_factor=2,downsample_factor_level_2=2,downsample_factor_level_3=2"),
+        ("tome-comfy", "max_downsample=4,ratio=0.5"),
+        ("tome-c", "schedule=prune-less"),
+        ("at-edm", "prune_point=before_ff"),
+    ] {
+        let pruned = ["--prune", method, "--prune-opt", options];
+        let report = json(&[&["--model", model, "--steps", "3"][..], &pruned].concat());
+        let [said, whole] =
+            [&report["methods"][0]["mean_tflop"], &report["full"]["mean_tflop"]].map(|v| v.as_f64().unwrap());
+        let run = ["generate", "--model", model, "--prompt", "a fox", "--steps", "3", "--output", "fox.png"];
+        let output = atedm(work.path(), &[&run[..], &pruned].concat());
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let picture = fs::File::open(work.path().join("fox.png")).unwrap();
+        let reader = png::Decoder::new(std::io::BufReader::new(picture)).read_info().unwrap();
+        let chunks = &reader.info().uncompressed_latin1_text;
+        let flops = &chunks.iter().find(|chunk| chunk.keyword == "atedm:flops").unwrap().text;
+        let counted = serde_json::from_str::<Value>(flops).unwrap()["mean_per_step"].as_f64().unwrap() / 1e12;
+        assert!((counted / said - 1.0).abs() < 1e-12, "{method}: {counted} counted, {said} said");
+        assert!(counted < whole, "{method} saves something");
+    }
+}

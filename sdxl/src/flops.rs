@@ -120,11 +120,11 @@ impl UNetCost {
 
 /// One layer of `channels` on these token counts, with `text` tokens of `text_channels`.
 fn layer_macs(tokens: &LayerTokens, channels: u64, text: u64, text_channels: u64) -> Macs {
-    let (own, cross, ff) =
-        (tokens.self_attention as u64, tokens.cross_attention as u64, tokens.feed_forward as u64);
+    let (queries, keys) = (tokens.self_attention as u64, tokens.self_keys as u64);
+    let (cross, ff) = (tokens.cross_attention as u64, tokens.feed_forward as u64);
     Macs {
-        self_projections: 4 * own * channels * channels,
-        self_products: 2 * own * own * channels,
+        self_projections: 2 * (queries + keys) * channels * channels,
+        self_products: 2 * queries * keys * channels,
         cross_projections: 2 * cross * channels * channels + 2 * text * text_channels * channels,
         cross_products: 2 * cross * text * channels,
         feed_forward: 12 * ff * channels * channels,

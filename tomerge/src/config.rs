@@ -1,8 +1,6 @@
 //! A method with all its options: plain data with a gate in front of it.
 
-use atedm_core::plugin::{
-    BuildContext, Registry, ScheduleRegistry, Scheduled, Scope, Sublayer, TokenReducer, check_ratio,
-};
+use atedm_core::plugin::{BuildContext, Registry, ScheduleRegistry, Scheduled, TokenReducer, check_ratio};
 use atedm_core::{AttentionOps, Error, Result};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -44,14 +42,6 @@ impl Method {
             Self::Toma(options) => options,
             Self::Sito(options) => options,
         }
-    }
-
-    /// Whether the tokens of every sublayer are known without a run, and are one number: not where the tokens
-    /// themselves decide, nor where queries and keys differ in number, which
-    /// [`LayerTokens`](atedm_core::at_edm::LayerTokens) cannot say.
-    pub(crate) fn counts_are_known(&self) -> bool {
-        let one_sided = |scope: Option<Scope>| matches!(scope, Some(Scope::Queries | Scope::KeysValues));
-        !self.rules().decides_by_data() && !one_sided(self.rules().scope(Sublayer::SelfAttention))
     }
 
     /// Options of the same method from a table.
@@ -156,8 +146,8 @@ impl MergeConfig {
     pub fn validate(&self) -> Result<()> {
         self.placement.validate()?;
         let rules = self.method.rules();
-        if self.placement.budget_tflops.is_some() && !self.method.counts_are_known() {
-            let reason = "only a run tells what this configuration costs: give a ratio or a factor";
+        if self.placement.budget_tflops.is_some() && (!rules.has_ratio() || rules.decides_by_data()) {
+            let reason = "no ratio decides what this configuration costs: give its own options";
             return Err(Error::config("budget_tflops", reason));
         }
         rules.validate()

@@ -3,7 +3,7 @@
 
 use atedm_core::Result;
 use atedm_core::at_edm::LayerTokens;
-use atedm_core::plugin::{BlockId, Gate, Grid, Sublayer};
+use atedm_core::plugin::{BlockId, Gate, Grid, Scope, Sublayer};
 
 use crate::config::Method;
 
@@ -44,10 +44,9 @@ impl TokenPlan {
     }
 
     /// Whether [`TokenPlan::tokens`] are what really runs. Not so with a `threshold`, where the tokens themselves decide
-    /// (the ratio then says where, not how much), nor where only queries or only keys and values are reduced, which
-    /// [`LayerTokens`] cannot tell apart: there they are those of the reduced side.
+    /// (the ratio then says where, not how much).
     pub fn is_exact(&self) -> bool {
-        self.method.counts_are_known()
+        !self.method.rules().decides_by_data()
     }
 
     /// Checks that the schedule fits a run of `steps` steps.
@@ -83,11 +82,18 @@ impl TokenPlan {
         total: usize,
     ) -> Result<Vec<LayerTokens>> {
         let Effect { tokens, kept, .. } = self.effect(block, grid, step, total)?;
-        let on = |sub: Sublayer| if self.method.rules().scope(sub).is_some() { kept } else { tokens };
+        let on = |sub: Sublayer| match self.method.rules().scope(sub) {
+            Some(Scope::Both) => (kept, kept),
+            Some(Scope::Queries) => (kept, tokens),
+            Some(Scope::KeysValues) => (tokens, kept),
+            None => (tokens, tokens),
+        };
+        let (self_attention, self_keys) = on(Sublayer::SelfAttention);
         let layer = LayerTokens {
-            self_attention: on(Sublayer::SelfAttention),
-            cross_attention: on(Sublayer::CrossAttention),
-            feed_forward: on(Sublayer::FeedForward),
+            self_attention,
+            self_keys,
+            cross_attention: on(Sublayer::CrossAttention).0,
+            feed_forward: on(Sublayer::FeedForward).0,
         };
         Ok(vec![layer; depth])
     }

@@ -194,6 +194,9 @@ fn kept_words(block: &BlockInfo, layers: &[LayerTokens]) -> String {
         if layer.self_attention < stream {
             words.push(format!("{} from layer {index} on", layer.self_attention));
         }
+        if layer.self_keys < layer.self_attention {
+            words.push(format!("{} keys from layer {index} on", layer.self_keys));
+        }
         if layer.feed_forward < layer.self_attention {
             words.push(format!("{} from layer {index}'s feed-forward on", layer.feed_forward));
         }
@@ -215,7 +218,7 @@ fn block_json(block: &BlockInfo) -> Value {
 }
 
 fn layers_json(layers: &[LayerTokens]) -> Value {
-    let layer = |layer: &LayerTokens| json!({ "self_attention": layer.self_attention, "cross_attention": layer.cross_attention, "feed_forward": layer.feed_forward });
+    let layer = |layer: &LayerTokens| json!({ "self_attention": layer.self_attention, "self_keys": layer.self_keys, "cross_attention": layer.cross_attention, "feed_forward": layer.feed_forward });
     layers.iter().map(layer).collect()
 }
 

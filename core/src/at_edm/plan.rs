@@ -8,8 +8,10 @@ use crate::{Error, Result};
 /// Tokens that the sublayers of one transformer layer run on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct LayerTokens {
-    /// Queries, keys and values of self-attention.
+    /// Queries of self-attention.
     pub self_attention: usize,
+    /// Keys and values of self-attention; other than its queries where a method reduces one side alone.
+    pub self_keys: usize,
     /// Queries of cross-attention.
     pub cross_attention: usize,
     /// Rows of the feed-forward.
@@ -19,7 +21,7 @@ pub struct LayerTokens {
 impl LayerTokens {
     /// A layer that runs whole.
     pub fn whole(tokens: usize) -> Self {
-        Self { self_attention: tokens, cross_attention: tokens, feed_forward: tokens }
+        Self { self_attention: tokens, self_keys: tokens, cross_attention: tokens, feed_forward: tokens }
     }
 }
 

@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 
 use atedm_core::at_edm::LayerTokens;
-use atedm_core::plugin::{Action, BlockId, Event, Grid, Row, Run, Site, Step, Sublayer, TokenReducer, Wants};
+use atedm_core::plugin::{
+    Action, BlockId, Event, Grid, Row, Run, Scope, Site, Step, Sublayer, TokenReducer, Wants,
+};
 use atedm_core::{AttentionOps, Result};
 
 use super::request::StepCost;
@@ -62,16 +64,19 @@ impl<T: AttentionOps> TokenReducer<T> for Metered<'_, T> {
         };
         let action = self.inner.at(site, event)?;
         if let Some(sub) = before {
-            let tokens = match &action {
-                Action::Around { by, .. } => by.kept(),
-                _ => site.tokens,
+            // what keys and values alone run on is their own business: the text's are never reduced
+            let (queries, keys) = match &action {
+                Action::Around { scope: Scope::Queries, by } => (by.kept(), site.tokens),
+                Action::Around { scope: Scope::KeysValues, by } => (site.tokens, by.kept()),
+                Action::Around { scope: Scope::Both, by } => (by.kept(), by.kept()),
+                _ => (site.tokens, site.tokens),
             };
             let whole = LayerTokens::whole(site.tokens);
             let layer = self.counts.entry((site.block, site.layer)).or_insert(whole);
             match sub {
-                Sublayer::SelfAttention => layer.self_attention = tokens,
-                Sublayer::CrossAttention => layer.cross_attention = tokens,
-                Sublayer::FeedForward => layer.feed_forward = tokens,
+                Sublayer::SelfAttention => (layer.self_attention, layer.self_keys) = (queries, keys),
+                Sublayer::CrossAttention => layer.cross_attention = queries,
+                Sublayer::FeedForward => layer.feed_forward = queries.min(keys),
             }
         }
         Ok(action)

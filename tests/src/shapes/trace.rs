@@ -50,7 +50,9 @@ impl<T: AttentionOps, R: TokenReducer<T>> TokenReducer<T> for Tracing<R> {
             }
             let layer = &mut layers[site.layer];
             match sub {
-                Sublayer::SelfAttention => layer.self_attention = site.tokens,
+                Sublayer::SelfAttention => {
+                    (layer.self_attention, layer.self_keys) = (site.tokens, site.tokens);
+                }
                 Sublayer::CrossAttention => layer.cross_attention = site.tokens,
                 Sublayer::FeedForward => layer.feed_forward = site.tokens,
             }

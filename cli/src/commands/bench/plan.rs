@@ -104,7 +104,7 @@ fn shares(costed: &Costed, work: &Workload<'_>, rhythm: &Rhythm) -> Outcome<Vec<
         for block in &blocks {
             let layers = costed.method.tokens(block, step, work.steps)?.unwrap_or_default();
             let least = |layer: &atedm_core::at_edm::LayerTokens| {
-                layer.self_attention.min(layer.cross_attention).min(layer.feed_forward)
+                layer.self_attention.min(layer.self_keys).min(layer.cross_attention).min(layer.feed_forward)
             };
             let whole = block.grid.tokens();
             let kept = layers.iter().map(least).min().unwrap_or(whole);
