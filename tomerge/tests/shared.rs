@@ -8,9 +8,10 @@ mod common;
 use std::sync::{Arc, Mutex};
 
 use atedm_core::DType;
+use atedm_core::at_edm::LayerTokens;
 use atedm_core::plugin::{
-    BlockId, BuildContext, Event, Grid, Levels, MaskRecorder, MaskSet, Registry, Row, ScheduleRegistry, Site,
-    Stage, Sublayer,
+    BlockId, BuildContext, Event, Grid, Levels, MaskRecorder, MaskSet, Registry, Row, ScheduleRegistry,
+    Scope, Site, Stage, Sublayer,
 };
 use atedm_core::reference::NdTensor;
 use atedm_tomerge::{MergeConfig, Method as Own, presets};
@@ -171,13 +172,21 @@ fn schedules_levels_and_counts_hold_for_all_methods() {
                 assert_eq!(layers.len(), 3);
                 let mut run = |sub| {
                     let around = before(&mut method, &place, sub, &hidden).unwrap();
-                    around.map_or(grid.tokens(), |(_, by)| by.kept())
+                    let whole = grid.tokens();
+                    match around {
+                        None => [whole; 2],
+                        Some((Scope::Queries, by)) => [by.kept(), whole],
+                        Some((Scope::KeysValues, by)) => [whole, by.kept()],
+                        Some((Scope::Both, by)) => [by.kept(); 2],
+                    }
                 };
+                let [queries, keys] = run(Sublayer::SelfAttention);
                 let counted =
-                    [run(Sublayer::SelfAttention), run(Sublayer::CrossAttention), run(Sublayer::FeedForward)];
-                let planned = [layers[2].self_attention, layers[2].cross_attention, layers[2].feed_forward];
+                    [queries, keys, run(Sublayer::CrossAttention)[0], run(Sublayer::FeedForward)[0]];
+                let LayerTokens { self_attention, self_keys, cross_attention, feed_forward } = layers[2];
+                let planned = [self_attention, self_keys, cross_attention, feed_forward];
                 assert_eq!(counted, planned, "{name} {all:?} {id} step {step}");
-                seen += usize::from(counted[0] < grid.tokens());
+                seen += usize::from(queries.min(keys) < grid.tokens());
             }
         }
     }
