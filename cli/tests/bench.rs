@@ -125,7 +125,10 @@ fn generated_weights_need_no_weight_files() {
         let (table, said) =
             (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
         assert!(output.status.success(), "{more:?}: {said}");
-        assert!(said.contains("round 1 of 1: full ") && table.contains("generated weights"), "{said}\n{table}");
+        assert!(
+            said.contains("round 1 of 1: full ") && table.contains("generated weights"),
+            "{said}\n{table}"
+        );
         assert_eq!(table.contains("every attention map stored"), more == ["--unfused"]);
         let report: Value = serde_json::from_slice(&fs::read(work.path().join("b.json")).unwrap()).unwrap();
         assert_eq!(report["methods"][0]["overlap"], Value::Null);

@@ -11,6 +11,6 @@ pub use attention::{
 };
 pub use nn::{geglu, group_norm, layer_norm, linear, quick_gelu};
 pub use tensor::{
-    from_f32, indices_complement, indices_concat, indices_gather, indices_inverse, scatter_into, segment_mean,
-    softmax, to_f32,
+    from_f32, indices_complement, indices_concat, indices_gather, indices_inverse, scatter_into,
+    segment_mean, softmax, to_f32,
 };
