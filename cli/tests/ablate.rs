@@ -429,3 +429,33 @@ fn prompts_come_from_files() {
     assert_eq!(one.len(), 3);
     assert!(one.iter().all(|(id, record)| three[id] == *record));
 }
+
+#[test]
+fn kept_sets_of_named_prompts_are_stored_merged_and_reported() {
+    let work = tempfile::tempdir().unwrap();
+    let config = small_run(work.path(), 2);
+    let text = fs::read_to_string(&config).unwrap();
+    fs::write(&config, format!("masks = [\"p1\"]\n{text}")).unwrap();
+    let (run, plain, merged) =
+        (work.path().join("run"), work.path().join("plain"), work.path().join("merged"));
+    finish(&mut ablate(&config, &run, &[]));
+    let stored: Vec<PathBuf> = files(&run).into_keys().filter(|path| path.starts_with("masks")).collect();
+    assert_eq!(stored.len(), 2, "of one prompt under two methods: {stored:?}");
+    assert!(stored.iter().all(|path| path.ends_with("p1.safetensors")), "{stored:?}");
+    succeed(work.path(), &["ablate", "merge", "run", "--output", "merged"]);
+    assert!(stored.iter().all(|path| files(&run)[path] == files(&merged)[path]));
+    succeed(work.path(), &["report", "merged", "--output", "page.html"]);
+    assert!(fs::read_to_string(work.path().join("page.html")).unwrap().contains("Pruned tokens are dark"));
+    // what is stored beside the images does not change them
+    fs::write(&config, text).unwrap();
+    finish(&mut ablate(&config, &plain, &[]));
+    let pictures = |folder: &Path| -> BTreeMap<PathBuf, Vec<u8>> {
+        files(folder).into_iter().filter(|(path, _)| path.starts_with("images")).collect()
+    };
+    assert_eq!(pictures(&run), pictures(&plain));
+    assert_eq!(records(&run), records(&plain));
+    fs::write(&config, format!("masks = [\"p7\"]\n{}", fs::read_to_string(&config).unwrap())).unwrap();
+    let output = ablate(&config, &work.path().join("other"), &[]).output().unwrap();
+    assert_eq!(output.status.code(), Some(USAGE));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("masks: expected ids of prompts, got \"p7\""));
+}

@@ -13,7 +13,7 @@ use crate::args::{AblateAction, AblateArgs, MergeArgs};
 use crate::dispatch::dispatch;
 use crate::experiment::config::Config;
 use crate::experiment::engine::{Made, Making, PromptWork, plan_registry, total_steps};
-use crate::experiment::folder::{Beginning, RunFolder, read_results, same_run};
+use crate::experiment::folder::{Beginning, MASKS, RunFolder, read_results, same_run};
 use crate::experiment::grid::points;
 use crate::experiment::machine::provenance;
 use crate::experiment::merge::{ExtraFile, merge, run_folders};
@@ -23,7 +23,7 @@ use crate::experiment::prompts::seed_of;
 use crate::experiment::record::{FORMAT, PromptLine, Provenance, Record, RunInfo};
 use crate::experiment::shard::Shard;
 use crate::failure::{Failure, Outcome};
-use crate::files::{ImageFacts, latents_bytes, png_bytes, text_chunks};
+use crate::files::{ImageFacts, latents_bytes, mask_metadata, masks_bytes, png_bytes, text_chunks};
 use crate::method::readable;
 use crate::model::Model;
 use crate::progress::Progress;
@@ -97,6 +97,7 @@ fn planned(
         prompts: prompts.collect(),
         rng: config.rng,
         vae_tiling: config.vae_tiling,
+        masks: config.masks.clone(),
         distances: config.distances,
     };
     Plan::new(outline, points(config)?, ground, &args.engine, &plan_registry(extension)?)
@@ -192,6 +193,11 @@ impl Archive<'_> {
         let latents = made.point.is_reference.then(|| format!("latents/{id}.safetensors"));
         if let Some(latents) = &latents {
             self.folder.write(latents, &latents_bytes(&made.latents)?)?;
+        }
+        if let Some(masks) = &made.masks {
+            let settings = &info.settings;
+            let metadata = mask_metadata(&settings.method, &settings.options);
+            self.folder.write(&format!("{MASKS}/{id}.safetensors"), &masks_bytes(masks, metadata)?)?;
         }
         self.counted.0 += 1;
         let (count, total) = self.counted;

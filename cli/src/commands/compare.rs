@@ -54,6 +54,7 @@ pub(crate) fn run(args: &CompareArgs, extension: &impl Extension) -> Outcome {
         prompts: prompts.clone(),
         rng: sample.rng,
         vae_tiling: sample.vae_tiling,
+        masks: Vec::new(),
         distances: true,
     };
     let ground = Ground { name: model.name(), size, work, scheduler: model.checkpoint.scheduler() };

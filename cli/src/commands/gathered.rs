@@ -5,13 +5,10 @@ use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::experiment::folder::{CONFIG, INFO, read_info, read_prompt_lines, read_results};
+use crate::experiment::folder::{CONFIG, INFO, MASKS, read_info, read_prompt_lines, read_results};
 use crate::experiment::merge::run_folders;
 use crate::experiment::record::{PointInfo, PromptLine, Record, RunInfo};
 use crate::failure::{Failure, Outcome};
-
-/// Where a run may keep masks, as `--masks-out` writes them: `masks/POINT/PROMPT.safetensors`.
-const MASKS: &str = "masks";
 
 /// A finished image and the folder that its files lie in.
 pub(super) struct Finished {

@@ -1,13 +1,14 @@
 //! `atedm generate`.
 
-use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use crate::Extension;
 use crate::args::{GenerateArgs, OutputArgs, ReplayArgs};
 use crate::failure::{Failure, Outcome};
-use crate::files::{OutputFile, check_distinct, latents_bytes, masks_bytes, png_bytes, text_chunks};
+use crate::files::{
+    OutputFile, check_distinct, latents_bytes, mask_metadata, masks_bytes, png_bytes, text_chunks,
+};
 use crate::method::readable;
 use crate::observe::Watcher;
 use crate::progress::Progress;
@@ -36,14 +37,7 @@ pub(crate) fn run(args: &GenerateArgs, extension: &impl Extension) -> Outcome {
         file.write(&latents_bytes(&sampled.latents)?)?;
     }
     if let (Some(file), Some(masks)) = (&outputs.masks, masks) {
-        let metadata = [
-            ("format", "atedm masks 1".to_string()),
-            ("method", job.method.name.clone()),
-            ("options", job.method.settings.to_string()),
-            ("atedm", env!("CARGO_PKG_VERSION").to_string()),
-        ];
-        let metadata: HashMap<String, String> = metadata.map(|(key, value)| (key.to_string(), value)).into();
-        file.write(&masks_bytes(&masks, metadata)?)?;
+        file.write(&masks_bytes(&masks, mask_metadata(&job.method.name, &job.method.settings))?)?;
     }
     summarise(&job, &sampled, &outputs, &progress)
 }

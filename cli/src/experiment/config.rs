@@ -33,6 +33,8 @@ pub(crate) struct Config {
     pub(crate) sampling: Sampling,
     /// Budget of every entry that names neither a budget nor a ratio.
     pub(crate) budget_tflops: Option<f64>,
+    /// Ids of the prompts whose kept sets are stored.
+    pub(crate) masks: Vec<String>,
     /// Prompts in the order of their ids.
     pub(crate) prompts: Vec<PromptText>,
     /// The grid's entries, each a product of its axes.
@@ -106,6 +108,8 @@ struct File {
     distances: bool,
     budget_tflops: Option<f64>,
     #[serde(default)]
+    masks: Vec<String>,
+    #[serde(default)]
     prompts: BTreeMap<String, toml::Value>,
     prompts_file: Option<PathBuf>,
     #[serde(default)]
@@ -159,6 +163,9 @@ impl Config {
                 "prompts: expected a table [prompts] such as fox = \"a red fox\", or prompts_file",
             ));
         }
+        if let Some(unknown) = file.masks.iter().find(|id| !prompts.iter().any(|prompt| prompt.id == **id)) {
+            return Err(Failure::usage(format!("masks: expected ids of prompts, got {unknown:?}")));
+        }
         if file.vae_tiling == Some(0) {
             return Err(Failure::usage("vae_tiling: expected a number of pixels, got 0"));
         }
@@ -175,6 +182,7 @@ impl Config {
             rng,
             vae_tiling: file.vae_tiling,
             distances: file.distances,
+            masks: file.masks,
             sampling: Sampling {
                 steps: file.steps,
                 guidance_scale: file.guidance_scale,

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use atedm_core::plugin::{BuildContext, Registry, SharedObserver, TokenReducer};
+use atedm_core::plugin::{BuildContext, MaskSet, Registry, SharedObserver, TokenReducer};
 use atedm_core::reference::NdTensor;
 use atedm_core::{Backend, DType, DeviceOf, Tensor};
 use atedm_sdxl::pipeline::{
@@ -47,6 +47,8 @@ pub(crate) struct Made<'a> {
     pub(crate) flops: Flops,
     pub(crate) tokens: Vec<LevelTokens>,
     pub(crate) times: Times,
+    /// What was kept where, if the plan asks for it and anything was reduced.
+    pub(crate) masks: Option<MaskSet>,
 }
 
 /// What to make, and who takes each image as it is finished.
@@ -142,7 +144,12 @@ impl<B: Backend> Studio<'_, B> {
         model: &Model,
     ) -> Outcome<Made<'p>> {
         let settings = &point.info.settings;
-        let tally = planned.is_none().then(|| Arc::new(Mutex::new(Tally::default())));
+        let tally = match (self.plan.masks.contains(&prompt.id), planned) {
+            (true, _) => Some(Tally::recording()),
+            (false, None) => Some(Tally::default()),
+            (false, Some(_)) => None,
+        };
+        let tally = tally.map(|tally| Arc::new(Mutex::new(tally)));
         let mut reducer = self.reducer(point, prompt.seed, tally.clone(), model)?;
         let request = self.request(point, prompt, embeddings, noise)?;
         let mut ends: Vec<Instant> = Vec::with_capacity(settings.steps);
@@ -167,7 +174,11 @@ impl<B: Backend> Studio<'_, B> {
         let rgb = images.rgb8(0).ok_or_else(|| Failure::run("the run decoded no image"))?;
         let evaluations = output.costs.len();
         let sum: f64 = output.costs.iter().map(|cost| cost.macs.tflop()).sum();
-        let counted = tally.and_then(|tally| tally.lock().ok().map(|tally| tally.levels()));
+        let (mut counted, mut masks) = (None, None);
+        if let Some(mut tally) = tally.as_ref().and_then(|tally| tally.lock().ok()) {
+            counted = planned.is_none().then(|| tally.levels());
+            masks = tally.take_masks().filter(|masks| !masks.is_empty());
+        }
         Ok(Made {
             point,
             place,
@@ -181,6 +192,7 @@ impl<B: Backend> Studio<'_, B> {
             },
             tokens: counted.or_else(|| planned.cloned()).unwrap_or_default(),
             times: Times { seconds_per_step: pace(began, &ends), seconds, finished_at: now() },
+            masks,
         })
     }
 

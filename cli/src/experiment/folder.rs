@@ -19,6 +19,8 @@ pub(crate) const PROMPTS: &str = "prompts.jsonl";
 pub(crate) const RESULTS: &str = "results.jsonl";
 pub(crate) const IMAGES: &str = "images";
 pub(crate) const LATENTS: &str = "latents";
+/// What was kept, of the prompts that the configuration names: `masks/POINT/PROMPT.safetensors`, as `--masks-out` writes it.
+pub(crate) const MASKS: &str = "masks";
 /// What names of unfinished files begin with.
 const UNFINISHED: &str = ".atedm-";
 
@@ -48,7 +50,7 @@ impl RunFolder {
         }
         let begun = found.iter().any(|name| name == INFO);
         let ours = |name: &String| {
-            [CONFIG, INFO, PROMPTS, RESULTS, IMAGES, LATENTS].contains(&name.as_str())
+            [CONFIG, INFO, PROMPTS, RESULTS, IMAGES, LATENTS, MASKS].contains(&name.as_str())
                 || name.starts_with(UNFINISHED)
         };
         // shards lie in folders of their own beside the files of an unsharded run

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::folder::{CONFIG, INFO, PROMPTS, RESULTS, info_bytes, read_info, read_prompt_lines, read_results};
+use super::folder::{
+    CONFIG, INFO, MASKS, PROMPTS, RESULTS, info_bytes, read_info, read_prompt_lines, read_results,
+};
 use super::record::{Record, RunInfo};
 use crate::failure::{Failure, Outcome};
 use crate::files::{NamedFile, OutputDir};
@@ -130,6 +132,10 @@ fn write(
     for (folder, record) in records.values() {
         for name in [Some(&record.image), record.latents.as_ref()].into_iter().flatten() {
             link(&folder.join(name), &staging.path().join(name))?;
+        }
+        let masks = format!("{MASKS}/{}.safetensors", record.id);
+        if folder.join(&masks).is_file() {
+            link(&folder.join(&masks), &staging.path().join(&masks))?;
         }
         serde_json::to_writer(&mut lines, record).map_err(Failure::run)?;
         lines.push(b'\n');

@@ -53,6 +53,8 @@ pub(crate) struct Plan {
     pub(crate) prompts: Vec<PromptLine>,
     pub(crate) rng: RngName,
     pub(crate) vae_tiling: Option<usize>,
+    /// Ids of the prompts whose kept sets are stored.
+    pub(crate) masks: Vec<String>,
     pub(crate) run_hash: String,
 }
 
@@ -62,6 +64,8 @@ pub(crate) struct Outline {
     pub(crate) prompts: Vec<PromptLine>,
     pub(crate) rng: RngName,
     pub(crate) vae_tiling: Option<usize>,
+    /// Ids of the prompts whose kept sets are stored: beside the images, which they do not change.
+    pub(crate) masks: Vec<String>,
     /// Whether unpruned images are added where needed, and others compared with them.
     pub(crate) distances: bool,
 }
@@ -93,11 +97,11 @@ impl Plan {
             ready.is_reference = references.contains(&Some(planned.len()));
             planned.push(ready);
         }
-        let Outline { title, prompts, rng, vae_tiling, .. } = outline;
+        let Outline { title, prompts, rng, vae_tiling, masks, .. } = outline;
         let hashes: Vec<(&str, &str)> =
             planned.iter().map(|point| (point.info.id.as_str(), point.info.config_hash.as_str())).collect();
         let run_hash = hash(&(FORMAT, hashes, &prompts, vae_tiling))?;
-        Ok(Self { points: planned, title, prompts, rng, vae_tiling, run_hash })
+        Ok(Self { points: planned, title, prompts, rng, vae_tiling, masks, run_hash })
     }
 
     /// What `run.json` says.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use atedm_core::plugin::{PruneObserver, PruneRecord, Site};
+use atedm_core::plugin::{MaskRecorder, MaskSet, PruneObserver, PruneRecord, Site};
 use atedm_core::{AttentionOps, Indices, Result};
 
 use super::record::LevelTokens;
@@ -22,9 +22,21 @@ struct Sums {
 #[derive(Debug, Default)]
 pub(crate) struct Tally {
     levels: BTreeMap<usize, Sums>,
+    /// Keeps the decisions themselves, which are read back from the device.
+    recorder: Option<MaskRecorder>,
 }
 
 impl Tally {
+    /// One that keeps the decisions too.
+    pub(crate) fn recording() -> Self {
+        Self { recorder: Some(MaskRecorder::default()), ..Self::default() }
+    }
+
+    /// Takes the decisions, if they were kept.
+    pub(crate) fn take_masks(&mut self) -> Option<MaskSet> {
+        self.recorder.as_mut().map(MaskRecorder::take)
+    }
+
     /// The counts of a method by formula: merging reads its plans back from the device to show them, which would cost
     /// time. `None` where only a run tells.
     pub(crate) fn planned(method: &Method, work: &Workload<'_>) -> Outcome<Option<Self>> {
@@ -70,6 +82,9 @@ impl<T: AttentionOps> PruneObserver<T> for Tally {
     fn pruned(&mut self, site: &Site<'_>, record: &PruneRecord<'_, T>) -> Result<()> {
         let (_, kept) = record.kept.dims();
         self.add(site.block.level, record.tokens, kept, record.votes);
-        Ok(())
+        match &mut self.recorder {
+            Some(recorder) => recorder.pruned(site, record),
+            None => Ok(()),
+        }
     }
 }

@@ -18,8 +18,20 @@ use std::path::Path;
 
 use atedm_core::plugin::{MaskEntry, MaskKey, MaskSet};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use serde_json::Value;
 
 use crate::failure::{Failure, Outcome};
+
+/// The lines of metadata that name the method.
+pub(crate) fn mask_metadata(method: &str, options: &Value) -> HashMap<String, String> {
+    let metadata = [
+        ("format", "atedm masks 1".to_string()),
+        ("method", method.to_string()),
+        ("options", options.to_string()),
+        ("atedm", env!("CARGO_PKG_VERSION").to_string()),
+    ];
+    metadata.map(|(key, value)| (key.to_string(), value)).into()
+}
 
 /// The file's bytes, with these lines of metadata.
 pub(crate) fn masks_bytes(masks: &MaskSet, metadata: HashMap<String, String>) -> Outcome<Vec<u8>> {

@@ -84,8 +84,8 @@ fn results(run: &Gathered, figures: &[PointFigures]) -> String {
 
 const CURVES: &str = "<p>Bars are the 95 % intervals of the table. One line a grid entry.</p>\n";
 
-const NO_MASKS: &str = "<p>The run stored no masks. Those of an image, as <code>atedm generate --masks-out</code> writes them, \
-    are shown here when they lie in the run's folder as <code>masks/POINT/PROMPT.safetensors</code>.</p>\n";
+const NO_MASKS: &str =
+    "<p>The run stored no masks: its configuration names no prompts in <code>masks</code>.</p>\n";
 
 fn masks(run: &Gathered, gallery: &Gallery) -> String {
     let stored = run.records.values().filter(|finished| finished.masks().is_some()).count();
