@@ -282,13 +282,18 @@ mod tests {
             assert!((mean(&steps) - budget).abs() < 0.005, "{}", mean(&steps));
             assert!(method.options.contains_key("ratio"));
         }
+        // keys and values alone: of the 10 layers with 4096 tokens a quarter of them stays, and with it of the products
+        let (_, steps) = resolve("todo-sdxl", json!({})).unwrap();
+        let (tokens, channels) = (4096.0 * 0.75, 640.0);
+        let saved = 10.0 * (2.0 * tokens * channels * channels + 2.0 * 4096.0 * tokens * channels);
+        assert!((6.761215 - mean(&steps) - 2.0 * saved / 1e12).abs() < 1e-3, "{}", mean(&steps));
         // where only a run tells
+        assert!(resolve("tome", json!({"threshold": 0.9})).unwrap().1.is_empty());
         for (preset, options) in [("todo-sdxl", json!({})), ("tome", json!({"threshold": 0.9}))] {
-            assert!(resolve(preset, options.clone()).unwrap().1.is_empty(), "{preset}");
             let mut options = options;
             options["budget_tflops"] = 4.0.into();
             let message = resolve(preset, options).unwrap_err().to_string();
-            assert!(message.contains("budget_tflops: only a run tells"), "{message}");
+            assert!(message.contains("budget_tflops: no ratio decides"), "{message}");
         }
         // tomesd's default reaches no block of SD-XL
         let (method, steps) = resolve("tome", json!({})).unwrap();
