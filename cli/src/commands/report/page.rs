@@ -84,8 +84,7 @@ fn results(run: &Gathered, figures: &[PointFigures]) -> String {
 
 const CURVES: &str = "<p>Bars are the 95 % intervals of the table. One line a grid entry.</p>\n";
 
-const NO_MASKS: &str =
-    "<p>The run stored no masks. It stores those of the prompts that its configuration names in <code>masks</code>.</p>\n";
+const NO_MASKS: &str = "<p>The run stored no masks. It stores those of the prompts that its configuration names in <code>masks</code>.</p>\n";
 
 fn masks(run: &Gathered, gallery: &Gallery) -> String {
     let stored = run.records.values().filter(|finished| finished.masks().is_some()).count();
