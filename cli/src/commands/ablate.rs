@@ -1,12 +1,12 @@
 //! `atedm ablate`: the images of a grid of methods and options.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use atedm_core::DType;
 use atedm_sdxl::schedulers::SchedulerConfig;
 
+use super::print;
 use super::subject::Subject;
 use crate::Extension;
 use crate::args::{AblateAction, AblateArgs, MergeArgs};
@@ -290,11 +290,7 @@ fn facts(made: &Made<'_>, provenance: &Provenance) -> ImageFacts {
 /// The plan on the standard output stream.
 fn show(info: &RunInfo, json: bool) -> Outcome {
     let text = if json { serde_json::to_string_pretty(info).map_err(Failure::run)? } else { table(info) };
-    match writeln!(std::io::stdout(), "{}", text.trim_end()) {
-        // Nobody reads on (a pager was closed): not a failure.
-        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
-        result => result.map_err(|error| Failure::run(format!("standard output: {error}"))),
-    }
+    print(text.trim_end())
 }
 
 fn table(info: &RunInfo) -> String {

@@ -1,11 +1,11 @@
 //! `atedm compare`: the same prompts and seeds through several methods, side by side.
 
 use std::collections::BTreeMap;
-use std::io::Write;
 
 use atedm_core::DType;
 use serde_json::{Value, json};
 
+use super::print;
 use crate::Extension;
 use crate::args::{CompareArgs, PruneArgs};
 use crate::dispatch::dispatch;
@@ -95,11 +95,7 @@ pub(crate) fn run(args: &CompareArgs, extension: &impl Extension) -> Outcome {
         }
         false => report.to_text(),
     };
-    let printed = match writeln!(std::io::stdout(), "{}", text.trim_end()) {
-        // Nobody reads on (a pager was closed): not a failure.
-        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
-        result => result.map_err(|error| Failure::run(format!("standard output: {error}"))),
-    };
+    let printed = print(text.trim_end());
     progress.say(&format!("wrote {}", sheet.path().display()));
     printed
 }

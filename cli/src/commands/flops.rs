@@ -1,12 +1,11 @@
 //! `atedm flops`: what one U-Net evaluation costs, by kind of operation and by block, whole and pruned: the paper's Fig. 2
 //! and the TFLOPs of its Tables 1 and 2, by formula.
 
-use std::io::Write;
-
 use atedm_core::reference::NdTensor;
 use atedm_sdxl::flops::RunCost;
 use serde_json::{Map, Value, json};
 
+use super::print;
 use super::subject::{Costed, Subject, label};
 use crate::Extension;
 use crate::args::{FlopsArgs, PruneArgs};
@@ -46,11 +45,7 @@ pub(crate) fn run(args: &FlopsArgs, extension: &impl Extension) -> Outcome {
     } else {
         report.to_text()
     };
-    match writeln!(std::io::stdout(), "{}", text.trim_end()) {
-        // Nobody reads on (a pager was closed): not a failure.
-        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
-        result => result.map_err(|error| Failure::run(format!("standard output: {error}"))),
-    }
+    print(text.trim_end())
 }
 
 /// Which rows are asked for.

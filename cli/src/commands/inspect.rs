@@ -1,12 +1,11 @@
 //! `atedm inspect`: a checkpoint's blocks, what a configuration prunes in them at which steps, and what that costs.
 
-use std::io::Write;
-
 use atedm_core::at_edm::LayerTokens;
 use atedm_core::reference::NdTensor;
 use atedm_sdxl::config::BlockInfo;
 use serde_json::{Value, json};
 
+use super::print;
 use crate::Extension;
 use crate::args::InspectArgs;
 use crate::describe;
@@ -31,11 +30,7 @@ pub(crate) fn run(args: &InspectArgs, extension: &impl Extension) -> Outcome {
     } else {
         report.to_text()
     };
-    match writeln!(std::io::stdout(), "{}", text.trim_end()) {
-        // Nobody reads on (a pager was closed): not a failure.
-        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
-        result => result.map_err(|error| Failure::run(format!("standard output: {error}"))),
-    }
+    print(text.trim_end())
 }
 
 /// Consecutive steps at which the method does the same.

@@ -13,9 +13,11 @@ mod masks;
 mod report;
 mod subject;
 
+use std::io::Write;
+
 use crate::Extension;
 use crate::args::Command;
-use crate::failure::Outcome;
+use crate::failure::{Failure, Outcome};
 
 /// Runs a command.
 pub(crate) fn run(command: Command, extension: &impl Extension) -> Outcome {
@@ -30,5 +32,14 @@ pub(crate) fn run(command: Command, extension: &impl Extension) -> Outcome {
         Command::Eval(args) => eval::run(&args, extension),
         Command::Report(args) => report::run(&args),
         Command::InitTiny(args) => init_tiny::run(&args),
+    }
+}
+
+/// A command's answer, on the standard output stream.
+fn print(text: &str) -> Outcome {
+    match writeln!(std::io::stdout(), "{}", text) {
+        // Nobody reads on (a pager was closed): not a failure.
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        result => result.map_err(|error| Failure::run(format!("standard output: {error}"))),
     }
 }

@@ -5,8 +5,7 @@ use std::path::Path;
 use super::distance::{l2, psnr, ssim};
 use super::record::Distances;
 use crate::failure::Outcome;
-pub(crate) use crate::files::read_png;
-use crate::files::{LatentsFile, Picture, read_latents};
+use crate::files::{LatentsFile, Picture, read_latents, read_png};
 
 /// A picture with its latents.
 #[derive(Debug, Clone)]

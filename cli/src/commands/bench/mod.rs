@@ -20,11 +20,10 @@ mod stage;
 mod timed;
 mod votes;
 
-use std::io::Write;
-
 use atedm_core::reference::NdTensor;
 use atedm_core::{Backend, DType, DeviceOf};
 
+use super::print;
 use super::subject::{Costed, Subject};
 use crate::Extension;
 use crate::args::{BenchArgs, Device, PruneArgs};
@@ -64,11 +63,7 @@ pub(crate) fn run(args: &BenchArgs, extension: &impl Extension) -> Outcome {
         json.push(b'\n');
         output.write(&json)?;
     }
-    match writeln!(std::io::stdout(), "{}", report.to_text()) {
-        // Nobody reads on (a pager was closed): not a failure.
-        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
-        result => result.map_err(|error| Failure::run(format!("standard output: {error}"))),
-    }
+    print(&report.to_text())
 }
 
 /// A method by name, checked before any weights are made.

@@ -7,10 +7,9 @@ use atedm_core::plugin::{MaskEntry, MaskKey, MaskSet};
 use super::html::{data_uri, escaped, smaller};
 use crate::commands::gathered::{Finished, Gathered};
 use crate::draw::{Mask, enlarge, overlay};
-use crate::experiment::pictures::read_png;
 use crate::experiment::record::{PointInfo, PromptLine};
 use crate::failure::Outcome;
-use crate::files::{Picture, read_masks};
+use crate::files::{Picture, read_masks, read_png};
 use crate::method::readable;
 
 /// Longer side of a mask overlay.
