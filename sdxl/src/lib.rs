@@ -8,6 +8,7 @@
 //! - Sampling: [`schedulers`], [`rng`] (torch's generator, and a portable one).
 //! - [`pipeline`]: text to image, step by step.
 //! - [`flops`]: what an evaluation costs, by formula.
+//! - `train` (a cargo feature): a small SD-XL trained from nothing, on libtorch.
 //!
 //! # Example
 //! The first image of a prompt, on the plain reference backend and without pruning:
@@ -41,6 +42,8 @@ pub mod rng;
 pub mod schedulers;
 pub mod text;
 pub mod tokenizer;
+#[cfg(feature = "train")]
+pub mod train;
 pub mod unet;
 pub mod vae;
 pub mod weights;

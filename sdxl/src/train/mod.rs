@@ -1,0 +1,3 @@
+//! A small SD-XL trained from nothing, through the same models that sample, on libtorch's gradients.
+
+pub mod scenes;

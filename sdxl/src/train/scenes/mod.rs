@@ -1,0 +1,1 @@
+//! Scenes of simple shapes, composed by a seeded program.
