@@ -119,7 +119,7 @@ impl Inputs {
         reducer.begin_image(&Run { steps: 50, seed: 0, rows: &self.rows })?;
         let input = UNetInput {
             latents: &self.latents,
-            timestep: 500.0,
+            timesteps: &vec![500.0; self.rows.len()],
             text: &self.text,
             pooled: &self.pooled,
             time_ids: &self.time_ids,

@@ -28,7 +28,7 @@ fn evaluate<R: TokenReducer<ShapeTensor>>(reducer: R, step: usize) -> (Ledger, T
     reducer.begin_step(&step, &rows).unwrap();
     let input = UNetInput {
         latents: &of(&[1, 4, LATENTS.height, LATENTS.width]),
-        timestep: 500.0,
+        timesteps: &[500.0],
         text: &of(&[1, TEXT, config.text_channels()]),
         pooled: &of(&[1, config.pooled_channels()]),
         time_ids: &[[1024.0, 1024.0, 0.0, 0.0, 1024.0, 1024.0]],

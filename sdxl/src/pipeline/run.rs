@@ -62,7 +62,7 @@ pub(super) fn generate<B: Backend>(
         let scaled = guidance.widen(sampler.scale_input(&latents, index)?.cast(pipeline.dtype)?)?;
         let input = UNetInput {
             latents: &scaled,
-            timestep,
+            timesteps: &vec![timestep; rows.len()],
             text: &tokens,
             pooled: &pooled,
             time_ids: &time_ids,

@@ -80,7 +80,8 @@ impl<T: AttentionOps> Embedding<T> {
         let [batch, ..]: [usize; 4] = dims(input.latents, "U-Net latents")?;
         let (dtype, device) = (input.latents.dtype(), input.latents.device());
         let base = config.base_channels();
-        let waves = sinusoids(&vec![input.timestep as f32; batch], base, config);
+        let timesteps: Vec<f32> = input.timesteps.iter().map(|&timestep| timestep as f32).collect();
+        let waves = sinusoids(&timesteps, base, config);
         let mut time = T::from_f32(&waves, &[batch, base], dtype, &device)?;
         match (&self.guidance, input.timestep_cond) {
             (_, None) => {}

@@ -31,8 +31,8 @@ use stages::{Down, Mid, Place, Up};
 pub struct UNetInput<'a, T> {
     /// Noisy latents, already scaled by the sampler: `[b, in_channels, h, w]`.
     pub latents: &'a T,
-    /// The timestep, the same for the whole batch; fractions are allowed.
-    pub timestep: f64,
+    /// The timestep of each row; fractions are allowed.
+    pub timesteps: &'a [f64],
     /// Text tokens `[b, length, text channels]`.
     pub text: &'a T,
     /// Pooled text `[b, pooled channels]`.
@@ -161,6 +161,9 @@ impl<B: Backend> UNet<B> {
         }
         if input.time_ids.len() != batch {
             return Err(Error::shape("U-Net time ids", format!("[{batch}, 6]"), [input.time_ids.len(), 6]));
+        }
+        if input.timesteps.len() != batch {
+            return Err(Error::shape("U-Net timesteps", format!("[{batch}]"), [input.timesteps.len()]));
         }
         if input.rows.len() != batch {
             return Err(Error::shape("U-Net rows", format!("[{batch}]"), [input.rows.len()]));

@@ -111,7 +111,7 @@ fn embeddings() {
         for (i, timestep) in timesteps.iter().enumerate() {
             let input = UNetInput {
                 latents: &sample,
-                timestep: f64::from(*timestep),
+                timesteps: &[f64::from(*timestep); ROWS.len()],
                 text: &text,
                 pooled: &pooled,
                 time_ids: &ids,
@@ -233,7 +233,7 @@ fn whole_unet() {
             let timestep = golden.tensor(&format!("unet.{size}.timestep")).to_f32().unwrap()[0];
             let input = UNetInput {
                 latents: &golden.tensor(&format!("unet.{size}.sample")),
-                timestep: f64::from(timestep),
+                timesteps: &[f64::from(timestep); ROWS.len()],
                 text: &text,
                 pooled: &pooled,
                 time_ids: &ids,
