@@ -3,6 +3,7 @@
 //! # Structure
 //! - [`checkpoint`]: a diffusers folder as it is, its configurations ([`config`]) and weights ([`weights`]);
 //!   `hub` (a cargo feature) fetches one by its id.
+//! - [`architecture`]: a small SD-XL described by a few numbers: its configurations, parameters and tokenizers.
 //! - The models: [`tokenizer`], [`text`] (CLIP), [`unet`], [`vae`]. The U-Net asks an
 //!   [`atedm_core::plugin::TokenReducer`] at each of its attention blocks.
 //! - Sampling: [`schedulers`], [`rng`] (torch's generator, and a portable one).
@@ -31,6 +32,7 @@
 //! # }
 //! ```
 
+pub mod architecture;
 pub mod checkpoint;
 pub mod config;
 pub mod flops;

@@ -12,7 +12,10 @@ use tokenizers::normalizers::{Lowercase, NFC, Replace, Sequence as Normalizers};
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::pre_tokenizers::sequence::Sequence as PreTokenizers;
 use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
-use tokenizers::{AddedToken, SplitDelimiterBehavior, Tokenizer};
+use tokenizers::{
+    AddedToken, NormalizedString, Normalizer, OffsetReferential, OffsetType, PreTokenizedString,
+    PreTokenizer, SplitDelimiterBehavior, Tokenizer,
+};
 
 /// Words, contractions, single digits and runs of other signs (OpenAI CLIP).
 const WORDS: &str =
@@ -113,15 +116,36 @@ fn from_vocabulary(folder: &Path, unknown: &str) -> Result<Tokenizer> {
         .build()
         .map_err(failed)?;
     let mut tokenizer = Tokenizer::new(bpe);
-    let whitespace =
-        Replace::new(tokenizers::normalizers::replace::ReplacePattern::Regex(r"\s+".into()), " ");
-    let normalizers =
-        Normalizers::new(vec![NFC.into(), whitespace.map_err(failed)?.into(), Lowercase.into()]);
+    let (normalizers, words) = splitting().map_err(failed)?;
     tokenizer.with_normalizer(Some(normalizers)).map_err(failed)?;
-    let words = Split::new(SplitPattern::Regex(WORDS.into()), SplitDelimiterBehavior::Removed, true);
-    let bytes = ByteLevel::default().add_prefix_space(false);
-    tokenizer.with_pre_tokenizer(Some(PreTokenizers::new(vec![words.map_err(failed)?.into(), bytes.into()])));
+    tokenizer.with_pre_tokenizer(Some(words));
     Ok(tokenizer)
+}
+
+/// CLIP's way from a text to words: what is made equal, then how it is split and written in byte-level BPE's letters.
+fn splitting() -> tokenizers::Result<(Normalizers, PreTokenizers)> {
+    let whitespace =
+        Replace::new(tokenizers::normalizers::replace::ReplacePattern::Regex(r"\s+".into()), " ")?;
+    let words = Split::new(SplitPattern::Regex(WORDS.into()), SplitDelimiterBehavior::Removed, true)?;
+    let bytes = ByteLevel::default().add_prefix_space(false);
+    Ok((
+        Normalizers::new(vec![NFC.into(), whitespace.into(), Lowercase.into()]),
+        PreTokenizers::new(vec![words.into(), bytes.into()]),
+    ))
+}
+
+/// A text's words in byte-level BPE's letters, as a [`ClipTokenizer`] from `vocab.json` splits it.
+pub(crate) fn split_words(text: &str) -> Result<Vec<String>> {
+    let split = || -> tokenizers::Result<Vec<String>> {
+        let (normalizers, words) = splitting()?;
+        let mut normalized = NormalizedString::from(text);
+        normalizers.normalize(&mut normalized)?;
+        let mut pieces = PreTokenizedString::from(normalized);
+        words.pre_tokenize(&mut pieces)?;
+        let pieces = pieces.get_splits(OffsetReferential::Normalized, OffsetType::Byte);
+        Ok(pieces.into_iter().map(|(piece, ..)| piece.to_string()).collect())
+    };
+    split().map_err(|error| Error::config(format!("caption {text:?}"), one_line(&error.to_string())))
 }
 
 /// `tokenizer_config.json`, then `special_tokens_map.json`, then CLIP's own defaults.

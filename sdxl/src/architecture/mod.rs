@@ -1,0 +1,122 @@
+//! A small SD-XL described by a few numbers: its configurations, its parameters, its tokenizers.
+//!
+//! - [`Architecture`]: the numbers, as a TOML table of a training recipe holds them.
+//! - [`Vocabulary`]: byte-level BPE learnt from captions.
+//! - [`Parameter`]: a tensor as diffusers and transformers name and shape it.
+
+mod check;
+mod documents;
+mod parameters;
+mod vocabulary;
+
+use serde::{Deserialize, Serialize};
+
+pub use parameters::{Parameter, Role};
+pub use vocabulary::Vocabulary;
+
+/// The sizes of an SD-XL: everything that its configurations and the shapes of its weights depend on, but the vocabulary.
+///
+/// What is not here is SD-XL's own: two CLIP text encoders, size and crop conditioning, linear projections around the
+/// transformers, ε-prediction on the scaled linear schedule.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Architecture {
+    /// Pixels of a side of the images it is made for.
+    pub size: usize,
+    /// Tokens of a prompt, with start and end.
+    pub context: usize,
+    /// The text encoders.
+    pub text: Text,
+    /// The U-Net.
+    pub unet: UNet,
+    /// The autoencoder.
+    pub vae: Autoencoder,
+}
+
+/// Both text encoders: a `CLIPTextModel` with quick GELU, then a `CLIPTextModelWithProjection` with GELU.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Text {
+    /// Channels of the hidden states.
+    pub channels: [usize; 2],
+    /// Layers.
+    pub layers: [usize; 2],
+    /// Attention heads.
+    pub heads: [usize; 2],
+    /// Width of the feed-forward layers, in channels.
+    #[serde(default = "four")]
+    pub expansion: usize,
+    /// Channels of the second encoder's pooled projection.
+    pub projection: usize,
+}
+
+/// The U-Net.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct UNet {
+    /// Channels by level, the finest first; each level halves the grid of the one before.
+    pub channels: Vec<usize>,
+    /// Resnets of each level on the way down (one more on the way up).
+    pub layers: usize,
+    /// Transformer layers of each attention block by level; 0 for a level without attention. The middle has as many as
+    /// the last level.
+    pub depths: Vec<usize>,
+    /// Channels of an attention head.
+    pub head_channels: usize,
+    /// Groups of every group norm.
+    pub groups: usize,
+    /// Sinusoidal channels of each of the six sizes and crops.
+    pub size_channels: usize,
+}
+
+/// The autoencoder: an `AutoencoderKL`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Autoencoder {
+    /// Channels by level, the image's side first; each level halves the grid of the one before.
+    pub channels: Vec<usize>,
+    /// Resnets of each level of the encoder (the decoder's have one more).
+    pub layers: usize,
+    /// Groups of every group norm.
+    pub groups: usize,
+    /// Channels of the latents.
+    pub latent_channels: usize,
+    /// What latents are multiplied by for the U-Net.
+    pub scaling_factor: f64,
+    /// Whether there is attention in the middle.
+    #[serde(default = "yes")]
+    pub mid_attention: bool,
+}
+
+impl Architecture {
+    /// Image pixels per latent, along one side.
+    pub fn factor(&self) -> usize {
+        1 << self.vae.channels.len().saturating_sub(1)
+    }
+
+    /// Latents of a side of the images it is made for.
+    pub fn latent_size(&self) -> usize {
+        self.size / self.factor()
+    }
+
+    /// Channels of the text that the U-Net attends to: both encoders' together.
+    pub fn text_channels(&self) -> usize {
+        self.text.channels.iter().sum()
+    }
+
+    /// Channels of the added conditioning: the pooled text and six sinusoidal embeddings.
+    pub fn added_channels(&self) -> usize {
+        self.text.projection + 6 * self.unet.size_channels
+    }
+}
+
+fn four() -> usize {
+    4
+}
+
+fn yes() -> bool {
+    true
+}
+
+#[cfg(test)]
+mod tests;

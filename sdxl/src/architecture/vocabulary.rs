@@ -1,0 +1,272 @@
+//! CLIP's kind of vocabulary, made from captions: byte-level BPE with a mark at the end of a word.
+//!
+//! One step of learning (Sennrich, Haddow and Birch, "Neural Machine Translation of Rare Words with Subword Units", 2016,
+//! algorithm 1), over words `w` that occur `n_w` times, each a list of parts:
+//!
+//! ```text
+//! (l, r) = argmax over pairs of Σ_w n_w · #{i : part_i = l, part_{i+1} = r}      then every l r becomes lr
+//! ```
+//!
+//! Departures: parts start as bytes, the last one marked (CLIP); of equally frequent pairs the first in lexical order is
+//! taken, so that captions alone decide every number; learning ends when every word is one token.
+
+use std::collections::{BTreeMap, HashSet};
+
+use atedm_core::{Error, Result};
+use serde_json::{Map, Value, json};
+
+use crate::tokenizer::split_words;
+
+/// CLIP's token before a text.
+const START: &str = "<|startoftext|>";
+/// CLIP's mark at the end of a word.
+const WORD_END: &str = "</w>";
+
+/// Two parts of a word that become one.
+type Merge = (String, String);
+
+/// Tokens by number, and the merges in order.
+///
+/// Numbers are CLIP's: 256 bytes, 256 bytes that end a word, one for each merge, start, end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Vocabulary {
+    tokens: Vec<String>,
+    merges: Vec<Merge>,
+}
+
+impl Vocabulary {
+    /// CLIP's token after a text, with which SD-XL's first tokenizer also pads.
+    pub const END: &'static str = "<|endoftext|>";
+    /// The sign with which SD-XL's second tokenizer pads: token 0.
+    pub const SIGN: &'static str = "!";
+
+    /// Each of these words, of letters `a` to `z`, is one token; any other text falls apart into their beginnings and bytes.
+    pub fn of_words<'a>(words: impl IntoIterator<Item = &'a str>) -> Self {
+        let mut merges = Vec::new();
+        for word in words {
+            let mut parts = letters(word);
+            merges.iter().for_each(|merge| apply(&mut parts, merge));
+            while let [first, second, ..] = parts.as_slice() {
+                let merge = (first.clone(), second.clone());
+                parts.splice(..2, [joined(&merge)]);
+                merges.push(merge);
+            }
+        }
+        Self::from_merges(merges)
+    }
+
+    /// Learnt from captions: at most `merges` merges, fewer if every word is one token before. The same captions in any
+    /// order give the same vocabulary.
+    ///
+    /// # Errors
+    /// [`Error::Config`] naming a caption that cannot be split into words.
+    pub fn learn<'a>(captions: impl IntoIterator<Item = &'a str>, merges: usize) -> Result<Self> {
+        let mut counts = BTreeMap::<String, u64>::new();
+        for caption in captions {
+            for word in split_words(caption)? {
+                *counts.entry(word).or_default() += 1;
+            }
+        }
+        let mut words: Vec<(Vec<String>, u64)> =
+            counts.iter().map(|(word, count)| (letters(word), *count)).collect();
+        let mut learnt = Vec::new();
+        while learnt.len() < merges {
+            let Some(merge) = most_frequent(&words) else { break };
+            words.iter_mut().for_each(|(parts, _)| apply(parts, &merge));
+            learnt.push(merge);
+        }
+        Ok(Self::from_merges(learnt))
+    }
+
+    fn from_merges(merges: Vec<Merge>) -> Self {
+        let bytes = byte_letters();
+        let ends = bytes.iter().map(|letter| format!("{letter}{WORD_END}"));
+        let mut tokens: Vec<String> = bytes.iter().map(char::to_string).chain(ends).collect();
+        // Two merges may make one token: "a" + "bc" and "ab" + "c".
+        let mut seen: HashSet<String> = tokens.iter().cloned().collect();
+        let wholes = merges.iter().map(joined);
+        tokens.extend(wholes.filter(|token| seen.insert(token.clone())));
+        tokens.extend([START.to_string(), Self::END.to_string()]);
+        Self { tokens, merges }
+    }
+
+    /// Tokens in it.
+    #[allow(clippy::len_without_is_empty, reason = "it always holds the bytes")]
+    pub fn len(&self) -> usize {
+        self.tokens.len()
+    }
+
+    /// Number of the token that starts a prompt.
+    pub fn start(&self) -> u32 {
+        self.tokens.len() as u32 - 2
+    }
+
+    /// Number of the token that ends a prompt: the highest.
+    pub fn end(&self) -> u32 {
+        self.tokens.len() as u32 - 1
+    }
+
+    /// The files of a tokenizer's folder, with this padding token ([`Vocabulary::END`] or [`Vocabulary::SIGN`]) and longest prompt.
+    ///
+    /// # Errors
+    /// [`Error::Config`] for a padding token that is not in the vocabulary.
+    pub fn files(&self, pad: &str, context: usize) -> Result<Vec<(&'static str, Vec<u8>)>> {
+        if !self.tokens.iter().any(|token| token == pad) {
+            return Err(Error::config("pad_token", format!("{pad:?} is not in the vocabulary")));
+        }
+        let vocabulary: Map<String, Value> =
+            self.tokens.iter().enumerate().map(|(id, token)| (token.clone(), id.into())).collect();
+        let mut merges = String::from("#version: 0.2\n");
+        for (left, right) in &self.merges {
+            merges.push_str(&format!("{left} {right}\n"));
+        }
+        let special =
+            json!({ "bos_token": START, "eos_token": Self::END, "unk_token": Self::END, "pad_token": pad });
+        let config = json!({
+            "tokenizer_class": "CLIPTokenizer",
+            "model_max_length": context,
+            "do_lower_case": true,
+            "add_prefix_space": false,
+            "errors": "replace",
+            "bos_token": START,
+            "eos_token": Self::END,
+            "unk_token": Self::END,
+            "pad_token": pad
+        });
+        Ok(vec![
+            ("vocab.json", pretty(&Value::Object(vocabulary))),
+            ("merges.txt", merges.into_bytes()),
+            ("special_tokens_map.json", pretty(&special)),
+            ("tokenizer_config.json", pretty(&config)),
+        ])
+    }
+}
+
+/// JSON as people read it, with a newline at the end.
+pub(super) fn pretty(value: &Value) -> Vec<u8> {
+    format!("{value:#}\n").into_bytes()
+}
+
+/// Byte-level BPE's letter for each of the 256 bytes, in GPT-2's order: printable bytes first, as themselves; then the
+/// others, moved above U+00FF.
+fn byte_letters() -> Vec<char> {
+    let printable = |byte: u32| matches!(byte, 0x21..=0x7e | 0xa1..=0xac | 0xae..=0xff);
+    let others = (0..256u32).filter(|&byte| !printable(byte)).zip(256u32..).map(|(_, code)| code);
+    (0..256u32).filter(|&byte| printable(byte)).chain(others).filter_map(char::from_u32).collect()
+}
+
+/// A word's letters, the last one marked.
+fn letters(word: &str) -> Vec<String> {
+    let mut parts: Vec<String> = word.chars().map(String::from).collect();
+    if let Some(last) = parts.last_mut() {
+        last.push_str(WORD_END);
+    }
+    parts
+}
+
+fn joined((left, right): &Merge) -> String {
+    format!("{left}{right}")
+}
+
+/// Joins the pair everywhere it stands, from the left.
+fn apply(parts: &mut Vec<String>, merge: &Merge) {
+    let mut index = 0;
+    while index + 1 < parts.len() {
+        if parts[index] == merge.0 && parts[index + 1] == merge.1 {
+            parts.splice(index..index + 2, [joined(merge)]);
+        }
+        index += 1;
+    }
+}
+
+/// The pair that occurs most often, the first in lexical order if several do.
+fn most_frequent(words: &[(Vec<String>, u64)]) -> Option<Merge> {
+    let mut counts = BTreeMap::<(&str, &str), u64>::new();
+    for (parts, count) in words {
+        for pair in parts.windows(2) {
+            *counts.entry((&pair[0], &pair[1])).or_default() += count;
+        }
+    }
+    // of equal ones `max_by_key` gives the last
+    let best = counts.into_iter().rev().max_by_key(|(_, count)| *count);
+    best.map(|((left, right), _)| (left.to_string(), right.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tokenizer::ClipTokenizer;
+
+    const CAPTIONS: [&str; 3] = [
+        "a large red circle on the left on a striped pink background",
+        "a small blue square right of a large red ring",
+        "A Small  red star, above a blue circle's center",
+    ];
+
+    fn tokenizer(vocabulary: &Vocabulary, pad: &str) -> ClipTokenizer {
+        let folder = tempfile::tempdir().unwrap();
+        for (name, content) in vocabulary.files(pad, 32).unwrap() {
+            std::fs::write(folder.path().join(name), content).unwrap();
+        }
+        ClipTokenizer::open(folder.path(), 77).unwrap()
+    }
+
+    /// The tokens of a prompt, without start, end and padding.
+    fn tokens<'a>(vocabulary: &'a Vocabulary, prompt: &str) -> Vec<&'a str> {
+        let tokenizer = tokenizer(vocabulary, Vocabulary::END);
+        let encoded = tokenizer.encode(prompt).unwrap();
+        assert_eq!((encoded.ids[0], encoded.cut), (vocabulary.start(), 0));
+        assert_eq!((encoded.ids.len(), encoded.ids[31]), (32, vocabulary.end()));
+        let words = encoded.ids[1..].iter().take_while(|id| **id != vocabulary.end());
+        words.map(|id| vocabulary.tokens[*id as usize].as_str()).collect()
+    }
+
+    #[test]
+    fn every_word_of_the_captions_is_one_token() {
+        let vocabulary = Vocabulary::learn(CAPTIONS, 10_000).unwrap();
+        let distinct: HashSet<&String> = vocabulary.tokens.iter().collect();
+        assert_eq!(distinct.len(), vocabulary.len());
+        assert_eq!(tokens(&vocabulary, CAPTIONS[0]).len(), 12);
+        assert_eq!(
+            tokens(&vocabulary, CAPTIONS[2]).join(" "),
+            "a</w> small</w> red</w> star</w> ,</w> above</w> a</w> blue</w> circle</w> 's</w> center</w>"
+        );
+        // fewer than one merge a letter, and far fewer than were allowed
+        let letters: usize = CAPTIONS.iter().map(|caption| caption.len()).sum();
+        assert!(vocabulary.merges.len() < letters, "{}", vocabulary.merges.len());
+    }
+
+    #[test]
+    fn frequent_pairs_come_first_and_ties_are_lexical() {
+        let vocabulary = Vocabulary::learn(["ab ab ab xy xy xy cd"], 2).unwrap();
+        let pair = |left: &str, right: &str| (left.to_string(), right.to_string());
+        assert_eq!(vocabulary.merges, [pair("a", "b</w>"), pair("x", "y</w>")]);
+        assert_eq!(vocabulary.len(), 512 + 2 + 2);
+        assert_eq!(tokens(&vocabulary, "xy cd"), ["xy</w>", "c", "d</w>"]);
+        let reversed: Vec<&str> = CAPTIONS.into_iter().rev().collect();
+        assert_eq!(Vocabulary::learn(CAPTIONS, 99).unwrap(), Vocabulary::learn(reversed, 99).unwrap());
+    }
+
+    #[test]
+    fn unknown_words_fall_apart_into_bytes() {
+        let vocabulary = Vocabulary::learn(["red red"], 99).unwrap();
+        assert_eq!(tokens(&vocabulary, "red Fuß"), ["red</w>", "f", "u", "Ã", "Ł</w>"]);
+        let none = Vocabulary::learn(["", " "], 99).unwrap();
+        assert_eq!(none.len(), 514);
+    }
+
+    #[test]
+    fn words_of_a_list_are_whole_from_their_beginnings() {
+        let vocabulary = Vocabulary::of_words(["cat", "car"]);
+        assert_eq!(tokens(&vocabulary, "cat cab"), ["cat</w>", "ca", "b</w>"]);
+        assert_eq!(vocabulary.merges.len(), 3);
+    }
+
+    #[test]
+    fn both_paddings_are_tokens() {
+        let vocabulary = Vocabulary::of_words([]);
+        assert_eq!(tokenizer(&vocabulary, Vocabulary::SIGN).encode("").unwrap().ids[2..], [0; 30]);
+        let error = vocabulary.files("[PAD]", 32).unwrap_err().to_string();
+        assert_eq!(error, "pad_token: \"[PAD]\" is not in the vocabulary");
+    }
+}
