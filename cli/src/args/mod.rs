@@ -7,6 +7,8 @@ mod eval;
 mod flops;
 mod parse;
 mod report;
+#[cfg(feature = "train")]
+mod scenes;
 
 use std::path::PathBuf;
 
@@ -21,6 +23,8 @@ pub(crate) use eval::{EvalAction, EvalArgs, ExportArgs};
 pub(crate) use flops::FlopsArgs;
 pub(crate) use parse::Device;
 pub(crate) use report::ReportArgs;
+#[cfg(feature = "train")]
+pub(crate) use scenes::ScenesArgs;
 
 /// The command line.
 #[derive(Debug, Parser)]
@@ -60,6 +64,9 @@ pub(crate) enum Command {
     Report(ReportArgs),
     /// Make images for captions, in folders as FID and CLIP programs read them.
     Eval(EvalArgs),
+    /// Write composed scenes with captions, exact masks and labels: what `atedm train` learns from.
+    #[cfg(feature = "train")]
+    Scenes(ScenesArgs),
     /// Write a tiny SD-XL with random weights: it makes noise, but needs no download.
     InitTiny(InitTinyArgs),
 }

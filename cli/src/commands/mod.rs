@@ -11,6 +11,8 @@ mod init_tiny;
 mod inspect;
 mod masks;
 mod report;
+#[cfg(feature = "train")]
+mod scenes;
 mod subject;
 
 use std::io::Write;
@@ -31,6 +33,8 @@ pub(crate) fn run(command: Command, extension: &impl Extension) -> Outcome {
         Command::Ablate(args) => ablate::run(&args, extension),
         Command::Eval(args) => eval::run(&args, extension),
         Command::Report(args) => report::run(&args),
+        #[cfg(feature = "train")]
+        Command::Scenes(args) => scenes::run(&args),
         Command::InitTiny(args) => init_tiny::run(&args),
     }
 }

@@ -1,0 +1,67 @@
+//! `atedm scenes`.
+
+use std::path::PathBuf;
+
+use atedm_sdxl::train::scenes::Split;
+use clap::{Args, ValueEnum};
+
+use super::parse;
+
+/// `atedm scenes`.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  atedm scenes --out held-out --split held-out --single --count 256\n  \
+    atedm ablate run grid.toml --prompts held-out/prompts.tsv …   (the pictures' names are the prompts' ids)")]
+pub(crate) struct ScenesArgs {
+    /// Folder to write; must not exist, or be empty. It gets NNNNN.png, masks/NNNNN.png (white where an object is),
+    /// captions.txt, prompts.tsv (ids and captions) and labels.jsonl
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: PathBuf,
+    /// Scenes for training, or scenes that each show a combination that training never shows
+    #[arg(long, value_name = "NAME", default_value = "train")]
+    pub(crate) split: SplitName,
+    /// Scenes of one object only
+    #[arg(long)]
+    pub(crate) single: bool,
+    /// How many scenes, from the first of the seed's stream
+    #[arg(long, value_name = "N", default_value = "64", value_parser = count, allow_negative_numbers = true)]
+    pub(crate) count: usize,
+    /// Seed of the stream: the same seed gives the same bytes on every machine
+    #[arg(long, value_name = "N", default_value = "0", value_parser = parse::seed, allow_negative_numbers = true)]
+    pub(crate) seed: u64,
+    /// Pixels of a side
+    #[arg(long, value_name = "PIXELS", default_value = "64", value_parser = side, allow_negative_numbers = true)]
+    pub(crate) size: usize,
+}
+
+/// A split by name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum SplitName {
+    /// Without held-out combinations
+    Train,
+    /// Each with a held-out combination
+    HeldOut,
+}
+
+impl From<SplitName> for Split {
+    fn from(name: SplitName) -> Self {
+        match name {
+            SplitName::Train => Self::Train,
+            SplitName::HeldOut => Self::HeldOut,
+        }
+    }
+}
+
+/// As many as names of five digits tell apart.
+fn count(text: &str) -> Result<usize, String> {
+    within(text, 1, 100_000)
+}
+
+/// Below 16 pixels no shape can be told.
+fn side(text: &str) -> Result<usize, String> {
+    within(text, 16, 2048)
+}
+
+fn within(text: &str, least: usize, most: usize) -> Result<usize, String> {
+    let number = text.parse().ok().filter(|number| (least..=most).contains(number));
+    number.ok_or_else(|| format!("expected a whole number from {least} to {most}"))
+}
