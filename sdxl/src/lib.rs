@@ -9,6 +9,7 @@
 //! - Sampling: [`schedulers`], [`rng`] (torch's generator, and a portable one).
 //! - [`pipeline`]: text to image, step by step.
 //! - [`flops`]: what an evaluation costs, by formula.
+//! - [`output`]: files written whole or not at all.
 //! - `train` (a cargo feature): a small SD-XL trained from nothing, on libtorch.
 //!
 //! # Example
@@ -39,6 +40,7 @@ pub mod flops;
 #[cfg(feature = "hub")]
 pub mod hub;
 mod layers;
+pub mod output;
 pub mod pipeline;
 pub mod rng;
 pub mod schedulers;

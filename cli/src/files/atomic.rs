@@ -2,14 +2,11 @@
 
 use std::collections::HashSet;
 use std::fs;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use tempfile::{NamedTempFile, TempDir};
+use atedm_sdxl::output::{self, folder_of};
 
 use crate::failure::{Failure, Outcome};
-
-const PREFIX: &str = ".atedm-";
 
 /// A file that will be written at the end of a run.
 #[derive(Debug, Clone)]
@@ -45,14 +42,10 @@ impl OutputFile {
 
     /// Writes it whole or not at all.
     pub(crate) fn write(&self, bytes: &[u8]) -> Outcome {
-        let failed = |error: std::io::Error| Failure::file(&self.path, error);
         if self.special {
-            return fs::write(&self.path, bytes).map_err(failed);
+            return fs::write(&self.path, bytes).map_err(|error| Failure::file(&self.path, error));
         }
-        let mut file = temporary_file(folder_of(&self.path)).map_err(failed)?;
-        file.write_all(bytes).and_then(|()| file.as_file().sync_all()).map_err(failed)?;
-        file.persist(&self.path).map_err(|error| failed(error.error))?;
-        Ok(())
+        Ok(output::write_file(&self.path, bytes)?)
     }
 }
 
@@ -71,8 +64,7 @@ pub(crate) fn check_distinct(outputs: &[&OutputFile]) -> Outcome {
     Ok(())
 }
 
-/// A file below a folder: its path there (`/` between parts), and its content.
-pub(crate) type NamedFile = (String, Vec<u8>);
+pub(crate) use output::NamedFile;
 
 /// A folder that appears with all its files at once.
 #[derive(Debug)]
@@ -117,35 +109,11 @@ impl OutputDir {
     /// Writes files and moves them in. A new folder appears whole;
     /// in one that exists, files of the same names are replaced one by one.
     pub(crate) fn write(&self, files: &[NamedFile]) -> Outcome {
-        let failed = |error: std::io::Error| Failure::file(&self.path, error);
-        let parent = folder_of(&self.path);
-        fs::create_dir_all(parent).map_err(failed)?;
-        let staging = temporary_dir(if self.exists { &self.path } else { parent }).map_err(failed)?;
-        for (name, bytes) in files {
-            let place = staging.path().join(name);
-            fs::create_dir_all(folder_of(&place)).and_then(|()| fs::write(&place, bytes)).map_err(failed)?;
-        }
-        if !self.exists {
-            fs::rename(staging.path(), &self.path).map_err(failed)?;
-            // The folder has moved: there is nothing left for the guard to remove.
-            let _moved = staging.keep();
-            return Ok(());
-        }
-        for (name, _) in files {
-            let place = self.path.join(name);
-            fs::create_dir_all(folder_of(&place)).map_err(failed)?;
-            fs::rename(staging.path().join(name), place).map_err(failed)?;
-        }
-        Ok(())
+        Ok(output::write_folder(&self.path, files)?)
     }
 }
 
-/// The folder a path lies in.
-fn folder_of(path: &Path) -> &Path {
-    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
-}
-
-/// Makes and removes a file in `folder`: the one check that also sees read-only disks.
+/// Whether `folder` is one, and files can be made in it.
 fn check_writable(folder: &Path) -> Outcome {
     match fs::metadata(folder) {
         Err(_) => return Err(Failure::run(format!("expected the folder {} to exist", folder.display()))),
@@ -154,31 +122,8 @@ fn check_writable(folder: &Path) -> Outcome {
         }
         Ok(_) => {}
     }
-    let unwritable =
-        |error| Failure::run(format!("expected a writable folder {}: {error}", folder.display()));
-    temporary_file(folder).map(drop).map_err(unwritable)
-}
-
-#[cfg(unix)]
-fn permissions(mode: u32) -> fs::Permissions {
-    std::os::unix::fs::PermissionsExt::from_mode(mode)
-}
-
-/// A temporary file with the permissions of any other new file, not with a secret's.
-fn temporary_file(folder: &Path) -> std::io::Result<NamedTempFile> {
-    let mut builder = tempfile::Builder::new();
-    builder.prefix(PREFIX);
-    #[cfg(unix)]
-    builder.permissions(permissions(0o666));
-    builder.tempfile_in(folder)
-}
-
-fn temporary_dir(folder: &Path) -> std::io::Result<TempDir> {
-    let mut builder = tempfile::Builder::new();
-    builder.prefix(PREFIX);
-    #[cfg(unix)]
-    builder.permissions(permissions(0o777));
-    builder.tempdir_in(folder)
+    let unwritable = |error: atedm_core::Error| Failure::run(format!("expected a writable folder {error}"));
+    output::check_writable(folder).map_err(unwritable)
 }
 
 #[cfg(test)]

@@ -51,8 +51,7 @@ impl Architecture {
             "attention_dropout": 0.0,
             "bos_token_id": vocabulary.start(),
             "eos_token_id": vocabulary.end(),
-            "pad_token_id": pad,
-            "torch_dtype": "float32"
+            "pad_token_id": pad
         })
     }
 

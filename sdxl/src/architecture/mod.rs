@@ -3,14 +3,17 @@
 //! - [`Architecture`]: the numbers, as a TOML table of a training recipe holds them.
 //! - [`Vocabulary`]: byte-level BPE learnt from captions.
 //! - [`Parameter`]: a tensor as diffusers and transformers name and shape it.
+//! - [`Folder`]: all of it written as a diffusers folder.
 
 mod check;
 mod documents;
+mod folder;
 mod parameters;
 mod vocabulary;
 
 use serde::{Deserialize, Serialize};
 
+pub use folder::{Folder, check_place};
 pub use parameters::{Parameter, Role};
 pub use vocabulary::Vocabulary;
 

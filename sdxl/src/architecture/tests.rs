@@ -13,7 +13,7 @@ use crate::text::TextEncoder;
 use crate::vae::Vae;
 use crate::weights::{RandomSource, Recorder};
 
-fn small() -> Architecture {
+pub(super) fn small() -> Architecture {
     Architecture {
         size: 16,
         context: 12,

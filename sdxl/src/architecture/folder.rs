@@ -1,0 +1,216 @@
+//! A checkpoint of an [`Architecture`], written as a diffusers folder.
+
+use std::collections::HashMap;
+use std::fs;
+use std::path::Path;
+
+use atedm_core::{DType, Error, Result};
+use half::f16;
+use safetensors::tensor::{Dtype, TensorView};
+
+use super::vocabulary::pretty;
+use super::{Architecture, Parameter, Vocabulary};
+use crate::checkpoint::Part;
+use crate::config::Fields;
+use crate::output::{NamedFile, write_folder};
+
+/// What stands before a name in `model_index.json`: how a folder of ours is known.
+const OURS: &str = "atedm-";
+
+/// A checkpoint to be written: everything but its weights.
+#[derive(Debug, Clone, Copy)]
+pub struct Folder<'a> {
+    /// Its sizes.
+    pub architecture: &'a Architecture,
+    /// Its tokenizers' vocabulary.
+    pub vocabulary: &'a Vocabulary,
+    /// What it is called in `model_index.json`, after `atedm-`.
+    pub name: &'a str,
+    /// The text of `README.md`.
+    pub card: &'a str,
+    /// [`DType::F32`] or [`DType::F16`].
+    pub dtype: DType,
+}
+
+impl Folder<'_> {
+    /// Its files: path below the folder, and content. `values` gives the values of each parameter, row-major; it is asked part by
+    /// part ([`Part::ALL`]), in the order of [`Architecture::parameters`].
+    ///
+    /// # Errors
+    /// [`Error::Config`] for sizes that do not fit together ([`Architecture::check`]) and for another dtype; [`Error::Weights`]
+    /// naming a tensor that has another number of values or one that is not finite in the dtype; those of `values`.
+    pub fn files(
+        &self,
+        mut values: impl FnMut(Part, &Parameter) -> Result<Vec<f32>>,
+    ) -> Result<Vec<NamedFile>> {
+        self.architecture.check()?;
+        let torch_dtype = match self.dtype {
+            DType::F32 => "float32",
+            DType::F16 => "float16",
+            other => return Err(Error::config("dtype", format!("expected f32 or f16, got {other}"))),
+        };
+        let mut files = vec![("README.md".to_string(), self.card.as_bytes().to_vec())];
+        for (name, mut document) in self.architecture.documents(self.vocabulary) {
+            if name == "model_index.json" {
+                document["_name_or_path"] = format!("{OURS}{}", self.name).into();
+            } else if name.starts_with("text_encoder") {
+                document["torch_dtype"] = torch_dtype.into();
+            }
+            files.push((name.to_string(), pretty(&document)));
+        }
+        for (folder, pad) in [("tokenizer", Vocabulary::END), ("tokenizer_2", Vocabulary::SIGN)] {
+            for (name, content) in self.vocabulary.files(pad, self.architecture.context)? {
+                files.push((format!("{folder}/{name}"), content));
+            }
+        }
+        for part in Part::ALL {
+            let name = format!("{}/{}.safetensors", part.folder(), part.stem());
+            let content = self.weights(&name, part, &mut values)?;
+            files.push((name, content));
+        }
+        Ok(files)
+    }
+
+    /// Writes the folder, whole or not at all; files of the same names in a folder of ours are replaced.
+    ///
+    /// # Errors
+    /// As [`Folder::files`] and [`check_place`]; [`Error::Io`] if it cannot be written.
+    pub fn write(&self, dir: &Path, values: impl FnMut(Part, &Parameter) -> Result<Vec<f32>>) -> Result<()> {
+        check_place(dir)?;
+        write_folder(dir, &self.files(values)?)
+    }
+
+    /// A part's safetensors file.
+    fn weights(
+        &self,
+        file: &str,
+        part: Part,
+        values: &mut impl FnMut(Part, &Parameter) -> Result<Vec<f32>>,
+    ) -> Result<Vec<u8>> {
+        let mut tensors = Vec::new();
+        for parameter in self.architecture.parameters(self.vocabulary, part) {
+            let wrong = |reason: String| Error::weights(file, &parameter.name, reason);
+            let values = values(part, &parameter)?;
+            if values.len() != parameter.count() {
+                let reason = format!("expected {} values, got {}", parameter.count(), values.len());
+                return Err(wrong(reason));
+            }
+            let finite = |value: f32| match self.dtype {
+                DType::F16 => f16::from_f32(value).is_finite(),
+                _ => value.is_finite(),
+            };
+            if let Some(value) = values.iter().copied().find(|value| !finite(*value)) {
+                return Err(wrong(format!("{value} is not finite in {}", self.dtype)));
+            }
+            let bytes: Vec<u8> = match self.dtype {
+                DType::F16 => values.iter().flat_map(|value| f16::from_f32(*value).to_le_bytes()).collect(),
+                _ => values.iter().flat_map(|value| value.to_le_bytes()).collect(),
+            };
+            tensors.push((parameter, bytes));
+        }
+        let stored = if self.dtype == DType::F16 { Dtype::F16 } else { Dtype::F32 };
+        let failed = |error: safetensors::SafeTensorError| Error::weights(file, "", error.to_string());
+        let mut views = Vec::with_capacity(tensors.len());
+        for (Parameter { name, shape, .. }, bytes) in &tensors {
+            views.push((name.as_str(), TensorView::new(stored, shape.clone(), bytes).map_err(failed)?));
+        }
+        let metadata = HashMap::from([("format".to_string(), "pt".to_string())]);
+        safetensors::serialize(views, Some(metadata)).map_err(failed)
+    }
+}
+
+/// Whether a checkpoint may be written to `dir`: it is new, empty, or one that [`Folder::write`] wrote. Training asks before it
+/// begins.
+///
+/// # Errors
+/// [`Error::Io`] naming the folder.
+pub fn check_place(dir: &Path) -> Result<()> {
+    let failed = |source| Error::io(dir, source);
+    if !dir.try_exists().map_err(failed)? {
+        return Ok(());
+    }
+    if fs::read_dir(dir).map_err(failed)?.next().is_none() {
+        return Ok(());
+    }
+    let index = Fields::read(&dir.join("model_index.json")).ok();
+    let name = index.as_ref().and_then(|index| index.text("_name_or_path").ok().flatten());
+    if name.is_some_and(|name| name.starts_with(OURS)) {
+        return Ok(());
+    }
+    let reason = "expected a new or an empty folder or a checkpoint of ours, got one with other files in it";
+    Err(failed(std::io::Error::other(reason)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::architecture::tests::small;
+    use crate::checkpoint::{Checkpoint, OpenOptions};
+    use crate::weights::random_values;
+
+    /// What any folder is written with here.
+    fn written<T>(dtype: DType, then: impl FnOnce(Folder<'_>) -> T) -> T {
+        let (architecture, vocabulary) = (small(), Vocabulary::of_words(["red", "circle"]));
+        then(Folder { architecture: &architecture, vocabulary: &vocabulary, name: "t", card: "# T\n", dtype })
+    }
+
+    fn random(_: Part, parameter: &Parameter) -> Result<Vec<f32>> {
+        Ok(random_values(1, &parameter.name, &parameter.shape))
+    }
+
+    #[test]
+    fn our_loader_opens_what_is_written() {
+        let dir = tempfile::tempdir().unwrap();
+        for dtype in [DType::F32, DType::F16] {
+            let path = dir.path().join(dtype.to_string());
+            written(dtype, |folder| folder.write(&path, random)).unwrap();
+            let checkpoint = Checkpoint::open(&path, OpenOptions::default()).unwrap();
+            assert_eq!(checkpoint.default_size(), Some(16));
+            assert_eq!(checkpoint.tokenizers().unwrap()[0].encode("red circle").unwrap().ids.len(), 12);
+            assert_eq!(fs::read_to_string(path.join("README.md")).unwrap(), "# T\n");
+            let config = fs::read_to_string(path.join("text_encoder/config.json")).unwrap();
+            assert!(config.contains(if dtype == DType::F16 { "float16" } else { "float32" }), "{config}");
+        }
+    }
+
+    #[test]
+    fn folders_of_others_are_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("model");
+        check_place(&path).unwrap();
+        written(DType::F32, |folder| folder.write(&path, random)).unwrap();
+        fs::write(path.join("log.txt"), "kept").unwrap();
+        written(DType::F16, |folder| folder.write(&path, random)).unwrap();
+        assert_eq!(fs::read_to_string(path.join("log.txt")).unwrap(), "kept");
+        let refused = |index: &str| {
+            fs::write(path.join("model_index.json"), index).unwrap();
+            let error = written(DType::F32, |folder| folder.write(&path, random)).unwrap_err();
+            assert!(error.to_string().contains("model: expected a new or an empty folder"), "{error}");
+        };
+        refused(r#"{"_name_or_path": "stable-diffusion-xl"}"#);
+        refused("{");
+        fs::remove_file(path.join("model_index.json")).unwrap();
+        assert!(check_place(&path).is_err());
+        assert!(check_place(&path.join("log.txt")).is_err());
+    }
+
+    #[test]
+    fn wrong_values_name_their_tensor() {
+        let failing = |dtype: DType, value: f32, more: usize| {
+            let values = |part: Part, parameter: &Parameter| {
+                let mut values = random(part, parameter)?;
+                if parameter.name == "conv_in.weight" {
+                    values[3] = value;
+                    values.extend(vec![0.0; more]);
+                }
+                Ok(values)
+            };
+            written(dtype, |folder| folder.files(values)).unwrap_err().to_string()
+        };
+        let start = "unet/diffusion_pytorch_model.safetensors: conv_in.weight: ";
+        assert_eq!(failing(DType::F16, 7e4, 0), format!("{start}70000 is not finite in f16"));
+        assert_eq!(failing(DType::F32, f32::NAN, 0), format!("{start}NaN is not finite in f32"));
+        assert_eq!(failing(DType::F32, 7e4, 1), format!("{start}expected 216 values, got 217"));
+        assert!(failing(DType::BF16, 0.0, 0).starts_with("dtype: expected f32 or f16"));
+    }
+}

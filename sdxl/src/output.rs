@@ -1,0 +1,140 @@
+//! Files written whole or not at all: beside their place under a temporary name, then renamed into it.
+
+use std::fs;
+use std::io::{self, Write};
+use std::path::Path;
+
+use atedm_core::{Error, Result};
+use tempfile::{NamedTempFile, TempDir};
+
+/// What temporary names begin with.
+const PREFIX: &str = ".atedm-";
+
+/// A file below a folder: its path there (`/` between parts), and its content.
+pub type NamedFile = (String, Vec<u8>);
+
+/// Writes a file, or replaces it.
+///
+/// # Errors
+/// [`Error::Io`] naming `path`; what was there before is then still there.
+pub fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {
+    let write = || -> io::Result<()> {
+        let mut file = temporary_file(folder_of(path))?;
+        file.write_all(bytes)?;
+        file.as_file().sync_all()?;
+        file.persist(path).map(drop).map_err(|error| error.error)
+    };
+    write().map_err(|source| Error::io(path, source))
+}
+
+/// Writes files below a folder. A new folder appears with all of them at once; in one that exists, files of the same names
+/// are replaced one by one after all have been written.
+///
+/// # Errors
+/// [`Error::Io`] naming the folder.
+pub fn write_folder(path: &Path, files: &[NamedFile]) -> Result<()> {
+    let write = || -> io::Result<()> {
+        let exists = path.is_dir();
+        let parent = folder_of(path);
+        fs::create_dir_all(parent)?;
+        let staging = temporary_dir(if exists { path } else { parent })?;
+        for (name, bytes) in files {
+            let place = staging.path().join(name);
+            fs::create_dir_all(folder_of(&place))?;
+            fs::write(&place, bytes)?;
+        }
+        if !exists {
+            fs::rename(staging.path(), path)?;
+            // The folder has moved: there is nothing left for the guard to remove.
+            let _moved = staging.keep();
+            return Ok(());
+        }
+        for (name, _) in files {
+            let place = path.join(name);
+            fs::create_dir_all(folder_of(&place))?;
+            fs::rename(staging.path().join(name), place)?;
+        }
+        Ok(())
+    };
+    write().map_err(|source| Error::io(path, source))
+}
+
+/// Whether files can be made in `folder`: makes one and removes it, which alone also finds read-only disks.
+///
+/// # Errors
+/// [`Error::Io`] naming the folder.
+pub fn check_writable(folder: &Path) -> Result<()> {
+    temporary_file(folder).map(drop).map_err(|source| Error::io(folder, source))
+}
+
+/// The folder a path lies in.
+pub fn folder_of(path: &Path) -> &Path {
+    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+#[cfg(unix)]
+fn permissions(mode: u32) -> fs::Permissions {
+    std::os::unix::fs::PermissionsExt::from_mode(mode)
+}
+
+/// A temporary file with the permissions of any other new file, not with a secret's.
+fn temporary_file(folder: &Path) -> io::Result<NamedTempFile> {
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(PREFIX);
+    #[cfg(unix)]
+    builder.permissions(permissions(0o666));
+    builder.tempfile_in(folder)
+}
+
+fn temporary_dir(folder: &Path) -> io::Result<TempDir> {
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(PREFIX);
+    #[cfg(unix)]
+    builder.permissions(permissions(0o777));
+    builder.tempdir_in(folder)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(folder: &Path) -> Vec<String> {
+        let mut names: Vec<String> = fs::read_dir(folder)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn nothing_half_written_is_left() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("a.bin");
+        check_writable(dir.path()).unwrap();
+        write_file(&file, b"one").unwrap();
+        write_file(&file, b"two").unwrap();
+        assert_eq!(fs::read(&file).unwrap(), b"two");
+        let missing = dir.path().join("no/a.bin");
+        assert!(
+            write_file(&missing, b"").unwrap_err().to_string().starts_with(&missing.display().to_string())
+        );
+        assert!(check_writable(&file).is_err());
+        assert_eq!(names(dir.path()), ["a.bin"]);
+    }
+
+    #[test]
+    fn folders_appear_whole_and_keep_other_files() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("new").join("deep");
+        let files = [("a".to_string(), b"1".to_vec()), ("sub/b".to_string(), b"2".to_vec())];
+        write_folder(&path, &files).unwrap();
+        fs::write(path.join("mine"), b"").unwrap();
+        write_folder(&path, &files[..1]).unwrap();
+        assert_eq!(names(&path), ["a", "mine", "sub"]);
+        // a folder stands where a file should: the one error, and no temporary name stays
+        let wrong = [("sub".to_string(), b"3".to_vec())];
+        assert!(matches!(write_folder(&path, &wrong), Err(Error::Io { .. })));
+        assert_eq!(names(&path), ["a", "mine", "sub"]);
+    }
+}
