@@ -6,10 +6,11 @@ use tch::TchError;
 use crate::NAME;
 
 /// What libtorch's own operations return.
-pub(crate) type TorchResult<T> = std::result::Result<T, TchError>;
+pub type TorchResult<T> = std::result::Result<T, TchError>;
 
-/// Turns libtorch's error into an [`Error::Backend`] in the name of an operation.
-pub(crate) trait OrBackend<T> {
+/// Turns libtorch's error into an [`Error::Backend`] in the name of an operation: for code that calls tch beside us.
+pub trait OrBackend<T> {
+    /// The value, or the error on one line.
     fn or_backend(self, op: &'static str) -> Result<T>;
 }
 

@@ -35,13 +35,13 @@ mod select;
 mod tensor;
 pub mod weights;
 
+pub use error::{OrBackend, TorchResult};
 pub use indices::TchIndices;
 pub use tch::Device;
 pub use tensor::TchTensor;
 pub use weights::VarStoreSource;
 
 use atedm_core::{Backend, Result};
-use error::OrBackend;
 
 /// The name in configs, errors and metadata.
 const NAME: &str = "tch";

@@ -1,3 +1,26 @@
 //! A small SD-XL trained from nothing, through the same models that sample, on libtorch's gradients.
+//!
+//! # Structure
+//! - [`scenes`]: the data, composed by a seeded program.
+//! - [`Recipe`]: what a training depends on, a TOML file; [`train`] runs it in a folder, from where it was left.
+//! - Arithmetic: `parameters` (one flat buffer, leaves of the gradient graph), `course` (workers' gradients in order),
+//!   [`AdamW`], `autoencoder` and `diffusion` (the losses), `draws` (numbers keyed by image), `state` (files).
+//!
+//! A model is loaded anew in every step, from leaves: its one-product projections and casts are then part of the graph.
 
+mod autoencoder;
+mod course;
+mod diffusion;
+mod draws;
+mod optimizer;
+mod parameters;
+mod recipe;
+mod run;
 pub mod scenes;
+mod state;
+
+pub use diffusion::min_snr;
+pub use optimizer::{AdamW, Course};
+pub use parameters::{Handles, Parameters, Slot};
+pub use recipe::{AutoencoderRecipe, DiffusionRecipe, Part, Recipe};
+pub use run::{Observer, Options, Trained, train};

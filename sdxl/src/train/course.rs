@@ -1,0 +1,68 @@
+//! A course of training: workers' gradients, summed in order, and a step of the optimizer.
+
+use atedm_core::{Error, Result, Weights};
+use atedm_tch::{OrBackend, TchTensor};
+use tch::{Kind, Tensor as Raw};
+
+use super::optimizer::{AdamW, Course};
+use super::parameters::Parameters;
+
+/// One share of every batch: its data and its loss. Runs on a thread of its own, so it holds its own handles.
+pub trait Worker: Send {
+    /// The mean loss (a scalar with a gradient) of this worker's share of the batch of `step`, which depends on nothing but
+    /// the recipe and `step`.
+    fn loss(&mut self, weights: &Weights<TchTensor>, step: u64) -> Result<TchTensor>;
+}
+
+/// Parameters on their way.
+#[derive(Debug)]
+pub struct Progress {
+    /// The parameters.
+    pub parameters: Parameters,
+    /// The optimizer's state.
+    pub optimizer: AdamW,
+    /// Steps done.
+    pub done: u64,
+}
+
+impl Progress {
+    /// At the beginning.
+    pub fn new(parameters: Parameters) -> Result<Self> {
+        Ok(Self { optimizer: AdamW::new(&parameters)?, parameters, done: 0 })
+    }
+
+    /// One step: every worker's gradient on its own thread, summed in the workers' order, so that the result does not depend
+    /// on which is first. Gives the mean loss.
+    pub fn step<W: Worker>(&mut self, workers: &mut [W], course: &Course, kind: Kind) -> Result<f64> {
+        let step = self.done;
+        let shares: Vec<Result<(f64, Raw)>> = std::thread::scope(|scope| {
+            let start = |worker| {
+                let handles = self.parameters.handles();
+                scope.spawn(move || -> Result<(f64, Raw)> {
+                    let weights = handles.weights(kind)?;
+                    let loss = W::loss(worker, &weights, step)?;
+                    let value = loss.as_ref().f_double_value(&[]).or_backend("loss")?;
+                    Ok((value, handles.gradient(&loss)?))
+                })
+            };
+            let running: Vec<_> = workers.iter_mut().map(start).collect();
+            let died = |_| Err(Error::NotFinite { what: "a worker of the training (it panicked)".to_string() });
+            running.into_iter().map(|thread| thread.join().unwrap_or_else(died)).collect()
+        });
+        let (mut total, mut sum): (f64, Option<Raw>) = (0.0, None);
+        let count = shares.len() as f64;
+        for share in shares {
+            let (loss, gradient) = share?;
+            total += loss / count;
+            let gradient = gradient.f_mul_scalar(1.0 / count).or_backend("gradient")?;
+            sum = Some(match sum {
+                None => gradient,
+                Some(sum) => sum.f_add(&gradient).or_backend("gradient")?,
+            });
+        }
+        let gradient = sum.ok_or_else(|| Error::config("workers", "expected at least 1, got 0"))?;
+        self.optimizer.step(&self.parameters, &gradient, course, step)?;
+        self.done += 1;
+        Ok(total)
+    }
+}
