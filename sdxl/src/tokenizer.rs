@@ -134,18 +134,32 @@ fn splitting() -> tokenizers::Result<(Normalizers, PreTokenizers)> {
     ))
 }
 
-/// A text's words in byte-level BPE's letters, as a [`ClipTokenizer`] from `vocab.json` splits it.
-pub(crate) fn split_words(text: &str) -> Result<Vec<String>> {
-    let split = || -> tokenizers::Result<Vec<String>> {
-        let (normalizers, words) = splitting()?;
-        let mut normalized = NormalizedString::from(text);
-        normalizers.normalize(&mut normalized)?;
-        let mut pieces = PreTokenizedString::from(normalized);
-        words.pre_tokenize(&mut pieces)?;
-        let pieces = pieces.get_splits(OffsetReferential::Normalized, OffsetType::Byte);
-        Ok(pieces.into_iter().map(|(piece, ..)| piece.to_string()).collect())
-    };
-    split().map_err(|error| Error::config(format!("caption {text:?}"), one_line(&error.to_string())))
+/// Splits texts as a [`ClipTokenizer`] from `vocab.json` does.
+pub(crate) struct WordSplitter {
+    normalizers: Normalizers,
+    words: PreTokenizers,
+}
+
+impl WordSplitter {
+    pub(crate) fn new() -> Result<Self> {
+        let made = splitting();
+        let (normalizers, words) =
+            made.map_err(|error| Error::config("words", one_line(&error.to_string())))?;
+        Ok(Self { normalizers, words })
+    }
+
+    /// The words of `text`, in byte-level BPE's letters.
+    pub(crate) fn split(&self, text: &str) -> Result<Vec<String>> {
+        let split = || -> tokenizers::Result<Vec<String>> {
+            let mut normalized = NormalizedString::from(text);
+            self.normalizers.normalize(&mut normalized)?;
+            let mut pieces = PreTokenizedString::from(normalized);
+            self.words.pre_tokenize(&mut pieces)?;
+            let pieces = pieces.get_splits(OffsetReferential::Normalized, OffsetType::Byte);
+            Ok(pieces.into_iter().map(|(piece, ..)| piece.to_string()).collect())
+        };
+        split().map_err(|error| Error::config(format!("caption {text:?}"), one_line(&error.to_string())))
+    }
 }
 
 /// `tokenizer_config.json`, then `special_tokens_map.json`, then CLIP's own defaults.

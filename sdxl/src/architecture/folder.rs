@@ -24,7 +24,7 @@ pub struct Folder<'a> {
     pub architecture: &'a Architecture,
     /// Its tokenizers' vocabulary.
     pub vocabulary: &'a Vocabulary,
-    /// What it is called in `model_index.json`, after `atedm-`.
+    /// What it is called in `model_index.json`; `atedm-` is put before a name that does not begin with it.
     pub name: &'a str,
     /// The text of `README.md`.
     pub card: &'a str,
@@ -52,7 +52,8 @@ impl Folder<'_> {
         let mut files = vec![("README.md".to_string(), self.card.as_bytes().to_vec())];
         for (name, mut document) in self.architecture.documents(self.vocabulary) {
             if name == "model_index.json" {
-                document["_name_or_path"] = format!("{OURS}{}", self.name).into();
+                let name = self.name.strip_prefix(OURS).unwrap_or(self.name);
+                document["_name_or_path"] = format!("{OURS}{name}").into();
             } else if name.starts_with("text_encoder") {
                 document["torch_dtype"] = torch_dtype.into();
             }
@@ -119,6 +120,27 @@ impl Folder<'_> {
     }
 }
 
+/// A part's tensors: name, shape, values in row-major order.
+pub type PartTensors = (Part, Vec<(String, Vec<usize>, Vec<f32>)>);
+
+/// What [`Folder::write`] asks for, from lists of tensors in any order.
+///
+/// It fails with [`Error::Weights`] for a tensor that is missing or has another shape.
+pub fn listed(parts: &[PartTensors]) -> impl FnMut(Part, &Parameter) -> Result<Vec<f32>> {
+    let tensors = parts.iter().flat_map(|(part, list)| {
+        list.iter().map(|(name, shape, values)| ((*part, name.as_str()), (shape, values)))
+    });
+    let tensors: HashMap<(Part, &str), (&Vec<usize>, &Vec<f32>)> = tensors.collect();
+    move |part, parameter| {
+        let wrong = |reason: String| Error::weights(part.folder(), &parameter.name, reason);
+        match tensors.get(&(part, parameter.name.as_str())) {
+            Some((shape, values)) if **shape == parameter.shape => Ok(values.to_vec()),
+            Some((shape, _)) => Err(wrong(format!("expected shape {:?}, got {shape:?}", parameter.shape))),
+            None => Err(wrong("is not among the tensors to write".to_string())),
+        }
+    }
+}
+
 /// Whether a checkpoint may be written to `dir`: it is new, empty, or one that [`Folder::write`] wrote. Training asks before it
 /// begins.
 ///
@@ -143,9 +165,16 @@ pub fn check_place(dir: &Path) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::ops::ControlFlow;
+
+    use atedm_core::Tensor;
+    use atedm_core::plugin::Unpruned;
+    use atedm_core::reference::{NdDevice, Reference32};
+
     use super::*;
     use crate::architecture::tests::small;
     use crate::checkpoint::{Checkpoint, OpenOptions};
+    use crate::pipeline::{Pipeline, Request};
     use crate::weights::random_values;
 
     /// What any folder is written with here.
@@ -158,9 +187,21 @@ mod tests {
         Ok(random_values(1, &parameter.name, &parameter.shape))
     }
 
+    /// An image's latents after two steps; the image is decoded too.
+    fn sampled(checkpoint: &Checkpoint) -> Vec<f32> {
+        let pipeline = Pipeline::<Reference32>::load(checkpoint, DType::F32, &NdDevice).unwrap();
+        let request = Request { steps: 2, ..Request::new(["a red circle"]) };
+        let output = pipeline.generate(&request, &mut Unpruned, &mut |_| ControlFlow::Continue(())).unwrap();
+        assert_eq!(output.latents.shape(), [1, 3, 8, 8]);
+        let images = output.images.unwrap();
+        assert_eq!((images.width, images.height), (16, 16));
+        output.latents.to_f32().unwrap()
+    }
+
     #[test]
     fn our_loader_opens_what_is_written() {
         let dir = tempfile::tempdir().unwrap();
+        let mut latents = Vec::new();
         for dtype in [DType::F32, DType::F16] {
             let path = dir.path().join(dtype.to_string());
             written(dtype, |folder| folder.write(&path, random)).unwrap();
@@ -170,7 +211,31 @@ mod tests {
             assert_eq!(fs::read_to_string(path.join("README.md")).unwrap(), "# T\n");
             let config = fs::read_to_string(path.join("text_encoder/config.json")).unwrap();
             assert!(config.contains(if dtype == DType::F16 { "float16" } else { "float32" }), "{config}");
+            latents.push(sampled(&checkpoint));
         }
+        let difference = |(a, b): (&f32, &f32)| (a - b).abs();
+        let worst = latents[0].iter().zip(&latents[1]).map(difference).fold(0.0, f32::max);
+        // the same weights but for their last bits
+        assert!(worst > 0.0 && worst < 0.05, "{worst}");
+    }
+
+    #[test]
+    fn lists_are_found_by_part_and_name() {
+        let (architecture, vocabulary) = (small(), Vocabulary::of_words(["red", "circle"]));
+        let list = |part: &Part| {
+            let parameters = architecture.parameters(&vocabulary, *part).into_iter().rev();
+            let list = parameters.map(|p| (p.name.clone(), p.shape.clone(), random(*part, &p).unwrap()));
+            (*part, list.collect())
+        };
+        let mut parts: Vec<PartTensors> = Part::ALL.iter().map(list).collect();
+        let expected = written(DType::F32, |folder| folder.files(random)).unwrap();
+        assert_eq!(written(DType::F32, |folder| folder.files(listed(&parts))).unwrap(), expected);
+        parts[2].1[0].1.push(1);
+        let error = written(DType::F32, |folder| folder.files(listed(&parts))).unwrap_err().to_string();
+        assert_eq!(error, "unet: conv_out.bias: expected shape [3], got [3, 1]");
+        parts[2].1.remove(0);
+        let error = written(DType::F32, |folder| folder.files(listed(&parts))).unwrap_err().to_string();
+        assert_eq!(error, "unet: conv_out.bias: is not among the tensors to write");
     }
 
     #[test]

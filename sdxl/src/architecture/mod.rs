@@ -3,8 +3,9 @@
 //! - [`Architecture`]: the numbers, as a TOML table of a training recipe holds them.
 //! - [`Vocabulary`]: byte-level BPE learnt from captions.
 //! - [`Parameter`]: a tensor as diffusers and transformers name and shape it.
-//! - [`Folder`]: all of it written as a diffusers folder.
+//! - [`Folder`]: all of it written as a diffusers folder, with a [`ModelCard`] as its `README.md`.
 
+mod card;
 mod check;
 mod documents;
 mod folder;
@@ -13,7 +14,8 @@ mod vocabulary;
 
 use serde::{Deserialize, Serialize};
 
-pub use folder::{Folder, check_place};
+pub use card::ModelCard;
+pub use folder::{Folder, PartTensors, check_place, listed};
 pub use parameters::{Parameter, Role};
 pub use vocabulary::Vocabulary;
 

@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, HashSet};
 use atedm_core::{Error, Result};
 use serde_json::{Map, Value, json};
 
-use crate::tokenizer::split_words;
+use crate::tokenizer::WordSplitter;
 
 /// CLIP's token before a text.
 const START: &str = "<|startoftext|>";
@@ -61,9 +61,10 @@ impl Vocabulary {
     /// # Errors
     /// [`Error::Config`] naming a caption that cannot be split into words.
     pub fn learn<'a>(captions: impl IntoIterator<Item = &'a str>, merges: usize) -> Result<Self> {
+        let splitter = WordSplitter::new()?;
         let mut counts = BTreeMap::<String, u64>::new();
         for caption in captions {
-            for word in split_words(caption)? {
+            for word in splitter.split(caption)? {
                 *counts.entry(word).or_default() += 1;
             }
         }

@@ -1,0 +1,169 @@
+//! The model card: what a folder says about itself.
+
+use super::{Architecture, Parameter, Vocabulary};
+use crate::checkpoint::Part;
+
+/// Rows that the table of losses has at most.
+const ROWS: usize = 12;
+
+/// What is told of a trained model, beyond its sizes.
+#[derive(Debug, Clone, Copy)]
+pub struct ModelCard<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// Its sizes.
+    pub architecture: &'a Architecture,
+    /// Its tokens.
+    pub vocabulary: &'a Vocabulary,
+    /// What it was trained on, and under which licence that is.
+    pub data: &'a str,
+    /// The recipe, TOML, with all seeds.
+    pub recipe_toml: &'a str,
+    /// Steps of the U-Net's training.
+    pub steps: usize,
+    /// Pictures seen in them.
+    pub images: usize,
+    /// The loss, averaged up to some steps, in ascending order.
+    pub losses: &'a [(usize, f64)],
+    /// What the autoencoder keeps of held-out pictures: peak signal to noise, decibels.
+    pub vae_psnr: f64,
+    /// Measured quality, Markdown; without it the card says that nothing was measured.
+    pub evaluation: Option<&'a str>,
+}
+
+impl ModelCard<'_> {
+    /// The data of the `shapes` tier.
+    pub const SHAPES: &'static str = "\
+        Scenes composed by the project's own seeded program (`atedm scenes`): one or two plain shapes (circle, square, triangle, \
+        star, ring, cross)\nin eight colours and two sizes on plain, gradient, striped or dotted backgrounds, with captions of a \
+        closed grammar. Nothing was collected,\nand no person, place or work of anyone is shown. About a tenth of all (shape, \
+        colour, background style) and of all pairs of objects\nnever occurred in training. The program is under MIT OR Apache-2.0, \
+        and so are its pictures.";
+
+    /// The card as Markdown, with the front matter that model hubs read.
+    pub fn to_markdown(&self) -> String {
+        let Self { name, data, vae_psnr, .. } = self;
+        let (steps, pictures) = (grouped(self.steps), grouped(self.images));
+        let size = self.architecture.size;
+        let recipe = self.recipe_toml.trim_end();
+        let parts = self.parts();
+        let losses = self.loss_table();
+        let evaluation = self.evaluation.map_or(
+            "Nothing was measured on this model. Its pictures may not show what their prompts say.",
+            str::trim_end,
+        );
+        format!(
+            "---\n\
+             license:\n- mit\n- apache-2.0\n\
+             library_name: diffusers\n\
+             pipeline_tag: text-to-image\n\
+             ---\n\n\
+             # {name}\n\n\
+             A small model of SD-XL's structure, trained from random weights by this project's own code (`atedm train`).\n\
+             It shows what pruning does to a trained model; it is {size} pixels wide and knows a handful of words.\n\n\
+             Licence of weights and card: MIT OR Apache-2.0.\n\n\
+             ## Parts\n\n{parts}\n\
+             ## Data\n\n{data}\n\n\
+             ## Training\n\n\
+             The autoencoder first, then U-Net and both text encoders together: {steps} steps, {pictures} pictures. The weights are\n\
+             averages over the last steps. The autoencoder keeps {vae_psnr:.1} dB of pictures it never saw.\n\n\
+             Recipe; its `seed` decides data, first weights and every draw:\n\n\
+             ```toml\n{recipe}\n```\n\n\
+             Loss of the U-Net (mean up to the step):\n\n{losses}\n\
+             ## Quality\n\n{evaluation}\n\n\
+             ## Limits\n\n\
+             - It draws its training data's kind of scene and nothing else; words outside of the captions mean nothing to it.\n\
+             - Prompts are cut after {tokens} tokens; a word of the captions is one token.\n\
+             - It is made for {size}×{size} pixels; other sizes were not trained.\n\
+             - It is not Stable Diffusion XL, holds none of its weights, and its pictures say nothing about SD-XL's quality: only\n\
+             \u{20}\u{20}the structure, the file format and the code path are the same.\n",
+            tokens = self.architecture.context - 2,
+        )
+    }
+
+    fn parts(&self) -> String {
+        let mut table = String::from("| part | parameters |\n|---|---:|\n");
+        let mut total = 0;
+        for part in Part::ALL {
+            let list = self.architecture.parameters(self.vocabulary, part);
+            let count: usize = list.iter().map(Parameter::count).sum();
+            total += count;
+            table.push_str(&format!("| `{}` | {} |\n", part.folder(), grouped(count)));
+        }
+        table.push_str(&format!("| all | {} |\n", grouped(total)));
+        table
+    }
+
+    /// The losses, thinned evenly to a few rows, the last one kept.
+    fn loss_table(&self) -> String {
+        let mut table = String::from("| step | loss |\n|---:|---:|\n");
+        let count = self.losses.len();
+        let rows = count.min(ROWS);
+        for (step, loss) in (1..=rows).filter_map(|row| self.losses.get(row * count / rows - 1)) {
+            table.push_str(&format!("| {} | {loss:.4} |\n", grouped(*step)));
+        }
+        table
+    }
+}
+
+/// A number with commas between thousands.
+fn grouped(number: usize) -> String {
+    let digits = number.to_string();
+    let mut text = String::new();
+    for (place, digit) in digits.chars().enumerate() {
+        if place > 0 && (digits.len() - place).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::architecture::tests::small;
+
+    #[test]
+    fn cards_tell_what_was_done_and_what_was_not() {
+        let (architecture, vocabulary) = (small(), Vocabulary::of_words([]));
+        let losses: Vec<(usize, f64)> = (1..=100).map(|n| (n * 50, 1.0 / n as f64)).collect();
+        let card = ModelCard {
+            name: "atedm-t",
+            architecture: &architecture,
+            vocabulary: &vocabulary,
+            data: ModelCard::SHAPES,
+            recipe_toml: "seed = 1\n\n",
+            steps: 5000,
+            images: 160_000,
+            losses: &losses,
+            vae_psnr: 31.25,
+            evaluation: None,
+        };
+        let text = card.to_markdown();
+        assert!(text.starts_with("---\nlicense:\n- mit\n- apache-2.0\n"), "{text}");
+        for part in [
+            "\n# atedm-t\n",
+            "5,000 steps",
+            "160,000 pictures",
+            "31.2 dB",
+            "```toml\nseed = 1\n```",
+            "after 10 tokens",
+        ] {
+            assert!(text.contains(part), "{part}: {text}");
+        }
+        assert!(text.contains("Nothing was measured"), "{text}");
+        assert!(text.contains("| 5,000 | 0.0100 |\n"), "{text}");
+        assert_eq!(card.loss_table().lines().count(), 2 + ROWS);
+        let measured = ModelCard { evaluation: Some("| colour | 90 % |"), losses: &losses[..1], ..card };
+        assert!(measured.to_markdown().contains("## Quality\n\n| colour | 90 % |\n\n"));
+        assert!(!measured.to_markdown().contains("Nothing was measured"));
+        assert_eq!(measured.loss_table().lines().last(), Some("| 50 | 1.0000 |"));
+        assert_eq!(ModelCard { losses: &[], ..card }.loss_table().lines().count(), 2);
+    }
+
+    #[test]
+    fn thousands_are_set_apart() {
+        assert_eq!([7, 999, 1000, 2_567_463_684].map(grouped), ["7", "999", "1,000", "2,567,463,684"]);
+    }
+}
