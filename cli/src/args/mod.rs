@@ -9,6 +9,8 @@ mod parse;
 mod report;
 #[cfg(feature = "train")]
 mod scenes;
+#[cfg(feature = "train")]
+mod train;
 
 use std::path::PathBuf;
 
@@ -25,6 +27,8 @@ pub(crate) use parse::Device;
 pub(crate) use report::ReportArgs;
 #[cfg(feature = "train")]
 pub(crate) use scenes::ScenesArgs;
+#[cfg(feature = "train")]
+pub(crate) use train::{Activations, TrainArgs};
 
 /// The command line.
 #[derive(Debug, Parser)]
@@ -67,6 +71,9 @@ pub(crate) enum Command {
     /// Write composed scenes with captions, exact masks and labels: what `atedm train` learns from.
     #[cfg(feature = "train")]
     Scenes(ScenesArgs),
+    /// Train a small SD-XL from nothing: its autoencoder, then its U-Net and text encoders. Resumable.
+    #[cfg(feature = "train")]
+    Train(TrainArgs),
     /// Write a tiny SD-XL with random weights: it makes noise, but needs no download.
     InitTiny(InitTinyArgs),
 }

@@ -10,7 +10,7 @@ use super::parse;
 /// `atedm scenes`.
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  atedm scenes --out held-out --split held-out --single --count 256\n  \
-    atedm ablate run grid.toml --prompts held-out/prompts.tsv …   (the pictures' names are the prompts' ids)")]
+    atedm ablate grid.toml --prompts held-out/prompts.tsv --output run   (the pictures' names are the prompts' ids)")]
 pub(crate) struct ScenesArgs {
     /// Folder to write; must not exist, or be empty. It gets NNNNN.png, masks/NNNNN.png (white where an object is),
     /// captions.txt, prompts.tsv (ids and captions) and labels.jsonl

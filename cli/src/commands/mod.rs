@@ -14,6 +14,8 @@ mod report;
 #[cfg(feature = "train")]
 mod scenes;
 mod subject;
+#[cfg(feature = "train")]
+mod train;
 
 use std::io::Write;
 
@@ -35,6 +37,8 @@ pub(crate) fn run(command: Command, extension: &impl Extension) -> Outcome {
         Command::Report(args) => report::run(&args),
         #[cfg(feature = "train")]
         Command::Scenes(args) => scenes::run(&args),
+        #[cfg(feature = "train")]
+        Command::Train(args) => train::run(&args),
         Command::InitTiny(args) => init_tiny::run(&args),
     }
 }

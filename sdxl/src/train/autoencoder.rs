@@ -29,9 +29,9 @@ pub(super) struct AutoencoderWorker {
     pub(super) device: Device,
 }
 
-/// Pictures of the training scenes `numbers`: `[n, 3, size, size]` from −1 to 1.
+/// Pictures of the scenes `numbers` of a seed's stream: `[n, 3, size, size]` from −1 to 1.
 pub(super) fn pictures(
-    seed: u64,
+    (seed, split): (u64, Split),
     numbers: std::ops::Range<u64>,
     size: usize,
     device: Device,
@@ -39,7 +39,7 @@ pub(super) fn pictures(
     let count = (numbers.end - numbers.start) as usize;
     let mut values = Vec::with_capacity(count * 3 * size * size);
     for number in numbers {
-        values.extend(Scene::sample(seed, Split::Train, number).render(size).to_signed());
+        values.extend(Scene::sample(seed, split, number).render(size).to_signed());
     }
     TchTensor::from_f32(&values, &[count, 3, size, size], DType::F32, &device)
 }
@@ -48,13 +48,18 @@ impl Worker for AutoencoderWorker {
     fn loss(&mut self, weights: &Weights<TchTensor>, step: u64) -> Result<TchTensor> {
         let first = step * self.batch;
         let numbers = first + self.share.start..first + self.share.end;
-        let images = pictures(self.seed, numbers.clone(), self.size, self.device)?;
+        let images = pictures((self.seed, Split::Train), numbers.clone(), self.size, self.device)?;
         let vae = AutoencoderKl::<Torch>::load(&weights.scope("vae"), &self.config)?;
         let moments = Raw::from(vae.encode(&images)?);
         let shape: Vec<usize> = moments.size().iter().map(|&len| len as usize).collect();
         let latent = [shape[1] / 2, shape[2], shape[3]];
         let drawn = noise(self.seed, numbers, &latent)?;
-        let drawn = TchTensor::from_f32(&drawn, &[shape[0], latent[0], latent[1], latent[2]], DType::F32, &self.device)?;
+        let drawn = TchTensor::from_f32(
+            &drawn,
+            &[shape[0], latent[0], latent[1], latent[2]],
+            DType::F32,
+            &self.device,
+        )?;
         let (latents, pull) = sampled(&moments, drawn.as_ref()).or_backend("autoencoder")?;
         let decoded = vae.decode(&TchTensor::from(latents))?;
         let loss = || -> TorchResult<Raw> {

@@ -8,7 +8,7 @@ use super::optimizer::{AdamW, Course};
 use super::parameters::Parameters;
 
 /// One share of every batch: its data and its loss. Runs on a thread of its own, so it holds its own handles.
-pub trait Worker: Send {
+pub(super) trait Worker: Send {
     /// The mean loss (a scalar with a gradient) of this worker's share of the batch of `step`, which depends on nothing but
     /// the recipe and `step`.
     fn loss(&mut self, weights: &Weights<TchTensor>, step: u64) -> Result<TchTensor>;
@@ -16,24 +16,24 @@ pub trait Worker: Send {
 
 /// Parameters on their way.
 #[derive(Debug)]
-pub struct Progress {
+pub(super) struct Progress {
     /// The parameters.
-    pub parameters: Parameters,
+    pub(super) parameters: Parameters,
     /// The optimizer's state.
-    pub optimizer: AdamW,
+    pub(super) optimizer: AdamW,
     /// Steps done.
-    pub done: u64,
+    pub(super) done: u64,
 }
 
 impl Progress {
     /// At the beginning.
-    pub fn new(parameters: Parameters) -> Result<Self> {
+    pub(super) fn new(parameters: Parameters) -> Result<Self> {
         Ok(Self { optimizer: AdamW::new(&parameters)?, parameters, done: 0 })
     }
 
     /// One step: every worker's gradient on its own thread, summed in the workers' order, so that the result does not depend
     /// on which is first. Gives the mean loss.
-    pub fn step<W: Worker>(&mut self, workers: &mut [W], course: &Course, kind: Kind) -> Result<f64> {
+    pub(super) fn step<W: Worker>(&mut self, workers: &mut [W], course: &Course, kind: Kind) -> Result<f64> {
         let step = self.done;
         let shares: Vec<Result<(f64, Raw)>> = std::thread::scope(|scope| {
             let start = |worker| {
@@ -46,7 +46,8 @@ impl Progress {
                 })
             };
             let running: Vec<_> = workers.iter_mut().map(start).collect();
-            let died = |_| Err(Error::NotFinite { what: "a worker of the training (it panicked)".to_string() });
+            let died =
+                |_| Err(Error::NotFinite { what: "a worker of the training (it panicked)".to_string() });
             running.into_iter().map(|thread| thread.join().unwrap_or_else(died)).collect()
         });
         let (mut total, mut sum): (f64, Option<Raw>) = (0.0, None);

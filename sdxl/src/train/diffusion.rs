@@ -83,15 +83,18 @@ impl DiffusionWorker {
             let ids = |caption: &String| {
                 let tokens = tokenizer.encode(caption)?;
                 let fits = tokens.cut == 0;
-                let reason = || Error::config("context", format!("{} tokens cut off {caption:?}", tokens.cut));
+                let reason =
+                    || Error::config("context", format!("{} tokens cut off {caption:?}", tokens.cut));
                 if fits { Ok(tokens.ids) } else { Err(reason()) }
             };
             let ids = drawn.captions.iter().map(ids).collect::<Result<Vec<_>>>()?;
-            encoded.push(TextEncoder::<Torch>::load(&weights.scope(part), config)?.encode(&ids, &self.device)?);
+            encoded
+                .push(TextEncoder::<Torch>::load(&weights.scope(part), config)?.encode(&ids, &self.device)?);
         }
         let hidden: Vec<&TchTensor> = encoded.iter().map(|output| &output.hidden).collect();
         let pooled = encoded.last().and_then(|output| output.pooled.as_ref());
-        let pooled = pooled.ok_or_else(|| Error::config("text_encoder_2", "expected one with a projection"))?;
+        let pooled =
+            pooled.ok_or_else(|| Error::config("text_encoder_2", "expected one with a projection"))?;
         let tokens = TchTensor::concat(&hidden, 2)?;
         let kept = |axes| self.column(&drawn.with_caption, axes)?.cast(self.dtype);
         Ok([tokens.mul(&kept(3)?)?, pooled.mul(&kept(2)?)?])
@@ -104,7 +107,7 @@ impl Worker for DiffusionWorker {
         let numbers = first + self.share.start..first + self.share.end;
         let drawn = self.draw(first);
         let clean = Torch::inference(|| -> Result<TchTensor> {
-            let images = pictures(self.seed, numbers.clone(), self.size, self.device)?;
+            let images = pictures((self.seed, Split::Train), numbers.clone(), self.size, self.device)?;
             self.vae.scale(&self.vae.encode(&images)?)
         })?;
         let [rows, channels, height, width] = dims(&clean, "latents")?;

@@ -146,7 +146,8 @@ impl AdamW {
         let gradient = gradient.f_mul_scalar(scale)?;
         let _ = self.first.f_mul_scalar_(BETA1)?.f_add_(&gradient.f_mul_scalar(1.0 - BETA1)?)?;
         let _ = self.second.f_mul_scalar_(BETA2)?.f_add_(&gradient.f_square()?.f_mul_scalar(1.0 - BETA2)?)?;
-        let root = self.second.f_mul_scalar(1.0 / (1.0 - BETA2.powi(count)))?.f_sqrt()?.f_add_scalar(EPSILON)?;
+        let root =
+            self.second.f_mul_scalar(1.0 / (1.0 - BETA2.powi(count)))?.f_sqrt()?.f_add_scalar(EPSILON)?;
         let mut change = self.first.f_div(&root)?.f_mul_scalar(rate / (1.0 - BETA1.powi(count)))?;
         if course.weight_decay > 0.0 {
             let decay = values.f_mul(&self.decayed)?.f_mul_scalar(rate * course.weight_decay)?;

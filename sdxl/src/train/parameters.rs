@@ -111,7 +111,8 @@ impl WeightSource<TchTensor> for Leaves {
     fn tensor(&self, name: &str, shape: &[usize]) -> Result<TchTensor> {
         let origin = WeightSource::<TchTensor>::origin(self);
         let tensor = self.0.get(name).map(TchTensor::from);
-        let tensor = tensor.ok_or_else(|| Error::weights(&origin, name, "is not among the trained tensors"))?;
+        let tensor =
+            tensor.ok_or_else(|| Error::weights(&origin, name, "is not among the trained tensors"))?;
         let got = atedm_core::Tensor::shape(&tensor);
         if got != shape {
             return Err(Error::weights(&origin, name, format!("expected shape {shape:?}, got {got:?}")));

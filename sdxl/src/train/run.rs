@@ -1,24 +1,24 @@
 //! A whole training in a folder: the autoencoder, then U-Net and text encoders, resumed where it was left.
 
-use std::fs::File;
-use std::io::Write;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use atedm_core::{Backend, DType, Error, Result, Weights};
-use atedm_tch::{Device, OrBackend, TchTensor, Torch};
+use atedm_tch::{Device, OrBackend, TchTensor, Torch, TorchResult};
 use tch::Kind;
 
 use super::autoencoder::{AutoencoderWorker, pictures};
 use super::course::{Progress, Worker};
 use super::diffusion::DiffusionWorker;
+use super::losses::Losses;
 use super::optimizer::Course;
 use super::parameters::Parameters;
 use super::recipe::{Part, Recipe};
-use super::scenes::vocabulary_captions;
+use super::scenes::{Split, vocabulary_captions};
 use super::state::{self, Belonging};
-use crate::architecture::{Architecture, Role, Vocabulary};
+use super::trained::{Export, Named, Trained, averages};
+use crate::architecture::Vocabulary;
 use crate::checkpoint::Part as Folder;
 use crate::config::{KlConfig, TextEncoderConfig, UNetConfig, VaeConfig};
 use crate::schedulers::{SchedulerConfig, TrainingNoise};
@@ -56,19 +56,6 @@ pub trait Observer {
     fn saved(&mut self, trained: &Trained) -> Result<()>;
 }
 
-/// A model during or after its training: averaged weights of all parts.
-#[derive(Debug, Clone)]
-pub struct Trained {
-    /// Its sizes, with the measured scaling factor.
-    pub model: Architecture,
-    /// Its tokens.
-    pub vocabulary: Vocabulary,
-    /// Each part's tensors: name, shape, values.
-    pub weights: Vec<(Folder, Vec<(String, Vec<usize>, Vec<f32>)>)>,
-    /// Steps of the diffusion part done.
-    pub steps: u64,
-}
-
 /// Trains, from where the folder's states are. Gives the model, or nothing if the observer ended it.
 ///
 /// The same recipe, device and dtype give the same losses and weights, interrupted or not.
@@ -95,17 +82,6 @@ struct Training<'a> {
     vocabulary: Vocabulary,
 }
 
-/// Tensors of a part below its folder's name, or below nothing for the autoencoder alone.
-fn named(recipe: &Recipe, vocabulary: &Vocabulary, parts: &[Folder]) -> Vec<(String, Vec<usize>, Role)> {
-    let list = parts.iter().flat_map(|part| {
-        recipe.model.parameters(vocabulary, *part).into_iter().map(|parameter| {
-            let name = format!("{}.{}", part.folder(), parameter.name);
-            (name, parameter.shape, parameter.role)
-        })
-    });
-    list.collect()
-}
-
 /// The first values of a tensor. What a residual branch ends in is zero in the U-Net, so that every block begins as the identity.
 fn initial(seed: u64, name: &str, shape: &[usize]) -> Vec<f32> {
     let last = ["conv2.weight", "proj_out.weight", "conv_out.weight"].iter().any(|end| name.ends_with(end));
@@ -117,8 +93,10 @@ fn initial(seed: u64, name: &str, shape: &[usize]) -> Vec<f32> {
 
 impl Training<'_> {
     fn parameters(&self, parts: &[Folder]) -> Result<Parameters> {
-        let list = named(self.recipe, &self.vocabulary, parts);
-        let list = list.into_iter().map(|(name, shape, _)| (name, shape));
+        let list = parts.iter().flat_map(|part| {
+            let parameters = self.recipe.model.parameters(&self.vocabulary, *part).into_iter();
+            parameters.map(|parameter| (format!("{}.{}", part.folder(), parameter.name), parameter.shape))
+        });
         let seed = self.recipe.seed;
         Parameters::new(list, |name, shape| initial(seed, name, shape), self.options.device)
     }
@@ -165,8 +143,8 @@ impl Training<'_> {
         let mut workers: Vec<_> = Self::shares(course).into_iter().map(worker).collect();
         let mut progress = Progress::new(self.parameters(&[Folder::Vae])?)?;
         // the small autoencoder is trained in f32 everywhere
-        let finished = self.course(Part::Autoencoder, &mut progress, &mut workers, Kind::Float, None)?;
-        Ok(finished.then_some(progress))
+        let losses = self.course(Part::Autoencoder, &mut progress, &mut workers, Kind::Float, None)?;
+        Ok(losses.map(|_| progress))
     }
 
     fn diffusion(&mut self, autoencoder: &Progress) -> Result<Option<Trained>> {
@@ -174,7 +152,8 @@ impl Training<'_> {
         let course = &recipe.diffusion.training;
         let averaged = averages(autoencoder)?;
         let mut model = recipe.model.clone();
-        model.vae.scaling_factor = recipe.autoencoder.latent_deviation / self.deviation(&averaged)?;
+        let (deviation, vae_psnr) = self.measure(&averaged)?;
+        model.vae.scaling_factor = recipe.autoencoder.latent_deviation / deviation;
         let config = VaeConfig::Kl(KlConfig { scaling_factor: model.vae.scaling_factor, ..self.kl()? });
         let mut workers = Vec::with_capacity(course.workers);
         for share in Self::shares(course) {
@@ -201,12 +180,12 @@ impl Training<'_> {
         let parts = [Folder::UNet, Folder::TextEncoder, Folder::TextEncoder2];
         let mut progress = Progress::new(self.parameters(&parts)?)?;
         let kind = self.kind();
-        let export = Export { model, vocabulary: self.vocabulary.clone(), autoencoder: averaged };
-        let finished = self.course(Part::Diffusion, &mut progress, &mut workers, kind, Some(&export))?;
-        if finished { export.of(&progress).map(Some) } else { Ok(None) }
+        let export = Export { model, vocabulary: self.vocabulary.clone(), autoencoder: averaged, vae_psnr };
+        let losses = self.course(Part::Diffusion, &mut progress, &mut workers, kind, Some(&export))?;
+        losses.map(|losses| export.of(&progress, &losses)).transpose()
     }
 
-    /// Runs a course to its end, from where the folder's state is. Gives whether the end was reached.
+    /// Runs a course to its end, from where the folder's state is. Gives its losses, or nothing if the observer ended it.
     fn course<W: Worker>(
         &mut self,
         part: Part,
@@ -214,7 +193,7 @@ impl Training<'_> {
         workers: &mut [W],
         kind: Kind,
         export: Option<&Export>,
-    ) -> Result<bool> {
+    ) -> Result<Option<Losses>> {
         let course = match part {
             Part::Autoencoder => &self.recipe.autoencoder.training,
             Part::Diffusion => &self.recipe.diffusion.training,
@@ -235,18 +214,18 @@ impl Training<'_> {
             if ended || saved.elapsed() >= self.options.save_every {
                 state::save(progress, &belonging, &file)?;
                 if let Some(export) = export {
-                    self.observer.saved(&export.of(progress)?)?;
+                    self.observer.saved(&export.of(progress, &losses)?)?;
                 }
                 saved = Instant::now();
             }
             if flow.is_break() {
-                return Ok(false);
+                return Ok(None);
             }
         }
-        Ok(true)
+        Ok(Some(losses))
     }
 
-    fn stored(&self, tensors: &[(String, Vec<usize>, Vec<f32>)]) -> Result<Weights<TchTensor>> {
+    fn stored(&self, tensors: &[Named]) -> Result<Weights<TchTensor>> {
         let list = tensors.iter().map(|(name, shape, _)| (name.clone(), shape.clone()));
         let values = |name: &str, _: &[usize]| {
             let found = tensors.iter().find(|(other, ..)| other == name);
@@ -255,16 +234,24 @@ impl Training<'_> {
         Parameters::new(list, values, self.options.device)?.handles().weights(Kind::Float)
     }
 
-    /// Standard deviation of the autoencoder's latents over the first training scenes.
-    fn deviation(&self, averaged: &[(String, Vec<usize>, Vec<f32>)]) -> Result<f64> {
+    /// Standard deviation of the autoencoder's latents over the first training scenes, and what it keeps of held-out ones: the
+    /// peak signal-to-noise ratio in decibels.
+    fn measure(&self, averaged: &[Named]) -> Result<(f64, f64)> {
         let weights = self.stored(averaged)?.scope(Folder::Vae.folder());
         let vae = Vae::<Torch>::load(&weights, &VaeConfig::Kl(self.kl()?))?;
-        let size = self.recipe.model.size;
+        let (seed, size, device) = (self.recipe.seed, self.recipe.model.size, self.options.device);
         Torch::inference(|| {
-            let images = pictures(self.recipe.seed, 0..MEASURED, size, self.options.device)?;
-            let latents = vae.encode(&images)?;
+            let latents = vae.encode(&pictures((seed, Split::Train), 0..MEASURED, size, device)?)?;
             let deviation = latents.as_ref().f_std(false).and_then(|std| std.f_double_value(&[]));
-            deviation.or_backend("latents")
+            let images = pictures((seed, Split::HeldOut), 0..MEASURED, size, device)?;
+            let decoded = vae.decode(&vae.encode(&images)?)?;
+            let error = || -> TorchResult<f64> {
+                let inside = decoded.as_ref().f_clamp(-1.0, 1.0)?;
+                inside.f_sub(images.as_ref())?.f_square()?.f_mean(Kind::Double)?.f_double_value(&[])
+            };
+            // values span 2
+            let psnr = 10.0 * (4.0 / error().or_backend("autoencoder")?.max(1e-12)).log10();
+            Ok((deviation.or_backend("latents")?, psnr))
         })
     }
 
@@ -281,74 +268,5 @@ impl Training<'_> {
             ClipTokenizer::open(&folder, context)
         };
         Ok([open("tokenizer", Vocabulary::END)?, open("tokenizer_2", Vocabulary::SIGN)?])
-    }
-}
-
-/// The averaged weights of a course: name, shape, values.
-fn averages(progress: &Progress) -> Result<Vec<(String, Vec<usize>, Vec<f32>)>> {
-    let values = state::to_host(&progress.optimizer.average)?;
-    let slots = progress.parameters.slots().iter();
-    Ok(slots.map(|slot| (slot.name.clone(), slot.shape.clone(), values[slot.range.clone()].to_vec())).collect())
-}
-
-/// What, with the diffusion part's weights, is a whole model.
-struct Export {
-    model: Architecture,
-    vocabulary: Vocabulary,
-    autoencoder: Vec<(String, Vec<usize>, Vec<f32>)>,
-}
-
-impl Export {
-    fn of(&self, progress: &Progress) -> Result<Trained> {
-        let mut all = self.autoencoder.clone();
-        all.extend(averages(progress)?);
-        let part = |part: &Folder| {
-            let prefix = format!("{}.", part.folder());
-            let below = all.iter().filter_map(|(name, shape, values)| {
-                let name = name.strip_prefix(&prefix)?;
-                Some((name.to_string(), shape.clone(), values.clone()))
-            });
-            (*part, below.collect())
-        };
-        Ok(Trained {
-            model: self.model.clone(),
-            vocabulary: self.vocabulary.clone(),
-            weights: Folder::ALL.iter().map(part).collect(),
-            steps: progress.done,
-        })
-    }
-}
-
-/// The loss of every step, as a file that a spreadsheet reads.
-struct Losses {
-    file: File,
-    path: PathBuf,
-}
-
-impl Losses {
-    /// Opens the file and drops what was written after step `done`: those steps will be done again.
-    fn open(path: &Path, done: u64) -> Result<Self> {
-        let io = |source| Error::io(path, source);
-        let old = match std::fs::read_to_string(path) {
-            Ok(old) => old,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
-            Err(source) => return Err(io(source)),
-        };
-        let counted = |line: &&str| {
-            let step = line.split_once(',').and_then(|(step, _)| step.parse::<u64>().ok());
-            step.is_some_and(|step| step <= done)
-        };
-        let mut text = String::from("step,loss\n");
-        for line in old.lines().filter(counted) {
-            text.push_str(line);
-            text.push('\n');
-        }
-        let mut file = File::create(path).map_err(io)?;
-        file.write_all(text.as_bytes()).map_err(io)?;
-        Ok(Self { file, path: path.to_path_buf() })
-    }
-
-    fn add(&mut self, step: u64, loss: f64) -> Result<()> {
-        writeln!(self.file, "{step},{loss}").map_err(|source| Error::io(&self.path, source))
     }
 }

@@ -30,19 +30,19 @@ pub(super) fn to_host(tensor: &Raw) -> Result<Vec<f32>> {
 
 /// What a state belongs to.
 #[derive(Debug, Clone)]
-pub struct Belonging {
+pub(super) struct Belonging {
     /// What must be the same when a state is read again.
-    pub recipe: String,
+    pub(super) recipe: String,
     /// Steps of the course, and of its cooldown. A state from before the cooldown of both may be read into a course of another
     /// length: the steps so far would have been the same.
-    pub length: [u64; 2],
+    pub(super) length: [u64; 2],
 }
 
 /// Writes `progress` to `file`.
 ///
 /// # Errors
 /// [`Error::Io`] if the file cannot be written; the old one is then still there.
-pub fn save(progress: &Progress, belonging: &Belonging, file: &Path) -> Result<()> {
+pub(super) fn save(progress: &Progress, belonging: &Belonging, file: &Path) -> Result<()> {
     let mut data = Vec::with_capacity(TENSORS.len());
     for tensor in tensors(progress) {
         let bytes: Vec<u8> = to_host(tensor)?.into_iter().flat_map(f32::to_le_bytes).collect();
@@ -69,7 +69,7 @@ pub fn save(progress: &Progress, belonging: &Belonging, file: &Path) -> Result<(
 ///
 /// # Errors
 /// [`Error::Weights`] naming the file if it is broken, or was written with another recipe.
-pub fn restore(progress: &mut Progress, belonging: &Belonging, file: &Path) -> Result<bool> {
+pub(super) fn restore(progress: &mut Progress, belonging: &Belonging, file: &Path) -> Result<bool> {
     let bytes = match std::fs::read(file) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(false),
@@ -88,7 +88,8 @@ pub fn restore(progress: &mut Progress, belonging: &Belonging, file: &Path) -> R
     };
     let flat = |[steps, cooldown]: [u64; 2]| done <= steps.saturating_sub(cooldown);
     if length != belonging.length && !(flat(length) && flat(belonging.length)) {
-        let reason = format!("its cooldown has begun (step {done}): the number of steps cannot be changed any more");
+        let reason =
+            format!("its cooldown has begun (step {done}): the number of steps cannot be changed any more");
         return Err(broken(reason));
     }
     let stored = SafeTensors::deserialize(&bytes).map_err(|error| broken(error.to_string()))?;
