@@ -28,11 +28,12 @@ SIDE = 224
 
 @dataclass
 class Features:
-    """Features `[pictures, 1280]` in f32 by name, and where the pictures are."""
+    """Features `[pictures, 1280]` in f32 by name, and where the pictures are. `folder` is theirs, if they lie in one."""
 
     names: list[str]
     values: np.ndarray
     paths: list[pathlib.Path]
+    folder: pathlib.Path | None = None
 
     def __len__(self):
         return len(self.names)
@@ -83,7 +84,8 @@ def write(path, folder, features):
         fail(path, "expected a name that ends in .npz")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        np.savez(path, network=NETWORK, folder=str(pathlib.Path(folder).resolve()), names=features.names, features=features.values)
+        folder = str(pathlib.Path(folder).resolve())
+        np.savez(path, network=NETWORK, folder=folder, names=features.names, features=features.values)
     except OSError as error:
         fail(path, error.strerror)
 
@@ -95,7 +97,7 @@ def read(path):
             if not {"network", "folder", "names", "features"} <= set(file.files) or str(file["network"]) != NETWORK:
                 fail(path, f"expected features of {NETWORK} (a file of features.py)")
             folder, names = pathlib.Path(str(file["folder"])), [str(name) for name in file["names"]]
-            return Features(names, file["features"], [folder / f"{name}.png" for name in names])
+            return Features(names, file["features"], [folder / f"{name}.png" for name in names], folder)
     except (OSError, ValueError, zipfile.BadZipFile) as error:
         fail(path, getattr(error, "strerror", None) or "expected a file of features.py")
 
@@ -103,7 +105,10 @@ def read(path):
 def load(source, threads=1):
     """Features of a file, or computed now of a folder."""
     source = pathlib.Path(source)
-    return read(source) if source.suffix == ".npz" else Network(threads).features(pictures_under(source))
+    if source.suffix == ".npz":
+        return read(source)
+    found = Network(threads).features(pictures_under(source))
+    return Features(found.names, found.values, found.paths, source)
 
 
 def of_cells(run, cells, source=None, threads=1):

@@ -106,7 +106,7 @@ def cosines(a, b):
 
 
 def psnr(a, b):
-    """Peak signal-to-noise ratio in dB of 8-bit pictures `[height, width, 3]`: 10 log₁₀(255² / MSE); infinite where equal."""
+    """Peak signal-to-noise ratio of 8-bit pictures `[height, width, 3]`: 10 log₁₀(255² / MSE) dB; infinite where equal."""
     error = np.mean((a.astype(np.float64) - b.astype(np.float64)) ** 2)
     return float(10 * np.log10(255**2 / error)) if error > 0 else float("inf")
 

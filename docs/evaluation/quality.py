@@ -8,6 +8,7 @@ A run of `atedm ablate` has a row a point, against the unpruned point of the sam
 of the run, or other pictures; `--features` is a file of RUN/images, which saves time when it is needed again.
 
 Pictures of one name are pairs: of one prompt and one noise in a run. KID leaves out their cross terms (measures.py says why).
+Held-out scenes and pictures generated from their captions have names in common too, and no noise: give --measures kid,fd.
 
 FD-ENL0 is a Fréchet distance like FID, on another network than Inception: it does not compare with any FID. Its bias falls
 with N as FID's does; below N = 5,000 it is not reported, unless --anyway. KID is unbiased at any N (Binkowski et al. 2018).
@@ -52,8 +53,9 @@ def distances_of_pairs(a, b, places, weights):
     return means
 
 
-def compared(a, b, options):
-    """All measures of features a against features b, as one object."""
+def compared(a, b, options, default="kid,fd,pairs"):
+    """The measures asked for of features a against features b, as one object."""
+    wanted = (options.measures or default).split(",")
     if a.values.shape[1:] != b.values.shape[1:] or min(len(a), len(b)) < 2:
         fail("PICTURES", f"expected at least 2 pictures on both sides, got {len(a)} and {len(b)}")
     names = list(dict.fromkeys(a.names + b.names))
@@ -65,11 +67,12 @@ def compared(a, b, options):
     paired = np.flatnonzero(partners >= 0)
     n = {"pictures": len(a), "reference": len(b), "pairs": len(paired)}
     row = {"n": n}
-    if "kid" in options.measures:
-        row["kid"] = measures.interval(measures.kid(a.values, b.values, weights_a, weights_b, partners)) | {"n": min(len(a), len(b))}
-    if "fd" in options.measures:
+    if "kid" in wanted:
+        values = measures.kid(a.values, b.values, weights_a, weights_b, partners)
+        row["kid"] = measures.interval(values) | {"n": min(len(a), len(b))}
+    if "fd" in wanted:
         row["fd_enl0"] = frechet_row(a, b, weights_a, weights_b, options)
-    if "pairs" in options.measures and len(paired):
+    if "pairs" in wanted and len(paired):
         row |= distances_of_pairs(a, b, (paired, partners[paired]), weights_a[:, paired])
     return row
 
@@ -87,7 +90,7 @@ def frechet_row(a, b, weights_a, weights_b, options):
 def of_run(options):
     """A row a point of a run that is not its own reference."""
     cells, others = cells_of(options.ablation), None
-    if options.reference is not None and options.reference not in [cell.id for cell in cells]:
+    if options.reference and options.reference not in [cell.id for cell in cells]:
         if not pathlib.Path(options.reference).exists():
             points = ", ".join(cell.id for cell in cells)
             fail("--reference", f"expected a point ({points}), a folder or a file of features, got {options.reference!r}")
@@ -99,7 +102,10 @@ def of_run(options):
         reference = options.reference or cell.reference
         if reference is None or reference == cell.id:
             continue
-        row = compared(parts[cell.id], others or parts[reference], options)
+        if others is None:
+            row = compared(parts[cell.id], parts[reference], options)
+        else:
+            row = compared(parts[cell.id], others, options, "kid,fd")
         rows.append({"row": cell.id, "label": cell.label, "reference": reference} | row)
     return rows or fail(options.ablation, "no point has another to be compared with: give --reference")
 
@@ -121,14 +127,13 @@ def arguments():
     parser.add_argument("--features", help="with --ablation: features of RUN/images")
     parser.add_argument("--reference", help="with --ablation: a point, features or a folder (default: the unpruned point)")
     parser.add_argument("--label", help="what the row is called (default: the pictures' folder)")
-    parser.add_argument("--measures", default="kid,fd,pairs", help="which of kid, fd, pairs (default all)")
+    parser.add_argument("--measures", help="some of kid,fd,pairs (default all; no pairs with pictures outside the run)")
     parser.add_argument("--anyway", action="store_true", help=f"FD-ENL0 below N = {ENOUGH:,} too")
     parser.add_argument("--fd-replicates", type=int, default=100, help="at most these for FD-ENL0 (default 100)")
     tables.add_arguments(parser)
     args = parser.parse_args()
-    args.measures = args.measures.split(",")
-    if not set(args.measures) <= {"kid", "fd", "pairs"}:
-        fail("--measures", f"expected some of kid, fd, pairs, got {','.join(args.measures)!r}")
+    if args.measures is not None and not set(args.measures.split(",")) <= {"kid", "fd", "pairs"}:
+        fail("--measures", f"expected some of kid, fd, pairs, got {args.measures!r}")
     if (args.ablation is None) == (args.against is None) or (args.ablation and args.pictures):
         fail("arguments", "expected PICTURES and REFERENCE, or --ablation RUN")
     if args.ablation is None and (args.features or args.reference):

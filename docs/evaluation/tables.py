@@ -41,7 +41,9 @@ def markdown(rows, columns):
     lines.append("|" + "---|" * (3 + len(columns)))
     for row in rows:
         n = row["n"]
-        count = f"{n['pictures']:,}" + (f" / {n['reference']:,}, {n['pairs']:,} pairs" if "reference" in n else "")
+        others = [f" / {n['reference']:,}"] if "reference" in n else []
+        others += [f", {n[what]:,} {what}" for what in ("pairs", "candidates") if what in n]
+        count = f"{n['pictures']:,}" + "".join(others)
         cells = [row["label"], row["reference"] or "–", count]
         cells += [cell(row.get(key), scale, digits) for _, key, scale, digits in columns]
         lines.append("| " + " | ".join(text.replace("|", "\\|").replace("\n", " ") for text in cells) + " |")
@@ -52,7 +54,8 @@ def write(args, head, rows, columns):
     """Prints the table, and writes the files that the flags name."""
     table = markdown(rows, columns)
     print(table, end="")
-    for path, text in [(args.markdown, table), (args.json, json.dumps(head | {"rows": rows}, indent=1, ensure_ascii=False) + "\n")]:
+    document = json.dumps(head | {"rows": rows}, indent=1, ensure_ascii=False) + "\n"
+    for path, text in [(args.markdown, table), (args.json, document)]:
         if path:
             try:
                 pathlib.Path(path).parent.mkdir(parents=True, exist_ok=True)

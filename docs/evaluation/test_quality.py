@@ -1,6 +1,6 @@
 """The arithmetic of the measures, and the programs on folders made here: python docs/evaluation/test_quality.py
 
-Needs NumPy and Pillow. Where scikit-image or the network is not installed, the line says which test did not run.
+Needs NumPy and Pillow. Where scikit-image or the network is not installed, a line says what did not run.
 """
 
 import contextlib
@@ -160,7 +160,8 @@ def a_run(folder, random):
         picture = random.integers(0, 200, (16, 16, 3), dtype=np.uint8)
         for point, _ in points:
             save(folder / f"images/{point}/{prompt}.png", picture + np.uint8(50 if point == "far" and index else 0))
-            lines.append({"point": point, "prompt_id": prompt, "prompt": f"a {prompt}", "image": f"images/{point}/{prompt}.png"})
+            image = f"images/{point}/{prompt}.png"
+            lines.append({"point": point, "prompt_id": prompt, "prompt": f"a {prompt}", "image": image})
     info = {"points": [{"id": id, "label": id, "reference": reference} for id, reference in points]}
     (folder / "run.json").write_text(json.dumps(info))
     (folder / "results.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"cut o')
@@ -194,7 +195,8 @@ def test_rows_of_a_run():
         a_run(run, random)
         feature_file(run.parent / "run.npz", run / "images", random)
         json_file = run.parent / "out/rows.json"
-        table = called(quality.main, "--ablation", run, "--features", run.parent / "run.npz", "--json", json_file)
+        flags = ["--ablation", run, "--features", run.parent / "run.npz"]
+        table = called(quality.main, *flags, "--json", json_file)
         assert "| same | none | 3 / 3, 3 pairs |" in table and "N = 3, below 5,000: not reported" in table, table
         assert "all 3 equal" in table and "(1 of 3 equal)" in table, table
         same, far = json.loads(json_file.read_text())["rows"]
@@ -205,13 +207,13 @@ def test_rows_of_a_run():
         assert far["feature_cosine"]["low"] <= far["feature_cosine"]["value"] <= far["feature_cosine"]["high"] < 1
         # the same bits again
         first = json_file.read_bytes()
-        called(quality.main, "--ablation", run, "--features", run.parent / "run.npz", "--json", json_file)
+        called(quality.main, *flags, "--json", json_file)
         assert json_file.read_bytes() == first
-        table = called(quality.main, "--ablation", run, "--features", run.parent / "run.npz", "--reference", "far", "--measures", "kid")
+        table = called(quality.main, *flags, "--reference", "far", "--measures", "kid")
         assert table.count("| far | 3 / 3") == 2 and "SSIM" not in table, table
         feature_file(run.parent / "far.npz", run / "images/far", random)
-        table = called(quality.main, "--ablation", run, "--features", run.parent / "run.npz", "--reference", run.parent / "far.npz")
-        assert table.count("3 / 3, 3 pairs") == 3, table
+        table = called(quality.main, *flags, "--reference", run.parent / "far.npz")
+        assert table.count("3 / 3, 3 pairs") == 3 and "SSIM" not in table, table
         table = called(quality.main, run.parent / "far.npz", run.parent / "run.npz", "--anyway", "--fd-replicates", "3")
         assert "3 / 9, 0 pairs" in table and "biased" in table and "SSIM" not in table, table
 
@@ -236,7 +238,7 @@ def test_wrong_inputs_are_one_line():
             ([folder / "far.npz", folder / "far.npz", "--reference", "x"], "--ablation"),
             (["--ablation", folder / "empty"], "run.json"),
             (["--ablation", run, "--features", folder / "far.npz"], "expected features of 'none/"),
-            (["--ablation", run, "--features", folder / "far.npz", "--reference", "nowhere"], "expected a point (none, same, far)"),
+            (["--ablation", run, "--reference", "nowhere"], "expected a point (none, same, far)"),
         ]:
             line = called(quality.main, *flags)
             assert line.startswith("error: ") and words in line, (flags, line)
@@ -291,8 +293,9 @@ def test_network():
         assert measures.cosines(read.values[:1], read.values[1:2])[0] < 0.999
 
 
-def main():
-    tests = [(name, test) for name, test in globals().items() if name.startswith("test_")]
+def run(tests):
+    """Runs the functions of a module that are tests; says what did not run."""
+    tests = [(name, test) for name, test in tests.items() if name.startswith("test_")]
     missing = {name: reason for name, test in tests if (reason := test())}
     for name, reason in missing.items():
         print(f"{name}: {reason}")
@@ -300,4 +303,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    run(globals())
