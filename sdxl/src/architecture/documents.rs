@@ -51,7 +51,9 @@ impl Architecture {
             "attention_dropout": 0.0,
             "bos_token_id": vocabulary.start(),
             "eos_token_id": vocabulary.end(),
-            "pad_token_id": pad
+            "pad_token_id": pad,
+            // What transformers loads it as if it is not told: diffusers loads the other parts in f32, however they are stored.
+            "torch_dtype": "float32"
         })
     }
 
