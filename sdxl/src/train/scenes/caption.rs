@@ -13,7 +13,7 @@ use super::parts::{Background, Colour, Object, Position, Relation, Scene, Shape,
 
 /// What a caption leaves out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Omission {
+pub(in crate::train) enum Omission {
     Nothing,
     Sizes,
     Background,
@@ -22,6 +22,47 @@ enum Omission {
 
 /// How many of 100 training captions say everything.
 const FULL_PERCENT: usize = 70;
+
+impl Omission {
+    /// Of training caption `index` of `seed`.
+    pub(in crate::train) fn drawn(seed: u64, index: u64) -> Self {
+        let mut draws = Draws::new(seed, Purpose::Caption, 0, index);
+        if draws.chance(FULL_PERCENT) {
+            Self::Nothing
+        } else {
+            draws.one_of([Self::Sizes, Self::Background, Self::SizesAndBackground])
+        }
+    }
+
+    /// Whether sizes are said.
+    pub(in crate::train) fn leaves_sizes(self) -> bool {
+        matches!(self, Self::Nothing | Self::Background)
+    }
+
+    /// Whether the background is said.
+    fn leaves_background(self) -> bool {
+        matches!(self, Self::Nothing | Self::Sizes)
+    }
+}
+
+/// The grammar above objects: their nouns, how the first stands to the second (or each in the picture), the background.
+pub(in crate::train) fn sentence(
+    nouns: &[(String, Position)],
+    relation: Option<Relation>,
+    background: &Background,
+    omission: Omission,
+) -> String {
+    let mut parts: Vec<&str> = Vec::new();
+    match (nouns, relation) {
+        ([(first, _), (second, _)], Some(relation)) => parts.extend([first, relation.name(), second]),
+        (nouns, _) => nouns.iter().for_each(|(noun, position)| parts.extend([noun, position.phrase()])),
+    }
+    let clause = format!("on a {} {} background", background.style.name(), background.tone.name());
+    if omission.leaves_background() {
+        parts.push(&clause);
+    }
+    parts.join(" ")
+}
 
 impl Scene {
     /// Everything the grammar can say of the scene; at most 20 words.
@@ -32,40 +73,20 @@ impl Scene {
     /// A caption for training: [`Scene::caption`] in 70 of 100 draws, else without the sizes, the background or both, so
     /// that short prompts work too. Draw `index` of `seed`; never untrue of the picture.
     pub fn varied_caption(&self, seed: u64, index: u64) -> String {
-        let mut draws = Draws::new(seed, Purpose::Caption, 0, index);
-        let omission = if draws.chance(FULL_PERCENT) {
-            Omission::Nothing
-        } else {
-            draws.one_of([Omission::Sizes, Omission::Background, Omission::SizesAndBackground])
-        };
-        self.words(omission)
+        self.words(Omission::drawn(seed, index))
     }
 
     fn words(&self, omission: Omission) -> String {
-        let sized = matches!(omission, Omission::Nothing | Omission::Background);
-        let mut parts = Vec::new();
-        match (&self.objects[..], self.relation) {
-            ([first, second], Some(relation)) => {
-                parts.extend([noun(first, sized), relation.name().to_owned(), noun(second, sized)]);
-            }
-            (objects, _) => {
-                for object in objects {
-                    parts.extend([noun(object, sized), object.position.phrase().to_owned()]);
-                }
-            }
-        }
-        if matches!(omission, Omission::Nothing | Omission::Sizes) {
-            let Background { style, tone, .. } = self.background;
-            parts.push(format!("on a {} {} background", style.name(), tone.name()));
-        }
-        parts.join(" ")
+        let named = |object: &Object| (noun(object, omission), object.position);
+        let nouns: Vec<_> = self.objects.iter().map(named).collect();
+        sentence(&nouns, self.relation, &self.background, omission)
     }
 }
 
 /// "a large red circle", or without its size "a red circle".
-fn noun(object: &Object, sized: bool) -> String {
+fn noun(object: &Object, omission: Omission) -> String {
     let (colour, shape) = (object.colour.name(), object.shape.name());
-    if sized {
+    if omission.leaves_sizes() {
         format!("a {} {colour} {shape}", object.size.name())
     } else if object.colour == Colour::Orange {
         format!("an {colour} {shape}")

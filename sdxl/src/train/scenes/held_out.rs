@@ -13,7 +13,7 @@ const ONE_IN: u64 = 10;
 /// Whether an object of this shape and colour before this style is held out (about a tenth of 192).
 pub fn triple(shape: Shape, colour: Colour, style: Style) -> bool {
     let place = (shape.index() * Colour::ALL.len() + colour.index()) * Style::ALL.len() + style.index();
-    mixed(KEY ^ place as u64).is_multiple_of(ONE_IN)
+    is_chosen(place as u64)
 }
 
 /// Whether two objects of these shapes and colours together are held out, in either order (about a tenth of 1,128).
@@ -21,7 +21,7 @@ pub fn pair(first: (Shape, Colour), second: (Shape, Colour)) -> bool {
     let place =
         |(shape, colour): (Shape, Colour)| (shape.index() * Colour::ALL.len() + colour.index()) as u64;
     let (low, high) = (place(first).min(place(second)), place(first).max(place(second)));
-    mixed(KEY ^ ((1 << 32) | (low << 16) | high)).is_multiple_of(ONE_IN)
+    is_chosen((1 << 32) | (low << 16) | high)
 }
 
 impl Scene {
@@ -32,6 +32,11 @@ impl Scene {
         self.objects.iter().any(|object| triple(object.shape, object.colour, style))
             || matches!(&self.objects[..], [first, second] if pair(kind(first), kind(second)))
     }
+}
+
+/// Whether the combination of this number is held out.
+pub(in crate::train) fn is_chosen(combination: u64) -> bool {
+    mixed(KEY ^ combination).is_multiple_of(ONE_IN)
 }
 
 /// A bijective mix of 64 bits (the finalizer of Steele, Lea and Flood's SplitMix64, 2014).

@@ -5,6 +5,8 @@
 //! scene `index` of a stream is a function of seed, [`Split`] and index alone, with the same bytes on every machine
 //! (only operations that IEEE 754 rounds one way are used).
 //!
+//! [`SceneSource`] and [`Composed`] are what training and evaluation ask of any tier's data; [`Shapes`] is this tier's.
+//!
 //! About a tenth of all (shape, colour, background style) triples and of all pairs of (shape, colour) objects never
 //! occur in [`Split::Train`], and each scene of [`Split::HeldOut`] shows one of them: [`held_out`].
 //!
@@ -18,17 +20,20 @@
 //! println!("{}", scene.caption());
 //! ```
 
-mod caption;
-mod draws;
+pub(in crate::train) mod caption;
+pub(in crate::train) mod draws;
 pub mod held_out;
 mod outline;
 mod parts;
 mod picture;
+pub(in crate::train) mod place;
 mod render;
-mod sample;
+pub(in crate::train) mod sample;
+mod source;
 #[cfg(test)]
 mod tests;
 
 pub use caption::vocabulary_captions;
 pub use parts::{Background, Colour, Object, Position, Relation, Scene, Shape, Size, Split, Style, Tone};
 pub use picture::Picture;
+pub use source::{BackgroundLabels, Composed, Kind, Labels, ObjectLabels, Objects, SceneSource, Shapes};

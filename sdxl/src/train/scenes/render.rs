@@ -21,10 +21,7 @@ pub(super) const BOTTOM: f32 = 0.72;
 impl Scene {
     /// The scene drawn in `side` × `side` pixels.
     pub fn render(&self, side: usize) -> Picture {
-        let mut rgb = vec![0; side * side * 3];
-        for (place, pixel) in rgb.chunks_exact_mut(3).enumerate() {
-            pixel.copy_from_slice(&self.background.colour_at(place % side, place / side, side));
-        }
+        let mut rgb = self.background.render(side);
         for object in &self.objects {
             let colour = object.colour.rgb();
             object.cover(side, |place, points| {
@@ -73,6 +70,15 @@ impl Object {
 }
 
 impl Background {
+    /// The background alone: 8-bit RGB of `side` × `side` pixels by rows.
+    pub(in crate::train) fn render(&self, side: usize) -> Vec<u8> {
+        let mut rgb = vec![0; side * side * 3];
+        for (place, pixel) in rgb.chunks_exact_mut(3).enumerate() {
+            pixel.copy_from_slice(&self.colour_at(place % side, place / side, side));
+        }
+        rgb
+    }
+
     /// The colour of one pixel.
     fn colour_at(&self, column: usize, row: usize, side: usize) -> [u8; 3] {
         let scale = side as f32;

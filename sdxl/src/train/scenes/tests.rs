@@ -350,3 +350,22 @@ fn places_and_names_agree() {
     assert!(Style::ALL.iter().enumerate().all(|(place, style)| style.index() == place));
     assert!(Tone::ALL.iter().enumerate().all(|(place, tone)| tone.index() == place));
 }
+
+#[test]
+fn the_source_gives_the_same_scenes() {
+    let source: Box<dyn SceneSource> = Box::new(Shapes { seed: SEED, objects: Objects::OneOrTwo });
+    for index in 0..20 {
+        let (composed, scene) = (source.scene(Split::Train, index), Scene::sample(SEED, Split::Train, index));
+        assert_eq!(composed.caption(), scene.caption());
+        assert_eq!(composed.varied_caption(4, index), scene.varied_caption(4, index));
+        assert_eq!((composed.render(24), composed.mask(24)), (scene.render(24), scene.mask(24)));
+        let labels = composed.labels();
+        assert_eq!((labels.caption, labels.objects.len()), (scene.caption(), scene.objects.len()));
+        let first = &scene.objects[0];
+        let kind = Kind::Shape { shape: first.shape.name(), colour: first.colour.name() };
+        assert_eq!((&labels.objects[0].kind, labels.objects[0].centre), (&kind, first.centre));
+    }
+    let singles = Shapes { seed: SEED, objects: Objects::One };
+    assert!((0..50).all(|index| singles.scene(Split::HeldOut, index).labels().objects.len() == 1));
+    assert_eq!(words(source.vocabulary_captions()), words(vocabulary_captions()));
+}
