@@ -20,6 +20,8 @@ mod recipe;
 mod run;
 pub mod scenes;
 mod state;
+#[cfg(test)]
+mod tests;
 mod trained;
 
 pub use diffusion::min_snr;
