@@ -35,6 +35,13 @@ pub(crate) fn run(args: &ScenesArgs) -> Outcome {
 /// The stream that was asked for.
 fn source(args: &ScenesArgs) -> Outcome<Box<dyn SceneSource>> {
     let objects = if args.single { Objects::One } else { Objects::OneOrTwo };
+    #[cfg(feature = "emoji")]
+    if let Some(folder) = &args.emoji {
+        use atedm_sdxl::train::emoji::{Emoji, EmojiOptions};
+
+        let options = EmojiOptions { seed: args.seed, objects, ..EmojiOptions::new(folder) };
+        return Ok(Box::new(Emoji::open(&options).map_err(Failure::run)?));
+    }
     Ok(Box::new(Shapes { seed: args.seed, objects }))
 }
 
