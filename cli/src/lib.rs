@@ -8,7 +8,7 @@
 //! - `commands`: one file a command; `dispatch`: the one `match` that picks a backend; `sample`: a run on any of them.
 //! - `experiment`: a run of many images, as `compare` and `ablate` make them: configuration, plan, shards, results.
 //! - `files`: latents, masks, PNG and its metadata, written whole or not at all; `draw`: overlays, contact sheet, charts.
-//! - `tiny`: the random checkpoint of `init-tiny`.
+//! - `builtin`: the trained model in the binary; `tiny`: the random checkpoint of `init-tiny`.
 //!
 //! # Mask files
 //! `--masks-out` writes safetensors with one group of tensors for each pruning decision, named
@@ -17,6 +17,7 @@
 //! `votes` (I64 `[1]`) and `site` (I64 `[4]`: tokens, grid height, grid width, U-Net evaluation). `--masks-in` replays `kept`.
 
 mod args;
+mod builtin;
 mod commands;
 mod describe;
 mod dispatch;

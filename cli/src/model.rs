@@ -1,4 +1,4 @@
-//! The checkpoint that `--model` names, and sizes that go with it.
+//! The checkpoint that `--model` names, else the one that is built in, and sizes that go with it.
 
 use std::path::{Path, PathBuf};
 
@@ -6,6 +6,7 @@ use atedm_core::plugin::Grid;
 use atedm_sdxl::checkpoint::{Checkpoint, OpenOptions};
 use atedm_sdxl::tokenizer::ClipTokenizer;
 
+use crate::builtin::{self, Unpacked};
 use crate::failure::{Failure, Outcome};
 use crate::method::Workload;
 
@@ -17,24 +18,30 @@ pub(crate) struct Model {
     pub(crate) checkpoint: Checkpoint,
     name: String,
     tokenizers: [ClipTokenizer; 2],
+    /// The built-in model's files, which have to be there as long as they may be read.
+    _unpacked: Option<Unpacked>,
 }
 
 impl Model {
-    /// Opens a folder or, with the cargo feature `hub`, fetches a hub id. Of a hub id's files those of `variant` are fetched, where there are any.
-    pub(crate) fn open(typed: &str, variant: Option<&str>) -> Outcome<Self> {
-        let folder = folder_of(typed, variant)?;
+    /// Opens a folder or, with the cargo feature `hub`, fetches a hub id; opens the built-in model if none is named. Of a hub id's
+    /// files those of `variant` are fetched, where there are any.
+    pub(crate) fn open(typed: Option<&str>, variant: Option<&str>) -> Outcome<Self> {
+        let (folder, name, unpacked) = match typed.filter(|typed| !builtin::is_meant(typed)) {
+            Some(typed) => (folder_of(typed, variant)?, named(typed), None),
+            None => {
+                let unpacked = builtin::unpack()?;
+                (unpacked.folder(), unpacked.name().to_string(), Some(unpacked))
+            }
+        };
         let in_file = |error: atedm_core::Error| Failure::run(error);
         let checkpoint = Checkpoint::open(&folder, OpenOptions::default()).map_err(in_file)?;
         let tokenizers = checkpoint.tokenizers().map_err(in_file)?;
-        Ok(Self { checkpoint, tokenizers, name: typed.to_string() })
+        Ok(Self { checkpoint, tokenizers, name, _unpacked: unpacked })
     }
 
-    /// As the user named it, without the folders above it.
+    /// As the user named it, without the folders above it; of the built-in one its name and hash.
     pub(crate) fn name(&self) -> &str {
-        if self.name.contains('/') && !Path::new(&self.name).exists() {
-            return &self.name;
-        }
-        Path::new(&self.name).file_name().and_then(|name| name.to_str()).unwrap_or(&self.name)
+        &self.name
     }
 
     /// Width and height in pixels: as asked for, else the checkpoint's own.
@@ -91,6 +98,13 @@ pub(crate) fn pixels(
     };
     let [width, height] = asked;
     Ok((side(width)?, side(height)?))
+}
+
+/// A folder without those above it; a hub id as it is.
+fn named(typed: &str) -> String {
+    let path = Path::new(typed);
+    let name = path.file_name().and_then(|name| name.to_str()).filter(|_| path.exists());
+    name.unwrap_or(typed).to_string()
 }
 
 #[cfg(feature = "hub")]

@@ -68,7 +68,7 @@ impl<'a> Job<'a> {
         extension: &impl Extension,
     ) -> Outcome<Self> {
         let half = DType::from(engine.dtype).size_in_bytes() == 2;
-        let model = Model::open(&sample.model, half.then_some("fp16"))?;
+        let model = Model::open(sample.model.as_deref(), half.then_some("fp16"))?;
         let size = model.size(sample.width, sample.height)?;
         model.checkpoint.scheduler().build::<NdTensor>(sample.scheduler, sample.steps)?;
         let work = model.workload(size, sample.steps);

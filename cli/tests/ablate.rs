@@ -401,8 +401,6 @@ fn bad_configurations_are_named_and_leave_nothing() {
         assert_eq!(names(work.path()), ["c.toml"], "{text}");
     }
     fs::write(work.path().join("c.toml"), format!("{prompts}[[grid]]\nmethod = \"none\"\n")).unwrap();
-    let message = fail(work.path(), &["ablate", "c.toml", "--output", "run"], USAGE);
-    assert!(message.contains("--model"), "{message}");
     let message = fail(work.path(), &["ablate", "c.toml", "--model", model], USAGE);
     assert!(message.contains("--output"), "{message}");
     let message = fail(

@@ -27,7 +27,7 @@ pub(crate) struct AblateArgs {
     /// Folder for images and results; must not exist, or be empty, unless --resume is given
     #[arg(long, short, value_name = "DIR", required_unless_present = "plan")]
     pub(crate) output: Option<PathBuf>,
-    /// Checkpoint, instead of the configuration's
+    /// Checkpoint, instead of the configuration's; where neither names one, the built-in model makes the images
     #[arg(long, value_name = "DIR")]
     pub(crate) model: Option<String>,
     /// Prompts, instead of the configuration's: lines of an id, a tab and a prompt, or .jsonl
@@ -43,7 +43,8 @@ pub(crate) struct AblateArgs {
     /// How many shards there are, where the scheduler tells the index alone (a Kubernetes Job's completions)
     #[arg(long, value_name = "N", value_parser = parse::positive, conflicts_with = "shard", allow_negative_numbers = true)]
     pub(crate) shards: Option<usize>,
-    /// Only show the points, with their ratios and TFLOPs (SD-XL base's without a model)
+    /// Only show the points, with their ratios and TFLOPs (SD-XL base's where no model is named; `--model atedm-shapes`
+    /// names the built-in one)
     #[arg(long)]
     pub(crate) plan: bool,
     /// With --plan: as JSON

@@ -17,7 +17,8 @@ use super::{EngineArgs, PRUNE_OPT_HELP, parse};
 pub(crate) struct BenchArgs {
     #[command(flatten)]
     pub(crate) engine: EngineArgs,
-    /// Checkpoint: a folder as diffusers writes it, or a hub id [default: SD-XL base's U-Net with generated weights]
+    /// Checkpoint: a folder as diffusers writes it, or a hub id; atedm-shapes is the built-in model
+    /// [default: SD-XL base's U-Net with generated weights]
     #[arg(long, value_name = "DIR")]
     pub(crate) model: Option<String>,
     /// Take --model's configuration alone, with generated weights (the weight files need not be there)

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use atedm_sdxl::schedulers::SamplerChoice;
 use clap::{Args, Subcommand};
 
-use super::{EngineArgs, PruneArgs, RngName, parse};
+use super::{EngineArgs, MODEL_HELP, PruneArgs, RngName, parse};
 use crate::experiment::shard::Shard;
 
 /// `atedm eval`.
@@ -41,9 +41,8 @@ pub(crate) struct ExportArgs {
     /// Folder for everything; must not hold another export
     #[arg(long, short, value_name = "DIR")]
     pub(crate) output: PathBuf,
-    /// Checkpoint: a folder as diffusers writes it, or a hub id
-    #[arg(long, value_name = "DIR")]
-    pub(crate) model: String,
+    #[arg(long, value_name = "DIR", help = MODEL_HELP)]
+    pub(crate) model: Option<String>,
     /// An ablation's configuration for several methods or guidance scales at once; its prompts are not used
     #[arg(long, value_name = "FILE.toml", conflicts_with_all = [
         "prune", "prune_opt", "prune_config", "steps", "guidance_scale", "scheduler", "negative_prompt", "seed", "width",

@@ -14,8 +14,8 @@ use super::{PRUNE_OPT_HELP, parse};
     atedm flops --prune at-edm --prune-opt prune_point=before_ff --budget 4.1\n  \
     atedm flops --model my-sdxl --width 768 --height 1024 --json")]
 pub(crate) struct FlopsArgs {
-    /// Checkpoint: a folder as diffusers writes it (its configurations are read, its weights are not), or a hub id
-    /// [default: SD-XL base 1.0's configuration]
+    /// Checkpoint: a folder as diffusers writes it (its configurations are read, its weights are not), or a hub id;
+    /// atedm-shapes is the built-in model [default: SD-XL base 1.0's configuration]
     #[arg(long, value_name = "DIR")]
     pub(crate) model: Option<String>,
     /// Denoising steps of the schedule that the mean is taken over

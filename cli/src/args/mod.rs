@@ -38,7 +38,7 @@ pub(crate) use train::{Activations, TrainArgs};
     about = "Text to image with SD-XL, its attention blocks pruned by AT-EDM",
     long_about = "Text to image with SD-XL from a diffusers checkpoint, its attention blocks pruned at run time by \
                   AT-EDM (Wang et al., CVPR 2024) or by a method of your own. No training, no conversion.",
-    after_help = "Example: atedm init-tiny tiny && atedm generate --model tiny --prompt \"a red fox\" --output fox.png",
+    after_help = EXAMPLE,
     disable_help_subcommand = true
 )]
 pub(crate) struct Cli {
@@ -101,9 +101,8 @@ pub(crate) struct GenerateArgs {
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Image")]
 pub(crate) struct SampleArgs {
-    /// Checkpoint: a folder as diffusers writes it, or a hub id such as stabilityai/stable-diffusion-xl-base-1.0
-    #[arg(long, value_name = "DIR")]
-    pub(crate) model: String,
+    #[arg(long, value_name = "DIR", help = MODEL_HELP)]
+    pub(crate) model: Option<String>,
     /// What to draw; give it several times for one batch (writes OUT-0.png, OUT-1.png, …)
     #[arg(long, value_name = "TEXT", required = true)]
     pub(crate) prompt: Vec<String>,
@@ -237,9 +236,8 @@ pub(crate) struct OutputArgs {
     after_help = "Example:\n  atedm inspect --model sdxl-base --prune at-edm --prune-opt ratio=0.63 --width 1024 --height 1024"
 )]
 pub(crate) struct InspectArgs {
-    /// Checkpoint: a folder as diffusers writes it, or a hub id
-    #[arg(long, value_name = "DIR")]
-    pub(crate) model: String,
+    #[arg(long, value_name = "DIR", help = MODEL_HELP)]
+    pub(crate) model: Option<String>,
     /// Denoising steps that the schedule is shown for
     #[arg(long, value_name = "N", default_value = "50", value_parser = parse::positive, allow_negative_numbers = true)]
     pub(crate) steps: usize,
@@ -299,6 +297,24 @@ pub(crate) struct InitTinyArgs {
     #[arg(long, value_name = "N", default_value = "0", value_parser = parse::seed, allow_negative_numbers = true)]
     pub(crate) seed: u64,
 }
+
+/// What `--model` takes.
+#[cfg(feature = "embedded")]
+const MODEL_HELP: &str = "\
+    Checkpoint: a folder as diffusers writes it, or a hub id such as stabilityai/stable-diffusion-xl-base-1.0 \
+    [default: atedm-shapes, the small model that is built in]";
+/// A first picture.
+#[cfg(feature = "embedded")]
+const EXAMPLE: &str = "Example: atedm generate --prompt \"a large red star on the left\" --output star.png";
+/// A first picture where nothing is built in.
+#[cfg(not(feature = "embedded"))]
+const EXAMPLE: &str = "Example: atedm generate --model sdxl-base --prompt \"a red fox\" --output fox.png";
+
+/// What `--model` takes where nothing is built in.
+#[cfg(not(feature = "embedded"))]
+const MODEL_HELP: &str = "\
+    Checkpoint: a folder as diffusers writes it, or a hub id such as stabilityai/stable-diffusion-xl-base-1.0 \
+    (needed: this build has no model of its own)";
 
 #[cfg(feature = "candle")]
 const DEFAULT_BACKEND: &str = "candle";

@@ -4,7 +4,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use atedm_core::DType;
-use atedm_sdxl::schedulers::SchedulerConfig;
 
 use super::print;
 use super::subject::Subject;
@@ -38,23 +37,15 @@ pub(crate) fn run(args: &AblateArgs, extension: &impl Extension) -> Outcome {
     let named = args.model.as_deref().or(config.model.as_deref());
     if args.plan {
         let subject = Subject::open(named, [("width", config.size.0), ("height", config.size.1)])?;
-        let own = named.map(|folder| Path::new(folder).join("scheduler").join("scheduler_config.json"));
-        let scheduler = match own.filter(|file| file.is_file()) {
-            Some(file) => SchedulerConfig::from_file(&file).map_err(Failure::run)?,
-            None => SchedulerConfig::sdxl(),
-        };
         let work = subject.workload(config.sampling.steps);
-        let ground = Ground { name: &subject.name, size: subject.size, work, scheduler: &scheduler };
+        let ground =
+            Ground { name: &subject.name, size: subject.size, work, scheduler: &subject.scheduler };
         let plan =
             planned(&config, &ground, args, extension).map_err(|failure| failure.within(file.display()))?;
         return show(&plan.info(None), args.json);
     }
     let Some(output) = args.output.as_deref() else {
         return Err(Failure::usage("--output: expected a folder"));
-    };
-    let Some(named) = named else {
-        let reason = "model: expected a checkpoint, here or as --model";
-        return Err(Failure::usage(reason).within(file.display()));
     };
     let half = DType::from(args.engine.dtype).size_in_bytes() == 2;
     let model = Model::open(named, half.then_some("fp16"))?;

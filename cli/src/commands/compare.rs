@@ -27,8 +27,8 @@ use crate::prune::PruneSpec;
 
 /// Pixels of a letter on the sheet.
 const LETTER: usize = 8;
-/// Letters of a row's title on the sheet.
-const ROW_TITLE: usize = 28;
+/// Letters of a prompt on the sheet.
+const ROW_TITLE: usize = 112;
 
 /// Makes the images, draws the sheet and prints the table.
 pub(crate) fn run(args: &CompareArgs, extension: &impl Extension) -> Outcome {
@@ -36,7 +36,7 @@ pub(crate) fn run(args: &CompareArgs, extension: &impl Extension) -> Outcome {
     let specs = specs(&args.methods.join(","))?;
     let half = DType::from(args.engine.dtype).size_in_bytes() == 2;
     let sample = &args.sample;
-    let model = Model::open(&sample.model, half.then_some("fp16"))?;
+    let model = Model::open(sample.model.as_deref(), half.then_some("fp16"))?;
     let size = model.size(sample.width, sample.height)?;
     let work = model.workload(size, sample.steps);
     let noise = match &sample.latents {

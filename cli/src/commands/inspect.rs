@@ -18,7 +18,7 @@ use crate::prune::PruneSpec;
 /// Prints what is asked for.
 pub(crate) fn run(args: &InspectArgs, extension: &impl Extension) -> Outcome {
     let spec = PruneSpec::from_args(&args.prune)?;
-    let model = Model::open(&args.model, None)?;
+    let model = Model::open(args.model.as_deref(), None)?;
     let size = model.size(args.width, args.height)?;
     let work = model.workload(size, args.steps);
     let registry = registry::<NdTensor>(extension)?;

@@ -6,6 +6,7 @@ use atedm_core::at_edm::AtEdmConfig;
 use atedm_core::plugin::{Grid, ScheduleRegistry};
 use atedm_sdxl::config::{TextEncoderConfig, UNetConfig, VaeConfig};
 use atedm_sdxl::flops::{self, RunCost};
+use atedm_sdxl::schedulers::SchedulerConfig;
 
 use crate::failure::{Failure, Outcome};
 use crate::method::{Method, Workload};
@@ -25,6 +26,8 @@ pub(super) struct Subject {
     factor: usize,
     /// Text tokens.
     pub(super) text: usize,
+    /// Its scheduler; SD-XL's where it names none.
+    pub(super) scheduler: SchedulerConfig,
 }
 
 impl Subject {
@@ -37,11 +40,16 @@ impl Subject {
                 size: (0, 0),
                 factor: 8,
                 text: 77,
+                scheduler: SchedulerConfig::sdxl(),
             },
-            Some(typed) if Path::new(typed).join("unet").is_dir() => Self::of_folder(Path::new(typed))?,
+            Some(typed) if Path::new(typed).join("unet").is_dir() => {
+                let folder = Path::new(typed);
+                let name = folder.file_name().unwrap_or(folder.as_os_str());
+                Self::of_folder(folder, &name.to_string_lossy())?
+            }
             Some(typed) => {
-                let model = Model::open(typed, None)?;
-                Self::of_folder(model.checkpoint.root())?
+                let model = Model::open(Some(typed), None)?;
+                Self::of_folder(model.checkpoint.root(), model.name())?
             }
         };
         let own = subject.unet.sample_size.map(|latents| latents * subject.factor);
@@ -49,14 +57,20 @@ impl Subject {
         Ok(subject)
     }
 
-    fn of_folder(folder: &Path) -> Outcome<Self> {
+    fn of_folder(folder: &Path, name: &str) -> Outcome<Self> {
         let at = |part: &str| folder.join(part).join("config.json");
         let (vae, text) = (at("vae"), at("text_encoder"));
         let factor = if vae.exists() { VaeConfig::read(&vae).map_err(Failure::run)?.factor() } else { 8 };
         let text =
             if text.exists() { TextEncoderConfig::read(&text).map_err(Failure::run)?.context } else { 77 };
+        let scheduler = folder.join("scheduler").join("scheduler_config.json");
+        let scheduler = match scheduler.is_file() {
+            true => SchedulerConfig::from_file(&scheduler).map_err(Failure::run)?,
+            false => SchedulerConfig::sdxl(),
+        };
         Ok(Self {
-            name: folder.file_name().unwrap_or(folder.as_os_str()).to_string_lossy().into_owned(),
+            name: name.to_string(),
+            scheduler,
             unet: UNetConfig::read(&at("unet")).map_err(Failure::run)?,
             size: (0, 0),
             factor,

@@ -1,9 +1,13 @@
-//! A contact sheet: rows of pictures under column titles, with row titles at the left.
+//! A contact sheet: rows of pictures under column titles, with row titles at the left, on several lines if they are long.
 
 use super::text::{GLYPH, write};
 use crate::files::Picture;
 
 const MARGIN: usize = 8;
+/// Letters of a row title on one line.
+const LINE: usize = 28;
+/// From one line of a row title to the next.
+const LEADING: usize = GLYPH + 4;
 const PAPER: [u8; 3] = [250, 250, 250];
 const INK: [u8; 3] = [20, 20, 20];
 const FAINT: [u8; 3] = [120, 120, 120];
@@ -37,8 +41,9 @@ impl Sheet {
         let (width, height) = (largest(|p| p.width), largest(|p| p.height));
         let longer = width.max(height).max(1);
         let (cell_width, cell_height) = ((width * side / longer).max(1), (height * side / longer).max(1));
+        let names: Vec<Vec<String>> = self.rows.iter().map(|(name, _)| lines(name)).collect();
         let label =
-            GLYPH * self.rows.iter().map(|(name, _)| name.chars().count()).max().unwrap_or(0) + MARGIN;
+            GLYPH * names.iter().flatten().map(|line| line.chars().count()).max().unwrap_or(0) + MARGIN;
         let (step_x, step_y) = (cell_width + MARGIN, cell_height + GLYPH + 2 * MARGIN);
         let (left, top) = (MARGIN + label, 3 * MARGIN + 2 * GLYPH);
         let inner = left + self.columns.len() * step_x;
@@ -48,9 +53,12 @@ impl Sheet {
         for (index, name) in self.columns.iter().enumerate() {
             write(&mut sheet, left + index * step_x, 2 * MARGIN + GLYPH, name, INK);
         }
-        for (row, (name, cells)) in self.rows.iter().enumerate() {
+        for (row, ((_, cells), name)) in self.rows.iter().zip(&names).enumerate() {
             let y = top + row * step_y;
-            write(&mut sheet, MARGIN, y + cell_height / 2, name, INK);
+            let middle = (cell_height / 2).saturating_sub(LEADING * name.len().saturating_sub(1) / 2);
+            for (index, line) in name.iter().take((cell_height / LEADING).max(1)).enumerate() {
+                write(&mut sheet, MARGIN, y + middle + index * LEADING, line, INK);
+            }
             for (column, cell) in cells.iter().enumerate() {
                 let x = left + column * step_x;
                 place(&mut sheet, &cell.picture, (x, y), (cell_width, cell_height));
@@ -61,6 +69,22 @@ impl Sheet {
         }
         sheet
     }
+}
+
+/// A row title in lines of at most [`LINE`] letters, broken between words and in words that are longer.
+fn lines(text: &str) -> Vec<String> {
+    let mut lines: Vec<String> = Vec::new();
+    let words = text.split_whitespace().map(|word| word.chars().collect::<Vec<char>>());
+    for word in words.flat_map(|word| word.chunks(LINE).map(String::from_iter).collect::<Vec<String>>()) {
+        match lines.last_mut() {
+            Some(line) if line.chars().count() + 1 + word.chars().count() <= LINE => {
+                line.push(' ');
+                line.push_str(&word);
+            }
+            _ => lines.push(word),
+        }
+    }
+    lines
 }
 
 /// Samples `picture` into a rectangle of the sheet.
@@ -76,6 +100,18 @@ fn place(sheet: &mut Picture, picture: &Picture, at: (usize, usize), size: (usiz
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn long_titles_are_broken_between_words() {
+        assert_eq!(lines("mid.0"), ["mid.0"]);
+        assert_eq!(
+            lines("a large red star on the left on a striped pink background"),
+            ["a large red star on the left", "on a striped pink background"]
+        );
+        let word = "w".repeat(LINE + 1);
+        assert_eq!(lines(&format!("a {word} b")), ["a", &word[1..], "w b"]);
+        assert_eq!(lines(" "), [""; 0]);
+    }
 
     #[test]
     fn every_cell_is_on_the_sheet() {

@@ -45,7 +45,7 @@ use votes::Prices;
 pub(crate) fn run(args: &BenchArgs, extension: &impl Extension) -> Outcome {
     let half = DType::from(args.engine.dtype).size_in_bytes() == 2;
     let model = match args.model.as_deref() {
-        Some(typed) if !args.generated => Some(Model::open(typed, half.then_some("fp16"))?),
+        Some(typed) if !args.generated => Some(Model::open(Some(typed), half.then_some("fp16"))?),
         _ => None,
     };
     let folder = model.as_ref().map(|model| model.checkpoint.root().to_string_lossy().into_owned());

@@ -57,7 +57,7 @@ fn ablation(args: &ExportArgs) -> AblateArgs {
         action: None,
         file: Some(args.grid.clone().unwrap_or_else(|| args.output.join(CONFIG))),
         output: Some(args.output.join(RUN)),
-        model: Some(args.model.clone()),
+        model: args.model.clone(),
         prompts: Some(args.output.join(PROMPTS)),
         resume: args.resume,
         shard: args.shard,

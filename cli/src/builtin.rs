@@ -1,0 +1,180 @@
+//! The model that comes with the program: `assets/atedm-shapes` at the repository's root, in the binary (feature
+//! `embedded`).
+//!
+//! Weights are memory-mapped from files, so it is unpacked to a temporary folder for as long as it is in use.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use sha2::{Digest, Sha256};
+use tempfile::TempDir;
+
+use crate::failure::{Failure, Outcome};
+
+/// What it is called where models are named (`--model`, `model = …`). A file or folder of that name goes first.
+pub(crate) const NAME: &str = "atedm-shapes";
+
+/// Whether a model named like this is the built-in one.
+pub(crate) fn is_meant(named: &str) -> bool {
+    named == NAME && !Path::new(named).exists()
+}
+
+/// The model on the disk; dropping it removes it.
+pub(crate) struct Unpacked {
+    /// The folder above it, removed with it.
+    above: TempDir,
+    /// [`NAME`] with a hash of its files: another build's model has another name in everything that is written.
+    name: String,
+}
+
+impl Unpacked {
+    /// Where it is.
+    pub(crate) fn folder(&self) -> PathBuf {
+        self.above.path().join(NAME)
+    }
+
+    /// What results call it.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+}
+
+/// Unpacks it.
+pub(crate) fn unpack() -> Outcome<Unpacked> {
+    unpack_below(&std::env::temp_dir(), FILES)
+}
+
+fn unpack_below(temporary: &Path, files: &[(&str, &[u8])]) -> Outcome<Unpacked> {
+    if files.is_empty() {
+        let reason =
+            "expected a checkpoint: this build lacks the cargo feature `embedded`, so no model is built in";
+        return Err(Failure::usage(reason).within("--model"));
+    }
+    let failed = |error: std::io::Error| {
+        Failure::file(temporary, format!("the built-in model cannot be unpacked here: {error}"))
+    };
+    let above = TempDir::with_prefix_in("atedm-", temporary).map_err(failed)?;
+    let folder = above.path().join(NAME);
+    let mut sum = Sha256::new();
+    for (name, content) in files {
+        let path = folder.join(name);
+        fs::create_dir_all(path.parent().unwrap_or(&folder)).map_err(failed)?;
+        fs::write(&path, content).map_err(failed)?;
+        sum.update(name.as_bytes());
+        sum.update((content.len() as u64).to_le_bytes());
+        sum.update(content);
+    }
+    let hash: String = sum.finalize().iter().take(4).map(|byte| format!("{byte:02x}")).collect();
+    Ok(Unpacked { above, name: format!("{NAME} {hash} (built in)") })
+}
+
+#[cfg(feature = "embedded")]
+macro_rules! embedded {
+    ($($name:literal),* $(,)?) => {
+        &[$(($name, include_bytes!(concat!(env!("CARGO_MANIFEST_DIR"), "/assets/atedm-shapes/", $name)))),*]
+    };
+}
+
+/// What is in the binary: path below the folder, and content, of everything that a run reads.
+#[cfg(feature = "embedded")]
+const FILES: &[(&str, &[u8])] = embedded![
+    "model_index.json",
+    "scheduler/scheduler_config.json",
+    "text_encoder/config.json",
+    "text_encoder/model.safetensors",
+    "text_encoder_2/config.json",
+    "text_encoder_2/model.safetensors",
+    "tokenizer/merges.txt",
+    "tokenizer/special_tokens_map.json",
+    "tokenizer/tokenizer_config.json",
+    "tokenizer/vocab.json",
+    "tokenizer_2/merges.txt",
+    "tokenizer_2/special_tokens_map.json",
+    "tokenizer_2/tokenizer_config.json",
+    "tokenizer_2/vocab.json",
+    "unet/config.json",
+    "unet/diffusion_pytorch_model.safetensors",
+    "vae/config.json",
+    "vae/diffusion_pytorch_model.safetensors",
+];
+
+/// Nothing is in the binary.
+#[cfg(not(feature = "embedded"))]
+const FILES: &[(&str, &[u8])] = &[];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TWO: &[(&str, &[u8])] = &[("a.json", b"{}"), ("unet/b", b"12")];
+
+    #[test]
+    fn a_build_without_it_says_what_to_do() {
+        let temporary = tempfile::tempdir().unwrap();
+        let failure = unpack_below(temporary.path(), &[]).err().unwrap().to_string();
+        assert!(failure.starts_with("--model: expected") && failure.contains("`embedded`"), "{failure}");
+        assert_eq!(fs::read_dir(temporary.path()).unwrap().count(), 0);
+        assert_eq!(unpack().is_ok(), cfg!(feature = "embedded"));
+    }
+
+    #[test]
+    fn only_its_own_name_means_it() {
+        assert!(is_meant("atedm-shapes"));
+        assert!(!is_meant("./atedm-shapes") && !is_meant("ATEDM-SHAPES") && !is_meant(""));
+    }
+
+    #[test]
+    fn it_is_removed_after_use() {
+        let temporary = tempfile::tempdir().unwrap();
+        let unpacked = unpack_below(temporary.path(), TWO).unwrap();
+        assert_eq!(fs::read(unpacked.folder().join("unet/b")).unwrap(), b"12");
+        assert!(unpacked.folder().starts_with(temporary.path()) && unpacked.folder().ends_with(NAME));
+        drop(unpacked);
+        assert_eq!(fs::read_dir(temporary.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn another_model_has_another_name() {
+        let temporary = tempfile::tempdir().unwrap();
+        let name = |files| unpack_below(temporary.path(), files).unwrap().name().to_string();
+        let first = name(TWO);
+        assert!(first.starts_with("atedm-shapes ") && first.ends_with(" (built in)"), "{first}");
+        assert_eq!(first, name(TWO));
+        assert_ne!(first, name(&[("a.json", b"{}"), ("unet/b", b"13")]));
+        assert_ne!(first, name(&[("a.json", b"{}"), ("unet/c", b"12")]));
+    }
+
+    #[test]
+    fn where_it_cannot_be_unpacked_is_named() {
+        let temporary = tempfile::tempdir().unwrap();
+        let missing = temporary.path().join("missing");
+        let failure = unpack_below(&missing, TWO).err().unwrap().to_string();
+        assert!(failure.contains("missing: the built-in model cannot be unpacked here"), "{failure}");
+        // half of it does not stay either
+        let failure = unpack_below(temporary.path(), &[TWO[0], ("a.json/b", b"")]).err().unwrap().to_string();
+        assert!(failure.contains("cannot be unpacked here"), "{failure}");
+        assert_eq!(fs::read_dir(temporary.path()).unwrap().count(), 0);
+    }
+
+    /// Nothing of the folder that a run could read is left out of the binary.
+    #[cfg(feature = "embedded")]
+    #[test]
+    fn the_list_is_complete() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("assets").join(NAME);
+        let (mut found, mut folders) = (Vec::new(), vec![root.clone()]);
+        while let Some(folder) = folders.pop() {
+            for entry in fs::read_dir(folder).unwrap() {
+                let path = entry.unwrap().path();
+                if path.is_dir() {
+                    folders.push(path);
+                } else {
+                    found.push(path.strip_prefix(&root).unwrap().to_string_lossy().replace('\\', "/"));
+                }
+            }
+        }
+        // the card and its pictures are for readers
+        found.retain(|name| !name.ends_with(".md") && !name.ends_with(".png") && !name.ends_with(".svg"));
+        found.sort();
+        assert_eq!(found, FILES.iter().map(|(name, _)| *name).collect::<Vec<_>>());
+    }
+}

@@ -1,0 +1,213 @@
+//! The commands where `--model` names nothing: with the model that is built in, and in a build without one.
+
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
+mod common;
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output};
+
+use common::{names, tiny};
+
+const RUN: i32 = 1;
+const USAGE: i32 = 2;
+
+const CONFIG: &str = "steps = 1\n[prompts]\nstar = \"a red star\"\n[[grid]]\nmethod = \"none\"\n";
+
+/// A working folder with `tmp`, where temporary files go, `c.toml` and `captions.txt`.
+fn work() -> tempfile::TempDir {
+    let work = tempfile::tempdir().unwrap();
+    fs::create_dir(work.path().join("tmp")).unwrap();
+    fs::write(work.path().join("c.toml"), CONFIG).unwrap();
+    fs::write(work.path().join("captions.txt"), "a red star\n").unwrap();
+    work
+}
+
+/// Runs the program with its temporary files in `tmp`, where nothing may stay.
+fn run(work: &Path, line: &str) -> Output {
+    let tmp = work.join("tmp");
+    let args = line.split(' ').map(|word| word.replace('_', " "));
+    let command = Command::new(env!("CARGO_BIN_EXE_atedm"))
+        .args(args)
+        .current_dir(work)
+        .envs(["TMPDIR", "TMP", "TEMP"].map(|name| (name, &tmp)))
+        .output()
+        .unwrap();
+    assert_eq!(names(&tmp), [""; 0], "{line}");
+    command
+}
+
+/// The one line of a run that fails with `code`.
+fn refused(work: &Path, line: &str, code: i32) -> String {
+    let output = run(work, line);
+    let errors = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(code), "{line}\n{errors}");
+    assert!(errors.starts_with("error: ") && errors.trim_end().lines().count() == 1, "{line}\n{errors}");
+    errors
+}
+
+/// A folder of the built-in model's name is a folder like any other.
+#[test]
+fn a_folder_of_its_name_goes_first() {
+    let work = work();
+    std::os::unix::fs::symlink(tiny(), work.path().join("atedm-shapes")).unwrap();
+    let output = run(work.path(), "inspect --model atedm-shapes");
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(text.starts_with("checkpoint  atedm-shapes\n") && text.contains("256 x 256 px"), "{text}");
+}
+
+#[cfg(not(feature = "embedded"))]
+mod without {
+    use super::*;
+
+    #[test]
+    fn every_command_asks_for_a_checkpoint() {
+        for line in [
+            "generate --prompt fox --output o.png",
+            "generate --model atedm-shapes --prompt fox --output o.png",
+            "masks --prompt fox --output-dir m",
+            "compare --prompt fox --methods at-edm --output o.png",
+            "inspect",
+            "flops --model atedm-shapes",
+            "ablate c.toml --output run",
+            "eval export --captions captions.txt --output e",
+        ] {
+            let work = work();
+            let message = refused(work.path(), line, USAGE);
+            assert!(
+                message.contains("--model: expected a checkpoint") && message.contains("`embedded`"),
+                "{message}"
+            );
+        }
+    }
+
+    #[test]
+    fn help_says_that_there_is_none() {
+        let output = run(work().path(), "generate --help");
+        assert!(String::from_utf8(output.stdout).unwrap().contains("no model of its own"));
+    }
+}
+
+#[cfg(feature = "embedded")]
+mod with {
+    use super::*;
+    use common::{fail, read_png};
+    use serde_json::Value;
+
+    /// Runs it; gives the standard output.
+    fn succeed(work: &Path, line: &str) -> String {
+        let output = run(work, line);
+        assert!(output.status.success(), "{line}\n{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    fn json(text: &str) -> Value {
+        serde_json::from_str(text).unwrap()
+    }
+
+    /// `atedm-shapes HASH (built in)`.
+    fn is_its_name(name: &str) -> bool {
+        let hash = name.strip_prefix("atedm-shapes ").and_then(|rest| rest.strip_suffix(" (built in)"));
+        hash.is_some_and(|hash| hash.len() == 8 && hash.chars().all(|digit| digit.is_ascii_hexdigit()))
+    }
+
+    #[test]
+    fn a_picture_needs_nothing_but_a_prompt() {
+        let work = work();
+        let rest = "--prompt a_red_star --steps 2 --quiet --output";
+        succeed(work.path(), &format!("generate {rest} none.png"));
+        succeed(work.path(), &format!("generate --model atedm-shapes --prune at-edm {rest} pruned.png"));
+        let [none, pruned] = ["none.png", "pruned.png"].map(|name| read_png(&work.path().join(name)));
+        assert_eq!((none.size, pruned.size), ((64, 64), (64, 64)));
+        assert_ne!(none.pixels, pruned.pixels);
+        for picture in [&none, &pruned] {
+            let (_, parameters) = picture.chunks.iter().find(|(key, _)| key == "parameters").unwrap();
+            let model = parameters.split(", ").find_map(|pair| pair.strip_prefix("Model: ")).unwrap();
+            assert!(is_its_name(model), "{parameters}");
+        }
+    }
+
+    #[test]
+    fn attention_has_two_levels_to_prune() {
+        let shown = json(&succeed(work().path(), "inspect --prune at-edm --json"));
+        assert!(is_its_name(shown["checkpoint"].as_str().unwrap()), "{shown}");
+        assert_eq!((&shown["width"], &shown["height"]), (&64.into(), &64.into()));
+        let mut tokens: Vec<u64> = shown["blocks"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|block| block["tokens"].as_u64().unwrap())
+            .collect();
+        tokens.sort_unstable();
+        tokens.dedup();
+        assert_eq!(tokens, [64, 256]);
+        assert!(shown["mean_tflop"].as_f64().unwrap() < shown["unpruned_tflop"].as_f64().unwrap());
+    }
+
+    #[test]
+    fn other_commands_take_it_too() {
+        let work = work();
+        succeed(work.path(), "masks --prompt a_star --steps 2 --quiet --output-dir masks");
+        assert!(names(&work.path().join("masks")).contains(&"contact-sheet.png".to_string()));
+        let line = "compare --prompt a_star --steps 1 --methods at-edm --output sheet.png --quiet --json";
+        assert!(is_its_name(json(&succeed(work.path(), line))["model"].as_str().unwrap()));
+        succeed(work.path(), "eval export --captions captions.txt --steps 1 --quiet --output export");
+        assert_eq!(names(&work.path().join("export/images/none")).len(), 1);
+        let shown = json(&succeed(work.path(), "flops --model atedm-shapes --prune at-edm --json"));
+        assert!(is_its_name(shown["model"].as_str().unwrap()), "{shown}");
+        // the paper's model, as ever
+        assert_eq!(json(&succeed(work.path(), "flops --prune at-edm --json"))["model"], "SD-XL base 1.0");
+    }
+
+    #[test]
+    fn a_run_goes_on_with_the_model_it_began_with() {
+        let work = work();
+        succeed(work.path(), "ablate c.toml --quiet --output run");
+        let info = fs::read_to_string(work.path().join("run/run.json")).unwrap();
+        let settings = json(&info)["points"][0]["settings"].clone();
+        assert!(is_its_name(settings["model"].as_str().unwrap()), "{settings}");
+        succeed(work.path(), "ablate c.toml --quiet --output run --resume");
+        // a plan of it is the run's
+        let named = format!("model = \"atedm-shapes\"\n{CONFIG}");
+        fs::write(work.path().join("named.toml"), named).unwrap();
+        let planned = json(&succeed(work.path(), "ablate named.toml --plan --json"));
+        assert_eq!(planned["run_hash"], json(&info)["run_hash"]);
+
+        fs::remove_file(work.path().join("run/results.jsonl")).unwrap();
+        let model = tiny().to_str().unwrap();
+        let other =
+            fail(work.path(), &["ablate", "c.toml", "--model", model, "--output", "run", "--resume"], RUN);
+        assert!(other.contains("run.json: is of another run: point none has other settings"), "{other}");
+    }
+
+    #[test]
+    fn nothing_stays_after_an_error() {
+        let work = work();
+        let message = refused(work.path(), "generate --prompt p --width 12 --output o.png", USAGE);
+        assert!(message.contains("--width"), "{message}");
+        let line = "generate --prompt p --steps 2 --latents gone.safetensors --output o.png";
+        assert!(refused(work.path(), line, RUN).contains("gone.safetensors"));
+        assert_eq!(names(work.path()), ["c.toml", "captions.txt", "tmp"]);
+    }
+
+    #[test]
+    fn the_temporary_folder_is_named_where_it_is_at_fault() {
+        let work = work();
+        let output = Command::new(env!("CARGO_BIN_EXE_atedm"))
+            .args(["inspect"])
+            .env("TMPDIR", work.path().join("gone"))
+            .output()
+            .unwrap();
+        let message = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(RUN), "{message}");
+        assert!(message.contains("gone: the built-in model cannot be unpacked here"), "{message}");
+        assert_eq!(message.trim_end().lines().count(), 1, "{message}");
+    }
+
+    #[test]
+    fn help_names_it() {
+        let output = succeed(work().path(), "generate --help");
+        assert!(output.contains("[default: atedm-shapes"), "{output}");
+    }
+}
