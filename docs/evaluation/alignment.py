@@ -68,8 +68,8 @@ def of_scenes(folder, source, args):
 
 
 def train(args):
-    import alignment_model
-    import torch
+    torch = features.needed("torch")
+    from alignment_model import trained
 
     found, captions = of_scenes(args.scenes, args.features, args)
     held_out, held_out_captions = of_scenes(args.held_out, args.held_out_features, args)
@@ -77,7 +77,7 @@ def train(args):
     if len(found) < 100:
         fail(args.scenes, f"expected at least 100 scenes to train on, got {len(found)}")
     kept = len(found) - len(found) // 10  # the last tenth: combinations that training has seen, in other scenes
-    model = alignment_model.trained(found.values[:kept], captions[:kept], args.steps, args.seed)
+    model = trained(found.values[:kept], captions[:kept], args.steps, args.seed)
     rows = []
     for label, values, texts, source in [
         ("renders, combinations of training", found.values[kept:], captions[kept:], args.scenes),
@@ -129,7 +129,7 @@ def candidates_of(args):
 
 
 def score(args):
-    import torch
+    torch = features.needed("torch")
     from alignment_model import Alignment
 
     torch.set_num_threads(args.threads)
@@ -166,7 +166,7 @@ def arguments():
     action.add_argument("--held-out-features", help="its file of features.py, if there is one")
     action.add_argument("--output", required=True, help="model to write, .npz")
     action.add_argument("--steps", type=int, default=1000, help="of 256 pictures (default 1000)")
-    tables.add_arguments(action)
+    tables.add_arguments(action)  # --seed is training's too
     action = actions.add_parser("score", help="score pictures with captions")
     action.add_argument("pictures", nargs="?", help="folder, or file of features.py")
     action.add_argument("--captions", help="captions of the pictures (default: captions.txt in the folder)")

