@@ -10,7 +10,7 @@ use atedm_sdxl::architecture::{Folder, check_place, listed};
 use atedm_sdxl::checkpoint::{Checkpoint, OpenOptions};
 use atedm_sdxl::pipeline::{Pipeline, Request};
 use atedm_sdxl::rng::RngKind;
-use atedm_sdxl::train::scenes::{Scene, Split};
+use atedm_sdxl::train::scenes::Split;
 use atedm_sdxl::train::{Observer, Options, Part, Recipe, Trained, train};
 use atedm_tch::Torch;
 
@@ -142,26 +142,27 @@ impl Watch<'_> {
     fn sample(&self, model: &Path, step: u64) -> Outcome {
         let checkpoint = Checkpoint::open(model, OpenOptions::default())?;
         let pipeline = Pipeline::<Torch>::load(&checkpoint, DType::F32, &self.device)?;
-        let scenes: Vec<Scene> =
-            (0..SAMPLES).map(|index| Scene::sample(self.recipe.seed, Split::HeldOut, index)).collect();
+        let source = self.recipe.data.source(self.recipe.seed)?;
+        let captions: Vec<String> =
+            (0..SAMPLES).map(|index| source.scene(Split::HeldOut, index).caption()).collect();
         let request = Request {
             steps: STEPS,
             guidance_scale: GUIDANCE,
             rng: RngKind::ChaCha,
-            ..Request::new(scenes.iter().map(Scene::caption))
+            ..Request::new(&captions)
         };
         let output = pipeline.generate(&request, &mut Unpruned, &mut |_| ControlFlow::Continue(()))?;
         let Some(images) = &output.images else { return Ok(()) };
-        let row = |(index, scene): (usize, &Scene)| {
+        let row = |(index, caption): (usize, &String)| {
             let picture = |rgb: Vec<u8>| Picture { width: images.width, height: images.height, rgb };
             let drawn = picture(images.rgb8(index).unwrap_or_default());
             let cell = Cell { picture: drawn, caption: String::new() };
-            (scene.caption(), vec![cell])
+            (caption.clone(), vec![cell])
         };
         let sheet = Sheet {
             title: format!("{}, step {step}", self.recipe.name),
-            columns: Vec::new(),
-            rows: scenes.iter().enumerate().map(row).collect(),
+            columns: vec![String::new()],
+            rows: captions.iter().enumerate().map(row).collect(),
         };
         let folder = self.folder.join("samples");
         std::fs::create_dir_all(&folder).map_err(|error| Failure::file(&folder, error))?;

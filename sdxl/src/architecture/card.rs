@@ -37,6 +37,13 @@ impl ModelCard<'_> {
         colour, background style) and of all pairs of objects\nnever occurred in training. The program is under MIT OR Apache-2.0, \
         and so are its pictures.";
 
+    /// The data of the `emoji` tier.
+    pub const EMOJI: &'static str = "\
+        Scenes composed by the project's own seeded program (`atedm scenes --emoji`): one or two drawings of Noto Emoji \
+        (npm\n`@iconify-json/noto` 1.2.9, Apache-2.0) before plain, gradient, striped or dotted backgrounds, with template captions of \
+        emojibase's\nlabels (npm `emojibase-data` 17.0.0, MIT). They are composed pictures, no photographs. About a tenth of all \
+        (drawing,\nbackground style, background colour) triples and of all pairs of drawings never occurred in training.";
+
     /// The card as Markdown, with the front matter that model hubs read.
     pub fn to_markdown(&self) -> String {
         let Self { name, data, vae_psnr, .. } = self;

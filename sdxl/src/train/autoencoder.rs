@@ -4,19 +4,21 @@
 //! z = μ + exp(ln σ² / 2) ε;   loss = |x − D(z)| + (x − D(z))² + β · ½ mean(μ² + σ² − 1 − ln σ²)
 //! ```
 
+use std::sync::Arc;
+
 use atedm_core::{DType, Result, Tensor, Weights};
 use atedm_tch::{Device, OrBackend, TchTensor, Torch, TorchResult};
 use tch::{Kind, Tensor as Raw};
 
 use super::course::Worker;
 use super::draws::noise;
-use super::scenes::{Scene, Split};
+use super::scenes::{SceneSource, Split};
 use crate::config::KlConfig;
 use crate::vae::AutoencoderKl;
 
 /// One share of the batches.
-#[derive(Debug, Clone)]
 pub(super) struct AutoencoderWorker {
+    pub(super) source: Arc<dyn SceneSource>,
     pub(super) config: KlConfig,
     pub(super) seed: u64,
     /// Pixels of a side.
@@ -29,9 +31,10 @@ pub(super) struct AutoencoderWorker {
     pub(super) device: Device,
 }
 
-/// Pictures of the scenes `numbers` of a seed's stream: `[n, 3, size, size]` from −1 to 1.
+/// Pictures of the scenes `numbers` of a stream: `[n, 3, size, size]` from −1 to 1.
 pub(super) fn pictures(
-    (seed, split): (u64, Split),
+    source: &dyn SceneSource,
+    split: Split,
     numbers: std::ops::Range<u64>,
     size: usize,
     device: Device,
@@ -39,7 +42,7 @@ pub(super) fn pictures(
     let count = (numbers.end - numbers.start) as usize;
     let mut values = Vec::with_capacity(count * 3 * size * size);
     for number in numbers {
-        values.extend(Scene::sample(seed, split, number).render(size).to_signed());
+        values.extend(source.scene(split, number).render(size).to_signed());
     }
     TchTensor::from_f32(&values, &[count, 3, size, size], DType::F32, &device)
 }
@@ -48,7 +51,7 @@ impl Worker for AutoencoderWorker {
     fn loss(&mut self, weights: &Weights<TchTensor>, step: u64) -> Result<TchTensor> {
         let first = step * self.batch;
         let numbers = first + self.share.start..first + self.share.end;
-        let images = pictures((self.seed, Split::Train), numbers.clone(), self.size, self.device)?;
+        let images = pictures(&*self.source, Split::Train, numbers.clone(), self.size, self.device)?;
         let vae = AutoencoderKl::<Torch>::load(&weights.scope("vae"), &self.config)?;
         let moments = Raw::from(vae.encode(&images)?);
         let shape: Vec<usize> = moments.size().iter().map(|&len| len as usize).collect();

@@ -8,6 +8,8 @@
 //! Timesteps are stratified: image `i` of a batch of `B` draws from the `i`-th of `B` equal parts of the schedule. Captions are
 //! dropped to zero embeddings, as the sampler's unconditional rows are (`force_zeros_for_empty_prompt`).
 
+use std::sync::Arc;
+
 use atedm_core::backend::dims;
 use atedm_core::plugin::{Row, Step, Unpruned};
 use atedm_core::{Backend, DType, Error, Result, Tensor, Weights};
@@ -17,7 +19,7 @@ use tch::{Kind, Tensor as Raw};
 use super::autoencoder::pictures;
 use super::course::Worker;
 use super::draws::{Use, noise, uniforms};
-use super::scenes::{Scene, Split};
+use super::scenes::{SceneSource, Split};
 use crate::config::{TextEncoderConfig, UNetConfig};
 use crate::schedulers::TrainingNoise;
 use crate::text::TextEncoder;
@@ -27,6 +29,7 @@ use crate::vae::Vae;
 
 /// One share of the batches.
 pub(super) struct DiffusionWorker {
+    pub(super) source: Arc<dyn SceneSource>,
     pub(super) unet: UNetConfig,
     pub(super) text: [TextEncoderConfig; 2],
     pub(super) tokenizers: [ClipTokenizer; 2],
@@ -63,7 +66,7 @@ impl DiffusionWorker {
             let at = (place as f64 + uniform()) / self.batch as f64 * levels as f64;
             drawn.timesteps.push((at as usize).min(levels - 1));
             drawn.with_caption.push(if uniform() < self.dropout { 0.0 } else { 1.0 });
-            let scene = Scene::sample(self.seed, Split::Train, number);
+            let scene = self.source.scene(Split::Train, number);
             drawn.captions.push(scene.varied_caption(self.seed, number));
         }
         drawn
@@ -107,7 +110,7 @@ impl Worker for DiffusionWorker {
         let numbers = first + self.share.start..first + self.share.end;
         let drawn = self.draw(first);
         let clean = Torch::inference(|| -> Result<TchTensor> {
-            let images = pictures((self.seed, Split::Train), numbers.clone(), self.size, self.device)?;
+            let images = pictures(&*self.source, Split::Train, numbers.clone(), self.size, self.device)?;
             self.vae.scale(&self.vae.encode(&images)?)
         })?;
         let [rows, channels, height, width] = dims(&clean, "latents")?;

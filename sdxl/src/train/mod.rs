@@ -29,6 +29,6 @@ mod trained;
 pub use diffusion::min_snr;
 pub use optimizer::{AdamW, Course};
 pub use parameters::{Handles, Parameters, Slot};
-pub use recipe::{AutoencoderRecipe, DiffusionRecipe, Part, Recipe};
+pub use recipe::{AutoencoderRecipe, Data, DiffusionRecipe, Part, Recipe};
 pub use run::{Observer, Options, train};
 pub use trained::Trained;

@@ -1,12 +1,14 @@
 //! What a training depends on: the TOML file of `atedm train`.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use atedm_core::{Error, Result};
 use serde::{Deserialize, Serialize};
 
 use super::optimizer::Course;
-use crate::architecture::Architecture;
+use super::scenes::{Objects, SceneSource, Shapes};
+use crate::architecture::{Architecture, ModelCard};
 
 /// A recipe. Two runs of one recipe on one machine and device give the same bytes.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -16,12 +18,62 @@ pub struct Recipe {
     pub name: String,
     /// Seed of the data, the initial weights and every draw.
     pub seed: u64,
+    /// What it learns from.
+    #[serde(default, skip_serializing_if = "Data::is_default")]
+    pub data: Data,
     /// Sizes of the model. The autoencoder's `scaling_factor` is measured once it is trained; what is written here is not used.
     pub model: Architecture,
     /// The autoencoder's training.
     pub autoencoder: AutoencoderRecipe,
     /// The training of the U-Net and the text encoders.
     pub diffusion: DiffusionRecipe,
+}
+
+/// The table `data`; without it, scenes of shapes.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Data {
+    /// Scenes of coloured shapes ([`Shapes`]).
+    #[default]
+    Shapes,
+    /// Scenes of emoji (cargo feature `emoji`).
+    Emoji {
+        /// Where `docs/emoji/fetch.sh` has put the drawings; relative to where the program runs.
+        folder: PathBuf,
+    },
+}
+
+impl Data {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// The stream of this seed.
+    ///
+    /// # Errors
+    /// [`Error::Config`] for emoji in a build without the feature; what reading the drawings fails with.
+    pub fn source(&self, seed: u64) -> Result<Arc<dyn SceneSource>> {
+        match self {
+            Self::Shapes => Ok(Arc::new(Shapes { seed, objects: Objects::default() })),
+            #[cfg(feature = "emoji")]
+            Self::Emoji { folder } => {
+                use super::emoji::{Emoji, EmojiOptions};
+                Ok(Arc::new(Emoji::open(&EmojiOptions { seed, ..EmojiOptions::new(folder) })?))
+            }
+            #[cfg(not(feature = "emoji"))]
+            Self::Emoji { .. } => {
+                Err(Error::config("data.kind", "emoji need the cargo feature `emoji`, which this build lacks"))
+            }
+        }
+    }
+
+    /// What a model's card says of it.
+    pub(super) fn described(&self) -> &'static str {
+        match self {
+            Self::Shapes => ModelCard::SHAPES,
+            Self::Emoji { .. } => ModelCard::EMOJI,
+        }
+    }
 }
 
 /// The table `autoencoder`.

@@ -2,6 +2,7 @@
 
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use atedm_core::{Backend, DType, Error, Result, Weights};
@@ -15,7 +16,7 @@ use super::losses::Losses;
 use super::optimizer::Course;
 use super::parameters::Parameters;
 use super::recipe::{Part, Recipe};
-use super::scenes::{Split, vocabulary_captions};
+use super::scenes::{SceneSource, Split};
 use super::state::{self, Belonging};
 use super::trained::{Export, Named, Trained, averages};
 use crate::architecture::Vocabulary;
@@ -68,9 +69,10 @@ pub fn train(recipe: &Recipe, options: &Options, observer: &mut dyn Observer) ->
     std::fs::create_dir_all(&options.folder).map_err(|source| Error::io(&options.folder, source))?;
     // Workers are the threads; libtorch's own pools below them would fight for the cores.
     atedm_tch::device::set_threads(1)?;
-    let captions: Vec<String> = vocabulary_captions().collect();
+    let source = recipe.data.source(recipe.seed)?;
+    let captions: Vec<String> = source.vocabulary_captions().collect();
     let vocabulary = Vocabulary::learn(captions.iter().map(String::as_str), MERGES)?;
-    let mut training = Training { recipe, options, observer, vocabulary };
+    let mut training = Training { recipe, options, observer, source, vocabulary };
     let Some(autoencoder) = training.autoencoder()? else { return Ok(None) };
     training.diffusion(&autoencoder)
 }
@@ -79,6 +81,7 @@ struct Training<'a> {
     recipe: &'a Recipe,
     options: &'a Options,
     observer: &'a mut dyn Observer,
+    source: Arc<dyn SceneSource>,
     vocabulary: Vocabulary,
 }
 
@@ -132,6 +135,7 @@ impl Training<'_> {
         let course = &self.recipe.autoencoder.training;
         let config = self.kl()?;
         let worker = |share| AutoencoderWorker {
+            source: self.source.clone(),
             config: config.clone(),
             seed: self.recipe.seed,
             size: self.recipe.model.size,
@@ -159,6 +163,7 @@ impl Training<'_> {
         for share in Self::shares(course) {
             let weights = self.stored(&averaged)?;
             workers.push(DiffusionWorker {
+                source: self.source.clone(),
                 unet: self.config(Folder::UNet, UNetConfig::from_json)?,
                 text: [
                     self.config(Folder::TextEncoder, TextEncoderConfig::from_json)?,
@@ -239,11 +244,11 @@ impl Training<'_> {
     fn measure(&self, averaged: &[Named]) -> Result<(f64, f64)> {
         let weights = self.stored(averaged)?.scope(Folder::Vae.folder());
         let vae = Vae::<Torch>::load(&weights, &VaeConfig::Kl(self.kl()?))?;
-        let (seed, size, device) = (self.recipe.seed, self.recipe.model.size, self.options.device);
+        let (source, size, device) = (&*self.source, self.recipe.model.size, self.options.device);
         Torch::inference(|| {
-            let latents = vae.encode(&pictures((seed, Split::Train), 0..MEASURED, size, device)?)?;
+            let latents = vae.encode(&pictures(source, Split::Train, 0..MEASURED, size, device)?)?;
             let deviation = latents.as_ref().f_std(false).and_then(|std| std.f_double_value(&[]));
-            let images = pictures((seed, Split::HeldOut), 0..MEASURED, size, device)?;
+            let images = pictures(source, Split::HeldOut, 0..MEASURED, size, device)?;
             let decoded = vae.decode(&vae.encode(&images)?)?;
             let error = || -> TorchResult<f64> {
                 let inside = decoded.as_ref().f_clamp(-1.0, 1.0)?;

@@ -39,7 +39,7 @@ impl Trained {
             name: &recipe.name,
             architecture: &self.model,
             vocabulary: &self.vocabulary,
-            data: ModelCard::SHAPES,
+            data: recipe.data.described(),
             recipe_toml: &recipe.to_toml()?,
             steps: self.steps as usize,
             images: self.steps as usize * recipe.diffusion.training.batch,
