@@ -1,9 +1,10 @@
 //! The model that comes with the program: `assets/atedm-shapes` at the repository's root, in the binary (feature
 //! `embedded`).
 //!
-//! Weights are memory-mapped from files, so it is unpacked to a temporary folder for as long as it is in use.
+//! Weights are memory-mapped from files, so it is unpacked to a temporary folder for as long as it is in use. A process that
+//! is killed cannot remove its folder; the next one does, as nobody holds the lock of the file in it any more.
 
-use std::fs;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
@@ -19,8 +20,15 @@ pub(crate) fn is_meant(named: &str) -> bool {
     named == NAME && !Path::new(named).exists()
 }
 
+/// What temporary folders' names begin with.
+const PREFIX: &str = "atedm-shapes-";
+/// The file whose lock says that a folder is in use.
+const IN_USE: &str = "in-use";
+
 /// The model on the disk; dropping it removes it.
 pub(crate) struct Unpacked {
+    /// Locked; dropped before the folder that it is in.
+    _lock: File,
     /// The folder above it, removed with it.
     above: TempDir,
     /// [`NAME`] with a hash of its files: another build's model has another name in everything that is written.
@@ -53,7 +61,9 @@ fn unpack_below(temporary: &Path, files: &[(&str, &[u8])]) -> Outcome<Unpacked> 
     let failed = |error: std::io::Error| {
         Failure::file(temporary, format!("the built-in model cannot be unpacked here: {error}"))
     };
-    let above = TempDir::with_prefix_in("atedm-", temporary).map_err(failed)?;
+    remove_abandoned(temporary);
+    let above = TempDir::with_prefix_in(PREFIX, temporary).map_err(failed)?;
+    let lock = locked(above.path()).map_err(failed)?;
     let folder = above.path().join(NAME);
     let mut sum = Sha256::new();
     for (name, content) in files {
@@ -65,7 +75,28 @@ fn unpack_below(temporary: &Path, files: &[(&str, &[u8])]) -> Outcome<Unpacked> 
         sum.update(content);
     }
     let hash: String = sum.finalize().iter().take(4).map(|byte| format!("{byte:02x}")).collect();
-    Ok(Unpacked { above, name: format!("{NAME} {hash} (built in)") })
+    Ok(Unpacked { _lock: lock, above, name: format!("{NAME} {hash} (built in)") })
+}
+
+/// Marks a folder as in use. The mark gets its name when it is locked: one that is not locked is abandoned.
+fn locked(folder: &Path) -> std::io::Result<File> {
+    let unmarked = folder.join("new");
+    let lock = File::create(&unmarked)?;
+    lock.lock()?;
+    fs::rename(unmarked, folder.join(IN_USE))?;
+    Ok(lock)
+}
+
+/// Removes what killed processes left. What fails is another user's, or being removed just now.
+fn remove_abandoned(temporary: &Path) {
+    let Ok(entries) = fs::read_dir(temporary) else { return };
+    let ours = entries.flatten().filter(|entry| entry.file_name().to_string_lossy().starts_with(PREFIX));
+    for folder in ours.map(|entry| entry.path()) {
+        let abandoned = File::open(folder.join(IN_USE)).is_ok_and(|mark| mark.try_lock().is_ok());
+        if abandoned {
+            let _ = fs::remove_dir_all(folder);
+        }
+    }
 }
 
 #[cfg(feature = "embedded")]
@@ -131,6 +162,23 @@ mod tests {
         assert!(unpacked.folder().starts_with(temporary.path()) && unpacked.folder().ends_with(NAME));
         drop(unpacked);
         assert_eq!(fs::read_dir(temporary.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn what_a_killed_process_left_is_removed() {
+        let temporary = tempfile::tempdir().unwrap();
+        let alive = unpack_below(temporary.path(), TWO).unwrap();
+        let killed = unpack_below(temporary.path(), TWO).unwrap();
+        let left = killed.folder();
+        // as a kill does it: the lock is gone, the folder is not
+        let Unpacked { _lock: lock, above, .. } = killed;
+        let above = above.keep();
+        drop(lock);
+        let others = temporary.path().join("atedm-shapes-other");
+        fs::create_dir(&others).unwrap();
+        let next = unpack_below(temporary.path(), TWO).unwrap();
+        assert!(!left.exists() && !above.exists());
+        assert!(alive.folder().join("a.json").exists() && next.folder().exists() && others.exists());
     }
 
     #[test]

@@ -8,9 +8,8 @@ use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};
 
-use common::{names, tiny};
+use common::names;
 
-const RUN: i32 = 1;
 const USAGE: i32 = 2;
 
 const CONFIG: &str = "steps = 1\n[prompts]\nstar = \"a red star\"\n[[grid]]\nmethod = \"none\"\n";
@@ -51,7 +50,7 @@ fn refused(work: &Path, line: &str, code: i32) -> String {
 #[test]
 fn a_folder_of_its_name_goes_first() {
     let work = work();
-    std::os::unix::fs::symlink(tiny(), work.path().join("atedm-shapes")).unwrap();
+    run(work.path(), "init-tiny atedm-shapes");
     let output = run(work.path(), "inspect --model atedm-shapes");
     let text = String::from_utf8(output.stdout).unwrap();
     assert!(text.starts_with("checkpoint  atedm-shapes\n") && text.contains("256 x 256 px"), "{text}");
@@ -92,8 +91,10 @@ mod without {
 #[cfg(feature = "embedded")]
 mod with {
     use super::*;
-    use common::{fail, read_png};
+    use common::{fail, read_png, tiny};
     use serde_json::Value;
+
+    const RUN: i32 = 1;
 
     /// Runs it; gives the standard output.
     fn succeed(work: &Path, line: &str) -> String {
