@@ -14,12 +14,37 @@ use tch::{Kind, Tensor as Raw};
 use super::course::{Progress, Worker};
 use super::state::{self, Belonging};
 use super::*;
+use crate::architecture::Vocabulary;
+use crate::checkpoint::Part as Folder;
 
-/// A recipe that trains in seconds.
-const TINY: &str = include_str!("tests/tiny.toml");
+/// A recipe of the repository.
+fn text(name: &str) -> String {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/training");
+    let file = folder.join(name).with_extension("toml");
+    std::fs::read_to_string(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display()))
+}
 
+/// The one that trains in seconds.
 fn tiny() -> Recipe {
-    toml::from_str(TINY).unwrap()
+    toml::from_str(&text("tiny")).unwrap()
+}
+
+/// Both tiers' recipes are whole, and of the sizes that are promised.
+#[test]
+fn the_tiers_recipes_are_of_their_sizes() {
+    for (name, tokens, most) in [("shapes", [256, 64], 12_000_000), ("emoji", [1024, 256], 11_000_000)] {
+        let recipe: Recipe = toml::from_str(&text(name)).unwrap();
+        recipe.check().unwrap();
+        let model = &recipe.model;
+        let levels = [1, 2].map(|level| (model.latent_size() >> level).pow(2));
+        assert_eq!(levels, tokens, "{name}");
+        assert!(model.unet.layers >= 2 && model.unet.depths[1..].iter().all(|&depth| depth >= 2), "{name}");
+        let words: Vec<String> = super::scenes::vocabulary_captions().collect();
+        let vocabulary = Vocabulary::learn(words.iter().map(String::as_str), 4096).unwrap();
+        let parts = Folder::ALL.iter().flat_map(|part| model.parameters(&vocabulary, *part));
+        let count: usize = parts.map(|parameter| parameter.count()).sum();
+        assert!(count <= most, "{name}: {count} parameters");
+    }
 }
 
 fn values(tensor: &Raw) -> Vec<f32> {
@@ -255,9 +280,10 @@ fn a_training_resumes_where_it_was_left() {
 fn recipes_are_checked() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("recipe.toml");
+    let whole = text("tiny");
     let error = |from: &str, to: &str| {
-        assert!(TINY.contains(from), "{from}");
-        std::fs::write(&file, TINY.replacen(from, to, 1)).unwrap();
+        assert!(whole.contains(from), "{from}");
+        std::fs::write(&file, whole.replacen(from, to, 1)).unwrap();
         Recipe::read(&file).unwrap_err().to_string()
     };
     for (from, to, expected) in [
@@ -276,7 +302,7 @@ fn recipes_are_checked() {
         assert_eq!(message.lines().count(), 1, "{message}");
     }
     assert!(Recipe::read(&folder.path().join("none.toml")).unwrap_err().to_string().contains("none.toml"));
-    std::fs::write(&file, TINY).unwrap();
+    std::fs::write(&file, &whole).unwrap();
     assert_eq!(Recipe::read(&file).unwrap(), tiny());
     assert_eq!(toml::from_str::<Recipe>(&tiny().to_toml().unwrap()).unwrap(), tiny());
 }
