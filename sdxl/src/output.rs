@@ -7,8 +7,8 @@ use std::path::Path;
 use atedm_core::{Error, Result};
 use tempfile::{NamedTempFile, TempDir};
 
-/// What temporary names begin with.
-const PREFIX: &str = ".atedm-";
+/// What names of files and folders begin with that are still being written, or whose writer was killed.
+pub const UNFINISHED: &str = ".atedm-";
 
 /// A file below a folder: its path there (`/` between parts), and its content.
 pub type NamedFile = (String, Vec<u8>);
@@ -67,6 +67,25 @@ pub fn check_writable(folder: &Path) -> Result<()> {
     temporary_file(folder).map(drop).map_err(|source| Error::io(folder, source))
 }
 
+/// Removes what a killed process left in `folder`, if there is such a folder. Only for one that nobody else writes to.
+///
+/// # Errors
+/// [`Error::Io`] naming what cannot be removed.
+pub fn remove_unfinished(folder: &Path) -> Result<()> {
+    let entries = match fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(source) => return Err(Error::io(folder, source)),
+    };
+    let unfinished =
+        entries.flatten().filter(|entry| entry.file_name().to_string_lossy().starts_with(UNFINISHED));
+    for place in unfinished.map(|entry| entry.path()) {
+        let removed = if place.is_dir() { fs::remove_dir_all(&place) } else { fs::remove_file(&place) };
+        removed.map_err(|source| Error::io(&place, source))?;
+    }
+    Ok(())
+}
+
 /// The folder a path lies in.
 pub fn folder_of(path: &Path) -> &Path {
     path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
@@ -80,7 +99,7 @@ fn permissions(mode: u32) -> fs::Permissions {
 /// A temporary file with the permissions of any other new file, not with a secret's.
 fn temporary_file(folder: &Path) -> io::Result<NamedTempFile> {
     let mut builder = tempfile::Builder::new();
-    builder.prefix(PREFIX);
+    builder.prefix(UNFINISHED);
     #[cfg(unix)]
     builder.permissions(permissions(0o666));
     builder.tempfile_in(folder)
@@ -88,7 +107,7 @@ fn temporary_file(folder: &Path) -> io::Result<NamedTempFile> {
 
 fn temporary_dir(folder: &Path) -> io::Result<TempDir> {
     let mut builder = tempfile::Builder::new();
-    builder.prefix(PREFIX);
+    builder.prefix(UNFINISHED);
     #[cfg(unix)]
     builder.permissions(permissions(0o777));
     builder.tempdir_in(folder)
@@ -136,5 +155,17 @@ mod tests {
         let wrong = [("sub".to_string(), b"3".to_vec())];
         assert!(matches!(write_folder(&path, &wrong), Err(Error::Io { .. })));
         assert_eq!(names(&path), ["a", "mine", "sub"]);
+    }
+
+    #[test]
+    fn what_a_killed_process_left_is_removed() {
+        let folder = tempfile::tempdir().unwrap();
+        let staging = temporary_dir(folder.path()).unwrap().keep();
+        fs::write(staging.join("a"), "1").unwrap();
+        let (_, _kept) = temporary_file(folder.path()).unwrap().keep().unwrap();
+        write_file(&folder.path().join("whole"), b"2").unwrap();
+        remove_unfinished(folder.path()).unwrap();
+        assert_eq!(names(folder.path()), ["whole"]);
+        remove_unfinished(&folder.path().join("none")).unwrap();
     }
 }

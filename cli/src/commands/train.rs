@@ -8,6 +8,7 @@ use atedm_core::plugin::Unpruned;
 use atedm_core::{DType, Error};
 use atedm_sdxl::architecture::{Folder, check_place, listed};
 use atedm_sdxl::checkpoint::{Checkpoint, OpenOptions};
+use atedm_sdxl::output::remove_unfinished;
 use atedm_sdxl::pipeline::{Pipeline, Request};
 use atedm_sdxl::rng::RngKind;
 use atedm_sdxl::train::scenes::Split;
@@ -47,7 +48,12 @@ pub(crate) fn run(args: &TrainArgs) -> Outcome {
         save_every: minutes("--save-every", args.save_every)?,
     };
     let limit = args.stop_after.map(|value| minutes("--stop-after", value)).transpose()?;
-    check_place(&args.out.join("model"))?;
+    let model = args.out.join("model");
+    check_place(&model)?;
+    // a killed training's
+    for folder in [&args.out, &model] {
+        remove_unfinished(folder)?;
+    }
     if device == atedm_tch::Device::Cpu {
         atedm_tch::device::keep_freed_memory();
     }

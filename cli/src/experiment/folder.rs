@@ -9,6 +9,8 @@ use std::fs::{self, File, TryLockError};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
+use atedm_sdxl::output::{self, UNFINISHED};
+
 use super::record::{FORMAT, PromptLine, Record, RunInfo};
 use crate::failure::{Failure, Outcome};
 use crate::files::OutputFile;
@@ -21,8 +23,6 @@ pub(crate) const IMAGES: &str = "images";
 pub(crate) const LATENTS: &str = "latents";
 /// What was kept, of the prompts that the configuration names: `masks/POINT/PROMPT.safetensors`, as `--masks-out` writes it.
 pub(crate) const MASKS: &str = "masks";
-/// What names of unfinished files begin with.
-const UNFINISHED: &str = ".atedm-";
 
 /// What a run begins with: written once, the same whenever it is taken up again.
 pub(crate) struct Beginning<'a> {
@@ -237,11 +237,10 @@ fn entries(path: &Path) -> Outcome<Vec<String>> {
 
 /// Removes what was being written when the process was killed.
 fn remove_unfinished(path: &Path) -> Outcome {
+    output::remove_unfinished(path)?;
     for name in entries(path)? {
         let place = path.join(&name);
-        if name.starts_with(UNFINISHED) {
-            fs::remove_file(&place).map_err(|error| Failure::file(&place, error))?;
-        } else if place.is_dir() && !name.starts_with("shard-") {
+        if place.is_dir() && !name.starts_with("shard-") {
             remove_unfinished(&place)?;
         }
     }

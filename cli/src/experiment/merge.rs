@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use atedm_sdxl::output::UNFINISHED;
+
 use super::folder::{
     CONFIG, INFO, MASKS, PROMPTS, RESULTS, info_bytes, read_info, read_prompt_lines, read_results,
 };
@@ -127,7 +129,7 @@ fn write(
     let failed = |error: std::io::Error| Failure::file(output, error);
     let parent = output.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     fs::create_dir_all(parent).map_err(failed)?;
-    let staging = tempfile::Builder::new().prefix(".atedm-").tempdir_in(parent).map_err(failed)?;
+    let staging = tempfile::Builder::new().prefix(UNFINISHED).tempdir_in(parent).map_err(failed)?;
     let mut lines = Vec::new();
     for (folder, record) in records.values() {
         for name in [Some(&record.image), record.latents.as_ref()].into_iter().flatten() {

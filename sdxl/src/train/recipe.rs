@@ -61,9 +61,10 @@ impl Data {
                 Ok(Arc::new(Emoji::open(&EmojiOptions { seed, ..EmojiOptions::new(folder) })?))
             }
             #[cfg(not(feature = "emoji"))]
-            Self::Emoji { .. } => {
-                Err(Error::config("data.kind", "emoji need the cargo feature `emoji`, which this build lacks"))
-            }
+            Self::Emoji { .. } => Err(Error::config(
+                "data.kind",
+                "emoji need the cargo feature `emoji`, which this build lacks",
+            )),
         }
     }
 

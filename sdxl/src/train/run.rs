@@ -22,6 +22,7 @@ use super::trained::{Export, Named, Trained, averages};
 use crate::architecture::Vocabulary;
 use crate::checkpoint::Part as Folder;
 use crate::config::{KlConfig, TextEncoderConfig, UNetConfig, VaeConfig};
+use crate::output::remove_unfinished;
 use crate::schedulers::{SchedulerConfig, TrainingNoise};
 use crate::tokenizer::ClipTokenizer;
 use crate::vae::Vae;
@@ -208,6 +209,7 @@ impl Training<'_> {
         let file = folder.join("state.safetensors");
         let belonging =
             Belonging { recipe: self.recipe.identity(part)?, length: [course.steps, course.cooldown] };
+        remove_unfinished(&folder)?;
         state::restore(progress, &belonging, &file)?;
         let mut losses = Losses::open(&folder.join("loss.csv"), progress.done)?;
         let mut saved = Instant::now();

@@ -12,6 +12,7 @@ use safetensors::tensor::{Dtype, TensorView};
 use tch::{Kind, Tensor as Raw};
 
 use super::course::Progress;
+use crate::output::write_file;
 
 /// Names of the flat tensors in the file.
 const TENSORS: [&str; 4] = ["parameters", "first_moment", "second_moment", "average"];
@@ -60,9 +61,7 @@ pub(super) fn save(progress: &Progress, belonging: &Belonging, file: &Path) -> R
     ]);
     let bytes = safetensors::serialize(views, Some(metadata));
     let bytes = bytes.map_err(|error| Error::weights(file, "", error.to_string()))?;
-    let part = file.with_extension("part");
-    std::fs::write(&part, bytes).map_err(|source| Error::io(&part, source))?;
-    std::fs::rename(&part, file).map_err(|source| Error::io(file, source))
+    write_file(file, &bytes)
 }
 
 /// Reads `file` into `progress`, if there is one. Gives whether there was.
