@@ -1,0 +1,123 @@
+#!/usr/bin/env bash
+# Makes the pictures of the paper's claims, measures them, and writes the tables of docs/src/claims.md.
+#
+#   docs/claims/run.sh [CLAIM …]        budgets, dsap, tau …: the files here without .toml; all of them if none is named
+#
+# Killed? The same again: finished pictures and measures are kept. From the environment:
+#   N=64                  prompts: the first of the held-out stream
+#   MODEL                 checkpoint, instead of the built-in model
+#   OUT=target/claims     pictures and measures
+#   ATEDM=target/release/atedm          built with `--features train`, for its scenes
+#   PYTHON=target/python/bin/python     with docs/evaluation/requirements.txt installed
+#   BACKEND=candle, THREADS             as of `atedm ablate`; THREADS is torch's too
+#   REFERENCES=1024       held-out renders that KID compares with
+#   SCENES=10000          renders that the classifier and the alignment score are each trained on, where
+#   CLASSIFIER, ALIGNMENT (OUT/classifier.npz, OUT/alignment.npz) are not there yet
+#   STEPS, PAGE           for a trial: other steps than the files', another page than docs/src/claims.md
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+here=docs/claims
+evaluation=docs/evaluation
+
+N=${N:-64}
+OUT=${OUT:-target/claims}
+ATEDM=${ATEDM:-target/release/atedm}
+PYTHON=${PYTHON:-target/python/bin/python}
+BACKEND=${BACKEND:-candle}
+REFERENCES=${REFERENCES:-1024}
+SCENES=${SCENES:-10000}
+PAGE=${PAGE:-docs/src/claims.md}
+CLASSIFIER=${CLASSIFIER:-$OUT/classifier.npz}
+ALIGNMENT=${ALIGNMENT:-$OUT/alignment.npz}
+
+fail() {
+    echo "error: $1" >&2
+    exit 1
+}
+for number in "$N" "$REFERENCES" "$SCENES"; do
+    [[ $number =~ ^[1-9][0-9]*$ ]] || fail "N, REFERENCES, SCENES: expected a count, got '$number'"
+done
+[[ -z ${STEPS:-} || $PAGE != docs/src/claims.md ]] || fail "STEPS: the tables have the files' own steps: name another PAGE"
+command -v "$ATEDM" >/dev/null || fail "ATEDM: $ATEDM: not there (cargo build --release --features train)"
+command -v "$PYTHON" >/dev/null || fail "PYTHON: $PYTHON: not there"
+[[ -f $PAGE ]] || fail "PAGE: $PAGE: not there"
+
+claims=("$@")
+[[ $# -gt 0 ]] || claims=(budgets dsap tau schedule score recovery prune-point votes scorer merging)
+for claim in "${claims[@]}"; do
+    [[ -f $here/$claim.toml ]] || fail "$here/$claim.toml: not there"
+done
+
+# scenes FOLDER FLAG …: renders, unless they are there
+scenes() {
+    local folder=$1
+    shift
+    [[ -f $folder/labels.jsonl ]] && return
+    rm -rf "$folder.part"
+    "$ATEDM" scenes --out "$folder.part" "$@"
+    mv "$folder.part" "$folder"
+}
+
+# features PICTURES FILE: unless the file is newer than what it was made from ($3)
+features() {
+    [[ $2 -nt $3 ]] || "$PYTHON" $evaluation/features.py "$1" "$2" "${threads[@]}"
+}
+
+mkdir -p "$OUT"
+threads=()
+[[ -z ${THREADS:-} ]] || threads=(--threads "$THREADS")
+model=()
+[[ -z ${MODEL:-} ]] || model=(--model "$MODEL")
+
+# Prompts, and renders of the same and more scenes: picture 00007 of every point is of scene 00007.
+prompts=$OUT/prompts-$N
+scenes "$prompts" --split held-out --count "$N"
+same=$((N < 64 ? N : 64))
+cmp -s <(head -n $same "$prompts/prompts.tsv") <(head -n $same $here/prompts.tsv) ||
+    fail "$here/prompts.tsv: $ATEDM makes other held-out scenes than these"
+reference=$OUT/held-out-$REFERENCES
+scenes "$reference" --split held-out --count "$REFERENCES"
+features "$reference" "$reference.npz" "$reference/labels.jsonl"
+
+# Measures that are trained, on scenes of the training split.
+if [[ ! -f $CLASSIFIER ]]; then
+    scenes "$OUT/single-$SCENES" --split train --single --count "$SCENES"
+    scenes "$OUT/single-held-out" --split held-out --single --count 1000
+    "$PYTHON" $evaluation/classifier.py train --scenes "$OUT/single-$SCENES" --held-out "$OUT/single-held-out" \
+        --weights "$CLASSIFIER" --markdown "$OUT/classifier.md" "${threads[@]}"
+fi
+if [[ ! -f $ALIGNMENT ]]; then
+    scenes "$OUT/mixed-$SCENES" --split train --count "$SCENES"
+    features "$OUT/mixed-$SCENES" "$OUT/mixed-$SCENES.npz" "$OUT/mixed-$SCENES/labels.jsonl"
+    "$PYTHON" $evaluation/alignment.py train "$OUT/mixed-$SCENES" --features "$OUT/mixed-$SCENES.npz" \
+        --held-out "$reference" --held-out-features "$reference.npz" --output "$ALIGNMENT" "${threads[@]}"
+fi
+
+for claim in "${claims[@]}"; do
+    file=$here/$claim.toml
+    run=$OUT/$N-prompts/$claim
+    measures=$OUT/$N-prompts/measures/$claim
+    mkdir -p "$measures"
+    if [[ -n ${STEPS:-} ]]; then
+        file=$measures/$claim.toml
+        sed -e "s/^steps = .*/steps = $STEPS/" $here/"$claim.toml" >"$file"
+    fi
+    echo "== $claim: pictures" >&2
+    "$ATEDM" ablate "$file" "${model[@]}" --prompts "$prompts/prompts.tsv" --output "$run" --resume --deterministic --quiet \
+        --backend "$BACKEND" "${threads[@]}"
+
+    echo "== $claim: measures" >&2
+    results=$run/results.jsonl
+    features "$run/images" "$measures/features.npz" "$results"
+    # measure NAME PROGRAM FLAG …: unless its values are newer than the pictures
+    measure() {
+        local values=$measures/$1.json
+        shift
+        [[ $values -nt $results ]] || "$PYTHON" "$evaluation/$1" "${@:2}" --json "$values" "${threads[@]}" >/dev/null
+    }
+    measure unpruned quality.py --ablation "$run" --features "$measures/features.npz" --measures kid,pairs
+    measure held-out quality.py --ablation "$run" --features "$measures/features.npz" --reference "$reference.npz" --measures kid
+    measure alignment alignment.py score --ablation "$run" --features "$measures/features.npz" --model "$ALIGNMENT"
+    measure classifier classifier.py score --ablation "$run" --labels "$prompts/labels.jsonl" --weights "$CLASSIFIER"
+    "$PYTHON" $here/table.py "$claim" --run "$run" --measures "$measures" --page "$PAGE"
+done
