@@ -38,8 +38,7 @@ pub(crate) fn run(args: &AblateArgs, extension: &impl Extension) -> Outcome {
     if args.plan {
         let subject = Subject::open(named, [("width", config.size.0), ("height", config.size.1)])?;
         let work = subject.workload(config.sampling.steps);
-        let ground =
-            Ground { name: &subject.name, size: subject.size, work, scheduler: &subject.scheduler };
+        let ground = Ground { name: &subject.name, size: subject.size, work, scheduler: &subject.scheduler };
         let plan =
             planned(&config, &ground, args, extension).map_err(|failure| failure.within(file.display()))?;
         return show(&plan.info(None), args.json);
