@@ -42,7 +42,7 @@ def markdown(rows, columns):
     for row in rows:
         n = row["n"]
         others = [f" / {n['reference']:,}"] if "reference" in n else []
-        others += [f", {n[what]:,} {what}" for what in ("pairs", "candidates") if what in n]
+        others += [f", {n[what]:,} {what}" for what in ("pairs", "candidates", "skipped") if what in n]
         count = f"{n['pictures']:,}" + "".join(others)
         cells = [row["label"], row["reference"] or "–", count]
         cells += [cell(row.get(key), scale, digits) for _, key, scale, digits in columns]
