@@ -67,6 +67,9 @@ pub(crate) fn run(args: &TrainArgs) -> Outcome {
         course: None,
     };
     let trained = train(&recipe, &options, &mut watch)?;
+    if let Some(trained) = &trained {
+        watch.saved(trained)?;
+    }
     if let Some(course) = &watch.course {
         course.bar.clear();
     }

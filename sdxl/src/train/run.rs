@@ -51,7 +51,7 @@ pub trait Observer {
     /// After step `done` of `steps`. Breaking saves the state and ends the training without an error.
     fn step(&mut self, part: Part, done: u64, steps: u64, loss: f64) -> ControlFlow<()>;
 
-    /// After a state of the diffusion part was written; `trained` can be exported.
+    /// After a state of the diffusion part was written that is not the last; `trained` can be exported.
     ///
     /// # Errors
     /// Whatever the observer fails with ends the training.
@@ -220,7 +220,7 @@ impl Training<'_> {
             let ended = progress.done == course.steps || flow.is_break();
             if ended || saved.elapsed() >= self.options.save_every {
                 state::save(progress, &belonging, &file)?;
-                if let Some(export) = export {
+                if let Some(export) = export.filter(|_| progress.done < course.steps) {
                     self.observer.saved(&export.of(progress, &losses)?)?;
                 }
                 saved = Instant::now();
