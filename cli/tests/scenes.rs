@@ -94,30 +94,11 @@ fn wrong_inputs_are_named_and_leave_nothing() {
     assert!(said.contains("own.txt"), "{said}");
 }
 
-/// The packages' files with nine drawings of our own.
-#[cfg(feature = "emoji")]
-fn packages(folder: &std::path::Path) {
-    let numbers = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine"];
-    let icon =
-        |name| format!(r##""{name}-brick": {{"body": "<rect width='128' height='64' fill='#f00000'/>"}}"##);
-    let label = |name| format!(r#"{{"label": "{name} brick", "group": 7}}"#);
-    let write = |name: &str, text: String| {
-        let file = folder.join(name);
-        fs::create_dir_all(file.parent().unwrap()).unwrap();
-        fs::write(file, text).unwrap();
-    };
-    let icons = numbers.map(icon).join(", ");
-    write("noto/icons.json", format!(r#"{{"width": 128, "height": 128, "icons": {{{icons}}}}}"#));
-    write("emojibase/en/data.json", format!("[{}]", numbers.map(label).join(", ")));
-    let groups = r#"{"groups": {"3": "animals-nature", "4": "food-drink", "5": "travel-places", "6": "activities", "7": "objects"}}"#;
-    write("emojibase/meta/groups.json", groups.to_owned());
-}
-
 #[cfg(feature = "emoji")]
 #[test]
 fn emoji_are_composed_in_the_same_folder() {
     let work = tempfile::tempdir().unwrap();
-    packages(&work.path().join("packages"));
+    common::emoji_packages(&work.path().join("packages"));
     let flags = ["scenes", "--emoji", "packages", "--out", "e", "--count", "6", "--size", "128"];
     succeed(work.path(), &flags);
     let out = work.path().join("e");

@@ -91,6 +91,19 @@ fn stopped_it_leaves_a_model_that_draws() {
     succeed(work.path(), &["train", "recipe.toml", "--out", "t", "--quiet"]);
     let again = succeed(work.path(), &["train", "recipe.toml", "--out", "t"]);
     assert!(again.contains("wrote t/model: 12 steps trained"), "{again}");
+    // what was measured gets into the card, and nothing else changes
+    let of = |name: &str| fs::read(work.path().join("t/model").join(name)).unwrap();
+    let weights = of("unet/diffusion_pytorch_model.safetensors");
+    fs::write(work.path().join("quality.md"), "Colours: 90 % of 256.\n").unwrap();
+    succeed(work.path(), &["train", "recipe.toml", "--out", "t", "--quality", "quality.md", "--quiet"]);
+    assert!(
+        String::from_utf8(of("README.md"))
+            .unwrap()
+            .contains("\n## Quality\n\nColours: 90 % of 256.\n\n## Limits\n")
+    );
+    assert_eq!(of("unet/diffusion_pytorch_model.safetensors"), weights);
+    let line = fail(work.path(), &["train", "recipe.toml", "--out", "t", "--quality", "none.md"], 1);
+    assert!(line.contains("--quality: none.md"), "{line}");
     let drawn = [
         "generate",
         "--model",
@@ -156,4 +169,22 @@ fn wrong_inputs_are_one_line() {
     fs::write(&file, fs::read_to_string(&file).unwrap().replace("seed = 5", "seed = 6")).unwrap();
     let line = fail(work.path(), &["train", "recipe.toml", "--out", "t"], 1);
     assert!(line.contains("state.safetensors: was written with another recipe"), "{line}");
+}
+
+/// The trainer takes emoji as it takes shapes.
+#[cfg(feature = "emoji")]
+#[test]
+fn emoji_are_trained_on() {
+    let work = tempfile::tempdir().unwrap();
+    common::emoji_packages(&work.path().join("packages"));
+    let file = recipe(work.path());
+    let text = fs::read_to_string(&file).unwrap();
+    let emoji = text.replacen("[model]", "[data]\nkind = \"emoji\"\nfolder = \"packages\"\n\n[model]", 1);
+    fs::write(&file, emoji).unwrap();
+    let said = succeed(work.path(), &["train", "recipe.toml", "--out", "t"]);
+    assert!(said.contains("wrote t/model: 12 steps trained"), "{said}");
+    let card = fs::read_to_string(work.path().join("t/model/README.md")).unwrap();
+    assert!(card.contains("Noto Emoji"), "{card}");
+    let prompt = ["--prompt", "a one brick", "--steps", "2", "--output", "o.png"];
+    succeed(work.path(), &[&["generate", "--model", "t/model"][..], &prompt].concat());
 }

@@ -28,6 +28,9 @@ pub(crate) struct TrainArgs {
     /// Minutes between two states; 0 writes one after every step
     #[arg(long, value_name = "MINUTES", default_value = "10", value_parser = parse::finite, allow_negative_numbers = true)]
     pub(crate) save_every: f64,
+    /// Markdown of what was measured on the model, for its card; given to a finished training, only the card changes
+    #[arg(long, value_name = "FILE.md")]
+    pub(crate) quality: Option<PathBuf>,
     /// Stop, resumable, after this many minutes
     #[arg(long, value_name = "MINUTES", value_parser = parse::finite, allow_negative_numbers = true)]
     pub(crate) stop_after: Option<f64>,

@@ -47,6 +47,10 @@ pub(crate) fn run(args: &TrainArgs) -> Outcome {
         },
         save_every: minutes("--save-every", args.save_every)?,
     };
+    let quality = args.quality.as_ref().map(|file| {
+        std::fs::read_to_string(file).map_err(|error| Failure::file(file, error).within("--quality"))
+    });
+    let quality = quality.transpose()?;
     let limit = args.stop_after.map(|value| minutes("--stop-after", value)).transpose()?;
     let model = args.out.join("model");
     check_place(&model)?;
@@ -59,6 +63,7 @@ pub(crate) fn run(args: &TrainArgs) -> Outcome {
     }
     let mut watch = Watch {
         recipe: &recipe,
+        quality,
         folder: args.out.clone(),
         device,
         started: Instant::now(),
@@ -95,6 +100,7 @@ struct Course {
 /// Shows losses, ends the training when its time is over, writes models and samples.
 struct Watch<'a> {
     recipe: &'a Recipe,
+    quality: Option<String>,
     folder: PathBuf,
     device: atedm_tch::Device,
     started: Instant,
@@ -132,7 +138,7 @@ impl Observer for Watch<'_> {
 
     fn saved(&mut self, trained: &Trained) -> atedm_core::Result<()> {
         let model = self.folder.join("model");
-        let card = trained.card(self.recipe, None)?;
+        let card = trained.card(self.recipe, self.quality.as_deref())?;
         let folder = Folder {
             architecture: &trained.model,
             vocabulary: &trained.vocabulary,

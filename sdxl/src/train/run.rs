@@ -18,8 +18,8 @@ use super::parameters::Parameters;
 use super::recipe::{Part, Recipe};
 use super::scenes::{SceneSource, Split};
 use super::state::{self, Belonging};
-use super::trained::{Export, Named, Trained, averages};
-use crate::architecture::Vocabulary;
+use super::trained::{Export, Trained, averages};
+use crate::architecture::{NamedTensor, Vocabulary};
 use crate::checkpoint::Part as Folder;
 use crate::config::{KlConfig, TextEncoderConfig, UNetConfig, VaeConfig};
 use crate::output::remove_unfinished;
@@ -232,7 +232,7 @@ impl Training<'_> {
         Ok(Some(losses))
     }
 
-    fn stored(&self, tensors: &[Named]) -> Result<Weights<TchTensor>> {
+    fn stored(&self, tensors: &[NamedTensor]) -> Result<Weights<TchTensor>> {
         let list = tensors.iter().map(|(name, shape, _)| (name.clone(), shape.clone()));
         let values = |name: &str, _: &[usize]| {
             let found = tensors.iter().find(|(other, ..)| other == name);
@@ -243,7 +243,7 @@ impl Training<'_> {
 
     /// Standard deviation of the autoencoder's latents over the first training scenes, and what it keeps of held-out ones: the
     /// peak signal-to-noise ratio in decibels.
-    fn measure(&self, averaged: &[Named]) -> Result<(f64, f64)> {
+    fn measure(&self, averaged: &[NamedTensor]) -> Result<(f64, f64)> {
         let weights = self.stored(averaged)?.scope(Folder::Vae.folder());
         let vae = Vae::<Torch>::load(&weights, &VaeConfig::Kl(self.kl()?))?;
         let (source, size, device) = (&*self.source, self.recipe.model.size, self.options.device);

@@ -6,11 +6,8 @@ use super::course::Progress;
 use super::losses::Losses;
 use super::recipe::Recipe;
 use super::state;
-use crate::architecture::{Architecture, ModelCard, PartTensors, Vocabulary};
+use crate::architecture::{Architecture, ModelCard, NamedTensor, PartTensors, Vocabulary};
 use crate::checkpoint::Part as Folder;
-
-/// A tensor's name, shape and values.
-pub(super) type Named = (String, Vec<usize>, Vec<f32>);
 
 /// A model during or after its training: averaged weights of all parts.
 #[derive(Debug, Clone)]
@@ -52,7 +49,7 @@ impl Trained {
 }
 
 /// The averaged weights of a course: name, shape, values.
-pub(super) fn averages(progress: &Progress) -> Result<Vec<Named>> {
+pub(super) fn averages(progress: &Progress) -> Result<Vec<NamedTensor>> {
     let values = state::to_host(&progress.optimizer.average)?;
     let slots = progress.parameters.slots().iter();
     Ok(slots
@@ -64,7 +61,7 @@ pub(super) fn averages(progress: &Progress) -> Result<Vec<Named>> {
 pub(super) struct Export {
     pub(super) model: Architecture,
     pub(super) vocabulary: Vocabulary,
-    pub(super) autoencoder: Vec<Named>,
+    pub(super) autoencoder: Vec<NamedTensor>,
     pub(super) vae_psnr: f64,
 }
 
