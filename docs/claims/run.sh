@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
 # Makes the pictures of the paper's claims, measures them, and writes the tables of docs/src/claims.md.
 #
-#   docs/claims/run.sh [CLAIM …]        budgets, dsap, tau …: the files here without .toml; all of them if none is named
+#   docs/claims/run.sh [CLAIM …]        budgets, dsap, tau …: the files here without .toml, and background; all if none is named
 #
 # Killed? The same again: finished pictures and measures are kept. From the environment:
 #   N=64                  prompts: the first of the held-out stream
+#   SINGLES=256           prompts of one object, for `model`
 #   MODEL                 checkpoint, instead of the built-in model
 #   OUT=target/claims     pictures and measures
 #   ATEDM=target/release/atedm          built with `--features train`, for its scenes
@@ -20,6 +21,7 @@ here=docs/claims
 evaluation=docs/evaluation
 
 N=${N:-64}
+SINGLES=${SINGLES:-256}
 OUT=${OUT:-target/claims}
 ATEDM=${ATEDM:-target/release/atedm}
 PYTHON=${PYTHON:-target/python/bin/python}
@@ -34,7 +36,7 @@ fail() {
     echo "error: $1" >&2
     exit 1
 }
-for number in "$N" "$REFERENCES" "$SCENES"; do
+for number in "$N" "$SINGLES" "$REFERENCES" "$SCENES"; do
     [[ $number =~ ^[1-9][0-9]*$ ]] || fail "N, REFERENCES, SCENES: expected a count, got '$number'"
 done
 [[ -z ${STEPS:-} || $PAGE != docs/src/claims.md ]] || fail "STEPS: the tables have the files' own steps: name another PAGE"
@@ -43,9 +45,9 @@ command -v "$PYTHON" >/dev/null || fail "PYTHON: $PYTHON: not there"
 [[ -f $PAGE ]] || fail "PAGE: $PAGE: not there"
 
 claims=("$@")
-[[ $# -gt 0 ]] || claims=(budgets dsap tau schedule score recovery prune-point votes scorer merging)
+[[ $# -gt 0 ]] || claims=(model background budgets dsap tau schedule score recovery prune-point votes scorer merging)
 for claim in "${claims[@]}"; do
-    [[ -f $here/$claim.toml ]] || fail "$here/$claim.toml: not there"
+    [[ $claim == background || -f $here/$claim.toml ]] || fail "$here/$claim.toml: not there"
 done
 
 # scenes FOLDER FLAG …: renders, unless they are there
@@ -93,31 +95,54 @@ if [[ ! -f $ALIGNMENT ]]; then
         --held-out "$reference" --held-out-features "$reference.npz" --output "$ALIGNMENT" "${threads[@]}"
 fi
 
+# pictures FILE PROMPTS RUN: a run of `atedm ablate`, gone on with
+pictures() {
+    "$ATEDM" ablate "$1" "${model[@]}" --prompts "$2" --output "$3" --resume --deterministic --quiet --backend "$BACKEND" "${threads[@]}"
+}
+
+# measure NAME PROGRAM FLAG …: unless its values are newer than the pictures
+measure() {
+    local values=$measures/$1
+    shift
+    [[ $values.json -nt $results ]] ||
+        "$PYTHON" "$evaluation/$1" "${@:2}" --json "$values.json" --markdown "$values.md" "${threads[@]}" >/dev/null
+}
+
 for claim in "${claims[@]}"; do
     file=$here/$claim.toml
     run=$OUT/$N-prompts/$claim
     measures=$OUT/$N-prompts/measures/$claim
+    [[ $claim != model ]] || run=$OUT/$SINGLES-singles
+    results=$run/results.jsonl
     mkdir -p "$measures"
-    if [[ -n ${STEPS:-} ]]; then
+    if [[ -n ${STEPS:-} && -f $file ]]; then
         file=$measures/$claim.toml
         sed -e "s/^steps = .*/steps = $STEPS/" $here/"$claim.toml" >"$file"
     fi
-    echo "== $claim: pictures" >&2
-    "$ATEDM" ablate "$file" "${model[@]}" --prompts "$prompts/prompts.tsv" --output "$run" --resume --deterministic --quiet \
-        --backend "$BACKEND" "${threads[@]}"
-
-    echo "== $claim: measures" >&2
-    results=$run/results.jsonl
-    features "$run/images" "$measures/features.npz" "$results"
-    # measure NAME PROGRAM FLAG …: unless its values are newer than the pictures
-    measure() {
-        local values=$measures/$1.json
-        shift
-        [[ $values -nt $results ]] || "$PYTHON" "$evaluation/$1" "${@:2}" --json "$values" "${threads[@]}" >/dev/null
-    }
-    measure unpruned quality.py --ablation "$run" --features "$measures/features.npz" --measures kid,pairs
-    measure held-out quality.py --ablation "$run" --features "$measures/features.npz" --reference "$reference.npz" --measures kid
-    measure alignment alignment.py score --ablation "$run" --features "$measures/features.npz" --model "$ALIGNMENT"
-    measure classifier classifier.py score --ablation "$run" --labels "$prompts/labels.jsonl" --weights "$CLASSIFIER"
-    "$PYTHON" $here/table.py "$claim" --run "$run" --measures "$measures" --page "$PAGE"
+    echo "== $claim" >&2
+    case $claim in
+    model)
+        singles=$OUT/single-prompts-$SINGLES
+        scenes "$singles" --split held-out --single --count "$SINGLES"
+        pictures "$file" "$singles/prompts.tsv" "$run"
+        features "$run/images" "$measures/features.npz" "$results"
+        measure classifier classifier.py score --ablation "$run" --labels "$singles/labels.jsonl" --weights "$CLASSIFIER"
+        measure alignment alignment.py score --ablation "$run" --features "$measures/features.npz" --model "$ALIGNMENT"
+        "$PYTHON" $here/table.py "$claim" --markdown "$measures/classifier.md" "$measures/alignment.md" --page "$PAGE"
+        ;;
+    background)
+        results=$prompts/labels.jsonl
+        measure background background.py "$prompts" --count "$N" --output "$measures/masks" --atedm "$ATEDM" --jobs 2 "${model[@]}"
+        "$PYTHON" $here/table.py "$claim" --markdown "$measures/background.md" --page "$PAGE"
+        ;;
+    *)
+        pictures "$file" "$prompts/prompts.tsv" "$run"
+        features "$run/images" "$measures/features.npz" "$results"
+        measure unpruned quality.py --ablation "$run" --features "$measures/features.npz" --measures kid,pairs
+        measure held-out quality.py --ablation "$run" --features "$measures/features.npz" --reference "$reference.npz" --measures kid
+        measure alignment alignment.py score --ablation "$run" --features "$measures/features.npz" --model "$ALIGNMENT"
+        measure classifier classifier.py score --ablation "$run" --labels "$prompts/labels.jsonl" --weights "$CLASSIFIER"
+        "$PYTHON" $here/table.py "$claim" --run "$run" --measures "$measures" --page "$PAGE"
+        ;;
+    esac
 done

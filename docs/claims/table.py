@@ -1,6 +1,7 @@
 """Writes a claim's table into docs/src/claims.md, between its two markers. docs/claims/run.sh calls it.
 
     table.py CLAIM --run RUN --measures FOLDER [--page docs/src/claims.md]
+    table.py CLAIM --markdown FILE …            tables that the programs of docs/evaluation wrote, as they are
     table.py CLAIM --empty                      the table that says how to make it
 
 RUN is the folder of `atedm ablate`, FOLDER holds what the programs of docs/evaluation wrote about it as JSON: unpruned.json
@@ -136,12 +137,19 @@ def main():
     parser.add_argument("--run", help="folder of `atedm ablate`")
     parser.add_argument("--measures", help="folder of the JSON files")
     parser.add_argument("--page", default=str(ROOT / "docs" / "src" / "claims.md"))
+    parser.add_argument("--markdown", nargs="+", metavar="FILE", help="instead: finished tables")
     parser.add_argument("--empty", action="store_true", help="no values: how to make them")
     args = parser.parse_args()
-    if args.empty == (args.run is not None) or (args.run is None) != (args.measures is None):
-        fail("arguments", "expected --run and --measures, or --empty")
-    empty = f"*Run `docs/claims/run.sh {args.claim}`.*"
-    write(args.page, args.claim, empty if args.empty else table_of(args.claim, args.run, args.measures))
+    if [args.empty, args.run is not None, args.markdown is not None].count(True) != 1 or (args.run is None) != (args.measures is None):
+        fail("arguments", "expected --run and --measures, or --markdown, or --empty")
+    command = f"docs/claims/run.sh {args.claim}"
+    if args.empty:
+        text = f"*Run `{command}`.*"
+    elif args.markdown:
+        text = "\n\n".join([f"`{command}`", *(read_text(path).strip() for path in args.markdown)])
+    else:
+        text = table_of(args.claim, args.run, args.measures)
+    write(args.page, args.claim, text)
 
 
 if __name__ == "__main__":
