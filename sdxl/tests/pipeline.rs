@@ -82,7 +82,8 @@ fn request_of(case: &Value) -> Request<NdTensor> {
 
 /// Runs every case of a checkpoint's golden file; returns the worst distances without and with pruning.
 fn compare_with_diffusers(name: &str) -> (f64, f64) {
-    let pipeline = load(fixtures().join(name));
+    let trained = Path::new(env!("CARGO_MANIFEST_DIR")).join("../assets").join(name);
+    let pipeline = load(if trained.exists() { trained } else { fixtures().join(name) });
     let folder = fixtures().join(format!("{name}-expected"));
     let golden = Golden::open(folder.join("end_to_end.safetensors"));
     let registry = Registry::<NdTensor>::with_builtins();
@@ -129,28 +130,11 @@ fn tiny_b_is_diffusers() {
     println!("tiny-b: worst relative L2 {:.2e} plain, {:.2e} pruned", worst.0, worst.1);
 }
 
-/// The trained small model, from prompts and a seed to final latents.
+/// The trained model.
 #[test]
-fn mini_sdxl_is_diffusers() {
-    let Some(folder) = std::env::var_os("ATEDM_MINI_SDXL").map(PathBuf::from) else {
-        println!("SKIPPED mini_sdxl_is_diffusers: ATEDM_MINI_SDXL is not set");
-        return;
-    };
-    let pipeline = load(folder.join("model"));
-    let case = json(folder.join("case.json"));
-    let mut request = request_of(&case);
-    request.seed = 7;
-    let initial = Golden::open(folder.join("latents.safetensors")).f32("latents");
-    assert_eq!(TorchRng::new(7).randn(initial.len()), initial, "the seed's latents");
-    // Two of the eight images are enough, and eight take a minute: the batch's noise is cut to them.
-    let Conditioning::Prompts { prompts, .. } = &mut request.conditioning else { unreachable!() };
-    prompts.truncate(2);
-    request.initial = InitialLatents::Noise(tensor(&initial[..2 * 4 * 32 * 32], &[2, 4, 32, 32]));
-    let output = generate(&pipeline, &request).unwrap();
-    let expected = Golden::open(folder.join("final_latents.safetensors")).f32("latents");
-    let distance = relative_l2(&output.latents.to_f32().unwrap(), &expected[..2 * 4 * 32 * 32]);
-    println!("mini-sdxl: relative L2 {distance:.2e}");
-    assert!(distance <= LATENTS, "{distance:e}");
+fn atedm_shapes_is_diffusers() {
+    let worst = compare_with_diffusers("atedm-shapes");
+    println!("atedm-shapes: worst relative L2 {:.2e} plain, {:.2e} pruned", worst.0, worst.1);
 }
 
 /// A seed gives the latents that the same noise gives when it is passed in.

@@ -1,4 +1,5 @@
-"""Writes the golden files of tests/fixtures: two checkpoints, their modules and whole runs, samplers, torch's randn.
+"""Writes the golden files of tests/fixtures: two checkpoints, their modules and whole runs, whole runs of the model in
+the binary, samplers, torch's randn.
 
     python make_fixtures.py [DIR]        tests/fixtures by default
 
@@ -205,6 +206,11 @@ def fixture_cases(name):
             case("at-edm-stop-early", 64, 64, prune="epsilon=0.2,max_iterations=20", steps=3),
             case("at-edm-two-layers", 64, 64, prune="prune_layers=0+1,ratio=0.4,schedule=constant", steps=3),
         ]
+    if name == "atedm-shapes":
+        return [
+            case("guided", 64, 64, prompts=list(parity.DRAWN), steps=25, guidance_scale=4.0),
+            case("at-edm", 64, 64, prompts=[parity.DRAWN[0]], prune="", steps=3, guidance_scale=4.0),
+        ]
     return [
         case("guided", 96, 96),
         case("unguided", 128, 64, guidance_scale=0.0),
@@ -222,7 +228,10 @@ def write_runs(pipe, name, folder):
     out, listed = {}, []
     for index, case in enumerate(fixture_cases(name)):
         label = case["name"]
-        seed = parity.clear_seed(pipe, case) if "prune" in case else 100 + index
+        if "prune" in case:
+            seed = parity.clear_seed(pipe, case)
+        else:
+            seed = parity.steady_seed(pipe, case) if name == "atedm-shapes" else 100 + index
         latents = reference.initial_latents(pipe, dict(case, seed=seed))
         start, final, pictures, run = reference.generate(pipe, case, latents)
         out[label + ".latents"], out[label + ".final_latents"], out[label + ".images"] = start, final, pictures
@@ -383,10 +392,13 @@ def main(arguments):
     write_randn(folder)
     with torch.no_grad():
         write_samplers(folder)
-        for name in ("tiny-a", "tiny-b"):
+        for name in ("tiny-a", "tiny-b", "atedm-shapes"):
             model, expected = os.path.join(folder, name), os.path.join(folder, name + "-expected")
             shutil.rmtree(expected, ignore_errors=True)
             os.makedirs(expected)
+            if name == "atedm-shapes":
+                write_runs(checkpoints.load(parity.TRAINED), name, expected)
+                continue
             checkpoints.write_checkpoint(model, checkpoints.CONFIGS[name])
             pipe = checkpoints.load(model)
             write_modules(pipe, expected)

@@ -1,0 +1,59 @@
+//! The trained model through the program, beside what diffusers makes of it (tests/fixtures/README.md).
+
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
+mod common;
+
+use std::fs;
+use std::path::Path;
+
+use common::{latents, read_png, relative_l2, succeed};
+use safetensors::SafeTensors;
+
+/// The bound on final latents in f32.
+const TOLERANCE: f64 = 2e-5;
+
+#[test]
+fn pictures_are_those_of_diffusers() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let expected = root.join("tests/fixtures/atedm-shapes-expected");
+    let cases: serde_json::Value =
+        serde_json::from_slice(&fs::read(expected.join("cases.json")).unwrap()).unwrap();
+    let case = cases.as_array().unwrap().iter().find(|case| case["name"] == "guided").unwrap();
+    let golden = fs::read(expected.join("end_to_end.safetensors")).unwrap();
+    let golden = SafeTensors::deserialize(&golden).unwrap();
+    let tensor = |name: &str| golden.tensor(&format!("guided.{name}")).unwrap();
+
+    let work = tempfile::tempdir().unwrap();
+    let noise = safetensors::serialize([("latents", tensor("latents"))], None).unwrap();
+    fs::write(work.path().join("noise.safetensors"), noise).unwrap();
+    let floats = tensor("final_latents").data().chunks_exact(4);
+    let floats: Vec<f32> = floats.map(|bytes| f32::from_le_bytes(bytes.try_into().unwrap())).collect();
+    let images = tensor("images");
+    let model = root.join("assets/atedm-shapes");
+    let [steps, guidance] = ["steps", "guidance_scale"].map(|name| case[name].to_string());
+    let prompts = case["prompts"].as_array().unwrap();
+
+    for backend in [
+        "ndarray",
+        #[cfg(feature = "candle")]
+        "candle",
+        #[cfg(feature = "tch")]
+        "tch",
+    ] {
+        let mut args = vec!["generate", "--model", model.to_str().unwrap(), "--backend", backend];
+        args.extend(prompts.iter().flat_map(|prompt| ["--prompt", prompt.as_str().unwrap()]));
+        args.extend(["--steps", &steps, "--guidance-scale", &guidance, "--latents", "noise.safetensors"]);
+        args.extend(["--save-latents", "final.safetensors", "--output", "p.png"]);
+        succeed(work.path(), &args);
+        let distance = relative_l2(&latents(&work.path().join("final.safetensors")).1, &floats);
+        assert!(distance < TOLERANCE, "{backend}: {distance}");
+        println!("{backend}: relative L2 {distance:.2e}");
+        for (index, bytes) in images.data().chunks_exact(images.data().len() / prompts.len()).enumerate() {
+            let picture = read_png(&work.path().join(format!("p-{index}.png")));
+            assert_eq!(picture.pixels.len(), bytes.len(), "{backend}: picture {index}");
+            let worst = picture.pixels.iter().zip(bytes).map(|(a, b)| a.abs_diff(*b)).max().unwrap();
+            assert!(worst <= 1, "{backend}: picture {index}");
+        }
+    }
+}
