@@ -4,7 +4,7 @@
 
 mod pipeline_support;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use atedm_core::plugin::{
     Action, Branch, BuildContext, Event, Registry, Row, Run, Site, Step, TokenReducer, Unpruned,

@@ -39,7 +39,7 @@ fn the_tiers_recipes_are_of_their_sizes() {
         let levels = [1, 2].map(|level| (model.latent_size() >> level).pow(2));
         assert_eq!(levels, tokens, "{name}");
         assert!(model.unet.layers >= 2 && model.unet.depths[1..].iter().all(|&depth| depth >= 2), "{name}");
-        let words: Vec<String> = super::scenes::vocabulary_captions().collect();
+        let words: Vec<String> = scenes::vocabulary_captions().collect();
         let vocabulary = Vocabulary::learn(words.iter().map(String::as_str), 4096).unwrap();
         let parts = Folder::ALL.iter().flat_map(|part| model.parameters(&vocabulary, *part));
         let count: usize = parts.map(|parameter| parameter.count()).sum();
@@ -215,10 +215,13 @@ fn min_snr_is_one_where_noise_wins() {
     assert_relative_eq!(min_snr(alpha, 5.0), 0.5, max_relative = 1e-9);
 }
 
+/// Losses as they were told: the course, its step, the loss.
+type Told = Rc<RefCell<Vec<(Part, u64, f64)>>>;
+
 /// Notes losses, and breaks after a number of steps of both courses.
 struct Notes {
     left: usize,
-    losses: Rc<RefCell<Vec<(Part, u64, f64)>>>,
+    losses: Told,
     models: Vec<u64>,
 }
 
@@ -235,7 +238,7 @@ impl Observer for Notes {
     }
 }
 
-fn run(folder: &Path, left: usize, losses: &Rc<RefCell<Vec<(Part, u64, f64)>>>) -> Option<Trained> {
+fn run(folder: &Path, left: usize, losses: &Told) -> Option<Trained> {
     let options = Options {
         folder: folder.to_path_buf(),
         device: Device::Cpu,
