@@ -6,6 +6,7 @@
 # Killed? The same again: finished pictures and measures are kept. From the environment:
 #   N=64                  prompts: the first of the held-out stream
 #   SINGLES=256           prompts of one object, for `model`
+#   MASKED=24             scenes, for `background`
 #   MODEL                 checkpoint, instead of the built-in model
 #   OUT=target/claims     pictures and measures
 #   ATEDM=target/release/atedm          built with `--features train`, for its scenes
@@ -22,6 +23,7 @@ evaluation=docs/evaluation
 
 N=${N:-64}
 SINGLES=${SINGLES:-256}
+MASKED=${MASKED:-24}
 OUT=${OUT:-target/claims}
 ATEDM=${ATEDM:-target/release/atedm}
 PYTHON=${PYTHON:-target/python/bin/python}
@@ -36,8 +38,8 @@ fail() {
     echo "error: $1" >&2
     exit 1
 }
-for number in "$N" "$SINGLES" "$REFERENCES" "$SCENES"; do
-    [[ $number =~ ^[1-9][0-9]*$ ]] || fail "N, REFERENCES, SCENES: expected a count, got '$number'"
+for number in "$N" "$SINGLES" "$MASKED" "$REFERENCES" "$SCENES"; do
+    [[ $number =~ ^[1-9][0-9]*$ ]] || fail "N, SINGLES, MASKED, REFERENCES, SCENES: expected a count, got '$number'"
 done
 [[ -z ${STEPS:-} || $PAGE != docs/src/claims.md ]] || fail "STEPS: the tables have the files' own steps: name another PAGE"
 command -v "$ATEDM" >/dev/null || fail "ATEDM: $ATEDM: not there (cargo build --release --features train)"
@@ -131,8 +133,8 @@ for claim in "${claims[@]}"; do
         "$PYTHON" $here/table.py "$claim" --markdown "$measures/classifier.md" "$measures/alignment.md" --page "$PAGE"
         ;;
     background)
-        results=$prompts/labels.jsonl
-        measure background background.py "$prompts" --count "$N" --output "$measures/masks" --atedm "$ATEDM" --jobs 2 "${model[@]}"
+        results=$reference/labels.jsonl
+        measure background background.py "$reference" --count "$MASKED" --output "$measures/masks" --atedm "$ATEDM" --jobs 2 "${model[@]}"
         "$PYTHON" $here/table.py "$claim" --markdown "$measures/background.md" --page "$PAGE"
         ;;
     *)
