@@ -47,7 +47,7 @@ command -v "$PYTHON" >/dev/null || fail "PYTHON: $PYTHON: not there"
 [[ -f $PAGE ]] || fail "PAGE: $PAGE: not there"
 
 claims=("$@")
-[[ $# -gt 0 ]] || claims=(model background budgets dsap tau schedule score recovery prune-point votes scorer merging)
+[[ $# -gt 0 ]] || claims=(model background budgets dsap tau schedule score recovery prune-point votes scorer guidance overlap merging)
 for claim in "${claims[@]}"; do
     [[ $claim == background || -f $here/$claim.toml ]] || fail "$here/$claim.toml: not there"
 done
@@ -136,6 +136,12 @@ for claim in "${claims[@]}"; do
         results=$reference/labels.jsonl
         measure background background.py "$reference" --count "$MASKED" --output "$measures/masks" --atedm "$ATEDM" --jobs 2 "${model[@]}"
         "$PYTHON" $here/table.py "$claim" --markdown "$measures/background.md" --page "$PAGE"
+        ;;
+    overlap)
+        scenes "$OUT/prompts-16" --split held-out --count 16
+        pictures "$file" "$OUT/prompts-16/prompts.tsv" "$run"
+        measure overlap overlap.py "$run"
+        "$PYTHON" $here/table.py "$claim" --markdown "$measures/overlap.md" --page "$PAGE"
         ;;
     *)
         pictures "$file" "$prompts/prompts.tsv" "$run"

@@ -1,4 +1,4 @@
-"""The classifier of scenes and the shares of background: python docs/evaluation/test_classifier.py
+"""The classifier of scenes, the shares of background and what masks share: python docs/evaluation/test_classifier.py
 
 Needs NumPy and Pillow; where torch or safetensors is not installed, a line says what did not run.
 """
@@ -14,6 +14,7 @@ import numpy as np
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 import background  # noqa: E402
 import classifier  # noqa: E402
+import overlap  # noqa: E402
 from test_quality import called, close, run, save  # noqa: E402
 
 COLOURS = {"red": (222, 24, 28), "blue": (30, 60, 225)}
@@ -147,6 +148,33 @@ def test_background_of_a_grid():
         raise AssertionError("3 does not divide 8")
     assert [background.first_step(10, strength) for strength in (0.2, 0.6, 1.0)] == [8, 4, 0]
     assert background.method_of("r=at-edm:scorer=random,tau=0") == ("r", "at-edm", "scorer=random,tau=0")
+
+
+def test_overlap_of_masks():
+    a, b = np.array([[1, 1, 0, 0], [1, 0, 1, 0]], dtype=bool), np.array([[1, 0, 1, 0], [1, 0, 1, 0]], dtype=bool)
+    counts = overlap.counts_of({"layer": {0: a, 1: b, 5: a}})
+    # kept 4 of 8, thrice; of 4 in step 0 three again in step 1, nothing follows 1 and 5; the halves share 1, 2, 1 of 2
+    assert counts.tolist() == [[12, 24], [3, 4], [8, 12], [3, 8]], counts
+    if importlib.util.find_spec("safetensors") is None:
+        return "safetensors is not installed: no file of masks was read"
+    from safetensors.numpy import save_file
+
+    with tempfile.TemporaryDirectory() as folder:
+        run = pathlib.Path(folder)
+        (run / "masks" / "a").mkdir(parents=True)
+        (run / "run.json").write_text('{"points": [{"id": "a", "label": "A", "reference": null}]}')
+        (run / "results.jsonl").write_text('{"point": "a", "prompt_id": "0", "prompt": "", "image": "0.png"}\n')
+        assert "masks" in called(overlap.main, str(run))
+        site = np.array([4, 2, 2, 0])
+        tensors = {"step.3.mid.0.0.layer.0.kept": np.array([[0, 1], [0, 2]]), "step.3.mid.0.0.layer.0.site": site}
+        later = {"step.3.mid.0.0.layer.1.kept": np.array([[0], [1]]), "step.3.mid.0.0.layer.1.site": site,
+                 "step.3.mid.0.0.layer.1.positions": np.array([[0, 1], [0, 2]])}
+        save_file(tensors | later, run / "masks" / "a" / "0.safetensors")
+        row = overlap.rows_of(run, 0, 10)[0]
+        assert (row["label"], row["n"]["pictures"], "next" in row) == ("A, 2 × 2", 1, False)
+        assert [row[key]["value"] for key in ("kept", "half", "never")] == [0.5, 0.5, 0.5]
+        save_file({"step.3.mid.0.0.layer.0.kept": np.array([[0, 9]]), "step.3.mid.0.0.layer.0.site": site}, run / "masks" / "a" / "0.safetensors")
+        assert "step.3.mid.0.0.layer.0" in called(overlap.main, str(run))
 
 
 PROGRAM = """#!{python}
