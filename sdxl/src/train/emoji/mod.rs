@@ -6,7 +6,7 @@
 //! `docs/emoji/fetch.sh DIR` lays both out as [`EmojiOptions::folder`] wants them. Nothing of them is part of this crate.
 //!
 //! About a tenth of all (drawing, background style, background colour) triples and of all pairs of drawings never occur in
-//! [`Split::Train`](super::scenes::Split::Train); each scene of `Split::HeldOut` shows one.
+//! [`Split::Train`]; each scene of `Split::HeldOut` shows one.
 //!
 //! Which scene an index gives is the same everywhere; its pixels are drawn by `resvg`, whose single-precision arithmetic may
 //! differ in the last bit between processors.
