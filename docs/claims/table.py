@@ -17,11 +17,13 @@ import sys
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "docs" / "evaluation"))
 
+import measures as statistics  # noqa: E402
 import tables  # noqa: E402
 from layout import fail, read_lines, read_text  # noqa: E402
 
 QUALITY = [
     ("PSNR (dB)", "unpruned", "psnr", 1, 2),
+    ("Δ PSNR (dB)", "paired", "psnr_difference", 1, 2),
     ("SSIM", "unpruned", "ssim", 1, 3),
     ("feature cosine", "unpruned", "feature_cosine", 1, 3),
     ("KID × 10³, unpruned", "unpruned", "kid", 1e3, 2),
@@ -56,6 +58,24 @@ def label_of(point):
     return ", ".join(words)
 
 
+def paired_differences(points, records, replicates, seed):
+    """PSNR less that of the first point of the same method, prompt by prompt: rows by point. Pictures that equal the unpruned
+    one have no PSNR, and their prompts are left out."""
+    psnr = {}
+    for record in records:
+        psnr.setdefault(record["point"], {})[record["prompt_id"]] = (record["distances"] or {}).get("psnr")
+    firsts, rows = {}, {}
+    for point in points:
+        own = psnr[point["id"]]
+        first = firsts.setdefault(point["settings"]["method"], own)
+        pairs = [(own[prompt], first[prompt]) for prompt in sorted(own) if None not in (own[prompt], first[prompt])]
+        if own is not first and pairs:
+            weights = statistics.bootstrap_weights(len(pairs), replicates, seed)
+            means = statistics.weighted_means([a - b for a, b in pairs], weights)
+            rows[point["id"]] = {"psnr_difference": statistics.interval(means)}
+    return rows
+
+
 def half(points, found, columns):
     """Markdown rows of some columns, without the frame: one list of cells a point."""
     rows = []
@@ -81,13 +101,15 @@ def table_of(claim, run, measures):
     documents = {name: read_json(measures / f"{name}.json") for name in ("unpruned", "held-out", "alignment", "classifier")}
     found = {name: {row["row"]: row for row in document["rows"]} for name, document in documents.items()}
     costs, pictures = {}, {}
-    for record in read_lines(run / "results.jsonl", ["point", "flops"]):
+    records = read_lines(run / "results.jsonl", ["point", "prompt_id", "flops", "distances"])
+    for record in records:
         costs.setdefault(record["point"], []).append(record["flops"]["mean_tflop"])
         pictures[record["point"]] = pictures.get(record["point"], 0) + 1
     first = points[0]
     counts = sorted(set(pictures.values()))
     if len(counts) != 1 or set(pictures) != {point["id"] for point in points}:
         fail(run / "results.jsonl", "expected as many pictures of every point: finish the run first")
+    found["paired"] = paired_differences(points, records, documents["unpruned"]["replicates"], seed=0)
     whole = [
         [label_of(point), f"{point['settings']['options']['ratio']:.3f}" if "ratio" in point["settings"]["options"] else "–",
          f"{sum(costs[point['id']]) / len(costs[point['id']]) * 1000:.3f}"]
