@@ -68,6 +68,11 @@ impl Default for SitoOptions {
 }
 
 impl SitoOptions {
+    /// Whether self-attention, cross-attention and feed-forward are reduced.
+    fn merged(&self) -> [bool; 3] {
+        [self.merge_attn, self.merge_crossattn, self.merge_mlp]
+    }
+
     fn cells(&self, grid: Grid) -> Cells {
         Cells { grid, sx: self.sx, sy: self.sy }
     }
@@ -88,7 +93,7 @@ impl Rules for SitoOptions {
                 return Err(Error::config(field, format!("expected a finite number, got {weight}")));
             }
         }
-        crate::tome::check_sublayers([self.merge_attn, self.merge_crossattn, self.merge_mlp])?;
+        crate::tome::check_sublayers(self.merged())?;
         crate::tome::check_threshold(self.threshold)?;
         self.reuse.validate()
     }
@@ -98,12 +103,7 @@ impl Rules for SitoOptions {
     }
 
     fn scope(&self, sub: Sublayer) -> Option<Scope> {
-        let covered = match sub {
-            Sublayer::SelfAttention => self.merge_attn,
-            Sublayer::CrossAttention => self.merge_crossattn,
-            Sublayer::FeedForward => self.merge_mlp,
-        };
-        covered.then_some(Scope::Both)
+        crate::tome::merges(sub, self.merged()).then_some(Scope::Both)
     }
 
     fn decides_by_data(&self) -> bool {

@@ -33,16 +33,8 @@ pub(crate) struct AblateArgs {
     /// Prompts, instead of the configuration's: lines of an id, a tab and a prompt, or .jsonl
     #[arg(long, value_name = "FILE")]
     pub(crate) prompts: Option<PathBuf>,
-    /// Go on with what is in the folder (or start, if it is not there): finished images are not made again
-    #[arg(long)]
-    pub(crate) resume: bool,
-    /// Only the prompts of share m of n, m from 0; into DIR/shard-m-of-n. Else taken from SLURM_ARRAY_TASK_ID and
-    /// _COUNT, RANK and WORLD_SIZE, or JOB_COMPLETION_INDEX and --shards; 0/1 is everything
-    #[arg(long, value_name = "m/n")]
-    pub(crate) shard: Option<Shard>,
-    /// How many shards there are, where the scheduler tells the index alone (a Kubernetes Job's completions)
-    #[arg(long, value_name = "N", value_parser = parse::positive, conflicts_with = "shard", allow_negative_numbers = true)]
-    pub(crate) shards: Option<usize>,
+    #[command(flatten)]
+    pub(crate) share: ShareArgs,
     /// Only show the points, with their ratios and TFLOPs (SD-XL base's where no model is named; `--model atedm-shapes`
     /// names the built-in one)
     #[arg(long)]
@@ -55,6 +47,21 @@ pub(crate) struct AblateArgs {
     /// No progress and no lines about finished images
     #[arg(long, short)]
     pub(crate) quiet: bool,
+}
+
+/// What of a run is made: what is missing, by one machine of several. The flags of `ablate` and `eval export`.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct ShareArgs {
+    /// Go on with what is in the folder (or start, if it is not there): finished images are not made again
+    #[arg(long)]
+    pub(crate) resume: bool,
+    /// Only share m of n of the prompts or captions, m from 0; into shard-m-of-n. Else taken from SLURM_ARRAY_TASK_ID
+    /// and _COUNT, RANK and WORLD_SIZE, or JOB_COMPLETION_INDEX and --shards; 0/1 is everything
+    #[arg(long, value_name = "m/n")]
+    pub(crate) shard: Option<Shard>,
+    /// How many shards there are, where the scheduler tells the index alone (a Kubernetes Job's completions)
+    #[arg(long, value_name = "N", value_parser = parse::positive, conflicts_with = "shard", allow_negative_numbers = true)]
+    pub(crate) shards: Option<usize>,
 }
 
 /// What else `ablate` does.

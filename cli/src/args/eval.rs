@@ -5,8 +5,7 @@ use std::path::PathBuf;
 use atedm_sdxl::schedulers::SamplerChoice;
 use clap::{Args, Subcommand};
 
-use super::{EngineArgs, MODEL_HELP, PruneArgs, RngName, parse};
-use crate::experiment::shard::Shard;
+use super::{EngineArgs, MODEL_HELP, PruneArgs, RngName, ShareArgs, parse};
 
 /// `atedm eval`.
 #[derive(Debug, Args)]
@@ -53,15 +52,8 @@ pub(crate) struct ExportArgs {
     pub(crate) prune: PruneArgs,
     #[command(flatten)]
     pub(crate) sampling: ExportSampling,
-    /// Go on with what is in the folder (or start, if it is not there): finished images are not made again
-    #[arg(long)]
-    pub(crate) resume: bool,
-    /// Only the captions of share m of n, m from 0; else as the scheduler's environment says, as in `atedm ablate`
-    #[arg(long, value_name = "m/n")]
-    pub(crate) shard: Option<Shard>,
-    /// How many shards there are, where the scheduler tells the index alone
-    #[arg(long, value_name = "N", value_parser = parse::positive, conflicts_with = "shard", allow_negative_numbers = true)]
-    pub(crate) shards: Option<usize>,
+    #[command(flatten)]
+    pub(crate) share: ShareArgs,
     #[command(flatten)]
     pub(crate) engine: EngineArgs,
     /// No progress and no lines about finished images

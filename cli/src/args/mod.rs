@@ -18,7 +18,7 @@ use atedm_sdxl::rng::RngKind;
 use atedm_sdxl::schedulers::SamplerChoice;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-pub(crate) use ablate::{AblateAction, AblateArgs, MergeArgs};
+pub(crate) use ablate::{AblateAction, AblateArgs, MergeArgs, ShareArgs};
 pub(crate) use bench::BenchArgs;
 pub(crate) use compare::CompareArgs;
 pub(crate) use eval::{EvalAction, EvalArgs, ExportArgs};

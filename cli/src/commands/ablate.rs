@@ -58,16 +58,16 @@ pub(crate) fn run(args: &AblateArgs, extension: &impl Extension) -> Outcome {
     let plan =
         planned(&config, &ground, args, extension).map_err(|failure| failure.within(file.display()))?;
     model.warn_of_long_prompts(config.prompts.iter().map(|prompt| &prompt.text))?;
-    let shard = Shard::find(args.shard, args.shards, |name| std::env::var(name).ok())?;
+    let shard = Shard::find(args.share.shard, args.share.shards, |name| std::env::var(name).ok())?;
     let path = match shard.is_whole() {
         true => output.to_path_buf(),
         false => output.join(format!("shard-{}-of-{}", shard.index, shard.count)),
     };
     let info = plan.info((!shard.is_whole()).then_some([shard.index, shard.count]));
     let beginning = Beginning { config: &text, info, prompts: &plan.prompts };
-    let folder = RunFolder::open(&path, &beginning, args.resume)?;
+    let folder = RunFolder::open(&path, &beginning, args.share.resume)?;
     let elsewhere =
-        if args.resume { done_elsewhere(output, &path, &beginning.info)? } else { Elsewhere::new() };
+        if args.share.resume { done_elsewhere(output, &path, &beginning.info)? } else { Elsewhere::new() };
     make(args, extension, (&model, &plan), shard, (folder, elsewhere))
 }
 

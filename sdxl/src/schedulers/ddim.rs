@@ -62,14 +62,6 @@ impl<T: Tensor> Sampler<T> for Ddim {
         &self.sigmas
     }
 
-    fn init_noise_sigma(&self) -> f64 {
-        1.0
-    }
-
-    fn scale_input(&self, sample: &T, _step: usize) -> Result<T> {
-        Ok(sample.clone())
-    }
-
     fn step(&mut self, output: &T, step: usize, sample: &T, _noise: &mut dyn NoiseSource) -> Result<T> {
         let (before, after) = at(&self.alphas, step)?;
         let (clean, noise) = split(output, sample, before, self.prediction)?;

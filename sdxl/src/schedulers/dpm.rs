@@ -82,14 +82,6 @@ impl<T: Tensor> Sampler<T> for DpmMultistep<T> {
         &self.wide
     }
 
-    fn init_noise_sigma(&self) -> f64 {
-        1.0
-    }
-
-    fn scale_input(&self, sample: &T, _step: usize) -> Result<T> {
-        Ok(sample.clone())
-    }
-
     fn step(&mut self, output: &T, step: usize, sample: &T, _noise: &mut dyn NoiseSource) -> Result<T> {
         let (alpha, noise, lambda) = self.level(step)?;
         let (next_alpha, next_noise, next_lambda) = self.level(step + 1)?;

@@ -64,14 +64,6 @@ impl<T: Tensor> Sampler<T> for Lcm {
         &self.sigmas
     }
 
-    fn init_noise_sigma(&self) -> f64 {
-        1.0
-    }
-
-    fn scale_input(&self, sample: &T, _step: usize) -> Result<T> {
-        Ok(sample.clone())
-    }
-
     fn step(&mut self, output: &T, step: usize, sample: &T, noise: &mut dyn NoiseSource) -> Result<T> {
         let (clean, _) = split(output, sample, at(&self.alphas, step)?, self.prediction)?;
         let clean = match self.clip {

@@ -38,11 +38,17 @@ pub trait Sampler<T: Tensor>: Send {
     /// Noise level σ of each step, and one more: that of the result.
     fn sigmas(&self) -> &[f64];
 
-    /// Factor on standard normal noise that makes the initial latents.
-    fn init_noise_sigma(&self) -> f64;
+    /// Factor on standard normal noise that makes the initial latents; 1 unless a sampler's latents grow with σ.
+    fn init_noise_sigma(&self) -> f64 {
+        1.0
+    }
 
-    /// The U-Net's input for `sample` (`[batch, channels, height, width]`) before step `step`.
-    fn scale_input(&self, sample: &T, step: usize) -> Result<T>;
+    /// The U-Net's input for `sample` (`[batch, channels, height, width]`) before step `step`: the sample itself unless its
+    /// variance grows with σ.
+    fn scale_input(&self, sample: &T, step: usize) -> Result<T> {
+        let _ = step;
+        Ok(sample.clone())
+    }
 
     /// The sample after step `step`, from the U-Net's output (after guidance) and the sample before the step.
     ///

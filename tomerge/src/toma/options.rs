@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::reuse::Reuse;
 use crate::rules::Rules;
-use crate::tome::check_sublayers;
+use crate::tome::{check_sublayers, merges};
 
 /// What ToMA can be told besides where and how much.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -78,6 +78,11 @@ impl Tiles {
 }
 
 impl TomaOptions {
+    /// Whether self-attention, cross-attention and feed-forward are reduced.
+    fn merged(&self) -> [bool; 3] {
+        [self.merge_attn, self.merge_crossattn, self.merge_mlp]
+    }
+
     /// `grid` in tiles: as many on each side as divide it, at most the root of `num_tiles`.
     pub fn tiles_of(&self, grid: Grid) -> Tiles {
         let most = self.num_tiles.isqrt().max(1);
@@ -96,7 +101,7 @@ impl Rules for TomaOptions {
             let reason = format!("expected a finite number above 0, got {}", self.attention_scale);
             return Err(Error::config("attention_scale", reason));
         }
-        check_sublayers([self.merge_attn, self.merge_crossattn, self.merge_mlp])?;
+        check_sublayers(self.merged())?;
         self.reuse.validate()
     }
 
@@ -106,12 +111,7 @@ impl Rules for TomaOptions {
     }
 
     fn scope(&self, sub: Sublayer) -> Option<Scope> {
-        let covered = match sub {
-            Sublayer::SelfAttention => self.merge_attn,
-            Sublayer::CrossAttention => self.merge_crossattn,
-            Sublayer::FeedForward => self.merge_mlp,
-        };
-        covered.then_some(Scope::Both)
+        merges(sub, self.merged()).then_some(Scope::Both)
     }
 
     fn reuse(&self) -> Reuse {

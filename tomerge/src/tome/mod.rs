@@ -14,5 +14,5 @@ mod options;
 mod planner;
 
 pub use options::{MergeCounts, TomeOptions, Variant};
-pub(crate) use options::{check_sublayers, check_threshold};
+pub(crate) use options::{check_sublayers, check_threshold, merges};
 pub(crate) use planner::Tome;

@@ -86,6 +86,11 @@ pub struct MergeCounts {
 }
 
 impl TomeOptions {
+    /// Whether self-attention, cross-attention and feed-forward are reduced.
+    fn merged(&self) -> [bool; 3] {
+        [self.merge_attn, self.merge_crossattn, self.merge_mlp]
+    }
+
     /// The cells of a grid.
     pub fn cells(&self, grid: Grid) -> Cells {
         Cells { grid, sx: self.sx, sy: self.sy }
@@ -113,7 +118,7 @@ impl Rules for TomeOptions {
             return Err(Error::config("max_downsample", reason));
         }
         self.cells(Grid { height: 1, width: 1 }).validate()?;
-        check_sublayers([self.merge_attn, self.merge_crossattn, self.merge_mlp])?;
+        check_sublayers(self.merged())?;
         if self.variant == Variant::Comfy {
             for (field, set) in [("merge_crossattn", self.merge_crossattn), ("merge_mlp", self.merge_mlp)] {
                 if set {
@@ -135,12 +140,7 @@ impl Rules for TomeOptions {
             Variant::Tomesd => Scope::Both,
             Variant::Comfy => Scope::Queries,
         };
-        let covered = match sub {
-            Sublayer::SelfAttention => self.merge_attn,
-            Sublayer::CrossAttention => self.merge_crossattn,
-            Sublayer::FeedForward => self.merge_mlp,
-        };
-        covered.then_some(scope)
+        merges(sub, self.merged()).then_some(scope)
     }
 
     fn decides_by_data(&self) -> bool {
@@ -163,6 +163,15 @@ impl Rules for TomeOptions {
 
     fn why_capped(&self) -> String {
         format!("one destination stays in each cell of {} x {} tokens", self.sx, self.sy)
+    }
+}
+
+/// Whether a method reduces a sublayer: its `merge_attn`, `merge_crossattn` and `merge_mlp`.
+pub(crate) fn merges(sub: Sublayer, [attention, cross_attention, feed_forward]: [bool; 3]) -> bool {
+    match sub {
+        Sublayer::SelfAttention => attention,
+        Sublayer::CrossAttention => cross_attention,
+        Sublayer::FeedForward => feed_forward,
     }
 }
 
