@@ -6,15 +6,12 @@ A caption's token is a word with its two neighbours and its place, so that "red 
 differ; a hidden layer on each, their mean, a projection.
 """
 
-import json
-import pathlib
-import zipfile
-
 import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional
 
+import network_file
 from features import NETWORK
 from layout import fail
 
@@ -107,30 +104,20 @@ class Alignment(nn.Module):
         return (pictures @ self.captions(self.vocabulary.encode(captions, source)).T).double().numpy()
 
     def write(self, path):
-        """Writes weights, vocabulary and report, without pickles."""
-        words = {"network": NETWORK, "words": self.vocabulary.words, "length": self.vocabulary.length, "report": self.report}
-        weights = {name: value.numpy() for name, value in self.state_dict().items()}
-        try:
-            pathlib.Path(path).parent.mkdir(parents=True, exist_ok=True)
-            np.savez(path, description=json.dumps(words), **weights)
-        except OSError as error:
-            fail(path, error.strerror)
+        """Writes weights, vocabulary and report."""
+        words = {"network": NETWORK, "words": self.vocabulary.words, "length": self.vocabulary.length}
+        network_file.write(path, self, words)
 
     @classmethod
     def read(cls, path):
         """Reads what `write` wrote."""
-        try:
-            with np.load(path, allow_pickle=False) as file:
-                words = json.loads(str(file["description"]))
-                weights = {name: torch.from_numpy(file[name]) for name in file.files if name != "description"}
+
+        def build(words, weights):
             if words["network"] != NETWORK:
-                fail(path, f"expected a model of {NETWORK}, got one of {words['network']}")
-            model = cls(Vocabulary(words["words"], words["length"]), len(weights["pictures.mean"]))
-            model.load_state_dict(weights)
-            model.report = words["report"]
-            return model.eval()
-        except (OSError, ValueError, KeyError, RuntimeError, TypeError, zipfile.BadZipFile) as error:
-            fail(path, getattr(error, "strerror", None) or "expected a model of `alignment.py train`")
+                raise ValueError
+            return cls(Vocabulary(words["words"], words["length"]), len(weights["pictures.mean"]))
+
+        return network_file.read(path, build, f"a model of `alignment.py train` on features of {NETWORK}")
 
 
 def trained(features, captions, steps, seed):

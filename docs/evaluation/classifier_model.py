@@ -5,16 +5,12 @@ object is: the features under it tell colour, shape and size, the mask's mean pl
 maximum over the whole map tell the background. So what an object is does not have to be learnt anew at each place.
 """
 
-import json
-import pathlib
-import zipfile
-
 import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional
 
-from layout import fail
+import network_file
 
 HEADS = ("colour", "shape", "position", "size", "style", "tone")
 """What is told, in this order; the last two of the background."""
@@ -64,30 +60,19 @@ class Classifier(nn.Module):
         return np.concatenate([torch.stack([part[head].argmax(dim=1) for head in HEADS], dim=1).numpy() for part in parts])
 
     def write(self, path):
-        """Writes weights, classes and report, without pickles."""
-        words = {"format": FORMAT, "classes": self.classes, "side": self.side, "report": self.report}
-        weights = {name: value.numpy() for name, value in self.state_dict().items()}
-        try:
-            pathlib.Path(path).parent.mkdir(parents=True, exist_ok=True)
-            np.savez(path, description=json.dumps(words), **weights)
-        except OSError as error:
-            fail(path, error.strerror)
+        """Writes weights, classes and report."""
+        network_file.write(path, self, {"format": FORMAT, "classes": self.classes, "side": self.side})
 
     @classmethod
     def read(cls, path):
         """Reads what `write` wrote."""
-        try:
-            with np.load(path, allow_pickle=False) as file:
-                words = json.loads(str(file["description"]))
-                weights = {name: torch.from_numpy(file[name]) for name in file.files if name != "description"}
-            if words.get("format") != FORMAT:
-                fail(path, "expected weights of `classifier.py train`")
-            model = cls(words["classes"], words["side"])
-            model.load_state_dict(weights)
-            model.report = words["report"]
-            return model.eval()
-        except (OSError, ValueError, KeyError, RuntimeError, TypeError, AttributeError, zipfile.BadZipFile) as error:
-            fail(path, getattr(error, "strerror", None) or "expected weights of `classifier.py train`")
+
+        def build(words, _):
+            if words["format"] != FORMAT:
+                raise ValueError
+            return cls(words["classes"], words["side"])
+
+        return network_file.read(path, build, "weights of `classifier.py train`")
 
 
 def as_inputs(pictures):
