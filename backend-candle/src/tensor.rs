@@ -76,8 +76,7 @@ impl CandleTensor {
 
     /// The length of `axis`.
     fn axis(&self, axis: usize, op: &'static str) -> Result<usize> {
-        let dims = self.0.dims();
-        dims.get(axis).copied().ok_or_else(|| Error::shape(op, format!("more than {axis} axes"), dims))
+        atedm_core::backend::axis_len(self, axis, op)
     }
 
     /// Fails unless both have one float dtype.

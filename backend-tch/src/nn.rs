@@ -10,7 +10,10 @@ use crate::{TchIndices, TchTensor};
 
 impl NnOps for TchTensor {
     fn conv2d(&self, weight: &Self, bias: Option<&Self>, options: Conv2dOptions) -> Result<Self> {
-        check_conv2d(self, weight, bias, options)?;
+        for operand in [Some(weight), bias].into_iter().flatten() {
+            self.same_dtype(operand, "conv2d")?;
+        }
+        options.output_shape(&self.shape(), &weight.shape(), bias.map(Tensor::shape).as_deref())?;
         let Conv2dOptions { stride, pad_before, pad_after } = options;
         let (before, after, stride) = (pad_before as i64, pad_after as i64, stride as i64);
         let convolved = || -> TorchResult<Raw> {
@@ -150,37 +153,6 @@ fn check_linear(x: &TchTensor, weight: &TchTensor, bias: Option<&TchTensor>) -> 
         x.same_dtype(bias, "linear")?;
         if bias.shape() != [out] {
             return Err(Error::shape("linear bias", format!("[{out}]"), bias.shape()));
-        }
-    }
-    Ok(())
-}
-
-/// Checks everything, so that a misfit is reported in our words.
-fn check_conv2d(
-    x: &TchTensor,
-    weight: &TchTensor,
-    bias: Option<&TchTensor>,
-    options: Conv2dOptions,
-) -> Result<()> {
-    let Conv2dOptions { stride, pad_before, pad_after } = options;
-    let [_, ci, h, w] = dims(x, "conv2d")?;
-    let [co, inner, kh, kw] = dims(weight, "conv2d weight")?;
-    x.same_dtype(weight, "conv2d")?;
-    if inner != ci {
-        return Err(Error::shape("conv2d weight", format!("[co, {ci}, kh, kw]"), weight.shape()));
-    }
-    if stride == 0 {
-        return Err(Error::config("stride", "expected at least 1, got 0"));
-    }
-    let padding = pad_before + pad_after;
-    if kh == 0 || kw == 0 || h + padding < kh || w + padding < kw || x.0.numel() == 0 || co == 0 {
-        let expected = format!("an image of at least {kh} x {kw} when padded");
-        return Err(Error::shape("conv2d", expected, x.shape()));
-    }
-    if let Some(bias) = bias {
-        x.same_dtype(bias, "conv2d")?;
-        if bias.shape() != [co] {
-            return Err(Error::shape("conv2d bias", format!("[{co}]"), bias.shape()));
         }
     }
     Ok(())

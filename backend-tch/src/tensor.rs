@@ -88,8 +88,7 @@ impl TchTensor {
 
     /// The length of `axis`.
     fn axis(&self, axis: usize, op: &'static str) -> Result<usize> {
-        let shape = self.shape();
-        shape.get(axis).copied().ok_or_else(|| Error::shape(op, format!("more than {axis} axes"), shape))
+        atedm_core::backend::axis_len(self, axis, op)
     }
 
     /// Fails unless both have one float dtype.

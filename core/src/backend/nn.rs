@@ -1,8 +1,8 @@
 //! Level 2: what a U-Net, an autoencoder and a text encoder need on top.
 
 use super::Tensor;
-use crate::Result;
 use crate::backend::generic;
+use crate::{Error, Result};
 
 /// Geometry of a 2-D convolution.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,6 +27,44 @@ impl Conv2dOptions {
     /// The output's height or width for an input's.
     pub fn output_len(&self, input: usize, kernel: usize) -> usize {
         (input + self.pad_before + self.pad_after).saturating_sub(kernel) / self.stride + 1
+    }
+    /// The output's shape `[b, co, h', w']` for shapes `[b, ci, h, w]` of the image, `[co, ci, kh, kw]` of the weight and `[co]`
+    /// of the bias: what every backend checks before it convolves.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if they do not fit, one is empty, or the padded image is smaller than the kernel; [`Error::Config`] for
+    /// a stride of 0.
+    pub fn output_shape(
+        &self,
+        image: &[usize],
+        weight: &[usize],
+        bias: Option<&[usize]>,
+    ) -> Result<[usize; 4]> {
+        let &[batch, channels, height, width] = image else {
+            return Err(Error::shape("conv2d", "[b, ci, h, w]", image));
+        };
+        let &[outputs, inputs, kernel_height, kernel_width] = weight else {
+            return Err(Error::shape("conv2d weight", "[co, ci, kh, kw]", weight));
+        };
+        if inputs != channels || weight.contains(&0) {
+            let expected = format!("[co, {channels}, kh, kw], each 1 or more");
+            return Err(Error::shape("conv2d weight", expected, weight));
+        }
+        if let Some(bias) = bias.filter(|&bias| bias != [outputs]) {
+            return Err(Error::shape("conv2d bias", format!("[{outputs}]"), bias));
+        }
+        if self.stride == 0 {
+            return Err(Error::config("stride", "expected at least 1, got 0"));
+        }
+        let padding = self.pad_before.checked_add(self.pad_after);
+        let fits = |length: usize, kernel: usize| {
+            padding.and_then(|padding| padding.checked_add(length)).is_some_and(|padded| padded >= kernel)
+        };
+        if image.contains(&0) || !fits(height, kernel_height) || !fits(width, kernel_width) {
+            let expected = format!("an image of at least {kernel_height} x {kernel_width} when padded");
+            return Err(Error::shape("conv2d", expected, image));
+        }
+        Ok([batch, outputs, self.output_len(height, kernel_height), self.output_len(width, kernel_width)])
     }
 }
 

@@ -25,27 +25,10 @@ struct Convolution {
 
 impl Convolution {
     fn new(input: &[usize], weight: &[usize], options: Conv2dOptions) -> Result<Self> {
-        let (&[batch, channels, height, width], &[out_channels, in_channels, kh, kw]) = (input, weight)
-        else {
-            return Err(Error::shape("conv2d", format!("[b, c, h, w] for a weight {weight:?}"), input));
+        let out = options.output_shape(input, weight, None)?;
+        let (&[batch, channels, height, width], &[.., kh, kw]) = (input, weight) else {
+            return Err(Error::shape("conv2d", "[b, ci, h, w]", input));
         };
-        if in_channels != channels || kh == 0 || kw == 0 || options.stride == 0 {
-            let wanted = format!("[out, {channels}, 1 or more, 1 or more] and a stride above 0");
-            return Err(Error::shape("conv2d weight", wanted, weight));
-        }
-        let Conv2dOptions { stride: _, pad_before, pad_after } = options;
-        let padding = pad_before.checked_add(pad_after);
-        let fits = |len: usize, kernel: usize| {
-            padding.and_then(|p| p.checked_add(len)).is_some_and(|all| all >= kernel)
-        };
-        if !fits(height, kh) || !fits(width, kw) {
-            return Err(Error::shape(
-                "conv2d",
-                format!("an image of at least {kh} x {kw} with padding"),
-                input,
-            ));
-        }
-        let out = [batch, out_channels, options.output_len(height, kh), options.output_len(width, kw)];
         count(&out, "conv2d")?;
         count(&[channels, kh, kw, out[3]], "conv2d")?;
         Ok(Self { batch, channels, height, width, kernel: (kh, kw), out, options })

@@ -6,6 +6,7 @@
 mod config;
 mod controls;
 mod fewer_votes;
+mod kept_sets;
 mod method;
 mod oracle;
 mod page_rank;
@@ -14,3 +15,4 @@ mod registry;
 mod schedule;
 mod support;
 mod toy;
+mod watched;
