@@ -55,6 +55,7 @@ pub fn conv2d_rejects_misfits<B: Backend>(device: &DeviceOf<B>, dtype: DType) ->
     rejects("a flat kernel", || x.conv2d(&weight.reshape(&[4, 27])?, None, same));
     rejects("another bias", || x.conv2d(&weight, Some(&lab.counting(&[3])?.on), same));
     rejects("stride 0", || x.conv2d(&weight, None, Conv2dOptions { stride: 0, ..same }));
+    rejects("padding beyond counting", || x.conv2d(&weight, None, Conv2dOptions::strided(1, usize::MAX)));
     let large = lab.counting(&[4, 3, 7, 7])?.on;
     rejects("a kernel above the padded image", || x.conv2d(&large, None, Conv2dOptions::strided(1, 0)));
     Ok(())
