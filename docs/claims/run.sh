@@ -112,9 +112,14 @@ measure() {
 
 for claim in "${claims[@]}"; do
     file=$here/$claim.toml
-    run=$OUT/$N-prompts/$claim
-    measures=$OUT/$N-prompts/measures/$claim
-    [[ $claim != model ]] || run=$OUT/$SINGLES-singles
+    case $claim in # what the claim's pictures and measures are of: another number has its own folder
+    model) set=$SINGLES-singles ;;
+    background) set=$MASKED-masked ;;
+    overlap) set=16-prompts ;;
+    *) set=$N-prompts ;;
+    esac
+    run=$OUT/$set/$claim
+    measures=$OUT/$set/measures/$claim
     results=$run/results.jsonl
     mkdir -p "$measures"
     if [[ -n ${STEPS:-} && -f $file ]]; then
@@ -133,8 +138,9 @@ for claim in "${claims[@]}"; do
         "$PYTHON" $here/table.py "$claim" --markdown "$measures/classifier.md" "$measures/alignment.md" --page "$PAGE"
         ;;
     background)
-        results=$reference/labels.jsonl
-        measure background background.py "$reference" --count "$MASKED" --output "$measures/masks" --atedm "$ATEDM" --jobs 2 "${model[@]}"
+        # always: it keeps its files of masks by itself, and refuses those of another model
+        "$PYTHON" $evaluation/background.py "$reference" --count "$MASKED" --output "$measures/masks" --atedm "$ATEDM" --jobs 2 \
+            "${model[@]}" --json "$measures/background.json" --markdown "$measures/background.md" "${threads[@]}" >/dev/null
         "$PYTHON" $here/table.py "$claim" --markdown "$measures/background.md" --page "$PAGE"
         ;;
     overlap)

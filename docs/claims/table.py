@@ -109,7 +109,7 @@ def table_of(claim, run, measures):
     counts = sorted(set(pictures.values()))
     if len(counts) != 1 or set(pictures) != {point["id"] for point in points}:
         fail(run / "results.jsonl", "expected as many pictures of every point: finish the run first")
-    found["paired"] = paired_differences(points, records, documents["unpruned"]["replicates"], seed=0)
+    found["paired"] = paired_differences(points, records, *(documents["unpruned"][key] for key in ("replicates", "seed")))
     whole = [
         [label_of(point), f"{point['settings']['options']['ratio']:.3f}" if "ratio" in point["settings"]["options"] else "–",
          f"{sum(costs[point['id']]) / len(costs[point['id']]) * 1000:.3f}"]

@@ -114,10 +114,10 @@ class Alignment(nn.Module):
 
         def build(words, weights):
             if words["network"] != NETWORK:
-                raise ValueError
+                fail(path, f"expected a model of {NETWORK}, got one of {words['network']}")
             return cls(Vocabulary(words["words"], words["length"]), len(weights["pictures.mean"]))
 
-        return network_file.read(path, build, f"a model of `alignment.py train` on features of {NETWORK}")
+        return network_file.read(path, build, "a model of `alignment.py train`")
 
 
 def trained(features, captions, steps, seed):

@@ -28,7 +28,7 @@ import sys
 
 import numpy as np
 
-import features
+import masks
 import measures
 import tables
 from layout import fail, read_picture, read_text
@@ -41,7 +41,6 @@ METHODS = [
     "cross scores=at-edm:tau=0,score=cross",
 ]
 """What is looked at unless --method says otherwise; τ = 0, for which blocks prune must not change with the strength."""
-GROUP = re.compile(r"step\.(\d+)\.(.+)\.layer\.(\d+)\.kept")
 
 
 def method_of(text):
@@ -84,35 +83,12 @@ def background_of(mask, height, width, path):
 def counts_of(file, mask, step, mask_path):
     """By grid (height, width): how many tokens are pruned on background, pruned, background, and tokens at all, in the pruning
     decisions of one step of a file of masks, over its layers and batch rows."""
-    tensors = tensors_of(file)
     found = {}
-    for name, kept in tensors.items():
-        match = GROUP.fullmatch(name)
-        if match is None or int(match[1]) != step:
-            continue
-        group = name.removesuffix("kept")
-        try:
-            tokens, height, width, _ = (int(number) for number in tensors[group + "site"])
-            background = background_of(mask, height, width, mask_path)
-            positions = tensors.get(group + "positions", np.broadcast_to(np.arange(tokens), (len(kept), tokens)))
-            pruned = np.ones((len(kept), tokens), dtype=bool)
-            np.put_along_axis(pruned, kept, False, axis=1)
-            on_background = background[positions]
-            row = [(pruned & on_background).sum(), pruned.sum(), on_background.sum(), pruned.size]
-        except (KeyError, ValueError, IndexError):
-            fail(file, f"{group[:-1]}: expected kept, site and, where the stream was pruned before, positions that fit")
-        found[height, width] = found.get((height, width), 0) + np.array(row)
+    for decision in masks.decisions_of(file, step):
+        on_background = background_of(mask, *decision.grid, mask_path)[decision.positions]
+        row = [(~decision.kept & on_background).sum(), (~decision.kept).sum(), on_background.sum(), decision.kept.size]
+        found[decision.grid] = found.get(decision.grid, 0) + np.array(row)
     return found
-
-
-def tensors_of(file):
-    """All tensors of a file of masks."""
-    safetensors = features.needed("safetensors")
-    load_file = features.needed("safetensors.numpy").load_file
-    try:
-        return load_file(file)
-    except (OSError, ValueError, safetensors.SafetensorError) as error:
-        fail(file, getattr(error, "strerror", None) or "expected masks of `atedm generate --masks-out`")
 
 
 def command_of(args, method, strength, scene, prompt, seed, file):
@@ -217,12 +193,12 @@ def row_of(label, counts, weights):
 def rows_of(args, methods, prompts):
     """A row a method, strength and level."""
     paths = {scene: pathlib.Path(args.scenes) / "masks" / f"{scene}.png" for scene in prompts}
-    masks = {scene: read_picture(path)[..., 0].astype(np.float64) for scene, path in paths.items()}
+    pictures = {scene: read_picture(path)[..., 0].astype(np.float64) for scene, path in paths.items()}
     weights, rows = measures.bootstrap_weights(len(prompts), args.replicates, args.seed), []
     for label, _, _ in methods:
         for strength in args.strengths:
             step = first_step(args.steps, strength)
-            found = [counts_of(file_of(args, label, strength, scene), masks[scene], step, paths[scene]) for scene in prompts]
+            found = [counts_of(file_of(args, label, strength, scene), pictures[scene], step, paths[scene]) for scene in prompts]
             for grid in sorted({grid for counts in found for grid in counts}, reverse=True):
                 if any(grid not in counts or counts[grid][1] == 0 for counts in found):
                     fail(f"{label}, strength {strength:g}", f"expected pruned tokens of {grid[0]} x {grid[1]} in every scene")

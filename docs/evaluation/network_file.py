@@ -21,8 +21,8 @@ def write(path, model, description):
 
 
 def read(path, build, expected):
-    """Reads what `write` wrote: `build(description, weights)` makes the network, and raises ValueError where the description is
-    another's. A file that is none of these ends the program: `expected` says what it should be."""
+    """Reads what `write` wrote: `build(description, weights)` makes the network, and raises ValueError, or ends the program itself,
+    where the description is another's. A file that is none of these ends the program: `expected` says what it should be."""
     try:
         with np.load(path, allow_pickle=False) as file:
             description = json.loads(str(file["description"]))

@@ -3,7 +3,7 @@
     overlap.py RUN
 
 RUN is a folder of `atedm ablate` whose file names prompts in `masks`. A row is a point and a grid of tokens, over all layers
-that prune there and take part of their blocks' whole stream:
+that prune the whole stream of their blocks there:
 
 - kept: the share of tokens that a step keeps, which is also what two masks by chance would share of each other's;
 - kept in the next step: of the tokens that a step keeps, those that the next one keeps too, where it keeps as many;
@@ -18,29 +18,18 @@ import pathlib
 
 import numpy as np
 
+import masks
 import measures
 import tables
-from background import GROUP, tensors_of
 from layout import cells_of, fail
 
 
 def kept_of(file):
     """By grid (height, width): for each layer its masks `[rows, tokens]` by step."""
-    tensors, found = tensors_of(file), {}
-    for name in tensors:
-        match = GROUP.fullmatch(name)
-        if match is None:
-            continue
-        group = name.removesuffix("kept")
-        try:
-            kept = tensors[name]
-            tokens, height, width, _ = (int(number) for number in tensors[group + "site"])
-            mask = np.zeros((len(kept), tokens), dtype=bool)
-            np.put_along_axis(mask, kept, True, axis=1)
-        except (KeyError, ValueError, IndexError):
-            fail(file, f"{group[:-1]}: expected kept and site that fit")
-        if group + "positions" not in tensors:
-            found.setdefault((height, width), {}).setdefault((match[2], match[3]), {})[int(match[1])] = mask
+    found = {}
+    for decision in masks.decisions_of(file):
+        if decision.whole:
+            found.setdefault(decision.grid, {}).setdefault(decision.layer, {})[decision.step] = decision.kept
     return found
 
 

@@ -167,7 +167,7 @@ def test_overlap_of_masks():
         assert "masks" in called(overlap.main, str(run))
         site = np.array([4, 2, 2, 0])
         tensors = {"step.3.mid.0.0.layer.0.kept": np.array([[0, 1], [0, 2]]), "step.3.mid.0.0.layer.0.site": site}
-        later = {"step.3.mid.0.0.layer.1.kept": np.array([[0], [1]]), "step.3.mid.0.0.layer.1.site": site,
+        later = {"step.3.mid.0.0.layer.1.kept": np.array([[0], [1]]), "step.3.mid.0.0.layer.1.site": np.array([2, 2, 2, 0]),
                  "step.3.mid.0.0.layer.1.positions": np.array([[0, 1], [0, 2]])}
         save_file(tensors | later, run / "masks" / "a" / "0.safetensors")
         row = overlap.rows_of(run, 0, 10)[0]
