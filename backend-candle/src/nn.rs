@@ -18,7 +18,10 @@ impl NnOps for CandleTensor {
         for operand in [Some(weight), bias].into_iter().flatten() {
             self.same_dtype(operand, "conv2d")?;
         }
-        options.output_shape(self.0.dims(), weight.0.dims(), bias.map(|bias| bias.0.dims()))?;
+        let shape = options.output_shape(self.0.dims(), weight.0.dims(), bias.map(|bias| bias.0.dims()))?;
+        if shape.contains(&0) || self.0.elem_count() == 0 {
+            return Err(Error::shape("conv2d", "a filled image and weight", self.0.dims()));
+        }
         if takes(&[&self.0, &weight.0]) && bias.is_none_or(|bias| takes(&[&bias.0])) {
             let bias = bias.map(|bias| &bias.0);
             return conv2d(&self.0, &weight.0, bias, options).map(Self).or_backend("conv2d");

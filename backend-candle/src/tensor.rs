@@ -1,6 +1,6 @@
 //! Level 1 on Candle: [`CandleTensor`].
 
-use atedm_core::backend::Partition;
+use atedm_core::backend::{Partition, axis_len};
 use atedm_core::{DType, Error, Result, Tensor};
 use candle_core::{DType as CandleDType, Device, Tensor as Raw};
 
@@ -72,11 +72,6 @@ impl CandleTensor {
         }
         let got = self.0.dtype().as_str().to_string();
         Err(Error::DType { op, expected: "f16, bf16, f32 or f64".to_string(), got })
-    }
-
-    /// The length of `axis`.
-    fn axis(&self, axis: usize, op: &'static str) -> Result<usize> {
-        atedm_core::backend::axis_len(self, axis, op)
     }
 
     /// Fails unless both have one float dtype.
@@ -246,7 +241,7 @@ impl Tensor for CandleTensor {
     }
 
     fn narrow(&self, axis: usize, start: usize, len: usize) -> Result<Self> {
-        let have = self.axis(axis, "narrow")?;
+        let have = axis_len(self, axis, "narrow")?;
         if start.checked_add(len).is_none_or(|end| end > have) {
             let expected = format!("{len} entries from {start} of axis {axis}");
             return Err(Error::shape("narrow", expected, self.shape()));
@@ -258,7 +253,7 @@ impl Tensor for CandleTensor {
         let Some(&first) = parts.first() else {
             return Err(Error::shape("concat", "at least one part", []));
         };
-        first.axis(axis, "concat")?;
+        axis_len(first, axis, "concat")?;
         let like = first.0.dims();
         for part in parts {
             first.same_dtype(part, "concat")?;
@@ -371,7 +366,7 @@ impl Tensor for CandleTensor {
     }
 
     fn sum(&self, axis: usize) -> Result<Self> {
-        if self.axis(axis, "sum")? == 0 {
+        if axis_len(self, axis, "sum")? == 0 {
             let mut shape = self.shape();
             shape[axis] = 1;
             return Self::full(0.0, &shape, self.dtype(), self.0.device());
@@ -380,7 +375,7 @@ impl Tensor for CandleTensor {
     }
 
     fn max(&self, axis: usize) -> Result<Self> {
-        if self.axis(axis, "max")? == 0 {
+        if axis_len(self, axis, "max")? == 0 {
             return Err(Error::shape("max", format!("a filled axis {axis}"), self.shape()));
         }
         self.unary("max", |x| x.max_keepdim(axis))

@@ -13,7 +13,11 @@ impl NnOps for TchTensor {
         for operand in [Some(weight), bias].into_iter().flatten() {
             self.same_dtype(operand, "conv2d")?;
         }
-        options.output_shape(&self.shape(), &weight.shape(), bias.map(Tensor::shape).as_deref())?;
+        let shape =
+            options.output_shape(&self.shape(), &weight.shape(), bias.map(Tensor::shape).as_deref())?;
+        if shape.contains(&0) || self.0.numel() == 0 {
+            return Err(Error::shape("conv2d", "a filled image and weight", self.shape()));
+        }
         let Conv2dOptions { stride, pad_before, pad_after } = options;
         let (before, after, stride) = (pad_before as i64, pad_after as i64, stride as i64);
         let convolved = || -> TorchResult<Raw> {

@@ -1,6 +1,6 @@
 //! Level 1 on libtorch: [`TchTensor`].
 
-use atedm_core::backend::Partition;
+use atedm_core::backend::{Partition, axis_len};
 use atedm_core::{DType, Error, Result, Tensor};
 use tch::{Device, Kind, Tensor as Raw};
 
@@ -84,11 +84,6 @@ impl TchTensor {
             Err(_) => "one that tch does not know".to_string(),
         };
         Err(Error::DType { op, expected: "f16, bf16, f32 or f64".to_string(), got })
-    }
-
-    /// The length of `axis`.
-    fn axis(&self, axis: usize, op: &'static str) -> Result<usize> {
-        atedm_core::backend::axis_len(self, axis, op)
     }
 
     /// Fails unless both have one float dtype.
@@ -195,7 +190,7 @@ impl Tensor for TchTensor {
     }
 
     fn narrow(&self, axis: usize, start: usize, len: usize) -> Result<Self> {
-        let have = self.axis(axis, "narrow")?;
+        let have = axis_len(self, axis, "narrow")?;
         if start.checked_add(len).is_none_or(|end| end > have) {
             let expected = format!("{len} entries from {start} of axis {axis}");
             return Err(Error::shape("narrow", expected, self.shape()));
@@ -207,7 +202,7 @@ impl Tensor for TchTensor {
         let Some(&first) = parts.first() else {
             return Err(Error::shape("concat", "at least one part", []));
         };
-        first.axis(axis, "concat")?;
+        axis_len(first, axis, "concat")?;
         let like = first.shape();
         for part in parts {
             first.same_dtype(part, "concat")?;
@@ -287,19 +282,19 @@ impl Tensor for TchTensor {
     }
 
     fn sum(&self, axis: usize) -> Result<Self> {
-        self.axis(axis, "sum")?;
+        axis_len(self, axis, "sum")?;
         self.unary("sum", |x| x.f_sum_dim_intlist(axis as i64, true, None))
     }
 
     fn max(&self, axis: usize) -> Result<Self> {
-        if self.axis(axis, "max")? == 0 {
+        if axis_len(self, axis, "max")? == 0 {
             return Err(Error::shape("max", format!("a filled axis {axis}"), self.shape()));
         }
         self.unary("max", |x| x.f_amax(axis as i64, true))
     }
 
     fn mean(&self, axis: usize) -> Result<Self> {
-        self.axis(axis, "mean")?;
+        axis_len(self, axis, "mean")?;
         self.unary("mean", |x| x.f_mean_dim(axis as i64, true, None))
     }
 

@@ -29,10 +29,10 @@ impl Conv2dOptions {
         (input + self.pad_before + self.pad_after).saturating_sub(kernel) / self.stride + 1
     }
     /// The output's shape `[b, co, h', w']` for shapes `[b, ci, h, w]` of the image, `[co, ci, kh, kw]` of the weight and `[co]`
-    /// of the bias: what every backend checks before it convolves.
+    /// of the bias: what every backend checks before it convolves. A batch or channels of 0 pass; a backend may refuse them.
     ///
     /// # Errors
-    /// [`Error::Shape`] if they do not fit, one is empty, or the padded image is smaller than the kernel; [`Error::Config`] for
+    /// [`Error::Shape`] if they do not fit, the kernel is empty, or the padded image is smaller than it; [`Error::Config`] for
     /// a stride of 0.
     pub fn output_shape(
         &self,
@@ -46,8 +46,8 @@ impl Conv2dOptions {
         let &[outputs, inputs, kernel_height, kernel_width] = weight else {
             return Err(Error::shape("conv2d weight", "[co, ci, kh, kw]", weight));
         };
-        if inputs != channels || weight.contains(&0) {
-            let expected = format!("[co, {channels}, kh, kw], each 1 or more");
+        if inputs != channels || kernel_height == 0 || kernel_width == 0 {
+            let expected = format!("[co, {channels}, 1 or more, 1 or more]");
             return Err(Error::shape("conv2d weight", expected, weight));
         }
         if let Some(bias) = bias.filter(|&bias| bias != [outputs]) {
@@ -60,7 +60,7 @@ impl Conv2dOptions {
         let fits = |length: usize, kernel: usize| {
             padding.and_then(|padding| padding.checked_add(length)).is_some_and(|padded| padded >= kernel)
         };
-        if image.contains(&0) || !fits(height, kernel_height) || !fits(width, kernel_width) {
+        if !fits(height, kernel_height) || !fits(width, kernel_width) {
             let expected = format!("an image of at least {kernel_height} x {kernel_width} when padded");
             return Err(Error::shape("conv2d", expected, image));
         }
@@ -71,6 +71,9 @@ impl Conv2dOptions {
 /// Neural-network operations.
 pub trait NnOps: Tensor {
     /// 2-D convolution (cross-correlation, as torch): `[b, ci, h, w]` with `weight [co, ci, kh, kw]`, `bias [co]` → `[b, co, h', w']`.
+    ///
+    /// # Errors
+    /// As [`Conv2dOptions::output_shape`], and [`Error::DType`] unless all have one float dtype.
     fn conv2d(&self, weight: &Self, bias: Option<&Self>, options: Conv2dOptions) -> Result<Self>;
 
     /// A weight `[co, ci, kh, kw]` laid out as this library's [`NnOps::conv2d`] is fastest with: models call it once, when they

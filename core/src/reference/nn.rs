@@ -90,30 +90,41 @@ fn conv2d<F: Element>(
 
     let (image, kernels) = (row_major(input), row_major(weight));
     let mut out = vec![F::zero(); count(&conv.out, "conv2d")?];
-    if let Some(bias) = &bias {
-        for (plane, &value) in out.chunks_exact_mut(pixels).zip(bias.iter().cycle()) {
-            plane.fill(value);
+    if !out.is_empty() {
+        if let Some(bias) = &bias {
+            for (plane, &value) in out.chunks_exact_mut(pixels).zip(bias.iter().cycle()) {
+                plane.fill(value);
+            }
         }
-    }
-    let matrix = view((out_channels, depth), &kernels)?;
-    let size = conv.channels * conv.height * conv.width;
-    let rows_at_once = (PATCHES / (depth * out_width)).clamp(1, out_height);
-    let mut buffer = vec![F::zero(); if conv.is_pointwise() { 0 } else { depth * rows_at_once * out_width }];
-    for (b, out) in out.chunks_exact_mut(out_channels * pixels).enumerate().take(conv.batch) {
-        let image = &image[b * size..(b + 1) * size];
-        let mut product = view_mut((out_channels, pixels), out)?;
-        if conv.is_pointwise() {
-            general_mat_mul(F::one(), &matrix, &view((depth, pixels), image)?, F::one(), &mut product);
-            continue;
-        }
-        for from in (0..out_height).step_by(rows_at_once) {
-            let rows = rows_at_once.min(out_height - from);
-            let columns = from * out_width..(from + rows) * out_width;
-            let patches = &mut buffer[..depth * rows * out_width];
-            conv.unfold(image, from, rows, patches);
-            let patches = view((depth, columns.len()), patches)?;
-            let mut part = product.slice_mut(s![.., columns]);
-            general_mat_mul(F::one(), &matrix, &patches, F::one(), &mut part);
+        if depth > 0 {
+            let matrix = view((out_channels, depth), &kernels)?;
+            let size = conv.channels * conv.height * conv.width;
+            let rows_at_once = (PATCHES / (depth * out_width)).clamp(1, out_height);
+            let mut buffer =
+                vec![F::zero(); if conv.is_pointwise() { 0 } else { depth * rows_at_once * out_width }];
+            for (b, out) in out.chunks_exact_mut(out_channels * pixels).enumerate().take(conv.batch) {
+                let image = &image[b * size..(b + 1) * size];
+                let mut product = view_mut((out_channels, pixels), out)?;
+                if conv.is_pointwise() {
+                    general_mat_mul(
+                        F::one(),
+                        &matrix,
+                        &view((depth, pixels), image)?,
+                        F::one(),
+                        &mut product,
+                    );
+                    continue;
+                }
+                for from in (0..out_height).step_by(rows_at_once) {
+                    let rows = rows_at_once.min(out_height - from);
+                    let columns = from * out_width..(from + rows) * out_width;
+                    let patches = &mut buffer[..depth * rows * out_width];
+                    conv.unfold(image, from, rows, patches);
+                    let patches = view((depth, columns.len()), patches)?;
+                    let mut part = product.slice_mut(s![.., columns]);
+                    general_mat_mul(F::one(), &matrix, &patches, F::one(), &mut part);
+                }
+            }
         }
     }
     Ok(F::tensor(pack(out, &conv.out, "conv2d")?))

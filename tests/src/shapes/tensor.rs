@@ -1,5 +1,6 @@
 //! Tensors that know their shapes only.
 
+use atedm_core::backend::axis_len;
 use atedm_core::{DType, Error, Indices, Partition, Result, Tensor};
 
 use super::{ShapeDevice, ShapeIndices};
@@ -33,10 +34,6 @@ impl ShapeTensor {
             return Ok(());
         }
         Err(Error::DType { op, expected: self.dtype.to_string(), got: other.dtype.to_string() })
-    }
-
-    fn axis(&self, axis: usize, op: &'static str) -> Result<usize> {
-        atedm_core::backend::axis_len(self, axis, op)
     }
 
     fn broadcast(&self, other: &Self, op: &'static str) -> Result<Self> {
@@ -119,7 +116,7 @@ impl Tensor for ShapeTensor {
     }
 
     fn narrow(&self, axis: usize, start: usize, len: usize) -> Result<Self> {
-        let all = self.axis(axis, "narrow")?;
+        let all = axis_len(self, axis, "narrow")?;
         if start.checked_add(len).is_none_or(|end| end > all) {
             return Err(Error::shape("narrow", format!("{len} entries from {start}"), self.shape.clone()));
         }
@@ -131,7 +128,7 @@ impl Tensor for ShapeTensor {
         let mut len = 0;
         for part in parts {
             first.same_dtype(part, "concat")?;
-            len += part.axis(axis, "concat")?;
+            len += axis_len(*part, axis, "concat")?;
             let differs = |other: usize| other != axis && part.shape[other] != first.shape[other];
             if part.shape.len() != first.shape.len() || (0..first.shape.len()).any(differs) {
                 return Err(Error::shape("concat", format!("{:?}", first.shape), part.shape.clone()));
@@ -193,12 +190,12 @@ impl Tensor for ShapeTensor {
     }
 
     fn sum(&self, axis: usize) -> Result<Self> {
-        self.axis(axis, "sum")?;
+        axis_len(self, axis, "sum")?;
         Ok(self.with_axis(axis, 1))
     }
 
     fn max(&self, axis: usize) -> Result<Self> {
-        self.axis(axis, "max")?;
+        axis_len(self, axis, "max")?;
         Ok(self.with_axis(axis, 1))
     }
 
@@ -219,7 +216,7 @@ impl Tensor for ShapeTensor {
     }
 
     fn gather(&self, axis: usize, at: &ShapeIndices) -> Result<Self> {
-        self.axis(axis, "gather")?;
+        axis_len(self, axis, "gather")?;
         let (batch, count) = at.dims();
         if axis == 0 || batch != self.shape[0] {
             return Err(Error::shape("gather", format!("{batch} rows, axis 1 or above"), self.shape.clone()));
