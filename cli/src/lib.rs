@@ -33,6 +33,7 @@ mod observe;
 mod progress;
 mod prune;
 mod sample;
+mod table;
 mod tiny;
 
 use std::process::ExitCode;

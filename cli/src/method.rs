@@ -1,16 +1,21 @@
 //! A pruning method made ready for one model, size and number of steps: its options checked, a budget solved for a
-//! ratio, and its token counts and FLOPs known before anything runs.
+//! ratio, and its token counts and FLOPs known before anything runs. Which method it is, nobody asks here.
+
+use std::sync::Arc;
 
 use atedm_core::AttentionOps;
-use atedm_core::at_edm::{AtEdmConfig, LayerTokens, PrunePlan};
-use atedm_core::plugin::{BuildContext, Grid, Registry, ScheduleRegistry};
+use atedm_core::plugin::{
+    BlockShape, BuildContext, Grid, LayerTokens, MethodCatalogue, MethodPlan, ModelShape, Registry, StepOf,
+    TokenReducer,
+};
 use atedm_sdxl::config::{BlockInfo, UNetConfig};
 use atedm_sdxl::flops;
-use atedm_tomerge::{MergeConfig, TokenPlan};
-use serde_json::{Map, Value};
+use serde_json::Value;
 
-use crate::failure::{Failure, Outcome};
+use crate::args::RngName;
+use crate::failure::Outcome;
 use crate::prune::PruneSpec;
+use crate::table::inline_table;
 
 /// What counts and costs depend on.
 #[derive(Debug, Clone, Copy)]
@@ -29,9 +34,9 @@ impl Workload<'_> {
         self.unet.blocks(self.latents.height, self.latents.width)
     }
 
-    /// The deepest level with attention, which `levels = "deepest"` stands for.
-    pub(crate) fn deepest_level(&self) -> Option<usize> {
-        self.blocks().iter().map(|block| block.id.level).max()
+    /// What a method is described for.
+    fn shape(&self) -> ModelShape {
+        ModelShape { blocks: self.blocks().iter().map(shape).collect(), steps: self.steps }
     }
 
     /// TFLOPs (2 × MAC, one sample) of one evaluation with nothing pruned.
@@ -40,206 +45,163 @@ impl Workload<'_> {
     }
 }
 
-/// What is known of a method's token counts.
-#[derive(Debug, Clone)]
-enum Counts {
-    /// Nothing is pruned.
-    Whole,
-    /// AT-EDM's own arithmetic.
-    Plan(PrunePlan),
-    /// That of Token Merging and its relatives.
-    Merging(TokenPlan),
-    /// A plugin: only a run tells.
-    Unknown,
+/// A block without the facts that counts do not depend on.
+pub(crate) fn shape(block: &BlockInfo) -> BlockShape {
+    BlockShape { id: block.id, depth: block.depth, grid: block.grid }
 }
 
 /// A method by name with checked options.
 #[derive(Debug, Clone)]
 pub(crate) struct Method {
     pub(crate) name: String,
-    /// Options as a registry takes them: a budget is replaced by the ratio that meets it.
-    pub(crate) options: Map<String, Value>,
-    /// Every option with its value, defaults too, where the method is one of ours.
+    /// Every option with its value, a budget replaced by the ratio that meets it.
     pub(crate) settings: Value,
-    counts: Counts,
+    plan: Arc<dyn MethodPlan>,
 }
 
 impl Method {
-    /// `spec` with the program's random numbers, where the method draws some and none are asked for.
-    pub(crate) fn with_rng(spec: &PruneSpec, rng: &str) -> PruneSpec {
-        let mut spec = spec.clone();
-        let known = MergeConfig::preset(&spec.method).and_then(|config| config.to_options().ok());
-        if known.is_some_and(|known| known.contains_key("rng")) {
-            spec.options.entry("rng").or_insert_with(|| rng.into());
-        }
-        spec
-    }
-
-    /// Checks the options of the built-in methods; a plugin's are checked when it is built.
+    /// Describes `spec` for the workload and solves its budget. Methods that draw random numbers draw them from `rng`
+    /// unless their options name a generator.
     pub(crate) fn resolve(
         spec: &PruneSpec,
         work: &Workload<'_>,
-        schedules: &ScheduleRegistry,
+        catalogue: &MethodCatalogue,
+        rng: Option<RngName>,
     ) -> Outcome<Self> {
-        let PruneSpec { method, options } = spec.clone();
-        if MergeConfig::preset(&method).is_some() {
-            return Self::resolve_merging(method, options, work, schedules);
+        let model = work.shape();
+        let facts = catalogue.facts().of_model(&model);
+        let facts = rng.map_or(facts, |rng| facts.with_rng(rng.name()));
+        let given = inline_table(&spec.options)?;
+        let described = catalogue.describe(&spec.method, &given.options, &facts);
+        let plan = described.map_err(|error| given.named(error))?;
+        let asked = given.options.get("budget_tflops").is_some_and(|budget| !budget.is_null());
+        let plan = match plan.budget_tflops() {
+            Some(budget) => solve(budget, plan.as_ref(), work)?,
+            None if asked => return Err(no_ratio().into()),
+            None => plan,
+        };
+        for remark in plan.remarks(&model)? {
+            eprintln!("warning: {}: {remark}", spec.method);
         }
-        if AtEdmConfig::preset(&method).is_none() {
-            let counts = if method == "none" { Counts::Whole } else { Counts::Unknown };
-            let settings = Value::Object(options.clone());
-            return Ok(Self { name: method, options, settings, counts });
-        }
-        let mut config =
-            AtEdmConfig::from_options(&method, &options)?.resolve(work.deepest_level().unwrap_or(0));
-        let mut options = options;
-        if let Some(budget) = config.budget_tflops {
-            let mean = |ratio: f64| {
-                let plan = config.clone().with_ratio(ratio)?.plan_with(schedules)?;
-                plan.begin(work.steps)?;
-                let costs = (0..work.steps)
-                    .map(|step| tflop(&plan, work, step))
-                    .collect::<atedm_core::Result<Vec<_>>>()?;
-                Ok(costs.iter().sum::<f64>() / work.steps as f64)
-            };
-            let ratio = solve(budget, mean)?;
-            config = config.with_ratio(ratio)?;
-            options.remove("budget_tflops");
-            options.insert("ratio".into(), ratio.into());
-        }
-        let plan = config.plan_with(schedules)?;
-        plan.begin(work.steps)?;
-        let settings = serde_json::to_value(&config).map_err(Failure::run)?;
-        Ok(Self { name: method, options, settings, counts: Counts::Plan(plan) })
+        Ok(Self::of_plan(&spec.method, plan))
     }
 
-    /// [`Method::resolve`] for Token Merging and its relatives.
-    fn resolve_merging(
-        name: String,
-        mut options: Map<String, Value>,
-        work: &Workload<'_>,
-        schedules: &ScheduleRegistry,
-    ) -> Outcome<Self> {
-        let mut config =
-            MergeConfig::from_options(&name, &options)?.resolve(work.deepest_level().unwrap_or(0));
-        if let Some(budget) = config.placement.budget_tflops {
-            let mean = |ratio: f64| {
-                let plan = config.clone().with_ratio(ratio)?.plan_with(schedules)?;
-                plan.begin(work.steps)?;
-                let costs = (0..work.steps).map(|step| merging_tflop(&plan, work, step));
-                Ok(costs.sum::<atedm_core::Result<f64>>()? / work.steps as f64)
-            };
-            let ratio = solve(budget, mean)?;
-            config = config.with_ratio(ratio)?;
-            options.remove("budget_tflops");
-            options.insert("ratio".into(), ratio.into());
-        }
-        let settings = Value::Object(config.to_options()?);
-        let plan = config.plan_with(schedules)?;
-        plan.begin(work.steps)?;
-        let blocks: Vec<_> = work.blocks().iter().map(|block| (block.id, block.grid)).collect();
-        for remark in plan.remarks(&blocks, work.steps)? {
-            eprintln!("warning: {name}: {remark}");
-        }
-        let counts = if plan.is_exact() { Counts::Merging(plan) } else { Counts::Unknown };
-        Ok(Self { name, options, settings, counts })
+    fn of_plan(name: &str, plan: Box<dyn MethodPlan>) -> Self {
+        Self { name: name.into(), settings: Value::Object(plan.settings()), plan: plan.into() }
     }
 
-    /// Builds it once and lets it go, so that a bad option is found before weights are read.
-    pub(crate) fn check<T: AttentionOps>(&self, registry: &Registry<T>, work: &Workload<'_>) -> Outcome {
-        let context = BuildContext { deepest_level: work.deepest_level(), ..BuildContext::default() };
-        registry.build(&self.name, &Value::Object(self.options.clone()), &context)?;
+    /// What it is, without a tensor.
+    pub(crate) fn plan(&self) -> &dyn MethodPlan {
+        self.plan.as_ref()
+    }
+
+    /// The same without rules that stop its work early, where it has some.
+    pub(crate) fn without_early_stop(&self) -> Self {
+        match self.plan.without_early_stop() {
+            Some(plan) => Self::of_plan(&self.name, plan),
+            None => self.clone(),
+        }
+    }
+
+    /// Builds it.
+    pub(crate) fn build<T: AttentionOps>(
+        &self,
+        registry: &Registry<T>,
+        context: &BuildContext<T>,
+    ) -> atedm_core::Result<Box<dyn TokenReducer<T>>> {
+        registry.build_plan(&self.name, self.plan(), context)
+    }
+
+    /// Builds it once and lets it go, so that a bad option of a part is found before weights are read.
+    pub(crate) fn check<T: AttentionOps>(&self, registry: &Registry<T>) -> Outcome {
+        self.build(registry, &BuildContext::default())?;
         Ok(())
     }
 
     /// Whether it is the identity.
     pub(crate) fn is_none(&self) -> bool {
-        matches!(self.counts, Counts::Whole)
+        self.name == "none"
     }
 
     /// The tokens that each layer of a block runs on at a step; `None` where only a run tells.
     pub(crate) fn tokens(
         &self,
         block: &BlockInfo,
-        step: usize,
-        steps: usize,
+        index: usize,
+        total: usize,
     ) -> Outcome<Option<Vec<LayerTokens>>> {
-        Ok(match &self.counts {
-            Counts::Whole => Some(vec![LayerTokens::whole(block.grid.tokens()); block.depth]),
-            Counts::Plan(plan) => {
-                Some(plan.tokens(block.id, block.depth, block.grid.tokens(), step, steps)?)
-            }
-            Counts::Merging(plan) => Some(plan.tokens(block.id, block.depth, block.grid, step, steps)?),
-            Counts::Unknown => None,
-        })
+        Ok(self.plan.tokens(&shape(block), StepOf { index, total })?)
     }
 
     /// TFLOPs (2 × MAC, one sample) of the evaluation at each step; `None` where only a run tells.
     pub(crate) fn step_tflops(&self, work: &Workload<'_>) -> Outcome<Option<Vec<f64>>> {
-        match &self.counts {
-            Counts::Whole => Ok(Some(vec![work.whole_tflop()?; work.steps])),
-            Counts::Plan(plan) => {
-                let costs =
-                    (0..work.steps).map(|step| tflop(plan, work, step)).collect::<atedm_core::Result<_>>();
-                Ok(Some(costs?))
-            }
-            Counts::Merging(plan) => {
-                let costs = (0..work.steps).map(|step| merging_tflop(plan, work, step));
-                Ok(Some(costs.collect::<atedm_core::Result<_>>()?))
-            }
-            Counts::Unknown => Ok(None),
+        Ok(step_tflops(self.plan(), work)?)
+    }
+}
+
+/// TFLOPs of the evaluation at each step under a plan; `None` where only a run tells.
+fn step_tflops(plan: &dyn MethodPlan, work: &Workload<'_>) -> atedm_core::Result<Option<Vec<f64>>> {
+    let mut steps = Vec::with_capacity(work.steps);
+    let blocks = work.blocks();
+    for index in 0..work.steps {
+        let step = StepOf { index, total: work.steps };
+        let mut layers = Vec::with_capacity(blocks.len());
+        for block in &blocks {
+            let Some(tokens) = plan.tokens(&shape(block), step)? else { return Ok(None) };
+            layers.push((block.id, tokens));
         }
+        let cost = flops::pruned(work.unet, work.latents, work.text, |block| {
+            let tokens = layers.iter().find(|(id, _)| *id == block.id).map(|(_, tokens)| tokens.clone());
+            Ok(tokens.unwrap_or_default())
+        })?;
+        steps.push(cost.sum().tflop());
     }
+    Ok(Some(steps))
 }
 
-/// The ratio that meets a budget, or an error that names what can be reached.
-fn solve(budget: f64, mean: impl Fn(f64) -> atedm_core::Result<f64>) -> Outcome<f64> {
-    /// Close to removing every token that can be removed.
-    const HIGHEST: f64 = 0.9999;
-    let (most, least) = (mean(0.0)?, mean(HIGHEST)?);
-    if budget < least || budget > most {
-        return Err(Failure::usage(format!(
-            "budget_tflops: expected at least {least:.4e} ({}) and at most {most:.4e} ({}) for this model, size and \
-             schedule, got {budget}",
-            readable(least),
-            readable(most)
-        )));
-    }
-    Ok(flops::solve_ratio(budget, mean)?)
+/// The error for a budget of a method whose cost no ratio decides.
+fn no_ratio() -> atedm_core::Error {
+    let reason =
+        "no ratio decides what this method costs, or only a run shows it: give it options of its own";
+    atedm_core::Error::config("budget_tflops", reason)
 }
 
-fn tflop(plan: &PrunePlan, work: &Workload<'_>, step: usize) -> atedm_core::Result<f64> {
-    let layers =
-        |block: &BlockInfo| plan.tokens(block.id, block.depth, block.grid.tokens(), step, work.steps);
-    Ok(flops::pruned(work.unet, work.latents, work.text, layers)?.sum().tflop())
-}
-
-fn merging_tflop(plan: &TokenPlan, work: &Workload<'_>, step: usize) -> atedm_core::Result<f64> {
-    let layers = |block: &BlockInfo| plan.tokens(block.id, block.depth, block.grid, step, work.steps);
-    Ok(flops::pruned(work.unet, work.latents, work.text, layers)?.sum().tflop())
-}
-
-/// TFLOPs as a person reads them.
-pub(crate) fn readable(tflop: f64) -> String {
-    match tflop {
-        large if large >= 1.0 => format!("{large:.3} TFLOP"),
-        middle if middle >= 1e-3 => format!("{:.3} GFLOP", middle * 1e3),
-        small => format!("{:.3} MFLOP", small * 1e6),
-    }
+/// `plan` with the ratio that meets a budget, or an error that names what can be reached.
+fn solve(budget: f64, plan: &dyn MethodPlan, work: &Workload<'_>) -> atedm_core::Result<Box<dyn MethodPlan>> {
+    let with = |ratio: f64| plan.with_ratio(ratio).unwrap_or_else(|| Err(no_ratio()));
+    let mean = |ratio: f64| {
+        let steps = step_tflops(with(ratio)?.as_ref(), work)?.ok_or_else(no_ratio)?;
+        Ok(steps.iter().sum::<f64>() / work.steps.max(1) as f64)
+    };
+    with(flops::solve_ratio(budget, mean)?)
 }
 
 #[cfg(test)]
 mod tests {
+    use atedm_core::plugin::RunTells;
+    use atedm_core::reference::NdTensor;
+    use atedm_sdxl::flops::readable;
     use serde_json::json;
 
     use super::*;
+    use crate::Extension;
+    use crate::extension::registry;
 
     fn resolve(method: &str, options: Value) -> Outcome<(Method, Vec<f64>)> {
+        resolve_with(method, options, (), None)
+    }
+
+    fn resolve_with(
+        method: &str,
+        options: Value,
+        extension: impl Extension,
+        rng: Option<RngName>,
+    ) -> Outcome<(Method, Vec<f64>)> {
         let unet = UNetConfig::sdxl_base();
         let work = Workload { unet: &unet, latents: Grid { height: 128, width: 128 }, text: 77, steps: 50 };
         let Value::Object(options) = options else { panic!("expected a table") };
         let spec = PruneSpec { method: method.into(), options };
-        let method = Method::resolve(&spec, &work, &ScheduleRegistry::with_builtins())?;
+        let method = Method::resolve(&spec, &work, registry::<NdTensor>(&extension)?.catalogue(), rng)?;
         let steps = method.step_tflops(&work)?.unwrap_or_default();
         Ok((method, steps))
     }
@@ -260,14 +222,14 @@ mod tests {
 
     #[test]
     fn methods_that_draw_take_the_programs_generator() {
-        let with = |method: &str, options: Value| {
-            let Value::Object(options) = options else { panic!("expected a table") };
-            Value::Object(Method::with_rng(&PruneSpec { method: method.into(), options }, "chacha").options)
+        let rng = |method: &str, options: Value| {
+            let method = resolve_with(method, options, (), Some(RngName::Chacha)).unwrap().0;
+            method.settings.get("rng").cloned()
         };
-        assert_eq!(with("tome", json!({})), json!({"rng": "chacha"}));
-        assert_eq!(with("tome", json!({"rng": "torch"})), json!({"rng": "torch"}));
-        assert_eq!(with("todo", json!({})), json!({}));
-        assert_eq!(with("at-edm", json!({})), json!({}));
+        assert_eq!(rng("tome-a", json!({})), Some(json!("chacha")));
+        assert_eq!(rng("tome-a", json!({"rng": "torch"})), Some(json!("torch")));
+        assert_eq!(rng("todo-sdxl", json!({})), None);
+        assert_eq!(rng("at-edm", json!({})), None);
     }
 
     #[test]
@@ -280,7 +242,7 @@ mod tests {
             let budget: f64 = published.parse().unwrap();
             let (method, steps) = resolve("tome-c", json!({"budget_tflops": budget})).unwrap();
             assert!((mean(&steps) - budget).abs() < 0.005, "{}", mean(&steps));
-            assert!(method.options.contains_key("ratio"));
+            assert!(method.settings.get("ratio").is_some());
         }
         // keys and values alone: of the 10 layers with 4096 tokens a quarter of them stays, and with it of the products
         let (_, steps) = resolve("todo-sdxl", json!({})).unwrap();
@@ -308,22 +270,45 @@ mod tests {
         let (method, steps) =
             resolve("at-edm", json!({"budget_tflops": 4.1, "prune_point": "before_ff"})).unwrap();
         assert!((mean(&steps) - 4.1).abs() < 0.005, "{}", mean(&steps));
-        assert!(!method.options.contains_key("budget_tflops") && method.options.contains_key("ratio"));
+        assert_eq!(method.settings.get("budget_tflops"), None);
+        assert!(method.settings["ratio"].as_f64().is_some_and(|ratio| ratio > 0.5));
         let (_, steps) = resolve("at-edm-b", json!({})).unwrap();
         assert!((mean(&steps) - 3.6).abs() < 0.005, "{}", mean(&steps));
         let message = resolve("at-edm", json!({"budget_tflops": 2.0})).unwrap_err().to_string();
         assert!(message.contains("budget_tflops: expected at least 3.09"), "{message}");
     }
 
-    #[test]
-    fn a_plugin_is_left_to_its_builder() {
-        let (method, steps) = resolve("mine", json!({"anything": 1})).unwrap();
-        assert!(steps.is_empty() && !method.is_none());
-        assert_eq!(method.settings, json!({"anything": 1}));
+    /// A method of which only a run can tell what it removes.
+    struct Opaque;
+
+    impl Extension for Opaque {
+        fn register<T: AttentionOps>(&self, registry: &mut Registry<T>) -> atedm_core::Result<()> {
+            registry.register_method(
+                "mine",
+                |options, _| Ok(RunTells { options: options.clone() }),
+                |_, _| Ok(Box::new(atedm_core::plugin::Unpruned)),
+            )
+        }
     }
 
     #[test]
-    fn figures_have_a_fitting_unit() {
-        assert_eq!([6.761, 0.0123, 0.0000456].map(readable), ["6.761 TFLOP", "12.300 GFLOP", "45.600 MFLOP"]);
+    fn a_method_that_only_a_run_shows_has_no_costs_and_no_budget() {
+        let (method, steps) = resolve_with("mine", json!({"anything": 1}), Opaque, None).unwrap();
+        assert!(steps.is_empty() && !method.is_none());
+        assert_eq!(method.settings, json!({"anything": 1}));
+        let error =
+            resolve_with("mine", json!({"budget_tflops": 4.0}), Opaque, None).unwrap_err().to_string();
+        assert!(error.starts_with("budget_tflops: no ratio decides"), "{error}");
+    }
+
+    #[test]
+    fn an_idle_option_is_refused_whatever_the_method() {
+        for (method, options, named) in [
+            ("at-edm", json!({"scorer": "random", "damping": 0.5}), "damping: does nothing here"),
+            ("tome-a", json!({"schedule": "constant", "tau": "10%"}), "tau: does nothing here"),
+        ] {
+            let error = resolve(method, options).unwrap_err().to_string();
+            assert!(error.starts_with(named), "{error}");
+        }
     }
 }

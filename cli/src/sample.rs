@@ -11,7 +11,6 @@ use atedm_sdxl::pipeline::{
     Conditioning, Decoding, InitialLatents, Pipeline, Proceed, Request, StepReport, TextEncoders,
 };
 use atedm_sdxl::vae::TileOptions;
-use serde_json::Value;
 
 use crate::Extension;
 use crate::args::{EngineArgs, SampleArgs};
@@ -73,9 +72,8 @@ impl<'a> Job<'a> {
         model.checkpoint.scheduler().build::<NdTensor>(sample.scheduler, sample.steps)?;
         let work = model.workload(size, sample.steps);
         let registry = registry::<NdTensor>(extension)?;
-        let spec = Method::with_rng(spec, sample.rng.name());
-        let method = Method::resolve(&spec, &work, registry.schedules())?;
-        method.check(&registry, &work)?;
+        let method = Method::resolve(spec, &work, registry.catalogue(), Some(sample.rng))?;
+        method.check(&registry)?;
         let shape = [sample.prompt.len(), work.unet.in_channels, work.latents.height, work.latents.width];
         let noise = sample.latents.as_deref().map(|path| read_latents(path, shape)).transpose()?;
         let init = InitImage::from_args(sample, size)?;
@@ -189,10 +187,8 @@ impl<E: Extension> Task for Sampling<'_, E> {
             seed: job.sample.seed,
             observer: watcher.map(|watcher| watcher as SharedObserver<B::Tensor>),
             replay: job.replay.as_ref().map(|(_, masks)| masks.clone()),
-            deepest_level: job.work().deepest_level(),
         };
-        let options = Value::Object(job.method.options.clone());
-        let mut reducer = registry::<B::Tensor>(extension)?.build(&job.method.name, &options, &context)?;
+        let mut reducer = job.method.build(&registry::<B::Tensor>(extension)?, &context)?;
 
         progress.phase("loading");
         let pipeline = Pipeline::<B>::load_with(&job.model.checkpoint, dtype, &device, TextEncoders::PerRun)

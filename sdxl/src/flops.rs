@@ -4,15 +4,16 @@
 //! of *one sample*; a FLOP figure is 2 × MAC. Norms, activations, softmax and a method's own work are left out.
 //! SD-XL base at 1024 px is 3.3806 TMAC, 6.761 TFLOP: the paper's "6.7 T".
 
-use atedm_core::at_edm::LayerTokens;
-use atedm_core::plugin::Grid;
+use atedm_core::plugin::{Grid, LayerTokens};
 use atedm_core::{Error, Result};
 
 use crate::config::{BlockInfo, UNetConfig};
 
 mod run;
+mod unit;
 
 pub use run::{RunCost, StepClass};
+pub use unit::{Unit, readable};
 
 /// Multiply-accumulates by kind of operation.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -226,8 +227,11 @@ pub fn solve_ratio(budget: f64, mean_tflop: impl Fn(f64) -> Result<f64>) -> Resu
     const HIGHEST: f64 = 0.9999;
     let (most, least) = (mean_tflop(0.0)?, mean_tflop(HIGHEST)?);
     if !budget.is_finite() || budget < least || budget > most {
-        let reason =
-            format!("{budget} TFLOP is out of reach: this model and schedule take {least:.3} to {most:.3}");
+        let reason = format!(
+            "expected at least {least:.4e} ({}) and at most {most:.4e} ({}) for this model, size and schedule, got {budget}",
+            readable(least),
+            readable(most)
+        );
         return Err(Error::config("budget_tflops", reason));
     }
     let (mut low, mut high) = (0.0, HIGHEST);
@@ -321,7 +325,7 @@ mod tests {
         }
         let error = solve_ratio(2.9, |ratio| Ok(mean(ratio, false, &[1, 2]))).unwrap_err().to_string();
         assert!(
-            error.starts_with("budget_tflops: 2.9 TFLOP is out of reach") && error.contains("3.09"),
+            error.starts_with("budget_tflops: expected at least 3.09") && error.ends_with("got 2.9"),
             "{error}"
         );
         assert!(solve_ratio(f64::NAN, |_| Ok(1.0)).is_err());

@@ -6,8 +6,8 @@ mod support;
 
 use std::path::Path;
 
-use atedm_core::at_edm::{LayerTokens, pruned_tokens};
-use atedm_core::plugin::Grid;
+use atedm_core::at_edm::pruned_tokens;
+use atedm_core::plugin::{Grid, LayerTokens};
 use atedm_sdxl::checkpoint::Part;
 use atedm_sdxl::config::{BlockInfo, UNetConfig};
 use atedm_sdxl::flops;

@@ -19,8 +19,8 @@ use std::rc::Rc;
 use std::time::Instant;
 
 use atedm_candle::{Candle, CandleTensor, Device};
-use atedm_core::at_edm::AtEdmConfig;
-use atedm_core::plugin::{BuildContext, Grid, Registry, Row, Run, Step, TokenReducer, Unpruned};
+use atedm_core::at_edm::{AtEdmConfig, Parts};
+use atedm_core::plugin::{BuildContext, Grid, Row, Run, Step, TokenReducer, Unpruned};
 use atedm_core::{Backend, DType, Result, WeightSource, Weights};
 use atedm_sdxl::flops;
 use atedm_sdxl::unet::{UNet, UNetConfig, UNetInput};
@@ -202,7 +202,7 @@ fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
     let (latents, text): (candle_core::Tensor, candle_core::Tensor) =
         ((&inputs.latents).into(), (&inputs.text).into());
     let at_edm = AtEdmConfig { epsilon: 0.0, ..AtEdmConfig::default() };
-    let mut at_edm = at_edm.build(&BuildContext::default(), &Registry::with_builtins())?;
+    let mut at_edm = at_edm.build(&BuildContext::default(), &Parts::with_builtins())?;
     let matrix = candle_core::Tensor::randn(0f32, 1.0, (MATRIX, MATRIX), &Device::Cpu)?;
     let product = || seconds(|| matrix.matmul(&matrix).unwrap());
     product();

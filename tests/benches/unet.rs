@@ -9,8 +9,8 @@ use std::hint::black_box;
 use std::time::Duration;
 
 use atedm_candle::{Candle, Device};
-use atedm_core::at_edm::{AtEdmConfig, PrunePoint};
-use atedm_core::plugin::{BuildContext, Grid, Registry, TokenReducer, Unpruned};
+use atedm_core::at_edm::{AtEdmConfig, Parts, PrunePoint};
+use atedm_core::plugin::{BuildContext, Grid, TokenReducer, Unpruned};
 use atedm_core::{Backend, DType, DeviceOf};
 use atedm_tests::conformance::block::TestBlock;
 use atedm_tests::conformance::support::Lab;
@@ -43,7 +43,7 @@ fn bench<B: Backend>(criterion: &mut Criterion, device: &DeviceOf<B>) {
                 epsilon: 0.0,
                 ..AtEdmConfig::default()
             };
-            Box::new(config.build(&BuildContext::default(), &Registry::with_builtins()).unwrap())
+            Box::new(config.build(&BuildContext::default(), &Parts::with_builtins()).unwrap())
         };
         for (name, mut reducer) in [
             ("whole", Box::new(Unpruned) as Box<dyn TokenReducer<B::Tensor>>),

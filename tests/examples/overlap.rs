@@ -20,10 +20,9 @@ use std::error::Error;
 use std::sync::{Arc, Mutex};
 
 use atedm_candle::{Candle, Device};
-use atedm_core::at_edm::{AtEdm, AtEdmConfig};
+use atedm_core::at_edm::{AtEdm, AtEdmConfig, Parts};
 use atedm_core::plugin::{
-    Action, BuildContext, Event, MaskRecorder, MaskSet, Registry, Row, Run, Site, Step, Sublayer,
-    TokenReducer, Wants,
+    Action, BuildContext, Event, MaskRecorder, MaskSet, Row, Run, Site, Step, Sublayer, TokenReducer, Wants,
 };
 use atedm_core::{AttentionOps, Backend, DType, Result};
 use atedm_sdxl::checkpoint::{Checkpoint, OpenOptions};
@@ -123,12 +122,14 @@ impl Arguments {
     }
 }
 
-fn configuration(options: &Value) -> std::result::Result<AtEdmConfig, Failure> {
+fn configuration(options: &Value, deepest_level: Option<usize>) -> std::result::Result<AtEdmConfig, Failure> {
     let mut table =
         options.as_object().ok_or_else(|| format!("expected a table of options, got {options}"))?.clone();
     let preset = table.remove("preset").unwrap_or_else(|| json!("at-edm"));
     let preset = preset.as_str().ok_or("preset: expected a name")?;
-    Ok(AtEdmConfig::from_options(preset, &table)?)
+    let config = AtEdmConfig::from_options(preset, &table)?;
+    let levels = deepest_level.map_or(config.levels.clone(), |deepest| config.levels.resolved(deepest));
+    Ok(AtEdmConfig { levels, ..config })
 }
 
 /// A method that chooses and is not obeyed.
@@ -141,11 +142,10 @@ struct Follower<T: AttentionOps> {
 impl<T: AttentionOps> Follower<T> {
     fn new(options: &Value, deepest_level: Option<usize>) -> std::result::Result<Self, Failure> {
         let recorder = MaskRecorder::shared();
-        let context =
-            BuildContext { observer: Some(recorder.clone()), deepest_level, ..BuildContext::default() };
+        let context = BuildContext { observer: Some(recorder.clone()), ..BuildContext::default() };
         // Its plans are thrown away, so they may as well be the cheapest.
-        let config = AtEdmConfig { recovery: "zero".into(), ..configuration(options)? };
-        let method = config.build(&context, &Registry::with_builtins())?;
+        let config = AtEdmConfig { recovery: "zero".into(), ..configuration(options, deepest_level)? };
+        let method = config.build(&context, &Parts::with_builtins())?;
         Ok(Self { name: name(options), method, recorder })
     }
 
@@ -305,8 +305,8 @@ fn run<B: Backend>(
     for options in &arguments.candidates {
         followers.push(Follower::new(options, deepest_level)?);
     }
-    let context = BuildContext { deepest_level, ..BuildContext::default() };
-    let leader = configuration(&arguments.leader)?.build(&context, &Registry::with_builtins())?;
+    let leader = configuration(&arguments.leader, deepest_level)?;
+    let leader = leader.build(&BuildContext::default(), &Parts::with_builtins())?;
     let mut compared = Compared { leader, followers };
     let request = Request {
         steps: arguments.steps,

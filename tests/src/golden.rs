@@ -2,8 +2,8 @@
 
 use std::path::PathBuf;
 
-use atedm_core::at_edm::AtEdmConfig;
-use atedm_core::plugin::{BuildContext, MaskKey, MaskRecorder, MaskSet, Registry, TokenReducer, Unpruned};
+use atedm_core::at_edm::{AtEdmConfig, Parts};
+use atedm_core::plugin::{BuildContext, MaskKey, MaskRecorder, MaskSet, TokenReducer, Unpruned};
 use atedm_core::{Backend, DType, DeviceOf, Tensor};
 use atedm_sdxl::checkpoint::{Checkpoint, OpenOptions};
 use atedm_sdxl::pipeline::{Conditioning, InitialLatents, Output, Pipeline, Proceed, Request, StepReport};
@@ -132,7 +132,7 @@ fn run<B: Backend>(pipeline: &Pipeline<B>, case: &Value, golden: &Golden) -> (Ou
         Some(text) => {
             let context = BuildContext { observer: Some(recorder.clone()), ..BuildContext::default() };
             let config = AtEdmConfig::from_options("at-edm", &options(text)).unwrap();
-            Box::new(config.build(&context, &Registry::with_builtins()).unwrap())
+            Box::new(config.build(&context, &Parts::with_builtins()).unwrap())
         }
     };
     let mut go_on = |_: &StepReport<'_, B::Tensor>| Proceed::Continue(());

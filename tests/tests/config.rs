@@ -3,12 +3,11 @@
 // helpers outside `#[test]` functions are tests, too
 #![allow(clippy::unwrap_used)]
 
-use atedm_core::at_edm::schedule::{Constant, PruneLess, PruneMore};
 use atedm_core::at_edm::{
-    AtEdmConfig, Bicubic, CrossVote, Heads, LayerQuery, Levels, Norm, PrunePoint, PruningSchedule,
-    ScoreSource, Tau, pruned_tokens,
+    AtEdmConfig, Bicubic, CrossVote, Heads, LayerQuery, Norm, PrunePoint, ScoreSource, pruned_tokens,
 };
-use atedm_core::plugin::{BlockId, GuidanceMasks, ScheduleQuery, Stage};
+use atedm_core::plugin::schedule::{Constant, PruneLess, PruneMore};
+use atedm_core::plugin::{BlockId, GuidanceMasks, Levels, PruningSchedule, ScheduleQuery, Stage, Tau};
 use proptest::prelude::*;
 use proptest::sample::select;
 

@@ -3,8 +3,8 @@
 // helpers outside `#[test]` functions are tests, too
 #![allow(clippy::unwrap_used)]
 
-use atedm_core::at_edm::{AtEdmConfig, PrunePoint, Tau};
-use atedm_core::plugin::{BuildContext, Grid, Registry, Row, Run, Step, TokenReducer, Unpruned};
+use atedm_core::at_edm::{AtEdmConfig, PrunePoint};
+use atedm_core::plugin::{BuildContext, Grid, Registry, Row, Run, Step, Tau, TokenReducer, Unpruned};
 use atedm_core::{DType, Weights};
 use atedm_sdxl::flops;
 use atedm_sdxl::unet::{UNet, UNetConfig, UNetInput};
@@ -43,7 +43,8 @@ fn evaluate<R: TokenReducer<ShapeTensor>>(reducer: R, step: usize) -> (Ledger, T
 
 /// The paper's settings with exactly 5 votes; without data no change could be measured.
 fn config(preset: &str, prune_point: PrunePoint) -> AtEdmConfig {
-    AtEdmConfig { prune_point, epsilon: 0.0, ..AtEdmConfig::preset(preset).unwrap() }.resolve(2)
+    let preset = AtEdmConfig::preset(preset).unwrap();
+    AtEdmConfig { prune_point, epsilon: 0.0, levels: preset.levels.resolved(2), ..preset }
 }
 
 fn pruned(config: &AtEdmConfig, step: usize) -> (Ledger, TokenTrace) {
@@ -80,7 +81,7 @@ fn the_full_model_is_the_papers_6_7_t() {
     let blocks = UNetConfig::sdxl_base().blocks(LATENTS.height, LATENTS.width);
     assert_eq!(blocks.iter().map(|block| block.depth).sum::<usize>(), 70);
     for block in blocks {
-        let whole = atedm_core::at_edm::LayerTokens::whole(block.grid.tokens());
+        let whole = atedm_core::plugin::LayerTokens::whole(block.grid.tokens());
         assert_eq!(trace[&block.id], vec![whole; block.depth], "{}", block.id);
     }
     assert!(ledger.largest_map < 4096 * 4096, "attention itself stores no whole map");
@@ -137,7 +138,7 @@ fn token_traces_at_1024_px() {
                 let before_ff = point == PrunePoint::BeforeFf;
                 assert_eq!(first.feed_forward, if before_ff { after } else { all }, "{block}");
                 for layer in &layers[1..] {
-                    assert_eq!(*layer, atedm_core::at_edm::LayerTokens::whole(after), "{block}");
+                    assert_eq!(*layer, atedm_core::plugin::LayerTokens::whole(after), "{block}");
                 }
             }
         }

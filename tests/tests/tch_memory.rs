@@ -5,9 +5,9 @@
 // A test's helpers, too: a failed `expect` is a failed check.
 #![allow(clippy::expect_used)]
 
-use atedm_core::at_edm::AtEdmConfig;
+use atedm_core::at_edm::{AtEdmConfig, Parts};
 use atedm_core::backend::{AttentionOptions, GraphRequest};
-use atedm_core::plugin::{BuildContext, Grid, Registry};
+use atedm_core::plugin::{BuildContext, Grid};
 use atedm_core::{AttentionOps, Backend, DType, Result};
 use atedm_tch::{Device, TchTensor, Torch};
 use atedm_tests::conformance::block::TestBlock;
@@ -39,7 +39,7 @@ fn rise<R>(f: impl FnOnce() -> Result<R>) -> usize {
 fn prune(block: &TestBlock<TchTensor>) -> Result<()> {
     let config = AtEdmConfig { schedule: "constant".into(), epsilon: 0.0, ..AtEdmConfig::default() };
     assert_eq!(config.recovery, "similarity");
-    let mut method = config.build(&BuildContext::default(), &Registry::with_builtins())?;
+    let mut method = config.build(&BuildContext::default(), &Parts::with_builtins())?;
     block.run(&mut method).map(drop)
 }
 

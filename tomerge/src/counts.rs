@@ -2,8 +2,7 @@
 //! a user is told.
 
 use atedm_core::Result;
-use atedm_core::at_edm::LayerTokens;
-use atedm_core::plugin::{BlockId, Gate, Grid, Scope, Sublayer};
+use atedm_core::plugin::{BlockId, Gate, Grid, LayerTokens, Scope, Sublayer};
 
 use crate::config::Method;
 
@@ -41,6 +40,16 @@ impl Effect {
 impl TokenPlan {
     pub(crate) fn new(gate: Gate, method: Method, ratio: f64) -> Self {
         Self { gate, method, ratio }
+    }
+
+    /// The same for another ratio, in place of a budget if there is one.
+    pub(crate) fn with_ratio(&self, ratio: f64) -> Result<Self> {
+        Ok(Self { gate: self.gate.with_ratio(ratio)?, method: self.method.clone(), ratio })
+    }
+
+    /// Where and how much is reduced.
+    pub(crate) fn gate(&self) -> &Gate {
+        &self.gate
     }
 
     /// Whether [`TokenPlan::tokens`] are what really runs. Not so with a `threshold`, where the tokens themselves decide

@@ -3,7 +3,7 @@
 //!
 //! # Structure
 //! - [`MergeConfig`]: a method with all its options; [`presets`]: named settings, and [`register`] for a registry.
-//! - [`placement`]: how much, where and when, for every method alike; [`TokenPlan`]: token counts without a tensor.
+//! - [`MergeOutline`]: a method as a registry knows it; [`TokenPlan`]: token counts without a tensor.
 //! - [`around`]: what all methods share as [`TokenReducer`](atedm_core::plugin::TokenReducer)s; a [`Planner`] is the rest.
 //! - [`tome`]: ToMe. [`grid`], [`matching`] and [`merge`] are its steps.
 //! - [`mod@todo`]: ToDo; [`toma`]: ToMA; [`sito`]: SiTo. What their options come to are [`Rules`].
@@ -24,10 +24,10 @@ pub mod around;
 mod config;
 mod counts;
 mod draws;
+mod entry;
 pub mod grid;
 pub mod matching;
 pub mod merge;
-pub mod placement;
 pub mod presets;
 pub mod reuse;
 mod rules;
@@ -40,5 +40,6 @@ pub use around::Planner;
 pub use config::{MergeConfig, Method};
 pub use counts::{Effect, TokenPlan};
 pub use draws::Generator;
+pub use entry::MergeOutline;
 pub use presets::register;
 pub use rules::Rules;

@@ -12,11 +12,11 @@
 //!
 //! `toma` and `sito` reduce self-attention at all levels; `merge_crossattn` and `merge_mlp` add the other sublayers.
 
-use atedm_core::plugin::Registry;
+use atedm_core::plugin::{Placement, Registry};
 use atedm_core::{AttentionOps, Result};
 
 use crate::config::{MergeConfig, Method};
-use crate::placement::Placement;
+use crate::entry::MergeOutline;
 use crate::sito::SitoOptions;
 use crate::todo::TodoOptions;
 use crate::toma::TomaOptions;
@@ -64,8 +64,10 @@ pub fn find(name: &str) -> Option<MergeConfig> {
 /// [`atedm_core::Error::Config`] when a name is taken.
 pub fn register<T: AttentionOps>(registry: &mut Registry<T>) -> Result<()> {
     names().into_iter().try_for_each(|preset| {
-        registry.register_method(preset, move |options, context, registry| {
-            MergeConfig::from_options(preset, options)?.build(context, registry)
-        })
+        registry.register_method(
+            preset,
+            move |options, facts| MergeOutline::from_options(preset, options, facts),
+            |plan: &MergeOutline, context| plan.build(context),
+        )
     })
 }

@@ -8,10 +8,10 @@ mod common;
 use std::sync::{Arc, Mutex};
 
 use atedm_core::DType;
-use atedm_core::at_edm::LayerTokens;
+use atedm_core::plugin::LayerTokens;
 use atedm_core::plugin::{
-    BlockId, BuildContext, Event, Grid, Levels, MaskRecorder, MaskSet, Registry, Row, ScheduleRegistry,
-    Scope, Site, Stage, Sublayer,
+    BlockId, BlockShape, BuildContext, Event, Grid, Levels, MaskRecorder, MaskSet, ModelShape, Registry, Row,
+    ScheduleRegistry, Scope, Scoring, Site, Stage, StepOf, Sublayer,
 };
 use atedm_core::reference::NdTensor;
 use atedm_tomerge::{MergeConfig, Method as Own, presets};
@@ -31,7 +31,7 @@ fn every_preset_is_a_method_and_survives_being_written() {
     let mut registry = Registry::<NdTensor>::with_builtins();
     atedm_tomerge::register(&mut registry).unwrap();
     for name in presets::names() {
-        assert!(registry.names().contains(&name));
+        assert!(registry.catalogue().names().contains(&name));
         let config = MergeConfig::preset(name).unwrap();
         config.validate().unwrap();
         assert_eq!(MergeConfig::from_options(name, &Map::new()).unwrap(), config, "{name}");
@@ -74,6 +74,7 @@ fn what_is_wrong_is_named() {
         ("tome", json!({"levels": []}), "levels: "),
         ("tome", json!({"schedule": "table"}), "schedule: "),
         ("tome", json!({"tau": "130%"}), "tau: "),
+        ("tome", json!({"tau": "10%"}), "tau: does nothing here: it is an option of schedule"),
         ("toma", json!({"num_tiles": 0}), "num_tiles: "),
         ("toma", json!({"attention_scale": 0.0}), "attention_scale: "),
         ("toma", json!({"max_downsample": 2}), "max_downsample: unknown option"),
@@ -97,9 +98,9 @@ fn what_is_wrong_is_named() {
         assert!(message.starts_with(field), "{message}");
     }
     let replay = BuildContext { replay: Some(Arc::new(MaskSet::default())), ..BuildContext::default() };
-    let registry = Registry::<NdTensor>::with_builtins();
-    let config = MergeConfig::preset("tome").unwrap();
-    assert!(config.build(&replay, &registry).err().unwrap().to_string().starts_with("masks: "));
+    let mut registry = Registry::<NdTensor>::with_builtins();
+    atedm_tomerge::register(&mut registry).unwrap();
+    assert!(registry.build("tome", &Value::Null, &replay).err().unwrap().to_string().starts_with("masks: "));
 }
 
 #[test]
@@ -118,11 +119,11 @@ fn listed_steps_replace_a_presets() {
 fn token_merging_ratio_is_ratio() {
     let config = MergeConfig::from_options("tome", &options(json!({"token_merging_ratio": 0.3}))).unwrap();
     assert_eq!(config.placement.ratio, 0.3);
-    let config = MergeConfig::preset("tome").unwrap().with_ratio(0.25).unwrap().resolve(2);
+    let config = MergeConfig::preset("tome").unwrap().with_ratio(0.25).unwrap();
     assert_eq!(config.placement.ratio, 0.25);
     assert!(MergeConfig::preset("tome").unwrap().with_ratio(1.0).is_err());
     let deepest = MergeConfig::from_options("tome", &options(json!({"levels": "deepest"}))).unwrap();
-    assert_eq!(deepest.resolve(2).placement.levels, Levels::List(vec![2]));
+    assert_eq!(deepest.placement.levels.resolved(2), Levels::List(vec![2]));
 }
 
 fn block(stage: Stage, index: usize, count: usize, level: usize) -> BlockId {
@@ -308,4 +309,38 @@ fn plans_are_used_again_until_they_are_made_anew() {
         labels(plan(&mut method, &at_step(&site(grid, &rows), 1), &hidden).unwrap().unwrap().1.as_ref(), 1, 0)
     };
     assert_ne!(standing(1), standing(2));
+}
+
+/// What the program asks a method before any tensor exists.
+#[test]
+fn a_plan_says_what_its_method_draws_costs_and_uses_again() {
+    let mut registry = Registry::<NdTensor>::with_builtins();
+    atedm_tomerge::register(&mut registry).unwrap();
+    let shapes = sdxl().into_iter().map(|(id, grid)| BlockShape { id, depth: 2, grid });
+    let model = ModelShape { blocks: shapes.collect(), steps: 10 };
+    let facts = registry.catalogue().facts().of_model(&model).with_rng("chacha");
+    let describe =
+        |name: &str, value: Value| registry.catalogue().describe(name, &options(value), &facts).unwrap();
+    // methods that draw take the program's generator, unless they name one
+    assert_eq!(describe("tome", json!({})).settings()["rng"], "chacha");
+    assert_eq!(describe("tome", json!({"rng": "torch"})).settings()["rng"], "torch");
+    assert_eq!(describe("todo", json!({})).settings().get("rng"), None);
+    // a ratio solves a budget where it decides the cost
+    let budget = describe("tome-c", json!({"budget_tflops": 4.0}));
+    assert_eq!((budget.budget_tflops(), budget.settings().get("ratio")), (Some(4.0), None));
+    let solved = budget.with_ratio(0.25).unwrap().unwrap();
+    assert_eq!((solved.budget_tflops(), &solved.settings()["ratio"]), (None, &json!(0.25)));
+    assert!(describe("todo", json!({})).with_ratio(0.25).is_none());
+    let by_data = describe("tome", json!({"threshold": 0.9}));
+    assert!(by_data.with_ratio(0.25).is_none());
+    let step = |index| StepOf { index, total: 10 };
+    assert_eq!(by_data.tokens(&model.blocks[0], step(0)).unwrap(), None);
+    // plans of every fifth step serve the four after it
+    use Scoring::{Fresh, Reused};
+    let toma = describe("toma", json!({"reuse": {"steps": 5}}));
+    let scoring = |index| toma.scoring(&model.blocks[0], step(index)).unwrap();
+    assert_eq!([0, 1, 4, 5, 6].map(scoring), [Fresh, Reused, Reused, Fresh, Reused]);
+    let listed = describe("toma", json!({"reuse": {"at": [0, 7]}}));
+    let scoring = |index| listed.scoring(&model.blocks[0], step(index)).unwrap();
+    assert_eq!([6, 7, 8].map(scoring), [Reused, Fresh, Reused]);
 }

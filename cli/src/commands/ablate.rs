@@ -23,9 +23,9 @@ use crate::experiment::record::{FORMAT, PromptLine, Provenance, Record, RunInfo}
 use crate::experiment::shard::Shard;
 use crate::failure::{Failure, Outcome};
 use crate::files::{ImageFacts, latents_bytes, mask_metadata, masks_bytes, png_bytes, text_chunks};
-use crate::method::readable;
 use crate::model::Model;
 use crate::progress::Progress;
+use atedm_sdxl::flops::readable;
 
 /// Runs a configuration, shows its plan, or merges shards.
 pub(crate) fn run(args: &AblateArgs, extension: &impl Extension) -> Outcome {

@@ -20,10 +20,10 @@ use crate::experiment::record::{Attention, Distances, Flops, PromptLine, Times};
 use crate::failure::{Failure, Outcome};
 use crate::files::{LatentsFile, OutputFile, Picture, png_bytes, read_latents};
 use crate::init_image::InitImage;
-use crate::method::readable;
 use crate::model::Model;
 use crate::progress::Progress;
 use crate::prune::PruneSpec;
+use atedm_sdxl::flops::readable;
 
 /// Pixels of a letter on the sheet.
 const LETTER: usize = 8;

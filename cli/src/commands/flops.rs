@@ -2,7 +2,7 @@
 //! and the TFLOPs of its Tables 1 and 2, by formula.
 
 use atedm_core::reference::NdTensor;
-use atedm_sdxl::flops::RunCost;
+use atedm_sdxl::flops::{RunCost, Unit};
 use serde_json::{Map, Value, json};
 
 use super::print;
@@ -97,12 +97,12 @@ impl Row {
         work: &crate::method::Workload<'_>,
         registry: &atedm_core::plugin::Registry<NdTensor>,
     ) -> Outcome<Self> {
-        let costed = Costed::new(spec, work, registry.schedules())?;
-        costed.method.check(registry, work)?;
+        let costed = Costed::new(spec, work, registry.catalogue())?;
+        costed.method.check(registry)?;
         match costed.cost.clone() {
             Some(cost) => Ok(Self { costed, cost }),
             None => Err(Failure::usage(format!(
-                "--prune: {} is a plugin, and what it prunes shows in a run only (atedm bench runs it)",
+                "--prune: what {} prunes shows in a run only (atedm bench runs it)",
                 costed.method.name
             ))),
         }
@@ -112,27 +112,6 @@ impl Row {
     fn tflops(&self) -> [f64; 3] {
         let of = |class: Option<&atedm_sdxl::flops::StepClass>| class.map_or(0.0, |class| class.tflop());
         [of(self.cost.dearest()), of(self.cost.cheapest()), self.cost.mean_tflop()]
-    }
-}
-
-/// A unit that shows three decimals of something.
-struct Unit {
-    name: &'static str,
-    factor: f64,
-}
-
-impl Unit {
-    fn fitting(tflop: f64) -> Self {
-        let (name, factor) = match tflop {
-            large if large >= 0.1 => ("TFLOP", 1.0),
-            middle if middle >= 1e-4 => ("GFLOP", 1e3),
-            _ => ("MFLOP", 1e6),
-        };
-        Self { name, factor }
-    }
-
-    fn show(&self, tflop: f64) -> String {
-        format!("{:.3}", self.factor * tflop)
     }
 }
 

@@ -9,11 +9,11 @@ use crate::failure::{Failure, Outcome};
 use crate::files::{
     OutputFile, check_distinct, latents_bytes, mask_metadata, masks_bytes, png_bytes, text_chunks,
 };
-use crate::method::readable;
 use crate::observe::Watcher;
 use crate::progress::Progress;
 use crate::prune::PruneSpec;
 use crate::sample::{Job, Sampled};
+use atedm_sdxl::flops::readable;
 
 /// Makes the images.
 pub(crate) fn run(args: &GenerateArgs, extension: &impl Extension) -> Outcome {

@@ -1,6 +1,6 @@
 //! `atedm inspect`: a checkpoint's blocks, what a configuration prunes in them at which steps, and what that costs.
 
-use atedm_core::at_edm::LayerTokens;
+use atedm_core::plugin::LayerTokens;
 use atedm_core::reference::NdTensor;
 use atedm_sdxl::config::BlockInfo;
 use serde_json::{Value, json};
@@ -11,9 +11,10 @@ use crate::args::InspectArgs;
 use crate::describe;
 use crate::extension::registry;
 use crate::failure::{Failure, Outcome};
-use crate::method::{Method, Workload, readable};
+use crate::method::{Method, Workload};
 use crate::model::Model;
 use crate::prune::PruneSpec;
+use atedm_sdxl::flops::readable;
 
 /// Prints what is asked for.
 pub(crate) fn run(args: &InspectArgs, extension: &impl Extension) -> Outcome {
@@ -22,8 +23,8 @@ pub(crate) fn run(args: &InspectArgs, extension: &impl Extension) -> Outcome {
     let size = model.size(args.width, args.height)?;
     let work = model.workload(size, args.steps);
     let registry = registry::<NdTensor>(extension)?;
-    let method = Method::resolve(&spec, &work, registry.schedules())?;
-    method.check(&registry, &work)?;
+    let method = Method::resolve(&spec, &work, registry.catalogue(), None)?;
+    method.check(&registry)?;
     let report = Report::new(&model, size, work, &method)?;
     let text = if args.json {
         serde_json::to_string_pretty(&report.to_json()).map_err(Failure::run)?
@@ -115,7 +116,7 @@ impl<'a> Report<'a> {
             lines.push(format!("  {}", pairs.join(" ")));
         }
         let (Some(phases), Some(mean)) = (&self.phases, self.mean_tflop()) else {
-            lines.push("  a plugin: what it prunes and costs shows in a run only".into());
+            lines.push("  what it prunes and costs shows in a run only".into());
             return;
         };
         for phase in phases {

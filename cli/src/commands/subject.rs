@@ -2,8 +2,7 @@
 
 use std::path::Path;
 
-use atedm_core::at_edm::AtEdmConfig;
-use atedm_core::plugin::{Grid, ScheduleRegistry};
+use atedm_core::plugin::{Grid, MethodCatalogue};
 use atedm_sdxl::config::{TextEncoderConfig, UNetConfig, VaeConfig};
 use atedm_sdxl::flops::{self, RunCost};
 use atedm_sdxl::schedulers::SchedulerConfig;
@@ -91,31 +90,15 @@ pub(super) struct Costed {
     pub(super) method: Method,
     /// Its name and the options that were typed.
     pub(super) label: String,
-    /// The run's cost; `None` for a plugin, of which only a run tells.
+    /// The run's cost; `None` where only a run tells.
     pub(super) cost: Option<RunCost>,
 }
 
 impl Costed {
     /// Checks `spec`'s options, solves its budget, and works out what every step costs.
-    pub(super) fn new(spec: &PruneSpec, work: &Workload<'_>, schedules: &ScheduleRegistry) -> Outcome<Self> {
-        let method = Method::resolve(spec, work, schedules)?;
+    pub(super) fn new(spec: &PruneSpec, work: &Workload<'_>, catalogue: &MethodCatalogue) -> Outcome<Self> {
+        let method = Method::resolve(spec, work, catalogue, None)?;
         Ok(Self { cost: run_cost(&method, work)?, label: label(spec), method })
-    }
-
-    /// The whole configuration, where the method is one of ours.
-    pub(super) fn config(&self) -> Option<AtEdmConfig> {
-        let named = AtEdmConfig::preset(&self.method.name).is_some();
-        named.then(|| serde_json::from_value(self.method.settings.clone()).ok()).flatten()
-    }
-
-    /// Makes a method of ours cast all of its votes, wherever they converge.
-    pub(super) fn cast_every_vote(&mut self) {
-        if self.config().is_some() {
-            self.method.options.insert("epsilon".into(), 0.0.into());
-            if let Some(epsilon) = self.method.settings.get_mut("epsilon") {
-                *epsilon = 0.0.into();
-            }
-        }
     }
 
     /// The ratio it removes, where the method has one.

@@ -9,8 +9,6 @@ use atedm_core::{Backend, DType, DeviceOf, Tensor};
 use atedm_sdxl::pipeline::{
     Conditioning, InitialLatents, Pipeline, Proceed, Request, StepReport, TextEmbeddings, TextEncoders,
 };
-use atedm_tomerge::MergeConfig;
-use serde_json::Value;
 
 use super::plan::{Plan, PlannedPoint};
 use super::record::{Attention, Flops, LevelTokens, PromptLine, Times};
@@ -93,8 +91,7 @@ where
             for &place in points {
                 let Some(point) = plan.points.get(place) else { continue };
                 let levels = planned.get(place).and_then(Option::as_ref);
-                let made =
-                    studio.make((place, point), (prompt, &embeddings), noise.as_ref(), levels, model)?;
+                let made = studio.make((place, point), (prompt, &embeddings), noise.as_ref(), levels)?;
                 sink(made, studio.progress)?;
             }
         }
@@ -106,7 +103,7 @@ where
 /// Token counts of the points whose method knows them and is slow to show them.
 fn planned_levels(plan: &Plan, model: &Model) -> Outcome<Vec<Option<Vec<LevelTokens>>>> {
     let of = |point: &PlannedPoint| -> Outcome<Option<Vec<LevelTokens>>> {
-        if MergeConfig::preset(&point.method.name).is_none() {
+        if !point.method.plan().is_slow_to_watch() {
             return Ok(None);
         }
         let work = workload(model, point);
@@ -141,7 +138,6 @@ impl<B: Backend> Studio<'_, B> {
         (prompt, embeddings): (&'p PromptLine, &TextEmbeddings<B::Tensor>),
         noise: Option<&LatentsFile>,
         planned: Option<&Vec<LevelTokens>>,
-        model: &Model,
     ) -> Outcome<Made<'p>> {
         let settings = &point.info.settings;
         let tally = match (self.plan.masks.contains(&prompt.id), planned) {
@@ -150,7 +146,7 @@ impl<B: Backend> Studio<'_, B> {
             (false, Some(_)) => None,
         };
         let tally = tally.map(|tally| Arc::new(Mutex::new(tally)));
-        let mut reducer = self.reducer(point, prompt.seed, tally.clone(), model)?;
+        let mut reducer = self.reducer(point, prompt.seed, tally.clone())?;
         let request = self.request(point, prompt, embeddings, noise)?;
         let mut ends: Vec<Instant> = Vec::with_capacity(settings.steps);
         let (before, progress) = (self.done, &*self.progress);
@@ -202,16 +198,13 @@ impl<B: Backend> Studio<'_, B> {
         point: &PlannedPoint,
         seed: u64,
         tally: Option<Arc<Mutex<Tally>>>,
-        model: &Model,
     ) -> Outcome<Box<dyn TokenReducer<B::Tensor>>> {
         let context = BuildContext::<B::Tensor> {
             seed,
             observer: tally.map(|tally| tally as SharedObserver<B::Tensor>),
-            deepest_level: workload(model, point).deepest_level(),
             ..BuildContext::default()
         };
-        let options = Value::Object(point.method.options.clone());
-        let reducer = self.registry.build(&point.method.name, &options, &context)?;
+        let reducer = point.method.build(&self.registry, &context)?;
         Ok(match point.info.settings.attention {
             Attention::Fused => reducer,
             Attention::Stored => Box::new(StoredMaps::new(reducer)),

@@ -7,7 +7,6 @@ use atedm_core::DType;
 use atedm_core::plugin::Registry;
 use atedm_core::reference::NdTensor;
 use atedm_sdxl::schedulers::{SamplerChoice, SchedulerConfig};
-use atedm_tomerge::MergeConfig;
 use serde::Serialize;
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
@@ -196,15 +195,8 @@ fn plan_point(
     let sampling = &point.sampling;
     ground.scheduler.build::<NdTensor>(sampling.scheduler, sampling.steps)?;
     let work = Workload { steps: sampling.steps, ..ground.work };
-    if point.budget_tflops.is_some() && is_plugin(&point.spec.method) {
-        return Err(Failure::usage(format!(
-            "budget_tflops: what {} costs shows in a run only: give its entry a ratio, or entries of ours the budget",
-            point.spec.method
-        )));
-    }
-    let spec = Method::with_rng(&point.spec, outline.rng.name());
-    let method = Method::resolve(&spec, &work, registry.schedules())?;
-    method.check(registry, &work)?;
+    let method = Method::resolve(&point.spec, &work, registry.catalogue(), Some(outline.rng))?;
+    method.check(registry)?;
     let planned = method.step_tflops(&work)?;
     let settings = Settings {
         model: ground.name.to_string(),
@@ -241,13 +233,6 @@ fn plan_point(
         reference: None,
         is_reference: false,
     })
-}
-
-/// Whether a method comes from outside, so that only a run tells what it costs.
-fn is_plugin(method: &str) -> bool {
-    let ours =
-        atedm_core::at_edm::AtEdmConfig::preset(method).is_some() || MergeConfig::preset(method).is_some();
-    !ours && method != "none"
 }
 
 /// 16 hexadecimal digits of the SHA-256 of a value's JSON with sorted keys.

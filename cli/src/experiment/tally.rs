@@ -37,8 +37,7 @@ impl Tally {
         self.recorder.as_mut().map(MaskRecorder::take)
     }
 
-    /// The counts of a method by formula: merging reads its plans back from the device to show them, which would cost
-    /// time. `None` where only a run tells.
+    /// The counts of a method by formula, for methods that are slow to watch. `None` where only a run tells.
     pub(crate) fn planned(method: &Method, work: &Workload<'_>) -> Outcome<Option<Self>> {
         let mut tally = Self::default();
         for step in 0..work.steps {

@@ -1,20 +1,22 @@
 //! AT-EDM's configuration: plain data with a gate in front of it.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
+use serde_json::Value;
 
+use super::entry::AtEdmPlan;
 use super::method::AtEdm;
 use super::options::{Bicubic, CrossVote, Heads, Norm, PrunePoint, ScoreSource};
+use super::parts::{Parts, RECOVERY, SCORER, SELECTOR};
 use super::plan::PrunePlan;
 use super::presets;
-use super::schedule::{ScheduleTable, Tau, share};
 use super::scoring::{check_cold_iterations, check_level_iterations};
 use crate::backend::AttentionOps;
+use crate::plugin::options::{from_table, to_table, unknown_option};
+use crate::plugin::schedule::{ScheduleTable, share};
 use crate::plugin::{
-    BuildContext, GuidanceMasks, Levels, Registry, ScheduleRegistry, check_ratio, index_list,
+    BuildContext, Facts, GuidanceMasks, Levels, Options, Placement, ScheduleRegistry, Tau, index_list,
 };
 use crate::{Error, Result};
 
@@ -46,8 +48,8 @@ pub struct AtEdmConfig {
     /// registered one. Default `page-rank`.
     pub scorer: String,
     /// Options of a registered scorer. Default: none.
-    #[serde(skip_serializing_if = "Map::is_empty")]
-    pub scorer_options: Map<String, Value>,
+    #[serde(skip_serializing_if = "Options::is_empty")]
+    pub scorer_options: Options,
     /// G-WPR: the most votes cast. Default 5.
     pub max_iterations: usize,
     /// G-WPR: other caps at some resolution levels, as a table from level to the most votes cast there. Default: none.
@@ -77,42 +79,36 @@ pub struct AtEdmConfig {
     /// The selector's registered name. Default `top-k`.
     pub selector: String,
     /// Options of a registered selector. Default: none.
-    #[serde(skip_serializing_if = "Map::is_empty")]
-    pub selector_options: Map<String, Value>,
+    #[serde(skip_serializing_if = "Options::is_empty")]
+    pub selector_options: Options,
     /// The recovery's registered name: `similarity`, `direct`, `zero`, `bicubic`, or a registered one.
     /// Default `similarity`.
     pub recovery: String,
     /// Options of a registered recovery. Default: none.
-    #[serde(skip_serializing_if = "Map::is_empty")]
-    pub recovery_options: Map<String, Value>,
+    #[serde(skip_serializing_if = "Options::is_empty")]
+    pub recovery_options: Options,
     /// Bicubic recovery: `plain` (pruned neighbours are zeros) or `normalised`. Default `plain`.
     pub bicubic: Bicubic,
     /// The schedule's registered name: `prune-less`, `prune-more`, `constant`, `table`, or a registered one.
     /// Default `prune-less`.
     pub schedule: String,
     /// Options of a registered schedule. Default: none.
-    #[serde(skip_serializing_if = "Map::is_empty")]
-    pub schedule_options: Map<String, Value>,
+    #[serde(skip_serializing_if = "Options::is_empty")]
+    pub schedule_options: Options,
     /// With `schedule = "table"`: the table itself. Default: none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub table: Option<ScheduleTable>,
-    /// With `schedule = "table"`: a `.toml` or `.json` file that holds the table. Default: none.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub schedule_file: Option<PathBuf>,
     /// The number τ of early steps, as a count or a share of the steps. Default `"30%"`.
     pub tau: Tau,
     /// Whose scores decide in the halves of guidance: `per_row`, `cond` or `mean`. Default `per_row`.
     pub guidance: GuidanceMasks,
 }
 
-/// Every key that an [`AtEdmConfig`] reads.
-const KEYS: [&str; 31] = [
-    "ratio",
-    "budget_tflops",
+/// Every key that is AT-EDM's own, beside those of a [`Placement`].
+const KEYS: [&str; 21] = [
     "keep_multiple",
     "prune_point",
     "prune_layers",
-    "levels",
     "score",
     "scorer",
     "scorer_options",
@@ -131,17 +127,7 @@ const KEYS: [&str; 31] = [
     "recovery",
     "recovery_options",
     "bicubic",
-    "schedule",
-    "schedule_options",
-    "table",
-    "schedule_file",
-    "tau",
-    "guidance",
-    ALIAS,
 ];
-
-/// What users of token merging know `ratio` as.
-const ALIAS: &str = "token_merging_ratio";
 
 impl Default for AtEdmConfig {
     fn default() -> Self {
@@ -154,7 +140,7 @@ impl Default for AtEdmConfig {
             levels: Levels::All,
             score: ScoreSource::default(),
             scorer: "page-rank".into(),
-            scorer_options: Map::new(),
+            scorer_options: Options::new(),
             max_iterations: 5,
             level_iterations: BTreeMap::new(),
             warm_start: false,
@@ -166,14 +152,13 @@ impl Default for AtEdmConfig {
             damping: 0.0,
             cross_vote: CrossVote::default(),
             selector: "top-k".into(),
-            selector_options: Map::new(),
+            selector_options: Options::new(),
             recovery: "similarity".into(),
-            recovery_options: Map::new(),
+            recovery_options: Options::new(),
             bicubic: Bicubic::default(),
             schedule: "prune-less".into(),
-            schedule_options: Map::new(),
+            schedule_options: Options::new(),
             table: None,
-            schedule_file: None,
             tau: Tau::default(),
             guidance: GuidanceMasks::default(),
         }
@@ -191,70 +176,110 @@ impl AtEdmConfig {
     /// # Errors
     /// [`Error::Config`] for an unknown preset or key (listing the known ones), and for a value of the wrong form or
     /// out of range.
-    pub fn from_options(preset: &str, options: &Map<String, Value>) -> Result<Self> {
+    pub fn from_options(preset: &str, options: &Options) -> Result<Self> {
         let base = Self::preset(preset).ok_or_else(|| {
             Error::config(
                 "preset",
                 format!("expected one of {}, got {preset:?}", presets::names().join(", ")),
             )
         })?;
-        let Ok(Value::Object(mut merged)) = serde_json::to_value(&base) else {
-            return Err(Error::config("preset", format!("{preset} is not a table")));
-        };
-        for (key, value) in options {
+        let mut given = options.clone();
+        SCORER.flatten(&mut given, &base.scorer)?;
+        SELECTOR.flatten(&mut given, &base.selector)?;
+        RECOVERY.flatten(&mut given, &base.recovery)?;
+        let (placement, own) = base.placement().read(&given)?;
+        let mut merged = to_table(&base)?;
+        for (key, value) in &own {
             Self::check_option(key, value)?;
-            let name = if key == ALIAS { "ratio" } else { key };
-            merged.insert(name.to_string(), value.clone());
+            merged.insert(key.clone(), value.clone());
         }
-        let ratio_given = options.contains_key("ratio") || options.contains_key(ALIAS);
-        if options.contains_key("ratio") && options.contains_key(ALIAS) {
-            return Err(Error::config(ALIAS, "is another name of ratio: give one of them"));
-        }
-        match (ratio_given, options.get("budget_tflops").is_some_and(|budget| !budget.is_null())) {
-            (true, true) => {
-                return Err(Error::config("budget_tflops", "takes the place of ratio: give one of them"));
-            }
-            // A ratio given on top of a budget preset replaces its budget.
-            (true, false) => drop(merged.remove("budget_tflops")),
-            _ => {}
-        }
-        // So does one cap replace a preset's caps by level.
-        if options.contains_key("max_iterations") && !options.contains_key("level_iterations") {
+        // One cap replaces a preset's caps by level.
+        if own.contains_key("max_iterations") && !own.contains_key("level_iterations") {
             merged.remove("level_iterations");
         }
-        let config: Self = serde_json::from_value(Value::Object(merged))
-            .map_err(|error| Error::config("options", error.to_string()))?;
+        let config: Self = from_table(merged).map_err(|reason| Error::config("options", reason))?;
+        let config = config.placed(placement);
         config.validate()?;
+        config.check_idle(&own)?;
         Ok(config)
     }
 
     /// That `key` is known and `value` has the form it takes.
     fn check_option(key: &str, value: &Value) -> Result<()> {
-        let mut known: Vec<&str> = KEYS.to_vec();
-        if !known.contains(&key) {
-            known.sort_unstable();
-            return Err(Error::config(key, format!("unknown option; expected one of {}", known.join(", "))));
+        if !KEYS.contains(&key) {
+            return Err(unknown_option(key, KEYS.into_iter().chain(Placement::KEYS)));
         }
-        let alone = Map::from_iter([(key.to_string(), value.clone())]);
-        serde_json::from_value::<Self>(Value::Object(alone))
-            .map_err(|error| Error::config(key, error.to_string()))?;
+        let alone = Options::from_iter([(key.to_string(), value.clone())]);
+        from_table::<Self>(alone).map_err(|reason| Error::config(key, reason))?;
         Ok(())
     }
 
-    /// That every value is in range and no two contradict each other.
+    /// That every option of `given` does something beside the others.
+    fn check_idle(&self, given: &Options) -> Result<()> {
+        SCORER.check_idle(given, &self.scorer)?;
+        SELECTOR.check_idle(given, &self.selector)?;
+        RECOVERY.check_idle(given, &self.recovery)?;
+        let is_given = |key: &str| given.get(key).is_some_and(|value| !value.is_null());
+        if is_given("cross_vote") && !self.votes_across() {
+            let reason = "does nothing here: it is an option of score = \"cross\", which is \"self\"";
+            return Err(Error::config("cross_vote", reason));
+        }
+        if is_given("cold_iterations") && !self.warm_start {
+            let reason = "does nothing here: it is an option of warm_start = true, which is false";
+            return Err(Error::config("cold_iterations", reason));
+        }
+        Ok(())
+    }
+
+    fn votes_across(&self) -> bool {
+        self.score == ScoreSource::CrossAttention
+    }
+
+    /// Every option with its value, but those that are not set or do nothing beside the others. Laid over the same preset
+    /// they give the same method.
+    pub fn to_options(&self) -> Options {
+        let mut all = to_table(self).unwrap_or_default();
+        for (slot, part) in [(SCORER, &self.scorer), (SELECTOR, &self.selector), (RECOVERY, &self.recovery)] {
+            slot.remove_idle(&mut all, part);
+        }
+        if !self.votes_across() {
+            all.remove("cross_vote");
+        }
+        if !self.warm_start {
+            all.remove("cold_iterations");
+        }
+        all.retain(|key, _| !Placement::KEYS.contains(&key.as_str()));
+        all.extend(self.placement().to_options().unwrap_or_default());
+        all
+    }
+
+    /// How much is pruned, where and when: the options that every method has.
+    pub fn placement(&self) -> Placement {
+        Placement {
+            ratio: self.ratio,
+            budget_tflops: self.budget_tflops,
+            levels: self.levels.clone(),
+            schedule: self.schedule.clone(),
+            schedule_options: self.schedule_options.clone(),
+            table: self.table.clone(),
+            tau: self.tau,
+            guidance: self.guidance,
+        }
+    }
+
+    /// The same configuration with another placement.
+    pub fn placed(self, placement: Placement) -> Self {
+        let Placement { ratio, budget_tflops, levels, schedule, schedule_options, table, tau, guidance } =
+            placement;
+        Self { ratio, budget_tflops, levels, schedule, schedule_options, table, tau, guidance, ..self }
+    }
+
+    /// Checks that every value is in range and no two contradict each other.
     ///
     /// # Errors
     /// [`Error::Config`] naming the field and what was expected.
     pub fn validate(&self) -> Result<()> {
-        check_ratio("ratio", self.ratio)?;
-        if let Some(budget) = self.budget_tflops
-            && !(budget > 0.0 && budget.is_finite())
-        {
-            return Err(Error::config(
-                "budget_tflops",
-                format!("expected a positive number of TFLOPs, got {budget}"),
-            ));
-        }
+        self.placement().validate()?;
         if self.keep_multiple == 0 {
             return Err(Error::config("keep_multiple", "expected at least 1, got 0"));
         }
@@ -281,30 +306,7 @@ impl AtEdmConfig {
         if self.prune_layers.is_empty() {
             return Err(Error::config("prune_layers", "expected at least one layer, got an empty list"));
         }
-        if self.levels == Levels::List(Vec::new()) {
-            return Err(Error::config(
-                "levels",
-                "expected \"all\", \"deepest\" or at least one level, got an empty list",
-            ));
-        }
-        self.tau.validate("tau")?;
-        if let Some(table) = &self.table {
-            table.validate("table")?;
-        }
-        self.validate_table_source()
-    }
-
-    fn validate_table_source(&self) -> Result<()> {
-        let sources = usize::from(self.table.is_some()) + usize::from(self.schedule_file.is_some());
-        match (self.schedule.as_str(), sources) {
-            ("table", 1) => Ok(()),
-            ("table", _) => Err(Error::config("schedule", "\"table\" needs either table or schedule_file")),
-            (_, 0) => Ok(()),
-            (other, _) => {
-                let field = if self.table.is_some() { "table" } else { "schedule_file" };
-                Err(Error::config(field, format!("is used by schedule = \"table\" only, which is {other:?}")))
-            }
-        }
+        Ok(())
     }
 
     /// The same configuration for a model whose deepest attention level is known: `levels = "deepest"` becomes a list.
@@ -317,11 +319,9 @@ impl AtEdmConfig {
     ///
     /// # Errors
     /// [`Error::Config`] when `ratio` is not in `[0, 1)`.
-    pub fn with_ratio(mut self, ratio: f64) -> Result<Self> {
-        check_ratio("ratio", ratio)?;
-        self.ratio = ratio;
-        self.budget_tflops = None;
-        Ok(self)
+    pub fn with_ratio(self, ratio: f64) -> Result<Self> {
+        let placement = self.placement().with_ratio(ratio)?;
+        Ok(self.placed(placement))
     }
 
     /// The same configuration with another cap and threshold of G-WPR.
@@ -366,38 +366,17 @@ impl AtEdmConfig {
     /// As [`AtEdmConfig::plan`].
     pub fn plan_with(&self, schedules: &ScheduleRegistry) -> Result<PrunePlan> {
         self.validate()?;
-        PrunePlan::new(self, schedules.build(self)?)
+        let placement = self.placement();
+        placement.expect_solved()?;
+        Ok(PrunePlan::new(self, placement.gate(schedules)?))
     }
 
-    /// The method itself; scorers, selectors, recoveries and schedules are looked up in `registry`.
+    /// The method itself, with the built-in schedules; scorers, selectors and recoveries are looked up in `parts`.
     ///
     /// # Errors
-    /// As [`AtEdmConfig::plan`]; an unknown name lists the known ones. [`Error::Config`] naming `levels` for a level below
-    /// the model's deepest, where the context knows that.
-    pub fn build<T: AttentionOps>(
-        &self,
-        context: &BuildContext<T>,
-        registry: &Registry<T>,
-    ) -> Result<AtEdm<T>> {
-        let resolved = match context.deepest_level {
-            Some(level) => {
-                self.check_levels(level)?;
-                self.clone().resolve(level)
-            }
-            None => self.clone(),
-        };
-        AtEdm::new(&resolved, context, registry)
-    }
-
-    /// That every level to prune is one of a model whose deepest attention level is `deepest`.
-    fn check_levels(&self, deepest: usize) -> Result<()> {
-        let Levels::List(levels) = &self.levels else { return Ok(()) };
-        match levels.iter().find(|&&level| level > deepest) {
-            Some(level) => {
-                let reason = format!("expected levels from 0 to {deepest}, the model's deepest, got {level}");
-                Err(Error::config("levels", reason))
-            }
-            None => Ok(()),
-        }
+    /// As [`AtEdmConfig::plan`]; an unknown name lists the known ones.
+    pub fn build<T: AttentionOps>(&self, context: &BuildContext<T>, parts: &Parts<T>) -> Result<AtEdm<T>> {
+        let schedules = ScheduleRegistry::with_builtins();
+        AtEdm::new(&AtEdmPlan::new(self.clone(), &Facts::new(&schedules))?, context, parts)
     }
 }

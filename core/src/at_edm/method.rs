@@ -10,24 +10,25 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::config::AtEdmConfig;
+use super::entry::AtEdmPlan;
 use super::kept::{KeptSet, KeptSets};
 use super::options::{PrunePoint, ScoreSource};
+use super::parts::Parts;
 use super::plan::{LayerQuery, PrunePlan};
 use super::recovery::{RecoveryInput, TokenRecovery};
 use super::scoring::{Ballot, ScoreInput, ScoreNeeds, TokenScorer};
 use super::selection::TokenSelector;
 use crate::backend::{AttentionGraph, AttentionOps, Partition, Streamed, dims};
 use crate::plugin::{
-    Action, BlockId, BuildContext, Event, GuidanceMasks, MaskKey, MaskSet, PruneRecord, Registry, Run,
-    SharedObserver, Site, Sublayer, TokenReducer, Wants, lock,
+    Action, BlockId, BuildContext, Event, GuidanceMasks, MaskKey, MaskSet, PruneRecord, Run, SharedObserver,
+    Site, Sublayer, TokenReducer, Wants, lock,
 };
 use crate::{DType, Error, Indices, Result, Tensor};
 
 /// Added to the scores of protected tokens: above any score, and finite.
 const PROTECTED: f32 = 1e30;
 
-/// The method, built by [`AtEdmConfig::build`].
+/// The method, built by [`AtEdmConfig::build`](super::AtEdmConfig::build).
 pub struct AtEdm<T: AttentionOps> {
     plan: PrunePlan,
     scorer: Box<dyn TokenScorer<T>>,
@@ -80,16 +81,14 @@ struct Choice<T: Tensor> {
 }
 
 impl<T: AttentionOps> AtEdm<T> {
-    pub(super) fn new(
-        config: &AtEdmConfig,
-        context: &BuildContext<T>,
-        registry: &Registry<T>,
-    ) -> Result<Self> {
+    pub(super) fn new(plan: &AtEdmPlan, context: &BuildContext<T>, parts: &Parts<T>) -> Result<Self> {
+        let config = plan.config();
+        config.placement().expect_solved()?;
         Ok(Self {
-            plan: config.plan_with(registry.schedules())?,
-            scorer: registry.scorer(config)?,
-            selector: registry.selector(config)?,
-            recovery: registry.recovery(config)?,
+            plan: plan.counts().clone(),
+            scorer: parts.scorer(config)?,
+            selector: parts.selector(config)?,
+            recovery: parts.recovery(config)?,
             guidance: config.guidance,
             observer: context.observer.clone(),
             replay: context.replay.clone(),

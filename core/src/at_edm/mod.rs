@@ -5,14 +5,16 @@
 //! - [`scoring`]: which tokens matter ([`TokenScorer`]; G-WPR is [`scoring::PageRank`]).
 //! - [`selection`]: which tokens stay ([`TokenSelector`]).
 //! - [`recovery`]: what stands for the others before the next convolution ([`TokenRecovery`]).
-//! - [`schedule`]: where and when (DSAP; [`PruningSchedule`]).
+//! - [`Parts`]: scorers, selectors and recoveries by name. Where and when is every method's question:
+//!   [`Placement`](crate::plugin::Placement).
+//! - [`AtEdmPlan`]: the method without a tensor, as a registry knows it.
 //! - [`presets`]: the paper's settings by name.
 //!
 //! ```
 //! # #[cfg(feature = "reference")]
 //! # fn main() -> atedm_core::Result<()> {
-//! use atedm_core::at_edm::AtEdmConfig;
-//! use atedm_core::plugin::{BlockId, BuildContext, Registry, Stage};
+//! use atedm_core::at_edm::{AtEdmConfig, Parts};
+//! use atedm_core::plugin::{BlockId, BuildContext, Stage};
 //! use atedm_core::reference::NdTensor;
 //!
 //! let config = AtEdmConfig::default().with_ratio(0.5)?;
@@ -21,7 +23,7 @@
 //! let layers = config.plan()?.tokens(block, 3, 1024, 20, 50)?;
 //! assert_eq!([0, 1, 2].map(|layer| layers[layer].self_attention), [1024, 512, 512]);
 //! // The method itself, to be handed to `BlockPass::enter`.
-//! let method = config.build::<NdTensor>(&BuildContext::default(), &Registry::with_builtins())?;
+//! let method = config.build::<NdTensor>(&BuildContext::default(), &Parts::with_builtins())?;
 //! # drop(method);
 //! # Ok(())
 //! # }
@@ -29,29 +31,25 @@
 //! # fn main() {}
 //! ```
 
-mod builtins;
 mod config;
+mod entry;
 mod kept;
 mod memory;
 mod method;
 mod options;
+mod parts;
 mod plan;
 pub mod presets;
 pub mod recovery;
-pub mod schedule;
 pub mod scoring;
 pub mod selection;
 
-pub(crate) use builtins::{
-    builtin_methods, builtin_recoveries, builtin_schedules, builtin_scorers, builtin_selectors,
-};
 pub use config::AtEdmConfig;
+pub use entry::AtEdmPlan;
 pub use method::AtEdm;
 pub use options::{Bicubic, CrossVote, Heads, Norm, PrunePoint, ScoreSource};
-pub use plan::{LayerQuery, LayerTokens, PrunePlan, kept_tokens, pruned_tokens};
+pub use parts::Parts;
+pub use plan::{LayerQuery, PrunePlan, pruned_tokens};
 pub use recovery::{RecoveryInput, TokenRecovery};
-pub use schedule::Tau;
 pub use scoring::{Ballot, ScoreInput, ScoreNeeds, Scores, TokenScorer};
 pub use selection::{TokenSelector, TopK};
-
-pub use crate::plugin::{Levels, PruningSchedule};

@@ -2,28 +2,8 @@
 
 use super::config::AtEdmConfig;
 use super::options::PrunePoint;
-use crate::plugin::{BlockId, Gate, PruningSchedule};
-use crate::{Error, Result};
-
-/// Tokens that the sublayers of one transformer layer run on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct LayerTokens {
-    /// Queries of self-attention.
-    pub self_attention: usize,
-    /// Keys and values of self-attention; other than its queries where a method reduces one side alone.
-    pub self_keys: usize,
-    /// Queries of cross-attention.
-    pub cross_attention: usize,
-    /// Rows of the feed-forward.
-    pub feed_forward: usize,
-}
-
-impl LayerTokens {
-    /// A layer that runs whole.
-    pub fn whole(tokens: usize) -> Self {
-        Self { self_attention: tokens, self_keys: tokens, cross_attention: tokens, feed_forward: tokens }
-    }
-}
+use crate::Result;
+use crate::plugin::{BlockId, Gate, LayerTokens};
 
 /// One layer of a block at one step: what a [`PrunePlan`] decides about.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -54,21 +34,24 @@ pub struct PrunePlan {
 }
 
 impl PrunePlan {
-    /// The plan of `config` under `schedule`.
-    ///
-    /// # Errors
-    /// [`Error::Config`] when the ratio is out of range, a budget is unsolved, or `levels` is an unresolved `"deepest"`.
-    pub fn new(config: &AtEdmConfig, schedule: Box<dyn PruningSchedule>) -> Result<Self> {
-        if config.budget_tflops.is_some() {
-            let reason = "a budget needs the model's FLOPs: solve it for a ratio first";
-            return Err(Error::config("budget_tflops", reason));
-        }
-        Ok(Self {
-            gate: Gate::new(schedule, config.levels.clone(), config.ratio)?,
+    /// The plan of `config`, as much as `gate` lets through.
+    pub(super) fn new(config: &AtEdmConfig, gate: Gate) -> Self {
+        Self {
+            gate,
             prune_layers: config.prune_layers.clone(),
             prune_point: config.prune_point,
             keep_multiple: config.keep_multiple.max(1),
-        })
+        }
+    }
+
+    /// The same for another ratio, in place of a budget if there is one.
+    pub(super) fn with_ratio(&self, ratio: f64) -> Result<Self> {
+        Ok(Self { gate: self.gate.with_ratio(ratio)?, ..self.clone() })
+    }
+
+    /// The same with another multiple that kept counts are rounded up to.
+    pub(super) fn with_keep_multiple(self, keep_multiple: usize) -> Self {
+        Self { keep_multiple, ..self }
     }
 
     /// Where in a pruning layer tokens are removed.
@@ -84,7 +67,7 @@ impl PrunePlan {
     /// Checks that the schedule fits a run of `steps` steps.
     ///
     /// # Errors
-    /// [`Error::Config`] when τ exceeds them.
+    /// [`Error::Config`](crate::Error::Config) when τ exceeds them.
     pub fn begin(&self, steps: usize) -> Result<()> {
         self.gate.begin(steps)
     }
@@ -93,7 +76,7 @@ impl PrunePlan {
     /// block's last layer, a step or level that the schedule spares, or a ratio too small to remove a token.
     ///
     /// # Errors
-    /// [`Error::Plugin`] when the schedule answers with a ratio outside `[0, 1)`.
+    /// [`Error::Plugin`](crate::Error::Plugin) when the schedule answers with a ratio outside `[0, 1)`.
     pub fn kept(&self, query: &LayerQuery) -> Result<Option<usize>> {
         if query.layer + 1 >= query.depth || !self.prune_layers.contains(&query.layer) {
             return Ok(None);
@@ -138,21 +121,6 @@ impl PrunePlan {
 /// The product is rounded once, as in any f64 program: 0.63 · 100 is 63, 0.29 · 100 is 28.999999999999996 and gives 28.
 pub fn pruned_tokens(ratio: f64, tokens: usize) -> usize {
     ((ratio * tokens as f64).floor() as usize).min(tokens.saturating_sub(1))
-}
-
-/// The tokens that each layer of `block` runs on under `config`, with the built-in schedules.
-///
-/// # Errors
-/// As [`AtEdmConfig::plan`].
-pub fn kept_tokens(
-    config: &AtEdmConfig,
-    block: BlockId,
-    depth: usize,
-    tokens: usize,
-    step: usize,
-    total: usize,
-) -> Result<Vec<LayerTokens>> {
-    config.plan()?.tokens(block, depth, tokens, step, total)
 }
 
 #[cfg(test)]
@@ -251,7 +219,7 @@ mod tests {
     fn dagger_prunes_the_deepest_level_only() {
         let dagger = AtEdmConfig::preset("at-edm-dagger").unwrap();
         assert!(dagger.plan().unwrap_err().to_string().starts_with("levels: "));
-        let dagger = dagger.resolve(2);
+        let dagger = AtEdmConfig { levels: dagger.levels.resolved(2), ..dagger };
         assert_eq!(dagger.levels, Levels::List(vec![2]));
         let plan = dagger.plan().unwrap();
         for (id, depth, tokens) in sdxl() {

@@ -1,10 +1,8 @@
 //! The configuration: round trips, options over presets, and errors that name the field.
 
-use atedm_core::at_edm::schedule::{ScheduleEntry, ScheduleTable};
-use atedm_core::at_edm::{
-    AtEdmConfig, Bicubic, CrossVote, Heads, Levels, Norm, PrunePoint, ScoreSource, Tau, presets,
-};
-use atedm_core::plugin::GuidanceMasks;
+use atedm_core::at_edm::{AtEdmConfig, Bicubic, CrossVote, Heads, Norm, PrunePoint, ScoreSource, presets};
+use atedm_core::plugin::schedule::{ScheduleEntry, ScheduleTable};
+use atedm_core::plugin::{GuidanceMasks, Levels, Tau};
 use serde_json::{Map, Value, json};
 
 /// Every field away from its default.
@@ -44,7 +42,6 @@ fn everything() -> AtEdmConfig {
                 ratio: 0.5,
             }],
         }),
-        schedule_file: Some("table.toml".into()),
         tau: Tau::Steps(3),
         guidance: GuidanceMasks::Mean,
     }
@@ -65,16 +62,22 @@ fn every_field_survives_json_and_toml() {
 #[test]
 fn every_field_is_an_option() {
     let Value::Object(all) = serde_json::to_value(everything()).unwrap() else { panic!("a table") };
-    assert_eq!(all.len(), 30);
+    assert_eq!(all.len(), 29);
     let defaults = serde_json::to_value(AtEdmConfig::default()).unwrap();
     for (key, value) in &all {
         assert_ne!(defaults.get(key), Some(value), "{key} is at its default");
-        let one = Map::from_iter([(key.clone(), value.clone())]);
-        match AtEdmConfig::from_options("at-edm", &one) {
-            Ok(config) => assert_eq!(serde_json::to_value(config).unwrap().get(key), Some(value)),
-            // These three are only valid together.
-            Err(_) => assert!(["schedule", "table", "schedule_file"].contains(&key.as_str()), "{key}"),
+        let mut options = Map::from_iter([(key.clone(), value.clone())]);
+        // An option of a part goes with that part.
+        match key.as_str() {
+            "schedule" => drop(options.insert("table".into(), all["table"].clone())),
+            "table" => drop(options.insert("schedule".into(), "table".into())),
+            "bicubic" => drop(options.insert("recovery".into(), "bicubic".into())),
+            "cross_vote" => drop(options.insert("score".into(), "cross".into())),
+            "cold_iterations" => drop(options.insert("warm_start".into(), true.into())),
+            _ => {}
         }
+        let config = AtEdmConfig::from_options("at-edm", &options).unwrap();
+        assert_eq!(serde_json::to_value(config).unwrap().get(key), Some(value));
     }
 }
 
@@ -83,7 +86,7 @@ fn options_take_the_forms_of_a_command_line() {
     let options = json!({
         "token_merging_ratio": "50%", "tau": "20%", "levels": "1+2", "prune_layers": "0+3", "score": "cross",
         "level_iterations": {"1": 1, "2": 3}, "warm_start": true, "rescore_every": 2,
-        "prune_point": "before_ff", "guidance": "per_row", "bicubic": "normalised", "epsilon": 0, "norm": "l2",
+        "prune_point": "before_ff", "guidance": "per_row", "recovery": "bicubic", "bicubic": "normalised", "epsilon": 0, "norm": "l2",
     });
     let config = AtEdmConfig::from_options("at-edm-dagger", options.as_object().unwrap()).unwrap();
     let expected = AtEdmConfig {
@@ -93,6 +96,7 @@ fn options_take_the_forms_of_a_command_line() {
         prune_layers: vec![0, 3],
         score: ScoreSource::CrossAttention,
         prune_point: PrunePoint::BeforeFf,
+        recovery: "bicubic".into(),
         bicubic: Bicubic::Normalised,
         level_iterations: [(1, 1), (2, 3)].into(),
         warm_start: true,
@@ -160,7 +164,7 @@ fn bad_values_name_their_field() {
         (json!({"guidance": "uncond"}), "guidance: "),
         (json!({"schedule": "table"}), "schedule: "),
         (json!({"table": {"entries": []}}), "table: "),
-        (json!({"schedule_file": "x.toml"}), "schedule_file: "),
+        (json!({"schedule_file": "x.toml"}), "schedule_file: unknown option"),
         (json!({"schedule": "table", "table": {"entries": [{"ratio": 1.5}]}}), "table.entries[0].ratio: "),
         (json!({"bicubc": "plain"}), "bicubc: "),
     ] {
@@ -216,4 +220,74 @@ fn a_cap_replaces_a_presets_caps_by_level() {
     assert_eq!((config.max_iterations, config.level_iterations), (3, [].into()));
     let config = with(json!({"max_iterations": 3, "level_iterations": {"2": 4}}));
     assert_eq!((config.max_iterations, config.level_iterations), (3, [(2, 4)].into()));
+}
+
+/// Options that do nothing beside the others are errors that name them, and what would use them.
+#[test]
+fn idle_options_are_refused() {
+    for (options, message) in [
+        (
+            json!({"scorer": "random", "damping": 0.5}),
+            r#"damping: does nothing here: it is an option of scorer = "page-rank", which is "random""#,
+        ),
+        (
+            json!({"scorer": "token-norm", "heads": "max"}),
+            r#"heads: does nothing here: it is an option of scorer = "page-rank" or "column-mean" or "value-norm", which is "token-norm""#,
+        ),
+        (
+            json!({"scorer": "column-mean", "max_iterations": 3}),
+            r#"max_iterations: does nothing here: it is an option of scorer = "page-rank", which is "column-mean""#,
+        ),
+        (
+            json!({"scorer": "mine", "score": "cross"}),
+            r#"score: does nothing here: it is an option of scorer = "page-rank" or "column-mean", which is "mine""#,
+        ),
+        (
+            json!({"recovery": "zero", "bicubic": "plain"}),
+            r#"bicubic: does nothing here: it is an option of recovery = "bicubic", which is "zero""#,
+        ),
+        (
+            json!({"schedule": "constant", "tau": "10%"}),
+            r#"tau: does nothing here: it is an option of schedule = "prune-less" or "prune-more", which is "constant""#,
+        ),
+        (
+            json!({"score": "self", "cross_vote": "hard"}),
+            r#"cross_vote: does nothing here: it is an option of score = "cross", which is "self""#,
+        ),
+        (
+            json!({"cold_iterations": 3}),
+            "cold_iterations: does nothing here: it is an option of warm_start = true, which is false",
+        ),
+        (
+            json!({"scorer": {"name": "random", "damping": 0.5}}),
+            "scorer.damping: unknown option; random takes none",
+        ),
+    ] {
+        let error = AtEdmConfig::from_options("at-edm", options.as_object().unwrap()).unwrap_err();
+        assert_eq!(error.to_string(), message);
+    }
+    // what a preset says by itself is not given
+    for options in
+        [json!({"scorer": "random"}), json!({"schedule": "constant"}), json!({"warm_start": false})]
+    {
+        AtEdmConfig::from_options("at-edm-fast", options.as_object().unwrap()).unwrap();
+    }
+}
+
+#[test]
+fn a_part_takes_a_table_of_its_own_options() {
+    let read = |options: Value| AtEdmConfig::from_options("at-edm", options.as_object().unwrap());
+    let tables = json!({
+        "scorer": {"name": "page-rank", "max_iterations": 7, "heads": "mean"},
+        "recovery": {"name": "bicubic", "bicubic": "normalised"},
+        "schedule": {"tau": 4},
+    });
+    let short = json!({
+        "max_iterations": 7, "heads": "mean", "recovery": "bicubic", "bicubic": "normalised", "tau": 4,
+    });
+    assert_eq!(read(tables).unwrap(), read(short).unwrap());
+    let own = read(json!({"selector": {"name": "mine", "odd": true}})).unwrap();
+    assert_eq!((own.selector.as_str(), &own.selector_options["odd"]), ("mine", &json!(true)));
+    let error = read(json!({"scorer": {"max_iterations": 0}})).unwrap_err().to_string();
+    assert!(error.starts_with("max_iterations: "), "{error}");
 }

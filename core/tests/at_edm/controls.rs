@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex};
 
 use atedm_core::at_edm::scoring::RandomScores;
-use atedm_core::at_edm::{AtEdmConfig, PrunePoint, ScoreInput, TokenScorer};
+use atedm_core::at_edm::{AtEdmConfig, Parts, PrunePoint, ScoreInput, TokenScorer};
 use atedm_core::backend::{AttentionGraph, dims};
 use atedm_core::plugin::{
     Action, Branch, BuildContext, Event, GuidanceMasks, MaskEntry, MaskRecorder, MaskSet, PruneObserver,
@@ -22,7 +22,7 @@ fn _reducers_are_object_safe(_: Box<dyn TokenReducer<NdTensor>>, _: Box<dyn Redu
 fn recorded(toy: &Toy, config: &AtEdmConfig, inputs: &Inputs) -> (Vec<f64>, MaskSet) {
     let recorder = MaskRecorder::shared();
     let context = BuildContext { observer: Some(recorder.clone()), ..BuildContext::default() };
-    let mut method = config.build(&context, &Registry::with_builtins()).unwrap();
+    let mut method = config.build(&context, &Parts::with_builtins()).unwrap();
     let (out, _) = run(toy, &mut method, inputs).unwrap();
     let masks = recorder.lock().unwrap().take();
     (values(&out), masks)
@@ -35,7 +35,7 @@ fn replayed(
     masks: MaskSet,
 ) -> Result<(Vec<f64>, Vec<Asked>)> {
     let context = BuildContext { replay: Some(Arc::new(masks)), ..BuildContext::default() };
-    let mut method = config.build(&context, &Registry::with_builtins())?;
+    let mut method = config.build(&context, &Parts::with_builtins())?;
     run(toy, &mut method, inputs).map(|(out, asked)| (values(&out), asked))
 }
 
@@ -160,7 +160,7 @@ fn guidance_modes_reach_the_kept_sets() {
         let recorder = MaskRecorder::shared();
         let context = BuildContext { observer: Some(recorder.clone()), ..BuildContext::default() };
         let config = AtEdmConfig { guidance, ..config() };
-        let mut method = config.build(&context, &Registry::with_builtins()).unwrap();
+        let mut method = config.build(&context, &Parts::with_builtins()).unwrap();
         toy.run(&mut method, &step(0, 1), &rows, batch(&inputs.hidden), &batch(&inputs.text)).unwrap();
         let masks = recorder.lock().unwrap().take();
         let (_, entry) = masks.iter().next().unwrap();

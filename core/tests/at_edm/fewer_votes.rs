@@ -3,11 +3,9 @@
 use std::sync::Arc;
 
 use atedm_core::at_edm::scoring::{PageRank, PageRankOptions, WarmPageRank};
-use atedm_core::at_edm::{AtEdmConfig, ScoreInput, ScoreSource, TokenScorer};
+use atedm_core::at_edm::{AtEdmConfig, Parts, ScoreInput, ScoreSource, TokenScorer};
 use atedm_core::backend::AttentionGraph;
-use atedm_core::plugin::{
-    BuildContext, Grid, PruneObserver, PruneRecord, Registry, Row, Run, Site, Stage, Sublayer,
-};
+use atedm_core::plugin::{BuildContext, Grid, PruneObserver, PruneRecord, Row, Run, Site, Stage, Sublayer};
 use atedm_core::reference::{NdDevice, NdTensor};
 use atedm_core::{Indices, Result};
 
@@ -95,7 +93,7 @@ fn observers_see_graphs_without_the_methods_vote() {
     }
     let shown = Arc::new(std::sync::Mutex::new(Shown(0)));
     let context = BuildContext { observer: Some(shown.clone() as _), ..BuildContext::default() };
-    let mut method = warm().build(&context, &Registry::with_builtins()).unwrap();
+    let mut method = warm().build(&context, &Parts::with_builtins()).unwrap();
     let (toy, inputs) = (Toy::new(97, 2, GRID), Inputs::new(98, 1));
     for i in 0..2 {
         let (hidden, text) = (batch(&inputs.hidden), batch(&inputs.text));

@@ -1,12 +1,10 @@
 //! Kept sets that serve several evaluations.
 
 use atedm_core::Result;
-use atedm_core::at_edm::{
-    AtEdmConfig, RecoveryInput, Tau, TokenRecovery,
-    recovery::ZeroPadding,
-    schedule::{ScheduleEntry, ScheduleTable},
-};
-use atedm_core::plugin::{GuidanceMasks, MaskEntry, MaskSet, Reduction, Registry, Row, Stage, Step};
+use atedm_core::at_edm::recovery::ZeroPadding;
+use atedm_core::at_edm::{AtEdmConfig, Parts, RecoveryInput, TokenRecovery};
+use atedm_core::plugin::schedule::{ScheduleEntry, ScheduleTable};
+use atedm_core::plugin::{GuidanceMasks, MaskEntry, MaskSet, Reduction, Row, Stage, Step, Tau};
 use atedm_core::reference::NdTensor;
 
 use crate::method::{GRID, Inputs, config};
@@ -150,7 +148,7 @@ fn a_recording_with_reused_sets_replays_to_the_same_result() {
             };
             let masks = whole(&recorded);
             let replayed =
-                Watched::with(&config, &Registry::with_builtins(), Some(masks.clone())).steps(&toy, &inputs);
+                Watched::with(&config, &Parts::with_builtins(), Some(masks.clone())).steps(&toy, &inputs);
             for (i, (replayed, recorded)) in replayed.iter().zip(&recorded).enumerate() {
                 assert_eq!(replayed.output, recorded.output, "{recovery}, step {i}");
                 assert_eq!(replayed.entry().kept, recorded.entry().kept);
@@ -170,8 +168,7 @@ fn a_recording_with_reused_sets_replays_to_the_same_result() {
             };
             let edited: MaskSet = masks.iter().map(change).collect();
             let replay = |config: &AtEdmConfig| {
-                Watched::with(config, &Registry::with_builtins(), Some(edited.clone()))
-                    .steps(&toy, &inputs[..2])
+                Watched::with(config, &Parts::with_builtins(), Some(edited.clone())).steps(&toy, &inputs[..2])
             };
             let got = replay(&config);
             let expected = edited.iter().find(|(key, _)| key.step == 1).unwrap().1;
@@ -213,13 +210,13 @@ fn a_plan_that_cannot_be_used_again_is_made_anew() {
             TokenRecovery::<NdTensor>::plan(&ZeroPadding, input)
         }
     }
-    let mut registry = Registry::with_builtins();
-    registry.register_recovery("fussy", |_| Ok(Box::new(Fussy))).unwrap();
+    let mut parts = Parts::with_builtins();
+    parts.register_recovery("fussy", |_| Ok(Box::new(Fussy))).unwrap();
     let toy = Toy::new(96, 2, GRID);
     let steps: Vec<Inputs> = (0..3).map(|i| Inputs::new(150 + i, 1)).collect();
     let inputs: Vec<&Inputs> = steps.iter().collect();
     let config = AtEdmConfig { recovery: "fussy".into(), ..rescored(3) };
-    let seen = Watched::with(&config, &registry, None).steps(&toy, &inputs);
+    let seen = Watched::with(&config, &parts, None).steps(&toy, &inputs);
     assert!(seen.iter().all(|seen| seen.asked == Graph));
     assert!(seen.iter().all(|other| other.entry().kept == seen[0].entry().kept));
 }

@@ -1,8 +1,8 @@
 //! The whole method in a toy transformer, against the same thing in plain loops.
 
-use atedm_core::at_edm::{AtEdm, AtEdmConfig, Levels, PrunePoint, ScoreSource, Tau};
+use atedm_core::at_edm::{AtEdm, AtEdmConfig, Parts, PrunePoint, ScoreSource};
 use atedm_core::plugin::{
-    Action, BuildContext, Event, Grid, Registry, Run, Site, Stage, Sublayer, TokenReducer, Unpruned, Wants,
+    Action, BuildContext, Event, Grid, Levels, Run, Site, Stage, Sublayer, Tau, TokenReducer, Unpruned, Wants,
 };
 use atedm_core::reference::NdTensor;
 use atedm_core::{Error, Result};
@@ -30,7 +30,7 @@ pub(crate) fn config() -> AtEdmConfig {
 }
 
 pub(crate) fn build(config: &AtEdmConfig) -> AtEdm<NdTensor> {
-    config.build(&BuildContext::default(), &Registry::with_builtins()).unwrap()
+    config.build(&BuildContext::default(), &Parts::with_builtins()).unwrap()
 }
 
 pub(crate) fn run(

@@ -1,15 +1,16 @@
 //! Parts and methods by name, and any method under the shared schedule.
 
 use atedm_core::at_edm::scoring::RandomScores;
-use atedm_core::at_edm::{Levels, ScoreInput, Scores, TokenScorer};
+use atedm_core::at_edm::{Parts, ScoreInput, Scores, TokenScorer};
 use atedm_core::backend::dims;
 use atedm_core::plugin::{
-    Action, BuildContext, Event, Gate, MaskRecorder, PruningSchedule, Registry, ScheduleQuery, Scheduled,
-    Site, Stage, TokenReducer, Unpruned, WithRatio,
+    Action, BlockShape, BuildContext, Event, Facts, Gate, Levels, MaskRecorder, ModelShape, Options,
+    PruningSchedule, Registry, RunTells, ScheduleQuery, Scheduled, Site, Stage, StepOf, TokenReducer,
+    Unpruned, WithRatio,
 };
 use atedm_core::reference::NdTensor;
 use atedm_core::{Error, Result, Tensor};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::method::{GRID, Inputs, run};
 use crate::support::{batch, block, mid, single, step};
@@ -38,14 +39,15 @@ fn with_by_position() -> Registry<NdTensor> {
     struct Options {
         backwards: bool,
     }
-    let mut registry = Registry::with_builtins();
-    registry
+    let mut parts = Parts::with_builtins();
+    parts
         .register_scorer("by-position", |spec| {
             let Options { backwards } = spec.parse()?;
             Ok(Box::new(ByPosition { backwards }))
         })
         .unwrap();
-    registry
+    assert!(parts.register_scorer("random", |_| Ok(Box::new(RandomScores))).is_err());
+    Registry::with_parts(parts)
 }
 
 #[test]
@@ -80,7 +82,7 @@ fn a_users_scorer_is_found_by_name() {
 fn names_are_listed_unique_and_known() {
     let mut registry = with_by_position();
     assert_eq!(
-        registry.names(),
+        registry.catalogue().names(),
         [
             "at-edm",
             "at-edm-a",
@@ -93,9 +95,10 @@ fn names_are_listed_unique_and_known() {
             "none"
         ]
     );
-    assert!(registry.register_scorer("random", |_| Ok(Box::new(RandomScores))).is_err());
-    assert!(registry.register_method("", |_, _, _| Ok(Box::new(Unpruned))).is_err());
-    registry.register_method("mine", |_, _, _| Ok(Box::new(Unpruned))).unwrap();
+    let taken = registry.register_method("", |_, _| Ok(RunTells::default()), |_, _| Ok(Box::new(Unpruned)));
+    assert!(taken.is_err());
+    let mine = |options: &Options, _: &Facts<'_>| Ok(RunTells { options: options.clone() });
+    registry.register_method("mine", mine, |_, _| Ok(Box::new(Unpruned))).unwrap();
     let context = BuildContext::default();
     assert!(registry.build("mine", &json!(null), &context).is_ok());
     for (name, options, expected) in [
@@ -123,10 +126,29 @@ fn names_are_listed_unique_and_known() {
             Err(error) => assert!(error.to_string().starts_with(expected), "{error}"),
         }
     }
-    let deep = BuildContext { deepest_level: Some(2), ..BuildContext::default() };
-    assert!(registry.build("at-edm-dagger", &json!({}), &deep).is_ok());
-    assert!(registry.build("at-edm-dagger-fast", &json!({}), &deep).is_ok());
-    let error = registry.build("at-edm", &json!({"levels": [1, 7]}), &deep).err().unwrap().to_string();
+    let deep = BlockShape { id: block(Stage::Mid, 0, 0, 1, 2), depth: 2, grid: GRID };
+    let model = ModelShape { blocks: vec![deep], steps: 10 };
+    let describe = |name: &str, options: Value| {
+        let facts = registry.catalogue().facts().of_model(&model);
+        registry.catalogue().describe(name, options.as_object().unwrap(), &facts)
+    };
+    for name in ["at-edm-dagger", "at-edm-dagger-fast"] {
+        let plan = describe(name, json!({})).unwrap();
+        assert_eq!(plan.settings()["levels"], json!([2]));
+        assert!(registry.build_plan(name, plan.as_ref(), &context).is_ok());
+        let foreign = registry.build_plan("mine", plan.as_ref(), &context).err().unwrap().to_string();
+        assert!(foreign.contains("mine") && foreign.contains("RunTells"), "{foreign}");
+    }
+    let plan = describe("at-edm-a", json!({})).unwrap();
+    assert_eq!(plan.budget_tflops(), Some(2.9));
+    assert!(plan.tokens(&deep, StepOf { index: 0, total: 10 }).is_err());
+    let solved = plan.with_ratio(0.5).unwrap().unwrap();
+    let layers = solved.tokens(&deep, StepOf { index: 9, total: 10 }).unwrap().unwrap();
+    assert_eq!(layers[1].self_attention, GRID.tokens() / 2);
+    assert!(registry.build_plan("at-edm-a", solved.as_ref(), &context).is_ok());
+    let late = describe("at-edm", json!({"tau": 11})).unwrap_err().to_string();
+    assert!(late.starts_with("tau: "), "{late}");
+    let error = describe("at-edm", json!({"levels": [1, 7]})).unwrap_err().to_string();
     assert_eq!(error, "levels: expected levels from 0 to 2, the model's deepest, got 7");
     assert!(registry.build("at-edm", &json!({"levels": [1, 7]}), &context).is_ok());
     assert!(registry.build("at-edm-a", &json!({"ratio": 0.9}), &context).is_ok());
@@ -147,8 +169,9 @@ fn a_selector_that_breaks_the_plan_is_an_error() {
             scores.split_top_k(kept / 2)
         }
     }
-    let mut registry = Registry::with_builtins();
-    registry.register_selector("half", |_| Ok(Box::new(Half))).unwrap();
+    let mut parts = Parts::with_builtins();
+    parts.register_selector("half", |_| Ok(Box::new(Half))).unwrap();
+    let registry = Registry::with_parts(parts);
     let options = json!({"selector": "half", "schedule": "constant"});
     let mut method = registry.build("at-edm", &options, &BuildContext::default()).unwrap();
     let result = run(&Toy::new(64, 2, GRID), method.as_mut(), &Inputs::new(65, 1));

@@ -1,8 +1,8 @@
 //! Schedules: their bounds, their mirror, and tables from files.
 
-use atedm_core::at_edm::schedule::{Constant, PruneLess, PruneMore, ScheduleTable, Table};
-use atedm_core::at_edm::{AtEdmConfig, Tau};
-use atedm_core::plugin::{BlockId, PruningSchedule, ScheduleQuery, Stage};
+use atedm_core::at_edm::AtEdmConfig;
+use atedm_core::plugin::schedule::{Constant, PruneLess, PruneMore, ScheduleTable, Table};
+use atedm_core::plugin::{BlockId, PruningSchedule, ScheduleQuery, Stage, Tau};
 
 use crate::support::block;
 
@@ -87,39 +87,9 @@ fn bad_tables_name_the_entry() {
 }
 
 #[test]
-fn tables_come_from_toml_and_json_files() {
-    let folder = std::env::temp_dir().join(format!("atedm-core-tables-{}", std::process::id()));
-    std::fs::create_dir_all(&folder).unwrap();
-    let write = |name: &str, text: &str| {
-        let path = folder.join(name);
-        std::fs::write(&path, text).unwrap();
-        path
-    };
-    let expected = table("entries = [{ ratio = 0.25, steps = [0, 15], blocks = ['down.*'] }]");
-    for (name, text) in [
-        ("t.toml", "[[entries]]\nratio = 0.25\nsteps = [0, 15]\nblocks = ['down.*']\n"),
-        ("t.json", r#"{"entries": [{"ratio": 0.25, "steps": [0, 15], "blocks": ["down.*"]}]}"#),
-        ("list.json", r#"[{"ratio": 0.25, "steps": [0, 15], "blocks": ["down.*"]}]"#),
-    ] {
-        let path = write(name, text);
-        assert_eq!(ScheduleTable::from_file(&path).unwrap(), expected);
-        let config =
-            AtEdmConfig { schedule: "table".into(), schedule_file: Some(path), ..AtEdmConfig::default() };
-        let tokens = config.plan().unwrap().tokens(block(Stage::Down, 1, 0, 2, 1), 2, 100, 3, 50).unwrap();
-        assert_eq!(tokens[1].self_attention, 75);
-    }
-    for (name, text) in [
-        ("broken.toml", "[[entries]]\nratio ="),
-        ("broken.json", "{"),
-        ("key.toml", "[[entries]]\nratio = 0.1\nspeed = 2"),
-        ("key.json", r#"{"entries": [], "more": 1}"#),
-        ("range.toml", "[[entries]]\nratio = 1.0"),
-        ("table.txt", ""),
-    ] {
-        let error = ScheduleTable::from_file(&write(name, text)).unwrap_err().to_string();
-        assert!(error.contains(name) && !error.contains('\n'), "{name}: {error}");
-    }
-    let error = ScheduleTable::from_file(&folder.join("absent.toml")).unwrap_err().to_string();
-    assert!(error.contains("absent.toml"), "{error}");
-    std::fs::remove_dir_all(&folder).unwrap();
+fn a_table_is_an_option() {
+    let table = table("entries = [{ ratio = 0.25, steps = [0, 15], blocks = ['down.*'] }]");
+    let config = AtEdmConfig { schedule: "table".into(), table: Some(table), ..AtEdmConfig::default() };
+    let tokens = config.plan().unwrap().tokens(block(Stage::Down, 1, 0, 2, 1), 2, 100, 3, 50).unwrap();
+    assert_eq!(tokens[1].self_attention, 75);
 }

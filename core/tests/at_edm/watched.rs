@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use atedm_core::Result;
-use atedm_core::at_edm::AtEdmConfig;
+use atedm_core::at_edm::{AtEdmConfig, Parts};
 use atedm_core::plugin::{
-    Action, BuildContext, Event, MaskEntry, MaskRecorder, MaskSet, Registry, Row, Site, Step, Sublayer,
-    TokenReducer, Wants,
+    Action, BuildContext, Event, MaskEntry, MaskRecorder, MaskSet, Row, Site, Step, Sublayer, TokenReducer,
+    Wants,
 };
 use atedm_core::reference::NdTensor;
 
@@ -36,14 +36,14 @@ pub(crate) struct Watched {
 
 impl Watched {
     pub(crate) fn new(config: &AtEdmConfig) -> Self {
-        Self::with(config, &Registry::with_builtins(), None)
+        Self::with(config, &Parts::with_builtins(), None)
     }
 
-    pub(crate) fn with(config: &AtEdmConfig, registry: &Registry<NdTensor>, replay: Option<MaskSet>) -> Self {
+    pub(crate) fn with(config: &AtEdmConfig, parts: &Parts<NdTensor>, replay: Option<MaskSet>) -> Self {
         let recorder = MaskRecorder::shared();
         let observer = Some(recorder.clone() as _);
         let context = BuildContext { observer, replay: replay.map(Arc::new), ..BuildContext::default() };
-        Self { method: Box::new(config.build(&context, registry).unwrap()), recorder }
+        Self { method: Box::new(config.build(&context, parts).unwrap()), recorder }
     }
 
     /// The same without votes in the forward pass.

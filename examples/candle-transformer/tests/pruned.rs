@@ -5,8 +5,8 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use atedm_candle::CandleTensor;
-use atedm_core::at_edm::AtEdmConfig;
-use atedm_core::plugin::{BuildContext, Grid, Registry, Row, Run, Step, TokenReducer, Unpruned};
+use atedm_core::at_edm::{AtEdmConfig, Parts};
+use atedm_core::plugin::{BuildContext, Grid, Row, Run, Step, TokenReducer, Unpruned};
 use candle_core::{DType, Device, Result, Tensor};
 use candle_nn::{VarBuilder, VarMap};
 use example_candle_transformer::layers::Transformer;
@@ -28,7 +28,7 @@ fn input() -> Result<Tensor> {
 
 fn at_edm(ratio: f64) -> Box<dyn TokenReducer<CandleTensor>> {
     let config = AtEdmConfig { ratio, ..AtEdmConfig::default() };
-    let mut method = config.build(&BuildContext::default(), &Registry::with_builtins()).unwrap();
+    let mut method = config.build(&BuildContext::default(), &Parts::with_builtins()).unwrap();
     method.begin_image(&Run { steps: STEP.total, seed: 0, rows: &Row::singles(2) }).unwrap();
     method.begin_step(&STEP, &Row::singles(2)).unwrap();
     Box::new(method)

@@ -7,8 +7,7 @@
 //! ```
 
 use atedm::Extension;
-use atedm_core::at_edm::{ScoreInput, Scores, TokenScorer};
-use atedm_core::plugin::Registry;
+use atedm_core::at_edm::{Parts, ScoreInput, Scores, TokenScorer};
 use atedm_core::{AttentionOps, DType, Error, Result};
 use serde::Deserialize;
 
@@ -40,8 +39,8 @@ impl<T: AttentionOps> TokenScorer<T> for Contrast {
 pub struct Mine;
 
 impl Extension for Mine {
-    fn register<T: AttentionOps>(&self, registry: &mut Registry<T>) -> Result<()> {
-        registry.register_scorer("contrast", |spec| {
+    fn parts<T: AttentionOps>(&self, parts: &mut Parts<T>) -> Result<()> {
+        parts.register_scorer("contrast", |spec| {
             let contrast: Contrast = spec.parse()?;
             if !matches!(contrast.power, 1 | 2) {
                 return Err(Error::config(

@@ -2,9 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use atedm_core::at_edm::LayerTokens;
 use atedm_core::plugin::{
-    Action, BlockId, Event, Grid, Row, Run, Scope, Site, Step, Sublayer, TokenReducer, Wants,
+    Action, BlockId, Event, Grid, LayerTokens, Row, Run, Scope, Site, Step, Sublayer, TokenReducer, Wants,
 };
 use atedm_core::{AttentionOps, Result};
 

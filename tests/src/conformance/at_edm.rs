@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use atedm_core::at_edm::scoring::{PageRank, PageRankOptions};
-use atedm_core::at_edm::{AtEdmConfig, Bicubic, CrossVote, Heads, Norm, PrunePoint, ScoreSource};
+use atedm_core::at_edm::{AtEdmConfig, Bicubic, CrossVote, Heads, Norm, Parts, PrunePoint, ScoreSource};
 use atedm_core::plugin::{
-    Branch, BuildContext, GuidanceMasks, MaskEntry, MaskRecorder, MaskSet, Registry, Row, Unpruned,
+    Branch, BuildContext, GuidanceMasks, MaskEntry, MaskRecorder, MaskSet, Row, Unpruned,
 };
 use atedm_core::{AttentionGraph, AttentionOps, Backend, DType, DeviceOf, Result, Tensor};
 
@@ -26,7 +26,7 @@ fn config() -> AtEdmConfig {
 fn run<T: AttentionOps>(block: &TestBlock<T>, config: &AtEdmConfig, rows: &[Row]) -> Result<(T, MaskSet)> {
     let recorder = MaskRecorder::shared();
     let context = BuildContext { observer: Some(recorder.clone()), ..BuildContext::default() };
-    let output = block.run_rows(&mut config.build(&context, &Registry::with_builtins())?, rows)?;
+    let output = block.run_rows(&mut config.build(&context, &Parts::with_builtins())?, rows)?;
     let masks = recorder.lock().unwrap().take();
     Ok((output, masks))
 }
@@ -135,7 +135,7 @@ pub fn comparison_scorers_against_the_oracle<B: Backend>(device: &DeviceOf<B>, d
     let context = |seed: u64| BuildContext::<TensorOf<B>> { seed, ..BuildContext::default() };
     let config = AtEdmConfig { scorer: "random".into(), recovery: "zero".into(), ..config() };
     let under = |seed: u64| -> Result<Array> {
-        let mut reducer = config.build(&context(seed), &Registry::with_builtins())?;
+        let mut reducer = config.build(&context(seed), &Parts::with_builtins())?;
         Array::read(&block.run(&mut reducer)?)
     };
     assert_eq!(under(1)?, under(1)?);
@@ -275,7 +275,7 @@ pub fn replayed_masks_give_the_same_output<B: Backend>(device: &DeviceOf<B>, dty
     let config = AtEdmConfig { prune_layers: vec![0, 1], ratio: 0.4, ..config() };
     let (output, masks) = singles(&block, &config)?;
     let context = BuildContext { replay: Some(Arc::new(masks)), ..BuildContext::default() };
-    let mut reducer = config.build(&context, &Registry::with_builtins())?;
+    let mut reducer = config.build(&context, &Parts::with_builtins())?;
     assert_exact(&block.run(&mut reducer)?, &Array::read(&output)?, "replayed");
     Ok(())
 }
@@ -309,11 +309,11 @@ pub fn protected_tokens_stay<B: Backend>(device: &DeviceOf<B>, dtype: DType) -> 
     use atedm_core::plugin::{Action, Event, Grid, Site, Sublayer, TokenReducer};
     let mut lab = Lab::<B>::new(device, dtype, 10);
     let hidden = lab.normals(&[1, 30, 4])?.on;
-    let registry = Registry::with_builtins();
+    let parts = Parts::with_builtins();
     let recorder = MaskRecorder::shared();
     let context = BuildContext { observer: Some(recorder.clone()), ..BuildContext::default() };
     let config = AtEdmConfig { scorer: "random".into(), recovery: "zero".into(), ratio: 0.9, ..config() };
-    let mut reducer = config.build::<TensorOf<B>>(&context, &registry)?;
+    let mut reducer = config.build::<TensorOf<B>>(&context, &parts)?;
     let rows = Row::singles(1);
     let site = Site {
         block: atedm_core::plugin::BlockId::whole(),
@@ -341,7 +341,7 @@ pub fn a_first_vote_on_the_way_changes_nothing<B: Backend>(device: &DeviceOf<B>,
     let block = small(&mut Lab::<B>::new(device, dtype, 11), 2)?;
     let recorder = MaskRecorder::shared();
     let context = BuildContext { observer: Some(recorder.clone()), ..BuildContext::default() };
-    let mut reducer = config().build(&context, &Registry::with_builtins())?;
+    let mut reducer = config().build(&context, &Parts::with_builtins())?;
     // the heads of a block are known from its second pass on, and with them the first vote
     let mut runs = Vec::new();
     for _ in 0..2 {

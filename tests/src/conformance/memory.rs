@@ -1,7 +1,7 @@
 //! What AT-EDM remembers from one evaluation to the next.
 
-use atedm_core::at_edm::AtEdmConfig;
-use atedm_core::plugin::{BuildContext, MaskEntry, MaskRecorder, Registry, Row, Step};
+use atedm_core::at_edm::{AtEdmConfig, Parts};
+use atedm_core::plugin::{BuildContext, MaskEntry, MaskRecorder, Row, Step};
 use atedm_core::{AttentionOps, Backend, DType, DeviceOf, Result};
 
 use super::block::{TestBlock, small};
@@ -17,7 +17,7 @@ fn last_of<T: AttentionOps>(
 ) -> Result<(MaskEntry, Array)> {
     let recorder = MaskRecorder::shared();
     let context = BuildContext { observer: Some(recorder.clone()), ..BuildContext::default() };
-    let mut method = config.build(&context, &Registry::with_builtins())?;
+    let mut method = config.build(&context, &Parts::with_builtins())?;
     let rows = Row::singles(block.hidden.host.shape[0]);
     let mut output = None;
     for index in 0..steps {

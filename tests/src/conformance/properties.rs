@@ -4,9 +4,9 @@ use atedm_core::at_edm::recovery::{
     BicubicInterpolation, DirectCopy, RecoveryInput, SimilarityCopy, TokenRecovery, ZeroPadding,
 };
 use atedm_core::at_edm::scoring::{PageRank, PageRankOptions};
-use atedm_core::at_edm::{AtEdmConfig, Bicubic, PrunePoint};
+use atedm_core::at_edm::{AtEdmConfig, Bicubic, Parts, PrunePoint};
 use atedm_core::backend::{AttentionOptions, GraphRequest, generic};
-use atedm_core::plugin::{BuildContext, Grid, IndexPlan, Reduction, Registry, Unpruned};
+use atedm_core::plugin::{BuildContext, Grid, IndexPlan, Reduction, Unpruned};
 use atedm_core::{
     AttentionGraph, AttentionOps, Backend, DType, DeviceOf, Error, Indices, NnOps, Partition, Result, Tensor,
 };
@@ -184,9 +184,9 @@ pub fn sparing_configurations_are_identities<B: Backend>(device: &DeviceOf<B>, d
             for config in [
                 AtEdmConfig { ratio: 0.0, ..base.clone() },
                 AtEdmConfig { ratio, prune_layers: vec![depth - 1], ..base.clone() },
-                AtEdmConfig { ratio, levels: atedm_core::at_edm::Levels::List(vec![3]), ..base.clone() },
+                AtEdmConfig { ratio, levels: atedm_core::plugin::Levels::List(vec![3]), ..base.clone() },
             ] {
-                let mut reducer = config.build(&BuildContext::default(), &Registry::with_builtins())?;
+                let mut reducer = config.build(&BuildContext::default(), &Parts::with_builtins())?;
                 assert_exact(&block.run(&mut reducer)?, &whole, "spared");
             }
         }

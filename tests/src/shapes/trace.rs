@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use atedm_core::at_edm::LayerTokens;
+use atedm_core::plugin::LayerTokens;
 use atedm_core::plugin::{Action, BlockId, Event, Row, Run, Site, Step, Sublayer, TokenReducer, Wants};
 use atedm_core::{AttentionOps, Result};
 

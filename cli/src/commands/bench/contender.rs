@@ -1,19 +1,18 @@
 //! One method in the race: its reducer, the steps that stand for its run, and what was measured of them.
 
-use atedm_core::at_edm::AtEdmConfig;
-use atedm_core::plugin::{BuildContext, Run, Step, TokenReducer};
+use std::sync::atomic::Ordering;
+
+use atedm_core::plugin::{BuildContext, Run, Scoring, Step, TokenReducer};
 use atedm_core::{AttentionOps, Backend, Result};
-use serde_json::{Value, json};
 
 use super::clock::{Detail, Phase, SharedClock, Times, median};
 use super::machine;
-use super::plan::{Kind, Sample, samples};
+use super::plan::{Sample, longest_reuse, samples};
 use super::stage::Bench;
-use super::timed::{Asked, TIMED, Timed, timed_parts};
+use super::timed::{Asked, Timed, timed_registry};
 use crate::Extension;
 use crate::commands::subject::Costed;
 use crate::experiment::stored::StoredMaps;
-use crate::extension::registry;
 use crate::failure::{Failure, Outcome};
 use crate::method::Workload;
 
@@ -59,23 +58,10 @@ impl<T: AttentionOps> Contender<T> {
         clock: &SharedClock,
         conditions: Conditions,
     ) -> Outcome<Self> {
-        let context = BuildContext { deepest_level: work.deepest_level(), ..BuildContext::default() };
-        let mut options = costed.method.options.clone();
-        // one of ours: its settings are a whole configuration, and its parts are timed one by one
-        let ours = costed.config();
-        let (inner, own) = match &ours {
-            Some(config) => {
-                options.insert("scorer".into(), json!(TIMED));
-                options.insert("recovery".into(), json!(TIMED));
-                let parts = timed_parts::<T>(extension, config, clock)?;
-                let inner = parts.build(&costed.method.name, &Value::Object(options), &context)?;
-                (inner, Phase::Selection)
-            }
-            None => {
-                let inner = registry::<T>(extension)?;
-                (inner.build(&costed.method.name, &Value::Object(options), &context)?, Phase::Scoring)
-            }
-        };
+        let (registry, has_parts) = timed_registry::<T>(extension, clock)?;
+        let inner = costed.method.build(&registry, &BuildContext::default())?;
+        // what a method with timed parts does itself is the choice between tokens; of others nothing more is known
+        let own = if has_parts.load(Ordering::Relaxed) { Phase::Selection } else { Phase::Scoring };
         let inner: Box<dyn TokenReducer<T>> =
             if conditions.unfused { Box::new(StoredMaps::new(inner)) } else { inner };
         let samples = samples(&costed, work)?.into_iter().map(|sample| (sample, Measured::default()));
@@ -85,7 +71,7 @@ impl<T: AttentionOps> Contender<T> {
             clock: clock.clone(),
             peak: None,
             steps: work.steps,
-            every: ours.map_or(1, |config: AtEdmConfig| config.rescore_every),
+            every: longest_reuse(&costed, work)?,
             evaluation: 0,
             costed,
         })
@@ -94,7 +80,7 @@ impl<T: AttentionOps> Contender<T> {
     /// A run begins: the first times that blocks score are timed, if they differ from others, else an evaluation is not
     /// timed, so that everything is in place that later ones find.
     pub(super) fn warm_up<B: Backend<Tensor = T>>(&mut self, bench: &Bench<B>, detail: Detail) -> Outcome {
-        let cold = self.of_kind(|kind| kind == Kind::First);
+        let cold = self.of_kind(|kind| kind == Scoring::First);
         if cold.is_empty() {
             let last = self.samples.iter().map(|(sample, _)| sample.step).max().unwrap_or(0);
             self.begin(bench)?;
@@ -126,14 +112,14 @@ impl<T: AttentionOps> Contender<T> {
         detail: Detail,
         conditions: Conditions,
     ) -> Outcome {
-        for index in self.of_kind(|kind| kind != Kind::First) {
+        for index in self.of_kind(|kind| kind != Scoring::First) {
             self.measure(bench, index, detail, Some(conditions))?;
         }
         Ok(())
     }
 
     /// The positions of samples of some kinds.
-    fn of_kind(&self, wanted: impl Fn(Kind) -> bool) -> Vec<usize> {
+    fn of_kind(&self, wanted: impl Fn(Scoring) -> bool) -> Vec<usize> {
         let kinds = self.samples.iter().map(|(sample, _)| sample.kind).enumerate();
         kinds.filter(|&(_, kind)| wanted(kind)).map(|(index, _)| index).collect()
     }
@@ -152,7 +138,7 @@ impl<T: AttentionOps> Contender<T> {
     ) -> Outcome<Option<T>> {
         let Some(&(sample, _)) = self.samples.get(index) else { return Ok(None) };
         // kept sets of an earlier step serve the next evaluation only if it is near enough
-        self.evaluation += if sample.kind == Kind::Reused { 1 } else { self.every };
+        self.evaluation += if sample.kind == Scoring::Reused { 1 } else { self.every };
         self.reducer.take_asked();
         let reset = watched.is_some_and(|conditions| conditions.host_memory) && machine::reset_peak();
         let (prediction, times) = self.evaluate(bench, sample.step, detail)?;
@@ -175,7 +161,7 @@ impl<T: AttentionOps> Contender<T> {
             let phases = measured.phases.last().map_or(0.0, Times::total);
             measured.totals.last().copied().unwrap_or(phases)
         };
-        let of_rounds = self.samples.iter().filter(|(sample, _)| sample.kind != Kind::First);
+        let of_rounds = self.samples.iter().filter(|(sample, _)| sample.kind != Scoring::First);
         let seconds: Vec<String> = of_rounds.map(|(_, measured)| format!("{:.3}", last(measured))).collect();
         format!("{} {} s", self.costed.label, seconds.join(" "))
     }

@@ -3,13 +3,10 @@
 use std::sync::{Arc, Mutex};
 
 use atedm_core::at_edm::scoring::{PageRank, PageRankOptions};
-use atedm_core::at_edm::{AtEdmConfig, Heads, LayerQuery, PrunePlan, ScoreSource};
-use atedm_core::plugin::{
-    BuildContext, PruneObserver, PruneRecord, ScheduleRegistry, SharedObserver, Site, Sublayer,
-};
+use atedm_core::at_edm::{AtEdmConfig, AtEdmPlan, Heads, LayerQuery, PrunePlan, ScoreSource};
+use atedm_core::plugin::{BuildContext, PruneObserver, PruneRecord, SharedObserver, Site, Sublayer};
 use atedm_core::{AttentionGraph, AttentionOps, Backend, DType, DeviceOf, Error, Indices, Result};
 use atedm_sdxl::pipeline::{Decoding, Pipeline, Proceed, Request, TextEncoders};
-use serde_json::Value;
 
 use crate::Extension;
 use crate::args::BenchArgs;
@@ -27,7 +24,7 @@ const PROMPT: &str = "a red circle on a blue background";
 /// Compares each kept set with that of [`CONVERGED`] votes from equal scores on the same map.
 struct Comparison<T: AttentionOps> {
     config: AtEdmConfig,
-    plan: PrunePlan,
+    counts: PrunePlan,
     rank: PageRank,
     /// The converged scores `[b, tokens]` of the layer that is about to prune.
     converged: Option<T>,
@@ -35,7 +32,8 @@ struct Comparison<T: AttentionOps> {
 }
 
 impl<T: AttentionOps> Comparison<T> {
-    fn new(config: AtEdmConfig, schedules: &ScheduleRegistry) -> Result<Self> {
+    fn new(plan: &AtEdmPlan) -> Result<Self> {
+        let config = plan.config().clone();
         let rank = PageRank::new(PageRankOptions {
             source: config.score,
             max_iterations: CONVERGED,
@@ -45,7 +43,7 @@ impl<T: AttentionOps> Comparison<T> {
             damping: config.damping,
             cross_vote: config.cross_vote,
         })?;
-        Ok(Self { plan: config.plan_with(schedules)?, config, rank, converged: None, shares: Vec::new() })
+        Ok(Self { counts: plan.counts().clone(), config, rank, converged: None, shares: Vec::new() })
     }
 
     fn combined(&self, scores: &T) -> Result<T> {
@@ -75,7 +73,7 @@ impl<T: AttentionOps> PruneObserver<T> for Comparison<T> {
             tokens: site.tokens,
             protected: site.protected.1.saturating_sub(site.protected.0),
         };
-        sub == voting && matches!(self.plan.kept(&query), Ok(Some(_)))
+        sub == voting && matches!(self.counts.kept(&query), Ok(Some(_)))
     }
 
     fn graph(&mut self, site: &Site<'_>, sub: Sublayer, graph: &AttentionGraph<T>) -> Result<()> {
@@ -99,7 +97,12 @@ impl<T: AttentionOps> PruneObserver<T> for Comparison<T> {
     }
 }
 
-/// For each method the mean over steps, blocks and rows of one run; `None` for plugins.
+/// The plan of a method that keeps what G-WPR's votes say: there is nothing to compare for others.
+fn voting(costed: &Costed) -> Option<&AtEdmPlan> {
+    costed.method.plan().downcast_ref()
+}
+
+/// For each method the mean over steps, blocks and rows of one run; `None` for methods that do not vote.
 pub(super) fn overlaps<B: Backend>(
     model: &Model,
     subject: &Subject,
@@ -109,7 +112,7 @@ pub(super) fn overlaps<B: Backend>(
     extension: &impl Extension,
 ) -> Outcome<Vec<Option<f64>>> {
     let work = subject.workload(args.steps);
-    if methods.iter().all(|costed| costed.config().is_none()) {
+    if methods.iter().all(|costed| voting(costed).is_none()) {
         return Ok(vec![None; methods.len()]);
     }
     let pipeline = Pipeline::<B>::load_with(&model.checkpoint, dtype, device, TextEncoders::PerRun)
@@ -125,17 +128,11 @@ fn overlap<B: Backend>(
     work: &Workload<'_>,
     extension: &impl Extension,
 ) -> Outcome<Option<f64>> {
-    let Some(config) = costed.config() else { return Ok(None) };
-    let registry = registry::<B::Tensor>(extension)?;
-    let comparison = Arc::new(Mutex::new(Comparison::<B::Tensor>::new(config, registry.schedules())?));
+    let Some(plan) = voting(costed) else { return Ok(None) };
+    let comparison = Arc::new(Mutex::new(Comparison::<B::Tensor>::new(plan)?));
     let observer: SharedObserver<B::Tensor> = comparison.clone();
-    let context = BuildContext {
-        observer: Some(observer),
-        deepest_level: work.deepest_level(),
-        ..BuildContext::default()
-    };
-    let options = Value::Object(costed.method.options.clone());
-    let mut reducer = registry.build(&costed.method.name, &options, &context)?;
+    let context = BuildContext { observer: Some(observer), ..BuildContext::default() };
+    let mut reducer = costed.method.build(&registry::<B::Tensor>(extension)?, &context)?;
     let mut request = Request::new([PROMPT]);
     (request.width, request.height) = (Some(subject.size.0), Some(subject.size.1));
     request.steps = work.steps;

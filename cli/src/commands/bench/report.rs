@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::clock::Phase;
 use super::figures::Figures;
-use crate::method::readable;
+use atedm_sdxl::flops::readable;
 
 /// Everything that is shown.
 pub(super) struct Report {

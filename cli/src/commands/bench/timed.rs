@@ -1,8 +1,9 @@
 //! Wrappings that book the time of a method and of its parts, without the model's or the method's knowing.
 
-use atedm_core::at_edm::{
-    AtEdmConfig, Ballot, RecoveryInput, ScoreInput, ScoreNeeds, Scores, TokenRecovery, TokenScorer,
-};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use atedm_core::at_edm::{Ballot, RecoveryInput, ScoreInput, ScoreNeeds, Scores, TokenRecovery, TokenScorer};
 use atedm_core::plugin::{
     Action, BlockId, Event, Reduction, Registry, Row, Run, Site, Step, Sublayer, TokenReducer, Wants,
 };
@@ -10,10 +11,7 @@ use atedm_core::{AttentionOps, Result};
 
 use super::clock::{Phase, SharedClock};
 use crate::Extension;
-use crate::extension::registry;
-
-/// The name under which a timed part is registered.
-pub(super) const TIMED: &str = "timed";
+use crate::extension::{parts, registry_with};
 
 /// What a forward pass was asked for besides its output, and where.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -161,22 +159,19 @@ impl<T: AttentionOps> TokenRecovery<T> for TimedRecovery<T> {
     }
 }
 
-/// The registry with a scorer and a recovery named [`TIMED`]: those of `config`, timed.
-pub(super) fn timed_parts<T: AttentionOps>(
+/// A registry in which scorers and recoveries are timed, whatever they are, and whether any was built.
+pub(super) fn timed_registry<T: AttentionOps>(
     extension: &impl Extension,
-    config: &AtEdmConfig,
     clock: &SharedClock,
-) -> Result<Registry<T>> {
-    let mut timed = registry::<T>(extension)?;
-    let (plain, clock_of_scorer, scorer) = (registry::<T>(extension)?, clock.clone(), config.scorer.clone());
-    timed.register_scorer(TIMED, move |spec| {
-        let config = AtEdmConfig { scorer: scorer.clone(), ..spec.config.clone() };
-        Ok(Box::new(TimedScorer { inner: plain.scorer(&config)?, clock: clock_of_scorer.clone() }))
-    })?;
-    let (plain, clock, recovery) = (registry::<T>(extension)?, clock.clone(), config.recovery.clone());
-    timed.register_recovery(TIMED, move |spec| {
-        let config = AtEdmConfig { recovery: recovery.clone(), ..spec.config.clone() };
-        Ok(Box::new(TimedRecovery { inner: plain.recovery(&config)?, clock: clock.clone() }))
-    })?;
-    Ok(timed)
+) -> Result<(Registry<T>, Arc<AtomicBool>)> {
+    let mut parts = parts::<T>(extension)?;
+    let has_parts = Arc::new(AtomicBool::new(false));
+    let (of_scorers, built) = (clock.clone(), has_parts.clone());
+    parts.wrap_scorers(move |inner| {
+        built.store(true, Ordering::Relaxed);
+        Box::new(TimedScorer { inner, clock: of_scorers.clone() })
+    });
+    let clock = clock.clone();
+    parts.wrap_recoveries(move |inner| Box::new(TimedRecovery { inner, clock: clock.clone() }));
+    Ok((registry_with(extension, parts)?, has_parts))
 }

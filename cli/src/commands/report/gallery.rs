@@ -10,7 +10,7 @@ use crate::draw::{Mask, enlarge, overlay};
 use crate::experiment::record::{PointInfo, PromptLine};
 use crate::failure::Outcome;
 use crate::files::{Picture, read_masks, read_png};
-use crate::method::readable;
+use atedm_sdxl::flops::readable;
 
 /// Longer side of a mask overlay.
 const OVERLAY: usize = 160;

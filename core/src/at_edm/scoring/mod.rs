@@ -3,8 +3,7 @@
 //! A scorer of one's own is one type and one name:
 //!
 //! ```
-//! use atedm_core::at_edm::{ScoreInput, Scores, TokenScorer};
-//! use atedm_core::plugin::Registry;
+//! use atedm_core::at_edm::{Parts, ScoreInput, Scores, TokenScorer};
 //! use atedm_core::{AttentionOps, Result, Tensor};
 //!
 //! /// A token matters as much as its largest channel.
@@ -19,8 +18,8 @@
 //!     }
 //! }
 //!
-//! fn register<T: AttentionOps>(registry: &mut Registry<T>) -> Result<()> {
-//!     registry.register_scorer("peak", |_| Ok(Box::new(Peak))) // in a configuration: scorer = "peak"
+//! fn register<T: AttentionOps>(parts: &mut Parts<T>) -> Result<()> {
+//!     parts.register_scorer("peak", |_| Ok(Box::new(Peak))) // in a configuration: scorer = "peak"
 //! }
 //! ```
 

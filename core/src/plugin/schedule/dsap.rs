@@ -1,8 +1,7 @@
 //! The paper's schedules: prune-less in early steps, its mirror, and no schedule at all.
 
-use super::Tau;
+use super::{PruningSchedule, ScheduleQuery, Tau};
 use crate::Result;
-use crate::plugin::{PruningSchedule, ScheduleQuery};
 
 /// In the first τ steps the first attention block of each down-stage and the last of each up-stage stay whole
 /// (paper, section 3.3); all other blocks, the middle one too, are pruned in every step.

@@ -4,7 +4,7 @@ use serde::Deserializer;
 use serde::de::{self, Visitor};
 
 /// Deserialises a fraction written as a number, `0.3`, or as a share, `"30%"`: both are the same f64, to the last bit.
-pub(in crate::at_edm) fn share<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
+pub(crate) fn share<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
     struct ShareVisitor;
     impl Visitor<'_> for ShareVisitor {
         type Value = f64;

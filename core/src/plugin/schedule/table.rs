@@ -1,4 +1,4 @@
-//! A schedule written out as a table, inline or in a file.
+//! A schedule written out as a table: inline in a configuration, or in a file that the program reads and puts in its place.
 //!
 //! ```toml
 //! # The first entry that covers a block and step decides; what no entry covers is pruned with the configuration's ratio.
@@ -13,12 +13,10 @@
 //!
 //! The same as JSON: `{"entries": [{"steps": [0, 15], "blocks": ["down.*"], "ratio": 0.0}]}`, or the bare list.
 
-use std::path::Path;
-
 use serde::{Deserialize, Serialize};
 
-use super::{Tau, share};
-use crate::plugin::{BlockId, BlockName, PruningSchedule, ScheduleQuery, check_ratio};
+use super::{PruningSchedule, ScheduleQuery, Tau, share};
+use crate::plugin::{BlockId, BlockName, check_ratio};
 use crate::{Error, Result};
 
 /// One line of a [`ScheduleTable`].
@@ -107,27 +105,6 @@ pub struct ScheduleTable {
 }
 
 impl ScheduleTable {
-    /// Reads a `.toml` or `.json` file.
-    ///
-    /// # Errors
-    /// [`Error::Io`] when it cannot be read, [`Error::Config`] naming the file when it is neither or not of this form.
-    pub fn from_file(path: &Path) -> Result<Self> {
-        let wrong = |reason: String| Error::config("schedule_file", format!("{}: {reason}", path.display()));
-        let text = std::fs::read_to_string(path).map_err(|source| Error::io(path, source))?;
-        let table: Self = match path.extension().and_then(|e| e.to_str()) {
-            Some("toml") => toml::from_str(&text).map_err(|e| wrong(one_line(&e.to_string())))?,
-            Some("json") => {
-                let value: serde_json::Value =
-                    serde_json::from_str(&text).map_err(|e| wrong(e.to_string()))?;
-                let entries = if value.is_array() { serde_json::json!({ "entries": value }) } else { value };
-                serde_json::from_value(entries).map_err(|e| wrong(e.to_string()))?
-            }
-            _ => return Err(wrong("expected a file that ends in .toml or .json".into())),
-        };
-        table.validate(&path.display().to_string())?;
-        Ok(table)
-    }
-
     /// That every entry is in range.
     ///
     /// # Errors
@@ -135,10 +112,6 @@ impl ScheduleTable {
     pub fn validate(&self, field: &str) -> Result<()> {
         self.entries.iter().enumerate().try_for_each(|(i, entry)| entry.validate(field, i))
     }
-}
-
-fn one_line(text: &str) -> String {
-    text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 /// The schedule of a [`ScheduleTable`].

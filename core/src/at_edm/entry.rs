@@ -1,0 +1,230 @@
+//! AT-EDM in a registry: what it is before a tensor exists, and its presets by name.
+
+use std::sync::Arc;
+
+use super::config::AtEdmConfig;
+use super::method::AtEdm;
+use super::parts::Parts;
+use super::plan::{LayerQuery, PrunePlan};
+use super::presets;
+use crate::Result;
+use crate::backend::AttentionOps;
+use crate::plugin::{
+    BlockShape, Facts, LayerTokens, MethodPlan, ModelShape, Options, Registry, Scoring, StepOf, scoring_of,
+};
+
+/// AT-EDM's configuration with its counts.
+#[derive(Debug, Clone)]
+pub struct AtEdmPlan {
+    config: AtEdmConfig,
+    counts: PrunePlan,
+}
+
+impl AtEdmPlan {
+    /// The plan of `config`; its schedule comes from `facts`, and what depends on a model is checked if they hold one.
+    ///
+    /// # Errors
+    /// [`Error::Config`](crate::Error::Config) naming the option that is wrong.
+    pub fn new(config: AtEdmConfig, facts: &Facts<'_>) -> Result<Self> {
+        let placement = config.placement().located(facts)?;
+        let gate = placement.gate_for(facts)?;
+        let config = config.placed(placement);
+        config.validate()?;
+        Ok(Self { counts: PrunePlan::new(&config, gate), config })
+    }
+
+    /// The configuration, its levels resolved.
+    pub fn config(&self) -> &AtEdmConfig {
+        &self.config
+    }
+
+    /// The counts.
+    pub fn counts(&self) -> &PrunePlan {
+        &self.counts
+    }
+
+    /// Fewest tokens that a sublayer of `block` runs on; `None` where the block is left whole.
+    fn kept(&self, block: &BlockShape, step: StepOf) -> Result<Option<usize>> {
+        let whole = block.grid.tokens();
+        let layers = self.counts.tokens(block.id, block.depth, whole, step.index, step.total)?;
+        Ok(layers.iter().map(LayerTokens::least).min().filter(|&kept| kept < whole))
+    }
+
+    /// Whether `keep_multiple` alone is why `block` is left whole at `step`.
+    fn is_rounded_up(&self, block: &BlockShape, step: StepOf) -> Result<bool> {
+        let query = |layer: &usize| LayerQuery {
+            block: block.id,
+            layer: *layer,
+            depth: block.depth,
+            step: step.index,
+            total: step.total,
+            tokens: block.grid.tokens(),
+            protected: 0,
+        };
+        let exact = self.counts.clone().with_keep_multiple(1);
+        for layer in &self.config.prune_layers {
+            if exact.kept(&query(layer))?.is_some() && self.counts.kept(&query(layer))?.is_none() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+}
+
+impl MethodPlan for AtEdmPlan {
+    fn settings(&self) -> Options {
+        self.config.to_options()
+    }
+
+    fn tokens(&self, block: &BlockShape, step: StepOf) -> Result<Option<Vec<LayerTokens>>> {
+        let BlockShape { id, depth, grid } = *block;
+        self.counts.tokens(id, depth, grid.tokens(), step.index, step.total).map(Some)
+    }
+
+    fn scoring(&self, block: &BlockShape, step: StepOf) -> Result<Scoring> {
+        let cold = self.config.warm_start && self.config.cold_iterations.is_some();
+        let first = if cold { Scoring::First } else { Scoring::Fresh };
+        let every = self.config.rescore_every;
+        scoring_of(step, |step| self.kept(block, step), |found, now| now - found < every, first)
+    }
+
+    fn budget_tflops(&self) -> Option<f64> {
+        self.config.budget_tflops
+    }
+
+    fn with_ratio(&self, ratio: f64) -> Option<Result<Box<dyn MethodPlan>>> {
+        let solved = || {
+            let config = self.config.clone().with_ratio(ratio)?;
+            let plan: Box<dyn MethodPlan> = Box::new(Self { config, counts: self.counts.with_ratio(ratio)? });
+            Ok(plan)
+        };
+        Some(solved())
+    }
+
+    fn without_early_stop(&self) -> Option<Box<dyn MethodPlan>> {
+        let mut plan = self.clone();
+        plan.config.epsilon = 0.0;
+        Some(Box::new(plan))
+    }
+
+    fn remarks(&self, model: &ModelShape) -> Result<Vec<String>> {
+        let AtEdmConfig { ratio, keep_multiple, .. } = self.config;
+        if ratio == 0.0 {
+            return Ok(Vec::new());
+        }
+        let (mut pruned, mut rounded) = (false, Vec::new());
+        for block in &model.blocks {
+            for step in model.each_step() {
+                if self.kept(block, step)?.is_some() {
+                    pruned = true;
+                } else if self.is_rounded_up(block, step)? && !rounded.contains(&block.id.level) {
+                    rounded.push(block.id.level);
+                }
+            }
+        }
+        let multiple = |what: &str| {
+            format!("{what}: keep_multiple = {keep_multiple} rounds what is kept up to all tokens")
+        };
+        rounded.sort_unstable();
+        Ok(match (pruned, rounded.as_slice()) {
+            (true, []) => Vec::new(),
+            (true, levels) => {
+                let levels: Vec<String> = levels.iter().map(usize::to_string).collect();
+                vec![multiple(&format!("not everything is pruned at level {}", levels.join(" and ")))]
+            }
+            (false, []) => vec![
+                "nothing is pruned: levels, schedule and prune_layers spare every block, or the ratio is less than one token"
+                    .into(),
+            ],
+            (false, _) => vec![multiple("nothing is pruned")],
+        })
+    }
+}
+
+impl<T: AttentionOps> Registry<T> {
+    /// The methods `none`, `at-edm` and its presets, with the parts and schedules that are built in.
+    pub fn with_builtins() -> Self {
+        Self::with_parts(Parts::with_builtins())
+    }
+
+    /// [`Registry::with_builtins`] with parts of one's own.
+    pub fn with_parts(parts: Parts<T>) -> Self {
+        let mut registry = Self::of_identity();
+        let parts = Arc::new(parts);
+        for preset in presets::names() {
+            let parts = parts.clone();
+            registry.set_method(
+                preset,
+                move |options, facts| AtEdmPlan::new(AtEdmConfig::from_options(preset, options)?, facts),
+                move |plan: &AtEdmPlan, context| Ok(Box::new(AtEdm::new(plan, context, &parts)?)),
+            );
+        }
+        registry
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::plugin::{BlockId, Grid, ScheduleRegistry, Stage};
+
+    fn shape(level: usize, side: usize) -> BlockShape {
+        let id = BlockId { stage: Stage::Mid, stage_index: 0, index: 0, count: 1, level };
+        BlockShape { id, depth: 3, grid: Grid { height: side, width: side } }
+    }
+
+    fn model() -> ModelShape {
+        ModelShape { blocks: vec![shape(1, 64), shape(2, 32)], steps: 4 }
+    }
+
+    fn remarks(options: Value) -> String {
+        let (schedules, model) = (ScheduleRegistry::with_builtins(), model());
+        let config = AtEdmConfig::from_options("at-edm", options.as_object().unwrap()).unwrap();
+        let plan = AtEdmPlan::new(config, &Facts::new(&schedules).of_model(&model)).unwrap();
+        plan.remarks(&model).unwrap().join("; ")
+    }
+
+    #[test]
+    fn a_configuration_that_prunes_less_than_it_says_is_told_of() {
+        assert_eq!(remarks(json!({})), "");
+        assert_eq!(remarks(json!({"keep_multiple": 64})), "");
+        assert_eq!(remarks(json!({"ratio": 0})), "");
+        assert_eq!(
+            remarks(json!({"keep_multiple": 5000})),
+            "nothing is pruned: keep_multiple = 5000 rounds what is kept up to all tokens"
+        );
+        assert_eq!(
+            remarks(json!({"keep_multiple": 1000, "ratio": 0.01})),
+            "nothing is pruned: keep_multiple = 1000 rounds what is kept up to all tokens"
+        );
+        assert_eq!(
+            remarks(json!({"keep_multiple": 2000})),
+            "not everything is pruned at level 2: keep_multiple = 2000 rounds what is kept up to all tokens"
+        );
+        for options in [json!({"prune_layers": [7]}), json!({"levels": [0]}), json!({"ratio": 0.0001})] {
+            assert!(remarks(options).starts_with("nothing is pruned: levels"));
+        }
+    }
+
+    #[test]
+    fn settings_describe_the_same_method_again() {
+        let (schedules, model) = (ScheduleRegistry::with_builtins(), model());
+        let facts = Facts::new(&schedules).of_model(&model);
+        for options in [
+            json!({}),
+            json!({"scorer": "random", "recovery": "bicubic", "schedule": "constant"}),
+            json!({"score": "cross", "cross_vote": "hard"}),
+        ] {
+            for preset in presets::names() {
+                let options = options.as_object().unwrap();
+                let Ok(config) = AtEdmConfig::from_options(preset, options) else { panic!("{preset}") };
+                let plan = AtEdmPlan::new(config, &facts).unwrap();
+                let again = AtEdmConfig::from_options(preset, &plan.settings()).unwrap();
+                let again = AtEdmPlan::new(again, &facts).unwrap();
+                assert_eq!(again.settings(), plan.settings(), "{preset} {options:?}");
+            }
+        }
+    }
+}

@@ -1,0 +1,240 @@
+//! AT-EDM's parts by name: scorers, selectors and recoveries, ours and registered ones. (Schedules belong to every method:
+//! [`Registry::register_schedule`](crate::plugin::Registry::register_schedule).)
+
+use std::sync::Arc;
+
+use super::config::AtEdmConfig;
+use super::recovery::{BicubicInterpolation, DirectCopy, SimilarityCopy, TokenRecovery, ZeroPadding};
+use super::scoring::{
+    PageRank, PageRankOptions, RandomScores, TokenNorm, TokenScorer, ValueNorm, WarmPageRank,
+};
+use super::selection::{TokenSelector, TopK};
+use crate::Result;
+use crate::backend::AttentionOps;
+use crate::plugin::PartSpec;
+use crate::plugin::options::{Named, PartSlot};
+
+/// The scorer among AT-EDM's options.
+pub(super) const SCORER: PartSlot = PartSlot {
+    name: "scorer",
+    options: "scorer_options",
+    builtin: &[
+        (
+            "page-rank",
+            &[
+                "score",
+                "max_iterations",
+                "level_iterations",
+                "warm_start",
+                "cold_iterations",
+                "epsilon",
+                "norm",
+                "heads",
+                "damping",
+                "cross_vote",
+            ],
+        ),
+        ("column-mean", &["score", "norm", "heads", "cross_vote"]),
+        ("value-norm", &["heads"]),
+        ("token-norm", &[]),
+        ("random", &[]),
+    ],
+};
+
+/// The selector among AT-EDM's options.
+pub(super) const SELECTOR: PartSlot =
+    PartSlot { name: "selector", options: "selector_options", builtin: &[("top-k", &[])] };
+
+/// The recovery among AT-EDM's options.
+pub(super) const RECOVERY: PartSlot = PartSlot {
+    name: "recovery",
+    options: "recovery_options",
+    builtin: &[("similarity", &[]), ("direct", &[]), ("zero", &[]), ("bicubic", &["bicubic"])],
+};
+
+/// Builds a part of type `P`.
+type PartBuilder<P> = Arc<dyn Fn(&PartSpec<'_, AtEdmConfig>) -> Result<Box<P>> + Send + Sync>;
+/// Wraps a part that was built.
+type Wrapper<P> = Arc<dyn Fn(Box<P>) -> Box<P> + Send + Sync>;
+
+/// Parts of one kind, and what is put around each that is built.
+struct Kind<P: ?Sized> {
+    slot: PartSlot,
+    named: Named<PartBuilder<P>>,
+    wrapper: Option<Wrapper<P>>,
+}
+
+impl<P: ?Sized> Kind<P> {
+    fn new(slot: PartSlot, builtins: impl IntoIterator<Item = (String, PartBuilder<P>)>) -> Self {
+        let mut named = Named::new(slot.name);
+        named.extend(builtins);
+        Self { slot, named, wrapper: None }
+    }
+
+    fn build(&self, name: &str, spec: &PartSpec<'_, AtEdmConfig>) -> Result<Box<P>> {
+        let part = self.named.get(name)?(spec)?;
+        Ok(match &self.wrapper {
+            Some(wrap) => wrap(part),
+            None => part,
+        })
+    }
+}
+
+/// Scorers, selectors and recoveries by name.
+pub struct Parts<T: AttentionOps> {
+    scorers: Kind<dyn TokenScorer<T>>,
+    selectors: Kind<dyn TokenSelector<T>>,
+    recoveries: Kind<dyn TokenRecovery<T>>,
+}
+
+impl<T: AttentionOps> Parts<T> {
+    /// The parts that come with AT-EDM.
+    pub fn with_builtins() -> Self {
+        Self {
+            scorers: Kind::new(SCORER, scorers()),
+            selectors: Kind::new(SELECTOR, selectors()),
+            recoveries: Kind::new(RECOVERY, recoveries()),
+        }
+    }
+
+    /// Adds a scorer, to be named by `scorer` in a configuration.
+    ///
+    /// # Errors
+    /// [`Error::Config`](crate::Error::Config) when the name is taken or empty.
+    pub fn register_scorer(
+        &mut self,
+        name: &str,
+        builder: impl Fn(&PartSpec<'_, AtEdmConfig>) -> Result<Box<dyn TokenScorer<T>>> + Send + Sync + 'static,
+    ) -> Result<()> {
+        self.scorers.named.insert(name, Arc::new(builder))
+    }
+
+    /// Adds a selector, to be named by `selector` in a configuration.
+    ///
+    /// # Errors
+    /// [`Error::Config`](crate::Error::Config) when the name is taken or empty.
+    pub fn register_selector(
+        &mut self,
+        name: &str,
+        builder: impl Fn(&PartSpec<'_, AtEdmConfig>) -> Result<Box<dyn TokenSelector<T>>> + Send + Sync + 'static,
+    ) -> Result<()> {
+        self.selectors.named.insert(name, Arc::new(builder))
+    }
+
+    /// Adds a recovery, to be named by `recovery` in a configuration.
+    ///
+    /// # Errors
+    /// [`Error::Config`](crate::Error::Config) when the name is taken or empty.
+    pub fn register_recovery(
+        &mut self,
+        name: &str,
+        builder: impl Fn(&PartSpec<'_, AtEdmConfig>) -> Result<Box<dyn TokenRecovery<T>>> + Send + Sync + 'static,
+    ) -> Result<()> {
+        self.recoveries.named.insert(name, Arc::new(builder))
+    }
+
+    /// Every scorer that is built from now on goes through `wrap`: how one is timed or watched.
+    pub fn wrap_scorers(
+        &mut self,
+        wrap: impl Fn(Box<dyn TokenScorer<T>>) -> Box<dyn TokenScorer<T>> + Send + Sync + 'static,
+    ) {
+        self.scorers.wrapper = Some(Arc::new(wrap));
+    }
+
+    /// Every recovery that is built from now on goes through `wrap`.
+    pub fn wrap_recoveries(
+        &mut self,
+        wrap: impl Fn(Box<dyn TokenRecovery<T>>) -> Box<dyn TokenRecovery<T>> + Send + Sync + 'static,
+    ) {
+        self.recoveries.wrapper = Some(Arc::new(wrap));
+    }
+
+    /// The scorer that `config` names.
+    ///
+    /// # Errors
+    /// [`Error::Config`](crate::Error::Config) for an unknown name, listing the known ones, or for bad options.
+    pub fn scorer(&self, config: &AtEdmConfig) -> Result<Box<dyn TokenScorer<T>>> {
+        let spec = PartSpec::new(&self.scorers.slot, &config.scorer_options, config);
+        self.scorers.build(&config.scorer, &spec)
+    }
+
+    /// The selector that `config` names.
+    ///
+    /// # Errors
+    /// As [`Parts::scorer`].
+    pub fn selector(&self, config: &AtEdmConfig) -> Result<Box<dyn TokenSelector<T>>> {
+        let spec = PartSpec::new(&self.selectors.slot, &config.selector_options, config);
+        self.selectors.build(&config.selector, &spec)
+    }
+
+    /// The recovery that `config` names.
+    ///
+    /// # Errors
+    /// As [`Parts::scorer`].
+    pub fn recovery(&self, config: &AtEdmConfig) -> Result<Box<dyn TokenRecovery<T>>> {
+        let spec = PartSpec::new(&self.recoveries.slot, &config.recovery_options, config);
+        self.recoveries.build(&config.recovery, &spec)
+    }
+}
+
+/// An entry for a part that takes no options of its own: its settings are fields of the configuration.
+fn part<P: ?Sized + 'static>(
+    name: &str,
+    build: impl Fn(&AtEdmConfig) -> Result<Box<P>> + Send + Sync + 'static,
+) -> (String, PartBuilder<P>) {
+    let builder = move |spec: &PartSpec<'_, AtEdmConfig>| {
+        spec.expect_no_options()?;
+        build(spec.config)
+    };
+    (name.to_string(), Arc::new(builder))
+}
+
+fn page_rank_options(config: &AtEdmConfig) -> PageRankOptions {
+    PageRankOptions {
+        source: config.score,
+        max_iterations: config.max_iterations,
+        epsilon: config.epsilon,
+        norm: config.norm,
+        heads: config.heads,
+        damping: config.damping,
+        cross_vote: config.cross_vote,
+    }
+}
+
+fn scorers<T: AttentionOps>() -> [(String, PartBuilder<dyn TokenScorer<T>>); 5] {
+    [
+        part::<dyn TokenScorer<T>>("page-rank", |config| {
+            let rank = PageRank::new(page_rank_options(config))?
+                .with_level_iterations(config.level_iterations.clone())?;
+            if !config.warm_start {
+                return Ok(Box::new(rank));
+            }
+            let warm = WarmPageRank::new(rank);
+            Ok(Box::new(match config.cold_iterations {
+                Some(cap) => warm.with_cold_iterations(cap)?,
+                None => warm,
+            }))
+        }),
+        part::<dyn TokenScorer<T>>("column-mean", |config| {
+            Ok(Box::new(PageRank::column_mean(page_rank_options(config))))
+        }),
+        part::<dyn TokenScorer<T>>("value-norm", |config| Ok(Box::new(ValueNorm { heads: config.heads }))),
+        part::<dyn TokenScorer<T>>("token-norm", |_| Ok(Box::new(TokenNorm))),
+        part::<dyn TokenScorer<T>>("random", |_| Ok(Box::new(RandomScores))),
+    ]
+}
+
+fn selectors<T: AttentionOps>() -> [(String, PartBuilder<dyn TokenSelector<T>>); 1] {
+    [part::<dyn TokenSelector<T>>("top-k", |_| Ok(Box::new(TopK)))]
+}
+
+fn recoveries<T: AttentionOps>() -> [(String, PartBuilder<dyn TokenRecovery<T>>); 4] {
+    [
+        part::<dyn TokenRecovery<T>>("similarity", |_| Ok(Box::new(SimilarityCopy))),
+        part::<dyn TokenRecovery<T>>("direct", |_| Ok(Box::new(DirectCopy))),
+        part::<dyn TokenRecovery<T>>("zero", |_| Ok(Box::new(ZeroPadding))),
+        part::<dyn TokenRecovery<T>>("bicubic", |config| {
+            Ok(Box::new(BicubicInterpolation { mode: config.bicubic }))
+        }),
+    ]
+}

@@ -1,0 +1,189 @@
+//! What a method is before any tensor exists: its options, its token counts, and what they depend on.
+//!
+//! A [`MethodPlan`] is what the program knows a method by. Costs, budgets, `--plan`, `inspect`, the weights of a benchmark
+//! and what a record says of a run come from it, for any method alike.
+
+use std::any::Any;
+
+use super::options::Options;
+use super::schedule::ScheduleRegistry;
+use super::tokens::{BlockShape, LayerTokens, ModelShape, StepOf};
+use crate::Result;
+
+/// For what a method is described, besides its options.
+#[derive(Clone, Copy)]
+pub struct Facts<'a> {
+    /// The model at the size of the run. `None`: it is not known, and what depends on it is not checked.
+    pub model: Option<&'a ModelShape>,
+    /// The generator that a method draws random numbers from unless its options name one: `torch` or `chacha`.
+    pub rng: Option<&'a str>,
+    /// The registered schedules.
+    pub schedules: &'a ScheduleRegistry,
+}
+
+impl<'a> Facts<'a> {
+    /// Nothing is known but the schedules.
+    pub fn new(schedules: &'a ScheduleRegistry) -> Self {
+        Self { model: None, rng: None, schedules }
+    }
+
+    /// The same for a model that is known.
+    pub fn of_model(self, model: &'a ModelShape) -> Self {
+        Self { model: Some(model), ..self }
+    }
+
+    /// The same for a program that draws its numbers from this generator.
+    pub fn with_rng(self, rng: &'a str) -> Self {
+        Self { rng: Some(rng), ..self }
+    }
+}
+
+/// What a method finds out in a block at a step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scoring {
+    /// For the first time in the run, which costs more than later times.
+    First,
+    /// Anew.
+    Fresh,
+    /// Nothing: what was found at an earlier step serves again.
+    Reused,
+}
+
+/// A method with checked options, without a tensor. Object-safe; a registry entry makes it of a table of options and builds
+/// a [`TokenReducer`](super::TokenReducer) of it.
+pub trait MethodPlan: Any + std::fmt::Debug + Send + Sync {
+    /// Every option with its value, defaults too, but those that do nothing beside the others: what records hold and what
+    /// hashes cover. Given to the registry entry again they describe the same method.
+    fn settings(&self) -> Options;
+
+    /// The tokens that each layer of `block` runs on at `step`; `None` where only a run can tell.
+    ///
+    /// # Errors
+    /// [`Error::Config`](crate::Error::Config) while a budget is not solved, [`Error::Plugin`](crate::Error::Plugin) when a
+    /// part answers out of range.
+    fn tokens(&self, block: &BlockShape, step: StepOf) -> Result<Option<Vec<LayerTokens>>>;
+
+    /// What the method finds out in `block` at `step`. Asked only where tokens are removed.
+    ///
+    /// # Errors
+    /// As [`MethodPlan::tokens`].
+    fn scoring(&self, _block: &BlockShape, _step: StepOf) -> Result<Scoring> {
+        Ok(Scoring::Fresh)
+    }
+
+    /// The mean TFLOPs of an evaluation that are asked for, while no ratio is found for them.
+    fn budget_tflops(&self) -> Option<f64> {
+        None
+    }
+
+    /// The same method with another ratio, in place of a budget if there is one; `None` where no ratio decides what the
+    /// method costs.
+    fn with_ratio(&self, _ratio: f64) -> Option<Result<Box<dyn MethodPlan>>> {
+        None
+    }
+
+    /// The same method without rules that stop its work early when its data allow; `None` where there are none. Data that
+    /// were made up for a benchmark would decide otherwise than real ones.
+    fn without_early_stop(&self) -> Option<Box<dyn MethodPlan>> {
+        None
+    }
+
+    /// Whether telling an observer takes time that the method alone would not, so that who only counts had better ask
+    /// [`MethodPlan::tokens`].
+    fn is_slow_to_watch(&self) -> bool {
+        false
+    }
+
+    /// What a user should know who reads only the options: one sentence each.
+    ///
+    /// # Errors
+    /// As [`MethodPlan::tokens`].
+    fn remarks(&self, _model: &ModelShape) -> Result<Vec<String>> {
+        Ok(Vec::new())
+    }
+}
+
+impl dyn MethodPlan {
+    /// The plan as its own type, if it is of that type.
+    pub fn downcast_ref<P: MethodPlan>(&self) -> Option<&P> {
+        let any: &dyn Any = self;
+        any.downcast_ref()
+    }
+}
+
+/// The plan of the identity: every block runs whole.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Whole;
+
+impl MethodPlan for Whole {
+    fn settings(&self) -> Options {
+        Options::new()
+    }
+
+    fn tokens(&self, block: &BlockShape, _step: StepOf) -> Result<Option<Vec<LayerTokens>>> {
+        Ok(Some(block.whole()))
+    }
+}
+
+/// The plan of a method of which only a run can tell what it removes: its options, as they were given.
+#[derive(Debug, Clone, Default)]
+pub struct RunTells {
+    /// The options.
+    pub options: Options,
+}
+
+impl MethodPlan for RunTells {
+    fn settings(&self) -> Options {
+        self.options.clone()
+    }
+
+    fn tokens(&self, _block: &BlockShape, _step: StepOf) -> Result<Option<Vec<LayerTokens>>> {
+        Ok(None)
+    }
+}
+
+/// When every evaluated step of a block finds out something anew, for methods that use it again.
+///
+/// Walks the steps up to `step`: `kept` says how many tokens of the block stay at each (`None`: it is left whole), `serves`
+/// whether what was found at the first of two steps is used at the second.
+///
+/// # Errors
+/// Those of `kept`.
+pub fn scoring_of(
+    step: StepOf,
+    mut kept: impl FnMut(StepOf) -> Result<Option<usize>>,
+    serves: impl Fn(usize, usize) -> bool,
+    first: Scoring,
+) -> Result<Scoring> {
+    let mut found: Option<(usize, usize)> = None;
+    let mut scoring = Scoring::Fresh;
+    for index in 0..=step.index {
+        let Some(kept) = kept(StepOf { index, ..step })? else { continue };
+        scoring = match found {
+            None => first,
+            Some((at, of)) if of == kept && serves(at, index) => Scoring::Reused,
+            Some(_) => Scoring::Fresh,
+        };
+        if scoring != Scoring::Reused {
+            found = Some((index, kept));
+        }
+    }
+    Ok(scoring)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn _obj_safe(_: Box<dyn MethodPlan>) {}
+
+    #[test]
+    fn what_is_found_serves_until_it_is_too_old_or_of_other_counts() {
+        use Scoring::{First, Fresh, Reused};
+        let at = |index| {
+            let kept = |step: StepOf| Ok((step.index > 0).then_some(if step.index < 4 { 8 } else { 6 }));
+            scoring_of(StepOf { index, total: 9 }, kept, |at, now| now - at < 2, First).unwrap()
+        };
+        assert_eq!([1, 2, 3, 4, 5, 6].map(at), [First, Reused, Fresh, Fresh, Reused, Fresh]);
+    }
+}

@@ -1,0 +1,56 @@
+//! Schedules over denoising steps and blocks (DSAP, paper section 3.3): [`PruneLess`], [`PruneMore`], [`Constant`], [`Table`],
+//! and registered ones by name.
+
+mod dsap;
+mod registry;
+mod share;
+mod table;
+mod tau;
+
+pub(crate) use registry::{SCHEDULE, missing_table};
+pub(crate) use share::share;
+
+pub use dsap::{Constant, PruneLess, PruneMore};
+pub use registry::ScheduleRegistry;
+pub use table::{ScheduleEntry, ScheduleTable, Table};
+pub use tau::Tau;
+
+use super::site::BlockId;
+use crate::Result;
+
+/// One question to a schedule: how much of this block is removed at this step?
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct ScheduleQuery {
+    /// The attention block.
+    pub block: BlockId,
+    /// 0-based step in the full schedule.
+    pub step: usize,
+    /// Steps of the full schedule.
+    pub total: usize,
+    /// The fraction that the configuration removes where nothing else is said.
+    pub ratio: f64,
+}
+
+/// Distributes pruning over blocks and denoising steps. Object-safe, found by name in a registry.
+pub trait PruningSchedule: Send + Sync + std::fmt::Debug {
+    /// The fraction of tokens to remove, in `[0, 1)`; 0 leaves the block whole.
+    fn ratio(&self, query: &ScheduleQuery) -> f64;
+
+    /// A run of `steps` steps is about to begin.
+    ///
+    /// # Errors
+    /// [`Error::Config`] when the schedule does not fit so many steps.
+    fn begin(&self, _steps: usize) -> Result<()> {
+        Ok(())
+    }
+
+    /// A copy.
+    fn boxed(&self) -> Box<dyn PruningSchedule>;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn _obj_safe(_: Box<dyn PruningSchedule>) {}
+}

@@ -1,0 +1,129 @@
+//! A method in a registry: what it is before a tensor exists, and how it is built.
+
+use atedm_core::plugin::{
+    BlockShape, BuildContext, Facts, Gate, LayerTokens, MethodPlan, ModelShape, Options, Scheduled, Scoring,
+    StepOf, TokenReducer, scoring_of,
+};
+use atedm_core::{AttentionOps, Error, Result};
+
+use crate::around::{AroundSublayers, Planner};
+use crate::config::{MergeConfig, Method};
+use crate::counts::TokenPlan;
+use crate::sito::Sito;
+use crate::todo::Todo;
+use crate::toma::Toma;
+use crate::tome::Tome;
+
+/// A configuration with its counts.
+#[derive(Debug, Clone)]
+pub struct MergeOutline {
+    config: MergeConfig,
+    settings: Options,
+    counts: TokenPlan,
+}
+
+impl MergeOutline {
+    /// The preset of this name with `options` laid over it.
+    ///
+    /// # Errors
+    /// [`Error::Config`] naming the option that is wrong.
+    pub fn from_options(preset: &str, options: &Options, facts: &Facts<'_>) -> Result<Self> {
+        let draws = MergeConfig::preset(preset)
+            .map(|config| config.to_options())
+            .transpose()?
+            .is_some_and(|known| known.contains_key("rng"));
+        let mut options = options.clone();
+        if let Some(rng) = facts.rng.filter(|_| draws) {
+            options.entry("rng").or_insert_with(|| rng.into());
+        }
+        Self::new(MergeConfig::from_options(preset, &options)?, facts)
+    }
+
+    /// The plan of `config`; its schedule comes from `facts`, and what depends on a model is checked if they hold one.
+    ///
+    /// # Errors
+    /// [`Error::Config`] naming the option that is wrong.
+    pub fn new(config: MergeConfig, facts: &Facts<'_>) -> Result<Self> {
+        config.validate()?;
+        let config = MergeConfig { placement: config.placement.located(facts)?, ..config };
+        let gate = config.placement.gate_for(facts)?;
+        Ok(Self {
+            settings: config.to_options()?,
+            counts: TokenPlan::new(gate, config.method.clone(), config.placement.ratio),
+            config,
+        })
+    }
+
+    /// The method itself.
+    ///
+    /// # Errors
+    /// [`Error::Config`] for kept sets to replay, which merging has none of, and for a budget that is not solved.
+    pub fn build<T: AttentionOps>(&self, context: &BuildContext<T>) -> Result<Box<dyn TokenReducer<T>>> {
+        if context.replay.is_some() {
+            let reason = "kept sets can be replayed for AT-EDM only: merging has no single kept set";
+            return Err(Error::config("masks", reason));
+        }
+        let placement = &self.config.placement;
+        placement.expect_solved()?;
+        let (guidance, gate): (_, Gate) = (placement.guidance, self.counts.gate().clone());
+        let reuse = self.config.method.rules().reuse();
+        let planner: Box<dyn Planner<T>> = match self.config.method.clone() {
+            Method::Tome(options) => Box::new(Tome::new(options, guidance, context.seed)),
+            Method::Todo(options) => Box::new(Todo { options }),
+            Method::Toma(options) => Box::new(Toma { options, guidance }),
+            Method::Sito(options) => Box::new(Sito::new(options, guidance, context.seed)),
+        };
+        let method = AroundSublayers::new(planner, placement.ratio, reuse, context.observer.clone());
+        Ok(Box::new(Scheduled::new(method, gate)))
+    }
+}
+
+impl MethodPlan for MergeOutline {
+    fn settings(&self) -> Options {
+        self.settings.clone()
+    }
+
+    fn tokens(&self, block: &BlockShape, step: StepOf) -> Result<Option<Vec<LayerTokens>>> {
+        if !self.counts.is_exact() {
+            return Ok(None);
+        }
+        self.counts.tokens(block.id, block.depth, block.grid, step.index, step.total).map(Some)
+    }
+
+    fn scoring(&self, block: &BlockShape, step: StepOf) -> Result<Scoring> {
+        let reuse = self.config.method.rules().reuse();
+        let kept = |step: StepOf| {
+            let effect = self.counts.effect(block.id, block.grid, step.index, step.total)?;
+            Ok(effect.applies().then_some(effect.kept))
+        };
+        scoring_of(step, kept, |_, now| !reuse.is_fresh(now), Scoring::Fresh)
+    }
+
+    fn budget_tflops(&self) -> Option<f64> {
+        self.config.placement.budget_tflops
+    }
+
+    fn with_ratio(&self, ratio: f64) -> Option<Result<Box<dyn MethodPlan>>> {
+        let rules = self.config.method.rules();
+        if !rules.has_ratio() || rules.decides_by_data() {
+            return None;
+        }
+        let solved = || {
+            let config = self.config.clone().with_ratio(ratio)?;
+            let plan =
+                Self { settings: config.to_options()?, counts: self.counts.with_ratio(ratio)?, config };
+            Ok(Box::new(plan) as Box<dyn MethodPlan>)
+        };
+        Some(solved())
+    }
+
+    /// An observer is shown kept sets on the host, for which plans are read back from the device.
+    fn is_slow_to_watch(&self) -> bool {
+        true
+    }
+
+    fn remarks(&self, model: &ModelShape) -> Result<Vec<String>> {
+        let blocks: Vec<_> = model.blocks.iter().map(|block| (block.id, block.grid)).collect();
+        self.counts.remarks(&blocks, model.steps)
+    }
+}
