@@ -38,7 +38,7 @@ pub enum Data {
     Shapes,
     /// Scenes of emoji (cargo feature `emoji`).
     Emoji {
-        /// Where `docs/emoji/fetch.sh` has put the drawings; relative to where the program runs.
+        /// Where `recipes/training/fetch-emoji.sh` has put the drawings; relative to where the program runs.
         folder: PathBuf,
     },
 }

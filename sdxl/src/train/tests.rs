@@ -19,7 +19,7 @@ use crate::checkpoint::Part as Folder;
 
 /// A recipe of the repository.
 fn text(name: &str) -> String {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/training");
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../recipes/training");
     let file = folder.join(name).with_extension("toml");
     std::fs::read_to_string(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display()))
 }

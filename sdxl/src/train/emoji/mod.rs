@@ -3,7 +3,7 @@
 //! One or two of some 850 drawings stand before a background, placed and described as the shapes of
 //! [`super::scenes`] are; the mask is exact, since it comes from the drawings' own alpha. The drawings are Noto Emoji
 //! (npm `@iconify-json/noto` 1.2.9, Apache-2.0), their words emojibase's labels (npm `emojibase-data` 17.0.0, MIT);
-//! `docs/emoji/fetch.sh DIR` lays both out as [`EmojiOptions::folder`] wants them. Nothing of them is part of this crate.
+//! `recipes/training/fetch-emoji.sh DIR` lays both out as [`EmojiOptions::folder`] wants them. Nothing of them is part of this crate.
 //!
 //! About a tenth of all (drawing, background style, background colour) triples and of all pairs of drawings never occur in
 //! [`Split::Train`]; each scene of `Split::HeldOut` shows one.
