@@ -9,7 +9,7 @@
 #   MASKED=24             scenes, for `background`
 #   MODEL                 checkpoint, instead of the built-in model
 #   OUT=target/claims     pictures and measures
-#   ATEDM=target/release/atedm          built with `--features train`, for its scenes
+#   ATEDM=target/release/atedm
 #   PYTHON=target/python/bin/python     with evaluation/requirements.txt installed
 #   BACKEND=candle, THREADS             as of `atedm ablate`; THREADS is torch's too
 #   REFERENCES=1024       held-out renders that KID compares with
@@ -42,7 +42,7 @@ for number in "$N" "$SINGLES" "$MASKED" "$REFERENCES" "$SCENES"; do
     [[ $number =~ ^[1-9][0-9]*$ ]] || fail "N, SINGLES, MASKED, REFERENCES, SCENES: expected a count, got '$number'"
 done
 [[ -z ${STEPS:-} || $PAGE != docs/src/claims.md ]] || fail "STEPS: the tables have the files' own steps: name another PAGE"
-command -v "$ATEDM" >/dev/null || fail "ATEDM: $ATEDM: not there (cargo build --release --features train)"
+command -v "$ATEDM" >/dev/null || fail "ATEDM: $ATEDM: not there (cargo build --release)"
 command -v "$PYTHON" >/dev/null || fail "PYTHON: $PYTHON: not there"
 [[ -f $PAGE ]] || fail "PAGE: $PAGE: not there"
 

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use atedm_sdxl::train::scenes::Split;
+use atedm_training::scenes::Split;
 use clap::{Args, ValueEnum};
 
 use super::parse;

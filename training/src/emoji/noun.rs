@@ -1,6 +1,6 @@
 //! Labels as words of a caption.
 
-use crate::train::scenes::Size;
+use crate::scenes::Size;
 
 /// Longer labels are left out, so that two of them fit into a caption of 20 words.
 const MOST_WORDS: usize = 4;

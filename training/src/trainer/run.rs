@@ -16,17 +16,17 @@ use super::losses::Losses;
 use super::optimizer::Course;
 use super::parameters::Parameters;
 use super::recipe::{Part, Recipe};
-use super::scenes::{SceneSource, Split};
 use super::state::{self, Belonging};
 use super::trained::{Export, Trained, averages};
-use crate::architecture::{NamedTensor, Vocabulary};
-use crate::checkpoint::Part as Folder;
-use crate::config::{KlConfig, TextEncoderConfig, UNetConfig, VaeConfig};
-use crate::output::remove_unfinished;
-use crate::schedulers::{SchedulerConfig, TrainingNoise};
-use crate::tokenizer::ClipTokenizer;
-use crate::vae::Vae;
-use crate::weights::random_values;
+use crate::scenes::{SceneSource, Split};
+use atedm_sdxl::architecture::{NamedTensor, Vocabulary};
+use atedm_sdxl::checkpoint::Part as Folder;
+use atedm_sdxl::config::{KlConfig, TextEncoderConfig, UNetConfig, VaeConfig};
+use atedm_sdxl::output::remove_unfinished;
+use atedm_sdxl::schedulers::{SchedulerConfig, TrainingNoise};
+use atedm_sdxl::tokenizer::ClipTokenizer;
+use atedm_sdxl::vae::Vae;
+use atedm_sdxl::weights::random_values;
 
 /// Merges that the vocabulary may take; every word of the captions is one token long before.
 const MERGES: usize = 4096;

@@ -6,8 +6,8 @@ use super::course::Progress;
 use super::losses::Losses;
 use super::recipe::Recipe;
 use super::state;
-use crate::architecture::{Architecture, ModelCard, NamedTensor, PartTensors, Vocabulary};
-use crate::checkpoint::Part as Folder;
+use atedm_sdxl::architecture::{Architecture, ModelCard, NamedTensor, PartTensors, Vocabulary};
+use atedm_sdxl::checkpoint::Part as Folder;
 
 /// A model during or after its training: averaged weights of all parts.
 #[derive(Debug, Clone)]

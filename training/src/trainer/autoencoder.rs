@@ -12,9 +12,9 @@ use tch::{Kind, Tensor as Raw};
 
 use super::course::Worker;
 use super::draws::noise;
-use super::scenes::{SceneSource, Split};
-use crate::config::KlConfig;
-use crate::vae::AutoencoderKl;
+use crate::scenes::{SceneSource, Split};
+use atedm_sdxl::config::KlConfig;
+use atedm_sdxl::vae::AutoencoderKl;
 
 /// One share of the batches.
 pub(super) struct AutoencoderWorker {

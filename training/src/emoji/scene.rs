@@ -3,11 +3,11 @@
 use super::icons::Icon;
 use super::noun::noun;
 use super::{pair_held_out, triple_held_out};
-use crate::train::scenes::caption::{Omission, sentence};
-use crate::train::scenes::draws::{Draws, Purpose};
-use crate::train::scenes::place::{Place, SINGLE_PERCENT};
-use crate::train::scenes::sample::of_split;
-use crate::train::scenes::{
+use crate::scenes::caption::{Omission, sentence};
+use crate::scenes::draws::{Draws, Purpose};
+use crate::scenes::place::{Place, SINGLE_PERCENT};
+use crate::scenes::sample::of_split;
+use crate::scenes::{
     Background, Composed, Kind, Labels, ObjectLabels, Objects, Picture, Relation, Split, Style, Tone,
 };
 

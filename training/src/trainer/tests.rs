@@ -14,8 +14,8 @@ use tch::{Kind, Tensor as Raw};
 use super::course::{Progress, Worker};
 use super::state::{self, Belonging};
 use super::*;
-use crate::architecture::Vocabulary;
-use crate::checkpoint::Part as Folder;
+use atedm_sdxl::architecture::Vocabulary;
+use atedm_sdxl::checkpoint::Part as Folder;
 
 /// A recipe of the repository.
 fn text(name: &str) -> String {
@@ -39,7 +39,7 @@ fn the_tiers_recipes_are_of_their_sizes() {
         let levels = [1, 2].map(|level| (model.latent_size() >> level).pow(2));
         assert_eq!(levels, tokens, "{name}");
         assert!(model.unet.layers >= 2 && model.unet.depths[1..].iter().all(|&depth| depth >= 2), "{name}");
-        let words: Vec<String> = scenes::vocabulary_captions().collect();
+        let words: Vec<String> = crate::scenes::vocabulary_captions().collect();
         let vocabulary = Vocabulary::learn(words.iter().map(String::as_str), 4096).unwrap();
         let parts = Folder::ALL.iter().flat_map(|part| model.parameters(&vocabulary, *part));
         let count: usize = parts.map(|parameter| parameter.count()).sum();

@@ -22,11 +22,7 @@ impl Scene {
 }
 
 /// The first scene that belongs to `split`; one in ten single objects is held out, so this ends soon.
-pub(in crate::train) fn of_split<S>(
-    split: Split,
-    mut next: impl FnMut() -> S,
-    is_held_out: impl Fn(&S) -> bool,
-) -> S {
+pub(crate) fn of_split<S>(split: Split, mut next: impl FnMut() -> S, is_held_out: impl Fn(&S) -> bool) -> S {
     loop {
         let scene = next();
         if is_held_out(&scene) == (split == Split::HeldOut) {

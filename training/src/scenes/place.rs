@@ -4,7 +4,7 @@ use super::draws::Draws;
 use super::parts::{Background, Position, Relation, Size, Style, Tone};
 
 /// How many of 100 scenes show a single object.
-pub(in crate::train) const SINGLE_PERCENT: usize = 60;
+pub(crate) const SINGLE_PERCENT: usize = 60;
 
 /// All lengths below are in pixels of a picture of this side.
 const SIDE: f32 = 64.0;
@@ -13,16 +13,16 @@ const MARGIN: f32 = 1.0;
 
 /// Size and position by name, and exactly, in shares of the side.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(in crate::train) struct Place {
-    pub(in crate::train) size: Size,
-    pub(in crate::train) position: Position,
-    pub(in crate::train) centre: [f32; 2],
-    pub(in crate::train) radius: f32,
+pub(crate) struct Place {
+    pub(crate) size: Size,
+    pub(crate) position: Position,
+    pub(crate) centre: [f32; 2],
+    pub(crate) radius: f32,
 }
 
 impl Place {
     /// Of a single object.
-    pub(in crate::train) fn single(draws: &mut Draws) -> Self {
+    pub(crate) fn single(draws: &mut Draws) -> Self {
         let size = draws.one_of(Size::ALL);
         let position = draws.one_of(Position::ALL);
         let radius = match size {
@@ -42,7 +42,7 @@ impl Place {
     }
 
     /// Of two objects, in opposite halves of the picture.
-    pub(in crate::train) fn pair(relation: Relation, draws: &mut Draws) -> [Self; 2] {
+    pub(crate) fn pair(relation: Relation, draws: &mut Draws) -> [Self; 2] {
         relation.positions().map(|position| {
             let size = draws.one_of(Size::ALL);
             // Two large objects and their margins must fit beside each other.
@@ -58,7 +58,7 @@ impl Place {
 }
 
 impl Background {
-    pub(in crate::train) fn drawn(draws: &mut Draws) -> Self {
+    pub(crate) fn drawn(draws: &mut Draws) -> Self {
         Self {
             style: draws.one_of(Style::ALL),
             tone: draws.one_of(Tone::ALL),

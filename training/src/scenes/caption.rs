@@ -13,7 +13,7 @@ use super::parts::{Background, Colour, Object, Position, Relation, Scene, Shape,
 
 /// What a caption leaves out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::train) enum Omission {
+pub(crate) enum Omission {
     Nothing,
     Sizes,
     Background,
@@ -25,7 +25,7 @@ const FULL_PERCENT: usize = 70;
 
 impl Omission {
     /// Of training caption `index` of `seed`.
-    pub(in crate::train) fn drawn(seed: u64, index: u64) -> Self {
+    pub(crate) fn drawn(seed: u64, index: u64) -> Self {
         let mut draws = Draws::new(seed, Purpose::Caption, 0, index);
         if draws.chance(FULL_PERCENT) {
             Self::Nothing
@@ -35,7 +35,7 @@ impl Omission {
     }
 
     /// Whether sizes are said.
-    pub(in crate::train) fn leaves_sizes(self) -> bool {
+    pub(crate) fn leaves_sizes(self) -> bool {
         matches!(self, Self::Nothing | Self::Background)
     }
 
@@ -46,7 +46,7 @@ impl Omission {
 }
 
 /// The grammar above objects: their nouns, how the first stands to the second (or each in the picture), the background.
-pub(in crate::train) fn sentence(
+pub(crate) fn sentence(
     nouns: &[(String, Position)],
     relation: Option<Relation>,
     background: &Background,

@@ -11,7 +11,7 @@
 //! occur in [`Split::Train`], and each scene of [`Split::HeldOut`] shows one of them: [`held_out`].
 //!
 //! ```
-//! use atedm_sdxl::train::scenes::{Scene, Split};
+//! use atedm_training::scenes::{Scene, Split};
 //!
 //! let scene = Scene::sample(7, Split::Train, 0);
 //! let picture = scene.render(64);
@@ -20,15 +20,15 @@
 //! println!("{}", scene.caption());
 //! ```
 
-pub(in crate::train) mod caption;
-pub(in crate::train) mod draws;
+pub(crate) mod caption;
+pub(crate) mod draws;
 pub mod held_out;
 mod outline;
 mod parts;
 mod picture;
-pub(in crate::train) mod place;
+pub(crate) mod place;
 mod render;
-pub(in crate::train) mod sample;
+pub(crate) mod sample;
 mod source;
 #[cfg(test)]
 mod tests;

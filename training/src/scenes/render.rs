@@ -71,7 +71,7 @@ impl Object {
 
 impl Background {
     /// The background alone: 8-bit RGB of `side` × `side` pixels by rows.
-    pub(in crate::train) fn render(&self, side: usize) -> Vec<u8> {
+    pub(crate) fn render(&self, side: usize) -> Vec<u8> {
         let mut rgb = vec![0; side * side * 3];
         for (place, pixel) in rgb.chunks_exact_mut(3).enumerate() {
             pixel.copy_from_slice(&self.colour_at(place % side, place / side, side));

@@ -12,7 +12,7 @@ use safetensors::tensor::{Dtype, TensorView};
 use tch::{Kind, Tensor as Raw};
 
 use super::course::Progress;
-use crate::output::write_file;
+use atedm_sdxl::output::write_file;
 
 /// Names of the flat tensors in the file.
 const TENSORS: [&str; 4] = ["parameters", "first_moment", "second_moment", "average"];

@@ -1,4 +1,4 @@
-//! libtorch's run path for this crate's tests (feature `train`): link arguments do not propagate.
+//! libtorch's run path for this crate's tests (feature `tch`): link arguments do not propagate.
 
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");

@@ -7,8 +7,8 @@ use atedm_core::{Error, Result};
 use serde::{Deserialize, Serialize};
 
 use super::optimizer::Course;
-use super::scenes::{Objects, SceneSource, Shapes};
-use crate::architecture::{Architecture, ModelCard};
+use crate::scenes::{Objects, SceneSource, Shapes};
+use atedm_sdxl::architecture::{Architecture, ModelCard};
 
 /// A recipe. Two runs of one recipe on one machine and device give the same bytes.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -57,7 +57,7 @@ impl Data {
             Self::Shapes => Ok(Arc::new(Shapes { seed, objects: Objects::default() })),
             #[cfg(feature = "emoji")]
             Self::Emoji { folder } => {
-                use super::emoji::{Emoji, EmojiOptions};
+                use crate::emoji::{Emoji, EmojiOptions};
                 Ok(Arc::new(Emoji::open(&EmojiOptions { seed, ..EmojiOptions::new(folder) })?))
             }
             #[cfg(not(feature = "emoji"))]

@@ -1,7 +1,6 @@
 //! A small SD-XL trained from nothing, through the same models that sample, on libtorch's gradients.
 //!
 //! # Structure
-//! - [`scenes`]: the data, composed by a seeded program; `emoji` (a cargo feature) composes larger ones of drawings.
 //! - [`Recipe`]: what a training depends on, a TOML file; [`train`] runs it in a folder, from where it was left.
 //! - Arithmetic: `parameters` (one flat buffer, leaves of the gradient graph), `course` (workers' gradients in order),
 //!   [`AdamW`], `autoencoder` and `diffusion` (the losses), `draws` (numbers keyed by image), `state` and `losses` (files), [`Trained`]
@@ -13,14 +12,11 @@ mod autoencoder;
 mod course;
 mod diffusion;
 mod draws;
-#[cfg(feature = "emoji")]
-pub mod emoji;
 mod losses;
 mod optimizer;
 mod parameters;
 mod recipe;
 mod run;
-pub mod scenes;
 mod state;
 #[cfg(test)]
 mod tests;

@@ -19,13 +19,13 @@ use tch::{Kind, Tensor as Raw};
 use super::autoencoder::pictures;
 use super::course::Worker;
 use super::draws::{Use, noise, uniforms};
-use super::scenes::{SceneSource, Split};
-use crate::config::{TextEncoderConfig, UNetConfig};
-use crate::schedulers::TrainingNoise;
-use crate::text::TextEncoder;
-use crate::tokenizer::ClipTokenizer;
-use crate::unet::{UNet, UNetInput};
-use crate::vae::Vae;
+use crate::scenes::{SceneSource, Split};
+use atedm_sdxl::config::{TextEncoderConfig, UNetConfig};
+use atedm_sdxl::schedulers::TrainingNoise;
+use atedm_sdxl::text::TextEncoder;
+use atedm_sdxl::tokenizer::ClipTokenizer;
+use atedm_sdxl::unet::{UNet, UNetInput};
+use atedm_sdxl::vae::Vae;
 
 /// One share of the batches.
 pub(super) struct DiffusionWorker {

@@ -151,7 +151,7 @@ pub struct BackgroundLabels {
 }
 
 impl Labels {
-    pub(in crate::train) fn new(
+    pub(crate) fn new(
         caption: String,
         objects: Vec<ObjectLabels>,
         relation: Option<Relation>,

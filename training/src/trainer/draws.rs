@@ -3,7 +3,7 @@
 use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
-use crate::rng::{ChaChaNoise, NoiseSource};
+use atedm_sdxl::rng::{ChaChaNoise, NoiseSource};
 
 /// What numbers are drawn for; each use has streams of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -5,7 +5,7 @@ use rand_chacha::rand_core::{Rng, SeedableRng};
 
 /// What a stream of draws is for; streams of different purposes have nothing in common.
 #[derive(Debug, Clone, Copy)]
-pub(in crate::train) enum Purpose {
+pub(crate) enum Purpose {
     Scene,
     Single,
     Caption,
@@ -16,11 +16,11 @@ pub(in crate::train) enum Purpose {
 }
 
 /// A stream of draws that belongs to one index of one seed.
-pub(in crate::train) struct Draws(ChaCha8Rng);
+pub(crate) struct Draws(ChaCha8Rng);
 
 impl Draws {
     /// The key is seed, purpose and variant; the index selects ChaCha's stream, so any index is reached at once.
-    pub(in crate::train) fn new(seed: u64, purpose: Purpose, variant: u8, index: u64) -> Self {
+    pub(crate) fn new(seed: u64, purpose: Purpose, variant: u8, index: u64) -> Self {
         let mut key = [0; 32];
         key[..8].copy_from_slice(&seed.to_le_bytes());
         key[8] = purpose as u8;
@@ -32,22 +32,22 @@ impl Draws {
     }
 
     /// A whole number below `count`.
-    pub(in crate::train) fn below(&mut self, count: usize) -> usize {
+    pub(crate) fn below(&mut self, count: usize) -> usize {
         ((u64::from(self.0.next_u32()) * count as u64) >> 32) as usize
     }
 
     /// One of `choices`.
-    pub(in crate::train) fn one_of<T: Copy, const N: usize>(&mut self, choices: [T; N]) -> T {
+    pub(crate) fn one_of<T: Copy, const N: usize>(&mut self, choices: [T; N]) -> T {
         choices[self.below(N)]
     }
 
     /// Uniform in `low..high`, in steps of 2^-24 of the range.
-    pub(in crate::train) fn between(&mut self, low: f32, high: f32) -> f32 {
+    pub(crate) fn between(&mut self, low: f32, high: f32) -> f32 {
         low + (high - low) * ((self.0.next_u32() >> 8) as f32 / (1 << 24) as f32)
     }
 
     /// True in `percent` of 100 draws.
-    pub(in crate::train) fn chance(&mut self, percent: usize) -> bool {
+    pub(crate) fn chance(&mut self, percent: usize) -> bool {
         self.below(100) < percent
     }
 }

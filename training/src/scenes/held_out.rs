@@ -35,7 +35,7 @@ impl Scene {
 }
 
 /// Whether the combination of this number is held out.
-pub(in crate::train) fn is_chosen(combination: u64) -> bool {
+pub(crate) fn is_chosen(combination: u64) -> bool {
     mixed(KEY ^ combination).is_multiple_of(ONE_IN)
 }
 
