@@ -1,4 +1,4 @@
-//! The paper's configurations in `docs/paper`: each is planned for SD-XL base, without weights, and costs what the paper says.
+//! The paper's configurations in `recipes/paper`: each is planned for SD-XL base, without weights, and costs what the paper says.
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
@@ -11,7 +11,7 @@ use common::{atedm, names};
 use serde_json::Value;
 
 fn folder() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/paper")
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../recipes/paper")
 }
 
 /// The points of a configuration.

@@ -46,8 +46,6 @@ pub mod rng;
 pub mod schedulers;
 pub mod text;
 pub mod tokenizer;
-#[cfg(feature = "train")]
-pub mod train;
 pub mod unet;
 pub mod vae;
 pub mod weights;

@@ -7,7 +7,6 @@ mod eval;
 mod flops;
 mod parse;
 mod report;
-#[cfg(feature = "train")]
 mod scenes;
 #[cfg(feature = "train")]
 mod train;
@@ -25,7 +24,6 @@ pub(crate) use eval::{EvalAction, EvalArgs, ExportArgs};
 pub(crate) use flops::FlopsArgs;
 pub(crate) use parse::Device;
 pub(crate) use report::ReportArgs;
-#[cfg(feature = "train")]
 pub(crate) use scenes::ScenesArgs;
 #[cfg(feature = "train")]
 pub(crate) use train::{Activations, TrainArgs};
@@ -69,7 +67,6 @@ pub(crate) enum Command {
     /// Make images for captions, in folders as FID and CLIP programs read them.
     Eval(EvalArgs),
     /// Write composed scenes with captions, exact masks and labels: what `atedm train` learns from.
-    #[cfg(feature = "train")]
     Scenes(ScenesArgs),
     /// Train a small SD-XL from nothing: its autoencoder, then its U-Net and text encoders. Resumable.
     #[cfg(feature = "train")]

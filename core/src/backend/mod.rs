@@ -1,12 +1,15 @@
 //! The contract between algorithms and tensor libraries, in three small levels:
 //! [`Tensor`] (what pruning needs), [`NnOps`] (what a U-Net needs), [`AttentionOps`] (where attention is fused).
 //!
+//! Which shapes fit an operation is decided in [`shape`], once for all backends.
+//!
 //! Every defaulted method's body is a public function in [`generic`], bounded by the *lower* level, so that an
 //! override can be checked against it and can fall back to it.
 
 mod attention;
 pub mod generic;
 mod nn;
+pub mod shape;
 mod tensor;
 
 pub use attention::{AttentionGraph, AttentionOps, AttentionOptions, GraphRequest, Streamed};
