@@ -3,8 +3,8 @@
 // helpers outside `#[test]` functions are tests, too
 #![allow(clippy::unwrap_used)]
 
-use atedm_core::at_edm::{AtEdmConfig, PrunePoint};
-use atedm_core::plugin::{BuildContext, Grid, Registry, Row, Run, Step, Tau, TokenReducer, Unpruned};
+use atedm_core::at_edm::{AtEdmConfig, Parts, PrunePoint};
+use atedm_core::plugin::{BuildContext, Grid, Row, Run, Step, Tau, TokenReducer, Unpruned};
 use atedm_core::{DType, Weights};
 use atedm_sdxl::flops;
 use atedm_sdxl::unet::{UNet, UNetConfig, UNetInput};
@@ -48,7 +48,7 @@ fn config(preset: &str, prune_point: PrunePoint) -> AtEdmConfig {
 }
 
 fn pruned(config: &AtEdmConfig, step: usize) -> (Ledger, TokenTrace) {
-    let reducer = config.build::<ShapeTensor>(&BuildContext::default(), &Registry::with_builtins()).unwrap();
+    let reducer = config.build::<ShapeTensor>(&BuildContext::default(), &Parts::with_builtins()).unwrap();
     evaluate(reducer, step)
 }
 
