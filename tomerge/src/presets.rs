@@ -12,7 +12,7 @@
 //!
 //! `toma` and `sito` reduce self-attention at all levels; `merge_crossattn` and `merge_mlp` add the other sublayers.
 
-use atedm_core::plugin::Registry;
+use atedm_core::plugin::{GuidanceMasks, Registry};
 use atedm_core::{AttentionOps, Result};
 
 use crate::config::{MergeConfig, Method};
@@ -52,7 +52,10 @@ pub fn find(name: &str) -> Option<MergeConfig> {
         "todo-sdxl" => {
             at(0.5, Method::Todo(TodoOptions { downsample_factor_level_2: 2, ..TodoOptions::default() }))
         }
-        "toma" => at(0.5, Method::Toma(TomaOptions::default())),
+        "toma" => Some(MergeConfig {
+            placement: Placement { guidance: GuidanceMasks::First, ..Placement::default() },
+            method: Method::Toma(TomaOptions::default()),
+        }),
         "sito" => at(0.5, Method::Sito(SitoOptions::default())),
         _ => None,
     }

@@ -46,16 +46,33 @@ fn todo_has_a_factor_for_each_level_and_stops_in_time() {
     let rows = Row::singles(1);
     let grid = Grid { height: 8, width: 8 };
     let hidden = tokens([1, 64, 2], 2, DType::F32);
-    let kept = |options, level: usize, step: usize| {
+    let kept = |options, level: usize, timestep: f64| {
         let mut todo = build("todo", options).unwrap();
-        let place = at_step(&site(grid, &rows), step);
+        let place = at_time(&site(grid, &rows), timestep);
         let place = Site { block: BlockId { level, ..place.block }, ..place };
         plan(&mut todo, &place, &hidden).unwrap().map(|(_, by)| by.kept())
     };
     let factors = json!({"downsample_factor": 4, "downsample_factor_level_2": 2});
-    assert_eq!([0, 1, 2, 3].map(|level| kept(factors.clone(), level, 0)), [Some(4), Some(16), None, None]);
+    assert_eq!([0, 1, 2, 3].map(|level| kept(factors.clone(), level, 999.0)), [Some(4), Some(16), None, None]);
     let stop = json!({"downsample_factor": 2, "timestep_threshold_stop": 0.35});
-    assert_eq!([5, 6, 7, 9].map(|step| kept(stop.clone(), 0, step)), [Some(16), Some(16), None, None]);
+    let times = [351.0, 350.5, 350.0, 349.0, 0.0];
+    assert_eq!(times.map(|time| kept(stop.clone(), 0, time)), [Some(16), Some(16), None, None, None]);
+    // the defaults: a quarter stays, from 200 on half (of level 1, too), and at 0 all
+    let times = [999.0, 200.5, 200.0, 1.0, 0.0];
+    let expected = [Some(16), Some(16), Some(32), Some(32), None];
+    assert_eq!(times.map(|time| kept(json!({}), 0, time)), expected);
+    assert_eq!(times.map(|time| kept(json!({}), 1, time)), [None, None, Some(32), Some(32), None]);
+    assert_eq!(times.map(|time| kept(json!({}), 2, time)), [None; 5]);
+    let ratios = json!({"ratio": 0.25, "ratio_level_2": 0.375});
+    assert_eq!([0, 1, 2].map(|level| kept(ratios.clone(), level, 100.0)), [Some(48), Some(40), None]);
+    // no more than a destination a cell stays
+    assert_eq!(kept(json!({"ratio_level_2": 0.9, "sx": 4}), 1, 100.0), Some(8));
+    // either method at either time
+    let swapped = json!({"merge_method": "similarity", "secondary_merge_method": "downsample",
+        "timestep_threshold_switch": 0.7, "ratio_level_2": 0.25, "downsample_factor_level_2": 4});
+    assert_eq!([701.0, 700.0].map(|time| kept(swapped.clone(), 1, time)), [Some(48), Some(4)]);
+    let once = json!({"secondary_merge_method": "none"});
+    assert_eq!([201.0, 200.0].map(|time| kept(once.clone(), 0, time)), [Some(16), None]);
     // protected tokens stay
     let joint = Site { tokens: 66, protected: (64, 66), ..site(grid, &rows) };
     let mut todo = build("todo-sdxl", json!({})).unwrap();
@@ -63,8 +80,58 @@ fn todo_has_a_factor_for_each_level_and_stops_in_time() {
     assert_eq!(by.positions().unwrap().unwrap()[0][16..], [64, 65]);
 }
 
-/// ToMA's weights of one tile in plain loops: destinations and `A[d][i]`.
-fn naive_toma(tile: &[Vec<f64>], kept: usize, scale: f64) -> (Vec<usize>, Vec<Vec<f64>>) {
+#[test]
+fn todo_merges_keys_and_values_by_similarity_in_the_end() {
+    for (height, width) in [(6, 6), (5, 7), (4, 9)] {
+        let grid = Grid { height, width };
+        let n = grid.tokens();
+        let rows = Row::singles(2);
+        let (hidden, normed) = (tokens([2, n, 5], n as u64, DType::F64), tokens([2, n, 5], 9, DType::F64));
+        let mut todo = build("todo", json!({"use_rand": false, "ratio_level_2": 0.4})).unwrap();
+        let site = at_time(&site(grid, &rows), 150.0);
+        enter(&mut todo, &site, &hidden).unwrap();
+        let (scope, by) = before(&mut todo, &site, Sublayer::SelfAttention, &normed).unwrap().unwrap();
+        let r = (0.4 * n as f64) as usize;
+        assert_eq!((scope, by.kept()), (Scope::KeysValues, n - r));
+        let small = by.shrink(&normed).unwrap();
+        let places = by.positions().unwrap().unwrap();
+        for (b, places) in places.iter().enumerate() {
+            // keys and values are compared as their projections get them
+            let full = rows_of(&normed, b);
+            let into = naive_tome(&full, grid, (2, 2), r);
+            assert_eq!(labels(by.as_ref(), 2, b), lowest(&into), "{grid:?} row {b}");
+            for (row, &place) in rows_of(&small, b).iter().zip(places) {
+                let group: Vec<_> = (0..n).filter(|&j| into[j] == place as usize).collect();
+                let mean: Vec<f64> = (0..5)
+                    .map(|c| group.iter().map(|&j| full[j][c]).sum::<f64>() / group.len() as f64)
+                    .collect();
+                near(row, &mean, true);
+            }
+        }
+        for sub in [Sublayer::CrossAttention, Sublayer::FeedForward] {
+            assert!(before(&mut todo, &site, sub, &normed).unwrap().is_none());
+        }
+    }
+    // destinations are drawn as ToMe draws them, and only where similarity is asked
+    let grid = Grid { height: 6, width: 6 };
+    let rows = Row::singles(2);
+    let hidden = tokens([2, 36, 5], 4, DType::F32);
+    let at = |name: &str, options, times: &[f64]| {
+        let mut method = build(name, options).unwrap();
+        begin(&mut method, &rows, 3).unwrap();
+        let last = times.iter().map(|&time| {
+            let by = plan(&mut method, &at_time(&site(grid, &rows), time), &hidden).unwrap().unwrap().1;
+            by.positions().unwrap().unwrap()
+        });
+        last.last().unwrap()
+    };
+    let tome = at("tome", json!({"ratio": 0.5, "max_downsample": 8}), &[999.0]);
+    assert_eq!(at("todo-sdxl", json!({}), &[999.0, 500.0, 100.0]), tome);
+    assert_ne!(at("todo-sdxl", json!({"use_rand": false}), &[100.0]), tome);
+}
+
+/// ToMA's destinations of one tile in plain loops.
+fn naive_destinations(tile: &[Vec<f64>], kept: usize) -> Vec<usize> {
     let n = tile.len();
     let mut chosen: Vec<usize> = Vec::new();
     while chosen.len() < kept {
@@ -76,29 +143,44 @@ fn naive_toma(tile: &[Vec<f64>], kept: usize, scale: f64) -> (Vec<usize>, Vec<Ve
         chosen.push(best.unwrap());
     }
     chosen.sort_unstable();
-    let mut shares = vec![vec![0.0; n]; kept];
-    for i in 0..n {
+    chosen
+}
+
+/// ToMA's weights `A[d][i]` of one tile with these destinations.
+fn naive_shares(tile: &[Vec<f64>], chosen: &[usize], scale: f64) -> Vec<Vec<f64>> {
+    let mut shares = vec![vec![0.0; tile.len()]; chosen.len()];
+    for i in 0..tile.len() {
         let raised: Vec<f64> =
             chosen.iter().map(|&d| (scale * (cosine(&tile[d], &tile[i]) - 1.0)).exp()).collect();
         let sum: f64 = raised.iter().sum();
         raised.iter().enumerate().for_each(|(d, value)| shares[d][i] = value / sum);
     }
-    (chosen, shares)
+    shares
 }
 
 #[test]
 fn toma_merges_and_unmerges_by_products() {
-    for (height, width, num_tiles, tile_grid) in [(4, 6, 4, (2, 3)), (4, 6, 1, (4, 6)), (5, 4, 4, (5, 2))] {
+    // the authors' program: what a tile keeps is of all that stay, and the first row chooses for the batch
+    for (height, width, num_tiles, tile_grid, ratio, kept, guidance) in [
+        (4, 6, 4, (2, 3), 0.5, 3, "per_row"),
+        (4, 6, 1, (4, 6), 0.5, 12, "per_row"),
+        (5, 4, 4, (5, 2), 0.5, 5, "per_row"),
+        (4, 6, 4, (2, 3), 0.5, 3, "first"),
+        // 54 - 21 = 33 in 9 tiles of 6
+        (6, 9, 9, (2, 3), 0.4, 3, "first"),
+        // 24 - 6 = 18 in 4 tiles of 6
+        (4, 6, 4, (2, 3), 0.25, 4, "first"),
+    ] {
         let grid = Grid { height, width };
         let n = grid.tokens();
         let rows = Row::singles(2);
         let hidden = tokens([2, n, 5], n as u64 + num_tiles, DType::F64);
-        let options = json!({"ratio": 0.5, "num_tiles": num_tiles, "attention_scale": 4.0});
+        let options =
+            json!({"ratio": ratio, "num_tiles": num_tiles, "attention_scale": 4.0, "guidance": guidance});
         let mut toma = build("toma", options).unwrap();
         let (scope, by) = plan(&mut toma, &site(grid, &rows), &hidden).unwrap().unwrap();
         let (tile_height, tile_width) = tile_grid;
         let size = tile_height * tile_width;
-        let kept = size - size / 2;
         let tiles = n / size;
         assert_eq!((scope, by.kept()), (Scope::Both, tiles * kept));
         let small = by.shrink(&hidden).unwrap();
@@ -114,8 +196,11 @@ fn toma_merges_and_unmerges_by_products() {
                         y * width + tile % across * tile_width + i % tile_width
                     })
                     .collect();
-                let members: Vec<Vec<f64>> = places.iter().map(|&i| full[i].clone()).collect();
-                let (chosen, shares) = naive_toma(&members, kept, 4.0);
+                let of = |row: &[Vec<f64>]| places.iter().map(|&i| row[i].clone()).collect::<Vec<_>>();
+                let members = of(&full);
+                let deciding = if guidance == "first" { of(&rows_of(&hidden, 0)) } else { members.clone() };
+                let chosen = naive_destinations(&deciding, kept);
+                let shares = naive_shares(&members, &chosen, 4.0);
                 let standing: Vec<u32> = chosen.iter().map(|&i| places[i] as u32).collect();
                 assert_eq!(places_of_row[tile * kept..][..kept], standing, "{grid:?} tile {tile}");
                 let merged: Vec<Vec<f64>> = shares
@@ -139,6 +224,22 @@ fn toma_merges_and_unmerges_by_products() {
                 }
             }
         }
+    }
+}
+
+#[test]
+fn toma_compares_the_layers_input_or_the_normalised_one() {
+    let grid = Grid { height: 4, width: 4 };
+    let rows = Row::singles(1);
+    let (hidden, normed) = (tokens([1, 16, 4], 71, DType::F64), tokens([1, 16, 4], 72, DType::F64));
+    for (compare, compared) in [(json!("layer_input"), &hidden), (json!("normalised"), &normed)] {
+        let mut toma = build("toma", json!({"num_tiles": 1, "compare": compare})).unwrap();
+        let site = site(grid, &rows);
+        enter(&mut toma, &site, &hidden).unwrap();
+        let by = before(&mut toma, &site, Sublayer::SelfAttention, &normed).unwrap().unwrap().1;
+        let expected = naive_destinations(&rows_of(compared, 0), 8);
+        let standing = &by.positions().unwrap().unwrap()[0];
+        assert_eq!(standing.iter().map(|&i| i as usize).collect::<Vec<_>>(), expected, "{compare}");
     }
 }
 
@@ -225,12 +326,49 @@ fn sito_draws_its_noise_from_the_seed() {
     assert_eq!(kept(1, 0.0), kept(2, 0.0));
 }
 
+/// `torch.manual_seed(7); torch.randn(2, 16)` of torch 2.11: with noise alone a base is its cell's highest.
+#[test]
+fn sito_has_noise_of_its_own_for_every_row() {
+    const NOISE: [[f64; 16]; 2] = [
+        [
+            -0.820135, 0.395631, 0.898908, -1.388404, -0.166996, 0.28515, -0.641092, -0.893655,
+            0.926543, -0.535512, -1.15972, -0.460157, 0.708539, 1.012755, 0.230397, 1.090165,
+        ],
+        [
+            -1.582665, -0.324567, 1.926368, -0.330012, 0.198445, 0.782073, 1.039108, -0.724511,
+            -0.20934, -0.215342, -1.815729, -0.345242, -2.061478, 0.674101, -1.323346, -1.359769,
+        ],
+    ];
+    let grid = Grid { height: 4, width: 4 };
+    let rows = Row::singles(2);
+    let hidden = tokens([2, 16, 3], 51, DType::F32);
+    let bases = |noise: &[f64; 16]| {
+        let cell = |corner: usize| [0, 1, 4, 5].map(|i| corner + i);
+        let best = |corner| {
+            cell(corner).into_iter().max_by(|&a, &b| noise[a].total_cmp(&noise[b])).unwrap() as u32
+        };
+        let mut bases = [0, 2, 8, 10].map(best).to_vec();
+        bases.sort_unstable();
+        bases
+    };
+    assert_ne!(bases(&NOISE[0]), bases(&NOISE[1]));
+    for (noise, of) in [("per_row", [0, 1]), ("shared", [0, 0])] {
+        // all but the bases go
+        let options = json!({"ratio": 0.75, "noise_alpha": 1.0, "sim_beta": 0.0, "noise": noise});
+        let mut sito = build("sito", options).unwrap();
+        begin(&mut sito, &rows, 7).unwrap();
+        let kept = plan(&mut sito, &site(grid, &rows), &hidden).unwrap().unwrap().1;
+        let expected = of.map(|row| bases(&NOISE[row]));
+        assert_eq!(kept.positions().unwrap().unwrap(), expected, "{noise}");
+    }
+}
+
 #[test]
 fn halves_of_guidance_share_one_plan_if_asked() {
     let grid = Grid { height: 4, width: 4 };
     let rows = [Row { image: 3, branch: Branch::Uncond }, Row { image: 3, branch: Branch::Cond }];
     let hidden = tokens([2, 16, 4], 60, DType::F64);
-    let alone = hidden.narrow(0, 1, 1).unwrap();
+    let [first_alone, alone] = [0, 1].map(|row| hidden.narrow(0, row, 1).unwrap());
     let single = Row::singles(1);
     for name in ["toma", "sito", "tome"] {
         let positions = |guidance: &str, rows: &[Row], hidden| {
@@ -238,7 +376,7 @@ fn halves_of_guidance_share_one_plan_if_asked() {
             match name {
                 "tome" => options = plain(options),
                 "toma" => options["num_tiles"] = 4.into(),
-                _ => {}
+                _ => options["noise"] = "shared".into(),
             }
             let mut method = build(name, options).unwrap();
             let by = plan(&mut method, &site(grid, rows), hidden).unwrap().unwrap().1;
@@ -247,6 +385,9 @@ fn halves_of_guidance_share_one_plan_if_asked() {
         let [first, second] = <[_; 2]>::try_from(positions("cond", &rows, &hidden)).unwrap();
         assert_eq!(first, second, "{name}");
         assert_eq!(first, positions("per_row", &single, &alone)[0], "{name}: the prompt's");
+        let [first, second] = <[_; 2]>::try_from(positions("first", &rows, &hidden)).unwrap();
+        assert_eq!(first, second, "{name}");
+        assert_eq!(first, positions("per_row", &single, &first_alone)[0], "{name}: the first row's");
         let [first, second] = <[_; 2]>::try_from(positions("mean", &rows, &hidden)).unwrap();
         assert_eq!(first, second, "{name}");
     }
