@@ -91,10 +91,7 @@ impl<'a> Job<'a> {
     }
 
     fn work(&self) -> Workload<'_> {
-        Workload {
-            sampler: self.sample.scheduler,
-            ..self.model.workload(self.size, self.sample.steps)
-        }
+        Workload { sampler: self.sample.scheduler, ..self.model.workload(self.size, self.sample.steps) }
     }
 
     /// TFLOPs of an evaluation with nothing pruned.
