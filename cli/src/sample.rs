@@ -71,7 +71,7 @@ impl<'a> Job<'a> {
         let model = Model::open(sample.model.as_deref(), half.then_some("fp16"))?;
         let size = model.size(sample.width, sample.height)?;
         model.checkpoint.scheduler().build::<NdTensor>(sample.scheduler, sample.steps)?;
-        let work = model.workload(size, sample.steps);
+        let work = Workload { sampler: sample.scheduler, ..model.workload(size, sample.steps) };
         let registry = registry::<NdTensor>(extension)?;
         let spec = Method::with_rng(spec, sample.rng.name());
         let method = Method::resolve(&spec, &work, registry.schedules())?;
@@ -91,7 +91,7 @@ impl<'a> Job<'a> {
     }
 
     fn work(&self) -> Workload<'_> {
-        self.model.workload(self.size, self.sample.steps)
+        Workload { sampler: self.sample.scheduler, ..self.model.workload(self.size, self.sample.steps) }
     }
 
     /// TFLOPs of an evaluation with nothing pruned.

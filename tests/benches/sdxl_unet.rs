@@ -115,7 +115,7 @@ impl Inputs {
     }
 
     fn evaluate(&self, unet: &UNet<Candle>, reducer: &mut dyn TokenReducer<CandleTensor>) -> Result<()> {
-        let step = Step { index: 20, total: 50, evaluation: 20, sigma: 1.0 };
+        let step = Step { index: 20, total: 50, evaluation: 20, sigma: 1.0, timestep: 500.0 };
         reducer.begin_image(&Run { steps: 50, seed: 0, rows: &self.rows })?;
         let input = UNetInput {
             latents: &self.latents,

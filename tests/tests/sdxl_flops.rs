@@ -21,7 +21,7 @@ fn evaluate<R: TokenReducer<ShapeTensor>>(reducer: R, step: usize) -> (Ledger, T
     let config = UNetConfig::sdxl_base();
     let unet = UNet::<Shapes>::load(&Weights::new(ShapeWeights(device.clone())), &config).unwrap();
     let of = |shape: &[usize]| ShapeTensor::new(shape, DType::F32, &device);
-    let step = Step { index: step, total: STEPS, evaluation: step, sigma: 1.0 };
+    let step = Step { index: step, total: STEPS, evaluation: step, sigma: 1.0, timestep: 500.0 };
     let rows = Row::singles(1);
     let mut reducer = Tracing::new(reducer);
     reducer.begin_image(&Run { steps: STEPS, seed: 0, rows: &rows }).unwrap();

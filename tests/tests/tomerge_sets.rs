@@ -70,7 +70,7 @@ impl Case {
             block: BlockId::whole(),
             layer: 0,
             depth: 1,
-            step: Step { index: 0, total: 1, evaluation: 0, sigma: 1.0 },
+            step: Step { index: 0, total: 1, evaluation: 0, sigma: 1.0, timestep: 999.0 },
             grid: Grid { height: self.height, width: self.width },
             tokens,
             protected: (0, 0),

@@ -81,7 +81,14 @@ impl Subject {
     /// What counts and costs depend on, over `steps` steps.
     pub(super) fn workload(&self, steps: usize) -> Workload<'_> {
         let latents = Grid { height: self.size.1 / self.factor, width: self.size.0 / self.factor };
-        Workload { unet: &self.unet, latents, text: self.text, steps }
+        Workload {
+            unet: &self.unet,
+            latents,
+            text: self.text,
+            steps,
+            scheduler: &self.scheduler,
+            sampler: None,
+        }
     }
 }
 

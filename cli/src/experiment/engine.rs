@@ -117,7 +117,8 @@ fn planned_levels(plan: &Plan, model: &Model) -> Outcome<Vec<Option<Vec<LevelTok
 
 fn workload<'a>(model: &'a Model, point: &PlannedPoint) -> Workload<'a> {
     let settings = &point.info.settings;
-    model.workload((settings.width, settings.height), settings.steps)
+    let work = model.workload((settings.width, settings.height), settings.steps);
+    Workload { sampler: point.sampler, ..work }
 }
 
 /// The loaded models.

@@ -195,7 +195,7 @@ fn plan_point(
 ) -> Outcome<PlannedPoint> {
     let sampling = &point.sampling;
     ground.scheduler.build::<NdTensor>(sampling.scheduler, sampling.steps)?;
-    let work = Workload { steps: sampling.steps, ..ground.work };
+    let work = Workload { steps: sampling.steps, sampler: sampling.scheduler, ..ground.work };
     if point.budget_tflops.is_some() && is_plugin(&point.spec.method) {
         return Err(Failure::usage(format!(
             "budget_tflops: what {} costs shows in a run only: give its entry a ratio, or entries of ours the budget",

@@ -57,7 +57,7 @@ pub(super) fn generate<B: Backend>(
     for index in start..total {
         let _span = tracing::info_span!("step", index).entered();
         let (timestep, sigma) = (sampler.timesteps()[index], sampler.sigmas()[index]);
-        let step = Step { index, total, evaluation: index - start, sigma };
+        let step = Step { index, total, evaluation: index - start, sigma, timestep };
         reducer.begin_step(&step, &rows)?;
         let scaled = guidance.widen(sampler.scale_input(&latents, index)?.cast(pipeline.dtype)?)?;
         let input = UNetInput {

@@ -86,7 +86,7 @@ fn on_both(check: impl Fn(&Golden)) {
 }
 
 const ROWS: [Row; 2] = [Row { image: 0, branch: Branch::Uncond }, Row { image: 0, branch: Branch::Cond }];
-const STEP: Step = Step { index: 0, total: 1, evaluation: 0, sigma: 1.0 };
+const STEP: Step = Step { index: 0, total: 1, evaluation: 0, sigma: 1.0, timestep: 999.0 };
 
 #[test]
 fn embeddings() {

@@ -28,7 +28,7 @@ pub struct TestBlock<T> {
 
 /// The first of `steps` steps.
 pub fn first_step(steps: usize) -> Step {
-    Step { index: 0, total: steps, evaluation: 0, sigma: 1.0 }
+    Step { index: 0, total: steps, evaluation: 0, sigma: 1.0, timestep: 999.0 }
 }
 
 impl<T: AttentionOps> TestBlock<T> {
