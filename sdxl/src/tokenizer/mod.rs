@@ -1,25 +1,22 @@
 //! CLIP's tokenizers, as a diffusers folder holds them: `vocab.json` + `merges.txt`, or `tokenizer.json`.
 //!
 //! Source of the pipeline: transformers' `CLIPTokenizer` (normalise, split into words and signs, byte-level BPE with `</w>` at
-//! the end of a word). Padding and the longest length come from `tokenizer_config.json` and `special_tokens_map.json`.
+//! the end of a word). Its settings come from `tokenizer_config.json`, its special and added tokens from the files that
+//! the module `added` lists.
 
+mod added;
+mod words;
+
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use atedm_core::{Error, Result};
-use serde_json::Value;
-use tokenizers::models::bpe::BPE;
-use tokenizers::normalizers::{Lowercase, NFC, Replace, Sequence as Normalizers};
-use tokenizers::pre_tokenizers::byte_level::ByteLevel;
-use tokenizers::pre_tokenizers::sequence::Sequence as PreTokenizers;
-use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
-use tokenizers::{
-    AddedToken, NormalizedString, Normalizer, OffsetReferential, OffsetType, PreTokenizedString,
-    PreTokenizer, SplitDelimiterBehavior, Tokenizer,
-};
+use tokenizers::{Encoding, Tokenizer};
 
-/// Words, contractions, single digits and runs of other signs (OpenAI CLIP).
-const WORDS: &str =
-    r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+";
+use self::added::Added;
+use self::words::Vocabulary;
+pub(crate) use self::words::WordSplitter;
+use crate::config::Fields;
 
 /// A prompt as token ids of the text encoder's full length.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,47 +27,70 @@ pub struct TokenIds {
     pub cut: usize,
 }
 
+/// An end of a row of tokens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Side {
+    Left,
+    Right,
+}
+
 /// A CLIP tokenizer with the padding of its folder.
 pub struct ClipTokenizer {
     tokenizer: Tokenizer,
+    file: PathBuf,
     length: usize,
     start: u32,
     end: u32,
     pad: u32,
+    padded: Side,
+    truncated: Side,
 }
 
 impl ClipTokenizer {
     /// Opens the tokenizer in `folder`. The length is `model_max_length`, but at most `context` (the text encoder's positions).
     ///
     /// # Errors
-    /// [`Error::Io`] for a missing file; [`Error::Config`] naming the file for broken ones and for special tokens that the
-    /// vocabulary lacks.
+    /// [`Error::Io`] for a missing file; [`Error::Config`] naming the file and the field for broken ones.
     pub fn open(folder: &Path, context: usize) -> Result<Self> {
-        let settings = Settings::read(folder)?;
-        let [start, end, pad] = ["bos_token", "eos_token", "pad_token"].map(|name| settings.token(name));
-        let whole = folder.join("tokenizer.json");
-        let (mut tokenizer, file) = if whole.is_file() {
-            (Tokenizer::from_file(&whole).map_err(|e| broken(&whole, &e.to_string()))?, whole)
-        } else {
-            (from_vocabulary(folder, &settings.token("unk_token"))?, folder.join("vocab.json"))
+        let whole = Fields::read_if_there(&folder.join("tokenizer.json"))?;
+        let settings = folder.join("tokenizer_config.json");
+        let config = Fields::read_if_there(&settings)?;
+        let added = Added::read(folder, config.as_ref(), whole.as_ref())?;
+        let vocabulary = Vocabulary::read(folder, whole.as_ref())?;
+        let file = vocabulary.file.clone();
+        // Python writes a missing token as "None", and so it fails where an unknown one is met.
+        let mut tokenizer = vocabulary.tokenizer(added.text("unk_token").unwrap_or("None"))?;
+        let names = ["bos_token", "eos_token", "pad_token"];
+        let special = names.map(|name| (name, added.text(name).map(str::to_string)));
+        let failed = |e: tokenizers::Error| broken(&file, &e.to_string());
+        tokenizer.add_tokens(added.tokens()).map_err(failed)?;
+        let split_special = config.as_ref().map_or(Ok(false), |c| c.flag("split_special_tokens", false))?;
+        tokenizer.set_encode_special_tokens(split_special);
+        let id = |(name, token): (&str, Option<String>)| {
+            let id = token.filter(|token| !token.is_empty()).and_then(|token| tokenizer.token_to_id(&token));
+            id.ok_or_else(|| {
+                Error::config(format!("{}: {name}", settings.display()), "expected a token, got none")
+            })
         };
-        tokenizer.with_padding(None);
-        tokenizer.with_truncation(None).map_err(|e| broken(&file, &e.to_string()))?;
-        let id = |token: &str, name: &str| {
-            let reason = format!("{name} {token:?} is not in the vocabulary");
-            tokenizer.token_to_id(token).ok_or_else(|| broken(&file, &reason))
-        };
-        let (start_id, end_id, pad_id) =
-            (id(&start, "bos_token")?, id(&end, "eos_token")?, id(&pad, "pad_token")?);
-        // Special tokens stand for themselves wherever a prompt holds them: with SD-XL's second tokenizer that is "!", its padding.
-        let special = [start, end, pad].map(|token| AddedToken::from(token, true));
-        tokenizer.add_special_tokens(special).map_err(|e| broken(&file, &e.to_string()))?;
-        let length = settings.max_length.unwrap_or(context).min(context);
+        let [start, end, pad] = special.map(id);
+        // "no limit" is written as an enormous float
+        let limit = config.as_ref().and_then(|c| c.get("model_max_length").or_else(|| c.get("max_len")));
+        let limit = limit.and_then(|limit| usize::try_from(limit.as_u64()?).ok());
+        let length = limit.unwrap_or(context).min(context);
         if length < 2 {
             let reason = format!("expected at least 2, got {length}");
-            return Err(Error::config(format!("{}: model_max_length", settings.file.display()), reason));
+            return Err(Error::config(format!("{}: model_max_length", settings.display()), reason));
         }
-        Ok(Self { tokenizer, length, start: start_id, end: end_id, pad: pad_id })
+        Ok(Self {
+            padded: side(config.as_ref(), "padding_side", whole.as_ref(), "padding")?,
+            truncated: side(config.as_ref(), "truncation_side", whole.as_ref(), "truncation")?,
+            start: start?,
+            end: end?,
+            pad: pad?,
+            tokenizer,
+            file,
+            length,
+        })
     }
 
     /// The number of ids that [`ClipTokenizer::encode`] gives.
@@ -83,123 +103,82 @@ impl ClipTokenizer {
         self.end
     }
 
+    /// That a text encoder with `vocabulary` tokens has those that every prompt gets.
+    ///
+    /// # Errors
+    /// [`Error::Config`] naming the tokenizer's file and the special token.
+    pub fn check_special(&self, vocabulary: usize) -> Result<()> {
+        let special = [("bos_token", self.start), ("eos_token", self.end), ("pad_token", self.pad)];
+        match special.into_iter().find(|(_, id)| *id as usize >= vocabulary) {
+            None => Ok(()),
+            Some((name, id)) => {
+                let token = self.tokenizer.id_to_token(id).unwrap_or_default();
+                let reason = format!(
+                    "{name} {token:?} has the id {id}, which the text encoder's vocabulary of {vocabulary} lacks"
+                );
+                Err(broken(&self.file, &reason))
+            }
+        }
+    }
+
     /// The prompt's ids, cut and padded to [`ClipTokenizer::length`].
+    ///
+    /// A token of several vectors is written out: `<x>` as `<x> <x>_1 <x>_2`, as far as such tokens were added.
     pub fn encode(&self, prompt: &str) -> Result<TokenIds> {
-        let encoding = self
-            .tokenizer
-            .encode(prompt, false)
-            .map_err(|e| Error::config("prompt", one_line(&e.to_string())))?;
+        let mut encoding = self.split(prompt)?;
+        let written_out = self.written_out(prompt, encoding.get_tokens());
+        if written_out != prompt {
+            encoding = self.split(&written_out)?;
+        }
         let words = encoding.get_ids();
         let fit = words.len().min(self.length - 2);
+        let kept = match self.truncated {
+            Side::Right => &words[..fit],
+            Side::Left => &words[words.len() - fit..],
+        };
         let mut ids = Vec::with_capacity(self.length);
+        if self.padded == Side::Left {
+            ids.resize(self.length - 2 - fit, self.pad);
+        }
         ids.push(self.start);
-        ids.extend_from_slice(&words[..fit]);
+        ids.extend_from_slice(kept);
         ids.push(self.end);
         ids.resize(self.length, self.pad);
         Ok(TokenIds { ids, cut: words.len() - fit })
     }
-}
 
-/// The tokenizer from `vocab.json` and `merges.txt`.
-fn from_vocabulary(folder: &Path, unknown: &str) -> Result<Tokenizer> {
-    let [vocabulary, merges] = ["vocab.json", "merges.txt"].map(|name| folder.join(name));
-    for file in [&vocabulary, &merges] {
-        std::fs::metadata(file).map_err(|source| Error::io(file, source))?;
-    }
-    let failed = |e: tokenizers::Error| broken(&vocabulary, &e.to_string());
-    let (Some(vocabulary_path), Some(merges_path)) = (vocabulary.to_str(), merges.to_str()) else {
-        return Err(broken(&vocabulary, "the path is not valid UTF-8"));
-    };
-    let bpe = BPE::from_file(vocabulary_path, merges_path)
-        .unk_token(unknown.to_string())
-        .end_of_word_suffix("</w>".to_string())
-        .build()
-        .map_err(failed)?;
-    let mut tokenizer = Tokenizer::new(bpe);
-    let (normalizers, words) = splitting().map_err(failed)?;
-    tokenizer.with_normalizer(Some(normalizers)).map_err(failed)?;
-    tokenizer.with_pre_tokenizer(Some(words));
-    Ok(tokenizer)
-}
-
-/// CLIP's way from a text to words: what is made equal, then how it is split and written in byte-level BPE's letters.
-fn splitting() -> tokenizers::Result<(Normalizers, PreTokenizers)> {
-    let whitespace =
-        Replace::new(tokenizers::normalizers::replace::ReplacePattern::Regex(r"\s+".into()), " ")?;
-    let words = Split::new(SplitPattern::Regex(WORDS.into()), SplitDelimiterBehavior::Removed, true)?;
-    let bytes = ByteLevel::default().add_prefix_space(false);
-    Ok((
-        Normalizers::new(vec![NFC.into(), whitespace.into(), Lowercase.into()]),
-        PreTokenizers::new(vec![words.into(), bytes.into()]),
-    ))
-}
-
-/// Splits texts as a [`ClipTokenizer`] from `vocab.json` does.
-pub(crate) struct WordSplitter {
-    normalizers: Normalizers,
-    words: PreTokenizers,
-}
-
-impl WordSplitter {
-    pub(crate) fn new() -> Result<Self> {
-        let made = splitting();
-        let (normalizers, words) =
-            made.map_err(|error| Error::config("words", one_line(&error.to_string())))?;
-        Ok(Self { normalizers, words })
+    fn split(&self, text: &str) -> Result<Encoding> {
+        let encoded = self.tokenizer.encode(text, false);
+        encoded.map_err(|error| Error::config("prompt", one_line(&error.to_string())))
     }
 
-    /// The words of `text`, in byte-level BPE's letters.
-    pub(crate) fn split(&self, text: &str) -> Result<Vec<String>> {
-        let split = || -> tokenizers::Result<Vec<String>> {
-            let mut normalized = NormalizedString::from(text);
-            self.normalizers.normalize(&mut normalized)?;
-            let mut pieces = PreTokenizedString::from(normalized);
-            self.words.pre_tokenize(&mut pieces)?;
-            let pieces = pieces.get_splits(OffsetReferential::Normalized, OffsetType::Byte);
-            Ok(pieces.into_iter().map(|(piece, ..)| piece.to_string()).collect())
-        };
-        split().map_err(|error| Error::config(format!("caption {text:?}"), one_line(&error.to_string())))
-    }
-}
-
-/// `tokenizer_config.json`, then `special_tokens_map.json`, then CLIP's own defaults.
-struct Settings {
-    file: PathBuf,
-    sources: Vec<Value>,
-    max_length: Option<usize>,
-}
-
-impl Settings {
-    fn read(folder: &Path) -> Result<Self> {
-        let file = folder.join("tokenizer_config.json");
-        let mut sources = Vec::new();
-        for path in [&file, &folder.join("special_tokens_map.json")] {
-            match std::fs::read(path) {
-                Ok(text) => {
-                    let value: Value = serde_json::from_slice(&text)
-                        .map_err(|e| broken(path, &format!("broken JSON: {e}")))?;
-                    if !value.is_object() {
-                        return Err(broken(path, "expected a JSON object"));
-                    }
-                    sources.push(value);
-                }
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-                Err(error) => return Err(Error::io(path, error)),
+    /// `prompt`, whose tokens are `tokens`, with all vectors of its added tokens.
+    ///
+    /// Source: diffusers' `TextualInversionLoaderMixin.maybe_convert_prompt`.
+    fn written_out(&self, prompt: &str, tokens: &[String]) -> String {
+        let added = self.tokenizer.get_added_vocabulary().get_vocab();
+        let mut prompt = prompt.to_string();
+        let mut seen = BTreeSet::new();
+        for token in tokens.iter().filter(|token| added.contains_key(*token) && seen.insert(*token)) {
+            let vectors = (1..).map(|i| format!("{token}_{i}")).take_while(|name| added.contains_key(name));
+            let all: Vec<String> = std::iter::once(token.clone()).chain(vectors).collect();
+            if all.len() > 1 {
+                prompt = prompt.replace(token, &all.join(" "));
             }
         }
-        // "no limit" is written as an enormous float
-        let max_length = sources.first().and_then(|config| config.get("model_max_length")?.as_u64());
-        Ok(Self { file, sources, max_length: max_length.map(|n| usize::try_from(n).unwrap_or(usize::MAX)) })
+        prompt
     }
+}
 
-    /// The special token `name`: a string, or an object with `content`.
-    fn token(&self, name: &str) -> String {
-        let of = |source: &Value| {
-            let value = source.get(name)?;
-            value.as_str().or_else(|| value.get("content")?.as_str()).map(str::to_string)
-        };
-        let default = if name == "bos_token" { "<|startoftext|>" } else { "<|endoftext|>" };
-        self.sources.iter().find_map(of).unwrap_or_else(|| default.to_string())
+/// The side that `tokenizer_config.json` has for `name`, else the direction in that part of `tokenizer.json`, else the right.
+fn side(config: Option<&Fields>, name: &str, whole: Option<&Fields>, part: &str) -> Result<Side> {
+    let own = config.and_then(|config| Some((config, name, config.get(name)?)));
+    let whole = || whole.and_then(|whole| Some((whole, part, whole.get(part)?.get("direction")?)));
+    let Some((fields, name, value)) = own.or_else(whole) else { return Ok(Side::Right) };
+    match value.as_str() {
+        Some("right" | "Right") => Ok(Side::Right),
+        Some("left" | "Left") => Ok(Side::Left),
+        _ => Err(fields.wrong(name, "\"left\" or \"right\"", value)),
     }
 }
 
@@ -212,53 +191,4 @@ fn one_line(text: &str) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const VOCABULARY: &str = r#"{"a":0,"b":1,"!":2,"a</w>":3,"b</w>":4,"!</w>":5,"ab</w>":6,
-        "<|startoftext|>":7,"<|endoftext|>":8}"#;
-
-    fn folder(config: &str) -> tempfile::TempDir {
-        let folder = tempfile::tempdir().unwrap();
-        std::fs::write(folder.path().join("vocab.json"), VOCABULARY).unwrap();
-        std::fs::write(folder.path().join("merges.txt"), "#version: 0.2\na b</w>\n").unwrap();
-        std::fs::write(folder.path().join("tokenizer_config.json"), config).unwrap();
-        folder
-    }
-
-    #[test]
-    fn words_are_merged_padded_and_cut() {
-        let folder = folder(r#"{"model_max_length": 6}"#);
-        let tokenizer = ClipTokenizer::open(folder.path(), 77).unwrap();
-        assert_eq!(tokenizer.encode("  AB\n a!").unwrap(), TokenIds { ids: vec![7, 6, 3, 5, 8, 8], cut: 0 });
-        assert_eq!(tokenizer.encode("").unwrap(), TokenIds { ids: vec![7, 8, 8, 8, 8, 8], cut: 0 });
-        assert_eq!(tokenizer.encode("a b a b a").unwrap(), TokenIds { ids: vec![7, 3, 4, 3, 4, 8], cut: 1 });
-        assert_eq!(ClipTokenizer::open(folder.path(), 4).unwrap().length(), 4);
-    }
-
-    #[test]
-    fn the_padding_sign_stands_for_itself() {
-        let folder = folder(r#"{"model_max_length": 1e30, "pad_token": {"content": "!"}}"#);
-        let tokenizer = ClipTokenizer::open(folder.path(), 6).unwrap();
-        assert_eq!(tokenizer.encode("a!").unwrap().ids, [7, 3, 2, 8, 2, 2]);
-        assert_eq!(tokenizer.end(), 8);
-    }
-
-    #[test]
-    fn broken_folders_are_named() {
-        let folder = folder(r#"{"bos_token": "<s>"}"#);
-        let error = ClipTokenizer::open(folder.path(), 6).err().unwrap().to_string();
-        assert!(error.contains("vocab.json: bos_token \"<s>\" is not in the vocabulary"), "{error}");
-        std::fs::write(folder.path().join("tokenizer_config.json"), "{").unwrap();
-        let error = ClipTokenizer::open(folder.path(), 6).err().unwrap().to_string();
-        assert!(error.contains("tokenizer_config.json: broken JSON"), "{error}");
-        std::fs::write(folder.path().join("tokenizer_config.json"), "[]").unwrap();
-        let error = ClipTokenizer::open(folder.path(), 6).err().unwrap().to_string();
-        assert!(error.contains("tokenizer_config.json: expected a JSON object"), "{error}");
-        std::fs::remove_file(folder.path().join("tokenizer_config.json")).unwrap();
-        std::fs::write(folder.path().join("vocab.json"), "[1]").unwrap();
-        assert!(ClipTokenizer::open(folder.path(), 6).err().unwrap().to_string().contains("vocab.json"));
-        std::fs::remove_file(folder.path().join("vocab.json")).unwrap();
-        assert!(matches!(ClipTokenizer::open(folder.path(), 6), Err(Error::Io { .. })));
-    }
-}
+mod tests;
