@@ -170,3 +170,21 @@ impl PruningSchedule for Table {
         Box::new(self.clone())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_byte_order_mark_is_no_part_of_a_table() {
+        let folder = tempfile::tempdir().unwrap();
+        let expected = ScheduleTable {
+            entries: vec![ScheduleEntry { steps: all_steps(), blocks: all_blocks(), ratio: 0.5 }],
+        };
+        for (name, text) in [("t.json", r#"[{"ratio": 0.5}]"#), ("t.toml", "[[entries]]\nratio = 0.5\n")] {
+            let file = folder.path().join(name);
+            std::fs::write(&file, format!("\u{feff}{text}")).unwrap();
+            assert_eq!(ScheduleTable::from_file(&file).unwrap(), expected, "{name}");
+        }
+    }
+}
