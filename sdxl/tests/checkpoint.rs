@@ -332,6 +332,13 @@ fn the_index_names_the_classes() {
     assert_eq!(opened.scheduler().class, Some(SchedulerClass::Euler));
     edit(&folder.path().join("model_index.json"), |json| json["scheduler"][1] = json!("DDIMScheduler"));
     assert_eq!(open(folder.path()).unwrap().scheduler().class, Some(SchedulerClass::Ddim));
+    // an autoencoder that does not run here does not matter where another is given
+    let index = folder.path().join("model_index.json");
+    edit(&index, |json| json["vae"][1] = json!("ConsistencyDecoderVAE"));
+    fails(folder.path(), &["model_index.json: vae", "AutoencoderKL", "ConsistencyDecoderVAE"]);
+    edit(&folder.path().join("vae/config.json"), |json| json["_class_name"] = json!("AutoencoderKL"));
+    let options = OpenOptions { vae: Some(folder.path().join("vae")), ..OpenOptions::default() };
+    assert!(matches!(Checkpoint::open(folder.path(), options).unwrap().vae(), VaeConfig::Kl(_)));
 }
 
 #[test]

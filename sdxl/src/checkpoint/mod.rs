@@ -92,14 +92,14 @@ impl Checkpoint {
             None => return Err(index.error("_class_name", "missing")),
         }
         // As in diffusers, the index says what each part is, whatever the part's own file says.
-        let [first, second, unet, vae] = Part::ALL.map(|part| class(&index, part));
-        let (first, second, vae_class) = (first?, second?, vae?);
+        let [first, second, unet, own_vae] = Part::ALL.map(|part| class(&index, part));
+        let (first, second) = (first?, second?);
         unet?;
         let config = |part: Part| root.join(part.folder()).join("config.json");
         let variant = options.variant.as_deref();
         let find = |part: Part| files::find(&root.join(part.folder()), part.stem(), variant);
         let (vae, vae_files) = match &options.vae {
-            None => (VaeConfig::read_as(&config(Part::Vae), vae_class)?, find(Part::Vae)?),
+            None => (VaeConfig::read_as(&config(Part::Vae), own_vae?)?, find(Part::Vae)?),
             Some(folder) => other_vae(folder, variant)?,
         };
         let scheduler = root.join("scheduler").join("scheduler_config.json");
