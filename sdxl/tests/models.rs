@@ -265,3 +265,24 @@ fn taesdxl() {
     // Values span 2, so that this is a peak signal-to-noise ratio of 20 dB.
     assert!(mean_square < 0.04, "mean square error {mean_square}");
 }
+
+/// Special and added tokens from all files of a folder, as `tests/python/tokenizer_cases.py` drew them.
+#[test]
+fn added_tokens_are_those_of_transformers() {
+    let vocabulary = fixtures().join("tiny-a/tokenizer");
+    let list = json(&fixtures().join("tokenizer-cases.json"));
+    for case in list["cases"].as_array().unwrap() {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["vocab.json", "merges.txt"] {
+            std::fs::copy(vocabulary.join(name), folder.path().join(name)).unwrap();
+        }
+        for (name, content) in case["files"].as_object().unwrap() {
+            std::fs::write(folder.path().join(name), content.to_string()).unwrap();
+        }
+        let tokenizer = atedm_sdxl::tokenizer::ClipTokenizer::open(folder.path(), 77).unwrap();
+        for (prompt, expected) in case["ids"].as_object().unwrap() {
+            let got = tokenizer.encode(prompt).unwrap().ids;
+            assert_eq!(Value::from(got), *expected, "{prompt:?} {}", case["files"]);
+        }
+    }
+}

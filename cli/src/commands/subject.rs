@@ -62,7 +62,7 @@ impl Subject {
         let (vae, text) = (at("vae"), at("text_encoder"));
         let factor = if vae.exists() { VaeConfig::read(&vae).map_err(Failure::run)?.factor() } else { 8 };
         let text =
-            if text.exists() { TextEncoderConfig::read(&text).map_err(Failure::run)?.context } else { 77 };
+            if text.exists() { TextEncoderConfig::read(&text, "CLIPTextModel").map_err(Failure::run)?.context } else { 77 };
         let scheduler = folder.join("scheduler").join("scheduler_config.json");
         let scheduler = match scheduler.is_file() {
             true => SchedulerConfig::from_file(&scheduler).map_err(Failure::run)?,

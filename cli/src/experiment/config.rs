@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use atedm_sdxl::schedulers::SamplerChoice;
+use atedm_sdxl::text_file;
 use clap::ValueEnum;
 use serde::Deserialize;
 
@@ -135,7 +136,7 @@ fn yes() -> bool {
 impl Config {
     /// Reads a file; `prompts` is a file of prompts that takes the place of the configuration's own.
     pub(crate) fn read(path: &Path, prompts: Option<&Path>) -> Outcome<(Self, String)> {
-        let text = std::fs::read_to_string(path).map_err(|error| Failure::file(path, error))?;
+        let text = text_file::read(path)?;
         let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
         let folder = path.parent().unwrap_or(Path::new("."));
         let config =

@@ -2,9 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use atedm_core::{Error, Result, Tensor};
+use atedm_core::{Error, Result, Tensor, text_file};
 
-use super::fields::{one_of, parse};
+use super::fields::{one_of, parse, refuse_null};
 use super::{Sampler, SamplerChoice, ancestral, ddim, dpm, euler, lcm};
 use crate::config::Fields;
 
@@ -127,8 +127,15 @@ impl SchedulerConfig {
     /// # Errors
     /// [`Error::Io`]; [`Error::Config`] naming file and field for broken JSON and for values we do not support.
     pub fn from_file(path: &Path) -> Result<Self> {
-        let text = std::fs::read_to_string(path).map_err(|error| Error::io(path, error))?;
-        Self::from_json(&text, path)
+        Self::from_json(&text_file::read(path)?, path)
+    }
+
+    /// Reads the file `path` of a checkpoint whose `model_index.json` names `class`.
+    ///
+    /// # Errors
+    /// As [`SchedulerConfig::from_file`].
+    pub fn from_file_as(path: &Path, class: &str) -> Result<Self> {
+        Self::from_fields(parse(&text_file::read(path)?, path)?.with("_class_name", class.into()), path)
     }
 
     /// Parses the text of a config; `origin` names it in errors.
@@ -136,10 +143,14 @@ impl SchedulerConfig {
     /// # Errors
     /// [`Error::Config`] naming `origin` and the field.
     pub fn from_json(text: &str, origin: &Path) -> Result<Self> {
-        let fields = parse(text, origin)?;
+        Self::from_fields(parse(text, origin)?, origin)
+    }
+
+    fn from_fields(fields: Fields, origin: &Path) -> Result<Self> {
         refuse_unsupported(&fields)?;
         let class_name = fields.text("_class_name")?.unwrap_or_default().to_string();
         let class = CLASSES.iter().find(|(name, _)| *name == class_name).map(|&(_, class)| class);
+        refuse_null(&fields, class)?;
         // LCM is the one class whose training betas differ.
         let lcm = class == Some(SchedulerClass::Lcm);
         let (start, end, schedule) = match lcm {
