@@ -53,6 +53,7 @@ pub(crate) fn run(args: &CompareArgs, extension: &impl Extension) -> Outcome {
         title: "compare".into(),
         prompts: prompts.clone(),
         rng: sample.rng,
+        noise_dtype: sample.rng.drawing(sample.rng_dtype, "--rng-dtype")?,
         vae_tiling: sample.vae_tiling,
         masks: Vec::new(),
         distances: true,
@@ -307,6 +308,7 @@ impl Report<'_> {
         lines.push(String::new());
         lines.push("Cost: of one U-Net evaluation on one sample, mean over the steps. Distances: to the unpruned image of the same".into());
         lines.push("prompt and seed; latent L2 is relative.".into());
+        lines.extend(self.plan.points.first().map(|point| point.info.settings.noise()));
         lines.join("\n")
     }
 

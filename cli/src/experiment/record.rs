@@ -74,8 +74,22 @@ pub(crate) struct Settings {
     pub(crate) height: usize,
     /// Generator of the noise: `torch` or `chacha`.
     pub(crate) rng: String,
+    /// What it draws in; before this was written, f32 always.
+    #[serde(default = "single")]
+    pub(crate) rng_dtype: String,
     /// `fused`, or `stored`: every attention map is stored, as without a fused kernel.
     pub(crate) attention: Attention,
+}
+
+fn single() -> String {
+    "f32".into()
+}
+
+impl Settings {
+    /// A line about the noise.
+    pub(crate) fn noise(&self) -> String {
+        format!("noise of a seed: {}, drawn in {}", self.rng, self.rng_dtype)
+    }
 }
 
 /// How attention is computed where a method asks for no map.
