@@ -176,7 +176,7 @@ impl Archive<'_> {
         let id = format!("{}/{}", info.id, made.prompt.id);
         let image = format!("images/{id}.png");
         let distances = match made.point.reference {
-            Some(place) => Some(self.reference(place, &made)?.distances(&made.picture, &made.latents)),
+            Some(place) => Some(self.reference(place, &made)?.distances(&made.picture, &made.latents)?),
             None => None,
         };
         self.folder

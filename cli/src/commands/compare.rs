@@ -75,7 +75,7 @@ pub(crate) fn run(args: &CompareArgs, extension: &impl Extension) -> Outcome {
     let sink = |made: Made<'_>, _: &Progress| {
         let (Made { picture, latents, .. }, id) = (&made, &made.prompt.id);
         let distances = match (&unpruned, made.point.reference) {
-            (Some(reference), Some(_)) if reference.id == *id => Some(reference.distances(picture, latents)),
+            (Some(reference), Some(_)) if reference.id == *id => Some(reference.distances(picture, latents)?),
             _ => None,
         };
         if made.point.reference.is_none() {

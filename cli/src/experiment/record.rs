@@ -234,3 +234,17 @@ pub(crate) struct PromptLine {
     /// The seed of its noise.
     pub(crate) seed: u64,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What was made before the dtype of noise was written was made of f32's.
+    #[test]
+    fn old_settings_had_noise_in_f32() {
+        let text = r#"{"model": "m", "method": "none", "options": {}, "steps": 2, "scheduler": "ddim", "guidance_scale": 7.0,
+            "negative_prompt": null, "width": 64, "height": 64, "rng": "torch", "attention": "fused"}"#;
+        let settings: Settings = serde_json::from_str(text).unwrap();
+        assert_eq!(settings.noise(), "noise of a seed: torch, drawn in f32");
+    }
+}
