@@ -154,6 +154,8 @@ fn tiles_have_the_shape_of_the_whole() {
         ..TinyVaeConfig::default()
     };
     let tiny = Vae::<Reference32>::load(&random, &VaeConfig::Tiny(tiny)).unwrap();
+    assert_eq!(kl.tiles(), TileOptions { size: 16, overlap: 0.25 });
+    assert_eq!(tiny.tiles(), TileOptions { size: 512, overlap: 0.125 });
     for (vae, size) in [(&kl, 16), (&tiny, 64)] {
         let whole = vae.decode(&latents).unwrap();
         let tiles = TileOptions { size, overlap: vae.tiles().overlap };
@@ -196,6 +198,10 @@ fn only_f16_needs_another_dtype_for_the_autoencoder() {
         let config = VaeConfig::from_json(Path::new("vae"), json.clone()).unwrap();
         assert_eq!(Vae::<Reference32>::dtype_beside(&config, DType::F16), expected);
         assert_eq!(Vae::<Reference32>::dtype_beside(&config, DType::BF16), DType::BF16);
+        let bf16 = if force { DType::F32 } else { DType::BF16 };
+        let encoding =
+            [DType::F16, DType::BF16, DType::F64].map(|d| Vae::<Reference32>::encoding_dtype(&config, d));
+        assert_eq!(encoding, [expected, bf16, DType::F64]);
     }
 }
 

@@ -206,7 +206,8 @@ fn transformer() {
         let run = |depth: usize, reducer: &mut dyn TokenReducer<T>, layer: bool| {
             let shape = TransformerShape { depth, ..shape };
             let transformer = Transformer::load(&golden.module("transformer"), shape).unwrap();
-            let mut place = Place { emb: &embedding, text: &text, step: &STEP, rows: &ROWS, reducer };
+            let watch = &mut |_: std::fmt::Arguments<'_>, _: &T| Ok(());
+            let mut place = Place { emb: &embedding, text: &text, step: &STEP, rows: &ROWS, reducer, watch };
             if layer {
                 let grid = Grid { height: 6, width: 5 };
                 transformer.run(golden.tensor("transformer.layer0.input"), grid, &mut place).unwrap()
