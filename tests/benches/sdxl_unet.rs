@@ -25,7 +25,7 @@ use atedm_core::{Backend, DType, Result, WeightSource, Weights};
 use atedm_sdxl::flops;
 use atedm_sdxl::unet::{UNet, UNetConfig, UNetInput};
 use atedm_sdxl::weights::RandomSource;
-use atedm_tests::host::Draws;
+use atedm_conformance::host::Draws;
 use candle_nn::VarBuilder;
 use candle_transformers::models::stable_diffusion::unet_2d::{
     BlockConfig, UNet2DConditionModel, UNet2DConditionModelConfig,

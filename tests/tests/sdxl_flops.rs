@@ -8,8 +8,8 @@ use atedm_core::plugin::{BuildContext, Grid, Registry, Row, Run, Step, TokenRedu
 use atedm_core::{DType, Weights};
 use atedm_sdxl::flops;
 use atedm_sdxl::unet::{UNet, UNetConfig, UNetInput};
-use atedm_tests::shapes::{Ledger, ShapeDevice, ShapeTensor, ShapeWeights, Shapes, TokenTrace, Tracing};
-use atedm_tests::tolerance::PUBLISHED_TFLOPS;
+use atedm_conformance::shapes::{Ledger, ShapeDevice, ShapeTensor, ShapeWeights, Shapes, TokenTrace, Tracing};
+use atedm_conformance::tolerance::PUBLISHED_TFLOPS;
 
 const STEPS: usize = 50;
 const LATENTS: Grid = Grid { height: 128, width: 128 };

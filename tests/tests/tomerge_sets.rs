@@ -18,7 +18,7 @@ use atedm_core::plugin::{
 };
 use atedm_core::reference::{NdDevice, Reference32};
 use atedm_core::{Backend, DType, DeviceOf, Tensor};
-use atedm_tests::host::Draws;
+use atedm_conformance::host::Draws;
 use serde::Deserialize;
 use serde_json::json;
 

@@ -101,8 +101,8 @@ macro_rules! checks {
             ($d backend:ty, $d device:expr, $d dtypes:expr, $d known:expr) => {$($(
                 #[test]
                 fn $check() {
-                    let check = $d crate::conformance::$group::$check::<$d backend>;
-                    $d crate::conformance::run::<$d backend>(stringify!($check), check, &$d device, $d dtypes, $d known);
+                    let check = $d crate::backend::$group::$check::<$d backend>;
+                    $d crate::backend::run::<$d backend>(stringify!($check), check, &$d device, $d dtypes, $d known);
                 }
             )*)*};
         }

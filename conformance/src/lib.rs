@@ -1,0 +1,16 @@
+#![doc = include_str!("../README.md")]
+//!
+//! # Structure
+//! - [`backend`]: the suite for backends; [`conformance_suite!`] names its checks as tests.
+//! - [`oracle`]: every operation again in naive loops over [`host::Array`].
+//! - [`shapes`]: a backend without data that counts every multiply of a model.
+//! - [`tolerance`]: the only place with epsilons.
+
+// This crate is tests: a failed `unwrap` is a failed check.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+pub mod backend;
+pub mod host;
+pub mod oracle;
+pub mod shapes;
+pub mod tolerance;
