@@ -3,6 +3,7 @@
 //! # Structure
 //! - [`backend`]: the suite for backends; [`conformance_suite!`] names its checks as tests.
 //! - [`oracle`]: every operation again in naive loops over [`host::Array`].
+//! - [`report`]: what a suite found, also as JSON, and known failures.
 //! - [`shapes`]: a backend without data that counts every multiply of a model.
 //! - [`tolerance`]: the only place with epsilons.
 
@@ -12,5 +13,6 @@
 pub mod backend;
 pub mod host;
 pub mod oracle;
+pub mod report;
 pub mod shapes;
 pub mod tolerance;
