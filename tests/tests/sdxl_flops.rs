@@ -7,6 +7,7 @@ use atedm_conformance::shapes::{
     Ledger, ShapeDevice, ShapeTensor, ShapeWeights, Shapes, TokenTrace, Tracing,
 };
 use atedm_conformance::tolerance::PUBLISHED_TFLOPS;
+use atedm_conformance::trace::{TokenTrace, Tracing};
 use atedm_core::at_edm::{AtEdmConfig, PrunePoint, Tau};
 use atedm_core::plugin::{BuildContext, Grid, Registry, Row, Run, Step, TokenReducer, Unpruned};
 use atedm_core::{DType, Weights};
