@@ -12,7 +12,8 @@ pub(crate) fn forall<S: Strategy>(strategy: S, check: impl Fn(S::Value) -> Resul
     let default = Config { failure_persistence: None, ..Config::default() };
     let cases = if std::env::var_os("PROPTEST_CASES").is_some() { default.cases } else { 24 };
     let rng = TestRng::deterministic_rng(RngAlgorithm::ChaCha);
-    let mut runner = TestRunner::new_with_rng(Config { cases, ..default }, rng);
+    // enough to make a failing input small, and no more than seconds
+    let mut runner = TestRunner::new_with_rng(Config { cases, max_shrink_iters: 128, ..default }, rng);
     let outcome = runner
         .run(&strategy, |value| check(value).map_err(|error: Error| TestCaseError::fail(error.to_string())));
     outcome.unwrap_or_else(|failure| panic!("{failure}"));

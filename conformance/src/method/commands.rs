@@ -21,6 +21,8 @@ pub(super) struct Picture {
     pub(super) grid: Grid,
     /// Evaluations of every step: 2 for samplers of second order.
     pub(super) evaluations: usize,
+    /// Whether every image is evaluated for itself, one after the other, instead of all as one batch.
+    pub(super) in_turn: bool,
     /// Where protected tokens stand in the stream, and how many there are.
     pub(super) protected: (usize, usize),
 }
@@ -32,6 +34,16 @@ impl Picture {
             if self.guided { &[Branch::Uncond, Branch::Cond] } else { &[Branch::Single] };
         let of = |&branch: &Branch| self.images.iter().map(move |&image| Row { image, branch });
         branches.iter().flat_map(of).collect()
+    }
+
+    /// The batches of one evaluation.
+    pub(super) fn batches(&self) -> Vec<Vec<Row>> {
+        let rows = self.rows();
+        if !self.in_turn {
+            return vec![rows];
+        }
+        let of = |&image: &u64| rows.iter().copied().filter(|row| row.image == image).collect();
+        self.images.iter().map(of).collect()
     }
 
     /// The step of an evaluation; `None` once the run is over.
@@ -73,6 +85,7 @@ pub(super) fn pictures() -> impl Strategy<Value = Picture> {
             guided,
             grid: Grid { height, width },
             evaluations,
+            in_turn: false,
             protected: (0, 0),
         }
     })

@@ -1,7 +1,9 @@
 //! A small model, and what makes it run through a life.
 
+use std::collections::BTreeMap;
+
 use atedm_core::plugin::{BlockId, Grid, Row, Run, Stage, Step, Sublayer, TokenReducer};
-use atedm_core::{Backend, DType, DeviceOf, Error, Result, Tensor};
+use atedm_core::{Backend, DType, DeviceOf, Error, Result};
 
 use super::commands::{Command, Picture};
 use super::watch::{Fact, Tamper, Watched};
@@ -30,8 +32,8 @@ pub(super) struct Evaluation {
     pub(super) step: Step,
     /// Every block with its layers and its grid.
     pub(super) blocks: Vec<(BlockId, usize, Grid)>,
-    /// What every block gave.
-    pub(super) outputs: Vec<Array>,
+    /// What every block gave each row, `[tokens, channels]`.
+    pub(super) outputs: Vec<BTreeMap<Row, Array>>,
     /// The tokens that every sublayer ran on.
     pub(super) trace: TokenTrace,
 }
@@ -75,17 +77,25 @@ impl<'a, B: Backend> Machine<'a, B> {
 
     /// The method on a whole life. An error ends it; that of a [`Command::Cancel`] is expected.
     pub(super) fn play(&self, method: &mut dyn TokenReducer<TensorOf<B>>, life: &[Command]) -> Played {
-        self.play_with(method, life, None)
+        self.watch(Watched::new(method), life)
+    }
+
+    /// [`Machine::play`] with every reduction tried out.
+    pub(super) fn try_out(&self, method: &mut dyn TokenReducer<TensorOf<B>>, life: &[Command]) -> Played {
+        self.watch(Watched::new(method).trying_reductions(), life)
     }
 
     /// [`Machine::play`] where one event tells of wrong tensors.
-    pub(super) fn play_with(
+    pub(super) fn mislead(
         &self,
         method: &mut dyn TokenReducer<TensorOf<B>>,
         life: &[Command],
-        tamper: Option<Tamper>,
+        tamper: Tamper,
     ) -> Played {
-        let mut watched = Watched::new(method, tamper);
+        self.watch(Watched::new(method).misled(tamper), life)
+    }
+
+    fn watch(&self, mut watched: Watched<'_, TensorOf<B>>, life: &[Command]) -> Played {
         let mut evaluations = Vec::new();
         let failure = self.run(&mut watched, life, &mut evaluations).err();
         Played { evaluations, facts: watched.facts, failure }
@@ -142,28 +152,42 @@ impl<'a, B: Backend> Machine<'a, B> {
         let step = picture.step(evaluation).ok_or_else(|| Error::config("steps", "the run is over"))?;
         let rows = picture.rows();
         watched.begin_step(&step, &rows)?;
-        let (mut blocks, mut outputs) = (Vec::new(), Vec::new());
-        for (index, block) in self.blocks.iter().enumerate() {
-            let depth = block.layers.len();
-            let stops_in = stops_in
-                .filter(|(stops, ..)| stops % self.blocks.len() == index)
-                .map(|(_, layer, sub)| (layer % depth, sub));
-            let grid = at_level(picture.grid, block.id.level);
-            let (start, count) = picture.protected;
-            let hidden =
-                self.stream(picture.seed, &rows, (evaluation, index), [grid.tokens() + count, CHANNELS])?;
-            let text = self.stream(picture.seed, &rows, (0, 100), [TEXT[1], TEXT[0]])?;
-            let protected = (start, start + count);
-            let visit = Visit { hidden: &hidden, text: &text, grid, rows: &rows, step, protected, stops_in };
-            outputs.push(Array::read(&block.visit(watched, visit)?)?);
-            blocks.push((block.id, depth, grid));
+        // for each block what every row gave
+        let mut outputs: Vec<BTreeMap<Row, Array>> = vec![BTreeMap::new(); self.blocks.len()];
+        for batch in picture.batches() {
+            for (index, (block, outputs)) in self.blocks.iter().zip(&mut outputs).enumerate() {
+                let stops_in = stops_in
+                    .filter(|(stops, ..)| stops % self.blocks.len() == index)
+                    .map(|(_, layer, sub)| (layer % block.layers.len(), sub));
+                let grid = at_level(picture.grid, block.id.level);
+                let (start, count) = picture.protected;
+                let shape = [grid.tokens() + count, CHANNELS];
+                let hidden = self.stream(picture.seed, &batch, (evaluation, index), shape)?;
+                let text = self.stream(picture.seed, &batch, (0, 100), [TEXT[1], TEXT[0]])?;
+                let protected = (start, start + count);
+                let visit =
+                    Visit { hidden: &hidden, text: &text, grid, rows: &batch, step, protected, stops_in };
+                let output = Array::read(&block.visit(watched, visit)?)?;
+                let each = output.data.len() / batch.len();
+                let values = output.data.chunks(each).map(|row| Array::new(&output.shape[1..], row.to_vec()));
+                outputs.extend(batch.iter().copied().zip(values));
+            }
         }
         if let Some(last) = outputs.last() {
-            let prediction: TensorOf<B> = last.upload(self.dtype, self.device)?;
-            let shape = last.shape.clone();
-            watched.end_step(&prediction.reshape(&[shape[0], shape[1], shape[2], 1])?)?;
+            watched.end_step(&self.prediction(last)?)?;
         }
+        let block = |block: &TestBlock<TensorOf<B>>| {
+            (block.id, block.layers.len(), at_level(picture.grid, block.id.level))
+        };
+        let blocks = self.blocks.iter().map(block).collect();
         Ok(Evaluation { run: 0, step, blocks, outputs, trace: std::mem::take(&mut watched.trace) })
+    }
+
+    /// What stands for the model's output `[rows, tokens, channels, 1]`.
+    fn prediction(&self, rows: &BTreeMap<Row, Array>) -> Result<TensorOf<B>> {
+        let data: Vec<f64> = rows.values().flat_map(|row| row.data.clone()).collect();
+        let tokens = data.len() / rows.len() / CHANNELS;
+        Array::new(&[rows.len(), tokens, CHANNELS, 1], data).upload(self.dtype, self.device)
     }
 
     /// `[rows, tokens, channels]`, every row drawn for itself: it is the same whatever stands beside it.

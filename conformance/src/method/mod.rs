@@ -155,6 +155,7 @@ method_checks! { $;
     wrong_tensors_never_panic
     equal_runs_are_equal
     images_do_not_depend_on_their_batch
+    images_may_take_turns
     asked_for_nothing_it_does_nothing
     a_run_forgets_the_runs_before
     a_cancelled_run_leaves_nothing

@@ -33,7 +33,7 @@ impl<B: Backend> Subject<B> {
     fn for_each_reduction(&self, check: impl Fn(&Fact)) -> Result<()> {
         let machine = self.machine()?;
         forall(lives(), |life| {
-            let played = self.play(&machine, &life)?;
+            let played = machine.try_out((self.build)()?.as_mut(), &life);
             played.facts.iter().for_each(&check);
             played.failure.map_or(Ok(()), Err)
         });
@@ -99,7 +99,7 @@ pub fn positions_name_what_stays<B: Backend>(subject: &Subject<B>) -> Result<()>
 pub fn protected_tokens_are_untouched<B: Backend>(subject: &Subject<B>) -> Result<()> {
     let machine = subject.machine()?;
     forall(protected_pictures(), |picture| {
-        let played = subject.play(&machine, &evaluations(&picture, 3))?;
+        let played = machine.try_out((subject.build)()?.as_mut(), &evaluations(&picture, 3));
         for fact in &played.facts {
             let channels = fact.input.shape[2];
             for (b, places) in fact.protected.iter().flatten().enumerate() {
@@ -133,7 +133,7 @@ pub fn wrong_tensors_never_panic<B: Backend>(subject: &Subject<B>) -> Result<()>
         let mut method = (subject.build)()?;
         let life = evaluations(&picture, 2);
         let result = catch_unwind(AssertUnwindSafe(|| {
-            machine.play_with(method.as_mut(), &life, Some(Tamper { event, how }));
+            machine.mislead(method.as_mut(), &life, Tamper { event, how });
         }));
         if let Err(panic) = result {
             panic!("event {event} with {how:?} tensors: {}", panic_message(&*panic));

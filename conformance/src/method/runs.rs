@@ -1,14 +1,13 @@
 //! What a method must do over its runs.
 
 use atedm_core::plugin::{TokenReducer, Unpruned};
-use atedm_core::{Backend, Result};
+use atedm_core::{Backend, DType, Result};
 use proptest::prelude::Strategy;
 
 use super::Subject;
 use super::commands::{Command, Picture, cut_lives, lives, pictures};
 use super::machine::{Evaluation, Played};
 use super::reductions::evaluations;
-use crate::host::Array;
 use crate::random::forall;
 use crate::tolerance::{assert_chain_arrays, relative_l2};
 
@@ -29,9 +28,26 @@ fn assert_same(got: &[Evaluation], expected: &[Evaluation], what: &str) {
         let step = expected.step.index;
         for ((got, expected), (block, ..)) in got.outputs.iter().zip(&expected.outputs).zip(&expected.blocks)
         {
-            assert_eq!(got.shape, expected.shape, "{what}: {block} at step {step}");
-            let off = relative_l2(&got.data, &expected.data);
-            assert!(got == expected, "{what}: {block} at step {step} differs by {off:.1e}");
+            for (row, expected) in expected {
+                let what = format!("{what}: {row:?} in {block} at step {step}");
+                let off = relative_l2(&got[row].data, &expected.data);
+                assert!(got[row] == *expected, "{what} differs by {off:.1e}");
+            }
+        }
+    }
+}
+
+/// Panics unless the rows of `alone` are those of `together`, up to the rounding of a chain of operations.
+fn assert_rows(alone: &[Evaluation], together: &[Evaluation], dtype: DType, what: &str) {
+    assert_eq!(alone.len(), together.len(), "{what}: evaluations");
+    for (alone, together) in alone.iter().zip(together) {
+        let step = alone.step.index;
+        for ((alone, together), (block, ..)) in alone.outputs.iter().zip(&together.outputs).zip(&alone.blocks)
+        {
+            for (row, alone) in alone {
+                let what = format!("{what}: {row:?} in {block} at step {step}");
+                assert_chain_arrays(&together[row], alone, dtype, &what);
+            }
         }
     }
 }
@@ -48,24 +64,36 @@ pub fn equal_runs_are_equal<B: Backend>(subject: &Subject<B>) -> Result<()> {
     Ok(())
 }
 
+/// Runs of two images.
+fn pairs() -> impl Strategy<Value = Picture> {
+    pictures().prop_map(|picture| Picture { images: vec![0, 1], ..picture })
+}
+
 /// An image is made alike alone and beside another.
 pub fn images_do_not_depend_on_their_batch<B: Backend>(subject: &Subject<B>) -> Result<()> {
     let machine = subject.machine()?;
-    let pairs = pictures().prop_map(|picture| Picture { images: vec![0, 1], ..picture });
-    forall(pairs, |picture| {
+    forall(pairs(), |picture| {
         let together = finished(subject.play(&machine, &evaluations(&picture, LOOKED_AT))?)?;
-        for (place, &image) in picture.images.iter().enumerate() {
+        for &image in &picture.images {
             let single = Picture { images: vec![image], ..picture.clone() };
             let alone = finished(subject.play(&machine, &evaluations(&single, LOOKED_AT))?)?;
-            for (alone, together) in alone.evaluations.iter().zip(&together.evaluations) {
-                for (i, (alone, together)) in alone.outputs.iter().zip(&together.outputs).enumerate() {
-                    let rows: Vec<usize> = (0..alone.shape[0]).map(|half| 2 * half + place).collect();
-                    let mine = Array::from_fn(&alone.shape, |at| together.at(&[rows[at[0]], at[1], at[2]]));
-                    let what = format!("image {image} beside another, block {i}");
-                    assert_chain_arrays(&mine, alone, subject.dtype, &what);
-                }
-            }
+            let what = format!("image {image} alone and beside another");
+            assert_rows(&alone.evaluations, &together.evaluations, subject.dtype, &what);
         }
+        Ok(())
+    });
+    Ok(())
+}
+
+/// Images of one run may be evaluated one after the other at every step: what is remembered belongs to an image, not to
+/// a place in the batch.
+pub fn images_may_take_turns<B: Backend>(subject: &Subject<B>) -> Result<()> {
+    let machine = subject.machine()?;
+    forall(pairs(), |picture| {
+        let together = finished(subject.play(&machine, &evaluations(&picture, LOOKED_AT))?)?;
+        let in_turn = Picture { in_turn: true, ..picture };
+        let in_turn = finished(subject.play(&machine, &evaluations(&in_turn, LOOKED_AT))?)?;
+        assert_rows(&in_turn.evaluations, &together.evaluations, subject.dtype, "in turn and together");
         Ok(())
     });
     Ok(())

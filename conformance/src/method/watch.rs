@@ -1,4 +1,4 @@
-//! A reducer that is watched: every reduction it answers is tried at once.
+//! A reducer that is watched: every reduction it answers may be tried at once, and one event may be told wrongly.
 
 use atedm_core::plugin::{
     Action, Event, Reduction, Row, Run, Scope, Site, Step, Sublayer, TokenReducer, Wants,
@@ -49,6 +49,7 @@ enum Stream {
 /// The method with its observer.
 pub(super) struct Watched<'a, T: AttentionOps> {
     method: &'a mut dyn TokenReducer<T>,
+    tries: bool,
     tamper: Option<Tamper>,
     events: usize,
     stream: Stream,
@@ -57,9 +58,19 @@ pub(super) struct Watched<'a, T: AttentionOps> {
 }
 
 impl<'a, T: AttentionOps> Watched<'a, T> {
-    pub(super) fn new(method: &'a mut dyn TokenReducer<T>, tamper: Option<Tamper>) -> Self {
+    pub(super) fn new(method: &'a mut dyn TokenReducer<T>) -> Self {
         let (facts, trace) = (Vec::new(), TokenTrace::new());
-        Self { method, tamper, events: 0, stream: Stream::Whole, facts, trace }
+        Self { method, tries: false, tamper: None, events: 0, stream: Stream::Whole, facts, trace }
+    }
+
+    /// Tries every reduction at once.
+    pub(super) fn trying_reductions(self) -> Self {
+        Self { tries: true, ..self }
+    }
+
+    /// Tells the method wrongly of one event.
+    pub(super) fn misled(self, tamper: Tamper) -> Self {
+        Self { tamper: Some(tamper), ..self }
     }
 
     /// Where the protected tokens stand in the stream as it is.
@@ -165,7 +176,7 @@ impl<T: AttentionOps> TokenReducer<T> for Watched<'_, T> {
             Action::UntilExit(by) => Some((None, by.as_ref())),
             _ => None,
         };
-        if let (Some(reduction), Some(input)) = (reduction, &input) {
+        if let (true, Some(reduction), Some(input)) = (self.tries, reduction, &input) {
             self.try_out(site, at, input, reduction)?;
         }
         Ok(answer)

@@ -56,8 +56,12 @@ impl Toy {
         let value = |b: usize, token: usize| host.at(&[b, token, 0]);
         let mut kept = Vec::new();
         for (b, row) in site.rows.iter().enumerate() {
+            let key = match self.has(Fault::RemembersByPlace) {
+                true => Row { image: b as u64, ..*row },
+                false => *row,
+            };
             let large =
-                *self.large.entry((site.block, *row)).and_modify(|large| *large = !*large).or_insert(true);
+                *self.large.entry((site.block, key)).and_modify(|large| *large = !*large).or_insert(true);
             let sign = if large { 1.0 } else { -1.0 };
             let score = |token: usize| match self.fault {
                 _ if (site.protected.0..site.protected.1).contains(&token)
