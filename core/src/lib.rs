@@ -18,7 +18,9 @@ pub mod reference;
 pub mod text_file;
 pub mod weights;
 
-pub use backend::{AttentionGraph, AttentionOps, Backend, DeviceOf, Indices, NnOps, Partition, Tensor};
+pub use backend::{
+    AttentionGraph, AttentionOps, Backend, CONTRACT_VERSION, DeviceOf, Indices, NnOps, Partition, Tensor,
+};
 pub use dtype::DType;
 pub use error::{Error, Result};
 pub use weights::{WeightSource, Weights};

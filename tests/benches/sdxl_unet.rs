@@ -19,13 +19,13 @@ use std::rc::Rc;
 use std::time::Instant;
 
 use atedm_candle::{Candle, CandleTensor, Device};
+use atedm_conformance::host::Draws;
 use atedm_core::at_edm::AtEdmConfig;
 use atedm_core::plugin::{BuildContext, Grid, Registry, Row, Run, Step, TokenReducer, Unpruned};
 use atedm_core::{Backend, DType, Result, WeightSource, Weights};
 use atedm_sdxl::flops;
 use atedm_sdxl::unet::{UNet, UNetConfig, UNetInput};
 use atedm_sdxl::weights::RandomSource;
-use atedm_tests::host::Draws;
 use candle_nn::VarBuilder;
 use candle_transformers::models::stable_diffusion::unet_2d::{
     BlockConfig, UNet2DConditionModel, UNet2DConditionModelConfig,

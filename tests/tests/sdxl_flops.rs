@@ -3,13 +3,16 @@
 // helpers outside `#[test]` functions are tests, too
 #![allow(clippy::unwrap_used)]
 
+use atedm_conformance::shapes::{
+    Ledger, ShapeDevice, ShapeTensor, ShapeWeights, Shapes, TokenTrace, Tracing,
+};
+use atedm_conformance::tolerance::PUBLISHED_TFLOPS;
+use atedm_conformance::trace::{TokenTrace, Tracing};
 use atedm_core::at_edm::{AtEdmConfig, PrunePoint, Tau};
 use atedm_core::plugin::{BuildContext, Grid, Registry, Row, Run, Step, TokenReducer, Unpruned};
 use atedm_core::{DType, Weights};
 use atedm_sdxl::flops;
 use atedm_sdxl::unet::{UNet, UNetConfig, UNetInput};
-use atedm_tests::shapes::{Ledger, ShapeDevice, ShapeTensor, ShapeWeights, Shapes, TokenTrace, Tracing};
-use atedm_tests::tolerance::PUBLISHED_TFLOPS;
 
 const STEPS: usize = 50;
 const LATENTS: Grid = Grid { height: 128, width: 128 };

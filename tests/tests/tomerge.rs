@@ -3,13 +3,13 @@
 // helpers outside `#[test]` functions are tests, too
 #![allow(clippy::unwrap_used)]
 
+use atedm_conformance::backend::block::{TestBlock, small};
+use atedm_conformance::backend::support::Lab;
+use atedm_conformance::host::Array;
+use atedm_conformance::tolerance::{chain, relative_l2};
 use atedm_core::plugin::{BuildContext, Registry, Row, TokenReducer, Unpruned};
 use atedm_core::reference::{NdDevice, Reference32, Reference64};
 use atedm_core::{Backend, DType, DeviceOf, Tensor};
-use atedm_tests::conformance::block::{TestBlock, small};
-use atedm_tests::conformance::support::Lab;
-use atedm_tests::host::Array;
-use atedm_tests::tolerance::{chain, relative_l2};
 use serde_json::{Value, json};
 
 /// Every method, set so that it reduces a grid of 5 x 7 at level 0.

@@ -13,12 +13,12 @@
 
 use std::path::{Path, PathBuf};
 
+use atedm_conformance::host::Draws;
 use atedm_core::plugin::{
     Action, BlockId, BuildContext, Event, Grid, Registry, Row, Run, Site, Step, Sublayer,
 };
 use atedm_core::reference::{NdDevice, Reference32};
 use atedm_core::{Backend, DType, DeviceOf, Tensor};
-use atedm_tests::host::Draws;
 use serde::Deserialize;
 use serde_json::json;
 
