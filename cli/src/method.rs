@@ -8,8 +8,10 @@ use atedm_core::plugin::{
     BlockShape, BuildContext, Grid, LayerTokens, MethodCatalogue, MethodPlan, ModelShape, Registry, StepOf,
     TokenReducer,
 };
+use atedm_core::reference::NdTensor;
 use atedm_sdxl::config::{BlockInfo, UNetConfig};
 use atedm_sdxl::flops;
+use atedm_sdxl::schedulers::{SamplerChoice, SchedulerConfig};
 use serde_json::Value;
 
 use crate::args::RngName;
@@ -26,6 +28,9 @@ pub(crate) struct Workload<'a> {
     /// Text tokens.
     pub(crate) text: usize,
     pub(crate) steps: usize,
+    /// The checkpoint's scheduler, and the sampler that was asked for instead.
+    pub(crate) scheduler: &'a SchedulerConfig,
+    pub(crate) sampler: Option<SamplerChoice>,
 }
 
 impl Workload<'_> {
@@ -34,9 +39,16 @@ impl Workload<'_> {
         self.unet.blocks(self.latents.height, self.latents.width)
     }
 
+    /// The time step of every step; `None` where the sampler cannot make so many.
+    pub(crate) fn timesteps(&self) -> Option<Vec<f64>> {
+        let sampler = self.scheduler.build::<NdTensor>(self.sampler, self.steps);
+        sampler.ok().map(|sampler| sampler.timesteps().to_vec())
+    }
+
     /// What a method is described for.
     fn shape(&self) -> ModelShape {
-        ModelShape { blocks: self.blocks().iter().map(shape).collect(), steps: self.steps }
+        let blocks = self.blocks().iter().map(shape).collect();
+        ModelShape { blocks, steps: self.steps, timesteps: self.timesteps() }
     }
 
     /// TFLOPs (2 × MAC, one sample) of one evaluation with nothing pruned.
@@ -179,7 +191,6 @@ fn solve(budget: f64, plan: &dyn MethodPlan, work: &Workload<'_>) -> atedm_core:
 #[cfg(test)]
 mod tests {
     use atedm_core::plugin::RunTells;
-    use atedm_core::reference::NdTensor;
     use atedm_sdxl::flops::readable;
     use serde_json::json;
 
@@ -198,7 +209,9 @@ mod tests {
         rng: Option<RngName>,
     ) -> Outcome<(Method, Vec<f64>)> {
         let unet = UNetConfig::sdxl_base();
-        let work = Workload { unet: &unet, latents: Grid { height: 128, width: 128 }, text: 77, steps: 50 };
+        let (latents, scheduler) = (Grid { height: 128, width: 128 }, SchedulerConfig::sdxl());
+        let work =
+            Workload { unet: &unet, latents, text: 77, steps: 50, scheduler: &scheduler, sampler: None };
         let Value::Object(options) = options else { panic!("expected a table") };
         let spec = PruneSpec { method: method.into(), options };
         let method = Method::resolve(&spec, &work, registry::<NdTensor>(&extension)?.catalogue(), rng)?;
@@ -228,7 +241,8 @@ mod tests {
         };
         assert_eq!(rng("tome-a", json!({})), Some(json!("chacha")));
         assert_eq!(rng("tome-a", json!({"rng": "torch"})), Some(json!("torch")));
-        assert_eq!(rng("todo-sdxl", json!({})), None);
+        assert_eq!(rng("todo-sdxl", json!({})), Some(json!("chacha")));
+        assert_eq!(rng("toma", json!({})), None);
         assert_eq!(rng("at-edm", json!({})), None);
     }
 
@@ -244,11 +258,17 @@ mod tests {
             assert!((mean(&steps) - budget).abs() < 0.005, "{}", mean(&steps));
             assert!(method.settings.get("ratio").is_some());
         }
-        // keys and values alone: of the 10 layers with 4096 tokens a quarter of them stays, and with it of the products
+        // keys and values alone: of the 10 layers with 4096 tokens a quarter of them stays, and with it of the products;
+        // half in the ten steps from time step 181 on
         let (_, steps) = resolve("todo-sdxl", json!({})).unwrap();
-        let (tokens, channels) = (4096.0 * 0.75, 640.0);
-        let saved = 10.0 * (2.0 * tokens * channels * channels + 2.0 * 4096.0 * tokens * channels);
-        assert!((6.761215 - mean(&steps) - 2.0 * saved / 1e12).abs() < 1e-3, "{}", mean(&steps));
+        let saved = |share: f64| {
+            let (tokens, channels) = (4096.0 * share, 640.0);
+            2e-12 * 10.0 * (2.0 * tokens * channels * channels + 2.0 * 4096.0 * tokens * channels)
+        };
+        for (step, share) in [(0, 0.75), (39, 0.75), (40, 0.5), (49, 0.5)] {
+            let expected = 6.761215 - saved(share);
+            assert!((steps[step] - expected).abs() < 1e-3, "step {step}: {} {expected}", steps[step]);
+        }
         // where only a run tells
         assert!(resolve("tome", json!({"threshold": 0.9})).unwrap().1.is_empty());
         for (preset, options) in [("todo-sdxl", json!({})), ("tome", json!({"threshold": 0.9}))] {

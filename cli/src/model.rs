@@ -55,7 +55,14 @@ impl Model {
     pub(crate) fn workload(&self, (width, height): (usize, usize), steps: usize) -> Workload<'_> {
         let factor = self.checkpoint.vae().factor();
         let latents = Grid { height: height / factor, width: width / factor };
-        Workload { unet: self.checkpoint.unet(), latents, text: self.tokenizers[0].length(), steps }
+        Workload {
+            unet: self.checkpoint.unet(),
+            latents,
+            text: self.tokenizers[0].length(),
+            steps,
+            scheduler: self.checkpoint.scheduler(),
+            sampler: None,
+        }
     }
 
     /// Warns of prompts that do not fit the text encoders, before anything runs.

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use atedm_sdxl::text_file;
 use serde_json::{Map, Number, Value};
 
 use crate::args::PruneArgs;
@@ -33,7 +34,7 @@ impl PruneSpec {
 
     /// `method = "…"` and the options, from a TOML file. `--prune` may give the method instead, but not another one.
     fn from_file(path: &Path, typed_method: Option<&str>) -> Outcome<Self> {
-        let text = std::fs::read_to_string(path).map_err(|error| Failure::file(path, error))?;
+        let text = text_file::read(path)?;
         let at = |reason: String| Failure::usage(format!("{}: {reason}", path.display()));
         let table: toml::Table = text.parse().map_err(|error: toml::de::Error| {
             let line =
@@ -207,6 +208,8 @@ mod tests {
         let spec = PruneSpec::from_args(&args).unwrap();
         assert_eq!(spec.method, "at-edm");
         assert_eq!(Value::Object(spec.options), json!({"ratio": 0.7, "tau": 15, "own": {"a": 1, "b": 3}}));
+        std::fs::write(&path, format!("\u{feff}{}", std::fs::read_to_string(&path).unwrap())).unwrap();
+        assert_eq!(PruneSpec::from_args(&args).unwrap().method, "at-edm");
         let other = PruneArgs { prune: Some("none".into()), ..args };
         assert!(PruneSpec::from_args(&other).unwrap_err().to_string().contains("method"));
         std::fs::write(&path, "ratio = nan\n").unwrap();

@@ -56,7 +56,7 @@ fn read(path: &Path) -> Outcome<ScheduleTable> {
     let wrong = |reason: &dyn std::fmt::Display| {
         Failure::usage(format!("schedule_file: {}: {reason}", path.display()))
     };
-    let text = std::fs::read_to_string(path).map_err(|error| Failure::file(path, error))?;
+    let text = atedm_core::text_file::read(path)?;
     let table: ScheduleTable = match path.extension().and_then(|extension| extension.to_str()) {
         Some("toml") => toml::from_str(&text).map_err(|error| wrong(&error))?,
         Some("json") => {
@@ -87,6 +87,7 @@ mod tests {
         for (name, text) in [
             ("t.toml", "[[entries]]\nratio = 0.25\nsteps = [0, 15]\nblocks = ['down.*']\n"),
             ("t.json", r#"{"entries": [{"ratio": 0.25, "steps": [0, 15], "blocks": ["down.*"]}]}"#),
+            ("marked.json", "\u{feff}[{\"ratio\": 0.25, \"steps\": [0, 15], \"blocks\": [\"down.*\"]}]"),
             ("list.json", r#"[{"ratio": 0.25, "steps": [0, 15], "blocks": ["down.*"]}]"#),
         ] {
             let path = dir.path().join(name);

@@ -23,7 +23,7 @@ fn plan(name: &str) -> Vec<Value> {
     let points = info["points"].as_array().unwrap().clone();
     for point in &points {
         let settings = &point["settings"];
-        assert_eq!((&settings["steps"], &settings["scheduler"]), (&50.into(), &"euler-edm".into()), "{name}");
+        assert_eq!((&settings["steps"], &settings["scheduler"]), (&50.into(), &"euler-sgm".into()), "{name}");
         assert_eq!((&settings["width"], &settings["height"]), (&1024.into(), &1024.into()), "{name}");
         assert_eq!(format!("{:.3}", point["whole_tflop"].as_f64().unwrap()), "6.761");
     }

@@ -33,6 +33,8 @@
 //! # }
 //! ```
 
+pub use atedm_core::text_file;
+
 pub mod architecture;
 pub mod checkpoint;
 pub mod config;

@@ -47,11 +47,12 @@ impl MergeOutline {
         config.validate()?;
         let config = MergeConfig { placement: config.placement.located(facts)?, ..config };
         let gate = config.placement.gate_for(facts)?;
-        Ok(Self {
-            settings: config.to_options()?,
-            counts: TokenPlan::new(gate, config.method.clone(), config.placement.ratio),
-            config,
-        })
+        let counts = TokenPlan::new(gate, config.method.clone(), config.placement.ratio);
+        let counts = match facts.model.and_then(|model| model.timesteps.clone()) {
+            Some(timesteps) => counts.timed(timesteps),
+            None => counts,
+        };
+        Ok(Self { settings: config.to_options()?, counts, config })
     }
 
     /// The method itself.
@@ -69,7 +70,7 @@ impl MergeOutline {
         let reuse = self.config.method.rules().reuse();
         let planner: Box<dyn Planner<T>> = match self.config.method.clone() {
             Method::Tome(options) => Box::new(Tome::new(options, guidance, context.seed)),
-            Method::Todo(options) => Box::new(Todo { options }),
+            Method::Todo(options) => Box::new(Todo::new(options, guidance, context.seed)),
             Method::Toma(options) => Box::new(Toma { options, guidance }),
             Method::Sito(options) => Box::new(Sito::new(options, guidance, context.seed)),
         };

@@ -42,4 +42,4 @@ pub use counts::{Effect, TokenPlan};
 pub use draws::Generator;
 pub use entry::MergeOutline;
 pub use presets::register;
-pub use rules::Rules;
+pub use rules::{Place, Rules};

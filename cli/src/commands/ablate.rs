@@ -86,6 +86,7 @@ fn planned(
         title: config.title.clone(),
         prompts: prompts.collect(),
         rng: config.rng,
+        noise_dtype: config.noise_dtype,
         vae_tiling: config.vae_tiling,
         masks: config.masks.clone(),
         distances: config.distances,
@@ -175,7 +176,7 @@ impl Archive<'_> {
         let id = format!("{}/{}", info.id, made.prompt.id);
         let image = format!("images/{id}.png");
         let distances = match made.point.reference {
-            Some(place) => Some(self.reference(place, &made)?.distances(&made.picture, &made.latents)),
+            Some(place) => Some(self.reference(place, &made)?.distances(&made.picture, &made.latents)?),
             None => None,
         };
         self.folder
@@ -268,6 +269,7 @@ fn facts(made: &Made<'_>, provenance: &Provenance) -> ImageFacts {
         height: settings.height,
         model: settings.model,
         rng: settings.rng,
+        rng_dtype: settings.rng_dtype,
         method: settings.method,
         options: settings.options,
         flops: (made.flops.mean_tflop * 1e12, made.flops.whole_tflop * 1e12),
@@ -288,8 +290,9 @@ fn table(info: &RunInfo) -> String {
     let mut lines = vec![
         format!("{}: {} points, {} prompts, {images} images", info.title, info.points.len(), info.prompts),
         "mean cost of one U-Net evaluation on one sample (2 x MAC)".into(),
-        String::new(),
     ];
+    lines.extend(info.points.first().map(|point| point.settings.noise()));
+    lines.push(String::new());
     let wide = info.points.iter().map(|point| point.label.chars().count()).max().unwrap_or(0).max(5);
     lines.push(format!(
         "{:<wide$} {:>7} {:>14} {:>8} {:>6} {:>6}",

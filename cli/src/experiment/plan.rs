@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use atedm_core::DType;
 use atedm_core::plugin::Registry;
 use atedm_core::reference::NdTensor;
+use atedm_sdxl::rng::{NoiseDType, RngKind};
 use atedm_sdxl::schedulers::{SamplerChoice, SchedulerConfig};
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -51,6 +52,7 @@ pub(crate) struct Plan {
     pub(crate) points: Vec<PlannedPoint>,
     pub(crate) prompts: Vec<PromptLine>,
     pub(crate) rng: RngName,
+    pub(crate) noise_dtype: NoiseDType,
     pub(crate) vae_tiling: Option<usize>,
     /// Ids of the prompts whose kept sets are stored.
     pub(crate) masks: Vec<String>,
@@ -62,6 +64,7 @@ pub(crate) struct Outline {
     pub(crate) title: String,
     pub(crate) prompts: Vec<PromptLine>,
     pub(crate) rng: RngName,
+    pub(crate) noise_dtype: NoiseDType,
     pub(crate) vae_tiling: Option<usize>,
     /// Ids of the prompts whose kept sets are stored: beside the images, which they do not change.
     pub(crate) masks: Vec<String>,
@@ -96,11 +99,11 @@ impl Plan {
             ready.is_reference = references.contains(&Some(planned.len()));
             planned.push(ready);
         }
-        let Outline { title, prompts, rng, vae_tiling, masks, .. } = outline;
+        let Outline { title, prompts, rng, noise_dtype, vae_tiling, masks, .. } = outline;
         let hashes: Vec<(&str, &str)> =
             planned.iter().map(|point| (point.info.id.as_str(), point.info.config_hash.as_str())).collect();
         let run_hash = hash(&(FORMAT, hashes, &prompts, vae_tiling))?;
-        Ok(Self { points: planned, title, prompts, rng, vae_tiling, masks, run_hash })
+        Ok(Self { points: planned, title, prompts, rng, noise_dtype, vae_tiling, masks, run_hash })
     }
 
     /// What `run.json` says.
@@ -194,7 +197,7 @@ fn plan_point(
 ) -> Outcome<PlannedPoint> {
     let sampling = &point.sampling;
     ground.scheduler.build::<NdTensor>(sampling.scheduler, sampling.steps)?;
-    let work = Workload { steps: sampling.steps, ..ground.work };
+    let work = Workload { steps: sampling.steps, sampler: sampling.scheduler, ..ground.work };
     let method = Method::resolve(&point.spec, &work, registry.catalogue(), Some(outline.rng))?;
     method.check(registry)?;
     let planned = method.step_tflops(&work)?;
@@ -212,6 +215,9 @@ fn plan_point(
         width: ground.size.0,
         height: ground.size.1,
         rng: outline.rng.name().to_string(),
+        rng_dtype: RngKind::from(outline.rng)
+            .dtype(outline.noise_dtype.beside(engine.dtype.into()))
+            .to_string(),
         attention: sampling.attention,
     };
     let dtype = DType::from(engine.dtype).to_string();

@@ -176,7 +176,7 @@ mod tests {
     }
 
     fn model() -> ModelShape {
-        ModelShape { blocks: vec![shape(1, 64), shape(2, 32)], steps: 4 }
+        ModelShape { blocks: vec![shape(1, 64), shape(2, 32)], steps: 4, timesteps: None }
     }
 
     fn remarks(options: Value) -> String {

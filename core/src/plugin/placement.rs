@@ -41,7 +41,8 @@ pub struct Placement {
     pub table: Option<ScheduleTable>,
     /// With `prune-less` and `prune-more`: the number τ of early steps, as a count or a share. Default `"30%"`.
     pub tau: Tau,
-    /// Whose decisions count in the halves of guidance. Default `per_row`.
+    /// Whose decisions count in the halves of guidance: `per_row`, `cond` or `mean`; `first`: the first row's in the whole
+    /// batch. Default `per_row`.
     pub guidance: GuidanceMasks,
 }
 
@@ -352,7 +353,7 @@ mod tests {
         let schedules = ScheduleRegistry::with_builtins();
         let block = BlockId { stage: Stage::Mid, stage_index: 0, index: 0, count: 1, level: 2 };
         let shape = BlockShape { id: block, depth: 1, grid: Grid { height: 2, width: 2 } };
-        let model = ModelShape { blocks: vec![shape], steps: 4 };
+        let model = ModelShape { blocks: vec![shape], steps: 4, timesteps: None };
         let facts = Facts::new(&schedules).of_model(&model);
         let placement = Placement { levels: Levels::Deepest, ..read(json!({})).unwrap().0 };
         assert!(placement.gate(&schedules).is_err(), "which level is deepest?");

@@ -55,12 +55,14 @@ pub struct StepOf {
 }
 
 /// A model at one size, and the run that is to be made with it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct ModelShape {
     /// The attention blocks in the order of a forward pass.
     pub blocks: Vec<BlockShape>,
     /// Denoising steps of the run.
     pub steps: usize,
+    /// The time step of every step, where the sampler says it.
+    pub timesteps: Option<Vec<f64>>,
 }
 
 impl ModelShape {

@@ -127,7 +127,7 @@ fn names_are_listed_unique_and_known() {
         }
     }
     let deep = BlockShape { id: block(Stage::Mid, 0, 0, 1, 2), depth: 2, grid: GRID };
-    let model = ModelShape { blocks: vec![deep], steps: 10 };
+    let model = ModelShape { blocks: vec![deep], steps: 10, timesteps: None };
     let describe = |name: &str, options: Value| {
         let facts = registry.catalogue().facts().of_model(&model);
         registry.catalogue().describe(name, options.as_object().unwrap(), &facts)

@@ -135,7 +135,7 @@ impl Worker for DiffusionWorker {
             pooled: &pooled,
             time_ids: &vec![[side, side, 0.0, 0.0, side, side]; rows],
             timestep_cond: None,
-            step: &Step { index: 0, total: 1, evaluation: 0, sigma: 0.0 },
+            step: &Step { index: 0, total: 1, evaluation: 0, sigma: 0.0, timestep: 0.0 },
             rows: &Row::singles(rows),
         };
         let prediction = unet.forward(&input, &mut Unpruned)?.cast(DType::F32)?;

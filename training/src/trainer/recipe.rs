@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use atedm_core::{Error, Result};
+use atedm_core::{Error, Result, text_file};
 use serde::{Deserialize, Serialize};
 
 use super::optimizer::Course;
@@ -109,7 +109,7 @@ impl Recipe {
     /// # Errors
     /// [`Error::Io`] if it cannot be read, [`Error::Config`] naming file and field for what is wrong in it.
     pub fn read(file: &Path) -> Result<Self> {
-        let text = std::fs::read_to_string(file).map_err(|source| Error::io(file, source))?;
+        let text = text_file::read(file)?;
         let named = |field: &str, reason: String| Error::config(format!("{}{field}", file.display()), reason);
         let recipe: Self = toml::from_str(&text).map_err(|error| named("", one_line(&error)))?;
         match recipe.check() {

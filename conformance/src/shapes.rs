@@ -9,12 +9,10 @@ mod indices;
 mod ledger;
 mod nn;
 mod tensor;
-mod trace;
 
 pub use indices::ShapeIndices;
 pub use ledger::{Account, Ledger, ShapeDevice, Tally};
 pub use tensor::ShapeTensor;
-pub use trace::{TokenTrace, Tracing};
 
 use std::path::PathBuf;
 

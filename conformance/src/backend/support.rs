@@ -110,7 +110,10 @@ pub fn rejects<R>(what: &str, operation: impl FnOnce() -> Result<R>) -> Error {
     match catch_unwind(AssertUnwindSafe(operation)) {
         Ok(Err(error)) => error,
         Ok(Ok(_)) => panic!("{what}: accepted"),
-        Err(panic) => panic!("{what}: panicked instead of returning an error: {}", super::message(&*panic)),
+        Err(panic) => panic!(
+            "{what}: panicked instead of returning an error: {}",
+            crate::report::panic_message(&*panic)
+        ),
     }
 }
 

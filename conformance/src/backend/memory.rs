@@ -21,7 +21,7 @@ fn last_of<T: AttentionOps>(
     let rows = Row::singles(block.hidden.host.shape[0]);
     let mut output = None;
     for index in 0..steps {
-        let step = Step { index, total: 10, evaluation: index, sigma: 1.0 };
+        let step = Step { index, total: 10, evaluation: index, sigma: 1.0, timestep: 999.0 };
         output = Some(Array::read(&block.run_at(&mut method, &rows, step)?)?);
     }
     let masks = recorder.lock().unwrap().take();

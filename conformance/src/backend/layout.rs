@@ -105,6 +105,8 @@ pub fn concat_joins<B: Backend>(device: &DeviceOf<B>, dtype: DType) -> Result<()
     let (a, b) = (lab.counting(&[2, 3, 4])?, lab.counting(&[2, 1, 4])?);
     let joined = TensorOf::<B>::concat(&[&a.on, &b.on, &a.on], 1)?;
     assert_exact(&joined, &oracle::concat(&[&a.host, &b.host, &a.host], 1), "along axis 1");
+    let joined = TensorOf::<B>::concat(&[&b.on, &a.on], 1)?;
+    assert_exact(&joined, &oracle::concat(&[&b.host, &a.host], 1), "in the order given");
     let (view, host) = (a.on.permute(&[2, 1, 0])?, oracle::permute(&a.host, &[2, 1, 0]));
     for axis in 0..3 {
         let joined = TensorOf::<B>::concat(&[&view, &view], axis)?;

@@ -171,6 +171,26 @@ pub fn norms_far_from_zero<B: Backend>(device: &DeviceOf<B>, dtype: DType) -> Re
     Ok(())
 }
 
+/// Values so small that epsilon is as large as their variance: it is added to the variance, and it is the one given.
+pub fn norms_near_zero<B: Backend>(device: &DeviceOf<B>, dtype: DType) -> Result<()> {
+    let mut lab = Lab::<B>::new(device, dtype, 14);
+    let near = lab.draws.normals(&[2, 8, 40]).map(|x| x / 256.0);
+    let x = lab.sample(near)?;
+    let ([wide, wide_shift], [narrow, narrow_shift]) =
+        ([lab.normals(&[40])?, lab.normals(&[40])?], [lab.normals(&[8])?, lab.normals(&[8])?]);
+    for epsilon in [1e-5, 1e-6] {
+        let expected = oracle::layer_norm(&x.host, &wide.host, &wide_shift.host, epsilon);
+        let what = format!("layer norm, epsilon {epsilon}");
+        assert_close(&x.on.layer_norm(&wide.on, &wide_shift.on, epsilon)?, &expected, &what);
+        let expected = oracle::group_norm(&x.host, 4, &narrow.host, &narrow_shift.host, epsilon);
+        let what = format!("group norm, epsilon {epsilon}");
+        assert_close(&x.on.group_norm(4, &narrow.on, &narrow_shift.on, epsilon)?, &expected, &what);
+        let activated = x.on.group_norm_silu(4, &narrow.on, &narrow_shift.on, epsilon)?;
+        assert_close(&activated, &expected.map(oracle::silu), &format!("{what}, silu"));
+    }
+    Ok(())
+}
+
 /// The first half times the GELU of the second.
 pub fn geglu_against_the_oracle<B: Backend>(device: &DeviceOf<B>, dtype: DType) -> Result<()> {
     let mut lab = Lab::<B>::new(device, dtype, 10);

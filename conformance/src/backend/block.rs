@@ -4,7 +4,7 @@ use atedm_core::backend::{AttentionOptions, GraphRequest};
 use atedm_core::plugin::{
     AttentionInput, AttentionOutput, BlockId, BlockPass, Grid, Row, Step, Sublayer, TokenReducer,
 };
-use atedm_core::{AttentionOps, Backend, Result};
+use atedm_core::{AttentionOps, Backend, Error, Result};
 
 use super::support::{Lab, Sample, TensorOf};
 use crate::oracle::{self, AttentionWeights, BlockShape, LayerWeights, NORM_EPSILON};
@@ -26,9 +26,28 @@ pub struct TestBlock<T> {
     pub id: BlockId,
 }
 
+/// One pass through a block: what comes in, where and when, and whether it comes to its end.
+#[derive(Debug, Clone, Copy)]
+pub struct Visit<'a, T> {
+    /// The residual stream `[b, tokens, channels]`.
+    pub hidden: &'a T,
+    /// The text `[b, l, text]`.
+    pub text: &'a T,
+    /// The image tokens' grid.
+    pub grid: Grid,
+    /// What each batch row is.
+    pub rows: &'a [Row],
+    /// The denoising step.
+    pub step: Step,
+    /// Tokens of the stream that stay, `start..end`.
+    pub protected: (usize, usize),
+    /// The layer and the sublayer in which the model fails with [`Error::Cancelled`].
+    pub stops_in: Option<(usize, Sublayer)>,
+}
+
 /// The first of `steps` steps.
 pub fn first_step(steps: usize) -> Step {
-    Step { index: 0, total: steps, evaluation: 0, sigma: 1.0 }
+    Step { index: 0, total: steps, evaluation: 0, sigma: 1.0, timestep: 999.0 }
 }
 
 impl<T: AttentionOps> TestBlock<T> {
@@ -68,8 +87,20 @@ impl<T: AttentionOps> TestBlock<T> {
 
     /// [`TestBlock::run_rows`] at the step given.
     pub fn run_at(&self, reducer: &mut dyn TokenReducer<T>, rows: &[Row], step: Step) -> Result<T> {
-        let mut pass = BlockPass::enter(reducer, &step, rows, self.id, self.layers.len(), self.grid);
-        let mut x = self.hidden.on.clone();
+        let (hidden, text, grid) = (&self.hidden.on, &self.text.on, self.grid);
+        self.visit(reducer, Visit { hidden, text, grid, rows, step, protected: (0, 0), stops_in: None })
+    }
+
+    /// The block's weights on another stream.
+    pub fn visit(&self, reducer: &mut dyn TokenReducer<T>, visit: Visit<'_, T>) -> Result<T> {
+        let Visit { hidden, text, grid, rows, step, protected: (start, end), stops_in } = visit;
+        let pass = BlockPass::enter(reducer, &step, rows, self.id, self.layers.len(), grid);
+        let mut pass = pass.with_protected(start, end);
+        let alive = |layer: usize, sub: Sublayer| match stops_in == Some((layer, sub)) {
+            true => Err(Error::Cancelled),
+            false => Ok(()),
+        };
+        let mut x = hidden.clone();
         for (index, layer) in self.layers.iter().enumerate() {
             x = pass.layer(index, x)?;
             let attend = &layer.self_attention;
@@ -77,19 +108,26 @@ impl<T: AttentionOps> TestBlock<T> {
                 Sublayer::SelfAttention,
                 x,
                 |x| norm(x, &attend.norm),
-                |input| self.attend(attend, &input, input.keys_values),
+                |input| {
+                    alive(index, Sublayer::SelfAttention)?;
+                    self.attend(attend, &input, input.keys_values)
+                },
             )?;
             let attend = &layer.cross_attention;
             x = pass.attention(
                 Sublayer::CrossAttention,
                 x,
                 |x| norm(x, &attend.norm),
-                |input| self.attend(attend, &input, &self.text.on),
+                |input| {
+                    alive(index, Sublayer::CrossAttention)?;
+                    self.attend(attend, &input, text)
+                },
             )?;
             x = pass.feed_forward(
                 x,
                 |x| norm(x, &layer.norm),
                 |x| {
+                    alive(index, Sublayer::FeedForward)?;
                     let [weight, bias] = &layer.expand;
                     let wide = x.geglu(weight, Some(bias))?;
                     let [weight, bias] = &layer.contract;

@@ -222,9 +222,23 @@ pub fn nothing_works_in_place<B: Backend>(device: &DeviceOf<B>, dtype: DType) ->
     let (x, y) = (lab.uniforms(&[2, 4, 4], 0.5, 1.0)?, lab.uniforms(&[2, 4, 4], 0.5, 1.0)?);
     let copy = x.on.clone();
     let at = lab.indices(&[vec![1, 3], vec![0, 2]])?;
-    x.on.add(&y.on)?.affine(2.0, 1.0)?.exp()?.ln()?.sqrt()?.clamp_min(1.0)?;
-    x.on.sub(&y.on)?.mul(&y.on)?.div(&y.on)?.matmul(&x.on)?.softmax()?;
-    x.on.sum(1)?.add(&x.on.max(1)?)?.add(&x.on.mean(1)?)?;
+    for unary in
+        [|x: &TensorOf<B>| x.affine(2.0, 1.0), TensorOf::<B>::exp, TensorOf::<B>::ln, TensorOf::<B>::sqrt]
+    {
+        unary(&unary(&x.on)?)?;
+    }
+    x.on.clamp_min(1.0)?;
+    x.on.softmax()?.affine(0.0, 0.0)?;
+    for binary in [TensorOf::<B>::add, TensorOf::<B>::sub, TensorOf::<B>::mul, TensorOf::<B>::div] {
+        binary(&x.on, &y.on)?.affine(0.0, 0.0)?;
+    }
+    x.on.matmul(&y.on)?.affine(0.0, 0.0)?;
+    for reduced in [x.on.sum(1)?, x.on.max(1)?, x.on.mean(1)?] {
+        reduced.affine(0.0, 0.0)?;
+    }
+    x.on.reshape(&[2, 16])?.affine(0.0, 0.0)?;
+    x.on.permute(&[0, 2, 1])?.affine(0.0, 0.0)?;
+    x.on.cast(dtype)?.exp()?;
     y.on.gather(1, &at)?.scatter_into(&x.on, &at)?;
     TensorOf::<B>::concat(&[&x.on, &y.on], 1)?.affine(0.0, 0.0)?;
     x.on.narrow(1, 1, 2)?.affine(0.0, 0.0)?;

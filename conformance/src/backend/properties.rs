@@ -8,30 +8,16 @@ use atedm_core::at_edm::{AtEdmConfig, Bicubic, Parts, PrunePoint};
 use atedm_core::backend::{AttentionOptions, GraphRequest, generic};
 use atedm_core::plugin::{BuildContext, Grid, IndexPlan, Reduction, Unpruned};
 use atedm_core::{
-    AttentionGraph, AttentionOps, Backend, DType, DeviceOf, Error, Indices, NnOps, Partition, Result, Tensor,
+    AttentionGraph, AttentionOps, Backend, DType, DeviceOf, Indices, NnOps, Partition, Result, Tensor,
 };
-use proptest::prelude::{Strategy, any};
-use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestRng, TestRunner};
+use proptest::prelude::any;
 
 use super::block::TestBlock;
 use super::support::{IndicesOf, Lab, TensorOf};
 use crate::host::Array;
 use crate::oracle::{self, BlockShape};
+use crate::random::forall;
 use crate::tolerance::{assert_close, assert_close_as, assert_exact, assert_mass_close};
-
-/// Runs `check` on values of `strategy`; a failure is shrunk to a small one and reported with its input.
-///
-/// # Panics
-/// When a check fails.
-pub(super) fn forall<S: Strategy>(strategy: S, check: impl Fn(S::Value) -> Result<()>) {
-    let default = Config { failure_persistence: None, ..Config::default() };
-    let cases = if std::env::var_os("PROPTEST_CASES").is_some() { default.cases } else { 24 };
-    let rng = TestRng::deterministic_rng(RngAlgorithm::ChaCha);
-    let mut runner = TestRunner::new_with_rng(Config { cases, ..default }, rng);
-    let outcome = runner
-        .run(&strategy, |value| check(value).map_err(|error: Error| TestCaseError::fail(error.to_string())));
-    outcome.unwrap_or_else(|failure| panic!("{failure}"));
-}
 
 /// Kept and pruned together are every index once, both ascend, and every kept score is at least every pruned one.
 pub fn every_split_is_a_partition<B: Backend>(device: &DeviceOf<B>, dtype: DType) -> Result<()> {
