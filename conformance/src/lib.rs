@@ -5,6 +5,7 @@
 //! - [`method`]: the suite for methods; [`method_suite!`] names its checks as tests.
 //! - [`oracle`]: every operation again in naive loops over [`host::Array`].
 //! - [`report`]: what a suite found, also as JSON, and known failures.
+//! - [`runner`]: a program that prints reports.
 //! - [`shapes`]: a backend without data that counts every multiply of a model.
 //! - [`tolerance`]: the only place with epsilons.
 //! - [`trace`]: the tokens that each sublayer runs on.
@@ -18,6 +19,7 @@ pub mod method;
 pub mod oracle;
 mod random;
 pub mod report;
+pub mod runner;
 pub mod shapes;
 pub mod tolerance;
 pub mod trace;

@@ -4,13 +4,18 @@ use atedm_core::{Error, Result};
 use proptest::prelude::Strategy;
 use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestRng, TestRunner};
 
-/// Runs `check` on values of `strategy`; a failure is shrunk to a small one and reported with its input.
+/// Cases of a property of operations.
+pub(crate) const OPERATIONS: u32 = 24;
+/// Cases of a property of whole runs.
+pub(crate) const RUNS: u32 = 12;
+
+/// Runs `check` on `cases` values of `strategy`; a failure is shrunk to a small one and reported with its input.
 ///
 /// # Panics
 /// When a check fails.
-pub(crate) fn forall<S: Strategy>(strategy: S, check: impl Fn(S::Value) -> Result<()>) {
+pub(crate) fn forall<S: Strategy>(cases: u32, strategy: S, check: impl Fn(S::Value) -> Result<()>) {
     let default = Config { failure_persistence: None, ..Config::default() };
-    let cases = if std::env::var_os("PROPTEST_CASES").is_some() { default.cases } else { 24 };
+    let cases = if std::env::var_os("PROPTEST_CASES").is_some() { default.cases } else { cases };
     let rng = TestRng::deterministic_rng(RngAlgorithm::ChaCha);
     // enough to make a failing input small, and no more than seconds
     let mut runner = TestRunner::new_with_rng(Config { cases, max_shrink_iters: 128, ..default }, rng);

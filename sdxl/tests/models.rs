@@ -174,6 +174,31 @@ fn tiles_have_the_shape_of_the_whole() {
     }
 }
 
+/// The overlap of an autoencoder's own tiles, at any size of tile, gives diffusers' picture.
+#[test]
+fn tiles_of_a_tiny_autoencoder_are_diffusers() {
+    let open = || {
+        let file = fixtures().join("tiny_tiles.safetensors");
+        SafetensorsSource::open(&[file.into()], DType::F32, NdDevice).unwrap()
+    };
+    let source = open();
+    let golden = |name: &str| -> T {
+        source.tensor(name, &WeightSource::<T>::shape_of(&source, name).unwrap()).unwrap()
+    };
+    let config = TinyVaeConfig {
+        encoder_channels: vec![4; 4],
+        decoder_channels: vec![4; 4],
+        ..TinyVaeConfig::default()
+    };
+    let vae = Vae::<Reference32>::load(&Weights::new(open()), &VaeConfig::Tiny(config)).unwrap();
+    let (latents, image): (T, T) = (golden("latents"), golden("image"));
+    let tiles = TileOptions { size: 64, ..vae.tiles() };
+    close(&vae.decode_tiled(&latents, &tiles).unwrap(), &image, "tiles");
+    let more = TileOptions { overlap: 0.25, ..tiles };
+    assert!(relative_l2(&vae.decode_tiled(&latents, &more).unwrap(), &image) > 1e-3);
+    assert!(relative_l2(&vae.decode(&latents).unwrap(), &image) > 1e-3);
+}
+
 #[test]
 fn channel_statistics_are_restored() {
     let config = match VaeConfig::from_json(Path::new("vae"), vae_json()).unwrap() {

@@ -20,6 +20,7 @@ import torch
 import transformers
 from atedm_reference import AtEdm, Options, attention_map, attend, g_wpr, over_heads
 from diffusers import (
+    AutoencoderTiny,
     DDIMScheduler,
     DPMSolverMultistepScheduler,
     EDMDPMSolverMultistepScheduler,
@@ -312,6 +313,18 @@ def write_runs(pipe, name, folder):
     write_json(os.path.join(folder, "cases.json"), listed)
 
 
+def write_tiny_tiles(folder):
+    """tiny_tiles.safetensors: the decoder of a small AutoencoderTiny, latents, and the picture that it decodes in tiles."""
+    torch.manual_seed(41)
+    vae = AutoencoderTiny(encoder_block_out_channels=(4,) * 4, decoder_block_out_channels=(4,) * 4).eval()
+    vae.enable_tiling()
+    vae.tile_sample_min_size, vae.tile_latent_min_size = 64, 8
+    out = {name: value for name, value in vae.state_dict().items() if name.startswith("decoder.")}
+    out["latents"] = 2 * normal(42, 1, 4, 9, 11)
+    out["image"] = vae.decode(out["latents"]).sample
+    write_tensors(os.path.join(folder, "tiny_tiles.safetensors"), out)
+
+
 # --- samplers ------------------------------------------------------------------------------------------------------
 
 BETAS = dict(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", num_train_timesteps=1000)
@@ -495,6 +508,7 @@ def main(arguments):
     write_randn_dtypes(folder)
     with torch.no_grad():
         write_samplers(folder, "samplers", sampler_configs(), BETAS)
+        write_tiny_tiles(folder)
         write_samplers(folder, "samplers_edm", edm_configs(), dict(num_train_timesteps=1000))
         for name in ("tiny-a", "tiny-b", "atedm-shapes"):
             model, expected = os.path.join(folder, name), os.path.join(folder, name + "-expected")

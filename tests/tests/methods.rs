@@ -6,11 +6,11 @@
 
 use atedm_conformance::method::{Subject, run_suite};
 use atedm_conformance::report::KnownFailure;
-use atedm_core::DType;
-use atedm_core::at_edm::AtEdmConfig;
-use atedm_core::plugin::{BuildContext, Options, Registry, ScheduleRegistry};
+use atedm_core::plugin::{
+    BlockId, BlockShape, BuildContext, Grid, MethodPlan, ModelShape, Options, Registry, Stage, StepOf,
+};
 use atedm_core::reference::{NdDevice, NdTensor, Reference64};
-use atedm_tomerge::MergeConfig;
+use atedm_core::{DType, Result};
 use serde_json::{Value, json};
 
 /// A method's name, its options, and what it is known to fail.
@@ -50,33 +50,31 @@ fn table(options: &Value) -> Options {
     options.as_object().unwrap().clone()
 }
 
+/// The method for the suite's model.
+fn describe(name: &str, options: &Value) -> Result<Box<dyn MethodPlan>> {
+    let id = BlockId { stage: Stage::Mid, stage_index: 0, index: 0, count: 1, level: DEEPEST };
+    let deepest = BlockShape { id, depth: 1, grid: Grid { height: 1, width: 1 } };
+    let model = ModelShape { blocks: vec![deepest], steps: 50, timesteps: None };
+    let registry = registry();
+    let catalogue = registry.catalogue();
+    catalogue.describe(name, &table(options), &catalogue.facts().of_model(&model))
+}
+
 /// The method as the suite needs it; a budget's ratio is given, since nothing here solves it.
 fn subject(name: &'static str, options: &Value) -> Subject<Reference64> {
     let build = |options: Value| {
-        move || {
-            let context = BuildContext { deepest_level: Some(DEEPEST), ..BuildContext::default() };
-            registry().build(name, &options, &context)
-        }
+        move || registry().build_plan(name, describe(name, &options)?.as_ref(), &BuildContext::default())
     };
     let mut idle = options.clone();
     if name != "none" {
         idle["ratio"] = json!(0.0);
     }
-    let subject = Subject::new(format!("{name} {options}"), (NdDevice, DType::F64), build(options.clone()));
-    let subject = subject.with_idle(build(idle));
-    if let Ok(config) = AtEdmConfig::from_options(name, &table(options)) {
-        let plan = config.resolve(DEEPEST).plan().unwrap();
-        return subject.with_counts(move |block, depth, grid, step, total| {
-            Some(plan.tokens(block, depth, grid.tokens(), step, total).unwrap())
-        });
-    }
-    if let Ok(config) = MergeConfig::from_options(name, &table(options)) {
-        let plan = config.resolve(DEEPEST).plan_with(&ScheduleRegistry::with_builtins()).unwrap();
-        return subject.with_counts(move |block, depth, grid, step, total| {
-            plan.is_exact().then(|| plan.tokens(block, depth, grid, step, total).unwrap())
-        });
-    }
-    subject
+    let plan = describe(name, options).unwrap();
+    Subject::new(format!("{name} {options}"), (NdDevice, DType::F64), build(options.clone()))
+        .with_idle(build(idle))
+        .with_counts(move |id, depth, grid, index, total| {
+            plan.tokens(&BlockShape { id, depth, grid }, StepOf { index, total }).unwrap()
+        })
 }
 
 /// Runs the suite on each; all faults are told at once.
@@ -113,7 +111,7 @@ fn merging_presets() -> Vec<Method> {
 #[test]
 fn every_name_of_the_registry_is_here() {
     let all: Vec<Method> = presets().into_iter().chain(merging_presets()).collect();
-    for name in registry().names() {
+    for name in registry().catalogue().names() {
         assert!(all.iter().any(|(other, ..)| *other == name), "{name} is not held to the suite");
     }
 }

@@ -6,8 +6,8 @@
 use atedm_conformance::shapes::{Ledger, ShapeDevice, ShapeTensor, ShapeWeights, Shapes};
 use atedm_conformance::tolerance::PUBLISHED_TFLOPS;
 use atedm_conformance::trace::{TokenTrace, Tracing};
-use atedm_core::at_edm::{AtEdmConfig, PrunePoint};
-use atedm_core::plugin::{BuildContext, Grid, Registry, Row, Run, Step, Tau, TokenReducer, Unpruned};
+use atedm_core::at_edm::{AtEdmConfig, Parts, PrunePoint};
+use atedm_core::plugin::{BuildContext, Grid, Row, Run, Step, Tau, TokenReducer, Unpruned};
 use atedm_core::{DType, Weights};
 use atedm_sdxl::flops;
 use atedm_sdxl::unet::{UNet, UNetConfig, UNetInput};
@@ -49,7 +49,7 @@ fn config(preset: &str, prune_point: PrunePoint) -> AtEdmConfig {
 }
 
 fn pruned(config: &AtEdmConfig, step: usize) -> (Ledger, TokenTrace) {
-    let reducer = config.build::<ShapeTensor>(&BuildContext::default(), &Registry::with_builtins()).unwrap();
+    let reducer = config.build::<ShapeTensor>(&BuildContext::default(), &Parts::with_builtins()).unwrap();
     evaluate(reducer, step)
 }
 

@@ -1,12 +1,13 @@
 //! One suite for every backend: ordinary generic functions, each a claim of the contract, over every dtype a backend
-//! offers. `conformance_suite!` names them as tests.
+//! offers. `conformance_suite!` names them as tests, [`run_suite`] makes a [`Report`] of them.
 //!
 //! A check is `fn(&DeviceOf<B>, DType) -> Result<()>`: an unexpected error or a failed assertion fails it.
 //!
-//! ```no_run
-//! # use atedm_core::reference::{NdDevice, Reference32};
+//! ```
 //! use atedm_core::DType;
-//! atedm_tests::conformance_suite!(ndarray, Reference32, NdDevice, &[DType::F32]);
+//! use atedm_core::reference::{NdDevice, Reference32};
+//!
+//! atedm_conformance::conformance_suite!(f32, Reference32, NdDevice, &[DType::F32]);
 //! ```
 
 pub mod at_edm;

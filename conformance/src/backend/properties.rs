@@ -16,12 +16,12 @@ use super::block::TestBlock;
 use super::support::{IndicesOf, Lab, TensorOf};
 use crate::host::Array;
 use crate::oracle::{self, BlockShape};
-use crate::random::forall;
+use crate::random::{OPERATIONS, forall};
 use crate::tolerance::{assert_close, assert_close_as, assert_exact, assert_mass_close};
 
 /// Kept and pruned together are every index once, both ascend, and every kept score is at least every pruned one.
 pub fn every_split_is_a_partition<B: Backend>(device: &DeviceOf<B>, dtype: DType) -> Result<()> {
-    forall((1..4usize, 1..90usize, 0.0..1.0, any::<u64>()), |(batch, n, share, seed)| {
+    forall(OPERATIONS, (1..4usize, 1..90usize, 0.0..1.0, any::<u64>()), |(batch, n, share, seed)| {
         let scores = Lab::<B>::new(device, dtype, seed).normals(&[batch, n])?;
         let kept = 1 + (share * n as f64) as usize;
         let Partition { kept, pruned } = scores.on.split_top_k(kept.min(n))?;
@@ -41,7 +41,7 @@ pub fn every_split_is_a_partition<B: Backend>(device: &DeviceOf<B>, dtype: DType
 
 /// Scores of few distinct values: exactly the oracle's split.
 pub fn ties_always_keep_the_lower_index<B: Backend>(device: &DeviceOf<B>, dtype: DType) -> Result<()> {
-    forall((2..200usize, 1..4usize, 0.0..1.0, any::<u64>()), |(n, distinct, share, seed)| {
+    forall(OPERATIONS, (2..200usize, 1..4usize, 0.0..1.0, any::<u64>()), |(n, distinct, share, seed)| {
         let mut lab = Lab::<B>::new(device, dtype, seed);
         let values = Array::from_fn(&[2, n], |_| lab.draws.below(distinct) as f64 - 1.0);
         let scores = lab.sample(values)?;
@@ -57,7 +57,7 @@ pub fn ties_always_keep_the_lower_index<B: Backend>(device: &DeviceOf<B>, dtype:
 
 /// Whatever recovers the pruned tokens, the kept ones come back bit by bit, and all tokens are there again.
 pub fn kept_rows_survive_every_recovery<B: Backend>(device: &DeviceOf<B>, dtype: DType) -> Result<()> {
-    forall((1..3usize, 2..7usize, 1..8usize, any::<u64>()), |(batch, height, width, seed)| {
+    forall(OPERATIONS, (1..3usize, 2..7usize, 1..8usize, any::<u64>()), |(batch, height, width, seed)| {
         let mut lab = Lab::<B>::new(device, dtype, seed);
         let n = height * width;
         let kept = 1 + lab.draws.below(n - 1);
@@ -101,7 +101,7 @@ pub fn kept_rows_survive_every_recovery<B: Backend>(device: &DeviceOf<B>, dtype:
 
 /// Two index plans one after the other are one.
 pub fn plans_compose<B: Backend>(device: &DeviceOf<B>, dtype: DType) -> Result<()> {
-    forall((3..40usize, any::<u64>()), |(n, seed)| {
+    forall(OPERATIONS, (3..40usize, any::<u64>()), |(n, seed)| {
         let mut lab = Lab::<B>::new(device, dtype, seed);
         let middle = 2 + lab.draws.below(n - 2);
         let inner = 1 + lab.draws.below(middle - 1);
@@ -124,7 +124,7 @@ pub fn plans_compose<B: Backend>(device: &DeviceOf<B>, dtype: DType) -> Result<(
 
 /// Under L1 the scores of every head are non-negative and sum to one.
 pub fn scores_are_a_distribution<B: Backend>(device: &DeviceOf<B>, dtype: DType) -> Result<()> {
-    forall((1..4usize, 1..40usize, 1..8usize, any::<u64>()), |(heads, n, votes, seed)| {
+    forall(OPERATIONS, (1..4usize, 1..40usize, 1..8usize, any::<u64>()), |(heads, n, votes, seed)| {
         let mut lab = Lab::<B>::new(device, dtype, seed);
         let (q, k) = (lab.normals(&[1, heads, n, 5])?.on, lab.normals(&[1, heads, n, 5])?.on);
         let rank =
@@ -140,7 +140,7 @@ pub fn scores_are_a_distribution<B: Backend>(device: &DeviceOf<B>, dtype: DType)
 
 /// Tokens in another order get the same scores, in that order.
 pub fn permuting_tokens_permutes_scores<B: Backend>(device: &DeviceOf<B>, dtype: DType) -> Result<()> {
-    forall((1..3usize, 2..40usize, any::<u64>()), |(heads, n, seed)| {
+    forall(OPERATIONS, (1..3usize, 2..40usize, any::<u64>()), |(heads, n, seed)| {
         let mut lab = Lab::<B>::new(device, dtype, seed);
         let (q, k) = (lab.normals(&[2, heads, n, 5])?.on, lab.normals(&[2, heads, n, 5])?.on);
         let orders = [lab.draws.permutation(n), lab.draws.permutation(n)];
@@ -160,7 +160,7 @@ pub fn permuting_tokens_permutes_scores<B: Backend>(device: &DeviceOf<B>, dtype:
 /// Ratio 0, a block of one layer, and a layer that is the last: bit by bit the whole block.
 pub fn sparing_configurations_are_identities<B: Backend>(device: &DeviceOf<B>, dtype: DType) -> Result<()> {
     let sizes = (1..4usize, 2..5usize, 2..6usize, 0.0..0.99, any::<u64>());
-    forall(sizes, |(depth, height, width, ratio, seed)| {
+    forall(OPERATIONS, sizes, |(depth, height, width, ratio, seed)| {
         let shape = BlockShape { depth, heads: 2, channels: 8, text: 4, text_tokens: 3 };
         let mut lab = Lab::<B>::new(device, dtype, seed);
         let block = TestBlock::new(&mut lab, shape, 1, Grid { height, width })?;
@@ -183,7 +183,7 @@ pub fn sparing_configurations_are_identities<B: Backend>(device: &DeviceOf<B>, d
 
 /// Every product with the graph, in both forms.
 pub fn both_forms_of_any_graph_agree<B: Backend>(device: &DeviceOf<B>, dtype: DType) -> Result<()> {
-    forall((1..3usize, 1..4usize, 1..50usize, 1..50usize, any::<u64>()), |(b, h, m, n, seed)| {
+    forall(OPERATIONS, (1..3usize, 1..4usize, 1..50usize, 1..50usize, any::<u64>()), |(b, h, m, n, seed)| {
         let mut lab = Lab::<B>::new(device, dtype, seed);
         let (q, k) = (lab.normals(&[b, h, m, 4])?.on, lab.normals(&[b, h, n, 4])?.on);
         let streamed = AttentionGraph::from_qk(&q, &k, 0.9)?;
@@ -203,41 +203,47 @@ pub fn overrides_equal_the_generic_bodies_on_any_size<B: Backend>(
     device: &DeviceOf<B>,
     dtype: DType,
 ) -> Result<()> {
-    forall((1..3usize, 1..70usize, 1..40usize, 1..5usize, any::<u64>()), |(b, n, c, groups, seed)| {
-        let mut lab = Lab::<B>::new(device, dtype, seed);
-        let same = |got: TensorOf<B>, body: TensorOf<B>, what: &str| -> Result<()> {
-            assert_close_as(&got, &Array::read(&body)?, dtype, what);
-            Ok(())
-        };
-        let x = lab.normals(&[b, n, c])?.on;
-        let (weight, bias) = (lab.weights(&[2 * groups, c], c)?.on, lab.normals(&[2 * groups])?.on);
-        same(x.linear(&weight, Some(&bias))?, generic::linear(&x, &weight, Some(&bias))?, "linear")?;
-        same(x.geglu(&weight, None)?, generic::geglu(&x, &weight, None)?, "geglu")?;
-        same(x.softmax()?, generic::softmax(&x)?, "softmax")?;
-        let (scale, shift) = (lab.normals(&[c])?.on, lab.normals(&[c])?.on);
-        // two channels and their mean are ill-conditioned in any precision, hence the large epsilon
-        same(
-            x.layer_norm(&scale, &shift, 0.1)?,
-            generic::layer_norm(&x, &scale, &shift, 0.1)?,
-            "layer_norm",
-        )?;
-        let image = lab.normals(&[b, groups * 3, n, 2])?.on;
-        let (scale, shift) = (lab.normals(&[groups * 3])?.on, lab.normals(&[groups * 3])?.on);
-        let body = generic::group_norm(&image, groups, &scale, &shift, 0.1)?;
-        same(image.group_norm(groups, &scale, &shift, 0.1)?, body.clone(), "group_norm")?;
-        same(image.group_norm_silu(groups, &scale, &shift, 0.1)?, body.silu()?, "group_norm_silu")?;
-        let keys = 1 + lab.draws.below(90);
-        let (q, k) = (lab.normals(&[b, groups, n, c])?.on, lab.normals(&[b, groups, keys, c])?.on);
-        let (v, start) = (lab.normals(&[b, groups, keys, c])?.on, lab.scores(&[b, groups, n], 0.0, 1.0)?.on);
-        let options = AttentionOptions { graph: GraphRequest::Voted(&start), ..AttentionOptions::for_dim(c) };
-        let (got, graph) = TensorOf::<B>::attention(&q, &k, &v, options)?;
-        let (body, generic_graph) = generic::attention(&q, &k, &v, options)?;
-        same(got, body, "attention")?;
-        let votes = |graph: Option<AttentionGraph<TensorOf<B>>>| match graph {
-            Some(graph) => graph.votes(&start),
-            None => panic!("the graph was asked for"),
-        };
-        same(votes(graph)?, votes(generic_graph)?, "votes")
-    });
+    forall(
+        OPERATIONS,
+        (1..3usize, 1..70usize, 1..40usize, 1..5usize, any::<u64>()),
+        |(b, n, c, groups, seed)| {
+            let mut lab = Lab::<B>::new(device, dtype, seed);
+            let same = |got: TensorOf<B>, body: TensorOf<B>, what: &str| -> Result<()> {
+                assert_close_as(&got, &Array::read(&body)?, dtype, what);
+                Ok(())
+            };
+            let x = lab.normals(&[b, n, c])?.on;
+            let (weight, bias) = (lab.weights(&[2 * groups, c], c)?.on, lab.normals(&[2 * groups])?.on);
+            same(x.linear(&weight, Some(&bias))?, generic::linear(&x, &weight, Some(&bias))?, "linear")?;
+            same(x.geglu(&weight, None)?, generic::geglu(&x, &weight, None)?, "geglu")?;
+            same(x.softmax()?, generic::softmax(&x)?, "softmax")?;
+            let (scale, shift) = (lab.normals(&[c])?.on, lab.normals(&[c])?.on);
+            // two channels and their mean are ill-conditioned in any precision, hence the large epsilon
+            same(
+                x.layer_norm(&scale, &shift, 0.1)?,
+                generic::layer_norm(&x, &scale, &shift, 0.1)?,
+                "layer_norm",
+            )?;
+            let image = lab.normals(&[b, groups * 3, n, 2])?.on;
+            let (scale, shift) = (lab.normals(&[groups * 3])?.on, lab.normals(&[groups * 3])?.on);
+            let body = generic::group_norm(&image, groups, &scale, &shift, 0.1)?;
+            same(image.group_norm(groups, &scale, &shift, 0.1)?, body.clone(), "group_norm")?;
+            same(image.group_norm_silu(groups, &scale, &shift, 0.1)?, body.silu()?, "group_norm_silu")?;
+            let keys = 1 + lab.draws.below(90);
+            let (q, k) = (lab.normals(&[b, groups, n, c])?.on, lab.normals(&[b, groups, keys, c])?.on);
+            let (v, start) =
+                (lab.normals(&[b, groups, keys, c])?.on, lab.scores(&[b, groups, n], 0.0, 1.0)?.on);
+            let options =
+                AttentionOptions { graph: GraphRequest::Voted(&start), ..AttentionOptions::for_dim(c) };
+            let (got, graph) = TensorOf::<B>::attention(&q, &k, &v, options)?;
+            let (body, generic_graph) = generic::attention(&q, &k, &v, options)?;
+            same(got, body, "attention")?;
+            let votes = |graph: Option<AttentionGraph<TensorOf<B>>>| match graph {
+                Some(graph) => graph.votes(&start),
+                None => panic!("the graph was asked for"),
+            };
+            same(votes(graph)?, votes(generic_graph)?, "votes")
+        },
+    );
     Ok(())
 }

@@ -50,7 +50,7 @@ impl Picture {
     pub(super) fn step(&self, evaluation: usize) -> Option<Step> {
         let index = self.first + evaluation / self.evaluations;
         let sigma = 1.0 - index as f64 / self.steps as f64;
-        let timestep = 999.0 * sigma;
+        let timestep = 1000.0 * sigma;
         (index < self.steps).then_some(Step { index, total: self.steps, evaluation, sigma, timestep })
     }
 }

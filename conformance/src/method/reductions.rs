@@ -11,7 +11,7 @@ use super::machine::{Machine, Played};
 use super::watch::{Fact, Tamper};
 use super::wrong::WrongTensor;
 use crate::host::Array;
-use crate::random::forall;
+use crate::random::{RUNS, forall};
 use crate::report::panic_message;
 
 /// Evaluations of a picture, one after the other.
@@ -32,7 +32,7 @@ impl<B: Backend> Subject<B> {
     /// Checks every reduction of generated lives, and that they run to their end.
     fn for_each_reduction(&self, check: impl Fn(&Fact)) -> Result<()> {
         let machine = self.machine()?;
-        forall(lives(), |life| {
+        forall(RUNS, lives(), |life| {
             let played = machine.try_out((self.build)()?.as_mut(), &life);
             played.facts.iter().for_each(&check);
             played.failure.map_or(Ok(()), Err)
@@ -98,7 +98,7 @@ pub fn positions_name_what_stays<B: Backend>(subject: &Subject<B>) -> Result<()>
 /// Protected tokens are neither removed nor merged: they come back bit by bit, and are among the positions.
 pub fn protected_tokens_are_untouched<B: Backend>(subject: &Subject<B>) -> Result<()> {
     let machine = subject.machine()?;
-    forall(protected_pictures(), |picture| {
+    forall(RUNS, protected_pictures(), |picture| {
         let played = machine.try_out((subject.build)()?.as_mut(), &evaluations(&picture, 3));
         for fact in &played.facts {
             let channels = fact.input.shape[2];
@@ -129,7 +129,7 @@ pub fn wrong_tensors_never_panic<B: Backend>(subject: &Subject<B>) -> Result<()>
     let machine = subject.machine()?;
     // the events of two evaluations of three blocks: 9 a layer and one at every exit
     let wrong = (pictures(), 0..2 * (6 * 9 + 3usize), select(WrongTensor::ALL.to_vec()));
-    forall(wrong, |(picture, event, how)| {
+    forall(RUNS, wrong, |(picture, event, how)| {
         let mut method = (subject.build)()?;
         let life = evaluations(&picture, 2);
         let result = catch_unwind(AssertUnwindSafe(|| {

@@ -8,7 +8,7 @@ use super::Subject;
 use super::commands::{Command, Picture, cut_lives, lives, pictures};
 use super::machine::{Evaluation, Played};
 use super::reductions::evaluations;
-use crate::random::forall;
+use crate::random::{RUNS, forall};
 use crate::tolerance::{assert_chain_arrays, relative_l2};
 
 /// Evaluations of the run that is looked at.
@@ -55,7 +55,7 @@ fn assert_rows(alone: &[Evaluation], together: &[Evaluation], dtype: DType, what
 /// Two methods built alike give the same for the same run, bit by bit.
 pub fn equal_runs_are_equal<B: Backend>(subject: &Subject<B>) -> Result<()> {
     let machine = subject.machine()?;
-    forall(lives(), |life| {
+    forall(RUNS, lives(), |life| {
         let [once, again] = [subject.play(&machine, &life)?, subject.play(&machine, &life)?];
         let (once, again) = (finished(once)?, finished(again)?);
         assert_same(&again.evaluations, &once.evaluations, "again");
@@ -72,7 +72,7 @@ fn pairs() -> impl Strategy<Value = Picture> {
 /// An image is made alike alone and beside another.
 pub fn images_do_not_depend_on_their_batch<B: Backend>(subject: &Subject<B>) -> Result<()> {
     let machine = subject.machine()?;
-    forall(pairs(), |picture| {
+    forall(RUNS, pairs(), |picture| {
         let together = finished(subject.play(&machine, &evaluations(&picture, LOOKED_AT))?)?;
         for &image in &picture.images {
             let single = Picture { images: vec![image], ..picture.clone() };
@@ -89,7 +89,7 @@ pub fn images_do_not_depend_on_their_batch<B: Backend>(subject: &Subject<B>) -> 
 /// a place in the batch.
 pub fn images_may_take_turns<B: Backend>(subject: &Subject<B>) -> Result<()> {
     let machine = subject.machine()?;
-    forall(pairs(), |picture| {
+    forall(RUNS, pairs(), |picture| {
         let together = finished(subject.play(&machine, &evaluations(&picture, LOOKED_AT))?)?;
         let in_turn = Picture { in_turn: true, ..picture };
         let in_turn = finished(subject.play(&machine, &evaluations(&in_turn, LOOKED_AT))?)?;
@@ -103,7 +103,7 @@ pub fn images_may_take_turns<B: Backend>(subject: &Subject<B>) -> Result<()> {
 pub fn asked_for_nothing_it_does_nothing<B: Backend>(subject: &Subject<B>) -> Result<()> {
     let machine = subject.machine()?;
     let Some(idle) = &subject.idle else { return Ok(()) };
-    forall(lives(), |life| {
+    forall(RUNS, lives(), |life| {
         let got = finished(machine.play(idle()?.as_mut(), &life))?;
         let whole: &mut dyn TokenReducer<_> = &mut Unpruned;
         let expected = finished(machine.play(whole, &life))?;
@@ -120,7 +120,7 @@ fn assert_last_run_is_alone<B: Backend>(
     what: &str,
 ) -> Result<()> {
     let machine = subject.machine()?;
-    forall((before, pictures()), |(before, picture)| {
+    forall(RUNS, (before, pictures()), |(before, picture)| {
         let run = evaluations(&picture, LOOKED_AT);
         let after = finished(subject.play(&machine, &[before, run.clone()].concat())?)?;
         let alone = finished(subject.play(&machine, &run)?)?;
@@ -144,7 +144,7 @@ pub fn a_cancelled_run_leaves_nothing<B: Backend>(subject: &Subject<B>) -> Resul
 pub fn counts_are_those_planned<B: Backend>(subject: &Subject<B>) -> Result<()> {
     let machine = subject.machine()?;
     let Some(counts) = &subject.counts else { return Ok(()) };
-    forall(lives(), |life| {
+    forall(RUNS, lives(), |life| {
         let played = finished(subject.play(&machine, &life)?)?;
         for evaluation in &played.evaluations {
             let (step, total) = (evaluation.step.index, evaluation.step.total);

@@ -102,8 +102,8 @@ fn evaluate<B: Backend>(
         Ok(prediction)
     });
     let Err(Error::NotFinite { what }) = finite else { return finite };
-    reducer.begin_step(input.step, input.rows)?;
-    let traced = match pipeline.unet.forward_checked(input, reducer) {
+    let again = reducer.begin_step(input.step, input.rows);
+    let traced = match again.and_then(|()| pipeline.unet.forward_checked(input, reducer)) {
         Err(Error::NotFinite { what }) => what,
         _ => what,
     };
