@@ -331,4 +331,25 @@ mod tests {
             assert!(error.starts_with(named), "{error}");
         }
     }
+
+    /// What a run is depends on the table, not on the name of its file.
+    #[test]
+    fn settings_hold_the_table_that_a_file_holds() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("t.toml");
+        let settings = |method: &str, schedule: &str, ratio: f64| {
+            std::fs::write(&path, format!("[[entries]]\nratio = {ratio}\n")).unwrap();
+            let options = json!({"schedule": schedule, "schedule_file": path});
+            resolve(method, options).map(|(method, _)| method.settings)
+        };
+        for method in ["at-edm", "tome-a"] {
+            let (one, other) =
+                (settings(method, "table", 0.25).unwrap(), settings(method, "table", 0.5).unwrap());
+            assert_eq!(one["table"]["entries"][0]["ratio"], 0.25);
+            assert_ne!(one, other, "{method}");
+            assert!(!one.to_string().contains("t.toml"));
+            let idle = settings(method, "constant", 0.5).unwrap_err().to_string();
+            assert!(idle.starts_with("schedule_file: is used by schedule = \"table\" only"), "{idle}");
+        }
+    }
 }

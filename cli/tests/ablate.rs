@@ -379,7 +379,24 @@ fn bad_configurations_are_named_and_leave_nothing() {
             &["at-edm tau=9: tau"],
         ),
         (format!("{prompts}[[grid]]\nmethod = \"mine\"\n"), &["mine"]),
-        (format!("{prompts}[[grid]]\nmethod = \"mine\"\nbudget_tflops = 4\n"), &["mine: budget_tflops"]),
+        (
+            format!("{prompts}[[grid]]\nmethod = \"mine\"\nbudget_tflops = 4\n"),
+            &["mine: method: expected one of", "tome-d"],
+        ),
+        (
+            format!("{prompts}[[grid]]\nmethod = \"todo-sdxl\"\nbudget_tflops = 4\n"),
+            &["todo-sdxl: budget_tflops: no ratio decides"],
+        ),
+        (
+            format!("{prompts}[[grid]]\nmethod = \"at-edm\"\nbudget_tflops = nan\n"),
+            &["budget_tflops: expected a positive number of TFLOPs, got NaN"],
+        ),
+        (
+            format!(
+                "{prompts}[[grid]]\nmethod = \"at-edm\"\noptions = {{ damping = 0.5 }}\neach = {{ scorer = [\"random\"] }}\n"
+            ),
+            &["at-edm scorer=random: damping: does nothing here"],
+        ),
         (
             format!("{prompts}[[grid]]\nmethod = \"at-edm\"\nbudget_tflops = 4\n"),
             &["at-edm: budget_tflops: expected at least"],

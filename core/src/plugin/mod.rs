@@ -1,4 +1,72 @@
 //! The plugin seam: what a model reports, what a method answers, and how methods are found by name.
+//!
+//! # The conversation
+//! A model reports what happens in an attention block, through a [`BlockPass`]; a [`TokenReducer`] answers. In this order:
+//!
+//! | the model reports | the method may answer | what the pass then does |
+//! |---|---|---|
+//! | [`Event::LayerEnter`], as a layer begins | `Continue`, `UntilExit` | shrinks the stream until the block's exit |
+//! | [`Event::Before`], before a sublayer runs | `Continue`, `Around` | shrinks the sublayer's input |
+//! | attention only: [`TokenReducer::wants`] | [`Wants`] | asks attention for its graph, or for a first vote too |
+//! | attention only: [`Event::Attended`], with that graph | `Continue` | restores the output, adds it to the stream |
+//! | [`Event::After`], when the sum is made | `Continue`, `UntilExit` | shrinks the stream until the block's exit |
+//! | [`Event::BlockExit`], with every token restored | `Continue` | hands the stream back |
+//!
+//! Any other answer is an error. A method that only listens hears this of one layer with one attention:
+//!
+//! ```
+//! # #[cfg(feature = "reference")]
+//! # fn main() -> atedm_core::Result<()> {
+//! use atedm_core::backend::AttentionOptions;
+//! use atedm_core::plugin::*;
+//! use atedm_core::reference::{NdDevice, NdTensor};
+//! use atedm_core::{AttentionOps, DType, Result, Tensor};
+//!
+//! struct Listener(Vec<&'static str>);
+//!
+//! impl TokenReducer<NdTensor> for Listener {
+//!     fn wants(&mut self, _: &Site<'_>, _: Sublayer) -> Result<Wants<NdTensor>> {
+//!         self.0.push("wants");
+//!         Ok(Wants::Graph)
+//!     }
+//!     fn at(&mut self, _: &Site<'_>, event: Event<'_, NdTensor>) -> Result<Action<NdTensor>> {
+//!         self.0.push(match event {
+//!             Event::LayerEnter { .. } => "enter",
+//!             Event::Before { .. } => "before",
+//!             Event::Attended { graph: Some(_), .. } => "attended",
+//!             Event::After { .. } => "after",
+//!             Event::BlockExit { .. } => "exit",
+//!             _ => "something else",
+//!         });
+//!         Ok(Action::Continue)
+//!     }
+//! }
+//!
+//! let x = NdTensor::full(1.0, &[1, 4, 2], DType::F32, &NdDevice)?;
+//! let (mut listener, rows) = (Listener(Vec::new()), Row::singles(1));
+//! let step = Step { index: 0, total: 1, evaluation: 0, sigma: 1.0, timestep: 999.0 };
+//! let grid = Grid { height: 2, width: 2 };
+//! let mut pass = BlockPass::enter(&mut listener, &step, &rows, BlockId::whole(), 1, grid);
+//! let x = pass.layer(0, x)?;
+//! let x = pass.attention(Sublayer::SelfAttention, x, |x| Ok(x.clone()), |input| {
+//!     let heads = |x: &NdTensor| x.reshape(&[1, 1, 4, 2]);
+//!     let (q, kv) = (heads(input.queries)?, heads(input.keys_values)?);
+//!     let options = AttentionOptions { graph: input.graph, ..AttentionOptions::for_dim(2) };
+//!     let (attended, graph) = NdTensor::attention(&q, &kv, &kv, options)?;
+//!     Ok(AttentionOutput { hidden: attended.reshape(&[1, 4, 2])?, graph, values: kv })
+//! })?;
+//! pass.exit(x)?;
+//! assert_eq!(listener.0, ["enter", "before", "wants", "attended", "after", "exit"]);
+//! # Ok(())
+//! # }
+//! # #[cfg(not(feature = "reference"))]
+//! # fn main() {}
+//! ```
+//!
+//! # A method before any tensor exists
+//! A [`MethodCatalogue`] describes a method by its name and options as a [`MethodPlan`]: its settings and token counts, for
+//! the model and steps of a run ([`Facts`]). A [`Registry`] builds the [`TokenReducer`] of that plan. [`Placement`] holds the
+//! options that every method shares: how much is reduced, where and when.
 
 mod index_plan;
 mod levels;

@@ -36,7 +36,7 @@ fn flops_knows_its_counts_and_solves_its_budgets() {
     assert!((tflop - 4.1).abs() < 0.005 && ratio > 0.5, "{tflop} {ratio}");
     for (options, named) in [
         ("evry=2", "error: evry: unknown option; expected one of budget_tflops, every"),
-        ("every=0", "error: every: expected at least 1"),
+        ("every=0", "error: every: expected a whole number, at least 1, got 0"),
         ("every=2,ratio=0.5", "error: every: takes the place"),
         ("tau=3", "error: tau: does nothing here"),
         ("budget_tflops=1", "error: budget_tflops: expected at least"),

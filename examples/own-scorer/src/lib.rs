@@ -11,6 +11,7 @@ use atedm_core::at_edm::{Parts, ScoreInput, Scores, TokenScorer};
 use atedm_core::{AttentionOps, DType, Error, Result};
 use serde::Deserialize;
 
+// ANCHOR: scorer
 /// `‖h_i − mean(h)‖^power` over the channels of the residual stream.
 #[derive(Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -52,3 +53,4 @@ impl Extension for Mine {
         })
     }
 }
+// ANCHOR_END: scorer
