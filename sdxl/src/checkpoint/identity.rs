@@ -5,18 +5,8 @@ use std::path::{Path, PathBuf};
 use atedm_core::{DType, Error, Result};
 use sha2::{Digest, Sha256};
 
-use super::{Checkpoint, OpenOptions, Part};
+use super::{Checkpoint, OpenOptions, Part, TOKENIZER_FILES};
 use crate::weights::SafetensorsSource;
-
-/// Everything that a tokenizer may be read from.
-const TOKENIZER_FILES: [&str; 6] = [
-    "vocab.json",
-    "merges.txt",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-];
 
 /// Tensors of at most this many bytes are read whole.
 const WHOLE: usize = 16 << 10;

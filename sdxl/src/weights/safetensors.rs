@@ -10,6 +10,9 @@ use memmap2::Mmap;
 use safetensors::tensor::{Dtype, Metadata};
 use safetensors::{SafeTensorError, SafeTensors};
 
+use super::foreign::what_it_is;
+use super::header::BEGINNING;
+
 /// One safetensors file of a checkpoint.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WeightFile {
@@ -211,7 +214,8 @@ fn map(path: &Path) -> Result<Mmap> {
 
 fn read_header(path: &Path, data: &[u8]) -> Result<(usize, Metadata)> {
     SafeTensors::read_metadata(data).map_err(|error| {
-        let reason = match error {
+        let beginning = data.get(..BEGINNING).unwrap_or(data);
+        let reason = what_it_is(beginning).unwrap_or_else(|| match error {
             SafeTensorError::MetadataIncompleteBuffer => {
                 "is truncated or lies: the header promises another size than the file has".to_string()
             }
@@ -219,7 +223,7 @@ fn read_header(path: &Path, data: &[u8]) -> Result<(usize, Metadata)> {
                 "is truncated or lies: the header ends beyond the file".to_string()
             }
             other => format!("is no valid safetensors file: {other}"),
-        };
+        });
         Error::weights(path, "", reason)
     })
 }
