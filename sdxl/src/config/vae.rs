@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use atedm_core::Result;
+use atedm_core::{DType, Result};
 use serde_json::{Value, json};
 
 use super::Fields;
@@ -131,6 +131,11 @@ impl VaeConfig {
     /// Whether it must run in f32 when all else is f16 (a tiny one never needs to).
     pub fn force_upcast(&self) -> bool {
         matches!(self, Self::Kl(config) if config.force_upcast)
+    }
+
+    /// The dtype to load it in when all else runs in `dtype`: f32 where `force_upcast` asks for it beside f16.
+    pub fn dtype_beside(&self, dtype: DType) -> DType {
+        if dtype == DType::F16 && self.force_upcast() { DType::F32 } else { dtype }
     }
 
     /// The config as diffusers would write it.
