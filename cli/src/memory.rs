@@ -6,7 +6,7 @@ use atedm_sdxl::memory::{Memory, Workload};
 use crate::args::{Device, EngineArgs};
 use crate::failure::{Failure, Outcome};
 
-/// How far the estimate may be above what there is: it is one.
+/// How far the estimate may be above what the machine says is available: caches make room, and the estimate is one.
 const MARGIN: f64 = 1.2;
 
 /// Refuses a run on the CPU that needs far more memory than there is. Where that is unknown, nothing is refused.
@@ -16,7 +16,7 @@ pub(crate) fn check(checkpoint: &Checkpoint, work: &Workload, engine: &EngineArg
     }
     let needed = Memory::of(checkpoint, work).map_err(Failure::run)?.peak();
     match available() {
-        Some((there, whose)) if needed as f64 > MARGIN * there as f64 => Err(Failure::run(format!(
+        Some(Room { there, most, whose }) if needed > most => Err(Failure::run(format!(
             "the run needs about {}, and {} are available ({whose}): expected fewer or smaller images, --vae-tiling or --dtype bf16",
             readable(needed),
             readable(there)
@@ -33,14 +33,32 @@ pub(crate) fn readable(bytes: u64) -> String {
     }
 }
 
-/// The fewest bytes that any limit leaves this process, and whose limit it is.
-fn available() -> Option<(u64, &'static str)> {
+/// What a limit leaves this process.
+struct Room {
+    /// Bytes that are available.
+    there: u64,
+    /// The largest estimate that is not refused.
+    most: u64,
+    /// Whose limit it is.
+    whose: &'static str,
+}
+
+/// The least room that any limit leaves this process.
+fn available() -> Option<Room> {
     let read = |file: &str| std::fs::read_to_string(file).unwrap_or_default();
     let (memory, limits, status) =
         (read("/proc/meminfo"), read("/proc/self/limits"), read("/proc/self/status"));
-    let machine = machine(&memory).map(|bytes| (bytes, "the machine's memory and swap"));
-    let limit = limit(&limits, &status).map(|bytes| (bytes, "the limit on address space, ulimit -v"));
-    machine.into_iter().chain(limit).min()
+    let machine = machine(&memory).map(|there| Room {
+        there,
+        most: (MARGIN * there as f64) as u64,
+        whose: "the machine's memory and swap",
+    });
+    let limit = limit(&limits, &status).map(|there| Room {
+        there,
+        most: there,
+        whose: "the limit on address space, ulimit -v",
+    });
+    machine.into_iter().chain(limit).min_by_key(|room| room.most)
 }
 
 /// `MemAvailable` and `SwapFree` of `/proc/meminfo`.
