@@ -96,11 +96,11 @@ impl Fields {
 /// The whole, or its start, middle and end.
 fn samples(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
     let length = bytes.len();
-    let ranges = match length <= WHOLE {
-        true => vec![0..length],
-        false => [0, (length - SAMPLE) / 2, length - SAMPLE].map(|at| at..at + SAMPLE).into(),
+    let (size, starts) = match length <= WHOLE {
+        true => (length, vec![0]),
+        false => (SAMPLE, vec![0, (length - SAMPLE) / 2, length - SAMPLE]),
     };
-    ranges.into_iter().filter_map(|range| bytes.get(range))
+    starts.into_iter().filter_map(move |at| bytes.get(at..at + size))
 }
 
 #[cfg(test)]
