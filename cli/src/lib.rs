@@ -27,6 +27,7 @@ mod extension;
 mod failure;
 mod files;
 mod init_image;
+mod memory;
 mod method;
 mod model;
 mod observe;

@@ -95,6 +95,11 @@ pub(crate) fn pixels(
                 "{flag}: expected a number of pixels: the checkpoint names no size"
             )));
         };
+        if asked.is_none() && pixels > LONGEST {
+            return Err(Failure::usage(format!(
+                "{flag}: expected a number of pixels up to {LONGEST}: the checkpoint's own sample_size makes {pixels}"
+            )));
+        }
         if pixels % 8 != 0 || pixels < factor.max(8) || pixels > LONGEST {
             let least = factor.max(8);
             return Err(Failure::usage(format!(

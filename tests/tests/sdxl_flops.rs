@@ -4,7 +4,7 @@
 #![allow(clippy::unwrap_used)]
 
 use atedm_conformance::shapes::{
-    Ledger, ShapeDevice, ShapeTensor, ShapeWeights, Shapes, TokenTrace, Tracing,
+    Ledger, ShapeDevice, ShapeTensor, ShapeWeights, Shapes,
 };
 use atedm_conformance::tolerance::PUBLISHED_TFLOPS;
 use atedm_conformance::trace::{TokenTrace, Tracing};

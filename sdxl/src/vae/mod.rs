@@ -185,7 +185,7 @@ impl<B: Backend> Vae<B> {
 
     /// The dtype to load it in when all else runs in `dtype`: f32 where `force_upcast` asks for it beside f16.
     pub fn dtype_beside(config: &VaeConfig, dtype: DType) -> DType {
-        if dtype == DType::F16 && config.force_upcast() { DType::F32 } else { dtype }
+        config.dtype_beside(dtype)
     }
 
     /// The dtype to encode an image in when all else runs in `dtype`: f32 where `force_upcast` asks for it beside either
