@@ -8,6 +8,7 @@
 //! - `commands`: one file a command; `dispatch`: the one `match` that picks a backend; `sample`: a run on any of them.
 //! - `experiment`: a run of many images, as `compare` and `ablate` make them: configuration, plan, shards, results.
 //! - `files`: latents, masks, PNG and its metadata, written whole or not at all; `draw`: overlays, contact sheet, charts.
+//! - `tell`: the one place that writes to the standard error stream; `threads`: how many; `signals`: what goes before a kill.
 //! - `builtin`: the trained model in the binary; `tiny`: the random checkpoint of `init-tiny`.
 //!
 //! # Mask files
@@ -15,6 +16,9 @@
 //! `step.{step}.{block}.layer.{layer}.{field}`: `kept` (I64 `[rows, kept]`, ascending positions in the token stream),
 //! `scores` (F32 `[rows, tokens]`), `positions` (I64 `[rows, tokens]`, grid positions of a stream that was pruned before),
 //! `votes` (I64 `[1]`) and `site` (I64 `[4]`: tokens, grid height, grid width, U-Net evaluation). `--masks-in` replays `kept`.
+
+// They panic where nobody can read: `tell` and `commands::print` do not.
+#![deny(clippy::print_stderr, clippy::print_stdout)]
 
 mod args;
 mod builtin;
@@ -33,6 +37,10 @@ mod observe;
 mod progress;
 mod prune;
 mod sample;
+#[cfg(unix)]
+mod signals;
+mod tell;
+mod threads;
 mod tiny;
 
 use std::process::ExitCode;
@@ -61,14 +69,14 @@ pub fn main_with(extension: impl Extension) -> ExitCode {
 }
 
 fn report(failure: &failure::Failure) -> ExitCode {
-    eprintln!("error: {failure}");
+    tell::line(format_args!("error: {failure}"));
     failure.exit_code()
 }
 
 /// Spans and events of the libraries, on the standard error stream, if `ATEDM_LOG` asks for them (`ATEDM_LOG=debug`).
 fn start_log() {
     if let Ok(filter) = tracing_subscriber::EnvFilter::try_from_env("ATEDM_LOG") {
-        let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+        let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(|| tell::Log);
         // Fails only if a caller has a subscriber of its own, which then is the one to use.
         let _ = subscriber.try_init();
     }

@@ -11,6 +11,7 @@ use serde_json::{Map, Value};
 
 use crate::failure::{Failure, Outcome};
 use crate::prune::PruneSpec;
+use crate::tell;
 
 /// What counts and costs depend on.
 #[derive(Debug, Clone, Copy)]
@@ -139,7 +140,7 @@ impl Method {
         plan.begin(work.steps)?;
         let blocks: Vec<_> = work.blocks().iter().map(|block| (block.id, block.grid)).collect();
         for remark in plan.remarks(&blocks, work.steps)? {
-            eprintln!("warning: {name}: {remark}");
+            tell::warning(format_args!("{name}: {remark}"));
         }
         let counts = if plan.is_exact() { Counts::Merging(plan) } else { Counts::Unknown };
         Ok(Self { name, options, settings, counts })
