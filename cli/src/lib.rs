@@ -43,6 +43,7 @@ mod tell;
 mod threads;
 mod tiny;
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -52,8 +53,16 @@ pub use extension::Extension;
 /// The whole program, with an outside crate's plugins in it: parses the command line, runs the command, and reports a
 /// failure as one line `error: …` with exit code 2 (command line or configuration) or 1 (files or the run).
 pub fn main_with(extension: impl Extension) -> ExitCode {
+    run_with(std::env::args_os(), extension)
+}
+
+/// [`main_with`] on a command line of the caller's: the program's name, then its arguments.
+pub fn run_with<A>(arguments: impl IntoIterator<Item = A>, extension: impl Extension) -> ExitCode
+where
+    A: Into<OsString> + Clone,
+{
     start_log();
-    let cli = match args::Cli::try_parse() {
+    let cli = match args::Cli::try_parse_from(arguments) {
         Ok(cli) => cli,
         Err(answer) if !answer.use_stderr() => {
             // Help or version. Should the reader of a pipe be gone, there is nobody to tell.
