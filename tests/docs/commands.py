@@ -138,9 +138,19 @@ def output_of(command, **options):
     return done.returncode, done.stdout, (done.stderr or done.stdout).strip()
 
 
+def programs():
+    """Programs that `cargo run` could mean."""
+    _, text, _ = output_of(["cargo", "metadata", "--no-deps", "--format-version", "1"], cwd=ROOT)
+    known = json.loads(text)
+    packages = [found for found in known["packages"] if found["id"] in known["workspace_default_members"]]
+    return [target["name"] for found in packages for target in found["targets"] if "bin" in target["kind"]]
+
+
 def run(command, folder):
     """The program's own command, in the page's folder; gives what is wrong."""
     if command.startswith(CARGO_RUN):
+        if programs() != ["atedm"]:
+            return f"expected cargo run to mean atedm, got {programs()}"
         command = "atedm " + command[len(CARGO_RUN):]
     places = f"{folder / 'target/release'}{os.pathsep}{os.environ['PATH']}"
     environment = {**os.environ, "PATH": places, "TMPDIR": str(folder / "target")}

@@ -125,6 +125,7 @@ fn lines_of_json(draw: &mut Draw, content: &[u8]) -> Vec<u8> {
 /// Lines of text (TOML, tables, captions, merges): most often another value, else lines dropped, doubled, moved, broken.
 fn lines(draw: &mut Draw, content: &[u8]) -> Vec<u8> {
     const ENDS: [&str; 10] = ["\"", ",", "\t", "#", "\r", "]", "{", "\\", "'''", "= 1"];
+    const SEPARATORS: [&str; 4] = ["", " ", ",", "\t\t"];
     const STRANGE: [&str; 6] = ["[grid]", "[[grid]]", "[prompts]", "id\tcaption", "caption,prompt", "a a"];
     let mut lines: Vec<String> = String::from_utf8_lossy(content).lines().map(str::to_string).collect();
     for _ in 0..=draw.below(2) {
@@ -132,13 +133,14 @@ fn lines(draw: &mut Draw, content: &[u8]) -> Vec<u8> {
             lines.push(String::new());
         }
         let (at, to) = (draw.below(lines.len()), draw.below(lines.len()));
+        let (separator, end) = (*draw.pick(&SEPARATORS), *draw.pick(&ENDS));
         match draw.below(14) {
             0 => drop(lines.remove(at)),
             1 => lines.insert(to, lines[at].clone()),
             2 => lines.swap(at, to),
             3 => lines[at] = draw.of(text()),
-            4 => lines[at] = lines[at].replacen('\t', *draw.pick(&["", " ", ",", "\t\t"]), 1),
-            5 => lines[at].push_str(*draw.pick(&ENDS)),
+            4 => lines[at] = lines[at].replacen('\t', separator, 1),
+            5 => lines[at].push_str(end),
             6 => lines.insert(at, draw.pick(&STRANGE).to_string()),
             _ => match lines[at].split_once('=') {
                 Some((key, _)) => lines[at] = format!("{key}= {}", toml_value(draw)),

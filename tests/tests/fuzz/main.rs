@@ -160,6 +160,8 @@ impl Watch<'_> {
             "1",
         ]);
         orders.give(&mut command);
+        // what is told of a panic is its message alone
+        command.env("RUST_BACKTRACE", "0");
         let stream = |name: &str| File::create(folder.join(name)).unwrap();
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(stream(child::TOLD));
         wait(command.spawn().unwrap(), &folder.join(child::LOG))
