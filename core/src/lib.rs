@@ -7,6 +7,9 @@
 //! - `reference` (feature `reference`): the plain backend on `ndarray`, in f32 and f64.
 //! - [`weights`]: named tensors, wherever they come from.
 
+// A library has nothing to tell on streams: what happens is logged or returned.
+#![deny(clippy::print_stderr, clippy::print_stdout)]
+
 pub mod at_edm;
 pub mod backend;
 mod dtype;

@@ -33,6 +33,9 @@
 //! # }
 //! ```
 
+// A library has nothing to tell on streams: what happens is logged or returned.
+#![deny(clippy::print_stderr, clippy::print_stdout)]
+
 pub mod architecture;
 pub mod checkpoint;
 pub mod config;

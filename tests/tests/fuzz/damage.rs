@@ -48,8 +48,31 @@ fn document(draw: &mut Draw, content: &[u8]) -> Vec<u8> {
     written.into_bytes()
 }
 
+/// Values that sizes of models follow from.
+const SIZES: [&str; 8] = [
+    "/layers_per_block",
+    "/transformer_layers_per_block/1",
+    "/block_out_channels/0",
+    "/sample_size",
+    "/norm_num_groups",
+    "/num_hidden_layers",
+    "/num_train_timesteps",
+    "/model_max_length",
+];
+
 /// Changes one value somewhere below `value`.
 fn edit(draw: &mut Draw, value: &mut Value) {
+    if draw.one_in(6) {
+        let found: Vec<&str> = SIZES.into_iter().filter(|place| value.pointer(place).is_some()).collect();
+        if !found.is_empty() {
+            let size = *draw.pick(&[0i64, 1, 1 << 10, 1 << 20, 1 << 31, 1 << 40, i64::MAX]);
+            let place = *draw.pick(&found);
+            if let Some(value) = value.pointer_mut(place) {
+                *value = size.into();
+            }
+            return;
+        }
+    }
     let mut places = Vec::new();
     collect(value, &mut String::new(), &mut places);
     if places.is_empty() {
@@ -134,6 +157,12 @@ fn lines(draw: &mut Draw, content: &[u8]) -> Vec<u8> {
         }
         let (at, to) = (draw.below(lines.len()), draw.below(lines.len()));
         let (separator, end) = (*draw.pick(&SEPARATORS), *draw.pick(&ENDS));
+        if draw.one_in(30) {
+            lines[at].push_str(&"a long line ".repeat(*draw.pick(&[1 << 10, 1 << 16, 1 << 22])));
+        }
+        if lines[at].starts_with("each") && draw.one_in(3) {
+            lines[at] = many_points(*draw.pick(&[10, 50, 1000, 30_000]));
+        }
         match draw.below(14) {
             0 => drop(lines.remove(at)),
             1 => lines.insert(to, lines[at].clone()),
@@ -151,6 +180,13 @@ fn lines(draw: &mut Draw, content: &[u8]) -> Vec<u8> {
     let end = if draw.one_in(8) { *draw.pick(&["\r\n", "\r"]) } else { "\n" };
     let bytes = lines.join(end).into_bytes();
     if draw.one_in(12) { [b"\xef\xbb\xbf".to_vec(), bytes].concat() } else { bytes }
+}
+
+/// An entry of a grid with the third power of `count` points.
+fn many_points(count: usize) -> String {
+    let list = |of: &dyn Fn(usize) -> String| (1..=count).map(of).collect::<Vec<_>>().join(", ");
+    let (whole, shares) = (list(&|i| i.to_string()), list(&|i| format!("{}", i as f64 / (count + 1) as f64)));
+    format!("each = {{ max_iterations = [{whole}], ratio = [{shares}], damping = [{shares}] }}")
 }
 
 /// A value as TOML writes it, or nearly.
