@@ -13,6 +13,7 @@ use serde_json::{Map, Value};
 
 use crate::failure::{Failure, Outcome};
 use crate::prune::PruneSpec;
+use crate::tell;
 
 /// What counts and costs depend on.
 #[derive(Debug, Clone, Copy)]
@@ -153,7 +154,7 @@ impl Method {
         }
         let blocks: Vec<_> = work.blocks().iter().map(|block| (block.id, block.grid)).collect();
         for remark in plan.remarks(&blocks, work.steps)? {
-            eprintln!("warning: {name}: {remark}");
+            tell::warning(format_args!("{name}: {remark}"));
         }
         let counts = if plan.is_exact() { Counts::Merging(plan) } else { Counts::Unknown };
         Ok(Self { name, options, settings, counts })

@@ -9,6 +9,7 @@ use atedm_sdxl::tokenizer::ClipTokenizer;
 use crate::builtin::{self, Unpacked};
 use crate::failure::{Failure, Outcome};
 use crate::method::Workload;
+use crate::tell;
 
 /// Longest side accepted.
 const LONGEST: usize = 1 << 15;
@@ -72,9 +73,9 @@ impl Model {
                 let (cut, context) = (tokenizer.encode(prompt)?.cut, tokenizer.length());
                 if cut > 0 {
                     let encoder = number + 1;
-                    eprintln!(
-                        "warning: text encoder {encoder} takes {context} tokens: the last {cut} of {prompt:?} are cut off"
-                    );
+                    tell::warning(format_args!(
+                        "text encoder {encoder} takes {context} tokens: the last {cut} of {prompt:?} are cut off"
+                    ));
                     break;
                 }
             }

@@ -33,6 +33,9 @@
 //! # }
 //! ```
 
+// A library has nothing to tell on streams: what happens is logged or returned.
+#![deny(clippy::print_stderr, clippy::print_stdout)]
+
 pub use atedm_core::text_file;
 
 pub mod architecture;

@@ -26,6 +26,7 @@ use crate::files::{ImageFacts, latents_bytes, mask_metadata, masks_bytes, png_by
 use crate::method::readable;
 use crate::model::Model;
 use crate::progress::Progress;
+use crate::tell;
 
 /// Runs a configuration, shows its plan, or merges shards.
 pub(crate) fn run(args: &AblateArgs, extension: &impl Extension) -> Outcome {
@@ -328,6 +329,6 @@ fn run_merge(args: &MergeArgs) -> Outcome {
     let files = if args.parquet { vec![parquet_file()?] } else { Vec::new() };
     let merged = merge(&args.folders, &args.output, &files)?;
     let (images, folders) = (merged.images, merged.folders);
-    eprintln!("wrote {images} images of {folders} folders to {}", args.output.display());
+    tell::line(format_args!("wrote {images} images of {folders} folders to {}", args.output.display()));
     Ok(())
 }

@@ -29,6 +29,7 @@ use crate::experiment::prompts::PromptText;
 use crate::failure::{Failure, Outcome};
 use crate::files::OutputFile;
 use crate::prune::PruneSpec;
+use crate::tell;
 
 const PROMPTS: &str = "prompts.jsonl";
 const CONFIG: &str = "eval.toml";
@@ -130,7 +131,7 @@ fn export(args: &ExportArgs, captions: &[PromptText], jsonl: &str) -> Outcome {
     let (done, total) = (run.records.len(), run.total());
     let say = |line: String| {
         if !args.quiet {
-            eprintln!("{line}");
+            tell::line(line);
         }
     };
     if done < total {

@@ -11,6 +11,7 @@ use super::gathered::Gathered;
 use crate::args::ReportArgs;
 use crate::failure::Outcome;
 use crate::files::OutputFile;
+use crate::tell;
 use gallery::Shown;
 
 /// Reads the folder and writes the page.
@@ -25,7 +26,10 @@ pub(crate) fn run(args: &ReportArgs) -> Outcome {
     if !args.quiet {
         let (done, total) = (run.records.len(), run.total());
         let size = page.len() as f64 / 1e6;
-        eprintln!("wrote {} ({done} of {total} images, {size:.1} MB)", output.path().display());
+        tell::line(format_args!(
+            "wrote {} ({done} of {total} images, {size:.1} MB)",
+            output.path().display()
+        ));
     }
     Ok(())
 }
