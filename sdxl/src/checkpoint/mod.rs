@@ -9,6 +9,7 @@
 //! ```
 
 mod files;
+mod identity;
 
 use std::path::{Path, PathBuf};
 
@@ -18,6 +19,8 @@ use crate::config::{Fields, TextEncoderConfig, TinyVaeConfig, UNetConfig, VaeCon
 use crate::schedulers::SchedulerConfig;
 use crate::tokenizer::ClipTokenizer;
 use crate::weights::{SafetensorsSource, WeightFile};
+
+pub use identity::identity;
 
 /// How to open a checkpoint.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -69,6 +72,8 @@ impl Part {
 #[derive(Debug, Clone)]
 pub struct Checkpoint {
     root: PathBuf,
+    /// Where the autoencoder is.
+    vae_folder: PathBuf,
     text_encoders: [TextEncoderConfig; 2],
     unet: UNetConfig,
     vae: VaeConfig,
@@ -118,6 +123,7 @@ impl Checkpoint {
             scheduler: SchedulerConfig::from_file(&root.join("scheduler").join("scheduler_config.json"))?,
             zero_empty_prompt: index.flag("force_zeros_for_empty_prompt", true)?,
             files: [find(Part::TextEncoder)?, find(Part::TextEncoder2)?, find(Part::UNet)?, vae_files],
+            vae_folder: options.vae.unwrap_or_else(|| root.join(Part::Vae.folder())),
             root: root.to_path_buf(),
         };
         checkpoint.check_fit()?;
