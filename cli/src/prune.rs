@@ -6,6 +6,7 @@ use serde_json::{Map, Number, Value};
 
 use crate::args::PruneArgs;
 use crate::failure::{Failure, Outcome};
+use crate::files::{CONFIG_MOST, read_text};
 
 /// A method as a configuration names it.
 #[derive(Debug, Clone, PartialEq)]
@@ -33,7 +34,7 @@ impl PruneSpec {
 
     /// `method = "…"` and the options, from a TOML file. `--prune` may give the method instead, but not another one.
     fn from_file(path: &Path, typed_method: Option<&str>) -> Outcome<Self> {
-        let text = std::fs::read_to_string(path).map_err(|error| Failure::file(path, error))?;
+        let text = read_text(path, CONFIG_MOST)?;
         let at = |reason: String| Failure::usage(format!("{}: {reason}", path.display()));
         let table: toml::Table = text.parse().map_err(|error: toml::de::Error| {
             let line =

@@ -24,6 +24,14 @@ pub(crate) struct Tiles {
 }
 
 impl TileOptions {
+    /// That an autoencoder with `factor` pixels a latent can decode in such tiles.
+    ///
+    /// # Errors
+    /// [`atedm_core::Error::Config`] naming size or overlap and what was expected.
+    pub fn fits(&self, factor: usize) -> Result<()> {
+        self.check(factor).map(drop)
+    }
+
     /// For an autoencoder with `factor` pixels per latent.
     pub(crate) fn check(&self, factor: usize) -> Result<Tiles> {
         let latents = self.size / factor.max(1);
