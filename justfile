@@ -44,9 +44,9 @@ report-page *ARGS:
     cargo build -p atedm
     python3 tests/browser/report.py {{ARGS}}
 
-# Moments for FID, merged from parts (needs NumPy).
-fid-moments:
-    python3 tests/python/test_fid_moments.py
+# The tests of the Python package in evaluation/ (makes a Python environment in target/python: 2 GB).
+evaluation *ARGS:
+    bash evaluation/test.sh {{ARGS}}
 
 # Criterion benches of votes, selection, recovery and a U-Net block.
 bench:

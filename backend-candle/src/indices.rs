@@ -1,6 +1,6 @@
 //! Index lists as a `u32` tensor.
 
-use atedm_core::backend::generic;
+use atedm_core::backend::{generic, shape};
 use atedm_core::{Error, Indices, Result};
 use candle_core::{DType, Device, Tensor};
 
@@ -32,10 +32,7 @@ impl CandleIndices {
             return Ok(());
         }
         let highest = self.to_host()?.into_iter().flatten().max().unwrap_or(0);
-        if (highest as usize) < len {
-            return Ok(());
-        }
-        Err(Error::shape(op, format!("indices below {len}, got {highest}"), [len]))
+        shape::index_below(op, highest, len)
     }
 }
 
@@ -60,10 +57,7 @@ impl Indices for CandleIndices {
     type Device = Device;
 
     fn from_host(rows: &[Vec<u32>], device: &Device) -> Result<Self> {
-        let count = rows.first().map_or(0, Vec::len);
-        if let Some(other) = rows.iter().find(|row| row.len() != count) {
-            return Err(Error::shape("indices", format!("rows of {count}"), [other.len()]));
-        }
+        let count = shape::index_rows(rows)?;
         let flat: Vec<u32> = rows.iter().flatten().copied().collect();
         let bound = flat.iter().max().map_or(0, |&highest| highest as usize + 1);
         let tensor = Tensor::from_vec(flat, (rows.len(), count), device).or_backend("indices")?;

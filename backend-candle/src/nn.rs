@@ -1,6 +1,6 @@
 //! Level 2 on Candle.
 
-use atedm_core::backend::{Conv2dOptions, dims, generic};
+use atedm_core::backend::{Conv2dOptions, dims, generic, shape};
 use atedm_core::{Error, NnOps, Result};
 use candle_core::{Result as CandleResult, Tensor as Raw};
 
@@ -43,11 +43,8 @@ impl NnOps for CandleTensor {
     }
 
     fn upsample_nearest(&self, height: usize, width: usize) -> Result<Self> {
+        shape::upsample_nearest(self.0.dims(), height, width)?;
         let [_, _, h, w] = dims(self, "upsample_nearest")?;
-        if h == 0 || w == 0 || height == 0 || width == 0 {
-            let expected = format!("a filled [b, c, h, w] for {height} x {width}");
-            return Err(Error::shape("upsample_nearest", expected, self.0.dims()));
-        }
         if takes(&[&self.0]) && self.0.elem_count() > 0 {
             let resized = || {
                 let (b, c, _, _) = self.0.dims4()?;
@@ -71,20 +68,15 @@ impl NnOps for CandleTensor {
     }
 
     fn embedding(&self, ids: &CandleIndices) -> Result<Self> {
-        let [vocabulary, channels] = dims(self, "embedding")?;
-        ids.check_below(vocabulary, "embedding")?;
-        let (batch, length) = atedm_core::Indices::dims(ids);
-        if batch * length * channels == 0 {
-            return atedm_core::Tensor::full(
-                0.0,
-                &[batch, length, channels],
-                atedm_core::Tensor::dtype(self),
-                self.0.device(),
-            );
+        let shape = shape::embedding(self.0.dims(), atedm_core::Indices::dims(ids))?;
+        ids.check_below(self.0.dims()[0], "embedding")?;
+        if shape.contains(&0) {
+            let dtype = atedm_core::Tensor::dtype(self);
+            return atedm_core::Tensor::full(0.0, &shape, dtype, self.0.device());
         }
         self.float("embedding")?;
         let rows = || self.0.contiguous()?.index_select(&ids.tensor().flatten_all()?, 0);
-        rows().and_then(|rows| rows.reshape((batch, length, channels))).map(Self).or_backend("embedding")
+        rows().and_then(|rows| rows.reshape(&shape[..])).map(Self).or_backend("embedding")
     }
 
     fn gelu(&self) -> Result<Self> {

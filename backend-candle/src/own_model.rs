@@ -15,7 +15,7 @@ use crate::error::OrBackend;
 /// # fn main() -> candle_core::Result<()> {
 /// # let mut x = Tensor::ones((1, 4, 8), DType::F32, &Device::Cpu)?;
 /// # let (mut method, rows) = (Unpruned, Row::singles(1));
-/// # let step = Step { index: 0, total: 1, evaluation: 0, sigma: 1.0 };
+/// # let step = Step { index: 0, total: 1, evaluation: 0, sigma: 1.0, timestep: 999.0 };
 /// # let identity = |x: &Tensor| Ok(x.clone());
 /// # let attend = |_: &Tensor, _: &Tensor, v: &Tensor| v.flatten_from(2)?.squeeze(1);
 /// let mut pass = OwnModelPass::enter(&mut method, &step, &rows, BlockId::whole(), 1, Grid { height: 2, width: 2 });

@@ -4,7 +4,7 @@
 
 use std::cmp::Ordering;
 
-use atedm_core::backend::{Partition, dims, generic};
+use atedm_core::backend::{Partition, generic, shape};
 use atedm_core::{DType, Error, Indices, Result, Tensor};
 use candle_core::{DType as CandleDType, Tensor as Raw};
 
@@ -25,14 +25,7 @@ fn host_f64(x: &CandleTensor, what: &'static str) -> Result<Vec<f64>> {
 
 /// [`Tensor::split_top_k`].
 pub(crate) fn split_top_k(scores: &CandleTensor, kept: usize) -> Result<Partition<CandleTensor>> {
-    let [batch, n] = dims(scores, "split_top_k")?;
-    if kept == 0 || kept > n {
-        return Err(Error::shape(
-            "split_top_k",
-            format!("at least {} columns, kept {kept}", kept.max(1)),
-            [batch, n],
-        ));
-    }
+    let [batch, n] = shape::split_top_k(&scores.shape(), kept)?;
     let values = host_f64(scores, "a score")?;
     let (mut keep, mut prune) = (Vec::with_capacity(batch), Vec::with_capacity(batch));
     for row in values.chunks(n) {
@@ -60,10 +53,7 @@ pub(crate) fn split_top_k(scores: &CandleTensor, kept: usize) -> Result<Partitio
 
 /// [`Tensor::argmax_rows`].
 pub(crate) fn argmax_rows(x: &CandleTensor) -> Result<CandleIndices> {
-    let [batch, n, m] = dims(x, "argmax_rows")?;
-    if n == 0 {
-        return Err(Error::shape("argmax_rows", "at least one row", [batch, n, m]));
-    }
+    let [batch, n, m] = shape::argmax_rows(&x.shape())?;
     if x.0.device().is_cpu() || m == 0 || batch == 0 || n >= 1 << 24 {
         return argmax_rows_on_host(x, [batch, n, m]);
     }
@@ -105,14 +95,10 @@ fn argmax_rows_on_device(x: &Raw, n: usize) -> candle_core::Result<Option<Raw>> 
 /// [`Tensor::gather`]: rows of a `[batch · n, rest]` view, for which Candle has a kernel without a full-size index.
 pub(crate) fn gather(x: &CandleTensor, axis: usize, at: &CandleIndices) -> Result<CandleTensor> {
     let shape = x.shape();
+    let result = shape::gather(&shape, axis, at.dims())?;
     let (batch, count) = at.dims();
-    if axis == 0 || axis >= shape.len() || shape[0] != batch {
-        return Err(Error::shape("gather", format!("[{batch}, .., axis {axis} of 1 or above, ..]"), shape));
-    }
     let n = shape[axis];
     at.check_below(n, "gather")?;
-    let mut result = shape.clone();
-    result[axis] = count;
     if result.contains(&0) {
         return CandleTensor::full(0.0, &result, x.dtype(), &x.device());
     }

@@ -1,6 +1,6 @@
 //! Level 1 on Candle: [`CandleTensor`].
 
-use atedm_core::backend::{Partition, axis_len};
+use atedm_core::backend::{Partition, shape};
 use atedm_core::{DType, Error, Result, Tensor};
 use candle_core::{DType as CandleDType, Device, Tensor as Raw};
 
@@ -92,12 +92,7 @@ impl CandleTensor {
         apply: impl FnOnce(&Raw, &Raw) -> candle_core::Result<Raw>,
     ) -> Result<Self> {
         self.same_dtype(other, op)?;
-        let (left, right) = (self.0.dims(), other.0.dims());
-        let fits =
-            left.len() == right.len() && left.iter().zip(right).all(|(&l, &r)| l == r || l == 1 || r == 1);
-        if !fits {
-            return Err(Error::shape(op, format!("axes equal to or 1 against {left:?}"), right));
-        }
+        shape::broadcast(op, self.0.dims(), other.0.dims())?;
         apply(&self.0, &other.0).map(Self).or_backend(op)
     }
 
@@ -164,11 +159,7 @@ impl Tensor for CandleTensor {
     type Indices = CandleIndices;
 
     fn from_bytes(bytes: &[u8], stored: DType, shape: &[usize], device: &Device) -> Result<Self> {
-        let size = shape.iter().try_fold(stored.size_in_bytes(), |size, &len| size.checked_mul(len));
-        if size != Some(bytes.len()) {
-            let expected = format!("the bytes of {stored} {shape:?}, got {} bytes", bytes.len());
-            return Err(Error::shape("from_bytes", expected, shape));
-        }
+        shape::from_bytes(bytes.len(), stored, shape)?;
         Raw::from_raw_buffer(bytes, to_candle(stored), shape, device).map(Self).or_backend("from_bytes")
     }
 
@@ -223,47 +214,25 @@ impl Tensor for CandleTensor {
     }
 
     fn reshape(&self, shape: &[usize]) -> Result<Self> {
-        let count = shape.iter().try_fold(1usize, |size, &len| size.checked_mul(len));
-        if count != Some(self.0.elem_count()) {
-            return Err(Error::shape("reshape", format!("the elements of {shape:?}"), self.shape()));
-        }
+        shape::reshape(self.0.dims(), shape)?;
         self.0.reshape(shape).map(Self).or_backend("reshape")
     }
 
     fn permute(&self, axes: &[usize]) -> Result<Self> {
-        let mut seen = vec![false; self.0.rank()];
-        let valid = axes.len() == seen.len()
-            && axes.iter().all(|&axis| seen.get_mut(axis).is_some_and(|seen| !std::mem::replace(seen, true)));
-        if !valid {
-            return Err(Error::shape("permute", format!("axes in the order {axes:?}"), self.shape()));
-        }
+        shape::permute(self.0.dims(), axes)?;
         self.0.permute(axes).map(Self).or_backend("permute")
     }
 
     fn narrow(&self, axis: usize, start: usize, len: usize) -> Result<Self> {
-        let have = axis_len(self, axis, "narrow")?;
-        if start.checked_add(len).is_none_or(|end| end > have) {
-            let expected = format!("{len} entries from {start} of axis {axis}");
-            return Err(Error::shape("narrow", expected, self.shape()));
-        }
+        shape::narrow(self.0.dims(), axis, start, len)?;
         self.0.narrow(axis, start, len).map(Self).or_backend("narrow")
     }
 
     fn concat(parts: &[&Self], axis: usize) -> Result<Self> {
-        let Some(&first) = parts.first() else {
-            return Err(Error::shape("concat", "at least one part", []));
-        };
-        axis_len(first, axis, "concat")?;
-        let like = first.0.dims();
-        for part in parts {
-            first.same_dtype(part, "concat")?;
-            let dims = part.0.dims();
-            let fits = dims.len() == like.len()
-                && dims.iter().zip(like).enumerate().all(|(at, (&d, &l))| at == axis || d == l);
-            if !fits {
-                return Err(Error::shape("concat", format!("{like:?} but for axis {axis}"), dims));
-            }
-        }
+        let dims: Vec<&[usize]> = parts.iter().map(|part| part.0.dims()).collect();
+        shape::concat(&dims, axis)?;
+        let first = parts[0];
+        parts.iter().try_for_each(|part| first.same_dtype(part, "concat"))?;
         let filled: Vec<&Raw> = parts.iter().map(|part| &part.0).filter(|raw| raw.dims()[axis] > 0).collect();
         match filled.as_slice() {
             [] => Ok(first.clone()),
@@ -318,17 +287,7 @@ impl Tensor for CandleTensor {
 
     fn matmul(&self, other: &Self) -> Result<Self> {
         self.same_dtype(other, "matmul")?;
-        let (left, right) = (self.0.dims(), other.0.dims());
-        let rank = left.len();
-        let fits = (2..=4).contains(&rank)
-            && right.len() == rank
-            && left[..rank - 2] == right[..rank - 2]
-            && left[rank - 1] == right[rank - 2];
-        if !fits {
-            return Err(Error::shape("matmul", format!("[.., k, n] against {left:?}, 2 to 4 axes"), right));
-        }
-        let mut shape = left.to_vec();
-        shape[rank - 1] = right[rank - 1];
+        let shape = shape::matmul(self.0.dims(), other.0.dims())?;
         if self.0.elem_count() == 0 || other.0.elem_count() == 0 {
             return Self::full(0.0, &shape, self.dtype(), self.0.device());
         }
@@ -366,18 +325,15 @@ impl Tensor for CandleTensor {
     }
 
     fn sum(&self, axis: usize) -> Result<Self> {
-        if axis_len(self, axis, "sum")? == 0 {
-            let mut shape = self.shape();
-            shape[axis] = 1;
+        let shape = shape::reduce("sum", self.0.dims(), axis)?;
+        if self.0.dims()[axis] == 0 {
             return Self::full(0.0, &shape, self.dtype(), self.0.device());
         }
         self.widened("sum", |x| x.sum_keepdim(axis))
     }
 
     fn max(&self, axis: usize) -> Result<Self> {
-        if axis_len(self, axis, "max")? == 0 {
-            return Err(Error::shape("max", format!("a filled axis {axis}"), self.shape()));
-        }
+        shape::max(self.0.dims(), axis)?;
         self.unary("max", |x| x.max_keepdim(axis))
     }
 

@@ -1,6 +1,6 @@
 //! Index lists as an `i64` tensor.
 
-use atedm_core::backend::generic;
+use atedm_core::backend::{generic, shape};
 use atedm_core::{Error, Indices, Result};
 use tch::{Device, Kind, Tensor};
 
@@ -39,10 +39,7 @@ impl TchIndices {
             return Ok(());
         }
         let highest = self.to_host()?.into_iter().flatten().max().unwrap_or(0);
-        if (highest as usize) < len {
-            return Ok(());
-        }
-        Err(Error::shape(op, format!("indices below {len}, got {highest}"), [len]))
+        shape::index_below(op, highest, len)
     }
 }
 
@@ -84,10 +81,7 @@ impl Indices for TchIndices {
     type Device = Device;
 
     fn from_host(rows: &[Vec<u32>], device: &Device) -> Result<Self> {
-        let count = rows.first().map_or(0, Vec::len);
-        if let Some(other) = rows.iter().find(|row| row.len() != count) {
-            return Err(Error::shape("indices", format!("rows of {count}"), [other.len()]));
-        }
+        let count = shape::index_rows(rows)?;
         let flat: Vec<i64> = rows.iter().flatten().copied().map(i64::from).collect();
         let bound = flat.iter().max().map_or(0, |&highest| highest as usize + 1);
         let tensor = Tensor::f_from_slice(&flat)

@@ -1,6 +1,6 @@
 //! Level 2 on libtorch: its own kernels. Half dtypes accumulate in f32 inside them.
 
-use atedm_core::backend::{Conv2dOptions, dims, generic};
+use atedm_core::backend::{Conv2dOptions, dims, generic, shape};
 use atedm_core::{Error, Indices, NnOps, Result, Tensor};
 use tch::{Device, Kind, Tensor as Raw};
 
@@ -58,11 +58,8 @@ impl NnOps for TchTensor {
     }
 
     fn upsample_nearest(&self, height: usize, width: usize) -> Result<Self> {
+        shape::upsample_nearest(&self.shape(), height, width)?;
         let [_, _, h, w] = dims(self, "upsample_nearest")?;
-        if h == 0 || w == 0 || height == 0 || width == 0 {
-            let expected = format!("a filled [b, c, h, w] for {height} x {width}");
-            return Err(Error::shape("upsample_nearest", expected, self.shape()));
-        }
         if (height, width) == (2 * h, 2 * w) {
             return self
                 .unary("upsample_nearest", |x| x.f_upsample_nearest2d(sizes(&[height, width]), None, None));
@@ -78,12 +75,11 @@ impl NnOps for TchTensor {
     }
 
     fn embedding(&self, ids: &TchIndices) -> Result<Self> {
-        let [vocabulary, channels] = dims(self, "embedding")?;
-        ids.check_below(vocabulary, "embedding")?;
-        let (batch, length) = ids.dims();
+        let shape = shape::embedding(&self.shape(), ids.dims())?;
+        ids.check_below(self.shape()[0], "embedding")?;
         self.unary("embedding", |table| {
             let rows = table.f_index_select(0, &ids.tensor().f_reshape([-1])?)?;
-            rows.f_reshape(sizes(&[batch, length, channels]))
+            rows.f_reshape(sizes(&shape))
         })
     }
 
@@ -128,13 +124,9 @@ impl NnOps for TchTensor {
 
     fn geglu(&self, weight: &Self, bias: Option<&Self>) -> Result<Self> {
         let projected = self.linear(weight, bias)?;
-        let shape = projected.shape();
-        let out = shape.last().copied().unwrap_or(0);
-        if !out.is_multiple_of(2) {
-            return Err(Error::shape("geglu", "[.., an even number of channels]", shape));
-        }
+        let halves = shape::halves("geglu", &projected.shape())?;
+        let half = halves.last().copied().unwrap_or(0) as i64;
         projected.unary("geglu", |both| {
-            let half = (out / 2) as i64;
             // in place on the activation's own result
             both.f_narrow(-1, half, half)?.f_gelu("none")?.f_mul_(&both.f_narrow(-1, 0, half)?)
         })
@@ -148,18 +140,8 @@ fn norm_fits(x: &TchTensor, channels: usize, weight: &TchTensor, bias: &TchTenso
 }
 
 fn check_linear(x: &TchTensor, weight: &TchTensor, bias: Option<&TchTensor>) -> Result<()> {
-    let [out, inner] = dims(weight, "linear")?;
-    x.same_dtype(weight, "linear")?;
-    if x.shape().last() != Some(&inner) {
-        return Err(Error::shape("linear", format!("[.., {inner}]"), x.shape()));
-    }
-    if let Some(bias) = bias {
-        x.same_dtype(bias, "linear")?;
-        if bias.shape() != [out] {
-            return Err(Error::shape("linear bias", format!("[{out}]"), bias.shape()));
-        }
-    }
-    Ok(())
+    shape::linear(&x.shape(), &weight.shape(), bias.map(Tensor::shape).as_deref())?;
+    [Some(weight), bias].into_iter().flatten().try_for_each(|operand| x.same_dtype(operand, "linear"))
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! Choice and movement of tokens.
 
-use atedm_core::backend::{Partition, dims};
+use atedm_core::backend::{Partition, shape};
 use atedm_core::{Error, Indices, Result, Tensor};
 use tch::{Kind, Tensor as Raw};
 
@@ -17,11 +17,7 @@ fn refuse_nan(x: &Raw, op: &'static str, what: &str) -> Result<()> {
 
 /// [`Tensor::split_top_k`]: a stable sort, so that equal scores keep their order.
 pub(crate) fn split_top_k(scores: &TchTensor, kept: usize) -> Result<Partition<TchTensor>> {
-    let [batch, n] = dims(scores, "split_top_k")?;
-    if kept == 0 || kept > n {
-        let expected = format!("at least {} columns, kept {kept}", kept.max(1));
-        return Err(Error::shape("split_top_k", expected, [batch, n]));
-    }
+    let [batch, n] = shape::split_top_k(&scores.shape(), kept)?;
     let raw = scores.float("split_top_k")?;
     refuse_nan(raw, "split_top_k", "a score")?;
     let ascending = |order: &Raw, start: usize, len: usize| -> TorchResult<TchIndices> {
@@ -38,10 +34,7 @@ pub(crate) fn split_top_k(scores: &TchTensor, kept: usize) -> Result<Partition<T
 
 /// [`Tensor::argmax_rows`]. libtorch's `argmax` promises the first of equals, and takes a NaN for the largest.
 pub(crate) fn argmax_rows(x: &TchTensor) -> Result<TchIndices> {
-    let [batch, n, m] = dims(x, "argmax_rows")?;
-    if n == 0 {
-        return Err(Error::shape("argmax_rows", "at least one row", [batch, n, m]));
-    }
+    let [batch, n, m] = shape::argmax_rows(&x.shape())?;
     let raw = x.float("argmax_rows")?;
     let at = raw.f_argmax(1, false).or_backend("argmax_rows")?;
     let highest = raw.f_amax(1, false).or_backend("argmax_rows")?;
@@ -52,15 +45,11 @@ pub(crate) fn argmax_rows(x: &TchTensor) -> Result<TchIndices> {
 /// [`Tensor::gather`]: whole runs of the axes behind `axis` are copied.
 pub(crate) fn gather(x: &TchTensor, axis: usize, at: &TchIndices) -> Result<TchTensor> {
     let shape = x.shape();
-    let (batch, count) = at.dims();
-    if axis == 0 || axis >= shape.len() || shape[0] != batch {
-        return Err(Error::shape("gather", format!("[{batch}, .., axis {axis} of 1 or above, ..]"), shape));
-    }
+    let result = shape::gather(&shape, axis, at.dims())?;
+    let (batch, _) = at.dims();
     let n = shape[axis];
     at.check_below(n, "gather")?;
     let raw = x.float("gather")?;
-    let mut result = shape.clone();
-    result[axis] = count;
     if result.contains(&0) {
         return TchTensor::full(0.0, &result, x.dtype(), &x.device());
     }
@@ -80,16 +69,11 @@ pub(crate) fn gather(x: &TchTensor, axis: usize, at: &TchIndices) -> Result<TchT
 /// [`Tensor::scatter_into`].
 pub(crate) fn scatter_into(rows: &TchTensor, base: &TchTensor, at: &TchIndices) -> Result<TchTensor> {
     rows.same_dtype(base, "scatter_into")?;
-    let [batch, n, channels] = dims(base, "scatter_into")?;
-    let (lists, count) = at.dims();
-    if rows.shape() != [batch, count, channels] || lists != batch {
-        let expected = format!("rows [{lists}, {count}, {channels}] and as many in the base");
-        return Err(Error::shape("scatter_into", expected, rows.shape()));
-    }
+    let [batch, n, channels] = shape::scatter_into(&rows.shape(), &base.shape(), at.dims())?;
     at.check_below(n, "scatter_into")?;
     let replaced = || -> TorchResult<Raw> {
         let flat = base.0.f_reshape([(batch * n) as i64, channels as i64])?;
-        let source = rows.0.f_reshape([(batch * count) as i64, channels as i64])?;
+        let source = rows.0.f_reshape([(batch * at.dims().1) as i64, channels as i64])?;
         flat.f_index_copy(0, &flat_rows(at, 1, n)?, &source)?.f_reshape(sizes(&[batch, n, channels]))
     };
     replaced().map(TchTensor::from).or_backend("scatter_into")

@@ -1,6 +1,6 @@
 //! Level 1 on libtorch: [`TchTensor`].
 
-use atedm_core::backend::{Partition, axis_len};
+use atedm_core::backend::{Partition, shape};
 use atedm_core::{DType, Error, Result, Tensor};
 use tch::{Device, Kind, Tensor as Raw};
 
@@ -105,12 +105,7 @@ impl TchTensor {
         apply: impl FnOnce(&Raw, &Raw) -> TorchResult<Raw>,
     ) -> Result<Self> {
         self.same_dtype(other, op)?;
-        let (left, right) = (self.shape(), other.shape());
-        let fits =
-            left.len() == right.len() && left.iter().zip(&right).all(|(&l, &r)| l == r || l == 1 || r == 1);
-        if !fits {
-            return Err(Error::shape(op, format!("axes equal to or 1 against {left:?}"), right));
-        }
+        shape::broadcast(op, &self.shape(), &other.shape())?;
         apply(&self.0, &other.0).map(Self).or_backend(op)
     }
 
@@ -129,11 +124,7 @@ impl Tensor for TchTensor {
     type Indices = TchIndices;
 
     fn from_bytes(bytes: &[u8], stored: DType, shape: &[usize], device: &Device) -> Result<Self> {
-        let size = shape.iter().try_fold(stored.size_in_bytes(), |size, &len| size.checked_mul(len));
-        if size != Some(bytes.len()) {
-            let expected = format!("the bytes of {stored} {shape:?}, got {} bytes", bytes.len());
-            return Err(Error::shape("from_bytes", expected, shape));
-        }
+        shape::from_bytes(bytes.len(), stored, shape)?;
         Raw::f_from_data_size(bytes, &sizes(shape), to_kind(stored))
             .and_then(|host| if *device == Device::Cpu { Ok(host) } else { host.f_to_device(*device) })
             .map(Self)
@@ -172,47 +163,25 @@ impl Tensor for TchTensor {
     }
 
     fn reshape(&self, shape: &[usize]) -> Result<Self> {
-        let count = shape.iter().try_fold(1usize, |size, &len| size.checked_mul(len));
-        if count != Some(self.0.numel()) {
-            return Err(Error::shape("reshape", format!("the elements of {shape:?}"), self.shape()));
-        }
+        shape::reshape(&self.shape(), shape)?;
         self.0.f_reshape(sizes(shape)).map(Self).or_backend("reshape")
     }
 
     fn permute(&self, axes: &[usize]) -> Result<Self> {
-        let mut seen = vec![false; self.0.dim()];
-        let valid = axes.len() == seen.len()
-            && axes.iter().all(|&axis| seen.get_mut(axis).is_some_and(|seen| !std::mem::replace(seen, true)));
-        if !valid {
-            return Err(Error::shape("permute", format!("axes in the order {axes:?}"), self.shape()));
-        }
+        shape::permute(&self.shape(), axes)?;
         self.0.f_permute(sizes(axes)).map(Self).or_backend("permute")
     }
 
     fn narrow(&self, axis: usize, start: usize, len: usize) -> Result<Self> {
-        let have = axis_len(self, axis, "narrow")?;
-        if start.checked_add(len).is_none_or(|end| end > have) {
-            let expected = format!("{len} entries from {start} of axis {axis}");
-            return Err(Error::shape("narrow", expected, self.shape()));
-        }
+        shape::narrow(&self.shape(), axis, start, len)?;
         self.0.f_narrow(axis as i64, start as i64, len as i64).map(Self).or_backend("narrow")
     }
 
     fn concat(parts: &[&Self], axis: usize) -> Result<Self> {
-        let Some(&first) = parts.first() else {
-            return Err(Error::shape("concat", "at least one part", []));
-        };
-        axis_len(first, axis, "concat")?;
-        let like = first.shape();
-        for part in parts {
-            first.same_dtype(part, "concat")?;
-            let shape = part.shape();
-            let fits = shape.len() == like.len()
-                && shape.iter().zip(&like).enumerate().all(|(at, (&d, &l))| at == axis || d == l);
-            if !fits {
-                return Err(Error::shape("concat", format!("{like:?} but for axis {axis}"), shape));
-            }
-        }
+        let shapes: Vec<Vec<usize>> = parts.iter().map(|part| part.shape()).collect();
+        shape::concat(&shapes, axis)?;
+        let first = parts[0];
+        parts.iter().try_for_each(|part| first.same_dtype(part, "concat"))?;
         if parts.len() == 1 {
             return Ok(first.clone());
         }
@@ -261,15 +230,7 @@ impl Tensor for TchTensor {
 
     fn matmul(&self, other: &Self) -> Result<Self> {
         self.same_dtype(other, "matmul")?;
-        let (left, right) = (self.shape(), other.shape());
-        let rank = left.len();
-        let fits = (2..=4).contains(&rank)
-            && right.len() == rank
-            && left[..rank - 2] == right[..rank - 2]
-            && left[rank - 1] == right[rank - 2];
-        if !fits {
-            return Err(Error::shape("matmul", format!("[.., k, n] against {left:?}, 2 to 4 axes"), right));
-        }
+        shape::matmul(&self.shape(), &other.shape())?;
         self.0.f_matmul(&other.0).map(Self).or_backend("matmul")
     }
 
@@ -282,19 +243,17 @@ impl Tensor for TchTensor {
     }
 
     fn sum(&self, axis: usize) -> Result<Self> {
-        axis_len(self, axis, "sum")?;
+        shape::reduce("sum", &self.shape(), axis)?;
         self.unary("sum", |x| x.f_sum_dim_intlist(axis as i64, true, None))
     }
 
     fn max(&self, axis: usize) -> Result<Self> {
-        if axis_len(self, axis, "max")? == 0 {
-            return Err(Error::shape("max", format!("a filled axis {axis}"), self.shape()));
-        }
+        shape::max(&self.shape(), axis)?;
         self.unary("max", |x| x.f_amax(axis as i64, true))
     }
 
     fn mean(&self, axis: usize) -> Result<Self> {
-        axis_len(self, axis, "mean")?;
+        shape::reduce("mean", &self.shape(), axis)?;
         self.unary("mean", |x| x.f_mean_dim(axis as i64, true, None))
     }
 

@@ -2,10 +2,10 @@
 
 use std::path::PathBuf;
 
-use atedm_core::{Backend, DType, Tensor};
-use atedm_sdxl::config::VaeConfig;
+use atedm_core::{Backend, Result, Tensor};
+use atedm_sdxl::checkpoint::{Checkpoint, Part};
 use atedm_sdxl::pipeline::{InitialLatents, Pipeline};
-use atedm_sdxl::vae::Vae;
+use atedm_sdxl::vae::{LatentDistribution, Vae};
 
 use crate::args::SampleArgs;
 use crate::failure::{Failure, Outcome};
@@ -13,6 +13,15 @@ use crate::files::{Picture, read_png};
 
 /// Part of the schedule that runs on a picture when nobody says how much: diffusers' for SD-XL.
 const STRENGTH: f64 = 0.3;
+
+/// Which latents of a picture a run starts from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum StartFrom {
+    /// Drawn by the run's generator, before its noise.
+    Drawn,
+    /// The mean.
+    Mean,
+}
 
 /// A picture to start from.
 #[derive(Debug, Clone)]
@@ -23,6 +32,7 @@ pub(crate) struct InitImage {
     pub(crate) strength: f64,
     /// The first step to run, in the full schedule.
     start: usize,
+    start_from: StartFrom,
 }
 
 impl InitImage {
@@ -39,29 +49,39 @@ impl InitImage {
             )));
         }
         let picture = read_png(path, size)?;
-        Ok(Some(Self { path: path.clone(), picture, strength, start: sample.steps - steps }))
+        let start_from = if sample.init_mean { StartFrom::Mean } else { StartFrom::Drawn };
+        Ok(Some(Self { path: path.clone(), picture, strength, start: sample.steps - steps, start_from }))
     }
 
-    /// What `images` images start from: the mean of the autoencoder's distribution.
+    /// What every image starts from: latents that each run draws from the autoencoder's distribution, or their mean.
     pub(crate) fn initial<B: Backend>(
         &self,
         pipeline: &Pipeline<B>,
-        config: &VaeConfig,
-        images: usize,
+        checkpoint: &Checkpoint,
     ) -> Outcome<InitialLatents<B::Tensor>> {
+        let distribution = B::inference(|| self.encode(pipeline, checkpoint));
+        let distribution = distribution.map_err(|error| Failure::from(error).within(self.path.display()))?;
+        let deviation = distribution.deviation.filter(|_| self.start_from == StartFrom::Drawn);
+        let distribution = LatentDistribution { deviation, ..distribution };
+        Ok(InitialLatents::Encoded { distribution, start: self.start })
+    }
+
+    /// In the dtype that diffusers encodes in, which may be another than that of decoding.
+    fn encode<B: Backend>(
+        &self,
+        pipeline: &Pipeline<B>,
+        checkpoint: &Checkpoint,
+    ) -> Result<LatentDistribution<B::Tensor>> {
         let Picture { width, height, rgb } = &self.picture;
         let channel = |channel: usize| rgb.iter().skip(channel).step_by(3);
         let values: Vec<f32> =
             (0..3).flat_map(channel).map(|&value| f32::from(value) / 127.5 - 1.0).collect();
-        let dtype = pipeline.dtype();
-        let latents = B::inference(|| {
-            let vae_dtype: DType = Vae::<B>::dtype_beside(config, dtype);
-            let pixels =
-                B::Tensor::from_f32(&values, &[1, 3, *height, *width], vae_dtype, pipeline.device())?;
-            let one = pipeline.vae().scale(&pipeline.vae().encode(&pixels)?)?.cast(dtype.accumulator())?;
-            B::Tensor::concat(&vec![&one; images], 0)
-        });
-        let latents = latents.map_err(|error| Failure::from(error).within(self.path.display()))?;
-        Ok(InitialLatents::Clean { latents, start: self.start })
+        let (config, dtype, device) = (checkpoint.vae(), pipeline.dtype(), pipeline.device());
+        let encoding = Vae::<B>::encoding_dtype(config, dtype);
+        let pixels = B::Tensor::from_f32(&values, &[1, 3, *height, *width], dtype, device)?.cast(encoding)?;
+        if encoding == Vae::<B>::dtype_beside(config, dtype) {
+            return pipeline.vae().distribution(&pixels);
+        }
+        Vae::<B>::load(&checkpoint.weights(Part::Vae, encoding, device)?, config)?.distribution(&pixels)
     }
 }

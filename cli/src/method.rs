@@ -4,8 +4,10 @@
 use atedm_core::AttentionOps;
 use atedm_core::at_edm::{AtEdmConfig, LayerTokens, PrunePlan};
 use atedm_core::plugin::{BuildContext, Grid, Registry, ScheduleRegistry};
+use atedm_core::reference::NdTensor;
 use atedm_sdxl::config::{BlockInfo, UNetConfig};
 use atedm_sdxl::flops;
+use atedm_sdxl::schedulers::{SamplerChoice, SchedulerConfig};
 use atedm_tomerge::{MergeConfig, TokenPlan};
 use serde_json::{Map, Value};
 
@@ -21,6 +23,9 @@ pub(crate) struct Workload<'a> {
     /// Text tokens.
     pub(crate) text: usize,
     pub(crate) steps: usize,
+    /// The checkpoint's scheduler, and the sampler that was asked for instead.
+    pub(crate) scheduler: &'a SchedulerConfig,
+    pub(crate) sampler: Option<SamplerChoice>,
 }
 
 impl Workload<'_> {
@@ -32,6 +37,12 @@ impl Workload<'_> {
     /// The deepest level with attention, which `levels = "deepest"` stands for.
     pub(crate) fn deepest_level(&self) -> Option<usize> {
         self.blocks().iter().map(|block| block.id.level).max()
+    }
+
+    /// The time step of every step; `None` where the sampler cannot make so many.
+    pub(crate) fn timesteps(&self) -> Option<Vec<f64>> {
+        let sampler = self.scheduler.build::<NdTensor>(self.sampler, self.steps);
+        sampler.ok().map(|sampler| sampler.timesteps().to_vec())
     }
 
     /// TFLOPs (2 × MAC, one sample) of one evaluation with nothing pruned.
@@ -135,8 +146,11 @@ impl Method {
             options.insert("ratio".into(), ratio.into());
         }
         let settings = Value::Object(config.to_options()?);
-        let plan = config.plan_with(schedules)?;
+        let mut plan = config.plan_with(schedules)?;
         plan.begin(work.steps)?;
+        if let (false, Some(timesteps)) = (plan.is_exact(), work.timesteps()) {
+            plan = plan.timed(timesteps);
+        }
         let blocks: Vec<_> = work.blocks().iter().map(|block| (block.id, block.grid)).collect();
         for remark in plan.remarks(&blocks, work.steps)? {
             eprintln!("warning: {name}: {remark}");
@@ -236,7 +250,9 @@ mod tests {
 
     fn resolve(method: &str, options: Value) -> Outcome<(Method, Vec<f64>)> {
         let unet = UNetConfig::sdxl_base();
-        let work = Workload { unet: &unet, latents: Grid { height: 128, width: 128 }, text: 77, steps: 50 };
+        let (latents, scheduler) = (Grid { height: 128, width: 128 }, SchedulerConfig::sdxl());
+        let work =
+            Workload { unet: &unet, latents, text: 77, steps: 50, scheduler: &scheduler, sampler: None };
         let Value::Object(options) = options else { panic!("expected a table") };
         let spec = PruneSpec { method: method.into(), options };
         let method = Method::resolve(&spec, &work, &ScheduleRegistry::with_builtins())?;
@@ -266,7 +282,8 @@ mod tests {
         };
         assert_eq!(with("tome", json!({})), json!({"rng": "chacha"}));
         assert_eq!(with("tome", json!({"rng": "torch"})), json!({"rng": "torch"}));
-        assert_eq!(with("todo", json!({})), json!({}));
+        assert_eq!(with("todo", json!({})), json!({"rng": "chacha"}));
+        assert_eq!(with("toma", json!({})), json!({}));
         assert_eq!(with("at-edm", json!({})), json!({}));
     }
 
@@ -282,11 +299,17 @@ mod tests {
             assert!((mean(&steps) - budget).abs() < 0.005, "{}", mean(&steps));
             assert!(method.options.contains_key("ratio"));
         }
-        // keys and values alone: of the 10 layers with 4096 tokens a quarter of them stays, and with it of the products
+        // keys and values alone: of the 10 layers with 4096 tokens a quarter of them stays, and with it of the products;
+        // half in the ten steps from time step 181 on
         let (_, steps) = resolve("todo-sdxl", json!({})).unwrap();
-        let (tokens, channels) = (4096.0 * 0.75, 640.0);
-        let saved = 10.0 * (2.0 * tokens * channels * channels + 2.0 * 4096.0 * tokens * channels);
-        assert!((6.761215 - mean(&steps) - 2.0 * saved / 1e12).abs() < 1e-3, "{}", mean(&steps));
+        let saved = |share: f64| {
+            let (tokens, channels) = (4096.0 * share, 640.0);
+            2e-12 * 10.0 * (2.0 * tokens * channels * channels + 2.0 * 4096.0 * tokens * channels)
+        };
+        for (step, share) in [(0, 0.75), (39, 0.75), (40, 0.5), (49, 0.5)] {
+            let expected = 6.761215 - saved(share);
+            assert!((steps[step] - expected).abs() < 1e-3, "step {step}: {} {expected}", steps[step]);
+        }
         // where only a run tells
         assert!(resolve("tome", json!({"threshold": 0.9})).unwrap().1.is_empty());
         for (preset, options) in [("todo-sdxl", json!({})), ("tome", json!({"threshold": 0.9}))] {

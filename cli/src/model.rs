@@ -6,6 +6,7 @@ use atedm_core::plugin::Grid;
 use atedm_sdxl::checkpoint::{Checkpoint, OpenOptions};
 use atedm_sdxl::pipeline::Decoding;
 use atedm_sdxl::tokenizer::ClipTokenizer;
+use atedm_sdxl::vae::TileOptions;
 
 use crate::builtin::{self, Unpacked};
 use crate::experiment::inputs::{Inputs, of_checkpoint};
@@ -62,8 +63,9 @@ impl Model {
     /// That the autoencoder can decode in tiles of so many pixels, asked for under this name.
     pub(crate) fn check_tiles(&self, asked: (&str, Option<usize>)) -> Outcome {
         let (name, pixels) = asked;
-        let Decoding::Tiled(Some(tiles)) = decoding(pixels) else { return Ok(()) };
-        let fits = tiles.fits(self.checkpoint.vae().factor());
+        let vae = self.checkpoint.vae();
+        let Decoding::Tiled(Some(tiles)) = decoding(pixels, TileOptions::of(vae)) else { return Ok(()) };
+        let fits = tiles.fits(vae.factor());
         fits.map_err(|error| Failure::from(error).within(name))
     }
 
@@ -76,7 +78,14 @@ impl Model {
     pub(crate) fn workload(&self, (width, height): (usize, usize), steps: usize) -> Workload<'_> {
         let factor = self.checkpoint.vae().factor();
         let latents = Grid { height: height / factor, width: width / factor };
-        Workload { unet: self.checkpoint.unet(), latents, text: self.tokenizers[0].length(), steps }
+        Workload {
+            unet: self.checkpoint.unet(),
+            latents,
+            text: self.tokenizers[0].length(),
+            steps,
+            scheduler: self.checkpoint.scheduler(),
+            sampler: None,
+        }
     }
 
     /// Warns of prompts that do not fit the text encoders, before anything runs.

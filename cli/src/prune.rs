@@ -208,6 +208,8 @@ mod tests {
         let spec = PruneSpec::from_args(&args).unwrap();
         assert_eq!(spec.method, "at-edm");
         assert_eq!(Value::Object(spec.options), json!({"ratio": 0.7, "tau": 15, "own": {"a": 1, "b": 3}}));
+        std::fs::write(&path, format!("\u{feff}{}", std::fs::read_to_string(&path).unwrap())).unwrap();
+        assert_eq!(PruneSpec::from_args(&args).unwrap().method, "at-edm");
         let other = PruneArgs { prune: Some("none".into()), ..args };
         assert!(PruneSpec::from_args(&other).unwrap_err().to_string().contains("method"));
         std::fs::write(&path, "ratio = nan\n").unwrap();

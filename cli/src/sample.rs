@@ -10,6 +10,7 @@ use atedm_core::{Backend, DType, DeviceOf, Error, Tensor};
 use atedm_sdxl::pipeline::{
     Conditioning, Decoding, InitialLatents, Pipeline, Proceed, Request, StepReport, TextEncoders,
 };
+use atedm_sdxl::rng::{NoiseDType, RngKind};
 use atedm_sdxl::vae::TileOptions;
 use serde_json::Value;
 
@@ -26,13 +27,10 @@ use crate::observe::Watcher;
 use crate::progress::Progress;
 use crate::prune::PruneSpec;
 
-/// Share of a tile that overlaps the one before, as in diffusers' AutoencoderKL.
-const TILE_OVERLAP: f64 = 0.25;
-
-/// Whole, or in tiles of this many pixels.
-pub(crate) fn decoding(tiles: Option<usize>) -> Decoding {
+/// Whole, or in tiles of this many pixels, which overlap as the autoencoder's `own` ones do.
+pub(crate) fn decoding(tiles: Option<usize>, own: TileOptions) -> Decoding {
     match tiles {
-        Some(size) => Decoding::Tiled(Some(TileOptions { size, overlap: TILE_OVERLAP })),
+        Some(size) => Decoding::Tiled(Some(TileOptions { size, ..own })),
         None => Decoding::Whole,
     }
 }
@@ -45,6 +43,7 @@ pub(crate) struct Job<'a> {
     size: (usize, usize),
     pub(crate) method: Method,
     noise: Option<LatentsFile>,
+    noise_dtype: NoiseDType,
     init: Option<InitImage>,
     replay: Option<(PathBuf, Arc<MaskSet>)>,
 }
@@ -67,12 +66,13 @@ impl<'a> Job<'a> {
         masks_in: Option<&Path>,
         extension: &impl Extension,
     ) -> Outcome<Self> {
+        let noise_dtype = sample.rng.drawing(sample.rng_dtype, "--rng-dtype")?;
         let half = DType::from(engine.dtype).size_in_bytes() == 2;
         let model = Model::open(sample.model.as_deref(), half.then_some("fp16"))?;
         let size = model.size(sample.width, sample.height)?;
         model.check_tiles(("--vae-tiling", sample.vae_tiling))?;
         model.checkpoint.scheduler().build::<NdTensor>(sample.scheduler, sample.steps)?;
-        let work = model.workload(size, sample.steps);
+        let work = Workload { sampler: sample.scheduler, ..model.workload(size, sample.steps) };
         let registry = registry::<NdTensor>(extension)?;
         let spec = Method::with_rng(spec, sample.rng.name());
         let method = Method::resolve(&spec, &work, registry.schedules())?;
@@ -88,11 +88,11 @@ impl<'a> Job<'a> {
             None => None,
         };
         model.warn_of_long_prompts(sample.prompt.iter().chain(&sample.negative_prompt))?;
-        Ok(Self { sample, engine, size, method, noise, init, replay, model })
+        Ok(Self { sample, engine, size, method, noise, noise_dtype, init, replay, model })
     }
 
     fn work(&self) -> Workload<'_> {
-        self.model.workload(self.size, self.sample.steps)
+        Workload { sampler: self.sample.scheduler, ..self.model.workload(self.size, self.sample.steps) }
     }
 
     /// TFLOPs of an evaluation with nothing pruned.
@@ -137,6 +137,9 @@ impl<'a> Job<'a> {
             height: self.size.1,
             model: self.model.name().to_string(),
             rng: sample.rng.name().to_string(),
+            rng_dtype: RngKind::from(sample.rng)
+                .dtype(self.noise_dtype.beside(self.engine.dtype.into()))
+                .to_string(),
             method: self.method.name.clone(),
             options: self.method.settings.clone(),
             flops: (sampled.mean_tflop * 1e12, self.whole_tflop()? * 1e12),
@@ -146,7 +149,7 @@ impl<'a> Job<'a> {
         })
     }
 
-    fn request<T: Tensor>(&self, initial: InitialLatents<T>) -> Request<T> {
+    fn request<T: Tensor>(&self, initial: InitialLatents<T>, tiles: TileOptions) -> Request<T> {
         let sample = self.sample;
         let negative = sample.negative_prompt.clone().map(|negative| vec![negative]);
         let mut request = Request::new(sample.prompt.clone());
@@ -155,10 +158,11 @@ impl<'a> Job<'a> {
         request.guidance_scale = sample.guidance_scale;
         request.seed = sample.seed;
         request.rng = sample.rng.into();
+        request.noise_dtype = self.noise_dtype;
         (request.width, request.height) = (Some(self.size.0), Some(self.size.1));
         request.scheduler = sample.scheduler;
         request.initial = initial;
-        request.decoding = decoding(sample.vae_tiling);
+        request.decoding = decoding(sample.vae_tiling, tiles);
         request
     }
 
@@ -205,9 +209,7 @@ impl<E: Extension> Task for Sampling<'_, E> {
                 dtype.accumulator(),
                 &device,
             )?),
-            (None, Some(init)) => {
-                init.initial(&pipeline, job.model.checkpoint.vae(), job.sample.prompt.len())?
-            }
+            (None, Some(init)) => init.initial(&pipeline, &job.model.checkpoint)?,
             (None, None) => InitialLatents::Drawn,
         };
         progress.start();
@@ -220,7 +222,7 @@ impl<E: Extension> Task for Sampling<'_, E> {
             }
             Proceed::Continue(())
         };
-        let request = job.request(initial);
+        let request = job.request(initial, pipeline.vae().tiles());
         let output =
             pipeline.generate(&request, reducer.as_mut(), &mut report).map_err(|error| job.blame(error))?;
         let values = output.latents.to_f32()?;
@@ -268,6 +270,15 @@ impl Pace {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn tiles_overlap_as_the_autoencoders_own() {
+        for overlap in [0.25, 0.125] {
+            let tiles = decoding(Some(64), TileOptions { size: 512, overlap });
+            assert_eq!(tiles, Decoding::Tiled(Some(TileOptions { size: 64, overlap })));
+        }
+        assert_eq!(decoding(None, TileOptions { size: 512, overlap: 0.25 }), Decoding::Whole);
+    }
 
     #[test]
     fn the_first_step_counts_only_alone() {

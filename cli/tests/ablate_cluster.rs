@@ -1,4 +1,4 @@
-//! The files of `docs/cluster`: the array script is run as SLURM runs it, the manifest's arguments are tried.
+//! The files of `recipes/cluster`: the array script is run as SLURM runs it, the manifest's arguments are tried.
 
 #![cfg(unix)]
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
@@ -15,7 +15,7 @@ const CONFIG: &str = "steps = 2\nwidth = 64\nheight = 64\n[prompts]\na = \"one\"
     [[grid]]\nmethod = \"at-edm\"\n";
 
 fn cluster(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/cluster").join(name)
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../recipes/cluster").join(name)
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! The paper's configurations in `docs/paper`: each is planned for SD-XL base, without weights, and costs what the paper says.
+//! The paper's configurations in `recipes/paper`: each is planned for SD-XL base, without weights, and costs what the paper says.
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
@@ -11,7 +11,7 @@ use common::{atedm, names};
 use serde_json::Value;
 
 fn folder() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/paper")
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../recipes/paper")
 }
 
 /// The points of a configuration.
@@ -23,7 +23,7 @@ fn plan(name: &str) -> Vec<Value> {
     let points = info["points"].as_array().unwrap().clone();
     for point in &points {
         let settings = &point["settings"];
-        assert_eq!((&settings["steps"], &settings["scheduler"]), (&50.into(), &"euler-edm".into()), "{name}");
+        assert_eq!((&settings["steps"], &settings["scheduler"]), (&50.into(), &"euler-sgm".into()), "{name}");
         assert_eq!((&settings["width"], &settings["height"]), (&1024.into(), &1024.into()), "{name}");
         assert_eq!(format!("{:.3}", point["whole_tflop"].as_f64().unwrap()), "6.761");
     }

@@ -7,6 +7,7 @@ mod common;
 use std::fs;
 use std::path::Path;
 
+use atedm_core::DType;
 use atedm_sdxl::rng::RngKind;
 use common::{Png, atedm, latents, names, read_png, relative_l2, succeed, tiny};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
@@ -72,7 +73,7 @@ fn backends_agree_and_pruning_matters() {
 #[test]
 fn double_precision_stays_close() {
     let single = final_latents(&["--backend", "ndarray"]);
-    let double = final_latents(&["--backend", "ndarray", "--dtype", "f64"]);
+    let double = final_latents(&["--backend", "ndarray", "--dtype", "f64", "--rng-dtype", "f32"]);
     let distance = relative_l2(&single, &double);
     assert!(distance < TOLERANCE && distance > 0.0, "{distance}");
 }
@@ -81,7 +82,7 @@ fn double_precision_stays_close() {
 #[test]
 fn half_precision_runs() {
     // Without guidance, which would multiply the rounding by its scale.
-    let flags = ["--backend", "candle", "--guidance-scale", "1"];
+    let flags = ["--backend", "candle", "--guidance-scale", "1", "--rng-dtype", "f32"];
     let single = final_latents(&flags);
     // A handful of times the dtype's own rounding, 2⁻¹¹ and 2⁻⁸.
     for (dtype, most) in [("f16", 0.01), ("bf16", 0.05)] {
@@ -185,12 +186,41 @@ fn given_latents_take_the_place_of_the_seed() {
     let file = path.to_str().unwrap();
     let shape = [1, 4, 16, 16];
     for (rng, kind) in [("torch", RngKind::Torch), ("chacha", RngKind::ChaCha)] {
-        let noise = kind.source(5, 1).standard_normal(&shape).unwrap();
+        let noise = kind.source(5, 1, DType::F32).standard_normal(&shape).unwrap();
         write_latents(&path, &shape, &noise);
         let drawn = final_latents(&["--seed", "5", "--rng", rng]);
         assert_eq!(final_latents(&["--seed", "6", "--latents", file]), drawn, "{rng}");
         assert_ne!(final_latents(&["--seed", "6", "--rng", rng]), drawn, "{rng}");
     }
+}
+
+/// Noise is torch's of the run's dtype, unless another is asked for.
+#[cfg(feature = "candle")]
+#[test]
+fn noise_is_drawn_in_the_dtype_of_the_run() {
+    let work = tempfile::tempdir().unwrap();
+    let path = work.path().join("noise.safetensors");
+    let file = path.to_str().unwrap();
+    let shape = [1, 4, 16, 16];
+    for (dtype, own) in [("f16", DType::F16), ("bf16", DType::BF16)] {
+        let mut drawn = Vec::new();
+        for (asked, noise) in [(None, own), (Some("f32"), DType::F32), (Some("bf16"), DType::BF16)] {
+            write_latents(
+                &path,
+                &shape,
+                &RngKind::Torch.source(5, 1, noise).standard_normal(&shape).unwrap(),
+            );
+            let more = asked.map_or(vec![], |asked| vec!["--rng-dtype", asked]);
+            let values = final_latents(&[&["--dtype", dtype, "--seed", "5"], more.as_slice()].concat());
+            let given = final_latents(&["--dtype", dtype, "--seed", "6", "--latents", file]);
+            assert_eq!(values, given, "{dtype} {asked:?}");
+            drawn.push(values);
+        }
+        assert_ne!(drawn[0], drawn[1], "{dtype}");
+    }
+    let chacha = |dtype: &str| final_latents(&["--rng", "chacha", "--dtype", dtype, "--guidance-scale", "1"]);
+    let distance = relative_l2(&chacha("bf16"), &chacha("f32"));
+    assert!(distance < 0.05, "{distance}");
 }
 
 #[test]
@@ -289,7 +319,7 @@ fn every_sampler_makes_an_image() {
         "euler",
         "euler-karras",
         "euler-trailing",
-        "euler-edm",
+        "euler-sgm",
         "euler-a",
         "ddim",
         "dpm++2m",

@@ -1,13 +1,12 @@
 //! `atedm scenes`.
 
-#![cfg(feature = "train")]
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
 mod common;
 
 use std::fs;
 
-use atedm_sdxl::train::scenes::{Scene, Split};
+use atedm_training::scenes::{Scene, Split};
 use common::{fail, names, read_png, succeed};
 
 #[test]

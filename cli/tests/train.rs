@@ -14,7 +14,7 @@ use common::{fail, names, succeed};
 
 /// The recipe that trains in seconds, of a few steps more.
 fn recipe(folder: &Path) -> PathBuf {
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/training/tiny.toml");
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../recipes/training/tiny.toml");
     let text = fs::read_to_string(&source).unwrap();
     assert!(text.contains("steps = 4\n") && text.contains("steps = 5\n"), "{text}");
     let file = folder.join("recipe.toml");

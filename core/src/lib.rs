@@ -5,6 +5,7 @@
 //! - [`backend`]: three small trait levels ([`Tensor`], [`NnOps`], [`AttentionOps`]) and their generic bodies.
 //! - [`plugin`]: the seam between a model and a method ([`plugin::TokenReducer`], [`plugin::BlockPass`]).
 //! - `reference` (feature `reference`): the plain backend on `ndarray`, in f32 and f64.
+//! - [`text_file`]: how files of text are read.
 //! - [`weights`]: named tensors, wherever they come from.
 
 pub mod at_edm;
@@ -14,9 +15,12 @@ mod error;
 pub mod plugin;
 #[cfg(feature = "reference")]
 pub mod reference;
+pub mod text_file;
 pub mod weights;
 
-pub use backend::{AttentionGraph, AttentionOps, Backend, DeviceOf, Indices, NnOps, Partition, Tensor};
+pub use backend::{
+    AttentionGraph, AttentionOps, Backend, CONTRACT_VERSION, DeviceOf, Indices, NnOps, Partition, Tensor,
+};
 pub use dtype::DType;
 pub use error::{Error, Result};
 pub use weights::{WeightSource, Weights};

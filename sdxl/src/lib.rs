@@ -33,6 +33,8 @@
 //! # }
 //! ```
 
+pub use atedm_core::text_file;
+
 pub mod architecture;
 pub mod checkpoint;
 pub mod config;
@@ -46,8 +48,6 @@ pub mod rng;
 pub mod schedulers;
 pub mod text;
 pub mod tokenizer;
-#[cfg(feature = "train")]
-pub mod train;
 pub mod unet;
 pub mod vae;
 pub mod weights;

@@ -9,6 +9,8 @@ use std::path::Path;
 use atedm_core::reference::{NdDevice, Reference32};
 use atedm_core::{DType, Error, Result, Tensor, Weights};
 use atedm_sdxl::checkpoint::{Checkpoint, OpenOptions, Part};
+use atedm_sdxl::config::VaeConfig;
+use atedm_sdxl::schedulers::SchedulerClass;
 use atedm_sdxl::text::TextEncoder;
 use atedm_sdxl::unet::UNet;
 use atedm_sdxl::vae::Vae;
@@ -260,7 +262,7 @@ fn broken_and_missing_configurations_are_named() {
 
 #[test]
 fn parts_must_fit_each_other() {
-    let cases: [(&str, &str, Value, &[&str]); 6] = [
+    let cases: [(&str, &str, Value, &[&str]); 9] = [
         (
             "model_index.json",
             "_class_name",
@@ -282,17 +284,99 @@ fn parts_must_fit_each_other() {
         ),
         ("unet/config.json", "in_channels", json!(9), &["unet/config.json: in_channels", "9"]),
         (
-            "text_encoder_2/config.json",
-            "architectures",
-            json!(["CLIPTextModel"]),
-            &["text_encoder_2", "architectures"],
+            "model_index.json",
+            "text_encoder_2",
+            json!(["transformers", "CLIPTextModel"]),
+            &["model_index.json: text_encoder_2", "CLIPTextModelWithProjection"],
         ),
+        (
+            "model_index.json",
+            "text_encoder",
+            json!(["transformers", "T5EncoderModel"]),
+            &["model_index.json: text_encoder", "CLIPTextModel", "T5EncoderModel"],
+        ),
+        (
+            "model_index.json",
+            "unet",
+            json!(["diffusers", "UNetMotionModel"]),
+            &["model_index.json: unet", "UNet2DConditionModel", "UNetMotionModel"],
+        ),
+        ("model_index.json", "vae", json!(["diffusers", "AutoencoderTiny"]), &["vae/"]),
     ];
     for (file, key, value, named) in cases {
         let folder = checkpoint();
         edit(&folder.path().join(file), |json| json[key] = value);
         fails(folder.path(), named);
     }
+}
+
+/// As in diffusers, `model_index.json` says what a part is; what the part's own file says of its class does not count.
+#[test]
+fn the_index_names_the_classes() {
+    for own in [json!(null), json!([]), json!(["CLIPModel"]), json!(["CLIPTextModel"])] {
+        let folder = checkpoint();
+        let file = folder.path().join("text_encoder_2/config.json");
+        edit(&file, |json| json["architectures"] = own.clone());
+        load(folder.path()).unwrap();
+        edit(&file, |json| drop(json.as_object_mut().unwrap().remove("architectures")));
+        load(folder.path()).unwrap();
+    }
+    let folder = checkpoint();
+    for (file, own) in
+        [("vae/config.json", "AutoencoderTiny"), ("scheduler/scheduler_config.json", "LCMScheduler")]
+    {
+        edit(&folder.path().join(file), |json| json["_class_name"] = json!(own));
+    }
+    let opened = open(folder.path()).unwrap();
+    assert!(matches!(opened.vae(), VaeConfig::Kl(_)));
+    assert_eq!(opened.scheduler().class, Some(SchedulerClass::Euler));
+    edit(&folder.path().join("model_index.json"), |json| json["scheduler"][1] = json!("DDIMScheduler"));
+    assert_eq!(open(folder.path()).unwrap().scheduler().class, Some(SchedulerClass::Ddim));
+    // an autoencoder that does not run here does not matter where another is given
+    let index = folder.path().join("model_index.json");
+    edit(&index, |json| json["vae"][1] = json!("ConsistencyDecoderVAE"));
+    fails(folder.path(), &["model_index.json: vae", "AutoencoderKL", "ConsistencyDecoderVAE"]);
+    edit(&folder.path().join("vae/config.json"), |json| json["_class_name"] = json!("AutoencoderKL"));
+    let options = OpenOptions { vae: Some(folder.path().join("vae")), ..OpenOptions::default() };
+    assert!(matches!(Checkpoint::open(folder.path(), options).unwrap().vae(), VaeConfig::Kl(_)));
+}
+
+#[test]
+fn a_byte_order_mark_is_accepted_in_every_file_of_text() {
+    let folder = checkpoint();
+    let whole = open(folder.path()).unwrap();
+    for name in [
+        "model_index.json",
+        "unet/config.json",
+        "vae/config.json",
+        "text_encoder/config.json",
+        "text_encoder_2/config.json",
+        "scheduler/scheduler_config.json",
+        "tokenizer/tokenizer_config.json",
+        "tokenizer/vocab.json",
+        "tokenizer/merges.txt",
+    ] {
+        let file = folder.path().join(name);
+        let text = std::fs::read_to_string(&file).unwrap();
+        std::fs::write(&file, format!("\u{feff}{text}")).unwrap();
+    }
+    load(folder.path()).unwrap();
+    let marked = open(folder.path()).unwrap();
+    assert_eq!((marked.unet(), marked.vae()), (whole.unet(), whole.vae()));
+    assert_eq!(marked.scheduler(), whole.scheduler());
+    let [tokens, marked] = [whole, marked].map(|c| c.tokenizers().unwrap()[0].encode("ab a").unwrap());
+    assert_eq!(tokens, marked);
+}
+
+/// An absent negative prompt is all zeros by default, but not where the file says `null`.
+#[test]
+fn null_counts_as_false_in_the_index() {
+    let folder = checkpoint();
+    let file = folder.path().join("model_index.json");
+    edit(&file, |json| json["force_zeros_for_empty_prompt"] = json!(null));
+    assert!(!open(folder.path()).unwrap().force_zeros_for_empty_prompt());
+    edit(&file, |json| drop(json.as_object_mut().unwrap().remove("force_zeros_for_empty_prompt")));
+    assert!(open(folder.path()).unwrap().force_zeros_for_empty_prompt());
 }
 
 #[test]

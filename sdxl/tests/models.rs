@@ -154,6 +154,8 @@ fn tiles_have_the_shape_of_the_whole() {
         ..TinyVaeConfig::default()
     };
     let tiny = Vae::<Reference32>::load(&random, &VaeConfig::Tiny(tiny)).unwrap();
+    assert_eq!(kl.tiles(), TileOptions { size: 16, overlap: 0.25 });
+    assert_eq!(tiny.tiles(), TileOptions { size: 512, overlap: 0.125 });
     for (vae, size) in [(&kl, 16), (&tiny, 64)] {
         let whole = vae.decode(&latents).unwrap();
         let tiles = TileOptions { size, overlap: vae.tiles().overlap };
@@ -196,6 +198,10 @@ fn only_f16_needs_another_dtype_for_the_autoencoder() {
         let config = VaeConfig::from_json(Path::new("vae"), json.clone()).unwrap();
         assert_eq!(Vae::<Reference32>::dtype_beside(&config, DType::F16), expected);
         assert_eq!(Vae::<Reference32>::dtype_beside(&config, DType::BF16), DType::BF16);
+        let bf16 = if force { DType::F32 } else { DType::BF16 };
+        let encoding =
+            [DType::F16, DType::BF16, DType::F64].map(|d| Vae::<Reference32>::encoding_dtype(&config, d));
+        assert_eq!(encoding, [expected, bf16, DType::F64]);
     }
 }
 
@@ -264,4 +270,25 @@ fn taesdxl() {
     let mean_square = error.iter().map(|e| e * e).sum::<f32>() / error.len() as f32;
     // Values span 2, so that this is a peak signal-to-noise ratio of 20 dB.
     assert!(mean_square < 0.04, "mean square error {mean_square}");
+}
+
+/// Special and added tokens from all files of a folder, as `tests/python/tokenizer_cases.py` drew them.
+#[test]
+fn added_tokens_are_those_of_transformers() {
+    let vocabulary = fixtures().join("tiny-a/tokenizer");
+    let list = json(&fixtures().join("tokenizer-cases.json"));
+    for case in list["cases"].as_array().unwrap() {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["vocab.json", "merges.txt"] {
+            std::fs::copy(vocabulary.join(name), folder.path().join(name)).unwrap();
+        }
+        for (name, content) in case["files"].as_object().unwrap() {
+            std::fs::write(folder.path().join(name), content.to_string()).unwrap();
+        }
+        let tokenizer = atedm_sdxl::tokenizer::ClipTokenizer::open(folder.path(), 77).unwrap();
+        for (prompt, expected) in case["ids"].as_object().unwrap() {
+            let got = tokenizer.encode(prompt).unwrap().ids;
+            assert_eq!(Value::from(got), *expected, "{prompt:?} {}", case["files"]);
+        }
+    }
 }

@@ -11,8 +11,9 @@ use atedm_core::plugin::Unpruned;
 use atedm_core::reference::{NdDevice, NdTensor, Reference32, Reference64};
 use atedm_core::{Backend, DType, Tensor};
 use atedm_sdxl::checkpoint::{Checkpoint, OpenOptions};
-use atedm_sdxl::pipeline::{Decoding, MicroConditioning, Pipeline, Proceed, Request};
-use pipeline_support::{Golden, LATENTS, fixtures, json, relative_l2};
+use atedm_sdxl::pipeline::{Decoding, InitialLatents, MicroConditioning, Pipeline, Proceed, Request};
+use atedm_sdxl::rng::{NoiseDType, RngKind};
+use pipeline_support::{Golden, LATENTS, copy_of, fixtures, json, relative_l2};
 use safetensors::tensor::{Dtype, TensorView};
 
 const CIRCLE: &str = "a photo of a red circle on a blue background";
@@ -59,25 +60,15 @@ fn several_images_of_a_prompt() {
     let mut request = request(&[CIRCLE], 5, 6.0, "ddim");
     request.images_per_prompt = 3;
     check(&load::<Reference32>(fixtures().join("tiny-a"), DType::F32), &request, "ddim");
+    // torch draws another noise for a pipeline in f64
+    request.noise_dtype = NoiseDType::Always(DType::F32);
     check(&load::<Reference64>(fixtures().join("tiny-a"), DType::F64), &request, "ddim");
 }
 
 /// tiny-a with a guidance input in its U-Net: the scale goes in there, and no negative rows are run.
 #[test]
 fn consistency_distilled() {
-    let folder = tempfile::tempdir().unwrap();
-    let source = fixtures().join("tiny-a");
-    for entry in std::fs::read_dir(&source).unwrap().map(|entry| entry.unwrap().path()) {
-        let to = folder.path().join(entry.file_name().unwrap());
-        if entry.is_file() {
-            std::fs::copy(&entry, &to).unwrap();
-            continue;
-        }
-        std::fs::create_dir(&to).unwrap();
-        for file in std::fs::read_dir(&entry).unwrap().map(|file| file.unwrap().path()) {
-            std::fs::copy(&file, to.join(file.file_name().unwrap())).unwrap();
-        }
-    }
+    let folder = copy_of("tiny-a");
     let unet = folder.path().join("unet");
     let mut config = json(unet.join("config.json"));
     config["time_cond_proj_dim"] = 12.into();
@@ -99,4 +90,63 @@ fn consistency_distilled() {
         let output = pipeline.generate(&request, &mut Unpruned, &mut |_| Proceed::Continue(())).unwrap();
         assert!(output.costs.iter().all(|cost| cost.rows == 2));
     }
+}
+
+/// Image to image: the generator draws the picture's latents, then the noise; a batch shares the first draw.
+#[test]
+fn image_to_image() {
+    let folder = fixtures().join("tiny-a-expected");
+    let golden = Golden::open(folder.join("image_to_image.safetensors"));
+    let [height, width, _] = golden.shape("picture")[..] else { panic!("no picture") };
+    let bytes = golden.bytes("picture");
+    let values = (0..3).flat_map(|channel| bytes.iter().skip(channel).step_by(3));
+    let values: Vec<f32> = values.map(|&byte| f32::from(byte) / 127.5 - 1.0).collect();
+    let pipeline = load::<Reference32>(fixtures().join("tiny-a"), DType::F32);
+    let picture = NdTensor::from_f32(&values, &[1, 3, height, width], DType::F32, &NdDevice).unwrap();
+    let distribution = pipeline.vae().distribution(&picture).unwrap();
+    for case in json(folder.join("image_to_image.json")).as_array().unwrap() {
+        let name = case["name"].as_str().unwrap();
+        let prompts: Vec<String> = serde_json::from_value(case["prompts"].clone()).unwrap();
+        let mut request = Request::new(prompts);
+        request.steps = case["steps"].as_u64().unwrap() as usize;
+        request.guidance_scale = case["guidance_scale"].as_f64().unwrap();
+        request.seed = case["seed"].as_u64().unwrap();
+        (request.width, request.height) = (Some(width), Some(height));
+        request.scheduler = case["scheduler"].as_str().map(|name| name.parse().unwrap());
+        request.decoding = Decoding::Skip;
+        // strength 0.6 of 5 steps: the last three
+        let start = 2;
+        request.initial = InitialLatents::Encoded { distribution: distribution.clone(), start };
+        let made = |request: &Request<NdTensor>| {
+            let output = pipeline.generate(request, &mut Unpruned, &mut |_| Proceed::Continue(())).unwrap();
+            output.latents.to_f32().unwrap()
+        };
+        let expected = golden.f32(&format!("{name}.final_latents"));
+        let distance = relative_l2(&made(&request), &expected);
+        println!("{name}: relative L2 {distance:.2e}");
+        assert!(distance <= LATENTS, "{name}: {distance:e}");
+        // The mean is another picture.
+        let mean = pipeline.vae().scale(&distribution.mean).unwrap();
+        let images = request.images().unwrap();
+        let latents = NdTensor::concat(&vec![&mean; images], 0).unwrap();
+        request.initial = InitialLatents::Clean { latents, start };
+        assert!(relative_l2(&made(&request), &expected) > 1e-2, "{name}");
+    }
+}
+
+/// With a stream for each image, an image of a batch draws what it draws alone.
+#[test]
+fn image_to_image_with_chacha_stands_alone() {
+    let pipeline = load::<Reference32>(fixtures().join("tiny-a"), DType::F32);
+    let values: Vec<f32> = (0..3 * 32 * 32).map(|i| (i as f32 * 0.37).sin()).collect();
+    let picture = NdTensor::from_f32(&values, &[1, 3, 32, 32], DType::F32, &NdDevice).unwrap();
+    let distribution = pipeline.vae().distribution(&picture).unwrap();
+    let made = |prompts: &[&str]| {
+        let mut request = request(prompts, 4, 5.0, "euler");
+        (request.width, request.height, request.rng) = (Some(32), Some(32), RngKind::ChaCha);
+        request.initial = InitialLatents::Encoded { distribution: distribution.clone(), start: 1 };
+        let output = pipeline.generate(&request, &mut Unpruned, &mut |_| Proceed::Continue(())).unwrap();
+        output.latents.narrow(0, 0, 1).unwrap().to_f32().unwrap()
+    };
+    assert!(relative_l2(&made(&[CIRCLE, CAT]), &made(&[CIRCLE])) < 1e-5);
 }

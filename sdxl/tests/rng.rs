@@ -4,7 +4,8 @@
 
 mod pipeline_support;
 
-use atedm_sdxl::rng::{ChaChaNoise, NoiseSource, RngKind, TorchRng};
+use atedm_core::DType;
+use atedm_sdxl::rng::{ChaChaNoise, NoiseDType, NoiseSource, RngKind, TorchRng};
 use pipeline_support::{Golden, fixtures};
 
 /// `torch.randn(20, generator=torch.Generator().manual_seed(0))`, torch 2.11 on the CPU with AVX2.
@@ -58,6 +59,52 @@ fn all_golden_draws_are_torchs() {
         compared += 1;
     }
     assert!(compared >= 80, "only {compared} draws");
+}
+
+/// The other dtypes have paths of their own in torch: f16 and bf16 bit for bit, f64 to the C library's last bit.
+#[test]
+fn draws_in_other_dtypes_are_torchs() {
+    let golden = Golden::open(fixtures().join("torch_randn_dtypes.safetensors"));
+    let mut compared = [0; 3];
+    for name in golden.names() {
+        let parts: Vec<&str> = name.split('.').collect();
+        let [dtype, "seed", seed, kind, rest @ ..] = parts.as_slice() else { continue };
+        let (place, dtype, tolerance) = match *dtype {
+            "f16" => (0, DType::F16, 0.0),
+            "bf16" => (1, DType::BF16, 0.0),
+            _ => (2, DType::F64, 1e-7),
+        };
+        let mut rng = TorchRng::new(seed.parse().unwrap()).drawing(dtype);
+        if let ("two_draws", [first, _, "second"]) = (*kind, rest) {
+            drop(rng.randn(first.parse().unwrap()));
+        }
+        let expected = golden.f32(&name);
+        let got = rng.standard_normal(&golden.shape(&name)).unwrap();
+        for (i, (got, expected)) in got.iter().zip(&expected).enumerate() {
+            assert!((got - expected).abs() <= tolerance, "{name}[{i}]: {got}, expected {expected}");
+        }
+        compared[place] += 1;
+    }
+    assert_eq!(compared, [30; 3]);
+}
+
+/// An autoencoder in f32 beside a pipeline in f16 draws from the same generator.
+#[test]
+fn one_generator_draws_in_two_dtypes() {
+    let golden = Golden::open(fixtures().join("torch_randn_dtypes.safetensors"));
+    let mut source = RngKind::Torch.source(3, 1, DType::F16);
+    assert_eq!(source.standard_normal_in(&[20], DType::F32).unwrap(), golden.f32("mixed.f32"));
+    assert_eq!(source.standard_normal(&[20]).unwrap(), golden.f32("mixed.f16"));
+}
+
+#[test]
+fn the_dtype_of_noise() {
+    let of = |dtype: NoiseDType| [DType::F32, DType::F16].map(|model| dtype.beside(model));
+    assert_eq!(of(NoiseDType::OfModel), [DType::F32, DType::F16]);
+    assert_eq!(of(NoiseDType::Always(DType::BF16)), [DType::BF16; 2]);
+    let draw = |kind: RngKind, dtype| kind.source(1, 1, dtype).standard_normal(&[1, 32]).unwrap();
+    assert_ne!(draw(RngKind::Torch, DType::F16), draw(RngKind::Torch, DType::F32));
+    assert_eq!(draw(RngKind::ChaCha, DType::F16), draw(RngKind::ChaCha, DType::F32));
 }
 
 /// The high half of a seed does not count, as in torch.

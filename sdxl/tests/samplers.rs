@@ -40,18 +40,24 @@ fn pseudo_output(scaled: &[f32], step: usize) -> Vec<f32> {
 
 fn sampler_of(case: &Value) -> Box<dyn Sampler<NdTensor>> {
     let steps = case["steps"].as_u64().unwrap() as usize;
-    let edm = case["sampler"] == "euler-edm";
-    config(&case["scheduler_config"]).unwrap().build(edm.then_some(SamplerChoice::EulerEdm), steps).unwrap()
+    let edm = case["sampler"] == "euler-sgm";
+    config(&case["scheduler_config"]).unwrap().build(edm.then_some(SamplerChoice::EulerSgm), steps).unwrap()
 }
 
 #[test]
 fn schedules_are_diffusers() {
-    let golden = Golden::open(fixtures().join("samplers.safetensors"));
-    let cases = json(fixtures().join("samplers.json"));
+    for file in ["samplers", "samplers_edm"] {
+        compare_schedules(file);
+    }
+}
+
+fn compare_schedules(file: &str) {
+    let golden = Golden::open(fixtures().join(format!("{file}.safetensors")));
+    let cases = json(fixtures().join(format!("{file}.json")));
     for case in cases.as_array().unwrap() {
         let name = case["name"].as_str().unwrap();
         let sampler = sampler_of(case);
-        let limit = if case["sampler"] == "euler-edm" { LEGACY_SIGMAS } else { SIGMAS };
+        let limit = if case["sampler"] == "euler-sgm" { LEGACY_SIGMAS } else { SIGMAS };
         let timesteps = golden.f32(&format!("{name}.timesteps"));
         assert_eq!(timesteps.len(), sampler.timesteps().len(), "{name}");
         for (got, expected) in sampler.timesteps().iter().zip(timesteps) {
@@ -75,8 +81,13 @@ fn schedules_are_diffusers() {
 
 #[test]
 fn trajectories_are_diffusers() {
-    let golden = Golden::open(fixtures().join("samplers.safetensors"));
-    let cases = json(fixtures().join("samplers.json"));
+    assert!(compare_trajectories("samplers") >= 90);
+    assert_eq!(compare_trajectories("samplers_edm"), 16);
+}
+
+fn compare_trajectories(file: &str) -> usize {
+    let golden = Golden::open(fixtures().join(format!("{file}.safetensors")));
+    let cases = json(fixtures().join(format!("{file}.json")));
     let (mut worst, mut compared) = (0f64, 0);
     for case in cases.as_array().unwrap() {
         let name = case["name"].as_str().unwrap();
@@ -103,12 +114,53 @@ fn trajectories_are_diffusers() {
         compared += 1;
     }
     println!("{compared} runs, worst relative L2 {worst:e}");
-    assert!(compared >= 90);
+    compared
+}
+
+/// What else a checkpoint with EDM's preconditioning may be sampled with: nothing.
+#[test]
+fn models_of_another_kind_take_no_choice() {
+    let configs = [
+        json!({"_class_name": "EDMEulerScheduler", "sigma_data": 0.5}),
+        json!({"_class_name": "EDMDPMSolverMultistepScheduler", "sigma_data": 0.5}),
+        json!({"_class_name": "OwnScheduler", "sigma_data": 0.5}),
+        json!({"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 3.0}),
+    ];
+    for value in configs {
+        let config = config(&value).unwrap();
+        for choice in SamplerChoice::ALL {
+            let error = build_error(&config, Some(choice), 4);
+            let start = format!("scheduler_config.json: _class_name: expected no --scheduler ({choice})");
+            assert!(error.starts_with(&start), "{error}");
+        }
+    }
+    for bad in [json!({"sigma_data": 0.0}), json!({"rho": -1.0}), json!({"sigma_schedule": "even"})] {
+        let mut value = json!({"_class_name": "EDMEulerScheduler"});
+        value.as_object_mut().unwrap().extend(bad.as_object().unwrap().clone());
+        assert!(config(&value).is_err(), "{value}");
+    }
+    let sample = json!({"_class_name": "EDMEulerScheduler", "prediction_type": "sample"});
+    assert!(build_error(&config(&sample).unwrap(), None, 4).contains("prediction_type: expected epsilon"));
+}
+
+/// A default of LCM's alone is no reason to refuse a checkpoint to others.
+#[test]
+fn few_training_steps() {
+    let few = config(&json!({"_class_name": "EulerDiscreteScheduler", "num_train_timesteps": 40})).unwrap();
+    for choice in [None, Some(SamplerChoice::Ddim), Some(SamplerChoice::DpmMultistep)] {
+        let sampler: Box<dyn Sampler<NdTensor>> = few.build(choice, 10).unwrap();
+        assert_eq!(sampler.timesteps().len(), 10);
+    }
+    let error = build_error(&few, Some(SamplerChoice::Lcm), 4);
+    assert!(
+        error.starts_with("scheduler_config.json: original_inference_steps: expected 1 to the 40"),
+        "{error}"
+    );
 }
 
 /// The discretisation of the original SD-XL code, in f64: `t = ⌊linspace(999, 0, n)⌋` without the end.
 #[test]
-fn euler_edm_is_sgms_discretisation() {
+fn euler_sgm_is_sgms_discretisation() {
     let betas = |t: usize| {
         let (low, high) = (0.00085f64.sqrt(), 0.012f64.sqrt());
         (low + (high - low) * t as f64 / 999.0).powi(2)
@@ -119,7 +171,7 @@ fn euler_edm_is_sgms_discretisation() {
     };
     for steps in [1usize, 7, 28, 50, 999, 1000] {
         let sampler: Box<dyn Sampler<NdTensor>> =
-            SchedulerConfig::sdxl().build(Some(SamplerChoice::EulerEdm), steps).unwrap();
+            SchedulerConfig::sdxl().build(Some(SamplerChoice::EulerSgm), steps).unwrap();
         for (i, (&t, &level)) in sampler.timesteps().iter().zip(sampler.sigmas()).enumerate() {
             let expected = 999 * (steps - i) / steps;
             let expected = if steps == 1000 { 999 - i } else { expected };
@@ -151,7 +203,7 @@ fn true_noise_gives_back_the_clean_sample() {
         SamplerChoice::Euler,
         SamplerChoice::EulerKarras,
         SamplerChoice::EulerTrailing,
-        SamplerChoice::EulerEdm,
+        SamplerChoice::EulerSgm,
         SamplerChoice::Ddim,
         SamplerChoice::DpmMultistep,
         SamplerChoice::DpmMultistepKarras,
@@ -179,7 +231,7 @@ fn choices_change_only_what_they_name() {
     assert_eq!(first(&sdxl, None).0, 981.0);
     assert_eq!(first(&sdxl, None), first(&sdxl, Some(SamplerChoice::Euler)));
     assert_eq!(first(&sdxl, Some(SamplerChoice::EulerTrailing)).0, 999.0);
-    assert_eq!(first(&sdxl, Some(SamplerChoice::EulerEdm)).0, 999.0);
+    assert_eq!(first(&sdxl, Some(SamplerChoice::EulerSgm)).0, 999.0);
     assert_eq!(first(&sdxl, Some(SamplerChoice::Ddim)), (981.0, 1.0));
     let karras = config(&json!({"_class_name": "EulerDiscreteScheduler", "beta_schedule": "scaled_linear",
         "beta_start": 0.00085, "beta_end": 0.012, "use_karras_sigmas": true}))
@@ -218,6 +270,8 @@ fn names_round_trip() {
     for choice in SamplerChoice::ALL {
         assert_eq!(choice.name().parse::<SamplerChoice>().unwrap(), choice);
     }
+    let error = "euler-edm".parse::<SamplerChoice>().unwrap_err().to_string();
+    assert!(error.starts_with("scheduler: expected euler-sgm"), "{error}");
     let error = "plms".parse::<SamplerChoice>().unwrap_err().to_string();
     assert!(error.starts_with("scheduler: expected one of euler, euler-karras"), "{error}");
     assert!(error.ends_with("got \"plms\""), "{error}");
@@ -303,6 +357,65 @@ fn bad_configs_name_file_and_field() {
     assert!(error.starts_with("s.json: broken JSON") && !error.contains('\n'), "{error}");
     let error = SchedulerConfig::from_json("[]", Path::new("s.json")).unwrap_err().to_string();
     assert_eq!(error, "s.json: expected a JSON object");
+}
+
+/// Measured on diffusers 0.42: each key set to `null` in each class's config. Flags are false, numbers and names cannot be
+/// used where the class reads them.
+#[test]
+fn null_is_what_python_makes_of_none() {
+    let common = ["num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "prediction_type"];
+    let others = [
+        "timestep_spacing",
+        "steps_offset",
+        "final_sigmas_type",
+        "interpolation_type",
+        "algorithm_type",
+        "solver_type",
+        "solver_order",
+        "clip_sample_range",
+        "original_inference_steps",
+        "timestep_scaling",
+    ];
+    let classes: [(&str, &[usize]); 5] = [
+        ("EulerDiscreteScheduler", &[0, 1, 2, 3]),
+        ("EulerAncestralDiscreteScheduler", &[0, 1]),
+        ("DDIMScheduler", &[0, 1, 7]),
+        ("DPMSolverMultistepScheduler", &[0, 1, 2, 4, 5, 6]),
+        ("LCMScheduler", &[8, 9]),
+    ];
+    for (class, read) in classes {
+        let of = |key: &str, value: Value| config(&json!({"_class_name": class, key: value}));
+        for key in common.into_iter().chain(read.iter().map(|i| others[*i])) {
+            let error = of(key, json!(null)).unwrap_err().to_string();
+            assert!(
+                error.starts_with(&format!("scheduler_config.json: {key}: expected a value, got null")),
+                "{error}"
+            );
+        }
+        let absent = config(&json!({"_class_name": class})).unwrap();
+        for key in others.iter().enumerate().filter(|(i, _)| !read.contains(i)).map(|(_, key)| key) {
+            assert_eq!(of(key, json!(null)).unwrap(), absent, "{class} {key}");
+        }
+        for key in ["trained_betas", "sigma_min", "sigma_max", "timestep_type", "lambda_min_clipped"] {
+            assert_eq!(of(key, json!(null)).unwrap(), absent, "{class} {key}");
+        }
+        for key in [
+            "lower_order_final",
+            "euler_at_final",
+            "clip_sample",
+            "set_alpha_to_one",
+            "use_karras_sigmas",
+            "thresholding",
+            "rescale_betas_zero_snr",
+        ] {
+            assert_eq!(of(key, json!(null)).unwrap(), of(key, json!(false)).unwrap(), "{class} {key}");
+        }
+    }
+    // what does not clip needs no range
+    let ddim = |clip| {
+        config(&json!({"_class_name": "DDIMScheduler", "clip_sample": clip, "clip_sample_range": null}))
+    };
+    assert!(ddim(json!(null)).is_ok() && ddim(json!(true)).is_err());
 }
 
 /// An unknown class is an error only if it is asked for; unknown keys and Python's `-Infinity` never are.

@@ -9,11 +9,11 @@ use std::hint::black_box;
 use std::time::Duration;
 
 use atedm_candle::{Candle, Device};
+use atedm_conformance::host::Draws;
 use atedm_core::at_edm::scoring::{PageRank, PageRankOptions};
 use atedm_core::backend::{AttentionOptions, GraphRequest, Streamed, generic};
 use atedm_core::plugin::{IndexPlan, Reduction};
 use atedm_core::{AttentionGraph, AttentionOps, Backend, DType, DeviceOf, Tensor};
-use atedm_tests::host::Draws;
 use criterion::{Criterion, criterion_group, criterion_main};
 use support::{PLACES, Place, synced};
 

@@ -19,13 +19,13 @@ use std::rc::Rc;
 use std::time::Instant;
 
 use atedm_candle::{Candle, CandleTensor, Device};
+use atedm_conformance::host::Draws;
 use atedm_core::at_edm::AtEdmConfig;
 use atedm_core::plugin::{BuildContext, Grid, Registry, Row, Run, Step, TokenReducer, Unpruned};
 use atedm_core::{Backend, DType, Result, WeightSource, Weights};
 use atedm_sdxl::flops;
 use atedm_sdxl::unet::{UNet, UNetConfig, UNetInput};
 use atedm_sdxl::weights::RandomSource;
-use atedm_tests::host::Draws;
 use candle_nn::VarBuilder;
 use candle_transformers::models::stable_diffusion::unet_2d::{
     BlockConfig, UNet2DConditionModel, UNet2DConditionModelConfig,
@@ -115,7 +115,7 @@ impl Inputs {
     }
 
     fn evaluate(&self, unet: &UNet<Candle>, reducer: &mut dyn TokenReducer<CandleTensor>) -> Result<()> {
-        let step = Step { index: 20, total: 50, evaluation: 20, sigma: 1.0 };
+        let step = Step { index: 20, total: 50, evaluation: 20, sigma: 1.0, timestep: 500.0 };
         reducer.begin_image(&Run { steps: 50, seed: 0, rows: &self.rows })?;
         let input = UNetInput {
             latents: &self.latents,

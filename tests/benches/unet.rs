@@ -9,12 +9,12 @@ use std::hint::black_box;
 use std::time::Duration;
 
 use atedm_candle::{Candle, Device};
+use atedm_conformance::backend::block::TestBlock;
+use atedm_conformance::backend::support::Lab;
+use atedm_conformance::oracle::BlockShape;
 use atedm_core::at_edm::{AtEdmConfig, PrunePoint};
 use atedm_core::plugin::{BuildContext, Grid, Registry, TokenReducer, Unpruned};
 use atedm_core::{Backend, DType, DeviceOf};
-use atedm_tests::conformance::block::TestBlock;
-use atedm_tests::conformance::support::Lab;
-use atedm_tests::oracle::BlockShape;
 use criterion::{Criterion, criterion_group, criterion_main};
 use support::{PLACES, synced};
 

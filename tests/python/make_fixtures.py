@@ -22,10 +22,14 @@ from atedm_reference import AtEdm, Options, attention_map, attend, g_wpr, over_h
 from diffusers import (
     DDIMScheduler,
     DPMSolverMultistepScheduler,
+    EDMDPMSolverMultistepScheduler,
+    EDMEulerScheduler,
     EulerAncestralDiscreteScheduler,
     EulerDiscreteScheduler,
     LCMScheduler,
+    StableDiffusionXLImg2ImgPipeline,
 )
+from PIL import Image
 from safetensors.torch import save_file
 
 CIRCLE, CAT, ODD, BLURRY = parity.CIRCLE, parity.CAT, parity.ODD, parity.BLURRY
@@ -223,6 +227,66 @@ def fixture_cases(name):
     ]
 
 
+def write_image_to_image(pipe, folder):
+    """image_to_image.safetensors and .json: a picture, and what runs that start from it end at."""
+    generator = torch.Generator().manual_seed(31)
+    smooth = torch.nn.functional.interpolate(torch.rand(1, 3, 6, 7, generator=generator), (40, 56), mode="bicubic")
+    picture = (255 * smooth[0].clamp(0, 1)).round().to(torch.uint8).permute(1, 2, 0)
+    out, listed = {"picture": picture}, []
+    img2img = StableDiffusionXLImg2ImgPipeline(**pipe.components)
+    def case(name, **more):
+        return dict(dict(name=name, prompts=[CIRCLE], steps=5, strength=0.6, guidance_scale=5.0, seed=7), **more)
+
+    cases = [case("one"), case("batch", prompts=[CAT, ODD], seed=8), case("ancestral", scheduler="euler-a", seed=9)]
+    for row in cases:
+        own = pipe.scheduler
+        reference.use_scheduler(img2img, row.get("scheduler"))
+        result = img2img(
+            prompt=row["prompts"],
+            image=Image.fromarray(picture.numpy()),
+            strength=row["strength"],
+            num_inference_steps=row["steps"],
+            guidance_scale=row["guidance_scale"],
+            generator=torch.Generator().manual_seed(row["seed"]),
+            output_type="latent",
+        )
+        img2img.scheduler = own
+        out[row["name"] + ".final_latents"] = result.images
+        listed.append(row)
+    write_tensors(os.path.join(folder, "image_to_image.safetensors"), out)
+    write_json(os.path.join(folder, "image_to_image.json"), listed)
+    return picture
+
+
+def write_half_runs(model, picture, folder):
+    """half_runs.safetensors and .json: final latents of whole runs in f16 and bf16, noise drawn in the same."""
+    out, listed = {}, []
+    for name, dtype in (("f16", torch.float16), ("bf16", torch.bfloat16)):
+        pipe = checkpoints.load(model).to(dtype)
+        img2img = StableDiffusionXLImg2ImgPipeline(**pipe.components)
+        own = pipe.scheduler
+        for scheduler in ("euler", "euler-a", "lcm"):
+            for start in ("noise", "picture"):
+                row = dict(name=f"{name}.{scheduler}.{start}", dtype=name, scheduler=scheduler, start=start, seed=5, steps=4)
+                run, more = pipe, dict(width=56, height=40)
+                if start == "picture":
+                    run, more = img2img, dict(image=Image.fromarray(picture.numpy()), strength=0.5)
+                reference.use_scheduler(run, scheduler)
+                result = run(
+                    prompt=[CIRCLE],
+                    num_inference_steps=row["steps"],
+                    guidance_scale=1.0,
+                    generator=torch.Generator().manual_seed(row["seed"]),
+                    output_type="latent",
+                    **more,
+                )
+                run.scheduler = own
+                out[row["name"]] = result.images
+                listed.append(row)
+    write_tensors(os.path.join(folder, "half_runs.safetensors"), out)
+    write_json(os.path.join(folder, "half_runs.json"), listed)
+
+
 def write_runs(pipe, name, folder):
     """end_to_end.safetensors and cases.json of one checkpoint."""
     out, listed = {}, []
@@ -282,11 +346,27 @@ def sampler_configs():
     options = dict(leading, clip_sample=False, set_alpha_to_one=False, prediction_type="v_prediction")
     rows.append(("ddim-v-prediction", DDIMScheduler, options, (4, 20), None))
     rows.append(("lcm-v-prediction", LCMScheduler, dict(leading, prediction_type="v_prediction"), (4,), None))
-    # The paper's EulerEDM with legacy DDPM discretisation: integer timesteps, no Karras, sqrt(1 + sigma^2) at the start.
+    # sgm's EulerEDMSampler with legacy DDPM discretisation: integer timesteps, no Karras, sqrt(1 + sigma^2) at the start.
     for n in counts:
         steps = [int(t) for t in numpy.linspace(999, 0, n, endpoint=False)]
-        rows.append(("euler-edm", EulerDiscreteScheduler, dict(timestep_spacing="leading"), (n,), steps))
+        rows.append(("euler-sgm", EulerDiscreteScheduler, dict(timestep_spacing="leading"), (n,), steps))
     return rows
+
+
+def edm_configs():
+    """Rows as those of sampler_configs, of models with EDM's preconditioning; the first is Playground v2.5's."""
+    counts = (1, 4, 20)
+    return [
+        ("edm-dpm++2m", EDMDPMSolverMultistepScheduler, dict(sigma_data=0.5), (1, 4, 20, 50), None),
+        ("edm-dpm++2m-other", EDMDPMSolverMultistepScheduler, dict(
+            sigma_data=1.3, sigma_min=0.01, sigma_max=20.0, rho=5.0, prediction_type="v_prediction",
+            final_sigmas_type="sigma_min", euler_at_final=True), counts, None),
+        ("edm-dpm++2m-exponential", EDMDPMSolverMultistepScheduler, dict(sigma_schedule="exponential"), counts, None),
+        ("edm-euler", EDMEulerScheduler, {}, counts, None),
+        ("edm-euler-other", EDMEulerScheduler, dict(
+            sigma_data=1.0, sigma_max=30.0, sigma_schedule="exponential", prediction_type="v_prediction",
+            final_sigmas_type="sigma_min"), counts, None),
+    ]
 
 
 def run_sampler(scheduler, steps, custom, noises):
@@ -308,10 +388,10 @@ def run_sampler(scheduler, steps, custom, noises):
     return factor, torch.stack(trajectory), noises
 
 
-def write_samplers(folder):
-    """samplers.safetensors and samplers.json."""
+def write_samplers(folder, file, rows, training):
+    """FILE.safetensors and FILE.json; `training` is what all configurations say of the noise of training."""
     out, listed = {"noise": normal(21, 1, 4, 4, 4)}, []
-    for name, cls, options, counts, custom in sampler_configs():
+    for name, cls, options, counts, custom in rows:
         for steps in counts:
             noises = []
             module = sys.modules[cls.__module__]
@@ -321,7 +401,7 @@ def write_samplers(folder):
                 noises.append(draw(*args, **kwargs))
                 return noises[-1]
 
-            scheduler = cls(**BETAS, **options)
+            scheduler = cls(**training, **options)
             if draw:
                 module.randn_tensor = recorded
             factor, trajectory, noises = run_sampler(scheduler, steps, custom, noises)
@@ -343,7 +423,7 @@ def write_samplers(folder):
                     name=key,
                     sampler=name,
                     steps=steps,
-                    scheduler_config=dict(_class_name=cls.__name__, **BETAS, **options),
+                    scheduler_config=dict(_class_name=cls.__name__, **training, **options),
                     custom_timesteps=custom,
                     init_noise_sigma=factor,
                     has_sigmas=has_sigmas,
@@ -351,8 +431,8 @@ def write_samplers(folder):
                     noises=len(noises),
                 )
             )
-    write_tensors(os.path.join(folder, "samplers.safetensors"), out)
-    write_json(os.path.join(folder, "samplers.json"), listed)
+    write_tensors(os.path.join(folder, file + ".safetensors"), out)
+    write_json(os.path.join(folder, file + ".json"), listed)
 
 
 # --- randn and tokens ----------------------------------------------------------------------------------------------
@@ -374,6 +454,28 @@ def write_randn(folder):
     write_tensors(os.path.join(folder, "torch_randn.safetensors"), out)
 
 
+def write_randn_dtypes(folder):
+    """torch_randn_dtypes.safetensors: draws in other precisions than f32, written as f32."""
+    out = {}
+    for name, dtype in (("f16", torch.float16), ("bf16", torch.bfloat16), ("f64", torch.float64)):
+        for seed in (0, 42, 2**32 + 1):
+            for n in (1, 5, 15, 16, 17, 31, 100):
+                generator = torch.Generator().manual_seed(seed)
+                out[f"{name}.seed.{seed}.draw.{n}"] = torch.randn(n, generator=generator, dtype=dtype)
+        for first, second in ((5, 5), (5, 16), (16, 5), (17, 31)):
+            generator = torch.Generator().manual_seed(7)
+            for which, n in (("first", first), ("second", second)):
+                draw = torch.randn(n, generator=generator, dtype=dtype)
+                out[f"{name}.seed.7.two_draws.{first}.{second}.{which}"] = draw
+        generator = torch.Generator().manual_seed(1)
+        out[f"{name}.seed.1.draw.1x4x32x32"] = torch.randn(1, 4, 32, 32, generator=generator, dtype=dtype)
+    # An autoencoder in f32 beside a pipeline in f16: its draw comes first, from the same generator.
+    generator = torch.Generator().manual_seed(3)
+    out["mixed.f32"] = torch.randn(20, generator=generator)
+    out["mixed.f16"] = torch.randn(20, generator=generator, dtype=torch.float16)
+    write_tensors(os.path.join(folder, "torch_randn_dtypes.safetensors"), out)
+
+
 def write_tokens(pipe, folder):
     """tokens.json: what each text becomes."""
     rows = []
@@ -390,8 +492,10 @@ def main(arguments):
     folder = arguments[0] if arguments else os.path.join(parity.ROOT, "tests", "fixtures")
     os.makedirs(folder, exist_ok=True)
     write_randn(folder)
+    write_randn_dtypes(folder)
     with torch.no_grad():
-        write_samplers(folder)
+        write_samplers(folder, "samplers", sampler_configs(), BETAS)
+        write_samplers(folder, "samplers_edm", edm_configs(), dict(num_train_timesteps=1000))
         for name in ("tiny-a", "tiny-b", "atedm-shapes"):
             model, expected = os.path.join(folder, name), os.path.join(folder, name + "-expected")
             shutil.rmtree(expected, ignore_errors=True)
@@ -405,6 +509,7 @@ def main(arguments):
             write_runs(pipe, name, expected)
             if name == "tiny-a":
                 write_tokens(pipe, folder)
+                write_half_runs(model, write_image_to_image(pipe, expected), expected)
     versions = dict(torch=torch.__version__, diffusers=diffusers.__version__, transformers=transformers.__version__)
     write_json(os.path.join(folder, "versions.json"), versions)
 

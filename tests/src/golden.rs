@@ -10,8 +10,8 @@ use atedm_sdxl::pipeline::{Conditioning, InitialLatents, Output, Pipeline, Proce
 use safetensors::SafeTensors;
 use serde_json::{Map, Value};
 
-use crate::host::Array;
-use crate::tolerance::{LATENTS, PIXEL_STEPS, PRUNED_LATENTS, assert_relative_l2};
+use atedm_conformance::host::Array;
+use atedm_conformance::tolerance::{LATENTS, PIXEL_STEPS, PRUNED_LATENTS, assert_relative_l2};
 
 /// The folder of golden files.
 pub fn fixtures() -> PathBuf {

@@ -3,13 +3,16 @@
 // helpers outside `#[test]` functions are tests, too
 #![allow(clippy::unwrap_used)]
 
+use atedm_conformance::shapes::{
+    Ledger, ShapeDevice, ShapeTensor, ShapeWeights, Shapes, TokenTrace, Tracing,
+};
+use atedm_conformance::tolerance::PUBLISHED_TFLOPS;
+use atedm_conformance::trace::{TokenTrace, Tracing};
 use atedm_core::at_edm::{AtEdmConfig, PrunePoint, Tau};
 use atedm_core::plugin::{BuildContext, Grid, Registry, Row, Run, Step, TokenReducer, Unpruned};
 use atedm_core::{DType, Weights};
 use atedm_sdxl::flops;
 use atedm_sdxl::unet::{UNet, UNetConfig, UNetInput};
-use atedm_tests::shapes::{Ledger, ShapeDevice, ShapeTensor, ShapeWeights, Shapes, TokenTrace, Tracing};
-use atedm_tests::tolerance::PUBLISHED_TFLOPS;
 
 const STEPS: usize = 50;
 const LATENTS: Grid = Grid { height: 128, width: 128 };
@@ -21,7 +24,7 @@ fn evaluate<R: TokenReducer<ShapeTensor>>(reducer: R, step: usize) -> (Ledger, T
     let config = UNetConfig::sdxl_base();
     let unet = UNet::<Shapes>::load(&Weights::new(ShapeWeights(device.clone())), &config).unwrap();
     let of = |shape: &[usize]| ShapeTensor::new(shape, DType::F32, &device);
-    let step = Step { index: step, total: STEPS, evaluation: step, sigma: 1.0 };
+    let step = Step { index: step, total: STEPS, evaluation: step, sigma: 1.0, timestep: 500.0 };
     let rows = Row::singles(1);
     let mut reducer = Tracing::new(reducer);
     reducer.begin_image(&Run { steps: STEPS, seed: 0, rows: &rows }).unwrap();

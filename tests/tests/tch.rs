@@ -4,7 +4,7 @@
 use atedm_core::DType;
 use atedm_tch::{Device, Torch};
 
-atedm_tests::conformance_suite!(f32, Torch, Device::Cpu, &[DType::F32]);
-atedm_tests::conformance_suite!(f64, Torch, Device::Cpu, &[DType::F64]);
-atedm_tests::conformance_suite!(f16, Torch, Device::Cpu, &[DType::F16]);
-atedm_tests::conformance_suite!(bf16, Torch, Device::Cpu, &[DType::BF16]);
+atedm_conformance::conformance_suite!(f32, Torch, Device::Cpu, &[DType::F32]);
+atedm_conformance::conformance_suite!(f64, Torch, Device::Cpu, &[DType::F64]);
+atedm_conformance::conformance_suite!(f16, Torch, Device::Cpu, &[DType::F16]);
+atedm_conformance::conformance_suite!(bf16, Torch, Device::Cpu, &[DType::BF16]);

@@ -22,7 +22,7 @@ fn on_gpu(dtypes: &[DType]) -> &[DType] {
     if gpu().is_some() { dtypes } else { &[] }
 }
 
-atedm_tests::conformance_suite!(f32, Torch, gpu().unwrap_or(Device::Cpu), on_gpu(&[DType::F32]));
-atedm_tests::conformance_suite!(f64, Torch, gpu().unwrap_or(Device::Cpu), on_gpu(&[DType::F64]));
-atedm_tests::conformance_suite!(f16, Torch, gpu().unwrap_or(Device::Cpu), on_gpu(&[DType::F16]));
-atedm_tests::conformance_suite!(bf16, Torch, gpu().unwrap_or(Device::Cpu), on_gpu(&[DType::BF16]));
+atedm_conformance::conformance_suite!(f32, Torch, gpu().unwrap_or(Device::Cpu), on_gpu(&[DType::F32]));
+atedm_conformance::conformance_suite!(f64, Torch, gpu().unwrap_or(Device::Cpu), on_gpu(&[DType::F64]));
+atedm_conformance::conformance_suite!(f16, Torch, gpu().unwrap_or(Device::Cpu), on_gpu(&[DType::F16]));
+atedm_conformance::conformance_suite!(bf16, Torch, gpu().unwrap_or(Device::Cpu), on_gpu(&[DType::BF16]));

@@ -5,14 +5,14 @@
 // A test's helpers, too: a failed `expect` is a failed check.
 #![allow(clippy::expect_used)]
 
+use atedm_conformance::backend::block::TestBlock;
+use atedm_conformance::backend::support::Lab;
+use atedm_conformance::oracle::BlockShape;
 use atedm_core::at_edm::AtEdmConfig;
 use atedm_core::backend::{AttentionOptions, GraphRequest};
 use atedm_core::plugin::{BuildContext, Grid, Registry};
 use atedm_core::{AttentionOps, Backend, DType, Result};
 use atedm_tch::{Device, TchTensor, Torch};
-use atedm_tests::conformance::block::TestBlock;
-use atedm_tests::conformance::support::Lab;
-use atedm_tests::oracle::BlockShape;
 
 const TOKENS: usize = 64 * 64;
 /// One head's map in the smallest dtype.

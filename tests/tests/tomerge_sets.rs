@@ -13,12 +13,12 @@
 
 use std::path::{Path, PathBuf};
 
+use atedm_conformance::host::Draws;
 use atedm_core::plugin::{
     Action, BlockId, BuildContext, Event, Grid, Registry, Row, Run, Site, Step, Sublayer,
 };
 use atedm_core::reference::{NdDevice, Reference32};
 use atedm_core::{Backend, DType, DeviceOf, Tensor};
-use atedm_tests::host::Draws;
 use serde::Deserialize;
 use serde_json::json;
 
@@ -70,7 +70,7 @@ impl Case {
             block: BlockId::whole(),
             layer: 0,
             depth: 1,
-            step: Step { index: 0, total: 1, evaluation: 0, sigma: 1.0 },
+            step: Step { index: 0, total: 1, evaluation: 0, sigma: 1.0, timestep: 999.0 },
             grid: Grid { height: self.height, width: self.width },
             tokens,
             protected: (0, 0),

@@ -5,14 +5,17 @@ use atedm_core::plugin::{
     WithRatio, lock,
 };
 use atedm_core::{AttentionOps, Indices, Result};
+use serde::{Deserialize, Serialize};
 
 use crate::grid::is_whole;
 use crate::reuse::{PlanStore, Reuse};
 
 /// Of what a plan is made.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Moment {
     /// The residual stream as the layer gets it, before its first norm.
+    #[default]
     LayerInput,
     /// Self-attention's normalised input.
     Normalised,

@@ -204,7 +204,7 @@ impl MergeConfig {
         let reuse = config.method.rules().reuse();
         let planner: Box<dyn Planner<T>> = match config.method {
             Method::Tome(options) => Box::new(Tome::new(options, guidance, context.seed)),
-            Method::Todo(options) => Box::new(Todo { options }),
+            Method::Todo(options) => Box::new(Todo::new(options, guidance, context.seed)),
             Method::Toma(options) => Box::new(Toma { options, guidance }),
             Method::Sito(options) => Box::new(Sito::new(options, guidance, context.seed)),
         };

@@ -6,6 +6,7 @@ use atedm_core::at_edm::LayerTokens;
 use atedm_core::plugin::{BlockId, Gate, Grid, Scope, Sublayer};
 
 use crate::config::Method;
+use crate::rules::Place;
 
 /// A method's decisions about counts, without a tensor.
 #[derive(Debug, Clone)]
@@ -13,6 +14,8 @@ pub struct TokenPlan {
     gate: Gate,
     method: Method,
     ratio: f64,
+    /// The time step of every step of the run.
+    timesteps: Option<Vec<f64>>,
 }
 
 /// What a method comes to in one block at one step.
@@ -40,13 +43,28 @@ impl Effect {
 
 impl TokenPlan {
     pub(crate) fn new(gate: Gate, method: Method, ratio: f64) -> Self {
-        Self { gate, method, ratio }
+        Self { gate, method, ratio, timesteps: None }
+    }
+
+    /// The plan of a run whose steps have these time steps, as its sampler gives them. Methods that go by them (ToDo) are
+    /// else counted as if a thousand were evenly spaced.
+    #[must_use]
+    pub fn timed(mut self, timesteps: Vec<f64>) -> Self {
+        self.timesteps = Some(timesteps);
+        self
     }
 
     /// Whether [`TokenPlan::tokens`] are what really runs. Not so with a `threshold`, where the tokens themselves decide
-    /// (the ratio then says where, not how much).
+    /// (the ratio then says where, not how much); nor where a method goes by time steps that are not
+    /// [known](TokenPlan::timed).
     pub fn is_exact(&self) -> bool {
-        !self.method.rules().decides_by_data()
+        let rules = self.method.rules();
+        !rules.decides_by_data() && (self.timesteps.is_some() || !rules.follows_timesteps())
+    }
+
+    fn timestep(&self, step: usize, total: usize) -> f64 {
+        let known = self.timesteps.as_ref().and_then(|timesteps| timesteps.get(step));
+        known.copied().unwrap_or(1000.0 * (1.0 - step as f64 / total.max(1) as f64))
     }
 
     /// Checks that the schedule fits a run of `steps` steps.
@@ -64,8 +82,8 @@ impl TokenPlan {
     pub fn effect(&self, block: BlockId, grid: Grid, step: usize, total: usize) -> Result<Effect> {
         let asked = self.gate.ratio(block, step, total)?;
         let tokens = grid.tokens();
-        let rests = asked == 0.0 || self.method.rules().rests(step, total);
-        let kept = if rests { tokens } else { self.method.rules().kept(asked, block.level, grid) };
+        let place = Place { level: block.level, grid, timestep: self.timestep(step, total) };
+        let kept = if asked == 0.0 { tokens } else { self.method.rules().kept(asked, &place) };
         Ok(Effect { tokens, kept, asked })
     }
 

@@ -1,17 +1,19 @@
-//! Where random destinations come from.
+//! Where random destinations and noise come from.
 
-use atedm_core::plugin::{Site, Stage};
+use atedm_core::plugin::{Row, Site, Stage};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 use rand_mt::Mt;
 use serde::{Deserialize, Serialize};
 
+use crate::grid::Cells;
+
 /// Which generator draws; the names are those of the program's `--rng`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Generator {
-    /// Torch's CPU generator: what tomesd draws when `torch.manual_seed(seed)` comes just before its first call. One
-    /// stream for the whole run, so that a draw depends on all before it.
+    /// Torch's CPU generator: what a method's own program draws when `torch.manual_seed(seed)` comes just before its
+    /// first call. One stream for the whole run, so that a draw depends on all before it.
     #[default]
     Torch,
     /// ChaCha8, keyed by seed, evaluation, block and layer: a draw depends on nothing else.
@@ -21,15 +23,22 @@ pub enum Generator {
 /// Draws of one run.
 #[derive(Debug, Clone)]
 pub(crate) enum Draws {
-    Torch(Box<Mt>),
+    Torch(Box<Torch>),
     ChaCha(u64),
+}
+
+/// Torch's generator with the normal number that waits in it.
+#[derive(Debug, Clone)]
+pub(crate) struct Torch {
+    words: Mt,
+    waiting: Option<f64>,
 }
 
 impl Draws {
     pub(crate) fn new(generator: Generator, seed: u64) -> Self {
         match generator {
             // Only the low 32 bits count, as in torch.
-            Generator::Torch => Self::Torch(Box::new(Mt::new(seed as u32))),
+            Generator::Torch => Self::Torch(Box::new(Torch { words: Mt::new(seed as u32), waiting: None })),
             Generator::ChaCha => Self::ChaCha(seed),
         }
     }
@@ -39,7 +48,7 @@ impl Draws {
         let below = below.max(1) as u32;
         match self {
             // Torch's `randint` for small ranges: a word's remainder.
-            Self::Torch(words) => (0..count).map(|_| words.next_u32() % below).collect(),
+            Self::Torch(torch) => (0..count).map(|_| torch.words.next_u32() % below).collect(),
             Self::ChaCha(seed) => {
                 let mut words = ChaCha8Rng::from_seed(key(*seed, site));
                 (0..count).map(|_| words.next_u32() % below).collect()
@@ -47,16 +56,82 @@ impl Draws {
         }
     }
 
-    /// `count` uniform numbers in `[0, 1)`, for the whole batch alike.
-    pub(crate) fn uniform(&mut self, count: usize, site: &Site<'_>) -> Vec<f32> {
-        let unit = |word: u32| (word & 0x00ff_ffff) as f32 / (1 << 24) as f32;
+    /// The destination within each cell, for the whole batch alike; `None` for the first, also where torch's draws are
+    /// asked for an odd number of rows, as in tomesd.
+    pub(crate) fn offsets(&mut self, cells: &Cells, site: &Site<'_>) -> Option<Vec<u32>> {
+        let odd = site.rows.len() % 2 == 1 && matches!(self, Self::Torch(_));
+        (!odd).then(|| self.below(cells.cell_size(), cells.destinations(), site))
+    }
+
+    /// `count` standard normal numbers for every row of the batch, row after row.
+    pub(crate) fn normals(&mut self, count: usize, site: &Site<'_>) -> Vec<f32> {
         match self {
-            Self::Torch(words) => (0..count).map(|_| unit(words.next_u32())).collect(),
+            Self::Torch(torch) => torch.randn(site.rows.len() * count),
             Self::ChaCha(seed) => {
-                let mut words = ChaCha8Rng::from_seed(key(*seed, site));
-                (0..count).map(|_| unit(words.next_u32())).collect()
+                let of_row = |row: &Row| {
+                    let mut words = ChaCha8Rng::from_seed(key(*seed, site));
+                    // A stream a row, so that a row's noise does not depend on its batch.
+                    words.set_stream((row.image << 2) + 1 + row.branch as u64);
+                    let mut uniforms = || f64::from(words.next_u32()) / 4_294_967_296.0;
+                    let pairs = (0..count.div_ceil(2)).flat_map(|_| box_muller(uniforms(), uniforms()));
+                    pairs.take(count).map(|normal| normal as f32).collect::<Vec<_>>()
+                };
+                site.rows.iter().flat_map(of_row).collect()
             }
         }
+    }
+}
+
+impl Torch {
+    /// `torch.randn(count)` in f32, to within rounding: torch's vector code has polynomials of its own.
+    fn randn(&mut self, count: usize) -> Vec<f32> {
+        if count < 16 {
+            return (0..count).map(|_| self.one() as f32).collect();
+        }
+        let mut values: Vec<f32> = (0..count).map(|_| self.uniform()).collect();
+        values.as_chunks_mut::<16>().0.iter_mut().for_each(sixteen);
+        // What is left over is not made normal: the last 16 are drawn afresh instead.
+        if let (false, Some(last)) = (count.is_multiple_of(16), values.last_chunk_mut::<16>()) {
+            last.fill_with(|| self.uniform());
+            sixteen(last);
+        }
+        values
+    }
+
+    /// 24 bits in `[0, 1)`.
+    fn uniform(&mut self) -> f32 {
+        (self.words.next_u32() & 0x00ff_ffff) as f32 / (1 << 24) as f32
+    }
+
+    /// 53 bits in `[0, 1)`, of two words, the high one first.
+    fn uniform_f64(&mut self) -> f64 {
+        let (high, low) = (u64::from(self.words.next_u32()), u64::from(self.words.next_u32()));
+        ((high << 32 | low) & ((1 << 53) - 1)) as f64 / (1u64 << 53) as f64
+    }
+
+    /// One normal number; those of a pair come one after the other.
+    fn one(&mut self) -> f64 {
+        if let Some(waiting) = self.waiting.take() {
+            return waiting;
+        }
+        let (angle, radius) = (self.uniform_f64(), self.uniform_f64());
+        let [first, second] = box_muller(radius, angle);
+        self.waiting = Some(second);
+        first
+    }
+}
+
+/// Two standard normal numbers from two uniform ones in `[0, 1)`: `√(−2 ln(1 − u)) (cos 2πv, sin 2πv)`.
+fn box_muller(u: f64, v: f64) -> [f64; 2] {
+    let (radius, angle) = ((-2.0 * (-u).ln_1p()).sqrt(), std::f64::consts::TAU * v);
+    [radius * angle.cos(), radius * angle.sin()]
+}
+
+/// 16 uniform numbers in place into 16 normal ones; number `j` pairs with `j + 8`.
+fn sixteen(block: &mut [f32; 16]) {
+    let (first, second) = block.split_at_mut(8);
+    for (a, b) in first.iter_mut().zip(second) {
+        [*a, *b] = box_muller(f64::from(*a), f64::from(*b)).map(|normal| normal as f32);
     }
 }
 
@@ -84,7 +159,7 @@ fn key(seed: u64, site: &Site<'_>) -> [u8; 32] {
 
 #[cfg(test)]
 mod tests {
-    use atedm_core::plugin::{BlockId, Grid, Row, Step};
+    use atedm_core::plugin::{BlockId, Branch, Grid, Step};
 
     use super::*;
 
@@ -93,7 +168,7 @@ mod tests {
             block: BlockId::whole(),
             layer,
             depth: 2,
-            step: Step { index: 0, total: 1, evaluation: 0, sigma: 1.0 },
+            step: Step { index: 0, total: 1, evaluation: 0, sigma: 1.0, timestep: 999.0 },
             grid: Grid { height: 4, width: 4 },
             tokens: 16,
             protected: (0, 0),
@@ -123,5 +198,40 @@ mod tests {
         assert!(at(7, 0).iter().all(|&draw| draw < 4));
     }
 
+    /// `torch.manual_seed(7); torch.randn(2, 10), torch.randn(1, 5), torch.randn(1, 4)` of torch 2.11.
+    #[test]
+    fn torch_noise() {
+        let mut draws = Draws::new(Generator::Torch, 7);
+        for (rows, count, expected) in
+            [(2, 10, &TORCH_NORMALS[..20]), (1, 5, &TORCH_NORMALS[20..25]), (1, 4, &TORCH_NORMALS[25..])]
+        {
+            let rows = Row::singles(rows);
+            let noise = draws.normals(count, &site(0, &rows));
+            assert_eq!(noise.len(), expected.len());
+            for (got, expected) in noise.iter().zip(expected) {
+                assert!((f64::from(*got) - expected).abs() < 1e-6, "{got} is not {expected}");
+            }
+        }
+    }
+
+    #[test]
+    fn own_noise_is_normal_and_depends_on_the_row_not_on_its_batch() {
+        let noise = |rows: &[Row], layer| Draws::new(Generator::ChaCha, 7).normals(1001, &site(layer, rows));
+        let halves = [Branch::Uncond, Branch::Cond].map(|branch| Row { image: 5, branch });
+        let both = noise(&halves, 0);
+        assert_eq!(both[..1001], noise(&halves[..1], 0));
+        assert_eq!(both[1001..], noise(&halves[1..], 0));
+        assert_ne!(both[..1001], both[1001..]);
+        assert_ne!(both, noise(&halves, 1));
+        let mean = |power: i32| both.iter().map(|&x| f64::from(x).powi(power)).sum::<f64>() / 2002.0;
+        assert!(mean(1).abs() < 0.1 && (mean(2) - 1.0).abs() < 0.15 && (mean(4) - 3.0).abs() < 1.0);
+    }
+
+    const TORCH_NORMALS: [f64; 29] = [
+        -0.820135, 0.395631, 0.898908, -1.388404, 0.198445, 0.782073, 1.039108, -0.724511, -0.848909,
+        -1.216929, -0.081022, 1.361485, -2.061478, 0.674101, -1.323346, -1.359769, -0.866702, -0.564007,
+        -2.056463, -0.356723, 2.450541, 2.025602, 1.779155, -0.917931, -0.457819, -0.724473, 1.279878,
+        -0.994066, 1.814973,
+    ];
     const TORCH_SEED_7: [u32; 12] = [3, 0, 1, 2, 3, 3, 3, 3, 0, 1, 2, 3];
 }

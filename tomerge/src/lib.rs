@@ -41,4 +41,4 @@ pub use config::{MergeConfig, Method};
 pub use counts::{Effect, TokenPlan};
 pub use draws::Generator;
 pub use presets::register;
-pub use rules::Rules;
+pub use rules::{Place, Rules};

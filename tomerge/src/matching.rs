@@ -10,8 +10,9 @@
 //! matrix of all sources and destinations is ever stored.
 
 use atedm_core::backend::dims;
-use atedm_core::plugin::{Branch, GuidanceMasks, Row};
+use atedm_core::plugin::{GuidanceMasks, Row};
 use atedm_core::{AttentionOps, DType, Indices, Partition, Result, Tensor};
+use serde::{Deserialize, Serialize};
 
 use crate::grid::Split;
 
@@ -20,6 +21,17 @@ pub(crate) const SHORTEST: f64 = 1e-12;
 
 /// The most entries of one block of similarities a batch row.
 const BLOCK: usize = 1 << 20;
+
+/// Whose number of similar tokens counts under a threshold, since all rows of a batch merge equally many.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ThresholdCount {
+    /// The row's that has the most (CA-ToMe): the others merge tokens below the threshold, too.
+    #[default]
+    Most,
+    /// The row's that has the fewest: no row merges what is less similar.
+    Fewest,
+}
 
 /// For every source its best destination.
 #[derive(Debug, Clone)]
@@ -42,11 +54,6 @@ pub(crate) fn lengths<T: Tensor>(x: &T) -> Result<T> {
 /// `x / |x|` in its own dtype.
 pub(crate) fn normalised<T: Tensor>(x: &T) -> Result<T> {
     x.cast(x.dtype().accumulator())?.div(&lengths(x)?)?.cast(x.dtype())
-}
-
-/// Whether `guidance` makes rows of this batch decide together.
-pub(crate) fn is_shared(guidance: GuidanceMasks, rows: &[Row]) -> bool {
-    guidance != GuidanceMasks::PerRow && rows.iter().any(|row| row.branch != Branch::Single)
 }
 
 /// Tokens of one side and the other, `[b, sources]` and `[b, destinations]`: positions in the stream.
@@ -83,7 +90,7 @@ pub fn match_tokens<T: AttentionOps>(
     let [batch, _, _] = dims(metric, "token matching")?;
     let destinations = normalised(&metric.gather(1, &sides.destinations)?)?;
     let mut sources = metric.gather(1, &sides.sources)?;
-    let shared = is_shared(guidance, rows);
+    let shared = guidance.is_shared(rows);
     let source_lengths = lengths(&sources)?;
     if shared {
         sources = normalised(&sources)?;
@@ -119,18 +126,23 @@ impl<T: Tensor> Matching<T> {
         self.similarity.split_top_k(merged)
     }
 
-    /// How many sources of every row are at least as similar as `threshold`; the least of the batch's rows, so that
-    /// no row merges what is less similar.
+    /// How many sources of every row are merged under `threshold`: as many as are at least that similar in the row that
+    /// `count` names. A threshold of 1 merges nothing, equal tokens neither.
     ///
     /// # Errors
     /// As the backend's operations.
-    pub fn at_least(&self, threshold: f64) -> Result<usize> {
-        let (batch, count) = self.destination.dims();
+    pub fn at_least(&self, threshold: f64, count: ThresholdCount) -> Result<usize> {
+        if threshold >= 1.0 {
+            return Ok(0);
+        }
+        let (_, sources) = self.destination.dims();
         let values = self.similarity.cast(DType::F32)?.to_f32()?;
-        let rows = (0..batch).map(|b| {
-            let row = &values[b * count..(b + 1) * count];
-            row.iter().filter(|&&similarity| f64::from(similarity) >= threshold).count()
-        });
-        Ok(rows.min().unwrap_or(0))
+        let similar = |row: &[f32]| row.iter().filter(|&&similarity| similarity >= threshold as f32).count();
+        let rows = values.chunks(sources.max(1)).map(similar);
+        let found = match count {
+            ThresholdCount::Most => rows.max(),
+            ThresholdCount::Fewest => rows.min(),
+        };
+        Ok(found.unwrap_or(0))
     }
 }

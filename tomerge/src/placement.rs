@@ -14,7 +14,7 @@ use serde_json::{Map, Value};
 #[serde(default, deny_unknown_fields)]
 pub struct Placement {
     /// The fraction of tokens removed, in `[0, 1)`: `floor(ratio · N)` of N tokens, in f64. Also accepted as
-    /// `token_merging_ratio`. Default 0.5 (for ToDo it only says whether a block is reduced at all).
+    /// `token_merging_ratio`. Default 0.5 (for ToDo: of keys and values by similarity at level 0).
     pub ratio: f64,
     /// Instead of `ratio`: the mean TFLOPs of one U-Net evaluation over the schedule (2 × MAC, one sample), from which
     /// a solver that knows the model finds the ratio. Default: none.
@@ -33,7 +33,8 @@ pub struct Placement {
     pub schedule_file: Option<PathBuf>,
     /// The number τ of early steps of `prune-less` and `prune-more`, as a count or a share. Default `"30%"`.
     pub tau: Tau,
-    /// Whose similarities decide in the halves of guidance: `per_row`, `cond` or `mean`. Default `per_row`.
+    /// Whose similarities decide in the halves of guidance: `per_row`, `cond` or `mean`; `first`: the first row's in the
+    /// whole batch. Default `per_row`.
     pub guidance: GuidanceMasks,
 }
 

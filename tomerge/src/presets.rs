@@ -5,14 +5,14 @@
 //! | `tome` | tomesd's defaults: r = 0.5, self-attention at the full latent size | tomesd 0.1.3 |
 //! | `tome-comfy` | ComfyUI's: r = 0.3, queries alone, similarities of the normalised input | ComfyUI's `TomePatchModel` |
 //! | `tome-a` … `tome-d` | r = 0.75, 0.60, 0.50, 0.40 on all sublayers of all layers, the first of each cell | AT-EDM, Table 1 |
-//! | `todo` | ToDo's defaults: factor 2 at the full latent size | its authors' program |
+//! | `todo` | ToDo's defaults: factor 2 at the full latent size, similarity in the last fifth of time | its authors' program |
 //! | `todo-sdxl` | factor 2 at SD-XL's finest attention level | |
-//! | `toma` | r = 0.5 in 16 tiles, plans used for 5 steps and by all layers of a block | arXiv 2509.10918 |
+//! | `toma` | r = 0.5 in 16 tiles, plans used for 5 steps and by all layers of a block, the first row chooses | arXiv 2509.10918 |
 //! | `sito` | r = 0.5 | AAAI 2025 |
 //!
 //! `toma` and `sito` reduce self-attention at all levels; `merge_crossattn` and `merge_mlp` add the other sublayers.
 
-use atedm_core::plugin::Registry;
+use atedm_core::plugin::{GuidanceMasks, Registry};
 use atedm_core::{AttentionOps, Result};
 
 use crate::config::{MergeConfig, Method};
@@ -52,7 +52,10 @@ pub fn find(name: &str) -> Option<MergeConfig> {
         "todo-sdxl" => {
             at(0.5, Method::Todo(TodoOptions { downsample_factor_level_2: 2, ..TodoOptions::default() }))
         }
-        "toma" => at(0.5, Method::Toma(TomaOptions::default())),
+        "toma" => Some(MergeConfig {
+            placement: Placement { guidance: GuidanceMasks::First, ..Placement::default() },
+            method: Method::Toma(TomaOptions::default()),
+        }),
         "sito" => at(0.5, Method::Sito(SitoOptions::default())),
         _ => None,
     }

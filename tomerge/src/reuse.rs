@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use atedm_core::plugin::{BlockId, Reduction, Site};
+use atedm_core::plugin::{BlockId, Reduction, Row, Site};
 use atedm_core::{Error, Result};
 use serde::{Deserialize, Serialize};
 
@@ -59,15 +59,15 @@ impl Reuse {
 struct Stored<T> {
     evaluation: usize,
     tokens: usize,
-    rows: usize,
     ratio: f64,
     plan: Option<Box<dyn Reduction<T>>>,
 }
 
-/// Plans by block and group of layers.
+/// Plans by block, group of layers, and the rows of the batch: images that are evaluated one after the other have plans
+/// of their own.
 pub(crate) struct PlanStore<T> {
     reuse: Reuse,
-    plans: BTreeMap<(BlockId, usize), Stored<T>>,
+    plans: BTreeMap<(BlockId, usize, Vec<Row>), Stored<T>>,
 }
 
 impl<T> PlanStore<T> {
@@ -91,17 +91,17 @@ impl<T> PlanStore<T> {
             return make();
         }
         let fresh = self.reuse.is_fresh(site.step.index);
-        let key = (site.block, site.layer / self.reuse.layers.max(1));
-        let (tokens, rows, evaluation) = (site.tokens, site.rows.len(), site.step.evaluation);
+        let key = (site.block, site.layer / self.reuse.layers.max(1), site.rows.to_vec());
+        let (tokens, evaluation) = (site.tokens, site.step.evaluation);
         if let Some(stored) = self.plans.get(&key)
-            && (stored.tokens, stored.rows, stored.ratio) == (tokens, rows, ratio)
+            && (stored.tokens, stored.ratio) == (tokens, ratio)
             && (!fresh || (self.reuse.layers > 1 && stored.evaluation == evaluation))
         {
             return Ok(stored.plan.as_ref().map(|plan| plan.boxed()));
         }
         let plan = make()?;
         let copy = plan.as_ref().map(|plan| plan.boxed());
-        self.plans.insert(key, Stored { evaluation, tokens, rows, ratio, plan: copy });
+        self.plans.insert(key, Stored { evaluation, tokens, ratio, plan: copy });
         Ok(plan)
     }
 }

@@ -5,6 +5,17 @@ use atedm_core::plugin::{Grid, Scope, Sublayer};
 
 use crate::reuse::Reuse;
 
+/// Where and when something is reduced.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Place {
+    /// The block's resolution level.
+    pub level: usize,
+    /// The block's token grid.
+    pub grid: Grid,
+    /// The time step that the model is told, 0 to 1000.
+    pub timestep: f64,
+}
+
 /// A method's own options: whether they are right, and what they come to.
 pub trait Rules {
     /// That every value is in range and no two contradict each other.
@@ -13,14 +24,14 @@ pub trait Rules {
     /// [`atedm_core::Error::Config`] naming the field and what was expected.
     fn validate(&self) -> Result<()>;
 
-    /// The tokens that `ratio` leaves of `grid` at `level`.
-    fn kept(&self, ratio: f64, level: usize, grid: Grid) -> usize;
+    /// The tokens that `ratio` leaves at `place`.
+    fn kept(&self, ratio: f64, place: &Place) -> usize;
 
     /// What of `sub`'s input is reduced; `None` where it runs whole.
     fn scope(&self, sub: Sublayer) -> Option<Scope>;
 
-    /// Whether the method does nothing at `step` of `total`, whatever its schedule.
-    fn rests(&self, _step: usize, _total: usize) -> bool {
+    /// Whether it does one thing at one time step and another at another, whatever its schedule.
+    fn follows_timesteps(&self) -> bool {
         false
     }
 

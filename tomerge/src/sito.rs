@@ -1,15 +1,16 @@
 //! Similarity-based token pruning (SiTo, AAAI 2025): keep what resembles most others, copy back from what resembles most.
 //!
 //! ```text
-//! b_i    = β Σ_j c_ij + α n_i                  c: cosine similarity, n: noise
+//! b_i    = β Σ_j c_ij + α n_i                  c: cosine similarity, n: standard normal noise
 //! bases  = in each cell the token with the highest b
 //! pruned = the floor(r·N) others most similar to some base
 //! back   : each pruned token takes the output of the kept token most similar to it, base or not
 //! ```
 //!
 //! The sum over `j` is one product with the sum of all directions, `x̂_i · Σ_j x̂_j`, so that no N×N matrix is needed.
-//! Of the authors' program only the facts above are known to us: how its noise is distributed is not, and here it is
-//! uniform in `[0, 1)`.
+//! As in its authors' program every row of the batch has noise of its own; one draw for all rows is an option
+//! (`noise = "shared"`). Theirs compares in f16, whatever the model's dtype; we compare in the model's, in which rounding
+//! decides less.
 
 use atedm_core::backend::dims;
 use atedm_core::plugin::{Grid, GuidanceMasks, IndexPlan, Reduction, Run, Scope, Site, Sublayer};
@@ -19,9 +20,20 @@ use serde::{Deserialize, Serialize};
 use crate::around::Planner;
 use crate::draws::{Draws, Generator};
 use crate::grid::Cells;
-use crate::matching::{Sides, match_tokens, normalised};
+use crate::matching::{Sides, ThresholdCount, match_tokens, normalised};
 use crate::reuse::Reuse;
-use crate::rules::Rules;
+use crate::rules::{Place, Rules};
+
+/// Whose noise decides between tokens of a cell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Noise {
+    /// Every row of the batch has its own (the authors' program).
+    #[default]
+    PerRow,
+    /// One draw serves all rows, so that the halves of guidance differ in their similarities alone.
+    Shared,
+}
 
 /// What SiTo can be told besides where and how much.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -35,17 +47,22 @@ pub struct SitoOptions {
     pub noise_alpha: f64,
     /// β, the weight of similarity in it. Default 1.
     pub sim_beta: f64,
+    /// Whose noise it is: `per_row` or `shared`. Default `per_row`.
+    pub noise: Noise,
     /// Whether self-attention runs on the kept tokens. Default true.
     pub merge_attn: bool,
     /// Whether cross-attention does. Default false.
     pub merge_crossattn: bool,
     /// Whether the feed-forward does. Default false.
     pub merge_mlp: bool,
-    /// Which generator draws the noise: `torch` (its uniform numbers) or `chacha`. Default `torch`.
+    /// Which generator draws the noise: `torch` (as the authors' program in f32 after `torch.manual_seed(seed)`) or
+    /// `chacha`. Default `torch`.
     pub rng: Generator,
-    /// Instead of a ratio: tokens are pruned that are at least this similar to a base, in `[-1, 1]`; as many as every
-    /// row of the batch has. Default: none.
+    /// Instead of a ratio: tokens are pruned that are at least this similar to a base, in `[-1, 1]`; 1 prunes nothing.
+    /// Default: none.
     pub threshold: Option<f64>,
+    /// Whose number of such tokens all rows of the batch prune: `most` or `fewest` have. Default `most`.
+    pub threshold_count: ThresholdCount,
     /// How long a plan is used again. Default: not at all.
     pub reuse: Reuse,
 }
@@ -57,11 +74,13 @@ impl Default for SitoOptions {
             sy: 2,
             noise_alpha: 0.1,
             sim_beta: 1.0,
+            noise: Noise::PerRow,
             merge_attn: true,
             merge_crossattn: false,
             merge_mlp: false,
             rng: Generator::Torch,
             threshold: None,
+            threshold_count: ThresholdCount::Most,
             reuse: Reuse::default(),
         }
     }
@@ -94,11 +113,11 @@ impl Rules for SitoOptions {
             }
         }
         crate::tome::check_sublayers(self.merged())?;
-        crate::tome::check_threshold(self.threshold)?;
+        crate::tome::check_threshold(self.threshold, self.threshold_count)?;
         self.reuse.validate()
     }
 
-    fn kept(&self, ratio: f64, _level: usize, grid: Grid) -> usize {
+    fn kept(&self, ratio: f64, &Place { grid, .. }: &Place) -> usize {
         grid.tokens() - self.pruned(ratio, grid)
     }
 
@@ -138,14 +157,23 @@ impl Sito {
         let [batch, n, _] = dims(tokens, "base scores")?;
         let directions = normalised(tokens)?.cast(tokens.dtype().accumulator())?;
         let sums = directions.mul(&directions.sum(1)?)?.sum(2)?.reshape(&[batch, n])?;
-        let mut scores = self.guidance.share(sums, site.rows)?.to_f32()?;
-        let noise = if self.options.noise_alpha == 0.0 { vec![0.0; n] } else { self.draws.uniform(n, site) };
-        let (alpha, beta) = (self.options.noise_alpha as f32, self.options.sim_beta as f32);
-        for row in scores.chunks_mut(n.max(1)) {
-            row.iter_mut().zip(&noise).for_each(|(score, noise)| *score = beta * *score + alpha * noise);
+        let noise = match self.options.noise {
+            _ if self.options.noise_alpha == 0.0 => None,
+            Noise::PerRow => Some(self.draws.normals(n, site)),
+            Noise::Shared => Some(self.draws.normals(n, &first_row(site)).repeat(batch)),
+        };
+        let mut scores = sums.affine(self.options.sim_beta, 0.0)?;
+        if let Some(noise) = noise {
+            let noise = T::from_f32(&noise, &[batch, n], scores.dtype(), &scores.device())?;
+            scores = scores.add(&noise.affine(self.options.noise_alpha, 0.0)?)?;
         }
-        Ok(scores)
+        self.guidance.share(scores, site.rows)?.to_f32()
     }
+}
+
+/// The place as its first row alone has it.
+fn first_row<'a>(site: &Site<'a>) -> Site<'a> {
+    Site { rows: site.rows.get(..1).unwrap_or_default(), ..*site }
 }
 
 impl<T: AttentionOps> Planner<T> for Sito {
@@ -187,7 +215,7 @@ impl<T: AttentionOps> Planner<T> for Sito {
         let matching = match_tokens(metric, &sides, self.guidance, site.rows)?;
         let pruned = match self.options.threshold {
             None => pruned,
-            Some(threshold) => matching.at_least(threshold)?,
+            Some(threshold) => matching.at_least(threshold, self.options.threshold_count)?,
         };
         if pruned == 0 {
             return Ok(None);

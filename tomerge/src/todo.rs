@@ -7,13 +7,20 @@
 //! Neighbours are alike at high resolution, so one of each `f x f` cell is enough to attend to. Queries stay whole:
 //! nothing is restored, nothing is compared, and fused attention stays as it is. The projections of keys and values see
 //! fewer tokens, too.
+//!
+//! Late in a run details count. So the authors' program has a second method by time step: once `t / 1000` is no more than
+//! `timestep_threshold_switch`, keys and values are merged by similarity, as [ToMe](crate::tome) merges, instead.
 
-use atedm_core::plugin::{Grid, IndexPlan, Reduction, Scope, Site, Sublayer};
+use atedm_core::plugin::{
+    Grid, GuidanceMasks, IndexPlan, Reduction, Run, Scope, Site, Sublayer, check_ratio,
+};
 use atedm_core::{AttentionOps, Error, Indices, Partition, Result};
 use serde::{Deserialize, Serialize};
 
-use crate::around::Planner;
-use crate::rules::Rules;
+use crate::around::{Moment, Planner};
+use crate::draws::Generator;
+use crate::rules::{Place, Rules};
+use crate::tome::{Tome, TomeOptions};
 
 /// Which token stands for a cell.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -24,6 +31,18 @@ pub enum DownsampleMethod {
     NearestExact,
     /// The first: `floor(i · in / out)`, as torch's `nearest`.
     Nearest,
+}
+
+/// How keys and values become fewer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TodoMethod {
+    /// They stay.
+    None,
+    /// They are merged by similarity.
+    Similarity,
+    /// They come from a coarser grid.
+    Downsample,
 }
 
 /// What ToDo can be told besides where and when. Names and defaults are those of its authors' program.
@@ -38,9 +57,27 @@ pub struct TodoOptions {
     pub downsample_factor_level_3: usize,
     /// `nearest-exact` or `nearest`. Default `nearest-exact`.
     pub downsample_method: DownsampleMethod,
-    /// Nothing is downsampled once less than this share of the schedule remains, in `[0, 1]`. (With evenly spaced time
-    /// steps the share that remains is the time step.) Default 0.
+    /// What is done while `t / 1000`, t being the time step, is above `timestep_threshold_switch`: `downsample`,
+    /// `similarity` or `none`. Default `downsample`.
+    pub merge_method: TodoMethod,
+    /// What is done from there on. Default `similarity`.
+    pub secondary_merge_method: TodoMethod,
+    /// The `t / 1000` at which the second method takes over, in `[0, 1]`. Default 0.2.
+    pub timestep_threshold_switch: f64,
+    /// The `t / 1000` at which keys and values stay whole again, in `[0, 1]`; at 0 only the time step 0 does. Default 0.
     pub timestep_threshold_stop: f64,
+    /// The fraction of keys and values that `similarity` removes at level 1, in `[0, 1)`. (At level 0 it is `ratio`, at
+    /// others nothing.) Default 0.5.
+    pub ratio_level_2: f64,
+    /// Columns of a cell, of which one token is a destination of `similarity`. Default 2.
+    pub sx: usize,
+    /// Rows of a cell. Default 2.
+    pub sy: usize,
+    /// Whether `similarity` draws the destination within each cell; else it is the first. With `rng = "torch"` a batch
+    /// of an odd number of rows draws none. Default true.
+    pub use_rand: bool,
+    /// Which generator draws: `torch` or `chacha`. Default `torch`.
+    pub rng: Generator,
 }
 
 impl Default for TodoOptions {
@@ -50,7 +87,15 @@ impl Default for TodoOptions {
             downsample_factor_level_2: 1,
             downsample_factor_level_3: 1,
             downsample_method: DownsampleMethod::NearestExact,
+            merge_method: TodoMethod::Downsample,
+            secondary_merge_method: TodoMethod::Similarity,
+            timestep_threshold_switch: 0.2,
             timestep_threshold_stop: 0.0,
+            ratio_level_2: 0.5,
+            sx: 2,
+            sy: 2,
+            use_rand: true,
+            rng: Generator::Torch,
         }
     }
 }
@@ -63,10 +108,27 @@ impl TodoOptions {
         factors.get(level).copied().unwrap_or(1)
     }
 
-    /// Whether keys and values are still downsampled at `step` of `total`.
-    pub fn is_on(&self, step: usize, total: usize) -> bool {
-        let remaining = 1.0 - step as f64 / total.max(1) as f64;
-        remaining >= self.timestep_threshold_stop
+    /// What is done at this time step.
+    pub fn method(&self, timestep: f64) -> TodoMethod {
+        let share = timestep / 1000.0;
+        if share <= self.timestep_threshold_stop {
+            TodoMethod::None
+        } else if share > self.timestep_threshold_switch {
+            self.merge_method
+        } else {
+            self.secondary_merge_method
+        }
+    }
+
+    /// The fraction that similarity removes at `level`, where `ratio` is that of level 0.
+    fn similar(&self, ratio: f64, level: usize) -> f64 {
+        [ratio, self.ratio_level_2].get(level).copied().unwrap_or(0.0)
+    }
+
+    /// Merging by similarity, as ToMe's options.
+    fn similarity(&self) -> TomeOptions {
+        let Self { sx, sy, use_rand, rng, .. } = *self;
+        TomeOptions { max_downsample: 8, sx, sy, use_rand, rng, ..TomeOptions::default() }
     }
 
     /// The coarser grid at `level`, if it is one.
@@ -97,23 +159,32 @@ impl Rules for TodoOptions {
                 return Err(Error::config(field, format!("expected 1 to 64, got {factor}")));
             }
         }
-        if !(0.0..=1.0).contains(&self.timestep_threshold_stop) {
-            let reason = format!("expected 0 to 1, got {}", self.timestep_threshold_stop);
-            return Err(Error::config("timestep_threshold_stop", reason));
+        for (field, share) in [
+            ("timestep_threshold_switch", self.timestep_threshold_switch),
+            ("timestep_threshold_stop", self.timestep_threshold_stop),
+        ] {
+            if !(0.0..=1.0).contains(&share) {
+                return Err(Error::config(field, format!("expected 0 to 1, got {share}")));
+            }
         }
-        Ok(())
+        check_ratio("ratio_level_2", self.ratio_level_2)?;
+        self.similarity().validate()
     }
 
-    fn kept(&self, _ratio: f64, level: usize, grid: Grid) -> usize {
-        self.coarse(level, grid).unwrap_or(grid).tokens()
+    fn kept(&self, ratio: f64, place: &Place) -> usize {
+        match self.method(place.timestep) {
+            TodoMethod::None => place.grid.tokens(),
+            TodoMethod::Similarity => self.similarity().kept(self.similar(ratio, place.level), place),
+            TodoMethod::Downsample => self.coarse(place.level, place.grid).unwrap_or(place.grid).tokens(),
+        }
     }
 
     fn scope(&self, sub: Sublayer) -> Option<Scope> {
         (sub == Sublayer::SelfAttention).then_some(Scope::KeysValues)
     }
 
-    fn rests(&self, step: usize, total: usize) -> bool {
-        !self.is_on(step, total)
+    fn follows_timesteps(&self) -> bool {
+        true
     }
 
     fn has_ratio(&self) -> bool {
@@ -128,20 +199,23 @@ impl Rules for TodoOptions {
 /// ToDo.
 #[derive(Debug)]
 pub(crate) struct Todo {
-    pub(crate) options: TodoOptions,
+    options: TodoOptions,
+    similarity: Tome,
 }
 
-impl<T: AttentionOps> Planner<T> for Todo {
-    fn scope(&self, sub: Sublayer) -> Option<Scope> {
-        self.options.scope(sub)
+impl Todo {
+    pub(crate) fn new(options: TodoOptions, guidance: GuidanceMasks, seed: u64) -> Self {
+        Self { similarity: Tome::new(options.similarity(), guidance, seed), options }
     }
 
-    fn plan(&mut self, site: &Site<'_>, metric: &T, _ratio: f64) -> Result<Option<Box<dyn Reduction<T>>>> {
+    /// The plan that takes tokens from a coarser grid.
+    fn downsample<T: AttentionOps>(
+        &self,
+        site: &Site<'_>,
+        metric: &T,
+    ) -> Result<Option<Box<dyn Reduction<T>>>> {
         let options = &self.options;
-        let on = options.is_on(site.step.index, site.step.total);
-        let Some(coarse) = options.coarse(site.block.level, site.grid).filter(|_| on) else {
-            return Ok(None);
-        };
+        let Some(coarse) = options.coarse(site.block.level, site.grid) else { return Ok(None) };
         let Grid { height, width } = site.grid;
         let rows = options.places(height, coarse.height);
         let columns = options.places(width, coarse.width);
@@ -167,5 +241,31 @@ impl<T: AttentionOps> Planner<T> for Todo {
         let partition = Partition::<T>::from_kept(&vec![kept; batch], site.tokens, &device)?;
         let donors = T::Indices::from_host(&vec![donors; batch], &device)?;
         Ok(Some(Box::new(IndexPlan::new(&partition, &donors)?)))
+    }
+}
+
+impl<T: AttentionOps> Planner<T> for Todo {
+    /// Keys and values are compared as their projections get them.
+    fn moment(&self) -> Moment {
+        Moment::Normalised
+    }
+
+    fn scope(&self, sub: Sublayer) -> Option<Scope> {
+        self.options.scope(sub)
+    }
+
+    fn begin(&mut self, run: &Run<'_>) {
+        Planner::<T>::begin(&mut self.similarity, run);
+    }
+
+    fn plan(&mut self, site: &Site<'_>, metric: &T, ratio: f64) -> Result<Option<Box<dyn Reduction<T>>>> {
+        match self.options.method(site.step.timestep) {
+            TodoMethod::None => Ok(None),
+            TodoMethod::Similarity => {
+                let ratio = self.options.similar(ratio, site.block.level);
+                self.similarity.plan(site, metric, ratio)
+            }
+            TodoMethod::Downsample => self.downsample(site, metric),
+        }
     }
 }

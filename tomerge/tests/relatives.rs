@@ -1,70 +1,17 @@
-//! ToDo, ToMA and SiTo against the same in plain loops.
+//! ToMA and SiTo against the same in plain loops.
 
 // helpers outside `#[test]` functions are tests, too
 #![allow(clippy::unwrap_used)]
 
 mod common;
 
-use atedm_core::plugin::{BlockId, Branch, Grid, Row, Scope, Site, Sublayer};
+use atedm_core::plugin::{Branch, Grid, Row, Scope, Site, Sublayer};
 use atedm_core::{DType, Tensor};
 use common::*;
 use serde_json::json;
 
-#[test]
-fn todo_takes_keys_and_values_from_a_coarser_grid() {
-    let rows = Row::singles(2);
-    // torch's interpolate from 5 x 7 to 2 x 3: rows floor((i + 1/2) 5/2), columns floor((i + 1/2) 7/3); nearest without 1/2
-    for (method, expected) in [
-        ("nearest-exact", [[1, 1], [1, 3], [1, 5], [3, 1], [3, 3], [3, 5]]),
-        ("nearest", [[0, 0], [0, 2], [0, 4], [2, 0], [2, 2], [2, 4]]),
-    ] {
-        let grid = Grid { height: 5, width: 7 };
-        let hidden = tokens([2, 35, 3], 1, DType::F32);
-        let options = json!({"downsample_factor_level_2": 2, "downsample_method": method});
-        let mut todo = build("todo", options).unwrap();
-        let (scope, by) = plan(&mut todo, &site(grid, &rows), &hidden).unwrap().unwrap();
-        let expected: Vec<u32> = expected.iter().map(|[y, x]| y * 7 + x).collect();
-        assert_eq!(scope, Scope::KeysValues);
-        assert_eq!(by.positions().unwrap().unwrap(), vec![expected.clone(); 2]);
-        let small = by.shrink(&hidden).unwrap();
-        for (row, &place) in rows_of(&small, 1).iter().zip(&expected) {
-            assert_eq!(row, &rows_of(&hidden, 1)[place as usize]);
-        }
-        // kept tokens come back as themselves
-        let restored = rows_of(&by.restore(&small).unwrap(), 0);
-        for &place in &expected {
-            assert_eq!(restored[place as usize], rows_of(&hidden, 0)[place as usize]);
-        }
-        for sub in [Sublayer::CrossAttention, Sublayer::FeedForward] {
-            assert!(before(&mut todo, &site(grid, &rows), sub, &hidden).unwrap().is_none());
-        }
-    }
-}
-
-#[test]
-fn todo_has_a_factor_for_each_level_and_stops_in_time() {
-    let rows = Row::singles(1);
-    let grid = Grid { height: 8, width: 8 };
-    let hidden = tokens([1, 64, 2], 2, DType::F32);
-    let kept = |options, level: usize, step: usize| {
-        let mut todo = build("todo", options).unwrap();
-        let place = at_step(&site(grid, &rows), step);
-        let place = Site { block: BlockId { level, ..place.block }, ..place };
-        plan(&mut todo, &place, &hidden).unwrap().map(|(_, by)| by.kept())
-    };
-    let factors = json!({"downsample_factor": 4, "downsample_factor_level_2": 2});
-    assert_eq!([0, 1, 2, 3].map(|level| kept(factors.clone(), level, 0)), [Some(4), Some(16), None, None]);
-    let stop = json!({"downsample_factor": 2, "timestep_threshold_stop": 0.35});
-    assert_eq!([5, 6, 7, 9].map(|step| kept(stop.clone(), 0, step)), [Some(16), Some(16), None, None]);
-    // protected tokens stay
-    let joint = Site { tokens: 66, protected: (64, 66), ..site(grid, &rows) };
-    let mut todo = build("todo-sdxl", json!({})).unwrap();
-    let by = plan(&mut todo, &joint, &tokens([1, 66, 2], 3, DType::F32)).unwrap().unwrap().1;
-    assert_eq!(by.positions().unwrap().unwrap()[0][16..], [64, 65]);
-}
-
-/// ToMA's weights of one tile in plain loops: destinations and `A[d][i]`.
-fn naive_toma(tile: &[Vec<f64>], kept: usize, scale: f64) -> (Vec<usize>, Vec<Vec<f64>>) {
+/// ToMA's destinations of one tile in plain loops.
+fn naive_destinations(tile: &[Vec<f64>], kept: usize) -> Vec<usize> {
     let n = tile.len();
     let mut chosen: Vec<usize> = Vec::new();
     while chosen.len() < kept {
@@ -76,29 +23,44 @@ fn naive_toma(tile: &[Vec<f64>], kept: usize, scale: f64) -> (Vec<usize>, Vec<Ve
         chosen.push(best.unwrap());
     }
     chosen.sort_unstable();
-    let mut shares = vec![vec![0.0; n]; kept];
-    for i in 0..n {
+    chosen
+}
+
+/// ToMA's weights `A[d][i]` of one tile with these destinations.
+fn naive_shares(tile: &[Vec<f64>], chosen: &[usize], scale: f64) -> Vec<Vec<f64>> {
+    let mut shares = vec![vec![0.0; tile.len()]; chosen.len()];
+    for i in 0..tile.len() {
         let raised: Vec<f64> =
             chosen.iter().map(|&d| (scale * (cosine(&tile[d], &tile[i]) - 1.0)).exp()).collect();
         let sum: f64 = raised.iter().sum();
         raised.iter().enumerate().for_each(|(d, value)| shares[d][i] = value / sum);
     }
-    (chosen, shares)
+    shares
 }
 
 #[test]
 fn toma_merges_and_unmerges_by_products() {
-    for (height, width, num_tiles, tile_grid) in [(4, 6, 4, (2, 3)), (4, 6, 1, (4, 6)), (5, 4, 4, (5, 2))] {
+    // the authors' program: what a tile keeps is of all that stay, and the first row chooses for the batch
+    for (height, width, num_tiles, tile_grid, ratio, kept, guidance) in [
+        (4, 6, 4, (2, 3), 0.5, 3, "per_row"),
+        (4, 6, 1, (4, 6), 0.5, 12, "per_row"),
+        (5, 4, 4, (5, 2), 0.5, 5, "per_row"),
+        (4, 6, 4, (2, 3), 0.5, 3, "first"),
+        // 54 - 21 = 33 in 9 tiles of 6
+        (6, 9, 9, (2, 3), 0.4, 3, "first"),
+        // 24 - 6 = 18 in 4 tiles of 6
+        (4, 6, 4, (2, 3), 0.25, 4, "first"),
+    ] {
         let grid = Grid { height, width };
         let n = grid.tokens();
         let rows = Row::singles(2);
         let hidden = tokens([2, n, 5], n as u64 + num_tiles, DType::F64);
-        let options = json!({"ratio": 0.5, "num_tiles": num_tiles, "attention_scale": 4.0});
+        let options =
+            json!({"ratio": ratio, "num_tiles": num_tiles, "attention_scale": 4.0, "guidance": guidance});
         let mut toma = build("toma", options).unwrap();
         let (scope, by) = plan(&mut toma, &site(grid, &rows), &hidden).unwrap().unwrap();
         let (tile_height, tile_width) = tile_grid;
         let size = tile_height * tile_width;
-        let kept = size - size / 2;
         let tiles = n / size;
         assert_eq!((scope, by.kept()), (Scope::Both, tiles * kept));
         let small = by.shrink(&hidden).unwrap();
@@ -114,8 +76,11 @@ fn toma_merges_and_unmerges_by_products() {
                         y * width + tile % across * tile_width + i % tile_width
                     })
                     .collect();
-                let members: Vec<Vec<f64>> = places.iter().map(|&i| full[i].clone()).collect();
-                let (chosen, shares) = naive_toma(&members, kept, 4.0);
+                let of = |row: &[Vec<f64>]| places.iter().map(|&i| row[i].clone()).collect::<Vec<_>>();
+                let members = of(&full);
+                let deciding = if guidance == "first" { of(&rows_of(&hidden, 0)) } else { members.clone() };
+                let chosen = naive_destinations(&deciding, kept);
+                let shares = naive_shares(&members, &chosen, 4.0);
                 let standing: Vec<u32> = chosen.iter().map(|&i| places[i] as u32).collect();
                 assert_eq!(places_of_row[tile * kept..][..kept], standing, "{grid:?} tile {tile}");
                 let merged: Vec<Vec<f64>> = shares
@@ -139,6 +104,22 @@ fn toma_merges_and_unmerges_by_products() {
                 }
             }
         }
+    }
+}
+
+#[test]
+fn toma_compares_the_layers_input_or_the_normalised_one() {
+    let grid = Grid { height: 4, width: 4 };
+    let rows = Row::singles(1);
+    let (hidden, normed) = (tokens([1, 16, 4], 71, DType::F64), tokens([1, 16, 4], 72, DType::F64));
+    for (compare, compared) in [(json!("layer_input"), &hidden), (json!("normalised"), &normed)] {
+        let mut toma = build("toma", json!({"num_tiles": 1, "compare": compare})).unwrap();
+        let site = site(grid, &rows);
+        enter(&mut toma, &site, &hidden).unwrap();
+        let by = before(&mut toma, &site, Sublayer::SelfAttention, &normed).unwrap().unwrap().1;
+        let expected = naive_destinations(&rows_of(compared, 0), 8);
+        let standing = &by.positions().unwrap().unwrap()[0];
+        assert_eq!(standing.iter().map(|&i| i as usize).collect::<Vec<_>>(), expected, "{compare}");
     }
 }
 
@@ -225,12 +206,48 @@ fn sito_draws_its_noise_from_the_seed() {
     assert_eq!(kept(1, 0.0), kept(2, 0.0));
 }
 
+/// `torch.manual_seed(7); torch.randn(2, 16)` of torch 2.11: with noise alone a base is its cell's highest.
+#[test]
+fn sito_has_noise_of_its_own_for_every_row() {
+    const NOISE: [[f64; 16]; 2] = [
+        [
+            -0.820135, 0.395631, 0.898908, -1.388404, -0.166996, 0.28515, -0.641092, -0.893655, 0.926543,
+            -0.535512, -1.15972, -0.460157, 0.708539, 1.012755, 0.230397, 1.090165,
+        ],
+        [
+            -1.582665, -0.324567, 1.926368, -0.330012, 0.198445, 0.782073, 1.039108, -0.724511, -0.20934,
+            -0.215342, -1.815729, -0.345242, -2.061478, 0.674101, -1.323346, -1.359769,
+        ],
+    ];
+    let grid = Grid { height: 4, width: 4 };
+    let rows = Row::singles(2);
+    let hidden = tokens([2, 16, 3], 51, DType::F32);
+    let bases = |noise: &[f64; 16]| {
+        let cell = |corner: usize| [0, 1, 4, 5].map(|i| corner + i);
+        let best =
+            |corner| cell(corner).into_iter().max_by(|&a, &b| noise[a].total_cmp(&noise[b])).unwrap() as u32;
+        let mut bases = [0, 2, 8, 10].map(best).to_vec();
+        bases.sort_unstable();
+        bases
+    };
+    assert_ne!(bases(&NOISE[0]), bases(&NOISE[1]));
+    for (noise, of) in [("per_row", [0, 1]), ("shared", [0, 0])] {
+        // all but the bases go
+        let options = json!({"ratio": 0.75, "noise_alpha": 1.0, "sim_beta": 0.0, "noise": noise});
+        let mut sito = build("sito", options).unwrap();
+        begin(&mut sito, &rows, 7).unwrap();
+        let kept = plan(&mut sito, &site(grid, &rows), &hidden).unwrap().unwrap().1;
+        let expected = of.map(|row| bases(&NOISE[row]));
+        assert_eq!(kept.positions().unwrap().unwrap(), expected, "{noise}");
+    }
+}
+
 #[test]
 fn halves_of_guidance_share_one_plan_if_asked() {
     let grid = Grid { height: 4, width: 4 };
     let rows = [Row { image: 3, branch: Branch::Uncond }, Row { image: 3, branch: Branch::Cond }];
     let hidden = tokens([2, 16, 4], 60, DType::F64);
-    let alone = hidden.narrow(0, 1, 1).unwrap();
+    let [first_alone, alone] = [0, 1].map(|row| hidden.narrow(0, row, 1).unwrap());
     let single = Row::singles(1);
     for name in ["toma", "sito", "tome"] {
         let positions = |guidance: &str, rows: &[Row], hidden| {
@@ -238,7 +255,7 @@ fn halves_of_guidance_share_one_plan_if_asked() {
             match name {
                 "tome" => options = plain(options),
                 "toma" => options["num_tiles"] = 4.into(),
-                _ => {}
+                _ => options["noise"] = "shared".into(),
             }
             let mut method = build(name, options).unwrap();
             let by = plan(&mut method, &site(grid, rows), hidden).unwrap().unwrap().1;
@@ -247,6 +264,9 @@ fn halves_of_guidance_share_one_plan_if_asked() {
         let [first, second] = <[_; 2]>::try_from(positions("cond", &rows, &hidden)).unwrap();
         assert_eq!(first, second, "{name}");
         assert_eq!(first, positions("per_row", &single, &alone)[0], "{name}: the prompt's");
+        let [first, second] = <[_; 2]>::try_from(positions("first", &rows, &hidden)).unwrap();
+        assert_eq!(first, second, "{name}");
+        assert_eq!(first, positions("per_row", &single, &first_alone)[0], "{name}: the first row's");
         let [first, second] = <[_; 2]>::try_from(positions("mean", &rows, &hidden)).unwrap();
         assert_eq!(first, second, "{name}");
     }

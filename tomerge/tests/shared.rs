@@ -79,7 +79,16 @@ fn what_is_wrong_is_named() {
         ("toma", json!({"max_downsample": 2}), "max_downsample: unknown option"),
         ("todo", json!({"downsample_factor": 0}), "downsample_factor: "),
         ("todo", json!({"timestep_threshold_stop": 2}), "timestep_threshold_stop: "),
+        ("todo", json!({"timestep_threshold_switch": -0.1}), "timestep_threshold_switch: expected 0 to 1"),
+        ("todo", json!({"ratio_level_2": 1.0}), "ratio_level_2: expected a fraction"),
+        ("todo", json!({"merge_method": "max_pool"}), "merge_method: "),
+        ("todo", json!({"secondary_merge_method": 1}), "secondary_merge_method: "),
+        ("todo", json!({"sx": 1, "sy": 1}), "sx: a cell of 1 x 1"),
         ("todo", json!({"budget_tflops": 4.0}), "budget_tflops: "),
+        ("tome", json!({"threshold_count": "fewest"}), "threshold_count: counts under a threshold alone"),
+        ("tome", json!({"threshold": 0.5, "threshold_count": "mean"}), "threshold_count: "),
+        ("toma", json!({"compare": "keys"}), "compare: "),
+        ("sito", json!({"noise": "uniform"}), "noise: "),
         ("sito", json!({"sx": 2000}), "sx: "),
         ("sito", json!({"merge_attn": false}), "merge_attn: "),
     ] {
@@ -152,6 +161,9 @@ fn schedules_levels_and_counts_hold_for_all_methods() {
             }));
             let config = MergeConfig::from_options(name, &all).unwrap();
             let plan = config.plan_with(&schedules()).unwrap();
+            assert_eq!(plan.is_exact(), !name.starts_with("todo"), "{name}: time steps are to come");
+            let plan = plan.timed((0..10).map(|step| 1000.0 - 100.0 * f64::from(step)).collect());
+            assert!(plan.is_exact());
             plan.begin(10).unwrap();
             let mut method = build(name, Value::Object(all.clone())).unwrap();
             begin(&mut method, &rows, 0).unwrap();
@@ -231,7 +243,7 @@ fn silent_caps_and_silent_nothing_are_said() {
         "nothing is reduced: levels and schedule spare every block"
     );
     assert_eq!(
-        remarks("todo", json!({})),
+        remarks("todo", json!({"ratio_level_2": 0.0})),
         "nothing is reduced: the factor is 1 at level 1, the finest with attention"
     );
     assert_eq!(remarks("todo-sdxl", json!({})), "");

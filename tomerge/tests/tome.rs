@@ -10,38 +10,6 @@ use atedm_core::{DType, Error, Tensor};
 use common::*;
 use serde_json::json;
 
-/// ToMe in plain loops: for each token the one that it is merged into (itself if none), without drawing.
-fn naive(rows: &[Vec<f64>], grid: Grid, (sx, sy): (usize, usize), r: usize) -> Vec<usize> {
-    let is_destination = |i: usize| {
-        let (y, x) = (i / grid.width, i % grid.width);
-        y % sy == 0 && x % sx == 0 && y + sy <= grid.height && x + sx <= grid.width
-    };
-    let destinations: Vec<usize> = (0..rows.len()).filter(|&i| is_destination(i)).collect();
-    let mut pairs = Vec::new();
-    for source in (0..rows.len()).filter(|&i| !is_destination(i)) {
-        let mut best = (f64::NEG_INFINITY, 0);
-        for &destination in &destinations {
-            let similarity = cosine(&rows[source], &rows[destination]);
-            if similarity > best.0 {
-                best = (similarity, destination);
-            }
-        }
-        pairs.push((best.0, source, best.1));
-    }
-    // stable: among equals the lower source first
-    pairs.sort_by(|a, b| b.0.total_cmp(&a.0));
-    let mut into: Vec<usize> = (0..rows.len()).collect();
-    for &(_, source, destination) in pairs.iter().take(r) {
-        into[source] = destination;
-    }
-    into
-}
-
-/// The lowest member of each token's group.
-fn lowest(into: &[usize]) -> Vec<usize> {
-    into.iter().map(|goal| into.iter().position(|other| other == goal).unwrap()).collect()
-}
-
 const GRIDS: [(usize, usize); 7] = [(4, 4), (6, 5), (5, 7), (3, 8), (2, 2), (9, 2), (7, 7)];
 
 #[test]
@@ -70,7 +38,7 @@ fn sets_means_and_restoring_against_plain_loops() {
             let positions = by.positions().unwrap().unwrap();
             for (b, places) in positions.iter().enumerate() {
                 let full = rows_of(&hidden, b);
-                let into = naive(&full, grid, (sx, sy), r);
+                let into = naive_tome(&full, grid, (sx, sy), r);
                 assert_eq!(labels(by.as_ref(), batch, b), lowest(&into), "{grid:?} row {b}");
                 let restored = rows_of(&whole, b);
                 for (i, &goal) in into.iter().enumerate() {
@@ -109,7 +77,7 @@ fn kernels() {
     let length = |row: &[f64]| row.iter().map(|x| x * x).sum::<f64>().sqrt();
     for b in 0..2 {
         let full = rows_of(&hidden, b);
-        let into = naive(&full, grid, (2, 2), 9);
+        let into = naive_tome(&full, grid, (2, 2), 9);
         for i in 0..16 {
             let longest =
                 (0..16).filter(|&j| into[j] == into[i]).map(|j| length(&full[j])).fold(0.0, f64::max);
@@ -136,7 +104,7 @@ fn every_sublayer_takes_the_layers_plan() {
     // by then the stream is another one; the plan is not
     for sub in [Sublayer::CrossAttention, Sublayer::FeedForward] {
         let (_, by) = before(&mut method, &site, sub, &later).unwrap().unwrap();
-        let expected = lowest(&naive(&rows_of(&hidden, 1), grid, (2, 2), 12));
+        let expected = lowest(&naive_tome(&rows_of(&hidden, 1), grid, (2, 2), 12));
         assert_eq!(labels(by.as_ref(), 2, 1), expected, "{sub:?}");
     }
 }
@@ -153,7 +121,7 @@ fn a_zero_token_is_no_nan_and_a_nan_is_an_error() {
     let by = plan(&mut method, &site(grid, &rows), &hidden).unwrap().unwrap().1;
     let restored = by.restore(&by.shrink(&hidden).unwrap()).unwrap();
     assert!(restored.to_f32().unwrap().iter().all(|x| x.is_finite()));
-    assert_eq!(labels(by.as_ref(), 1, 0), lowest(&naive(&rows_of(&hidden, 0), grid, (2, 2), 12)));
+    assert_eq!(labels(by.as_ref(), 1, 0), lowest(&naive_tome(&rows_of(&hidden, 0), grid, (2, 2), 12)));
     values[30] = f32::NAN;
     let hidden = tensor(&values, &[1, 16, 4], DType::F32);
     let error = plan(&mut method, &site(grid, &rows), &hidden).unwrap_err();
@@ -180,7 +148,7 @@ fn protected_tokens_stay_and_a_shrunken_stream_is_left_alone() {
     let joint = Site { tokens: 19, protected: (0, 3), ..site(grid, &rows) };
     let by = plan(&mut method, &joint, &hidden).unwrap().unwrap().1;
     assert_eq!(by.kept(), 11);
-    let expected = naive(&rows_of(&hidden, 0)[3..], grid, (2, 2), 8);
+    let expected = naive_tome(&rows_of(&hidden, 0)[3..], grid, (2, 2), 8);
     let expected: Vec<usize> = (0..3).chain(lowest(&expected).into_iter().map(|i| i + 3)).collect();
     assert_eq!(labels(by.as_ref(), 2, 0), expected);
     let fewer = tokens([2, 12, 4], 8, DType::F32);
@@ -198,37 +166,57 @@ fn the_halves_of_guidance_can_share() {
         let by = plan(&mut method, &site(grid, &rows), &hidden).unwrap().unwrap().1;
         [labels(by.as_ref(), 2, 0), labels(by.as_ref(), 2, 1)]
     };
-    let own = [0, 1].map(|b| lowest(&naive(&rows_of(&hidden, b), grid, (2, 2), 8)));
+    let own = [0, 1].map(|b| lowest(&naive_tome(&rows_of(&hidden, b), grid, (2, 2), 8)));
     assert_eq!(with("per_row"), own);
     assert_ne!(own[0], own[1]);
     assert_eq!(with("cond"), [own[1].clone(), own[1].clone()]);
+    assert_eq!(with("first"), [own[0].clone(), own[0].clone()]);
     let mean = with("mean");
     assert_eq!(mean[0], mean[1]);
     assert!(mean[0] != own[0] || mean[0] != own[1]);
 }
 
 #[test]
-fn a_threshold_merges_no_pair_below_it() {
+fn a_threshold_merges_as_many_as_one_row_has() {
     let grid = Grid { height: 6, width: 6 };
-    let rows = Row::singles(2);
-    let hidden = tokens([2, 36, 3], 10, DType::F64);
+    let rows = Row::singles(3);
+    let hidden = tokens([3, 36, 3], 10, DType::F64);
     // how many sources of each row have a destination that similar
-    let enough = |threshold: f64| -> usize {
-        let count = |b: usize| {
+    let similar = |threshold: f64| {
+        [0, 1, 2].map(|b| {
             let full = rows_of(&hidden, b);
-            let into = naive(&full, grid, (2, 2), 27);
+            let into = naive_tome(&full, grid, (2, 2), 27);
             (0..36).filter(|&i| into[i] != i && cosine(&full[i], &full[into[i]]) >= threshold).count()
-        };
-        count(0).min(count(1))
+        })
     };
     for threshold in [0.5, 0.9, 0.97] {
-        let mut method = build("tome", plain(json!({"threshold": threshold}))).unwrap();
-        let by = plan(&mut method, &site(grid, &rows), &hidden).unwrap().map(|(_, by)| by.kept());
-        assert_eq!(by.unwrap_or(36), 36 - enough(threshold), "{threshold}");
+        let counts = similar(threshold);
+        let (most, fewest) = (*counts.iter().max().unwrap(), *counts.iter().min().unwrap());
+        assert_ne!(most, fewest, "{threshold}");
+        for (options, merged) in [
+            (json!({"threshold": threshold}), most),
+            (json!({"threshold": threshold, "threshold_count": "most"}), most),
+            (json!({"threshold": threshold, "threshold_count": "fewest"}), fewest),
+        ] {
+            let mut method = build("tome", plain(options.clone())).unwrap();
+            let by = plan(&mut method, &site(grid, &rows), &hidden).unwrap().map(|(_, by)| by);
+            assert_eq!(by.as_ref().map_or(36, |by| by.kept()), 36 - merged, "{options}");
+            // the most similar go, in rows with fewer of them, too
+            for b in 0..3 {
+                let expected = lowest(&naive_tome(&rows_of(&hidden, b), grid, (2, 2), merged));
+                if let Some(by) = &by {
+                    assert_eq!(labels(by.as_ref(), 3, b), expected, "{options} row {b}");
+                }
+            }
+        }
     }
-    assert!(enough(0.5) > enough(0.97));
-    let mut method = build("tome", plain(json!({"threshold": 1.0}))).unwrap();
-    assert!(plan(&mut method, &site(grid, &rows), &hidden).unwrap().is_none());
+    // at 1 not even equal tokens are merged
+    let equal = tensor(&[1.0; 108], &[1, 36, 3], DType::F32);
+    for (threshold, kept) in [(0.99, 9), (1.0, 36)] {
+        let mut method = build("tome", plain(json!({"threshold": threshold}))).unwrap();
+        let by = plan(&mut method, &Site { rows: &rows[..1], ..site(grid, &rows) }, &equal).unwrap();
+        assert_eq!(by.map_or(36, |(_, by)| by.kept()), kept, "{threshold}");
+    }
 }
 
 #[test]
@@ -242,7 +230,7 @@ fn comfy_reduces_queries_by_the_normalised_input() {
     enter(&mut method, &site, &hidden).unwrap();
     let (scope, by) = before(&mut method, &site, Sublayer::SelfAttention, &normed).unwrap().unwrap();
     assert_eq!(scope, Scope::Queries);
-    assert_eq!(labels(by.as_ref(), 2, 0), lowest(&naive(&rows_of(&normed, 0), grid, (2, 2), 8)));
+    assert_eq!(labels(by.as_ref(), 2, 0), lowest(&naive_tome(&rows_of(&normed, 0), grid, (2, 2), 8)));
     assert!(before(&mut method, &site, Sublayer::CrossAttention, &normed).unwrap().is_none());
 }
 

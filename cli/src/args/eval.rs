@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use atedm_sdxl::schedulers::SamplerChoice;
 use clap::{Args, Subcommand};
 
-use super::{EngineArgs, MODEL_HELP, PruneArgs, RngName, ShareArgs, parse};
+use super::{DTypeKind, EngineArgs, MODEL_HELP, PruneArgs, RNG_DTYPE_HELP, RngName, ShareArgs, parse};
 
 /// `atedm eval`.
 #[derive(Debug, Args)]
@@ -26,7 +26,7 @@ pub(crate) enum EvalAction {
 #[derive(Debug, Args)]
 #[command(
     after_help = "Example:\n  atedm eval export --captions captions_val2017.json --limit 5000 --model sdxl-base --width 1024 --height 1024 \\\n    \
-    --scheduler euler-edm --prune at-edm --prune-opt ratio=0.63 --output at-edm\n  \
+    --scheduler euler-sgm --prune at-edm --prune-opt ratio=0.63 --output at-edm\n  \
     pytorch_fid reals at-edm/images/at-edm                (docs: Evaluation)"
 )]
 pub(crate) struct ExportArgs {
@@ -45,7 +45,7 @@ pub(crate) struct ExportArgs {
     /// An ablation's configuration for several methods or guidance scales at once; its prompts are not used
     #[arg(long, value_name = "FILE.toml", conflicts_with_all = [
         "prune", "prune_opt", "prune_config", "steps", "guidance_scale", "scheduler", "negative_prompt", "seed", "width",
-        "height", "rng", "vae_tiling",
+        "height", "rng", "rng_dtype", "vae_tiling",
     ])]
     pub(crate) grid: Option<PathBuf>,
     #[command(flatten)]
@@ -89,6 +89,8 @@ pub(crate) struct ExportSampling {
     /// Generator of the noise
     #[arg(long, value_name = "NAME", default_value = "torch")]
     pub(crate) rng: RngName,
+    #[arg(long, value_name = "TYPE", help = RNG_DTYPE_HELP)]
+    pub(crate) rng_dtype: Option<DTypeKind>,
     /// Decode in overlapping tiles of this many pixels [512 if not given]
     #[arg(long, value_name = "PIXELS", num_args = 0..=1, default_missing_value = "512", value_parser = parse::positive, allow_negative_numbers = true)]
     pub(crate) vae_tiling: Option<usize>,

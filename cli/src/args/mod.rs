@@ -7,16 +7,18 @@ mod eval;
 mod flops;
 mod parse;
 mod report;
-#[cfg(feature = "train")]
 mod scenes;
 #[cfg(feature = "train")]
 mod train;
 
 use std::path::PathBuf;
 
-use atedm_sdxl::rng::RngKind;
+use atedm_core::DType;
+use atedm_sdxl::rng::{NoiseDType, RngKind};
 use atedm_sdxl::schedulers::SamplerChoice;
 use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::failure::{Failure, Outcome};
 
 pub(crate) use ablate::{AblateAction, AblateArgs, MergeArgs, ShareArgs};
 pub(crate) use bench::BenchArgs;
@@ -25,7 +27,6 @@ pub(crate) use eval::{EvalAction, EvalArgs, ExportArgs};
 pub(crate) use flops::FlopsArgs;
 pub(crate) use parse::Device;
 pub(crate) use report::ReportArgs;
-#[cfg(feature = "train")]
 pub(crate) use scenes::ScenesArgs;
 #[cfg(feature = "train")]
 pub(crate) use train::{Activations, TrainArgs};
@@ -69,7 +70,6 @@ pub(crate) enum Command {
     /// Make images for captions, in folders as FID and CLIP programs read them.
     Eval(EvalArgs),
     /// Write composed scenes with captions, exact masks and labels: what `atedm train` learns from.
-    #[cfg(feature = "train")]
     Scenes(ScenesArgs),
     /// Train a small SD-XL from nothing: its autoencoder, then its U-Net and text encoders. Resumable.
     #[cfg(feature = "train")]
@@ -124,19 +124,24 @@ pub(crate) struct SampleArgs {
     /// Pixels down [default: the checkpoint's own size]
     #[arg(long, value_name = "PIXELS", value_parser = parse::positive, allow_negative_numbers = true)]
     pub(crate) height: Option<usize>,
-    /// Sampler: euler, euler-karras, euler-trailing, euler-edm (the paper's), euler-a, ddim, dpm++2m,
+    /// Sampler: euler, euler-karras, euler-trailing, euler-sgm (the paper's), euler-a, ddim, dpm++2m,
     /// dpm++2m-karras, lcm [default: what the checkpoint's scheduler_config.json says]
     #[arg(long, value_name = "NAME", value_parser = parse::scheduler)]
     pub(crate) scheduler: Option<SamplerChoice>,
     /// Generator of the noise: torch gives diffusers' CPU latents for a seed, chacha is portable
     #[arg(long, value_name = "NAME", default_value = "torch")]
     pub(crate) rng: RngName,
+    #[arg(long, value_name = "TYPE", help = RNG_DTYPE_HELP)]
+    pub(crate) rng_dtype: Option<DTypeKind>,
     /// Start from these latents instead of noise of the seed: one f32 tensor `latents [B,4,h,w]`, standard normal
     #[arg(long, value_name = "IN.safetensors")]
     pub(crate) latents: Option<PathBuf>,
     /// Start from this picture (image to image): a PNG of the output's size, 8-bit RGB
     #[arg(long, value_name = "IN.png", conflicts_with = "latents")]
     pub(crate) init_image: Option<PathBuf>,
+    /// With --init-image: start from the mean of the picture's latents, instead of latents drawn from their distribution
+    #[arg(long, requires = "init_image")]
+    pub(crate) init_mean: bool,
     /// With --init-image: the share of the schedule that runs; 1 leaves nothing of the picture [default: 0.3]
     #[arg(long, value_name = "SHARE", requires = "init_image", value_parser = parse::finite, allow_negative_numbers = true)]
     pub(crate) strength: Option<f64>,
@@ -298,6 +303,10 @@ pub(crate) struct InitTinyArgs {
     pub(crate) seed: u64,
 }
 
+/// What `--rng-dtype` takes.
+const RNG_DTYPE_HELP: &str = "\
+    Element type that torch's noise is drawn in; f32 gives one picture over types [default: that of --dtype, as diffusers draws]";
+
 /// What `--model` takes.
 #[cfg(feature = "embedded")]
 const MODEL_HELP: &str = "\
@@ -358,7 +367,7 @@ pub(crate) enum DTypeKind {
     F64,
 }
 
-impl From<DTypeKind> for atedm_core::DType {
+impl From<DTypeKind> for DType {
     fn from(kind: DTypeKind) -> Self {
         match kind {
             DTypeKind::F32 => Self::F32,
@@ -382,6 +391,17 @@ impl RngName {
     /// The name, as typed.
     pub(crate) fn name(self) -> &'static str {
         RngKind::from(self).name()
+    }
+
+    /// What it draws in, if `asked` for that; `name` is what asked, for the message.
+    pub(crate) fn drawing(self, asked: Option<DTypeKind>, name: &str) -> Outcome<NoiseDType> {
+        match (self, asked.map(DType::from)) {
+            (_, None) => Ok(NoiseDType::OfModel),
+            (Self::Chacha, Some(dtype)) if dtype != DType::F32 => Err(Failure::usage(format!(
+                "{name}: expected f32, which chacha always draws in, got {dtype}"
+            ))),
+            (_, Some(dtype)) => Ok(NoiseDType::Always(dtype)),
+        }
     }
 }
 

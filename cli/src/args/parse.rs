@@ -3,6 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use atedm_core::Error;
 use atedm_sdxl::schedulers::SamplerChoice;
 
 /// A whole number of at least 1.
@@ -34,9 +35,9 @@ pub(super) fn finite(text: &str) -> Result<f64, String> {
 
 /// A sampler's name.
 pub(super) fn scheduler(text: &str) -> Result<SamplerChoice, String> {
-    text.parse().map_err(|_| {
-        let names: Vec<&str> = SamplerChoice::ALL.iter().map(|choice| choice.name()).collect();
-        format!("expected one of {}", names.join(", "))
+    text.parse().map_err(|error| match error {
+        Error::Config { reason, .. } => reason,
+        other => other.to_string(),
     })
 }
 

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use atedm_sdxl::train::scenes::Split;
+use atedm_training::scenes::Split;
 use clap::{Args, ValueEnum};
 
 use super::parse;
@@ -28,7 +28,7 @@ pub(crate) struct ScenesArgs {
     /// Seed of the stream: the same seed gives the same bytes on every machine
     #[arg(long, value_name = "N", default_value = "0", value_parser = parse::seed, allow_negative_numbers = true)]
     pub(crate) seed: u64,
-    /// Scenes of emoji instead of shapes, from the packages that `docs/emoji/fetch.sh` lays out in this folder
+    /// Scenes of emoji instead of shapes, from the packages that `recipes/training/fetch-emoji.sh` lays out in this folder
     #[cfg(feature = "emoji")]
     #[arg(long, value_name = "DIR")]
     pub(crate) emoji: Option<PathBuf>,

@@ -8,7 +8,7 @@ use super::{Device, parse};
 
 /// `atedm train`.
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  atedm train docs/training/shapes.toml --out trained\n  \
+#[command(after_help = "Example:\n  atedm train recipes/training/shapes.toml --out trained\n  \
     atedm generate --model trained/model --prompt \"a large red star on the left\" --output star.png\n\n\
     Interrupted, it goes on where the last state was written: give the same command again.")]
 pub(crate) struct TrainArgs {

@@ -142,6 +142,7 @@ fn planned(
         title: config.title.clone(),
         prompts: prompts.collect(),
         rng: config.rng,
+        noise_dtype: config.noise_dtype,
         vae_tiling: config.vae_tiling,
         masks: config.masks.clone(),
         distances: config.distances,
@@ -256,7 +257,7 @@ impl Sink for &mut Archive<'_> {
         let id = format!("{}/{}", info.id, made.prompt.id);
         let image = image_path(&id);
         let distances = match made.point.reference {
-            Some(place) => Some(self.reference(place, &made)?.distances(&made.picture, &made.latents)),
+            Some(place) => Some(self.reference(place, &made)?.distances(&made.picture, &made.latents)?),
             None => None,
         };
         self.opened
@@ -354,6 +355,7 @@ fn facts(made: &Made<'_>, provenance: &Provenance) -> ImageFacts {
         height: settings.height,
         model: settings.model,
         rng: settings.rng,
+        rng_dtype: settings.rng_dtype,
         method: settings.method,
         options: settings.options,
         flops: (made.flops.mean_tflop * 1e12, made.flops.whole_tflop * 1e12),
@@ -374,8 +376,9 @@ fn table(info: &RunInfo) -> String {
     let mut lines = vec![
         format!("{}: {} points, {} prompts, {images} images", info.title, info.points.len(), info.prompts),
         "mean cost of one U-Net evaluation on one sample (2 x MAC)".into(),
-        String::new(),
     ];
+    lines.extend(info.points.first().map(|point| point.settings.noise()));
+    lines.push(String::new());
     let wide = info.points.iter().map(|point| point.label.chars().count()).max().unwrap_or(0).max(5);
     lines.push(format!(
         "{:<wide$} {:>7} {:>14} {:>8} {:>6} {:>6}",

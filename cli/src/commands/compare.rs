@@ -55,6 +55,7 @@ pub(crate) fn run(args: &CompareArgs, extension: &impl Extension) -> Outcome {
         title: "compare".into(),
         prompts: prompts.clone(),
         rng: sample.rng,
+        noise_dtype: sample.rng.drawing(sample.rng_dtype, "--rng-dtype")?,
         vae_tiling: sample.vae_tiling,
         masks: Vec::new(),
         distances: true,
@@ -82,7 +83,7 @@ pub(crate) fn run(args: &CompareArgs, extension: &impl Extension) -> Outcome {
     let sink = |made: Made<'_>, _: &Progress| {
         let (Made { picture, latents, .. }, id) = (&made, &made.prompt.id);
         let distances = match (&unpruned, made.point.reference) {
-            (Some(reference), Some(_)) if reference.id == *id => Some(reference.distances(picture, latents)),
+            (Some(reference), Some(_)) if reference.id == *id => Some(reference.distances(picture, latents)?),
             _ => None,
         };
         if made.point.reference.is_none() {
@@ -328,6 +329,7 @@ impl Report<'_> {
         lines.push(String::new());
         lines.push("Cost: of one U-Net evaluation on one sample, mean over the steps. Distances: to the unpruned image of the same".into());
         lines.push("prompt and seed; latent L2 is relative.".into());
+        lines.extend(self.plan.points.first().map(|point| point.info.settings.noise()));
         lines.join("\n")
     }
 

@@ -11,7 +11,6 @@ mod init_tiny;
 mod inspect;
 mod masks;
 mod report;
-#[cfg(feature = "train")]
 mod scenes;
 mod subject;
 #[cfg(feature = "train")]
@@ -35,7 +34,6 @@ pub(crate) fn run(command: Command, extension: &impl Extension) -> Outcome {
         Command::Ablate(args) => ablate::run(&args, extension),
         Command::Eval(args) => eval::run(&args, extension),
         Command::Report(args) => report::run(&args),
-        #[cfg(feature = "train")]
         Command::Scenes(args) => scenes::run(&args),
         #[cfg(feature = "train")]
         Command::Train(args) => train::run(&args),

@@ -1,6 +1,6 @@
 //! `atedm scenes`.
 
-use atedm_sdxl::train::scenes::{Labels, Objects, SceneSource, Shapes, Split};
+use atedm_training::scenes::{Labels, Objects, SceneSource, Shapes, Split};
 use serde::Serialize;
 
 use crate::args::ScenesArgs;
@@ -37,7 +37,7 @@ fn source(args: &ScenesArgs) -> Outcome<Box<dyn SceneSource>> {
     let objects = if args.single { Objects::One } else { Objects::OneOrTwo };
     #[cfg(feature = "emoji")]
     if let Some(folder) = &args.emoji {
-        use atedm_sdxl::train::emoji::{Emoji, EmojiOptions};
+        use atedm_training::emoji::{Emoji, EmojiOptions};
 
         let options = EmojiOptions { seed: args.seed, objects, ..EmojiOptions::new(folder) };
         return Ok(Box::new(Emoji::open(&options).map_err(Failure::run)?));

@@ -85,8 +85,11 @@ impl Subject {
         let at = |part: &str| folder.join(part).join("config.json");
         let (vae, text) = (at("vae"), at("text_encoder"));
         let factor = if vae.exists() { VaeConfig::read(&vae).map_err(Failure::run)?.factor() } else { 8 };
-        let text =
-            if text.exists() { TextEncoderConfig::read(&text).map_err(Failure::run)?.context } else { 77 };
+        let text = if text.exists() {
+            TextEncoderConfig::read(&text, "CLIPTextModel").map_err(Failure::run)?.context
+        } else {
+            77
+        };
         let scheduler = folder.join("scheduler").join("scheduler_config.json");
         let scheduler = match scheduler.is_file() {
             true => SchedulerConfig::from_file(&scheduler).map_err(Failure::run)?,
@@ -115,7 +118,14 @@ impl Subject {
     /// What counts and costs depend on, over `steps` steps.
     pub(super) fn workload(&self, steps: usize) -> Workload<'_> {
         let latents = Grid { height: self.size.1 / self.factor, width: self.size.0 / self.factor };
-        Workload { unet: &self.unet, latents, text: self.text, steps }
+        Workload {
+            unet: &self.unet,
+            latents,
+            text: self.text,
+            steps,
+            scheduler: &self.scheduler,
+            sampler: None,
+        }
     }
 }
 

@@ -11,9 +11,9 @@ use atedm_sdxl::checkpoint::{Checkpoint, OpenOptions};
 use atedm_sdxl::output::remove_unfinished;
 use atedm_sdxl::pipeline::{Pipeline, Request};
 use atedm_sdxl::rng::RngKind;
-use atedm_sdxl::train::scenes::Split;
-use atedm_sdxl::train::{Observer, Options, Part, Recipe, Trained, train};
 use atedm_tch::Torch;
+use atedm_training::scenes::Split;
+use atedm_training::trainer::{Observer, Options, Part, Recipe, Trained, train};
 
 use crate::args::{Activations, Device, TrainArgs};
 use crate::draw::{Cell, Sheet};

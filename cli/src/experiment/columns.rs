@@ -43,6 +43,8 @@ fn columns() -> Vec<(&'static str, Of)> {
         ("negative_prompt", Text(|record| record.settings.negative_prompt.clone())),
         ("width", Whole(|record| i64::try_from(record.settings.width).ok())),
         ("height", Whole(|record| i64::try_from(record.settings.height).ok())),
+        ("rng", Text(|record| Some(record.settings.rng.clone()))),
+        ("rng_dtype", Text(|record| Some(record.settings.rng_dtype.clone()))),
         ("mean_tflop", Number(|record| Some(record.flops.mean_tflop))),
         ("whole_tflop", Number(|record| Some(record.flops.whole_tflop))),
         ("tokens", Text(|record| serde_json::to_string(&record.tokens).ok())),

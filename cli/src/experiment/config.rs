@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use atedm_sdxl::rng::NoiseDType;
 use atedm_sdxl::schedulers::SamplerChoice;
 use clap::ValueEnum;
 use serde::Deserialize;
 
 use super::prompts::{PromptText, check_length, inline_prompts, read_prompts};
 use super::record::Attention;
-use crate::args::RngName;
+use crate::args::{DTypeKind, RngName};
 use crate::failure::{Failure, Outcome};
 use crate::files::{CONFIG_MOST, read_text};
 
@@ -53,6 +54,8 @@ pub(crate) struct Config {
     pub(crate) size: (Option<usize>, Option<usize>),
     /// Generator of the noise.
     pub(crate) rng: RngName,
+    /// What it draws in.
+    pub(crate) noise_dtype: NoiseDType,
     /// Decode in tiles.
     pub(crate) vae_tiling: Option<usize>,
     /// Whether images are compared with the unpruned ones.
@@ -128,6 +131,7 @@ struct File {
     height: Option<usize>,
     #[serde(default = "torch")]
     rng: String,
+    rng_dtype: Option<String>,
     #[serde(default)]
     attention: Attention,
     #[serde(default)]
@@ -210,12 +214,14 @@ impl Config {
         }
         let rng = RngName::from_str(&file.rng, false)
             .map_err(|_| Failure::usage(format!("rng: expected torch or chacha, got {:?}", file.rng)))?;
+        let rng_dtype = file.rng_dtype.as_deref().map(dtype).transpose()?;
         Ok(Self {
             title: file.title.unwrap_or_else(|| name.to_string()),
             model: file.model,
             seed: file.seed,
             size: (file.width, file.height),
             rng,
+            noise_dtype: rng.drawing(rng_dtype, "rng_dtype")?,
             vae_tiling: file.vae_tiling,
             distances: file.distances,
             masks: file.masks,
@@ -270,10 +276,13 @@ fn in_toml(text: &str, error: &toml::de::Error) -> Failure {
 
 /// A sampler by its name.
 pub(crate) fn sampler(name: &str) -> Outcome<SamplerChoice> {
-    name.parse().map_err(|_| {
-        let names: Vec<&str> = SamplerChoice::ALL.iter().map(|choice| choice.name()).collect();
-        Failure::usage(format!("scheduler: expected one of {}, got {name:?}", names.join(", ")))
-    })
+    Ok(name.parse()?)
+}
+
+/// The element type of noise by its name.
+fn dtype(name: &str) -> Outcome<DTypeKind> {
+    DTypeKind::from_str(name, false)
+        .map_err(|_| Failure::usage(format!("rng_dtype: expected f32, f16, bf16 or f64, got {name:?}")))
 }
 
 #[cfg(test)]
@@ -310,6 +319,12 @@ mod tests {
             (format!("steps = 0\n{LEAST}"), "steps: expected at least 1"),
             (format!("guidance_scale = nan\n{LEAST}"), "guidance_scale: expected a finite"),
             (format!("rng = \"dice\"\n{LEAST}"), "rng: expected torch or chacha"),
+            (format!("rng_dtype = \"f8\"\n{LEAST}"), "rng_dtype: expected f32, f16, bf16 or f64"),
+            (
+                format!("rng = \"chacha\"\nrng_dtype = \"f16\"\n{LEAST}"),
+                "rng_dtype: expected f32, which chacha",
+            ),
+            (format!("scheduler = \"euler-edm\"\n{LEAST}"), "scheduler: expected euler-sgm"),
             (format!("scheduler = \"eular\"\n{LEAST}"), "scheduler: expected one of"),
             (format!("prompts_file = \"p.tsv\"\n{LEAST}"), "prompts_file: expected this or"),
             ("[[grid]]\nmethod = \"none\"\n".into(), "prompts: expected"),

@@ -87,12 +87,12 @@ fn dot(a: &[f64], b: &[f64]) -> f64 {
     a.iter().zip(b).map(|(a, b)| a * b).sum()
 }
 
-/// `‖a − b‖₂` and `‖a − b‖₂ / ‖b‖₂`.
+/// `‖a − b‖₂` and `‖a − b‖₂ / ‖b‖₂`, which is 0 where b is; no numbers where a value is none.
 pub(crate) fn l2(a: &[f32], b: &[f32]) -> (f64, f64) {
     let norm = |values: &mut dyn Iterator<Item = f64>| values.map(|v| v * v).sum::<f64>().sqrt();
     let distance = norm(&mut a.iter().zip(b).map(|(&a, &b)| f64::from(a) - f64::from(b)));
     let length = norm(&mut b.iter().map(|&b| f64::from(b)));
-    (distance, if length > 0.0 { distance / length } else { 0.0 })
+    (distance, if length == 0.0 { 0.0 } else { distance / length })
 }
 
 #[cfg(test)]
@@ -208,5 +208,9 @@ mod tests {
     fn l2_of_known_vectors() {
         assert_eq!(l2(&[3.0, 4.0], &[0.0, 0.0]), (5.0, 0.0));
         assert_eq!(l2(&[3.0, 0.0], &[0.0, 4.0]), (5.0, 1.25));
+        for (a, b) in [(f32::NAN, 1.0), (1.0, f32::NAN), (f32::NAN, f32::NAN), (1.0, f32::INFINITY)] {
+            let (_, relative) = l2(&[a, 1.0], &[b, 1.0]);
+            assert!(relative.is_nan(), "{a} {b}: {relative}");
+        }
     }
 }

@@ -100,7 +100,7 @@ where
         let pipeline = Pipeline::<B>::load_with(&model.checkpoint, dtype, &device, TextEncoders::Kept)
             .map_err(Failure::run)?;
         let planned = planned_levels(plan, model)?;
-        let clean = init.map(|init| init.initial(&pipeline, model.checkpoint.vae(), 1)).transpose()?;
+        let clean = init.map(|init| init.initial(&pipeline, &model.checkpoint)).transpose()?;
         let negatives = Vec::new();
         let mut studio = Studio { plan, pipeline, registry, clean, progress, done: 0, negatives };
         sink.begin()?;
@@ -134,7 +134,8 @@ fn planned_levels(plan: &Plan, model: &Model) -> Outcome<Vec<Option<Vec<LevelTok
 
 fn workload<'a>(model: &'a Model, point: &PlannedPoint) -> Workload<'a> {
     let settings = &point.info.settings;
-    model.workload((settings.width, settings.height), settings.steps)
+    let work = model.workload((settings.width, settings.height), settings.steps);
+    Workload { sampler: point.sampler, ..work }
 }
 
 /// The loaded models.
@@ -250,6 +251,7 @@ impl<B: Backend> Studio<'_, B> {
         request.guidance_scale = settings.guidance_scale;
         request.seed = prompt.seed;
         request.rng = self.plan.rng.into();
+        request.noise_dtype = self.plan.noise_dtype;
         (request.width, request.height) = (Some(settings.width), Some(settings.height));
         request.scheduler = point.sampler;
         if let Some(clean) = &self.clean {
@@ -260,7 +262,7 @@ impl<B: Backend> Studio<'_, B> {
             let noise = B::Tensor::from_f32(&noise.values, &noise.shape, dtype, self.pipeline.device())?;
             request.initial = InitialLatents::Noise(noise);
         }
-        request.decoding = decoding(self.plan.vae_tiling);
+        request.decoding = decoding(self.plan.vae_tiling, self.pipeline.vae().tiles());
         Ok(request)
     }
 

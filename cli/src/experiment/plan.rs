@@ -7,6 +7,7 @@ use atedm_core::DType;
 use atedm_core::at_edm::{AtEdmConfig, Tau};
 use atedm_core::plugin::Registry;
 use atedm_core::reference::NdTensor;
+use atedm_sdxl::rng::{NoiseDType, RngKind};
 use atedm_sdxl::schedulers::{SamplerChoice, SchedulerConfig};
 use atedm_tomerge::{MergeConfig, Method as Merging};
 use serde::Serialize;
@@ -59,6 +60,7 @@ pub(crate) struct Plan {
     pub(crate) points: Vec<PlannedPoint>,
     pub(crate) prompts: Vec<PromptLine>,
     pub(crate) rng: RngName,
+    pub(crate) noise_dtype: NoiseDType,
     pub(crate) vae_tiling: Option<usize>,
     /// Ids of the prompts whose kept sets are stored.
     pub(crate) masks: Vec<String>,
@@ -70,6 +72,7 @@ pub(crate) struct Outline {
     pub(crate) title: String,
     pub(crate) prompts: Vec<PromptLine>,
     pub(crate) rng: RngName,
+    pub(crate) noise_dtype: NoiseDType,
     pub(crate) vae_tiling: Option<usize>,
     /// Ids of the prompts whose kept sets are stored: beside the images, which they do not change.
     pub(crate) masks: Vec<String>,
@@ -112,11 +115,11 @@ impl Plan {
             ready.is_reference = references.contains(&Some(planned.len()));
             planned.push(ready);
         }
-        let Outline { title, prompts, rng, vae_tiling, masks, .. } = outline;
+        let Outline { title, prompts, rng, noise_dtype, vae_tiling, masks, .. } = outline;
         let hashes: Vec<(&str, &str)> =
             planned.iter().map(|point| (point.info.id.as_str(), point.info.config_hash.as_str())).collect();
         let run_hash = hash(&(FORMAT, hashes, &prompts, vae_tiling))?;
-        Ok(Self { points: planned, title, prompts, rng, vae_tiling, masks, run_hash })
+        Ok(Self { points: planned, title, prompts, rng, noise_dtype, vae_tiling, masks, run_hash })
     }
 
     /// That no two points make the same images, whatever they are called.
@@ -250,7 +253,7 @@ fn plan_point(
 ) -> Outcome<PlannedPoint> {
     let sampling = &point.sampling;
     ground.scheduler.build::<NdTensor>(sampling.scheduler, sampling.steps)?;
-    let work = Workload { steps: sampling.steps, ..ground.work };
+    let work = Workload { steps: sampling.steps, sampler: sampling.scheduler, ..ground.work };
     if point.budget_tflops.is_some() && is_plugin(&point.spec.method) {
         return Err(Failure::usage(format!(
             "budget_tflops: what {} costs shows in a run only: give its entry a ratio, or entries of ours the budget",
@@ -275,6 +278,9 @@ fn plan_point(
         width: ground.size.0,
         height: ground.size.1,
         rng: outline.rng.name().to_string(),
+        rng_dtype: RngKind::from(outline.rng)
+            .dtype(outline.noise_dtype.beside(engine.dtype.into()))
+            .to_string(),
         attention: sampling.attention,
         inputs: ground.inputs.clone(),
     };

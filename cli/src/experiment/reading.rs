@@ -127,7 +127,9 @@ fn what_differs(found: &RunInfo, wanted: &RunInfo) -> Outcome<String> {
         };
         let json = |settings: Settings| serde_json::to_value(settings).map_err(Failure::run);
         return Ok(match first_difference("", &json(there)?, &json(here)?) {
-            Some(difference) => format!("point {id} has other settings there: {difference}"),
+            Some(difference) => {
+                format!("point {id} has other settings there, or another backend or dtype: {difference}")
+            }
             None => format!("point {id} has another backend or dtype there"),
         });
     }

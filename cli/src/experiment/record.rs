@@ -76,12 +76,26 @@ pub(crate) struct Settings {
     pub(crate) height: usize,
     /// Generator of the noise: `torch` or `chacha`.
     pub(crate) rng: String,
+    /// What it draws in; before this was written, f32 always.
+    #[serde(default = "single")]
+    pub(crate) rng_dtype: String,
     /// `fused`, or `stored`: every attention map is stored, as without a fused kernel.
     pub(crate) attention: Attention,
     /// Hashes of the content of files that were read: `checkpoint` (configurations, tokenizers and samples of the weights),
     /// and in `compare` `init_image` (with its strength) and `latents`. Empty in records of before they were kept.
     #[serde(default)]
     pub(crate) inputs: Inputs,
+}
+
+fn single() -> String {
+    "f32".into()
+}
+
+impl Settings {
+    /// A line about the noise.
+    pub(crate) fn noise(&self) -> String {
+        format!("noise of a seed: {}, drawn in {}", self.rng, self.rng_dtype)
+    }
 }
 
 /// How attention is computed where a method asks for no map.
@@ -225,4 +239,18 @@ pub(crate) struct PromptLine {
     pub(crate) prompt: String,
     /// The seed of its noise.
     pub(crate) seed: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What was made before the dtype of noise was written was made of f32's.
+    #[test]
+    fn old_settings_had_noise_in_f32() {
+        let text = r#"{"model": "m", "method": "none", "options": {}, "steps": 2, "scheduler": "ddim", "guidance_scale": 7.0,
+            "negative_prompt": null, "width": 64, "height": 64, "rng": "torch", "attention": "fused"}"#;
+        let settings: Settings = serde_json::from_str(text).unwrap();
+        assert_eq!(settings.noise(), "noise of a seed: torch, drawn in f32");
+    }
 }

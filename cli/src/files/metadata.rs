@@ -21,6 +21,8 @@ pub(crate) struct ImageFacts {
     pub(crate) height: usize,
     pub(crate) model: String,
     pub(crate) rng: String,
+    /// What the noise was drawn in.
+    pub(crate) rng_dtype: String,
     pub(crate) method: String,
     pub(crate) options: Value,
     /// Mean U-Net cost a step, pruned and whole, in FLOPs (2 × MAC, one sample).
@@ -40,6 +42,7 @@ pub(crate) fn text_chunks(facts: &ImageFacts) -> Vec<TextChunk> {
         TextChunk::new("atedm:backend", facts.backend.clone()),
         TextChunk::new("atedm:device", facts.device.clone()),
         TextChunk::new("atedm:dtype", facts.dtype.clone()),
+        TextChunk::new("atedm:rng_dtype", facts.rng_dtype.clone()),
         TextChunk::new("atedm:batch", format!("{}/{}", facts.batch.0, facts.batch.1)),
     ];
     let (mean, full) = facts.flops;
@@ -96,6 +99,7 @@ pub(crate) mod tests {
             height: 32,
             model: "a:b".into(),
             rng: "torch".into(),
+            rng_dtype: "f16".into(),
             method: "at-edm".into(),
             options: json!({"ratio": 0.5}),
             flops: (1.0, 2.0),
@@ -112,6 +116,7 @@ pub(crate) mod tests {
         );
         let of = |key: &str| chunks.iter().find(|chunk| chunk.key == key).map(|chunk| chunk.text.as_str());
         assert_eq!(of("atedm:options"), Some("{\"ratio\":0.5}"));
+        assert_eq!(of("atedm:rng_dtype"), Some("f16"));
         assert!(of("atedm:flops").unwrap().contains("mean_per_step"));
     }
 }

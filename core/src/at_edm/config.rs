@@ -101,7 +101,8 @@ pub struct AtEdmConfig {
     pub schedule_file: Option<PathBuf>,
     /// The number τ of early steps, as a count or a share of the steps. Default `"30%"`.
     pub tau: Tau,
-    /// Whose scores decide in the halves of guidance: `per_row`, `cond` or `mean`. Default `per_row`.
+    /// Whose scores decide in the halves of guidance: `per_row`, `cond` or `mean`; `first`: the first row's in the whole
+    /// batch. Default `per_row`.
     pub guidance: GuidanceMasks,
 }
 

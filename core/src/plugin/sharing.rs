@@ -1,11 +1,12 @@
-//! One pruning decision for both halves of classifier-free guidance.
+//! One pruning decision for both halves of classifier-free guidance, or for a whole batch.
 
 use serde::{Deserialize, Serialize};
 
 use super::site::{Branch, Row};
 use crate::{Error, Result, Tensor};
 
-/// Whose scores decide in each half of classifier-free guidance. Without guidance there is one half and nothing to share.
+/// Whose scores decide in each half of classifier-free guidance. Without guidance there is one half and nothing to share,
+/// but for [`GuidanceMasks::First`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum GuidanceMasks {
@@ -17,15 +18,27 @@ pub enum GuidanceMasks {
     Cond,
     /// Both halves of an image use the mean of their scores.
     Mean,
+    /// Every row of the batch uses the first row's scores, so that an image depends on what it is made with (the authors'
+    /// program of ToMA).
+    First,
 }
 
 impl GuidanceMasks {
+    /// Whether it makes any rows of this batch decide together.
+    pub fn is_shared(self, rows: &[Row]) -> bool {
+        match self {
+            Self::PerRow => false,
+            Self::Cond | Self::Mean => rows.iter().any(|row| row.branch != Branch::Single),
+            Self::First => rows.len() > 1,
+        }
+    }
+
     /// The scores `[b, n]` by which each row decides; `rows` says what the `b` rows are.
     ///
     /// # Errors
     /// [`Error::Config`] when a half's other half is not in the batch, [`Error::Shape`] when `rows` is not `b` long.
     pub fn share<T: Tensor>(self, scores: T, rows: &[Row]) -> Result<T> {
-        if self == Self::PerRow || rows.iter().all(|row| row.branch == Branch::Single) {
+        if !self.is_shared(rows) {
             return Ok(scores);
         }
         let shape = scores.shape();
@@ -50,6 +63,7 @@ impl GuidanceMasks {
             scores.narrow(0, at, 1)
         };
         match (self, row.branch) {
+            (Self::First, _) => scores.narrow(0, 0, 1),
             (Self::PerRow, branch) | (_, branch @ Branch::Single) => of(branch),
             (Self::Cond, _) => of(Branch::Cond),
             (Self::Mean, _) => of(Branch::Cond)?.add(&of(Branch::Uncond)?)?.affine(0.5, 0.0),

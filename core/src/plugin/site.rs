@@ -119,6 +119,8 @@ pub struct Step {
     pub evaluation: usize,
     /// Noise level σ.
     pub sigma: f64,
+    /// The time step that the model is told: in SD-XL 999 (noise) to 0 (the image); fractions where a sampler has them.
+    pub timestep: f64,
 }
 
 /// Height and width of a token grid; tokens are row-major.

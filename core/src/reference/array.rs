@@ -9,7 +9,8 @@ use ndarray::linalg::general_mat_mul;
 use ndarray::{ArcArray, ArrayViewD, ArrayViewMut2, Axis, Ix2, IxDyn, NdFloat};
 
 use super::{NdIndices, NdTensor};
-use crate::{DType, Error, Result, Tensor};
+use crate::backend::shape::{self, elements};
+use crate::{DType, Error, Indices, Result, Tensor};
 
 /// An array with shared data and any number of axes.
 pub(super) type Array<F> = ArcArray<F, IxDyn>;
@@ -78,16 +79,6 @@ impl Element for f64 {
     }
 }
 
-/// Elements of `shape`; an error where their bytes would not fit an address space.
-pub(super) fn count(shape: &[usize], op: &'static str) -> Result<usize> {
-    // ndarray counts the non-zero axes, so an empty shape must not hide an absurd one
-    let nonzero = shape.iter().filter(|&&len| len > 0).try_fold(8usize, |size, &len| size.checked_mul(len));
-    match nonzero {
-        Some(bytes) if bytes <= isize::MAX as usize => Ok(shape.iter().product()),
-        _ => Err(Error::shape(op, "a shape that fits in memory", shape)),
-    }
-}
-
 /// Row-major values as an array.
 pub(super) fn pack<F: Element>(values: Vec<F>, shape: &[usize], op: &'static str) -> Result<Array<F>> {
     let len = values.len();
@@ -149,19 +140,9 @@ pub(super) fn zip<F: Element>(
     f: impl Fn(F, F) -> F + Copy,
 ) -> Result<NdTensor> {
     let right = F::of(right, op)?;
-    let mismatch =
-        || Error::shape(op, format!("a shape that broadcasts with {:?}", left.shape()), right.shape());
-    if left.ndim() != right.ndim() {
-        return Err(mismatch());
-    }
-    let mut shape = Vec::with_capacity(left.ndim());
+    let shape = shape::broadcast(op, left.shape(), right.shape())?;
     let mut runs: Vec<Run> = Vec::new();
-    for (&l, &r) in left.shape().iter().zip(right.shape()) {
-        if l != r && l != 1 && r != 1 {
-            return Err(mismatch());
-        }
-        let len = if l == 1 { r } else { l };
-        shape.push(len);
+    for ((&l, &r), &len) in left.shape().iter().zip(right.shape()).zip(&shape) {
         let (left_moves, right_moves) = (l == len, r == len);
         match runs.last_mut() {
             _ if len == 1 => {}
@@ -169,7 +150,7 @@ pub(super) fn zip<F: Element>(
             _ => runs.push(Run { len, left_moves, right_moves }),
         }
     }
-    let mut out = Vec::with_capacity(count(&shape, op)?);
+    let mut out = Vec::with_capacity(elements(&shape, op)?);
     if !shape.contains(&0) {
         zip_runs(&runs, &row_major(left), &row_major(right), &mut out, f);
     }
@@ -221,14 +202,9 @@ pub(super) fn larger<F: Element>(a: F, b: F) -> F {
     if a > b || a.is_nan() { a } else { b }
 }
 
-fn reduced(shape: &[usize], axis: usize) -> Vec<usize> {
-    let mut shape = shape.to_vec();
-    shape[axis] = 1;
-    shape
-}
-
 /// Sum over `axis`, kept with length 1, in f64.
 pub(super) fn sum<F: Element>(array: &Array<F>, axis: usize) -> Result<Array<F>> {
+    let shape = shape::reduce("sum", array.shape(), axis)?;
     let Around { outer, len, inner } = Around::axis(array.shape(), axis, "sum")?;
     let values = row_major(array);
     let mut out = Vec::with_capacity(outer * inner);
@@ -246,15 +222,13 @@ pub(super) fn sum<F: Element>(array: &Array<F>, axis: usize) -> Result<Array<F>>
             out.extend(sums.into_iter().map(F::rounded));
         }
     }
-    pack(out, &reduced(array.shape(), axis), "sum")
+    pack(out, &shape, "sum")
 }
 
 /// Maximum over `axis`, kept with length 1.
 pub(super) fn max<F: Element>(array: &Array<F>, axis: usize) -> Result<Array<F>> {
+    let shape = shape::max(array.shape(), axis)?;
     let Around { outer, len, inner } = Around::axis(array.shape(), axis, "max")?;
-    if len == 0 {
-        return Err(Error::shape("max", format!("at least one entry on axis {axis}"), array.shape()));
-    }
     let values = row_major(array);
     let mut out = Vec::with_capacity(outer * inner);
     for o in 0..outer {
@@ -271,25 +245,16 @@ pub(super) fn max<F: Element>(array: &Array<F>, axis: usize) -> Result<Array<F>>
             }
         }
     }
-    pack(out, &reduced(array.shape(), axis), "max")
+    pack(out, &shape, "max")
 }
 
 // ---- products ------------------------------------------------------------------------------------------------------
 
 /// `[.., m, k] x [.., k, n]`, entry by entry of the leading axes.
 pub(super) fn matmul<F: Element>(left: &Array<F>, right: &Array<F>) -> Result<Array<F>> {
-    let (l, r) = (left.shape(), right.shape());
-    let rank = l.len();
-    if !(2..=4).contains(&rank) {
-        return Err(Error::shape("matmul", "2 to 4 axes", l));
-    }
-    if r.len() != rank || l[..rank - 2] != r[..rank - 2] || l[rank - 1] != r[rank - 2] {
-        return Err(Error::shape("matmul", format!("a right operand that fits {l:?}"), r));
-    }
-    let mut shape = l.to_vec();
-    shape[rank - 1] = r[rank - 1];
-    let mut out = vec![F::zero(); count(&shape, "matmul")?];
-    if !out.is_empty() && l[rank - 1] > 0 {
+    let shape = shape::matmul(left.shape(), right.shape())?;
+    let mut out = vec![F::zero(); elements(&shape, "matmul")?];
+    if !out.is_empty() && !left.is_empty() {
         multiply(left.view(), right.view(), &mut out);
     }
     pack(out, &shape, "matmul")
@@ -320,12 +285,7 @@ fn nan_in(what: &str) -> Error {
 
 /// The `kept` highest of each row of `[batch, n]` and the rest, ascending by position; the lower index first on ties.
 pub(super) fn split_top_k<F: Element>(scores: &Array<F>, kept: usize) -> Result<(NdIndices, NdIndices)> {
-    let &[batch, n] = scores.shape() else {
-        return Err(Error::shape("split_top_k", "[batch, tokens]", scores.shape()));
-    };
-    if kept == 0 || kept > n || u32::try_from(n).is_err() {
-        return Err(Error::shape("split_top_k", format!("at least {} tokens", kept.max(1)), scores.shape()));
-    }
+    let [batch, n] = shape::split_top_k(scores.shape(), kept)?;
     let values = row_major(scores);
     let (mut stay, mut go) = (Vec::with_capacity(batch), Vec::with_capacity(batch));
     for row in values.chunks_exact(n) {
@@ -348,12 +308,7 @@ pub(super) fn split_top_k<F: Element>(scores: &Array<F>, kept: usize) -> Result<
 
 /// For each batch entry and column of `[batch, n, m]` the row with the largest value, the lowest on ties.
 pub(super) fn argmax_rows<F: Element>(array: &Array<F>) -> Result<NdIndices> {
-    let &[batch, n, m] = array.shape() else {
-        return Err(Error::shape("argmax_rows", "[batch, rows, columns]", array.shape()));
-    };
-    if n == 0 || u32::try_from(n).is_err() {
-        return Err(Error::shape("argmax_rows", "at least one row", array.shape()));
-    }
+    let [batch, n, m] = shape::argmax_rows(array.shape())?;
     let values = row_major(array);
     if values.iter().any(|value| value.is_nan()) {
         return Err(nan_in("argmax_rows: a value"));
@@ -378,18 +333,10 @@ pub(super) fn argmax_rows<F: Element>(array: &Array<F>) -> Result<NdIndices> {
 
 /// `out[b, .., i, ..] = array[b, .., at[b, i], ..]`.
 pub(super) fn gather<F: Element>(array: &Array<F>, axis: usize, at: &NdIndices) -> Result<Array<F>> {
-    use crate::Indices;
-    let mut shape = array.shape().to_vec();
-    let Around { outer: _, len, inner } = Around::axis(&shape, axis, "gather")?;
-    let (batch, picked) = at.dims();
-    if axis == 0 || shape[0] != batch {
-        return Err(Error::shape("gather", format!("axis 1 or above, {batch} batch entries"), shape));
-    }
-    if let Some(index) = at.beyond(len) {
-        return Err(Error::shape("gather", format!("more than {index} entries on axis {axis}"), shape));
-    }
-    shape[axis] = picked;
-    let mut out = Vec::with_capacity(count(&shape, "gather")?);
+    let shape = shape::gather(array.shape(), axis, at.dims())?;
+    let Around { len, inner, .. } = Around::axis(array.shape(), axis, "gather")?;
+    at.check_below(len, "gather")?;
+    let mut out = Vec::with_capacity(elements(&shape, "gather")?);
     let values = row_major(array);
     let each: usize = shape[1..axis].iter().product();
     for (b, row) in at.rows().enumerate() {

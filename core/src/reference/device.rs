@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use crate::{Error, Indices, Result};
+use crate::backend::shape;
+use crate::{Indices, Result};
 
 /// The host: the only place where reference tensors live.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
@@ -19,10 +20,7 @@ pub struct NdIndices {
 impl NdIndices {
     /// `rows` must be of one length.
     pub(super) fn new(rows: &[Vec<u32>]) -> Result<Self> {
-        let count = rows.first().map_or(0, Vec::len);
-        if let Some(other) = rows.iter().find(|row| row.len() != count) {
-            return Err(Error::shape("indices", format!("rows of one length ({count})"), [other.len()]));
-        }
+        let count = shape::index_rows(rows)?;
         Ok(Self { batch: rows.len(), count, values: rows.concat().into() })
     }
 
@@ -31,9 +29,9 @@ impl NdIndices {
         (0..self.batch).map(|b| &self.values[b * self.count..(b + 1) * self.count])
     }
 
-    /// The first index that is not below `len`.
-    pub(super) fn beyond(&self, len: usize) -> Option<u32> {
-        self.values.iter().copied().find(|&i| i as usize >= len)
+    /// Checks that every index is below `len`.
+    pub(super) fn check_below(&self, len: usize, op: &'static str) -> Result<()> {
+        self.values.iter().try_for_each(|&index| shape::index_below(op, index, len))
     }
 }
 
@@ -60,6 +58,7 @@ impl Indices for NdIndices {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Error;
 
     #[test]
     fn host_round_trip_keeps_empty_rows() {

@@ -3,10 +3,11 @@
 use ndarray::linalg::general_mat_mul;
 use ndarray::{ArrayView2, ArrayViewMut2, s};
 
-use super::array::{self, Array, Element, count, pack, row_major};
+use super::array::{self, Array, Element, pack, row_major};
 use super::tensor::dispatch;
 use super::{NdIndices, NdTensor, norm};
 use crate::backend::Conv2dOptions;
+use crate::backend::shape::{self, elements};
 use crate::{Error, Indices, NnOps, Result};
 
 /// Elements of the unfolded patches kept at once: whole output rows, as many as fit (4 MiB in f32).
@@ -29,8 +30,8 @@ impl Convolution {
         let (&[batch, channels, height, width], &[.., kh, kw]) = (input, weight) else {
             return Err(Error::shape("conv2d", "[b, ci, h, w]", input));
         };
-        count(&out, "conv2d")?;
-        count(&[channels, kh, kw, out[3]], "conv2d")?;
+        elements(&out, "conv2d")?;
+        elements(&[channels, kh, kw, out[3]], "conv2d")?;
         Ok(Self { batch, channels, height, width, kernel: (kh, kw), out, options })
     }
 
@@ -89,7 +90,7 @@ fn conv2d<F: Element>(
     let pixels = out_height * out_width;
 
     let (image, kernels) = (row_major(input), row_major(weight));
-    let mut out = vec![F::zero(); count(&conv.out, "conv2d")?];
+    let mut out = vec![F::zero(); elements(&conv.out, "conv2d")?];
     if !out.is_empty() {
         if let Some(bias) = &bias {
             for (plane, &value) in out.chunks_exact_mut(pixels).zip(bias.iter().cycle()) {
@@ -141,15 +142,9 @@ fn view_mut<F>(shape: (usize, usize), values: &mut [F]) -> Result<ArrayViewMut2<
 }
 
 fn upsample<F: Element>(image: &Array<F>, height: usize, width: usize) -> Result<NdTensor> {
-    let &[b, c, h, w] = image.shape() else {
-        return Err(Error::shape("upsample_nearest", "[batch, channels, height, width]", image.shape()));
-    };
-    if h == 0 || w == 0 || height == 0 || width == 0 {
-        let wanted = format!("a target above 0 x 0 (got {height} x {width}) and an image above 0 x 0");
-        return Err(Error::shape("upsample_nearest", wanted, image.shape()));
-    }
-    let shape = [b, c, height, width];
-    let mut out = Vec::with_capacity(count(&shape, "upsample_nearest")?);
+    let shape = shape::upsample_nearest(image.shape(), height, width)?;
+    let (h, w) = (image.shape()[2], image.shape()[3]);
+    let mut out = Vec::with_capacity(elements(&shape, "upsample_nearest")?);
     // in 128 bits, so that no size overflows
     let source = |i: usize, from: usize, to: usize| (i as u128 * from as u128 / to as u128) as usize;
     let columns: Vec<usize> = (0..width).map(|x| source(x, w, width)).collect();
@@ -163,15 +158,10 @@ fn upsample<F: Element>(image: &Array<F>, height: usize, width: usize) -> Result
 }
 
 fn embedding<F: Element>(table: &Array<F>, ids: &NdIndices) -> Result<NdTensor> {
-    let &[vocabulary, channels] = table.shape() else {
-        return Err(Error::shape("embedding", "[vocabulary, channels]", table.shape()));
-    };
-    if let Some(id) = ids.beyond(vocabulary) {
-        return Err(Error::shape("embedding", format!("a vocabulary above id {id}"), table.shape()));
-    }
-    let (batch, length) = ids.dims();
-    let shape = [batch, length, channels];
-    let mut out = Vec::with_capacity(count(&shape, "embedding")?);
+    let shape = shape::embedding(table.shape(), ids.dims())?;
+    ids.check_below(table.shape()[0], "embedding")?;
+    let channels = shape[2];
+    let mut out = Vec::with_capacity(elements(&shape, "embedding")?);
     let rows = row_major(table);
     for &id in ids.rows().flatten() {
         out.extend_from_slice(&rows[id as usize * channels..][..channels]);

@@ -3,8 +3,9 @@
 use half::{bf16, f16};
 use ndarray::{ArcArray, Axis, IxDyn, Slice};
 
-use super::array::{self, Array, Element, count, mapped, pack, row_major};
+use super::array::{self, Array, Element, mapped, pack, row_major};
 use super::{NAME, NdDevice, NdIndices, norm};
+use crate::backend::shape::{self, elements};
 use crate::{DType, Error, Partition, Result, Tensor};
 
 /// An array of f32 or f64 in host memory with shared data: `clone` copies a handle, and views share it.
@@ -48,16 +49,13 @@ fn unsupported<T>(dtype: DType) -> Result<T> {
 /// `size` bytes an element, checked, as elements.
 fn read<const SIZE: usize, F: Element>(
     bytes: &[u8],
+    stored: DType,
     shape: &[usize],
     element: impl Fn([u8; SIZE]) -> F,
 ) -> Result<NdTensor> {
-    let expected = count(shape, "from_bytes")?;
-    let (elements, rest) = bytes.as_chunks::<SIZE>();
-    if elements.len() != expected || !rest.is_empty() {
-        let bytes = bytes.len();
-        return Err(Error::shape("from_bytes", format!("{bytes} bytes at {SIZE} an element"), shape));
-    }
-    Ok(F::tensor(pack(elements.iter().map(|&raw| element(raw)).collect(), shape, "from_bytes")?))
+    shape::from_bytes(bytes.len(), stored, shape)?;
+    let (values, _) = bytes.as_chunks::<SIZE>();
+    Ok(F::tensor(pack(values.iter().map(|&raw| element(raw)).collect(), shape, "from_bytes")?))
 }
 
 fn affine<F: Element>(array: &Array<F>, scale: f64, shift: f64) -> NdTensor {
@@ -71,9 +69,7 @@ fn clamp_min<F: Element>(array: &Array<F>, least: f64) -> NdTensor {
 }
 
 fn reshape<F: Element>(array: &Array<F>, shape: &[usize]) -> Result<NdTensor> {
-    if count(shape, "reshape")? != array.len() {
-        return Err(Error::shape("reshape", format!("a shape of {} elements", array.len()), shape));
-    }
+    shape::reshape(array.shape(), shape)?;
     if array.is_standard_layout() {
         let same = array.clone().into_shape_with_order(IxDyn(shape));
         return same.map(F::tensor).map_err(|_| Error::shape("reshape", "a shape of the same size", shape));
@@ -82,22 +78,12 @@ fn reshape<F: Element>(array: &Array<F>, shape: &[usize]) -> Result<NdTensor> {
 }
 
 fn concat<F: Element>(first: &Array<F>, parts: &[&NdTensor], axis: usize) -> Result<NdTensor> {
-    let mut shape = first.shape().to_vec();
-    let outer = array::Around::axis(&shape, axis, "concat")?.outer;
-    let mut total = 0usize;
-    let mut arrays = Vec::with_capacity(parts.len());
-    for part in parts {
-        let part = F::of(part, "concat")?;
-        let same = part.ndim() == shape.len()
-            && part.shape().iter().zip(&shape).enumerate().all(|(i, (a, b))| i == axis || a == b);
-        if !same {
-            return Err(Error::shape("concat", format!("{shape:?} but for axis {axis}"), part.shape()));
-        }
-        total = total.saturating_add(part.len_of(Axis(axis)));
-        arrays.push(row_major(part));
-    }
-    shape[axis] = total;
-    let mut out = Vec::with_capacity(count(&shape, "concat")?);
+    let parts = parts.iter().map(|part| F::of(part, "concat")).collect::<Result<Vec<_>>>()?;
+    let shapes: Vec<&[usize]> = parts.iter().map(|part| part.shape()).collect();
+    let shape = shape::concat(&shapes, axis)?;
+    let outer = array::Around::axis(first.shape(), axis, "concat")?.outer;
+    let arrays: Vec<_> = parts.into_iter().map(row_major).collect();
+    let mut out = Vec::with_capacity(elements(&shape, "concat")?);
     for o in 0..outer {
         for values in &arrays {
             let size = values.len() / outer;
@@ -113,10 +99,10 @@ impl Tensor for NdTensor {
 
     fn from_bytes(bytes: &[u8], stored: DType, shape: &[usize], _device: &NdDevice) -> Result<Self> {
         match stored {
-            DType::F16 => read(bytes, shape, |raw| f16::from_le_bytes(raw).to_f32()),
-            DType::BF16 => read(bytes, shape, |raw| bf16::from_le_bytes(raw).to_f32()),
-            DType::F32 => read(bytes, shape, f32::from_le_bytes),
-            DType::F64 => read(bytes, shape, f64::from_le_bytes),
+            DType::F16 => read(bytes, stored, shape, |raw| f16::from_le_bytes(raw).to_f32()),
+            DType::BF16 => read(bytes, stored, shape, |raw| bf16::from_le_bytes(raw).to_f32()),
+            DType::F32 => read(bytes, stored, shape, f32::from_le_bytes),
+            DType::F64 => read(bytes, stored, shape, f64::from_le_bytes),
         }
     }
 
@@ -129,8 +115,8 @@ impl Tensor for NdTensor {
 
     fn full(value: f64, shape: &[usize], dtype: DType, _device: &NdDevice) -> Result<Self> {
         match dtype {
-            DType::F32 => Ok(Self::F32(pack(vec![value as f32; count(shape, "full")?], shape, "full")?)),
-            DType::F64 => Ok(Self::F64(pack(vec![value; count(shape, "full")?], shape, "full")?)),
+            DType::F32 => Ok(Self::F32(pack(vec![value as f32; elements(shape, "full")?], shape, "full")?)),
+            DType::F64 => Ok(Self::F64(pack(vec![value; elements(shape, "full")?], shape, "full")?)),
             half => unsupported(half),
         }
     }
@@ -164,25 +150,15 @@ impl Tensor for NdTensor {
     }
 
     fn permute(&self, axes: &[usize]) -> Result<Self> {
-        let shape = self.shape();
-        let mut sorted = axes.to_vec();
-        sorted.sort_unstable();
-        if !sorted.into_iter().eq(0..shape.len()) {
-            return Err(Error::shape("permute", format!("as many axes as {axes:?}, each once"), shape));
-        }
+        shape::permute(&self.shape(), axes)?;
         Ok(dispatch!(self, array => array.clone().permuted_axes(IxDyn(axes)).into()))
     }
 
     fn narrow(&self, axis: usize, start: usize, len: usize) -> Result<Self> {
-        let shape = self.shape();
-        let end = start.checked_add(len).filter(|&end| shape.get(axis).is_some_and(|&n| end <= n));
-        let Some(end) = end else {
-            let expected = format!("axis {axis} with {len} entries from {start}");
-            return Err(Error::shape("narrow", expected, shape));
-        };
+        shape::narrow(&self.shape(), axis, start, len)?;
         Ok(dispatch!(self, array => {
             let mut part = array.clone();
-            part.slice_axis_inplace(Axis(axis), Slice::from(start..end));
+            part.slice_axis_inplace(Axis(axis), Slice::from(start..start + len));
             part.into()
         }))
     }
@@ -190,7 +166,7 @@ impl Tensor for NdTensor {
     fn concat(parts: &[&Self], axis: usize) -> Result<Self> {
         match parts.first() {
             Some(first) => dispatch!(first, array => concat(array, parts, axis)),
-            None => Err(Error::shape("concat", "at least one part", [])),
+            None => Err(shape::no_parts("concat")),
         }
     }
 

@@ -142,8 +142,13 @@ fn guidance_halves_share_one_set() {
     assert_eq!(shared(GuidanceMasks::PerRow), [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0]);
     assert_eq!(shared(GuidanceMasks::Cond), [1.0, 2.0, 3.0, 4.0, 1.0, 2.0, 3.0, 4.0]);
     assert_eq!(shared(GuidanceMasks::Mean), [3.0, 4.0, 5.0, 6.0, 3.0, 4.0, 5.0, 6.0]);
+    assert_eq!(shared(GuidanceMasks::First), [1.0, 2.0, 1.0, 2.0, 1.0, 2.0, 1.0, 2.0]);
     let alone = |mode: GuidanceMasks| mode.share(scores(), &single(4)).map(|s| values(&s));
     assert_eq!(alone(GuidanceMasks::Mean).unwrap(), values(&scores()));
+    // the first row serves a batch without guidance, too
+    let expected = [1.0, 2.0].repeat(4);
+    assert_eq!(alone(GuidanceMasks::First).unwrap(), expected);
+    assert!(GuidanceMasks::First.is_shared(&single(2)) && !GuidanceMasks::First.is_shared(&single(1)));
     let halves = |branch: Branch| [0, 1, 2, 3].map(|image| Row { image, branch });
     assert!(GuidanceMasks::Cond.share(scores(), &halves(Branch::Cond)).is_ok());
     let error = GuidanceMasks::Mean.share(scores(), &halves(Branch::Cond)).unwrap_err().to_string();
@@ -171,6 +176,7 @@ fn guidance_modes_reach_the_kept_sets() {
     assert_eq!(kept(GuidanceMasks::Cond), [own[0].clone(), own[0].clone()]);
     let mean = kept(GuidanceMasks::Mean);
     assert_eq!(mean[0], mean[1]);
+    assert_eq!(kept(GuidanceMasks::First), [own[0].clone(), own[0].clone()]);
 }
 
 #[test]

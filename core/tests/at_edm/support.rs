@@ -89,7 +89,7 @@ pub(crate) fn mid() -> BlockId {
 }
 
 pub(crate) fn step(index: usize, total: usize) -> Step {
-    Step { index, total, evaluation: index, sigma: 1.0 }
+    Step { index, total, evaluation: index, sigma: 1.0, timestep: 999.0 }
 }
 
 /// One row an image, without guidance.

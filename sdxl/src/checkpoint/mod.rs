@@ -96,31 +96,29 @@ impl Checkpoint {
             Some(class) => return Err(index.error("_class_name", format!("{class:?} is no SD-XL pipeline"))),
             None => return Err(index.error("_class_name", "missing")),
         }
-        for part in Part::ALL {
-            let name = part.folder();
-            let listed =
-                index.get(name).is_some_and(|entry| entry.get(1).is_some_and(serde_json::Value::is_string));
-            if !listed {
-                return Err(
-                    index.error(name, "expected [library, class]: an SD-XL base checkpoint has all parts")
-                );
-            }
-        }
+        // As in diffusers, the index says what each part is, whatever the part's own file says.
+        let [first, second, unet, own_vae] = Part::ALL.map(|part| class(&index, part));
+        let (first, second) = (first?, second?);
+        unet?;
         let config = |part: Part| root.join(part.folder()).join("config.json");
         let variant = options.variant.as_deref();
         let find = |part: Part| files::find(&root.join(part.folder()), part.stem(), variant);
         let (vae, vae_files) = match &options.vae {
-            None => (VaeConfig::read(&config(Part::Vae))?, find(Part::Vae)?),
+            None => (VaeConfig::read_as(&config(Part::Vae), own_vae?)?, find(Part::Vae)?),
             Some(folder) => other_vae(folder, variant)?,
         };
+        let scheduler = root.join("scheduler").join("scheduler_config.json");
         let checkpoint = Self {
             text_encoders: [
-                TextEncoderConfig::read(&config(Part::TextEncoder))?,
-                TextEncoderConfig::read(&config(Part::TextEncoder2))?,
+                TextEncoderConfig::read(&config(Part::TextEncoder), first)?,
+                TextEncoderConfig::read(&config(Part::TextEncoder2), second)?,
             ],
             unet: UNetConfig::read(&config(Part::UNet))?,
             vae,
-            scheduler: SchedulerConfig::from_file(&root.join("scheduler").join("scheduler_config.json"))?,
+            scheduler: match named_class(&index, "scheduler") {
+                Some(class) => SchedulerConfig::from_file_as(&scheduler, class)?,
+                None => SchedulerConfig::from_file(&scheduler)?,
+            },
             zero_empty_prompt: index.flag("force_zeros_for_empty_prompt", true)?,
             files: [find(Part::TextEncoder)?, find(Part::TextEncoder2)?, find(Part::UNet)?, vae_files],
             vae_folder: options.vae.unwrap_or_else(|| root.join(Part::Vae.folder())),
@@ -167,8 +165,9 @@ impl Checkpoint {
         };
         let [first, second] = &self.text_encoders;
         let Some(pooled) = second.projection else {
-            let reason = "expected CLIPTextModelWithProjection";
-            return Err(Error::config(field(Part::TextEncoder2, "architectures"), reason));
+            let index = self.root.join("model_index.json");
+            let name = format!("{}: {}", index.display(), Part::TextEncoder2.folder());
+            return Err(Error::config(name, "expected CLIPTextModelWithProjection"));
         };
         let text = first.channels + second.channels;
         if text != self.unet.text_channels() {
@@ -213,15 +212,37 @@ impl Checkpoint {
     /// As [`ClipTokenizer::open`].
     pub fn tokenizers(&self) -> Result<[ClipTokenizer; 2]> {
         let [first, second] = &self.text_encoders;
-        Ok([
-            ClipTokenizer::open(&self.root.join("tokenizer"), first.context)?,
-            ClipTokenizer::open(&self.root.join("tokenizer_2"), second.context)?,
-        ])
+        let open = |name: &str, encoder: &TextEncoderConfig| {
+            let tokenizer = ClipTokenizer::open(&self.root.join(name), encoder.context)?;
+            tokenizer.check_special(encoder.vocabulary)?;
+            Ok(tokenizer)
+        };
+        Ok([open("tokenizer", first)?, open("tokenizer_2", second)?])
     }
 
     /// The image size that diffusers makes by default: the U-Net's `sample_size` times the autoencoder's factor.
     pub fn default_size(&self) -> Option<usize> {
         self.unet.sample_size.map(|latents| latents * self.vae.factor())
+    }
+}
+
+/// The class that `model_index.json` names for a part.
+fn named_class<'a>(index: &'a Fields, part: &str) -> Option<&'a str> {
+    index.get(part)?.get(1)?.as_str()
+}
+
+/// [`named_class`], which must be one that runs here.
+fn class(index: &Fields, part: Part) -> Result<&str> {
+    let name = part.folder();
+    let known: &[&str] = match part {
+        Part::TextEncoder | Part::TextEncoder2 => &["CLIPTextModel", "CLIPTextModelWithProjection"],
+        Part::UNet => &["UNet2DConditionModel"],
+        Part::Vae => &["AutoencoderKL", "AutoencoderTiny"],
+    };
+    match named_class(index, name) {
+        Some(class) if known.contains(&class) => Ok(class),
+        Some(other) => Err(index.error(name, format!("expected {}, got {other:?}", known.join(" or ")))),
+        None => Err(index.error(name, "expected [library, class]: an SD-XL base checkpoint has all parts")),
     }
 }
 

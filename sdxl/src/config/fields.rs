@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use atedm_core::{Error, Result};
+use atedm_core::{Error, Result, text_file};
 use serde_json::{Map, Value};
 
 /// A JSON object and the file it came from.
@@ -18,8 +18,7 @@ pub(crate) struct Fields {
 impl Fields {
     /// Reads `file`, which must hold a JSON object.
     pub(crate) fn read(file: &Path) -> Result<Self> {
-        let text = std::fs::read(file).map_err(|source| Error::io(file, source))?;
-        let value: Value = serde_json::from_slice(&text)
+        let value: Value = serde_json::from_str(&text_file::read(file)?)
             .map_err(|error| Error::config(file.display().to_string(), format!("broken JSON: {error}")))?;
         Self::new(file, value)
     }
@@ -29,6 +28,40 @@ impl Fields {
         match value {
             Value::Object(map) => Ok(Self { file: file.to_path_buf(), map }),
             _ => Err(Error::config(file.display().to_string(), "expected a JSON object")),
+        }
+    }
+
+    /// [`Fields::read`], where there may be no such file.
+    pub(crate) fn read_if_there(file: &Path) -> Result<Option<Self>> {
+        match Self::read(file) {
+            Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            read => read.map(Some),
+        }
+    }
+
+    /// With `value` in the place of what the file has for `name`.
+    pub(crate) fn with(mut self, name: &str, value: Value) -> Self {
+        self.map.insert(name.to_string(), value);
+        self
+    }
+
+    /// All keys and values, by key.
+    pub(crate) fn entries(&self) -> impl Iterator<Item = (&str, &Value)> {
+        self.map.iter().map(|(name, value)| (name.as_str(), value))
+    }
+
+    /// The file.
+    pub(crate) fn file(&self) -> &Path {
+        &self.file
+    }
+
+    /// Refuses an explicit `null` for these names: Python's `None`, which diffusers cannot use there.
+    pub(crate) fn refuse_null(&self, names: &[&str]) -> Result<()> {
+        match names.iter().find(|name| self.map.get(**name).is_some_and(Value::is_null)) {
+            Some(name) => {
+                Err(self.error(name, "expected a value, got null (leave the key out for its default)"))
+            }
+            None => Ok(()),
         }
     }
 
@@ -47,7 +80,8 @@ impl Fields {
         self.map.contains_key(name)
     }
 
-    fn wrong(&self, name: &str, expected: &str, got: &Value) -> Error {
+    /// An error about `name`, whose value is not what was expected.
+    pub(crate) fn wrong(&self, name: &str, expected: &str, got: &Value) -> Error {
         self.error(name, format!("expected {expected}, got {got}"))
     }
 
@@ -107,11 +141,13 @@ impl Fields {
         }
     }
 
-    /// `true` or `false`, or `default`.
+    /// `true` or `false`, or `default` when absent. An explicit `null` is Python's `None`, which counts as false.
     pub(crate) fn flag(&self, name: &str, default: bool) -> Result<bool> {
-        self.get(name).map_or(Ok(default), |value| {
-            value.as_bool().ok_or_else(|| self.wrong(name, "true or false", value))
-        })
+        match self.map.get(name) {
+            None => Ok(default),
+            Some(Value::Null) => Ok(false),
+            Some(value) => value.as_bool().ok_or_else(|| self.wrong(name, "true or false", value)),
+        }
     }
 
     /// A string, if there is one.
@@ -189,6 +225,18 @@ impl Fields {
             value => Ok(vec![self.to_count(name, value, 0)?; blocks]),
         };
         stages.iter().zip(layers).map(|(value, &blocks)| one(value, blocks)).collect()
+    }
+
+    /// Refuses any activation but the `supported` ones; absent is fine. As in diffusers, capitals do not count.
+    pub(crate) fn expect_activation(&self, supported: &[&str]) -> Result<()> {
+        match self.text("act_fn")? {
+            Some(name) if !supported.contains(&name.to_lowercase().as_str()) => {
+                let names: Vec<String> = supported.iter().map(|name| format!("{name:?}")).collect();
+                Err(self
+                    .error("act_fn", format!("{name:?} is not supported, expected {}", names.join(" or "))))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Refuses any value of `name` but the `supported` ones; absent (or `null`) is always fine.

@@ -15,5 +15,10 @@ pub use text::{TextActivation, TextEncoderConfig};
 pub use unet::{BlockInfo, DownStage, MidStage, UNetConfig, UpStage};
 pub use vae::{KlConfig, TinyVaeConfig, VaeConfig};
 
+/// The type of a stage without the prefix of old checkpoints, which diffusers takes off too.
+fn block_type(name: &str) -> &str {
+    name.strip_prefix("UNetRes").unwrap_or(name)
+}
+
 #[cfg(test)]
 mod tests;

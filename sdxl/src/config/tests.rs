@@ -227,3 +227,183 @@ fn text_encoders_and_autoencoders_go_there_and_back() {
     assert_eq!(tiny.factor(), 8);
     assert_eq!(VaeConfig::from_json(Path::new("v"), tiny.to_json()).unwrap(), tiny);
 }
+
+/// What becomes of a configuration in which a key is an explicit `null`: Python's `None`.
+#[derive(Debug, Clone, Copy)]
+enum Null {
+    /// As if the key were absent.
+    Absent,
+    /// As `false`, whatever the default.
+    False,
+    /// diffusers cannot compute with it.
+    Refused,
+}
+
+/// Every key of `whole` that is in none of the lists must take `null` as absent.
+fn nulls<C: PartialEq + std::fmt::Debug>(
+    whole: &Value,
+    read: impl Fn(Value) -> atedm_core::Result<C>,
+    refused: &[&str],
+    falses: &[&str],
+) {
+    for key in whole.as_object().unwrap().keys() {
+        let expected = match key.as_str() {
+            key if refused.contains(&key) => Null::Refused,
+            key if falses.contains(&key) => Null::False,
+            _ => Null::Absent,
+        };
+        let with = |value: Value| {
+            let mut json = whole.clone();
+            json[key] = value;
+            json
+        };
+        let mut absent = whole.clone();
+        absent.as_object_mut().unwrap().remove(key);
+        let got = read(with(json!(null)));
+        match expected {
+            Null::Absent => assert_eq!(got.unwrap(), read(absent).unwrap(), "{key}"),
+            Null::False => assert_eq!(got.unwrap(), read(with(json!(false))).unwrap(), "{key}"),
+            Null::Refused => {
+                let error = got.unwrap_err().to_string();
+                assert!(
+                    error.contains(&format!(": {key}: expected ")) && error.contains("null"),
+                    "{key}: {error}"
+                );
+            }
+        }
+    }
+}
+
+/// Measured on diffusers 0.42 and transformers 5.23: each key set to `null`, the model loaded and run.
+#[test]
+fn null_is_what_python_makes_of_none() {
+    let mut json = sdxl_json();
+    // `null` means no middle there
+    json.as_object_mut().unwrap().remove("mid_block_type");
+    nulls(
+        &json,
+        unet,
+        &[
+            "act_fn",
+            "addition_embed_type",
+            "addition_time_embed_dim",
+            "attention_head_dim",
+            "block_out_channels",
+            "conv_in_kernel",
+            "conv_out_kernel",
+            "cross_attention_dim",
+            "down_block_types",
+            "downsample_padding",
+            "freq_shift",
+            "in_channels",
+            "layers_per_block",
+            "mid_block_scale_factor",
+            "norm_eps",
+            "norm_num_groups",
+            "only_cross_attention",
+            "out_channels",
+            "projection_class_embeddings_input_dim",
+            "resnet_time_scale_shift",
+            "time_embedding_type",
+            "transformer_layers_per_block",
+            "up_block_types",
+        ],
+        &["flip_sin_to_cos", "use_linear_projection", "center_input_sample", "dual_cross_attention"],
+    );
+
+    let kinds = |kind: &'static str| vec![kind; 2];
+    let kl = json!({"_class_name": "AutoencoderKL", "act_fn": "silu", "block_out_channels": [32, 64],
+        "down_block_types": kinds("DownEncoderBlock2D"), "up_block_types": kinds("UpDecoderBlock2D"), "in_channels": 3,
+        "out_channels": 3, "latent_channels": 4, "layers_per_block": 2, "norm_num_groups": 8, "sample_size": 64,
+        "scaling_factor": 0.5, "shift_factor": 0.1, "latents_mean": [1, 2, 3, 4], "latents_std": [1, 1, 1, 1],
+        "force_upcast": true, "use_quant_conv": true, "use_post_quant_conv": true, "mid_block_add_attention": true});
+    nulls(
+        &kl,
+        |json| VaeConfig::from_json(Path::new("vae"), json),
+        &[
+            "act_fn",
+            "block_out_channels",
+            "down_block_types",
+            "up_block_types",
+            "in_channels",
+            "out_channels",
+            "latent_channels",
+            "layers_per_block",
+            "norm_num_groups",
+            "sample_size",
+            "scaling_factor",
+        ],
+        &["force_upcast", "use_quant_conv", "use_post_quant_conv", "mid_block_add_attention"],
+    );
+    let mut tiny = VaeConfig::Tiny(TinyVaeConfig::default()).to_json();
+    tiny["upsample_fn"] = json!("nearest");
+    let keys: Vec<String> =
+        tiny.as_object().unwrap().keys().filter(|k| *k != "_class_name").cloned().collect();
+    tiny["latent_magnitude"] = json!(3);
+    let refused: Vec<&str> = keys.iter().map(String::as_str).collect();
+    // without its class it is the other autoencoder
+    let read = |mut json: Value| {
+        json["_class_name"] = json!("AutoencoderTiny");
+        VaeConfig::from_json(Path::new("vae"), json)
+    };
+    nulls(&tiny, read, &refused, &[]);
+
+    let mut text = TextEncoderConfig::from_json(
+        Path::new("t"),
+        json!({"architectures": ["CLIPTextModelWithProjection"]}),
+    )
+    .unwrap()
+    .to_json();
+    text["attention_dropout"] = json!(0.0);
+    nulls(
+        &text,
+        |json| TextEncoderConfig::from_json(Path::new("t"), json),
+        &[
+            "eos_token_id",
+            "hidden_act",
+            "hidden_size",
+            "intermediate_size",
+            "layer_norm_eps",
+            "max_position_embeddings",
+            "num_attention_heads",
+            "num_hidden_layers",
+            "projection_dim",
+            "vocab_size",
+        ],
+        &[],
+    );
+}
+
+/// As diffusers spells them, and as its older releases did.
+#[test]
+fn spellings_that_diffusers_accepts() {
+    for name in ["silu", "SiLU", "SILU", "swish", "Swish"] {
+        assert_eq!(unet(with("act_fn", json!(name))).unwrap(), UNetConfig::sdxl_base());
+    }
+    let old = |kinds: &str| kinds.split(' ').map(|kind| format!("UNetRes{kind}")).collect::<Vec<_>>();
+    let mut json =
+        with("down_block_types", json!(old("DownBlock2D CrossAttnDownBlock2D CrossAttnDownBlock2D")));
+    json["up_block_types"] = json!(old("CrossAttnUpBlock2D CrossAttnUpBlock2D UpBlock2D"));
+    assert_eq!(unet(json).unwrap(), UNetConfig::sdxl_base());
+
+    let kl = |act: &str, down: &str| {
+        let json = json!({"act_fn": act, "down_block_types": [down], "block_out_channels": [32]});
+        VaeConfig::from_json(Path::new("v"), json)
+    };
+    let plain = kl("silu", "DownEncoderBlock2D").unwrap();
+    assert_eq!(kl("SiLU", "UNetResDownEncoderBlock2D").unwrap(), plain);
+    let error = kl("ReLU", "DownEncoderBlock2D").unwrap_err().to_string();
+    assert_eq!(error, "v: act_fn: \"ReLU\" is not supported, expected \"silu\" or \"swish\"");
+    let tiny = json!({"_class_name": "AutoencoderTiny", "act_fn": "ReLU"});
+    assert_eq!(
+        VaeConfig::from_json(Path::new("v"), tiny).unwrap(),
+        VaeConfig::Tiny(TinyVaeConfig::default())
+    );
+
+    let text = |act: &str| {
+        TextEncoderConfig::from_json(Path::new("t"), json!({"hidden_act": act}))
+            .map(|config| config.activation)
+    };
+    assert_eq!(text("gelu").unwrap(), text("gelu_python").unwrap());
+    assert!(text("GELU").is_err(), "transformers does not know it");
+}

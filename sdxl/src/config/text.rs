@@ -42,12 +42,14 @@ pub struct TextEncoderConfig {
 }
 
 impl TextEncoderConfig {
-    /// Reads a text encoder's `config.json`.
+    /// Reads a text encoder's `config.json`; `class` is transformers' class, as `model_index.json` names it.
+    ///
+    /// The file's own `architectures` do not count: diffusers does not look at them either.
     ///
     /// # Errors
     /// [`atedm_core::Error::Io`], or [`atedm_core::Error::Config`] naming the file and the field.
-    pub fn read(file: &Path) -> Result<Self> {
-        Self::from_fields(&Fields::read(file)?)
+    pub fn read(file: &Path, class: &str) -> Result<Self> {
+        Self::from_fields(&Fields::read(file)?.with("architectures", json!([class])))
     }
 
     /// From a JSON object with transformers' keys; `file` is for messages.
@@ -57,15 +59,29 @@ impl TextEncoderConfig {
 
     fn from_fields(fields: &Fields) -> Result<Self> {
         fields.expect("model_type", &[json!("clip_text_model")])?;
+        fields.refuse_null(&[
+            "eos_token_id",
+            "hidden_act",
+            "hidden_size",
+            "intermediate_size",
+            "layer_norm_eps",
+            "max_position_embeddings",
+            "num_attention_heads",
+            "num_hidden_layers",
+            "vocab_size",
+        ])?;
         let classes = fields.texts("architectures")?.unwrap_or_default();
         let projection = match classes.first().map(String::as_str) {
             None | Some("CLIPTextModel") => None,
-            Some("CLIPTextModelWithProjection") => Some(fields.count("projection_dim", 512)?),
+            Some("CLIPTextModelWithProjection") => {
+                fields.refuse_null(&["projection_dim"])?;
+                Some(fields.count("projection_dim", 512)?)
+            }
             Some(other) => return Err(fields.error("architectures", format!("{other:?} is not supported"))),
         };
         let activation = match fields.text("hidden_act")?.unwrap_or("quick_gelu") {
             "quick_gelu" => TextActivation::QuickGelu,
-            "gelu" => TextActivation::Gelu,
+            "gelu" | "gelu_python" => TextActivation::Gelu,
             other => {
                 let reason = format!("{other:?} is not supported, expected \"quick_gelu\" or \"gelu\"");
                 return Err(fields.error("hidden_act", reason));

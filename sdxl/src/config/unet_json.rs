@@ -5,18 +5,45 @@ use std::path::Path;
 use atedm_core::{Error, Result};
 use serde_json::{Value, json};
 
-use super::Fields;
 use super::unet::{DownStage, MidStage, UNetConfig, UpStage};
+use super::{Fields, block_type};
 
 const MID_ATTENTION: &str = "UNetMidBlock2DCrossAttn";
 const MID_PLAIN: &str = "UNetMidBlock2D";
 
+/// Keys that diffusers cannot read as `None`.
+const NEVER_NULL: [&str; 22] = [
+    "in_channels",
+    "out_channels",
+    "freq_shift",
+    "down_block_types",
+    "up_block_types",
+    "only_cross_attention",
+    "block_out_channels",
+    "layers_per_block",
+    "downsample_padding",
+    "mid_block_scale_factor",
+    "act_fn",
+    "norm_num_groups",
+    "norm_eps",
+    "cross_attention_dim",
+    "transformer_layers_per_block",
+    "attention_head_dim",
+    "addition_time_embed_dim",
+    "resnet_time_scale_shift",
+    "time_embedding_type",
+    "conv_in_kernel",
+    "conv_out_kernel",
+    "projection_class_embeddings_input_dim",
+];
+
 /// Keys whose other values change the result in ways not implemented here.
 fn refuse_what_is_missing(fields: &Fields) -> Result<()> {
+    fields.refuse_null(&NEVER_NULL)?;
     let no = json!(false);
     fields.expect("num_attention_heads", &[])?;
     fields.expect("addition_embed_type", &[json!("text_time")])?;
-    fields.expect("act_fn", &[json!("silu"), json!("swish")])?;
+    fields.expect_activation(&["silu", "swish"])?;
     fields.expect("time_embedding_type", &[json!("positional")])?;
     fields.expect("attention_type", &[json!("default")])?;
     fields.expect("resnet_time_scale_shift", &[json!("default")])?;
@@ -271,7 +298,7 @@ fn kinds(fields: &Fields, name: &str, stages: usize, [plain, attention]: [&str; 
         return Err(fields.error(name, format!("expected {stages} entries, got {}", list.len())));
     }
     let kind =
-        |kind: &String| match kind.as_str() {
+        |kind: &String| match block_type(kind) {
             k if k == plain => Ok(false),
             k if k == attention => Ok(true),
             other => Err(fields

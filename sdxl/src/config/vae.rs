@@ -5,7 +5,7 @@ use std::path::Path;
 use atedm_core::Result;
 use serde_json::{Value, json};
 
-use super::Fields;
+use super::{Fields, block_type};
 
 /// Which autoencoder, and everything its weights depend on.
 #[derive(Debug, Clone, PartialEq)]
@@ -90,12 +90,20 @@ impl Default for TinyVaeConfig {
 }
 
 impl VaeConfig {
-    /// Reads `vae/config.json`.
+    /// Reads a `config.json` that names its own class.
     ///
     /// # Errors
     /// [`atedm_core::Error::Io`], or [`atedm_core::Error::Config`] naming the file and the field.
     pub fn read(file: &Path) -> Result<Self> {
         Self::from_fields(&Fields::read(file)?)
+    }
+
+    /// Reads `vae/config.json` of a checkpoint whose `model_index.json` names `class`.
+    ///
+    /// # Errors
+    /// As [`VaeConfig::read`].
+    pub fn read_as(file: &Path, class: &str) -> Result<Self> {
+        Self::from_fields(&Fields::read(file)?.with("_class_name", json!(class)))
     }
 
     /// From a JSON object with diffusers' keys; `file` is for messages.
@@ -143,7 +151,20 @@ impl VaeConfig {
 
 impl KlConfig {
     fn from_fields(fields: &Fields) -> Result<Self> {
-        fields.expect("act_fn", &[json!("silu"), json!("swish")])?;
+        fields.refuse_null(&[
+            "in_channels",
+            "out_channels",
+            "down_block_types",
+            "up_block_types",
+            "block_out_channels",
+            "layers_per_block",
+            "act_fn",
+            "latent_channels",
+            "norm_num_groups",
+            "sample_size",
+            "scaling_factor",
+        ])?;
+        fields.expect_activation(&["silu", "swish"])?;
         let channels = fields.counts("block_out_channels")?.unwrap_or_else(|| vec![64]);
         if channels.is_empty() || channels.len() > 16 {
             return Err(fields.error("block_out_channels", "expected 1 to 16 stages"));
@@ -152,7 +173,7 @@ impl KlConfig {
             [("down_block_types", "DownEncoderBlock2D"), ("up_block_types", "UpDecoderBlock2D")]
         {
             let kinds = fields.texts(name)?.unwrap_or_else(|| vec![kind.to_string()]);
-            if let Some(other) = kinds.iter().find(|k| k.as_str() != kind) {
+            if let Some(other) = kinds.iter().find(|k| block_type(k) != kind) {
                 return Err(fields.error(name, format!("{other:?} is not supported, expected {kind:?}")));
             }
             if kinds.len() != channels.len() {
@@ -229,7 +250,20 @@ impl KlConfig {
 
 impl TinyVaeConfig {
     fn from_fields(fields: &Fields) -> Result<Self> {
-        fields.expect("act_fn", &[json!("relu")])?;
+        fields.refuse_null(&[
+            "in_channels",
+            "out_channels",
+            "encoder_block_out_channels",
+            "decoder_block_out_channels",
+            "act_fn",
+            "upsample_fn",
+            "latent_channels",
+            "upsampling_scaling_factor",
+            "num_encoder_blocks",
+            "num_decoder_blocks",
+            "scaling_factor",
+        ])?;
+        fields.expect_activation(&["relu"])?;
         fields.expect("upsample_fn", &[json!("nearest")])?;
         let default = Self::default();
         let config = Self {

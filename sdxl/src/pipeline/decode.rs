@@ -7,6 +7,9 @@ use crate::vae::Vae;
 
 /// Decodes latents `[images, channels, h, w]`; `None` if `decoding` skips it. Images come one at a time, which is
 /// all the memory an autoencoder should take.
+///
+/// # Errors
+/// [`atedm_core::Error::Weights`] about the autoencoder for pixels that are not finite.
 pub(super) fn decode<B: Backend>(
     vae: &Vae<B>,
     dtype: atedm_core::DType,
@@ -28,7 +31,8 @@ pub(super) fn decode<B: Backend>(
         };
         let [_, _, height, width] = atedm_core::backend::dims(&decoded, "VAE decode")?;
         (images.height, images.width) = (height, width);
-        images.values.extend(decoded.to_f32()?.into_iter().map(|value| (value / 2.0 + 0.5).clamp(0.0, 1.0)));
+        let values = vae.expect_finite(&decoded, "pixels")?;
+        images.values.extend(values.into_iter().map(|value| (value / 2.0 + 0.5).clamp(0.0, 1.0)));
     }
     Ok(Some(images))
 }

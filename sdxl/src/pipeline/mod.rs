@@ -129,8 +129,9 @@ impl<B: Backend> Pipeline<B> {
     /// `progress` is called after every step and may cancel.
     ///
     /// # Errors
-    /// [`atedm_core::Error::Config`] naming the field of the request that is out of range; [`atedm_core::Error::NotFinite`] for latents with
-    /// NaN, given or made; [`atedm_core::Error::Cancelled`]; whatever the backend or the reducer reports.
+    /// [`atedm_core::Error::Config`] naming the field of the request that is out of range; [`atedm_core::Error::NotFinite`] for given
+    /// latents with NaN, and naming the first module and step whose output is not finite; [`atedm_core::Error::Weights`] for pixels that are
+    /// not; [`atedm_core::Error::Cancelled`]; whatever the backend or the reducer reports.
     pub fn generate(
         &self,
         request: &Request<B::Tensor>,

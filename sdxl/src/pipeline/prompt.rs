@@ -8,6 +8,7 @@
 use atedm_core::{Backend, DType, DeviceOf, Error, Result, Tensor};
 
 use super::request::{Conditioning, CutPrompt, Request, TextEmbeddings};
+use super::size::expect_finite;
 use crate::checkpoint::{Checkpoint, Part};
 use crate::text::{TextEncoder, join_hidden};
 use crate::tokenizer::ClipTokenizer;
@@ -162,13 +163,16 @@ impl<B: Backend> Encoders<B> {
             encoder.encode(&rows, device)
         };
         let first = encode(1, &self.first)?;
+        expect_finite(&first.hidden, "the output of text_encoder")?;
         let second = encode(2, &self.second)?;
+        expect_finite(&second.hidden, "the output of text_encoder_2")?;
         let pooled = second.pooled.ok_or_else(|| {
             Error::config(
                 "text_encoder_2",
                 "expected an encoder with a projection (CLIPTextModelWithProjection)",
             )
         })?;
+        expect_finite(&pooled, "the pooled output of text_encoder_2")?;
         Ok(TextEmbeddings { tokens: join_hidden(&first.hidden, &second.hidden)?, pooled })
     }
 }
@@ -189,7 +193,9 @@ fn one_each(texts: &[String], count: usize) -> Result<Vec<String>> {
 fn check<T: Tensor>(embeddings: &TextEmbeddings<T>, field: &str) -> Result<()> {
     let (tokens, pooled) = (embeddings.tokens.shape(), embeddings.pooled.shape());
     if tokens.len() == 3 && pooled.len() == 2 && tokens[0] == pooled[0] && tokens[0] > 0 {
-        return Ok(());
+        return [&embeddings.tokens, &embeddings.pooled]
+            .into_iter()
+            .try_for_each(|tensor| expect_finite(tensor, field));
     }
     let reason = format!(
         "expected [prompts, length, channels] and [prompts, channels], got {tokens:?} and {pooled:?}"

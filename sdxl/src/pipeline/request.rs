@@ -3,9 +3,9 @@
 use atedm_core::{Error, Result, Tensor};
 
 use crate::flops::Macs;
-use crate::rng::RngKind;
+use crate::rng::{NoiseDType, RngKind};
 use crate::schedulers::SamplerChoice;
-use crate::vae::TileOptions;
+use crate::vae::{LatentDistribution, TileOptions};
 
 /// What to make. [`Request::new`] has diffusers' defaults; change the fields that matter.
 #[derive(Debug, Clone)]
@@ -22,6 +22,8 @@ pub struct Request<T> {
     pub seed: u64,
     /// Generator of the noise.
     pub rng: RngKind,
+    /// What the generator draws in.
+    pub noise_dtype: NoiseDType,
     /// Width in pixels, divisible by 8; the U-Net's training size if `None`.
     pub width: Option<usize>,
     /// Height in pixels, divisible by 8; the U-Net's training size if `None`.
@@ -47,6 +49,7 @@ impl<T: Tensor> Request<T> {
             guidance_scale: 5.0,
             seed: 0,
             rng: RngKind::Torch,
+            noise_dtype: NoiseDType::OfModel,
             width: None,
             height: None,
             micro: MicroConditioning::default(),
@@ -129,6 +132,15 @@ pub enum InitialLatents<T> {
     Clean {
         /// The latents, scaled as the U-Net knows them.
         latents: T,
+        /// The first step to run, in the full schedule.
+        start: usize,
+    },
+    /// A picture as the autoencoder encoded it: latents are drawn from the distribution by the seed's generator before the
+    /// noise is, in the distribution's dtype (diffusers' image to image). One row stands for all images: with
+    /// [`RngKind::Torch`] they share a draw, with [`RngKind::ChaCha`] each draws its own.
+    Encoded {
+        /// The distribution, unscaled: of one image, or of as many as the run makes.
+        distribution: LatentDistribution<T>,
         /// The first step to run, in the full schedule.
         start: usize,
     },

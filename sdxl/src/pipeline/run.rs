@@ -9,9 +9,10 @@ use super::meter::Metered;
 use super::request::{Decoding, InitialLatents, Output, Request, StepReport};
 use super::size::{Sizes, expect_finite, given};
 use super::{Pipeline, Proceed};
-use crate::rng::NoiseSource;
+use crate::rng::{NoiseSource, RngKind};
 use crate::schedulers::Sampler;
 use crate::unet::UNetInput;
+use crate::vae::LatentDistribution;
 
 /// [`Pipeline::generate`].
 pub(super) fn generate<B: Backend>(
@@ -33,7 +34,8 @@ pub(super) fn generate<B: Backend>(
     let start = start_of(request, total)?;
     let images = request.images()?;
     let (height, width) = sizes.latents;
-    let mut noise = request.rng.source(request.seed, images);
+    let noise_dtype = request.noise_dtype.beside(pipeline.dtype);
+    let mut noise = request.rng.source(request.seed, images, noise_dtype);
     let shape = [images, unet.in_channels, height, width];
     let mut latents = initial(pipeline, request, sampler.as_ref(), noise.as_mut(), shape)?;
 
@@ -57,7 +59,7 @@ pub(super) fn generate<B: Backend>(
     for index in start..total {
         let _span = tracing::info_span!("step", index).entered();
         let (timestep, sigma) = (sampler.timesteps()[index], sampler.sigmas()[index]);
-        let step = Step { index, total, evaluation: index - start, sigma };
+        let step = Step { index, total, evaluation: index - start, sigma, timestep };
         reducer.begin_step(&step, &rows)?;
         let scaled = guidance.widen(sampler.scale_input(&latents, index)?.cast(pipeline.dtype)?)?;
         let input = UNetInput {
@@ -70,31 +72,56 @@ pub(super) fn generate<B: Backend>(
             step: &step,
             rows: &rows,
         };
-        let prediction = pipeline.unet.forward(&input, &mut reducer)?;
+        let prediction = evaluate(pipeline, &input, &mut reducer)?;
         reducer.end_step(&prediction)?;
         costs.push(reducer.take(unet, Grid { height, width }, text, (index, rows.len()))?);
         let prediction = guidance.combine(prediction.cast(latents.dtype())?, images)?;
         latents = sampler.step(&prediction, index, &latents, noise.as_mut())?;
+        expect_finite(
+            &latents,
+            &format!("step {index} of 0 to {}: what the sampler makes of the U-Net's output", total - 1),
+        )?;
         let report = StepReport { index, total, timestep, sigma, latents: &latents };
         if progress(&report).is_break() {
             return Err(Error::Cancelled);
         }
     }
-    expect_finite(&latents, "final latents")?;
     let images = decode(&pipeline.vae, pipeline.vae_dtype, &latents, request.decoding)?;
     Ok(Output { latents, images, cut: encoded.cut, costs })
+}
+
+/// The U-Net's output. One that is not finite is traced by a second pass to the first module that made it so.
+fn evaluate<B: Backend>(
+    pipeline: &Pipeline<B>,
+    input: &UNetInput<'_, B::Tensor>,
+    reducer: &mut Metered<'_, B::Tensor>,
+) -> Result<B::Tensor> {
+    let evaluated = pipeline.unet.forward(input, reducer);
+    let finite = evaluated.and_then(|prediction| {
+        expect_finite(&prediction, "the output")?;
+        Ok(prediction)
+    });
+    let Err(Error::NotFinite { what }) = finite else { return finite };
+    reducer.begin_step(input.step, input.rows)?;
+    let traced = match pipeline.unet.forward_checked(input, reducer) {
+        Err(Error::NotFinite { what }) => what,
+        _ => what,
+    };
+    let (index, last) = (input.step.index, input.step.total - 1);
+    let what = format!("step {index} of 0 to {last}: {traced} of the U-Net in {}", pipeline.dtype);
+    Err(Error::NotFinite { what })
 }
 
 /// The first step to run.
 fn start_of<T>(request: &Request<T>, total: usize) -> Result<usize> {
     match request.initial {
         InitialLatents::Drawn | InitialLatents::Noise(_) => Ok(0),
-        InitialLatents::Clean { start, .. } | InitialLatents::Noisy { start, .. } if start < total => {
-            Ok(start)
-        }
-        InitialLatents::Clean { start, .. } | InitialLatents::Noisy { start, .. } => {
-            Err(Error::config("start", format!("expected a step below {total}, got {start}")))
-        }
+        InitialLatents::Clean { start, .. }
+        | InitialLatents::Encoded { start, .. }
+        | InitialLatents::Noisy { start, .. } => match start < total {
+            true => Ok(start),
+            false => Err(Error::config("start", format!("expected a step below {total}, got {start}"))),
+        },
     }
 }
 
@@ -108,15 +135,50 @@ fn initial<B: Backend>(
 ) -> Result<B::Tensor> {
     let dtype = pipeline.dtype.accumulator();
     let device = &pipeline.device;
-    let mut drawn = || B::Tensor::from_f32(&noise.standard_normal(&shape)?, &shape, dtype, device);
-    match &request.initial {
-        InitialLatents::Drawn => drawn()?.affine(sampler.init_noise_sigma(), 0.0),
+    let clean = match &request.initial {
+        InitialLatents::Noisy { latents, .. } => return given::<B>(latents, shape, dtype, device),
         InitialLatents::Noise(latents) => {
-            given::<B>(latents, shape, dtype, device)?.affine(sampler.init_noise_sigma(), 0.0)
+            return given::<B>(latents, shape, dtype, device)?.affine(sampler.init_noise_sigma(), 0.0);
         }
-        InitialLatents::Clean { latents, start } => {
-            sampler.add_noise(&given::<B>(latents, shape, dtype, device)?, &drawn()?, *start)
+        InitialLatents::Drawn => None,
+        InitialLatents::Clean { latents, start } => Some((latents.clone(), *start)),
+        InitialLatents::Encoded { distribution, start } => {
+            Some((drawn_from(pipeline, request, distribution, noise, shape[0])?, *start))
         }
-        InitialLatents::Noisy { latents, .. } => given::<B>(latents, shape, dtype, device),
+    };
+    let drawn = B::Tensor::from_f32(&noise.standard_normal(&shape)?, &shape, dtype, device)?;
+    match clean {
+        None => drawn.affine(sampler.init_noise_sigma(), 0.0),
+        Some((clean, start)) => sampler.add_noise(&given::<B>(&clean, shape, dtype, device)?, &drawn, start),
     }
+}
+
+/// Scaled latents of `images` images, drawn from an encoder's distribution.
+fn drawn_from<B: Backend>(
+    pipeline: &Pipeline<B>,
+    request: &Request<B::Tensor>,
+    distribution: &LatentDistribution<B::Tensor>,
+    noise: &mut dyn NoiseSource,
+    images: usize,
+) -> Result<B::Tensor> {
+    let given = distribution.mean.shape().first().copied().unwrap_or(0);
+    let spread = |tensor: &B::Tensor, rows: usize| match rows == given {
+        true => Ok(tensor.clone()),
+        false => B::Tensor::concat(&vec![tensor; rows], 0),
+    };
+    if given != 1 && given != images {
+        let reason = format!("expected the distribution of 1 image, or of {images}, got {given}");
+        return Err(Error::config("latents", reason));
+    }
+    // torch draws for what was encoded, and the images share it; a stream of its own draws for its image
+    let rows = if request.rng == RngKind::Torch { given } else { images };
+    let deviation = distribution.deviation.as_ref().map(|deviation| spread(deviation, rows)).transpose()?;
+    let rowwise = LatentDistribution { mean: spread(&distribution.mean, rows)?, deviation };
+    let sample = rowwise.sample(|| {
+        let (shape, dtype) = (rowwise.mean.shape(), rowwise.mean.dtype());
+        let values = noise.standard_normal_in(&shape, request.noise_dtype.beside(dtype))?;
+        B::Tensor::from_f32(&values, &shape, dtype, &rowwise.mean.device())
+    })?;
+    let scaled = pipeline.vae.scale(&sample)?;
+    if rows == images { Ok(scaled) } else { B::Tensor::concat(&vec![&scaled; images], 0) }
 }

@@ -19,11 +19,28 @@ pub(super) fn box_muller(u1: f32, u2: f32) -> (f32, f32) {
     (radius * cos + 0.0, radius * sin + 0.0)
 }
 
-/// 16 uniforms in place into 16 normals; number `j` pairs with `j + 8`.
-pub(super) fn box_muller_16(block: &mut [f32; 16]) {
+/// The same as torch computes it in a half precision: `round` brings every intermediate value to it.
+pub(super) fn box_muller_rounded(u1: f32, u2: f32, round: impl Fn(f32) -> f32) -> (f32, f32) {
+    let of = |f: fn(f64) -> f64, x: f32| round(f(f64::from(x)) as f32);
+    let logarithm = of(f64::ln, round(1.0 - u1));
+    let radius = of(f64::sqrt, round(-2.0 * logarithm));
+    let angle = round((std::f64::consts::TAU * f64::from(u2)) as f32);
+    // Adding zero turns -0 into +0, as torch's `n * std + mean` does.
+    (round(radius * of(f64::cos, angle)) + 0.0, round(radius * of(f64::sin, angle)) + 0.0)
+}
+
+/// The same as torch computes it in double precision, by the C library's functions.
+pub(super) fn box_muller_f64(u1: f64, u2: f64) -> (f64, f64) {
+    let radius = (-2.0 * (1.0 - u1).ln()).sqrt();
+    let (sin, cos) = (std::f64::consts::TAU * u2).sin_cos();
+    (radius * cos + 0.0, radius * sin + 0.0)
+}
+
+/// 16 uniforms in place into 16 normals by `pair`; number `j` pairs with `j + 8`.
+pub(super) fn in_pairs_of_16<V: Copy>(block: &mut [V; 16], pair: impl Fn(V, V) -> (V, V)) {
     let (first, second) = block.split_at_mut(8);
     for (a, b) in first.iter_mut().zip(second) {
-        (*a, *b) = box_muller(*a, *b);
+        (*a, *b) = pair(*a, *b);
     }
 }
 

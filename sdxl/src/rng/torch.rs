@@ -1,53 +1,91 @@
-//! `torch.manual_seed(seed)` and `torch.randn` on the CPU in f32.
+//! `torch.manual_seed(seed)` and `torch.randn(…, dtype=…)` on the CPU.
 
-use atedm_core::Result;
+use atedm_core::{DType, Result};
+use half::{bf16, f16};
 
 use super::NoiseSource;
 use super::mt19937::Mt19937;
-use super::normal::box_muller_16;
+use super::normal::{box_muller, box_muller_f64, box_muller_rounded, in_pairs_of_16};
 
 /// Torch's CPU generator, bit for bit as torch computes on x86 machines with AVX2.
 ///
 /// Torch has two ways to make normals, and which one it takes depends on the tensor's size:
-/// - below 16 values: Box–Muller in double precision from 53-bit uniforms; the sine's half waits in the generator
-///   for the next such call;
-/// - from 16 values: 24-bit uniforms fill the whole tensor first, then blocks of 16 are turned into normals in
+/// - below 16 values: Box–Muller in double precision from 53-bit uniforms, whatever the dtype; the sine's half waits in the
+///   generator for the next such call;
+/// - from 16 values: uniforms of as many bits as the dtype's significand has (24, or 11 in f16, 8 in bf16, 53 in f64) fill the whole tensor first, then blocks of 16 are turned into normals in
 ///   place (value `j` with `j + 8`); when 16 does not divide the size, the *last* 16 are drawn afresh.
 ///
 /// Torch without AVX2 (other processors, or `ATEN_CPU_CAPABILITY=default`) draws the same uniforms but takes the C
 /// library's logarithm, sine and cosine: its normals differ from these in the last bits (by some 1e-7).
-/// In half precision torch draws other uniforms altogether; this generator always gives the f32 values.
+/// In half precision every step of Box–Muller is rounded to it, so that these values do not depend on the processor. Values of
+/// f64 are given rounded to f32.
 #[derive(Debug, Clone)]
 pub struct TorchRng {
     engine: Mt19937,
     waiting: Option<f64>,
+    dtype: DType,
 }
 
 impl TorchRng {
-    /// `torch.Generator().manual_seed(seed)`. Only the low 32 bits count, as in torch.
+    /// `torch.Generator().manual_seed(seed)`, which draws in f32. Only the low 32 bits count, as in torch.
     pub fn new(seed: u64) -> Self {
-        Self { engine: Mt19937::new(seed), waiting: None }
+        Self { engine: Mt19937::new(seed), waiting: None, dtype: DType::F32 }
     }
 
-    /// `torch.randn(count)`: standard normals.
+    /// The same generator, drawing in `dtype`.
+    pub fn drawing(self, dtype: DType) -> Self {
+        Self { dtype, ..self }
+    }
+
+    /// `torch.randn(count)` in the generator's dtype: standard normals.
     pub fn randn(&mut self, count: usize) -> Vec<f32> {
-        if count < 16 {
-            return (0..count).map(|_| self.scalar_normal() as f32).collect();
+        self.randn_in(count, self.dtype)
+    }
+
+    /// `torch.randn(count, dtype=dtype)`.
+    pub fn randn_in(&mut self, count: usize, dtype: DType) -> Vec<f32> {
+        let in_f16 = |value: f32| f16::from_f32(value).to_f32();
+        let in_bf16 = |value: f32| bf16::from_f32(value).to_f32();
+        match dtype {
+            DType::F16 if count < 16 => self.scalars(count, in_f16),
+            DType::BF16 if count < 16 => self.scalars(count, in_bf16),
+            _ if count < 16 => self.scalars(count, |value| value),
+            DType::F16 => self.filled(count, Self::uniform::<11>, |a, b| box_muller_rounded(a, b, in_f16)),
+            DType::BF16 => self.filled(count, Self::uniform::<8>, |a, b| box_muller_rounded(a, b, in_bf16)),
+            DType::F64 => {
+                let values = self.filled(count, Self::uniform_f64, box_muller_f64);
+                values.into_iter().map(|value| value as f32).collect()
+            }
+            _ => self.filled(count, Self::uniform::<24>, box_muller),
         }
-        let mut values: Vec<f32> = (0..count).map(|_| self.uniform()).collect();
+    }
+
+    fn scalars(&mut self, count: usize, round: impl Fn(f32) -> f32) -> Vec<f32> {
+        (0..count).map(|_| round(self.scalar_normal() as f32)).collect()
+    }
+
+    /// At least 16 values: all uniforms first, then pairs of normals.
+    fn filled<V: Copy>(
+        &mut self,
+        count: usize,
+        uniform: impl Fn(&mut Self) -> V,
+        pair: impl Fn(V, V) -> (V, V) + Copy,
+    ) -> Vec<V> {
+        let mut values: Vec<V> = (0..count).map(|_| uniform(self)).collect();
         let (blocks, rest) = values.as_chunks_mut::<16>();
-        blocks.iter_mut().for_each(box_muller_16);
+        blocks.iter_mut().for_each(|block| in_pairs_of_16(block, pair));
         let whole = rest.is_empty();
         if let (false, Some(last)) = (whole, values.last_chunk_mut::<16>()) {
-            last.fill_with(|| self.uniform());
-            box_muller_16(last);
+            last.fill_with(|| uniform(self));
+            in_pairs_of_16(last, pair);
         }
         values
     }
 
-    /// 24 bits in `[0, 1)`.
-    fn uniform(&mut self) -> f32 {
-        (self.engine.next_u32() & 0x00ff_ffff) as f32 * (1.0 / 16_777_216.0)
+    /// The low `BITS` bits of a draw, in `[0, 1)`.
+    fn uniform<const BITS: u32>(&mut self) -> f32 {
+        let count = 1u32 << BITS;
+        (self.engine.next_u32() & (count - 1)) as f32 * (1.0 / count as f32)
     }
 
     /// 53 bits in `[0, 1)`.
@@ -72,5 +110,9 @@ impl TorchRng {
 impl NoiseSource for TorchRng {
     fn standard_normal(&mut self, shape: &[usize]) -> Result<Vec<f32>> {
         Ok(self.randn(shape.iter().product()))
+    }
+
+    fn standard_normal_in(&mut self, shape: &[usize], dtype: DType) -> Result<Vec<f32>> {
+        Ok(self.randn_in(shape.iter().product(), dtype))
     }
 }

@@ -16,8 +16,9 @@ pub enum SamplerChoice {
     EulerKarras,
     /// `euler-trailing`: with trailing spacing.
     EulerTrailing,
-    /// `euler-edm`: the original SD-XL code's `EulerEDMSampler` over `LegacyDDPMDiscretization`, the paper's.
-    EulerEdm,
+    /// `euler-sgm`: the original SD-XL code's (`sgm`) `EulerEDMSampler` over its `LegacyDDPMDiscretization`, the paper's. For
+    /// models that predict noise over training betas, and no sampler of EDM checkpoints in spite of its class's name.
+    EulerSgm,
     /// `euler-a`: Euler ancestral.
     EulerAncestral,
     /// `ddim`: DDIM with η = 0.
@@ -36,7 +37,7 @@ impl SamplerChoice {
         Self::Euler,
         Self::EulerKarras,
         Self::EulerTrailing,
-        Self::EulerEdm,
+        Self::EulerSgm,
         Self::EulerAncestral,
         Self::Ddim,
         Self::DpmMultistep,
@@ -50,7 +51,7 @@ impl SamplerChoice {
             Self::Euler => "euler",
             Self::EulerKarras => "euler-karras",
             Self::EulerTrailing => "euler-trailing",
-            Self::EulerEdm => "euler-edm",
+            Self::EulerSgm => "euler-sgm",
             Self::EulerAncestral => "euler-a",
             Self::Ddim => "ddim",
             Self::DpmMultistep => "dpm++2m",
@@ -62,7 +63,7 @@ impl SamplerChoice {
     /// The class that computes it.
     pub fn class(self) -> SchedulerClass {
         match self {
-            Self::Euler | Self::EulerKarras | Self::EulerTrailing | Self::EulerEdm => SchedulerClass::Euler,
+            Self::Euler | Self::EulerKarras | Self::EulerTrailing | Self::EulerSgm => SchedulerClass::Euler,
             Self::EulerAncestral => SchedulerClass::EulerAncestral,
             Self::Ddim => SchedulerClass::Ddim,
             Self::DpmMultistep | Self::DpmMultistepKarras => SchedulerClass::DpmMultistep,
@@ -80,6 +81,10 @@ impl fmt::Display for SamplerChoice {
 impl FromStr for SamplerChoice {
     type Err = Error;
     fn from_str(name: &str) -> Result<Self> {
+        if name == "euler-edm" {
+            let reason = "expected euler-sgm, as \"euler-edm\" is called now: sgm's sampler, not that of EDM checkpoints";
+            return Err(Error::config("scheduler", reason));
+        }
         Self::ALL.into_iter().find(|choice| choice.name() == name).ok_or_else(|| {
             let names = Self::ALL.map(Self::name).join(", ");
             Error::config("scheduler", format!("expected one of {names}, got {name:?}"))

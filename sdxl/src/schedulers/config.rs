@@ -2,9 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use atedm_core::{Error, Result, Tensor};
+use atedm_core::{Error, Result, Tensor, text_file};
 
-use super::fields::{one_of, parse};
+use super::edm::{self, EdmConfig};
+use super::fields::{one_of, parse, refuse_null};
 use super::{Sampler, SamplerChoice, ancestral, ddim, dpm, euler, lcm};
 use crate::config::Fields;
 
@@ -21,15 +22,25 @@ pub enum SchedulerClass {
     DpmMultistep,
     /// `LCMScheduler`.
     Lcm,
+    /// `EDMEulerScheduler`.
+    EdmEuler,
+    /// `EDMDPMSolverMultistepScheduler`: Playground v2.5's.
+    EdmDpmMultistep,
 }
 
-const CLASSES: [(&str, SchedulerClass); 5] = [
+const CLASSES: [(&str, SchedulerClass); 7] = [
     ("EulerDiscreteScheduler", SchedulerClass::Euler),
     ("EulerAncestralDiscreteScheduler", SchedulerClass::EulerAncestral),
     ("DDIMScheduler", SchedulerClass::Ddim),
     ("DPMSolverMultistepScheduler", SchedulerClass::DpmMultistep),
     ("LCMScheduler", SchedulerClass::Lcm),
+    ("EDMEulerScheduler", SchedulerClass::EdmEuler),
+    ("EDMDPMSolverMultistepScheduler", SchedulerClass::EdmDpmMultistep),
 ];
+
+/// What the names of diffusers' classes contain whose models predict something else than ours do: EDM's and consistency
+/// models' preconditioned output, the velocity of a flow.
+const OTHER_KINDS: [&str; 4] = ["EDM", "FlowMatch", "CMStochastic", "CosineDPM"];
 
 /// How training betas lie between `beta_start` and `beta_end`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -119,6 +130,8 @@ pub struct SchedulerConfig {
     pub original_inference_steps: usize,
     /// LCM's factor on timesteps in the boundary condition.
     pub timestep_scaling: f64,
+    /// How the U-Net is preconditioned, where the class is one of EDM's, or unknown and names `sigma_data`.
+    pub edm: Option<EdmConfig>,
 }
 
 impl SchedulerConfig {
@@ -127,8 +140,15 @@ impl SchedulerConfig {
     /// # Errors
     /// [`Error::Io`]; [`Error::Config`] naming file and field for broken JSON and for values we do not support.
     pub fn from_file(path: &Path) -> Result<Self> {
-        let text = std::fs::read_to_string(path).map_err(|error| Error::io(path, error))?;
-        Self::from_json(&text, path)
+        Self::from_json(&text_file::read(path)?, path)
+    }
+
+    /// Reads the file `path` of a checkpoint whose `model_index.json` names `class`.
+    ///
+    /// # Errors
+    /// As [`SchedulerConfig::from_file`].
+    pub fn from_file_as(path: &Path, class: &str) -> Result<Self> {
+        Self::from_fields(parse(&text_file::read(path)?, path)?.with("_class_name", class.into()), path)
     }
 
     /// Parses the text of a config; `origin` names it in errors.
@@ -136,10 +156,14 @@ impl SchedulerConfig {
     /// # Errors
     /// [`Error::Config`] naming `origin` and the field.
     pub fn from_json(text: &str, origin: &Path) -> Result<Self> {
-        let fields = parse(text, origin)?;
+        Self::from_fields(parse(text, origin)?, origin)
+    }
+
+    fn from_fields(fields: Fields, origin: &Path) -> Result<Self> {
         refuse_unsupported(&fields)?;
         let class_name = fields.text("_class_name")?.unwrap_or_default().to_string();
         let class = CLASSES.iter().find(|(name, _)| *name == class_name).map(|&(_, class)| class);
+        refuse_null(&fields, class)?;
         // LCM is the one class whose training betas differ.
         let lcm = class == Some(SchedulerClass::Lcm);
         let (start, end, schedule) = match lcm {
@@ -158,6 +182,10 @@ impl SchedulerConfig {
         let optional_flag = |name| match fields.names(name) {
             true => fields.flag(name, false).map(Some),
             false => Ok(None),
+        };
+        let is_edm = match class {
+            Some(class) => matches!(class, SchedulerClass::EdmEuler | SchedulerClass::EdmDpmMultistep),
+            None => fields.names("sigma_data"),
         };
         let betas = fields.numbers("trained_betas")?;
         let betas = betas.map(|betas| betas.into_iter().map(|beta| beta as f32).collect());
@@ -182,6 +210,7 @@ impl SchedulerConfig {
             euler_at_final: fields.flag("euler_at_final", false)?,
             original_inference_steps: fields.count("original_inference_steps", 50)?,
             timestep_scaling: fields.number("timestep_scaling", 10.0)?,
+            edm: is_edm.then(|| EdmConfig::from_fields(&fields)).transpose()?,
             origin: origin.to_path_buf(),
             class_name,
         };
@@ -214,6 +243,7 @@ impl SchedulerConfig {
             euler_at_final: false,
             original_inference_steps: 50,
             timestep_scaling: 10.0,
+            edm: None,
         }
     }
 
@@ -242,10 +272,6 @@ impl SchedulerConfig {
         if !(1..=2).contains(&self.solver_order) {
             return Err(fields.error("solver_order", format!("expected 1 or 2, got {}", self.solver_order)));
         }
-        if !(1..=self.num_train_timesteps).contains(&self.original_inference_steps) {
-            let reason = format!("expected 1 to num_train_timesteps, got {}", self.original_inference_steps);
-            return Err(fields.error("original_inference_steps", reason));
-        }
         for (name, value) in [("sigma_min", self.sigma_bounds.0), ("sigma_max", self.sigma_bounds.1)] {
             if value.is_some_and(|sigma| sigma <= 0.0) {
                 return Err(fields.error(name, "expected a number above 0"));
@@ -261,24 +287,36 @@ impl SchedulerConfig {
     /// another class's config takes SD-XL's published `clip_sample` and `set_alpha_to_one`, false, where the config has
     /// none, since DDIM's own default clips latents as if they were pixels.
     ///
+    /// A checkpoint whose U-Net is not one of noise over training betas (EDM's, flow matching) takes no choice: none of them
+    /// would read its U-Net right.
+    ///
     /// # Errors
     /// [`Error::Config`] for `steps` (0, or more than there are training steps), for `_class_name` when the file's
-    /// own class is asked for and unknown, and for a prediction type the class lacks.
+    /// own class is asked for and unknown or a choice cannot be right over it, and for a prediction type the class lacks.
     pub fn build<T: Tensor>(
         &self,
         choice: Option<SamplerChoice>,
         steps: usize,
     ) -> Result<Box<dyn Sampler<T>>> {
+        if let Some(choice) = choice.filter(|_| self.is_of_its_own_kind()) {
+            let reason = format!(
+                "expected no --scheduler ({choice}): a U-Net trained for {} is read wrongly by every sampler of another kind",
+                self.class_name
+            );
+            return Err(self.error("_class_name", reason));
+        }
         let config = self.adapted(choice);
         config.check_steps(steps)?;
-        if choice == Some(SamplerChoice::EulerEdm) {
-            return Ok(Box::new(euler::Euler::edm(&config, steps)));
+        if choice == Some(SamplerChoice::EulerSgm) {
+            return Ok(Box::new(euler::Euler::sgm(&config, steps)));
         }
         Ok(match config.class {
             Some(SchedulerClass::Euler) => Box::new(euler::Euler::new(&config, steps)),
+            Some(SchedulerClass::EdmEuler) => Box::new(edm::EdmEuler::new(&config, steps)?),
             Some(SchedulerClass::EulerAncestral) => Box::new(ancestral::EulerAncestral::new(&config, steps)?),
             Some(SchedulerClass::Ddim) => Box::new(ddim::Ddim::new(&config, steps)?),
             Some(SchedulerClass::DpmMultistep) => Box::new(dpm::DpmMultistep::new(&config, steps)),
+            Some(SchedulerClass::EdmDpmMultistep) => Box::new(dpm::DpmMultistep::edm(&config, steps)?),
             Some(SchedulerClass::Lcm) => Box::new(lcm::Lcm::new(&config, steps)?),
             None => {
                 let known: Vec<&str> = CLASSES.iter().map(|(name, _)| *name).collect();
@@ -308,6 +346,11 @@ impl SchedulerConfig {
             _ => {}
         }
         config
+    }
+
+    /// Whether the class belongs to models that are no predictors over training betas, which all choices are made for.
+    fn is_of_its_own_kind(&self) -> bool {
+        self.edm.is_some() || OTHER_KINDS.iter().any(|kind| self.class_name.contains(kind))
     }
 
     fn check_steps(&self, steps: usize) -> Result<()> {

@@ -6,11 +6,14 @@
 //! x ← (αᵢ₊₁ σᵢ₊₁ / αᵢ σᵢ) x − αᵢ₊₁ (e⁻ʰ − 1) (D₀ + ½ D₁)
 //! D₀ = x₀ at step i,   D₁ = (D₀ − x₀ at step i − 1) / r      (D₁ = 0 in first order)
 //! ```
+//! With EDM's preconditioning α is 1 throughout: `EDMDPMSolverMultistepScheduler`.
 
 use atedm_core::{Result, Tensor};
 
 use super::Sampler;
 use super::config::{FinalSigma, Prediction, SchedulerConfig, Spacing};
+use super::edm::{self, Preconditioning};
+use super::euler::SigmaSchedule;
 use super::ops::{add_scaled, at, divide, scale, widen};
 use super::spacing::{Visits, interpolate};
 use super::training::{TrainingNoise, karras};
@@ -28,6 +31,7 @@ pub(super) struct DpmMultistep<T> {
     prediction: Prediction,
     second_order: bool,
     first_order_end: bool,
+    edm: Option<(Preconditioning, SigmaSchedule)>,
     /// The clean sample that the last step predicted.
     previous: Option<T>,
 }
@@ -50,6 +54,17 @@ impl<T: Tensor> DpmMultistep<T> {
             FinalSigma::SigmaMin => noise.sigmas.first().copied().unwrap_or(0.0),
         };
         let sigmas: Vec<f32> = sigmas.into_iter().map(|sigma| sigma as f32).chain([last]).collect();
+        Self::with(config, timesteps, sigmas)
+    }
+
+    /// Over EDM's preconditioning.
+    pub(super) fn edm(config: &SchedulerConfig, steps: usize) -> Result<Self> {
+        let (preconditioning, schedule) = edm::schedule(config, steps)?;
+        let plain = Self::with(config, schedule.timesteps.clone(), schedule.sigmas.clone());
+        Ok(Self { edm: Some((preconditioning, schedule)), ..plain })
+    }
+
+    fn with(config: &SchedulerConfig, timesteps: Vec<f64>, sigmas: Vec<f32>) -> Self {
         let first_order_end = config.euler_at_final
             || config.final_sigma == FinalSigma::Zero
             || (config.lower_order_final && timesteps.len() < SHORT_RUN);
@@ -60,6 +75,7 @@ impl<T: Tensor> DpmMultistep<T> {
             prediction: config.prediction,
             second_order: config.solver_order == 2,
             first_order_end,
+            edm: None,
             previous: None,
         }
     }
@@ -67,9 +83,23 @@ impl<T: Tensor> DpmMultistep<T> {
     /// `(α, ασ, λ)` at an index of the schedule.
     fn level(&self, index: usize) -> Result<(f32, f32, f32)> {
         let sigma = at(&self.sigmas, index)?;
+        if self.edm.is_some() {
+            return Ok((1.0, sigma, -sigma.ln()));
+        }
         let alpha = 1.0 / (sigma * sigma + 1.0).sqrt();
         let noise = sigma * alpha;
         Ok((alpha, noise, alpha.ln() - noise.ln()))
+    }
+
+    /// The clean sample that a U-Net output at step `step` tells.
+    fn denoised(&self, output: &T, step: usize, sample: &T) -> Result<T> {
+        let (alpha, noise, _) = self.level(step)?;
+        match (&self.edm, self.prediction) {
+            (Some((preconditioning, _)), _) => preconditioning.denoised(output, sample, noise),
+            (None, Prediction::Epsilon) => divide(&add_scaled(sample, output, -noise)?, alpha),
+            (None, Prediction::Sample) => Ok(output.clone()),
+            (None, Prediction::VPrediction) => add_scaled(&scale(sample, alpha)?, output, -noise),
+        }
     }
 }
 
@@ -82,14 +112,21 @@ impl<T: Tensor> Sampler<T> for DpmMultistep<T> {
         &self.wide
     }
 
+    fn init_noise_sigma(&self) -> f64 {
+        self.edm.as_ref().map_or(1.0, |(_, schedule)| schedule.initial)
+    }
+
+    fn scale_input(&self, sample: &T, step: usize) -> Result<T> {
+        match &self.edm {
+            Some((_, schedule)) => schedule.scale_input(sample, step),
+            None => Ok(sample.clone()),
+        }
+    }
+
     fn step(&mut self, output: &T, step: usize, sample: &T, _noise: &mut dyn NoiseSource) -> Result<T> {
-        let (alpha, noise, lambda) = self.level(step)?;
+        let (_, noise, lambda) = self.level(step)?;
         let (next_alpha, next_noise, next_lambda) = self.level(step + 1)?;
-        let clean = match self.prediction {
-            Prediction::Epsilon => divide(&add_scaled(sample, output, -noise)?, alpha)?,
-            Prediction::Sample => output.clone(),
-            Prediction::VPrediction => add_scaled(&scale(sample, alpha)?, output, -noise)?,
-        };
+        let clean = self.denoised(output, step, sample)?;
         let h = next_lambda - lambda;
         let weight = next_alpha * ((-h).exp() - 1.0);
         let moved = add_scaled(&scale(sample, next_noise / noise)?, &clean, -weight)?;

@@ -1,5 +1,5 @@
-//! Euler steps of the probability-flow ODE: diffusers' `EulerDiscreteScheduler`, and the original SD-XL code's
-//! `EulerEDMSampler`, which the paper samples with.
+//! Euler steps of the probability-flow ODE: diffusers' `EulerDiscreteScheduler`, and the original SD-XL code's (`sgm`)
+//! `EulerEDMSampler` over its `LegacyDDPMDiscretization`, which the paper samples with.
 //!
 //! ```text
 //! d = (x − x₀) / σᵢ,   x ← x + d (σᵢ₊₁ − σᵢ)
@@ -26,6 +26,8 @@ pub(super) struct SigmaSchedule {
     pub(super) wide: Vec<f64>,
     /// Factor on the initial noise.
     pub(super) initial: f64,
+    /// Variance of clean samples as the U-Net's input assumes it.
+    pub(super) data_variance: f32,
 }
 
 impl SigmaSchedule {
@@ -51,7 +53,7 @@ impl SigmaSchedule {
             Spacing::Linspace | Spacing::Trailing => highest,
             Spacing::Leading => (highest * highest + 1.0).sqrt(),
         };
-        Self { timesteps, wide: widen(&sigmas), sigmas, initial: f64::from(initial) }
+        Self { timesteps, wide: widen(&sigmas), sigmas, initial: f64::from(initial), data_variance: 1.0 }
     }
 
     /// sgm's `LegacyDDPMDiscretization`: the levels of timesteps `⌊linspace(last, 0)⌋` without the end, then 0; each
@@ -68,13 +70,13 @@ impl SigmaSchedule {
         let timesteps = sigmas.iter().take(steps).map(|&sigma| nearest(&levels, sigma) as f64).collect();
         let highest = sigmas.first().copied().unwrap_or(0.0);
         let initial = f64::from((1.0 + highest * highest).sqrt());
-        Self { timesteps, wide: widen(&sigmas), sigmas, initial }
+        Self { timesteps, wide: widen(&sigmas), sigmas, initial, data_variance: 1.0 }
     }
 
-    /// `sample / √(σ² + 1)`.
+    /// `sample / √(σ² + variance of the data)`.
     pub(super) fn scale_input<T: Tensor>(&self, sample: &T, step: usize) -> Result<T> {
         let sigma = at(&self.sigmas, step)?;
-        divide(sample, (sigma * sigma + 1.0).sqrt())
+        divide(sample, (sigma * sigma + self.data_variance).sqrt())
     }
 }
 
@@ -84,7 +86,7 @@ fn nearest(levels: &[f32], sigma: f32) -> usize {
     (0..levels.len()).min_by(|a, b| distance(a).total_cmp(&distance(b))).unwrap_or(0)
 }
 
-/// Euler discrete and EulerEDM: they differ only in their schedules.
+/// Euler discrete and sgm's: they differ only in their schedules.
 #[derive(Debug, Clone)]
 pub(super) struct Euler {
     schedule: SigmaSchedule,
@@ -96,7 +98,7 @@ impl Euler {
         Self { schedule: SigmaSchedule::discrete(config, steps), prediction: config.prediction }
     }
 
-    pub(super) fn edm(config: &SchedulerConfig, steps: usize) -> Self {
+    pub(super) fn sgm(config: &SchedulerConfig, steps: usize) -> Self {
         Self { schedule: SigmaSchedule::legacy(config, steps), prediction: config.prediction }
     }
 }

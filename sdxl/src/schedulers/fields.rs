@@ -4,6 +4,7 @@ use std::path::Path;
 
 use atedm_core::{Error, Result};
 
+use super::SchedulerClass;
 use crate::config::Fields;
 
 /// Parses JSON as Python writes it: also with bare `-Infinity`, `Infinity` and `NaN`, which are read as absent.
@@ -31,6 +32,40 @@ pub(super) fn one_of<V: Copy>(fields: &Fields, field: &str, known: &[(&str, V)])
             let names: Vec<&str> = known.iter().map(|(name, _)| *name).collect();
             Err(fields.error(field, format!("expected {}, got {text:?}", names.join(", "))))
         }
+    }
+}
+
+/// Refuses an explicit `null` where diffusers' `class` cannot compute with Python's `None`. Keys that the class does not
+/// read may hold anything.
+///
+/// # Errors
+/// [`Error::Config`] naming the file and the field.
+pub(super) fn refuse_null(fields: &Fields, class: Option<SchedulerClass>) -> Result<()> {
+    const SPACING: [&str; 2] = ["timestep_spacing", "steps_offset"];
+    fields.refuse_null(&[
+        "num_train_timesteps",
+        "beta_start",
+        "beta_end",
+        "beta_schedule",
+        "prediction_type",
+    ])?;
+    match class {
+        Some(SchedulerClass::Euler) => {
+            fields.refuse_null(&SPACING)?;
+            fields.refuse_null(&["final_sigmas_type", "interpolation_type"])
+        }
+        Some(SchedulerClass::EulerAncestral) => fields.refuse_null(&SPACING),
+        Some(SchedulerClass::Ddim) => {
+            fields.refuse_null(&SPACING)?;
+            let clips = fields.flag("clip_sample", true)?;
+            if clips { fields.refuse_null(&["clip_sample_range"]) } else { Ok(()) }
+        }
+        Some(SchedulerClass::DpmMultistep) => {
+            fields.refuse_null(&SPACING)?;
+            fields.refuse_null(&["final_sigmas_type", "algorithm_type", "solver_type", "solver_order"])
+        }
+        Some(SchedulerClass::Lcm) => fields.refuse_null(&["original_inference_steps", "timestep_scaling"]),
+        _ => Ok(()),
     }
 }
 

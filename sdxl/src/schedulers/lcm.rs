@@ -32,6 +32,11 @@ pub(super) struct Lcm {
 impl Lcm {
     pub(super) fn new(config: &SchedulerConfig, steps: usize) -> Result<Self> {
         let original = config.original_inference_steps;
+        if !(1..=config.num_train_timesteps).contains(&original) {
+            let most = config.num_train_timesteps;
+            let reason = format!("expected 1 to the {most} of num_train_timesteps for LCM, got {original}");
+            return Err(config.error("original_inference_steps", reason));
+        }
         if steps > original {
             let reason = format!("expected at most the {original} steps of LCM's distillation, got {steps}");
             return Err(Error::config("steps", reason));

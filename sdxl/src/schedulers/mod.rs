@@ -1,4 +1,4 @@
-//! Samplers, as diffusers 0.42 computes them, and the paper's EulerEDM.
+//! Samplers, as diffusers 0.42 computes them, and sgm's EulerEDM, the paper's.
 //!
 //! A [`SchedulerConfig`] is a checkpoint's `scheduler_config.json`; a [`SamplerChoice`] is what a user asked for;
 //! [`SchedulerConfig::build`] turns both and a number of steps into a [`Sampler`].
@@ -12,6 +12,7 @@ mod choice;
 mod config;
 mod ddim;
 mod dpm;
+mod edm;
 mod euler;
 mod fields;
 mod lcm;
@@ -23,6 +24,7 @@ use atedm_core::{Result, Tensor};
 
 pub use choice::SamplerChoice;
 pub use config::{BetaSchedule, FinalSigma, Prediction, SchedulerClass, SchedulerConfig, Spacing};
+pub use edm::{EdmConfig, EdmSchedule};
 pub use training::TrainingNoise;
 
 use crate::rng::NoiseSource;

@@ -24,7 +24,7 @@ use atedm_core::{Backend, Error, Result, Tensor, Weights};
 pub use crate::config::{BlockInfo, UNetConfig};
 use crate::layers::{Bias, Conv2d, ConvShape, GroupNorm};
 use embedding::Embedding;
-use stages::{Down, Mid, Place, Up};
+use stages::{Down, Mid, Place, Up, Watch};
 
 /// What one evaluation of the U-Net gets.
 #[derive(Debug, Clone, Copy)]
@@ -116,12 +116,44 @@ impl<B: Backend> UNet<B> {
         input: &UNetInput<'_, B::Tensor>,
         reducer: &mut dyn TokenReducer<B::Tensor>,
     ) -> Result<B::Tensor> {
+        self.watched(input, reducer, &mut |_, _| Ok(()))
+    }
+
+    /// [`UNet::forward`] that stops at the first module whose output is not finite: for finding out, since it reads every
+    /// output on the host.
+    ///
+    /// # Errors
+    /// [`Error::NotFinite`] naming that module; those of [`UNet::forward`].
+    pub fn forward_checked(
+        &self,
+        input: &UNetInput<'_, B::Tensor>,
+        reducer: &mut dyn TokenReducer<B::Tensor>,
+    ) -> Result<B::Tensor> {
+        self.watched(input, reducer, &mut |module, output: &B::Tensor| match output
+            .to_f32()?
+            .iter()
+            .all(|value| value.is_finite())
+        {
+            true => Ok(()),
+            false => Err(Error::NotFinite { what: module.to_string() }),
+        })
+    }
+
+    fn watched<'a>(
+        &'a self,
+        input: &'a UNetInput<'_, B::Tensor>,
+        reducer: &'a mut dyn TokenReducer<B::Tensor>,
+        watch: &'a mut Watch<'a, B::Tensor>,
+    ) -> Result<B::Tensor> {
         let [_, _, height, width] = self.check(input)?;
         let _span = tracing::debug_span!("unet", step = input.step.index).entered();
+        watch(format_args!("the input"), input.latents)?;
         let emb = self.embedding.forward(&self.config, input)?;
-        let mut place = Place { emb: &emb, text: input.text, step: input.step, rows: input.rows, reducer };
-
+        watch(format_args!("time_embedding and add_embedding"), &emb)?;
         let mut hidden = self.conv_in.forward(input.latents)?;
+        watch(format_args!("conv_in"), &hidden)?;
+        let mut place =
+            Place { emb: &emb, text: input.text, step: input.step, rows: input.rows, reducer, watch };
         let mut skips = vec![hidden.clone()];
         for stage in &self.down {
             hidden = stage.forward(hidden, &mut skips, &mut place)?;
@@ -134,6 +166,7 @@ impl<B: Backend> UNet<B> {
         }
         let hidden = self.norm_out.forward_silu(&hidden)?;
         let prediction = self.conv_out.forward(&hidden)?;
+        (place.watch)(format_args!("conv_norm_out and conv_out"), &prediction)?;
         let [_, _, h, w] = dims(&prediction, "U-Net")?;
         if (h, w) != (height, width) {
             return Err(Error::shape("U-Net", format!("a prediction of {height} x {width}"), [h, w]));

@@ -86,7 +86,7 @@ fn on_both(check: impl Fn(&Golden)) {
 }
 
 const ROWS: [Row; 2] = [Row { image: 0, branch: Branch::Uncond }, Row { image: 0, branch: Branch::Cond }];
-const STEP: Step = Step { index: 0, total: 1, evaluation: 0, sigma: 1.0 };
+const STEP: Step = Step { index: 0, total: 1, evaluation: 0, sigma: 1.0, timestep: 999.0 };
 
 #[test]
 fn embeddings() {
@@ -206,7 +206,8 @@ fn transformer() {
         let run = |depth: usize, reducer: &mut dyn TokenReducer<T>, layer: bool| {
             let shape = TransformerShape { depth, ..shape };
             let transformer = Transformer::load(&golden.module("transformer"), shape).unwrap();
-            let mut place = Place { emb: &embedding, text: &text, step: &STEP, rows: &ROWS, reducer };
+            let watch = &mut |_: std::fmt::Arguments<'_>, _: &T| Ok(());
+            let mut place = Place { emb: &embedding, text: &text, step: &STEP, rows: &ROWS, reducer, watch };
             if layer {
                 let grid = Grid { height: 6, width: 5 };
                 transformer.run(golden.tensor("transformer.layer0.input"), grid, &mut place).unwrap()

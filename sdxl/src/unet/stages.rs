@@ -1,5 +1,7 @@
 //! Down, mid and up stages.
 
+use std::fmt;
+
 use atedm_core::backend::dims;
 use atedm_core::plugin::{BlockId, Row, Stage, Step, TokenReducer};
 use atedm_core::{AttentionOps, Error, Result, Weights};
@@ -16,7 +18,12 @@ pub(crate) struct Place<'a, T> {
     pub(crate) step: &'a Step,
     pub(crate) rows: &'a [Row],
     pub(crate) reducer: &'a mut dyn TokenReducer<T>,
+    /// Shown every module's output, in the order of the pass.
+    pub(crate) watch: &'a mut Watch<'a, T>,
 }
+
+/// Takes a module's name, as in a checkpoint, and its output.
+pub(crate) type Watch<'a, T> = dyn FnMut(fmt::Arguments<'_>, &T) -> Result<()> + 'a;
 
 fn resnet_shape(config: &UNetConfig, inputs: usize, outputs: usize) -> ResnetShape {
     let (groups, epsilon) = (config.norm_groups, config.norm_epsilon);
@@ -52,6 +59,7 @@ fn attentions<T: AttentionOps>(
 /// Resnets with an attention block after each (if any), then a strided convolution (if any).
 #[derive(Debug)]
 pub(crate) struct Down<T> {
+    index: usize,
     resnets: Vec<Resnet<T>>,
     attentions: Vec<Transformer<T>>,
     downsampler: Option<Conv2d<T>>,
@@ -75,6 +83,7 @@ impl<T: AttentionOps> Down<T> {
             Conv2d::load(&weights.scope("downsamplers.0.conv"), shape)
         });
         Ok(Self {
+            index,
             resnets: (0..stage.layers).map(resnet).collect::<Result<_>>()?,
             attentions: attentions(weights, config, depths, (Stage::Down, index, index), shape)?,
             downsampler: downsampler.transpose()?,
@@ -82,15 +91,19 @@ impl<T: AttentionOps> Down<T> {
     }
 
     pub(crate) fn forward(&self, mut hidden: T, skips: &mut Vec<T>, place: &mut Place<'_, T>) -> Result<T> {
+        let stage = self.index;
         for (i, resnet) in self.resnets.iter().enumerate() {
             hidden = resnet.forward(&hidden, Some(place.emb))?;
+            (place.watch)(format_args!("down_blocks.{stage}.resnets.{i}"), &hidden)?;
             if let Some(attention) = self.attentions.get(i) {
                 hidden = attention.forward(hidden, place)?;
+                (place.watch)(format_args!("down_blocks.{stage}.attentions.{i}"), &hidden)?;
             }
             skips.push(hidden.clone());
         }
         if let Some(downsampler) = &self.downsampler {
             hidden = downsampler.forward(&hidden)?;
+            (place.watch)(format_args!("down_blocks.{stage}.downsamplers.0"), &hidden)?;
             skips.push(hidden.clone());
         }
         Ok(hidden)
@@ -123,11 +136,15 @@ impl<T: AttentionOps> Mid<T> {
     }
 
     pub(crate) fn forward(&self, hidden: T, place: &mut Place<'_, T>) -> Result<T> {
-        let hidden = self.first.forward(&hidden, Some(place.emb))?;
-        match &self.rest {
-            Some((attention, resnet)) => resnet.forward(&attention.forward(hidden, place)?, Some(place.emb)),
-            None => Ok(hidden),
+        let mut hidden = self.first.forward(&hidden, Some(place.emb))?;
+        (place.watch)(format_args!("mid_block.resnets.0"), &hidden)?;
+        if let Some((attention, resnet)) = &self.rest {
+            hidden = attention.forward(hidden, place)?;
+            (place.watch)(format_args!("mid_block.attentions.0"), &hidden)?;
+            hidden = resnet.forward(&hidden, Some(place.emb))?;
+            (place.watch)(format_args!("mid_block.resnets.1"), &hidden)?;
         }
+        Ok(hidden)
     }
 }
 
@@ -135,6 +152,7 @@ impl<T: AttentionOps> Mid<T> {
 /// next skip connection's size with a convolution (if any).
 #[derive(Debug)]
 pub(crate) struct Up<T> {
+    index: usize,
     resnets: Vec<Resnet<T>>,
     attentions: Vec<Transformer<T>>,
     upsampler: Option<Conv2d<T>>,
@@ -163,6 +181,7 @@ impl<T: AttentionOps> Up<T> {
             )
         });
         Ok(Self {
+            index,
             resnets: (0..stage.layers).map(resnet).collect::<Result<_>>()?,
             attentions: attentions(weights, config, depths, (Stage::Up, index, level), shape)?,
             upsampler: upsampler.transpose()?,
@@ -170,19 +189,23 @@ impl<T: AttentionOps> Up<T> {
     }
 
     pub(crate) fn forward(&self, mut hidden: T, skips: &mut Vec<T>, place: &mut Place<'_, T>) -> Result<T> {
+        let stage = self.index;
         for (i, resnet) in self.resnets.iter().enumerate() {
             let skip = skips.pop().ok_or_else(no_skip)?;
             let joined = T::concat(&[&hidden, &skip], 1)?;
             drop((hidden, skip));
             hidden = resnet.forward(&joined, Some(place.emb))?;
+            (place.watch)(format_args!("up_blocks.{stage}.resnets.{i}"), &hidden)?;
             if let Some(attention) = self.attentions.get(i) {
                 hidden = attention.forward(hidden, place)?;
+                (place.watch)(format_args!("up_blocks.{stage}.attentions.{i}"), &hidden)?;
             }
         }
         if let Some(upsampler) = &self.upsampler {
             // Twice the size, or one less where the way down had an odd size (diffusers' `forward_upsample_size`).
             let [_, _, height, width] = dims(skips.last().ok_or_else(no_skip)?, "upsampling")?;
             hidden = upsampler.forward(&hidden.upsample_nearest(height, width)?)?;
+            (place.watch)(format_args!("up_blocks.{stage}.upsamplers.0"), &hidden)?;
         }
         Ok(hidden)
     }

@@ -21,6 +21,29 @@ pub enum Vae<B: Backend> {
     Tiny(AutoencoderTiny<B>),
 }
 
+/// What an encoder makes of an image.
+#[derive(Debug, Clone)]
+pub struct LatentDistribution<T> {
+    /// Unscaled latents `[b, c, h, w]`; the mean where they are normally distributed.
+    pub mean: T,
+    /// Their standard deviation; `None` for an autoencoder that gives plain latents (`AutoencoderTiny`).
+    pub deviation: Option<T>,
+}
+
+impl<T: Tensor> LatentDistribution<T> {
+    /// Unscaled latents from standard normal noise, which is asked for in the mean's shape, and only where they are
+    /// distributed.
+    ///
+    /// # Errors
+    /// Those of `noise` and of the backend.
+    pub fn sample(&self, noise: impl FnOnce() -> Result<T>) -> Result<T> {
+        match &self.deviation {
+            Some(deviation) => self.mean.add(&deviation.mul(&noise()?)?),
+            None => Ok(self.mean.clone()),
+        }
+    }
+}
+
 impl<B: Backend> Vae<B> {
     /// Loads the decoder, and the encoder if its weights are there.
     ///
@@ -87,8 +110,8 @@ impl<B: Backend> Vae<B> {
     /// The tile size and overlap that diffusers takes for this autoencoder.
     pub fn tiles(&self) -> TileOptions {
         match self {
-            Self::Kl(vae) => TileOptions { size: vae.config().sample_size, overlap: 0.25 },
-            Self::Tiny(_) => TileOptions { size: 512, overlap: 0.125 },
+            Self::Kl(vae) => TileOptions::kl(vae.config().sample_size),
+            Self::Tiny(_) => TileOptions::TINY,
         }
     }
 
@@ -107,6 +130,51 @@ impl<B: Backend> Vae<B> {
         }
     }
 
+    /// Encodes an image as [`Vae::encode`], with the spread of its latents where there is one. Its logarithm is clipped as in
+    /// diffusers: variances from e⁻³⁰ to e²⁰.
+    ///
+    /// # Errors
+    /// [`Error::Weights`] if the checkpoint holds no encoder, or if what it gives is not finite.
+    pub fn distribution(&self, image: &B::Tensor) -> Result<LatentDistribution<B::Tensor>> {
+        let encoded = match self {
+            Self::Kl(vae) => vae.encode(image)?,
+            Self::Tiny(vae) => vae.encode(image)?,
+        };
+        self.expect_finite(&encoded, "latents")?;
+        let Self::Kl(vae) = self else { return Ok(LatentDistribution { mean: encoded, deviation: None }) };
+        let channels = vae.config().latent_channels;
+        let logarithm = encoded.narrow(1, channels, channels)?.clamp_min(-30.0)?.affine(-1.0, 0.0)?;
+        let deviation = logarithm.clamp_min(-20.0)?.affine(-0.5, 0.0)?.exp()?;
+        Ok(LatentDistribution { mean: encoded.narrow(1, 0, channels)?, deviation: Some(deviation) })
+    }
+
+    /// The values of what the autoencoder gave, if all are finite.
+    ///
+    /// # Errors
+    /// [`Error::Weights`] that names the autoencoder and says what may help.
+    pub(crate) fn expect_finite(&self, given: &B::Tensor, what: &str) -> Result<Vec<f32>> {
+        let values = given.to_f32()?;
+        if values.iter().all(|value| value.is_finite()) {
+            return Ok(values);
+        }
+        let class = match self {
+            Self::Kl(_) => "AutoencoderKL",
+            Self::Tiny(_) => "AutoencoderTiny",
+        };
+        let dtype = given.dtype();
+        let advice = match dtype {
+            DType::F16 => {
+                "run it in f32 (\"force_upcast\": true in vae/config.json, or another --dtype), or take another VAE"
+            }
+            _ => "take another VAE",
+        };
+        Err(Error::weights(
+            "vae",
+            "",
+            format!("{class} in {dtype} gives {what} that are not finite: {advice}"),
+        ))
+    }
+
     /// Image pixels per latent, along one side.
     pub fn factor(&self) -> usize {
         match self {
@@ -118,6 +186,13 @@ impl<B: Backend> Vae<B> {
     /// The dtype to load it in when all else runs in `dtype`: f32 where `force_upcast` asks for it beside f16.
     pub fn dtype_beside(config: &VaeConfig, dtype: DType) -> DType {
         if dtype == DType::F16 && config.force_upcast() { DType::F32 } else { dtype }
+    }
+
+    /// The dtype to encode an image in when all else runs in `dtype`: f32 where `force_upcast` asks for it beside either
+    /// half precision, as in diffusers, which decodes in bf16 all the same.
+    pub fn encoding_dtype(config: &VaeConfig, dtype: DType) -> DType {
+        let half = matches!(dtype, DType::F16 | DType::BF16);
+        if half && config.force_upcast() { DType::F32 } else { dtype }
     }
 }
 

@@ -14,7 +14,7 @@ pub const LATENTS: f64 = 2e-5;
 pub const PRUNED_LATENTS: f64 = 1e-4;
 /// Largest relative difference of noise levels from diffusers'.
 pub const SIGMAS: f64 = 1e-6;
-/// The same for EulerEDM, whose levels are made in f64 as in the original code, while the golden ones are diffusers' f32.
+/// The same for sgm's EulerEDM, whose levels are made in f64 as in the original code, while the golden ones are diffusers' f32.
 pub const LEGACY_SIGMAS: f64 = 5e-6;
 /// Largest difference of timesteps: an f32's rounding, below 1000, of Karras' interpolated ones.
 pub const TIMESTEPS: f64 = 2e-4;
@@ -24,6 +24,23 @@ pub const BYTES: u8 = 1;
 /// The folder of golden files; tests/python/make_fixtures.py writes it.
 pub fn fixtures() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures")
+}
+
+/// A copy of a golden checkpoint, of which files may be replaced.
+pub fn copy_of(name: &str) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    for entry in std::fs::read_dir(fixtures().join(name)).unwrap().map(|entry| entry.unwrap().path()) {
+        let to = folder.path().join(entry.file_name().unwrap());
+        if entry.is_file() {
+            std::fs::copy(&entry, &to).unwrap();
+            continue;
+        }
+        std::fs::create_dir(&to).unwrap();
+        for file in std::fs::read_dir(&entry).unwrap().map(|file| file.unwrap().path()) {
+            std::fs::copy(&file, to.join(file.file_name().unwrap())).unwrap();
+        }
+    }
+    folder
 }
 
 /// A golden safetensors file.

@@ -113,11 +113,12 @@ pub(crate) fn weight_file(root: &Path, part: Part) -> std::path::PathBuf {
 pub(crate) fn checkpoint() -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     let root = folder.path();
-    let entry = json!(["library", "Class"]);
+    let clip = json!(["transformers", "CLIPTokenizer"]);
     let index = json!({
-        "_class_name": "StableDiffusionXLPipeline", "force_zeros_for_empty_prompt": true, "scheduler": entry,
-        "text_encoder": entry, "text_encoder_2": entry, "tokenizer": entry, "tokenizer_2": entry, "unet": entry,
-        "vae": entry
+        "_class_name": "StableDiffusionXLPipeline", "force_zeros_for_empty_prompt": true,
+        "scheduler": ["diffusers", "EulerDiscreteScheduler"], "text_encoder": ["transformers", "CLIPTextModel"],
+        "text_encoder_2": ["transformers", "CLIPTextModelWithProjection"], "tokenizer": clip, "tokenizer_2": clip,
+        "unet": ["diffusers", "UNet2DConditionModel"], "vae": ["diffusers", "AutoencoderKL"]
     });
     write_json(&root.join("model_index.json"), &index);
     for part in Part::ALL {

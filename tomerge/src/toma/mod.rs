@@ -10,8 +10,11 @@
 //! All of it within tiles of the grid, so that matrices stay small; and a plan is used again over steps and layers,
 //! without which choosing would cost more than it saves. No sort, no scatter: two products a sublayer.
 //!
-//! We choose for every row of the batch, with equal gains the lower index first, and reuse destinations and weights
-//! together. A grid that does not divide into as many tiles as asked for is cut into as many as it divides into.
+//! As in its authors' program, the destinations of the batch's first row serve all rows (`guidance = "first"`, the
+//! preset's), each with weights of its own; the other values choose by image, so that none depends on its batch.
+//!
+//! Of equal gains the lower index is taken; destinations and weights are used again together. A grid that does not
+//! divide into as many tiles as asked for is cut into as many as it divides into.
 
 mod dense;
 mod facility;
@@ -25,8 +28,8 @@ use atedm_core::backend::dims;
 use atedm_core::plugin::{GuidanceMasks, Reduction, Scope, Site, Sublayer};
 use atedm_core::{AttentionOps, Indices, Result};
 
-use crate::around::Planner;
-use crate::matching::{is_shared, normalised};
+use crate::around::{Moment, Planner};
+use crate::matching::normalised;
 use crate::rules::Rules;
 
 /// ToMA.
@@ -37,6 +40,10 @@ pub(crate) struct Toma {
 }
 
 impl<T: AttentionOps> Planner<T> for Toma {
+    fn moment(&self) -> Moment {
+        self.options.compare
+    }
+
     fn scope(&self, sub: Sublayer) -> Option<Scope> {
         self.options.scope(sub)
     }
@@ -54,15 +61,21 @@ impl<T: AttentionOps> Planner<T> for Toma {
         let (count, size) = (tiles.count(), tiles.tokens());
         let tiled = normalised(metric)?.gather(1, &order)?.reshape(&[batch * count, size, channels])?;
         let mut similarity = tiled.matmul(&tiled.permute(&[0, 2, 1])?)?.cast(metric.dtype().accumulator())?;
-        if is_shared(self.guidance, site.rows) {
+        let first = self.guidance == GuidanceMasks::First;
+        if !first && self.guidance.is_shared(site.rows) {
             let flat = similarity.reshape(&[batch, count * size * size])?;
             similarity = self.guidance.share(flat, site.rows)?.reshape(&[batch * count, size, size])?;
         }
-        let values = similarity.to_f32()?;
-        let chosen: Vec<Vec<u32>> = values
+        // The first row's tiles come first.
+        let deciding = if first { similarity.narrow(0, 0, count)? } else { similarity.clone() };
+        let mut chosen: Vec<Vec<u32>> = deciding
+            .to_f32()?
             .chunks(size * size)
             .map(|tile| choose_destinations(tile, size, kept))
             .collect::<Result<_>>()?;
+        if first {
+            chosen = std::iter::repeat_n(chosen, batch).flatten().collect();
+        }
         let destinations = T::Indices::from_host(&chosen, &device)?;
         let scaled = similarity.gather(1, &destinations)?.affine(self.options.attention_scale, 0.0)?;
         // `[tiles, tokens, destinations]`: every token's shares sum to 1.

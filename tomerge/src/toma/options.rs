@@ -4,8 +4,9 @@ use atedm_core::plugin::{Grid, Scope, Sublayer};
 use atedm_core::{Error, Result};
 use serde::{Deserialize, Serialize};
 
+use crate::around::Moment;
 use crate::reuse::Reuse;
-use crate::rules::Rules;
+use crate::rules::{Place, Rules};
 use crate::tome::{check_sublayers, merges};
 
 /// What ToMA can be told besides where and how much.
@@ -23,6 +24,9 @@ pub struct TomaOptions {
     pub merge_crossattn: bool,
     /// Whether the feed-forward does. Default false.
     pub merge_mlp: bool,
+    /// What is compared: `layer_input`, as in its authors' program for SD-XL, or `normalised`, as in theirs for FLUX.
+    /// Default `layer_input`.
+    pub compare: Moment,
     /// How long a plan is used again. Default: for 5 steps, by all layers of a block.
     pub reuse: Reuse,
 }
@@ -35,6 +39,7 @@ impl Default for TomaOptions {
             merge_attn: true,
             merge_crossattn: false,
             merge_mlp: false,
+            compare: Moment::LayerInput,
             reuse: Reuse { steps: 5, at: None, layers: 1000 },
         }
     }
@@ -59,10 +64,11 @@ impl Tiles {
         self.grid.tokens() / self.count()
     }
 
-    /// Tokens of each that `ratio` leaves: all but `floor(ratio · n)`, and at least one.
+    /// Tokens of each that `ratio` leaves: `floor((N − floor(ratio · N)) / tiles)` of a grid's N, and at least one.
     pub fn kept(&self, ratio: f64) -> usize {
-        let tokens = self.tokens();
-        (tokens - ((ratio * tokens as f64).floor() as usize).min(tokens)).max(1)
+        let tokens = self.grid.tokens();
+        let removed = ((ratio * tokens as f64).floor() as usize).min(tokens);
+        ((tokens - removed) / self.count()).max(1)
     }
 
     /// The grid's tokens tile by tile, row-major within each.
@@ -105,7 +111,7 @@ impl Rules for TomaOptions {
         self.reuse.validate()
     }
 
-    fn kept(&self, ratio: f64, _level: usize, grid: Grid) -> usize {
+    fn kept(&self, ratio: f64, &Place { grid, .. }: &Place) -> usize {
         let tiles = self.tiles_of(grid);
         tiles.count() * tiles.kept(ratio)
     }
@@ -147,5 +153,8 @@ mod tests {
         let tiles = Tiles { grid: Grid { height: 2, width: 4 }, rows: 1, columns: 2 };
         assert_eq!(tiles.order(), [0, 1, 4, 5, 2, 3, 6, 7]);
         assert_eq!((tiles.kept(0.0), tiles.kept(0.5), tiles.kept(0.99)), (4, 2, 1));
+        // of 54 tokens 21 go, and of the 33 left each of 9 tiles keeps 3, not 6 - floor(2.4)
+        let nine = options.tiles_of(Grid { height: 6, width: 9 });
+        assert_eq!([0.0, 0.1, 0.4, 0.5].map(|ratio| nine.kept(ratio)), [6, 5, 3, 3]);
     }
 }

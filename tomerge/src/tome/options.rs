@@ -6,9 +6,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::draws::Generator;
 use crate::grid::Cells;
+use crate::matching::ThresholdCount;
 use crate::merge::MergeKernel;
 use crate::reuse::Reuse;
-use crate::rules::Rules;
+use crate::rules::{Place, Rules};
 
 /// Whose ToMe it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -50,9 +51,12 @@ pub struct TomeOptions {
     /// Which generator draws destinations: `torch` (as tomesd after `torch.manual_seed(seed)`) or `chacha`.
     /// Default `torch`.
     pub rng: Generator,
-    /// Instead of a ratio: sources are merged whose similarity is at least this, in `[-1, 1]`; as many as every row of
-    /// the batch has. `ratio` then only says where nothing is merged (0). Default: none.
+    /// Instead of a ratio (CA-ToMe): sources are merged whose similarity is at least this, in `[-1, 1]`; 1 merges
+    /// nothing. `ratio` then only says where nothing is merged (0). Default: none.
     pub threshold: Option<f64>,
+    /// Whose number of such sources all rows of the batch merge: `most`, that of the row with the most (CA-ToMe), or
+    /// `fewest`, so that no row merges what is less similar. Default `most`.
+    pub threshold_count: ThresholdCount,
     /// How long a plan is used again. Default: not at all.
     pub reuse: Reuse,
 }
@@ -71,6 +75,7 @@ impl Default for TomeOptions {
             merge: MergeKernel::Mean,
             rng: Generator::Torch,
             threshold: None,
+            threshold_count: ThresholdCount::Most,
             reuse: Reuse::default(),
         }
     }
@@ -127,11 +132,11 @@ impl Rules for TomeOptions {
                 }
             }
         }
-        check_threshold(self.threshold)?;
+        check_threshold(self.threshold, self.threshold_count)?;
         self.reuse.validate()
     }
 
-    fn kept(&self, ratio: f64, level: usize, grid: Grid) -> usize {
+    fn kept(&self, ratio: f64, &Place { level, grid, .. }: &Place) -> usize {
         grid.tokens() - self.counts(ratio, level, grid).map_or(0, |counts| counts.merged)
     }
 
@@ -183,9 +188,12 @@ pub(crate) fn check_sublayers(merged: [bool; 3]) -> Result<()> {
     Err(Error::config("merge_attn", "expected at least one of merge_attn, merge_crossattn and merge_mlp"))
 }
 
-/// That a threshold is a cosine similarity.
-pub(crate) fn check_threshold(threshold: Option<f64>) -> Result<()> {
+/// That a threshold is a cosine similarity, and whose count it takes is not said without one.
+pub(crate) fn check_threshold(threshold: Option<f64>, count: ThresholdCount) -> Result<()> {
     match threshold {
+        None if count != ThresholdCount::default() => {
+            Err(Error::config("threshold_count", "counts under a threshold alone: give threshold, too"))
+        }
         Some(threshold) if !(-1.0..=1.0).contains(&threshold) => {
             let reason = format!("expected a cosine similarity, -1 to 1, got {threshold}");
             Err(Error::config("threshold", reason))

@@ -5,7 +5,7 @@ use atedm_core::{AttentionOps, Indices, Result};
 
 use super::{MergeCounts, TomeOptions, Variant};
 use crate::around::{Moment, Planner};
-use crate::draws::{Draws, Generator};
+use crate::draws::Draws;
 use crate::matching::{Sides, match_tokens};
 use crate::merge::{MergePlan, Merges};
 use crate::rules::Rules;
@@ -22,17 +22,6 @@ impl Tome {
     pub(crate) fn new(options: TomeOptions, guidance: GuidanceMasks, seed: u64) -> Self {
         let draws = Draws::new(options.rng, seed);
         Self { options, guidance, draws }
-    }
-
-    /// The destination within each cell, or `None` for the first.
-    fn offsets(&mut self, site: &Site<'_>) -> Option<Vec<u32>> {
-        let options = &self.options;
-        let odd = site.rows.len() % 2 == 1 && options.rng == Generator::Torch;
-        if !options.use_rand || odd {
-            return None;
-        }
-        let cells = options.cells(site.grid);
-        Some(self.draws.below(cells.cell_size(), cells.destinations(), site))
     }
 }
 
@@ -56,13 +45,14 @@ impl<T: AttentionOps> Planner<T> for Tome {
         let Some(MergeCounts { merged, .. }) = self.options.counts(ratio, site.block.level, site.grid) else {
             return Ok(None);
         };
-        let offsets = self.offsets(site);
-        let split = self.options.cells(site.grid).split(offsets.as_deref()).around(site.protected);
+        let cells = self.options.cells(site.grid);
+        let offsets = if self.options.use_rand { self.draws.offsets(&cells, site) } else { None };
+        let split = cells.split(offsets.as_deref()).around(site.protected);
         let sides = Sides::of_split(&split, metric.shape().first().copied().unwrap_or(0), &metric.device())?;
         let matching = match_tokens(metric, &sides, self.guidance, site.rows)?;
         let merged = match self.options.threshold {
             None => merged,
-            Some(threshold) => matching.at_least(threshold)?,
+            Some(threshold) => matching.at_least(threshold, self.options.threshold_count)?,
         };
         if merged == 0 {
             return Ok(None);

@@ -56,7 +56,7 @@ pub(crate) fn site(grid: Grid, rows: &[Row]) -> Site<'_> {
         block: BlockId { level: 1, ..BlockId::whole() },
         layer: 0,
         depth: 4,
-        step: Step { index: 0, total: 10, evaluation: 0, sigma: 1.0 },
+        step: Step { index: 0, total: 10, evaluation: 0, sigma: 1.0, timestep: 1000.0 },
         grid,
         tokens: grid.tokens(),
         protected: (0, 0),
@@ -64,9 +64,15 @@ pub(crate) fn site(grid: Grid, rows: &[Row]) -> Site<'_> {
     }
 }
 
-/// `site` at another step.
+/// `site` at another step, its time step evenly spaced: 1000, 900, …, 100.
 pub(crate) fn at_step<'a>(site: &Site<'a>, index: usize) -> Site<'a> {
-    Site { step: Step { index, evaluation: index, ..site.step }, ..*site }
+    let timestep = 1000.0 - 100.0 * index as f64;
+    Site { step: Step { index, evaluation: index, timestep, ..site.step }, ..*site }
+}
+
+/// `site` at another time step.
+pub(crate) fn at_time<'a>(site: &Site<'a>, timestep: f64) -> Site<'a> {
+    Site { step: Step { timestep, ..site.step }, ..*site }
 }
 
 /// Begins a run of 10 steps.
@@ -129,6 +135,38 @@ pub(crate) fn cosine(a: &[f64], b: &[f64]) -> f64 {
     let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(x, y)| x * y).sum::<f64>();
     let length = (dot(a, a) * dot(b, b)).sqrt();
     if length == 0.0 { 0.0 } else { dot(a, b) / length }
+}
+
+/// ToMe in plain loops: for each token the one that it is merged into (itself if none), without drawing.
+pub(crate) fn naive_tome(rows: &[Vec<f64>], grid: Grid, (sx, sy): (usize, usize), r: usize) -> Vec<usize> {
+    let is_destination = |i: usize| {
+        let (y, x) = (i / grid.width, i % grid.width);
+        y % sy == 0 && x % sx == 0 && y + sy <= grid.height && x + sx <= grid.width
+    };
+    let destinations: Vec<usize> = (0..rows.len()).filter(|&i| is_destination(i)).collect();
+    let mut pairs = Vec::new();
+    for source in (0..rows.len()).filter(|&i| !is_destination(i)) {
+        let mut best = (f64::NEG_INFINITY, 0);
+        for &destination in &destinations {
+            let similarity = cosine(&rows[source], &rows[destination]);
+            if similarity > best.0 {
+                best = (similarity, destination);
+            }
+        }
+        pairs.push((best.0, source, best.1));
+    }
+    // stable: among equals the lower source first
+    pairs.sort_by(|a, b| b.0.total_cmp(&a.0));
+    let mut into: Vec<usize> = (0..rows.len()).collect();
+    for &(_, source, destination) in pairs.iter().take(r) {
+        into[source] = destination;
+    }
+    into
+}
+
+/// The lowest member of each token's group.
+pub(crate) fn lowest(into: &[usize]) -> Vec<usize> {
+    into.iter().map(|goal| into.iter().position(|other| other == goal).unwrap()).collect()
 }
 
 /// Asserts that two lists agree to within rounding of f32 (or of f64, if `exact`).

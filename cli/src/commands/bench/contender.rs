@@ -37,6 +37,8 @@ pub(super) struct Contender<T: AttentionOps> {
     /// The most resident memory of any evaluation in bytes, where the system tells.
     pub(super) peak: Option<u64>,
     steps: usize,
+    /// The time step of every step, where the sampler says it.
+    timesteps: Option<Vec<f64>>,
     every: usize,
     evaluation: usize,
 }
@@ -85,6 +87,7 @@ impl<T: AttentionOps> Contender<T> {
             clock: clock.clone(),
             peak: None,
             steps: work.steps,
+            timesteps: work.timesteps(),
             every: ours.map_or(1, |config: AtEdmConfig| config.rescore_every),
             evaluation: 0,
             costed,
@@ -186,7 +189,11 @@ impl<T: AttentionOps> Contender<T> {
         index: usize,
         detail: Detail,
     ) -> Result<(T, Times)> {
-        let step = Step { index, total: self.steps, evaluation: self.evaluation, sigma: 1.0 };
+        let known = self.timesteps.as_ref().and_then(|timesteps| timesteps.get(index));
+        // else from nearly 1000 at the first step to 0
+        let evenly = 999.0 * (1.0 - index as f64 / self.steps.max(1) as f64);
+        let timestep = known.copied().unwrap_or(evenly);
+        let step = Step { index, total: self.steps, evaluation: self.evaluation, sigma: 1.0, timestep };
         let reducer = &mut self.reducer;
         self.clock.time(detail, || bench.evaluate(reducer, &step))
     }

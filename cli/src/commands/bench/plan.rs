@@ -133,6 +133,7 @@ fn shares(costed: &Costed, work: &Workload<'_>, rhythm: &Rhythm) -> Outcome<Vec<
 mod tests {
     use atedm_core::plugin::{Grid, ScheduleRegistry};
     use atedm_sdxl::config::UNetConfig;
+    use atedm_sdxl::schedulers::SchedulerConfig;
     use serde_json::{Map, json};
 
     use super::*;
@@ -140,7 +141,9 @@ mod tests {
 
     fn of(method: &str, options: Value) -> Vec<Sample> {
         let unet = UNetConfig::sdxl_base();
-        let work = Workload { unet: &unet, latents: Grid { height: 128, width: 128 }, text: 77, steps: 50 };
+        let (latents, scheduler) = (Grid { height: 128, width: 128 }, SchedulerConfig::sdxl());
+        let work =
+            Workload { unet: &unet, latents, text: 77, steps: 50, scheduler: &scheduler, sampler: None };
         let options = options.as_object().cloned().unwrap_or_else(Map::new);
         let spec = PruneSpec { method: method.into(), options };
         let costed = Costed::new(&spec, &work, &ScheduleRegistry::with_builtins()).unwrap();

@@ -74,11 +74,9 @@ impl<B: Backend> Bench<B> {
         reducer: &mut dyn TokenReducer<B::Tensor>,
         step: &Step,
     ) -> Result<B::Tensor> {
-        // from nearly 1000 at the first step to 0
-        let timestep = 999.0 * (1.0 - step.index as f64 / step.total.max(1) as f64);
         let input = UNetInput {
             latents: &self.latents,
-            timesteps: &vec![timestep; self.rows.len()],
+            timesteps: &vec![step.timestep; self.rows.len()],
             text: &self.text,
             pooled: &self.pooled,
             time_ids: &self.time_ids,

@@ -17,6 +17,7 @@ use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
+use atedm_core::DType;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
@@ -100,6 +101,10 @@ fn config(args: &ExportArgs) -> Outcome<String> {
     table.insert("steps".into(), whole(sampling.steps as u64, "steps")?);
     table.insert("guidance_scale".into(), sampling.guidance_scale.into());
     table.insert("rng".into(), sampling.rng.name().into());
+    sampling.rng.drawing(sampling.rng_dtype, "--rng-dtype")?;
+    if let Some(dtype) = sampling.rng_dtype {
+        table.insert("rng_dtype".into(), DType::from(dtype).to_string().into());
+    }
     if let Some(choice) = sampling.scheduler {
         table.insert("scheduler".into(), choice.name().into());
     }

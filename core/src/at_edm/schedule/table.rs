@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Tau, share};
 use crate::plugin::{BlockId, BlockName, PruningSchedule, ScheduleQuery, check_ratio};
-use crate::{Error, Result};
+use crate::{Error, Result, text_file};
 
 /// One line of a [`ScheduleTable`].
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -113,7 +113,7 @@ impl ScheduleTable {
     /// [`Error::Io`] when it cannot be read, [`Error::Config`] naming the file when it is neither or not of this form.
     pub fn from_file(path: &Path) -> Result<Self> {
         let wrong = |reason: String| Error::config("schedule_file", format!("{}: {reason}", path.display()));
-        let text = std::fs::read_to_string(path).map_err(|source| Error::io(path, source))?;
+        let text = text_file::read(path)?;
         let table: Self = match path.extension().and_then(|e| e.to_str()) {
             Some("toml") => toml::from_str(&text).map_err(|e| wrong(one_line(&e.to_string())))?,
             Some("json") => {
@@ -168,5 +168,23 @@ impl PruningSchedule for Table {
     }
     fn boxed(&self) -> Box<dyn PruningSchedule> {
         Box::new(self.clone())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_byte_order_mark_is_no_part_of_a_table() {
+        let folder = tempfile::tempdir().unwrap();
+        let expected = ScheduleTable {
+            entries: vec![ScheduleEntry { steps: all_steps(), blocks: all_blocks(), ratio: 0.5 }],
+        };
+        for (name, text) in [("t.json", r#"[{"ratio": 0.5}]"#), ("t.toml", "[[entries]]\nratio = 0.5\n")] {
+            let file = folder.path().join(name);
+            std::fs::write(&file, format!("\u{feff}{text}")).unwrap();
+            assert_eq!(ScheduleTable::from_file(&file).unwrap(), expected, "{name}");
+        }
     }
 }

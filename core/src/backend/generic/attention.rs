@@ -9,7 +9,7 @@
 //! ```
 
 use crate::backend::{
-    AttentionGraph, AttentionOptions, GraphRequest, Indices, Partition, Streamed, Tensor, dims,
+    AttentionGraph, AttentionOptions, GraphRequest, Indices, Partition, Streamed, Tensor, dims, shape,
 };
 use crate::{DType, Error, Result};
 
@@ -205,10 +205,8 @@ pub fn dense_strongest<T: Tensor>(map: &T, partition: &Partition<T>) -> Result<T
 }
 
 /// Scores over a graph of maps or log-sum-exps of `dtype`: of this shape, in its accumulator.
-fn expect_scores<T: Tensor>(scores: &T, shape: [usize; 3], dtype: DType, op: &'static str) -> Result<()> {
-    if scores.shape() != shape {
-        return Err(Error::shape(op, format!("scores {shape:?}"), scores.shape()));
-    }
+fn expect_scores<T: Tensor>(scores: &T, expected: [usize; 3], dtype: DType, op: &'static str) -> Result<()> {
+    shape::scores(op, &scores.shape(), expected)?;
     let (expected, got) = (dtype.accumulator(), scores.dtype());
     if expected != got {
         return Err(Error::DType { op, expected: expected.to_string(), got: got.to_string() });

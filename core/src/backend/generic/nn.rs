@@ -1,6 +1,6 @@
 //! Bodies for [`NnOps`](crate::NnOps). Those that need only [`Tensor`] ask for no more.
 
-use crate::backend::{NnOps, Tensor, dims};
+use crate::backend::{NnOps, Tensor, dims, shape};
 use crate::{Error, Result};
 
 /// `x * sigmoid(1.702 x)`, as `silu(1.702 x) / 1.702`.
@@ -10,20 +10,14 @@ pub fn quick_gelu<T: NnOps>(x: &T) -> Result<T> {
 
 /// `x Wᵀ + b` over the last axis, as one matrix product.
 pub fn linear<T: Tensor>(x: &T, weight: &T, bias: Option<&T>) -> Result<T> {
+    let result = shape::linear(&x.shape(), &weight.shape(), bias.map(Tensor::shape).as_deref())?;
     let [out, inner] = dims(weight, "linear")?;
-    let mut shape = x.shape();
-    if shape.last() != Some(&inner) {
-        return Err(Error::shape("linear", format!("[.., {inner}]"), shape));
-    }
-    let rows: usize = shape[..shape.len() - 1].iter().product();
+    let rows: usize = result[..result.len() - 1].iter().product();
     let mut y = x.reshape(&[rows, inner])?.matmul(&weight.permute(&[1, 0])?)?;
     if let Some(bias) = bias {
         y = y.add(&bias.reshape(&[1, out])?)?;
     }
-    if let Some(last) = shape.last_mut() {
-        *last = out;
-    }
-    y.reshape(&shape)
+    y.reshape(&result)
 }
 
 /// Subtracts the mean over `axis` and divides by the standard deviation (biased), in the accumulator dtype.
@@ -73,12 +67,9 @@ fn scale_and_shift<T: Tensor>(normed: &T, weight: &T, bias: &T, per_channel: &[u
 /// Projects to twice the width; the first half times the GELU of the second.
 pub fn geglu<T: NnOps>(x: &T, weight: &T, bias: Option<&T>) -> Result<T> {
     let projected = x.linear(weight, bias)?;
-    let shape = projected.shape();
-    let axis = shape.len() - 1;
-    if shape[axis] % 2 != 0 {
-        return Err(Error::shape("geglu", "[.., an even number of channels]", shape));
-    }
-    let half = shape[axis] / 2;
+    let halves = shape::halves("geglu", &projected.shape())?;
+    let axis = halves.len() - 1;
+    let half = halves[axis];
     let value = projected.narrow(axis, 0, half)?;
     let gate = projected.narrow(axis, half, half)?;
     value.mul(&gate.gelu()?)

@@ -1,6 +1,6 @@
 //! Bodies for [`Tensor`] and [`Indices`].
 
-use crate::backend::{Indices, Tensor, dims};
+use crate::backend::{Indices, Tensor, dims, shape};
 use crate::{DType, Error, Result};
 
 /// [`Tensor::from_f32`]: through bytes and a cast.
@@ -27,17 +27,12 @@ pub fn softmax<T: Tensor>(logits: &T) -> Result<T> {
 
 /// [`Tensor::scatter_into`]: one gather from `[base | rows]`, where a replaced row points behind the base.
 pub fn scatter_into<T: Tensor>(rows: &T, base: &T, at: &T::Indices) -> Result<T> {
-    let [batch, n, channels] = dims(base, "scatter_into")?;
-    let shape = rows.shape();
-    let (_, count) = at.dims();
-    if shape != [batch, count, channels] || at.dims().0 != batch {
-        return Err(Error::shape("scatter_into", format!("rows [{batch}, {count}, {channels}]"), shape));
-    }
+    let [batch, n, _] = shape::scatter_into(&rows.shape(), &base.shape(), at.dims())?;
     let mut source: Vec<Vec<u32>> = vec![(0..n as u32).collect(); batch];
     for (row, places) in source.iter_mut().zip(at.to_host()?) {
         for (i, place) in places.into_iter().enumerate() {
-            *row.get_mut(place as usize).ok_or_else(|| out_of_range("scatter_into", place, n))? =
-                (n + i) as u32;
+            shape::index_below("scatter_into", place, n)?;
+            row[place as usize] = (n + i) as u32;
         }
     }
     let source = T::Indices::from_host(&source, &base.device())?;
@@ -109,8 +104,8 @@ impl PairTree {
     fn new(segments: Vec<u32>, count: usize) -> Result<Self> {
         let mut open: Vec<Vec<u32>> = vec![Vec::new(); count];
         for (place, segment) in segments.into_iter().enumerate() {
-            let list = open.get_mut(segment as usize);
-            list.ok_or_else(|| out_of_range("segment_mean", segment, count))?.push(place as u32 + 1);
+            shape::index_below("segment_mean", segment, count)?;
+            open[segment as usize].push(place as u32 + 1);
         }
         Ok(Self { open, ends: vec![0; count] })
     }
@@ -152,7 +147,8 @@ pub fn indices_gather<I: Indices>(indices: &I, at: &I) -> Result<I> {
         .zip(&at)
         .map(|(row, at)| {
             let pick = |&i: &u32| {
-                row.get(i as usize).copied().ok_or_else(|| out_of_range("indices gather", i, row.len()))
+                shape::index_below("indices gather", i, row.len())?;
+                Ok(row[i as usize])
             };
             at.iter().map(pick).collect()
         })
@@ -162,9 +158,7 @@ pub fn indices_gather<I: Indices>(indices: &I, at: &I) -> Result<I> {
 
 /// [`Indices::concat`] on the host.
 pub fn indices_concat<I: Indices>(parts: &[&I]) -> Result<I> {
-    let Some(first) = parts.first() else {
-        return Err(Error::shape("indices concat", "at least one part", []));
-    };
+    let first = parts.first().ok_or_else(|| shape::no_parts("indices concat"))?;
     let mut rows = first.to_host()?;
     for part in &parts[1..] {
         let more = part.to_host()?;
@@ -184,7 +178,8 @@ pub fn indices_complement<I: Indices>(indices: &I, n: usize) -> Result<I> {
     for row in indices.to_host()? {
         let mut present = vec![false; n];
         for i in row {
-            *present.get_mut(i as usize).ok_or_else(|| out_of_range("indices complement", i, n))? = true;
+            shape::index_below("indices complement", i, n)?;
+            present[i as usize] = true;
         }
         rows.push((0..n as u32).filter(|&i| !present[i as usize]).collect());
     }
@@ -203,8 +198,4 @@ pub fn indices_inverse<I: Indices>(indices: &I) -> Result<I> {
         rows.push(inverse);
     }
     I::from_host(&rows, &indices.device())
-}
-
-fn out_of_range(op: &'static str, index: u32, len: usize) -> Error {
-    Error::shape(op, format!("indices below {len}, got {index}"), [len])
 }

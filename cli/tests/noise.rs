@@ -1,0 +1,230 @@
+//! Noise in half precision and pictures to start from: against diffusers' runs of a seed, and what the program says of it.
+
+#![cfg(feature = "candle")]
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
+mod common;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use common::{fail, names, read_png, relative_l2, replace, succeed, tiny, tiny_copy};
+use safetensors::SafeTensors;
+use serde_json::Value;
+
+const CIRCLE: &str = "a photo of a red circle on a blue background";
+
+fn fixtures() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures")
+}
+
+fn json(path: &Path) -> Value {
+    serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
+}
+
+fn floats(bytes: &[u8], name: &str) -> Vec<f32> {
+    let file = SafeTensors::deserialize(bytes).unwrap();
+    let data = file.tensor(name).unwrap().data().to_vec();
+    data.chunks_exact(4).map(|word| f32::from_le_bytes(word.try_into().unwrap())).collect()
+}
+
+/// Writes the picture that the golden runs start from.
+fn write_picture(path: &Path) {
+    let bytes = fs::read(fixtures().join("tiny-a-expected/image_to_image.safetensors")).unwrap();
+    let file = SafeTensors::deserialize(&bytes).unwrap();
+    let picture = file.tensor("picture").unwrap();
+    let [height, width] = [0, 1].map(|axis| picture.shape()[axis] as u32);
+    let mut encoder = png::Encoder::new(fs::File::create(path).unwrap(), width, height);
+    encoder.set_color(png::ColorType::Rgb);
+    encoder.write_header().unwrap().write_image_data(picture.data()).unwrap();
+}
+
+/// Final latents of a run on tiny-a.
+fn latents(work: &Path, more: &[&str]) -> Vec<f32> {
+    let model = fixtures().join("tiny-a");
+    let args = [
+        "generate",
+        "--model",
+        model.to_str().unwrap(),
+        "--backend",
+        "candle",
+        "--prompt",
+        CIRCLE,
+        "--width",
+        "56",
+        "--height",
+        "40",
+        "--output",
+        "o.png",
+        "--save-latents",
+        "l.safetensors",
+        "--quiet",
+    ];
+    succeed(work, &[&args[..], more].concat());
+    floats(&fs::read(work.join("l.safetensors")).unwrap(), "latents")
+}
+
+/// A seed gives what diffusers makes of it in the same dtype, from noise and from a picture, whatever draws noise on the way:
+/// to the rounding of the dtype, where noise of another dtype is 1.2 off.
+#[test]
+fn seeds_in_half_precision_are_diffusers() {
+    let work = tempfile::tempdir().unwrap();
+    write_picture(&work.path().join("in.png"));
+    let folder = fixtures().join("tiny-a-expected");
+    let golden = fs::read(folder.join("half_runs.safetensors")).unwrap();
+    for case in json(&folder.join("half_runs.json")).as_array().unwrap() {
+        let text = |key: &str| case[key].as_str().unwrap();
+        let mut flags =
+            vec!["--dtype", text("dtype"), "--scheduler", text("scheduler"), "--seed", "5", "--steps", "4"];
+        flags.extend(["--guidance-scale", "1"]);
+        if text("start") == "picture" {
+            flags.extend(["--init-image", "in.png", "--strength", "0.5"]);
+        }
+        let expected = floats(&golden, text("name"));
+        let distance = relative_l2(&latents(work.path(), &flags), &expected);
+        let most = if text("dtype") == "f16" { 0.005 } else { 0.04 };
+        println!("{}: relative L2 {distance:.1e}", text("name"));
+        assert!(distance < most, "{}: {distance}", text("name"));
+        flags.extend(["--rng-dtype", "f32"]);
+        let other = relative_l2(&latents(work.path(), &flags), &expected);
+        assert!(other > 0.1, "{} with f32 noise: {other}", text("name"));
+    }
+}
+
+/// In f32 as well, and `--init-mean` starts from elsewhere.
+#[test]
+fn a_picture_is_encoded_as_diffusers_does() {
+    let work = tempfile::tempdir().unwrap();
+    write_picture(&work.path().join("in.png"));
+    let golden = fs::read(fixtures().join("tiny-a-expected/image_to_image.safetensors")).unwrap();
+    let flags = [
+        "--init-image",
+        "in.png",
+        "--strength",
+        "0.6",
+        "--steps",
+        "5",
+        "--guidance-scale",
+        "5",
+        "--seed",
+        "7",
+    ];
+    let expected = floats(&golden, "one.final_latents");
+    let distance = relative_l2(&latents(work.path(), &flags), &expected);
+    assert!(distance < 2e-5, "{distance:e}");
+    let mean = relative_l2(&latents(work.path(), &[&flags[..], &["--init-mean"]].concat()), &expected);
+    assert!(mean > 0.1, "{mean}");
+}
+
+/// Every command that makes pictures says what its noise is.
+#[test]
+fn the_noise_is_said() {
+    let work = tempfile::tempdir().unwrap();
+    let model = tiny().to_str().unwrap();
+    let small = ["--model", model, "--prompt", "a fox", "--width", "64", "--height", "64", "--steps", "1"];
+    for (more, named) in [(&[][..], "f16"), (&["--rng-dtype", "f32"], "f32"), (&["--rng", "chacha"], "f32")] {
+        let flags = [&small[..], &["--dtype", "f16"], more].concat();
+        succeed(work.path(), &[&["generate", "--output", "o.png"], &flags[..]].concat());
+        let chunks = read_png(&work.path().join("o.png")).chunks;
+        assert!(chunks.contains(&("atedm:rng_dtype".into(), named.into())), "{named}: {chunks:?}");
+        let compare = [&["compare", "--methods", "at-edm", "--output", "s.png"], &flags[..]].concat();
+        let output = common::atedm(work.path(), &compare);
+        let text = String::from_utf8(output.stdout).unwrap();
+        assert!(text.contains(&format!(", drawn in {named}")), "{text}");
+        let output = common::atedm(work.path(), &[&compare[..], &["--json"]].concat());
+        let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(report["methods"][1]["settings"]["rng_dtype"], named);
+    }
+    let table =
+        "steps = 1\nwidth = 64\nheight = 64\n[prompts]\nfox = \"a fox\"\n[[grid]]\nmethod = \"at-edm\"\n";
+    for (line, named) in [("", "bf16"), ("rng_dtype = \"f32\"\n", "f32")] {
+        fs::write(work.path().join("a.toml"), format!("{line}{table}")).unwrap();
+        let plan = ["ablate", "a.toml", "--plan", "--model", model, "--dtype", "bf16"];
+        let text = String::from_utf8(common::atedm(work.path(), &plan).stdout).unwrap();
+        assert!(text.contains(&format!("noise of a seed: torch, drawn in {named}")), "{text}");
+        let output = format!("run-{named}");
+        succeed(
+            work.path(),
+            &["ablate", "a.toml", "--output", &output, "--model", model, "--dtype", "bf16", "--quiet"],
+        );
+        let lines = fs::read_to_string(work.path().join(output).join("results.jsonl")).unwrap();
+        let record: Value = serde_json::from_str(lines.lines().next().unwrap()).unwrap();
+        assert_eq!(
+            (&record["settings"]["rng"], &record["settings"]["rng_dtype"]),
+            (&"torch".into(), &named.into())
+        );
+    }
+}
+
+/// A VAE that overflows in f16 gives no black picture: an error that names it, whatever the command.
+#[test]
+fn a_vae_that_overflows_is_an_error() {
+    let copy = tiny_copy();
+    let config = fs::read_to_string(copy.path().join("vae/config.json")).unwrap();
+    let config = config.replace("\"force_upcast\": true", "\"force_upcast\": false");
+    replace(copy.path(), "vae/config.json", config.as_bytes());
+    let file = "vae/diffusion_pytorch_model.safetensors";
+    let mut bytes = fs::read(copy.path().join(file)).unwrap();
+    let (place, length, dtype) = {
+        let tensors = SafeTensors::deserialize(&bytes).unwrap();
+        let tensor = tensors.tensor("decoder.conv_in.weight").unwrap();
+        let place = tensor.data().as_ptr() as usize - bytes.as_ptr() as usize;
+        (place, tensor.data().len(), tensor.dtype())
+    };
+    assert_eq!(dtype, safetensors::Dtype::F32);
+    // 30000: finite, and so are all other weights
+    for value in bytes[place..place + length].chunks_exact_mut(4) {
+        value.copy_from_slice(&30_000f32.to_le_bytes());
+    }
+    replace(copy.path(), file, &bytes);
+    let work = tempfile::tempdir().unwrap();
+    let model = copy.path().to_str().unwrap();
+    let run = |head: &[&str], dtype: &str| {
+        let small =
+            ["--model", model, "--prompt", "a fox", "--width", "64", "--height", "64", "--steps", "1"];
+        let args = [head, &small, &["--backend", "candle", "--dtype", dtype]].concat();
+        args.into_iter().map(str::to_string).collect::<Vec<_>>()
+    };
+    let commands: [&[&str]; 4] = [
+        &["generate", "--output", "o.png"],
+        &["generate", "--output", "o.png", "--vae-tiling", "32"],
+        &["masks", "--output-dir", "m"],
+        &["compare", "--methods", "at-edm", "--output", "s.png"],
+    ];
+    for head in commands {
+        let args = run(head, "f16");
+        let args: Vec<&str> = args.iter().map(String::as_str).collect();
+        let line = fail(work.path(), &args, 1);
+        for word in
+            ["vae: AutoencoderKL in f16 gives pixels that are not finite", "force_upcast", "another VAE"]
+        {
+            assert!(line.contains(word), "{head:?}: {line}");
+        }
+        assert!(line.len() < 300, "{line}");
+        assert_eq!(names(work.path()), [""; 0], "{head:?}");
+    }
+    let args = run(&["generate", "--output", "o.png"], "f32");
+    succeed(work.path(), &args.iter().map(String::as_str).collect::<Vec<_>>());
+}
+
+/// A checkpoint of EDM's kind runs as it is, and takes no other sampler.
+#[test]
+fn edm_checkpoints_run_as_they_are() {
+    let copy = tiny_copy();
+    let config = r#"{"_class_name": "EDMDPMSolverMultistepScheduler", "sigma_min": 0.002, "sigma_max": 80.0, "sigma_data": 0.5,
+        "num_train_timesteps": 1000, "prediction_type": "epsilon", "rho": 7.0, "solver_order": 2}"#;
+    replace(copy.path(), "scheduler/scheduler_config.json", config.as_bytes());
+    let work = tempfile::tempdir().unwrap();
+    let model = copy.path().to_str().unwrap();
+    let args = [
+        "generate", "--model", model, "--prompt", "a fox", "--width", "64", "--height", "64", "--steps", "3",
+        "--output", "o.png",
+    ];
+    for choice in ["euler", "euler-sgm", "dpm++2m", "lcm"] {
+        let line = fail(work.path(), &[&args[..], &["--scheduler", choice]].concat(), 2);
+        assert!(line.contains(&format!("_class_name: expected no --scheduler ({choice})")), "{line}");
+        assert_eq!(names(work.path()), [""; 0]);
+    }
+    succeed(work.path(), &args);
+    assert_eq!(names(work.path()), ["o.png"]);
+}

@@ -1,0 +1,215 @@
+//! A small model, and what makes it run through a life.
+
+use std::collections::BTreeMap;
+
+use atedm_core::plugin::{BlockId, Grid, Row, Run, Stage, Step, Sublayer, TokenReducer};
+use atedm_core::{Backend, DType, DeviceOf, Error, Result};
+
+use super::commands::{Command, Picture};
+use super::watch::{Fact, Tamper, Watched};
+use crate::backend::block::{TestBlock, Visit};
+use crate::backend::support::{Lab, TensorOf};
+use crate::host::{Array, Draws};
+use crate::oracle::BlockShape;
+use crate::trace::TokenTrace;
+
+/// Channels of the stream and of the text, and text tokens.
+const CHANNELS: usize = 8;
+const TEXT: [usize; 2] = [3, 4];
+
+/// Three blocks at two levels, of two, three and one layers.
+pub(super) struct Machine<'a, B: Backend> {
+    blocks: Vec<TestBlock<TensorOf<B>>>,
+    device: &'a DeviceOf<B>,
+    dtype: DType,
+}
+
+/// One evaluation of all blocks.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Evaluation {
+    /// Of which run.
+    pub(super) run: usize,
+    pub(super) step: Step,
+    /// Every block with its layers and its grid.
+    pub(super) blocks: Vec<(BlockId, usize, Grid)>,
+    /// What every block gave each row, `[tokens, channels]`.
+    pub(super) outputs: Vec<BTreeMap<Row, Array>>,
+    /// The tokens that every sublayer ran on.
+    pub(super) trace: TokenTrace,
+}
+
+/// What came of a life.
+#[derive(Debug, Default)]
+pub(super) struct Played {
+    pub(super) evaluations: Vec<Evaluation>,
+    /// Every reduction that was answered.
+    pub(super) facts: Vec<Fact>,
+    /// The error that ended it early.
+    pub(super) failure: Option<Error>,
+}
+
+impl Played {
+    /// The evaluations of the last run.
+    pub(super) fn last_run(&self) -> &[Evaluation] {
+        let last = self.evaluations.last().map(|evaluation| evaluation.run);
+        let start = self.evaluations.partition_point(|evaluation| Some(evaluation.run) < last);
+        &self.evaluations[start..]
+    }
+}
+
+impl<'a, B: Backend> Machine<'a, B> {
+    pub(super) fn new(device: &'a DeviceOf<B>, dtype: DType) -> Result<Self> {
+        let mut lab = Lab::<B>::new(device, dtype, 31);
+        let places = [
+            (BlockId { stage: Stage::Down, stage_index: 0, index: 1, count: 2, level: 0 }, 2),
+            (BlockId { stage: Stage::Mid, stage_index: 0, index: 0, count: 1, level: 1 }, 3),
+            (BlockId { stage: Stage::Up, stage_index: 1, index: 0, count: 2, level: 0 }, 1),
+        ];
+        let block = |(id, depth): (BlockId, usize)| -> Result<_> {
+            let shape =
+                BlockShape { depth, heads: 2, channels: CHANNELS, text: TEXT[0], text_tokens: TEXT[1] };
+            // the stream is that of every visit
+            let block = TestBlock::new(&mut lab, shape, 1, Grid { height: 1, width: 1 })?;
+            Ok(TestBlock { id, ..block })
+        };
+        Ok(Self { blocks: places.into_iter().map(block).collect::<Result<_>>()?, device, dtype })
+    }
+
+    /// The method on a whole life. An error ends it; that of a [`Command::Cancel`] is expected.
+    pub(super) fn play(&self, method: &mut dyn TokenReducer<TensorOf<B>>, life: &[Command]) -> Played {
+        self.watch(Watched::new(method), life)
+    }
+
+    /// [`Machine::play`] with every reduction tried out.
+    pub(super) fn try_out(&self, method: &mut dyn TokenReducer<TensorOf<B>>, life: &[Command]) -> Played {
+        self.watch(Watched::new(method).trying_reductions(), life)
+    }
+
+    /// [`Machine::play`] where one event tells of wrong tensors.
+    pub(super) fn mislead(
+        &self,
+        method: &mut dyn TokenReducer<TensorOf<B>>,
+        life: &[Command],
+        tamper: Tamper,
+    ) -> Played {
+        self.watch(Watched::new(method).misled(tamper), life)
+    }
+
+    fn watch(&self, mut watched: Watched<'_, TensorOf<B>>, life: &[Command]) -> Played {
+        let mut evaluations = Vec::new();
+        let failure = self.run(&mut watched, life, &mut evaluations).err();
+        Played { evaluations, facts: watched.facts, failure }
+    }
+
+    fn run(
+        &self,
+        watched: &mut Watched<'_, TensorOf<B>>,
+        life: &[Command],
+        evaluations: &mut Vec<Evaluation>,
+    ) -> Result<()> {
+        let mut picture: Option<&Picture> = None;
+        // evaluations made of the run; `None` where it must begin first
+        let mut made: Option<usize> = None;
+        let mut runs = 0;
+        for command in life {
+            if let Command::Begin(next) = command {
+                (picture, made) = (Some(next), None);
+            }
+            let Some(picture) = picture else { continue };
+            let evaluation = match made.filter(|&made| picture.step(made).is_some()) {
+                Some(evaluation) => evaluation,
+                None => {
+                    let rows = picture.rows();
+                    watched.begin_image(&Run { steps: picture.steps, seed: picture.seed, rows: &rows })?;
+                    runs += 1;
+                    0
+                }
+            };
+            made = Some(evaluation);
+            let stops_in = match command {
+                Command::Begin(_) => continue,
+                Command::Evaluate => None,
+                Command::Cancel { block, layer, sub } => Some((*block, *layer, *sub)),
+            };
+            match self.evaluate(watched, picture, evaluation, stops_in) {
+                Err(Error::Cancelled) if stops_in.is_some() => made = None,
+                result => {
+                    evaluations.push(Evaluation { run: runs, ..result? });
+                    made = Some(evaluation + 1);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn evaluate(
+        &self,
+        watched: &mut Watched<'_, TensorOf<B>>,
+        picture: &Picture,
+        evaluation: usize,
+        stops_in: Option<(usize, usize, Sublayer)>,
+    ) -> Result<Evaluation> {
+        let step = picture.step(evaluation).ok_or_else(|| Error::config("steps", "the run is over"))?;
+        let rows = picture.rows();
+        watched.begin_step(&step, &rows)?;
+        // for each block what every row gave
+        let mut outputs: Vec<BTreeMap<Row, Array>> = vec![BTreeMap::new(); self.blocks.len()];
+        for batch in picture.batches() {
+            for (index, (block, outputs)) in self.blocks.iter().zip(&mut outputs).enumerate() {
+                let stops_in = stops_in
+                    .filter(|(stops, ..)| stops % self.blocks.len() == index)
+                    .map(|(_, layer, sub)| (layer % block.layers.len(), sub));
+                let grid = at_level(picture.grid, block.id.level);
+                let (start, count) = picture.protected;
+                let shape = [grid.tokens() + count, CHANNELS];
+                let hidden = self.stream(picture.seed, &batch, (evaluation, index), shape)?;
+                let text = self.stream(picture.seed, &batch, (0, 100), [TEXT[1], TEXT[0]])?;
+                let protected = (start, start + count);
+                let visit =
+                    Visit { hidden: &hidden, text: &text, grid, rows: &batch, step, protected, stops_in };
+                let output = Array::read(&block.visit(watched, visit)?)?;
+                let each = output.data.len() / batch.len();
+                let values = output.data.chunks(each).map(|row| Array::new(&output.shape[1..], row.to_vec()));
+                outputs.extend(batch.iter().copied().zip(values));
+            }
+        }
+        if let Some(last) = outputs.last() {
+            watched.end_step(&self.prediction(last)?)?;
+        }
+        let block = |block: &TestBlock<TensorOf<B>>| {
+            (block.id, block.layers.len(), at_level(picture.grid, block.id.level))
+        };
+        let blocks = self.blocks.iter().map(block).collect();
+        Ok(Evaluation { run: 0, step, blocks, outputs, trace: std::mem::take(&mut watched.trace) })
+    }
+
+    /// What stands for the model's output `[rows, tokens, channels, 1]`.
+    fn prediction(&self, rows: &BTreeMap<Row, Array>) -> Result<TensorOf<B>> {
+        let data: Vec<f64> = rows.values().flat_map(|row| row.data.clone()).collect();
+        let tokens = data.len() / rows.len() / CHANNELS;
+        Array::new(&[rows.len(), tokens, CHANNELS, 1], data).upload(self.dtype, self.device)
+    }
+
+    /// `[rows, tokens, channels]`, every row drawn for itself: it is the same whatever stands beside it.
+    fn stream(
+        &self,
+        seed: u64,
+        rows: &[Row],
+        (evaluation, place): (usize, usize),
+        [tokens, channels]: [usize; 2],
+    ) -> Result<TensorOf<B>> {
+        let data = rows.iter().flat_map(|row| {
+            let mut key = Draws::new(seed ^ (row.image << 32) ^ ((row.branch as u64) << 24));
+            let key = key.bits() ^ ((evaluation as u64) << 8) ^ place as u64;
+            Draws::new(key).normals(&[tokens, channels]).data
+        });
+        let stream = Array::new(&[rows.len(), tokens, channels], data.collect());
+        stream.upload(self.dtype, self.device)
+    }
+}
+
+/// A grid some levels down.
+fn at_level(grid: Grid, level: usize) -> Grid {
+    (0..level)
+        .fold(grid, |Grid { height, width }, _| Grid { height: height.div_ceil(2), width: width.div_ceil(2) })
+}

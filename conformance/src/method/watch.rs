@@ -1,0 +1,214 @@
+//! A reducer that is watched: every reduction it answers may be tried at once, and one event may be told wrongly.
+
+use atedm_core::plugin::{
+    Action, Event, Reduction, Row, Run, Scope, Site, Step, Sublayer, TokenReducer, Wants,
+};
+use atedm_core::{AttentionGraph, AttentionOps, Result};
+
+use super::wrong::{self, WrongTensor};
+use crate::host::Array;
+use crate::trace::{TokenTrace, note};
+
+/// What one reduction did with the tensor that it was made for.
+#[derive(Debug)]
+pub(super) struct Fact {
+    /// Block, layer and event.
+    pub(super) at: String,
+    /// What it is used for; `None` for one of the stream, until the exit.
+    pub(super) scope: Option<Scope>,
+    /// `[b, tokens, channels]`.
+    pub(super) input: Array,
+    pub(super) kept: usize,
+    pub(super) positions: Option<Vec<Vec<u32>>>,
+    pub(super) shrunk: Array,
+    pub(super) restored: Array,
+    /// What a copy of it shrank and restored.
+    pub(super) copied: [Array; 2],
+    /// For each batch row where the protected tokens stand in the input; `None` where nobody can tell.
+    pub(super) protected: Option<Vec<Vec<usize>>>,
+    /// Wrong tensors that it took, or that it panicked at.
+    pub(super) took: Vec<String>,
+}
+
+/// One event that tells of wrong tensors.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Tamper {
+    /// Which event of the life.
+    pub(super) event: usize,
+    pub(super) how: WrongTensor,
+}
+
+/// Which tokens of the block's entry the stream still holds.
+enum Stream {
+    Whole,
+    /// For each batch row the positions at the entry.
+    Positions(Vec<Vec<u32>>),
+    Unknown,
+}
+
+/// The method with its observer.
+pub(super) struct Watched<'a, T: AttentionOps> {
+    method: &'a mut dyn TokenReducer<T>,
+    tries: bool,
+    tamper: Option<Tamper>,
+    events: usize,
+    stream: Stream,
+    pub(super) facts: Vec<Fact>,
+    pub(super) trace: TokenTrace,
+}
+
+impl<'a, T: AttentionOps> Watched<'a, T> {
+    pub(super) fn new(method: &'a mut dyn TokenReducer<T>) -> Self {
+        let (facts, trace) = (Vec::new(), TokenTrace::new());
+        Self { method, tries: false, tamper: None, events: 0, stream: Stream::Whole, facts, trace }
+    }
+
+    /// Tries every reduction at once.
+    pub(super) fn trying_reductions(self) -> Self {
+        Self { tries: true, ..self }
+    }
+
+    /// Tells the method wrongly of one event.
+    pub(super) fn misled(self, tamper: Tamper) -> Self {
+        Self { tamper: Some(tamper), ..self }
+    }
+
+    /// Where the protected tokens stand in the stream as it is.
+    fn protected(&self, site: &Site<'_>, batch: usize) -> Option<Vec<Vec<usize>>> {
+        let (start, end) = site.protected;
+        match &self.stream {
+            Stream::Whole => Some(vec![(start..end).collect(); batch]),
+            Stream::Positions(rows) => {
+                let places = |row: &Vec<u32>| {
+                    let is_protected = |&place: &usize| (start..end).contains(&(row[place] as usize));
+                    (0..row.len()).filter(is_protected).collect()
+                };
+                Some(rows.iter().map(places).collect())
+            }
+            Stream::Unknown => None,
+        }
+    }
+
+    fn try_out(
+        &mut self,
+        site: &Site<'_>,
+        at: String,
+        input: &T,
+        (scope, by): (Option<Scope>, &dyn Reduction<T>),
+    ) -> Result<()> {
+        let batch = input.shape().first().copied().unwrap_or(0);
+        let positions = by.positions().transpose()?;
+        let shrunk = by.shrink(input)?;
+        let restored = by.restore(&shrunk)?;
+        let copy = by.boxed();
+        let copied = copy.shrink(input)?;
+        let copied = [Array::read(&copied)?, Array::read(&copy.restore(&copied)?)?];
+        self.facts.push(Fact {
+            at,
+            scope,
+            input: Array::read(input)?,
+            kept: by.kept(),
+            protected: self.protected(site, batch),
+            took: wrong::taken(by, input, &shrunk),
+            shrunk: Array::read(&shrunk)?,
+            restored: Array::read(&restored)?,
+            positions: positions.clone(),
+            copied,
+        });
+        if scope.is_none() {
+            self.stream = match (&self.stream, positions) {
+                (Stream::Whole, Some(rows)) => Stream::Positions(rows),
+                (Stream::Positions(before), Some(rows)) => {
+                    let compose = |(before, row): (&Vec<u32>, Vec<u32>)| {
+                        row.into_iter().filter_map(|place| before.get(place as usize).copied()).collect()
+                    };
+                    Stream::Positions(before.iter().zip(rows).map(compose).collect())
+                }
+                _ => Stream::Unknown,
+            };
+        }
+        Ok(())
+    }
+}
+
+impl<T: AttentionOps> TokenReducer<T> for Watched<'_, T> {
+    fn begin_image(&mut self, run: &Run<'_>) -> Result<()> {
+        self.method.begin_image(run)
+    }
+
+    fn begin_step(&mut self, step: &Step, rows: &[Row]) -> Result<()> {
+        self.trace.clear();
+        self.method.begin_step(step, rows)
+    }
+
+    fn wants(&mut self, site: &Site<'_>, sub: Sublayer) -> Result<Wants<T>> {
+        self.method.wants(site, sub)
+    }
+
+    fn at(&mut self, site: &Site<'_>, event: Event<'_, T>) -> Result<Action<T>> {
+        let number = self.events;
+        self.events += 1;
+        if let Some(Tamper { how, .. }) = self.tamper.filter(|tamper| tamper.event == number) {
+            return tell_wrongly(self.method, site, event, how);
+        }
+        let place = format!("{} layer {}", site.block, site.layer);
+        let (at, input, before) = match &event {
+            Event::LayerEnter { hidden } => {
+                if site.layer == 0 {
+                    self.stream = Stream::Whole;
+                }
+                (format!("{place}, entering"), Some((*hidden).clone()), None)
+            }
+            Event::Before { sub, normed, .. } => {
+                (format!("{place}, before {sub:?}"), Some((*normed).clone()), Some(*sub))
+            }
+            Event::After { sub, hidden } => {
+                (format!("{place}, after {sub:?}"), Some((*hidden).clone()), None)
+            }
+            _ => (place, None, None),
+        };
+        let answer = self.method.at(site, event)?;
+        if let Some(sub) = before {
+            note(&mut self.trace, site, sub, &answer);
+        }
+        let reduction = match &answer {
+            Action::Around { scope, by } => Some((Some(*scope), by.as_ref())),
+            Action::UntilExit(by) => Some((None, by.as_ref())),
+            _ => None,
+        };
+        if let (true, Some(reduction), Some(input)) = (self.tries, reduction, &input) {
+            self.try_out(site, at, input, reduction)?;
+        }
+        Ok(answer)
+    }
+
+    fn end_step(&mut self, prediction: &T) -> Result<()> {
+        self.method.end_step(prediction)
+    }
+}
+
+/// The same event with wrong tensors.
+fn tell_wrongly<T: AttentionOps>(
+    method: &mut dyn TokenReducer<T>,
+    site: &Site<'_>,
+    event: Event<'_, T>,
+    how: WrongTensor,
+) -> Result<Action<T>> {
+    match event {
+        Event::LayerEnter { hidden } => method.at(site, Event::LayerEnter { hidden: &how.of(hidden)? }),
+        Event::Before { sub, hidden, normed } => {
+            let (hidden, normed) = (how.of(hidden)?, how.of(normed)?);
+            method.at(site, Event::Before { sub, hidden: &hidden, normed: &normed })
+        }
+        Event::Attended { sub, graph, values } => {
+            let graph = match (how, graph) {
+                (WrongTensor::Missing, _) | (_, None) => None,
+                (how, Some(graph)) => Some(AttentionGraph::Dense(how.of(&graph.to_dense()?)?)),
+            };
+            method.at(site, Event::Attended { sub, graph, values: &how.of(values)? })
+        }
+        Event::After { sub, hidden } => method.at(site, Event::After { sub, hidden: &how.of(hidden)? }),
+        Event::BlockExit { hidden } => method.at(site, Event::BlockExit { hidden: &how.of(hidden)? }),
+        other => method.at(site, other),
+    }
+}

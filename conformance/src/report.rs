@@ -1,0 +1,205 @@
+//! What a suite found, as data: for people, for a test that asserts it, and as JSON for a machine.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use atedm_core::{CONTRACT_VERSION, DType, Error, Result};
+use serde::{Deserialize, Serialize};
+
+/// A check that is known not to pass: data, so that it is seen, and so that it goes when the cause goes.
+#[derive(Debug, Clone, Copy)]
+pub struct KnownFailure {
+    /// The check's name.
+    pub check: &'static str,
+    /// The dtypes it fails for.
+    pub dtypes: &'static [DType],
+    /// Why, and where this is followed up.
+    pub reason: &'static str,
+}
+
+/// How one check ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Status {
+    /// It passed.
+    Passed,
+    /// It failed.
+    Failed,
+    /// It failed, as its entry among the known failures says.
+    KnownFailure,
+    /// It passed although it is listed among the known failures.
+    UnexpectedPass,
+    /// The subject has nothing that it could check.
+    NotApplicable,
+}
+
+/// One check in one dtype.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Outcome {
+    /// The group that the check belongs to.
+    pub group: String,
+    /// Its name.
+    pub check: String,
+    /// The dtype of the tensors.
+    pub dtype: DType,
+    /// How it ended.
+    pub status: Status,
+    /// What failed, in one line, or why it is known to fail.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub message: Option<String>,
+}
+
+impl Outcome {
+    /// Runs one check: an error or a panic fails it. A check that is listed in `known` is expected to fail.
+    pub fn of(
+        (group, check): (&str, &str),
+        dtype: DType,
+        known: &[KnownFailure],
+        run: impl FnOnce() -> Result<()>,
+    ) -> Self {
+        let failure = failure(run);
+        let listed = known.iter().find(|entry| entry.check == check && entry.dtypes.contains(&dtype));
+        let (status, message) = match (failure, listed) {
+            (None, None) => (Status::Passed, None),
+            (Some(failure), None) => (Status::Failed, Some(failure)),
+            (Some(failure), Some(entry)) => {
+                (Status::KnownFailure, Some(format!("{} ({failure})", entry.reason)))
+            }
+            (None, Some(entry)) => {
+                (Status::UnexpectedPass, Some(format!("take it off the list: {}", entry.reason)))
+            }
+        };
+        Self { group: group.to_string(), check: check.to_string(), dtype, status, message }
+    }
+
+    /// A check that does not concern the subject.
+    pub(crate) fn not_applicable((group, check): (&str, &str), dtype: DType) -> Self {
+        let (group, check) = (group.to_string(), check.to_string());
+        Self { group, check, dtype, status: Status::NotApplicable, message: None }
+    }
+
+    /// Whether the outcome is the expected one.
+    pub fn is_expected(&self) -> bool {
+        !matches!(self.status, Status::Failed | Status::UnexpectedPass)
+    }
+
+    /// Panics unless the outcome is the expected one; a known failure is printed.
+    ///
+    /// # Panics
+    /// When it is not.
+    pub fn assert(&self, subject: &str) {
+        let Self { check, dtype, status, message, .. } = self;
+        let message = message.as_deref().unwrap_or_default();
+        match status {
+            Status::Passed | Status::NotApplicable => {}
+            Status::KnownFailure => println!("known failure of {subject} in {dtype}, {check}: {message}"),
+            Status::Failed => panic!("{subject} fails {check} in {dtype}: {message}"),
+            Status::UnexpectedPass => panic!("{subject} passes {check} in {dtype}: {message}"),
+        }
+    }
+}
+
+/// Everything that a suite found about one subject.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Report {
+    /// The version of the contract that was checked ([`CONTRACT_VERSION`]).
+    pub contract: u32,
+    /// `backend` or `method`.
+    pub suite: String,
+    /// The name of the backend or the method.
+    pub subject: String,
+    /// Every check, in the suite's order.
+    pub outcomes: Vec<Outcome>,
+}
+
+impl Report {
+    pub(crate) fn new(suite: &str, subject: &str, outcomes: Vec<Outcome>) -> Self {
+        Self { contract: CONTRACT_VERSION, suite: suite.into(), subject: subject.into(), outcomes }
+    }
+
+    /// Whether every outcome is the expected one.
+    pub fn is_conforming(&self) -> bool {
+        self.outcomes.iter().all(Outcome::is_expected)
+    }
+
+    /// The outcomes that are not expected.
+    pub fn faults(&self) -> impl Iterator<Item = &Outcome> {
+        self.outcomes.iter().filter(|outcome| !outcome.is_expected())
+    }
+
+    /// As JSON, indented.
+    ///
+    /// # Errors
+    /// [`Error::Config`] when it cannot be written.
+    pub fn to_json(&self) -> Result<String> {
+        serde_json::to_string_pretty(self).map_err(|error| Error::config("report", error.to_string()))
+    }
+}
+
+/// One line a fault, and a last line with the numbers.
+impl std::fmt::Display for Report {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        for Outcome { group, check, dtype, message, .. } in self.faults() {
+            writeln!(f, "{group}::{check} in {dtype}: {}", message.as_deref().unwrap_or_default())?;
+        }
+        let of = |status: Status| self.outcomes.iter().filter(|outcome| outcome.status == status).count();
+        let (suite, subject, contract) = (&self.suite, &self.subject, self.contract);
+        let (passed, known) = (of(Status::Passed), of(Status::KnownFailure));
+        write!(
+            f,
+            "{suite} {subject}, contract {contract}: {passed} passed, {} failed, {known} known failures, {} not \
+             applicable",
+            self.faults().count(),
+            of(Status::NotApplicable),
+        )
+    }
+}
+
+/// What went wrong, if anything did.
+fn failure(run: impl FnOnce() -> Result<()>) -> Option<String> {
+    let text = match catch_unwind(AssertUnwindSafe(run)) {
+        Ok(Ok(())) => return None,
+        Ok(Err(error)) => error.to_string(),
+        Err(panic) => panic_message(&*panic),
+    };
+    Some(text.lines().map(str::trim).collect::<Vec<_>>().join(" "))
+}
+
+/// The text of a panic.
+pub(crate) fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("panicked").to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn outcome(check: &str, passes: bool) -> Outcome {
+        let known = [KnownFailure { check: "listed", dtypes: &[DType::F32], reason: "an example" }];
+        Outcome::of(("group", check), DType::F32, &known, || {
+            assert!(passes, "as known");
+            Ok(())
+        })
+    }
+
+    #[test]
+    fn known_failures_must_fail() {
+        assert_eq!(outcome("other", true).status, Status::Passed);
+        assert_eq!(outcome("other", false).status, Status::Failed);
+        assert_eq!(outcome("listed", false).status, Status::KnownFailure);
+        assert_eq!(outcome("listed", true).status, Status::UnexpectedPass);
+    }
+
+    #[test]
+    fn a_report_is_read_back_and_counts() {
+        let outcomes = vec![outcome("other", true), outcome("other", false), outcome("listed", false)];
+        let report = Report::new("backend", "example", outcomes);
+        assert!(!report.is_conforming());
+        assert_eq!(report.faults().count(), 1);
+        let back: Report = serde_json::from_str(&report.to_json().unwrap()).unwrap();
+        assert_eq!(back, report);
+        let text = report.to_string();
+        let last = "backend example, contract 1: 1 passed, 1 failed, 1 known failures, 0 not applicable";
+        assert_eq!(text.lines().last(), Some(last), "{text}");
+    }
+}

@@ -1,0 +1,59 @@
+//! The checks of the method suite bite: each of many broken methods fails the check that is meant for it.
+
+// helpers outside `#[test]` functions are tests, too
+#![allow(clippy::unwrap_used)]
+
+mod faults;
+mod picked;
+mod toy;
+
+use atedm_conformance::method::{Subject, checks, run_suite};
+use atedm_conformance::report::{Outcome, Status};
+use atedm_core::DType;
+use atedm_core::plugin::Unpruned;
+use atedm_core::reference::{NdDevice, Reference64};
+use faults::{FAULTS, Fault};
+use toy::{Toy, counts};
+
+fn subject(fault: Option<Fault>) -> Subject<Reference64> {
+    Subject::new("toy", (NdDevice, DType::F64), move || Ok(Box::new(Toy::new(false, fault))))
+        .with_idle(move || Ok(Box::new(Toy::new(true, fault))))
+        .with_counts(move |_, depth, grid, _, _| Some(counts(depth, grid, fault)))
+}
+
+#[test]
+fn without_a_fault_everything_passes() {
+    let report = run_suite(&subject(None), &[]);
+    assert!(report.is_conforming(), "{report}");
+    assert!(report.outcomes.iter().all(|outcome| outcome.status == Status::Passed), "{report}");
+}
+
+#[test]
+fn every_fault_fails_the_check_meant_for_it() {
+    let all = checks::<Reference64>();
+    let mut missed = Vec::new();
+    for &(fault, meant) in FAULTS {
+        let &(name, check) = all.iter().find(|(name, _)| *name == meant).unwrap();
+        let subject = subject(Some(fault));
+        let outcome = Outcome::of(("method", name), DType::F64, &[], || check(&subject));
+        if outcome.status != Status::Failed {
+            missed.push(format!("{fault:?} passes {name}"));
+        }
+    }
+    assert!(missed.is_empty(), "{missed:#?}");
+}
+
+/// What a subject says nothing of is not checked, and the report says so.
+#[test]
+fn a_method_without_counts_is_not_held_to_any() {
+    let bare = Subject::<Reference64>::new("whole", (NdDevice, DType::F64), || Ok(Box::new(Unpruned)));
+    let report = run_suite(&bare, &[]);
+    let spared: Vec<&str> = report
+        .outcomes
+        .iter()
+        .filter(|outcome| outcome.status == Status::NotApplicable)
+        .map(|outcome| outcome.check.as_str())
+        .collect();
+    assert_eq!(spared, ["asked_for_nothing_it_does_nothing", "counts_are_those_planned"]);
+    assert!(report.is_conforming(), "{report}");
+}

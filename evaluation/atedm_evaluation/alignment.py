@@ -1,0 +1,203 @@
+"""How well pictures fit their captions, by a score trained on rendered scenes (alignment_model.py).
+
+    alignment.py train SCENES --held-out SCENES --output target/alignment.npz
+    alignment.py score PICTURES --model target/alignment.npz [--captions FILE]
+    alignment.py score --ablation RUN --model target/alignment.npz
+
+SCENES are folders of `atedm scenes` (pictures, captions.txt); PICTURES a folder, or its file of features.py. The measures:
+
+- the mean cosine of a picture and its caption. It has no meaning of its own: compare it with that of held-out renders, whose
+  row `score` prints too;
+- retrieval accuracy: how often the caption that belongs to a picture has the highest cosine, among 32 other captions (the mean
+  over all choices of 32, exactly) and among all. Candidates are the different captions of the set (with --candidates, of that
+  file too); with fewer than 33 of them, both are the same.
+
+In a run, points have differences to their reference as well, over pictures of one prompt. Intervals are of 95 %, by the
+Bayesian bootstrap over pictures. Held-out scenes are for the report alone: nothing in training looks at them.
+
+The score is no CLIP score. It knows the words and things of its scenes, and no caption with another word has one.
+"""
+
+import argparse
+import pathlib
+
+import numpy as np
+
+from . import features
+from . import measures
+from . import tables
+from .layout import captions_of, cells_of, fail, read_text
+
+DISTRACTORS = 32
+
+
+def chance_among(rivals, others, distractors):
+    """The probability that none of `distractors` captions, drawn without repetition from `others`, is one of `rivals` (those
+    that score as high as the right one or higher): the product of (others - rivals - t) / (others - t)."""
+    rivals, drawn = np.asarray(rivals, dtype=np.float64), np.arange(distractors)
+    return np.prod(np.clip(others - rivals[:, None] - drawn, 0, None) / (others - drawn), axis=1)
+
+
+def scores(model, values, captions, texts, source):
+    """Cosine, hit among 32 others and hit among all of each picture, `[3, pictures]`; `texts` are the different captions."""
+    place = {text: index for index, text in enumerate(texts)}
+    similarities = model.similarities(values, texts, source)
+    right = similarities[np.arange(len(captions)), [place[caption] for caption in captions]]
+    rivals = (similarities >= right[:, None]).sum(axis=1) - 1  # it is as high as itself
+    others = len(texts) - 1
+    return np.stack([right, chance_among(rivals, others, min(DISTRACTORS, others)), rivals == 0])
+
+
+def different(captions, candidates=()):
+    """The captions to choose from: at least two."""
+    texts = sorted(set(captions) | set(candidates))
+    return texts if len(texts) > 1 else fail("captions", f"expected at least two different ones, got {texts[0]!r} alone")
+
+
+def row_of(label, found, candidates, weights):
+    """A row of pictures with their scores."""
+    cosine, among, first = (measures.interval(measures.weighted_means(values, weights)) for values in found)
+    n = {"pictures": found.shape[1], "candidates": candidates}
+    return {"row": label, "label": label, "reference": None, "n": n, "cosine": cosine, "top1_of_33": among, "top1_of_all": first}
+
+
+def of_scenes(folder, source, args):
+    """Features of a folder (computed, or a file's), in order, with captions."""
+    found = features.load(source or folder, args.threads)
+    return found, captions_of(folder, found.names)
+
+
+def train(args):
+    torch = features.needed("torch")
+    from .alignment_model import trained
+
+    found, captions = of_scenes(args.scenes, args.features, args)
+    held_out, held_out_captions = of_scenes(args.held_out, args.held_out_features, args)
+    torch.set_num_threads(args.threads)
+    if len(found) < 100:
+        fail(args.scenes, f"expected at least 100 scenes to train on, got {len(found)}")
+    kept = len(found) - len(found) // 10  # the last tenth: combinations that training has seen, in other scenes
+    model = trained(found.values[:kept], captions[:kept], args.steps, args.seed)
+    rows = []
+    for label, values, texts, source in [
+        ("renders, combinations of training", found.values[kept:], captions[kept:], args.scenes),
+        ("renders, held-out combinations", held_out.values, held_out_captions, args.held_out),
+    ]:
+        weights = measures.bootstrap_weights(len(texts), args.replicates, args.seed)
+        choice = different(texts)
+        rows.append(row_of(label, scores(model, values, texts, choice, source), len(choice), weights))
+    model.report = {"scenes": kept, "steps": args.steps, "seed": args.seed, "rows": rows}
+    model.write(args.output)
+    return rows
+
+
+def of_run(model, args):
+    """A row a point, with differences to its reference over the prompts that both have."""
+    cells = cells_of(args.ablation)
+    parts = features.of_cells(args.ablation, cells, args.features, args.threads)
+    choice = different([caption for cell in cells for caption in cell.captions.values()], candidates_of(args))
+    ids = {id: row for row, id in enumerate(dict.fromkeys(id for cell in cells for id in cell.captions))}
+    weights = measures.bootstrap_weights(len(ids), args.replicates, args.seed)
+    found = {}
+    for cell, part in zip(cells, parts):
+        texts = [cell.captions[name] for name in part.names]
+        found[cell.id] = dict(zip(part.names, scores(model, part.values, texts, choice, args.ablation).T))
+    if args.reference and args.reference not in found:
+        fail("--reference", f"expected a point ({', '.join(found)}), got {args.reference!r}")
+    rows = []
+    for cell in cells:
+        own, reference = found[cell.id], args.reference or cell.reference
+        row = row_of(cell.id, np.array(list(own.values())).T, len(choice), weights[:, [ids[id] for id in own]])
+        row |= {"label": cell.label, "reference": reference}
+        both = [id for id in own if reference not in (None, cell.id) and id in found[reference]]
+        if both:
+            chosen = weights[:, [ids[id] for id in both]]
+            differences = np.array([own[id] - found[reference][id] for id in both]).T
+            for name, values in zip(["cosine", "top1_of_33", "top1_of_all"], differences):
+                row[f"{name}_difference"] = measures.interval(measures.weighted_means(values, chosen))
+            row["n"]["pairs"] = len(both)
+        rows.append(row)
+    return rows
+
+
+def candidates_of(args):
+    """Captions of --candidates: one a line, or what is behind a tab."""
+    if args.candidates is None:
+        return []
+    lines = [line.rsplit("\t", 1)[-1].strip() for line in read_text(args.candidates).splitlines()]
+    return [line for line in lines if line] or fail(args.candidates, "expected captions in it, got none")
+
+
+def score(args):
+    torch = features.needed("torch")
+    from .alignment_model import Alignment
+
+    torch.set_num_threads(args.threads)
+    model = Alignment.read(args.model)
+    if args.ablation:
+        rows = of_run(model, args)
+    else:
+        found = features.load(args.pictures, args.threads)
+        texts = captions_of(found.folder, found.names, args.captions)
+        choice = different(texts, candidates_of(args))
+        weights = measures.bootstrap_weights(len(found), args.replicates, args.seed)
+        values = scores(model, found.values, texts, choice, args.captions or args.pictures)
+        rows = [row_of(pathlib.Path(args.pictures).stem, values, len(choice), weights)]
+    return model.report["rows"] + rows
+
+
+COLUMNS = [
+    ("cosine", "cosine", 1, 4),
+    ("right caption of 33 (%)", "top1_of_33", 100, 1),
+    ("right caption of all (%)", "top1_of_all", 100, 1),
+    ("Δ cosine", "cosine_difference", 1, 4),
+    ("Δ of 33 (points)", "top1_of_33_difference", 100, 1),
+    ("Δ of all (points)", "top1_of_all_difference", 100, 1),
+]
+
+
+def arguments():
+    parser = argparse.ArgumentParser(description="How well pictures fit their captions, with bootstrap intervals of 95 %.")
+    actions = parser.add_subparsers(dest="action", required=True)
+    action = actions.add_parser("train", help="train the score on rendered scenes")
+    action.add_argument("scenes", help="folder of `atedm scenes`")
+    action.add_argument("--features", help="its file of features.py, if there is one")
+    action.add_argument("--held-out", required=True, help="folder of `atedm scenes --split held-out`")
+    action.add_argument("--held-out-features", help="its file of features.py, if there is one")
+    action.add_argument("--output", required=True, help="model to write, .npz")
+    action.add_argument("--steps", type=int, default=1000, help="of 256 pictures (default 1000)")
+    tables.add_arguments(action)  # --seed is training's too
+    action = actions.add_parser("score", help="score pictures with captions")
+    action.add_argument("pictures", nargs="?", help="folder, or file of features.py")
+    action.add_argument("--captions", help="captions of the pictures (default: captions.txt in the folder)")
+    action.add_argument("--model", required=True, help="file of `alignment.py train`")
+    action.add_argument("--candidates", help="more captions to choose from, a line each")
+    action.add_argument("--ablation", metavar="RUN", help="folder of `atedm ablate`: a row a point")
+    action.add_argument("--features", help="with --ablation: features of RUN/images")
+    action.add_argument("--reference", help="with --ablation: the point of the differences (default: the unpruned point)")
+    tables.add_arguments(action)
+    args = parser.parse_args()
+    tables.check(args)
+    if args.action == "train":
+        if args.steps < 1:
+            fail("--steps", f"expected at least 1, got {args.steps}")
+        if not args.output.endswith(".npz"):
+            fail(args.output, "expected a name that ends in .npz")
+    elif (args.ablation is None) == (args.pictures is None):
+        fail("arguments", "expected PICTURES or --ablation RUN")
+    elif args.ablation is None and (args.features or args.reference):
+        fail("--features, --reference", "expected with --ablation only")
+    elif args.ablation and args.captions:
+        fail("--captions", "expected without --ablation: a run has its own")
+    return args
+
+
+def main():
+    args = arguments()
+    rows = train(args) if args.action == "train" else score(args)
+    head = {"features": features.NETWORK, "bootstrap": "Bayesian, 95 %", "replicates": args.replicates, "seed": args.seed}
+    tables.write(args, head, rows, COLUMNS)
+
+
+if __name__ == "__main__":
+    main()

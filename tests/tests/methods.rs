@@ -1,0 +1,177 @@
+//! The suite for methods on every method that the registries of `atedm-core` and `atedm-tomerge` name, and on settings of
+//! theirs that go other ways.
+
+// helpers outside `#[test]` functions are tests, too
+#![allow(clippy::unwrap_used)]
+
+use atedm_conformance::method::{Subject, run_suite};
+use atedm_conformance::report::KnownFailure;
+use atedm_core::DType;
+use atedm_core::at_edm::AtEdmConfig;
+use atedm_core::plugin::{BuildContext, Options, Registry, ScheduleRegistry};
+use atedm_core::reference::{NdDevice, NdTensor, Reference64};
+use atedm_tomerge::MergeConfig;
+use serde_json::{Value, json};
+
+/// A method's name, its options, and what it is known to fail.
+type Method = (&'static str, Value, &'static [KnownFailure]);
+
+/// The suite's model has attention at levels 0 and 1.
+const DEEPEST: usize = 1;
+
+/// tomesd, ComfyUI and SiTo's program draw from one stream of random numbers; the first two draw none for an odd batch.
+const DRAWS_OF_A_BATCH: &[KnownFailure] = &[
+    KnownFailure {
+        check: "images_do_not_depend_on_their_batch",
+        dtypes: &[DType::F64],
+        reason: "torch's generator: an odd batch draws nothing, as in tomesd",
+    },
+    KnownFailure {
+        check: "images_may_take_turns",
+        dtypes: &[DType::F64],
+        reason: "torch's generator: one stream, so that a draw depends on all before it",
+    },
+];
+
+/// Recovery by interpolation knows no place for tokens beside the grid's, and says so.
+const NO_TOKENS_BESIDE_THE_GRID: &[KnownFailure] = &[KnownFailure {
+    check: "protected_tokens_are_untouched",
+    dtypes: &[DType::F64],
+    reason: "bicubic recovery needs a whole grid and refuses a stream with other tokens",
+}];
+
+fn registry() -> Registry<NdTensor> {
+    let mut registry = Registry::with_builtins();
+    atedm_tomerge::register(&mut registry).unwrap();
+    registry
+}
+
+fn table(options: &Value) -> Options {
+    options.as_object().unwrap().clone()
+}
+
+/// The method as the suite needs it; a budget's ratio is given, since nothing here solves it.
+fn subject(name: &'static str, options: &Value) -> Subject<Reference64> {
+    let build = |options: Value| {
+        move || {
+            let context = BuildContext { deepest_level: Some(DEEPEST), ..BuildContext::default() };
+            registry().build(name, &options, &context)
+        }
+    };
+    let mut idle = options.clone();
+    if name != "none" {
+        idle["ratio"] = json!(0.0);
+    }
+    let subject = Subject::new(format!("{name} {options}"), (NdDevice, DType::F64), build(options.clone()));
+    let subject = subject.with_idle(build(idle));
+    if let Ok(config) = AtEdmConfig::from_options(name, &table(options)) {
+        let plan = config.resolve(DEEPEST).plan().unwrap();
+        return subject.with_counts(move |block, depth, grid, step, total| {
+            Some(plan.tokens(block, depth, grid.tokens(), step, total).unwrap())
+        });
+    }
+    if let Ok(config) = MergeConfig::from_options(name, &table(options)) {
+        let plan = config.resolve(DEEPEST).plan_with(&ScheduleRegistry::with_builtins()).unwrap();
+        return subject.with_counts(move |block, depth, grid, step, total| {
+            plan.is_exact().then(|| plan.tokens(block, depth, grid, step, total).unwrap())
+        });
+    }
+    subject
+}
+
+/// Runs the suite on each; all faults are told at once.
+fn assert_conforming(methods: impl IntoIterator<Item = Method>) {
+    let reports =
+        methods.into_iter().map(|(name, options, known)| run_suite(&subject(name, &options), known));
+    let faults: Vec<String> =
+        reports.filter(|report| !report.is_conforming()).map(|report| report.to_string()).collect();
+    assert!(faults.is_empty(), "{}", faults.join("\n"));
+}
+
+fn presets() -> Vec<Method> {
+    let budget = json!({"ratio": 0.4});
+    vec![
+        ("none", json!({}), &[]),
+        ("at-edm", json!({}), &[]),
+        ("at-edm-dagger", json!({}), &[]),
+        ("at-edm-fast", json!({}), &[]),
+        ("at-edm-dagger-fast", json!({}), &[]),
+        ("at-edm-a", budget.clone(), &[]),
+        ("at-edm-b", budget.clone(), &[]),
+        ("at-edm-c", budget.clone(), &[]),
+        ("at-edm-d", budget, &[]),
+    ]
+}
+
+fn merging_presets() -> Vec<Method> {
+    let drawing = ["tome", "tome-comfy"].map(|name| (name, json!({}), DRAWS_OF_A_BATCH));
+    let others = ["tome-a", "tome-b", "tome-c", "tome-d", "todo", "todo-sdxl", "toma"];
+    let noisy = ("sito", json!({}), &DRAWS_OF_A_BATCH[1..]);
+    drawing.into_iter().chain(others.map(|name| (name, json!({}), &[][..]))).chain([noisy]).collect()
+}
+
+#[test]
+fn every_name_of_the_registry_is_here() {
+    let all: Vec<Method> = presets().into_iter().chain(merging_presets()).collect();
+    for name in registry().names() {
+        assert!(all.iter().any(|(other, ..)| *other == name), "{name} is not held to the suite");
+    }
+}
+
+#[test]
+fn presets_of_at_edm_conform() {
+    assert_conforming(presets());
+}
+
+#[test]
+fn presets_of_token_merging_conform() {
+    assert_conforming(merging_presets());
+}
+
+#[test]
+fn other_settings_of_at_edm_conform() {
+    let base = json!({"schedule": "constant", "ratio": 0.5});
+    let with = |more: Value| -> Method {
+        let mut options = base.clone();
+        options.as_object_mut().unwrap().extend(table(&more));
+        ("at-edm", options, &[])
+    };
+    let bicubic = |more: Value| -> Method {
+        let (name, mut options, _) = with(more);
+        options["recovery"] = json!("bicubic");
+        (name, options, NO_TOKENS_BESIDE_THE_GRID)
+    };
+    assert_conforming([
+        with(json!({"prune_layers": [0, 1], "recovery": "direct"})),
+        with(
+            json!({"prune_layers": [0, 1], "prune_point": "before_ff", "recovery": "zero", "scorer": "random"}),
+        ),
+        bicubic(json!({"scorer": "value-norm"})),
+        bicubic(json!({"bicubic": "normalised", "prune_layers": [0, 1]})),
+        with(json!({"score": "cross", "guidance": "mean", "heads": "max"})),
+        with(json!({"rescore_every": 3, "guidance": "cond"})),
+        with(json!({"rescore_every": 2, "prune_layers": [0, 1], "scorer": "token-norm"})),
+        with(json!({"warm_start": true, "max_iterations": 1, "keep_multiple": 4})),
+        with(json!({"scorer": "column-mean", "levels": "deepest", "ratio": 0.97})),
+    ]);
+}
+
+#[test]
+fn other_settings_of_token_merging_conform() {
+    let all = json!({"merge_crossattn": true, "merge_mlp": true});
+    let with = |name: &'static str, more: Value| -> Method {
+        let mut options = all.clone();
+        options.as_object_mut().unwrap().extend(table(&more));
+        (name, options, &[])
+    };
+    assert_conforming([
+        with("tome", json!({"ratio": 0.6, "use_rand": false, "max_downsample": 8})),
+        with("tome", json!({"rng": "chacha", "merge": "mlerp"})),
+        with("tome", json!({"use_rand": false, "merge": "prune", "sx": 3})),
+        with("tome-c", json!({"reuse": {"layers": 2, "steps": 2}})),
+        with("tome-c", json!({"guidance": "mean", "schedule": "prune-less"})),
+        ("todo", json!({"downsample_method": "nearest-exact", "timestep_threshold_stop": 0.5}), &[]),
+        with("toma", json!({"attention_scale": 5.0, "ratio": 0.75})),
+        with("sito", json!({"noise_alpha": 0.0, "ratio": 0.7})),
+    ]);
+}

@@ -1,0 +1,122 @@
+//! Scenes composed from emoji: the data of the `emoji` tier (cargo feature `emoji`).
+//!
+//! One or two of some 850 drawings stand before a background, placed and described as the shapes of
+//! [`super::scenes`] are; the mask is exact, since it comes from the drawings' own alpha. The drawings are Noto Emoji
+//! (npm `@iconify-json/noto` 1.2.9, Apache-2.0), their words emojibase's labels (npm `emojibase-data` 17.0.0, MIT);
+//! `recipes/training/fetch-emoji.sh DIR` lays both out as [`EmojiOptions::folder`] wants them. Nothing of them is part of this crate.
+//!
+//! About a tenth of all (drawing, background style, background colour) triples and of all pairs of drawings never occur in
+//! [`Split::Train`]; each scene of `Split::HeldOut` shows one.
+//!
+//! Which scene an index gives is the same everywhere; its pixels are drawn by `resvg`, whose single-precision arithmetic may
+//! differ in the last bit between processors.
+
+mod icons;
+mod noun;
+mod scene;
+mod sprite;
+#[cfg(test)]
+mod tests;
+
+use std::path::PathBuf;
+
+use atedm_core::{Error, Result};
+
+use self::icons::Icon;
+use self::scene::EmojiScene;
+use super::scenes::{
+    Background, Composed, Objects, Position, Relation, SceneSource, Size, Split, Style, Tone,
+};
+
+/// Where the packages are, and what of them is used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EmojiOptions {
+    /// Holds `noto/icons.json`, `emojibase/en/data.json` and `emojibase/meta/groups.json`.
+    pub folder: PathBuf,
+    /// Emojibase's groups whose drawings are used.
+    pub groups: Vec<String>,
+    /// Seed of the stream.
+    pub seed: u64,
+    /// Objects in a scene.
+    pub objects: Objects,
+}
+
+impl EmojiOptions {
+    /// Animals, food, places, activities and things: what stands in a scene (no faces, people, signs and flags).
+    pub const GROUPS: [&str; 5] = ["animals-nature", "food-drink", "travel-places", "activities", "objects"];
+
+    /// The first seed's stream of one or two objects of [`EmojiOptions::GROUPS`].
+    pub fn new(folder: impl Into<PathBuf>) -> Self {
+        let groups = Self::GROUPS.map(str::to_owned).to_vec();
+        Self { folder: folder.into(), groups, seed: 0, objects: Objects::default() }
+    }
+}
+
+/// A stream of scenes composed from emoji.
+///
+/// A drawing is turned into pixels when a scene first shows it, and kept: 256 KiB each.
+pub struct Emoji {
+    icons: Vec<Icon>,
+    seed: u64,
+    objects: Objects,
+}
+
+impl Emoji {
+    /// Reads the packages.
+    ///
+    /// # Errors
+    /// [`Error::Io`] for a file that cannot be read, [`Error::Config`] naming the file for one that
+    /// is not what it should be, for an unknown group, and for too few drawings.
+    pub fn open(options: &EmojiOptions) -> Result<Self> {
+        let icons = icons::read(&options.folder, &options.groups)?;
+        if !scene::fill_both_splits(&icons) {
+            let reason = "expected more drawings: these have no scenes for each split".to_owned();
+            return Err(Error::config("groups", reason));
+        }
+        Ok(Self { icons, seed: options.seed, objects: options.objects })
+    }
+
+    /// The drawings' words, in the order of their names.
+    pub fn labels(&self) -> impl Iterator<Item = &str> {
+        self.icons.iter().map(|icon| &*icon.label)
+    }
+}
+
+impl SceneSource for Emoji {
+    fn scene<'a>(&'a self, split: Split, index: u64) -> Box<dyn Composed + 'a> {
+        Box::new(EmojiScene::sample(&self.icons, (self.seed, self.objects), split, index))
+    }
+
+    fn vocabulary_captions<'a>(&'a self) -> Box<dyn Iterator<Item = String> + 'a> {
+        // Each set walked in its own order, and the longest to its end.
+        let steps = self.icons.len().max(Position::ALL.len());
+        Box::new((0..steps).flat_map(|step| {
+            let label = &self.icons[step % self.icons.len()].label;
+            let sized = noun::noun(label, Some(Size::ALL[step % Size::ALL.len()]));
+            let position = Position::ALL[step % Position::ALL.len()].phrase();
+            let relation = Relation::ALL[step % Relation::ALL.len()].name();
+            let (style, tone) = (Style::ALL[step % Style::ALL.len()], Tone::ALL[step % Tone::ALL.len()]);
+            let background = format!("on a {} {} background", style.name(), tone.name());
+            [format!("{sized} {position} {background}"), format!("{} {relation}", noun::noun(label, None))]
+        }))
+    }
+}
+
+/// Whether this drawing before this background is held out.
+fn triple_held_out(icon: &str, background: &Background) -> bool {
+    chosen(&[icon, background.style.name(), background.tone.name()])
+}
+
+/// Whether these two drawings together are held out, in either order.
+fn pair_held_out(first: &str, second: &str) -> bool {
+    chosen(&[first.min(second), first.max(second)])
+}
+
+/// The choice depends on names alone, not on which other drawings there are: FNV-1a of the names, then as for shapes.
+fn chosen(names: &[&str]) -> bool {
+    let bytes = names.iter().flat_map(|name| name.bytes().chain([0]));
+    let hash = bytes.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    });
+    super::scenes::held_out::is_chosen(hash)
+}

@@ -1,0 +1,39 @@
+//! Scenes of simple shapes, composed by a seeded program: the data of the `shapes` tier.
+//!
+//! A [`Scene`] holds one or two objects (shape, colour, size, position) before a background (style, colour). It tells
+//! its caption in a closed grammar, draws itself at any size, and knows its foreground mask exactly. Nothing is stored:
+//! scene `index` of a stream is a function of seed, [`Split`] and index alone, with the same bytes on every machine
+//! (only operations that IEEE 754 rounds one way are used).
+//!
+//! [`SceneSource`] and [`Composed`] are what training and evaluation ask of any tier's data; [`Shapes`] is this tier's.
+//!
+//! About a tenth of all (shape, colour, background style) triples and of all pairs of (shape, colour) objects never
+//! occur in [`Split::Train`], and each scene of [`Split::HeldOut`] shows one of them: [`held_out`].
+//!
+//! ```
+//! use atedm_training::scenes::{Scene, Split};
+//!
+//! let scene = Scene::sample(7, Split::Train, 0);
+//! let picture = scene.render(64);
+//! assert_eq!(picture.rgb.len(), 64 * 64 * 3);
+//! assert_eq!(scene.mask(64).len(), 64 * 64);
+//! println!("{}", scene.caption());
+//! ```
+
+pub(crate) mod caption;
+pub(crate) mod draws;
+pub mod held_out;
+mod outline;
+mod parts;
+mod picture;
+pub(crate) mod place;
+mod render;
+pub(crate) mod sample;
+mod source;
+#[cfg(test)]
+mod tests;
+
+pub use caption::vocabulary_captions;
+pub use parts::{Background, Colour, Object, Position, Relation, Scene, Shape, Size, Split, Style, Tone};
+pub use picture::Picture;
+pub use source::{BackgroundLabels, Composed, Kind, Labels, ObjectLabels, Objects, SceneSource, Shapes};

@@ -1,0 +1,80 @@
+//! Where objects stand, how large they are, and what is behind them: the same for every tier's scenes.
+
+use super::draws::Draws;
+use super::parts::{Background, Position, Relation, Size, Style, Tone};
+
+/// How many of 100 scenes show a single object.
+pub(crate) const SINGLE_PERCENT: usize = 60;
+
+/// All lengths below are in pixels of a picture of this side.
+const SIDE: f32 = 64.0;
+/// What an object keeps from the border, and two objects from the line between their halves.
+const MARGIN: f32 = 1.0;
+
+/// Size and position by name, and exactly, in shares of the side.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Place {
+    pub(crate) size: Size,
+    pub(crate) position: Position,
+    pub(crate) centre: [f32; 2],
+    pub(crate) radius: f32,
+}
+
+impl Place {
+    /// Of a single object.
+    pub(crate) fn single(draws: &mut Draws) -> Self {
+        let size = draws.one_of(Size::ALL);
+        let position = draws.one_of(Position::ALL);
+        let radius = match size {
+            Size::Small => draws.between(8.0, 10.0),
+            Size::Large => draws.between(14.0, 16.0),
+        };
+        // How far the centre is from the picture's in the direction of the position, and beside it.
+        let off = match position {
+            Position::Center => draws.between(-2.0, 2.0),
+            _ => draws.between(13.0, (SIDE / 2.0 - MARGIN - radius).min(20.0)),
+        };
+        let beside = match position {
+            Position::Center => draws.between(-2.0, 2.0),
+            _ => draws.between(-4.0, 4.0),
+        };
+        Self { size, position, centre: placed(position, off, beside), radius: radius / SIDE }
+    }
+
+    /// Of two objects, in opposite halves of the picture.
+    pub(crate) fn pair(relation: Relation, draws: &mut Draws) -> [Self; 2] {
+        relation.positions().map(|position| {
+            let size = draws.one_of(Size::ALL);
+            // Two large objects and their margins must fit beside each other.
+            let radius = match size {
+                Size::Small => draws.between(8.0, 9.5),
+                Size::Large => draws.between(13.0, 14.5),
+            };
+            let off = draws.between(radius + MARGIN, SIDE / 2.0 - MARGIN - radius);
+            let centre = placed(position, off, draws.between(-6.0, 6.0));
+            Self { size, position, centre, radius: radius / SIDE }
+        })
+    }
+}
+
+impl Background {
+    pub(crate) fn drawn(draws: &mut Draws) -> Self {
+        Self {
+            style: draws.one_of(Style::ALL),
+            tone: draws.one_of(Tone::ALL),
+            phase: [draws.between(0.0, 1.0), draws.between(0.0, 1.0)],
+        }
+    }
+}
+
+/// The centre that is `off` pixels from the picture's towards `position`, and `beside` across that direction.
+fn placed(position: Position, off: f32, beside: f32) -> [f32; 2] {
+    let [across, down] = match position {
+        Position::Left => [-off, beside],
+        Position::Right => [off, beside],
+        Position::Top => [beside, -off],
+        Position::Bottom => [beside, off],
+        Position::Center => [off, beside],
+    };
+    [0.5 + across / SIDE, 0.5 + down / SIDE]
+}

@@ -1,0 +1,59 @@
+//! Where scenes come from.
+
+use super::draws::{Draws, Purpose};
+use super::parts::{Background, Colour, Object, Relation, Scene, Shape, Split};
+use super::place::{Place, SINGLE_PERCENT};
+
+impl Scene {
+    /// Scene `index` of the stream of `seed` and `split`: 60 of 100 show one object, the others two. Any index is had
+    /// independently of the others, and is the same on every machine.
+    pub fn sample(seed: u64, split: Split, index: u64) -> Self {
+        let mut draws = Draws::new(seed, Purpose::Scene, split as u8, index);
+        // The number of objects comes first, so that the split does not change the mixture.
+        let compose = if draws.chance(SINGLE_PERCENT) { single } else { pair };
+        of_split(split, || compose(&mut draws), Self::is_held_out)
+    }
+
+    /// Scene `index` of the stream of single objects of `seed` and `split`.
+    pub fn sample_single(seed: u64, split: Split, index: u64) -> Self {
+        let mut draws = Draws::new(seed, Purpose::Single, split as u8, index);
+        of_split(split, || single(&mut draws), Self::is_held_out)
+    }
+}
+
+/// The first scene that belongs to `split`; one in ten single objects is held out, so this ends soon.
+pub(crate) fn of_split<S>(split: Split, mut next: impl FnMut() -> S, is_held_out: impl Fn(&S) -> bool) -> S {
+    loop {
+        let scene = next();
+        if is_held_out(&scene) == (split == Split::HeldOut) {
+            return scene;
+        }
+    }
+}
+
+fn single(draws: &mut Draws) -> Scene {
+    let kind = kind(draws);
+    let object = object(kind, Place::single(draws));
+    Scene { objects: vec![object], relation: None, background: Background::drawn(draws) }
+}
+
+fn pair(draws: &mut Draws) -> Scene {
+    let relation = draws.one_of(Relation::ALL);
+    let first = kind(draws);
+    let mut second = kind(draws);
+    while second == first {
+        second = kind(draws);
+    }
+    let [one, other] = Place::pair(relation, draws);
+    let objects = vec![object(first, one), object(second, other)];
+    Scene { objects, relation: Some(relation), background: Background::drawn(draws) }
+}
+
+fn kind(draws: &mut Draws) -> (Shape, Colour) {
+    (draws.one_of(Shape::ALL), draws.one_of(Colour::ALL))
+}
+
+fn object((shape, colour): (Shape, Colour), place: Place) -> Object {
+    let Place { size, position, centre, radius } = place;
+    Object { shape, colour, size, position, centre, radius }
+}

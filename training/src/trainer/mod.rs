@@ -1,0 +1,30 @@
+//! A small SD-XL trained from nothing, through the same models that sample, on libtorch's gradients.
+//!
+//! # Structure
+//! - [`Recipe`]: what a training depends on, a TOML file; [`train`] runs it in a folder, from where it was left.
+//! - Arithmetic: `parameters` (one flat buffer, leaves of the gradient graph), `course` (workers' gradients in order),
+//!   [`AdamW`], `autoencoder` and `diffusion` (the losses), `draws` (numbers keyed by image), `state` and `losses` (files), [`Trained`]
+//!   (what comes out).
+//!
+//! A model is loaded anew in every step, from leaves: its one-product projections and casts are then part of the graph.
+
+mod autoencoder;
+mod course;
+mod diffusion;
+mod draws;
+mod losses;
+mod optimizer;
+mod parameters;
+mod recipe;
+mod run;
+mod state;
+#[cfg(test)]
+mod tests;
+mod trained;
+
+pub use diffusion::min_snr;
+pub use optimizer::{AdamW, Course};
+pub use parameters::{Handles, Parameters, Slot};
+pub use recipe::{AutoencoderRecipe, Data, DiffusionRecipe, Part, Recipe};
+pub use run::{Observer, Options, train};
+pub use trained::Trained;

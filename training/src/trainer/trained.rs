@@ -1,0 +1,90 @@
+//! A model out of a training.
+
+use atedm_core::Result;
+
+use super::course::Progress;
+use super::losses::Losses;
+use super::recipe::Recipe;
+use super::state;
+use atedm_sdxl::architecture::{Architecture, ModelCard, NamedTensor, PartTensors, Vocabulary};
+use atedm_sdxl::checkpoint::Part as Folder;
+
+/// A model during or after its training: averaged weights of all parts.
+#[derive(Debug, Clone)]
+pub struct Trained {
+    /// Its sizes, with the measured scaling factor.
+    pub model: Architecture,
+    /// Its tokens.
+    pub vocabulary: Vocabulary,
+    /// Each part's tensors.
+    pub weights: Vec<PartTensors>,
+    /// Steps of the diffusion part done.
+    pub steps: u64,
+    /// Their mean loss in at most twelve stretches, each with its last step.
+    pub losses: Vec<(usize, f64)>,
+    /// Peak signal-to-noise ratio of held-out pictures through the autoencoder, in decibels.
+    pub vae_psnr: f64,
+}
+
+impl Trained {
+    /// The model's card; `evaluation` is Markdown of what was measured on it.
+    ///
+    /// # Errors
+    /// [`atedm_core::Error::Config`] if the recipe cannot be written.
+    pub fn card(&self, recipe: &Recipe, evaluation: Option<&str>) -> Result<String> {
+        let card = ModelCard {
+            name: &recipe.name,
+            architecture: &self.model,
+            vocabulary: &self.vocabulary,
+            data: recipe.data.described(),
+            recipe_toml: &recipe.to_toml()?,
+            steps: self.steps as usize,
+            images: self.steps as usize * recipe.diffusion.training.batch,
+            losses: &self.losses,
+            vae_psnr: self.vae_psnr,
+            evaluation,
+        };
+        Ok(card.to_markdown())
+    }
+}
+
+/// The averaged weights of a course: name, shape, values.
+pub(super) fn averages(progress: &Progress) -> Result<Vec<NamedTensor>> {
+    let values = state::to_host(&progress.optimizer.average)?;
+    let slots = progress.parameters.slots().iter();
+    Ok(slots
+        .map(|slot| (slot.name.clone(), slot.shape.clone(), values[slot.range.clone()].to_vec()))
+        .collect())
+}
+
+/// What, with the diffusion part's weights, is a whole model.
+pub(super) struct Export {
+    pub(super) model: Architecture,
+    pub(super) vocabulary: Vocabulary,
+    pub(super) autoencoder: Vec<NamedTensor>,
+    pub(super) vae_psnr: f64,
+}
+
+impl Export {
+    /// The model as it is after these steps.
+    pub(super) fn of(&self, progress: &Progress, losses: &Losses) -> Result<Trained> {
+        let mut all = self.autoencoder.clone();
+        all.extend(averages(progress)?);
+        let part = |part: &Folder| {
+            let prefix = format!("{}.", part.folder());
+            let below = all.iter().filter_map(|(name, shape, values)| {
+                let name = name.strip_prefix(&prefix)?;
+                Some((name.to_string(), shape.clone(), values.clone()))
+            });
+            (*part, below.collect())
+        };
+        Ok(Trained {
+            model: self.model.clone(),
+            vocabulary: self.vocabulary.clone(),
+            weights: Folder::ALL.iter().map(part).collect(),
+            steps: progress.done,
+            losses: losses.curve(),
+            vae_psnr: self.vae_psnr,
+        })
+    }
+}
