@@ -71,6 +71,7 @@ impl<'a> Job<'a> {
         let half = DType::from(engine.dtype).size_in_bytes() == 2;
         let model = Model::open(sample.model.as_deref(), half.then_some("fp16"))?;
         let size = model.size(sample.width, sample.height)?;
+        model.check_tiles(("--vae-tiling", sample.vae_tiling))?;
         model.checkpoint.scheduler().build::<NdTensor>(sample.scheduler, sample.steps)?;
         let work = Workload { sampler: sample.scheduler, ..model.workload(size, sample.steps) };
         let registry = registry::<NdTensor>(extension)?;

@@ -88,9 +88,9 @@ impl Command {
             Self::Compare(args) => Some(&mut args.engine),
             Self::Ablate(args) => Some(&mut args.engine),
             Self::Eval(EvalArgs { action: EvalAction::Export(args) }) => Some(&mut args.engine),
-            Self::Inspect(_) | Self::Flops(_) | Self::Report(_) | Self::InitTiny(_) => None,
+            Self::Inspect(_) | Self::Flops(_) | Self::Report(_) | Self::Scenes(_) | Self::InitTiny(_) => None,
             #[cfg(feature = "train")]
-            Self::Scenes(_) | Self::Train(_) => None,
+            Self::Train(_) => None,
         }
     }
 }

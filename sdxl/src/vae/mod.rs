@@ -110,8 +110,8 @@ impl<B: Backend> Vae<B> {
     /// The tile size and overlap that diffusers takes for this autoencoder.
     pub fn tiles(&self) -> TileOptions {
         match self {
-            Self::Kl(vae) => TileOptions { size: vae.config().sample_size, overlap: 0.25 },
-            Self::Tiny(_) => TileOptions { size: 512, overlap: 0.125 },
+            Self::Kl(vae) => TileOptions::kl(vae.config().sample_size),
+            Self::Tiny(_) => TileOptions::TINY,
         }
     }
 
