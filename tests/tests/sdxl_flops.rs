@@ -3,9 +3,7 @@
 // helpers outside `#[test]` functions are tests, too
 #![allow(clippy::unwrap_used)]
 
-use atedm_conformance::shapes::{
-    Ledger, ShapeDevice, ShapeTensor, ShapeWeights, Shapes, TokenTrace, Tracing,
-};
+use atedm_conformance::shapes::{Ledger, ShapeDevice, ShapeTensor, ShapeWeights, Shapes};
 use atedm_conformance::tolerance::PUBLISHED_TFLOPS;
 use atedm_conformance::trace::{TokenTrace, Tracing};
 use atedm_core::at_edm::{AtEdmConfig, PrunePoint, Tau};
