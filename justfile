@@ -53,6 +53,15 @@ bench:
     cargo bench -p atedm-tests --bench pruning
     cargo bench -p atedm-tests --bench unet
 
+# The commands of the README and of the guide, as they stand there.
+docs-commands *ARGS:
+    cargo build -p atedm --features train
+    python3 tests/docs/commands.py {{ARGS}}
+
+# Ten minutes of damaged files: no panic, no abort, less than 1 GB, one line of error.
+fuzz SECONDS="600":
+    ATEDM_FUZZ_SECONDS={{SECONDS}} cargo test -p atedm-tests --test fuzz -- --nocapture
+
 # The guide (needs mdbook).
 book:
     mdbook build docs

@@ -1,11 +1,13 @@
 //! The model that comes with the program: `assets/atedm-shapes` at the repository's root, in the binary (feature
 //! `embedded`).
 //!
-//! Weights are memory-mapped from files, so it is unpacked to a temporary folder for as long as it is in use. A process that
-//! is killed cannot remove its folder; the next one does, as nobody holds the lock of the file in it any more.
+//! Weights are memory-mapped from files, so it is unpacked to a temporary folder for as long as it is in use, and removed
+//! when a signal ends the process. A process that is killed cannot remove its folder; the next one does, as nobody holds
+//! the lock of the file in it any more.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
@@ -47,8 +49,39 @@ impl Unpacked {
     }
 }
 
+/// Removed under the lock of [`IN_PLACE`]: either here or by [`remove_all`].
+impl Drop for Unpacked {
+    fn drop(&mut self) {
+        let mut in_place = in_place();
+        let above = self.above.path();
+        // What cannot be removed now is abandoned, and removed by the next run.
+        let _ = fs::remove_dir_all(above);
+        in_place.retain(|folder| folder != above);
+    }
+}
+
+/// The folders that this process has unpacked. Whoever makes or removes one holds the lock, so that none appears while
+/// the process ends.
+static IN_PLACE: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
+
+fn in_place() -> MutexGuard<'static, Vec<PathBuf>> {
+    IN_PLACE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Removes every folder, and calls `end` before another can be made.
+#[cfg(unix)]
+fn remove_all(end: &dyn Fn()) {
+    let in_place = in_place();
+    for folder in in_place.iter() {
+        let _ = fs::remove_dir_all(folder);
+    }
+    end();
+}
+
 /// Unpacks it.
 pub(crate) fn unpack() -> Outcome<Unpacked> {
+    #[cfg(unix)]
+    crate::signals::clean_up_with(remove_all);
     unpack_below(&std::env::temp_dir(), FILES)
 }
 
@@ -62,6 +95,7 @@ fn unpack_below(temporary: &Path, files: &[(&str, &[u8])]) -> Outcome<Unpacked> 
         Failure::file(temporary, format!("the built-in model cannot be unpacked here: {error}"))
     };
     remove_abandoned(temporary);
+    let mut in_place = in_place();
     let above = TempDir::with_prefix_in(PREFIX, temporary).map_err(failed)?;
     let lock = locked(above.path()).map_err(failed)?;
     let folder = above.path().join(NAME);
@@ -75,6 +109,7 @@ fn unpack_below(temporary: &Path, files: &[(&str, &[u8])]) -> Outcome<Unpacked> 
         sum.update(content);
     }
     let hash: String = sum.finalize().iter().take(4).map(|byte| format!("{byte:02x}")).collect();
+    in_place.push(above.path().to_path_buf());
     Ok(Unpacked { _lock: lock, above, name: format!("{NAME} {hash} (built in)") })
 }
 
@@ -171,13 +206,12 @@ mod tests {
         let killed = unpack_below(temporary.path(), TWO).unwrap();
         let left = killed.folder();
         // as a kill does it: the lock is gone, the folder is not
-        let Unpacked { _lock: lock, above, .. } = killed;
-        let above = above.keep();
-        drop(lock);
+        killed._lock.unlock().unwrap();
+        std::mem::forget(killed);
         let others = temporary.path().join("atedm-shapes-other");
         fs::create_dir(&others).unwrap();
         let next = unpack_below(temporary.path(), TWO).unwrap();
-        assert!(!left.exists() && !above.exists());
+        assert!(!left.parent().unwrap().exists());
         assert!(alive.folder().join("a.json").exists() && next.folder().exists() && others.exists());
     }
 

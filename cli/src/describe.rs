@@ -1,14 +1,8 @@
 //! A checkpoint's parts in a few words each.
 
-use std::collections::BTreeSet;
-use std::fs::File;
-use std::io::Read;
-use std::path::Path;
-
 use atedm_sdxl::checkpoint::{Checkpoint, Part};
 use atedm_sdxl::config::{TextEncoderConfig, UNetConfig, VaeConfig};
 use atedm_sdxl::schedulers::SchedulerConfig;
-use serde_json::{Map, Value};
 
 use crate::failure::{Failure, Outcome};
 
@@ -66,36 +60,11 @@ fn joined(words: impl Iterator<Item = String>) -> String {
 
 /// How many parameters a part's files hold, and in which dtypes.
 fn weights(checkpoint: &Checkpoint, part: Part) -> Outcome<String> {
-    let (mut parameters, mut dtypes) = (0u64, BTreeSet::new());
-    let files = checkpoint.files(part);
-    for file in files {
-        for (name, info) in header(&file.path)? {
-            let shape = info.get("shape").and_then(Value::as_array).filter(|_| name != "__metadata__");
-            let Some(shape) = shape else { continue };
-            let count =
-                shape.iter().map(|length| length.as_u64().unwrap_or(0)).fold(1u64, u64::saturating_mul);
-            parameters = parameters.saturating_add(count);
-            dtypes.extend(info.get("dtype").and_then(Value::as_str).map(str::to_string));
-        }
-    }
-    let dtypes: Vec<String> = dtypes.into_iter().collect();
-    let shards = if files.len() == 1 { String::new() } else { format!(" in {} files", files.len()) };
-    Ok(format!("{} parameters, {}{shards}", readable(parameters), dtypes.join(" and ")))
-}
-
-/// A safetensors file's header, without its data: 8 bytes of length, then JSON.
-fn header(path: &Path) -> Outcome<Map<String, Value>> {
-    /// As the format's own library limits it.
-    const LONGEST: u64 = 100_000_000;
-    let failed = |error: std::io::Error| Failure::file(path, error);
-    let mut file = File::open(path).map_err(failed)?;
-    let mut length = [0; 8];
-    file.read_exact(&mut length).map_err(failed)?;
-    let length = u64::from_le_bytes(length);
-    let mut json = Vec::new();
-    file.take(length.min(LONGEST)).read_to_end(&mut json).map_err(failed)?;
-    serde_json::from_slice(&json)
-        .map_err(|error| Failure::file(path, format!("expected a safetensors header: {error}")))
+    let contents = checkpoint.contents(part).map_err(Failure::run)?;
+    let dtypes: Vec<String> = contents.dtypes.into_iter().collect();
+    let files = checkpoint.files(part).len();
+    let shards = if files == 1 { String::new() } else { format!(" in {files} files") };
+    Ok(format!("{} parameters, {}{shards}", readable(contents.parameters), dtypes.join(" and ")))
 }
 
 /// A large count as a person reads it.
@@ -111,19 +80,6 @@ fn readable(count: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn headers_are_read_without_the_data() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("w.safetensors");
-        let json = br#"{"a":{"dtype":"F16","shape":[2,3],"data_offsets":[0,12]}}"#;
-        std::fs::write(&path, [&(json.len() as u64).to_le_bytes()[..], json].concat()).unwrap();
-        assert_eq!(header(&path).unwrap()["a"]["dtype"], "F16");
-        std::fs::write(&path, u64::MAX.to_le_bytes()).unwrap();
-        assert!(header(&path).unwrap_err().to_string().contains("w.safetensors"));
-        std::fs::write(&path, b"abc").unwrap();
-        assert!(header(&path).is_err());
-    }
 
     #[test]
     fn counts_are_short() {

@@ -5,6 +5,8 @@ use std::process::ExitCode;
 
 use atedm_core::Error;
 
+use crate::tell;
+
 /// Whose fault it is, which is also the exit code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Fault {
@@ -14,7 +16,7 @@ pub(crate) enum Fault {
     Usage,
 }
 
-/// A command's failure: printed as `error: …` on one line.
+/// A command's failure: told as `error: …` on one line, as [`tell::shown`] makes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Failure {
     fault: Fault,
@@ -27,12 +29,12 @@ pub(crate) type Outcome<T = ()> = Result<T, Failure>;
 impl Failure {
     /// The command line or a configuration value is at fault.
     pub(crate) fn usage(message: impl fmt::Display) -> Self {
-        Self { fault: Fault::Usage, message: one_line(&message.to_string()) }
+        Self { fault: Fault::Usage, message: message.to_string() }
     }
 
     /// A file or the run is at fault.
     pub(crate) fn run(message: impl fmt::Display) -> Self {
-        Self { fault: Fault::Run, message: one_line(&message.to_string()) }
+        Self { fault: Fault::Run, message: message.to_string() }
     }
 
     /// A file is at fault, whatever kind of error was found in it.
@@ -42,7 +44,7 @@ impl Failure {
 
     /// The same failure, with the place it concerns in front.
     pub(crate) fn within(self, place: impl fmt::Display) -> Self {
-        Self { fault: self.fault, message: one_line(&format!("{place}: {}", self.message)) }
+        Self { fault: self.fault, message: format!("{place}: {}", self.message) }
     }
 
     /// The exit code.
@@ -56,7 +58,7 @@ impl Failure {
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.message)
+        f.write_str(&tell::shown(&self.message))
     }
 }
 
@@ -66,13 +68,8 @@ impl From<Error> for Failure {
             Error::Config { .. } => Fault::Usage,
             _ => Fault::Run,
         };
-        Self { fault, message: one_line(&error.to_string()) }
+        Self { fault, message: error.to_string() }
     }
-}
-
-/// Libraries' messages may span lines; ours never do.
-fn one_line(message: &str) -> String {
-    message.split(['\n', '\r']).map(str::trim).filter(|part| !part.is_empty()).collect::<Vec<_>>().join(" ")
 }
 
 /// A clap error as one line: its own words without the usage text and the hint at `--help`.

@@ -48,14 +48,7 @@ impl InitImage {
                 sample.steps
             )));
         }
-        let picture = read_png(path)?;
-        if (picture.width, picture.height) != size {
-            let reason = format!(
-                "expected {} x {} pixels (--width, --height), got {} x {}",
-                size.0, size.1, picture.width, picture.height
-            );
-            return Err(Failure::file(path, reason));
-        }
+        let picture = read_png(path, size)?;
         let start_from = if sample.init_mean { StartFrom::Mean } else { StartFrom::Drawn };
         Ok(Some(Self { path: path.clone(), picture, strength, start: sample.steps - steps, start_from }))
     }

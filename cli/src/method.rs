@@ -18,6 +18,7 @@ use crate::args::RngName;
 use crate::failure::Outcome;
 use crate::prune::PruneSpec;
 use crate::table::inline_table;
+use crate::tell;
 
 /// What counts and costs depend on.
 #[derive(Debug, Clone, Copy)]
@@ -93,7 +94,7 @@ impl Method {
             None => plan,
         };
         for remark in plan.remarks(&model)? {
-            eprintln!("warning: {}: {remark}", spec.method);
+            tell::warning(format_args!("{}: {remark}", spec.method));
         }
         Ok(Self::of_plan(&spec.method, plan))
     }

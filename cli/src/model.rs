@@ -4,14 +4,19 @@ use std::path::{Path, PathBuf};
 
 use atedm_core::plugin::Grid;
 use atedm_sdxl::checkpoint::{Checkpoint, OpenOptions};
+use atedm_sdxl::pipeline::Decoding;
 use atedm_sdxl::tokenizer::ClipTokenizer;
+use atedm_sdxl::vae::TileOptions;
 
 use crate::builtin::{self, Unpacked};
+use crate::experiment::inputs::{Inputs, of_checkpoint};
 use crate::failure::{Failure, Outcome};
 use crate::method::Workload;
+use crate::sample::decoding;
+use crate::tell;
 
-/// Longest side accepted.
-const LONGEST: usize = 1 << 15;
+/// Longest side accepted, in pixels.
+pub(crate) const LONGEST_SIDE: usize = 1 << 15;
 
 /// An opened checkpoint: its configurations are read, its weights are not.
 pub(crate) struct Model {
@@ -46,9 +51,28 @@ impl Model {
 
     /// Width and height in pixels: as asked for, else the checkpoint's own.
     pub(crate) fn size(&self, width: Option<usize>, height: Option<usize>) -> Outcome<(usize, usize)> {
+        self.size_of([("--width", width), ("--height", height)])
+    }
+
+    /// [`Model::size`], under the names by which width and height were asked for.
+    pub(crate) fn size_of(&self, asked: [(&str, Option<usize>); 2]) -> Outcome<(usize, usize)> {
         let factor = self.checkpoint.vae().factor();
         let own = self.checkpoint.unet().sample_size.map(|latents| latents * factor);
-        pixels(factor, own, [("--width", width), ("--height", height)])
+        pixels(factor, own, asked)
+    }
+
+    /// That the autoencoder can decode in tiles of so many pixels, asked for under this name.
+    pub(crate) fn check_tiles(&self, asked: (&str, Option<usize>)) -> Outcome {
+        let (name, pixels) = asked;
+        let vae = self.checkpoint.vae();
+        let Decoding::Tiled(Some(tiles)) = decoding(pixels, TileOptions::of(vae)) else { return Ok(()) };
+        let fits = tiles.fits(vae.factor());
+        fits.map_err(|error| Failure::from(error).within(name))
+    }
+
+    /// What the checkpoint is, by its content.
+    pub(crate) fn inputs(&self) -> Outcome<Inputs> {
+        Ok(of_checkpoint(Some(self.checkpoint.identity().map_err(Failure::run)?)))
     }
 
     /// What counts and costs depend on, at this size.
@@ -72,9 +96,9 @@ impl Model {
                 let (cut, context) = (tokenizer.encode(prompt)?.cut, tokenizer.length());
                 if cut > 0 {
                     let encoder = number + 1;
-                    eprintln!(
-                        "warning: text encoder {encoder} takes {context} tokens: the last {cut} of {prompt:?} are cut off"
-                    );
+                    tell::warning(format_args!(
+                        "text encoder {encoder} takes {context} tokens: the last {cut} of {prompt:?} are cut off"
+                    ));
                     break;
                 }
             }
@@ -95,10 +119,15 @@ pub(crate) fn pixels(
                 "{flag}: expected a number of pixels: the checkpoint names no size"
             )));
         };
-        if pixels % 8 != 0 || pixels < factor.max(8) || pixels > LONGEST {
+        if asked.is_none() && pixels > LONGEST_SIDE {
+            return Err(Failure::usage(format!(
+                "{flag}: expected a number of pixels up to {LONGEST_SIDE}: the checkpoint's own sample_size makes {pixels}"
+            )));
+        }
+        if pixels % 8 != 0 || pixels < factor.max(8) || pixels > LONGEST_SIDE {
             let least = factor.max(8);
             return Err(Failure::usage(format!(
-                "{flag}: expected a multiple of 8 from {least} to {LONGEST}, got {pixels}"
+                "{flag}: expected a multiple of 8 from {least} to {LONGEST_SIDE}, got {pixels}"
             )));
         }
         Ok(pixels)

@@ -5,6 +5,8 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 
+use crate::tell;
+
 /// A bar over denoising steps: steps, time left, seconds a step. Hidden when asked for or when nobody watches.
 #[derive(Debug)]
 pub(crate) struct Progress {
@@ -66,7 +68,7 @@ impl Progress {
     /// A line for the user, unless they asked for quiet.
     pub(crate) fn say(&self, line: &str) {
         if !self.quiet {
-            self.bar.suspend(|| eprintln!("{line}"));
+            self.bar.suspend(|| tell::line(line));
         }
     }
 }

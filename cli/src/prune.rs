@@ -2,11 +2,11 @@
 
 use std::path::Path;
 
-use atedm_sdxl::text_file;
 use serde_json::{Map, Number, Value};
 
 use crate::args::PruneArgs;
 use crate::failure::{Failure, Outcome};
+use crate::files::{CONFIG_MOST, read_text};
 
 /// A method as a configuration names it.
 #[derive(Debug, Clone, PartialEq)]
@@ -34,7 +34,7 @@ impl PruneSpec {
 
     /// `method = "…"` and the options, from a TOML file. `--prune` may give the method instead, but not another one.
     fn from_file(path: &Path, typed_method: Option<&str>) -> Outcome<Self> {
-        let text = text_file::read(path)?;
+        let text = read_text(path, CONFIG_MOST)?;
         let at = |reason: String| Failure::usage(format!("{}: {reason}", path.display()));
         let table: toml::Table = text.parse().map_err(|error: toml::de::Error| {
             let line =

@@ -7,6 +7,7 @@ use std::time::Duration;
 use atedm_core::plugin::{BuildContext, MaskSet, SharedObserver};
 use atedm_core::reference::NdTensor;
 use atedm_core::{Backend, DType, DeviceOf, Error, Tensor};
+use atedm_sdxl::memory;
 use atedm_sdxl::pipeline::{
     Conditioning, Decoding, InitialLatents, Pipeline, Proceed, Request, StepReport, TextEncoders,
 };
@@ -69,6 +70,7 @@ impl<'a> Job<'a> {
         let half = DType::from(engine.dtype).size_in_bytes() == 2;
         let model = Model::open(sample.model.as_deref(), half.then_some("fp16"))?;
         let size = model.size(sample.width, sample.height)?;
+        model.check_tiles(("--vae-tiling", sample.vae_tiling))?;
         model.checkpoint.scheduler().build::<NdTensor>(sample.scheduler, sample.steps)?;
         let work = Workload { sampler: sample.scheduler, ..model.workload(size, sample.steps) };
         let registry = registry::<NdTensor>(extension)?;
@@ -84,6 +86,14 @@ impl<'a> Job<'a> {
             Some(path) => Some((path.to_path_buf(), Arc::new(read_masks(path)?))),
             None => None,
         };
+        let memory = memory::Workload {
+            latents: work.latents,
+            images: sample.prompt.len(),
+            guided: sample.guidance_scale > 1.0 && work.unet.guidance_channels.is_none(),
+            dtype: DType::from(engine.dtype),
+            tile: sample.vae_tiling,
+        };
+        crate::memory::check(&model.checkpoint, &memory, engine)?;
         model.warn_of_long_prompts(sample.prompt.iter().chain(&sample.negative_prompt))?;
         Ok(Self { sample, engine, size, method, noise, noise_dtype, init, replay, model })
     }

@@ -10,7 +10,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use common::{atedm, fail, latents, names, read_png, relative_l2, succeed, tiny};
+use atedm_conformance::tolerance::relative_l2;
+use common::{atedm, fail, latents, names, read_png, succeed, tiny};
 use serde_json::{Value, json};
 
 const USAGE: i32 = 2;

@@ -7,9 +7,10 @@ mod common;
 use std::fs;
 use std::path::Path;
 
+use atedm_conformance::tolerance::relative_l2;
 use atedm_core::DType;
 use atedm_sdxl::rng::RngKind;
-use common::{Png, atedm, latents, names, read_png, relative_l2, succeed, tiny};
+use common::{Png, atedm, latents, names, read_png, succeed, tiny};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 
 /// The backends of this build.

@@ -8,7 +8,8 @@ mod common;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use common::{fail, names, read_png, relative_l2, replace, succeed, tiny, tiny_copy};
+use atedm_conformance::tolerance::relative_l2;
+use common::{fail, names, read_png, replace, succeed, tiny, tiny_copy};
 use safetensors::SafeTensors;
 use serde_json::Value;
 

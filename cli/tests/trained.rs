@@ -7,7 +7,8 @@ mod common;
 use std::fs;
 use std::path::Path;
 
-use common::{latents, read_png, relative_l2, succeed};
+use atedm_conformance::tolerance::relative_l2;
+use common::{latents, read_png, succeed};
 use safetensors::SafeTensors;
 
 /// The bound on final latents in f32.

@@ -95,6 +95,16 @@ fn weights_place(file: &std::path::Path, tensor: &str) -> String {
     if tensor.is_empty() { file.display().to_string() } else { format!("{}: {tensor}", file.display()) }
 }
 
+/// Which link on the way to `path`, itself included, leads nowhere.
+fn dead_link(path: &std::path::Path) -> Option<String> {
+    let (link, target) = path
+        .ancestors()
+        .filter_map(|link| Some((link, link.read_link().ok()?)))
+        .find(|(link, _)| !link.exists())?;
+    let name = if link == path { String::new() } else { format!("{} ", link.display()) };
+    Some(format!("{name}is a link to {}, which is missing", target.display()))
+}
+
 /// `Result` with the workspace's [`Error`].
 pub type Result<T> = std::result::Result<T, Error>;
 
@@ -109,13 +119,49 @@ impl Error {
         Self::Shape { op, expected: expected.into(), got: got.into() }
     }
 
-    /// A [`Error::Io`] for `path`.
+    /// A [`Error::Io`] for `path`. Where a link to nowhere is why there is no such file, the message says so.
     pub fn io(path: impl Into<PathBuf>, source: std::io::Error) -> Self {
-        Self::Io { path: path.into(), source }
+        let path = path.into();
+        let source = match dead_link(&path) {
+            Some(reason) if source.kind() == std::io::ErrorKind::NotFound => {
+                std::io::Error::new(source.kind(), reason)
+            }
+            _ => source,
+        };
+        Self::Io { path, source }
     }
 
     /// A [`Error::Weights`] for a tensor (or, with an empty name, for the file itself).
     pub fn weights(file: impl Into<PathBuf>, tensor: impl Into<String>, reason: impl Into<String>) -> Self {
         Self::Weights { file: file.into(), tensor: tensor.into(), reason: reason.into() }
+    }
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use std::io;
+
+    use super::*;
+
+    #[test]
+    fn links_to_nowhere_are_told_from_missing_files() {
+        let folder = std::env::temp_dir().join(format!("atedm-core-links-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        for (name, target) in [("dead", "blobs/0"), ("alive", ".")] {
+            let _ = std::fs::remove_file(folder.join(name));
+            std::os::unix::fs::symlink(target, folder.join(name)).unwrap();
+        }
+        let message = |name: &str, kind: io::ErrorKind| {
+            let path = folder.join(name);
+            let message = Error::io(&path, kind.into()).to_string();
+            message.replace(&folder.display().to_string(), "F")
+        };
+        let missing = io::ErrorKind::NotFound;
+        assert_eq!(message("dead", missing), "F/dead: is a link to blobs/0, which is missing");
+        assert_eq!(message("dead/a", missing), "F/dead/a: F/dead is a link to blobs/0, which is missing");
+        assert_eq!(message("alive/a", missing), format!("F/alive/a: {}", io::Error::from(missing)));
+        let refused = io::ErrorKind::PermissionDenied;
+        assert_eq!(message("dead", refused), format!("F/dead: {}", io::Error::from(refused)));
+        std::fs::remove_dir_all(&folder).unwrap();
     }
 }

@@ -8,6 +8,9 @@
 //! - [`text_file`]: how files of text are read.
 //! - [`weights`]: named tensors, wherever they come from.
 
+// A library has nothing to tell on streams: what happens is logged or returned.
+#![deny(clippy::print_stderr, clippy::print_stdout)]
+
 pub mod at_edm;
 pub mod backend;
 mod dtype;

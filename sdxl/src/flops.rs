@@ -56,7 +56,7 @@ impl Macs {
 
     /// The sum over all kinds.
     pub fn total(&self) -> u64 {
-        self.by_kind().iter().map(|(_, macs)| macs).sum()
+        self.by_kind().iter().fold(0, |sum, (_, macs)| sum.saturating_add(*macs))
     }
 
     /// As TFLOP: 2 × MAC · 10⁻¹².
@@ -65,16 +65,25 @@ impl Macs {
     }
 
     fn add(&mut self, other: &Self) {
-        self.convolutions += other.convolutions;
-        self.shortcuts += other.shortcuts;
-        self.embeddings += other.embeddings;
-        self.projections += other.projections;
-        self.self_projections += other.self_projections;
-        self.self_products += other.self_products;
-        self.cross_projections += other.cross_projections;
-        self.cross_products += other.cross_products;
-        self.feed_forward += other.feed_forward;
+        for (sum, more) in [
+            (&mut self.convolutions, other.convolutions),
+            (&mut self.shortcuts, other.shortcuts),
+            (&mut self.embeddings, other.embeddings),
+            (&mut self.projections, other.projections),
+            (&mut self.self_projections, other.self_projections),
+            (&mut self.self_products, other.self_products),
+            (&mut self.cross_projections, other.cross_projections),
+            (&mut self.cross_products, other.cross_products),
+            (&mut self.feed_forward, other.feed_forward),
+        ] {
+            *sum = sum.saturating_add(more);
+        }
     }
+}
+
+/// A product that stops at the largest number.
+fn product(factors: &[u64]) -> u64 {
+    factors.iter().fold(1, |product, factor| product.saturating_mul(*factor))
 }
 
 /// Multiply-accumulates as TFLOP.
@@ -124,11 +133,16 @@ fn layer_macs(tokens: &LayerTokens, channels: u64, text: u64, text_channels: u64
     let (queries, keys) = (tokens.self_attention as u64, tokens.self_keys as u64);
     let (cross, ff) = (tokens.cross_attention as u64, tokens.feed_forward as u64);
     Macs {
-        self_projections: 2 * (queries + keys) * channels * channels,
-        self_products: 2 * queries * keys * channels,
-        cross_projections: 2 * cross * channels * channels + 2 * text * text_channels * channels,
-        cross_products: 2 * cross * text * channels,
-        feed_forward: 12 * ff * channels * channels,
+        self_projections: product(&[2, queries + keys, channels, channels]),
+        self_products: product(&[2, queries, keys, channels]),
+        cross_projections: product(&[2, cross, channels, channels]).saturating_add(product(&[
+            2,
+            text,
+            text_channels,
+            channels,
+        ])),
+        cross_products: product(&[2, cross, text, channels]),
+        feed_forward: product(&[12, ff, channels, channels]),
         ..Macs::default()
     }
 }
@@ -141,7 +155,7 @@ pub fn full(config: &UNetConfig, grid: Grid, text: usize) -> Result<UNetCost> {
 /// The cost of one evaluation in which each block's layers run on the token counts that `layers` gives for it.
 ///
 /// # Errors
-/// What `layers` returns; [`Error::Config`] if it does not give one entry a layer.
+/// What `layers` returns; [`Error::Config`] if it does not give one entry a layer, or for 2⁶⁴ multiply-accumulates and more.
 pub fn pruned(
     config: &UNetConfig,
     grid: Grid,
@@ -159,12 +173,12 @@ pub fn pruned(
     let pixels: Vec<u64> =
         config.grids(grid.height, grid.width).iter().map(|level| level.tokens() as u64).collect();
     let convolution = |level: usize, from: usize, to: usize, kernel: usize| Macs {
-        convolutions: pixels[level] * (from * to * kernel * kernel) as u64,
+        convolutions: product(&[pixels[level], (from * to * kernel * kernel) as u64]),
         ..Macs::default()
     };
     let resnet = |level: usize, from: usize, to: usize| Macs {
-        convolutions: pixels[level] * 9 * (from * to + to * to) as u64,
-        shortcuts: if from == to { 0 } else { pixels[level] * (from * to) as u64 },
+        convolutions: product(&[pixels[level], 9, (from * to + to * to) as u64]),
+        shortcuts: if from == to { 0 } else { product(&[pixels[level], (from * to) as u64]) },
         embeddings: time * to as u64,
         ..Macs::default()
     };
@@ -208,13 +222,20 @@ pub fn pruned(
             return Err(Error::config("tokens", reason));
         }
         let (channels, tokens) = (block.channels as u64, block.grid.tokens() as u64);
-        let mut macs = Macs { projections: 2 * tokens * channels * channels, ..Macs::default() };
+        let mut macs = Macs { projections: product(&[2, tokens, channels, channels]), ..Macs::default() };
         for layer in &layers {
             macs.add(&layer_macs(layer, channels, text as u64, block.text_channels as u64));
         }
         let stage = block.id.to_string();
         let stage = stage.rsplit_once('.').map_or(stage.as_str(), |(stage, _)| stage);
         cost.tally(format!("{stage}.attention"), &macs);
+    }
+    if cost.sum().total() == u64::MAX {
+        let reason = format!(
+            "one evaluation on {}x{} latents takes more than 2^64 operations",
+            grid.height, grid.width
+        );
+        return Err(Error::config("size", reason));
     }
     Ok(cost)
 }
@@ -329,6 +350,16 @@ mod tests {
             "{error}"
         );
         assert!(solve_ratio(f64::NAN, |_| Ok(1.0)).is_err());
+    }
+
+    #[test]
+    fn costs_beyond_counting_are_refused() {
+        let most = 1 << 15;
+        let error = full(&UNetConfig::sdxl_base(), Grid { height: most, width: most }, 77).unwrap_err();
+        assert!(error.to_string().starts_with("size: one evaluation on 32768x32768 latents"), "{error}");
+        // the largest picture that the program takes is counted
+        let side = most / 8;
+        assert!(full(&UNetConfig::sdxl_base(), Grid { height: side, width: side }, 77).is_ok());
     }
 
     #[test]

@@ -8,7 +8,7 @@
 //!   [`atedm_core::plugin::TokenReducer`] at each of its attention blocks.
 //! - Sampling: [`schedulers`], [`rng`] (torch's generator, and a portable one).
 //! - [`pipeline`]: text to image, step by step.
-//! - [`flops`]: what an evaluation costs, by formula.
+//! - [`flops`]: what an evaluation costs, by formula; [`memory`]: how many bytes a run needs.
 //! - [`output`]: files written whole or not at all.
 //! - `train` (a cargo feature): a small SD-XL trained from nothing, on libtorch.
 //!
@@ -33,6 +33,9 @@
 //! # }
 //! ```
 
+// A library has nothing to tell on streams: what happens is logged or returned.
+#![deny(clippy::print_stderr, clippy::print_stdout)]
+
 pub use atedm_core::text_file;
 
 pub mod architecture;
@@ -42,6 +45,7 @@ pub mod flops;
 #[cfg(feature = "hub")]
 pub mod hub;
 mod layers;
+pub mod memory;
 pub mod output;
 pub mod pipeline;
 pub mod rng;

@@ -6,6 +6,7 @@ mod pipeline_support;
 
 use std::path::Path;
 
+use atedm_conformance::tolerance::relative_l2;
 use atedm_core::plugin::{
     Action, Branch, BuildContext, Event, Registry, Row, Run, Site, Step, TokenReducer, Unpruned,
 };
@@ -16,7 +17,7 @@ use atedm_sdxl::pipeline::{
     Conditioning, Decoding, InitialLatents, Output, Pipeline, Proceed, Request, StepReport,
 };
 use atedm_sdxl::rng::{RngKind, TorchRng};
-use pipeline_support::{BYTES, Golden, LATENTS, PRUNED_LATENTS, fixtures, json, relative_l2, tensor};
+use pipeline_support::{BYTES, Golden, LATENTS, PRUNED_LATENTS, fixtures, json, tensor};
 use serde_json::{Map, Value};
 
 type Images = Pipeline<Reference32>;

@@ -7,13 +7,14 @@ mod pipeline_support;
 use std::collections::HashMap;
 use std::path::Path;
 
+use atedm_conformance::tolerance::relative_l2;
 use atedm_core::plugin::Unpruned;
 use atedm_core::reference::{NdDevice, NdTensor, Reference32, Reference64};
 use atedm_core::{Backend, DType, Tensor};
 use atedm_sdxl::checkpoint::{Checkpoint, OpenOptions};
 use atedm_sdxl::pipeline::{Decoding, InitialLatents, MicroConditioning, Pipeline, Proceed, Request};
 use atedm_sdxl::rng::{NoiseDType, RngKind};
-use pipeline_support::{Golden, LATENTS, copy_of, fixtures, json, relative_l2};
+use pipeline_support::{Golden, LATENTS, copy_of, fixtures, json};
 use safetensors::tensor::{Dtype, TensorView};
 
 const CIRCLE: &str = "a photo of a red circle on a blue background";

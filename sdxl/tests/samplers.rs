@@ -6,13 +6,12 @@ mod pipeline_support;
 
 use std::path::Path;
 
+use atedm_conformance::tolerance::relative_l2;
 use atedm_core::Tensor;
 use atedm_core::reference::NdTensor;
 use atedm_sdxl::rng::NoiseSource;
 use atedm_sdxl::schedulers::{Sampler, SamplerChoice, SchedulerConfig};
-use pipeline_support::{
-    Golden, LATENTS, LEGACY_SIGMAS, SIGMAS, TIMESTEPS, fixtures, json, relative_l2, tensor,
-};
+use pipeline_support::{Golden, LATENTS, LEGACY_SIGMAS, SIGMAS, TIMESTEPS, fixtures, json, tensor};
 use serde_json::{Value, json};
 
 /// Noise that diffusers drew, step by step.

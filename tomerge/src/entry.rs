@@ -84,6 +84,15 @@ impl MethodPlan for MergeOutline {
         self.settings.clone()
     }
 
+    fn family(&self) -> Option<&str> {
+        Some(match self.config.method {
+            Method::Tome(_) => "tome",
+            Method::Todo(_) => "todo",
+            Method::Toma(_) => "toma",
+            Method::Sito(_) => "sito",
+        })
+    }
+
     fn tokens(&self, block: &BlockShape, step: StepOf) -> Result<Option<Vec<LayerTokens>>> {
         if !self.counts.is_exact() {
             return Ok(None);

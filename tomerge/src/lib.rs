@@ -20,6 +20,9 @@
 //! # Ok::<(), atedm_core::Error>(())
 //! ```
 
+// A library has nothing to tell on streams: what happens is logged or returned.
+#![deny(clippy::print_stderr, clippy::print_stdout)]
+
 pub mod around;
 mod config;
 mod counts;

@@ -30,7 +30,8 @@ pub(crate) struct AblateArgs {
     /// Checkpoint, instead of the configuration's; where neither names one, the built-in model makes the images
     #[arg(long, value_name = "DIR")]
     pub(crate) model: Option<String>,
-    /// Prompts, instead of the configuration's: lines of an id, a tab and a prompt, or .jsonl
+    /// Prompts, instead of the configuration's: .jsonl, a .csv or .tsv with a column caption or prompt, or lines of an id, a tab
+    /// and a prompt
     #[arg(long, value_name = "FILE")]
     pub(crate) prompts: Option<PathBuf>,
     #[command(flatten)]

@@ -30,7 +30,7 @@ pub(crate) enum EvalAction {
     pytorch_fid reals at-edm/images/at-edm                (docs: Evaluation)"
 )]
 pub(crate) struct ExportArgs {
-    /// Captions: COCO's JSON (of each image the first caption by annotation id), .jsonl or .tsv as `atedm ablate` reads
+    /// Captions: COCO's JSON (of each image the first caption by annotation id), .jsonl, .csv or .tsv as `atedm ablate` reads
     /// them, or any other file with a prompt on each line
     #[arg(long, value_name = "FILE")]
     pub(crate) captions: PathBuf,

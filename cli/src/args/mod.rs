@@ -78,6 +78,23 @@ pub(crate) enum Command {
     InitTiny(InitTinyArgs),
 }
 
+impl Command {
+    /// Where its arithmetic happens, if it asks for that.
+    pub(crate) fn engine(&mut self) -> Option<&mut EngineArgs> {
+        match self {
+            Self::Generate(args) => Some(&mut args.engine),
+            Self::Masks(args) => Some(&mut args.engine),
+            Self::Bench(args) => Some(&mut args.engine),
+            Self::Compare(args) => Some(&mut args.engine),
+            Self::Ablate(args) => Some(&mut args.engine),
+            Self::Eval(EvalArgs { action: EvalAction::Export(args) }) => Some(&mut args.engine),
+            Self::Inspect(_) | Self::Flops(_) | Self::Report(_) | Self::Scenes(_) | Self::InitTiny(_) => None,
+            #[cfg(feature = "train")]
+            Self::Train(_) => None,
+        }
+    }
+}
+
 /// `atedm generate`.
 #[derive(Debug, Args)]
 #[command(
@@ -163,8 +180,8 @@ pub(crate) struct EngineArgs {
     /// Element type of weights and activations (f64: CPU only)
     #[arg(long, value_name = "TYPE", default_value = "f32")]
     pub(crate) dtype: DTypeKind,
-    /// Threads on the CPU [default: one a core]
-    #[arg(long, value_name = "N", value_parser = parse::threads, allow_negative_numbers = true)]
+    /// Threads on the CPU, at most four a core [default: one a core]
+    #[arg(long, value_name = "N", value_parser = parse::positive, allow_negative_numbers = true)]
     pub(crate) threads: Option<usize>,
     /// Same command, same machine, same bits; refuses devices that cannot promise it
     #[arg(long)]

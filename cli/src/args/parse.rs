@@ -11,13 +11,6 @@ pub(super) fn positive(text: &str) -> Result<usize, String> {
     text.parse().ok().filter(|&n| n > 0).ok_or_else(|| "expected a whole number of at least 1".to_string())
 }
 
-/// A number of threads; beyond any machine's, pools of threads only exhaust memory.
-pub(super) fn threads(text: &str) -> Result<usize, String> {
-    const MOST: usize = 1024;
-    let count = text.parse().ok().filter(|count| (1..=MOST).contains(count));
-    count.ok_or_else(|| format!("expected a whole number of at least 1 and at most {MOST}"))
-}
-
 /// A step's index.
 pub(super) fn step(text: &str) -> Result<usize, String> {
     text.trim().parse().map_err(|_| "expected steps counted from 0, such as 0,15,30".to_string())

@@ -7,18 +7,19 @@ use serde_json::{Value, json};
 
 use super::print;
 use crate::Extension;
-use crate::args::{CompareArgs, PruneArgs};
+use crate::args::{CompareArgs, PruneArgs, SampleArgs};
 use crate::dispatch::dispatch;
 use crate::draw::{Cell, Sheet};
 use crate::experiment::config::Sampling;
 use crate::experiment::engine::{Made, Making, PromptWork, plan_registry, total_steps};
 use crate::experiment::grid::Point;
+use crate::experiment::inputs::{Inputs, digest};
 use crate::experiment::machine::provenance;
 use crate::experiment::pictures::Reference;
 use crate::experiment::plan::{Ground, Outline, Plan};
 use crate::experiment::record::{Attention, Distances, Flops, PromptLine, Times};
 use crate::failure::{Failure, Outcome};
-use crate::files::{LatentsFile, OutputFile, Picture, png_bytes, read_latents};
+use crate::files::{DATA_MOST, LatentsFile, OutputFile, Picture, png_bytes, read_bytes, read_latents};
 use crate::init_image::InitImage;
 use crate::model::Model;
 use crate::progress::Progress;
@@ -48,6 +49,7 @@ pub(crate) fn run(args: &CompareArgs, extension: &impl Extension) -> Outcome {
         None => None,
     };
     let init = InitImage::from_args(sample, size)?;
+    model.check_tiles(("--vae-tiling", sample.vae_tiling))?;
     let prompts = prompts(args);
     let outline = Outline {
         title: "compare".into(),
@@ -58,7 +60,13 @@ pub(crate) fn run(args: &CompareArgs, extension: &impl Extension) -> Outcome {
         masks: Vec::new(),
         distances: true,
     };
-    let ground = Ground { name: model.name(), size, work, scheduler: model.checkpoint.scheduler() };
+    let ground = Ground {
+        name: model.name(),
+        size,
+        work,
+        scheduler: model.checkpoint.scheduler(),
+        inputs: &inputs(sample, init.as_ref(), &model)?,
+    };
     let plan = Plan::new(outline, points(specs, args)?, &ground, &args.engine, &plan_registry(extension)?)?;
     model.warn_of_long_prompts(sample.prompt.iter().chain(&sample.negative_prompt))?;
 
@@ -133,6 +141,19 @@ fn specs(list: &str) -> Outcome<Vec<PruneSpec>> {
         true => Err(Failure::usage("--methods: expected at least one method")),
         false => Ok(specs),
     }
+}
+
+/// What the images are made of, by content: the checkpoint, and what they start from.
+fn inputs(sample: &SampleArgs, init: Option<&InitImage>, model: &Model) -> Outcome<Inputs> {
+    let mut inputs = model.inputs()?;
+    if let Some(path) = &sample.latents {
+        inputs.insert("latents".into(), digest(&read_bytes(path, DATA_MOST)?));
+    }
+    if let (Some(path), Some(init)) = (&sample.init_image, init) {
+        let content = digest(&read_bytes(path, DATA_MOST)?);
+        inputs.insert("init_image".into(), digest(format!("{content} {}", init.strength).as_bytes()));
+    }
+    Ok(inputs)
 }
 
 /// The columns.

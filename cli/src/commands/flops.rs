@@ -12,6 +12,7 @@ use crate::args::{FlopsArgs, PruneArgs};
 use crate::extension::registry;
 use crate::failure::{Failure, Outcome};
 use crate::prune::PruneSpec;
+use crate::tell;
 
 /// Prints what is asked for.
 pub(crate) fn run(args: &FlopsArgs, extension: &impl Extension) -> Outcome {
@@ -37,7 +38,7 @@ pub(crate) fn run(args: &FlopsArgs, extension: &impl Extension) -> Outcome {
         return Err(failure);
     }
     for (spec, failure) in &refused {
-        eprintln!("warning: {} is left out: {failure}", label(spec));
+        tell::warning(format_args!("{} is left out: {failure}", label(spec)));
     }
     let report = Report { subject: &subject, steps: args.steps, whole, rows };
     let text = if args.json {

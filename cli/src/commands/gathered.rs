@@ -1,12 +1,12 @@
 //! What a run's folder holds, shards gathered.
 
 use std::collections::btree_map::{BTreeMap, Entry};
-use std::collections::{HashMap, HashSet};
-use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::experiment::folder::{CONFIG, INFO, MASKS, read_info, read_prompt_lines, read_results};
+use crate::experiment::folder::INFO;
+use crate::experiment::members::{Members, file_inside, masks_path};
 use crate::experiment::merge::run_folders;
+use crate::experiment::reading::{read_config, read_info, read_prompt_lines, read_results};
 use crate::experiment::record::{PointInfo, PromptLine, Record, RunInfo};
 use crate::failure::{Failure, Outcome};
 
@@ -18,10 +18,8 @@ pub(super) struct Finished {
 
 impl Finished {
     /// Its masks, if there is such a file.
-    pub(super) fn masks(&self) -> Option<PathBuf> {
-        let Record { point, prompt_id, .. } = &self.record;
-        let path = self.folder.join(MASKS).join(point).join(format!("{prompt_id}.safetensors"));
-        path.is_file().then_some(path)
+    pub(super) fn masks(&self) -> Outcome<Option<PathBuf>> {
+        file_inside(&self.folder, &masks_path(&self.record.id))
     }
 }
 
@@ -37,8 +35,6 @@ pub(super) struct Gathered {
     pub(super) records: BTreeMap<String, Finished>,
     /// Images that were there more than once.
     pub(super) doubles: usize,
-    /// Lines that belong to no point and prompt of the run, or were made under other settings.
-    pub(super) strangers: usize,
 }
 
 impl Gathered {
@@ -47,33 +43,27 @@ impl Gathered {
         let folders = run_folders(folder)?;
         let first = folders.first().map_or(folder, PathBuf::as_path);
         let info = RunInfo { shard: None, ..read_info(first)? };
-        let config = first.join(CONFIG);
         let mut run = Self {
             prompts: read_prompt_lines(first)?,
-            config: fs::read_to_string(&config).map_err(|error| Failure::file(&config, error))?,
+            config: read_config(first)?,
             folders: folders.len(),
             info,
             records: BTreeMap::new(),
             doubles: 0,
-            strangers: 0,
         };
-        let hashes: HashMap<String, String> =
-            run.info.points.iter().map(|point| (point.id.clone(), point.config_hash.clone())).collect();
-        let ids: HashSet<String> = run.prompts.iter().map(|prompt| prompt.id.clone()).collect();
+        let members = Members::of(&run.info, &run.prompts);
         for folder in &folders {
             if read_info(folder)?.run_hash != run.info.run_hash {
                 let reason =
                     format!("is of another run than {}: their configurations differ", first.display());
                 return Err(Failure::file(&folder.join(INFO), reason));
             }
-            for (id, record) in read_results(folder)? {
-                let of_point = hashes.get(&record.point).is_some_and(|hash| *hash == record.config_hash);
-                if !of_point || !ids.contains(&record.prompt_id) {
-                    run.strangers += 1;
-                } else if let Entry::Vacant(place) = run.records.entry(id) {
-                    place.insert(Finished { folder: folder.clone(), record });
-                } else {
-                    run.doubles += 1;
+            for (id, record) in read_results(folder, &members)? {
+                match run.records.entry(id) {
+                    Entry::Vacant(place) => {
+                        place.insert(Finished { folder: folder.clone(), record });
+                    }
+                    Entry::Occupied(_) => run.doubles += 1,
                 }
             }
         }

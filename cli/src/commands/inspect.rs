@@ -1,8 +1,10 @@
 //! `atedm inspect`: a checkpoint's blocks, what a configuration prunes in them at which steps, and what that costs.
 
+use atedm_core::DType;
 use atedm_core::plugin::LayerTokens;
 use atedm_core::reference::NdTensor;
 use atedm_sdxl::config::BlockInfo;
+use atedm_sdxl::memory::{self, Memory};
 use serde_json::{Value, json};
 
 use super::print;
@@ -51,6 +53,7 @@ struct Report<'a> {
     method: &'a Method,
     blocks: Vec<BlockInfo>,
     whole_tflop: f64,
+    memory: Memory,
     /// `None` where only a run tells.
     phases: Option<Vec<Phase>>,
 }
@@ -60,7 +63,25 @@ impl<'a> Report<'a> {
         let blocks = work.blocks();
         let phases = method.step_tflops(&work)?.map(|tflops| phases(method, &blocks, &tflops)).transpose()?;
         let parts = describe::parts(&model.checkpoint)?;
-        Ok(Self { model, parts, size, work, method, whole_tflop: work.whole_tflop()?, blocks, phases })
+        let run = memory::Workload {
+            latents: work.latents,
+            images: 1,
+            guided: work.unet.guidance_channels.is_none(),
+            dtype: DType::F32,
+            tile: None,
+        };
+        let memory = Memory::of(&model.checkpoint, &run).map_err(Failure::run)?;
+        Ok(Self {
+            model,
+            parts,
+            size,
+            work,
+            method,
+            whole_tflop: work.whole_tflop()?,
+            memory,
+            blocks,
+            phases,
+        })
     }
 
     fn mean_tflop(&self) -> Option<f64> {
@@ -99,6 +120,13 @@ impl<'a> Report<'a> {
         lines.push(format!(
             "one U-Net evaluation, unpruned: {} (2 x MAC, one sample)",
             readable(self.whole_tflop)
+        ));
+        let Memory { text_encoders, unet, vae, denoising, decoding } = self.memory;
+        let [text, weights, steps, picture] =
+            [text_encoders, unet.saturating_add(vae), denoising, decoding].map(crate::memory::readable);
+        lines.push(format!(
+            "memory: about {} for one image in f32 (weights {weights}, and the largest of text encoders {text}, a step {steps}, decoding {picture})",
+            crate::memory::readable(self.memory.peak())
         ));
         self.pruning_lines(&mut lines);
         lines.join("\n")
@@ -160,6 +188,15 @@ impl<'a> Report<'a> {
             "options": self.method.settings,
             "flops_unit": "TFLOP: 2 x MAC, one sample, one U-Net evaluation",
             "unpruned_tflop": self.whole_tflop,
+            "memory_unit": "bytes, one image in f32",
+            "memory": {
+                "peak": self.memory.peak(),
+                "text_encoders": self.memory.text_encoders,
+                "unet": self.memory.unet,
+                "vae": self.memory.vae,
+                "denoising": self.memory.denoising,
+                "decoding": self.memory.decoding,
+            },
             "mean_tflop": self.mean_tflop(),
             "phases": phases,
         })

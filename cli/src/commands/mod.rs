@@ -21,9 +21,13 @@ use std::io::Write;
 use crate::Extension;
 use crate::args::Command;
 use crate::failure::{Failure, Outcome};
+use crate::{tell, threads};
 
 /// Runs a command.
-pub(crate) fn run(command: Command, extension: &impl Extension) -> Outcome {
+pub(crate) fn run(mut command: Command, extension: &impl Extension) -> Outcome {
+    if let Some(engine) = command.engine() {
+        threads::settle(engine);
+    }
     match command {
         Command::Generate(args) => generate::run(&args, extension),
         Command::Inspect(args) => inspect::run(&args, extension),
@@ -41,9 +45,9 @@ pub(crate) fn run(command: Command, extension: &impl Extension) -> Outcome {
     }
 }
 
-/// A command's answer, on the standard output stream.
+/// A command's answer, on the standard output stream, harmless to a terminal.
 fn print(text: &str) -> Outcome {
-    match writeln!(std::io::stdout(), "{}", text) {
+    match writeln!(std::io::stdout(), "{}", tell::harmless(text)) {
         // Nobody reads on (a pager was closed): not a failure.
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
         result => result.map_err(|error| Failure::run(format!("standard output: {error}"))),

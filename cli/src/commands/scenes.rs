@@ -6,6 +6,7 @@ use serde::Serialize;
 use crate::args::ScenesArgs;
 use crate::failure::{Failure, Outcome};
 use crate::files::{NamedFile, OutputDir, Picture, png_bytes};
+use crate::tell;
 
 /// A line of `labels.jsonl`.
 #[derive(Serialize)]
@@ -21,14 +22,14 @@ pub(crate) fn run(args: &ScenesArgs) -> Outcome {
     let split = Split::from(args.split);
     let files = files(&*source(args)?, args)?;
     dir.write(&files)?;
-    eprintln!(
+    tell::line(format_args!(
         "wrote {}: {} composed scenes of {} pixels, {} of seed {}",
         dir.path().display(),
         args.count,
         args.size,
         split.name(),
         args.seed
-    );
+    ));
     Ok(())
 }
 

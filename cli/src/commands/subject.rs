@@ -1,19 +1,20 @@
 //! The U-Net that `flops` and `bench` speak of, known by its configuration alone: SD-XL base's, or a checkpoint's.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use atedm_core::plugin::{Grid, MethodCatalogue};
+use atedm_sdxl::checkpoint::identity;
 use atedm_sdxl::config::{TextEncoderConfig, UNetConfig, VaeConfig};
 use atedm_sdxl::flops::{self, RunCost};
 use atedm_sdxl::schedulers::SchedulerConfig;
 
+use crate::experiment::inputs::{Inputs, of_checkpoint};
 use crate::failure::{Failure, Outcome};
 use crate::method::{Method, Workload};
 use crate::model::{Model, pixels};
 use crate::prune::PruneSpec;
 
 /// A U-Net at one size.
-#[derive(Debug)]
 pub(super) struct Subject {
     /// What it is called.
     pub(super) name: String,
@@ -27,12 +28,29 @@ pub(super) struct Subject {
     pub(super) text: usize,
     /// Its scheduler; SD-XL's where it names none.
     pub(super) scheduler: SchedulerConfig,
+    /// The checkpoint's files, if there are any.
+    files: Files,
+}
+
+/// Where a checkpoint's files are.
+enum Files {
+    /// There are none.
+    None,
+    /// In a folder, where weights may be missing.
+    Folder(PathBuf),
+    /// Those of a model that is unpacked or in a cache.
+    Model(Box<Model>),
 }
 
 impl Subject {
     /// SD-XL base 1.0, or the checkpoint `typed`: of a folder the configurations are enough, weights need not be there.
     pub(super) fn open(typed: Option<&str>, asked: [(&str, Option<usize>); 2]) -> Outcome<Self> {
-        let mut subject = match typed {
+        Self::of(typed)?.sized(asked)
+    }
+
+    /// [`Subject::open`] without a size.
+    pub(super) fn of(typed: Option<&str>) -> Outcome<Self> {
+        Ok(match typed {
             None => Self {
                 name: "SD-XL base 1.0".into(),
                 unet: UNetConfig::sdxl_base(),
@@ -40,6 +58,7 @@ impl Subject {
                 factor: 8,
                 text: 77,
                 scheduler: SchedulerConfig::sdxl(),
+                files: Files::None,
             },
             Some(typed) if Path::new(typed).join("unet").is_dir() => {
                 let folder = Path::new(typed);
@@ -48,12 +67,17 @@ impl Subject {
             }
             Some(typed) => {
                 let model = Model::open(Some(typed), None)?;
-                Self::of_folder(model.checkpoint.root(), model.name())?
+                let subject = Self::of_folder(model.checkpoint.root(), model.name())?;
+                Self { files: Files::Model(Box::new(model)), ..subject }
             }
-        };
-        let own = subject.unet.sample_size.map(|latents| latents * subject.factor);
-        subject.size = pixels(subject.factor, own, asked)?;
-        Ok(subject)
+        })
+    }
+
+    /// At the size asked for under these names, else the checkpoint's own.
+    pub(super) fn sized(mut self, asked: [(&str, Option<usize>); 2]) -> Outcome<Self> {
+        let own = self.unet.sample_size.map(|latents| latents * self.factor);
+        self.size = pixels(self.factor, own, asked)?;
+        Ok(self)
     }
 
     fn of_folder(folder: &Path, name: &str) -> Outcome<Self> {
@@ -77,6 +101,16 @@ impl Subject {
             size: (0, 0),
             factor,
             text,
+            files: Files::Folder(folder.to_path_buf()),
+        })
+    }
+
+    /// What the checkpoint is, by its content; nothing without a checkpoint whose files are all there.
+    pub(super) fn inputs(&self) -> Inputs {
+        of_checkpoint(match &self.files {
+            Files::None => None,
+            Files::Folder(folder) => identity(folder).ok(),
+            Files::Model(model) => model.checkpoint.identity().ok(),
         })
     }
 

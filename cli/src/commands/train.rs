@@ -15,11 +15,12 @@ use atedm_tch::Torch;
 use atedm_training::scenes::Split;
 use atedm_training::trainer::{Observer, Options, Part, Recipe, Trained, train};
 
-use crate::args::{Activations, Device, TrainArgs};
+use crate::args::{Activations, BackendKind, Device, TrainArgs};
 use crate::draw::{Cell, Sheet};
 use crate::failure::{Failure, Outcome};
 use crate::files::{OutputFile, Picture, png_bytes};
 use crate::progress::Progress;
+use crate::{tell, threads};
 
 /// Prompts of a grid of samples, steps and guidance of its images.
 const SAMPLES: u64 = 8;
@@ -59,6 +60,9 @@ pub(crate) fn run(args: &TrainArgs) -> Outcome {
         remove_unfinished(folder)?;
     }
     if device == atedm_tch::Device::Cpu {
+        if let Some(threads) = threads::from_environment(BackendKind::Tch) {
+            atedm_tch::device::set_threads(threads)?;
+        }
         atedm_tch::device::keep_freed_memory();
     }
     let mut watch = Watch {
@@ -81,8 +85,10 @@ pub(crate) fn run(args: &TrainArgs) -> Outcome {
     if !args.quiet {
         let model = args.out.join("model");
         match trained {
-            Some(trained) => eprintln!("wrote {}: {} steps trained", model.display(), trained.steps),
-            None => eprintln!("stopped; the same command goes on from {}", args.out.display()),
+            Some(trained) => {
+                tell::line(format_args!("wrote {}: {} steps trained", model.display(), trained.steps))
+            }
+            None => tell::line(format_args!("stopped; the same command goes on from {}", args.out.display())),
         }
     }
     Ok(())

@@ -5,14 +5,41 @@ use std::path::{Path, PathBuf};
 
 use atedm_sdxl::rng::NoiseDType;
 use atedm_sdxl::schedulers::SamplerChoice;
-use atedm_sdxl::text_file;
 use clap::ValueEnum;
 use serde::Deserialize;
 
-use super::prompts::{PromptText, inline_prompts, read_prompts};
+use super::prompts::{PromptText, check_length, inline_prompts, read_prompts};
 use super::record::Attention;
 use crate::args::{DTypeKind, RngName};
 use crate::failure::{Failure, Outcome};
+use crate::files::{CONFIG_MOST, read_text};
+
+/// Who wrote a configuration, which is how its keys are called where something is wrong with them.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Origin<'a> {
+    /// A file.
+    File(&'a Path),
+    /// The flags of a command.
+    Flags,
+}
+
+impl Origin<'_> {
+    /// A key as its writer knows it: `vae_tiling`, or `--vae-tiling`.
+    pub(crate) fn key(self, key: &str) -> String {
+        match self {
+            Self::File(_) => key.to_string(),
+            Self::Flags => format!("--{}", key.replace('_', "-")),
+        }
+    }
+
+    /// A failure with the file in front of it.
+    pub(crate) fn blamed(self, failure: Failure) -> Failure {
+        match self {
+            Self::File(path) => failure.within(path.display()),
+            Self::Flags => failure,
+        }
+    }
+}
 
 /// A configuration as it was read, its prompts too.
 #[derive(Debug, Clone, PartialEq)]
@@ -140,7 +167,13 @@ fn yes() -> bool {
 impl Config {
     /// Reads a file; `prompts` is a file of prompts that takes the place of the configuration's own.
     pub(crate) fn read(path: &Path, prompts: Option<&Path>) -> Outcome<(Self, String)> {
-        let text = text_file::read(path)?;
+        let prompts = prompts.map(|path| read_prompts(path, None)).transpose()?;
+        Self::read_with(path, prompts)
+    }
+
+    /// [`Config::read`] with prompts that have been read, if any.
+    pub(crate) fn read_with(path: &Path, prompts: Option<Vec<PromptText>>) -> Outcome<(Self, String)> {
+        let text = read_text(path, CONFIG_MOST)?;
         let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
         let folder = path.parent().unwrap_or(Path::new("."));
         let config =
@@ -149,18 +182,20 @@ impl Config {
     }
 
     /// `folder` is what a relative `prompts_file` starts from.
-    fn parse(text: &str, name: &str, folder: &Path, prompts: Option<&Path>) -> Outcome<Self> {
-        let file: File = toml::from_str(text).map_err(|error| {
-            let line = error.span().map(|span| 1 + text[..span.start.min(text.len())].matches('\n').count());
-            let place = line.map_or(String::new(), |line| format!("line {line}: "));
-            Failure::usage(format!("{place}{}", error.message()))
-        })?;
+    pub(crate) fn parse(
+        text: &str,
+        name: &str,
+        folder: &Path,
+        prompts: Option<Vec<PromptText>>,
+    ) -> Outcome<Self> {
+        let file: File = toml::from_str(text).map_err(|error| in_toml(text, &error))?;
         let prompts = match (prompts, &file.prompts_file, file.prompts.is_empty()) {
-            (Some(typed), _, _) => read_prompts(typed)?,
+            (Some(given), _, _) => given,
             (None, Some(_), false) => {
                 return Err(Failure::usage("prompts_file: expected this or a table [prompts], got both"));
             }
-            (None, Some(relative), true) => read_prompts(&folder.join(relative))?,
+            (None, Some(relative), true) => read_prompts(&folder.join(relative), None)
+                .map_err(|failure| failure.within("prompts_file"))?,
             (None, None, _) => inline_prompts(&file.prompts)?,
         };
         if prompts.is_empty() {
@@ -211,6 +246,9 @@ impl Config {
 impl Sampling {
     /// The same, if every number is in range.
     pub(crate) fn checked(self) -> Outcome<Self> {
+        if let Some(text) = &self.negative_prompt {
+            check_length(text).map_err(|reason| Failure::usage(format!("negative_prompt: {reason}")))?;
+        }
         if self.steps == 0 {
             return Err(Failure::usage("steps: expected at least 1, got 0"));
         }
@@ -232,6 +270,21 @@ fn check_budget(budget: Option<f64>) -> Outcome {
         }
         _ => Ok(()),
     }
+}
+
+/// What is wrong with a TOML text, with its line and, where the message names no key, the key of that line.
+fn in_toml(text: &str, error: &toml::de::Error) -> Failure {
+    let Some(before) = error.span().and_then(|span| text.get(..span.start)) else {
+        return Failure::usage(error.message());
+    };
+    let number = 1 + before.matches('\n').count();
+    let line = text.lines().nth(number - 1).unwrap_or_default();
+    let of_key = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
+    // a value of the wrong kind: the message tells the kind alone
+    let key = line.split_once('=').map(|(key, _)| key.trim()).filter(|key| key.chars().all(of_key));
+    let key = key.filter(|_| error.message().starts_with("invalid"));
+    let key = key.map_or(String::new(), |key| format!("{key}: "));
+    Failure::usage(format!("line {number}: {key}{}", error.message()))
 }
 
 /// A sampler by its name.
@@ -269,7 +322,13 @@ mod tests {
         for (text, named) in [
             (format!("stepz = 3\n{LEAST}"), "line 1: unknown field `stepz`"),
             (format!("{LEAST}tau = 3\n"), "unknown field `tau`"),
-            (format!("steps = \"many\"\n{LEAST}"), "line 1"),
+            (format!("steps = \"many\"\n{LEAST}"), "line 1: steps: invalid type: string"),
+            (format!("{LEAST}guidance_scale = [3]\n"), "line 5: guidance_scale: invalid type"),
+            (format!("width = -64\n{LEAST}"), "line 1: width: invalid value: integer `-64`"),
+            (
+                format!("negative_prompt = \"{}\"\n{LEAST}", "x".repeat(70_000)),
+                "negative_prompt: expected a prompt of at most 65536 bytes, got 70000",
+            ),
             (format!("steps = 0\n{LEAST}"), "steps: expected at least 1"),
             (format!("guidance_scale = nan\n{LEAST}"), "guidance_scale: expected a finite"),
             (

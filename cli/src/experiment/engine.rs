@@ -49,6 +49,23 @@ pub(crate) struct Made<'a> {
     pub(crate) masks: Option<MaskSet>,
 }
 
+/// Who takes each image as it is finished.
+pub(crate) trait Sink {
+    /// The models are loaded, the first image is about to be made.
+    fn begin(&mut self) -> Outcome {
+        Ok(())
+    }
+
+    /// Takes an image, and the progress to tell of it.
+    fn keep(&mut self, made: Made<'_>, progress: &Progress) -> Outcome;
+}
+
+impl<F: FnMut(Made<'_>, &Progress) -> Outcome> Sink for F {
+    fn keep(&mut self, made: Made<'_>, progress: &Progress) -> Outcome {
+        self(made, progress)
+    }
+}
+
 /// What to make, and who takes each image as it is finished.
 pub(crate) struct Making<'a, E, S> {
     pub(crate) plan: &'a Plan,
@@ -58,7 +75,6 @@ pub(crate) struct Making<'a, E, S> {
     pub(crate) init: Option<InitImage>,
     pub(crate) extension: &'a E,
     pub(crate) progress: &'a mut Progress,
-    /// Takes an image, and the progress to tell of it.
     pub(crate) sink: S,
 }
 
@@ -71,7 +87,7 @@ pub(crate) fn total_steps(plan: &Plan, work: &[PromptWork]) -> usize {
 impl<E, S> Task for Making<'_, E, S>
 where
     E: Extension,
-    S: FnMut(Made<'_>, &Progress) -> Outcome,
+    S: Sink,
 {
     type Output = ();
 
@@ -85,6 +101,7 @@ where
         let clean = init.map(|init| init.initial(&pipeline, &model.checkpoint)).transpose()?;
         let negatives = Vec::new();
         let mut studio = Studio { plan, pipeline, registry, clean, progress, done: 0, negatives };
+        sink.begin()?;
         studio.progress.start();
         for PromptWork { prompt, points, noise } in &work {
             let embeddings = studio.pipeline.encode(std::slice::from_ref(&prompt.prompt))?.0;
@@ -92,7 +109,7 @@ where
                 let Some(point) = plan.points.get(place) else { continue };
                 let levels = planned.get(place).and_then(Option::as_ref);
                 let made = studio.make((place, point), (prompt, &embeddings), noise.as_ref(), levels)?;
-                sink(made, studio.progress)?;
+                sink.keep(made, studio.progress)?;
             }
         }
         studio.progress.clear();

@@ -4,16 +4,18 @@
 //! nothing else. What a kill leaves behind (files under temporary names, a line without its end, an image without a line)
 //! is removed or made again.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::fs::{self, File, TryLockError};
-use std::io::{Read, Seek, SeekFrom, Write};
+use std::io::{Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use atedm_sdxl::output::{self, UNFINISHED};
 
-use super::record::{FORMAT, PromptLine, Record, RunInfo};
+use super::members::{Members, inside};
+use super::reading::{check_files, parse_lines, same_run};
+use super::record::{PromptLine, Record, RunInfo};
 use crate::failure::{Failure, Outcome};
-use crate::files::OutputFile;
+use crate::files::{DATA_MOST, OutputDir, OutputFile, read_from};
 
 pub(crate) const CONFIG: &str = "config.toml";
 pub(crate) const INFO: &str = "run.json";
@@ -25,6 +27,7 @@ pub(crate) const LATENTS: &str = "latents";
 pub(crate) const MASKS: &str = "masks";
 
 /// What a run begins with: written once, the same whenever it is taken up again.
+#[derive(Debug)]
 pub(crate) struct Beginning<'a> {
     pub(crate) config: &'a str,
     pub(crate) info: RunInfo,
@@ -33,16 +36,18 @@ pub(crate) struct Beginning<'a> {
 
 /// A folder that this process alone writes to.
 #[derive(Debug)]
-pub(crate) struct RunFolder {
+pub(crate) struct RunFolder<'a> {
     path: PathBuf,
-    results: File,
+    beginning: Beginning<'a>,
+    /// Open and locked; `None` as long as nothing of the run is there.
+    results: Option<File>,
     done: BTreeMap<String, Record>,
 }
 
-impl RunFolder {
-    /// Starts a run in a new or empty folder or, if `resume` says so, goes on with what is there.
-    pub(crate) fn open(path: &Path, beginning: &Beginning<'_>, resume: bool) -> Outcome<Self> {
-        let failed = |error: std::io::Error| Failure::file(path, error);
+impl<'a> RunFolder<'a> {
+    /// Looks at a new or empty folder, in which nothing is written before [`RunFolder::begin`], or, if `resume` says so, goes
+    /// on with what is there.
+    pub(crate) fn open(path: &Path, beginning: Beginning<'a>, resume: bool) -> Outcome<Self> {
         let found = entries(path)?;
         if !found.is_empty() && !resume {
             let reason = "expected a new or an empty folder; --resume goes on with what is in it";
@@ -61,10 +66,38 @@ impl RunFolder {
                 format!("expected the folder of a run, got one with {foreign:?}"),
             ));
         }
-        for folder in [path.to_path_buf(), path.join(IMAGES), path.join(LATENTS)] {
-            fs::create_dir_all(folder).map_err(failed)?;
+        OutputDir::prepare(path)?;
+        let mut folder = Self { path: path.to_path_buf(), beginning, results: None, done: BTreeMap::new() };
+        if begun {
+            folder.lock()?;
+            same_run(path, &folder.beginning.info)?;
+            folder.read_done()?;
+        } else if found.iter().any(|name| name == RESULTS) {
+            folder.begin()?;
         }
-        let lines = path.join(RESULTS);
+        Ok(folder)
+    }
+
+    /// Writes what the run begins with, if it has not begun.
+    pub(crate) fn begin(&mut self) -> Outcome {
+        if self.results.is_some() {
+            return Ok(());
+        }
+        self.lock()?;
+        if inside(&self.path, INFO)?.exists() {
+            return Err(Failure::file(&self.path, "another process has begun a run here meanwhile"));
+        }
+        begin(&self.path, &self.beginning)?;
+        self.read_done()
+    }
+
+    /// Makes the folders, takes the lock, and removes what was unfinished when a process was killed.
+    fn lock(&mut self) -> Outcome {
+        for name in [IMAGES, LATENTS] {
+            let folder = inside(&self.path, name)?;
+            fs::create_dir_all(&folder).map_err(|error| Failure::file(&folder, error))?;
+        }
+        let lines = inside(&self.path, RESULTS)?;
         let results = File::options()
             .read(true)
             .append(true)
@@ -74,15 +107,8 @@ impl RunFolder {
         if let Err(TryLockError::WouldBlock) = results.try_lock() {
             return Err(Failure::file(&lines, "another process is writing to it"));
         }
-        remove_unfinished(path)?;
-        if begun {
-            same_run(path, &beginning.info)?;
-        } else {
-            begin(path, beginning)?;
-        }
-        let mut folder = Self { path: path.to_path_buf(), results, done: BTreeMap::new() };
-        folder.read_done()?;
-        Ok(folder)
+        self.results = Some(results);
+        remove_unfinished(&self.path)
     }
 
     /// The records that are there, by id.
@@ -95,9 +121,14 @@ impl RunFolder {
         &self.path
     }
 
+    /// The run that it is of.
+    pub(crate) fn info(&self) -> &RunInfo {
+        &self.beginning.info
+    }
+
     /// Writes a file below the folder, whole or not at all.
     pub(crate) fn write(&self, name: &str, bytes: &[u8]) -> Outcome {
-        let path = self.path.join(name);
+        let path = inside(&self.path, name)?;
         if let Some(folder) = path.parent() {
             fs::create_dir_all(folder).map_err(|error| Failure::file(folder, error))?;
         }
@@ -109,7 +140,10 @@ impl RunFolder {
         let lines = self.path.join(RESULTS);
         let mut line = serde_json::to_vec(&record).map_err(Failure::run)?;
         line.push(b'\n');
-        let written = self.results.write_all(&line).and_then(|()| self.results.sync_data());
+        let Some(results) = &mut self.results else {
+            return Err(Failure::file(&lines, "expected a run that has begun"));
+        };
+        let written = results.write_all(&line).and_then(|()| results.sync_data());
         written.map_err(|error| Failure::file(&lines, error))?;
         self.done.insert(record.id.clone(), record);
         Ok(())
@@ -119,14 +153,13 @@ impl RunFolder {
     fn read_done(&mut self) -> Outcome {
         let lines = self.path.join(RESULTS);
         let failed = |error: std::io::Error| Failure::file(&lines, error);
-        let mut bytes = Vec::new();
-        self.results
-            .seek(SeekFrom::Start(0))
-            .and_then(|_| self.results.read_to_end(&mut bytes))
-            .map_err(failed)?;
-        let (records, whole) = parse_lines(&lines, &bytes)?;
+        let Some(results) = &mut self.results else { return Ok(()) };
+        results.seek(SeekFrom::Start(0)).map_err(failed)?;
+        let bytes = read_from(results, &lines, DATA_MOST)?;
+        let members = Members::of(&self.beginning.info, self.beginning.prompts);
+        let (records, whole) = parse_lines(&lines, &bytes, &members)?;
         if whole < bytes.len() {
-            self.results.set_len(whole as u64).map_err(failed)?;
+            results.set_len(whole as u64).map_err(failed)?;
         }
         for record in records {
             check_files(&self.path, &record)?;
@@ -134,37 +167,6 @@ impl RunFolder {
         }
         Ok(())
     }
-}
-
-/// The lines of a folder that another process may be writing to, by id.
-pub(crate) fn read_results(folder: &Path) -> Outcome<BTreeMap<String, Record>> {
-    let lines = folder.join(RESULTS);
-    let bytes = fs::read(&lines).map_err(|error| Failure::file(&lines, error))?;
-    let (records, _) = parse_lines(&lines, &bytes)?;
-    records.iter().try_for_each(|record| check_files(folder, record))?;
-    Ok(records.into_iter().map(|record| (record.id.clone(), record)).collect())
-}
-
-/// `run.json` of a folder.
-pub(crate) fn read_info(folder: &Path) -> Outcome<RunInfo> {
-    let path = folder.join(INFO);
-    let text = fs::read_to_string(&path).map_err(|error| Failure::file(&path, error))?;
-    let info: RunInfo = serde_json::from_str(&text).map_err(|error| Failure::file(&path, error))?;
-    if info.format != FORMAT {
-        return Err(Failure::file(&path, format!("expected format {FORMAT}, got {}", info.format)));
-    }
-    Ok(info)
-}
-
-/// `prompts.jsonl` of a folder.
-pub(crate) fn read_prompt_lines(folder: &Path) -> Outcome<Vec<PromptLine>> {
-    let path = folder.join(PROMPTS);
-    let text = fs::read_to_string(&path).map_err(|error| Failure::file(&path, error))?;
-    let parse = |(number, line): (usize, &str)| {
-        serde_json::from_str(line)
-            .map_err(|error| Failure::file(&path, format!("line {}: {error}", number + 1)))
-    };
-    text.lines().enumerate().map(parse).collect()
 }
 
 /// The prompts as such a file.
@@ -184,44 +186,6 @@ pub(crate) fn info_bytes(info: &RunInfo) -> Outcome<Vec<u8>> {
     Ok(bytes)
 }
 
-/// The records of whole lines, and how many bytes those are. A last line that is cut off or cannot be read does not count.
-fn parse_lines(path: &Path, bytes: &[u8]) -> Outcome<(Vec<Record>, usize)> {
-    let end = bytes.iter().rposition(|&byte| byte == b'\n').map_or(0, |last| last + 1);
-    let mut records: Vec<Record> = Vec::new();
-    let mut numbers: HashMap<String, usize> = HashMap::new();
-    let mut whole = 0;
-    let lines: Vec<&[u8]> = bytes[..end].split_inclusive(|&byte| byte == b'\n').collect();
-    for (index, line) in lines.iter().enumerate() {
-        let number = index + 1;
-        let record: Record = match serde_json::from_slice(line) {
-            Ok(record) => record,
-            Err(_) if number == lines.len() => break,
-            Err(error) => return Err(Failure::file(path, format!("line {number}: {error}"))),
-        };
-        if let Some(first) = numbers.insert(record.id.clone(), number) {
-            let reason = format!("line {number}: expected each id once, got {:?} of line {first}", record.id);
-            return Err(Failure::file(path, reason));
-        }
-        whole += line.len();
-        records.push(record);
-    }
-    Ok((records, whole))
-}
-
-/// That the files of a line are there.
-fn check_files(folder: &Path, record: &Record) -> Outcome {
-    let missing = [Some(&record.image), record.latents.as_ref()]
-        .into_iter()
-        .flatten()
-        .find(|name| !folder.join(name).is_file());
-    match missing {
-        None => Ok(()),
-        Some(name) => {
-            Err(Failure::file(&folder.join(name), format!("expected this file, which {RESULTS} names")))
-        }
-    }
-}
-
 /// Names in a folder; none if there is no such folder.
 fn entries(path: &Path) -> Outcome<Vec<String>> {
     match fs::metadata(path) {
@@ -235,13 +199,17 @@ fn entries(path: &Path) -> Outcome<Vec<String>> {
     entries.map(|entry| Ok(entry.map_err(failed)?.file_name().to_string_lossy().into_owned())).collect()
 }
 
-/// Removes what was being written when the process was killed.
+/// Removes what was being written when the process was killed: in the folder, and where images, latents and masks lie.
 fn remove_unfinished(path: &Path) -> Outcome {
     output::remove_unfinished(path)?;
-    for name in entries(path)? {
-        let place = path.join(&name);
-        if place.is_dir() && !name.starts_with("shard-") {
-            remove_unfinished(&place)?;
+    for kind in [IMAGES, LATENTS, MASKS] {
+        let folder = inside(path, kind)?;
+        output::remove_unfinished(&folder)?;
+        for name in entries(&folder)? {
+            let place = inside(path, &format!("{kind}/{name}"))?;
+            if place.is_dir() {
+                output::remove_unfinished(&place)?;
+            }
         }
     }
     Ok(())
@@ -254,32 +222,5 @@ fn begin(path: &Path, beginning: &Beginning<'_>) -> Outcome {
         (PROMPTS, prompt_bytes(beginning.prompts)?),
         (INFO, info_bytes(&beginning.info)?),
     ];
-    files.iter().try_for_each(|(name, bytes)| OutputFile::prepare(&path.join(name))?.write(bytes))
-}
-
-/// That a folder is of the run that is asked for; else what differs.
-pub(crate) fn same_run(path: &Path, wanted: &RunInfo) -> Outcome {
-    let found = read_info(path)?;
-    let differs = |reason: String| Failure::file(&path.join(INFO), format!("is of another run: {reason}"));
-    if found.run_hash != wanted.run_hash {
-        let has = |info: &RunInfo, id: &str| {
-            info.points.iter().find(|point| point.id == id).map(|point| point.config_hash.clone())
-        };
-        let mut ids = found.points.iter().chain(&wanted.points).map(|point| point.id.as_str());
-        let reason = match ids.find(|id| has(&found, id) != has(wanted, id)) {
-            Some(id) => match (has(&found, id), has(wanted, id)) {
-                (Some(_), Some(_)) => {
-                    format!("point {id} has other settings there (or another backend or dtype)")
-                }
-                (Some(_), None) => format!("it has the point {id}"),
-                _ => format!("it lacks the point {id}"),
-            },
-            None => "its prompts, their seeds or the VAE's tiles differ".into(),
-        };
-        return Err(differs(reason));
-    }
-    if found.shard != wanted.shard {
-        return Err(differs(format!("expected shard {:?}, got {:?}", wanted.shard, found.shard)));
-    }
-    Ok(())
+    files.iter().try_for_each(|(name, bytes)| OutputFile::prepare(&inside(path, name)?)?.write(bytes))
 }

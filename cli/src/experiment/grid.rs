@@ -24,13 +24,29 @@ pub(crate) struct Point {
     pub(crate) budget_tflops: Option<f64>,
 }
 
+/// Points of a run at most. Each is checked, solved and written with all of its settings before anything runs.
+const MOST_POINTS: usize = 10_000;
+
 /// All points of a configuration, entry by entry; the last axis (axes are in the order of their names) varies fastest.
 pub(crate) fn points(config: &Config) -> Outcome<Vec<Point>> {
-    let mut points = Vec::new();
+    let mut grid = Vec::with_capacity(config.grid.len());
+    let mut count = 0usize;
     for (number, entry) in config.grid.iter().enumerate() {
         let name = entry.name.as_deref().or(entry.method.as_deref());
         let place = format!("grid {} ({})", number + 1, name.unwrap_or("no name"));
-        points.extend(expand(entry, config).map_err(|failure| failure.within(place))?);
+        let mut axes = Vec::new();
+        axes_of(&entry.each, &mut Vec::new(), &mut axes).map_err(|failure| failure.within(&place))?;
+        let own = axes.iter().fold(1usize, |product, (_, values)| product.saturating_mul(values.len()));
+        count = count.saturating_add(own);
+        if count > MOST_POINTS {
+            let reason = format!("expected a grid of at most {MOST_POINTS} points, got {count} up to here");
+            return Err(Failure::usage(reason).within(place));
+        }
+        grid.push((entry, axes, place));
+    }
+    let mut points = Vec::with_capacity(count);
+    for (entry, axes, place) in &grid {
+        points.extend(expand(entry, axes, config).map_err(|failure| failure.within(place))?);
     }
     Ok(points)
 }
@@ -38,11 +54,9 @@ pub(crate) fn points(config: &Config) -> Outcome<Vec<Point>> {
 /// An axis: a key, which may lead into tables, and its values.
 type Axis = (Vec<String>, Vec<Value>);
 
-fn expand(entry: &GridEntry, config: &Config) -> Outcome<Vec<Point>> {
-    let mut axes = Vec::new();
-    axes_of(&entry.each, &mut Vec::new(), &mut axes)?;
+fn expand(entry: &GridEntry, axes: &[Axis], config: &Config) -> Outcome<Vec<Point>> {
     let mut combinations: Vec<Vec<(&[String], &Value)>> = vec![Vec::new()];
-    for (key, values) in &axes {
+    for (key, values) in axes {
         let mut longer = Vec::with_capacity(combinations.len() * values.len());
         for chosen in &combinations {
             longer.extend(values.iter().map(|value| [&chosen[..], &[(key.as_slice(), value)]].concat()));
@@ -144,6 +158,9 @@ fn point(entry: &GridEntry, config: &Config, chosen: &[(&[String], &Value)]) -> 
             budget = config.budget_tflops;
         }
         if let Some(budget) = budget {
+            if !budget.is_finite() {
+                return Err(Failure::usage(format!("budget_tflops: expected a finite number, got {budget}")));
+            }
             options.insert("budget_tflops".into(), budget.into());
         }
     } else {
@@ -245,6 +262,27 @@ mod tests {
         );
     }
 
+    /// Ten axes of a hundred values: 10^20 points, of which none may be made.
+    #[test]
+    fn points_are_counted_before_they_are_made() {
+        let values = (0..100).map(|value| value.to_string()).collect::<Vec<_>>().join(", ");
+        let axes: String = (0..10).map(|axis| format!("a{axis} = [{values}]\n")).collect();
+        let entry = format!("[[grid]]\nname = \"vast\"\nmethod = \"at-edm\"\n[grid.each]\n{axes}");
+        let message = expanded(&entry).unwrap_err().to_string();
+        let named = "grid 1 (vast): expected a grid of at most 10000 points, got 18446744073709551615";
+        assert!(message.contains(named), "{message}");
+        let entry = |name: &str, axes: &str| {
+            format!("[[grid]]\nname = \"{name}\"\nmethod = \"at-edm\"\n[grid.each]\n{axes}")
+        };
+        let full = entry("full", &format!("a = [{values}]\nb = [{values}]\n"));
+        assert_eq!(expanded(&full).unwrap().len(), 10_000);
+        let message = expanded(&(full + &entry("more", "a = [1]\n"))).unwrap_err().to_string();
+        assert!(
+            message.contains("grid 2 (more): expected a grid of at most 10000 points, got 10001"),
+            "{message}"
+        );
+    }
+
     #[test]
     fn what_is_wrong_is_named() {
         for (grid, named) in [
@@ -265,6 +303,10 @@ mod tests {
                 "budget_tflops: takes",
             ),
             ("[[grid]]\nmethod = \"at-edm\"\neach = { method = [\"none\"] }\n", "each.method"),
+            (
+                "[[grid]]\nmethod = \"at-edm\"\nbudget_tflops = nan\n",
+                "grid 1 (at-edm): budget_tflops: expected a finite",
+            ),
         ] {
             let message = expanded(grid).unwrap_err().to_string();
             assert!(message.contains(named), "{grid}: {message}");

@@ -6,6 +6,7 @@ use atedm_core::DType;
 
 use super::record::Provenance;
 use crate::args::{Device, EngineArgs};
+use crate::threads::cores;
 
 /// The provenance of what this process computes.
 pub(crate) fn provenance(engine: &EngineArgs) -> Provenance {
@@ -20,7 +21,7 @@ pub(crate) fn provenance(engine: &EngineArgs) -> Provenance {
         dtype: DType::from(engine.dtype).to_string(),
         cpu: processor(),
         gpu,
-        threads: engine.threads.unwrap_or_else(threads),
+        threads: engine.threads.unwrap_or_else(cores),
     }
 }
 
@@ -29,11 +30,6 @@ pub(crate) fn processor() -> String {
     let text = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let name = text.lines().find_map(|line| line.strip_prefix("model name")?.split_once(':'));
     name.map_or_else(|| std::env::consts::ARCH.to_string(), |(_, name)| name.trim().to_string())
-}
-
-/// Threads at hand when nobody says how many.
-pub(crate) fn threads() -> usize {
-    std::thread::available_parallelism().map_or(1, usize::from)
 }
 
 /// The name of an NVIDIA GPU as its driver for Linux tells it: a folder a device, in the order of the bus.

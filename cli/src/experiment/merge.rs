@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 
 use atedm_sdxl::output::UNFINISHED;
 
-use super::folder::{
-    CONFIG, INFO, MASKS, PROMPTS, RESULTS, info_bytes, read_info, read_prompt_lines, read_results,
-};
-use super::record::{Record, RunInfo};
+use super::folder::{CONFIG, INFO, PROMPTS, RESULTS, info_bytes, prompt_bytes};
+use super::members::{Members, file_inside, inside, masks_path};
+use super::reading::{read_config, read_info, read_prompt_lines, read_results};
+use super::record::{PromptLine, Record, RunInfo};
 use crate::failure::{Failure, Outcome};
 use crate::files::{NamedFile, OutputDir};
 
@@ -29,9 +29,12 @@ pub(crate) fn merge(inputs: &[PathBuf], output: &Path, extra: &[ExtraFile]) -> O
         folders.extend(run_folders(input)?);
     }
     let place = OutputDir::prepare(output)?.require_empty()?;
-    let (info, mut records) = (common_info(&folders)?, BTreeMap::<String, (&Path, Record)>::new());
+    let first = folders.first().map_or(Path::new("."), PathBuf::as_path);
+    let (info, prompts) = (common_info(&folders)?, read_prompt_lines(first)?);
+    let members = Members::of(&info, &prompts);
+    let mut records = BTreeMap::<String, (&Path, Record)>::new();
     for folder in &folders {
-        for (id, record) in read_results(folder)? {
+        for (id, record) in read_results(folder, &members)? {
             if let Some((other, _)) = records.get(&id) {
                 let reason = format!("has {id}, and so has {}: expected each id once", other.display());
                 return Err(Failure::file(folder, reason));
@@ -39,37 +42,52 @@ pub(crate) fn merge(inputs: &[PathBuf], output: &Path, extra: &[ExtraFile]) -> O
             records.insert(id, (folder, record));
         }
     }
-    let first = folders.first().map_or(Path::new("."), PathBuf::as_path);
-    complete(&info, first, &records)?;
+    complete(&info, &prompts, &records)?;
     let sorted: Vec<&Record> = records.values().map(|(_, record)| record).collect();
     let made = extra.iter().map(|(name, make)| Ok((name.to_string(), make(&sorted)?)));
     let made: Vec<NamedFile> = made.collect::<Outcome<_>>()?;
-    write(place.path(), (first, &info), &records, &made)?;
+    let of_run = [
+        (CONFIG.to_string(), read_config(first)?.into_bytes()),
+        (PROMPTS.to_string(), prompt_bytes(&prompts)?),
+        (INFO.to_string(), info_bytes(&info)?),
+    ];
+    write(place.path(), &records, &[&of_run[..], &made].concat())?;
     Ok(Merged { folders: folders.len(), images: records.len() })
 }
 
-/// The folder itself and the shards in it, whichever hold results.
+/// The folder itself and the shards in it, whichever hold results. A link among them is an error: it leads out of the run.
 pub(crate) fn run_folders(folder: &Path) -> Outcome<Vec<PathBuf>> {
-    let mut found = Vec::new();
-    if folder.join(INFO).is_file() {
-        found.push(folder.to_path_buf());
-    }
-    let mut shards = Vec::new();
-    for entry in fs::read_dir(folder).map_err(|error| Failure::file(folder, error))? {
-        let path = entry.map_err(|error| Failure::file(folder, error))?.path();
-        let named = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("shard-"));
-        if named && path.join(INFO).is_file() {
-            shards.push(path);
-        }
-    }
-    shards.sort();
-    found.extend(shards);
+    let found = begun_folders(folder)?;
     if found.is_empty() {
         return Err(Failure::file(
             folder,
             format!("expected the folder of a run, with {INFO} or shard-… in it"),
         ));
     }
+    Ok(found)
+}
+
+/// [`run_folders`] of a folder in which nothing may have begun.
+pub(crate) fn begun_folders(folder: &Path) -> Outcome<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    let holds_results = |folder: &Path| Ok::<bool, Failure>(file_inside(folder, INFO)?.is_some());
+    // what is named may be a link, what is in it not
+    if folder.is_dir() && holds_results(folder)? {
+        found.push(folder.to_path_buf());
+    }
+    let mut shards = Vec::new();
+    for entry in fs::read_dir(folder).map_err(|error| Failure::file(folder, error))? {
+        let name = entry.map_err(|error| Failure::file(folder, error))?.file_name();
+        let name = name.to_string_lossy();
+        if name.starts_with("shard-") {
+            let shard = inside(folder, &name)?;
+            if shard.is_dir() && holds_results(&shard)? {
+                shards.push(shard);
+            }
+        }
+    }
+    shards.sort();
+    found.extend(shards);
     Ok(found)
 }
 
@@ -88,68 +106,41 @@ fn common_info(folders: &[PathBuf]) -> Outcome<RunInfo> {
     Ok(RunInfo { shard: None, ..info })
 }
 
-/// That there is a line for every point and prompt, made under the point's settings, and no other.
-fn complete(info: &RunInfo, folder: &Path, records: &BTreeMap<String, (&Path, Record)>) -> Outcome {
-    let prompts = read_prompt_lines(folder)?;
-    let mut missing = Vec::new();
-    let mut known = 0;
-    for point in &info.points {
-        for prompt in &prompts {
-            let id = format!("{}/{}", point.id, prompt.id);
-            match records.get(&id) {
-                None => missing.push(id),
-                Some((place, record)) if record.config_hash != point.config_hash => {
-                    let reason = format!("{id} was made under other settings than {INFO} has");
-                    return Err(Failure::file(&place.join(RESULTS), reason));
-                }
-                Some(_) => known += 1,
-            }
-        }
-    }
+/// That there is a line for every point and prompt.
+fn complete(info: &RunInfo, prompts: &[PromptLine], records: &BTreeMap<String, (&Path, Record)>) -> Outcome {
+    let ids = info.points.iter().flat_map(|point| prompts.iter().map(move |prompt| (&point.id, &prompt.id)));
+    let ids = ids.map(|(point, prompt)| format!("{point}/{prompt}"));
+    let missing: Vec<String> = ids.filter(|id| !records.contains_key(id)).collect();
     if !missing.is_empty() {
         let shown = missing.iter().take(3).cloned().collect::<Vec<_>>().join(", ");
         let more = if missing.len() > 3 { ", …" } else { "" };
         let (total, count) = (info.points.len() * prompts.len(), missing.len());
         return Err(Failure::run(format!("merge: {count} of {total} images are missing: {shown}{more}")));
     }
-    if known < records.len() {
-        let reason = format!("expected {known} images, got {}", records.len());
-        return Err(Failure::file(folder, reason));
-    }
     Ok(())
 }
 
 /// The new folder, which appears with everything in it. Images are linked where the file system can, else copied.
-fn write(
-    output: &Path,
-    (first, info): (&Path, &RunInfo),
-    records: &BTreeMap<String, (&Path, Record)>,
-    extra: &[NamedFile],
-) -> Outcome {
+fn write(output: &Path, records: &BTreeMap<String, (&Path, Record)>, files: &[NamedFile]) -> Outcome {
     let failed = |error: std::io::Error| Failure::file(output, error);
     let parent = output.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     fs::create_dir_all(parent).map_err(failed)?;
     let staging = tempfile::Builder::new().prefix(UNFINISHED).tempdir_in(parent).map_err(failed)?;
     let mut lines = Vec::new();
     for (folder, record) in records.values() {
-        for name in [Some(&record.image), record.latents.as_ref()].into_iter().flatten() {
-            link(&folder.join(name), &staging.path().join(name))?;
-        }
-        let masks = format!("{MASKS}/{}.safetensors", record.id);
-        if folder.join(&masks).is_file() {
-            link(&folder.join(&masks), &staging.path().join(&masks))?;
+        let masks = masks_path(&record.id);
+        for name in [Some(&record.image), record.latents.as_ref(), Some(&masks)].into_iter().flatten() {
+            // lines were checked to name what is there; masks are there or not
+            if let Some(file) = file_inside(folder, name)? {
+                link(&file, &staging.path().join(name))?;
+            }
         }
         serde_json::to_writer(&mut lines, record).map_err(Failure::run)?;
         lines.push(b'\n');
     }
     fs::write(staging.path().join(RESULTS), lines).map_err(failed)?;
-    fs::write(staging.path().join(INFO), info_bytes(info)?).map_err(failed)?;
-    for (name, bytes) in extra {
+    for (name, bytes) in files {
         fs::write(staging.path().join(name), bytes).map_err(failed)?;
-    }
-    for name in [CONFIG, PROMPTS] {
-        fs::copy(first.join(name), staging.path().join(name))
-            .map_err(|error| Failure::file(&first.join(name), error))?;
     }
     open_up(staging.path()).map_err(failed)?;
     if output.exists() {

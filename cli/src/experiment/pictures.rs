@@ -17,9 +17,14 @@ pub(crate) struct Reference {
 }
 
 impl Reference {
-    /// Reads both files.
-    pub(crate) fn read(id: &str, picture: &Path, latents: &Path, shape: [usize; 4]) -> Outcome<Self> {
-        Ok(Self { id: id.into(), picture: read_png(picture)?, latents: read_latents(latents, shape)? })
+    /// Reads both files, which must be of the size of another image of the run.
+    pub(crate) fn read(
+        id: &str,
+        (picture, latents): (&Path, &Path),
+        (like, shape): (&Picture, [usize; 4]),
+    ) -> Outcome<Self> {
+        let picture = read_png(picture, (like.width, like.height))?;
+        Ok(Self { id: id.into(), picture, latents: read_latents(latents, shape)? })
     }
 
     /// How far another picture of the same size is from this one.

@@ -4,16 +4,17 @@
 use std::collections::HashMap;
 
 use atedm_core::DType;
-use atedm_core::plugin::Registry;
+use atedm_core::plugin::{Registry, Tau};
 use atedm_core::reference::NdTensor;
 use atedm_sdxl::rng::{NoiseDType, RngKind};
 use atedm_sdxl::schedulers::{SamplerChoice, SchedulerConfig};
 use serde::Serialize;
 use serde_json::{Map, Value};
-use sha2::{Digest, Sha256};
 
 use super::config::Sampling;
 use super::grid::{Point, slug};
+use super::inputs::{Inputs, digest};
+use super::members::LONGEST_ID;
 use super::record::{FORMAT, PointInfo, PromptLine, RunInfo, Settings};
 use crate::args::{EngineArgs, RngName};
 use crate::failure::{Failure, Outcome};
@@ -30,7 +31,12 @@ pub(crate) struct Ground<'a> {
     pub(crate) work: Workload<'a>,
     /// The checkpoint's scheduler; SD-XL's where there is no checkpoint.
     pub(crate) scheduler: &'a SchedulerConfig,
+    /// Hashes of its files, and of what else every image starts from.
+    pub(crate) inputs: &'a Inputs,
 }
+
+/// Images of a run at most.
+const MOST_IMAGES: usize = 10_000_000;
 
 /// A point that is ready to run.
 #[derive(Debug, Clone)]
@@ -84,6 +90,14 @@ impl Plan {
         if outline.distances {
             add_references(&mut points);
         }
+        let images = points.len().saturating_mul(outline.prompts.len());
+        if images > MOST_IMAGES {
+            return Err(Failure::usage(format!(
+                "expected at most {MOST_IMAGES} images, got {} points and {} prompts",
+                points.len(),
+                outline.prompts.len()
+            )));
+        }
         let reference_of = |point: &Point| {
             let found = points.iter().position(|other| other.is_whole() && other.sampling == point.sampling);
             found.filter(|_| outline.distances && !point.is_whole())
@@ -104,6 +118,21 @@ impl Plan {
             planned.iter().map(|point| (point.info.id.as_str(), point.info.config_hash.as_str())).collect();
         let run_hash = hash(&(FORMAT, hashes, &prompts, vae_tiling))?;
         Ok(Self { points: planned, title, prompts, rng, noise_dtype, vae_tiling, masks, run_hash })
+    }
+
+    /// That no two points make the same images, whatever they are called.
+    pub(crate) fn check_each_once(&self) -> Outcome {
+        let mut seen: HashMap<String, &str> = HashMap::new();
+        for point in &self.points {
+            let info = &point.info;
+            if let Some(other) = seen.insert(canonical(point)?, &info.label) {
+                return Err(Failure::usage(format!(
+                    "grid: {other:?} and {:?} are the same run: every setting of theirs is equal",
+                    info.label
+                )));
+            }
+        }
+        Ok(())
     }
 
     /// What `run.json` says.
@@ -177,6 +206,12 @@ fn ids(points: &[Point]) -> Outcome<Vec<String>> {
     let mut ids = Vec::with_capacity(points.len());
     for point in points {
         let id = slug(&point.label);
+        if id.is_empty() || id.len() > LONGEST_ID {
+            let (length, label) = (id.len(), &point.label);
+            return Err(Failure::usage(format!(
+                "grid: expected names of 1 to {LONGEST_ID} letters with what varies, got {length}: {label:?}"
+            )));
+        }
         // Some file systems do not tell a from A.
         if let Some(other) = seen.insert(id.to_ascii_lowercase(), &point.label) {
             return Err(Failure::usage(format!(
@@ -187,6 +222,20 @@ fn ids(points: &[Point]) -> Outcome<Vec<String>> {
         ids.push(id);
     }
     Ok(ids)
+}
+
+/// The hash of what settings do: presets are their settings, and a share of the steps is a number of them.
+fn canonical(point: &PlannedPoint) -> Outcome<String> {
+    let mut settings = point.info.settings.clone();
+    if let Some(family) = point.method.plan().family() {
+        settings.method = family.into();
+    }
+    if let Some(tau) = settings.options.get_mut("tau")
+        && let Ok(share) = serde_json::from_value::<Tau>(tau.clone())
+    {
+        *tau = share.steps(settings.steps).into();
+    }
+    hash(&settings)
 }
 
 fn plan_point(
@@ -219,6 +268,7 @@ fn plan_point(
             .dtype(outline.noise_dtype.beside(engine.dtype.into()))
             .to_string(),
         attention: sampling.attention,
+        inputs: ground.inputs.clone(),
     };
     let dtype = DType::from(engine.dtype).to_string();
     Ok(PlannedPoint {
@@ -244,8 +294,7 @@ fn plan_point(
 /// 16 hexadecimal digits of the SHA-256 of a value's JSON with sorted keys.
 fn hash(value: &impl Serialize) -> Outcome<String> {
     let json = sorted(serde_json::to_value(value).map_err(Failure::run)?);
-    let digest = Sha256::digest(json.to_string().as_bytes());
-    Ok(digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect())
+    Ok(digest(json.to_string().as_bytes()))
 }
 
 /// The same with every table's keys in order, whatever the library's own order is.

@@ -6,7 +6,14 @@ use std::path::Path;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
+use super::prompt_table::{Separator, read_table};
 use crate::failure::{Failure, Outcome};
+use crate::files::{PROMPTS_MOST, read_text};
+
+/// Prompts of a run at most.
+const MOST_PROMPTS: usize = 1_000_000;
+/// Bytes of a prompt at most: text encoders read some 77 words, tokenizers all of it.
+const LONGEST_PROMPT: usize = 1 << 16;
 
 /// A prompt as it was written.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,38 +55,49 @@ pub(crate) fn inline_prompts(table: &BTreeMap<String, toml::Value>) -> Outcome<V
     checked(prompts)
 }
 
-/// A file of prompts: `.jsonl` with `{"id": …, "prompt": …, "seed": …}` on each line (the seed may be left out), any
-/// other with an id, a tab and the prompt. Empty lines are passed over.
-pub(crate) fn read_prompts(path: &Path) -> Outcome<Vec<PromptText>> {
-    let text = std::fs::read_to_string(path).map_err(|error| Failure::file(path, error))?;
-    let json = path.extension().is_some_and(|extension| extension == "jsonl");
-    let mut prompts = Vec::new();
-    for (number, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
-        let at =
-            |reason: String| Failure::usage(format!("line {}: {reason}", number + 1)).within(path.display());
-        prompts.push(if json {
-            let line: Line = serde_json::from_str(line).map_err(|error| at(error.to_string()))?;
-            PromptText { id: line.id, text: line.prompt, seed: line.seed }
-        } else {
-            let (id, text) =
-                line.split_once('\t').ok_or_else(|| at("expected an id, a tab and a prompt".into()))?;
-            PromptText { id: id.trim().into(), text: text.trim().into(), seed: None }
-        });
-    }
-    checked(prompts).map_err(|failure| failure.within(path.display()))
+/// A file of prompts by the end of its name: `.jsonl` with `{"id": …, "prompt": …, "seed": …}` on each line (the seed may be
+/// left out), else a table as [`read_table`] reads it. The first `limit` of them.
+pub(crate) fn read_prompts(path: &Path, limit: Option<usize>) -> Outcome<Vec<PromptText>> {
+    let text = read_text(path, PROMPTS_MOST)?;
+    let read = match ending(path).as_deref() {
+        Some("jsonl") => json_lines(&text),
+        Some("csv") => read_table(&text, Separator::Comma),
+        _ => read_table(&text, Separator::Tab),
+    };
+    let first = |mut prompts: Vec<PromptText>| {
+        prompts.truncate(limit.unwrap_or(usize::MAX));
+        checked(prompts)
+    };
+    read.and_then(first).map_err(|failure| failure.within(path.display()))
+}
+
+/// What a file's name ends in, in small letters.
+pub(crate) fn ending(path: &Path) -> Option<String> {
+    path.extension().map(|ending| ending.to_string_lossy().to_ascii_lowercase())
+}
+
+fn json_lines(text: &str) -> Outcome<Vec<PromptText>> {
+    let filled = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
+    let prompt = |(number, line): (usize, &str)| {
+        let line: Line = serde_json::from_str(line)
+            .map_err(|error| Failure::usage(format!("line {}: {error}", number + 1)))?;
+        Ok(PromptText { id: line.id, text: line.prompt, seed: line.seed })
+    };
+    filled.map(prompt).collect()
 }
 
 /// Ids that name files on any system, each once; sorted by id, so that order in a file means nothing.
-fn checked(mut prompts: Vec<PromptText>) -> Outcome<Vec<PromptText>> {
-    const LONGEST: usize = 100;
+pub(crate) fn checked(mut prompts: Vec<PromptText>) -> Outcome<Vec<PromptText>> {
+    if prompts.len() > MOST_PROMPTS {
+        return Err(Failure::usage(format!(
+            "prompts: expected at most {MOST_PROMPTS}, got {}",
+            prompts.len()
+        )));
+    }
     let mut seen = HashSet::new();
-    for PromptText { id, .. } in &prompts {
-        let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
-        if id.is_empty() || id.len() > LONGEST || id.starts_with('.') || !id.chars().all(fits) {
-            return Err(Failure::usage(format!(
-                "prompts: expected ids of letters, digits and ._- (at most {LONGEST}, no dot first), got {id:?}"
-            )));
-        }
+    for PromptText { id, text, .. } in &prompts {
+        check_id(id).map_err(|reason| Failure::usage(format!("prompts: {reason}")))?;
+        check_length(text).map_err(|reason| Failure::usage(format!("prompts: {id}: {reason}")))?;
         // Some file systems do not tell a from A.
         if !seen.insert(id.to_ascii_lowercase()) {
             return Err(Failure::usage(format!("prompts: expected each id once, got {id:?} twice")));
@@ -87,6 +105,28 @@ fn checked(mut prompts: Vec<PromptText>) -> Outcome<Vec<PromptText>> {
     }
     prompts.sort_by(|a, b| a.id.cmp(&b.id));
     Ok(prompts)
+}
+
+/// That an id can name files on any system; else what was expected.
+pub(crate) fn check_id(id: &str) -> Result<(), String> {
+    const LONGEST: usize = 100;
+    let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+    if id.is_empty() || id.len() > LONGEST || id.starts_with('.') || !id.chars().all(fits) {
+        return Err(format!(
+            "expected ids of letters, digits and ._- (at most {LONGEST}, no dot first), got {id:?}"
+        ));
+    }
+    Ok(())
+}
+
+/// That a prompt is no more than a tokenizer should be given; else what was expected.
+pub(crate) fn check_length(text: &str) -> Result<(), String> {
+    match text.len() {
+        long if long > LONGEST_PROMPT => {
+            Err(format!("expected a prompt of at most {LONGEST_PROMPT} bytes, got {long}"))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// The seed of a prompt without one of its own: 32 bits of a hash of the run's seed and the id.
@@ -112,26 +152,30 @@ mod tests {
         let (json, tabs) = (dir.path().join("p.jsonl"), dir.path().join("p.tsv"));
         std::fs::write(
             &json,
-            "{\"id\": \"b\", \"prompt\": \"two\", \"seed\": 5}\n\n{\"id\": \"a\", \"prompt\": \"one\"}\n",
+            "\u{feff}{\"id\": \"b\", \"prompt\": \"two\", \"seed\": 5}\r\n\n{\"id\": \"a\", \"prompt\": \"one\"}\n",
         )
         .unwrap();
-        std::fs::write(&tabs, "a\tone\nb\ttwo\n").unwrap();
-        let read = read_prompts(&json).unwrap();
+        std::fs::write(&tabs, "b\ttwo\na\tone\n").unwrap();
+        let read = read_prompts(&json, None).unwrap();
         assert_eq!(read[0], PromptText { id: "a".into(), text: "one".into(), seed: None });
         assert_eq!(read[1].seed, Some(5));
-        assert_eq!(read_prompts(&tabs).unwrap()[1].text, "two");
+        assert_eq!(read_prompts(&tabs, None).unwrap()[1].text, "two");
+        // the first of the file, not of the ids
+        assert_eq!(read_prompts(&tabs, Some(1)).unwrap()[0].text, "two");
+        let long = format!("a\t{}\n", "x".repeat(LONGEST_PROMPT + 1));
         for (text, named) in [
             ("a one\n", "line 1: expected an id"),
             ("a\tone\nA\ttwo\n", "twice"),
             ("../x\tone\n", "../x"),
             (".x\tone\n", ".x"),
+            (long.as_str(), "a: expected a prompt of at most 65536 bytes, got 65537"),
         ] {
             std::fs::write(&tabs, text).unwrap();
-            let message = read_prompts(&tabs).unwrap_err().to_string();
+            let message = read_prompts(&tabs, None).unwrap_err().to_string();
             assert!(message.contains(named) && message.contains("p.tsv"), "{message}");
         }
         std::fs::write(&json, "{\"id\": \"b\", \"text\": \"two\"}\n").unwrap();
-        assert!(read_prompts(&json).unwrap_err().to_string().contains("unknown field `text`"));
+        assert!(read_prompts(&json, None).unwrap_err().to_string().contains("unknown field `text`"));
     }
 
     #[test]

@@ -6,6 +6,8 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::inputs::Inputs;
+
 /// The form of lines and of `run.json`; raised when a field changes its meaning.
 pub(crate) const FORMAT: u32 = 1;
 
@@ -79,6 +81,10 @@ pub(crate) struct Settings {
     pub(crate) rng_dtype: String,
     /// `fused`, or `stored`: every attention map is stored, as without a fused kernel.
     pub(crate) attention: Attention,
+    /// Hashes of the content of files that were read: `checkpoint` (configurations, tokenizers and samples of the weights),
+    /// and in `compare` `init_image` (with its strength) and `latents`. Empty in records of before they were kept.
+    #[serde(default)]
+    pub(crate) inputs: Inputs,
 }
 
 fn single() -> String {

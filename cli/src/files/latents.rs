@@ -4,6 +4,7 @@ use std::path::Path;
 
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 
+use super::input::{DATA_MOST, read_bytes};
 use crate::failure::{Failure, Outcome};
 
 /// Latents on the host, row-major.
@@ -18,7 +19,7 @@ pub(crate) struct LatentsFile {
 /// Reads the file and checks name, dtype, shape and values.
 pub(crate) fn read_latents(path: &Path, expected: [usize; 4]) -> Outcome<LatentsFile> {
     let at = |reason: String| Failure::file(path, reason);
-    let bytes = std::fs::read(path).map_err(|error| Failure::file(path, error))?;
+    let bytes = read_bytes(path, DATA_MOST)?;
     let file = SafeTensors::deserialize(&bytes)
         .map_err(|error| at(format!("expected a safetensors file: {error}")))?;
     let names = file.names();

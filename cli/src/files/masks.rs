@@ -20,7 +20,11 @@ use atedm_core::plugin::{MaskEntry, MaskKey, MaskSet};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde_json::Value;
 
+use super::input::{DATA_MOST, read_bytes};
 use crate::failure::{Failure, Outcome};
+
+/// Tokens of a block's grid at most: one a latent of 32768 x 32768 pixels.
+const MOST_TOKENS: usize = 1 << 24;
 
 /// The lines of metadata that name the method.
 pub(crate) fn mask_metadata(method: &str, options: &Value) -> HashMap<String, String> {
@@ -76,7 +80,7 @@ fn whole_bytes(numbers: impl Iterator<Item = i64>) -> Vec<u8> {
 
 /// Reads such a file.
 pub(crate) fn read_masks(path: &Path) -> Outcome<MaskSet> {
-    let bytes = std::fs::read(path).map_err(|error| Failure::file(path, error))?;
+    let bytes = read_bytes(path, DATA_MOST)?;
     let file = SafeTensors::deserialize(&bytes)
         .map_err(|error| Failure::file(path, format!("expected a safetensors file: {error}")))?;
     let mut groups: BTreeMap<(usize, String, usize), MaskEntry> = BTreeMap::new();
@@ -96,6 +100,7 @@ pub(crate) fn read_masks(path: &Path) -> Outcome<MaskSet> {
             }
             "site" => {
                 let [tokens, height, width, evaluation] = numbers(&view).map_err(at)?;
+                check_grid(tokens, height, width).map_err(at)?;
                 entry.tokens = tokens;
                 entry.grid = (height, width);
                 evaluations.insert(group, evaluation);
@@ -144,6 +149,17 @@ fn numbers<const N: usize>(view: &TensorView<'_>) -> Result<[usize; N], String> 
     let wrong = || format!("expected {N} numbers of at least 0");
     let values = whole_numbers(view)?.into_iter().map(usize::try_from).collect::<Result<Vec<usize>, _>>();
     values.map_err(|_| wrong())?.try_into().map_err(|_| wrong())
+}
+
+/// That tokens lie on a grid of a size that there can be: whoever draws it makes room for all of it.
+fn check_grid(tokens: usize, height: usize, width: usize) -> Result<(), String> {
+    match height.checked_mul(width) {
+        Some(all) if all <= MOST_TOKENS && tokens <= all => Ok(()),
+        Some(all) if all <= MOST_TOKENS => {
+            Err(format!("expected at most {all} tokens on {height} x {width}, got {tokens}"))
+        }
+        _ => Err(format!("expected a grid of at most {MOST_TOKENS} tokens, got {height} x {width}")),
+    }
 }
 
 fn width_of(view: &TensorView<'_>) -> Result<usize, String> {
@@ -219,6 +235,22 @@ mod tests {
             std::fs::write(&path, safetensors::serialize([(name, view)], None).unwrap()).unwrap();
             let message = read_masks(&path).unwrap_err().to_string();
             assert!(message.contains("m.safetensors") && message.contains(named), "{message}");
+        }
+        let name = "step.0.mid.0.layer.0.site";
+        for (site, named) in [
+            (
+                [4i64, 1 << 20, 1 << 20, 0],
+                "site: expected a grid of at most 16777216 tokens, got 1048576 x 1048576",
+            ),
+            ([4, i64::MAX, i64::MAX, 0], "site: expected a grid of at most"),
+            ([5, 2, 2, 0], "site: expected at most 4 tokens on 2 x 2, got 5"),
+            ([4, -2, 2, 0], "site: expected 4 numbers of at least 0"),
+        ] {
+            let bytes = whole_bytes(site.into_iter());
+            let view = TensorView::new(Dtype::I64, vec![4], &bytes).unwrap();
+            std::fs::write(&path, safetensors::serialize([(name, view)], None).unwrap()).unwrap();
+            let message = read_masks(&path).unwrap_err().to_string();
+            assert!(message.contains(named), "{message}");
         }
         let empty: [(&str, TensorView<'_>); 0] = [];
         std::fs::write(&path, safetensors::serialize(empty, None).unwrap()).unwrap();

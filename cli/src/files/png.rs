@@ -1,10 +1,13 @@
 //! PNG files with text chunks.
 
-use std::fs::File;
 use std::io::BufReader;
 use std::path::Path;
 
+use super::input::open_file;
 use crate::failure::{Failure, Outcome};
+
+/// Pixels of a picture that is read at most: 67,108,864, the square of 8192.
+const MOST_PIXELS: usize = 1 << 26;
 
 /// An 8-bit RGB picture, row-major, three bytes a pixel.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -75,17 +78,25 @@ pub(crate) fn png_bytes(picture: &Picture, chunks: &[TextChunk]) -> Outcome<Vec<
     Ok(bytes)
 }
 
-/// An 8-bit RGB picture, as [`png_bytes`] writes them.
-pub(crate) fn read_png(path: &Path) -> Outcome<Picture> {
-    let file = File::open(path).map_err(|error| Failure::file(path, error))?;
+/// An 8-bit RGB picture of this `size` (width and height), as [`png_bytes`] writes them. Room is made for it only after its
+/// header has told that size.
+pub(crate) fn read_png(path: &Path, size: (usize, usize)) -> Outcome<Picture> {
+    let file = open_file(path)?;
     let failed = |error: png::DecodingError| Failure::file(path, format!("expected a PNG picture: {error}"));
     let mut reader = png::Decoder::new(BufReader::new(file)).read_info().map_err(failed)?;
     if reader.output_color_type() != (png::ColorType::Rgb, png::BitDepth::Eight) {
         return Err(Failure::file(path, "expected a PNG picture in 8-bit RGB"));
     }
-    let size =
-        reader.output_buffer_size().ok_or_else(|| Failure::file(path, "expected a smaller picture"))?;
-    let mut rgb = vec![0; size];
+    let (width, height) = reader.info().size();
+    if (width as usize, height as usize) != size {
+        let reason = format!("expected {} x {} pixels, got {width} x {height}", size.0, size.1);
+        return Err(Failure::file(path, reason));
+    }
+    let room = reader.output_buffer_size().filter(|_| size.0.saturating_mul(size.1) <= MOST_PIXELS);
+    let room = room.ok_or_else(|| {
+        Failure::file(path, format!("expected at most {MOST_PIXELS} pixels, got {width} x {height}"))
+    })?;
+    let mut rgb = vec![0; room];
     let frame = reader.next_frame(&mut rgb).map_err(failed)?;
     Ok(Picture { width: frame.width as usize, height: frame.height as usize, rgb })
 }
@@ -114,5 +125,43 @@ mod tests {
         let info = reader.info();
         assert_eq!(info.uncompressed_latin1_text[0].text, chunks[0].text);
         assert_eq!(info.utf8_text[0].get_text().unwrap(), chunks[1].text);
+    }
+
+    /// A header that claims more pixels than any memory holds, in a few bytes.
+    #[test]
+    fn a_picture_is_believed_only_if_it_has_the_size_that_is_expected() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("p.png");
+        let mut bytes = png_bytes(&Picture::filled(5, 3, [1, 2, 3]), &[]).unwrap();
+        std::fs::write(&path, &bytes).unwrap();
+        assert_eq!(read_png(&path, (5, 3)).unwrap(), Picture::filled(5, 3, [1, 2, 3]));
+        let message = read_png(&path, (3, 5)).unwrap_err().to_string();
+        assert!(message.ends_with("p.png: expected 3 x 5 pixels, got 5 x 3"), "{message}");
+        for side in [1u32 << 20, i32::MAX as u32] {
+            bytes[16..20].copy_from_slice(&side.to_be_bytes());
+            bytes[20..24].copy_from_slice(&side.to_be_bytes());
+            let sum = crc32(&bytes[12..29]);
+            bytes[29..33].copy_from_slice(&sum.to_be_bytes());
+            std::fs::write(&path, &bytes).unwrap();
+            let own = (side as usize, side as usize);
+            for size in [(5, 3), own] {
+                let message = read_png(&path, size).unwrap_err().to_string();
+                assert!(message.contains("p.png: expected"), "{message}");
+                if side == 1 << 20 {
+                    let named =
+                        if size == own { "at most 67108864 pixels" } else { "5 x 3 pixels, got 1048576" };
+                    assert!(message.contains(named), "{message}");
+                }
+            }
+        }
+    }
+
+    /// The checksum of PNG's chunks (PNG specification, annex D).
+    fn crc32(bytes: &[u8]) -> u32 {
+        let step = |sum: u32, byte: &u8| {
+            (0..8)
+                .fold(sum ^ u32::from(*byte), |s, _| if s & 1 == 1 { 0xedb8_8320 ^ (s >> 1) } else { s >> 1 })
+        };
+        !bytes.iter().fold(u32::MAX, step)
     }
 }

@@ -115,14 +115,6 @@ pub(crate) fn read_png(path: &Path) -> Png {
     Png { size: (info.width, info.height), pixels, chunks: plain.chain(unicode).collect() }
 }
 
-/// `‖a − b‖ / ‖b‖`.
-pub(crate) fn relative_l2(a: &[f32], b: &[f32]) -> f64 {
-    assert_eq!(a.len(), b.len());
-    let norm = |values: &mut dyn Iterator<Item = f64>| values.map(|v| v * v).sum::<f64>().sqrt();
-    let difference = norm(&mut a.iter().zip(b).map(|(a, b)| f64::from(*a) - f64::from(*b)));
-    difference / norm(&mut b.iter().map(|b| f64::from(*b)))
-}
-
 /// The files of the emoji packages, with nine drawings of our own.
 #[cfg(feature = "emoji")]
 pub(crate) fn emoji_packages(folder: &Path) {

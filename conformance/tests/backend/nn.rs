@@ -55,7 +55,7 @@ impl NnOps for Wrapped {
                 let host = weight.host();
                 let [height, width] = [host.shape[2] - 1, host.shape[3] - 1];
                 let flipped = |i: &[usize]| host.at(&[i[0], i[1], height - i[2], width - i[3]]);
-                kernel = weight.from_host(&Array::from_fn(&host.shape, flipped))?.inner();
+                kernel = weight.holding(&Array::from_fn(&host.shape, flipped))?.inner();
             }
             _ => {}
         }
@@ -70,7 +70,7 @@ impl NnOps for Wrapped {
         let host = self.host();
         let [from_height, from_width] = [host.shape[2], host.shape[3]];
         let centre = |i: usize, from: usize, to: usize| (2 * i + 1) * from / (2 * to);
-        self.from_host(&Array::from_fn(&resized.shape(), |i| {
+        self.holding(&Array::from_fn(&resized.shape(), |i| {
             host.at(&[i[0], i[1], centre(i[2], from_height, height), centre(i[3], from_width, width)])
         }))
     }
@@ -87,7 +87,7 @@ impl NnOps for Wrapped {
 
     fn gelu(&self) -> Result<Self> {
         if self.on.does(Fault::GeluByTanh) {
-            return self.from_host(&self.host().map(gelu_by_tanh));
+            return self.holding(&self.host().map(gelu_by_tanh));
         }
         self.made(self.inner().gelu())
     }

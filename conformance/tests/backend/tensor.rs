@@ -52,7 +52,7 @@ impl Wrapped {
     }
 
     /// A tensor of this one's dtype.
-    pub(crate) fn from_host(&self, array: &Array) -> Result<Self> {
+    pub(crate) fn holding(&self, array: &Array) -> Result<Self> {
         self.made(array.upload(self.dtype(), &NdDevice))
     }
 
@@ -254,7 +254,7 @@ impl Tensor for Wrapped {
 
     fn clamp_min(&self, least: f64) -> Result<Self> {
         if self.on.does(Fault::ClampDropsNan) {
-            return self.from_host(&self.host().map(|x| x.max(least)));
+            return self.holding(&self.host().map(|x| x.max(least)));
         }
         self.made(self.inner().clamp_min(least))
     }
@@ -350,7 +350,7 @@ impl Tensor for Wrapped {
         match self.on.0 {
             Some(Fault::ArgmaxIgnoresNan) => {
                 let quiet = self.host().map(|x| if x.is_nan() { f64::NEG_INFINITY } else { x });
-                Ok(self.lists(self.from_host(&quiet)?.inner().argmax_rows()?))
+                Ok(self.lists(self.holding(&quiet)?.inner().argmax_rows()?))
             }
             Some(Fault::ArgmaxTakesTheLast) => {
                 let best = x.argmax_rows()?;
@@ -406,6 +406,6 @@ impl Tensor for Wrapped {
         let rows = segments.to_host()?;
         let size = |b: usize, segment: usize| rows[b].iter().filter(|&&s| s as usize == segment).count();
         let means = means.host();
-        self.from_host(&Array::from_fn(&means.shape, |i| means.at(i) * size(i[0], i[1]) as f64))
+        self.holding(&Array::from_fn(&means.shape, |i| means.at(i) * size(i[0], i[1]) as f64))
     }
 }

@@ -96,10 +96,8 @@ impl Toy {
         if !first || site.is_last_layer() {
             return Ok(Action::Continue);
         }
-        if self.has(Fault::PlansServeOtherGrids) {
-            if let Some(plan) = self.plans.get(&site.block) {
-                return Ok(Action::UntilExit(Box::new(plan.clone())));
-            }
+        if let (true, Some(plan)) = (self.has(Fault::PlansServeOtherGrids), self.plans.get(&site.block)) {
+            return Ok(Action::UntilExit(Box::new(plan.clone())));
         }
         let plan = self.pick(site, hidden, self.count(site))?;
         self.plans.insert(site.block, plan.clone());

@@ -76,6 +76,10 @@ impl MethodPlan for AtEdmPlan {
         self.config.to_options()
     }
 
+    fn family(&self) -> Option<&str> {
+        Some("at-edm")
+    }
+
     fn tokens(&self, block: &BlockShape, step: StepOf) -> Result<Option<Vec<LayerTokens>>> {
         let BlockShape { id, depth, grid } = *block;
         self.counts.tokens(id, depth, grid.tokens(), step.index, step.total).map(Some)

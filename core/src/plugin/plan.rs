@@ -56,6 +56,12 @@ pub trait MethodPlan: Any + std::fmt::Debug + Send + Sync {
     /// hashes cover. Given to the registry entry again they describe the same method.
     fn settings(&self) -> Options;
 
+    /// What presets have in common that differ by their settings alone: with equal settings they do the same. `None`: the
+    /// registered name says what the method is.
+    fn family(&self) -> Option<&str> {
+        None
+    }
+
     /// The tokens that each layer of `block` runs on at `step`; `None` where only a run can tell.
     ///
     /// # Errors

@@ -1,19 +1,24 @@
 //! Finding a part's weight files: variants and shards.
+//!
+//! Where a single file stands beside an index of shards, one of them is stale. Which is read is the libraries' choice: diffusers
+//! takes the index (`ModelMixin.from_pretrained`), transformers the single file (`_get_resolved_checkpoint_files`).
 
 use std::collections::BTreeSet;
+use std::io;
 use std::path::{Component, Path, PathBuf};
 
 use atedm_core::{Error, Result};
 use serde_json::Value;
 
+use super::Part;
 use crate::config::Fields;
 use crate::weights::WeightFile;
 
 /// Variants tried, after the plain files, when none is asked for.
 const VARIANTS: [&str; 2] = ["fp16", "bf16"];
 
-/// The weight files in `folder` whose names begin with `stem`.
-pub(super) fn find(folder: &Path, stem: &str, variant: Option<&str>) -> Result<Vec<WeightFile>> {
+/// The weight files of `part` in `folder`.
+pub(super) fn find(folder: &Path, part: Part, variant: Option<&str>) -> Result<Vec<WeightFile>> {
     if let Some(name) =
         variant.filter(|v| v.is_empty() || !v.chars().all(|c| c.is_ascii_alphanumeric() || c == '_'))
     {
@@ -24,41 +29,66 @@ pub(super) fn find(folder: &Path, stem: &str, variant: Option<&str>) -> Result<V
         None => std::iter::once(None).chain(VARIANTS.map(Some)).collect(),
     };
     for variant in &variants {
-        if let Some(files) = of_variant(folder, stem, *variant)? {
+        if let Some(files) = of_variant(folder, part, *variant)? {
             return Ok(files);
         }
     }
-    let [single, ..] = names(stem, variants.first().copied().flatten());
-    let hint = if folder.join(format!("{stem}.bin")).exists() || folder.join("pytorch_model.bin").exists() {
-        " (there is a .bin file: only safetensors are read)"
-    } else {
-        ""
-    };
+    let stem = part.stem();
+    let others =
+        ["bin", "ckpt", "pt", "pth", "msgpack", "onnx"].map(|extension| format!("{stem}.{extension}"));
+    let other = others
+        .iter()
+        .map(String::as_str)
+        .chain(["pytorch_model.bin"])
+        .find(|name| folder.join(name).exists());
+    let hint = other.map_or(String::new(), |name| format!(" (there is {name}: only safetensors are read)"));
     let more = if variant.is_none() { ", nor one of a variant" } else { "" };
-    Err(Error::weights(folder.join(single), "", format!("no such file, nor an index of shards{more}{hint}")))
+    let single = folder.join(single_name(stem, variant));
+    Err(Error::weights(single, "", format!("no such file, nor an index of shards{more}{hint}")))
 }
 
-/// A single file's name, and the two ways to name an index of shards.
-fn names(stem: &str, variant: Option<&str>) -> [String; 3] {
+fn single_name(stem: &str, variant: Option<&str>) -> String {
     match variant {
-        None => [format!("{stem}.safetensors"), format!("{stem}.safetensors.index.json"), String::new()],
-        Some(v) => [
-            format!("{stem}.{v}.safetensors"),
+        None => format!("{stem}.safetensors"),
+        Some(v) => format!("{stem}.{v}.safetensors"),
+    }
+}
+
+/// The names that an index of shards has had over the libraries' versions, newest first.
+fn index_names(stem: &str, variant: Option<&str>) -> Vec<String> {
+    match variant {
+        None => vec![format!("{stem}.safetensors.index.json")],
+        Some(v) => vec![
             format!("{stem}.safetensors.index.{v}.json"),
+            format!("{stem}.safetensors.{v}.index.json"),
             format!("{stem}.{v}.safetensors.index.json"),
         ],
     }
 }
 
-fn of_variant(folder: &Path, stem: &str, variant: Option<&str>) -> Result<Option<Vec<WeightFile>>> {
-    let [single, indices @ ..] = names(stem, variant);
-    let single = folder.join(single);
-    if single.exists() {
-        return Ok(Some(vec![single.into()]));
+fn of_variant(folder: &Path, part: Part, variant: Option<&str>) -> Result<Option<Vec<WeightFile>>> {
+    let single = folder.join(single_name(part.stem(), variant));
+    let indices: Vec<PathBuf> =
+        index_names(part.stem(), variant).into_iter().map(|name| folder.join(name)).collect();
+    let index = indices.iter().find(|index| index.is_file());
+    let index_goes_first = matches!(part, Part::UNet | Part::Vae);
+    match index {
+        Some(index) if index_goes_first || !single.exists() => shards(folder, index).map(Some),
+        _ if single.exists() => Ok(Some(vec![single.into()])),
+        // A link to nowhere is a file that somebody meant to be read: another variant is no substitute.
+        _ => std::iter::once(&single)
+            .chain(&indices)
+            .try_for_each(|path| refuse_dead_link(path))
+            .map(|()| None),
     }
-    let index =
-        indices.iter().filter(|name| !name.is_empty()).map(|name| folder.join(name)).find(|p| p.exists());
-    index.map(|index| shards(folder, &index)).transpose()
+}
+
+/// An error if `path` is a link whose target is missing, as an emptied cache leaves them.
+pub(super) fn refuse_dead_link(path: &Path) -> Result<()> {
+    if path.is_symlink() && !path.exists() {
+        return Err(Error::io(path, io::ErrorKind::NotFound.into()));
+    }
+    Ok(())
 }
 
 /// The shards that `index` names, each once.
@@ -83,9 +113,13 @@ fn shards(folder: &Path, index: &Path) -> Result<Vec<WeightFile>> {
         return Err(fields.error("weight_map", "names no file"));
     }
     let paths = shards.into_iter().map(|name| folder.join(name));
-    let check = |path: PathBuf| match std::fs::metadata(&path) {
-        Ok(_) => Ok(path.into()),
-        Err(source) => Err(Error::io(path, source)),
+    let check = |path: PathBuf| {
+        refuse_dead_link(&path)?;
+        if path.exists() {
+            return Ok(path.into());
+        }
+        let index = index.file_name().unwrap_or_default().to_string_lossy();
+        Err(Error::weights(path, "", format!("no such file, though {index} names it")))
     };
     paths.map(check).collect()
 }

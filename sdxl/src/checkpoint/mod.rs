@@ -8,7 +8,9 @@
 //! scheduler/                       scheduler_config.json
 //! ```
 
+mod door;
 mod files;
+mod identity;
 
 use std::path::{Path, PathBuf};
 
@@ -17,7 +19,19 @@ use atedm_core::{DType, Error, Result, Tensor, Weights};
 use crate::config::{Fields, TextEncoderConfig, TinyVaeConfig, UNetConfig, VaeConfig};
 use crate::schedulers::SchedulerConfig;
 use crate::tokenizer::ClipTokenizer;
-use crate::weights::{SafetensorsSource, WeightFile};
+use crate::weights::{Contents, SafetensorsSource, WeightFile};
+
+pub use identity::identity;
+
+/// Everything that a tokenizer may be read from.
+const TOKENIZER_FILES: [&str; 6] = [
+    "vocab.json",
+    "merges.txt",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+];
 
 /// How to open a checkpoint.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -69,6 +83,8 @@ impl Part {
 #[derive(Debug, Clone)]
 pub struct Checkpoint {
     root: PathBuf,
+    /// Where the autoencoder is.
+    vae_folder: PathBuf,
     text_encoders: [TextEncoderConfig; 2],
     unet: UNetConfig,
     vae: VaeConfig,
@@ -85,19 +101,14 @@ impl Checkpoint {
     /// parse, is not implemented or does not fit together.
     pub fn open(root: impl AsRef<Path>, options: OpenOptions) -> Result<Self> {
         let root = root.as_ref();
-        let index = Fields::read(&root.join("model_index.json"))?;
-        match index.text("_class_name")? {
-            Some(class) if class.starts_with("StableDiffusionXL") => {}
-            Some(class) => return Err(index.error("_class_name", format!("{class:?} is no SD-XL pipeline"))),
-            None => return Err(index.error("_class_name", "missing")),
-        }
+        let index = door::model_index(root)?;
         // As in diffusers, the index says what each part is, whatever the part's own file says.
         let [first, second, unet, own_vae] = Part::ALL.map(|part| class(&index, part));
         let (first, second) = (first?, second?);
         unet?;
         let config = |part: Part| root.join(part.folder()).join("config.json");
         let variant = options.variant.as_deref();
-        let find = |part: Part| files::find(&root.join(part.folder()), part.stem(), variant);
+        let find = |part: Part| files::find(&root.join(part.folder()), part, variant);
         let (vae, vae_files) = match &options.vae {
             None => (VaeConfig::read_as(&config(Part::Vae), own_vae?)?, find(Part::Vae)?),
             Some(folder) => other_vae(folder, variant)?,
@@ -116,6 +127,7 @@ impl Checkpoint {
             },
             zero_empty_prompt: index.flag("force_zeros_for_empty_prompt", true)?,
             files: [find(Part::TextEncoder)?, find(Part::TextEncoder2)?, find(Part::UNet)?, vae_files],
+            vae_folder: options.vae.unwrap_or_else(|| root.join(Part::Vae.folder())),
             root: root.to_path_buf(),
         };
         checkpoint.check_fit()?;
@@ -178,9 +190,14 @@ impl Checkpoint {
         }
         let latents = self.vae.latent_channels();
         if latents != self.unet.in_channels || latents != self.unet.out_channels {
+            let (inputs, outputs) = (self.unet.in_channels, self.unet.out_channels);
+            let purpose = match inputs.checked_sub(latents) {
+                Some(more) if more == latents + 1 => " (it inpaints: it also takes a mask and an image)",
+                Some(more) if more == latents => " (it edits: it also takes an image)",
+                _ => "",
+            };
             let reason = format!(
-                "expected {latents} (the autoencoder's latents) in and out, got {} and {}",
-                self.unet.in_channels, self.unet.out_channels
+                "expected {latents} (the autoencoder's latents) in and out, got {inputs} and {outputs}{purpose}"
             );
             return Err(Error::config(field(Part::UNet, "in_channels"), reason));
         }
@@ -200,17 +217,30 @@ impl Checkpoint {
         &self.files[part as usize]
     }
 
+    /// How many parameters the weight files of `part` hold, and in which dtypes: by their headers alone.
+    ///
+    /// # Errors
+    /// [`Error::Io`] or [`Error::Weights`] naming the file.
+    pub fn contents(&self, part: Part) -> Result<Contents> {
+        let mut contents = Contents::default();
+        self.files(part).iter().try_for_each(|file| contents.add(&file.path))?;
+        Ok(contents)
+    }
+
     /// Both tokenizers, each cut to its text encoder's context.
     ///
     /// # Errors
     /// As [`ClipTokenizer::open`].
     pub fn tokenizers(&self) -> Result<[ClipTokenizer; 2]> {
-        let [first, second] = &self.text_encoders;
-        let open = |name: &str, encoder: &TextEncoderConfig| {
-            let tokenizer = ClipTokenizer::open(&self.root.join(name), encoder.context)?;
+        let open = |folder: &str, encoder: &TextEncoderConfig| {
+            let folder = self.root.join(folder);
+            // A tokenizer does without some of its files, but not without those that somebody meant to be there.
+            TOKENIZER_FILES.iter().try_for_each(|name| files::refuse_dead_link(&folder.join(name)))?;
+            let tokenizer = ClipTokenizer::open(&folder, encoder.context)?;
             tokenizer.check_special(encoder.vocabulary)?;
             Ok(tokenizer)
         };
+        let [first, second] = &self.text_encoders;
         Ok([open("tokenizer", first)?, open("tokenizer_2", second)?])
     }
 
@@ -251,5 +281,5 @@ fn other_vae(folder: &Path, variant: Option<&str>) -> Result<(VaeConfig, Vec<Wei
         let there = original.into_iter().filter(|file| file.path.is_file());
         return Ok((VaeConfig::Tiny(TinyVaeConfig::default()), there.collect()));
     }
-    Ok((VaeConfig::read(&config)?, files::find(folder, Part::Vae.stem(), variant)?))
+    Ok((VaeConfig::read(&config)?, files::find(folder, Part::Vae, variant)?))
 }

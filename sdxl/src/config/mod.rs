@@ -4,6 +4,7 @@
 //! file and the field, so that no checkpoint is run as something else than it is.
 
 mod fields;
+mod limits;
 mod parameters;
 mod text;
 mod unet;

@@ -407,3 +407,74 @@ fn spellings_that_diffusers_accepts() {
     assert_eq!(text("gelu").unwrap(), text("gelu_python").unwrap());
     assert!(text("GELU").is_err(), "transformers does not know it");
 }
+
+/// A file that claims sizes of no model is refused before lists of that size are made.
+#[test]
+fn enormous_numbers_are_refused_with_the_limit() {
+    let most = 1 << 20;
+    for (key, value, limit) in [
+        ("layers_per_block", json!(most), 64),
+        ("layers_per_block", json!([2, 2, 65]), 64),
+        ("transformer_layers_per_block", json!(most), 256),
+        ("transformer_layers_per_block", json!([1, 2, 257]), 256),
+        ("block_out_channels", json!([most, most, most]), 65_536),
+        ("block_out_channels", json!([320, 640, 65_568]), 65_536),
+        ("cross_attention_dim", json!(65_537), 65_536),
+        ("in_channels", json!(most), 65_536),
+        ("out_channels", json!(most), 65_536),
+        ("time_embedding_dim", json!(most), 65_536),
+        ("time_cond_proj_dim", json!(most), 65_536),
+        ("projection_class_embeddings_input_dim", json!(most), 65_536),
+        ("conv_in_kernel", json!(65), 63),
+        ("conv_out_kernel", json!(most - 1), 63),
+    ] {
+        let error = unet(with(key, value.clone())).unwrap_err().to_string();
+        let expected = format!("unet/config.json: {key}: expected at most {limit}, got ");
+        assert!(error.starts_with(&expected), "{key} {value}: {error}");
+    }
+    // together, too
+    let mut json = with("layers_per_block", json!(64));
+    json["transformer_layers_per_block"] = json!(64);
+    let error = unet(json).unwrap_err().to_string();
+    assert!(error.contains("transformer_layers_per_block: expected at most 4096 layers in all"), "{error}");
+    // and what is large but could be is read
+    let deep = unet(with("transformer_layers_per_block", json!([1, 2, 256]))).unwrap();
+    assert_eq!(deep.blocks(128, 128).last().map(|block| block.depth), Some(2));
+
+    let vae = |json: Value| VaeConfig::from_json(Path::new("vae/config.json"), json).unwrap_err().to_string();
+    let kl = |key: &str, value: Value| vae(json!({"_class_name": "AutoencoderKL", key: value}));
+    assert!(kl("layers_per_block", json!(most)).contains("layers_per_block: expected at most 64"));
+    assert!(kl("block_out_channels", json!([most])).contains("block_out_channels: expected at most 65536"));
+    assert!(kl("latent_channels", json!(most)).contains("latent_channels: expected at most 65536"));
+    let tiny = |key: &str, value: Value| vae(json!({"_class_name": "AutoencoderTiny", key: value}));
+    let blocks = tiny("num_decoder_blocks", json!([3, 3, 3, most]));
+    assert!(blocks.contains("num_decoder_blocks: expected at most 64, got 1048576"), "{blocks}");
+    let channels = tiny("encoder_block_out_channels", json!([most, most, most, most]));
+    assert!(channels.contains("encoder_block_out_channels: expected at most 65536"), "{channels}");
+
+    let text = |key: &str| {
+        let json = json!({key: most});
+        TextEncoderConfig::from_json(Path::new("text_encoder/config.json"), json).unwrap_err().to_string()
+    };
+    assert!(text("num_hidden_layers").contains("num_hidden_layers: expected at most 256, got 1048576"));
+    assert!(text("max_position_embeddings").contains("max_position_embeddings: expected at most 4096"));
+}
+
+/// An image's other channels would be lost on the way to a picture; what goes in is no matter of text to image.
+#[test]
+fn autoencoders_make_three_channels() {
+    for class in ["AutoencoderKL", "AutoencoderTiny"] {
+        let read = |key: &str, channels: usize| {
+            let json = json!({"_class_name": class, "norm_num_groups": 1, key: channels});
+            VaeConfig::from_json(Path::new("vae/config.json"), json)
+        };
+        for channels in [1, 4] {
+            let error = read("out_channels", channels).unwrap_err().to_string();
+            let expected =
+                format!("vae/config.json: out_channels: expected 3 (red, green and blue), got {channels}");
+            assert_eq!(error, expected, "{class}");
+            read("in_channels", channels).unwrap();
+        }
+        read("out_channels", 3).unwrap();
+    }
+}

@@ -6,6 +6,7 @@ use atedm_core::Result;
 use serde_json::{Value, json};
 
 use super::Fields;
+use super::limits::{self, at_most};
 
 /// The feed-forward's activation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -99,6 +100,8 @@ impl TextEncoderConfig {
             end_token: fields.index("eos_token_id", 49407)? as u32,
             projection,
         };
+        at_most(fields, "num_hidden_layers", &[config.layers], limits::TEXT_LAYERS)?;
+        at_most(fields, "max_position_embeddings", &[config.context], limits::CONTEXT)?;
         if !config.channels.is_multiple_of(config.heads) {
             let reason = format!("{} heads do not divide {} channels", config.heads, config.channels);
             return Err(fields.error("num_attention_heads", reason));

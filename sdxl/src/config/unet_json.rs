@@ -5,6 +5,7 @@ use std::path::Path;
 use atedm_core::{Error, Result};
 use serde_json::{Value, json};
 
+use super::limits::{self, at_most};
 use super::unet::{DownStage, MidStage, UNetConfig, UpStage};
 use super::{Fields, block_type};
 
@@ -95,13 +96,16 @@ impl UNetConfig {
         if stages == 0 || stages > 16 {
             return Err(fields.error("block_out_channels", format!("expected 1 to 16 stages, got {stages}")));
         }
+        at_most(fields, "block_out_channels", &channels, limits::CHANNELS)?;
         let layers = fields.per_stage("layers_per_block", stages, 2)?;
+        at_most(fields, "layers_per_block", &layers, limits::LAYERS)?;
         // diffusers' naming slip: `attention_head_dim` holds the *number* of heads.
         let heads = fields.per_stage("attention_head_dim", stages, 8)?;
         let text_channels = fields.per_stage("cross_attention_dim", stages, 1280)?;
         let depths = fields.per_block("transformer_layers_per_block", &layers, 1)?;
         let up_layers: Vec<usize> = layers.iter().rev().map(|n| n + 1).collect();
         let up_depths = up_depths(fields, &depths, &up_layers)?;
+        check_depths(fields, &depths, &up_depths)?;
         let down_kinds = kinds(fields, "down_block_types", stages, ["DownBlock2D", "CrossAttnDownBlock2D"])?;
         let up_kinds = kinds(fields, "up_block_types", stages, ["UpBlock2D", "CrossAttnUpBlock2D"])?;
         let last = stages - 1;
@@ -168,6 +172,18 @@ impl UNetConfig {
     }
 
     fn check(&self, fields: &Fields) -> Result<()> {
+        let text: Vec<usize> = self.down.iter().map(|stage| stage.text_channels).collect();
+        for (name, channels) in [
+            ("in_channels", &[self.in_channels][..]),
+            ("out_channels", &[self.out_channels]),
+            ("cross_attention_dim", &text),
+            ("time_embedding_dim", &[self.time_channels]),
+            ("addition_time_embed_dim", &[self.size_channels]),
+            ("projection_class_embeddings_input_dim", &[self.added_channels]),
+            ("time_cond_proj_dim", self.guidance_channels.as_slice()),
+        ] {
+            at_most(fields, name, channels, limits::CHANNELS)?;
+        }
         for stage in &self.down {
             if !stage.channels.is_multiple_of(self.norm_groups) {
                 let reason = format!("{} does not divide {} channels", self.norm_groups, stage.channels);
@@ -209,6 +225,7 @@ impl UNetConfig {
         for (name, kernel) in
             [("conv_in_kernel", self.conv_in_kernel), ("conv_out_kernel", self.conv_out_kernel)]
         {
+            at_most(fields, name, &[kernel], limits::KERNEL)?;
             if kernel.is_multiple_of(2) {
                 return Err(fields.error(name, format!("expected an odd number, got {kernel}")));
             }
@@ -289,6 +306,18 @@ fn up_depths(fields: &Fields, down: &[Vec<usize>], up_layers: &[usize]) -> Resul
     }
     let depths = down.iter().rev().zip(up_layers);
     Ok(depths.map(|(d, &layers)| vec![d.first().copied().unwrap_or(1); layers]).collect())
+}
+
+/// Refuses blocks that are too deep, and too many layers in all.
+fn check_depths(fields: &Fields, down: &[Vec<usize>], up: &[Vec<usize>]) -> Result<()> {
+    const NAME: &str = "transformer_layers_per_block";
+    down.iter().chain(up).try_for_each(|depths| at_most(fields, NAME, depths, limits::DEPTH))?;
+    let all: usize = down.iter().chain(up).flatten().sum();
+    if all > limits::ALL_DEPTHS {
+        let reason = format!("expected at most {} layers in all blocks, got {all}", limits::ALL_DEPTHS);
+        return Err(fields.error(NAME, reason));
+    }
+    Ok(())
 }
 
 /// Whether each stage has attention, from its type's name.

@@ -2,9 +2,10 @@
 
 use std::path::Path;
 
-use atedm_core::Result;
+use atedm_core::{DType, Result};
 use serde_json::{Value, json};
 
+use super::limits::{self, at_most};
 use super::{Fields, block_type};
 
 /// Which autoencoder, and everything its weights depend on.
@@ -140,6 +141,11 @@ impl VaeConfig {
         matches!(self, Self::Kl(config) if config.force_upcast)
     }
 
+    /// The dtype to load it in when all else runs in `dtype`: f32 where `force_upcast` asks for it beside f16.
+    pub fn dtype_beside(&self, dtype: DType) -> DType {
+        if dtype == DType::F16 && self.force_upcast() { DType::F32 } else { dtype }
+    }
+
     /// The config as diffusers would write it.
     pub fn to_json(&self) -> Value {
         match self {
@@ -182,7 +188,7 @@ impl KlConfig {
                 );
             }
         }
-        let latent_channels = fields.count("latent_channels", 4)?;
+        let latent_channels = latent_channels(fields)?;
         let norm_groups = fields.count("norm_num_groups", 32)?;
         if let Some(odd) = channels.iter().find(|c| !c.is_multiple_of(norm_groups)) {
             return Err(
@@ -204,11 +210,14 @@ impl KlConfig {
                 _ => Ok(values),
             }
         };
+        let layers = fields.count("layers_per_block", 1)?;
+        at_most(fields, "block_out_channels", &channels, limits::CHANNELS)?;
+        at_most(fields, "layers_per_block", &[layers], limits::LAYERS)?;
         Ok(Self {
             in_channels: fields.count("in_channels", 3)?,
-            out_channels: fields.count("out_channels", 3)?,
+            out_channels: picture_channels(fields)?,
             channels,
-            layers: fields.count("layers_per_block", 1)?,
+            layers,
             latent_channels,
             norm_groups,
             sample_size,
@@ -268,8 +277,8 @@ impl TinyVaeConfig {
         let default = Self::default();
         let config = Self {
             in_channels: fields.count("in_channels", 3)?,
-            out_channels: fields.count("out_channels", 3)?,
-            latent_channels: fields.count("latent_channels", 4)?,
+            out_channels: picture_channels(fields)?,
+            latent_channels: latent_channels(fields)?,
             encoder_channels: fields
                 .counts("encoder_block_out_channels")?
                 .unwrap_or(default.encoder_channels),
@@ -281,6 +290,12 @@ impl TinyVaeConfig {
             upsampling: fields.count("upsampling_scaling_factor", 2)?,
             scaling_factor: fields.positive("scaling_factor", 1.0)?,
         };
+        for (name, channels) in [
+            ("encoder_block_out_channels", &config.encoder_channels),
+            ("decoder_block_out_channels", &config.decoder_channels),
+        ] {
+            at_most(fields, name, channels, limits::CHANNELS)?;
+        }
         for (name, channels, blocks) in [
             ("num_encoder_blocks", &config.encoder_channels, &config.encoder_blocks),
             ("num_decoder_blocks", &config.decoder_channels, &config.decoder_blocks),
@@ -288,6 +303,7 @@ impl TinyVaeConfig {
             if blocks.is_empty() || blocks.len() > 16 || blocks.len() != channels.len() {
                 return Err(fields.error(name, format!("expected {} entries (1 to 16)", channels.len())));
             }
+            at_most(fields, name, blocks, limits::LAYERS)?;
             // diffusers builds `Conv2d(c, c)` between stages, so that they must all be equal.
             if channels.iter().any(|c| *c != channels[0]) {
                 return Err(fields.error(name, "stages of different channels are not supported"));
@@ -314,4 +330,18 @@ impl TinyVaeConfig {
             "scaling_factor": self.scaling_factor,
         })
     }
+}
+
+/// Channels of the image that goes out: a picture has three, and more would be lost on the way to it.
+fn picture_channels(fields: &Fields) -> Result<usize> {
+    match fields.count("out_channels", 3)? {
+        3 => Ok(3),
+        other => Err(fields.error("out_channels", format!("expected 3 (red, green and blue), got {other}"))),
+    }
+}
+
+fn latent_channels(fields: &Fields) -> Result<usize> {
+    let channels = fields.count("latent_channels", 4)?;
+    at_most(fields, "latent_channels", &[channels], limits::CHANNELS)?;
+    Ok(channels)
 }

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use atedm_conformance::tolerance::relative_l2;
 use atedm_core::plugin::{Action, Branch, Event, Row, Site, Step, Sublayer, TokenReducer, Unpruned, Wants};
 use atedm_core::plugin::{BlockId, Grid, Stage};
 use atedm_core::reference::{NdDevice, Reference32};
@@ -72,12 +73,6 @@ impl Golden {
         let distance = relative_l2(&got.to_f32().unwrap(), &expected.to_f32().unwrap());
         assert!(distance <= most, "{name}: {distance:e} from diffusers");
     }
-}
-
-fn relative_l2(a: &[f32], b: &[f32]) -> f64 {
-    let square = |x: f32| f64::from(x) * f64::from(x);
-    let difference: f64 = a.iter().zip(b).map(|(x, y)| square(x - y)).sum();
-    (difference / b.iter().map(|y| square(*y)).sum::<f64>()).sqrt()
 }
 
 /// Runs a check on both checkpoints.

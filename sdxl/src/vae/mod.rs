@@ -110,8 +110,8 @@ impl<B: Backend> Vae<B> {
     /// The tile size and overlap that diffusers takes for this autoencoder.
     pub fn tiles(&self) -> TileOptions {
         match self {
-            Self::Kl(vae) => TileOptions { size: vae.config().sample_size, overlap: 0.25 },
-            Self::Tiny(_) => TileOptions { size: 512, overlap: 0.125 },
+            Self::Kl(vae) => TileOptions::kl(vae.config().sample_size),
+            Self::Tiny(_) => TileOptions::TINY,
         }
     }
 
@@ -185,7 +185,7 @@ impl<B: Backend> Vae<B> {
 
     /// The dtype to load it in when all else runs in `dtype`: f32 where `force_upcast` asks for it beside f16.
     pub fn dtype_beside(config: &VaeConfig, dtype: DType) -> DType {
-        if dtype == DType::F16 && config.force_upcast() { DType::F32 } else { dtype }
+        config.dtype_beside(dtype)
     }
 
     /// The dtype to encode an image in when all else runs in `dtype`: f32 where `force_upcast` asks for it beside either

@@ -3,6 +3,8 @@
 use atedm_core::backend::dims;
 use atedm_core::{Error, Result, Tensor};
 
+use crate::config::VaeConfig;
+
 /// Size and overlap of tiles.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct TileOptions {
@@ -24,6 +26,30 @@ pub(crate) struct Tiles {
 }
 
 impl TileOptions {
+    /// diffusers' own for an AutoencoderTiny.
+    pub(crate) const TINY: Self = Self { size: 512, overlap: 0.125 };
+
+    /// diffusers' own for an AutoencoderKL of this sample size.
+    pub(crate) fn kl(size: usize) -> Self {
+        Self { size, overlap: 0.25 }
+    }
+
+    /// diffusers' own for an autoencoder.
+    pub fn of(config: &VaeConfig) -> Self {
+        match config {
+            VaeConfig::Kl(kl) => Self::kl(kl.sample_size),
+            VaeConfig::Tiny(_) => Self::TINY,
+        }
+    }
+
+    /// That an autoencoder with `factor` pixels a latent can decode in such tiles.
+    ///
+    /// # Errors
+    /// [`atedm_core::Error::Config`] naming size or overlap and what was expected.
+    pub fn fits(&self, factor: usize) -> Result<()> {
+        self.check(factor).map(drop)
+    }
+
     /// For an autoencoder with `factor` pixels per latent.
     pub(crate) fn check(&self, factor: usize) -> Result<Tiles> {
         let latents = self.size / factor.max(1);

@@ -1,9 +1,13 @@
 //! Sources of weights: safetensors files, seeded random numbers, and a recorder of what a model asks for.
 
+mod foreign;
+mod header;
 mod random;
 mod recorder;
 mod safetensors;
 
 pub use self::safetensors::{SafetensorsSource, WeightFile};
+pub(crate) use foreign::what_it_is;
+pub use header::Contents;
 pub use random::{RandomSource, random_values};
 pub use recorder::{Recorder, TensorList};

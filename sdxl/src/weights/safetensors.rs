@@ -10,6 +10,9 @@ use memmap2::Mmap;
 use safetensors::tensor::{Dtype, Metadata};
 use safetensors::{SafeTensorError, SafeTensors};
 
+use super::foreign::what_it_is;
+use super::header::BEGINNING;
+
 /// One safetensors file of a checkpoint.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WeightFile {
@@ -71,6 +74,14 @@ struct Entry {
     bytes: Range<usize>,
 }
 
+/// A tensor as its file stores it.
+pub(crate) struct Stored<'a> {
+    pub(crate) name: &'a str,
+    pub(crate) dtype: Dtype,
+    pub(crate) shape: &'a [usize],
+    pub(crate) bytes: &'a [u8],
+}
+
 impl<D> SafetensorsSource<D> {
     /// Maps `files` and reads their headers. Tensors will be given in `dtype` on `device`.
     ///
@@ -112,6 +123,30 @@ impl<D> SafetensorsSource<D> {
             self.tensors.iter().map(|(name, entry)| (name.clone(), entry.shape.clone())).collect();
         all.sort();
         all
+    }
+
+    /// Every tensor as its file stores it, sorted by name. Only the pages of `bytes` that are looked at are read.
+    pub(crate) fn stored(&self) -> Vec<Stored<'_>> {
+        #[cfg(unix)]
+        for shard in &self.shards {
+            // A hint: without it the system reads far ahead of every page.
+            if let Err(error) = shard.data.advise(memmap2::Advice::Random) {
+                tracing::debug!(%error, "the system reads ahead in {}", shard.path.display());
+            }
+        }
+        let mut all: Vec<Stored<'_>> = Vec::with_capacity(self.tensors.len());
+        for (name, entry) in &self.tensors {
+            let bytes = self.shards.get(entry.shard).and_then(|shard| shard.data.get(entry.bytes.clone()));
+            let bytes = bytes.unwrap_or_default();
+            all.push(Stored { name, dtype: entry.stored, shape: &entry.shape, bytes });
+        }
+        all.sort_unstable_by_key(|tensor| tensor.name);
+        all
+    }
+
+    /// The files' sizes in bytes.
+    pub(crate) fn file_sizes(&self) -> Vec<usize> {
+        self.shards.iter().map(|shard| shard.data.len()).collect()
     }
 
     fn first_path(&self) -> PathBuf {
@@ -179,7 +214,8 @@ fn map(path: &Path) -> Result<Mmap> {
 
 fn read_header(path: &Path, data: &[u8]) -> Result<(usize, Metadata)> {
     SafeTensors::read_metadata(data).map_err(|error| {
-        let reason = match error {
+        let beginning = data.get(..BEGINNING).unwrap_or(data);
+        let reason = what_it_is(beginning).unwrap_or_else(|| match error {
             SafeTensorError::MetadataIncompleteBuffer => {
                 "is truncated or lies: the header promises another size than the file has".to_string()
             }
@@ -187,7 +223,7 @@ fn read_header(path: &Path, data: &[u8]) -> Result<(usize, Metadata)> {
                 "is truncated or lies: the header ends beyond the file".to_string()
             }
             other => format!("is no valid safetensors file: {other}"),
-        };
+        });
         Error::weights(path, "", reason)
     })
 }

@@ -91,13 +91,3 @@ pub fn json(path: impl AsRef<Path>) -> Value {
 pub fn tensor(values: &[f32], shape: &[usize]) -> NdTensor {
     NdTensor::from_f32(values, shape, DType::F32, &NdDevice).unwrap()
 }
-
-/// `‖got − expected‖ / ‖expected‖`.
-pub fn relative_l2(got: &[f32], expected: &[f32]) -> f64 {
-    assert_eq!(got.len(), expected.len());
-    let square = |values: &mut dyn Iterator<Item = f64>| values.map(|x| x * x).sum::<f64>();
-    let pairs = got.iter().zip(expected);
-    let difference = square(&mut pairs.map(|(&a, &b)| f64::from(a) - f64::from(b)));
-    let size = square(&mut expected.iter().map(|&b| f64::from(b)));
-    (difference / size).sqrt()
-}

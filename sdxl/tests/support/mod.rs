@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use atedm_core::reference::{NdDevice, Reference32};
-use atedm_core::{Backend, DType, Tensor, Weights};
+use atedm_core::{Backend, DType, Weights};
 use atedm_sdxl::checkpoint::Part;
 use atedm_sdxl::config::{TextEncoderConfig, UNetConfig, VaeConfig};
 use atedm_sdxl::text::TextEncoder;
@@ -140,13 +140,4 @@ pub(crate) fn checkpoint() -> tempfile::TempDir {
         write_json(&root.join(name).join("tokenizer_config.json"), &json!({"model_max_length": 6}));
     }
     folder
-}
-
-/// `|a − b| / |b|` of f32 values.
-pub(crate) fn relative_l2(a: &T, b: &T) -> f64 {
-    assert_eq!(a.shape(), b.shape());
-    let (a, b) = (a.to_f32().unwrap(), b.to_f32().unwrap());
-    let square = |x: f32| f64::from(x) * f64::from(x);
-    let difference: f64 = a.iter().zip(&b).map(|(x, y)| square(x - y)).sum();
-    (difference / b.iter().map(|y| square(*y)).sum::<f64>()).sqrt()
 }

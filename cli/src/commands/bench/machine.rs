@@ -2,7 +2,7 @@
 
 use std::fs;
 
-pub(super) use crate::experiment::machine::{processor, threads};
+pub(super) use crate::experiment::machine::processor;
 
 /// Lets the peak begin anew at what is resident now. `false` where the system cannot.
 pub(super) fn reset_peak() -> bool {
@@ -32,6 +32,6 @@ mod tests {
         assert!(reset_peak());
         let without = peak_bytes().unwrap();
         assert!(without + (SIZE as u64) / 2 < with, "{without} after {with}");
-        assert!(!processor().is_empty() && threads() >= 1);
+        assert!(!processor().is_empty());
     }
 }

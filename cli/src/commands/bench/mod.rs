@@ -34,6 +34,8 @@ use crate::files::OutputFile;
 use crate::method::Workload;
 use crate::model::Model;
 use crate::prune::PruneSpec;
+use crate::tell;
+use crate::threads::cores;
 use clock::{Detail, SharedClock};
 use contender::{Conditions, Contender};
 use figures::Figures;
@@ -100,7 +102,7 @@ impl<E: Extension> Task for Race<'_, E> {
         let Self { args, extension, subject, model, methods } = self;
         let say = |words: String| {
             if !args.quiet {
-                eprintln!("{words}");
+                tell::line(words);
             }
         };
         let work = subject.workload(args.steps);
@@ -179,7 +181,7 @@ fn wait_for_turn() -> Outcome {
 
 /// What was timed, on what, and how.
 fn heading(subject: &Subject, args: &BenchArgs, backend: &str, dtype: DType) -> Vec<String> {
-    let threads = args.engine.threads.unwrap_or_else(machine::threads);
+    let threads = args.engine.threads.unwrap_or_else(cores);
     let weights = if args.model.is_some() && !args.generated { "its weights" } else { "generated weights" };
     let attention = if args.unfused { "every attention map stored" } else { "fused attention" };
     vec![

@@ -5,8 +5,10 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::experiment::prompts::{PromptText, read_prompts};
+use crate::experiment::prompt_table::names_columns;
+use crate::experiment::prompts::{PromptText, checked, ending, read_prompts};
 use crate::failure::{Failure, Outcome};
+use crate::files::{PROMPTS_MOST, read_text};
 
 /// What is read of `captions_val2017.json`.
 #[derive(Debug, Deserialize)]
@@ -31,21 +33,21 @@ struct Line<'a> {
     seed: Option<u64>,
 }
 
-/// Reads captions by the file's name: `.json` is COCO's, `.jsonl` and `.tsv` are prompts with ids, any other a prompt a
-/// line. The first `limit` of them.
+/// Reads captions by the file's name: `.json` is COCO's, `.jsonl`, `.tsv` and `.csv` are prompts with ids, any other a prompt
+/// a line. The first `limit` of them.
 pub(super) fn read(path: &Path, limit: Option<usize>) -> Outcome<Vec<PromptText>> {
-    let extension = path.extension().map(|extension| extension.to_string_lossy().to_ascii_lowercase());
-    let mut captions = match extension.as_deref() {
-        Some("jsonl" | "tsv") => read_prompts(path)?,
+    let captions = match ending(path).as_deref() {
+        Some("jsonl" | "tsv" | "csv") => read_prompts(path, limit)?,
         other => {
-            let text = std::fs::read_to_string(path).map_err(|error| Failure::file(path, error))?;
-            match other {
-                Some("json") => coco(&text).map_err(|failure| failure.within(path.display()))?,
-                _ => lines(&text),
-            }
+            let text = read_text(path, PROMPTS_MOST)?;
+            let read = if other == Some("json") { coco(&text) } else { lines(&text) };
+            let first = |mut captions: Vec<PromptText>| {
+                captions.truncate(limit.unwrap_or(usize::MAX));
+                checked(captions)
+            };
+            read.and_then(first).map_err(|failure| failure.within(path.display()))?
         }
     };
-    captions.truncate(limit.unwrap_or(usize::MAX));
     if captions.is_empty() {
         return Err(Failure::file(path, "expected at least one caption, got none"));
     }
@@ -72,12 +74,22 @@ fn coco(text: &str) -> Outcome<Vec<PromptText>> {
     Ok(first.into_iter().map(prompt).collect())
 }
 
-/// Every line that is not empty; its number, counted from 0, is its id.
-fn lines(text: &str) -> Vec<PromptText> {
-    let prompt = |(number, line): (usize, &str)| PromptText {
-        id: format!("{number:06}"),
-        text: line.trim().to_string(),
-        seed: None,
+/// Every line that is not empty; its number, counted from 0, is its id. A table is refused: its rows are no prompts.
+fn lines(text: &str) -> Outcome<Vec<PromptText>> {
+    let prompt = |(number, line): (usize, &str)| {
+        let of_table = |what: &str| {
+            let reason = format!("line {}: expected a prompt, got {what}", number + 1);
+            Failure::usage(format!("{reason}: a table's name ends in .tsv or .csv"))
+        };
+        let line = line.trim();
+        if line.contains('\t') {
+            return Err(of_table("columns between tabs"));
+        }
+        let names: Vec<String> = line.split(',').map(|name| name.trim().to_ascii_lowercase()).collect();
+        if number == 0 && names_columns(&names) {
+            return Err(of_table(&format!("names of columns ({line})")));
+        }
+        Ok(PromptText { id: format!("{number:06}"), text: line.to_string(), seed: None })
     };
     let filled = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
     filled.map(prompt).collect()
@@ -123,9 +135,17 @@ mod tests {
 
     #[test]
     fn lines_are_numbered_as_they_stand() {
-        let found = lines("a fox\n\n  an owl \n");
+        let found = lines("a fox\n\n  an owl, a prompt \nprompt\n").unwrap();
         let pairs: Vec<(&str, &str)> = found.iter().map(|p| (p.id.as_str(), p.text.as_str())).collect();
-        assert_eq!(pairs, [("000000", "a fox"), ("000002", "an owl")]);
+        assert_eq!(pairs, [("000000", "a fox"), ("000002", "an owl, a prompt"), ("000003", "prompt")]);
+        for (text, named) in [
+            ("a fox\n1\tan owl\n", "line 2: expected a prompt, got columns between tabs"),
+            ("id,Prompt\n1,a fox\n", "line 1: expected a prompt, got names of columns (id,Prompt)"),
+            ("caption\na fox\n", "line 1: expected a prompt, got names of columns"),
+        ] {
+            let message = lines(text).unwrap_err().to_string();
+            assert!(message.contains(named) && message.contains(".tsv"), "{message}");
+        }
     }
 
     #[test]

@@ -15,20 +15,22 @@ mod captions;
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::ErrorKind;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use atedm_core::DType;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use super::ablate;
+use super::ablate::{self, Written};
 use super::gathered::Gathered;
 use crate::Extension;
 use crate::args::{AblateArgs, EvalAction, EvalArgs, ExportArgs};
+use crate::experiment::config::{Config, Origin};
 use crate::experiment::prompts::PromptText;
 use crate::failure::{Failure, Outcome};
-use crate::files::OutputFile;
+use crate::files::{OutputFile, read_bytes};
 use crate::prune::PruneSpec;
+use crate::tell;
 
 const PROMPTS: &str = "prompts.jsonl";
 const CONFIG: &str = "eval.toml";
@@ -41,14 +43,25 @@ pub(crate) fn run(args: &EvalArgs, extension: &impl Extension) -> Outcome {
     let EvalAction::Export(args) = &args.action;
     let captions = captions::read(&args.captions, args.limit)?;
     let jsonl = captions::to_jsonl(&captions)?;
-    let config = args.grid.is_none().then(|| config(args)).transpose()?;
-    let folder = args.output.as_path();
-    fs::create_dir_all(folder).map_err(|error| Failure::file(folder, error))?;
-    keep(&folder.join(PROMPTS), &jsonl)?;
-    if let Some(config) = config {
-        keep(&folder.join(CONFIG), &config)?;
-    }
-    ablate::run(&ablation(args), extension)?;
+    let (config, text, origin) = match &args.grid {
+        Some(grid) => {
+            let (config, text) = Config::read_with(grid, Some(captions.clone()))?;
+            (config, text, Origin::File(grid))
+        }
+        None => {
+            let text = config(args)?;
+            (Config::parse(&text, RUN, &args.output, Some(captions.clone()))?, text, Origin::Flags)
+        }
+    };
+    let own = args.grid.is_none().then_some((CONFIG, text.as_str()));
+    let kept: Vec<(PathBuf, &str)> = std::iter::once((PROMPTS, jsonl.as_str()))
+        .chain(own)
+        .map(|(name, text)| (args.output.join(name), text))
+        .collect();
+    kept.iter().try_for_each(|(path, text)| is_kept(path, text).map(drop))?;
+    let before = || kept.iter().try_for_each(|(path, text)| keep(path, text));
+    let written = Written { config: &config, text: &text, origin };
+    ablate::make_images(&written, &ablation(args), extension, Box::new(before))?;
     export(args, &captions, &jsonl)
 }
 
@@ -56,10 +69,10 @@ pub(crate) fn run(args: &EvalArgs, extension: &impl Extension) -> Outcome {
 fn ablation(args: &ExportArgs) -> AblateArgs {
     AblateArgs {
         action: None,
-        file: Some(args.grid.clone().unwrap_or_else(|| args.output.join(CONFIG))),
+        file: None,
         output: Some(args.output.join(RUN)),
         model: args.model.clone(),
-        prompts: Some(args.output.join(PROMPTS)),
+        prompts: None,
         share: args.share.clone(),
         plan: false,
         json: false,
@@ -110,18 +123,31 @@ fn config(args: &ExportArgs) -> Outcome<String> {
     toml::to_string(&table).map_err(Failure::usage)
 }
 
-/// Writes a file that says what the export is of; one that is there must say the same as soon as the run has begun.
-fn keep(path: &Path, text: &str) -> Outcome {
+/// Whether a file that says what the export is of is there; one that says something else is an error as soon as the run has
+/// begun.
+fn is_kept(path: &Path, text: &str) -> Outcome<bool> {
     let begun = path.with_file_name(RUN).exists();
-    match fs::read_to_string(path) {
-        Ok(found) if found == text => Ok(()),
-        Ok(_) if begun => Err(Failure::file(
+    let found = match fs::metadata(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(false),
+        Ok(found) if found.is_file() && found.len() != text.len() as u64 => None,
+        _ => Some(read_bytes(path, text.len() as u64)?),
+    };
+    match found.is_some_and(|found| found == text.as_bytes()) {
+        false if begun => Err(Failure::file(
             path,
             "is of another export: expected a new folder, or the same captions and flags",
         )),
-        Err(error) if error.kind() != ErrorKind::NotFound => Err(Failure::file(path, error)),
-        _ => OutputFile::prepare(path)?.write(text.as_bytes()),
+        same => Ok(same),
     }
+}
+
+/// Writes such a file, if it is not there.
+fn keep(path: &Path, text: &str) -> Outcome {
+    if is_kept(path, text)? {
+        return Ok(());
+    }
+    make_folder_of(path)?;
+    OutputFile::prepare(path)?.write(text.as_bytes())
 }
 
 /// Links and lists, once all images are there.
@@ -130,7 +156,7 @@ fn export(args: &ExportArgs, captions: &[PromptText], jsonl: &str) -> Outcome {
     let (done, total) = (run.records.len(), run.total());
     let say = |line: String| {
         if !args.quiet {
-            eprintln!("{line}");
+            tell::line(line);
         }
     };
     if done < total {

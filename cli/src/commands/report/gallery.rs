@@ -50,11 +50,15 @@ impl Gallery {
                     rows.push_str("<td class=\"none\">not finished</td>");
                     continue;
                 };
-                let picture = read_png(&finished.folder.join(&finished.record.image))?;
+                let settings = &finished.record.settings;
+                let picture = read_png(
+                    &finished.folder.join(&finished.record.image),
+                    (settings.width, settings.height),
+                )?;
                 let before =
                     reference_of(run, point, prompt).map(|reference| format!("image-{row}-{reference}"));
                 rows.push_str(&cell((row, column), finished, &smaller(&picture, shown.pixels), before)?);
-                if let Some(path) = finished.masks() {
+                if let Some(path) = finished.masks()? {
                     masks.push_str(&mask_section(finished, &picture, &path)?);
                 }
             }

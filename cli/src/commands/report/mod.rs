@@ -9,14 +9,19 @@ mod tables;
 
 use super::gathered::Gathered;
 use crate::args::ReportArgs;
+use crate::experiment::members::inside;
 use crate::failure::Outcome;
 use crate::files::OutputFile;
+use crate::tell;
 use gallery::Shown;
 
 /// Reads the folder and writes the page.
 pub(crate) fn run(args: &ReportArgs) -> Outcome {
-    let path = args.output.clone().unwrap_or_else(|| args.folder.join("report.html"));
     let run = Gathered::read(&args.folder)?;
+    let path = match &args.output {
+        Some(path) => path.clone(),
+        None => inside(&args.folder, "report.html")?,
+    };
     let output = OutputFile::prepare(&path)?;
     let shown =
         Shown { prompts: run.prompts_to_show(&args.prompt, args.prompts_shown)?, pixels: args.pixels };
@@ -25,7 +30,10 @@ pub(crate) fn run(args: &ReportArgs) -> Outcome {
     if !args.quiet {
         let (done, total) = (run.records.len(), run.total());
         let size = page.len() as f64 / 1e6;
-        eprintln!("wrote {} ({done} of {total} images, {size:.1} MB)", output.path().display());
+        tell::line(format_args!(
+            "wrote {} ({done} of {total} images, {size:.1} MB)",
+            output.path().display()
+        ));
     }
     Ok(())
 }

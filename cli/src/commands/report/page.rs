@@ -43,7 +43,7 @@ pub(super) fn page(run: &Gathered, shown: &Shown<'_>) -> Outcome<String> {
         }
         let gallery = Gallery::new(run, shown)?;
         parts.push(section("images", "Images", &images(run, shown, &gallery)));
-        parts.push(section("masks", "Masks", &masks(run, &gallery)));
+        parts.push(section("masks", "Masks", &masks(run, &gallery)?));
         let table = tables::images(run);
         let table = format!("<details><summary>Show the table of all images</summary>{table}</details>");
         parts.push(section("table", "Every image", &table));
@@ -86,9 +86,12 @@ const CURVES: &str = "<p>Bars are the 95 % intervals of the table. One line a 
 
 const NO_MASKS: &str = "<p>The run stored no masks. It stores those of the prompts that its configuration names in <code>masks</code>.</p>\n";
 
-fn masks(run: &Gathered, gallery: &Gallery) -> String {
-    let stored = run.records.values().filter(|finished| finished.masks().is_some()).count();
-    match (stored, gallery.masks.is_empty()) {
+fn masks(run: &Gathered, gallery: &Gallery) -> Outcome<String> {
+    let mut stored = 0;
+    for finished in run.records.values() {
+        stored += usize::from(finished.masks()?.is_some());
+    }
+    Ok(match (stored, gallery.masks.is_empty()) {
         (0, _) => NO_MASKS.into(),
         (_, true) => {
             format!("<p>Masks of {stored} images are stored, of none of the prompts shown here.</p>\n")
@@ -97,7 +100,7 @@ fn masks(run: &Gathered, gallery: &Gallery) -> String {
             "<p>Pruned tokens are dark. Of the first, the middle and the last step with masks.</p>\n{}",
             gallery.masks
         ),
-    }
+    })
 }
 
 fn images(run: &Gathered, shown: &Shown<'_>, gallery: &Gallery) -> String {

@@ -251,9 +251,6 @@ pub(super) fn provenance(run: &Gathered) -> String {
     if run.doubles > 0 {
         facts.push(("made twice", format!("{} images; the first of each is shown", run.doubles)));
     }
-    if run.strangers > 0 {
-        facts.push(("left out", format!("{} lines of other points, prompts or settings", run.strangers)));
-    }
     facts.retain(|(_, said)| !said.is_empty());
     list(&facts)
 }

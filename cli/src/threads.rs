@@ -1,0 +1,72 @@
+//! How many threads compute. A pool of thousands of them fails to start or brings the machine to its knees, so what was asked
+//! for is bounded.
+
+use crate::args::{BackendKind, EngineArgs};
+use crate::tell;
+
+/// Threads that a core gets at most.
+const PER_CORE: usize = 4;
+
+/// What rayon reads (Candle and the reference run on its pool).
+const RAYON: [&str; 2] = ["RAYON_NUM_THREADS", "RAYON_RS_NUM_CPUS"];
+/// What libtorch's pool reads.
+const OPENMP: [&str; 2] = ["OMP_NUM_THREADS", "MKL_NUM_THREADS"];
+
+/// Bounds what was asked for by `--threads` or else by the environment, with a warning.
+pub(crate) fn settle(engine: &mut EngineArgs) {
+    engine.threads = match engine.threads {
+        Some(asked) => Some(bounded("--threads", asked)),
+        None => from_environment(engine.backend),
+    };
+}
+
+/// The number to set where the environment asks for too many threads of this backend's pool; else the pool reads it itself.
+pub(crate) fn from_environment(backend: BackendKind) -> Option<usize> {
+    let names = match backend {
+        BackendKind::Tch => OPENMP,
+        BackendKind::Candle | BackendKind::Ndarray => RAYON,
+    };
+    let asked = names.iter().filter_map(|name| Some((name, count(&std::env::var(name).ok()?)?)));
+    let (name, asked) = asked.max_by_key(|(_, asked)| *asked)?;
+    (asked > most()).then(|| bounded(name, asked))
+}
+
+/// Threads of the machine that this process may use.
+pub(crate) fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+fn most() -> usize {
+    PER_CORE * cores()
+}
+
+fn bounded(asker: &str, asked: usize) -> usize {
+    let most = most();
+    if asked > most {
+        tell::warning(format_args!("{asker}: {most} threads, {PER_CORE} for each core, instead of {asked}"));
+    }
+    asked.min(most)
+}
+
+/// The number; of OpenMP's list (one for each level of nesting) the first.
+fn count(value: &str) -> Option<usize> {
+    value.split(',').next()?.trim().parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_bounded() {
+        assert_eq!(bounded("--threads", 1), 1);
+        assert_eq!(bounded("--threads", most()), most());
+        assert_eq!(bounded("--threads", usize::MAX), 4 * cores());
+    }
+
+    #[test]
+    fn values_are_read_as_the_pools_read_them() {
+        assert_eq!(["12", " 8 ", "16,4,2"].map(count), [Some(12), Some(8), Some(16)]);
+        assert_eq!(["", "many", "-1", "99999999999999999999999"].map(count), [None; 4]);
+    }
+}

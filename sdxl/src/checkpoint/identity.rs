@@ -1,0 +1,129 @@
+//! What tells one checkpoint from another: a hash that takes a moment, whatever the checkpoint's size.
+
+use std::path::{Path, PathBuf};
+
+use atedm_core::{DType, Error, Result};
+use sha2::{Digest, Sha256};
+
+use super::{Checkpoint, OpenOptions, Part, TOKENIZER_FILES};
+use crate::weights::SafetensorsSource;
+
+/// Tensors of at most this many bytes are read whole.
+const WHOLE: usize = 16 << 10;
+/// Of a larger tensor this many bytes are read at its start, in its middle and at its end.
+const SAMPLE: usize = 4 << 10;
+
+/// The identity of the checkpoint in `root`, opened without options: see [`Checkpoint::identity`].
+///
+/// # Errors
+/// As [`Checkpoint::open`] and [`Checkpoint::identity`].
+pub fn identity(root: impl AsRef<Path>) -> Result<String> {
+    Checkpoint::open(root, OpenOptions::default())?.identity()
+}
+
+impl Checkpoint {
+    /// SHA-256, in 64 hexadecimal digits, of what a run reads: whether two checkpoints are the same one.
+    ///
+    /// Covered are the bytes of `model_index.json`, of the parts' and the scheduler's configurations and of the tokenizers, and
+    /// of each part's weights the files' sizes and every tensor's name, dtype, shape and samples of its bytes. A tensor of up to
+    /// 16 KiB is sampled whole, a larger one at its start, middle and end: SD-XL's 7 GB take a moment. So a fine-tuned model has
+    /// another identity; one with single values changed between the samples has not. The folder's name and place and the weight
+    /// files' names do not matter.
+    ///
+    /// # Errors
+    /// [`Error::Io`] naming a file that cannot be read, [`Error::Weights`] one that is no whole safetensors file.
+    pub fn identity(&self) -> Result<String> {
+        let mut sum = Fields(Sha256::new());
+        sum.field(b"atedm checkpoint 1");
+        for (label, path) in self.small_files() {
+            match std::fs::read(&path) {
+                Ok(bytes) => {
+                    sum.field(label.as_bytes());
+                    sum.field(&bytes);
+                }
+                // which files there are differs between checkpoints
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                Err(source) => return Err(Error::io(path, source)),
+            }
+        }
+        for part in Part::ALL {
+            sum.field(part.folder().as_bytes());
+            let source = SafetensorsSource::open(self.files(part), DType::F32, ())?;
+            for size in source.file_sizes() {
+                sum.field(&(size as u64).to_le_bytes());
+            }
+            for tensor in source.stored() {
+                sum.field(tensor.name.as_bytes());
+                sum.field(format!("{:?} {:?}", tensor.dtype, tensor.shape).as_bytes());
+                samples(tensor.bytes).for_each(|sample| sum.field(sample));
+            }
+        }
+        Ok(sum.0.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+    }
+
+    /// Every file but the weights that a run may read, with a name that does not depend on where it is.
+    fn small_files(&self) -> Vec<(String, PathBuf)> {
+        let below = |name: String| {
+            let path = self.root.join(&name);
+            (name, path)
+        };
+        let mut files: Vec<_> =
+            ["model_index.json", "scheduler/scheduler_config.json"].map(|name| below(name.into())).into();
+        for part in Part::ALL {
+            let (name, mut path) = below(format!("{}/config.json", part.folder()));
+            if part == Part::Vae {
+                path = self.vae_folder.join("config.json");
+            }
+            files.push((name, path));
+        }
+        for folder in ["tokenizer", "tokenizer_2"] {
+            files.extend(TOKENIZER_FILES.map(|name| below(format!("{folder}/{name}"))));
+        }
+        files
+    }
+}
+
+/// A hash of fields, each behind its length: no two lists of fields are the same bytes.
+struct Fields(Sha256);
+
+impl Fields {
+    fn field(&mut self, bytes: &[u8]) {
+        self.0.update((bytes.len() as u64).to_le_bytes());
+        self.0.update(bytes);
+    }
+}
+
+/// The whole, or its start, middle and end.
+fn samples(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let length = bytes.len();
+    let (size, starts) = match length <= WHOLE {
+        true => (length, vec![0]),
+        false => (SAMPLE, vec![0, (length - SAMPLE) / 2, length - SAMPLE]),
+    };
+    starts.into_iter().filter_map(move |at| bytes.get(at..at + size))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn small_tensors_are_sampled_whole_and_large_ones_in_three_places() {
+        let bytes: Vec<u8> = (0..100_000u32).map(|i| (i % 251) as u8).collect();
+        assert_eq!(samples(&bytes[..WHOLE]).collect::<Vec<_>>(), [&bytes[..WHOLE]]);
+        let places = [0, 47_952, 95_904].map(|at| &bytes[at..at + SAMPLE]);
+        assert_eq!(samples(&bytes).collect::<Vec<_>>(), places);
+        assert_eq!(samples(&[]).count(), 1);
+    }
+
+    #[test]
+    fn fields_do_not_run_together() {
+        let sum = |fields: &[&[u8]]| {
+            let mut sum = Fields(Sha256::new());
+            fields.iter().for_each(|field| sum.field(field));
+            sum.0.finalize()
+        };
+        assert_ne!(sum(&[b"ab", b"c"]), sum(&[b"a", b"bc"]));
+        assert_ne!(sum(&[b"a"]), sum(&[b"a", b""]));
+    }
+}
