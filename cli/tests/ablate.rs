@@ -390,7 +390,7 @@ fn bad_configurations_are_named_and_leave_nothing() {
         ),
         (
             format!("{prompts}[[grid]]\nmethod = \"at-edm\"\nbudget_tflops = nan\n"),
-            &["budget_tflops: expected a positive number of TFLOPs, got NaN"],
+            &["grid 1 (at-edm): budget_tflops: expected a finite number, got NaN"],
         ),
         (
             format!(

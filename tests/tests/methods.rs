@@ -33,6 +33,34 @@ const DRAWS_OF_A_BATCH: &[KnownFailure] = &[
     },
 ];
 
+/// In the authors' program of ToMA the first row of a batch chooses for all rows.
+const FIRST_ROW_DECIDES: &[KnownFailure] = &[
+    KnownFailure {
+        check: "images_do_not_depend_on_their_batch",
+        dtypes: &[DType::F64],
+        reason: "guidance = first: the first row's destinations serve the whole batch, as in ToMA's program",
+    },
+    KnownFailure {
+        check: "images_may_take_turns",
+        dtypes: &[DType::F64],
+        reason: "guidance = first: the first row's destinations serve the whole batch, as in ToMA's program",
+    },
+];
+
+/// SiTo's program draws its noise for all rows of a batch at once.
+const NOISE_OF_A_BATCH: &[KnownFailure] = &[
+    KnownFailure {
+        check: "images_do_not_depend_on_their_batch",
+        dtypes: &[DType::F64],
+        reason: "torch's generator: noise for all rows in one draw, as in SiTo's program",
+    },
+    KnownFailure {
+        check: "images_may_take_turns",
+        dtypes: &[DType::F64],
+        reason: "torch's generator: one stream, so that a draw depends on all before it",
+    },
+];
+
 /// Recovery by interpolation knows no place for tokens beside the grid's, and says so.
 const NO_TOKENS_BESIDE_THE_GRID: &[KnownFailure] = &[KnownFailure {
     check: "protected_tokens_are_untouched",
@@ -103,9 +131,11 @@ fn presets() -> Vec<Method> {
 
 fn merging_presets() -> Vec<Method> {
     let drawing = ["tome", "tome-comfy"].map(|name| (name, json!({}), DRAWS_OF_A_BATCH));
-    let others = ["tome-a", "tome-b", "tome-c", "tome-d", "todo", "todo-sdxl", "toma"];
-    let noisy = ("sito", json!({}), &DRAWS_OF_A_BATCH[1..]);
-    drawing.into_iter().chain(others.map(|name| (name, json!({}), &[][..]))).chain([noisy]).collect()
+    let others = ["tome-a", "tome-b", "tome-c", "tome-d"].map(|name| (name, json!({}), &[][..]));
+    // similarity draws destinations, in the last fifth of time
+    let late = ["todo", "todo-sdxl"].map(|name| (name, json!({}), &DRAWS_OF_A_BATCH[1..]));
+    let whole_batch = [("toma", json!({}), FIRST_ROW_DECIDES), ("sito", json!({}), NOISE_OF_A_BATCH)];
+    drawing.into_iter().chain(others).chain(late).chain(whole_batch).collect()
 }
 
 #[test]
@@ -169,7 +199,7 @@ fn other_settings_of_token_merging_conform() {
         with("tome-c", json!({"reuse": {"layers": 2, "steps": 2}})),
         with("tome-c", json!({"guidance": "mean", "schedule": "prune-less"})),
         ("todo", json!({"downsample_method": "nearest-exact", "timestep_threshold_stop": 0.5}), &[]),
-        with("toma", json!({"attention_scale": 5.0, "ratio": 0.75})),
+        with("toma", json!({"attention_scale": 5.0, "ratio": 0.75, "guidance": "per_row"})),
         with("sito", json!({"noise_alpha": 0.0, "ratio": 0.7})),
     ]);
 }

@@ -212,9 +212,6 @@ impl Config {
         if file.grid.is_empty() {
             return Err(Failure::usage("grid: expected at least one table [[grid]]"));
         }
-        for budget in file.grid.iter().map(|entry| entry.budget_tflops).chain([file.budget_tflops]) {
-            check_budget(budget)?;
-        }
         let rng = RngName::from_str(&file.rng, false)
             .map_err(|_| Failure::usage(format!("rng: expected torch or chacha, got {:?}", file.rng)))?;
         let rng_dtype = file.rng_dtype.as_deref().map(dtype).transpose()?;
@@ -259,16 +256,6 @@ impl Sampling {
             )));
         }
         Ok(self)
-    }
-}
-
-/// That a budget is a number of TFLOPs that a run can have: TOML has words for others, too.
-fn check_budget(budget: Option<f64>) -> Outcome {
-    match budget {
-        Some(budget) if !(budget.is_finite() && budget > 0.0) => {
-            Err(Failure::usage(format!("budget_tflops: expected a positive number of TFLOPs, got {budget}")))
-        }
-        _ => Ok(()),
     }
 }
 
@@ -331,16 +318,6 @@ mod tests {
             ),
             (format!("steps = 0\n{LEAST}"), "steps: expected at least 1"),
             (format!("guidance_scale = nan\n{LEAST}"), "guidance_scale: expected a finite"),
-            (
-                format!("budget_tflops = nan\n{LEAST}"),
-                "budget_tflops: expected a positive number of TFLOPs, got NaN",
-            ),
-            (format!("budget_tflops = -inf\n{LEAST}"), "budget_tflops: expected a positive number"),
-            (
-                format!("{LEAST}budget_tflops = inf\n"),
-                "budget_tflops: expected a positive number of TFLOPs, got inf",
-            ),
-            (format!("{LEAST}budget_tflops = 0.0\n"), "budget_tflops: expected a positive number"),
             (format!("rng = \"dice\"\n{LEAST}"), "rng: expected torch or chacha"),
             (format!("rng_dtype = \"f8\"\n{LEAST}"), "rng_dtype: expected f32, f16, bf16 or f64"),
             (
