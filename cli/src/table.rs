@@ -9,7 +9,7 @@ use atedm_core::plugin::schedule::ScheduleTable;
 use serde_json::Value;
 
 use crate::failure::{Failure, Outcome};
-use crate::files::{CONFIG_MOST, read_bytes};
+use crate::files::{CONFIG_MOST, read_text};
 
 const FILE: &str = "schedule_file";
 const TABLE: &str = "table";
@@ -57,9 +57,7 @@ fn read(path: &Path) -> Outcome<ScheduleTable> {
     let wrong = |reason: &dyn std::fmt::Display| {
         Failure::usage(format!("schedule_file: {}: {reason}", path.display()))
     };
-    // that it is a file, and no larger than a configuration may be
-    read_bytes(path, CONFIG_MOST).map_err(|failure| failure.within(FILE))?;
-    let text = atedm_core::text_file::read(path)?;
+    let text = read_text(path, CONFIG_MOST).map_err(|failure| failure.within(FILE))?;
     let table: ScheduleTable = match path.extension().and_then(|extension| extension.to_str()) {
         Some("toml") => toml::from_str(&text).map_err(|error| wrong(&error))?,
         Some("json") => {

@@ -5,7 +5,6 @@
 //! - [`backend`]: three small trait levels ([`Tensor`], [`NnOps`], [`AttentionOps`]) and their generic bodies.
 //! - [`plugin`]: the seam between a model and a method ([`plugin::TokenReducer`], [`plugin::BlockPass`]).
 //! - `reference` (feature `reference`): the plain backend on `ndarray`, in f32 and f64.
-//! - [`text_file`]: how files of text are read.
 //! - [`weights`]: named tensors, wherever they come from.
 
 // A library has nothing to tell on streams: what happens is logged or returned.
@@ -18,7 +17,6 @@ mod error;
 pub mod plugin;
 #[cfg(feature = "reference")]
 pub mod reference;
-pub mod text_file;
 pub mod weights;
 
 pub use backend::{

@@ -36,8 +36,6 @@
 // A library has nothing to tell on streams: what happens is logged or returned.
 #![deny(clippy::print_stderr, clippy::print_stdout)]
 
-pub use atedm_core::text_file;
-
 pub mod architecture;
 pub mod checkpoint;
 pub mod config;
@@ -51,6 +49,7 @@ pub mod pipeline;
 pub mod rng;
 pub mod schedulers;
 pub mod text;
+pub mod text_file;
 pub mod tokenizer;
 pub mod unet;
 pub mod vae;

@@ -2,8 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use atedm_core::{Error, Result, text_file};
+use atedm_core::{Error, Result};
 use serde_json::{Map, Value};
+
+use crate::text_file;
 
 /// A JSON object and the file it came from.
 ///

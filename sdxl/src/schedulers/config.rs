@@ -2,12 +2,13 @@
 
 use std::path::{Path, PathBuf};
 
-use atedm_core::{Error, Result, Tensor, text_file};
+use atedm_core::{Error, Result, Tensor};
 
 use super::edm::{self, EdmConfig};
 use super::fields::{one_of, parse, refuse_null};
 use super::{Sampler, SamplerChoice, ancestral, ddim, dpm, euler, lcm};
 use crate::config::Fields;
+use crate::text_file;
 
 /// diffusers' class names that we know.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

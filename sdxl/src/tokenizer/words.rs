@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use atedm_core::{Error, Result, text_file};
+use atedm_core::{Error, Result};
 use serde_json::Value;
 use tokenizers::models::bpe::{BPE, Merges, Vocab};
 use tokenizers::normalizers::{Lowercase, NFC, Replace, Sequence as Normalizers};
@@ -16,6 +16,7 @@ use tokenizers::{
 
 use super::{broken, one_line};
 use crate::config::Fields;
+use crate::text_file;
 
 /// Words, contractions, single digits and runs of other signs (OpenAI CLIP).
 const WORDS: &str =

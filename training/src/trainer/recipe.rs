@@ -3,12 +3,13 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use atedm_core::{Error, Result, text_file};
+use atedm_core::{Error, Result};
 use serde::{Deserialize, Serialize};
 
 use super::optimizer::Course;
 use crate::scenes::{Objects, SceneSource, Shapes};
 use atedm_sdxl::architecture::{Architecture, ModelCard};
+use atedm_sdxl::text_file;
 
 /// A recipe. Two runs of one recipe on one machine and device give the same bytes.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

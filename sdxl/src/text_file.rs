@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::{Error, Result};
+use atedm_core::{Error, Result};
 
 /// Reads a file of UTF-8, without the byte order mark that some editors write at its start.
 ///
