@@ -9,7 +9,7 @@ use crate::error::OrBackend;
 /// A [`BlockPass`] over plain [`candle_core::Tensor`]s, for a model with its own layers and its own attention kernel.
 ///
 /// ```
-/// # use atedm_candle::OwnModelPass;
+/// # use atedm_candle::CandleBlockPass;
 /// # use atedm_core::plugin::{BlockId, Grid, Row, Step, Unpruned};
 /// # use candle_core::{DType, Device, Tensor};
 /// # fn main() -> candle_core::Result<()> {
@@ -18,7 +18,7 @@ use crate::error::OrBackend;
 /// # let step = Step { index: 0, total: 1, evaluation: 0, sigma: 1.0, timestep: 999.0 };
 /// # let identity = |x: &Tensor| Ok(x.clone());
 /// # let attend = |_: &Tensor, _: &Tensor, v: &Tensor| v.flatten_from(2)?.squeeze(1);
-/// let mut pass = OwnModelPass::enter(&mut method, &step, &rows, BlockId::whole(), 1, Grid { height: 2, width: 2 });
+/// let mut pass = CandleBlockPass::enter(&mut method, &step, &rows, BlockId::whole(), 1, Grid { height: 2, width: 2 });
 /// x = pass.layer(0, x)?;
 /// x = pass.self_attention(x, &identity, |x| Ok([x.unsqueeze(1)?, x.unsqueeze(1)?, x.unsqueeze(1)?]), 0.5, |_, _, v| v.squeeze(1))?;
 /// x = pass.feed_forward(x, &identity, identity)?;
@@ -27,9 +27,9 @@ use crate::error::OrBackend;
 /// # Ok(())
 /// # }
 /// ```
-pub struct OwnModelPass<'a>(BlockPass<'a, CandleTensor>);
+pub struct CandleBlockPass<'a>(BlockPass<'a, CandleTensor>);
 
-impl<'a> OwnModelPass<'a> {
+impl<'a> CandleBlockPass<'a> {
     /// Enters `block`, a run of `depth` layers over `grid`.
     pub fn enter(
         method: &'a mut dyn TokenReducer<CandleTensor>,

@@ -51,8 +51,8 @@ impl<R> Tracing<R> {
 }
 
 impl<T: AttentionOps, R: TokenReducer<T>> TokenReducer<T> for Tracing<R> {
-    fn begin_image(&mut self, run: &Run<'_>) -> Result<()> {
-        self.inner.begin_image(run)
+    fn begin_run(&mut self, run: &Run<'_>) -> Result<()> {
+        self.inner.begin_run(run)
     }
 
     fn begin_step(&mut self, step: &Step, rows: &[Row]) -> Result<()> {
@@ -64,9 +64,9 @@ impl<T: AttentionOps, R: TokenReducer<T>> TokenReducer<T> for Tracing<R> {
         self.inner.wants(site, sub)
     }
 
-    fn at(&mut self, site: &Site<'_>, event: Event<'_, T>) -> Result<Action<T>> {
+    fn on_event(&mut self, site: &Site<'_>, event: Event<'_, T>) -> Result<Action<T>> {
         let before = if let Event::Before { sub, .. } = &event { Some(*sub) } else { None };
-        let answer = self.inner.at(site, event)?;
+        let answer = self.inner.on_event(site, event)?;
         if let Some(sub) = before {
             note(&mut self.trace, site, sub, &answer);
         }

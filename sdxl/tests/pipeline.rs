@@ -232,7 +232,7 @@ struct Diary {
 }
 
 impl TokenReducer<NdTensor> for Diary {
-    fn begin_image(&mut self, run: &Run<'_>) -> atedm_core::Result<()> {
+    fn begin_run(&mut self, run: &Run<'_>) -> atedm_core::Result<()> {
         self.run = Some((run.steps, run.seed, run.rows.to_vec()));
         Ok(())
     }
@@ -241,7 +241,7 @@ impl TokenReducer<NdTensor> for Diary {
         self.steps.push(*step);
         Ok(())
     }
-    fn at(&mut self, site: &Site<'_>, _: Event<'_, NdTensor>) -> atedm_core::Result<Action<NdTensor>> {
+    fn on_event(&mut self, site: &Site<'_>, _: Event<'_, NdTensor>) -> atedm_core::Result<Action<NdTensor>> {
         assert_eq!(Some(&site.step), self.steps.last());
         Ok(Action::Continue)
     }

@@ -185,9 +185,9 @@ fn copy<'a, T: AttentionOps>(event: &Event<'a, T>) -> Option<Event<'a, T>> {
 }
 
 impl<T: AttentionOps> TokenReducer<T> for Compared<T> {
-    fn begin_image(&mut self, run: &Run<'_>) -> Result<()> {
-        self.followers.iter_mut().try_for_each(|follower| follower.method.begin_image(run))?;
-        self.leader.begin_image(run)
+    fn begin_run(&mut self, run: &Run<'_>) -> Result<()> {
+        self.followers.iter_mut().try_for_each(|follower| follower.method.begin_run(run))?;
+        self.leader.begin_run(run)
     }
 
     fn begin_step(&mut self, step: &Step, rows: &[Row]) -> Result<()> {
@@ -204,13 +204,13 @@ impl<T: AttentionOps> TokenReducer<T> for Compared<T> {
         Ok(if wanted { Wants::Graph } else { Wants::Nothing })
     }
 
-    fn at(&mut self, site: &Site<'_>, event: Event<'_, T>) -> Result<Action<T>> {
+    fn on_event(&mut self, site: &Site<'_>, event: Event<'_, T>) -> Result<Action<T>> {
         for follower in &mut self.followers {
             if let Some(event) = copy(&event) {
-                follower.method.at(site, event)?;
+                follower.method.on_event(site, event)?;
             }
         }
-        self.leader.at(site, event)
+        self.leader.on_event(site, event)
     }
 }
 

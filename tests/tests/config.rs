@@ -124,7 +124,7 @@ proptest! {
             prop_assert_eq!((spared, mirrored), (ratio, ratio));
         }
         prop_assert_eq!(less.begin(total).is_ok(), tau.steps(total) <= total);
-        prop_assert_eq!(less.boxed().ratio(&query), spared);
+        prop_assert_eq!(less.clone_box().ratio(&query), spared);
     }
 
     /// Kept counts: the ratio of the tokens rounded in favour of keeping, never none, never all but by a plan that

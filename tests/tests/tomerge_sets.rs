@@ -65,7 +65,7 @@ impl Case {
         });
         let mut method = registry.build("tome", &options, &BuildContext::default()).unwrap();
         let rows = Row::singles(self.batch);
-        method.begin_image(&Run { steps: 1, seed: self.torch_seed.unwrap_or(0), rows: &rows }).unwrap();
+        method.begin_run(&Run { steps: 1, seed: self.torch_seed.unwrap_or(0), rows: &rows }).unwrap();
         let site = Site {
             block: BlockId::whole(),
             layer: 0,
@@ -78,9 +78,12 @@ impl Case {
         };
         let shape = [self.batch, tokens, self.channels];
         let hidden = B::Tensor::from_f32(&self.metric(), &shape, DType::F32, device).unwrap();
-        assert!(matches!(method.at(&site, Event::LayerEnter { hidden: &hidden }), Ok(Action::Continue)));
+        assert!(matches!(
+            method.on_event(&site, Event::LayerEnter { hidden: &hidden }),
+            Ok(Action::Continue)
+        ));
         let before = Event::Before { sub: Sublayer::SelfAttention, hidden: &hidden, normed: &hidden };
-        let plan = match method.at(&site, before).unwrap() {
+        let plan = match method.on_event(&site, before).unwrap() {
             Action::Around { by, .. } => by,
             _ => return vec![(0..tokens).collect(); self.batch],
         };

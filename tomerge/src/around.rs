@@ -92,14 +92,14 @@ impl<T: AttentionOps> WithRatio for AroundSublayers<T> {
 }
 
 impl<T: AttentionOps> TokenReducer<T> for AroundSublayers<T> {
-    fn begin_image(&mut self, run: &Run<'_>) -> Result<()> {
+    fn begin_run(&mut self, run: &Run<'_>) -> Result<()> {
         self.current = None;
         self.store.clear();
         self.planner.begin(run);
         Ok(())
     }
 
-    fn at(&mut self, site: &Site<'_>, event: Event<'_, T>) -> Result<Action<T>> {
+    fn on_event(&mut self, site: &Site<'_>, event: Event<'_, T>) -> Result<Action<T>> {
         match event {
             Event::LayerEnter { hidden } if self.planner.moment() == Moment::LayerInput => {
                 self.enter(site, hidden)?;
@@ -109,7 +109,7 @@ impl<T: AttentionOps> TokenReducer<T> for AroundSublayers<T> {
                     self.enter(site, normed)?;
                 }
                 if let (Some(scope), Some(plan)) = (self.planner.scope(sub), &self.current) {
-                    return Ok(Action::Around { scope, by: plan.boxed() });
+                    return Ok(Action::Around { scope, by: plan.clone_box() });
                 }
             }
             Event::BlockExit { .. } => self.current = None,

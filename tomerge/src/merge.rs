@@ -208,7 +208,7 @@ impl<T: Tensor> Reduction<T> for MergePlan<T> {
         Some(self.order())
     }
 
-    fn boxed(&self) -> Box<dyn Reduction<T>> {
+    fn clone_box(&self) -> Box<dyn Reduction<T>> {
         Box::new(self.clone())
     }
 }

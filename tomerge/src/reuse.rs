@@ -97,10 +97,10 @@ impl<T> PlanStore<T> {
             && (stored.tokens, stored.ratio) == (tokens, ratio)
             && (!fresh || (self.reuse.layers > 1 && stored.evaluation == evaluation))
         {
-            return Ok(stored.plan.as_ref().map(|plan| plan.boxed()));
+            return Ok(stored.plan.as_ref().map(|plan| plan.clone_box()));
         }
         let plan = make()?;
-        let copy = plan.as_ref().map(|plan| plan.boxed());
+        let copy = plan.as_ref().map(|plan| plan.clone_box());
         self.plans.insert(key, Stored { evaluation, tokens, ratio, plan: copy });
         Ok(plan)
     }

@@ -273,7 +273,7 @@ fn observers_are_told_where_what_was_kept() {
         let place = site(grid, &rows);
         let place = Site { block: BlockId { level, stage_index: level, ..place.block }, ..place };
         plan(&mut method, &place, &hidden).unwrap();
-        method.at(&place, Event::BlockExit { hidden: &hidden }).unwrap();
+        method.on_event(&place, Event::BlockExit { hidden: &hidden }).unwrap();
     }
     let masks = Mutex::lock(&recorder).unwrap().take();
     assert_eq!(masks.len(), 1, "level 2 is not merged");

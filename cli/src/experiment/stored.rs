@@ -17,8 +17,8 @@ impl<T: AttentionOps> StoredMaps<T> {
 }
 
 impl<T: AttentionOps> TokenReducer<T> for StoredMaps<T> {
-    fn begin_image(&mut self, run: &Run<'_>) -> Result<()> {
-        self.inner.begin_image(run)
+    fn begin_run(&mut self, run: &Run<'_>) -> Result<()> {
+        self.inner.begin_run(run)
     }
 
     fn begin_step(&mut self, step: &Step, rows: &[Row]) -> Result<()> {
@@ -30,12 +30,12 @@ impl<T: AttentionOps> TokenReducer<T> for StoredMaps<T> {
         Ok(Wants::Stored)
     }
 
-    fn at(&mut self, site: &Site<'_>, event: Event<'_, T>) -> Result<Action<T>> {
+    fn on_event(&mut self, site: &Site<'_>, event: Event<'_, T>) -> Result<Action<T>> {
         match event {
             Event::Attended { sub, values, .. } if !self.wanted => {
-                self.inner.at(site, Event::Attended { sub, graph: None, values })
+                self.inner.on_event(site, Event::Attended { sub, graph: None, values })
             }
-            other => self.inner.at(site, other),
+            other => self.inner.on_event(site, other),
         }
     }
 

@@ -325,8 +325,8 @@ pub fn protected_tokens_stay<B: Backend>(device: &DeviceOf<B>, dtype: DType) -> 
         protected: (10, 18),
         rows: &rows,
     };
-    reducer.at(&site, Event::LayerEnter { hidden: &hidden })?;
-    let answer = reducer.at(&site, Event::After { sub: Sublayer::FeedForward, hidden: &hidden })?;
+    reducer.on_event(&site, Event::LayerEnter { hidden: &hidden })?;
+    let answer = reducer.on_event(&site, Event::After { sub: Sublayer::FeedForward, hidden: &hidden })?;
     assert!(matches!(answer, Action::UntilExit(_)));
     let masks = recorder.lock().unwrap().take();
     let kept = &only(&masks).kept[0];

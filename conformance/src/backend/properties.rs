@@ -84,7 +84,7 @@ pub fn kept_rows_survive_every_recovery<B: Backend>(device: &DeviceOf<B>, dtype:
                 entry_tokens: n,
                 positions: None,
             })?;
-            for plan in [plan.boxed(), plan] {
+            for plan in [plan.clone_box(), plan] {
                 let small = plan.shrink(&hidden.on)?;
                 assert_exact(&small, &oracle::gather(&hidden.host, 1, &rows), "shrink");
                 let full = plan.restore(&small)?;

@@ -39,7 +39,7 @@ impl<T: AttentionOps> TokenReducer<T> for Scripted<T> {
         Ok(self.wants.clone())
     }
 
-    fn at(&mut self, site: &Site<'_>, event: Event<'_, T>) -> Result<Action<T>> {
+    fn on_event(&mut self, site: &Site<'_>, event: Event<'_, T>) -> Result<Action<T>> {
         let (name, tokens) = match &event {
             Event::LayerEnter { hidden } => ("enter".to_string(), hidden.shape()[1]),
             Event::Before { sub, hidden, normed } => {

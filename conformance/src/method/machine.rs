@@ -120,7 +120,7 @@ impl<'a, B: Backend> Machine<'a, B> {
                 Some(evaluation) => evaluation,
                 None => {
                     let rows = picture.rows();
-                    watched.begin_image(&Run { steps: picture.steps, seed: picture.seed, rows: &rows })?;
+                    watched.begin_run(&Run { steps: picture.steps, seed: picture.seed, rows: &rows })?;
                     runs += 1;
                     0
                 }

@@ -100,7 +100,7 @@ impl<'a, T: AttentionOps> Watched<'a, T> {
         let positions = by.positions().transpose()?;
         let shrunk = by.shrink(input)?;
         let restored = by.restore(&shrunk)?;
-        let copy = by.boxed();
+        let copy = by.clone_box();
         let copied = copy.shrink(input)?;
         let copied = [Array::read(&copied)?, Array::read(&copy.restore(&copied)?)?];
         self.facts.push(Fact {
@@ -132,8 +132,8 @@ impl<'a, T: AttentionOps> Watched<'a, T> {
 }
 
 impl<T: AttentionOps> TokenReducer<T> for Watched<'_, T> {
-    fn begin_image(&mut self, run: &Run<'_>) -> Result<()> {
-        self.method.begin_image(run)
+    fn begin_run(&mut self, run: &Run<'_>) -> Result<()> {
+        self.method.begin_run(run)
     }
 
     fn begin_step(&mut self, step: &Step, rows: &[Row]) -> Result<()> {
@@ -145,7 +145,7 @@ impl<T: AttentionOps> TokenReducer<T> for Watched<'_, T> {
         self.method.wants(site, sub)
     }
 
-    fn at(&mut self, site: &Site<'_>, event: Event<'_, T>) -> Result<Action<T>> {
+    fn on_event(&mut self, site: &Site<'_>, event: Event<'_, T>) -> Result<Action<T>> {
         let number = self.events;
         self.events += 1;
         if let Some(Tamper { how, .. }) = self.tamper.filter(|tamper| tamper.event == number) {
@@ -167,7 +167,7 @@ impl<T: AttentionOps> TokenReducer<T> for Watched<'_, T> {
             }
             _ => (place, None, None),
         };
-        let answer = self.method.at(site, event)?;
+        let answer = self.method.on_event(site, event)?;
         if let Some(sub) = before {
             note(&mut self.trace, site, sub, &answer);
         }
@@ -195,20 +195,20 @@ fn tell_wrongly<T: AttentionOps>(
     how: WrongTensor,
 ) -> Result<Action<T>> {
     match event {
-        Event::LayerEnter { hidden } => method.at(site, Event::LayerEnter { hidden: &how.of(hidden)? }),
+        Event::LayerEnter { hidden } => method.on_event(site, Event::LayerEnter { hidden: &how.of(hidden)? }),
         Event::Before { sub, hidden, normed } => {
             let (hidden, normed) = (how.of(hidden)?, how.of(normed)?);
-            method.at(site, Event::Before { sub, hidden: &hidden, normed: &normed })
+            method.on_event(site, Event::Before { sub, hidden: &hidden, normed: &normed })
         }
         Event::Attended { sub, graph, values } => {
             let graph = match (how, graph) {
                 (WrongTensor::Missing, _) | (_, None) => None,
                 (how, Some(graph)) => Some(AttentionGraph::Dense(how.of(&graph.to_dense()?)?)),
             };
-            method.at(site, Event::Attended { sub, graph, values: &how.of(values)? })
+            method.on_event(site, Event::Attended { sub, graph, values: &how.of(values)? })
         }
-        Event::After { sub, hidden } => method.at(site, Event::After { sub, hidden: &how.of(hidden)? }),
-        Event::BlockExit { hidden } => method.at(site, Event::BlockExit { hidden: &how.of(hidden)? }),
-        other => method.at(site, other),
+        Event::After { sub, hidden } => method.on_event(site, Event::After { sub, hidden: &how.of(hidden)? }),
+        Event::BlockExit { hidden } => method.on_event(site, Event::BlockExit { hidden: &how.of(hidden)? }),
+        other => method.on_event(site, other),
     }
 }

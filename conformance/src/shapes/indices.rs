@@ -1,5 +1,6 @@
 //! Index lists that know their lengths only.
 
+use atedm_core::backend::shape;
 use atedm_core::{Error, Indices, Result};
 
 use super::ShapeDevice;
@@ -23,11 +24,7 @@ impl Indices for ShapeIndices {
     type Device = ShapeDevice;
 
     fn from_host(rows: &[Vec<u32>], device: &ShapeDevice) -> Result<Self> {
-        let count = rows.first().map_or(0, Vec::len);
-        if rows.iter().any(|row| row.len() != count) {
-            return Err(Error::shape("indices", format!("rows of {count}"), [rows.len()]));
-        }
-        Ok(Self::new(rows.len(), count, device))
+        Ok(Self::new(rows.len(), shape::index_rows(rows)?, device))
     }
 
     fn to_host(&self) -> Result<Vec<Vec<u32>>> {
@@ -48,7 +45,7 @@ impl Indices for ShapeIndices {
     }
 
     fn concat(parts: &[&Self]) -> Result<Self> {
-        let Some(first) = parts.first() else { return Err(Error::shape("indices", "at least one part", [])) };
+        let first = parts.first().ok_or_else(|| shape::no_parts("indices concat"))?;
         for part in parts {
             same_batch(first, part)?;
         }

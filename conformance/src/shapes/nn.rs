@@ -1,6 +1,6 @@
 //! Convolutions and element-wise functions; the rest are the generic bodies.
 
-use atedm_core::backend::{Conv2dOptions, dims};
+use atedm_core::backend::{Conv2dOptions, shape};
 use atedm_core::{Indices, NnOps, Result, Tensor};
 
 use super::{ShapeIndices, ShapeTensor};
@@ -16,14 +16,11 @@ impl NnOps for ShapeTensor {
     }
 
     fn upsample_nearest(&self, height: usize, width: usize) -> Result<Self> {
-        let [batch, channels, ..]: [usize; 4] = dims(self, "upsample_nearest")?;
-        Ok(self.made(vec![batch, channels, height, width]))
+        Ok(self.made(shape::upsample_nearest(self.sizes(), height, width)?.to_vec()))
     }
 
     fn embedding(&self, ids: &ShapeIndices) -> Result<Self> {
-        let [_, channels] = dims(self, "embedding")?;
-        let (batch, length) = ids.dims();
-        Ok(self.made(vec![batch, length, channels]))
+        Ok(self.made(shape::embedding(self.sizes(), ids.dims())?.to_vec()))
     }
 
     fn gelu(&self) -> Result<Self> {

@@ -1,6 +1,6 @@
 //! Tensors that know their shapes only.
 
-use atedm_core::backend::axis_len;
+use atedm_core::backend::shape;
 use atedm_core::{DType, Error, Indices, Partition, Result, Tensor};
 
 use super::{ShapeDevice, ShapeIndices};
@@ -38,28 +38,12 @@ impl ShapeTensor {
 
     fn broadcast(&self, other: &Self, op: &'static str) -> Result<Self> {
         self.same_dtype(other, op)?;
-        let fits = |(&a, &b): (&usize, &usize)| match (a, b) {
-            (a, b) if a == b => Some(a),
-            (1, b) => Some(b),
-            (a, 1) => Some(a),
-            _ => None,
-        };
-        let shape: Option<Vec<usize>> = self.shape.iter().zip(&other.shape).map(fits).collect();
-        match shape {
-            Some(shape) if self.shape.len() == other.shape.len() => Ok(self.made(shape)),
-            _ => Err(Error::shape(op, format!("{:?}", self.shape), other.shape.clone())),
-        }
+        Ok(self.made(shape::broadcast(op, &self.shape, &other.shape)?))
     }
 
     /// The same shape, newly made.
     pub(super) fn mapped(&self) -> Result<Self> {
         Ok(self.made(self.shape.clone()))
-    }
-
-    fn with_axis(&self, axis: usize, len: usize) -> Self {
-        let mut shape = self.shape.clone();
-        shape[axis] = len;
-        self.made(shape)
     }
 }
 
@@ -68,9 +52,7 @@ impl Tensor for ShapeTensor {
     type Indices = ShapeIndices;
 
     fn from_bytes(bytes: &[u8], stored: DType, shape: &[usize], device: &ShapeDevice) -> Result<Self> {
-        if bytes.len() != shape.iter().product::<usize>() * stored.size_in_bytes() {
-            return Err(Error::shape("from_bytes", format!("{} bytes", bytes.len()), shape));
-        }
+        shape::from_bytes(bytes.len(), stored, shape)?;
         Ok(Self::new(shape, stored, device))
     }
 
@@ -100,41 +82,24 @@ impl Tensor for ShapeTensor {
     }
 
     fn reshape(&self, shape: &[usize]) -> Result<Self> {
-        if shape.iter().product::<usize>() != self.shape.iter().product::<usize>() {
-            return Err(Error::shape("reshape", format!("{shape:?}"), self.shape.clone()));
-        }
+        shape::reshape(&self.shape, shape)?;
         Ok(Self { shape: shape.to_vec(), ..self.clone() })
     }
 
     fn permute(&self, axes: &[usize]) -> Result<Self> {
-        let mut sorted = axes.to_vec();
-        sorted.sort_unstable();
-        if !sorted.into_iter().eq(0..self.shape.len()) {
-            return Err(Error::shape("permute", format!("axes {axes:?}"), self.shape.clone()));
-        }
-        Ok(Self { shape: axes.iter().map(|&axis| self.shape[axis]).collect(), ..self.clone() })
+        Ok(Self { shape: shape::permute(&self.shape, axes)?, ..self.clone() })
     }
 
     fn narrow(&self, axis: usize, start: usize, len: usize) -> Result<Self> {
-        let all = axis_len(self, axis, "narrow")?;
-        if start.checked_add(len).is_none_or(|end| end > all) {
-            return Err(Error::shape("narrow", format!("{len} entries from {start}"), self.shape.clone()));
-        }
-        Ok(self.with_axis(axis, len))
+        Ok(self.made(shape::narrow(&self.shape, axis, start, len)?))
     }
 
     fn concat(parts: &[&Self], axis: usize) -> Result<Self> {
-        let Some(first) = parts.first() else { return Err(Error::shape("concat", "at least one part", [])) };
-        let mut len = 0;
-        for part in parts {
-            first.same_dtype(part, "concat")?;
-            len += axis_len(*part, axis, "concat")?;
-            let differs = |other: usize| other != axis && part.shape[other] != first.shape[other];
-            if part.shape.len() != first.shape.len() || (0..first.shape.len()).any(differs) {
-                return Err(Error::shape("concat", format!("{:?}", first.shape), part.shape.clone()));
-            }
-        }
-        Ok(first.with_axis(axis, len))
+        let shapes: Vec<&[usize]> = parts.iter().map(|part| part.sizes()).collect();
+        let shape = shape::concat(&shapes, axis)?;
+        let first = parts[0];
+        parts.iter().try_for_each(|part| first.same_dtype(part, "concat"))?;
+        Ok(first.made(shape))
     }
 
     fn add(&self, other: &Self) -> Result<Self> {
@@ -175,35 +140,23 @@ impl Tensor for ShapeTensor {
 
     fn matmul(&self, other: &Self) -> Result<Self> {
         self.same_dtype(other, "matmul")?;
-        let misfit = || Error::shape("matmul", format!("right of {:?}", self.shape), other.shape.clone());
-        let axes = self.shape.len();
-        if axes < 2 || other.shape.len() != axes || self.shape[..axes - 2] != other.shape[..axes - 2] {
-            return Err(misfit());
-        }
-        let (inner, columns) = (other.shape[axes - 2], other.shape[axes - 1]);
-        if self.shape[axes - 1] != inner {
-            return Err(misfit());
-        }
+        let shape = shape::matmul(&self.shape, &other.shape)?;
+        let columns = shape.last().copied().unwrap_or(0);
         let macs = self.shape.iter().product::<usize>() as u64 * columns as u64;
         self.device.with(|ledger| ledger.book_matmul(macs));
-        Ok(self.with_axis(axes - 1, columns))
+        Ok(self.made(shape))
     }
 
     fn sum(&self, axis: usize) -> Result<Self> {
-        axis_len(self, axis, "sum")?;
-        Ok(self.with_axis(axis, 1))
+        Ok(self.made(shape::reduce("sum", &self.shape, axis)?))
     }
 
     fn max(&self, axis: usize) -> Result<Self> {
-        axis_len(self, axis, "max")?;
-        Ok(self.with_axis(axis, 1))
+        Ok(self.made(shape::max(&self.shape, axis)?))
     }
 
     fn split_top_k(&self, kept: usize) -> Result<Partition<Self>> {
-        let [batch, n] = atedm_core::backend::dims(self, "split_top_k")?;
-        if kept == 0 || kept > n {
-            return Err(Error::shape("split_top_k", format!("1 to {n}"), [kept]));
-        }
+        let [batch, n] = shape::split_top_k(&self.shape, kept)?;
         Ok(Partition {
             kept: ShapeIndices::new(batch, kept, &self.device),
             pruned: ShapeIndices::new(batch, n - kept, &self.device),
@@ -211,16 +164,11 @@ impl Tensor for ShapeTensor {
     }
 
     fn argmax_rows(&self) -> Result<ShapeIndices> {
-        let [batch, _, columns] = atedm_core::backend::dims(self, "argmax_rows")?;
+        let [batch, _, columns] = shape::argmax_rows(&self.shape)?;
         Ok(ShapeIndices::new(batch, columns, &self.device))
     }
 
     fn gather(&self, axis: usize, at: &ShapeIndices) -> Result<Self> {
-        axis_len(self, axis, "gather")?;
-        let (batch, count) = at.dims();
-        if axis == 0 || batch != self.shape[0] {
-            return Err(Error::shape("gather", format!("{batch} rows, axis 1 or above"), self.shape.clone()));
-        }
-        Ok(self.with_axis(axis, count))
+        Ok(self.made(shape::gather(&self.shape, axis, at.dims())?))
     }
 }

@@ -87,7 +87,7 @@ impl Reduction<NdTensor> for Picked {
         Some(Ok(rows))
     }
 
-    fn boxed(&self) -> Box<dyn Reduction<NdTensor>> {
+    fn clone_box(&self) -> Box<dyn Reduction<NdTensor>> {
         if !self.has(Fault::CopyForgetsTheOrder) {
             return Box::new(self.clone());
         }

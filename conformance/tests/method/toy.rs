@@ -106,7 +106,7 @@ impl Toy {
 }
 
 impl TokenReducer<NdTensor> for Toy {
-    fn begin_image(&mut self, _run: &Run<'_>) -> Result<()> {
+    fn begin_run(&mut self, _run: &Run<'_>) -> Result<()> {
         if !self.has(Fault::NeverForgets) {
             self.large.clear();
         }
@@ -116,7 +116,7 @@ impl TokenReducer<NdTensor> for Toy {
         Ok(())
     }
 
-    fn at(&mut self, site: &Site<'_>, event: Event<'_, NdTensor>) -> Result<Action<NdTensor>> {
+    fn on_event(&mut self, site: &Site<'_>, event: Event<'_, NdTensor>) -> Result<Action<NdTensor>> {
         use atedm_core::Tensor;
         if self.has(Fault::FailsOnOddGrids) && site.grid.tokens() % 2 == 1 {
             return Err(Error::config("grid", "expected an even number of tokens"));

@@ -34,7 +34,11 @@ pub(super) struct KeptSet<T: Tensor> {
 
 impl<T: Tensor> Clone for KeptSet<T> {
     fn clone(&self) -> Self {
-        Self { partition: self.partition.clone(), plan: self.plan.as_ref().map(|plan| plan.boxed()), ..*self }
+        Self {
+            partition: self.partition.clone(),
+            plan: self.plan.as_ref().map(|plan| plan.clone_box()),
+            ..*self
+        }
     }
 }
 

@@ -271,7 +271,7 @@ impl<T: AttentionOps> AtEdm<T> {
             });
         }
         self.block.chosen_anew |= serving.is_none();
-        let again = serving.as_ref().and_then(|set| set.plan.as_ref()).map(|plan| plan.boxed());
+        let again = serving.as_ref().and_then(|set| set.plan.as_ref()).map(|plan| plan.clone_box());
         let reduction = match again {
             Some(plan) => plan,
             None => self.recovery.plan(RecoveryInput {
@@ -287,7 +287,7 @@ impl<T: AttentionOps> AtEdm<T> {
             Some(set) => self.kept_sets.served(site, set),
             None => {
                 let lasting = self.recovery.needs_graph() && self.recovery.reusable();
-                self.kept_sets.scored(site, &choice.partition, lasting.then(|| reduction.boxed()));
+                self.kept_sets.scored(site, &choice.partition, lasting.then(|| reduction.clone_box()));
             }
         }
         Ok(Action::UntilExit(reduction))
@@ -346,13 +346,13 @@ impl<T: AttentionOps> AtEdm<T> {
 }
 
 impl<T: AttentionOps> TokenReducer<T> for AtEdm<T> {
-    fn begin_image(&mut self, run: &Run<'_>) -> Result<()> {
+    fn begin_run(&mut self, run: &Run<'_>) -> Result<()> {
         self.plan.begin(run.steps)?;
         self.seed = run.seed;
         self.heads.clear();
         self.kept_sets.clear();
         self.layer = None;
-        self.scorer.begin_image(run)
+        self.scorer.begin_run(run)
     }
 
     fn wants(&mut self, site: &Site<'_>, sub: Sublayer) -> Result<Wants<T>> {
@@ -366,7 +366,7 @@ impl<T: AttentionOps> TokenReducer<T> for AtEdm<T> {
         }
     }
 
-    fn at(&mut self, site: &Site<'_>, event: Event<'_, T>) -> Result<Action<T>> {
+    fn on_event(&mut self, site: &Site<'_>, event: Event<'_, T>) -> Result<Action<T>> {
         match event {
             Event::LayerEnter { hidden } => {
                 self.enter_layer(site, hidden)?;

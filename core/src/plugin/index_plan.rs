@@ -82,7 +82,7 @@ impl<T: Tensor> Reduction<T> for IndexPlan<T> {
         Some(self.kept.to_host())
     }
 
-    fn boxed(&self) -> Box<dyn Reduction<T>> {
+    fn clone_box(&self) -> Box<dyn Reduction<T>> {
         Box::new(self.clone())
     }
 }

@@ -29,7 +29,7 @@
 //!         self.0.push("wants");
 //!         Ok(Wants::Graph)
 //!     }
-//!     fn at(&mut self, _: &Site<'_>, event: Event<'_, NdTensor>) -> Result<Action<NdTensor>> {
+//!     fn on_event(&mut self, _: &Site<'_>, event: Event<'_, NdTensor>) -> Result<Action<NdTensor>> {
 //!         self.0.push(match event {
 //!             Event::LayerEnter { .. } => "enter",
 //!             Event::Before { .. } => "before",

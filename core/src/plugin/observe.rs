@@ -109,7 +109,7 @@ impl<T: AttentionOps> TokenReducer<T> for Watching<T> {
         Ok(if lock(&self.observer)?.wants_graph(site, sub) { Wants::Graph } else { Wants::Nothing })
     }
 
-    fn at(&mut self, site: &Site<'_>, event: Event<'_, T>) -> Result<Action<T>> {
+    fn on_event(&mut self, site: &Site<'_>, event: Event<'_, T>) -> Result<Action<T>> {
         if let Event::Attended { sub, graph: Some(graph), .. } = &event {
             lock(&self.observer)?.graph(site, *sub, graph)?;
         }

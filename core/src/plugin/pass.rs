@@ -108,7 +108,7 @@ impl<'a, T: AttentionOps> BlockPass<'a, T> {
     /// Handles an event whose only active answer is to shrink the stream until the exit.
     fn shrink_stream(&mut self, event: Event<'_, T>, name: &str, hidden: T) -> Result<T> {
         let site = self.site(tokens(&hidden)?);
-        match self.reducer.at(&site, event)? {
+        match self.reducer.on_event(&site, event)? {
             Action::Continue => Ok(hidden),
             Action::UntilExit(reduction) => {
                 let shrunk = reduction.shrink(&hidden)?;
@@ -122,7 +122,7 @@ impl<'a, T: AttentionOps> BlockPass<'a, T> {
     /// Asks for a reduction around one sublayer.
     fn around(&mut self, sub: Sublayer, hidden: &T, normed: &T) -> Result<Option<Around<T>>> {
         let site = self.site(tokens(hidden)?);
-        match self.reducer.at(&site, Event::Before { sub, hidden, normed })? {
+        match self.reducer.on_event(&site, Event::Before { sub, hidden, normed })? {
             Action::Continue => Ok(None),
             Action::Around { scope, by } => Ok(Some((scope, by))),
             Action::UntilExit(_) => Err(self.misplaced("UntilExit", "Before")),
@@ -157,7 +157,7 @@ impl<'a, T: AttentionOps> BlockPass<'a, T> {
         };
         let output = attend(AttentionInput { queries, keys_values, graph: wants.request() })?;
         let event = Event::Attended { sub, graph: output.graph, values: &output.values };
-        match self.reducer.at(&site, event)? {
+        match self.reducer.on_event(&site, event)? {
             Action::Continue => {}
             _ => return Err(self.misplaced("a reduction", "Attended")),
         }
@@ -195,7 +195,7 @@ impl<'a, T: AttentionOps> BlockPass<'a, T> {
             hidden = reduction.restore(&hidden)?;
         }
         let site = self.site(tokens(&hidden)?);
-        match self.reducer.at(&site, Event::BlockExit { hidden: &hidden })? {
+        match self.reducer.on_event(&site, Event::BlockExit { hidden: &hidden })? {
             Action::Continue => Ok(hidden),
             _ => Err(self.misplaced("a reduction", "BlockExit")),
         }

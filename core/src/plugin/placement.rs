@@ -284,7 +284,7 @@ impl Gate {
 impl Clone for Gate {
     fn clone(&self) -> Self {
         let Self { schedule, levels, ratio, budget } = self;
-        Self { schedule: schedule.boxed(), levels: levels.clone(), ratio: *ratio, budget: *budget }
+        Self { schedule: schedule.clone_box(), levels: levels.clone(), ratio: *ratio, budget: *budget }
     }
 }
 

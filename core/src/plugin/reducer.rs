@@ -97,7 +97,7 @@ pub trait Reduction<T>: Send + std::fmt::Debug {
         None
     }
     /// A copy, for plans cached over layers and steps.
-    fn boxed(&self) -> Box<dyn Reduction<T>>;
+    fn clone_box(&self) -> Box<dyn Reduction<T>>;
 }
 
 /// What a reducer wants of an attention sublayer: it pays only for what it uses.
@@ -128,7 +128,7 @@ impl<T> Wants<T> {
 /// A method that makes attention blocks cheaper. Object-safe, chosen by name from a registry.
 pub trait TokenReducer<T: AttentionOps>: Send {
     /// A run begins: forget per-image state.
-    fn begin_image(&mut self, _run: &Run<'_>) -> Result<()> {
+    fn begin_run(&mut self, _run: &Run<'_>) -> Result<()> {
         Ok(())
     }
     /// A denoising step begins.
@@ -140,7 +140,7 @@ pub trait TokenReducer<T: AttentionOps>: Send {
         Ok(Wants::Nothing)
     }
     /// An event; see [`Event`] for the answers allowed.
-    fn at(&mut self, site: &Site<'_>, event: Event<'_, T>) -> Result<Action<T>>;
+    fn on_event(&mut self, site: &Site<'_>, event: Event<'_, T>) -> Result<Action<T>>;
     /// A denoising step ended with this model output `[b, c, h, w]`.
     fn end_step(&mut self, _prediction: &T) -> Result<()> {
         Ok(())
@@ -152,7 +152,7 @@ pub trait TokenReducer<T: AttentionOps>: Send {
 pub struct Unpruned;
 
 impl<T: AttentionOps> TokenReducer<T> for Unpruned {
-    fn at(&mut self, _site: &Site<'_>, _event: Event<'_, T>) -> Result<Action<T>> {
+    fn on_event(&mut self, _site: &Site<'_>, _event: Event<'_, T>) -> Result<Action<T>> {
         Ok(Action::Continue)
     }
 }

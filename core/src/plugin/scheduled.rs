@@ -38,9 +38,9 @@ impl<R: WithRatio> Scheduled<R> {
 }
 
 impl<T: AttentionOps, R: TokenReducer<T> + WithRatio> TokenReducer<T> for Scheduled<R> {
-    fn begin_image(&mut self, run: &Run<'_>) -> Result<()> {
+    fn begin_run(&mut self, run: &Run<'_>) -> Result<()> {
         self.gate.begin(run.steps)?;
-        self.inner.begin_image(run)
+        self.inner.begin_run(run)
     }
 
     fn begin_step(&mut self, step: &Step, rows: &[Row]) -> Result<()> {
@@ -54,9 +54,9 @@ impl<T: AttentionOps, R: TokenReducer<T> + WithRatio> TokenReducer<T> for Schedu
         }
     }
 
-    fn at(&mut self, site: &Site<'_>, event: Event<'_, T>) -> Result<Action<T>> {
+    fn on_event(&mut self, site: &Site<'_>, event: Event<'_, T>) -> Result<Action<T>> {
         match self.awake(site)? {
-            Some(inner) => inner.at(site, event),
+            Some(inner) => inner.on_event(site, event),
             None => Ok(Action::Continue),
         }
     }

@@ -254,7 +254,7 @@ struct Norms {
 }
 
 impl TokenReducer<NdTensor> for Norms {
-    fn at(&mut self, site: &Site<'_>, event: Event<'_, NdTensor>) -> Result<Action<NdTensor>> {
+    fn on_event(&mut self, site: &Site<'_>, event: Event<'_, NdTensor>) -> Result<Action<NdTensor>> {
         let square = |row: &[f64]| row.iter().map(|v| v * v).sum::<f64>();
         match event {
             Event::Attended { sub: Sublayer::SelfAttention, values: v, .. } if site.layer == 0 => {

@@ -114,7 +114,7 @@ fn the_forward_pass_votes_once_the_heads_are_known() {
     assert_eq!(asked_second, [Voted, Nothing, Nothing, Nothing, Nothing, Nothing]);
     assert_close(&values(&second), &values(&first), 1e-10);
     let rows = single(2);
-    method.begin_image(&Run { steps: 1, seed: 0, rows: &rows }).unwrap();
+    method.begin_run(&Run { steps: 1, seed: 0, rows: &rows }).unwrap();
     let (_, asked_again) = run(&toy, &mut method, &inputs).unwrap();
     assert_eq!(asked_again, asked_first);
 }
@@ -160,7 +160,7 @@ fn nan_scores_are_an_error() {
 fn tau_above_the_steps_is_an_error_when_a_run_begins() {
     let mut method = build(&AtEdmConfig { tau: Tau::Steps(11), ..AtEdmConfig::default() });
     let rows = single(1);
-    let mut begin = |steps| method.begin_image(&Run { steps, seed: 0, rows: &rows });
+    let mut begin = |steps| method.begin_run(&Run { steps, seed: 0, rows: &rows });
     assert!(begin(11).is_ok());
     let error = begin(10).unwrap_err().to_string();
     assert!(error.starts_with("tau: ") && error.contains("10"), "{error}");
@@ -177,11 +177,11 @@ fn the_plan_and_the_method_agree_on_counts() {
         fn wants(&mut self, site: &Site<'_>, sub: Sublayer) -> Result<Wants<NdTensor>> {
             self.inner.wants(site, sub)
         }
-        fn at(&mut self, site: &Site<'_>, event: Event<'_, NdTensor>) -> Result<Action<NdTensor>> {
+        fn on_event(&mut self, site: &Site<'_>, event: Event<'_, NdTensor>) -> Result<Action<NdTensor>> {
             if let Event::Before { .. } = event {
                 self.seen.push(site.tokens);
             }
-            self.inner.at(site, event)
+            self.inner.on_event(site, event)
         }
     }
     let toy = Toy::new(42, 4, GRID);

@@ -68,7 +68,7 @@ fn kept_tokens_come_back_bit_by_bit() {
         let hidden = batch(&[random.matrix(tokens, 4, 1.0), random.matrix(tokens, 4, 1.0)]);
         let graph = graph(&mut random, 2, tokens);
         for recovery in recoveries() {
-            let plan = plan(recovery.as_ref(), &kept, &hidden, &graph, grid).boxed();
+            let plan = plan(recovery.as_ref(), &kept, &hidden, &graph, grid).clone_box();
             assert_eq!(plan.kept(), kept[0].len());
             assert_eq!(plan.positions().unwrap().unwrap(), kept);
             let shrunk = matrices(&plan.shrink(&hidden).unwrap());

@@ -192,7 +192,7 @@ impl WithRatio for First {
 }
 
 impl TokenReducer<NdTensor> for First {
-    fn at(&mut self, _: &Site<'_>, event: Event<'_, NdTensor>) -> Result<Action<NdTensor>> {
+    fn on_event(&mut self, _: &Site<'_>, event: Event<'_, NdTensor>) -> Result<Action<NdTensor>> {
         if let Event::BlockExit { .. } = event {
             self.asked.push(self.ratio);
         }
@@ -207,7 +207,7 @@ impl PruningSchedule for Falling {
     fn ratio(&self, query: &ScheduleQuery) -> f64 {
         query.ratio * (1.0 - query.step as f64 / query.total as f64)
     }
-    fn boxed(&self) -> Box<dyn PruningSchedule> {
+    fn clone_box(&self) -> Box<dyn PruningSchedule> {
         Box::new(self.clone())
     }
 }
@@ -242,7 +242,7 @@ fn a_schedule_outside_its_bounds_is_an_error() {
         fn ratio(&self, _: &ScheduleQuery) -> f64 {
             self.0
         }
-        fn boxed(&self) -> Box<dyn PruningSchedule> {
+        fn clone_box(&self) -> Box<dyn PruningSchedule> {
             Box::new(self.clone())
         }
     }

@@ -76,8 +76,8 @@ impl TokenReducer<NdTensor> for Lazily {
             other => other,
         })
     }
-    fn at(&mut self, site: &Site<'_>, event: Event<'_, NdTensor>) -> Result<Action<NdTensor>> {
-        self.0.at(site, event)
+    fn on_event(&mut self, site: &Site<'_>, event: Event<'_, NdTensor>) -> Result<Action<NdTensor>> {
+        self.0.on_event(site, event)
     }
 }
 

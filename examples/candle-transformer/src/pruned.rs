@@ -1,6 +1,6 @@
 //! The model after: the same with token pruning.
 
-use atedm_candle::{CandleTensor, OwnModelPass};
+use atedm_candle::{CandleBlockPass, CandleTensor};
 use atedm_core::plugin::{BlockId, Grid, Row, Step, TokenReducer};
 use candle_core::{Result, Tensor};
 use candle_nn::Module;
@@ -13,7 +13,7 @@ pub type Method<'a> = &'a mut dyn TokenReducer<CandleTensor>;
 /// The whole model: `[batch, tokens, channels]` in and out.
 pub fn forward(model: &Transformer, x: &Tensor, by: Method<'_>, step: &Step, grid: Grid) -> Result<Tensor> {
     let (mut x, rows) = (x.clone(), Row::singles(x.dim(0)?));
-    let mut pass = OwnModelPass::enter(by, step, &rows, BlockId::whole(), model.layers.len(), grid);
+    let mut pass = CandleBlockPass::enter(by, step, &rows, BlockId::whole(), model.layers.len(), grid);
     for (index, layer) in model.layers.iter().enumerate() {
         x = pass.layer(index, x)?;
         let attend = |q: &Tensor, k: &Tensor, v: &Tensor| layer.attend(q, k, v);

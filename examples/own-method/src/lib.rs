@@ -93,7 +93,7 @@ pub struct Spaced {
 }
 
 impl<T: AttentionOps> TokenReducer<T> for Spaced {
-    fn at(&mut self, site: &Site<'_>, event: Event<'_, T>) -> Result<Action<T>> {
+    fn on_event(&mut self, site: &Site<'_>, event: Event<'_, T>) -> Result<Action<T>> {
         // As a block begins, the stream shrinks; as it ends, the pass restores it.
         let Event::LayerEnter { hidden } = event else { return Ok(Action::Continue) };
         let ratio = self.gate.ratio(site.block, site.step.index, site.step.total)?;

@@ -43,9 +43,9 @@ impl<'a, T: AttentionOps> Metered<'a, T> {
 }
 
 impl<T: AttentionOps> TokenReducer<T> for Metered<'_, T> {
-    fn begin_image(&mut self, run: &Run<'_>) -> Result<()> {
+    fn begin_run(&mut self, run: &Run<'_>) -> Result<()> {
         self.counts.clear();
-        self.inner.begin_image(run)
+        self.inner.begin_run(run)
     }
 
     fn begin_step(&mut self, step: &Step, rows: &[Row]) -> Result<()> {
@@ -56,12 +56,12 @@ impl<T: AttentionOps> TokenReducer<T> for Metered<'_, T> {
         self.inner.wants(site, sub)
     }
 
-    fn at(&mut self, site: &Site<'_>, event: Event<'_, T>) -> Result<Action<T>> {
+    fn on_event(&mut self, site: &Site<'_>, event: Event<'_, T>) -> Result<Action<T>> {
         let before = match &event {
             Event::Before { sub, .. } => Some(*sub),
             _ => None,
         };
-        let action = self.inner.at(site, event)?;
+        let action = self.inner.on_event(site, event)?;
         if let Some(sub) = before {
             // what keys and values alone run on is their own business: the text's are never reduced
             let (queries, keys) = match &action {

@@ -53,7 +53,7 @@ pub(super) fn generate<B: Backend>(
     let embedding = embedding.transpose()?;
 
     let mut reducer = Metered::new(reducer);
-    reducer.begin_image(&Run { steps: total, seed: request.seed, rows: &rows })?;
+    reducer.begin_run(&Run { steps: total, seed: request.seed, rows: &rows })?;
     let text = tokens.shape().get(1).copied().unwrap_or(0);
     let mut costs = Vec::with_capacity(total - start);
     for index in start..total {

@@ -170,7 +170,7 @@ impl TokenReducer<T> for Maps {
         Ok(Wants::Graph)
     }
 
-    fn at(&mut self, site: &Site<'_>, event: Event<'_, T>) -> Result<Action<T>> {
+    fn on_event(&mut self, site: &Site<'_>, event: Event<'_, T>) -> Result<Action<T>> {
         if let Event::Attended { sub, graph: Some(graph), .. } = event
             && site.layer == 0
         {

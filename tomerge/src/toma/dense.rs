@@ -99,7 +99,7 @@ impl<T: Tensor> Reduction<T> for DensePlan<T> {
         Some(Ok(self.standing.clone()))
     }
 
-    fn boxed(&self) -> Box<dyn Reduction<T>> {
+    fn clone_box(&self) -> Box<dyn Reduction<T>> {
         Box::new(self.clone())
     }
 }

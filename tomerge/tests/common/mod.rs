@@ -77,12 +77,12 @@ pub(crate) fn at_time<'a>(site: &Site<'a>, timestep: f64) -> Site<'a> {
 
 /// Begins a run of 10 steps.
 pub(crate) fn begin(method: &mut Method, rows: &[Row], seed: u64) -> Result<()> {
-    method.begin_image(&Run { steps: 10, seed, rows })
+    method.begin_run(&Run { steps: 10, seed, rows })
 }
 
 /// Enters a layer with this stream.
 pub(crate) fn enter(method: &mut Method, site: &Site<'_>, hidden: &NdTensor) -> Result<()> {
-    match method.at(site, Event::LayerEnter { hidden })? {
+    match method.on_event(site, Event::LayerEnter { hidden })? {
         Action::Continue => Ok(()),
         other => panic!("LayerEnter was answered by {other:?}"),
     }
@@ -95,7 +95,7 @@ pub(crate) fn before(
     sub: Sublayer,
     hidden: &NdTensor,
 ) -> Result<Option<Around>> {
-    Ok(match method.at(site, Event::Before { sub, hidden, normed: hidden })? {
+    Ok(match method.on_event(site, Event::Before { sub, hidden, normed: hidden })? {
         Action::Around { scope, by } => Some((scope, by)),
         _ => None,
     })

@@ -47,8 +47,8 @@ impl<T: AttentionOps> Timed<T> {
 }
 
 impl<T: AttentionOps> TokenReducer<T> for Timed<T> {
-    fn begin_image(&mut self, run: &Run<'_>) -> Result<()> {
-        self.inner.begin_image(run)
+    fn begin_run(&mut self, run: &Run<'_>) -> Result<()> {
+        self.inner.begin_run(run)
     }
 
     fn begin_step(&mut self, step: &Step, rows: &[Row]) -> Result<()> {
@@ -68,10 +68,10 @@ impl<T: AttentionOps> TokenReducer<T> for Timed<T> {
         Ok(wants)
     }
 
-    fn at(&mut self, site: &Site<'_>, event: Event<'_, T>) -> Result<Action<T>> {
+    fn on_event(&mut self, site: &Site<'_>, event: Event<'_, T>) -> Result<Action<T>> {
         let before_feed_forward = matches!(&event, Event::Before { sub: Sublayer::FeedForward, .. });
         self.clock.turn(self.own)?;
-        let action = self.inner.at(site, event)?;
+        let action = self.inner.on_event(site, event)?;
         self.clock.turn(if before_feed_forward { Phase::FeedForward } else { Phase::Rest })?;
         Ok(match action {
             Action::Around { scope, by } => Action::Around { scope, by: self.timed(by) },
@@ -109,8 +109,8 @@ impl<T: std::fmt::Debug + 'static> Reduction<T> for TimedReduction<T> {
         self.inner.positions()
     }
 
-    fn boxed(&self) -> Box<dyn Reduction<T>> {
-        Box::new(Self { inner: self.inner.boxed(), clock: self.clock.clone() })
+    fn clone_box(&self) -> Box<dyn Reduction<T>> {
+        Box::new(Self { inner: self.inner.clone_box(), clock: self.clock.clone() })
     }
 }
 
@@ -125,8 +125,8 @@ impl<T: AttentionOps> TokenScorer<T> for TimedScorer<T> {
         self.inner.needs()
     }
 
-    fn begin_image(&mut self, run: &Run<'_>) -> Result<()> {
-        self.inner.begin_image(run)
+    fn begin_run(&mut self, run: &Run<'_>) -> Result<()> {
+        self.inner.begin_run(run)
     }
 
     fn first_ballot(&self, ballot: &Ballot<'_, T>) -> Result<Option<T>> {

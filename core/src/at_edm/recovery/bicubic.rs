@@ -148,7 +148,7 @@ impl<T: Tensor> Reduction<T> for BicubicPlan<T> {
     fn positions(&self) -> Option<Result<Vec<Vec<u32>>>> {
         Some(self.kept.to_host())
     }
-    fn boxed(&self) -> Box<dyn Reduction<T>> {
+    fn clone_box(&self) -> Box<dyn Reduction<T>> {
         Box::new(self.clone())
     }
 }

@@ -112,7 +112,7 @@ pub trait TokenScorer<T: AttentionOps>: Send + std::fmt::Debug {
     ///
     /// # Errors
     /// Whatever the scorer finds wrong with the run.
-    fn begin_image(&mut self, _run: &Run<'_>) -> Result<()> {
+    fn begin_run(&mut self, _run: &Run<'_>) -> Result<()> {
         Ok(())
     }
 

@@ -116,7 +116,7 @@ impl<T: AttentionOps> TokenScorer<T> for WarmPageRank<T> {
         TokenScorer::<T>::needs(&self.rank)
     }
 
-    fn begin_image(&mut self, _run: &Run<'_>) -> Result<()> {
+    fn begin_run(&mut self, _run: &Run<'_>) -> Result<()> {
         self.memory.clear();
         Ok(())
     }

@@ -19,7 +19,7 @@ impl PruningSchedule for PruneLess {
     fn begin(&self, steps: usize) -> Result<()> {
         self.tau.fits("tau", steps)
     }
-    fn boxed(&self) -> Box<dyn PruningSchedule> {
+    fn clone_box(&self) -> Box<dyn PruningSchedule> {
         Box::new(*self)
     }
 }
@@ -39,7 +39,7 @@ impl PruningSchedule for PruneMore {
     fn begin(&self, steps: usize) -> Result<()> {
         self.tau.fits("tau", steps)
     }
-    fn boxed(&self) -> Box<dyn PruningSchedule> {
+    fn clone_box(&self) -> Box<dyn PruningSchedule> {
         Box::new(*self)
     }
 }
@@ -52,7 +52,7 @@ impl PruningSchedule for Constant {
     fn ratio(&self, query: &ScheduleQuery) -> f64 {
         query.ratio
     }
-    fn boxed(&self) -> Box<dyn PruningSchedule> {
+    fn clone_box(&self) -> Box<dyn PruningSchedule> {
         Box::new(*self)
     }
 }

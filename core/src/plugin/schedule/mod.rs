@@ -45,7 +45,7 @@ pub trait PruningSchedule: Send + Sync + std::fmt::Debug {
     }
 
     /// A copy.
-    fn boxed(&self) -> Box<dyn PruningSchedule>;
+    fn clone_box(&self) -> Box<dyn PruningSchedule>;
 }
 
 #[cfg(test)]

@@ -139,7 +139,7 @@ impl PruningSchedule for Table {
         let mut bounds = self.table.entries.iter().flat_map(|entry| entry.steps);
         bounds.try_for_each(|bound| bound.fits("table.steps", steps))
     }
-    fn boxed(&self) -> Box<dyn PruningSchedule> {
+    fn clone_box(&self) -> Box<dyn PruningSchedule> {
         Box::new(self.clone())
     }
 }
