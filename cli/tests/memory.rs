@@ -29,11 +29,12 @@ fn limited(kilobytes: u64, size: &str) -> (Option<i32>, String) {
 
 #[test]
 fn a_size_beyond_the_limit_is_refused_before_loading() {
-    let (code, errors) = limited(200_000, "2048");
+    // far more than the program with its libraries maps, far less than the pictures need
+    let (code, errors) = limited(6_000_000, "16384");
     assert_eq!(code, Some(1), "{errors}");
     assert!(errors.starts_with("error: the run needs about ") && errors.lines().count() == 1, "{errors}");
     assert!(errors.contains("ulimit -v") && errors.contains("--vae-tiling"), "{errors}");
-    let (code, errors) = limited(2_000_000, "64");
+    let (code, errors) = limited(6_000_000, "64");
     assert_eq!(code, Some(0), "{errors}");
 }
 

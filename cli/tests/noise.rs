@@ -215,6 +215,10 @@ fn edm_checkpoints_run_as_they_are() {
     let config = r#"{"_class_name": "EDMDPMSolverMultistepScheduler", "sigma_min": 0.002, "sigma_max": 80.0, "sigma_data": 0.5,
         "num_train_timesteps": 1000, "prediction_type": "epsilon", "rho": 7.0, "solver_order": 2}"#;
     replace(copy.path(), "scheduler/scheduler_config.json", config.as_bytes());
+    // the index says what a part is
+    let index = fs::read_to_string(copy.path().join("model_index.json")).unwrap();
+    let index = index.replace("EulerDiscreteScheduler", "EDMDPMSolverMultistepScheduler");
+    replace(copy.path(), "model_index.json", index.as_bytes());
     let work = tempfile::tempdir().unwrap();
     let model = copy.path().to_str().unwrap();
     let args = [

@@ -123,7 +123,10 @@ fn nothing_commands_the_terminal() {
             ["unet/config.json", "vae/config.json", "model_index.json", "scheduler/scheduler_config.json"]
         {
             let copy = tiny_copy();
-            let broken = format!("{{{key}: 1, \"_class_name\": {key}, \"block_out_channels\": {key}}}");
+            let broken = format!(
+                "{{{key}: 1, \"_class_name\": {key}, \"block_out_channels\": {key}, \
+                \"prediction_type\": {key}}}"
+            );
             replace(copy.path(), name, broken.as_bytes());
             let path = copy.path().to_str().unwrap();
             let args = ["generate", "--model", path, "--prompt", "p", "--output", "o.png"];
