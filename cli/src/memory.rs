@@ -1,13 +1,31 @@
 //! What a run needs beside what this machine has: an error before the weights are read, not an abort after minutes.
 
+use atedm_core::DType;
 use atedm_sdxl::checkpoint::Checkpoint;
 use atedm_sdxl::memory::{Memory, Workload};
 
 use crate::args::{Device, EngineArgs};
 use crate::failure::{Failure, Outcome};
+use crate::method;
 
 /// How far the estimate may be above what the machine says is available: caches make room, and the estimate is one.
 const MARGIN: f64 = 1.2;
+
+/// What decides how much memory a run takes: `images` at a time, of these latents.
+pub(crate) fn workload(
+    work: &method::Workload<'_>,
+    (images, guidance_scale): (usize, f64),
+    tile: Option<usize>,
+    engine: &EngineArgs,
+) -> Workload {
+    Workload {
+        latents: work.latents,
+        images,
+        guided: guidance_scale > 1.0 && work.unet.guidance_channels.is_none(),
+        dtype: DType::from(engine.dtype),
+        tile,
+    }
+}
 
 /// Refuses a run on the CPU that needs far more memory than there is. Where that is unknown, nothing is refused.
 pub(crate) fn check(checkpoint: &Checkpoint, work: &Workload, engine: &EngineArgs) -> Outcome {

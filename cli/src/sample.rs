@@ -7,7 +7,6 @@ use std::time::Duration;
 use atedm_core::plugin::{BuildContext, MaskSet, SharedObserver};
 use atedm_core::reference::NdTensor;
 use atedm_core::{Backend, DType, DeviceOf, Error, Tensor};
-use atedm_sdxl::memory;
 use atedm_sdxl::pipeline::{
     Conditioning, Decoding, InitialLatents, Pipeline, Proceed, Request, StepReport, TextEncoders,
 };
@@ -21,6 +20,7 @@ use crate::extension::registry;
 use crate::failure::{Failure, Outcome};
 use crate::files::{ImageFacts, LatentsFile, Picture, read_latents, read_masks};
 use crate::init_image::InitImage;
+use crate::memory;
 use crate::method::{Method, Workload};
 use crate::model::Model;
 use crate::observe::Watcher;
@@ -86,14 +86,9 @@ impl<'a> Job<'a> {
             Some(path) => Some((path.to_path_buf(), Arc::new(read_masks(path)?))),
             None => None,
         };
-        let memory = memory::Workload {
-            latents: work.latents,
-            images: sample.prompt.len(),
-            guided: sample.guidance_scale > 1.0 && work.unet.guidance_channels.is_none(),
-            dtype: DType::from(engine.dtype),
-            tile: sample.vae_tiling,
-        };
-        crate::memory::check(&model.checkpoint, &memory, engine)?;
+        let at_once = (sample.prompt.len(), sample.guidance_scale);
+        let memory = memory::workload(&work, at_once, sample.vae_tiling, engine);
+        memory::check(&model.checkpoint, &memory, engine)?;
         model.warn_of_long_prompts(sample.prompt.iter().chain(&sample.negative_prompt))?;
         Ok(Self { sample, engine, size, method, noise, noise_dtype, init, replay, model })
     }

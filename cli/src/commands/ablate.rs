@@ -11,7 +11,7 @@ use crate::Extension;
 use crate::args::{AblateAction, AblateArgs, MergeArgs};
 use crate::dispatch::dispatch;
 use crate::experiment::config::{Config, Origin};
-use crate::experiment::engine::{Made, Making, PromptWork, Sink, plan_registry, total_steps};
+use crate::experiment::engine::{Made, Making, PromptWork, Sink, check_memory, plan_registry, total_steps};
 use crate::experiment::folder::{Beginning, RunFolder};
 use crate::experiment::grid::points;
 use crate::experiment::machine::provenance;
@@ -229,6 +229,7 @@ fn make(
         counted: (total - left, total),
     };
     let progress_of = &mut progress;
+    check_memory(plan, model, &args.engine)?;
     dispatch(
         &args.engine,
         Making { plan, model, work, init: None, extension, progress: progress_of, sink: &mut archive },

@@ -11,7 +11,7 @@ use crate::args::{CompareArgs, PruneArgs, SampleArgs};
 use crate::dispatch::dispatch;
 use crate::draw::{Cell, Sheet};
 use crate::experiment::config::Sampling;
-use crate::experiment::engine::{Made, Making, PromptWork, plan_registry, total_steps};
+use crate::experiment::engine::{Made, Making, PromptWork, check_memory, plan_registry, total_steps};
 use crate::experiment::grid::Point;
 use crate::experiment::inputs::{Inputs, digest};
 use crate::experiment::machine::provenance;
@@ -94,6 +94,7 @@ pub(crate) fn run(args: &CompareArgs, extension: &impl Extension) -> Outcome {
         cells.push(Shown { place, picture, flops, times, distances });
         Ok(())
     };
+    check_memory(&plan, &model, &args.engine)?;
     let making = Making { plan: &plan, model: &model, work, init, extension, progress: &mut progress, sink };
     dispatch(&args.engine, making)?;
     let report = Report { plan: &plan, cells };

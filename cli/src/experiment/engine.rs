@@ -15,11 +15,13 @@ use super::record::{Attention, Flops, LevelTokens, PromptLine, Times};
 use super::stored::StoredMaps;
 use super::tally::Tally;
 use crate::Extension;
+use crate::args::EngineArgs;
 use crate::dispatch::Task;
 use crate::extension::registry;
 use crate::failure::{Failure, Outcome};
 use crate::files::{LatentsFile, Picture};
 use crate::init_image::InitImage;
+use crate::memory;
 use crate::method::Workload;
 use crate::model::Model;
 use crate::progress::Progress;
@@ -115,6 +117,15 @@ where
         studio.progress.clear();
         Ok(())
     }
+}
+
+/// Refuses a plan whose images the machine cannot hold, one at a time. All points have one size.
+pub(crate) fn check_memory(plan: &Plan, model: &Model, engine: &EngineArgs) -> Outcome {
+    let Some(first) = plan.points.first() else { return Ok(()) };
+    let scales = plan.points.iter().map(|point| point.info.settings.guidance_scale);
+    let at_once = (1, scales.fold(0.0, f64::max));
+    let needed = memory::workload(&workload(model, first), at_once, plan.vae_tiling, engine);
+    memory::check(&model.checkpoint, &needed, engine)
 }
 
 /// Token counts of the points whose method knows them and is slow to show them.
