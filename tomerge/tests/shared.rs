@@ -336,7 +336,7 @@ fn a_plan_says_what_its_method_draws_costs_and_uses_again() {
     // methods that draw take the program's generator, unless they name one
     assert_eq!(describe("tome", json!({})).settings()["rng"], "chacha");
     assert_eq!(describe("tome", json!({"rng": "torch"})).settings()["rng"], "torch");
-    assert_eq!(describe("todo", json!({})).settings().get("rng"), None);
+    assert_eq!(describe("toma", json!({})).settings().get("rng"), None);
     // a ratio solves a budget where it decides the cost
     let budget = describe("tome-c", json!({"budget_tflops": 4.0}));
     assert_eq!((budget.budget_tflops(), budget.settings().get("ratio")), (Some(4.0), None));
