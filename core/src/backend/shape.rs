@@ -76,8 +76,8 @@ pub fn permute(shape: &[usize], axes: &[usize]) -> Result<Vec<usize>> {
 /// # Errors
 /// [`Error::Shape`] unless `axis` has `len` entries from `start`.
 pub fn narrow(shape: &[usize], axis: usize, start: usize, len: usize) -> Result<Vec<usize>> {
-    let end = start.checked_add(len);
-    if !end.is_some_and(|end| shape.get(axis).is_some_and(|&all| end <= all)) {
+    let all = shape.get(axis).copied();
+    if start.checked_add(len).is_none_or(|end| all.is_none_or(|all| end > all)) {
         let expected = format!("an axis {axis} with {len} entries from {start}");
         return Err(Error::shape("narrow", expected, shape));
     }
