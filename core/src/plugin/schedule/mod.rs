@@ -39,7 +39,7 @@ pub trait PruningSchedule: Send + Sync + std::fmt::Debug {
     /// A run of `steps` steps is about to begin.
     ///
     /// # Errors
-    /// [`Error::Config`] when the schedule does not fit so many steps.
+    /// [`Error::Config`](crate::Error::Config) when the schedule does not fit so many steps.
     fn begin(&self, _steps: usize) -> Result<()> {
         Ok(())
     }
