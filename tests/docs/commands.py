@@ -7,7 +7,7 @@ Every line of every fenced `sh` block (and what prose shows of `cargo build …`
 
 run       `atedm …`, `target/release/atedm …` and `cargo run --release -- …`, with the program given by `--atedm`, whichever
           way that was built: compiling again would show nothing more. Each page has a fresh folder. In it are copies of
-          docs/, examples/ and tests/, blocks whose first line is `# NAME.toml`, and a tiny checkpoint of random weights under
+          docs/, examples/, recipes/ and tests/, blocks whose first line is `# NAME.toml`, and a tiny checkpoint of random weights under
           the names that the pages give to SD-XL (STAND_INS): flags and files are tried, pictures are not.
 resolved  `cargo build`, `cargo install` and `cargo run -p`: packages, features and examples must exist, as cargo itself
           finds without building.
@@ -35,15 +35,16 @@ import time
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 TINY = "tests/fixtures/tiny-a"
 STAND_INS = ["path/to/stable-diffusion-xl-base-1.0", "sdxl-base", "DIR"]
-COPIES = ["docs", "examples", "tests"]
+COPIES = ["docs", "examples", "recipes", "tests"]
 LIMIT = 240  # seconds a command
 CARGO_RUN = "cargo run --release -- "
 
 # What a command begins with, and why it is not run.
 SKIPPED = [
     (r"bash tests/run\.sh", "it is how CI runs the tests"),
+    (r"bash evaluation/test\.sh|export PYTHONPATH=evaluation$", "it belongs to the Python package, which CI tests"),
     (r"bash tests/libtorch\.sh", "it fetches libtorch, which CI's tests have done"),
-    (r"(N=\d+ )?docs/claims/run\.sh", "it takes hours"),
+    (r"(N=\d+ )?evaluation/claims\.sh", "it takes hours"),
     (r"target/release/atedm train|atedm train", "it takes hours; cli/tests/train.rs trains a tiny recipe"),
     (r"(atedm|target/release/atedm) bench", "SD-XL's whole U-Net takes minutes and 13 GB; cli/tests/bench.rs has a small one"),
     (r"sh tests/peers/setup\.sh|target/python/bin/|pip |python ", "it needs Python packages beyond the standard library"),
