@@ -10,11 +10,15 @@ use atedm_core::{Error, Result};
 /// [`Error::Io`] if it cannot be read or is not UTF-8.
 pub fn read(path: impl AsRef<Path>) -> Result<String> {
     let path = path.as_ref();
-    let mut text = std::fs::read_to_string(path).map_err(|source| Error::io(path, source))?;
+    std::fs::read_to_string(path).map(without_mark).map_err(|source| Error::io(path, source))
+}
+
+/// The text without a byte order mark at its start.
+pub fn without_mark(mut text: String) -> String {
     if text.starts_with(BYTE_ORDER_MARK) {
         text.drain(..BYTE_ORDER_MARK.len_utf8());
     }
-    Ok(text)
+    text
 }
 
 const BYTE_ORDER_MARK: char = '\u{feff}';

@@ -4,6 +4,8 @@ use std::fs::{self, File, FileType};
 use std::io::Read;
 use std::path::Path;
 
+use atedm_sdxl::text_file;
+
 use crate::failure::{Failure, Outcome};
 
 /// Bytes of a configuration or another small text at most: 4 MiB.
@@ -44,14 +46,10 @@ pub(crate) fn read_from(file: &mut File, path: &Path, most: u64) -> Outcome<Vec<
 
 /// A whole text of at most `most` bytes, without the byte order mark that some editors put in front.
 pub(crate) fn read_text(path: &Path, most: u64) -> Outcome<String> {
-    let text = String::from_utf8(read_bytes(path, most)?).map_err(|error| {
+    String::from_utf8(read_bytes(path, most)?).map(text_file::without_mark).map_err(|error| {
         let line =
             1 + error.as_bytes()[..error.utf8_error().valid_up_to()].iter().filter(|&&b| b == b'\n').count();
         Failure::file(path, format!("line {line}: expected UTF-8 text"))
-    })?;
-    Ok(match text.strip_prefix('\u{feff}') {
-        Some(rest) => rest.to_string(),
-        None => text,
     })
 }
 
