@@ -17,7 +17,7 @@ use serde_json::Value;
 use crate::args::RngName;
 use crate::failure::Outcome;
 use crate::prune::PruneSpec;
-use crate::table::inline_table;
+use crate::table::inline_tables;
 use crate::tell;
 
 /// What counts and costs depend on.
@@ -94,7 +94,7 @@ impl Method {
         let model = work.shape();
         let facts = catalogue.facts().of_model(&model);
         let facts = rng.map_or(facts, |rng| facts.with_rng(rng.name()));
-        let given = inline_table(&spec.options)?;
+        let given = inline_tables(&spec.method, &spec.options)?;
         let described = catalogue.describe(&spec.method, &given.options, &facts);
         let plan = described.map_err(|error| given.named(error))?;
         let asked = given.options.get("budget_tflops").is_some_and(|budget| !budget.is_null());
@@ -215,7 +215,7 @@ fn solve(budget: f64, plan: &dyn MethodPlan, work: &Workload<'_>) -> atedm_core:
 
 #[cfg(test)]
 mod tests {
-    use atedm_core::plugin::RunTells;
+    use atedm_core::plugin::{Options, RunTells};
     use atedm_sdxl::flops::readable;
     use serde_json::json;
 
@@ -344,6 +344,119 @@ mod tests {
         let error =
             resolve_with("mine", json!({"budget_tflops": 4.0}), Opaque, None).unwrap_err().to_string();
         assert!(error.starts_with("budget_tflops: no ratio decides"), "{error}");
+    }
+
+    /// A method that computes a nest at even steps and gives its output again at odd ones.
+    struct EverySecond;
+
+    #[derive(Debug)]
+    struct EverySecondPlan(NestId);
+
+    impl MethodPlan for EverySecondPlan {
+        fn settings(&self) -> Options {
+            [("nest".to_string(), self.0.0.into())].into_iter().collect()
+        }
+
+        fn tokens(&self, block: &BlockShape, _: StepOf) -> atedm_core::Result<Option<Vec<LayerTokens>>> {
+            Ok(Some(block.whole()))
+        }
+
+        fn replaced(&self, step: StepOf) -> Option<NestId> {
+            (step.index % 2 == 1).then_some(self.0)
+        }
+
+        fn memory(&self, model: &ModelShape) -> u64 {
+            model.nest(self.0).map_or(0, |nest| nest.values)
+        }
+    }
+
+    impl Extension for EverySecond {
+        fn register<T: AttentionOps>(&self, registry: &mut Registry<T>) -> atedm_core::Result<()> {
+            registry.register_method(
+                "every-second",
+                |options, _| {
+                    let nest = options.get("nest").and_then(Value::as_u64).unwrap_or(1);
+                    Ok(EverySecondPlan(NestId(nest as usize)))
+                },
+                |_, _| Ok(Box::new(atedm_core::plugin::Unpruned)),
+            )
+        }
+    }
+
+    #[test]
+    fn a_nest_that_is_given_again_costs_nothing() {
+        let of = |method: &str, options: Value| resolve_with(method, options, EverySecond, None).unwrap();
+        let (_, steps) = of("every-second", json!({}));
+        // outside nest 1 are both ends of the U-Net and its last resnet
+        assert_eq!(format!("{:.3} {:.4} {:.3}", steps[0], steps[1], mean(&steps)), "6.761 0.0981 3.430");
+        let (_, steps) = of("every-second", json!({"nest": 0}));
+        assert_eq!((readable(steps[0]), steps[1]), ("6.761 TFLOP".to_string(), 0.0));
+        let error = resolve_with("every-second", json!({"nest": 10}), EverySecond, None).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "every-second: gives an earlier output of nest 10, and the model's nests are 0 to 9"
+        );
+    }
+
+    /// The steps of a stack cost what its members leave: nothing in the nest, fewer tokens elsewhere.
+    #[test]
+    fn a_stacks_costs_are_those_of_its_members_together() {
+        let of = |method: &str, options: Value| resolve_with(method, options, EverySecond, None);
+        let (_, alone) = of("at-edm", json!({})).unwrap();
+        let (method, both) = of("every-second+at-edm", json!({"every-second": {"nest": 9}})).unwrap();
+        let middle = |steps: &[f64], step: usize| steps[step] - both[step];
+        // at even steps it is AT-EDM; at odd ones the middle is missing, which AT-EDM prunes from the first step on
+        assert!((0..50).step_by(2).all(|step| middle(&alone, step) == 0.0));
+        let (missing, late) = (middle(&alone, 1), middle(&alone, 49));
+        assert!((missing - late).abs() < 1e-9 && missing > 0.3, "{missing} {late}");
+        assert_eq!(method.settings["every-second"], json!({"nest": 9}));
+        assert_eq!(method.settings["at-edm"]["ratio"], 0.63);
+        assert_eq!(method.name, "every-second+at-edm");
+        // settings say it all
+        let (again, steps) = of("every-second+at-edm", method.settings.clone()).unwrap();
+        assert_eq!((again.settings, steps), (method.settings, both));
+        // a budget is the stack's, wherever it stands
+        for options in [json!({"budget_tflops": 2.2}), json!({"at-edm": {"budget_tflops": 2.2}})] {
+            let (method, steps) = of("every-second+at-edm", options).unwrap();
+            assert!((mean(&steps) - 2.2).abs() < 0.005, "{}", mean(&steps));
+            assert!(method.settings["at-edm"]["ratio"].as_f64().is_some_and(|ratio| ratio > 0.5));
+            assert_eq!(method.settings.get("budget_tflops"), None);
+        }
+        for (method, options, expected) in [
+            (
+                "at-edm+tome-c",
+                json!({}),
+                "at-edm+tome-c: both reduce the tokens of self-attention in layer 1 of down.1.0 at step 15",
+            ),
+            (
+                "at-edm+tome-c",
+                json!({"budget_tflops": 4.0}),
+                "budget_tflops: expected one member whose ratio",
+            ),
+            ("at-edm+tomate", json!({}), "method: expected one of "),
+            ("at-edm+tome", json!({"at-edm": {"ratio": 2}}), "at-edm.ratio: "),
+            (
+                "at-edm+tome",
+                json!({"ratio": 0.5}),
+                "ratio: unknown option; the options of at-edm+tome are tables",
+            ),
+        ] {
+            let error = of(method, options).unwrap_err().to_string();
+            assert!(error.starts_with(expected), "{method}: {error}");
+        }
+        // where they meet nowhere they go together: levels of their own
+        let (_, steps) =
+            of("at-edm+tome-c", json!({"at-edm": {"levels": [2]}, "tome-c": {"levels": [1]}})).unwrap();
+        let (_, one) = of("at-edm", json!({"levels": [2]})).unwrap();
+        let (_, other) = of("tome-c", json!({"levels": [1]})).unwrap();
+        let whole = 6.761215;
+        assert!(
+            (steps[40] - (one[40] + other[40] - whole)).abs() < 1e-4,
+            "{} {} {}",
+            steps[40],
+            one[40],
+            other[40]
+        );
     }
 
     #[test]

@@ -2,6 +2,9 @@
 
 use std::path::Path;
 
+use atedm_core::plugin::stack::JOIN;
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Number, Value};
 
 use crate::args::PruneArgs;
@@ -48,8 +51,9 @@ impl PruneSpec {
         }
         let written = match options.remove("method") {
             None => None,
-            Some(Value::String(name)) => Some(name),
-            Some(_) => return Err(at("method: expected the name of a pruning method in quotes".into())),
+            Some(written) => Some(name_of(&written).ok_or_else(|| {
+                at("method: expected the name of a pruning method in quotes, or a list of such names".into())
+            })?),
         };
         let method = match (typed_method, written) {
             (None, Some(name)) => name,
@@ -64,6 +68,25 @@ impl PruneSpec {
         };
         Ok(Self { method, options })
     }
+}
+
+/// A method's name, or those of a stack's members as a list, outer first.
+pub(crate) fn name_of(written: &Value) -> Option<String> {
+    match written {
+        Value::String(name) => Some(name.clone()),
+        Value::Array(names) if !names.is_empty() => {
+            let names: Option<Vec<&str>> = names.iter().map(Value::as_str).collect();
+            names.map(|names| names.join(&JOIN.to_string()))
+        }
+        _ => None,
+    }
+}
+
+/// [`name_of`] for a table that serde reads.
+pub(crate) fn read_name<'de, D: Deserializer<'de>>(from: D) -> Result<Option<String>, D::Error> {
+    let written = Value::deserialize(from)?;
+    let name = name_of(&written);
+    name.map(Some).ok_or_else(|| D::Error::custom("expected the name of a method, or a list of names"))
 }
 
 /// Reads `key=value,key=value`; `a.b=1` sets entry `b` of table `a`, `1+2` is a list.
@@ -210,6 +233,14 @@ mod tests {
         assert_eq!(Value::Object(spec.options), json!({"ratio": 0.7, "tau": 15, "own": {"a": 1, "b": 3}}));
         std::fs::write(&path, format!("\u{feff}{}", std::fs::read_to_string(&path).unwrap())).unwrap();
         assert_eq!(PruneSpec::from_args(&args).unwrap().method, "at-edm");
+        std::fs::write(&path, "method = [\"tome\", \"at-edm\"]\n[tome]\nratio = 0.5\n").unwrap();
+        let spec =
+            PruneSpec::from_args(&PruneArgs { prune_opt: vec!["at-edm.tau=15".into()], ..args.clone() })
+                .unwrap();
+        assert_eq!(spec.method, "tome+at-edm");
+        assert_eq!(Value::Object(spec.options), json!({"tome": {"ratio": 0.5}, "at-edm": {"tau": 15}}));
+        std::fs::write(&path, "method = [1]\n").unwrap();
+        assert!(PruneSpec::from_args(&args).unwrap_err().to_string().contains("method: expected the name"));
         let other = PruneArgs { prune: Some("none".into()), ..args };
         assert!(PruneSpec::from_args(&other).unwrap_err().to_string().contains("method"));
         std::fs::write(&path, "ratio = nan\n").unwrap();

@@ -9,6 +9,8 @@ use atedm_sdxl::config::{TextEncoderConfig, UNetConfig, VaeConfig};
 use atedm_sdxl::flops::RunCost;
 use atedm_sdxl::schedulers::SchedulerConfig;
 
+use serde_json::Value;
+
 use crate::experiment::inputs::{Inputs, of_checkpoint};
 use crate::failure::{Failure, Outcome};
 use crate::method::{Method, Workload};
@@ -148,7 +150,7 @@ impl Costed {
 
     /// The ratio it removes, where the method has one.
     pub(super) fn ratio(&self) -> Option<f64> {
-        self.method.settings.get("ratio").and_then(serde_json::Value::as_f64)
+        self.method.settings.get("ratio").and_then(Value::as_f64)
     }
 }
 
@@ -163,9 +165,17 @@ fn run_cost(method: &Method, work: &Workload<'_>) -> Outcome<Option<RunCost>> {
 
 /// `at-edm prune_point=before_ff`: the method and its typed options.
 pub(super) fn label(spec: &PruneSpec) -> String {
-    let option = |(key, value): (&String, &serde_json::Value)| match value {
-        serde_json::Value::String(text) => format!(" {key}={text}"),
-        other => format!(" {key}={other}"),
-    };
+    let option = |(key, value): (&String, &Value)| words(key, value);
     std::iter::once(spec.method.clone()).chain(spec.options.iter().map(option)).collect()
+}
+
+/// ` key=value`; of a stack's member ` member.key=value` for each of its options.
+fn words(key: &str, value: &Value) -> String {
+    match value {
+        Value::String(text) => format!(" {key}={text}"),
+        Value::Object(table) => {
+            table.iter().map(|(inner, value)| words(&format!("{key}.{inner}"), value)).collect()
+        }
+        other => format!(" {key}={other}"),
+    }
 }

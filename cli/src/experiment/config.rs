@@ -93,7 +93,8 @@ pub(crate) struct Sampling {
 pub(crate) struct GridEntry {
     /// What its points are called; the method's name if not given.
     pub(crate) name: Option<String>,
-    /// The method, unless `each` varies it.
+    /// The method, or a list of methods that run as one, unless `each` varies it.
+    #[serde(deserialize_with = "crate::prune::read_name")]
     pub(crate) method: Option<String>,
     /// Options of every point.
     pub(crate) options: toml::Table,

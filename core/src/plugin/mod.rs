@@ -90,6 +90,7 @@ pub mod schedule;
 mod scheduled;
 mod sharing;
 mod site;
+pub mod stack;
 mod tokens;
 
 pub use index_plan::{IndexPlan, stream_order};
