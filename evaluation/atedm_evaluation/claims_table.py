@@ -126,14 +126,14 @@ def table_of(claim, run, measures):
     renders = [row for key, row in found["classifier"].items() if key.startswith("renders, held-out")]
     own = ""
     if renders:
-        told = ", ".join(f"{head} {renders[0][head]['value'] * 100:.1f} %" for head in ("colour", "shape", "position"))
-        own = f" On {renders[0]['n']['pictures']:,} held-out renders the classifier tells {told}."
+        told = ", ".join(f"{renders[0][head]['value'] * 100:.1f} % for {head}" for head in ("colour", "shape", "position"))
+        own = f" The classifier's accuracy on {renders[0]['n']['pictures']:,} held-out renders is {told}."
     note = (
-        f"N = {counts[0]} prompts a row; {singles} of them have one object, and these alone the classifier reads; KID is against "
-        f"the unpruned pictures of the same noise, and against {reference:,} held-out renders; {candidates} captions to choose from. Model "
-        f"`{settings['model']}`, {settings['steps']} steps, guidance {settings['guidance_scale']:g}. Brackets: 95 % "
-        f"({documents['unpruned']['bootstrap'].split(',')[0]} bootstrap over prompts; of the classifier's shares "
-        f"Wilson's interval).{own}"
+        f"N = {counts[0]} prompts a row. {singles} of them have one object, and the classifier reads only these. KID compares with "
+        f"the unpruned pictures of the same noise, and with {reference:,} held-out renders. The caption score chooses from "
+        f"{candidates} captions. The model is `{settings['model']}`, with {settings['steps']} steps and guidance "
+        f"{settings['guidance_scale']:g}. Brackets are 95 % intervals: {documents['unpruned']['bootstrap'].split(',')[0]} bootstrap "
+        f"over prompts, and Wilson's interval for the classifier's shares.{own}"
     )
     command = f"N={counts[0]} evaluation/claims.sh {claim}"
     return f"`{command}`\n\n{parts[0]}\n\n{parts[1]}\n\n{note}"
