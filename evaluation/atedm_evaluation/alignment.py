@@ -43,7 +43,7 @@ def scores(model, values, captions, texts, source):
     place = {text: index for index, text in enumerate(texts)}
     similarities = model.similarities(values, texts, source)
     right = similarities[np.arange(len(captions)), [place[caption] for caption in captions]]
-    rivals = (similarities >= right[:, None]).sum(axis=1) - 1  # it is as high as itself
+    rivals = (similarities >= right[:, None]).sum(axis=1) - 1  # the right caption itself does not count
     others = len(texts) - 1
     return np.stack([right, chance_among(rivals, others, min(DISTRACTORS, others)), rivals == 0])
 

@@ -33,7 +33,7 @@ class Vocabulary:
 
     def __init__(self, words, length):
         self.words, self.length = list(words), length
-        self.ids = {word: id for id, word in enumerate(self.words, 1)}  # 0 is no word
+        self.ids = {word: id for id, word in enumerate(self.words, 1)}  # 0 means no word
 
     @classmethod
     def of(cls, captions):
@@ -140,7 +140,7 @@ def trained(features, captions, steps, seed):
             order = torch.randperm(len(features))
         rows, order = order[:batch], order[batch:]
         cosines = model.pictures(features[rows]) @ model.captions(ids[rows]).T
-        # two scenes of one caption are no negatives of each other
+        # two scenes with the same caption are not negatives of each other
         same = (texts[rows][:, None] == texts[rows]) & ~torch.eye(batch, dtype=torch.bool)
         logits = (cosines * log_scale.exp().clamp(max=100)).masked_fill(same, -torch.inf)
         target = torch.arange(batch)

@@ -157,7 +157,7 @@ def make(args, methods, prompts):
             done = subprocess.run(command, capture_output=True, text=True, check=False)
         except OSError as error:
             return f"error: {args.atedm}: {error.strerror}"
-        file.with_suffix(".png").unlink(missing_ok=True)  # the picture is not looked at
+        file.with_suffix(".png").unlink(missing_ok=True)  # the picture is not needed
         if done.returncode or not file.is_file():
             last = (done.stderr.strip().splitlines() or ["no message"])[-1]
             return f"{last.removeprefix('error: ')} (from {file})"
