@@ -259,7 +259,7 @@ struct Line {
 }
 
 impl Line {
-    /// The mean over both.
+    /// Both lines joined into one.
     fn with(mut self, other: &Self) -> Self {
         self.votes.join(&other.votes);
         self.all.join(&other.all);

@@ -147,7 +147,7 @@ pub(crate) fn attention(pass: Pass<'_>, v: Heads<'_>) -> Attended {
     Attended { output, lse: join_rows(&blocks, heads, m), voted }
 }
 
-/// `Aᵀ s` with `A_ij = e^(S_ij − lse_i)`: `[b, h, n]`. `None` without scores.
+/// `Aᵀ s` with `A_ij = e^(S_ij − lse_i)`: `[b, h, n]`. Empty without scores.
 pub(crate) fn votes(pass: Pass<'_>, lse: &[f32]) -> Vec<f32> {
     let Pass { q, k, scale, scores } = pass;
     let Some(scores) = scores else {

@@ -21,7 +21,7 @@ pub(crate) struct Place {
 }
 
 impl Place {
-    /// Of a single object.
+    /// The place of a single object.
     pub(crate) fn single(draws: &mut Draws) -> Self {
         let size = draws.one_of(Size::ALL);
         let position = draws.one_of(Position::ALL);
@@ -41,7 +41,7 @@ impl Place {
         Self { size, position, centre: placed(position, off, beside), radius: radius / SIDE }
     }
 
-    /// Of two objects, in opposite halves of the picture.
+    /// The places of two objects, in opposite halves of the picture.
     pub(crate) fn pair(relation: Relation, draws: &mut Draws) -> [Self; 2] {
         relation.positions().map(|position| {
             let size = draws.one_of(Size::ALL);
