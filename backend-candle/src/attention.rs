@@ -1,4 +1,4 @@
-//! Level 3 on Candle: the CPU's streamed attention, votes and argmax; elsewhere the generic bodies.
+//! Level 3 on Candle. The CPU has streamed attention, votes and argmax. Other devices use the generic bodies.
 
 use atedm_core::backend::{AttentionGraph, AttentionOptions, GraphRequest, Streamed, generic};
 use atedm_core::{AttentionOps, Error, Partition, Result, Tensor};
@@ -77,7 +77,7 @@ impl AttentionOps for CandleTensor {
     }
 }
 
-/// Whether the kernels take these queries `[b, h, m, dim]` and keys `[b, h, n, dim]`.
+/// Whether the kernels support these queries `[b, h, m, dim]` and keys `[b, h, n, dim]`.
 fn fitting(q: &CandleTensor, k: &CandleTensor) -> bool {
     let (left, right) = (q.0.dims(), k.0.dims());
     takes(&[&q.0, &k.0])
@@ -95,7 +95,7 @@ fn per_query(x: &CandleTensor, q: &CandleTensor) -> bool {
     takes(&[&x.0]) && x.0.dtype() == DType::F32 && x.0.dims() == &q.0.dims()[..3]
 }
 
-/// What a forward pass gave, as tensors.
+/// The results of a forward pass, as tensors.
 struct Outcome {
     /// `[b, h, m, dim]`, a view of `[b, m, h, dim]`.
     output: Raw,
@@ -140,7 +140,7 @@ fn search(q: &Raw, lse: &Raw, k: &Raw, scale: f32) -> candle_core::Result<Option
     best.map(|best| Raw::from_vec(best, shape, q.device())).transpose()
 }
 
-/// The view as `[b, h, rows, dim]`, wherever its elements are.
+/// The view as `[b, h, rows, dim]`. Its elements stay where they are.
 fn heads<'a>(x: &Raw, view: &'a View<'_>) -> candle_core::Result<Heads<'a>> {
     let (b, h, rows, dim) = x.dims4()?;
     match view.strides() {

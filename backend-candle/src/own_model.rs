@@ -1,4 +1,4 @@
-//! For models written directly on Candle: the seam in Candle's own types and errors.
+//! The plugin interface in Candle's own types and errors, for models that are written directly on Candle.
 
 use atedm_core::plugin::{AttentionOutput, BlockId, BlockPass, Grid, Row, Step, Sublayer, TokenReducer};
 use candle_core::{Error, Module, Result, Tensor};
@@ -6,7 +6,8 @@ use candle_core::{Error, Module, Result, Tensor};
 use crate::CandleTensor;
 use crate::error::OrBackend;
 
-/// A [`BlockPass`] over plain [`candle_core::Tensor`]s, for a model with its own layers and its own attention kernel.
+/// A [`BlockPass`] over plain [`candle_core::Tensor`]s. It is for a model with its own layers and its own attention
+/// kernel.
 ///
 /// ```
 /// # use atedm_candle::CandleBlockPass;
@@ -47,8 +48,8 @@ impl<'a> CandleBlockPass<'a> {
         to_candle(self.0.layer(index, x.into()))
     }
 
-    /// Self-attention with its residual. `project` gives queries, keys and values `[batch, heads, tokens, dim]`;
-    /// `attend` is the model's own kernel with its output projection; `scale` is the factor on `q·k`.
+    /// Self-attention with its residual. `project` gives queries, keys and values `[batch, heads, tokens, dim]`. `attend`
+    /// is the model's own kernel with its output projection. `scale` is the factor on `q·k`.
     pub fn self_attention(
         &mut self,
         x: Tensor,
@@ -83,7 +84,7 @@ impl<'a> CandleBlockPass<'a> {
         to_candle(self.0.feed_forward(x.into(), normed, output))
     }
 
-    /// Leaves the block: every token is back.
+    /// Leaves the block. All tokens are restored.
     pub fn exit(self, x: Tensor) -> Result<Tensor> {
         to_candle(self.0.exit(x.into()))
     }

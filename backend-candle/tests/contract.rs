@@ -1,5 +1,5 @@
-//! The contract of the three trait levels on Candle: conventions, errors instead of panics, conversions, weights, and
-//! agreement with the reference backend.
+//! The contract of the three trait levels on Candle: conventions, errors instead of panics, conversions, weights. The
+//! tests also compare Candle with the reference backend.
 
 #![allow(clippy::unwrap_used)] // also the helpers are tests
 
@@ -207,7 +207,7 @@ fn tokens_move_as_on_the_reference_backend() {
     assert_eq!(order.inverse().unwrap().to_host().unwrap(), [[1, 2, 0]]);
 }
 
-/// A whole attention step in f64 on any backend: output, votes, entropy and the copies' sources.
+/// A whole attention step in f64 on any backend: output, votes, entropy and the sources of copies.
 fn attention_step<X: AttentionOps>(device: &X::Device) -> (Vec<f32>, Vec<f32>, Vec<f32>, Vec<Vec<u32>>) {
     let make = |seed: f64, shape: &[usize]| {
         let x = X::from_f32(&ramp(shape), shape, DType::F64, device).unwrap();

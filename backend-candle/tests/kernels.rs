@@ -1,4 +1,4 @@
-//! The CPU kernels against the generic bodies in f64, on sizes that no block divides.
+//! Compares the CPU kernels with the generic bodies in f64, on sizes that no block divides.
 
 #![allow(clippy::unwrap_used)] // also the helpers are tests
 
@@ -8,7 +8,7 @@ use atedm_core::{AttentionGraph, AttentionOps, Backend, DType, Error, Indices, N
 
 type T = CandleTensor;
 
-/// Numbers in about -1 .. 1 from a small generator, so that every run has the same.
+/// Numbers in about -1 .. 1 from a small generator. Every run has the same numbers.
 fn noise(seed: u32, shape: &[usize]) -> T {
     let mut state = seed.wrapping_mul(2_654_435_761).wrapping_add(12345);
     let values: Vec<f32> = (0..shape.iter().product::<usize>())
@@ -39,7 +39,7 @@ fn assert_close(got: &T, right: &T, tolerance: f64) {
     }
 }
 
-/// Tolerance of each dtype's own rounding, with room for sums.
+/// Tolerance for each dtype's own rounding, with some room for sums.
 fn tolerance(dtype: DType) -> f64 {
     match dtype {
         DType::F64 => 1e-12,
@@ -65,7 +65,7 @@ fn linear_and_geglu() {
             let right = generic::geglu(&wide(&x), &wide(&weight), bias.map(wide).as_ref()).unwrap();
             assert_close(&x.geglu(&weight, bias).unwrap(), &right, 2.0 * tolerance(dtype));
         }
-        // an image seen as tokens: not contiguous
+        // An image seen as tokens is not contiguous.
         let image = noise(4, &[2, inner, rows]).cast(dtype).unwrap().permute(&[0, 2, 1]).unwrap();
         let right = generic::linear(&wide(&image), &wide(&weight), None).unwrap();
         assert_close(&image.linear(&weight, None).unwrap(), &right, tolerance(dtype));
@@ -195,7 +195,7 @@ fn upsampling_takes_floor_of_the_ratio() {
     }
 }
 
-/// Queries, keys and values as a model has them: heads inside tokens, so not contiguous.
+/// Queries, keys and values in a model's layout: heads inside tokens, so not contiguous.
 fn tokens(dtype: DType, [b, h, m, n, dim]: [usize; 5]) -> (T, T, T) {
     let split = |seed, rows| {
         let x = noise(seed, &[b, rows, h, dim]).affine(2.0, 0.0).unwrap().cast(dtype).unwrap();
@@ -232,7 +232,7 @@ fn attention_votes_and_argmax() {
             assert_eq!(out.dtype(), dtype);
             let (graph, right_graph) = (streamed(graph), streamed(right_graph));
             assert_eq!(graph.lse.dtype(), wider);
-            // the map is computed in f32 for half precisions, from the same rounded tokens
+            // The map is computed in f32 for half precisions, from the same rounded tokens.
             let near = tolerance(wider);
             assert_close(&graph.lse, &right_graph.lse, near);
             assert_close(&graph.voted.clone().unwrap(), &right_graph.voted.unwrap(), near);
@@ -287,7 +287,7 @@ fn a_bias_goes_through_the_generic_body() {
     assert!(matches!(graph, Some(AttentionGraph::Dense(_))));
 }
 
-/// Everything that is cut into pieces, as bytes.
+/// Everything that is cut into pieces, as bytes. It must not depend on the number of threads.
 fn workload() -> Vec<Vec<u8>> {
     let size = [2, 2, 300, 300, 16];
     let (q, k, v) = tokens(DType::F32, size);

@@ -1,4 +1,4 @@
-//! What a pruning layer costs besides the model: votes, selection, recovery; generic and fused side by side.
+//! The cost of a pruning layer beyond the model: votes, selection, recovery. Generic and fused code run side by side.
 //!
 //! `cargo bench -p atedm-tests --bench pruning`
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
@@ -17,7 +17,7 @@ use atedm_core::{AttentionGraph, AttentionOps, Backend, DType, DeviceOf, Tensor}
 use criterion::{Criterion, criterion_group, criterion_main};
 use support::{PLACES, Place, synced};
 
-/// Tokens that stay of `n` at the paper's ratio.
+/// Tokens that stay of `n` tokens at the paper's ratio.
 fn kept(n: usize) -> usize {
     n - atedm_core::at_edm::pruned_tokens(0.63, n)
 }

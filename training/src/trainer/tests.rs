@@ -1,4 +1,4 @@
-//! The arithmetic against plain loops, and a tiny training from end to end.
+//! Tests the arithmetic against plain loops, and runs a tiny training from end to end.
 
 use std::cell::RefCell;
 use std::ops::ControlFlow;
@@ -24,12 +24,12 @@ fn text(name: &str) -> String {
     std::fs::read_to_string(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display()))
 }
 
-/// The one that trains in seconds.
+/// The recipe that trains in seconds.
 fn tiny() -> Recipe {
     toml::from_str(&text("tiny")).unwrap()
 }
 
-/// Both tiers' recipes are whole, and of the sizes that are promised.
+/// The recipes of both tiers are complete and have the stated sizes.
 #[test]
 fn the_tiers_recipes_are_of_their_sizes() {
     for (name, tokens, most) in [("shapes", [256, 64], 12_000_000), ("emoji", [1024, 256], 11_000_000)] {
@@ -82,7 +82,7 @@ fn the_rate_rises_stays_and_falls() {
     assert_relative_eq!(rates[19], 0.1 / 6.0, epsilon = 1e-12);
 }
 
-/// Five steps beside a plain loop in f64.
+/// Compares five steps with a plain loop in f64.
 #[test]
 fn adamw_is_the_published_algorithm() {
     let (parameters, course) = (parameters(), course());
@@ -215,10 +215,10 @@ fn min_snr_is_one_where_noise_wins() {
     assert_relative_eq!(min_snr(alpha, 5.0), 0.5, max_relative = 1e-9);
 }
 
-/// Losses as they were told: the course, its step, the loss.
+/// Losses as the observer got them: the course, its step, the loss.
 type Told = Rc<RefCell<Vec<(Part, u64, f64)>>>;
 
-/// Notes losses, and breaks after a number of steps of both courses.
+/// Records losses, and breaks after a number of steps of both courses.
 struct Notes {
     left: usize,
     losses: Told,
@@ -249,7 +249,7 @@ fn run(folder: &Path, left: usize, losses: &Told) -> Option<Trained> {
     train(&tiny(), &options, &mut notes).unwrap()
 }
 
-/// Broken off in both courses and gone on with, a training gives the losses and weights of one without a break.
+/// A training that is interrupted in both courses and continued gives the same losses and weights as one without a break.
 #[test]
 fn a_training_resumes_where_it_was_left() {
     let recipe = tiny();
@@ -278,7 +278,7 @@ fn a_training_resumes_where_it_was_left() {
     assert!(card.contains("tiny") && card.contains("seed = 5"), "{card}");
 }
 
-/// Wrong values are named by table and field.
+/// Errors name wrong values by table and field.
 #[test]
 fn recipes_are_checked() {
     let folder = tempfile::tempdir().unwrap();
@@ -310,7 +310,7 @@ fn recipes_are_checked() {
     assert_eq!(toml::from_str::<Recipe>(&tiny().to_toml().unwrap()).unwrap(), tiny());
 }
 
-/// Captions that do not fit the context are refused by name, not cut.
+/// A caption that does not fit the context is an error that names it. It is not cut.
 #[test]
 fn long_captions_are_refused() {
     let folder = tempfile::tempdir().unwrap();
@@ -328,7 +328,7 @@ fn long_captions_are_refused() {
     assert!(error.starts_with("context: ") && error.contains("tokens cut off"), "{error}");
 }
 
-/// A cast's gradient reaches the f32 masters.
+/// The gradient of a cast reaches the f32 masters.
 #[test]
 fn half_activations_train_f32_masters() {
     let handles = parameters().handles();
