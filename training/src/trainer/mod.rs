@@ -3,7 +3,8 @@
 //! # Structure
 //! - [`Recipe`]: what a training depends on, a TOML file; [`train`] runs it in a folder, from where it was left.
 //! - Arithmetic: `parameters` (one flat buffer, leaves of the gradient graph), `course` (workers' gradients in order),
-//!   [`AdamW`], `autoencoder` and `diffusion` (the losses), `draws` (numbers keyed by image), `state` and `losses` (files), [`Trained`]
+//!   [`AdamW`], `autoencoder` and `diffusion` (the losses), `draws` (numbers keyed by image), `init` (first values out of
+//!   another model), `state` and `losses` (files), [`Trained`]
 //!   (what comes out).
 //!
 //! A model is loaded anew in every step, from leaves: its one-product projections and casts are then part of the graph.
@@ -12,6 +13,7 @@ mod autoencoder;
 mod course;
 mod diffusion;
 mod draws;
+mod init;
 mod losses;
 mod optimizer;
 mod parameters;

@@ -22,6 +22,10 @@ pub struct Recipe {
     /// What it learns from.
     #[serde(default, skip_serializing_if = "Data::is_default")]
     pub data: Data,
+    /// A diffusers folder whose weights the training starts from, relative to where the program runs. Tensors of one name must
+    /// have one shape. The U-Net's blocks may have more transformer layers than there, which begin as the identity.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub init: Option<PathBuf>,
     /// Sizes of the model. The autoencoder's `scaling_factor` is measured once it is trained; what is written here is not used.
     pub model: Architecture,
     /// The autoencoder's training.
