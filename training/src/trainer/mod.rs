@@ -4,7 +4,8 @@
 //! - [`Recipe`]: everything that a training depends on, as a TOML file. [`train`] runs it in a folder and continues from
 //!   the last state.
 //! - Arithmetic: `parameters` (one flat buffer, leaves of the gradient graph), `course` (workers' gradients in order),
-//!   [`AdamW`], `autoencoder` and `diffusion` (the losses), `draws` (numbers keyed by image), `state` and `losses` (files), [`Trained`]
+//!   [`AdamW`], `autoencoder` and `diffusion` (the losses), `draws` (numbers keyed by image), `init` (first values out of
+//!   another model), `state` and `losses` (files), [`Trained`]
 //!   (what comes out).
 //!
 //! A model is loaded anew in every step from the leaves. So its fused projections and casts are part of the gradient
@@ -14,6 +15,7 @@ mod autoencoder;
 mod course;
 mod diffusion;
 mod draws;
+mod init;
 mod losses;
 mod optimizer;
 mod parameters;

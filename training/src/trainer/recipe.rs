@@ -22,6 +22,10 @@ pub struct Recipe {
     /// The training data.
     #[serde(default, skip_serializing_if = "Data::is_default")]
     pub data: Data,
+    /// A diffusers folder whose weights the training starts from, relative to where the program runs. Tensors of one name must
+    /// have one shape. The U-Net's blocks may have more transformer layers than there; they begin as the identity.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub init: Option<PathBuf>,
     /// Sizes of the model. The training measures the autoencoder's `scaling_factor`, so the value in the recipe is not
     /// used.
     pub model: Architecture,

@@ -13,6 +13,7 @@ use tch::Kind;
 use super::autoencoder::{AutoencoderWorker, pictures};
 use super::course::{Progress, Worker};
 use super::diffusion::DiffusionWorker;
+use super::init::{Init, ends_branch};
 use super::losses::Losses;
 use super::optimizer::Course;
 use super::parameters::Parameters;
@@ -74,7 +75,11 @@ pub fn train(recipe: &Recipe, options: &Options, observer: &mut dyn Observer) ->
     let source = recipe.data.source(recipe.seed)?;
     let captions: Vec<String> = source.vocabulary_captions().collect();
     let vocabulary = Vocabulary::learn(captions.iter().map(String::as_str), MERGES)?;
-    let mut training = Training { recipe, options, observer, source, vocabulary };
+    let init = match &recipe.init {
+        Some(folder) => Init::open(folder, &recipe.model, &vocabulary)?,
+        None => Init::default(),
+    };
+    let mut training = Training { recipe, options, observer, source, vocabulary, init };
     let Some(autoencoder) = training.autoencoder()? else { return Ok(None) };
     training.diffusion(&autoencoder)
 }
@@ -85,6 +90,7 @@ struct Training<'a> {
     observer: &'a mut dyn Observer,
     source: Arc<dyn SceneSource>,
     vocabulary: Vocabulary,
+    init: Init,
 }
 
 /// The initial values of a tensor. The last layer of each residual branch is zero in the U-Net, so that every block
@@ -104,7 +110,13 @@ impl Training<'_> {
             parameters.map(|parameter| (format!("{}.{}", part.folder(), parameter.name), parameter.shape))
         });
         let seed = self.recipe.seed;
-        Parameters::new(list, |name, shape| initial(seed, name, shape), self.options.device)
+        let grown = self.recipe.init.is_some();
+        let first = |name: &str, shape: &[usize]| match self.init.values(name) {
+            Some(values) => values,
+            None if grown && ends_branch(name) => vec![0.0; shape.iter().product()],
+            None => initial(seed, name, shape),
+        };
+        Parameters::new(list, first, self.options.device)
     }
 
     fn kind(&self) -> Kind {
