@@ -8,7 +8,7 @@
 //! `RAYON_NUM_THREADS` before its first thread starts. No kernel of this crate cuts its sums by the number of threads, so
 //! results are the same for any number.
 
-use atedm_core::{Error, Result};
+use atedm_core::{Error, Result, one_line};
 use candle_core::Device;
 
 use crate::NAME;
@@ -50,12 +50,8 @@ fn open(
     }
     open().map_err(|error| Error::Unsupported {
         backend: NAME,
-        op: format!("device {name} here: {}", one_line(&crate::error::bare(error).to_string())),
+        op: format!("device {name} here: {}", one_line(crate::error::bare(error))),
     })
-}
-
-fn one_line(text: &str) -> String {
-    text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 /// Sets the number of threads of rayon's global pool. Call it once, before any tensor work.
