@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use atedm_core::one_line;
+use atedm_experiment::files::{PROMPTS_MOST, read_text};
+use atedm_experiment::prompt_table::names_columns;
+use atedm_experiment::prompts::{PromptText, checked, ending, read_prompts};
 use serde::{Deserialize, Serialize};
 
-use crate::experiment::prompt_table::names_columns;
-use crate::experiment::prompts::{PromptText, checked, ending, read_prompts};
 use crate::failure::{Failure, Outcome};
-use crate::files::{PROMPTS_MOST, read_text};
 
 /// What is read of `captions_val2017.json`.
 #[derive(Debug, Deserialize)]
