@@ -14,13 +14,12 @@ mod train;
 use std::path::PathBuf;
 
 use atedm_core::DType;
-use atedm_sdxl::rng::{NoiseDType, RngKind};
+use atedm_experiment::platform::{Platform, cores};
+use atedm_sdxl::rng::RngKind;
 use atedm_sdxl::schedulers::SamplerChoice;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::failure::{Failure, Outcome};
-
-pub(crate) use ablate::{AblateAction, AblateArgs, MergeArgs, ShareArgs};
+pub(crate) use ablate::{AblateAction, AblateArgs, MergeArgs, ShardArgs};
 pub(crate) use bench::BenchArgs;
 pub(crate) use compare::CompareArgs;
 pub(crate) use eval::{EvalAction, EvalArgs, ExportArgs};
@@ -186,6 +185,18 @@ pub(crate) struct EngineArgs {
     /// Same command, same machine, same bits; refuses devices that cannot promise it
     #[arg(long)]
     pub(crate) deterministic: bool,
+}
+
+impl EngineArgs {
+    /// What computes.
+    pub(crate) fn platform(&self) -> Platform {
+        Platform {
+            backend: self.backend.name().to_string(),
+            device: self.device.to_string(),
+            dtype: self.dtype.into(),
+            threads: self.threads.unwrap_or_else(cores),
+        }
+    }
 }
 
 /// Which tokens are left out.
@@ -410,17 +421,6 @@ impl RngName {
     /// The name, as typed.
     pub(crate) fn name(self) -> &'static str {
         RngKind::from(self).name()
-    }
-
-    /// What it draws in, if `asked` for that; `name` is what asked, for the message.
-    pub(crate) fn drawing(self, asked: Option<DTypeKind>, name: &str) -> Outcome<NoiseDType> {
-        match (self, asked.map(DType::from)) {
-            (_, None) => Ok(NoiseDType::OfModel),
-            (Self::Chacha, Some(dtype)) if dtype != DType::F32 => Err(Failure::usage(format!(
-                "{name}: expected f32, which chacha always draws in, got {dtype}"
-            ))),
-            (_, Some(dtype)) => Ok(NoiseDType::Always(dtype)),
-        }
     }
 }
 

@@ -1,9 +1,9 @@
 //! Outputs that stand for what is not computed: of sublayers and of nests.
 
 use atedm_core::plugin::{
-    Action, Event, NestId, NestSite, Row, Site, Sublayer, TokenReducer, Unpruned, Wants, nest,
+    Action, Event, NestId, NestSite, Row, Site, Sublayer, TokenReducer, Unpruned, nest,
 };
-use atedm_core::{AttentionOps, Backend, DType, DeviceOf, Error, Result, Tensor};
+use atedm_core::{AttentionOps, Backend, DType, DeviceOf, Error, GraphRequest, Result, Tensor};
 
 use super::block::{TestBlock, first_step, small};
 use super::support::{Lab, TensorOf, rejects};
@@ -29,9 +29,9 @@ impl<T: AttentionOps> Keeper<T> {
 }
 
 impl<T: AttentionOps> TokenReducer<T> for Keeper<T> {
-    fn wants(&mut self, _site: &Site<'_>, _sub: Sublayer) -> Result<Wants<T>> {
+    fn wants(&mut self, _site: &Site<'_>, _sub: Sublayer) -> Result<GraphRequest<T>> {
         self.asked += 1;
-        Ok(Wants::Nothing)
+        Ok(GraphRequest::None)
     }
 
     fn on_event(&mut self, site: &Site<'_>, event: Event<'_, T>) -> Result<Action<T>> {

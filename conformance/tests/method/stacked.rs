@@ -114,7 +114,7 @@ fn model() -> ModelShape {
     let block = |stage, stage_index, index, level, depth| BlockShape {
         id: BlockId { stage, stage_index, index, count: 2, level },
         depth,
-        grid: Grid { height: 4 >> level, width: 4 >> level },
+        grid: Grid::new(4 >> level, 4 >> level),
         channels: 8,
     };
     let blocks =

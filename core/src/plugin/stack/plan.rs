@@ -75,6 +75,21 @@ impl StackPlan {
         })
     }
 
+    /// The same stack with other plans for the members that have some.
+    fn varied(
+        &self,
+        of: impl Fn(&dyn MethodPlan) -> Option<Box<dyn MethodPlan>>,
+    ) -> Option<Box<dyn MethodPlan>> {
+        let mut stack = self.clone();
+        let mut any = false;
+        for member in &mut stack.members {
+            if let Some(plan) = of(member.plan.as_ref()) {
+                (member.plan, any) = (plan.into(), true);
+            }
+        }
+        any.then(|| Box::new(stack) as Box<dyn MethodPlan>)
+    }
+
     /// The same stack with another plan for one member.
     fn with(&self, index: usize, plan: Box<dyn MethodPlan>) -> Self {
         let mut members = self.members.clone();
@@ -137,14 +152,11 @@ impl MethodPlan for StackPlan {
     }
 
     fn without_early_stop(&self) -> Option<Box<dyn MethodPlan>> {
-        let mut stack = self.clone();
-        let mut any = false;
-        for member in &mut stack.members {
-            if let Some(plan) = member.plan.without_early_stop() {
-                (member.plan, any) = (plan.into(), true);
-            }
-        }
-        any.then(|| Box::new(stack) as Box<dyn MethodPlan>)
+        self.varied(|plan| plan.without_early_stop())
+    }
+
+    fn converged(&self) -> Option<Box<dyn MethodPlan>> {
+        self.varied(|plan| plan.converged())
     }
 
     fn is_slow_to_watch(&self) -> bool {

@@ -1,16 +1,18 @@
 //! A reducer over reducers.
 
-use crate::backend::{AttentionGraph, AttentionOps};
+use crate::backend::{AttentionGraph, AttentionOps, GraphRequest};
 use crate::plugin::nest::NestSite;
-use crate::plugin::reducer::{Action, Event, Run, TokenReducer, Wants};
+use crate::plugin::reducer::{Action, Event, Run, TokenReducer};
 use crate::plugin::site::{Row, Site, Step, Sublayer};
 use crate::{Error, Result};
 
-/// A member of a stack, and whether it asked for the next graph.
+/// A member of a stack, and what it asked of the next attention.
 struct Member<T: AttentionOps> {
     name: String,
     reducer: Box<dyn TokenReducer<T>>,
-    asked: bool,
+    wants_graph: bool,
+    /// Whether the first vote is cast with its scores.
+    votes: bool,
 }
 
 /// Several methods on one model, outer first.
@@ -20,7 +22,7 @@ pub(super) struct Stack<T: AttentionOps> {
 
 impl<T: AttentionOps> Stack<T> {
     pub(super) fn new(members: Vec<(String, Box<dyn TokenReducer<T>>)>) -> Self {
-        let member = |(name, reducer)| Member { name, reducer, asked: false };
+        let member = |(name, reducer)| Member { name, reducer, wants_graph: false, votes: false };
         Self { members: members.into_iter().map(member).collect() }
     }
 
@@ -62,16 +64,6 @@ impl<T: AttentionOps> Stack<T> {
     }
 }
 
-/// What serves both requests. A first vote is one member's: a second one has to cast its own.
-fn joined<T>(a: Wants<T>, b: Wants<T>) -> Wants<T> {
-    match (a, b) {
-        (Wants::Nothing, other) | (other, Wants::Nothing) => other,
-        (Wants::Stored, _) | (_, Wants::Stored) => Wants::Stored,
-        // a graph with a vote would show it to a member that did not ask for it
-        (Wants::Graph | Wants::Voted(_), Wants::Graph | Wants::Voted(_)) => Wants::Graph,
-    }
-}
-
 impl<T: AttentionOps> TokenReducer<T> for Stack<T> {
     fn begin_run(&mut self, run: &Run<'_>) -> Result<()> {
         self.members.iter_mut().try_for_each(|member| member.reducer.begin_run(run))
@@ -81,12 +73,23 @@ impl<T: AttentionOps> TokenReducer<T> for Stack<T> {
         self.members.iter_mut().try_for_each(|member| member.reducer.begin_step(step, rows))
     }
 
-    fn wants(&mut self, site: &Site<'_>, sub: Sublayer) -> Result<Wants<T>> {
-        let mut all = Wants::Nothing;
+    /// What serves every member. The first vote is that of the outermost member that has scores for one; the others find
+    /// none beside the graph and cast their own.
+    fn wants(&mut self, site: &Site<'_>, sub: Sublayer) -> Result<GraphRequest<T>> {
+        let mut all = GraphRequest::None;
         for member in &mut self.members {
             let wants = member.reducer.wants(site, sub)?;
-            member.asked = !matches!(wants, Wants::Nothing);
-            all = joined(all, wants);
+            member.wants_graph = !matches!(wants, GraphRequest::None);
+            member.votes = false;
+            all = match (all, wants) {
+                (all, GraphRequest::None) => all,
+                (GraphRequest::Stored, _) | (_, GraphRequest::Stored) => GraphRequest::Stored,
+                (all @ GraphRequest::FirstVote(_), _) => all,
+                (_, wants) => {
+                    member.votes = matches!(wants, GraphRequest::FirstVote(_));
+                    wants
+                }
+            };
         }
         Ok(all)
     }
@@ -97,9 +100,10 @@ impl<T: AttentionOps> TokenReducer<T> for Stack<T> {
             Event::Before { sub, hidden, normed } => {
                 self.ask_all(site, |_| Event::Before { sub, hidden, normed })
             }
-            Event::Attended { sub, graph, values, output } => self.ask_all(site, |member| {
-                let graph: Option<AttentionGraph<T>> = graph.clone().filter(|_| member.asked);
-                Event::Attended { sub, graph, values, output }
+            Event::Attended { sub, graph, first_vote, values, output } => self.ask_all(site, |member| {
+                let graph: Option<AttentionGraph<T>> = graph.clone().filter(|_| member.wants_graph);
+                let first_vote = first_vote.clone().filter(|_| member.votes);
+                Event::Attended { sub, graph, first_vote, values, output }
             }),
             Event::After { sub, hidden, output } => {
                 self.ask_all(site, |_| Event::After { sub, hidden, output })
