@@ -27,6 +27,7 @@ mod error;
 mod indices;
 mod nn;
 mod own_model;
+mod own_nest;
 mod select;
 mod tensor;
 pub mod weights;
@@ -34,6 +35,7 @@ pub mod weights;
 pub use candle_core::Device;
 pub use indices::CandleIndices;
 pub use own_model::CandleBlockPass;
+pub use own_nest::nest;
 pub use tensor::CandleTensor;
 pub use weights::VarBuilderSource;
 
