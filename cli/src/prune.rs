@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use atedm_experiment::files::{CONFIG_MOST, read_text};
-use atedm_experiment::spec::{PruneSpec, json_from_toml, merge, read_options};
-use serde_json::{Map, Value};
+use atedm_experiment::spec::{PruneSpec, json_from_toml, merge, name_of, read_options};
+use serde_json::Map;
 
 use crate::args::PruneArgs;
 use crate::failure::{Failure, Outcome};
@@ -39,8 +39,9 @@ fn from_file(path: &Path, typed_method: Option<&str>) -> Outcome<PruneSpec> {
     }
     let written = match options.remove("method") {
         None => None,
-        Some(Value::String(name)) => Some(name),
-        Some(_) => return Err(at("method: expected the name of a pruning method in quotes".into())),
+        Some(written) => Some(name_of(&written).ok_or_else(|| {
+            at("method: expected the name of a pruning method in quotes, or a list of such names".into())
+        })?),
     };
     let method = match (typed_method, written) {
         (None, Some(name)) => name,
@@ -58,7 +59,7 @@ fn from_file(path: &Path, typed_method: Option<&str>) -> Outcome<PruneSpec> {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
 
@@ -77,6 +78,13 @@ mod tests {
         assert_eq!(Value::Object(read.options), json!({"ratio": 0.7, "tau": 15, "own": {"a": 1, "b": 3}}));
         std::fs::write(&path, format!("\u{feff}{}", std::fs::read_to_string(&path).unwrap())).unwrap();
         assert_eq!(spec(&args).unwrap().method, "at-edm");
+        std::fs::write(&path, "method = [\"tome\", \"at-edm\"]\n[tome]\nratio = 0.5\n").unwrap();
+        let stacked = PruneArgs { prune_opt: vec!["at-edm.tau=15".into()], ..args.clone() };
+        let read = spec(&stacked).unwrap();
+        assert_eq!(read.method, "tome+at-edm");
+        assert_eq!(Value::Object(read.options), json!({"tome": {"ratio": 0.5}, "at-edm": {"tau": 15}}));
+        std::fs::write(&path, "method = [1]\n").unwrap();
+        assert!(spec(&args).unwrap_err().to_string().contains("method: expected the name"));
         let other = PruneArgs { prune: Some("none".into()), ..args };
         assert!(spec(&other).unwrap_err().to_string().contains("method"));
         std::fs::write(&path, "ratio = nan\n").unwrap();

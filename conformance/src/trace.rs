@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 
 use atedm_core::plugin::LayerTokens;
-use atedm_core::plugin::{Action, BlockId, Event, Row, Run, Scope, Site, Step, Sublayer, TokenReducer};
+use atedm_core::plugin::{
+    Action, BlockId, Event, NestSite, Row, Run, Scope, Site, Step, Sublayer, TokenReducer,
+};
 use atedm_core::{AttentionOps, GraphRequest, Result};
 
 /// The tokens of every layer of every block.
@@ -15,6 +17,7 @@ pub(crate) fn note<T>(trace: &mut TokenTrace, site: &Site<'_>, sub: Sublayer, an
         Action::Around { scope: Scope::Queries, by } => (by.kept(), site.tokens),
         Action::Around { scope: Scope::KeysValues, by } => (site.tokens, by.kept()),
         Action::Around { scope: Scope::Both, by } => (by.kept(), by.kept()),
+        Action::Replace(_) => (0, 0),
         _ => (site.tokens, site.tokens),
     };
     let layers = trace.entry(site.block).or_default();
@@ -69,6 +72,14 @@ impl<T: AttentionOps, R: TokenReducer<T>> TokenReducer<T> for Tracing<R> {
             note(&mut self.trace, site, sub, &answer);
         }
         Ok(answer)
+    }
+
+    fn enter_nest(&mut self, site: &NestSite<'_>, hidden: &T) -> Result<Option<T>> {
+        self.inner.enter_nest(site, hidden)
+    }
+
+    fn leave_nest(&mut self, site: &NestSite<'_>, output: &T) -> Result<()> {
+        self.inner.leave_nest(site, output)
     }
 
     fn end_step(&mut self, prediction: &T) -> Result<()> {

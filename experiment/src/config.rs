@@ -92,7 +92,8 @@ pub struct Sampling {
 pub struct GridEntry {
     /// What its points are called; the method's name if not given.
     pub name: Option<String>,
-    /// The method, unless `each` varies it.
+    /// The method, or a list of methods that run as one, unless `each` varies it.
+    #[serde(deserialize_with = "crate::spec::read_name")]
     pub method: Option<String>,
     /// Options of every point.
     pub options: toml::Table,

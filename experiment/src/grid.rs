@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 use super::config::{Config, GridEntry, Sampling, sampler};
 use super::record::Attention;
 use crate::failure::{Failure, Outcome};
-use crate::spec::{PruneSpec, json_from_toml};
+use crate::spec::{PruneSpec, json_from_toml, name_of};
 
 /// One point: a method with its options, and how images are sampled under it.
 #[derive(Debug, Clone, PartialEq)]
@@ -112,11 +112,11 @@ fn point(entry: &GridEntry, config: &Config, chosen: &[(&[String], &Value)]) -> 
         let wrong = |expected: &str| Failure::usage(format!("each.{key}: expected {expected}, got {value}"));
         match key.as_str() {
             "method" => {
-                let name = value.as_str().ok_or_else(|| wrong("names of methods"))?;
+                let name = name_of(value).ok_or_else(|| wrong("names of methods"))?;
                 if let Some(fixed) = &entry.method {
                     return Err(Failure::usage(format!("each.method: method = {fixed:?} is given too")));
                 }
-                method = Some(name.to_string());
+                method = Some(name);
             }
             "steps" => sampling.steps = value.as_u64().ok_or_else(|| wrong("whole numbers"))? as usize,
             "guidance_scale" => sampling.guidance_scale = value.as_f64().ok_or_else(|| wrong("numbers"))?,

@@ -5,19 +5,19 @@ use std::sync::Arc;
 
 use atedm_core::AttentionOps;
 use atedm_core::plugin::{
-    BlockShape, BuildContext, Grid, LayerTokens, MethodCatalogue, MethodPlan, ModelShape, Registry, StepOf,
-    TokenReducer,
+    BlockShape, BuildContext, Grid, LayerTokens, MethodCatalogue, MethodPlan, ModelShape, NestId, NestShape,
+    Registry, StepOf, TokenReducer,
 };
 use atedm_core::reference::NdTensor;
-use atedm_sdxl::config::{BlockInfo, UNetConfig};
-use atedm_sdxl::flops;
+use atedm_sdxl::config::{BlockInfo, NestInfo, UNetConfig};
+use atedm_sdxl::flops::{self, UNetCost};
 use atedm_sdxl::rng::RngKind;
 use atedm_sdxl::schedulers::{SamplerChoice, SchedulerConfig};
 use serde_json::Value;
 
 use crate::failure::Outcome;
 use crate::spec::PruneSpec;
-use crate::table::inline_table;
+use crate::table::inline_tables;
 
 /// What counts and costs depend on.
 #[derive(Debug, Clone, Copy)]
@@ -46,9 +46,14 @@ impl Workload<'_> {
     }
 
     /// What a method is described for.
-    fn shape(&self) -> ModelShape {
+    pub fn shape(&self) -> ModelShape {
         let blocks = self.blocks().iter().map(shape).collect();
-        ModelShape { blocks, steps: self.steps, timesteps: self.timesteps() }
+        let nests = self.unet.nests(self.latents.height, self.latents.width).into_iter().map(nest_shape);
+        ModelShape {
+            nests: nests.collect(),
+            timesteps: self.timesteps(),
+            ..ModelShape::new(blocks, self.steps)
+        }
     }
 
     /// TFLOPs (2 × MAC, one sample) of one evaluation with nothing pruned.
@@ -59,7 +64,12 @@ impl Workload<'_> {
 
 /// A block without the facts that counts do not depend on.
 pub fn shape(block: &BlockInfo) -> BlockShape {
-    BlockShape { id: block.id, depth: block.depth, grid: block.grid }
+    BlockShape { id: block.id, depth: block.depth, grid: block.grid, channels: block.channels }
+}
+
+fn nest_shape(nest: NestInfo) -> NestShape {
+    let values = (nest.channels as u64).saturating_mul(nest.grid.tokens() as u64);
+    NestShape { blocks: nest.blocks, values }
 }
 
 /// A method by name with checked options.
@@ -84,7 +94,7 @@ impl Method {
         let model = work.shape();
         let facts = catalogue.facts().of_model(&model);
         let facts = rng.map_or(facts, |rng| facts.with_rng(rng.name()));
-        let given = inline_table(&spec.options)?;
+        let given = inline_tables(&spec.method, &spec.options)?;
         let described = catalogue.describe(&spec.method, &given.options, &facts);
         let plan = described.map_err(|error| given.named(error))?;
         let asked = given.options.get("budget_tflops").is_some_and(|budget| !budget.is_null());
@@ -122,7 +132,7 @@ impl Method {
     }
 
     /// The same with scores that are iterated until they no longer change, where it iterates scores.
-    pub(crate) fn converged(&self) -> Option<Self> {
+    pub fn converged(&self) -> Option<Self> {
         self.plan.converged().map(|plan| Self::of_plan(&self.name, plan))
     }
 
@@ -151,30 +161,44 @@ impl Method {
         Ok(self.plan.tokens(&shape(block), StepOf { index, total })?)
     }
 
+    /// The nest that does not run at a step.
+    pub fn replaced(&self, index: usize, total: usize) -> Option<NestId> {
+        self.plan.replaced(StepOf { index, total })
+    }
+
+    /// The cost of the evaluation at each step; `None` where only a run tells.
+    pub fn step_costs(&self, work: &Workload<'_>) -> Outcome<Option<Vec<UNetCost>>> {
+        Ok(step_costs(self.plan(), work)?)
+    }
+
     /// TFLOPs (2 × MAC, one sample) of the evaluation at each step; `None` where only a run tells.
     pub fn step_tflops(&self, work: &Workload<'_>) -> Outcome<Option<Vec<f64>>> {
-        Ok(step_tflops(self.plan(), work)?)
+        Ok(self.step_costs(work)?.map(tflops))
     }
 }
 
-/// TFLOPs of the evaluation at each step under a plan; `None` where only a run tells.
-fn step_tflops(plan: &dyn MethodPlan, work: &Workload<'_>) -> atedm_core::Result<Option<Vec<f64>>> {
+/// The cost of the evaluation at each step under a plan; `None` where only a run tells.
+fn step_costs(plan: &dyn MethodPlan, work: &Workload<'_>) -> atedm_core::Result<Option<Vec<UNetCost>>> {
     let mut steps = Vec::with_capacity(work.steps);
     let blocks = work.blocks();
     for index in 0..work.steps {
         let step = StepOf { index, total: work.steps };
+        let replaced = plan.replaced(step);
         let mut layers = Vec::with_capacity(blocks.len());
         for block in &blocks {
             let Some(tokens) = plan.tokens(&shape(block), step)? else { return Ok(None) };
             layers.push((block.id, tokens));
         }
-        let cost = flops::pruned(work.unet, work.latents, work.text, |block| {
+        steps.push(flops::pruned(work.unet, work.latents, work.text, replaced, |block| {
             let tokens = layers.iter().find(|(id, _)| *id == block.id).map(|(_, tokens)| tokens.clone());
             Ok(tokens.unwrap_or_default())
-        })?;
-        steps.push(cost.sum().tflop());
+        })?);
     }
     Ok(Some(steps))
+}
+
+fn tflops(costs: Vec<UNetCost>) -> Vec<f64> {
+    costs.iter().map(|cost| cost.sum().tflop()).collect()
 }
 
 /// The error for a budget of a method whose cost no ratio decides.
@@ -188,7 +212,7 @@ fn no_ratio() -> atedm_core::Error {
 fn solve(budget: f64, plan: &dyn MethodPlan, work: &Workload<'_>) -> atedm_core::Result<Box<dyn MethodPlan>> {
     let with = |ratio: f64| plan.with_ratio(ratio).unwrap_or_else(|| Err(no_ratio()));
     let mean = |ratio: f64| {
-        let steps = step_tflops(with(ratio)?.as_ref(), work)?.ok_or_else(no_ratio)?;
+        let steps = tflops(step_costs(with(ratio)?.as_ref(), work)?.ok_or_else(no_ratio)?);
         Ok(steps.iter().sum::<f64>() / work.steps.max(1) as f64)
     };
     with(flops::solve_ratio(budget, mean)?)
@@ -196,7 +220,7 @@ fn solve(budget: f64, plan: &dyn MethodPlan, work: &Workload<'_>) -> atedm_core:
 
 #[cfg(test)]
 mod tests {
-    use atedm_core::plugin::RunTells;
+    use atedm_core::plugin::{Options, RunTells};
     use atedm_sdxl::flops::readable;
     use serde_json::json;
 
@@ -325,6 +349,119 @@ mod tests {
         let error =
             resolve_with("mine", json!({"budget_tflops": 4.0}), Opaque, None).unwrap_err().to_string();
         assert!(error.starts_with("budget_tflops: no ratio decides"), "{error}");
+    }
+
+    /// A method that computes a nest at even steps and gives its output again at odd ones.
+    struct EverySecond;
+
+    #[derive(Debug)]
+    struct EverySecondPlan(NestId);
+
+    impl MethodPlan for EverySecondPlan {
+        fn settings(&self) -> Options {
+            [("nest".to_string(), self.0.0.into())].into_iter().collect()
+        }
+
+        fn tokens(&self, block: &BlockShape, _: StepOf) -> atedm_core::Result<Option<Vec<LayerTokens>>> {
+            Ok(Some(block.whole()))
+        }
+
+        fn replaced(&self, step: StepOf) -> Option<NestId> {
+            (step.index % 2 == 1).then_some(self.0)
+        }
+
+        fn memory(&self, model: &ModelShape) -> u64 {
+            model.nest(self.0).map_or(0, |nest| nest.values)
+        }
+    }
+
+    impl Extension for EverySecond {
+        fn register<T: AttentionOps>(&self, registry: &mut Registry<T>) -> atedm_core::Result<()> {
+            registry.register_method(
+                "every-second",
+                |options, _| {
+                    let nest = options.get("nest").and_then(Value::as_u64).unwrap_or(1);
+                    Ok(EverySecondPlan(NestId(nest as usize)))
+                },
+                |_, _| Ok(Box::new(atedm_core::plugin::Unpruned)),
+            )
+        }
+    }
+
+    #[test]
+    fn a_nest_that_is_given_again_costs_nothing() {
+        let of = |method: &str, options: Value| resolve_with(method, options, EverySecond, None).unwrap();
+        let (_, steps) = of("every-second", json!({}));
+        // outside nest 1 are both ends of the U-Net and its last resnet
+        assert_eq!(format!("{:.3} {:.4} {:.3}", steps[0], steps[1], mean(&steps)), "6.761 0.0981 3.430");
+        let (_, steps) = of("every-second", json!({"nest": 0}));
+        assert_eq!((readable(steps[0]), steps[1]), ("6.761 TFLOP".to_string(), 0.0));
+        let error = resolve_with("every-second", json!({"nest": 10}), EverySecond, None).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "every-second: gives an earlier output of nest 10, and the model's nests are 0 to 9"
+        );
+    }
+
+    /// The steps of a stack cost what its members leave: nothing in the nest, fewer tokens elsewhere.
+    #[test]
+    fn a_stacks_costs_are_those_of_its_members_together() {
+        let of = |method: &str, options: Value| resolve_with(method, options, EverySecond, None);
+        let (_, alone) = of("at-edm", json!({})).unwrap();
+        let (method, both) = of("every-second+at-edm", json!({"every-second": {"nest": 9}})).unwrap();
+        let middle = |steps: &[f64], step: usize| steps[step] - both[step];
+        // at even steps it is AT-EDM; at odd ones the middle is missing, which AT-EDM prunes from the first step on
+        assert!((0..50).step_by(2).all(|step| middle(&alone, step) == 0.0));
+        let (missing, late) = (middle(&alone, 1), middle(&alone, 49));
+        assert!((missing - late).abs() < 1e-9 && missing > 0.3, "{missing} {late}");
+        assert_eq!(method.settings["every-second"], json!({"nest": 9}));
+        assert_eq!(method.settings["at-edm"]["ratio"], 0.63);
+        assert_eq!(method.name, "every-second+at-edm");
+        // settings say it all
+        let (again, steps) = of("every-second+at-edm", method.settings.clone()).unwrap();
+        assert_eq!((again.settings, steps), (method.settings, both));
+        // a budget is the stack's, wherever it stands
+        for options in [json!({"budget_tflops": 2.2}), json!({"at-edm": {"budget_tflops": 2.2}})] {
+            let (method, steps) = of("every-second+at-edm", options).unwrap();
+            assert!((mean(&steps) - 2.2).abs() < 0.005, "{}", mean(&steps));
+            assert!(method.settings["at-edm"]["ratio"].as_f64().is_some_and(|ratio| ratio > 0.5));
+            assert_eq!(method.settings.get("budget_tflops"), None);
+        }
+        for (method, options, expected) in [
+            (
+                "at-edm+tome-c",
+                json!({}),
+                "at-edm+tome-c: both reduce the tokens of self-attention in layer 1 of down.1.0 at step 15",
+            ),
+            (
+                "at-edm+tome-c",
+                json!({"budget_tflops": 4.0}),
+                "budget_tflops: expected one member whose ratio",
+            ),
+            ("at-edm+tomate", json!({}), "method: expected one of "),
+            ("at-edm+tome", json!({"at-edm": {"ratio": 2}}), "at-edm.ratio: "),
+            (
+                "at-edm+tome",
+                json!({"ratio": 0.5}),
+                "ratio: unknown option; the options of at-edm+tome are tables",
+            ),
+        ] {
+            let error = of(method, options).unwrap_err().to_string();
+            assert!(error.starts_with(expected), "{method}: {error}");
+        }
+        // where they meet nowhere they go together: levels of their own
+        let (_, steps) =
+            of("at-edm+tome-c", json!({"at-edm": {"levels": [2]}, "tome-c": {"levels": [1]}})).unwrap();
+        let (_, one) = of("at-edm", json!({"levels": [2]})).unwrap();
+        let (_, other) = of("tome-c", json!({"levels": [1]})).unwrap();
+        let whole = 6.761215;
+        assert!(
+            (steps[40] - (one[40] + other[40] - whole)).abs() < 1e-4,
+            "{} {} {}",
+            steps[40],
+            one[40],
+            other[40]
+        );
     }
 
     #[test]

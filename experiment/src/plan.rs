@@ -228,7 +228,7 @@ fn unpruned(point: &Point) -> Point {
         .map(|(key, value)| (key.clone(), value.clone()))
         .collect();
     Point {
-        label: format!("none{}", kept.iter().map(in_label).collect::<String>()),
+        label: format!("none{}", kept.iter().map(|(key, value)| in_label(key, value)).collect::<String>()),
         grid: "none".into(),
         varied: kept,
         spec: PruneSpec { method: "none".into(), options: Map::new() },
@@ -267,12 +267,19 @@ fn canonical(point: &PlannedPoint) -> Outcome<String> {
     if let Some(family) = point.method.plan().family() {
         settings.method = family.into();
     }
-    if let Some(tau) = settings.options.get_mut("tau")
-        && let Ok(share) = serde_json::from_value::<Tau>(tau.clone())
-    {
-        *tau = share.steps(settings.steps).into();
-    }
+    whole_tau(&mut settings.options, settings.steps);
     hash(&settings)
+}
+
+/// Writes every `tau` as a number of steps: a method's own, and those of a stack's members in their tables.
+fn whole_tau(options: &mut Value, steps: usize) {
+    let Value::Object(table) = options else { return };
+    for (key, value) in table {
+        match serde_json::from_value::<Tau>(value.clone()) {
+            Ok(share) if key == "tau" => *value = share.steps(steps).into(),
+            _ => whole_tau(value, steps),
+        }
+    }
 }
 
 /// What a point is checked against.

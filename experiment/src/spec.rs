@@ -1,5 +1,8 @@
 //! A method's name and its options, as configurations and command lines write them.
 
+use atedm_core::plugin::stack::JOIN;
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Number, Value};
 
 use crate::failure::{Failure, Outcome};
@@ -28,16 +31,42 @@ impl PruneSpec {
 
     /// `at-edm prune_point=before_ff`: the method and its options.
     pub fn label(&self) -> String {
-        std::iter::once(self.method.clone()).chain(self.options.iter().map(in_label)).collect()
+        let option = |(key, value): (&String, &Value)| in_label(key, value);
+        std::iter::once(self.method.clone()).chain(self.options.iter().map(option)).collect()
     }
 }
 
-/// ` key=value`, text without quotes.
-pub fn in_label((key, value): (&String, &Value)) -> String {
+/// ` key=value`, text without quotes; a table's entries as ` key.entry=value`.
+pub fn in_label(key: &str, value: &Value) -> String {
     match value {
         Value::String(text) => format!(" {key}={text}"),
+        Value::Object(table) => {
+            table.iter().map(|(entry, value)| in_label(&format!("{key}.{entry}"), value)).collect()
+        }
         other => format!(" {key}={other}"),
     }
+}
+
+/// A method's name, or those of a stack's members as a list, outer first.
+pub fn name_of(written: &Value) -> Option<String> {
+    match written {
+        Value::String(name) => Some(name.clone()),
+        Value::Array(names) if !names.is_empty() => {
+            let names: Option<Vec<&str>> = names.iter().map(Value::as_str).collect();
+            names.map(|names| names.join(&JOIN.to_string()))
+        }
+        _ => None,
+    }
+}
+
+/// [`name_of`] for a table that serde reads.
+///
+/// # Errors
+/// If the value is neither.
+pub fn read_name<'de, D: Deserializer<'de>>(from: D) -> Result<Option<String>, D::Error> {
+    let written = Value::deserialize(from)?;
+    let name = name_of(&written);
+    name.map(Some).ok_or_else(|| D::Error::custom("expected the name of a method, or a list of names"))
 }
 
 /// Reads `key=value,key=value`; `a.b=1` sets entry `b` of table `a`, `1+2` is a list.

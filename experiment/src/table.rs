@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use atedm_core::Error;
 use atedm_core::plugin::Options;
 use atedm_core::plugin::schedule::ScheduleTable;
+use atedm_core::plugin::stack;
 use serde_json::Value;
 
 use crate::failure::{Failure, Outcome};
@@ -17,27 +18,46 @@ const TABLE: &str = "table";
 /// Options in which no file is named.
 pub struct Inlined {
     pub options: Options,
-    /// The file that was.
-    file: Option<PathBuf>,
+    /// Where tables came from files: empty for the method's own table, `member.` for that of a stack's member.
+    places: Vec<String>,
 }
 
 impl Inlined {
     /// An error about the table is one about the option that named its file.
     pub fn named(&self, error: Error) -> Error {
-        match (&self.file, error) {
-            (Some(_), Error::Config { field, reason }) if field == TABLE => Error::config(FILE, reason),
-            (_, error) => error,
+        let place = |field: &str| self.places.iter().find(|place| field.strip_prefix(*place) == Some(TABLE));
+        match error {
+            Error::Config { field, reason } => match place(&field) {
+                Some(place) => Error::config(format!("{place}{FILE}"), reason),
+                None => Error::Config { field, reason },
+            },
+            error => error,
         }
     }
 }
 
+/// [`inline_table`] for a method, or for each member of a stack.
+pub fn inline_tables(method: &str, options: &Options) -> Outcome<Inlined> {
+    if !stack::is_stack(method) {
+        return inline_table(options);
+    }
+    let mut all = Inlined { options: options.clone(), places: Vec::new() };
+    for (member, table) in &mut all.options {
+        let Value::Object(own) = table else { continue };
+        let inlined = inline_table(own).map_err(|failure| failure.within(member))?;
+        all.places.extend(inlined.places.iter().map(|_| format!("{member}.")));
+        *own = inlined.options;
+    }
+    Ok(all)
+}
+
 /// `options` with the content of `schedule_file` as their `table`; the option may stand in the table `schedule`, too.
-pub fn inline_table(options: &Options) -> Outcome<Inlined> {
+fn inline_table(options: &Options) -> Outcome<Inlined> {
     let mut options = options.clone();
     let nested = options.get_mut("schedule").and_then(Value::as_object_mut);
     let nested = nested.and_then(|schedule| schedule.remove(FILE));
     let file = match (options.remove(FILE), nested) {
-        (None, None) => return Ok(Inlined { options, file: None }),
+        (None, None) => return Ok(Inlined { options, places: Vec::new() }),
         (Some(file), None) | (None, Some(file)) => file,
         (Some(_), Some(_)) => return Err(Failure::usage("schedule_file: given twice, in schedule too")),
     };
@@ -49,7 +69,7 @@ pub fn inline_table(options: &Options) -> Outcome<Inlined> {
     if options.insert(TABLE.into(), table).is_some() {
         return Err(Failure::usage("schedule_file: takes the place of table: give one of them"));
     }
-    Ok(Inlined { options, file: Some(path) })
+    Ok(Inlined { options, places: vec![String::new()] })
 }
 
 /// Reads a `.toml` or `.json` file.
@@ -120,10 +140,19 @@ mod tests {
 
     #[test]
     fn an_idle_table_is_named_by_its_file() {
-        let named = |file: Option<&str>| {
-            let inlined = Inlined { options: Options::new(), file: file.map(PathBuf::from) };
-            inlined.named(Error::config("table", "is idle")).to_string()
+        let named = |place: Option<&str>, field: &str| {
+            let places = place.map(str::to_string).into_iter().collect();
+            let inlined = Inlined { options: Options::new(), places };
+            inlined.named(Error::config(field, "is idle")).to_string()
         };
-        assert_eq!([named(Some("t.toml")), named(None)], ["schedule_file: is idle", "table: is idle"]);
+        assert_eq!(
+            [named(Some(""), TABLE), named(None, TABLE)],
+            ["schedule_file: is idle", "table: is idle"]
+        );
+        let member = named(Some("at-edm."), "at-edm.table");
+        assert_eq!(
+            [member, named(Some("at-edm."), TABLE)],
+            ["at-edm.schedule_file: is idle", "table: is idle"]
+        );
     }
 }

@@ -7,8 +7,10 @@ use atedm_conformance::shapes::{Ledger, ShapeDevice, ShapeTensor, ShapeWeights, 
 use atedm_conformance::tolerance::PUBLISHED_TFLOPS;
 use atedm_conformance::trace::{TokenTrace, Tracing};
 use atedm_core::at_edm::{AtEdmConfig, Parts, PrunePoint};
-use atedm_core::plugin::{BuildContext, Grid, Row, Run, Step, Tau, TokenReducer, Unpruned};
-use atedm_core::{DType, Weights};
+use atedm_core::plugin::{
+    Action, BuildContext, Event, Grid, NestId, NestSite, Row, Run, Site, Step, Tau, TokenReducer, Unpruned,
+};
+use atedm_core::{DType, Result, Weights};
 use atedm_sdxl::flops;
 use atedm_sdxl::unet::{UNet, UNetConfig, UNetInput};
 
@@ -56,7 +58,7 @@ fn pruned(config: &AtEdmConfig, step: usize) -> (Ledger, TokenTrace) {
 /// The cost by formula, from the plan's token counts.
 fn by_formula(config: &AtEdmConfig, step: usize) -> u64 {
     let plan = config.plan().unwrap();
-    let cost = flops::pruned(&UNetConfig::sdxl_base(), LATENTS, TEXT, |block| {
+    let cost = flops::pruned(&UNetConfig::sdxl_base(), LATENTS, TEXT, None, |block| {
         plan.tokens(block.id, block.depth, block.grid.tokens(), step, STEPS)
     });
     cost.unwrap().sum().total()
@@ -160,4 +162,49 @@ fn scoring_is_streamed_and_counted_apart() {
     println!("scoring: {:.3} T, {:.1} % of the model's", ledger.scoring.tflop(), 100.0 * share);
     let free = AtEdmConfig { scorer: "token-norm".into(), recovery: "zero".into(), ..config };
     assert_eq!(pruned(&free, 49).0.scoring.macs(), 0, "neither scorer nor recovery multiply matrices");
+}
+
+/// Gives an output of one nest, and of nothing else.
+struct Without {
+    nest: NestId,
+    output: ShapeTensor,
+}
+
+impl TokenReducer<ShapeTensor> for Without {
+    fn on_event(&mut self, _: &Site<'_>, _: Event<'_, ShapeTensor>) -> Result<Action<ShapeTensor>> {
+        Ok(Action::Continue)
+    }
+
+    fn enter_nest(&mut self, site: &NestSite<'_>, _: &ShapeTensor) -> Result<Option<ShapeTensor>> {
+        Ok((site.nest == self.nest).then(|| self.output.clone()))
+    }
+}
+
+/// Every nest of the real U-Net: an output of the listed shape takes its place, what lies outside still runs and
+/// multiplies as the formula says, and just the listed blocks do not run.
+#[test]
+fn without_a_nest_the_rest_runs() {
+    let config = UNetConfig::sdxl_base();
+    let blocks = config.blocks(LATENTS.height, LATENTS.width);
+    let nests = config.nests(LATENTS.height, LATENTS.width);
+    assert_eq!(nests.len(), 10);
+    for nest in nests {
+        let shape = [1, nest.channels, nest.grid.height, nest.grid.width];
+        let output = ShapeTensor::new(&shape, DType::F32, &ShapeDevice::default());
+        let (ledger, trace) = evaluate(Without { nest: nest.id, output }, 0);
+        let whole = |block: &atedm_sdxl::config::BlockInfo| {
+            Ok(vec![atedm_core::plugin::LayerTokens::whole(block.grid.tokens()); block.depth])
+        };
+        let cost = flops::pruned(&config, LATENTS, TEXT, Some(nest.id), whole).unwrap().sum();
+        assert_eq!(ledger.model.macs(), cost.total(), "without {}", nest.id);
+        for (i, block) in blocks.iter().enumerate() {
+            assert_eq!(
+                trace.contains_key(&block.id),
+                !nest.blocks.contains(&i),
+                "without {}: {}",
+                nest.id,
+                block.id
+            );
+        }
+    }
 }

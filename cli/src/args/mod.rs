@@ -203,13 +203,14 @@ impl EngineArgs {
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Pruning")]
 pub(crate) struct PruneArgs {
-    /// Method: none, at-edm, at-edm-dagger, at-edm-fast, at-edm-dagger-fast, at-edm-a … at-edm-d, tome-c and other merging, or a plugin's name [default: none; at-edm for masks]
+    /// Method: none, at-edm, at-edm-dagger, at-edm-fast, at-edm-dagger-fast, at-edm-a … at-edm-d, tome-c and other merging, a plugin's name, or several joined by +, outer first [default: none; at-edm for masks]
     #[arg(long, value_name = "NAME")]
     pub(crate) prune: Option<String>,
     /// The method's options: ratio=0.63,tau=30%,prune_point=before_ff,levels=1+2 (repeatable; a.b=1 sets a table's entry)
     #[arg(long, value_name = "KEY=VALUE,…", action = clap::ArgAction::Append, long_help = PRUNE_OPT_HELP)]
     pub(crate) prune_opt: Vec<String>,
-    /// Method and options from a TOML file: `method = "at-edm"` and one line an option; --prune-opt wins
+    /// Method and options from a TOML file: `method = "at-edm"` and one line an option; --prune-opt wins.
+    /// `method = ["a", "b"]` is `a+b`, with the options of each in a table of its name
     #[arg(long, value_name = "FILE.toml")]
     pub(crate) prune_config: Option<PathBuf>,
 }
@@ -217,6 +218,7 @@ pub(crate) struct PruneArgs {
 /// Every option of AT-EDM, its default first.
 const PRUNE_OPT_HELP: &str = "\
 The method's options, as key=value,key=value,… (repeatable; a.b=1 sets entry b of table a, 1+2 is a list).
+Of methods joined by + each takes its own: --prune todo-sdxl+at-edm --prune-opt at-edm.levels=2,at-edm.ratio=0.5.
 AT-EDM takes, its default first:
   ratio=0.63            share of tokens removed; or budget_tflops=4.1 a U-Net evaluation
   schedule=prune-less   | prune-more | constant | table (with schedule_file=FILE)

@@ -392,11 +392,11 @@ impl<T: AttentionOps> TokenReducer<T> for AtEdm<T> {
                 self.enter_layer(site, hidden)?;
                 Ok(Action::Continue)
             }
-            Event::Attended { sub, graph, first_vote, values } => {
+            Event::Attended { sub, graph, first_vote, values, .. } => {
                 self.attended(site, sub, Shown { graph, first_vote, values })?;
                 Ok(Action::Continue)
             }
-            Event::After { sub, hidden } => self.after(site, sub, hidden),
+            Event::After { sub, hidden, .. } => self.after(site, sub, hidden),
             Event::BlockExit { .. } => {
                 self.block = BlockState::entered(0);
                 self.layer = None;

@@ -3,8 +3,8 @@
 use std::sync::{Arc, Mutex};
 
 use atedm_core::plugin::{
-    Action, BuildContext, Event, PruneObserver, PruneRecord, Registry, Row, Run, SharedObserver, Site, Step,
-    Sublayer, TokenReducer,
+    Action, BuildContext, Event, NestSite, PruneObserver, PruneRecord, Registry, Row, Run, SharedObserver,
+    Site, Step, Sublayer, TokenReducer,
 };
 use atedm_core::{AttentionOps, Backend, DType, DeviceOf, Error, GraphRequest, Indices, Result};
 use atedm_sdxl::pipeline::{Decoding, Pipeline, Proceed, Request, TextEncoders};
@@ -87,11 +87,11 @@ impl<T: AttentionOps> TokenReducer<T> for Compared<T> {
         let told: Option<Event<'_, T>> = match &event {
             Event::LayerEnter { hidden } => Some(Event::LayerEnter { hidden }),
             Event::Before { sub, hidden, normed } => Some(Event::Before { sub: *sub, hidden, normed }),
-            Event::Attended { sub, graph, values, .. } => {
+            Event::Attended { sub, graph, values, output, .. } => {
                 let graph = graph.clone().filter(|_| self.converged.asked);
-                Some(Event::Attended { sub: *sub, graph, first_vote: None, values })
+                Some(Event::Attended { sub: *sub, graph, first_vote: None, values, output })
             }
-            Event::After { sub, hidden } => Some(Event::After { sub: *sub, hidden }),
+            Event::After { sub, hidden, output } => Some(Event::After { sub: *sub, hidden, output }),
             Event::BlockExit { hidden } => Some(Event::BlockExit { hidden }),
             _ => None,
         };
@@ -99,12 +99,22 @@ impl<T: AttentionOps> TokenReducer<T> for Compared<T> {
             self.converged.reducer.on_event(site, told)?;
         }
         let event = match event {
-            Event::Attended { sub, first_vote, values, .. } if !self.method.asked => {
-                Event::Attended { sub, graph: None, first_vote, values }
+            Event::Attended { sub, first_vote, values, output, .. } if !self.method.asked => {
+                Event::Attended { sub, graph: None, first_vote, values, output }
             }
             other => other,
         };
         self.method.reducer.on_event(site, event)
+    }
+
+    fn enter_nest(&mut self, site: &NestSite<'_>, hidden: &T) -> Result<Option<T>> {
+        self.converged.reducer.enter_nest(site, hidden)?;
+        self.method.reducer.enter_nest(site, hidden)
+    }
+
+    fn leave_nest(&mut self, site: &NestSite<'_>, output: &T) -> Result<()> {
+        self.converged.reducer.leave_nest(site, output)?;
+        self.method.reducer.leave_nest(site, output)
     }
 
     fn end_step(&mut self, prediction: &T) -> Result<()> {
