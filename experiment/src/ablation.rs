@@ -9,7 +9,7 @@ use atedm_sdxl::pipeline::TextEncoders;
 
 use crate::config::{Config, Origin};
 use crate::engine::{Batch, FinishedBatch, FinishedImage, PlannedRun, Sink};
-use crate::failure::{Failure, Outcome};
+use crate::failure::Outcome;
 use crate::files::{ImageFacts, latents_bytes, mask_metadata, masks_bytes, png_bytes, text_chunks};
 use crate::folder::{Beginning, RunFolder};
 use crate::grid::points;
@@ -50,13 +50,7 @@ impl Written<'_> {
         registry: &Registry<T>,
         listener: &dyn Listener,
     ) -> Outcome<Plan> {
-        let [width, height] = ["width", "height"].map(|key| self.origin.key(key));
-        let (wide, high) = self.config.size;
-        let asked = AskedSize {
-            width: AskedPixels { key: &width, pixels: wide },
-            height: AskedPixels { key: &height, pixels: high },
-        };
-        let subject = subject.sized(asked).map_err(|failure| self.origin.blamed(failure))?;
+        let subject = self.sized(|asked| subject.sized(asked))?;
         let inputs = PlanInputs {
             model: &subject.name,
             size: subject.size,
@@ -64,6 +58,43 @@ impl Written<'_> {
             hashes: subject.inputs(),
         };
         self.planned(inputs, platform, registry, listener)
+    }
+
+    /// The plan for an opened model, with warnings of prompts that do not fit it.
+    ///
+    /// # Errors
+    /// As [`Written::plan`], and what reading the checkpoint's files reports.
+    pub fn plan_for<T: AttentionOps>(
+        &self,
+        model: &Model,
+        platform: &Platform,
+        registry: &Registry<T>,
+        listener: &dyn Listener,
+    ) -> Outcome<Plan> {
+        let Self { config, origin, .. } = self;
+        let size = self.sized(|asked| model.size(asked))?;
+        let tiles = AskedPixels { key: &origin.key("vae_tiling"), pixels: config.vae_tiling };
+        model.check_tiles(tiles).map_err(|failure| origin.blamed(failure))?;
+        let inputs = PlanInputs {
+            model: model.name(),
+            size,
+            work: model.workload(size, config.sampling.steps),
+            hashes: model.inputs()?,
+        };
+        let plan = self.planned(inputs, platform, registry, listener)?;
+        model.warn_of_long_prompts(config.prompts.iter().map(|prompt| &prompt.text), listener)?;
+        Ok(plan)
+    }
+
+    /// Gives `of` the size that the configuration asks for, under the names of its keys.
+    fn sized<R>(&self, of: impl FnOnce(AskedSize<'_>) -> Outcome<R>) -> Outcome<R> {
+        let [wide, high] = ["width", "height"].map(|key| self.origin.key(key));
+        let (width, height) = self.config.size;
+        let asked = AskedSize {
+            width: AskedPixels { key: &wide, pixels: width },
+            height: AskedPixels { key: &high, pixels: height },
+        };
+        of(asked).map_err(|failure| self.origin.blamed(failure))
     }
 
     fn planned<T: AttentionOps>(
@@ -146,7 +177,7 @@ impl<'a> Ablation<'a> {
         before: Before<'a>,
         make: impl FnOnce(PlannedRun<'_>, &mut dyn Sink) -> Outcome,
     ) -> Outcome<Ablated> {
-        let plan = self.plan(registry)?;
+        let plan = self.written.plan_for(self.model, self.platform, registry, self.listener)?;
         let path = match self.shard.is_whole() {
             true => self.output.to_path_buf(),
             false => inside(self.output, &format!("shard-{}-of-{}", self.shard.index, self.shard.count))?,
@@ -187,30 +218,6 @@ impl<'a> Ablation<'a> {
         };
         make(run, &mut archive)?;
         Ok(Ablated { folder, made: images, total })
-    }
-
-    fn plan<T: AttentionOps>(&self, registry: &Registry<T>) -> Outcome<Plan> {
-        let Written { config, origin, .. } = self.written;
-        let [width, height, tiles] = ["width", "height", "vae_tiling"].map(|key| origin.key(key));
-        let (wide, high) = config.size;
-        let asked = AskedSize {
-            width: AskedPixels { key: &width, pixels: wide },
-            height: AskedPixels { key: &height, pixels: high },
-        };
-        let blamed = |failure: Failure| origin.blamed(failure);
-        let size = self.model.size(asked).map_err(blamed)?;
-        let tiles = AskedPixels { key: &tiles, pixels: config.vae_tiling };
-        self.model.check_tiles(tiles).map_err(blamed)?;
-        let inputs = PlanInputs {
-            model: self.model.name(),
-            size,
-            work: self.model.workload(size, config.sampling.steps),
-            hashes: self.model.inputs()?,
-        };
-        let plan = self.written.planned(inputs, self.platform, registry, self.listener)?;
-        let texts = config.prompts.iter().map(|prompt| &prompt.text);
-        self.model.warn_of_long_prompts(texts, self.listener)?;
-        Ok(plan)
     }
 
     /// What is not there yet of this shard's images.

@@ -8,7 +8,7 @@ use atedm_sdxl::rng::{NoiseDType, RngKind};
 use atedm_sdxl::schedulers::SamplerChoice;
 use serde::Deserialize;
 
-use super::prompts::{PromptText, check_length, inline_prompts, read_prompts};
+use super::prompts::{PromptText, check_length, checked, inline_prompts, read_prompts};
 use super::record::Attention;
 use crate::failure::{Failure, Outcome};
 use crate::files::{CONFIG_MOST, read_text};
@@ -20,13 +20,15 @@ pub enum Origin<'a> {
     File(&'a Path),
     /// The flags of a command.
     Flags,
+    /// A program.
+    Code,
 }
 
 impl Origin<'_> {
     /// A key as its writer knows it: `vae_tiling`, or `--vae-tiling`.
     pub fn key(self, key: &str) -> String {
         match self {
-            Self::File(_) => key.to_string(),
+            Self::File(_) | Self::Code => key.to_string(),
             Self::Flags => format!("--{}", key.replace('_', "-")),
         }
     }
@@ -35,7 +37,7 @@ impl Origin<'_> {
     pub fn blamed(self, failure: Failure) -> Failure {
         match self {
             Self::File(path) => failure.within(path.display()),
-            Self::Flags => failure,
+            Self::Flags | Self::Code => failure,
         }
     }
 }
@@ -114,56 +116,98 @@ pub struct GridEntry {
 
 /// The file's own form.
 #[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, default)]
 struct File {
     title: Option<String>,
     model: Option<String>,
-    #[serde(default)]
     seed: u64,
-    #[serde(default = "fifty")]
     steps: usize,
-    #[serde(default = "seven")]
     guidance_scale: f64,
     scheduler: Option<String>,
     negative_prompt: Option<String>,
     width: Option<usize>,
     height: Option<usize>,
-    #[serde(default = "torch")]
     rng: String,
     rng_dtype: Option<String>,
-    #[serde(default)]
     attention: Attention,
-    #[serde(default)]
     vae_tiling: Option<usize>,
-    #[serde(default = "yes")]
     distances: bool,
     budget_tflops: Option<f64>,
-    #[serde(default)]
     masks: Vec<String>,
-    #[serde(default)]
     prompts: BTreeMap<String, toml::Value>,
     prompts_file: Option<PathBuf>,
-    #[serde(default)]
     grid: Vec<GridEntry>,
 }
 
-fn fifty() -> usize {
-    50
+impl GridEntry {
+    /// A method with its options as they are by default.
+    pub fn new(method: impl Into<String>) -> Self {
+        Self { method: Some(method.into()), ..Self::default() }
+    }
+
+    /// The same with an option of every point: `prune_layers`, `recovery`.
+    #[must_use]
+    pub fn option(mut self, key: impl Into<String>, value: impl Into<toml::Value>) -> Self {
+        self.options.insert(key.into(), value.into());
+        self
+    }
+
+    /// The same with an axis: a point for each of these values of an option, and of `steps`, `guidance_scale`, `scheduler`,
+    /// `attention` or `budget_tflops`. Axes multiply.
+    #[must_use]
+    pub fn each<V: Into<toml::Value>>(
+        mut self,
+        key: impl Into<String>,
+        values: impl IntoIterator<Item = V>,
+    ) -> Self {
+        let values: Vec<toml::Value> = values.into_iter().map(Into::into).collect();
+        self.each.insert(key.into(), values.into());
+        self
+    }
 }
 
-fn seven() -> f64 {
-    7.0
-}
-
-fn torch() -> String {
-    "torch".into()
-}
-
-fn yes() -> bool {
-    true
+impl Default for File {
+    fn default() -> Self {
+        Self {
+            title: None,
+            model: None,
+            seed: 0,
+            steps: 50,
+            guidance_scale: 7.0,
+            scheduler: None,
+            negative_prompt: None,
+            width: None,
+            height: None,
+            rng: "torch".into(),
+            rng_dtype: None,
+            attention: Attention::default(),
+            vae_tiling: None,
+            distances: true,
+            budget_tflops: None,
+            masks: Vec::new(),
+            prompts: BTreeMap::new(),
+            prompts_file: None,
+            grid: Vec::new(),
+        }
+    }
 }
 
 impl Config {
+    /// Prompts, each an id and a text, and a grid; the rest as a file has it by default.
+    ///
+    /// # Errors
+    /// [`Failure::Usage`] for no prompts, ids that cannot name files or are there twice, and for an empty grid.
+    pub fn new<Id: Into<String>, Text: Into<String>>(
+        title: impl Into<String>,
+        prompts: impl IntoIterator<Item = (Id, Text)>,
+        grid: impl IntoIterator<Item = GridEntry>,
+    ) -> Outcome<Self> {
+        let prompt = |(id, text): (Id, Text)| PromptText { id: id.into(), text: text.into(), seed: None };
+        let prompts = checked(prompts.into_iter().map(prompt).collect())?;
+        let file = File { grid: grid.into_iter().collect(), ..File::default() };
+        Self::of(file, title.into(), prompts)
+    }
+
     /// Reads a file; `prompts` is a file of prompts that takes the place of the configuration's own.
     pub fn read(path: &Path, prompts: Option<&Path>) -> Outcome<(Self, String)> {
         let prompts = prompts.map(|path| read_prompts(path, None)).transpose()?;
@@ -192,6 +236,11 @@ impl Config {
                 .map_err(|failure| failure.within("prompts_file"))?,
             (None, None, _) => inline_prompts(&file.prompts)?,
         };
+        Self::of(file, name.to_string(), prompts)
+    }
+
+    /// `title` counts where the file has none.
+    fn of(file: File, title: String, prompts: Vec<PromptText>) -> Outcome<Self> {
         if prompts.is_empty() {
             return Err(Failure::usage(
                 "prompts: expected a table [prompts] such as fox = \"a red fox\", or prompts_file",
@@ -209,7 +258,7 @@ impl Config {
         let rng: RngKind = file.rng.parse()?;
         let rng_dtype = file.rng_dtype.as_deref().map(dtype).transpose()?;
         Ok(Self {
-            title: file.title.unwrap_or_else(|| name.to_string()),
+            title: file.title.unwrap_or(title),
             model: file.model,
             seed: file.seed,
             size: (file.width, file.height),

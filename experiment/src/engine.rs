@@ -200,13 +200,17 @@ impl PlannedRun<'_> {
     /// Makes the images. `registry` builds the methods that the plan was checked against.
     ///
     /// # Errors
-    /// What reading the weights, the backend, a method or `sink` reports.
+    /// What reading the weights, the backend, a method or `sink` reports; [`Failure::Usage`] for another backend than the plan's.
     pub fn make<B: Backend>(
         self,
         device: &DeviceOf<B>,
-        registry: Registry<B::Tensor>,
+        registry: &Registry<B::Tensor>,
         sink: &mut dyn Sink,
     ) -> Outcome {
+        if self.platform.backend != B::NAME {
+            let planned = &self.platform.backend;
+            return Err(Failure::usage(format!("backend: the plan is for {planned}, got {}", B::NAME)));
+        }
         self.listener.begin(self.total_steps());
         let made = self.make_all::<B>(device, registry, sink);
         self.listener.end();
@@ -216,7 +220,7 @@ impl PlannedRun<'_> {
     fn make_all<B: Backend>(
         &self,
         device: &DeviceOf<B>,
-        registry: Registry<B::Tensor>,
+        registry: &Registry<B::Tensor>,
         sink: &mut dyn Sink,
     ) -> Outcome {
         self.listener.phase(Phase::Loading);
@@ -286,7 +290,7 @@ struct Negative<T> {
 struct LoadedModels<'a, B: Backend> {
     run: &'a PlannedRun<'a>,
     pipeline: Pipeline<B>,
-    registry: Registry<B::Tensor>,
+    registry: &'a Registry<B::Tensor>,
     /// What every image starts from, instead of noise.
     clean: Option<InitialLatents<B::Tensor>>,
     /// Steps done, of all images.
@@ -376,7 +380,7 @@ impl<B: Backend> LoadedModels<'_, B> {
             observer: watcher.map(|watcher| watcher as SharedObserver<B::Tensor>),
             replay: self.run.replay.as_ref().map(|replay| replay.masks.clone()),
         };
-        let reducer = point.method.build(&self.registry, &context)?;
+        let reducer = point.method.build(self.registry, &context)?;
         Ok(match point.info.settings.attention {
             Attention::Fused => reducer,
             Attention::Stored => Box::new(StoredMaps::new(reducer)),

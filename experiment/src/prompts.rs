@@ -6,6 +6,7 @@ use std::path::Path;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
+pub use super::prompt_table::names_columns;
 use super::prompt_table::{Separator, read_table};
 use crate::failure::{Failure, Outcome};
 use crate::files::{PROMPTS_MOST, read_text};

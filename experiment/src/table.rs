@@ -15,15 +15,15 @@ const FILE: &str = "schedule_file";
 const TABLE: &str = "table";
 
 /// Options in which no file is named.
-pub struct Inlined {
-    pub options: Options,
+pub(crate) struct Inlined {
+    pub(crate) options: Options,
     /// The file that was.
     file: Option<PathBuf>,
 }
 
 impl Inlined {
     /// An error about the table is one about the option that named its file.
-    pub fn named(&self, error: Error) -> Error {
+    pub(crate) fn named(&self, error: Error) -> Error {
         match (&self.file, error) {
             (Some(_), Error::Config { field, reason }) if field == TABLE => Error::config(FILE, reason),
             (_, error) => error,
@@ -32,7 +32,7 @@ impl Inlined {
 }
 
 /// `options` with the content of `schedule_file` as their `table`; the option may stand in the table `schedule`, too.
-pub fn inline_table(options: &Options) -> Outcome<Inlined> {
+pub(crate) fn inline_table(options: &Options) -> Outcome<Inlined> {
     let mut options = options.clone();
     let nested = options.get_mut("schedule").and_then(Value::as_object_mut);
     let nested = nested.and_then(|schedule| schedule.remove(FILE));
