@@ -3,13 +3,13 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use atedm_core::{DType, Error};
 use atedm_sdxl::rng::{NoiseDType, RngKind};
-use atedm_sdxl::schedulers::SamplerChoice;
 use serde::Deserialize;
 
-use super::prompts::{PromptText, check_length, checked, inline_prompts, read_prompts};
+use super::prompts::{PromptText, checked, inline_prompts, read_prompts};
 use super::record::Attention;
+pub use super::sampling::{Sampling, noise_dtype};
+use super::sampling::{dtype, sampler};
 use crate::failure::{Failure, Outcome};
 use crate::files::{CONFIG_MOST, read_text};
 
@@ -71,21 +71,6 @@ pub struct Config {
     pub prompts: Vec<PromptText>,
     /// The grid's entries, each a product of its axes.
     pub grid: Vec<GridEntry>,
-}
-
-/// How an image is sampled.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Sampling {
-    /// Denoising steps.
-    pub steps: usize,
-    /// Classifier-free guidance.
-    pub guidance_scale: f64,
-    /// Sampler instead of the checkpoint's.
-    pub scheduler: Option<SamplerChoice>,
-    /// What is steered away from.
-    pub negative_prompt: Option<String>,
-    /// How attention is computed.
-    pub attention: Attention,
 }
 
 /// A `[[grid]]` table as it was written.
@@ -282,25 +267,6 @@ impl Config {
     }
 }
 
-impl Sampling {
-    /// The same, if every number is in range.
-    pub fn checked(self) -> Outcome<Self> {
-        if let Some(text) = &self.negative_prompt {
-            check_length(text).map_err(|reason| Failure::usage(format!("negative_prompt: {reason}")))?;
-        }
-        if self.steps == 0 {
-            return Err(Failure::usage("steps: expected at least 1, got 0"));
-        }
-        if !self.guidance_scale.is_finite() {
-            return Err(Failure::usage(format!(
-                "guidance_scale: expected a finite number, got {}",
-                self.guidance_scale
-            )));
-        }
-        Ok(self)
-    }
-}
-
 /// What is wrong with a TOML text, with its line and, where the message names no key, the key of that line.
 fn in_toml(text: &str, error: &toml::de::Error) -> Failure {
     let Some(before) = error.span().and_then(|span| text.get(..span.start)) else {
@@ -314,34 +280,6 @@ fn in_toml(text: &str, error: &toml::de::Error) -> Failure {
     let key = key.filter(|_| error.message().starts_with("invalid"));
     let key = key.map_or(String::new(), |key| format!("{key}: "));
     Failure::usage(format!("line {number}: {key}{}", error.message()))
-}
-
-/// A sampler by its name.
-pub fn sampler(name: &str) -> Outcome<SamplerChoice> {
-    Ok(name.parse()?)
-}
-
-/// The element type of noise by its name.
-fn dtype(name: &str) -> Outcome<DType> {
-    let reason = |error| match error {
-        Error::Config { reason, .. } => Failure::usage(reason),
-        other => other.into(),
-    };
-    name.parse().map_err(|error| reason(error).within("rng_dtype"))
-}
-
-/// What a generator draws in, if `asked` for that; `key` is what asked, for the message.
-///
-/// # Errors
-/// [`Failure::Usage`] for a generator that draws in one type alone.
-pub fn noise_dtype(rng: RngKind, asked: Option<DType>, key: &str) -> Outcome<NoiseDType> {
-    match (rng, asked) {
-        (_, None) => Ok(NoiseDType::OfModel),
-        (RngKind::ChaCha, Some(dtype)) if dtype != DType::F32 => {
-            Err(Failure::usage(format!("{key}: expected f32, which chacha always draws in, got {dtype}")))
-        }
-        (_, Some(dtype)) => Ok(NoiseDType::Always(dtype)),
-    }
 }
 
 #[cfg(test)]

@@ -86,6 +86,7 @@ pub mod prompts;
 mod reading;
 pub mod record;
 pub mod report;
+mod sampling;
 pub mod shard;
 pub mod spec;
 mod stored;
