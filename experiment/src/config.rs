@@ -51,8 +51,10 @@ pub struct Config {
     pub model: Option<String>,
     /// The run's seed; each prompt's is made of it and of the prompt's id.
     pub seed: u64,
-    /// Width and height in pixels; the checkpoint's own if not given.
-    pub size: (Option<usize>, Option<usize>),
+    /// Pixels across; the checkpoint's own if not given.
+    pub width: Option<usize>,
+    /// Pixels down; the checkpoint's own if not given.
+    pub height: Option<usize>,
     /// Generator of the noise.
     pub rng: RngKind,
     /// What it draws in.
@@ -246,7 +248,8 @@ impl Config {
             title: file.title.unwrap_or(title),
             model: file.model,
             seed: file.seed,
-            size: (file.width, file.height),
+            width: file.width,
+            height: file.height,
             rng,
             noise_dtype: noise_dtype(rng, rng_dtype, "rng_dtype")?,
             vae_tiling: file.vae_tiling,

@@ -76,10 +76,9 @@ impl Written<'_> {
     /// Gives `of` the size that the configuration asks for, under the names of its keys.
     fn sized<R>(&self, of: impl FnOnce(AskedSize<'_>) -> Outcome<R>) -> Outcome<R> {
         let [wide, high] = ["width", "height"].map(|key| self.origin.key(key));
-        let (width, height) = self.config.size;
         let asked = AskedSize {
-            width: AskedPixels { key: &wide, pixels: width },
-            height: AskedPixels { key: &high, pixels: height },
+            width: AskedPixels { key: &wide, pixels: self.config.width },
+            height: AskedPixels { key: &high, pixels: self.config.height },
         };
         of(asked).map_err(|failure| self.origin.blamed(failure))
     }
