@@ -5,8 +5,7 @@ use std::path::Path;
 
 use atedm_core::one_line;
 use atedm_experiment::files::{PROMPTS_MOST, read_text};
-use atedm_experiment::prompt_table::names_columns;
-use atedm_experiment::prompts::{PromptText, checked, ending, read_prompts};
+use atedm_experiment::prompts::{PromptText, checked, ending, names_columns, read_prompts};
 use serde::{Deserialize, Serialize};
 
 use crate::failure::{Failure, Outcome};
@@ -69,7 +68,7 @@ fn coco(text: &str) -> Outcome<Vec<PromptText>> {
     }
     let prompt = |(image, annotation): (u64, Annotation)| PromptText {
         id: format!("{image:012}"),
-        text: one_line(&annotation.caption),
+        text: words(&annotation.caption),
         seed: None,
     };
     Ok(first.into_iter().map(prompt).collect())
@@ -96,6 +95,14 @@ fn lines(text: &str) -> Outcome<Vec<PromptText>> {
     filled.map(prompt).collect()
 }
 
+<<<<<<< HEAD
+=======
+/// Some of COCO's captions have spaces and line ends around or within them.
+fn words(caption: &str) -> String {
+    caption.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+>>>>>>> exper
 /// As `prompts.jsonl`.
 pub(super) fn to_jsonl(captions: &[PromptText]) -> Outcome<String> {
     let mut text = String::new();
