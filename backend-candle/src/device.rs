@@ -10,7 +10,7 @@
 use atedm_core::{Error, Result};
 use candle_core::Device;
 
-use crate::NAME;
+use crate::error::NAME;
 
 /// The device called `cpu`, `cuda`, `cuda:N`, `metal` or `metal:N`.
 ///

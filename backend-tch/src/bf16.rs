@@ -2,9 +2,9 @@
 
 use tch::{Device, Kind, Tensor as Raw};
 
-use crate::attention::{Attended, Map};
 use crate::cpu::{self, Cpu, Heads, Pass};
 use crate::error::TorchResult;
+use crate::map::{Fused, Map};
 
 /// The kernels, if they take heads of these tensors: bf16 on the CPU, outside of any gradient.
 pub(crate) fn kernels(operands: &[&Raw]) -> Option<Cpu> {
@@ -28,7 +28,7 @@ pub(crate) fn attention(
     v: &Raw,
     scale: f64,
     scores: Option<&Raw>,
-) -> TorchResult<Attended> {
+) -> TorchResult<Fused> {
     let (b, h, m, dim) = q.size4()?;
     let n = k.size4()?.2;
     let (q, k, v) = (rows(q)?, rows(k)?, rows(v)?);
@@ -45,7 +45,7 @@ pub(crate) fn attention(
         voted: voted.as_mut().map(numbers_mut),
     };
     cpu::attention(cpu, pass, heads(&v)?, into);
-    Ok(Attended { output: output.f_permute([0, 2, 1, 3])?, lse, voted })
+    Ok(Fused { output: output.f_permute([0, 2, 1, 3])?, lse, first_vote: voted })
 }
 
 /// `Aᵀ s` for f32 scores `[b, h, m]` → `[b, h, n]`.

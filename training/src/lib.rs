@@ -1,10 +1,9 @@
-//! Small SD-XL models trained from nothing, and the data that they learn from.
+#![doc = include_str!("../README.md")]
 //!
+//! # Structure
 //! - [`scenes`]: scenes of coloured shapes, composed by a seeded program, with captions, exact masks and labels.
 //! - `emoji` (feature `emoji`): larger scenes, composed of drawings.
 //! - `trainer` (feature `tch`): the training itself, on libtorch's gradients.
-//!
-//! The scenes need no tensor library.
 
 #[cfg(feature = "emoji")]
 pub mod emoji;

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use atedm_core::DType;
 
-use super::print;
+use super::print::print;
 use super::subject::Subject;
 use crate::Extension;
 use crate::args::{AblateAction, AblateArgs, MergeArgs};

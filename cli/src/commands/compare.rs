@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use atedm_core::DType;
 use serde_json::{Value, json};
 
-use super::print;
+use super::print::print;
 use crate::Extension;
 use crate::args::{CompareArgs, PruneArgs, SampleArgs};
 use crate::dispatch::dispatch;

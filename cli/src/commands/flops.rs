@@ -5,7 +5,7 @@ use atedm_core::reference::NdTensor;
 use atedm_sdxl::flops::{RunCost, Unit};
 use serde_json::{Map, Value, json};
 
-use super::print;
+use super::print::print;
 use super::subject::{Costed, Subject, label};
 use crate::Extension;
 use crate::args::{FlopsArgs, PruneArgs};

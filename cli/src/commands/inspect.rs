@@ -7,7 +7,7 @@ use atedm_sdxl::config::BlockInfo;
 use atedm_sdxl::memory::{self, Memory};
 use serde_json::{Value, json};
 
-use super::print;
+use super::print::print;
 use crate::Extension;
 use crate::args::InspectArgs;
 use crate::describe;

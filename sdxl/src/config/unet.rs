@@ -4,6 +4,7 @@ use atedm_core::plugin::{BlockId, Grid, Stage};
 
 /// One stage of the down path.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct DownStage {
     /// Channels that come in.
     pub in_channels: usize,
@@ -23,6 +24,7 @@ pub struct DownStage {
 
 /// The middle.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct MidStage {
     /// Channels.
     pub channels: usize,
@@ -36,6 +38,7 @@ pub struct MidStage {
 
 /// One stage of the up path.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct UpStage {
     /// Channels that come from the stage below.
     pub previous_channels: usize,
@@ -57,7 +60,7 @@ pub struct UpStage {
 
 impl UpStage {
     /// `(channels of the stream, channels of the skip connection)` that resnet `layer` gets.
-    pub fn resnet_inputs(&self, layer: usize) -> (usize, usize) {
+    pub(crate) fn resnet_inputs(&self, layer: usize) -> (usize, usize) {
         let stream = if layer == 0 { self.previous_channels } else { self.channels };
         let skip = if layer + 1 == self.layers { self.skip_channels } else { self.channels };
         (stream, skip)
@@ -66,6 +69,7 @@ impl UpStage {
 
 /// Everything about an SD-XL U-Net that its weights depend on.
 #[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
 pub struct UNetConfig {
     /// Channels of the latents that come in.
     pub in_channels: usize,
@@ -109,6 +113,7 @@ pub struct UNetConfig {
 
 /// One attention block, as [`UNetConfig::blocks`] lists them.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct BlockInfo {
     /// Which.
     pub id: BlockId,
@@ -186,7 +191,7 @@ impl UNetConfig {
     }
 
     /// Channels of the first and last stage.
-    pub fn base_channels(&self) -> usize {
+    pub(crate) fn base_channels(&self) -> usize {
         self.down.first().map_or(0, |stage| stage.channels)
     }
 

@@ -11,6 +11,7 @@
 //! Which scene an index gives is the same everywhere; its pixels are drawn by `resvg`, whose single-precision arithmetic may
 //! differ in the last bit between processors.
 
+mod held_out;
 mod icons;
 mod noun;
 mod scene;
@@ -24,9 +25,7 @@ use atedm_core::{Error, Result};
 
 use self::icons::Icon;
 use self::scene::EmojiScene;
-use super::scenes::{
-    Background, Composed, Objects, Position, Relation, SceneSource, Size, Split, Style, Tone,
-};
+use super::scenes::{Composed, Objects, Position, Relation, SceneSource, Size, Split, Style, Tone};
 
 /// Where the packages are, and what of them is used.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,7 +42,8 @@ pub struct EmojiOptions {
 
 impl EmojiOptions {
     /// Animals, food, places, activities and things: what stands in a scene (no faces, people, signs and flags).
-    pub const GROUPS: [&str; 5] = ["animals-nature", "food-drink", "travel-places", "activities", "objects"];
+    pub(crate) const GROUPS: [&str; 5] =
+        ["animals-nature", "food-drink", "travel-places", "activities", "objects"];
 
     /// The first seed's stream of one or two objects of [`EmojiOptions::GROUPS`].
     pub fn new(folder: impl Into<PathBuf>) -> Self {
@@ -100,23 +100,4 @@ impl SceneSource for Emoji {
             [format!("{sized} {position} {background}"), format!("{} {relation}", noun::noun(label, None))]
         }))
     }
-}
-
-/// Whether this drawing before this background is held out.
-fn triple_held_out(icon: &str, background: &Background) -> bool {
-    chosen(&[icon, background.style.name(), background.tone.name()])
-}
-
-/// Whether these two drawings together are held out, in either order.
-fn pair_held_out(first: &str, second: &str) -> bool {
-    chosen(&[first.min(second), first.max(second)])
-}
-
-/// The choice depends on names alone, not on which other drawings there are: FNV-1a of the names, then as for shapes.
-fn chosen(names: &[&str]) -> bool {
-    let bytes = names.iter().flat_map(|name| name.bytes().chain([0]));
-    let hash = bytes.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-    });
-    super::scenes::held_out::is_chosen(hash)
 }

@@ -72,7 +72,7 @@ impl Scene {
 
     /// A caption for training: [`Scene::caption`] in 70 of 100 draws, else without the sizes, the background or both, so
     /// that short prompts work too. Draw `index` of `seed`; never untrue of the picture.
-    pub fn varied_caption(&self, seed: u64, index: u64) -> String {
+    pub(crate) fn varied_caption(&self, seed: u64, index: u64) -> String {
         self.words(Omission::drawn(seed, index))
     }
 
@@ -96,7 +96,7 @@ fn noun(object: &Object, omission: Omission) -> String {
 }
 
 /// Captions that hold every word of the grammar at least once, for learning a vocabulary.
-pub fn vocabulary_captions() -> impl Iterator<Item = String> {
+pub(crate) fn vocabulary_captions() -> impl Iterator<Item = String> {
     // As many scenes as the largest set has members, each set walked in its own order.
     (0..Colour::ALL.len()).flat_map(|step| {
         let object = |step: usize| Object {

@@ -8,7 +8,7 @@
 //! [`SceneSource`] and [`Composed`] are what training and evaluation ask of any tier's data; [`Shapes`] is this tier's.
 //!
 //! About a tenth of all (shape, colour, background style) triples and of all pairs of (shape, colour) objects never
-//! occur in [`Split::Train`], and each scene of [`Split::HeldOut`] shows one of them: [`held_out`].
+//! occur in [`Split::Train`], and each scene of [`Split::HeldOut`] shows one of them (`held_out`).
 //!
 //! ```
 //! use atedm_training::scenes::{Scene, Split};
@@ -22,7 +22,7 @@
 
 pub(crate) mod caption;
 pub(crate) mod draws;
-pub mod held_out;
+pub(crate) mod held_out;
 mod outline;
 mod parts;
 mod picture;
@@ -33,7 +33,7 @@ mod source;
 #[cfg(test)]
 mod tests;
 
-pub use caption::vocabulary_captions;
+pub(crate) use caption::vocabulary_captions;
 pub use parts::{Background, Colour, Object, Position, Relation, Scene, Shape, Size, Split, Style, Tone};
 pub use picture::Picture;
 pub use source::{BackgroundLabels, Composed, Kind, Labels, ObjectLabels, Objects, SceneSource, Shapes};

@@ -23,7 +23,7 @@ mod votes;
 use atedm_core::reference::NdTensor;
 use atedm_core::{Backend, DType, DeviceOf};
 
-use super::print;
+use super::print::print;
 use super::subject::{Costed, Subject};
 use crate::Extension;
 use crate::args::{BenchArgs, Device, PruneArgs};
