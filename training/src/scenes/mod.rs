@@ -33,7 +33,6 @@ mod source;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use caption::vocabulary_captions;
 pub use parts::{Background, Colour, Object, Position, Relation, Scene, Shape, Size, Split, Style, Tone};
 pub use picture::Picture;
 pub use source::{BackgroundLabels, Composed, Kind, Labels, ObjectLabels, Objects, SceneSource, Shapes};

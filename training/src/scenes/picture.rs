@@ -11,7 +11,7 @@ pub struct Picture {
 
 impl Picture {
     /// The picture in -1..=1, by channels: `[3, side, side]`.
-    pub(crate) fn to_signed(&self) -> Vec<f32> {
+    pub fn to_signed(&self) -> Vec<f32> {
         let channel = |channel| self.rgb.iter().skip(channel).step_by(3);
         (0..3).flat_map(|which| channel(which).map(|&value| f32::from(value) / 127.5 - 1.0)).collect()
     }
