@@ -7,7 +7,8 @@ path tells. Circles that are meant to be are listed in `allowed.json` with their
 
     python3 tests/circles/circles.py [--all] [CRATE …]
 
-prints every circle that is not allowed, with the names that make it, and exits with 1 if there is one.
+prints every circle that is not allowed, with the names that make it, and exits with 1 if there is one. It also names modules
+with a folder whose file is `name.rs` beside it: here that file is `name/mod.rs`.
 """
 
 import json
@@ -172,6 +173,11 @@ def circles(root):
     return found, needs
 
 
+def beside_their_folder(source):
+    """The files `name.rs` that stand beside the folder of their module."""
+    return [file for file in sorted(source.rglob("*.rs")) if file.with_suffix("").is_dir()]
+
+
 def crates():
     """The crate roots of the workspace by folder."""
     roots = sorted(ROOT.glob("*/src/lib.rs")) + sorted(ROOT.glob("examples/*/src/lib.rs"))
@@ -189,6 +195,9 @@ def main(arguments):
         source = root.parent
         listed = {frozenset(entry["files"]) for entry in allowed.get(crate, [])}
         met = set()
+        for file in beside_their_folder(source):
+            bad += 1
+            print(f"{crate}: {file.relative_to(source).as_posix()}: expected {file.stem}/mod.rs")
         groups, needs = circles(root)
         for group in groups:
             files = frozenset(module.file.relative_to(source).as_posix() for module in group)

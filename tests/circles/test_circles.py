@@ -41,6 +41,14 @@ class Circles(unittest.TestCase):
         self.assertEqual(found(lib="mod a;\nfn f() { a::g() }\nconst N: usize = 1;", a="use super::N;\nfn g() {}"), [["a", "lib"]])
         self.assertEqual(found(lib="mod d;", d__mod="mod e;\nuse self::e::E;\nstruct D;", d__e="struct E(super::D);"), [["d/e", "d/mod"]])
 
+    def test_module_files(self):
+        with tempfile.TemporaryDirectory() as folder:
+            root = pathlib.Path(folder)
+            (root / "a").mkdir()
+            for name in ("a.rs", "a/b.rs", "c.rs"):
+                (root / name).write_text("")
+            self.assertEqual([file.name for file in circles.beside_their_folder(root)], ["a.rs"])
+
     def test_globs_and_groups(self):
         self.assertEqual(found(lib=MAP, a="use crate::{\n    b::{self, B},\n    c,\n};\nstruct A;", b="use crate::a::*;\nstruct B;", c=""), [["a", "b"]])
 
