@@ -1,4 +1,4 @@
-//! The program `atedm` as a library: text to image with SD-XL, pruned by AT-EDM or by a plugin of your own.
+#![doc = include_str!("../README.md")]
 //!
 //! An outside crate ships its own program with [`main_with`] and an [`Extension`] that registers its plugins; the whole
 //! command line then knows them by name.

@@ -16,22 +16,14 @@ const FILE: &str = "schedule_file";
 const TABLE: &str = "table";
 
 /// Options in which no file is named.
-<<<<<<< HEAD
 pub(crate) struct Inlined {
     pub(crate) options: Options,
     /// Where tables came from files: empty for the method's own table, `member.` for that of a stack's member.
     places: Vec<String>,
-=======
-pub(crate) struct Inlined {
-    pub(crate) options: Options,
-    /// The file that was.
-    file: Option<PathBuf>,
->>>>>>> exper
 }
 
 impl Inlined {
     /// An error about the table is one about the option that named its file.
-<<<<<<< HEAD
     pub(crate) fn named(&self, error: Error) -> Error {
         let place = |field: &str| self.places.iter().find(|place| field.strip_prefix(*place) == Some(TABLE));
         match error {
@@ -40,12 +32,6 @@ impl Inlined {
                 None => Error::Config { field, reason },
             },
             error => error,
-=======
-    pub(crate) fn named(&self, error: Error) -> Error {
-        match (&self.file, error) {
-            (Some(_), Error::Config { field, reason }) if field == TABLE => Error::config(FILE, reason),
-            (_, error) => error,
->>>>>>> exper
         }
     }
 }
@@ -66,11 +52,7 @@ pub(crate) fn inline_tables(method: &str, options: &Options) -> Outcome<Inlined>
 }
 
 /// `options` with the content of `schedule_file` as their `table`; the option may stand in the table `schedule`, too.
-<<<<<<< HEAD
 fn inline_table(options: &Options) -> Outcome<Inlined> {
-=======
-pub(crate) fn inline_table(options: &Options) -> Outcome<Inlined> {
->>>>>>> exper
     let mut options = options.clone();
     let nested = options.get_mut("schedule").and_then(Value::as_object_mut);
     let nested = nested.and_then(|schedule| schedule.remove(FILE));

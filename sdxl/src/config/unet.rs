@@ -6,6 +6,7 @@ use super::nests::Nesting;
 
 /// One stage of the down path.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct DownStage {
     /// Channels that come in.
     pub in_channels: usize,
@@ -25,6 +26,7 @@ pub struct DownStage {
 
 /// The middle.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct MidStage {
     /// Channels.
     pub channels: usize,
@@ -38,6 +40,7 @@ pub struct MidStage {
 
 /// One stage of the up path.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct UpStage {
     /// Channels that come from the stage below.
     pub previous_channels: usize,
@@ -59,7 +62,7 @@ pub struct UpStage {
 
 impl UpStage {
     /// `(channels of the stream, channels of the skip connection)` that resnet `layer` gets.
-    pub fn resnet_inputs(&self, layer: usize) -> (usize, usize) {
+    pub(crate) fn resnet_inputs(&self, layer: usize) -> (usize, usize) {
         let stream = if layer == 0 { self.previous_channels } else { self.channels };
         let skip = if layer + 1 == self.layers { self.skip_channels } else { self.channels };
         (stream, skip)
@@ -68,6 +71,7 @@ impl UpStage {
 
 /// Everything about an SD-XL U-Net that its weights depend on.
 #[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
 pub struct UNetConfig {
     /// Channels of the latents that come in.
     pub in_channels: usize,
@@ -111,6 +115,7 @@ pub struct UNetConfig {
 
 /// One attention block, as [`UNetConfig::blocks`] lists them.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct BlockInfo {
     /// Which.
     pub id: BlockId,
@@ -190,7 +195,7 @@ impl UNetConfig {
     }
 
     /// Channels of the first and last stage.
-    pub fn base_channels(&self) -> usize {
+    pub(crate) fn base_channels(&self) -> usize {
         self.down.first().map_or(0, |stage| stage.channels)
     }
 

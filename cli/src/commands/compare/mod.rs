@@ -17,7 +17,7 @@ use atedm_experiment::record::PromptLine;
 use atedm_experiment::spec::PruneSpec;
 use atedm_sdxl::pipeline::TextEncoders;
 
-use super::print;
+use super::print::print;
 use crate::Extension;
 use crate::args::{CompareArgs, PruneArgs, SampleArgs};
 use crate::dispatch::run_plan;

@@ -68,7 +68,7 @@ fn coco(text: &str) -> Outcome<Vec<PromptText>> {
     }
     let prompt = |(image, annotation): (u64, Annotation)| PromptText {
         id: format!("{image:012}"),
-        text: words(&annotation.caption),
+        text: one_line(&annotation.caption),
         seed: None,
     };
     Ok(first.into_iter().map(prompt).collect())
@@ -95,14 +95,6 @@ fn lines(text: &str) -> Outcome<Vec<PromptText>> {
     filled.map(prompt).collect()
 }
 
-<<<<<<< HEAD
-=======
-/// Some of COCO's captions have spaces and line ends around or within them.
-fn words(caption: &str) -> String {
-    caption.split_whitespace().collect::<Vec<_>>().join(" ")
-}
-
->>>>>>> exper
 /// As `prompts.jsonl`.
 pub(super) fn to_jsonl(captions: &[PromptText]) -> Outcome<String> {
     let mut text = String::new();
