@@ -18,9 +18,10 @@ lint:
 deny *CHECKS="licenses bans sources":
     cargo deny check {{CHECKS}}
 
-# Every crate as it would be published.
-package:
-    cargo package --workspace --allow-dirty --no-verify
+# Every crate as it would be published: its files, its size, and a build from its package (libtorch for two of them).
+package *ARGS:
+    bash tests/libtorch.sh
+    python3 tests/package/package.py {{ARGS}}
 
 # Checkpoints written by diffusers, its results beside ours (makes a Python environment in target/python: 2 GB).
 parity *ARGS:

@@ -87,8 +87,8 @@ features "$reference" "$reference.npz" "$reference/labels.jsonl"
 if [[ ! -f $CLASSIFIER ]]; then
     scenes "$OUT/single-$SCENES" --split train --single --count "$SCENES"
     scenes "$OUT/single-held-out" --split held-out --single --count 1000
-    "$PYTHON" -m atedm_evaluation.classifier train --scenes "$OUT/single-$SCENES" --held-out "$OUT/single-held-out" \
-        --weights "$CLASSIFIER" --markdown "$OUT/classifier.md" "${threads[@]}"
+    "$PYTHON" -m atedm_evaluation.classifier train "$OUT/single-$SCENES" --held-out "$OUT/single-held-out" \
+        --output "$CLASSIFIER" --markdown "$OUT/classifier.md" "${threads[@]}"
 fi
 if [[ ! -f $ALIGNMENT ]]; then
     scenes "$OUT/mixed-$SCENES" --split train --count "$SCENES"
@@ -133,7 +133,7 @@ for claim in "${claims[@]}"; do
         scenes "$singles" --split held-out --single --count "$SINGLES"
         pictures "$file" "$singles/prompts.tsv" "$run"
         features "$run/images" "$measures/features.npz" "$results"
-        measure classifier classifier score --ablation "$run" --labels "$singles/labels.jsonl" --weights "$CLASSIFIER"
+        measure classifier classifier score --ablation "$run" --labels "$singles/labels.jsonl" --model "$CLASSIFIER"
         measure alignment alignment score --ablation "$run" --features "$measures/features.npz" --model "$ALIGNMENT"
         "$PYTHON" -m atedm_evaluation.claims_table "$claim" --markdown "$measures/classifier.md" "$measures/alignment.md" --page "$PAGE"
         ;;
@@ -155,7 +155,7 @@ for claim in "${claims[@]}"; do
         measure unpruned quality --ablation "$run" --features "$measures/features.npz" --measures kid,pairs
         measure held-out quality --ablation "$run" --features "$measures/features.npz" --reference "$reference.npz" --measures kid
         measure alignment alignment score --ablation "$run" --features "$measures/features.npz" --model "$ALIGNMENT"
-        measure classifier classifier score --ablation "$run" --labels "$prompts/labels.jsonl" --weights "$CLASSIFIER"
+        measure classifier classifier score --ablation "$run" --labels "$prompts/labels.jsonl" --model "$CLASSIFIER"
         "$PYTHON" -m atedm_evaluation.claims_table "$claim" --run "$run" --measures "$measures" --page "$PAGE"
         ;;
     esac

@@ -11,7 +11,7 @@
 use atedm_core::{Error, Result, one_line};
 use candle_core::Device;
 
-use crate::NAME;
+use crate::error::NAME;
 
 /// The device called `cpu`, `cuda`, `cuda:N`, `metal` or `metal:N`.
 ///

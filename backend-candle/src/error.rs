@@ -2,7 +2,8 @@
 
 use atedm_core::{Error, Result};
 
-use crate::NAME;
+/// The name of the backend in configs, errors and metadata.
+pub(crate) const NAME: &str = "candle";
 
 /// Turns Candle's error into an [`Error::Backend`] that names an operation.
 pub(crate) trait OrBackend<T> {

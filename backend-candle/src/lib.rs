@@ -1,12 +1,11 @@
-//! Candle backend of AT-EDM: tensors on the CPU, on NVIDIA GPUs (feature `cuda`) and on Apple GPUs (feature `metal`,
-//! unverified).
+#![doc = include_str!("../README.md")]
 //!
 //! # Structure
 //! - [`Candle`] is the [`Backend`]. [`CandleTensor`] is a newtype with `From` and `Into` both ways, so that users keep
 //!   [`candle_core::Tensor`]. [`CandleIndices`] holds index lists as a `u32` tensor.
 //! - [`device`]: devices by name, and the number of threads.
 //! - [`weights`]: weights from a [`candle_nn::VarBuilder`].
-//! - `tensor`, `nn`, `attention`: the three trait levels. On the CPU, they pass f32 tensors (other dtypes by blocks) to
+//! - `value`: the newtype. `tensor`, `nn`, `attention`: the three trait levels. On the CPU, they pass f32 tensors (other dtypes by blocks) to
 //!   `cpu`, which has blocked and threaded kernels. What those kernels do not support goes through Candle's own
 //!   operations, or through the generic bodies of [`atedm_core::backend::generic`], so that gradients survive.
 //!
@@ -30,20 +29,18 @@ mod own_model;
 mod own_nest;
 mod select;
 mod tensor;
+mod value;
 pub mod weights;
 
 pub use candle_core::Device;
 pub use indices::CandleIndices;
 pub use own_model::CandleBlockPass;
 pub use own_nest::nest;
-pub use tensor::CandleTensor;
+pub use value::CandleTensor;
 pub use weights::VarBuilderSource;
 
 use atedm_core::{Backend, Result};
-use error::OrBackend;
-
-/// The name in configs, errors and metadata.
-const NAME: &str = "candle";
+use error::{NAME, OrBackend};
 
 /// Candle as a [`Backend`].
 #[derive(Debug, Clone, Copy, Default)]

@@ -23,6 +23,7 @@ impl VarBuilderSource {
     }
 
     /// The same, with the file or description for error messages.
+    #[must_use]
     pub fn named(self, origin: impl Into<PathBuf>) -> Self {
         Self { origin: origin.into(), ..self }
     }

@@ -2,9 +2,9 @@
 
 use tch::{Device, Kind, Tensor as Raw};
 
-use crate::attention::{Fused, Map};
 use crate::cpu::{self, Cpu, Heads, Pass};
 use crate::error::TorchResult;
+use crate::map::{Fused, Map};
 
 /// The kernels, if they take heads of these tensors: bf16 on the CPU, outside of any gradient.
 pub(crate) fn kernels(operands: &[&Raw]) -> Option<Cpu> {

@@ -12,7 +12,7 @@
 use atedm_core::{Error, Result};
 use tch::{Cuda, Device};
 
-use crate::NAME;
+use crate::error::NAME;
 
 /// The device called `cpu`, `cuda` or `cuda:N`.
 ///

@@ -3,7 +3,8 @@
 use atedm_core::{Error, Result, one_line};
 use tch::TchError;
 
-use crate::NAME;
+/// The name of the backend in configs, errors and metadata.
+pub(crate) const NAME: &str = "tch";
 
 /// What libtorch's own operations return.
 pub type TorchResult<T> = std::result::Result<T, TchError>;

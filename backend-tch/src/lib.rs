@@ -1,11 +1,12 @@
-//! libtorch backend of AT-EDM, through [`tch`]: the CPU (bf16 where the processor has it) and NVIDIA GPUs.
+#![doc = include_str!("../README.md")]
 //!
 //! # Structure
 //! - [`Torch`], the [`Backend`], and [`TchTensor`], a newtype with `From` and `Into` both ways, so that users keep
 //!   [`tch::Tensor`]; [`TchIndices`], index lists as an `i64` tensor.
 //! - [`device`]: devices by name, the number of threads, and what must be loaded before a GPU is used.
 //! - [`weights`]: weights from a [`tch::nn::VarStore`].
-//! - `tensor`, `nn`, `attention`: the three trait levels, each call through tch's fallible twin (`f_…`).
+//! - `value`: the newtype; `tensor`, `nn`, `attention`: the three trait levels, each call through tch's fallible twin (`f_…`);
+//!   `map`: the attention map in libtorch's operations.
 //! - `cpu`: attention, votes and argmax of our own on processors with AVX512-BF16; `bf16` runs them on tensors.
 //!
 //! # Gradients
@@ -30,21 +31,21 @@ mod cpu;
 pub mod device;
 mod error;
 mod indices;
+mod map;
 mod nn;
 mod select;
 mod tensor;
+mod value;
 pub mod weights;
 
 pub use error::{OrBackend, TorchResult};
 pub use indices::TchIndices;
 pub use tch::Device;
-pub use tensor::TchTensor;
+pub use value::TchTensor;
 pub use weights::VarStoreSource;
 
 use atedm_core::{Backend, Result};
-
-/// The name in configs, errors and metadata.
-const NAME: &str = "tch";
+use error::NAME;
 
 /// libtorch as a [`Backend`].
 #[derive(Debug, Clone, Copy, Default)]

@@ -5,7 +5,7 @@ use atedm_core::{Error, Indices, NnOps, Result, Tensor};
 use tch::{Device, Kind, Tensor as Raw};
 
 use crate::error::{OrBackend, TorchResult};
-use crate::tensor::sizes;
+use crate::value::sizes;
 use crate::{TchIndices, TchTensor};
 
 impl NnOps for TchTensor {

@@ -5,7 +5,7 @@ use atedm_core::{Error, Indices, Result, Tensor};
 use tch::{Kind, Tensor as Raw};
 
 use crate::error::{OrBackend, TorchResult};
-use crate::tensor::sizes;
+use crate::value::sizes;
 use crate::{TchIndices, TchTensor};
 
 /// An [`Error::NotFinite`] if there is a NaN.

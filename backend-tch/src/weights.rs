@@ -23,6 +23,7 @@ impl VarStoreSource {
     }
 
     /// The same, with the file or description that error messages name.
+    #[must_use]
     pub fn named(self, origin: impl Into<PathBuf>) -> Self {
         Self { origin: origin.into(), ..self }
     }

@@ -1,11 +1,11 @@
-//! The model that comes with the program: `assets/atedm-shapes` at the repository's root, in the binary (feature
-//! `embedded`).
+//! The model that comes with the program: the crate `atedm-shapes`, in the binary (feature `embedded`).
 //!
 //! Weights are memory-mapped from files, so it is unpacked to a temporary folder for as long as it is in use, and removed
 //! when a signal ends the process. A process that is killed cannot remove its folder; the next one does, as nobody holds
 //! the lock of the file in it any more.
 
-use std::fs::{self, File};
+use std::fs;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -30,7 +30,7 @@ const IN_USE: &str = "in-use";
 /// The model on the disk; dropping it removes it.
 pub(crate) struct Unpacked {
     /// Locked; dropped before the folder that it is in.
-    _lock: File,
+    _lock: fs::File,
     /// The folder above it, removed with it.
     above: TempDir,
     /// [`NAME`] with a hash of its files: another build's model has another name in everything that is written.
@@ -82,10 +82,21 @@ fn remove_all(end: &dyn Fn()) {
 pub(crate) fn unpack() -> Outcome<Unpacked> {
     #[cfg(unix)]
     crate::signals::clean_up_with(remove_all);
-    unpack_below(&std::env::temp_dir(), FILES)
+    unpack_below(&std::env::temp_dir(), &files())
 }
 
-fn unpack_below(temporary: &Path, files: &[(&str, &[u8])]) -> Outcome<Unpacked> {
+/// A file's path below the model's folder, and its content in parts.
+type File = (&'static str, &'static [&'static [u8]]);
+
+/// What is in the binary.
+fn files() -> Vec<File> {
+    #[cfg(feature = "embedded")]
+    return atedm_shapes::FILES.iter().map(|file| (file.path, file.parts)).collect();
+    #[cfg(not(feature = "embedded"))]
+    return Vec::new();
+}
+
+fn unpack_below(temporary: &Path, files: &[File]) -> Outcome<Unpacked> {
     if files.is_empty() {
         let reason =
             "expected a checkpoint: this build lacks the cargo feature `embedded`, so no model is built in";
@@ -100,13 +111,17 @@ fn unpack_below(temporary: &Path, files: &[(&str, &[u8])]) -> Outcome<Unpacked> 
     let lock = locked(above.path()).map_err(failed)?;
     let folder = above.path().join(NAME);
     let mut sum = Sha256::new();
-    for (name, content) in files {
+    for (name, parts) in files {
         let path = folder.join(name);
         fs::create_dir_all(path.parent().unwrap_or(&folder)).map_err(failed)?;
-        fs::write(&path, content).map_err(failed)?;
+        let mut file = fs::File::create(&path).map_err(failed)?;
+        let length: usize = parts.iter().map(|part| part.len()).sum();
         sum.update(name.as_bytes());
-        sum.update((content.len() as u64).to_le_bytes());
-        sum.update(content);
+        sum.update((length as u64).to_le_bytes());
+        for part in *parts {
+            file.write_all(part).map_err(failed)?;
+            sum.update(part);
+        }
     }
     let hash: String = sum.finalize().iter().take(4).map(|byte| format!("{byte:02x}")).collect();
     in_place.push(above.path().to_path_buf());
@@ -114,9 +129,9 @@ fn unpack_below(temporary: &Path, files: &[(&str, &[u8])]) -> Outcome<Unpacked> 
 }
 
 /// Marks a folder as in use. The mark gets its name when it is locked: one that is not locked is abandoned.
-fn locked(folder: &Path) -> std::io::Result<File> {
+fn locked(folder: &Path) -> std::io::Result<fs::File> {
     let unmarked = folder.join("new");
-    let lock = File::create(&unmarked)?;
+    let lock = fs::File::create(&unmarked)?;
     lock.lock()?;
     fs::rename(unmarked, folder.join(IN_USE))?;
     Ok(lock)
@@ -127,52 +142,18 @@ fn remove_abandoned(temporary: &Path) {
     let Ok(entries) = fs::read_dir(temporary) else { return };
     let ours = entries.flatten().filter(|entry| entry.file_name().to_string_lossy().starts_with(PREFIX));
     for folder in ours.map(|entry| entry.path()) {
-        let abandoned = File::open(folder.join(IN_USE)).is_ok_and(|mark| mark.try_lock().is_ok());
+        let abandoned = fs::File::open(folder.join(IN_USE)).is_ok_and(|mark| mark.try_lock().is_ok());
         if abandoned {
             let _ = fs::remove_dir_all(folder);
         }
     }
 }
 
-#[cfg(feature = "embedded")]
-macro_rules! embedded {
-    ($($name:literal),* $(,)?) => {
-        &[$(($name, include_bytes!(concat!(env!("CARGO_MANIFEST_DIR"), "/assets/atedm-shapes/", $name)))),*]
-    };
-}
-
-/// What is in the binary: path below the folder, and content, of everything that a run reads.
-#[cfg(feature = "embedded")]
-const FILES: &[(&str, &[u8])] = embedded![
-    "model_index.json",
-    "scheduler/scheduler_config.json",
-    "text_encoder/config.json",
-    "text_encoder/model.safetensors",
-    "text_encoder_2/config.json",
-    "text_encoder_2/model.safetensors",
-    "tokenizer/merges.txt",
-    "tokenizer/special_tokens_map.json",
-    "tokenizer/tokenizer_config.json",
-    "tokenizer/vocab.json",
-    "tokenizer_2/merges.txt",
-    "tokenizer_2/special_tokens_map.json",
-    "tokenizer_2/tokenizer_config.json",
-    "tokenizer_2/vocab.json",
-    "unet/config.json",
-    "unet/diffusion_pytorch_model.safetensors",
-    "vae/config.json",
-    "vae/diffusion_pytorch_model.safetensors",
-];
-
-/// Nothing is in the binary.
-#[cfg(not(feature = "embedded"))]
-const FILES: &[(&str, &[u8])] = &[];
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const TWO: &[(&str, &[u8])] = &[("a.json", b"{}"), ("unet/b", b"12")];
+    const TWO: &[File] = &[("a.json", &[b"{}"]), ("unet/b", &[b"1", b"2"])];
 
     #[test]
     fn a_build_without_it_says_what_to_do() {
@@ -218,12 +199,14 @@ mod tests {
     #[test]
     fn another_model_has_another_name() {
         let temporary = tempfile::tempdir().unwrap();
-        let name = |files| unpack_below(temporary.path(), files).unwrap().name().to_string();
+        let name = |files: &[File]| unpack_below(temporary.path(), files).unwrap().name().to_string();
         let first = name(TWO);
         assert!(first.starts_with("atedm-shapes ") && first.ends_with(" (built in)"), "{first}");
         assert_eq!(first, name(TWO));
-        assert_ne!(first, name(&[("a.json", b"{}"), ("unet/b", b"13")]));
-        assert_ne!(first, name(&[("a.json", b"{}"), ("unet/c", b"12")]));
+        // where a file was cut is no part of it
+        assert_eq!(first, name(&[TWO[0], ("unet/b", &[b"12"])]));
+        assert_ne!(first, name(&[TWO[0], ("unet/b", &[b"13"])]));
+        assert_ne!(first, name(&[TWO[0], ("unet/c", &[b"12"])]));
     }
 
     #[test]
@@ -233,30 +216,9 @@ mod tests {
         let failure = unpack_below(&missing, TWO).err().unwrap().to_string();
         assert!(failure.contains("missing: the built-in model cannot be unpacked here"), "{failure}");
         // half of it does not stay either
-        let failure = unpack_below(temporary.path(), &[TWO[0], ("a.json/b", b"")]).err().unwrap().to_string();
+        let failure =
+            unpack_below(temporary.path(), &[TWO[0], ("a.json/b", &[b""])]).err().unwrap().to_string();
         assert!(failure.contains("cannot be unpacked here"), "{failure}");
         assert_eq!(fs::read_dir(temporary.path()).unwrap().count(), 0);
-    }
-
-    /// Nothing of the folder that a run could read is left out of the binary.
-    #[cfg(feature = "embedded")]
-    #[test]
-    fn the_list_is_complete() {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("assets").join(NAME);
-        let (mut found, mut folders) = (Vec::new(), vec![root.clone()]);
-        while let Some(folder) = folders.pop() {
-            for entry in fs::read_dir(folder).unwrap() {
-                let path = entry.unwrap().path();
-                if path.is_dir() {
-                    folders.push(path);
-                } else {
-                    found.push(path.strip_prefix(&root).unwrap().to_string_lossy().replace('\\', "/"));
-                }
-            }
-        }
-        // the card and its pictures are for readers
-        found.retain(|name| !name.ends_with(".md") && !name.ends_with(".png") && !name.ends_with(".svg"));
-        found.sort();
-        assert_eq!(found, FILES.iter().map(|(name, _)| *name).collect::<Vec<_>>());
     }
 }

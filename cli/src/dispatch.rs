@@ -39,7 +39,7 @@ impl<E: Extension> Task for Images<'_, E> {
     type Output = ();
 
     fn run<B: Backend>(self, device: DeviceOf<B>) -> Outcome {
-        self.run.make::<B>(&device, registry(self.extension)?, self.sink)
+        self.run.make::<B>(&device, &registry(self.extension)?, self.sink)
     }
 }
 

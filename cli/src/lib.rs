@@ -1,7 +1,28 @@
-//! The program `atedm` as a library: text to image with SD-XL, pruned by AT-EDM or by a plugin of your own.
+#![doc = include_str!("../README.md")]
 //!
 //! An outside crate ships its own program with [`main_with`] and an [`Extension`] that registers its plugins; the whole
 //! command line then knows them by name.
+//!
+//! ```no_run
+//! use atedm_core::plugin::{Registry, Unpruned, Whole};
+//! use atedm_core::{AttentionOps, Result};
+//!
+//! struct Mine;
+//!
+//! impl atedm::Extension for Mine {
+//!     fn register<T: AttentionOps>(&self, registry: &mut Registry<T>) -> Result<()> {
+//!         registry.register_method(
+//!             "do-nothing",
+//!             |_options, _facts| Ok(Whole),
+//!             |_plan, _context| Ok(Box::new(Unpruned)),
+//!         )
+//!     }
+//! }
+//!
+//! fn main() -> std::process::ExitCode {
+//!     atedm::main_with(Mine)
+//! }
+//! ```
 //!
 //! # Structure
 //! What the commands do is the library [`atedm_experiment`]; here are the command line and the terminal.

@@ -149,7 +149,8 @@ impl<'a> Job<'a> {
         );
         ImageFacts {
             strength: self.init.as_ref().map(InitImage::strength),
-            batch: (index, self.plan.prompts.len()),
+            batch_index: index,
+            batch_images: self.plan.prompts.len(),
             ..facts
         }
     }

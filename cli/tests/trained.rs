@@ -31,7 +31,8 @@ fn pictures_are_those_of_diffusers() {
     let floats = tensor("final_latents").data().chunks_exact(4);
     let floats: Vec<f32> = floats.map(|bytes| f32::from_le_bytes(bytes.try_into().unwrap())).collect();
     let images = tensor("images");
-    let model = root.join("assets/atedm-shapes");
+    let model = work.path().join("model");
+    atedm_shapes::write(&model).unwrap();
     let [steps, guidance] = ["steps", "guidance_scale"].map(|name| case[name].to_string());
     let prompts = case["prompts"].as_array().unwrap();
 

@@ -7,7 +7,7 @@
 //! - [`report`]: what a suite found, also as JSON, and known failures.
 //! - [`runner`]: a program that prints reports.
 //! - [`shapes`]: a backend without data that counts every multiply of a model.
-//! - [`tolerance`]: the only place with epsilons.
+//! - [`tolerance`]: how far results may lie apart.
 //! - [`trace`]: the tokens that each sublayer runs on.
 
 // This crate is tests: a failed `unwrap` is a failed check.

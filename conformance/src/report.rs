@@ -19,6 +19,7 @@ pub struct KnownFailure {
 /// How one check ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum Status {
     /// It passed.
     Passed,
@@ -34,6 +35,7 @@ pub enum Status {
 
 /// One check in one dtype.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Outcome {
     /// The group that the check belongs to.
     pub group: String,
@@ -100,6 +102,8 @@ impl Outcome {
 
 /// Everything that a suite found about one subject.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+#[must_use = "a report that nobody reads hides what failed"]
 pub struct Report {
     /// The version of the contract that was checked ([`CONTRACT_VERSION`]).
     pub contract: u32,

@@ -1,4 +1,4 @@
-//! The only place with epsilons: one row per dtype.
+//! How far results may lie apart: one row per dtype, for all checks of this crate.
 
 use approx::relative_eq;
 use atedm_core::{DType, Result, Tensor};

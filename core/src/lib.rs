@@ -1,4 +1,4 @@
-//! Backend-agnostic contract and algorithms of AT-EDM (Wang et al., CVPR 2024): attention-driven token pruning.
+#![cfg_attr(feature = "reference", doc = include_str!("../README.md"))]
 //!
 //! # Structure
 //! - [`at_edm`]: the method, its parts and its configuration ([`at_edm::AtEdmConfig`]).

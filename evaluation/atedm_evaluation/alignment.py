@@ -18,7 +18,6 @@ Bayesian bootstrap over pictures. Held-out scenes are only for the report; train
 The score is not a CLIP score. It knows the words and things of its scenes, and it cannot score a caption with another word.
 """
 
-import argparse
 import pathlib
 
 import numpy as np
@@ -26,6 +25,7 @@ import numpy as np
 from . import features
 from . import measures
 from . import tables
+from . import trained
 from .layout import captions_of, cells_of, fail, read_text
 
 DISTRACTORS = 32
@@ -69,7 +69,7 @@ def of_scenes(folder, source, args):
 
 def train(args):
     torch = features.needed("torch")
-    from .alignment_model import trained
+    from .alignment_model import fitted
 
     found, captions = of_scenes(args.scenes, args.features, args)
     held_out, held_out_captions = of_scenes(args.held_out, args.held_out_features, args)
@@ -77,7 +77,7 @@ def train(args):
     if len(found) < 100:
         fail(args.scenes, f"expected at least 100 scenes to train on, got {len(found)}")
     kept = len(found) - len(found) // 10  # the last tenth: combinations that training has seen, in other scenes
-    model = trained(found.values[:kept], captions[:kept], args.steps, args.seed)
+    model = fitted(found.values[:kept], captions[:kept], args.steps, args.seed)
     rows = []
     for label, values, texts, source in [
         ("renders, combinations of training", found.values[kept:], captions[kept:], args.scenes),
@@ -157,37 +157,17 @@ COLUMNS = [
 
 
 def arguments():
-    parser = argparse.ArgumentParser(description="How well pictures fit their captions, with bootstrap intervals of 95 %.")
-    actions = parser.add_subparsers(dest="action", required=True)
-    action = actions.add_parser("train", help="train the score on rendered scenes")
-    action.add_argument("scenes", help="folder of `atedm scenes`")
-    action.add_argument("--features", help="its file of features.py, if there is one")
-    action.add_argument("--held-out", required=True, help="folder of `atedm scenes --split held-out`")
-    action.add_argument("--held-out-features", help="its file of features.py, if there is one")
-    action.add_argument("--output", required=True, help="model to write, .npz")
-    action.add_argument("--steps", type=int, default=1000, help="of 256 pictures (default 1000)")
-    tables.add_arguments(action)  # --seed is training's too
-    action = actions.add_parser("score", help="score pictures with captions")
-    action.add_argument("pictures", nargs="?", help="folder, or file of features.py")
-    action.add_argument("--captions", help="captions of the pictures (default: captions.txt in the folder)")
-    action.add_argument("--model", required=True, help="file of `alignment.py train`")
-    action.add_argument("--candidates", help="more captions to choose from, a line each")
-    action.add_argument("--ablation", metavar="RUN", help="folder of `atedm ablate`: a row a point")
-    action.add_argument("--features", help="with --ablation: features of RUN/images")
-    action.add_argument("--reference", help="with --ablation: the point of the differences (default: the unpruned point)")
-    tables.add_arguments(action)
-    args = parser.parse_args()
-    tables.check(args)
-    if args.action == "train":
-        if args.steps < 1:
-            fail("--steps", f"expected at least 1, got {args.steps}")
-        if not args.output.endswith(".npz"):
-            fail(args.output, "expected a name that ends in .npz")
-    elif (args.ablation is None) == (args.pictures is None):
-        fail("arguments", "expected PICTURES or --ablation RUN")
-    elif args.ablation is None and (args.features or args.reference):
-        fail("--features, --reference", "expected with --ablation only")
-    elif args.ablation and args.captions:
+    description = "How well pictures fit their captions, with bootstrap intervals of 95 %."
+    parser, train, score = trained.parser(description, "atedm scenes", steps=1000, batch=256)
+    train.add_argument("--features", help="the scenes' file of features.py, if there is one")
+    train.add_argument("--held-out-features", help="the held-out scenes' file of features.py, if there is one")
+    score.add_argument("--captions", help="captions of the pictures (default: captions.txt in the folder)")
+    score.add_argument("--candidates", help="more captions to choose from, a line each")
+    score.add_argument("--features", help="with --ablation: features of RUN/images")
+    args = trained.parsed(parser)
+    if args.action == "score" and args.ablation is None and args.features:
+        fail("--features", "expected with --ablation only")
+    if args.action == "score" and args.ablation and args.captions:
         fail("--captions", "expected without --ablation: a run has its own")
     return args
 

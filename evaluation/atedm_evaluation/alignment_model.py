@@ -121,7 +121,7 @@ class Alignment(nn.Module):
         return network_file.read(path, build, "a model of `alignment.py train`")
 
 
-def trained(features, captions, steps, seed):
+def fitted(features, captions, steps, seed):
     """A model trained on features `[pictures, 1280]` of pictures with captions. On one machine, a seed always gives the same model."""
     torch.manual_seed(seed)
     features, vocabulary = torch.from_numpy(features), Vocabulary.of(captions)

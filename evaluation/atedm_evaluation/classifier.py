@@ -1,8 +1,8 @@
 """Whether generated scenes show what their prompts say. A small net trained on rendered scenes decides (classifier_model.py).
 
-    classifier.py train --scenes SCENES --held-out SCENES --weights target/classifier.npz
-    classifier.py score --ablation RUN --labels labels.jsonl --weights target/classifier.npz
-    classifier.py score --pictures PICTURES --labels labels.jsonl --weights target/classifier.npz
+    classifier.py train SCENES --held-out SCENES --output target/classifier.npz
+    classifier.py score --ablation RUN --labels labels.jsonl --model target/classifier.npz
+    classifier.py score PICTURES --labels labels.jsonl --model target/classifier.npz
 
 SCENES are folders of `atedm scenes --single`. Training uses those of the training split. Those of the held-out split are only for
 the report. labels.jsonl is the file of the scenes whose prompts (prompts.tsv) made the pictures. Pictures have the scenes' ids as
@@ -16,7 +16,6 @@ object count; the others are counted as skipped. Intervals are of 95 %. Shares h
 reference (pictures of the same prompt and noise) have those of the Bayesian bootstrap over prompts.
 """
 
-import argparse
 import pathlib
 import sys
 
@@ -25,6 +24,7 @@ import numpy as np
 from . import features
 from . import measures
 from . import tables
+from . import trained
 from .layout import cells_of, fail, pictures_under, read_lines, read_picture
 
 OF_OBJECT = ("colour", "shape", "position", "size")
@@ -99,7 +99,7 @@ def row_of(label, hits, reference=None, skipped=0):
 
 def train(args):
     features.needed("torch").set_num_threads(args.threads)
-    from .classifier_model import HEADS, trained
+    from .classifier_model import HEADS, fitted
 
     pictures, labels = scenes_of(args.scenes)
     held_out, held_out_labels = scenes_of(args.held_out)
@@ -108,13 +108,13 @@ def train(args):
     kept = len(pictures) - len(pictures) // 10  # the last tenth: combinations that training has seen, in other scenes
     classes = {head: sorted({words[head] for words in labels[:kept]}) for head in HEADS}
     targets = np.array([[classes[head].index(words[head]) for head in HEADS] for words in labels[:kept]])
-    model = trained(pictures[:kept], targets, classes, args, lambda line: print(line, file=sys.stderr))
+    model = fitted(pictures[:kept], targets, classes, args, lambda line: print(line, file=sys.stderr))
     rows = [
         row_of("renders, combinations of training", hits_of(model, pictures[kept:], labels[kept:], args.scenes)),
         row_of("renders, held-out combinations", hits_of(model, held_out, held_out_labels, args.held_out)),
     ]
     model.report = {"scenes": kept, "steps": args.steps, "seed": args.seed, "rows": rows}
-    model.write(args.weights)
+    model.write(args.output)
     return rows
 
 
@@ -163,7 +163,7 @@ def score(args):
     features.needed("torch").set_num_threads(args.threads)
     from .classifier_model import Classifier
 
-    model, labels = Classifier.read(args.weights), labels_of(args.labels)
+    model, labels = Classifier.read(args.model), labels_of(args.labels)
     if args.ablation:
         return model.report["rows"] + of_run(model, labels, args)
     _, hits, skipped = of_pictures(model, labels, pictures_under(args.pictures), None, args)
@@ -186,32 +186,10 @@ COLUMNS = [
 
 
 def arguments():
-    parser = argparse.ArgumentParser(description="Colour, shape and position of generated scenes, told by a small net.")
-    actions = parser.add_subparsers(dest="action", required=True)
-    action = actions.add_parser("train", help="train the net on rendered scenes")
-    action.add_argument("--scenes", required=True, help="folder of `atedm scenes --single`")
-    action.add_argument("--held-out", required=True, help="folder of `atedm scenes --single --split held-out`")
-    action.add_argument("--weights", required=True, help="file to write, .npz")
-    action.add_argument("--steps", type=int, default=1500, help="of 64 pictures (default 1500)")
-    tables.add_arguments(action)  # --seed is training's too
-    action = actions.add_parser("score", help="score pictures of prompts with labels")
-    source = action.add_mutually_exclusive_group(required=True)
-    source.add_argument("--ablation", metavar="RUN", help="folder of `atedm ablate`: a row a point")
-    source.add_argument("--pictures", metavar="DIR", help="folder of pictures that are named as their scenes")
-    action.add_argument("--labels", required=True, help="labels.jsonl of the scenes whose prompts were drawn")
-    action.add_argument("--weights", required=True, help="file of `classifier.py train`")
-    action.add_argument("--reference", help="with --ablation: the point of the differences (default: the unpruned point)")
-    tables.add_arguments(action)
-    args = parser.parse_args()
-    tables.check(args)
-    if args.action == "train":
-        if args.steps < 1:
-            fail("--steps", f"expected at least 1, got {args.steps}")
-        if not args.weights.endswith(".npz"):
-            fail(args.weights, "expected a name that ends in .npz")
-    elif args.reference and args.ablation is None:
-        fail("--reference", "expected with --ablation only")
-    return args
+    description = "Colour, shape and position of generated scenes, told by a small net."
+    parser, _, score = trained.parser(description, "atedm scenes --single", steps=1500, batch=64)
+    score.add_argument("--labels", required=True, help="labels.jsonl of the scenes whose prompts were drawn")
+    return trained.parsed(parser)
 
 
 def main():

@@ -101,7 +101,7 @@ def augmented(pictures, random):
     return (pictures + noise).clamp(0, 1)
 
 
-def trained(pictures, targets, classes, options, tell):
+def fitted(pictures, targets, classes, options, tell):
     """A net trained on 8-bit pictures `[pictures, side, side, 3]` and class numbers `[pictures, heads]`. On one machine with one
     number of threads, a seed always gives the same net. `options` has steps and seed. `tell` gets a line now and then."""
     torch.manual_seed(options.seed)

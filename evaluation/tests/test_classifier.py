@@ -65,17 +65,17 @@ def test_classifier_learns_and_scores():
         folder = pathlib.Path(folder)
         scenes(folder / "train", 500, 1)
         lines = scenes(folder / "held-out", 40, 2)
-        flags = ["train", "--scenes", folder / "train", "--held-out", folder / "held-out", "--steps", "100"]
-        table = called(classifier.main, *flags, "--weights", folder / "a.npz", "--json", folder / "train.json")
+        flags = ["train", folder / "train", "--held-out", folder / "held-out", "--steps", "100"]
+        table = called(classifier.main, *flags, "--output", folder / "a.npz", "--json", folder / "train.json")
         report = json.loads((folder / "train.json").read_text())["rows"]
         for head in ("colour", "shape", "position", "size", "style", "tone"):
             assert report[1][head]["value"] > 0.85 and report[1][head]["n"] == 40, table
-        called(classifier.main, *flags[:-1], "5", "--weights", folder / "b.npz")
-        called(classifier.main, *flags[:-1], "5", "--weights", folder / "c.npz")
+        called(classifier.main, *flags[:-1], "5", "--output", folder / "b.npz")
+        called(classifier.main, *flags[:-1], "5", "--output", folder / "c.npz")
         assert (folder / "b.npz").read_bytes() == (folder / "c.npz").read_bytes(), "training is not the same again"
 
-        model = ["--weights", folder / "a.npz", "--labels", folder / "held-out/labels.jsonl"]
-        called(classifier.main, "score", "--pictures", folder / "held-out", *model, "--json", folder / "score.json")
+        model = ["--model", folder / "a.npz", "--labels", folder / "held-out/labels.jsonl"]
+        called(classifier.main, "score", folder / "held-out", *model, "--json", folder / "score.json")
         rows = json.loads((folder / "score.json").read_text())["rows"]
         assert rows[:2] == report and rows[2]["colour"] == report[1]["colour"] and rows[2]["object"] == report[1]["object"]
 
@@ -96,7 +96,7 @@ def test_classifier_learns_and_scores():
         points = [{"id": id, "label": id, "reference": of} for id, of in [("none", None), ("far", "none")]]
         (cells / "run.json").write_text(json.dumps({"points": points}))
         (cells / "results.jsonl").write_text("".join(json.dumps(line) + "\n" for line in results))
-        flags = ["score", "--ablation", cells, "--weights", folder / "a.npz", "--labels", folder / "two.jsonl"]
+        flags = ["score", "--ablation", cells, "--model", folder / "a.npz", "--labels", folder / "two.jsonl"]
         table = called(classifier.main, *flags, "--json", folder / "run.json")
         none, far = json.loads((folder / "run.json").read_text())["rows"][2:]
         assert none["n"] == {"pictures": 39, "skipped": 1} and far["n"]["pairs"] == 39 and "39, 1 skipped" in table, table
@@ -116,12 +116,12 @@ def test_classifier_learns_and_scores():
             line = called(classifier.main, *flags[:-1], wrong)
             assert line.startswith("error: ") and words in line, line
         for file in ("two.jsonl", "nowhere.npz"):
-            line = called(classifier.main, "score", "--pictures", folder / "held-out", *model[2:], "--weights", folder / file)
+            line = called(classifier.main, "score", folder / "held-out", *model[2:], "--model", folder / file)
             assert line.startswith("error: ") and file in line, line
         save(folder / "small/00000.png", np.zeros((16, 16, 3), np.uint8))
-        assert "expected 32 x 32" in called(classifier.main, "score", "--pictures", folder / "small", *model)
+        assert "expected 32 x 32" in called(classifier.main, "score", folder / "small", *model)
         scenes(folder / "two", 3, 4, objects=2)
-        flags = ["train", "--scenes", folder / "two", "--held-out", folder / "two", "--weights", folder / "d.npz"]
+        flags = ["train", folder / "two", "--held-out", folder / "two", "--output", folder / "d.npz"]
         assert "--single" in called(classifier.main, *flags)
 
 

@@ -3,13 +3,13 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use atedm_core::{DType, Error};
 use atedm_sdxl::rng::{NoiseDType, RngKind};
-use atedm_sdxl::schedulers::SamplerChoice;
 use serde::Deserialize;
 
-use super::prompts::{PromptText, check_length, inline_prompts, read_prompts};
+use super::prompts::{PromptText, checked, inline_prompts, read_prompts};
 use super::record::Attention;
+pub use super::sampling::{Sampling, noise_dtype};
+use super::sampling::{dtype, sampler};
 use crate::failure::{Failure, Outcome};
 use crate::files::{CONFIG_MOST, read_text};
 
@@ -20,13 +20,15 @@ pub enum Origin<'a> {
     File(&'a Path),
     /// The flags of a command.
     Flags,
+    /// A program.
+    Code,
 }
 
 impl Origin<'_> {
     /// A key as its writer knows it: `vae_tiling`, or `--vae-tiling`.
     pub fn key(self, key: &str) -> String {
         match self {
-            Self::File(_) => key.to_string(),
+            Self::File(_) | Self::Code => key.to_string(),
             Self::Flags => format!("--{}", key.replace('_', "-")),
         }
     }
@@ -35,7 +37,7 @@ impl Origin<'_> {
     pub fn blamed(self, failure: Failure) -> Failure {
         match self {
             Self::File(path) => failure.within(path.display()),
-            Self::Flags => failure,
+            Self::Flags | Self::Code => failure,
         }
     }
 }
@@ -49,8 +51,10 @@ pub struct Config {
     pub model: Option<String>,
     /// The run's seed; each prompt's is made of it and of the prompt's id.
     pub seed: u64,
-    /// Width and height in pixels; the checkpoint's own if not given.
-    pub size: (Option<usize>, Option<usize>),
+    /// Pixels across; the checkpoint's own if not given.
+    pub width: Option<usize>,
+    /// Pixels down; the checkpoint's own if not given.
+    pub height: Option<usize>,
     /// Generator of the noise.
     pub rng: RngKind,
     /// What it draws in.
@@ -69,21 +73,6 @@ pub struct Config {
     pub prompts: Vec<PromptText>,
     /// The grid's entries, each a product of its axes.
     pub grid: Vec<GridEntry>,
-}
-
-/// How an image is sampled.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Sampling {
-    /// Denoising steps.
-    pub steps: usize,
-    /// Classifier-free guidance.
-    pub guidance_scale: f64,
-    /// Sampler instead of the checkpoint's.
-    pub scheduler: Option<SamplerChoice>,
-    /// What is steered away from.
-    pub negative_prompt: Option<String>,
-    /// How attention is computed.
-    pub attention: Attention,
 }
 
 /// A `[[grid]]` table as it was written.
@@ -115,56 +104,98 @@ pub struct GridEntry {
 
 /// The file's own form.
 #[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, default)]
 struct File {
     title: Option<String>,
     model: Option<String>,
-    #[serde(default)]
     seed: u64,
-    #[serde(default = "fifty")]
     steps: usize,
-    #[serde(default = "seven")]
     guidance_scale: f64,
     scheduler: Option<String>,
     negative_prompt: Option<String>,
     width: Option<usize>,
     height: Option<usize>,
-    #[serde(default = "torch")]
     rng: String,
     rng_dtype: Option<String>,
-    #[serde(default)]
     attention: Attention,
-    #[serde(default)]
     vae_tiling: Option<usize>,
-    #[serde(default = "yes")]
     distances: bool,
     budget_tflops: Option<f64>,
-    #[serde(default)]
     masks: Vec<String>,
-    #[serde(default)]
     prompts: BTreeMap<String, toml::Value>,
     prompts_file: Option<PathBuf>,
-    #[serde(default)]
     grid: Vec<GridEntry>,
 }
 
-fn fifty() -> usize {
-    50
+impl GridEntry {
+    /// A method with its options as they are by default.
+    pub fn new(method: impl Into<String>) -> Self {
+        Self { method: Some(method.into()), ..Self::default() }
+    }
+
+    /// The same with an option of every point: `prune_layers`, `recovery`.
+    #[must_use]
+    pub fn option(mut self, key: impl Into<String>, value: impl Into<toml::Value>) -> Self {
+        self.options.insert(key.into(), value.into());
+        self
+    }
+
+    /// The same with an axis: a point for each of these values of an option, and of `steps`, `guidance_scale`, `scheduler`,
+    /// `attention` or `budget_tflops`. Axes multiply.
+    #[must_use]
+    pub fn each<V: Into<toml::Value>>(
+        mut self,
+        key: impl Into<String>,
+        values: impl IntoIterator<Item = V>,
+    ) -> Self {
+        let values: Vec<toml::Value> = values.into_iter().map(Into::into).collect();
+        self.each.insert(key.into(), values.into());
+        self
+    }
 }
 
-fn seven() -> f64 {
-    7.0
-}
-
-fn torch() -> String {
-    "torch".into()
-}
-
-fn yes() -> bool {
-    true
+impl Default for File {
+    fn default() -> Self {
+        Self {
+            title: None,
+            model: None,
+            seed: 0,
+            steps: 50,
+            guidance_scale: 7.0,
+            scheduler: None,
+            negative_prompt: None,
+            width: None,
+            height: None,
+            rng: "torch".into(),
+            rng_dtype: None,
+            attention: Attention::default(),
+            vae_tiling: None,
+            distances: true,
+            budget_tflops: None,
+            masks: Vec::new(),
+            prompts: BTreeMap::new(),
+            prompts_file: None,
+            grid: Vec::new(),
+        }
+    }
 }
 
 impl Config {
+    /// Prompts, each an id and a text, and a grid; the rest as a file has it by default.
+    ///
+    /// # Errors
+    /// [`Failure::Usage`] for no prompts, ids that cannot name files or are there twice, and for an empty grid.
+    pub fn new<Id: Into<String>, Text: Into<String>>(
+        title: impl Into<String>,
+        prompts: impl IntoIterator<Item = (Id, Text)>,
+        grid: impl IntoIterator<Item = GridEntry>,
+    ) -> Outcome<Self> {
+        let prompt = |(id, text): (Id, Text)| PromptText { id: id.into(), text: text.into(), seed: None };
+        let prompts = checked(prompts.into_iter().map(prompt).collect())?;
+        let file = File { grid: grid.into_iter().collect(), ..File::default() };
+        Self::of(file, title.into(), prompts)
+    }
+
     /// Reads a file; `prompts` is a file of prompts that takes the place of the configuration's own.
     pub fn read(path: &Path, prompts: Option<&Path>) -> Outcome<(Self, String)> {
         let prompts = prompts.map(|path| read_prompts(path, None)).transpose()?;
@@ -193,6 +224,11 @@ impl Config {
                 .map_err(|failure| failure.within("prompts_file"))?,
             (None, None, _) => inline_prompts(&file.prompts)?,
         };
+        Self::of(file, name.to_string(), prompts)
+    }
+
+    /// `title` counts where the file has none.
+    fn of(file: File, title: String, prompts: Vec<PromptText>) -> Outcome<Self> {
         if prompts.is_empty() {
             return Err(Failure::usage(
                 "prompts: expected a table [prompts] such as fox = \"a red fox\", or prompts_file",
@@ -210,10 +246,11 @@ impl Config {
         let rng: RngKind = file.rng.parse()?;
         let rng_dtype = file.rng_dtype.as_deref().map(dtype).transpose()?;
         Ok(Self {
-            title: file.title.unwrap_or_else(|| name.to_string()),
+            title: file.title.unwrap_or(title),
             model: file.model,
             seed: file.seed,
-            size: (file.width, file.height),
+            width: file.width,
+            height: file.height,
             rng,
             noise_dtype: noise_dtype(rng, rng_dtype, "rng_dtype")?,
             vae_tiling: file.vae_tiling,
@@ -234,25 +271,6 @@ impl Config {
     }
 }
 
-impl Sampling {
-    /// The same, if every number is in range.
-    pub fn checked(self) -> Outcome<Self> {
-        if let Some(text) = &self.negative_prompt {
-            check_length(text).map_err(|reason| Failure::usage(format!("negative_prompt: {reason}")))?;
-        }
-        if self.steps == 0 {
-            return Err(Failure::usage("steps: expected at least 1, got 0"));
-        }
-        if !self.guidance_scale.is_finite() {
-            return Err(Failure::usage(format!(
-                "guidance_scale: expected a finite number, got {}",
-                self.guidance_scale
-            )));
-        }
-        Ok(self)
-    }
-}
-
 /// What is wrong with a TOML text, with its line and, where the message names no key, the key of that line.
 fn in_toml(text: &str, error: &toml::de::Error) -> Failure {
     let Some(before) = error.span().and_then(|span| text.get(..span.start)) else {
@@ -266,34 +284,6 @@ fn in_toml(text: &str, error: &toml::de::Error) -> Failure {
     let key = key.filter(|_| error.message().starts_with("invalid"));
     let key = key.map_or(String::new(), |key| format!("{key}: "));
     Failure::usage(format!("line {number}: {key}{}", error.message()))
-}
-
-/// A sampler by its name.
-pub fn sampler(name: &str) -> Outcome<SamplerChoice> {
-    Ok(name.parse()?)
-}
-
-/// The element type of noise by its name.
-fn dtype(name: &str) -> Outcome<DType> {
-    let reason = |error| match error {
-        Error::Config { reason, .. } => Failure::usage(reason),
-        other => other.into(),
-    };
-    name.parse().map_err(|error| reason(error).within("rng_dtype"))
-}
-
-/// What a generator draws in, if `asked` for that; `key` is what asked, for the message.
-///
-/// # Errors
-/// [`Failure::Usage`] for a generator that draws in one type alone.
-pub fn noise_dtype(rng: RngKind, asked: Option<DType>, key: &str) -> Outcome<NoiseDType> {
-    match (rng, asked) {
-        (_, None) => Ok(NoiseDType::OfModel),
-        (RngKind::ChaCha, Some(dtype)) if dtype != DType::F32 => {
-            Err(Failure::usage(format!("{key}: expected f32, which chacha always draws in, got {dtype}")))
-        }
-        (_, Some(dtype)) => Ok(NoiseDType::Always(dtype)),
-    }
 }
 
 #[cfg(test)]

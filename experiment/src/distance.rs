@@ -4,7 +4,7 @@ use crate::files::Picture;
 
 /// Peak signal-to-noise ratio in dB over all channels: `10 log₁₀(255² / MSE)`; `None` for equal pictures, of which it
 /// is infinite, and for pictures of two sizes.
-pub fn psnr(a: &Picture, b: &Picture) -> Option<f64> {
+pub(crate) fn psnr(a: &Picture, b: &Picture) -> Option<f64> {
     if (a.width, a.height) != (b.width, b.height) {
         return None;
     }
@@ -20,7 +20,7 @@ pub fn psnr(a: &Picture, b: &Picture) -> Option<f64> {
 /// with means, variances and covariance under an 11 × 11 Gaussian window of σ = 1.5, averaged over all places where the
 /// window lies inside the picture. Grey is Rec. 601 luma. A picture with a side below 11 pixels is compared under one
 /// window as large as it; pictures of two sizes have 0.
-pub fn ssim(a: &Picture, b: &Picture) -> f64 {
+pub(crate) fn ssim(a: &Picture, b: &Picture) -> f64 {
     if (a.width, a.height) != (b.width, b.height) || a.rgb.is_empty() {
         return 0.0;
     }
@@ -88,7 +88,7 @@ fn dot(a: &[f64], b: &[f64]) -> f64 {
 }
 
 /// `‖a − b‖₂` and `‖a − b‖₂ / ‖b‖₂`, which is 0 where b is; no numbers where a value is none.
-pub fn l2(a: &[f32], b: &[f32]) -> (f64, f64) {
+pub(crate) fn l2(a: &[f32], b: &[f32]) -> (f64, f64) {
     let norm = |values: &mut dyn Iterator<Item = f64>| values.map(|v| v * v).sum::<f64>().sqrt();
     let distance = norm(&mut a.iter().zip(b).map(|(&a, &b)| f64::from(a) - f64::from(b)));
     let length = norm(&mut b.iter().map(|&b| f64::from(b)));

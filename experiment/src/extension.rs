@@ -7,13 +7,14 @@ use atedm_core::{AttentionOps, Result};
 /// Adds methods and schedules to the registry, and scorers, selectors and recoveries to AT-EDM's parts, so that `--prune`
 /// and `--prune-opt` can name them. Called for the backend in use, and for a plan before it.
 ///
-/// ```no_run
+/// ```
 /// use atedm_core::plugin::{Registry, Unpruned, Whole};
 /// use atedm_core::{AttentionOps, Result};
+/// use atedm_experiment::Extension;
 ///
 /// struct Mine;
 ///
-/// impl atedm::Extension for Mine {
+/// impl Extension for Mine {
 ///     fn register<T: AttentionOps>(&self, registry: &mut Registry<T>) -> Result<()> {
 ///         registry.register_method(
 ///             "do-nothing",
@@ -21,10 +22,6 @@ use atedm_core::{AttentionOps, Result};
 ///             |_plan, _context| Ok(Box::new(Unpruned)),
 ///         )
 ///     }
-/// }
-///
-/// fn main() -> std::process::ExitCode {
-///     atedm::main_with(Mine)
 /// }
 /// ```
 pub trait Extension {

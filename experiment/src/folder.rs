@@ -17,26 +17,26 @@ use super::record::{PromptLine, Record, RunInfo};
 use crate::failure::{Failure, Outcome};
 use crate::files::{DATA_MOST, OutputDir, OutputFile, read_from};
 
-pub const CONFIG: &str = "config.toml";
-pub const INFO: &str = "run.json";
-pub const PROMPTS: &str = "prompts.jsonl";
-pub const RESULTS: &str = "results.jsonl";
-pub const IMAGES: &str = "images";
-pub const LATENTS: &str = "latents";
+pub(crate) const CONFIG: &str = "config.toml";
+pub(crate) const INFO: &str = "run.json";
+pub(crate) const PROMPTS: &str = "prompts.jsonl";
+pub(crate) const RESULTS: &str = "results.jsonl";
+pub(crate) const IMAGES: &str = "images";
+pub(crate) const LATENTS: &str = "latents";
 /// What was kept, of the prompts that the configuration names: `masks/POINT/PROMPT.safetensors`, as `--masks-out` writes it.
-pub const MASKS: &str = "masks";
+pub(crate) const MASKS: &str = "masks";
 
 /// What a run begins with: written once, the same whenever it is taken up again.
 #[derive(Debug)]
-pub struct Beginning<'a> {
-    pub config: &'a str,
-    pub info: RunInfo,
-    pub prompts: &'a [PromptLine],
+pub(crate) struct Beginning<'a> {
+    pub(crate) config: &'a str,
+    pub(crate) info: RunInfo,
+    pub(crate) prompts: &'a [PromptLine],
 }
 
 /// A folder that this process alone writes to.
 #[derive(Debug)]
-pub struct RunFolder<'a> {
+pub(crate) struct RunFolder<'a> {
     path: PathBuf,
     beginning: Beginning<'a>,
     /// Open and locked; `None` as long as nothing of the run is there.
@@ -47,7 +47,7 @@ pub struct RunFolder<'a> {
 impl<'a> RunFolder<'a> {
     /// Looks at a new or empty folder, in which nothing is written before [`RunFolder::begin`], or, if `resume` says so, goes
     /// on with what is there.
-    pub fn open(path: &Path, beginning: Beginning<'a>, resume: bool) -> Outcome<Self> {
+    pub(crate) fn open(path: &Path, beginning: Beginning<'a>, resume: bool) -> Outcome<Self> {
         let found = entries(path)?;
         if !found.is_empty() && !resume {
             let reason = "expected a new or an empty folder; --resume goes on with what is in it";
@@ -79,7 +79,7 @@ impl<'a> RunFolder<'a> {
     }
 
     /// Writes what the run begins with, if it has not begun.
-    pub fn begin(&mut self) -> Outcome {
+    pub(crate) fn begin(&mut self) -> Outcome {
         if self.results.is_some() {
             return Ok(());
         }
@@ -112,22 +112,22 @@ impl<'a> RunFolder<'a> {
     }
 
     /// The records that are there, by id.
-    pub fn done(&self) -> &BTreeMap<String, Record> {
+    pub(crate) fn done(&self) -> &BTreeMap<String, Record> {
         &self.done
     }
 
     /// The folder.
-    pub fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
     /// The run that it is of.
-    pub fn info(&self) -> &RunInfo {
+    pub(crate) fn info(&self) -> &RunInfo {
         &self.beginning.info
     }
 
     /// Writes a file below the folder, whole or not at all.
-    pub fn write(&self, name: &str, bytes: &[u8]) -> Outcome {
+    pub(crate) fn write(&self, name: &str, bytes: &[u8]) -> Outcome {
         let path = inside(&self.path, name)?;
         if let Some(folder) = path.parent() {
             fs::create_dir_all(folder).map_err(|error| Failure::file(folder, error))?;
@@ -136,7 +136,7 @@ impl<'a> RunFolder<'a> {
     }
 
     /// Appends a line; the files that it names must be there.
-    pub fn append(&mut self, record: Record) -> Outcome {
+    pub(crate) fn append(&mut self, record: Record) -> Outcome {
         let lines = self.path.join(RESULTS);
         let mut line = serde_json::to_vec(&record).map_err(Failure::run)?;
         line.push(b'\n');
@@ -170,7 +170,7 @@ impl<'a> RunFolder<'a> {
 }
 
 /// The prompts as such a file.
-pub fn prompt_bytes(prompts: &[PromptLine]) -> Outcome<Vec<u8>> {
+pub(crate) fn prompt_bytes(prompts: &[PromptLine]) -> Outcome<Vec<u8>> {
     let mut text = Vec::new();
     for prompt in prompts {
         serde_json::to_writer(&mut text, prompt).map_err(Failure::run)?;
@@ -180,7 +180,7 @@ pub fn prompt_bytes(prompts: &[PromptLine]) -> Outcome<Vec<u8>> {
 }
 
 /// `run.json` as a person can read it.
-pub fn info_bytes(info: &RunInfo) -> Outcome<Vec<u8>> {
+pub(crate) fn info_bytes(info: &RunInfo) -> Outcome<Vec<u8>> {
     let mut bytes = serde_json::to_vec_pretty(info).map_err(Failure::run)?;
     bytes.push(b'\n');
     Ok(bytes)

@@ -13,7 +13,9 @@ use crate::record::{PointInfo, PromptLine, Record, RunInfo};
 /// A finished image and the folder that its files lie in.
 #[derive(Debug)]
 pub struct StoredImage {
+    /// The run's folder.
     pub folder: PathBuf,
+    /// Its line.
     pub record: Record,
 }
 
@@ -27,7 +29,9 @@ impl StoredImage {
 /// A run, as far as it is done.
 #[derive(Debug)]
 pub struct Gathered {
+    /// `run.json`.
     pub info: RunInfo,
+    /// All prompts of the run.
     pub prompts: Vec<PromptLine>,
     /// The configuration as it was written.
     pub config: String,

@@ -2,8 +2,9 @@
 
 use serde_json::{Map, Value};
 
-use super::config::{Config, GridEntry, Sampling, sampler};
+use super::config::{Config, GridEntry, Sampling};
 use super::record::Attention;
+use super::sampling::sampler;
 use crate::failure::{Failure, Outcome};
 use crate::spec::{PruneSpec, json_from_toml, name_of};
 

@@ -1,4 +1,40 @@
-//! A run of many images: prompts by methods, as `compare` and `ablate` make them.
+//! Experiments with token-reducing methods on SD-XL, as a library. The program `atedm` is its command line; this crate writes to
+//! no stream, reads no command line and ends no process.
+//!
+//! # A grid in Rust
+//! ```no_run
+//! use atedm_core::reference::{NdDevice, Reference32};
+//! use atedm_core::{DType, Tensor};
+//! use atedm_experiment::{Config, Experiment, GridEntry, Model, Platform};
+//!
+//! # fn main() -> atedm_experiment::Outcome {
+//! let grid = GridEntry::new("at-edm").each("ratio", [0.3, 0.5]).each("scorer", ["page-rank", "norm"]);
+//! let config = Config::new("norms", [("star", "a large red star")], [grid])?;
+//! let model = Model::open("atedm-shapes".as_ref())?;
+//! let platform = Platform::cpu::<Reference32>(DType::F32);
+//! let experiment = Experiment::<Reference32>::new(model, NdDevice, platform).scorer("norm", |input| {
+//!     let hidden = input.hidden;
+//!     hidden.mul(hidden)?.sum(2)?.reshape(&hidden.shape()[..2])
+//! })?;
+//! for row in experiment.rows(&config, &())? {
+//!     println!("{}: {:.3} TFLOP, {:?}", row.label, row.flops.mean_tflop, row.distances);
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Structure
+//! - [`config`] (a run's TOML file, or a program's), [`grid`] (entries become points), [`prompts`], [`spec`] and [`method`] (a
+//!   method, its budget solved, its costs known) → [`plan`]: every point checked before any weight is read.
+//! - [`engine`]: a [`PlannedRun`](engine::PlannedRun) on a backend; whoever is a [`Sink`](engine::Sink) takes its images.
+//!   `generate` and `masks` are a plan of one point and one batch.
+//! - [`ablation`]: a plan's images in a folder, resumable and in [`shard`]s; [`merge`] makes one folder of many; [`gathered`] reads
+//!   them again; [`record`]: what its files say.
+//! - [`Experiment`]: a plan's images as typed rows.
+//! - [`pictures`]: distances to the unpruned images. [`report`]: one HTML page of a folder. [`bench`](mod@bench): the U-Net timed.
+//! - [`files`]: latents, masks, PNG and its metadata, written whole or not at all; [`draw`]: overlays, contact sheet, charts.
+//! - [`model`], [`subject`]: a checkpoint opened, or known by its configurations alone. [`platform`], [`memory`]: what computes.
+//! - [`failure`]: what goes wrong, and whose fault it is; [`listener`]: who hears how it goes on.
 //!
 //! # A run's folder
 //! ```text
@@ -26,16 +62,17 @@ pub mod config;
 mod distance;
 pub mod draw;
 pub mod engine;
+mod experiment;
 pub mod extension;
 pub mod failure;
 pub mod files;
-pub mod folder;
+mod folder;
 pub mod gathered;
 pub mod grid;
 pub mod init_image;
 pub mod inputs;
 pub mod listener;
-pub mod members;
+mod members;
 pub mod memory;
 pub mod merge;
 pub mod method;
@@ -44,11 +81,12 @@ pub mod observe;
 pub mod pictures;
 pub mod plan;
 pub mod platform;
-pub mod prompt_table;
+mod prompt_table;
 pub mod prompts;
-pub mod reading;
+mod reading;
 pub mod record;
 pub mod report;
+mod sampling;
 pub mod shard;
 pub mod spec;
 mod stored;
@@ -56,6 +94,10 @@ pub mod subject;
 mod table;
 mod tally;
 
+pub use config::{Config, GridEntry, Sampling};
+pub use experiment::{Experiment, Row};
 pub use extension::Extension;
 pub use failure::{Failure, Outcome};
 pub use listener::Listener;
+pub use model::Model;
+pub use platform::Platform;

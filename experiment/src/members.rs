@@ -9,26 +9,26 @@ use super::record::{PromptLine, Record, RunInfo};
 use crate::failure::{Failure, Outcome};
 
 /// Letters of a point's id at most: it is a folder's name, and with an ending a file's.
-pub const LONGEST_ID: usize = 240;
+pub(crate) const LONGEST_ID: usize = 240;
 
 /// The picture of an image, below its run's folder.
-pub fn image_path(id: &str) -> String {
+pub(crate) fn image_path(id: &str) -> String {
     format!("{IMAGES}/{id}.png")
 }
 
 /// Its final latents, if they are kept.
-pub fn latents_path(id: &str) -> String {
+pub(crate) fn latents_path(id: &str) -> String {
     format!("{LATENTS}/{id}.safetensors")
 }
 
 /// Its kept sets, if they are stored.
-pub fn masks_path(id: &str) -> String {
+pub(crate) fn masks_path(id: &str) -> String {
     format!("{MASKS}/{id}.safetensors")
 }
 
 /// The points and prompts of a run.
 #[derive(Debug)]
-pub struct Members {
+pub(crate) struct Members {
     /// Ids of points, with their settings' hashes.
     points: HashMap<String, String>,
     /// Ids of prompts.
@@ -37,13 +37,13 @@ pub struct Members {
 
 impl Members {
     /// Those of a plan.
-    pub fn of(info: &RunInfo, prompts: &[PromptLine]) -> Self {
+    pub(crate) fn of(info: &RunInfo, prompts: &[PromptLine]) -> Self {
         let points = info.points.iter().map(|point| (point.id.clone(), point.config_hash.clone()));
         Self { points: points.collect(), prompts: prompts.iter().map(|prompt| prompt.id.clone()).collect() }
     }
 
     /// That a record is of one of them, and names the files that the plan gives it; else what is wrong.
-    pub fn check(&self, record: &Record) -> Result<(), String> {
+    pub(crate) fn check(&self, record: &Record) -> Result<(), String> {
         let Record { id, point, prompt_id, .. } = record;
         let hash =
             self.points.get(point).ok_or_else(|| format!("point: the run has none called {point:?}"))?;
@@ -69,7 +69,7 @@ impl Members {
 }
 
 /// A place in a run's folder, which no link may lead to: a link could lead out of it.
-pub fn inside(folder: &Path, name: &str) -> Outcome<PathBuf> {
+pub(crate) fn inside(folder: &Path, name: &str) -> Outcome<PathBuf> {
     let mut place = folder.to_path_buf();
     for part in name.split('/') {
         place.push(part);
@@ -87,7 +87,7 @@ pub fn inside(folder: &Path, name: &str) -> Outcome<PathBuf> {
 }
 
 /// The regular file of that name in a run's folder, if there is one.
-pub fn file_inside(folder: &Path, name: &str) -> Outcome<Option<PathBuf>> {
+pub(crate) fn file_inside(folder: &Path, name: &str) -> Outcome<Option<PathBuf>> {
     let place = inside(folder, name)?;
     Ok(place.is_file().then_some(place))
 }

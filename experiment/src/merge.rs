@@ -15,7 +15,9 @@ use crate::files::{NamedFile, OutputDir};
 
 /// What was merged.
 pub struct Merged {
+    /// Folders that were read.
     pub folders: usize,
+    /// Images in the new one.
     pub images: usize,
 }
 

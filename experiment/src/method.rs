@@ -22,14 +22,17 @@ use crate::table::inline_tables;
 /// What counts and costs depend on.
 #[derive(Debug, Clone, Copy)]
 pub struct Workload<'a> {
+    /// The U-Net.
     pub unet: &'a UNetConfig,
     /// The latents' grid.
     pub latents: Grid,
     /// Text tokens.
     pub text: usize,
+    /// Denoising steps.
     pub steps: usize,
-    /// The checkpoint's scheduler, and the sampler that was asked for instead.
+    /// The checkpoint's scheduler.
     pub scheduler: &'a SchedulerConfig,
+    /// The sampler that was asked for instead of the checkpoint's.
     pub sampler: Option<SamplerChoice>,
 }
 
@@ -75,6 +78,7 @@ fn nest_shape(nest: NestInfo) -> NestShape {
 /// A method by name with checked options.
 #[derive(Debug, Clone)]
 pub struct Method {
+    /// The registered name.
     pub name: String,
     /// Every option with its value, a budget replaced by the ratio that meets it.
     pub settings: Value,

@@ -23,7 +23,9 @@ pub struct ReferenceFiles<'a> {
 pub struct Reference {
     /// Its record's id.
     pub id: String,
+    /// The picture.
     pub picture: Picture,
+    /// Its final latents.
     pub latents: LatentsFile,
 }
 

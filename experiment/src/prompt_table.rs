@@ -10,7 +10,7 @@ use crate::failure::{Failure, Outcome};
 
 /// What stands between two columns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Separator {
+pub(crate) enum Separator {
     /// `.csv`: the first row always names the columns.
     Comma,
     /// `.tsv`: without names, two columns are an id and a prompt.
@@ -37,7 +37,7 @@ const OTHERS: [&str; 9] =
 ///
 /// # Errors
 /// A usage failure with the line and the columns.
-pub fn read_table(text: &str, separator: Separator) -> Outcome<Vec<PromptText>> {
+pub(crate) fn read_table(text: &str, separator: Separator) -> Outcome<Vec<PromptText>> {
     // an id and a prompt may have quotes that are no table's
     let quoted = separator == Separator::Comma;
     let Some(first) = rows(text, separator, quoted).next().transpose()? else { return Ok(Vec::new()) };

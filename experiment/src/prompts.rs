@@ -6,6 +6,7 @@ use std::path::Path;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
+pub use super::prompt_table::names_columns;
 use super::prompt_table::{Separator, read_table};
 use crate::failure::{Failure, Outcome};
 use crate::files::{PROMPTS_MOST, read_text};
@@ -56,7 +57,8 @@ pub fn inline_prompts(table: &BTreeMap<String, toml::Value>) -> Outcome<Vec<Prom
 }
 
 /// A file of prompts by the end of its name: `.jsonl` with `{"id": …, "prompt": …, "seed": …}` on each line (the seed may be
-/// left out), else a table as [`read_table`] reads it. The first `limit` of them.
+/// left out), else a table: its first row names columns (`caption` or `prompt`, `id`, `seed`), or each line is an id, a tab and a
+/// prompt. The first `limit` of them.
 pub fn read_prompts(path: &Path, limit: Option<usize>) -> Outcome<Vec<PromptText>> {
     let text = read_text(path, PROMPTS_MOST)?;
     let read = match ending(path).as_deref() {

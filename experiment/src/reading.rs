@@ -15,7 +15,7 @@ use crate::files::{CONFIG_MOST, DATA_MOST, read_bytes, read_text};
 use crate::model::LONGEST_SIDE;
 
 /// The lines of a folder that another process may be writing to, by id.
-pub fn read_results(folder: &Path, members: &Members) -> Outcome<BTreeMap<String, Record>> {
+pub(crate) fn read_results(folder: &Path, members: &Members) -> Outcome<BTreeMap<String, Record>> {
     let lines = inside(folder, RESULTS)?;
     let bytes = read_bytes(&lines, DATA_MOST)?;
     let (records, _) = parse_lines(&lines, &bytes, members)?;
@@ -24,7 +24,7 @@ pub fn read_results(folder: &Path, members: &Members) -> Outcome<BTreeMap<String
 }
 
 /// `run.json` of a folder.
-pub fn read_info(folder: &Path) -> Outcome<RunInfo> {
+pub(crate) fn read_info(folder: &Path) -> Outcome<RunInfo> {
     let path = inside(folder, INFO)?;
     let text = read_text(&path, DATA_MOST)?;
     let info: RunInfo = serde_json::from_str(&text).map_err(|error| Failure::file(&path, error))?;
@@ -49,7 +49,7 @@ pub fn read_info(folder: &Path) -> Outcome<RunInfo> {
 }
 
 /// `prompts.jsonl` of a folder.
-pub fn read_prompt_lines(folder: &Path) -> Outcome<Vec<PromptLine>> {
+pub(crate) fn read_prompt_lines(folder: &Path) -> Outcome<Vec<PromptLine>> {
     let path = inside(folder, PROMPTS)?;
     let text = read_text(&path, DATA_MOST)?;
     let parse = |(number, line): (usize, &str)| {
@@ -62,7 +62,7 @@ pub fn read_prompt_lines(folder: &Path) -> Outcome<Vec<PromptLine>> {
 }
 
 /// The configuration of a folder as it was written.
-pub fn read_config(folder: &Path) -> Outcome<String> {
+pub(crate) fn read_config(folder: &Path) -> Outcome<String> {
     read_text(&inside(folder, CONFIG)?, CONFIG_MOST)
 }
 
@@ -103,7 +103,7 @@ pub(super) fn check_files(folder: &Path, record: &Record) -> Outcome {
 }
 
 /// That a folder is of the run that is asked for; else what differs.
-pub fn same_run(path: &Path, wanted: &RunInfo) -> Outcome {
+pub(crate) fn same_run(path: &Path, wanted: &RunInfo) -> Outcome {
     let found = read_info(path)?;
     let differs = |reason: String| Failure::file(&path.join(INFO), format!("is of another run: {reason}"));
     if found.run_hash != wanted.run_hash {

@@ -143,7 +143,7 @@ pub struct LevelTokens {
 pub struct Times {
     /// A denoising step: the mean without the first one, where there are more.
     pub seconds_per_step: f64,
-    /// The whole image, decoding too; without text encoding, which points share.
+    /// The whole image, decoding too; without text encoding, which serves all points.
     pub seconds: f64,
     /// When the line was written: seconds since 1970 (UTC).
     pub finished_at: u64,
@@ -199,7 +199,7 @@ pub struct RunInfo {
     pub points: Vec<PointInfo>,
     /// Prompts of the whole run (`prompts.jsonl` lists them).
     pub prompts: usize,
-    /// This folder's share of the prompts: `[index, count]`, counted from 0; `null` for all.
+    /// This folder's shard of the prompts: `[index, count]`, counted from 0; `null` for all.
     pub shard: Option<[usize; 2]>,
 }
 

@@ -1,4 +1,4 @@
-//! Which share of the prompts this process works on: typed, or told by the scheduler that started it.
+//! Which part of the prompts this process works on: typed, or told by the scheduler that started it.
 
 use std::fmt;
 use std::str::FromStr;
@@ -6,10 +6,12 @@ use std::str::FromStr;
 use super::prompts::shard_of;
 use crate::failure::{Failure, Outcome};
 
-/// Share `index` of `count`, counted from 0.
+/// Shard `index` of `count`, counted from 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Shard {
+    /// Which one.
     pub index: usize,
+    /// Of how many.
     pub count: usize,
 }
 

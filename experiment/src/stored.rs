@@ -4,14 +4,14 @@ use atedm_core::plugin::{Action, Event, NestSite, Row, Run, Site, Step, Sublayer
 use atedm_core::{AttentionOps, GraphRequest, Result};
 
 /// Asks for a stored map at every attention; `inner` is shown those that it asked for.
-pub struct StoredMaps<T: AttentionOps> {
+pub(crate) struct StoredMaps<T: AttentionOps> {
     inner: Box<dyn TokenReducer<T>>,
     wanted: bool,
 }
 
 impl<T: AttentionOps> StoredMaps<T> {
     /// `inner` without fused attention.
-    pub fn new(inner: Box<dyn TokenReducer<T>>) -> Self {
+    pub(crate) fn new(inner: Box<dyn TokenReducer<T>>) -> Self {
         Self { inner, wanted: false }
     }
 }

@@ -16,15 +16,15 @@ const FILE: &str = "schedule_file";
 const TABLE: &str = "table";
 
 /// Options in which no file is named.
-pub struct Inlined {
-    pub options: Options,
+pub(crate) struct Inlined {
+    pub(crate) options: Options,
     /// Where tables came from files: empty for the method's own table, `member.` for that of a stack's member.
     places: Vec<String>,
 }
 
 impl Inlined {
     /// An error about the table is one about the option that named its file.
-    pub fn named(&self, error: Error) -> Error {
+    pub(crate) fn named(&self, error: Error) -> Error {
         let place = |field: &str| self.places.iter().find(|place| field.strip_prefix(*place) == Some(TABLE));
         match error {
             Error::Config { field, reason } => match place(&field) {
@@ -37,7 +37,7 @@ impl Inlined {
 }
 
 /// [`inline_table`] for a method, or for each member of a stack.
-pub fn inline_tables(method: &str, options: &Options) -> Outcome<Inlined> {
+pub(crate) fn inline_tables(method: &str, options: &Options) -> Outcome<Inlined> {
     if !stack::is_stack(method) {
         return inline_table(options);
     }

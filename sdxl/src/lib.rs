@@ -1,4 +1,4 @@
-//! Stable Diffusion XL from diffusers checkpoints, generic over the backends of `atedm-core`, faithful to diffusers.
+#![doc = include_str!("../README.md")]
 //!
 //! # Structure
 //! - [`checkpoint`]: a diffusers folder as it is, its configurations ([`config`]) and weights ([`weights`]);
@@ -10,28 +10,6 @@
 //! - [`pipeline`]: text to image, step by step.
 //! - [`flops`]: what an evaluation costs, by formula; [`memory`]: how many bytes a run needs.
 //! - [`output`]: files written whole or not at all.
-//! - `train` (a cargo feature): a small SD-XL trained from nothing, on libtorch.
-//!
-//! # Example
-//! The first image of a prompt, on the plain reference backend and without pruning:
-//! ```no_run
-//! use std::ops::ControlFlow;
-//!
-//! use atedm_core::DType;
-//! use atedm_core::plugin::Unpruned;
-//! use atedm_core::reference::{NdDevice, Reference32};
-//! use atedm_sdxl::checkpoint::{Checkpoint, OpenOptions};
-//! use atedm_sdxl::pipeline::{Pipeline, Request};
-//!
-//! # fn main() -> atedm_core::Result<()> {
-//! let checkpoint = Checkpoint::open("stable-diffusion-xl-base-1.0", OpenOptions::default())?;
-//! let pipeline = Pipeline::<Reference32>::load(&checkpoint, DType::F32, &NdDevice)?;
-//! let request = Request::new(["a red circle on a blue background"]);
-//! let output = pipeline.generate(&request, &mut Unpruned, &mut |_| ControlFlow::Continue(()))?;
-//! # drop(output);
-//! # Ok(())
-//! # }
-//! ```
 
 // A library has nothing to tell on streams: what happens is logged or returned.
 #![deny(clippy::print_stderr, clippy::print_stdout)]

@@ -15,6 +15,7 @@ use crate::layers::{Bias, LayerNorm, Linear, plain_attention};
 
 /// What a text encoder gives for a batch of prompts.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct TextOutput<T> {
     /// The penultimate hidden states `[b, length, channels]`.
     pub hidden: T,

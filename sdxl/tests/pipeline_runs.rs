@@ -12,7 +12,9 @@ use atedm_core::plugin::Unpruned;
 use atedm_core::reference::{NdDevice, NdTensor, Reference32, Reference64};
 use atedm_core::{Backend, DType, Tensor};
 use atedm_sdxl::checkpoint::{Checkpoint, OpenOptions};
-use atedm_sdxl::pipeline::{Decoding, InitialLatents, MicroConditioning, Pipeline, Proceed, Request};
+use atedm_sdxl::pipeline::{
+    Corner, Decoding, InitialLatents, MicroConditioning, Pipeline, PixelSize, Proceed, Request,
+};
 use atedm_sdxl::rng::{NoiseDType, RngKind};
 use pipeline_support::{Golden, LATENTS, copy_of, fixtures, json};
 use safetensors::tensor::{Dtype, TensorView};
@@ -51,8 +53,12 @@ fn check<B: Backend<Tensor = NdTensor>>(pipeline: &Pipeline<B>, request: &Reques
 #[test]
 fn euler_ancestral_with_own_sizes() {
     let mut request = request(&[CIRCLE, CAT], 5, 6.0, "euler-a");
-    request.micro =
-        MicroConditioning { original_size: Some((100, 200)), crop: (8, 16), target_size: Some((50, 70)) };
+    let size = |height, width| Some(PixelSize { height, width });
+    request.micro = MicroConditioning {
+        original_size: size(100, 200),
+        crop: Corner { top: 8, left: 16 },
+        target_size: size(50, 70),
+    };
     check(&load::<Reference32>(fixtures().join("tiny-a"), DType::F32), &request, "euler-a");
 }
 

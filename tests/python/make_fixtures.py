@@ -515,7 +515,7 @@ def main(arguments):
             shutil.rmtree(expected, ignore_errors=True)
             os.makedirs(expected)
             if name == "atedm-shapes":
-                write_runs(checkpoints.load(parity.TRAINED), name, expected)
+                write_runs(checkpoints.load(parity.trained()), name, expected)
                 continue
             checkpoints.write_checkpoint(model, checkpoints.CONFIGS[name])
             pipe = checkpoints.load(model)

@@ -5,7 +5,7 @@
 It makes the checkpoints and the references in DIR (target/parity by default) and keeps both for the next time. Then it runs
 `BINARY generate …` for every case and backend. It prints the relative L2 difference of the final latents and the largest difference
 of a picture in steps of 1/255. The exit code is 1 if a case fails. The last cases are on the model in the binary,
-assets/atedm-shapes, which is trained. All others have random weights.
+atedm-shapes, which is trained. All others have random weights.
 
 With random weights, two tokens can be so close that rounding decides which is pruned. So the initial latents of the pruned cases come
 from the first seed for which every discrete choice of the reference is clear. The margins are in the case's kept.json.
@@ -22,7 +22,6 @@ import time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(os.path.dirname(HERE))
-TRAINED = os.path.join(ROOT, "assets", "atedm-shapes")
 
 import checkpoints
 import numpy
@@ -152,6 +151,20 @@ def digest(*parts):
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]
 
 
+def trained():
+    """The folder of the model in the binary, whose U-Net lies in two crates."""
+    folder, source = os.path.join(ROOT, "target", "atedm-shapes"), os.path.join(ROOT, "assets", "atedm-shapes")
+    if not os.path.exists(folder):
+        name = "diffusion_pytorch_model.safetensors"
+        shutil.copytree(source, folder + ".new", ignore=shutil.ignore_patterns("src", "tests", "examples", "*.part-1"))
+        with open(os.path.join(folder + ".new", "unet", name), "wb") as whole:
+            for part in (os.path.join(source, "unet", name + ".part-1"), os.path.join(source + "-unet", name + ".part-2")):
+                with open(part, "rb") as f:
+                    shutil.copyfileobj(f, whole)
+        os.rename(folder + ".new", folder)
+    return folder
+
+
 def weights(folder):
     """The data that identify a checkpoint's U-Net."""
     with open(os.path.join(folder, "unet", "diffusion_pytorch_model.safetensors"), "rb") as f:
@@ -175,7 +188,7 @@ class References:
     def model(self, name):
         """The folder of a checkpoint."""
         if name == "atedm-shapes":
-            return TRAINED
+            return trained()
         folder = os.path.join(self.folder, "models", name)
         stamp = os.path.join(folder, ".made-from")
         wanted = digest(self.sources[0], self.sources[3])
@@ -196,7 +209,7 @@ class References:
         """The folder with a case's reference."""
         folder = os.path.join(self.folder, "cases", case["name"])
         stamp = os.path.join(folder, ".made-from")
-        wanted = digest(case, self.sources, weights(TRAINED) if case["model"] == "atedm-shapes" else None)
+        wanted = digest(case, self.sources, weights(trained()) if case["model"] == "atedm-shapes" else None)
         self.model(case["model"])
         if os.path.exists(stamp) and open(stamp).read() == wanted:
             return folder

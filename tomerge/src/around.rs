@@ -13,6 +13,7 @@ use crate::reuse::{PlanStore, Reuse};
 /// Of what a plan is made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum Moment {
     /// The residual stream as the layer gets it, before its first norm.
     #[default]

@@ -17,6 +17,7 @@ use crate::tome::TomeOptions;
 /// A method's own options.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(untagged)]
+#[non_exhaustive]
 pub enum Method {
     /// Token Merging.
     Tome(TomeOptions),
@@ -52,6 +53,7 @@ impl Method {
 
 /// A method, how much it reduces, where and when. As options it is one flat table.
 #[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
 pub struct MergeConfig {
     /// How much, where and when.
     pub placement: Placement,

@@ -19,6 +19,7 @@ pub struct TokenPlan {
 
 /// What a method comes to in one block at one step.
 #[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
 pub struct Effect {
     /// Tokens of the block.
     pub tokens: usize,

@@ -11,6 +11,7 @@ use crate::grid::Cells;
 /// Which generator draws; the names are those of the program's `--rng`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
+#[non_exhaustive]
 pub enum Generator {
     /// Torch's CPU generator: what a method's own program draws when `torch.manual_seed(seed)` comes just before its
     /// first call. One stream for the whole run, so that a draw depends on all before it.

@@ -36,7 +36,7 @@ impl Cells {
     }
 
     /// Tokens of one cell.
-    pub fn cell_size(&self) -> usize {
+    pub(crate) fn cell_size(&self) -> usize {
         self.sx * self.sy
     }
 
@@ -103,6 +103,7 @@ impl Cells {
 
 impl Split {
     /// The same split as positions in a stream that has protected tokens `start..end` in it besides the grid's.
+    #[must_use]
     pub fn around(mut self, (start, end): (usize, usize)) -> Self {
         let gap = end.saturating_sub(start) as u32;
         let moved = |i: &mut u32| {

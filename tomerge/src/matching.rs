@@ -25,6 +25,7 @@ const BLOCK: usize = 1 << 20;
 /// Whose number of similar tokens counts under a threshold, since all rows of a batch merge equally many.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
+#[non_exhaustive]
 pub enum ThresholdCount {
     /// The row's that has the most (CA-ToMe): the others merge tokens below the threshold, too.
     #[default]
@@ -81,7 +82,7 @@ impl<T: Tensor> Sides<T> {
 ///
 /// # Errors
 /// [`atedm_core::Error::NotFinite`] when a token holds a NaN, [`atedm_core::Error::Shape`] when a side is empty.
-pub fn match_tokens<T: AttentionOps>(
+pub(crate) fn match_tokens<T: AttentionOps>(
     metric: &T,
     sides: &Sides<T>,
     guidance: GuidanceMasks,
@@ -131,7 +132,7 @@ impl<T: Tensor> Matching<T> {
     ///
     /// # Errors
     /// As the backend's operations.
-    pub fn at_least(&self, threshold: f64, count: ThresholdCount) -> Result<usize> {
+    pub(crate) fn at_least(&self, threshold: f64, count: ThresholdCount) -> Result<usize> {
         if threshold >= 1.0 {
             return Ok(0);
         }

@@ -10,6 +10,7 @@ use crate::matching::lengths;
 /// What one token is made of several.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum MergeKernel {
     /// Their mean (tomesd).
     #[default]
@@ -46,6 +47,7 @@ pub struct MergePlan<T: Tensor> {
 
 /// Sources of a [`Split`] and where they go, for every row of a batch.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Merges {
     /// Numbers of the sources that are merged, ascending; as many in every row.
     pub merged: Vec<Vec<u32>>,

@@ -42,7 +42,7 @@ impl Reuse {
     }
 
     /// Whether plans of `step` are made anew, whatever there is.
-    pub fn is_fresh(&self, step: usize) -> bool {
+    pub(crate) fn is_fresh(&self, step: usize) -> bool {
         match &self.at {
             Some(steps) => steps.contains(&step),
             None => step.is_multiple_of(self.steps),
@@ -50,7 +50,7 @@ impl Reuse {
     }
 
     /// Whether nothing is ever used again.
-    pub fn is_off(&self) -> bool {
+    pub(crate) fn is_off(&self) -> bool {
         self.steps == 1 && self.at.is_none() && self.layers == 1
     }
 }

@@ -27,6 +27,7 @@ use crate::reuse::Reuse;
 /// Whose noise decides between tokens of a cell.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum Noise {
     /// Every row of the batch has its own (the authors' program).
     #[default]

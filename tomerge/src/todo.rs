@@ -25,6 +25,7 @@ use crate::tome::{Tome, TomeOptions};
 /// Which token stands for a cell.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
 pub enum DownsampleMethod {
     /// The one at the cell's middle: `floor((i + 1/2) · in / out)`, as torch's `nearest-exact`.
     #[default]
@@ -36,6 +37,7 @@ pub enum DownsampleMethod {
 /// How keys and values become fewer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
+#[non_exhaustive]
 pub enum TodoMethod {
     /// They stay.
     None,
@@ -132,7 +134,7 @@ impl TodoOptions {
     }
 
     /// The coarser grid at `level`, if it is one.
-    pub fn coarse(&self, level: usize, grid: Grid) -> Option<Grid> {
+    pub(crate) fn coarse(&self, level: usize, grid: Grid) -> Option<Grid> {
         let factor = self.factor(level).max(1);
         let coarse = Grid::new(grid.height / factor, grid.width / factor);
         (coarse.tokens() > 0 && coarse.tokens() < grid.tokens()).then_some(coarse)

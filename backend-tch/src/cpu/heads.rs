@@ -5,6 +5,11 @@ use std::marker::PhantomData;
 /// Elements of a head at most: 32 pairs of bf16, one row of a tile.
 pub(crate) const MAX_DIM: usize = 64;
 
+/// Whether the kernels take heads of this size.
+pub(crate) fn fits(dim: usize) -> bool {
+    (1..=MAX_DIM).contains(&dim)
+}
+
 /// `[b, h, rows, dim]` as bf16 bits, anywhere in a slice; a row's elements are neighbours.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Heads<'a> {
@@ -18,7 +23,7 @@ impl<'a> Heads<'a> {
     /// `None` if the rows are not whole, something is empty, a head is too long, or the slice ends too early.
     pub(crate) fn new(data: &'a [u16], dims: [usize; 4], strides: [usize; 4]) -> Option<Self> {
         let [by_batch, by_head, by_row, by_element] = strides;
-        if dims.contains(&0) || !super::fits(dims[3]) || (by_element != 1 && dims[3] > 1) {
+        if dims.contains(&0) || !fits(dims[3]) || (by_element != 1 && dims[3] > 1) {
             return None;
         }
         let last = [(0, by_batch), (1, by_head), (2, by_row)]

@@ -43,7 +43,7 @@ mod tests;
 
 #[cfg(not(target_arch = "x86_64"))]
 pub(crate) use elsewhere::{attention, strongest, votes};
-pub(crate) use heads::{Attended, Heads, Pass};
+pub(crate) use heads::{Attended, Heads, Pass, fits};
 #[cfg(target_arch = "x86_64")]
 pub(crate) use {attention::attention, strongest::strongest, votes::votes};
 
@@ -72,9 +72,4 @@ impl Cpu {
     pub(crate) fn detect(_threads: usize) -> Option<Self> {
         None
     }
-}
-
-/// Whether the kernels take heads of this size.
-pub(crate) fn fits(dim: usize) -> bool {
-    (1..=heads::MAX_DIM).contains(&dim)
 }

@@ -11,7 +11,7 @@ use atedm_experiment::record::RunInfo;
 use atedm_experiment::shard::Shard;
 use atedm_sdxl::flops::readable;
 
-use super::print;
+use super::print::print;
 use crate::Extension;
 use crate::args::{AblateAction, AblateArgs, EngineArgs, MergeArgs, ShardArgs};
 use crate::dispatch::run_plan;

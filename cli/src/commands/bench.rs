@@ -7,7 +7,7 @@ use atedm_experiment::model::{AskedPixels, AskedSize};
 use atedm_experiment::spec::PruneSpec;
 use atedm_experiment::subject::Subject;
 
-use super::print;
+use super::print::print;
 use crate::Extension;
 use crate::args::{BenchArgs, PruneArgs};
 use crate::dispatch::{Task, dispatch};

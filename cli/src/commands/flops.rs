@@ -8,7 +8,7 @@ use atedm_experiment::subject::{Costed, Subject};
 use atedm_sdxl::flops::{RunCost, Unit};
 use serde_json::{Map, Value, json};
 
-use super::print;
+use super::print::print;
 use crate::Extension;
 use crate::args::{FlopsArgs, PruneArgs};
 use crate::failure::{Failure, Outcome};

@@ -12,7 +12,7 @@ use atedm_sdxl::flops::readable;
 use atedm_sdxl::memory::Memory;
 use serde_json::{Value, json};
 
-use super::print;
+use super::print::print;
 use crate::Extension;
 use crate::args::InspectArgs;
 use crate::describe;

@@ -9,17 +9,16 @@ mod generate;
 mod init_tiny;
 mod inspect;
 mod masks;
+mod print;
 mod report;
 mod scenes;
 #[cfg(feature = "train")]
 mod train;
 
-use std::io::Write;
-
 use crate::Extension;
 use crate::args::Command;
-use crate::failure::{Failure, Outcome};
-use crate::{tell, threads};
+use crate::failure::Outcome;
+use crate::threads;
 
 /// Runs a command.
 pub(crate) fn run(mut command: Command, extension: &impl Extension) -> Outcome {
@@ -40,14 +39,5 @@ pub(crate) fn run(mut command: Command, extension: &impl Extension) -> Outcome {
         #[cfg(feature = "train")]
         Command::Train(args) => train::run(&args),
         Command::InitTiny(args) => init_tiny::run(&args),
-    }
-}
-
-/// A command's answer, on the standard output stream, harmless to a terminal.
-fn print(text: &str) -> Outcome {
-    match writeln!(std::io::stdout(), "{}", tell::harmless(text)) {
-        // Nobody reads on (a pager was closed): not a failure.
-        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
-        result => result.map_err(|error| Failure::run(format!("standard output: {error}"))),
     }
 }

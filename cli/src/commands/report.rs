@@ -2,8 +2,7 @@
 
 use atedm_experiment::files::OutputFile;
 use atedm_experiment::gathered::Gathered;
-use atedm_experiment::members::inside;
-use atedm_experiment::report::{Shown, page};
+use atedm_experiment::report::{Shown, page, place};
 
 use crate::args::ReportArgs;
 use crate::failure::Outcome;
@@ -14,7 +13,7 @@ pub(crate) fn run(args: &ReportArgs) -> Outcome {
     let run = Gathered::read(&args.folder)?;
     let path = match &args.output {
         Some(path) => path.clone(),
-        None => inside(&args.folder, "report.html")?,
+        None => place(&args.folder)?,
     };
     let output = OutputFile::prepare(&path)?;
     let prompts = match args.prompt.as_slice() {

@@ -28,6 +28,7 @@ pub struct TestBlock<T> {
 
 /// One pass through a block: what comes in, where and when, and whether it comes to its end.
 #[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
 pub struct Visit<'a, T> {
     /// The residual stream `[b, tokens, channels]`.
     pub hidden: &'a T,

@@ -6,6 +6,7 @@ use crate::host::Array;
 
 /// A recovery.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Recovery {
     /// The kept token that attends to the pruned one most.
     Similarity,
@@ -19,6 +20,7 @@ pub enum Recovery {
 
 /// One pruning decision, with what its recovery needs.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct Pruned {
     /// Kept positions in the stream before.
     pub kept: Vec<Vec<u32>>,

@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 /// Whose work it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub enum Account {
     /// The model's: linear maps, convolutions, attention.
     #[default]

@@ -13,6 +13,7 @@
 //! x = pass.exit(x)?;
 //! ```
 
+use super::nest::NestSite;
 use super::reducer::{Action, Event, Reduction, Scope, TokenReducer};
 use super::site::{BlockId, Grid, Row, Site, Step, Sublayer};
 use crate::backend::{AttentionGraph, AttentionOps, GraphRequest};
@@ -225,6 +226,26 @@ impl<'a, T: AttentionOps> BlockPass<'a, T> {
             _ => Err(self.misplaced("another answer than Continue", "BlockExit")),
         }
     }
+}
+
+/// Runs `inner` on `hidden` as a nest, unless the reducer has an output in its place.
+///
+/// `inner` gets the reducer back, for the blocks and nests that lie in this one.
+///
+/// # Errors
+/// Those of the reducer and of `inner`.
+pub fn nest<T: AttentionOps>(
+    reducer: &mut dyn TokenReducer<T>,
+    site: &NestSite<'_>,
+    hidden: T,
+    inner: impl FnOnce(&mut dyn TokenReducer<T>, T) -> Result<T>,
+) -> Result<T> {
+    if let Some(output) = reducer.enter_nest(site, &hidden)? {
+        return Ok(output);
+    }
+    let output = inner(reducer, hidden)?;
+    reducer.leave_nest(site, &output)?;
+    Ok(output)
 }
 
 fn tokens<T: AttentionOps>(hidden: &T) -> Result<usize> {

@@ -5,7 +5,8 @@
 //! patches, so that small checkpoints run end to end; attention is the generic body, unchanged.
 //!
 //! # Structure
-//! - `device.rs`, `tensor.rs`, `nn.rs`, `attention.rs`: the same four files as in every backend.
+//! - `device.rs`, `tensor.rs`, `nn.rs`, `attention.rs`: the same four files as in every backend; `value.rs`: the type
+//!   that they are of.
 //! - `array.rs`, `norm.rs`: the loops behind them, generic over the element.
 
 mod array;
@@ -16,9 +17,10 @@ mod norm;
 mod tensor;
 #[cfg(test)]
 mod testing;
+mod value;
 
 pub use device::{NdDevice, NdIndices};
-pub use tensor::NdTensor;
+pub use value::NdTensor;
 
 use crate::Backend;
 

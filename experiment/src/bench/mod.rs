@@ -149,7 +149,7 @@ impl<E: Extension> Race<'_, E> {
             say("comparing kept sets with those of converged scores".into());
             let costed: Vec<&Costed> = contenders.iter().map(|contender| &contender.costed).collect();
             let found =
-                overlap::overlaps::<B>(model, subject, &costed, options.steps, (device, dtype), extension)?;
+                overlap::overlaps::<B>(model, subject, &costed, options.steps, device, dtype, extension)?;
             for (figures, overlap) in figures.iter_mut().zip(found) {
                 figures.overlap = overlap;
             }

@@ -145,7 +145,8 @@ pub(super) fn overlaps<B: Backend>(
     subject: &Subject,
     methods: &[&Costed],
     steps: usize,
-    (device, dtype): (&DeviceOf<B>, DType),
+    device: &DeviceOf<B>,
+    dtype: DType,
     extension: &impl Extension,
 ) -> Outcome<Vec<Option<f64>>> {
     let work = subject.workload(steps);

@@ -8,28 +8,45 @@ use crate::record::{Flops, PointInfo, PromptLine, Provenance};
 /// How a picture was made.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ImageFacts {
+    /// What was to be drawn.
     pub prompt: String,
+    /// What was steered away from.
     pub negative_prompt: Option<String>,
+    /// Denoising steps of the full schedule.
     pub steps: usize,
+    /// Sampler.
     pub sampler: String,
+    /// Classifier-free guidance.
     pub guidance_scale: f64,
     /// With a picture to start from: the share of the schedule that ran.
     pub strength: Option<f64>,
+    /// Seed of the noise.
     pub seed: u64,
-    /// Position in the batch: one seed draws the noise of all.
-    pub batch: (usize, usize),
+    /// Place in the batch, counted from 0: one seed draws the noise of all.
+    pub batch_index: usize,
+    /// Images of the batch.
+    pub batch_images: usize,
+    /// Pixels across.
     pub width: usize,
+    /// Pixels down.
     pub height: usize,
+    /// The checkpoint.
     pub model: String,
+    /// Generator of the noise.
     pub rng: String,
     /// What the noise was drawn in.
     pub rng_dtype: String,
+    /// The method's registered name.
     pub method: String,
+    /// Its options.
     pub options: Value,
-    /// Mean U-Net cost a step, pruned and whole, in FLOPs (2 × MAC, one sample).
-    pub flops: (f64, f64),
+    /// What the U-Net cost.
+    pub flops: Flops,
+    /// Tensor library.
     pub backend: String,
+    /// `cpu`, `cuda:0`, `metal`.
     pub device: String,
+    /// Element type of weights and activations.
     pub dtype: String,
 }
 
@@ -45,7 +62,8 @@ impl ImageFacts {
             guidance_scale: settings.guidance_scale,
             strength: None,
             seed: prompt.seed,
-            batch: (0, 1),
+            batch_index: 0,
+            batch_images: 1,
             width: settings.width,
             height: settings.height,
             model: settings.model,
@@ -53,7 +71,7 @@ impl ImageFacts {
             rng_dtype: settings.rng_dtype,
             method: settings.method,
             options: settings.options,
-            flops: (flops.mean_tflop * 1e12, flops.whole_tflop * 1e12),
+            flops,
             backend: by.backend.clone(),
             device: by.device.clone(),
             dtype: by.dtype.clone(),
@@ -72,9 +90,9 @@ pub fn text_chunks(facts: &ImageFacts) -> Vec<TextChunk> {
         TextChunk::new("atedm:device", facts.device.clone()),
         TextChunk::new("atedm:dtype", facts.dtype.clone()),
         TextChunk::new("atedm:rng_dtype", facts.rng_dtype.clone()),
-        TextChunk::new("atedm:batch", format!("{}/{}", facts.batch.0, facts.batch.1)),
+        TextChunk::new("atedm:batch", format!("{}/{}", facts.batch_index, facts.batch_images)),
     ];
-    let (mean, full) = facts.flops;
+    let [mean, full] = [facts.flops.mean_tflop, facts.flops.whole_tflop].map(|tflop| tflop * 1e12);
     let flops = json!({ "mean_per_step": mean, "unpruned": full, "unit": "2 x MAC, one sample, one U-Net evaluation" });
     chunks.push(TextChunk::new("atedm:flops", flops.to_string()));
     chunks
@@ -123,7 +141,8 @@ pub mod tests {
             guidance_scale: 7.0,
             strength: None,
             seed: 3,
-            batch: (0, 1),
+            batch_index: 0,
+            batch_images: 1,
             width: 64,
             height: 32,
             model: "a:b".into(),
@@ -131,7 +150,7 @@ pub mod tests {
             rng_dtype: "f16".into(),
             method: "at-edm".into(),
             options: json!({"ratio": 0.5}),
-            flops: (1.0, 2.0),
+            flops: Flops { mean_tflop: 1e-12, whole_tflop: 2e-12, evaluations: 1 },
             backend: "candle".into(),
             device: "cpu".into(),
             dtype: "f32".into(),

@@ -13,8 +13,11 @@ const MOST_PIXELS: usize = 1 << 26;
 /// An 8-bit RGB picture, row-major, three bytes a pixel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Picture {
+    /// Pixels across.
     pub width: usize,
+    /// Pixels down.
     pub height: usize,
+    /// The pixels.
     pub rgb: Vec<u8>,
 }
 
@@ -49,7 +52,9 @@ impl Picture {
 /// One line of metadata.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TextChunk {
+    /// What it is about.
     pub key: String,
+    /// What it says.
     pub text: String,
 }
 

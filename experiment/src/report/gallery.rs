@@ -60,7 +60,12 @@ impl Gallery {
                 )?;
                 let before =
                     reference_of(run, point, prompt).map(|reference| format!("image-{row}-{reference}"));
-                rows.push_str(&cell((row, column), finished, &smaller(&picture, shown.pixels), before)?);
+                rows.push_str(&cell(
+                    Place { row, column },
+                    finished,
+                    &smaller(&picture, shown.pixels),
+                    before,
+                )?);
                 if let Some(path) = finished.masks()? {
                     masks.push_str(&mask_section(finished, &picture, &path)?);
                 }
@@ -83,8 +88,14 @@ fn reference_of(run: &Gathered, point: &PointInfo, prompt: &PromptLine) -> Optio
     run.info.points.iter().position(|other| other.id == *reference)
 }
 
+/// Where an image stands in the grid.
+struct Place {
+    row: usize,
+    column: usize,
+}
+
 fn cell(
-    (row, column): (usize, usize),
+    Place { row, column }: Place,
     finished: &StoredImage,
     picture: &Picture,
     before: Option<String>,

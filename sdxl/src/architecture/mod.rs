@@ -110,7 +110,7 @@ impl Architecture {
     }
 
     /// Channels of the added conditioning: the pooled text and six sinusoidal embeddings.
-    pub fn added_channels(&self) -> usize {
+    pub(crate) fn added_channels(&self) -> usize {
         self.text.projection + 6 * self.unet.size_channels
     }
 }

@@ -18,6 +18,7 @@ pub enum Role {
 
 /// One tensor of a part's weight file.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Parameter {
     /// Its name in the file.
     pub name: String,

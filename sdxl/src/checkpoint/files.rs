@@ -10,7 +10,7 @@ use std::path::{Component, Path, PathBuf};
 use atedm_core::{Error, Result};
 use serde_json::Value;
 
-use super::Part;
+use super::part::Part;
 use crate::config::Fields;
 use crate::weights::WeightFile;
 

@@ -11,6 +11,7 @@
 mod door;
 mod files;
 mod identity;
+mod part;
 
 use std::path::{Path, PathBuf};
 
@@ -22,6 +23,7 @@ use crate::tokenizer::ClipTokenizer;
 use crate::weights::{Contents, SafetensorsSource, WeightFile};
 
 pub use identity::identity;
+pub use part::Part;
 
 /// Everything that a tokenizer may be read from.
 const TOKENIZER_FILES: [&str; 6] = [
@@ -41,42 +43,6 @@ pub struct OpenOptions {
     /// Another autoencoder than the folder's own: a folder with `config.json` and weights, or with the two files
     /// `taesdxl_encoder.safetensors` and `taesdxl_decoder.safetensors`.
     pub vae: Option<PathBuf>,
-}
-
-/// A part of a checkpoint that has weights.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Part {
-    /// The first text encoder (CLIP ViT-L).
-    TextEncoder,
-    /// The second text encoder (OpenCLIP ViT-bigG), with the pooled projection.
-    TextEncoder2,
-    /// The U-Net.
-    UNet,
-    /// The autoencoder.
-    Vae,
-}
-
-impl Part {
-    /// All of them.
-    pub const ALL: [Self; 4] = [Self::TextEncoder, Self::TextEncoder2, Self::UNet, Self::Vae];
-
-    /// Its folder in the checkpoint.
-    pub fn folder(self) -> &'static str {
-        match self {
-            Self::TextEncoder => "text_encoder",
-            Self::TextEncoder2 => "text_encoder_2",
-            Self::UNet => "unet",
-            Self::Vae => "vae",
-        }
-    }
-
-    /// Its weight file's name up to the variant.
-    pub fn stem(self) -> &'static str {
-        match self {
-            Self::TextEncoder | Self::TextEncoder2 => "model",
-            Self::UNet | Self::Vae => "diffusion_pytorch_model",
-        }
-    }
 }
 
 /// An SD-XL checkpoint whose configurations are read and whose weight files are found, but not opened.

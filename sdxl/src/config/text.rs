@@ -10,6 +10,7 @@ use super::limits::{self, at_most};
 
 /// The feed-forward's activation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum TextActivation {
     /// `x · sigmoid(1.702 x)`: OpenAI's CLIP.
     QuickGelu,

@@ -103,7 +103,7 @@ impl VaeConfig {
     ///
     /// # Errors
     /// As [`VaeConfig::read`].
-    pub fn read_as(file: &Path, class: &str) -> Result<Self> {
+    pub(crate) fn read_as(file: &Path, class: &str) -> Result<Self> {
         Self::from_fields(&Fields::read(file)?.with("_class_name", json!(class)))
     }
 

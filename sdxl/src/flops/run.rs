@@ -6,6 +6,7 @@ use super::{Macs, UNetCost, tflop};
 
 /// Steps at which every part of the U-Net costs the same.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct StepClass {
     /// The steps' 0-based indices, ascending; never empty.
     pub steps: Vec<usize>,
@@ -22,6 +23,7 @@ impl StepClass {
 
 /// One evaluation at each step of a run, steps of equal cost together.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct RunCost {
     classes: Vec<StepClass>,
     steps: usize,

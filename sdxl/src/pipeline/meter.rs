@@ -12,6 +12,14 @@ use super::request::StepCost;
 use crate::config::UNetConfig;
 use crate::flops;
 
+/// What was evaluated.
+pub(super) struct Evaluation {
+    /// The step of the run.
+    pub(super) step: usize,
+    /// Entries of the batch.
+    pub(super) rows: usize,
+}
+
 /// Passes everything on to `inner`, and notes each sublayer's tokens.
 pub(super) struct Metered<'a, T: AttentionOps> {
     inner: &'a mut dyn TokenReducer<T>,
@@ -31,7 +39,7 @@ impl<'a, T: AttentionOps> Metered<'a, T> {
         config: &UNetConfig,
         latents: Grid,
         text: usize,
-        (step, rows): (usize, usize),
+        Evaluation { step, rows }: Evaluation,
     ) -> Result<StepCost> {
         let (counts, replaced) = (std::mem::take(&mut self.counts), self.replaced.take());
         let layers = |block: &crate::config::BlockInfo| {

@@ -15,12 +15,11 @@ mod request;
 mod run;
 mod size;
 
-use atedm_core::plugin::TokenReducer;
 use atedm_core::{Backend, DType, DeviceOf, Result};
 
 pub use request::{
-    Conditioning, CutPrompt, Decoding, Images, InitialLatents, MicroConditioning, Output, Request, StepCost,
-    StepReport, TextEmbeddings,
+    Conditioning, Corner, CutPrompt, Decoding, Images, InitialLatents, MicroConditioning, Output, PixelSize,
+    Request, StepCost, StepReport, TextEmbeddings,
 };
 
 use crate::checkpoint::{Checkpoint, Part};
@@ -121,23 +120,5 @@ impl<B: Backend> Pipeline<B> {
         let embeddings =
             B::inference(|| self.encoders.with(&self.device, |e| e.encode(texts, &mut cut, &self.device)))?;
         Ok((embeddings, cut))
-    }
-
-    /// Makes images (or latents) from a request.
-    ///
-    /// `reducer` prunes or merges tokens in the U-Net's attention blocks ([`atedm_core::plugin::Unpruned`]: none).
-    /// `progress` is called after every step and may cancel.
-    ///
-    /// # Errors
-    /// [`atedm_core::Error::Config`] naming the field of the request that is out of range; [`atedm_core::Error::NotFinite`] for given
-    /// latents with NaN, and naming the first module and step whose output is not finite; [`atedm_core::Error::Weights`] for pixels that are
-    /// not; [`atedm_core::Error::Cancelled`]; whatever the backend or the reducer reports.
-    pub fn generate(
-        &self,
-        request: &Request<B::Tensor>,
-        reducer: &mut dyn TokenReducer<B::Tensor>,
-        progress: &mut dyn FnMut(&StepReport<'_, B::Tensor>) -> Proceed,
-    ) -> Result<Output<B::Tensor>> {
-        B::inference(|| run::generate(self, request, reducer, progress))
     }
 }

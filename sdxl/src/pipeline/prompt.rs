@@ -15,6 +15,7 @@ use crate::tokenizer::ClipTokenizer;
 
 /// What becomes of the text encoders between runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub enum TextEncoders {
     /// They stay in memory: for many runs.
     #[default]

@@ -83,6 +83,7 @@ impl<T: Tensor> Request<T> {
 
 /// What the images are to show.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub enum Conditioning<T> {
     /// Texts; both encoders get the same.
     Prompts {
@@ -113,16 +114,35 @@ pub struct TextEmbeddings<T> {
 /// Sizes that SD-XL was trained to be told, in pixels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct MicroConditioning {
-    /// Height and width of the training image before cropping; the output's if `None`.
-    pub original_size: Option<(usize, usize)>,
-    /// Top and left of the crop.
-    pub crop: (usize, usize),
-    /// Height and width of the crop; the output's if `None`.
-    pub target_size: Option<(usize, usize)>,
+    /// Of the training image before cropping; the output's if `None`.
+    pub original_size: Option<PixelSize>,
+    /// Where the crop begins.
+    pub crop: Corner,
+    /// Of the crop; the output's if `None`.
+    pub target_size: Option<PixelSize>,
+}
+
+/// Pixels down and across.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PixelSize {
+    /// Down.
+    pub height: usize,
+    /// Across.
+    pub width: usize,
+}
+
+/// The upper left corner of a crop, in pixels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Corner {
+    /// Pixels cut off above.
+    pub top: usize,
+    /// Pixels cut off on the left.
+    pub left: usize,
 }
 
 /// Where a run starts from. Latents are `[images, channels, height, width]`.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub enum InitialLatents<T> {
     /// Noise from the seed.
     Drawn,
@@ -155,6 +175,7 @@ pub enum InitialLatents<T> {
 
 /// What to do with the final latents.
 #[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
 pub enum Decoding {
     /// Nothing (diffusers' `output_type="latent"`).
     Skip,
@@ -166,6 +187,7 @@ pub enum Decoding {
 
 /// What a run gives.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct Output<T> {
     /// Final latents `[images, channels, height, width]` before the VAE's scaling, in the sampler's precision (f32,
     /// or f64 for a pipeline in f64).
@@ -205,6 +227,7 @@ impl Images {
 
 /// A prompt of which tokens were cut off because the text encoder's context is full.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct CutPrompt {
     /// The whole prompt.
     pub prompt: String,
@@ -225,6 +248,7 @@ impl std::fmt::Display for CutPrompt {
 
 /// The cost of one U-Net evaluation as it really ran, for one row of the batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct StepCost {
     /// The step, in the full schedule.
     pub step: usize,
@@ -236,6 +260,7 @@ pub struct StepCost {
 
 /// What the step callback is told, after each step.
 #[derive(Debug)]
+#[non_exhaustive]
 pub struct StepReport<'a, T> {
     /// The step just done, in the full schedule.
     pub index: usize,

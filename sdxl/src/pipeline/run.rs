@@ -5,8 +5,8 @@ use atedm_core::{Backend, Error, Result, Tensor};
 
 use super::decode::decode;
 use super::guidance::Guidance;
-use super::meter::Metered;
-use super::request::{Decoding, InitialLatents, Output, Request, StepReport};
+use super::meter::{Evaluation, Metered};
+use super::request::{Decoding, InitialLatents, Output, PixelSize, Request, StepReport};
 use super::size::{Sizes, expect_finite, given};
 use super::{Pipeline, Proceed};
 use crate::rng::{NoiseSource, RngKind};
@@ -14,8 +14,27 @@ use crate::schedulers::Sampler;
 use crate::unet::UNetInput;
 use crate::vae::LatentDistribution;
 
-/// [`Pipeline::generate`].
-pub(super) fn generate<B: Backend>(
+impl<B: Backend> Pipeline<B> {
+    /// Makes images (or latents) from a request.
+    ///
+    /// `reducer` prunes or merges tokens in the U-Net's attention blocks ([`atedm_core::plugin::Unpruned`]: none).
+    /// `progress` is called after every step and may cancel.
+    ///
+    /// # Errors
+    /// [`atedm_core::Error::Config`] naming the field of the request that is out of range; [`atedm_core::Error::NotFinite`] for given
+    /// latents with NaN, and naming the first module and step whose output is not finite; [`atedm_core::Error::Weights`] for pixels that are
+    /// not; [`atedm_core::Error::Cancelled`]; whatever the backend or the reducer reports.
+    pub fn generate(
+        &self,
+        request: &Request<B::Tensor>,
+        reducer: &mut dyn TokenReducer<B::Tensor>,
+        progress: &mut dyn FnMut(&StepReport<'_, B::Tensor>) -> Proceed,
+    ) -> Result<Output<B::Tensor>> {
+        B::inference(|| generate(self, request, reducer, progress))
+    }
+}
+
+fn generate<B: Backend>(
     pipeline: &Pipeline<B>,
     request: &Request<B::Tensor>,
     reducer: &mut dyn TokenReducer<B::Tensor>,
@@ -33,7 +52,7 @@ pub(super) fn generate<B: Backend>(
     let total = sampler.timesteps().len();
     let start = start_of(request, total)?;
     let images = request.images()?;
-    let (height, width) = sizes.latents;
+    let PixelSize { height, width } = sizes.latents;
     let noise_dtype = request.noise_dtype.beside(pipeline.dtype);
     let mut noise = request.rng.source(request.seed, images, noise_dtype);
     let shape = [images, unet.in_channels, height, width];
@@ -74,7 +93,12 @@ pub(super) fn generate<B: Backend>(
         };
         let prediction = evaluate(pipeline, &input, &mut reducer)?;
         reducer.end_step(&prediction)?;
-        costs.push(reducer.take(unet, Grid::new(height, width), text, (index, rows.len()))?);
+        costs.push(reducer.take(
+            unet,
+            Grid::new(height, width),
+            text,
+            Evaluation { step: index, rows: rows.len() },
+        )?);
         let prediction = guidance.combine(prediction.cast(latents.dtype())?, images)?;
         latents = sampler.step(&prediction, index, &latents, noise.as_mut())?;
         expect_finite(

@@ -2,7 +2,7 @@
 
 use atedm_core::{Backend, DType, DeviceOf, Error, Result, Tensor};
 
-use super::request::{MicroConditioning, Request};
+use super::request::{MicroConditioning, PixelSize, Request};
 
 /// Longest side accepted: beyond, latents alone would not fit any machine.
 const LONGEST: usize = 1 << 15;
@@ -10,10 +10,10 @@ const LONGEST: usize = 1 << 15;
 /// Sizes of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Sizes {
-    /// Pixels down and across, as asked for.
-    pub(super) pixels: (usize, usize),
-    /// Latents down and across.
-    pub(super) latents: (usize, usize),
+    /// As asked for.
+    pub(super) pixels: PixelSize,
+    /// In latents.
+    pub(super) latents: PixelSize,
 }
 
 impl Sizes {
@@ -37,14 +37,16 @@ impl Sizes {
         };
         let (width, across) = side("width", request.width)?;
         let (height, down) = side("height", request.height)?;
-        Ok(Self { pixels: (height, width), latents: (down, across) })
+        Ok(Self { pixels: PixelSize { height, width }, latents: PixelSize { height: down, width: across } })
     }
 
     /// What SD-XL is told: original height and width, crop top and left, target height and width.
     pub(super) fn time_ids(&self, micro: &MicroConditioning) -> [f32; 6] {
         let original = micro.original_size.unwrap_or(self.pixels);
         let target = micro.target_size.unwrap_or(self.pixels);
-        [original.0, original.1, micro.crop.0, micro.crop.1, target.0, target.1].map(|n| n as f32)
+        let corner = micro.crop;
+        [original.height, original.width, corner.top, corner.left, target.height, target.width]
+            .map(|n| n as f32)
     }
 }
 

@@ -37,6 +37,7 @@ pub trait NoiseSource: Send {
 /// The dtype that torch's generator draws noise in. Each takes its own path there, so that one seed gives another
 /// picture in each; [`RngKind::ChaCha`] draws f32 always.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub enum NoiseDType {
     /// That of the model that the noise is for, as diffusers draws.
     #[default]
@@ -57,6 +58,7 @@ impl NoiseDType {
 
 /// Which generator a seed is meant for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub enum RngKind {
     /// [`TorchRng`]: diffusers' latents for a seed, which depend on the batch size.
     #[default]

@@ -33,6 +33,7 @@ impl TorchRng {
     }
 
     /// The same generator, drawing in `dtype`.
+    #[must_use]
     pub fn drawing(self, dtype: DType) -> Self {
         Self { dtype, ..self }
     }
@@ -43,7 +44,7 @@ impl TorchRng {
     }
 
     /// `torch.randn(count, dtype=dtype)`.
-    pub fn randn_in(&mut self, count: usize, dtype: DType) -> Vec<f32> {
+    pub(crate) fn randn_in(&mut self, count: usize, dtype: DType) -> Vec<f32> {
         let in_f16 = |value: f32| f16::from_f32(value).to_f32();
         let in_bf16 = |value: f32| bf16::from_f32(value).to_f32();
         match dtype {

@@ -7,17 +7,19 @@
 
 use atedm_core::{Result, Tensor};
 
-use super::Sampler;
-use super::config::{FinalSigma, Prediction, SchedulerConfig};
-use super::euler::SigmaSchedule;
-use super::ops::{add_scaled, at, denoised, divide, noise_like};
+use super::config::SchedulerConfig;
+use super::denoise::Denoiser;
+use super::kinds::{FinalSigma, Prediction};
+use super::ops::{add_scaled, at, divide, noise_like};
+use super::sampler::Sampler;
+use super::sigmas::SigmaSchedule;
 use crate::rng::NoiseSource;
 
 /// Euler ancestral. It has neither Karras' levels nor another final level than 0.
 #[derive(Debug, Clone)]
 pub(super) struct EulerAncestral {
     schedule: SigmaSchedule,
-    prediction: Prediction,
+    denoiser: Denoiser,
 }
 
 impl EulerAncestral {
@@ -27,7 +29,8 @@ impl EulerAncestral {
             return Err(config.error("prediction_type", reason));
         }
         let plain = SchedulerConfig { karras: false, final_sigma: FinalSigma::Zero, ..config.clone() };
-        Ok(Self { schedule: SigmaSchedule::discrete(&plain, steps), prediction: config.prediction })
+        let schedule = SigmaSchedule::discrete(&plain, steps);
+        Ok(Self { schedule, denoiser: Denoiser::Plain(config.prediction) })
     }
 }
 
@@ -53,7 +56,7 @@ impl<T: Tensor> Sampler<T> for EulerAncestral {
         let to = at(&self.schedule.sigmas, step + 1)?;
         let up = (to * to * (from * from - to * to) / (from * from)).sqrt();
         let down = (to * to - up * up).sqrt();
-        let clean = denoised(output, sample, from, self.prediction)?;
+        let clean = self.denoiser.denoised(output, sample, from)?;
         let derivative = divide(&sample.sub(&clean)?, from)?;
         let moved = add_scaled(sample, &derivative, down - from)?;
         // Drawn in the last step too, where it is not used: the generator's state stays diffusers'.

@@ -5,10 +5,11 @@ use std::str::FromStr;
 
 use atedm_core::{Error, Result};
 
-use super::SchedulerClass;
+use super::kinds::SchedulerClass;
 
 /// A sampler chosen by name, over the checkpoint's training noise.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum SamplerChoice {
     /// `euler`: diffusers' Euler discrete with the checkpoint's spacing, without Karras' levels.
     Euler,

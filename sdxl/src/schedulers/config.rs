@@ -2,90 +2,50 @@
 
 use std::path::{Path, PathBuf};
 
-use atedm_core::{Error, Result, Tensor};
+use atedm_core::{Error, Result};
 
-use super::edm::{self, EdmConfig};
 use super::fields::{one_of, parse, refuse_null};
-use super::{Sampler, SamplerChoice, ancestral, ddim, dpm, euler, lcm};
+use super::kinds::{BetaSchedule, CLASSES, FinalSigma, Prediction, SchedulerClass, SigmaBounds, Spacing};
 use crate::config::Fields;
 use crate::text_file;
 
-/// diffusers' class names that we know.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum SchedulerClass {
-    /// `EulerDiscreteScheduler`.
-    Euler,
-    /// `EulerAncestralDiscreteScheduler`.
-    EulerAncestral,
-    /// `DDIMScheduler`.
-    Ddim,
-    /// `DPMSolverMultistepScheduler`.
-    DpmMultistep,
-    /// `LCMScheduler`.
-    Lcm,
-    /// `EDMEulerScheduler`.
-    EdmEuler,
-    /// `EDMDPMSolverMultistepScheduler`: Playground v2.5's.
-    EdmDpmMultistep,
+/// What the configs of EDM's classes say beside `sigma_min`, `sigma_max` and the fields of all classes.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct EdmConfig {
+    /// Standard deviation of the data.
+    pub sigma_data: f64,
+    /// ρ of Karras' levels.
+    pub rho: f64,
+    /// How noise levels lie between the bounds.
+    pub schedule: EdmSchedule,
 }
 
-const CLASSES: [(&str, SchedulerClass); 7] = [
-    ("EulerDiscreteScheduler", SchedulerClass::Euler),
-    ("EulerAncestralDiscreteScheduler", SchedulerClass::EulerAncestral),
-    ("DDIMScheduler", SchedulerClass::Ddim),
-    ("DPMSolverMultistepScheduler", SchedulerClass::DpmMultistep),
-    ("LCMScheduler", SchedulerClass::Lcm),
-    ("EDMEulerScheduler", SchedulerClass::EdmEuler),
-    ("EDMDPMSolverMultistepScheduler", SchedulerClass::EdmDpmMultistep),
-];
-
-/// What the names of diffusers' classes contain whose models predict something else than ours do: EDM's and consistency
-/// models' preconditioned output, the velocity of a flow.
-const OTHER_KINDS: [&str; 4] = ["EDM", "FlowMatch", "CMStochastic", "CosineDPM"];
-
-/// How training betas lie between `beta_start` and `beta_end`.
+/// How noise levels lie between `sigma_max` and `sigma_min`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum BetaSchedule {
-    /// Evenly.
-    Linear,
-    /// Their square roots evenly.
-    ScaledLinear,
+#[non_exhaustive]
+pub enum EdmSchedule {
+    /// Evenly in `σ^(1/ρ)` (Karras et al. 2022, equation 5).
+    Karras,
+    /// Evenly in `ln σ`.
+    Exponential,
 }
 
-/// What the U-Net predicts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Prediction {
-    /// The noise ε.
-    Epsilon,
-    /// `v = √ᾱ ε − √(1 − ᾱ) x₀` (Salimans and Ho 2022).
-    VPrediction,
-    /// The clean sample x₀.
-    Sample,
-}
-
-/// Which training timesteps are visited (Lin et al., table 2).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Spacing {
-    /// Evenly from the first to the last.
-    Linspace,
-    /// Multiples of `⌊train / steps⌋`, plus an offset: never the last.
-    Leading,
-    /// Down from the last in even strides: never the first.
-    Trailing,
-}
-
-/// The noise level after the last step.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum FinalSigma {
-    /// None.
-    Zero,
-    /// The lowest of training.
-    SigmaMin,
+impl EdmConfig {
+    pub(super) fn from_fields(fields: &Fields) -> Result<Self> {
+        let schedules = [("karras", EdmSchedule::Karras), ("exponential", EdmSchedule::Exponential)];
+        Ok(Self {
+            sigma_data: fields.positive("sigma_data", 0.5)?,
+            rho: fields.positive("rho", 7.0)?,
+            schedule: one_of(fields, "sigma_schedule", &schedules)?.unwrap_or(EdmSchedule::Karras),
+        })
+    }
 }
 
 /// A checkpoint's scheduler config. Unknown keys are ignored, as diffusers does; absent ones take the default of the
 /// class that is built in the end, which differs between classes: such fields are `Option`s here.
 #[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
 pub struct SchedulerConfig {
     /// The file, for error messages.
     pub origin: PathBuf,
@@ -111,8 +71,8 @@ pub struct SchedulerConfig {
     pub steps_offset: usize,
     /// Karras' noise levels instead of the training ones at the visited timesteps (Euler, DPM++).
     pub karras: bool,
-    /// Bounds `(sigma_min, sigma_max)` of Karras' levels; the training ones if absent.
-    pub sigma_bounds: (Option<f64>, Option<f64>),
+    /// Bounds of Karras' levels: `sigma_min` and `sigma_max`.
+    pub sigma_bounds: SigmaBounds,
     /// The level after the last step (Euler, DPM++).
     pub final_sigma: FinalSigma,
     /// Clip the predicted clean sample (DDIM, LCM); the class's default if absent: DDIM clips, LCM does not.
@@ -148,7 +108,7 @@ impl SchedulerConfig {
     ///
     /// # Errors
     /// As [`SchedulerConfig::from_file`].
-    pub fn from_file_as(path: &Path, class: &str) -> Result<Self> {
+    pub(crate) fn from_file_as(path: &Path, class: &str) -> Result<Self> {
         Self::from_fields(parse(&text_file::read(path)?, path)?.with("_class_name", class.into()), path)
     }
 
@@ -201,7 +161,10 @@ impl SchedulerConfig {
             spacing: one_of(&fields, "timestep_spacing", &spacings)?,
             steps_offset: fields.index("steps_offset", 0)?,
             karras: fields.flag("use_karras_sigmas", false)?,
-            sigma_bounds: (fields.optional_number("sigma_min")?, fields.optional_number("sigma_max")?),
+            sigma_bounds: SigmaBounds {
+                min: fields.optional_number("sigma_min")?,
+                max: fields.optional_number("sigma_max")?,
+            },
             final_sigma: one_of(&fields, "final_sigmas_type", &finals)?.unwrap_or(FinalSigma::Zero),
             clip_sample: optional_flag("clip_sample")?,
             clip_sample_range: fields.number("clip_sample_range", 1.0)?,
@@ -234,7 +197,7 @@ impl SchedulerConfig {
             spacing: Some(Spacing::Leading),
             steps_offset: 1,
             karras: false,
-            sigma_bounds: (None, None),
+            sigma_bounds: SigmaBounds::default(),
             final_sigma: FinalSigma::Zero,
             clip_sample: Some(false),
             clip_sample_range: 1.0,
@@ -273,93 +236,10 @@ impl SchedulerConfig {
         if !(1..=2).contains(&self.solver_order) {
             return Err(fields.error("solver_order", format!("expected 1 or 2, got {}", self.solver_order)));
         }
-        for (name, value) in [("sigma_min", self.sigma_bounds.0), ("sigma_max", self.sigma_bounds.1)] {
+        for (name, value) in [("sigma_min", self.sigma_bounds.min), ("sigma_max", self.sigma_bounds.max)] {
             if value.is_some_and(|sigma| sigma <= 0.0) {
                 return Err(fields.error(name, "expected a number above 0"));
             }
-        }
-        Ok(())
-    }
-
-    /// The sampler for a run of `steps` steps: what the checkpoint says, or what `choice` asks for instead.
-    ///
-    /// As with diffusers' `from_config`, another class takes over the fields that it has too and its own default for
-    /// the rest. `euler` and `dpm++2m` switch Karras' levels off, their `-karras` forms on. One departure: `ddim` over
-    /// another class's config takes SD-XL's published `clip_sample` and `set_alpha_to_one`, false, where the config has
-    /// none, since DDIM's own default clips latents as if they were pixels.
-    ///
-    /// A checkpoint whose U-Net is not one of noise over training betas (EDM's, flow matching) takes no choice: none of them
-    /// would read its U-Net right.
-    ///
-    /// # Errors
-    /// [`Error::Config`] for `steps` (0, or more than there are training steps), for `_class_name` when the file's
-    /// own class is asked for and unknown or a choice cannot be right over it, and for a prediction type the class lacks.
-    pub fn build<T: Tensor>(
-        &self,
-        choice: Option<SamplerChoice>,
-        steps: usize,
-    ) -> Result<Box<dyn Sampler<T>>> {
-        if let Some(choice) = choice.filter(|_| self.is_of_its_own_kind()) {
-            let reason = format!(
-                "expected no --scheduler ({choice}): a U-Net trained for {} is read wrongly by every sampler of another kind",
-                self.class_name
-            );
-            return Err(self.error("_class_name", reason));
-        }
-        let config = self.adapted(choice);
-        config.check_steps(steps)?;
-        if choice == Some(SamplerChoice::EulerSgm) {
-            return Ok(Box::new(euler::Euler::sgm(&config, steps)));
-        }
-        Ok(match config.class {
-            Some(SchedulerClass::Euler) => Box::new(euler::Euler::new(&config, steps)),
-            Some(SchedulerClass::EdmEuler) => Box::new(edm::EdmEuler::new(&config, steps)?),
-            Some(SchedulerClass::EulerAncestral) => Box::new(ancestral::EulerAncestral::new(&config, steps)?),
-            Some(SchedulerClass::Ddim) => Box::new(ddim::Ddim::new(&config, steps)?),
-            Some(SchedulerClass::DpmMultistep) => Box::new(dpm::DpmMultistep::new(&config, steps)),
-            Some(SchedulerClass::EdmDpmMultistep) => Box::new(dpm::DpmMultistep::edm(&config, steps)?),
-            Some(SchedulerClass::Lcm) => Box::new(lcm::Lcm::new(&config, steps)?),
-            None => {
-                let known: Vec<&str> = CLASSES.iter().map(|(name, _)| *name).collect();
-                let reason = format!("expected {}, got {:?}", known.join(", "), self.class_name);
-                return Err(self.error("_class_name", reason));
-            }
-        })
-    }
-
-    /// The config with what `choice` changes.
-    fn adapted(&self, choice: Option<SamplerChoice>) -> Self {
-        let mut config = self.clone();
-        let Some(choice) = choice else { return config };
-        config.class = Some(choice.class());
-        match choice {
-            SamplerChoice::Euler | SamplerChoice::DpmMultistep => config.karras = false,
-            SamplerChoice::EulerKarras | SamplerChoice::DpmMultistepKarras => config.karras = true,
-            SamplerChoice::EulerTrailing => {
-                config.karras = false;
-                config.spacing = Some(Spacing::Trailing);
-            }
-            // DDIM's own defaults are those of models of pixels; clipped latents are spoilt pictures.
-            SamplerChoice::Ddim if self.class != Some(SchedulerClass::Ddim) => {
-                config.clip_sample = config.clip_sample.or(Some(false));
-                config.set_alpha_to_one = config.set_alpha_to_one.or(Some(false));
-            }
-            _ => {}
-        }
-        config
-    }
-
-    /// Whether the class belongs to models that are no predictors over training betas, which all choices are made for.
-    fn is_of_its_own_kind(&self) -> bool {
-        self.edm.is_some() || OTHER_KINDS.iter().any(|kind| self.class_name.contains(kind))
-    }
-
-    fn check_steps(&self, steps: usize) -> Result<()> {
-        // DPM++ lays out one step more, and needs them all to differ.
-        let most = self.num_train_timesteps - usize::from(self.class == Some(SchedulerClass::DpmMultistep));
-        if steps == 0 || steps > most {
-            let reason = format!("expected 1 to {most}, got {steps}");
-            return Err(Error::config("steps", reason));
         }
         Ok(())
     }

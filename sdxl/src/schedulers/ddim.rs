@@ -6,9 +6,10 @@
 
 use atedm_core::{Error, Result, Tensor};
 
-use super::Sampler;
-use super::config::{Prediction, SchedulerConfig, Spacing};
+use super::config::SchedulerConfig;
+use super::kinds::{Prediction, Spacing};
 use super::ops::{add_scaled, at, clip, mix, scale, split};
+use super::sampler::Sampler;
 use super::spacing::Visits;
 use super::training::TrainingNoise;
 use crate::rng::NoiseSource;
@@ -17,11 +18,17 @@ use crate::rng::NoiseSource;
 #[derive(Debug, Clone)]
 pub(super) struct Ddim {
     timesteps: Vec<f64>,
-    /// ᾱ before and after each step.
-    alphas: Vec<(f32, f32)>,
+    alphas: Vec<Alphas>,
     sigmas: Vec<f64>,
     prediction: Prediction,
     clip: Option<f64>,
+}
+
+/// ᾱ before and after a step.
+#[derive(Debug, Clone, Copy)]
+struct Alphas {
+    before: f32,
+    after: f32,
 }
 
 impl Ddim {
@@ -43,11 +50,11 @@ impl Ddim {
                 )
             })?;
             let after = t.checked_sub(stride).and_then(|t| noise.alphas_cumprod.get(t)).copied();
-            alphas.push((before, after.unwrap_or(last)));
+            alphas.push(Alphas { before, after: after.unwrap_or(last) });
         }
         let level = |alpha: f32| f64::from(((1.0 - alpha) / alpha).sqrt());
-        let end = alphas.last().map(|&(_, after)| level(after));
-        let sigmas = alphas.iter().map(|&(before, _)| level(before)).chain(end).collect();
+        let end = alphas.last().map(|alphas| level(alphas.after));
+        let sigmas = alphas.iter().map(|alphas| level(alphas.before)).chain(end).collect();
         let clip = config.clip_sample.unwrap_or(true).then_some(config.clip_sample_range);
         Ok(Self { timesteps, alphas, sigmas, prediction: config.prediction, clip })
     }
@@ -63,7 +70,7 @@ impl<T: Tensor> Sampler<T> for Ddim {
     }
 
     fn step(&mut self, output: &T, step: usize, sample: &T, _noise: &mut dyn NoiseSource) -> Result<T> {
-        let (before, after) = at(&self.alphas, step)?;
+        let Alphas { before, after } = at(&self.alphas, step)?;
         let (clean, noise) = split(output, sample, before, self.prediction)?;
         let clean = match self.clip {
             Some(limit) => clip(&clean, limit)?,
@@ -73,6 +80,6 @@ impl<T: Tensor> Sampler<T> for Ddim {
     }
 
     fn add_noise(&self, clean: &T, noise: &T, step: usize) -> Result<T> {
-        mix(clean, noise, at(&self.alphas, step)?.0)
+        mix(clean, noise, at(&self.alphas, step)?.before)
     }
 }

@@ -10,11 +10,13 @@
 
 use atedm_core::{Result, Tensor};
 
-use super::Sampler;
-use super::config::{FinalSigma, Prediction, SchedulerConfig, Spacing};
-use super::edm::{self, Preconditioning};
-use super::euler::SigmaSchedule;
+use super::config::SchedulerConfig;
+use super::denoise::Preconditioning;
+use super::edm;
+use super::kinds::{FinalSigma, Prediction, Spacing};
 use super::ops::{add_scaled, at, divide, scale, widen};
+use super::sampler::Sampler;
+use super::sigmas::SigmaSchedule;
 use super::spacing::{Visits, interpolate};
 use super::training::{TrainingNoise, karras};
 use crate::rng::NoiseSource;
@@ -34,6 +36,17 @@ pub(super) struct DpmMultistep<T> {
     edm: Option<(Preconditioning, SigmaSchedule)>,
     /// The clean sample that the last step predicted.
     previous: Option<T>,
+}
+
+/// A noise level of the schedule.
+#[derive(Debug, Clone, Copy)]
+struct Level {
+    /// α.
+    alpha: f32,
+    /// ασ.
+    noise: f32,
+    /// λ.
+    lambda: f32,
 }
 
 impl<T: Tensor> DpmMultistep<T> {
@@ -80,20 +93,19 @@ impl<T: Tensor> DpmMultistep<T> {
         }
     }
 
-    /// `(α, ασ, λ)` at an index of the schedule.
-    fn level(&self, index: usize) -> Result<(f32, f32, f32)> {
+    fn level(&self, index: usize) -> Result<Level> {
         let sigma = at(&self.sigmas, index)?;
         if self.edm.is_some() {
-            return Ok((1.0, sigma, -sigma.ln()));
+            return Ok(Level { alpha: 1.0, noise: sigma, lambda: -sigma.ln() });
         }
         let alpha = 1.0 / (sigma * sigma + 1.0).sqrt();
         let noise = sigma * alpha;
-        Ok((alpha, noise, alpha.ln() - noise.ln()))
+        Ok(Level { alpha, noise, lambda: alpha.ln() - noise.ln() })
     }
 
     /// The clean sample that a U-Net output at step `step` tells.
     fn denoised(&self, output: &T, step: usize, sample: &T) -> Result<T> {
-        let (alpha, noise, _) = self.level(step)?;
+        let Level { alpha, noise, .. } = self.level(step)?;
         match (&self.edm, self.prediction) {
             (Some((preconditioning, _)), _) => preconditioning.denoised(output, sample, noise),
             (None, Prediction::Epsilon) => divide(&add_scaled(sample, output, -noise)?, alpha),
@@ -124,17 +136,17 @@ impl<T: Tensor> Sampler<T> for DpmMultistep<T> {
     }
 
     fn step(&mut self, output: &T, step: usize, sample: &T, _noise: &mut dyn NoiseSource) -> Result<T> {
-        let (_, noise, lambda) = self.level(step)?;
-        let (next_alpha, next_noise, next_lambda) = self.level(step + 1)?;
+        let Level { noise, lambda, .. } = self.level(step)?;
+        let next = self.level(step + 1)?;
         let clean = self.denoised(output, step, sample)?;
-        let h = next_lambda - lambda;
-        let weight = next_alpha * ((-h).exp() - 1.0);
-        let moved = add_scaled(&scale(sample, next_noise / noise)?, &clean, -weight)?;
+        let h = next.lambda - lambda;
+        let weight = next.alpha * ((-h).exp() - 1.0);
+        let moved = add_scaled(&scale(sample, next.noise / noise)?, &clean, -weight)?;
         let is_last = step + 1 == self.timesteps.len();
         let previous = self.previous.replace(clean.clone()).filter(|_| self.second_order);
         match previous {
             Some(previous) if !(is_last && self.first_order_end) && step > 0 => {
-                let (_, _, before) = self.level(step - 1)?;
+                let before = self.level(step - 1)?.lambda;
                 let ratio = (lambda - before) / h;
                 let slope = scale(&clean.sub(&previous)?, 1.0 / ratio)?;
                 add_scaled(&moved, &slope, -0.5 * weight)
@@ -144,7 +156,7 @@ impl<T: Tensor> Sampler<T> for DpmMultistep<T> {
     }
 
     fn add_noise(&self, clean: &T, noise: &T, step: usize) -> Result<T> {
-        let (alpha, level, _) = self.level(step)?;
-        add_scaled(&scale(clean, alpha)?, noise, level)
+        let level = self.level(step)?;
+        add_scaled(&scale(clean, level.alpha)?, noise, level.noise)
     }
 }

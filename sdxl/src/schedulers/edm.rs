@@ -6,64 +6,14 @@
 //! the clean sample    x₀ = s² / (σ² + s²) · x ± σ s / √(σ² + s²) · output   (+ epsilon, − v_prediction)
 //! ```
 
-use atedm_core::{Result, Tensor};
+use atedm_core::Result;
 
-use super::Sampler;
-use super::config::{FinalSigma, Prediction, SchedulerClass, SchedulerConfig};
-use super::euler::SigmaSchedule;
-use super::fields::one_of;
-use super::ops::{add_scaled, at, divide, scale, widen};
+use super::config::{EdmSchedule, SchedulerConfig};
+use super::denoise::Preconditioning;
+use super::kinds::{FinalSigma, Prediction, SchedulerClass};
+use super::ops::{at, widen};
+use super::sigmas::SigmaSchedule;
 use super::spacing::{linspace, linspace_f32};
-use crate::config::Fields;
-use crate::rng::NoiseSource;
-
-/// What the configs of EDM's classes say beside `sigma_min`, `sigma_max` and the fields of all classes.
-#[derive(Debug, Clone, PartialEq)]
-pub struct EdmConfig {
-    /// Standard deviation of the data.
-    pub sigma_data: f64,
-    /// ρ of Karras' levels.
-    pub rho: f64,
-    /// How noise levels lie between the bounds.
-    pub schedule: EdmSchedule,
-}
-
-/// How noise levels lie between `sigma_max` and `sigma_min`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum EdmSchedule {
-    /// Evenly in `σ^(1/ρ)` (Karras et al. 2022, equation 5).
-    Karras,
-    /// Evenly in `ln σ`.
-    Exponential,
-}
-
-impl EdmConfig {
-    pub(super) fn from_fields(fields: &Fields) -> Result<Self> {
-        let schedules = [("karras", EdmSchedule::Karras), ("exponential", EdmSchedule::Exponential)];
-        Ok(Self {
-            sigma_data: fields.positive("sigma_data", 0.5)?,
-            rho: fields.positive("rho", 7.0)?,
-            schedule: one_of(fields, "sigma_schedule", &schedules)?.unwrap_or(EdmSchedule::Karras),
-        })
-    }
-}
-
-/// The preconditioning of one checkpoint.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Preconditioning {
-    data: f32,
-    /// 1, or −1 for v-prediction.
-    sign: f32,
-}
-
-impl Preconditioning {
-    /// The clean sample from a U-Net output at noise level `sigma`.
-    pub(super) fn denoised<T: Tensor>(&self, output: &T, sample: &T, sigma: f32) -> Result<T> {
-        let (data, variance) = (self.data * self.data, sigma * sigma + self.data * self.data);
-        let kept = scale(sample, data / variance)?;
-        add_scaled(&kept, output, self.sign * sigma * self.data / variance.sqrt())
-    }
-}
 
 /// The preconditioning and the noise levels of a run of `steps` steps.
 pub(super) fn schedule(config: &SchedulerConfig, steps: usize) -> Result<(Preconditioning, SigmaSchedule)> {
@@ -78,10 +28,11 @@ pub(super) fn schedule(config: &SchedulerConfig, steps: usize) -> Result<(Precon
             return Err(config.error("prediction_type", reason));
         }
     };
-    let (low, high) = (config.sigma_bounds.0.unwrap_or(0.002), config.sigma_bounds.1.unwrap_or(80.0));
+    let (low, high) = (config.sigma_bounds.min.unwrap_or(0.002), config.sigma_bounds.max.unwrap_or(80.0));
     let multistep = config.class == Some(SchedulerClass::EdmDpmMultistep);
+    let precision = if multistep { Precision::Single } else { Precision::Double };
     let levels = match edm.schedule {
-        EdmSchedule::Karras => karras(edm.rho, (low, high), steps, multistep),
+        EdmSchedule::Karras => karras(edm.rho, Range { low, high }, steps, precision),
         EdmSchedule::Exponential => {
             let logarithms = linspace_f32(low.ln() as f32, high.ln() as f32, steps);
             logarithms.into_iter().rev().map(f32::exp).collect()
@@ -102,61 +53,31 @@ pub(super) fn schedule(config: &SchedulerConfig, steps: usize) -> Result<(Precon
         initial: (high * high + 1.0).sqrt(),
         data_variance: data * data,
     };
-    Ok((Preconditioning { data, sign }, schedule))
+    Ok((Preconditioning::new(data, sign), schedule))
 }
 
-/// Karras' levels from the highest to the lowest; `single`: computed in f32, as the multistep class does.
-fn karras(rho: f64, (low, high): (f64, f64), steps: usize, single: bool) -> Vec<f32> {
-    let (from, to) = (high.powf(1.0 / rho), low.powf(1.0 / rho));
-    if single {
+/// The ends of a schedule.
+struct Range {
+    low: f64,
+    high: f64,
+}
+
+/// In which precision the levels are computed.
+enum Precision {
+    /// f32, as the multistep class does.
+    Single,
+    /// f64.
+    Double,
+}
+
+/// Karras' levels from the highest to the lowest.
+fn karras(rho: f64, range: Range, steps: usize, precision: Precision) -> Vec<f32> {
+    let (from, to) = (range.high.powf(1.0 / rho), range.low.powf(1.0 / rho));
+    if let Precision::Single = precision {
         let (start, stride) = (from as f32, (to - from) as f32);
         let level = |ramp: f32| f64::from(start + ramp * stride).powf(rho) as f32;
         return linspace_f32(0.0, 1.0, steps).into_iter().map(level).collect();
     }
     let level = |ramp: f64| (from + ramp * (to - from)).powf(rho) as f32;
     linspace(0.0, 1.0, steps, true).into_iter().map(level).collect()
-}
-
-/// Euler steps over EDM's preconditioning, without churn.
-#[derive(Debug, Clone)]
-pub(super) struct EdmEuler {
-    preconditioning: Preconditioning,
-    schedule: SigmaSchedule,
-}
-
-impl EdmEuler {
-    pub(super) fn new(config: &SchedulerConfig, steps: usize) -> Result<Self> {
-        let (preconditioning, schedule) = schedule(config, steps)?;
-        Ok(Self { preconditioning, schedule })
-    }
-}
-
-impl<T: Tensor> Sampler<T> for EdmEuler {
-    fn timesteps(&self) -> &[f64] {
-        &self.schedule.timesteps
-    }
-
-    fn sigmas(&self) -> &[f64] {
-        &self.schedule.wide
-    }
-
-    fn init_noise_sigma(&self) -> f64 {
-        self.schedule.initial
-    }
-
-    fn scale_input(&self, sample: &T, step: usize) -> Result<T> {
-        self.schedule.scale_input(sample, step)
-    }
-
-    fn step(&mut self, output: &T, step: usize, sample: &T, _noise: &mut dyn NoiseSource) -> Result<T> {
-        let sigma = at(&self.schedule.sigmas, step)?;
-        let next = at(&self.schedule.sigmas, step + 1)?;
-        let clean = self.preconditioning.denoised(output, sample, sigma)?;
-        let derivative = divide(&sample.sub(&clean)?, sigma)?;
-        add_scaled(sample, &derivative, next - sigma)
-    }
-
-    fn add_noise(&self, clean: &T, noise: &T, step: usize) -> Result<T> {
-        add_scaled(clean, noise, at(&self.schedule.sigmas, step)?)
-    }
 }

@@ -1,105 +1,44 @@
 //! Euler steps of the probability-flow ODE: diffusers' `EulerDiscreteScheduler`, and the original SD-XL code's (`sgm`)
-//! `EulerEDMSampler` over its `LegacyDDPMDiscretization`, which the paper samples with.
+//! `EulerEDMSampler` over its `LegacyDDPMDiscretization`, which the paper samples with; over EDM's preconditioning, without
+//! churn, diffusers' `EDMEulerScheduler`.
 //!
 //! ```text
 //! d = (x − x₀) / σᵢ,   x ← x + d (σᵢ₊₁ − σᵢ)
 //! ```
-//! (Karras et al. 2022, algorithm 2 with γ = 0.) The U-Net sees `x / √(σ² + 1)`.
+//! (Karras et al. 2022, algorithm 2 with γ = 0.) The U-Net sees `x / √(σ² + s²)`, where s² is the data's variance.
 
 use atedm_core::{Result, Tensor};
 
-use super::Sampler;
-use super::config::{FinalSigma, Prediction, SchedulerConfig, Spacing};
-use super::ops::{add_scaled, at, denoised, divide, widen};
-use super::spacing::{Visits, interpolate, linspace};
-use super::training::{TrainingNoise, karras, sigmas_f64};
+use super::config::SchedulerConfig;
+use super::denoise::Denoiser;
+use super::edm;
+use super::ops::{add_scaled, at, divide};
+use super::sampler::Sampler;
+use super::sigmas::SigmaSchedule;
 use crate::rng::NoiseSource;
 
-/// A schedule of noise levels for samples `x = x₀ + σ ε`, shared with the ancestral sampler.
-#[derive(Debug, Clone)]
-pub(super) struct SigmaSchedule {
-    /// Timesteps told to the U-Net.
-    pub(super) timesteps: Vec<f64>,
-    /// Levels in f32, one more than timesteps.
-    pub(super) sigmas: Vec<f32>,
-    /// The same for callers.
-    pub(super) wide: Vec<f64>,
-    /// Factor on the initial noise.
-    pub(super) initial: f64,
-    /// Variance of clean samples as the U-Net's input assumes it.
-    pub(super) data_variance: f32,
-}
-
-impl SigmaSchedule {
-    /// diffusers': training levels interpolated at the spacing's timesteps, or Karras' levels.
-    pub(super) fn discrete(config: &SchedulerConfig, steps: usize) -> Self {
-        let noise = TrainingNoise::new(config);
-        let spacing = config.spacing.unwrap_or(Spacing::Linspace);
-        let train = config.num_train_timesteps;
-        let visits = Visits { train, steps, offset: config.steps_offset, one_more: false, whole: false };
-        let mut timesteps = visits.timesteps(spacing);
-        let mut sigmas: Vec<f64> = timesteps.iter().map(|&t| interpolate(t, &noise.sigmas)).collect();
-        if config.karras {
-            sigmas = karras(&sigmas, config.sigma_bounds, steps);
-            timesteps = sigmas.iter().map(|&sigma| f64::from(noise.timestep_of(sigma) as f32)).collect();
-        }
-        let last = match config.final_sigma {
-            FinalSigma::Zero => 0.0,
-            FinalSigma::SigmaMin => noise.sigmas.first().copied().unwrap_or(0.0),
-        };
-        let sigmas: Vec<f32> = sigmas.into_iter().map(|sigma| sigma as f32).chain([last]).collect();
-        let highest = sigmas.iter().copied().fold(0.0, f32::max);
-        let initial = match spacing {
-            Spacing::Linspace | Spacing::Trailing => highest,
-            Spacing::Leading => (highest * highest + 1.0).sqrt(),
-        };
-        Self { timesteps, wide: widen(&sigmas), sigmas, initial: f64::from(initial), data_variance: 1.0 }
-    }
-
-    /// sgm's `LegacyDDPMDiscretization`: the levels of timesteps `⌊linspace(last, 0)⌋` without the end, then 0; each
-    /// level is one of training, so that quantising it gives back the timestep.
-    fn legacy(config: &SchedulerConfig, steps: usize) -> Self {
-        let levels = sigmas_f64(config);
-        let last = config.num_train_timesteps as f64 - 1.0;
-        let timesteps: Vec<f64> = match steps == config.num_train_timesteps {
-            true => (0..steps).rev().map(|t| t as f64).collect(),
-            false => linspace(last, 0.0, steps, false).into_iter().map(f64::trunc).collect(),
-        };
-        let level = |&t: &f64| levels.get(t as usize).copied().unwrap_or(0.0);
-        let sigmas: Vec<f32> = timesteps.iter().map(level).chain([0.0]).collect();
-        let timesteps = sigmas.iter().take(steps).map(|&sigma| nearest(&levels, sigma) as f64).collect();
-        let highest = sigmas.first().copied().unwrap_or(0.0);
-        let initial = f64::from((1.0 + highest * highest).sqrt());
-        Self { timesteps, wide: widen(&sigmas), sigmas, initial, data_variance: 1.0 }
-    }
-
-    /// `sample / √(σ² + variance of the data)`.
-    pub(super) fn scale_input<T: Tensor>(&self, sample: &T, step: usize) -> Result<T> {
-        let sigma = at(&self.sigmas, step)?;
-        divide(sample, (sigma * sigma + self.data_variance).sqrt())
-    }
-}
-
-/// The index of the level nearest to `sigma`; the lower one on ties (sgm's `DiscreteDenoiser`).
-fn nearest(levels: &[f32], sigma: f32) -> usize {
-    let distance = |i: &usize| levels.get(*i).map_or(f32::INFINITY, |level| (sigma - level).abs());
-    (0..levels.len()).min_by(|a, b| distance(a).total_cmp(&distance(b))).unwrap_or(0)
-}
-
-/// Euler discrete and sgm's: they differ only in their schedules.
+/// Euler discrete, sgm's and EDM's: they differ in their noise levels and in how an output is read.
 #[derive(Debug, Clone)]
 pub(super) struct Euler {
     schedule: SigmaSchedule,
-    prediction: Prediction,
+    denoiser: Denoiser,
 }
 
 impl Euler {
     pub(super) fn new(config: &SchedulerConfig, steps: usize) -> Self {
-        Self { schedule: SigmaSchedule::discrete(config, steps), prediction: config.prediction }
+        Self {
+            schedule: SigmaSchedule::discrete(config, steps),
+            denoiser: Denoiser::Plain(config.prediction),
+        }
     }
 
     pub(super) fn sgm(config: &SchedulerConfig, steps: usize) -> Self {
-        Self { schedule: SigmaSchedule::legacy(config, steps), prediction: config.prediction }
+        Self { schedule: SigmaSchedule::legacy(config, steps), denoiser: Denoiser::Plain(config.prediction) }
+    }
+
+    pub(super) fn edm(config: &SchedulerConfig, steps: usize) -> Result<Self> {
+        let (preconditioning, schedule) = edm::schedule(config, steps)?;
+        Ok(Self { schedule, denoiser: Denoiser::Edm(preconditioning) })
     }
 }
 
@@ -123,7 +62,7 @@ impl<T: Tensor> Sampler<T> for Euler {
     fn step(&mut self, output: &T, step: usize, sample: &T, _noise: &mut dyn NoiseSource) -> Result<T> {
         let sigma = at(&self.schedule.sigmas, step)?;
         let next = at(&self.schedule.sigmas, step + 1)?;
-        let clean = denoised(output, sample, sigma, self.prediction)?;
+        let clean = self.denoiser.denoised(output, sample, sigma)?;
         let derivative = divide(&sample.sub(&clean)?, sigma)?;
         add_scaled(sample, &derivative, next - sigma)
     }

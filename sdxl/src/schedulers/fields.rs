@@ -4,7 +4,7 @@ use std::path::Path;
 
 use atedm_core::{Error, Result};
 
-use super::SchedulerClass;
+use super::kinds::SchedulerClass;
 use crate::config::Fields;
 
 /// Parses JSON as Python writes it: also with bare `-Infinity`, `Infinity` and `NaN`, which are read as absent.

@@ -7,9 +7,10 @@
 
 use atedm_core::{Error, Result, Tensor};
 
-use super::Sampler;
-use super::config::{Prediction, SchedulerConfig};
+use super::config::SchedulerConfig;
+use super::kinds::Prediction;
 use super::ops::{add_scaled, at, clip, mix, noise_like, scale, split};
+use super::sampler::Sampler;
 use super::spacing::linspace;
 use super::training::TrainingNoise;
 use crate::rng::NoiseSource;

@@ -2,7 +2,7 @@
 
 use atedm_core::{Error, Result, Tensor};
 
-use super::config::Prediction;
+use super::kinds::Prediction;
 use crate::rng::NoiseSource;
 
 /// `tensor * factor`.
@@ -30,23 +30,6 @@ pub(super) fn clip<T: Tensor>(tensor: &T, limit: f64) -> Result<T> {
 pub(super) fn noise_like<T: Tensor>(tensor: &T, noise: &mut dyn NoiseSource) -> Result<T> {
     let shape = tensor.shape();
     T::from_f32(&noise.standard_normal(&shape)?, &shape, tensor.dtype(), &tensor.device())
-}
-
-/// The clean sample from a U-Net output at noise level `sigma`, for samples `x = x₀ + σ ε`.
-///
-/// ```text
-/// epsilon       x₀ = x − σ ε
-/// v_prediction  x₀ = −v σ / √(σ² + 1) + x / (σ² + 1)
-/// ```
-pub(super) fn denoised<T: Tensor>(output: &T, sample: &T, sigma: f32, prediction: Prediction) -> Result<T> {
-    match prediction {
-        Prediction::Epsilon => add_scaled(sample, output, -sigma),
-        Prediction::Sample => Ok(output.clone()),
-        Prediction::VPrediction => {
-            let variance = sigma * sigma + 1.0;
-            add_scaled(&divide(sample, variance)?, output, -sigma / variance.sqrt())
-        }
-    }
 }
 
 /// Clean sample and noise from a U-Net output, for samples `x = √ᾱ x₀ + √(1 − ᾱ) ε`.

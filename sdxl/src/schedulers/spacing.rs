@@ -2,7 +2,7 @@
 //!
 //! Spacings are those of Lin et al., "Common Diffusion Noise Schedules and Sample Steps are Flawed", table 2.
 
-use super::config::Spacing;
+use super::kinds::Spacing;
 
 /// `numpy.linspace(start, stop, count)`; `endpoint` says whether `stop` is the last value.
 pub(super) fn linspace(start: f64, stop: f64, count: usize, endpoint: bool) -> Vec<f64> {

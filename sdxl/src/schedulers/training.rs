@@ -1,6 +1,7 @@
 //! The noise levels a model was trained with.
 
-use super::config::{BetaSchedule, SchedulerConfig};
+use super::config::SchedulerConfig;
+use super::kinds::{BetaSchedule, SigmaBounds};
 use super::spacing::{linspace, linspace_f32};
 
 /// Training noise levels, in f32 as torch computes them.
@@ -9,6 +10,7 @@ use super::spacing::{linspace, linspace_f32};
 /// ᾱ_t = Π_{s ≤ t} (1 − β_s),   σ_t = √((1 − ᾱ_t) / ᾱ_t)
 /// ```
 #[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
 pub struct TrainingNoise {
     /// ᾱ by timestep; torch accumulates the product in f64 and stores f32.
     pub alphas_cumprod: Vec<f32>,
@@ -75,13 +77,13 @@ pub(super) fn sigmas_f64(config: &SchedulerConfig) -> Vec<f32> {
 
 /// Noise levels after Karras et al. 2022, equation 5, with ρ = 7, from the first to the last of `levels`.
 ///
-/// `bounds` are the config's own `(sigma_min, sigma_max)`.
-pub(super) fn karras(levels: &[f64], bounds: (Option<f64>, Option<f64>), steps: usize) -> Vec<f64> {
+/// `bounds` are the config's own.
+pub(super) fn karras(levels: &[f64], bounds: SigmaBounds, steps: usize) -> Vec<f64> {
     const RHO: f64 = 7.0;
     let first = levels.first().copied().unwrap_or(1.0);
     let last = levels.last().copied().unwrap_or(1.0);
-    let high = bounds.1.unwrap_or(first).powf(1.0 / RHO);
-    let low = bounds.0.unwrap_or(last).powf(1.0 / RHO);
+    let high = bounds.max.unwrap_or(first).powf(1.0 / RHO);
+    let low = bounds.min.unwrap_or(last).powf(1.0 / RHO);
     linspace(0.0, 1.0, steps, true).into_iter().map(|ramp| (high + ramp * (low - high)).powf(RHO)).collect()
 }
 
@@ -112,7 +114,7 @@ mod tests {
 
     #[test]
     fn karras_keeps_the_ends() {
-        let levels = karras(&[14.0, 3.0, 0.5], (None, None), 4);
+        let levels = karras(&[14.0, 3.0, 0.5], SigmaBounds::default(), 4);
         assert!((levels[0] - 14.0).abs() < 1e-12 && (levels[3] - 0.5).abs() < 1e-12);
     }
 }

@@ -20,6 +20,7 @@ use crate::config::Fields;
 
 /// A prompt as token ids of the text encoder's full length.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct TokenIds {
     /// Start, the prompt's tokens, end, padding: always the tokenizer's length.
     pub ids: Vec<u32>,
@@ -107,7 +108,7 @@ impl ClipTokenizer {
     ///
     /// # Errors
     /// [`Error::Config`] naming the tokenizer's file and the special token.
-    pub fn check_special(&self, vocabulary: usize) -> Result<()> {
+    pub(crate) fn check_special(&self, vocabulary: usize) -> Result<()> {
         let special = [("bos_token", self.start), ("eos_token", self.end), ("pad_token", self.pad)];
         match special.into_iter().find(|(_, id)| *id as usize >= vocabulary) {
             None => Ok(()),

@@ -17,6 +17,7 @@ pub(super) const BEGINNING: usize = 1 << 10;
 
 /// What weight files hold, by their headers.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Contents {
     /// Values of all tensors.
     pub parameters: u64,

@@ -47,7 +47,7 @@ impl Eq for Candidate {}
 ///
 /// # Errors
 /// [`Error::NotFinite`] when a similarity is not, [`Error::Shape`] when it is not `[size, size]` or `count` above `size`.
-pub fn choose_destinations(similarity: &[f32], size: usize, count: usize) -> Result<Vec<u32>> {
+pub(crate) fn choose_destinations(similarity: &[f32], size: usize, count: usize) -> Result<Vec<u32>> {
     if similarity.len() != size * size || count > size {
         let expected = format!("[{size}, {size}] similarities and at most {size} of them");
         return Err(Error::shape("facility location", expected, [similarity.len(), count]));

@@ -21,7 +21,7 @@ mod facility;
 mod options;
 
 pub use dense::DensePlan;
-pub use facility::choose_destinations;
+use facility::choose_destinations;
 pub use options::{Tiles, TomaOptions};
 
 use atedm_core::backend::dims;

@@ -90,7 +90,7 @@ impl TomaOptions {
     }
 
     /// `grid` in tiles: as many on each side as divide it, at most the root of `num_tiles`.
-    pub fn tiles_of(&self, grid: Grid) -> Tiles {
+    pub(crate) fn tiles_of(&self, grid: Grid) -> Tiles {
         let most = self.num_tiles.isqrt().max(1);
         let divisor =
             |side: usize| (1..=most.min(side.max(1))).rev().find(|n| side.is_multiple_of(*n)).unwrap_or(1);

@@ -14,6 +14,7 @@ use crate::reuse::Reuse;
 /// Whose ToMe it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum Variant {
     /// As tomesd 0.1.3: similarities of the layer's input before its first norm; queries, keys and values are merged.
     #[default]
@@ -83,6 +84,7 @@ impl Default for TomeOptions {
 
 /// How many of a grid's tokens are destinations, and how many sources are merged into them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct MergeCounts {
     /// Destinations, one a cell.
     pub destinations: usize,

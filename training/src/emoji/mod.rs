@@ -12,6 +12,7 @@
 //! An index gives the same scene on every machine. `resvg` draws its pixels in single precision, so they may differ in
 //! the last bit between processors.
 
+mod held_out;
 mod icons;
 mod noun;
 mod scene;
@@ -25,9 +26,7 @@ use atedm_core::{Error, Result};
 
 use self::icons::Icon;
 use self::scene::EmojiScene;
-use super::scenes::{
-    Background, Composed, Objects, Position, Relation, SceneSource, Size, Split, Style, Tone,
-};
+use super::scenes::{Composed, Objects, Position, Relation, SceneSource, Size, Split, Style, Tone};
 
 /// Where the packages are, and which parts of them are used.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,7 +44,8 @@ pub struct EmojiOptions {
 impl EmojiOptions {
     /// Animals, food, places, activities and things: drawings that can stand in a scene (no faces, people, signs and
     /// flags).
-    pub const GROUPS: [&str; 5] = ["animals-nature", "food-drink", "travel-places", "activities", "objects"];
+    pub(crate) const GROUPS: [&str; 5] =
+        ["animals-nature", "food-drink", "travel-places", "activities", "objects"];
 
     /// The stream of the first seed, with one or two objects of [`EmojiOptions::GROUPS`].
     pub fn new(folder: impl Into<PathBuf>) -> Self {
@@ -102,24 +102,4 @@ impl SceneSource for Emoji {
             [format!("{sized} {position} {background}"), format!("{} {relation}", noun::noun(label, None))]
         }))
     }
-}
-
-/// Whether this drawing before this background is held out.
-fn triple_held_out(icon: &str, background: &Background) -> bool {
-    chosen(&[icon, background.style.name(), background.tone.name()])
-}
-
-/// Whether these two drawings together are held out, in either order.
-fn pair_held_out(first: &str, second: &str) -> bool {
-    chosen(&[first.min(second), first.max(second)])
-}
-
-/// The choice depends only on the names, not on which other drawings there are. It hashes the names with FNV-1a and then
-/// decides as for shapes.
-fn chosen(names: &[&str]) -> bool {
-    let bytes = names.iter().flat_map(|name| name.bytes().chain([0]));
-    let hash = bytes.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-    });
-    super::scenes::held_out::is_chosen(hash)
 }

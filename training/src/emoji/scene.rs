@@ -1,8 +1,8 @@
 //! One scene of drawings.
 
+use super::held_out::{pair_held_out, triple_held_out};
 use super::icons::Icon;
 use super::noun::noun;
-use super::{pair_held_out, triple_held_out};
 use crate::scenes::caption::{Omission, sentence};
 use crate::scenes::draws::{Draws, Purpose};
 use crate::scenes::place::{Place, SINGLE_PERCENT};

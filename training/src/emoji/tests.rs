@@ -3,8 +3,10 @@ use std::fs;
 
 use tempfile::TempDir;
 
+use super::held_out::{pair_held_out, triple_held_out};
 use super::noun::{noun, slug, words};
 use super::*;
+use crate::scenes::Background;
 
 /// Three drawings of our own in the packages' formats: a full square, a half-transparent square of half the side in the
 /// middle, and a disc under another name. The files also have entries that the reader must skip.

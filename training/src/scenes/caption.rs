@@ -73,7 +73,7 @@ impl Scene {
 
     /// A caption for training: [`Scene::caption`] in 70 of 100 draws. The others leave out the sizes, the background or
     /// both, so that short prompts work too. The caption is draw `index` of `seed`, and it is always true of the picture.
-    pub fn varied_caption(&self, seed: u64, index: u64) -> String {
+    pub(crate) fn varied_caption(&self, seed: u64, index: u64) -> String {
         self.words(Omission::drawn(seed, index))
     }
 
@@ -97,8 +97,8 @@ fn noun(object: &Object, omission: Omission) -> String {
 }
 
 /// Captions that hold every word of the grammar at least once, for learning a vocabulary.
-pub fn vocabulary_captions() -> impl Iterator<Item = String> {
-    // There are as many scenes as the largest set has members. Each set is walked in its own order.
+// There are as many scenes as the largest set has members. Each set is walked in its own order.
+pub(crate) fn vocabulary_captions() -> impl Iterator<Item = String> {
     (0..Colour::ALL.len()).flat_map(|step| {
         let object = |step: usize| Object {
             shape: Shape::ALL[step % Shape::ALL.len()],

@@ -11,13 +11,13 @@ const KEY: u64 = 0x3a9 << 40;
 const ONE_IN: u64 = 10;
 
 /// Whether an object of this shape and colour before this style is held out (about a tenth of 192).
-pub fn triple(shape: Shape, colour: Colour, style: Style) -> bool {
+pub(crate) fn triple(shape: Shape, colour: Colour, style: Style) -> bool {
     let place = (shape.index() * Colour::ALL.len() + colour.index()) * Style::ALL.len() + style.index();
     is_chosen(place as u64)
 }
 
 /// Whether two objects of these shapes and colours together are held out, in either order (about a tenth of 1,128).
-pub fn pair(first: (Shape, Colour), second: (Shape, Colour)) -> bool {
+pub(crate) fn pair(first: (Shape, Colour), second: (Shape, Colour)) -> bool {
     let place =
         |(shape, colour): (Shape, Colour)| (shape.index() * Colour::ALL.len() + colour.index()) as u64;
     let (low, high) = (place(first).min(place(second)), place(first).max(place(second)));
@@ -26,7 +26,7 @@ pub fn pair(first: (Shape, Colour), second: (Shape, Colour)) -> bool {
 
 impl Scene {
     /// Whether the scene shows a held-out combination: a [`triple`] by any of its objects, or a [`pair`].
-    pub fn is_held_out(&self) -> bool {
+    pub(crate) fn is_held_out(&self) -> bool {
         let style = self.background.style;
         let kind = |object: &Object| (object.shape, object.colour);
         self.objects.iter().any(|object| triple(object.shape, object.colour, style))

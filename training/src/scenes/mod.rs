@@ -9,7 +9,7 @@
 //! source.
 //!
 //! About a tenth of all (shape, colour, background style) triples and of all pairs of (shape, colour) objects never
-//! occur in [`Split::Train`], and each scene of [`Split::HeldOut`] shows one of them: [`held_out`].
+//! occur in [`Split::Train`], and each scene of [`Split::HeldOut`] shows one of them (`held_out`).
 //!
 //! ```
 //! use atedm_training::scenes::{Scene, Split};
@@ -23,7 +23,7 @@
 
 pub(crate) mod caption;
 pub(crate) mod draws;
-pub mod held_out;
+pub(crate) mod held_out;
 mod outline;
 mod parts;
 mod picture;
@@ -34,7 +34,6 @@ mod source;
 #[cfg(test)]
 mod tests;
 
-pub use caption::vocabulary_captions;
 pub use parts::{Background, Colour, Object, Position, Relation, Scene, Shape, Size, Split, Style, Tone};
 pub use picture::Picture;
 pub use source::{BackgroundLabels, Composed, Kind, Labels, ObjectLabels, Objects, SceneSource, Shapes};

@@ -135,7 +135,7 @@ impl Position {
     }
 
     /// Its words in the caption of a scene of one object.
-    pub fn phrase(self) -> &'static str {
+    pub(crate) fn phrase(self) -> &'static str {
         ["on the left", "on the right", "at the top", "at the bottom", "in the center"][self.index()]
     }
 }

@@ -15,7 +15,7 @@ impl Scene {
     }
 
     /// Scene `index` of the stream of single objects of `seed` and `split`.
-    pub fn sample_single(seed: u64, split: Split, index: u64) -> Self {
+    pub(crate) fn sample_single(seed: u64, split: Split, index: u64) -> Self {
         let mut draws = Draws::new(seed, Purpose::Single, split as u8, index);
         of_split(split, || single(&mut draws), Self::is_held_out)
     }

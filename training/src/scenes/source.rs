@@ -35,6 +35,7 @@ pub trait Composed {
 
 /// The number of objects in the scenes of a source.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub enum Objects {
     /// One object in 60 of 100 scenes, two in the others.
     #[default]
@@ -96,6 +97,7 @@ impl Composed for Scene {
 
 /// The ground truth of a scene, in the form of `labels.jsonl`.
 #[derive(Debug, Clone, PartialEq, Serialize)]
+#[non_exhaustive]
 pub struct Labels {
     /// The full caption.
     pub caption: String,
@@ -109,6 +111,7 @@ pub struct Labels {
 
 /// One object of [`Labels`].
 #[derive(Debug, Clone, PartialEq, Serialize)]
+#[non_exhaustive]
 pub struct ObjectLabels {
     /// The thing that it shows.
     #[serde(flatten)]
@@ -143,6 +146,7 @@ pub enum Kind {
 
 /// The background of [`Labels`].
 #[derive(Debug, Clone, PartialEq, Serialize)]
+#[non_exhaustive]
 pub struct BackgroundLabels {
     /// `plain`, `gradient`, `striped` or `dotted`.
     pub style: &'static str,

@@ -1,5 +1,6 @@
 use std::collections::{BTreeSet, HashSet};
 
+use super::caption::vocabulary_captions;
 use super::render::{BOTTOM, DARKER, TOP, tinted};
 use super::*;
 

@@ -151,7 +151,7 @@ impl Worker for DiffusionWorker {
 }
 
 /// The weight w of the noise level with this ᾱ.
-pub fn min_snr(alpha: f64, gamma: f64) -> f64 {
+pub(crate) fn min_snr(alpha: f64, gamma: f64) -> f64 {
     let ratio = alpha / (1.0 - alpha);
     ratio.min(gamma) / ratio
 }

@@ -10,6 +10,7 @@ use tch::{Kind, Tensor as Raw};
 
 /// One tensor of the buffer.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Slot {
     /// Its name in the checkpoint, below the part's folder (`unet.conv_in.weight`).
     pub name: String,
@@ -54,7 +55,7 @@ impl Parameters {
     }
 
     /// The pieces, in the buffer's order.
-    pub fn slots(&self) -> &[Slot] {
+    pub(crate) fn slots(&self) -> &[Slot] {
         &self.slots
     }
 

@@ -14,6 +14,7 @@ use atedm_sdxl::text_file;
 /// A recipe. Two runs of one recipe on one machine and device give the same bytes.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[non_exhaustive]
 pub struct Recipe {
     /// The name of the model in its card.
     pub name: String,
@@ -38,6 +39,7 @@ pub struct Recipe {
 /// The table `data`. Without it, the data are scenes of shapes.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
+#[non_exhaustive]
 pub enum Data {
     /// Scenes of coloured shapes ([`Shapes`]).
     #[default]
@@ -86,6 +88,7 @@ impl Data {
 /// The table `autoencoder`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[non_exhaustive]
 pub struct AutoencoderRecipe {
     /// Weight of the divergence of the latents from a normal distribution.
     pub pull: f64,
@@ -100,6 +103,7 @@ pub struct AutoencoderRecipe {
 /// The table `diffusion`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[non_exhaustive]
 pub struct DiffusionRecipe {
     /// γ of min-SNR-γ.
     pub min_snr_gamma: f64,
@@ -148,7 +152,7 @@ impl Recipe {
     }
 
     /// The recipe as TOML text.
-    pub fn to_toml(&self) -> Result<String> {
+    pub(crate) fn to_toml(&self) -> Result<String> {
         toml::to_string(self).map_err(|error| Error::config("recipe", error.to_string()))
     }
 

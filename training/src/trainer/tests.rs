@@ -43,7 +43,7 @@ fn the_tiers_recipes_are_of_their_sizes() {
         let levels = [1, 2].map(|level| (model.latent_size() >> level).pow(2));
         assert_eq!(levels, tokens, "{name}");
         assert!(model.unet.layers >= 2 && model.unet.depths[1..].iter().all(|&depth| depth >= 2), "{name}");
-        let words: Vec<String> = crate::scenes::vocabulary_captions().collect();
+        let words: Vec<String> = crate::scenes::caption::vocabulary_captions().collect();
         let vocabulary = Vocabulary::learn(words.iter().map(String::as_str), 4096).unwrap();
         let parts = Folder::ALL.iter().flat_map(|part| model.parameters(&vocabulary, *part));
         let count: usize = parts.map(|parameter| parameter.count()).sum();

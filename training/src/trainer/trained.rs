@@ -11,6 +11,7 @@ use atedm_sdxl::checkpoint::Part as Folder;
 
 /// A model during or after its training: averaged weights of all parts.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct Trained {
     /// Its sizes, with the measured scaling factor.
     pub model: Architecture,

@@ -5,8 +5,7 @@ use std::path::Path;
 
 use atedm_core::one_line;
 use atedm_experiment::files::{PROMPTS_MOST, read_text};
-use atedm_experiment::prompt_table::names_columns;
-use atedm_experiment::prompts::{PromptText, checked, ending, read_prompts};
+use atedm_experiment::prompts::{PromptText, checked, ending, names_columns, read_prompts};
 use serde::{Deserialize, Serialize};
 
 use crate::failure::{Failure, Outcome};

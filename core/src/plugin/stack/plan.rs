@@ -234,7 +234,7 @@ impl<'a> Claims<'a> {
 
     fn check(&self, inner: &Claims<'_>, model: &ModelShape) -> Result<()> {
         let conflict = |reason: String| {
-            let field = format!("{}{}{}", self.name, super::JOIN, inner.name);
+            let field = format!("{}{}{}", self.name, super::name::JOIN, inner.name);
             Err(Error::config(field, reason))
         };
         let nest = self.nests.iter().flatten().find(|nest| inner.nests.contains(&Some(**nest)));

@@ -4,7 +4,7 @@ use ndarray::linalg::general_mat_mul;
 use ndarray::{ArrayView2, ArrayViewMut2, s};
 
 use super::array::{self, Array, Element, pack, row_major};
-use super::tensor::dispatch;
+use super::value::dispatch;
 use super::{NdIndices, NdTensor, norm};
 use crate::backend::Conv2dOptions;
 use crate::backend::shape::{self, elements};

@@ -17,6 +17,7 @@ pub use unit::{Unit, readable};
 
 /// Multiply-accumulates by kind of operation.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Macs {
     /// 3×3 convolutions: resnets, down- and upsampling, first and last.
     pub convolutions: u64,
@@ -40,7 +41,7 @@ pub struct Macs {
 
 impl Macs {
     /// All kinds with their names, in the order of the paper's Fig. 2 (convolutions first).
-    pub fn by_kind(&self) -> [(&'static str, u64); 9] {
+    pub(crate) fn by_kind(&self) -> [(&'static str, u64); 9] {
         [
             ("conv 3x3", self.convolutions),
             ("conv 1x1 shortcut", self.shortcuts),
@@ -93,6 +94,7 @@ pub fn tflop(macs: u64) -> f64 {
 
 /// The cost of one part of the U-Net.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct PartCost {
     /// `embeddings`, `conv_in`, `down.0.conv`, `down.1.attention`, `mid.conv`, …
     pub name: String,
@@ -102,6 +104,7 @@ pub struct PartCost {
 
 /// The cost of one U-Net evaluation, by part and in all.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct UNetCost {
     /// Parts in the order in which a forward pass meets them; a part met again is one entry.
     pub parts: Vec<PartCost>,

@@ -1,0 +1,194 @@
+//! `atedm compare`: the same prompts and seeds through several methods, side by side.
+
+mod table;
+
+use atedm_core::reference::NdTensor;
+use atedm_experiment::engine::{Batch, FinishedBatch, PlannedRun};
+use atedm_experiment::extension::registry;
+use atedm_experiment::files::{DATA_MOST, LatentsFile, OutputFile, png_bytes, read_bytes};
+use atedm_experiment::grid::Point;
+use atedm_experiment::init_image::InitImage;
+use atedm_experiment::inputs::{Inputs, digest};
+use atedm_experiment::model::Model;
+use atedm_experiment::observe::Watch;
+use atedm_experiment::pictures::{References, missing};
+use atedm_experiment::plan::{Plan, PlanInputs, RunOptions};
+use atedm_experiment::record::PromptLine;
+use atedm_experiment::spec::PruneSpec;
+use atedm_sdxl::pipeline::TextEncoders;
+
+use super::print::print;
+use crate::Extension;
+use crate::args::{CompareArgs, PruneArgs, SampleArgs};
+use crate::dispatch::run_plan;
+use crate::failure::{Failure, Outcome};
+use crate::model::{asked, open_for};
+use crate::progress::Progress;
+use crate::prune;
+use crate::sample::{init_image, noise, point, run_options, tiles};
+use table::{Report, Shown};
+
+/// Makes the images, draws the sheet and prints the table.
+pub(crate) fn run(args: &CompareArgs, extension: &impl Extension) -> Outcome {
+    let sheet = OutputFile::prepare(&args.output)?;
+    let specs = specs(&args.methods.join(","))?;
+    let sample = &args.sample;
+    let progress = Progress::new(0, args.quiet);
+    let model = open_for(&args.engine, sample.model.as_deref())?;
+    let size = model.size(asked(sample.width, sample.height))?;
+    let work = model.workload(size, sample.steps);
+    let noise = noise(sample, &work)?;
+    let init = init_image(sample, size)?;
+    model.check_tiles(tiles(sample))?;
+    let options = run_options(sample, "compare".into(), prompts(args))?;
+    let options = RunOptions { distances: true, ..options };
+    let hashes = inputs(sample, init.as_ref(), &model)?;
+    let inputs = PlanInputs { model: model.name(), size, work, hashes };
+    let (platform, registry) = (args.engine.platform(), registry::<NdTensor>(extension)?);
+    let plan = Plan::new(options, points(specs, args)?, &inputs, &platform, &registry, &progress)?;
+    model.warn_of_long_prompts(sample.prompt.iter().chain(&sample.negative_prompt), &progress)?;
+
+    let everything: Vec<usize> = (0..plan.points.len()).collect();
+    let batches = plan.prompts.iter().enumerate().map(|(index, prompt)| Batch {
+        prompts: vec![prompt.clone()],
+        points: everything.clone(),
+        noise: noise.as_ref().and_then(|noise| one_of(noise, index)),
+    });
+    let run = PlannedRun {
+        plan: &plan,
+        model: &model,
+        platform: &platform,
+        batches: batches.collect(),
+        init,
+        replay: None,
+        watch: Watch::TOKENS,
+        encoders: TextEncoders::Kept,
+        listener: &progress,
+    };
+    let mut cells = Vec::new();
+    let mut references = References::default();
+    let mut sink = |finished: FinishedBatch<'_>| {
+        let image = finished.into_image()?;
+        let distances = references.distances(&image, |id| Err(missing(id)))?;
+        references.keep(&image);
+        let (place, picture, flops, times) = (image.place, image.picture, image.flops, image.times);
+        cells.push(Shown { place, picture, flops, times, distances });
+        Ok(())
+    };
+    run.check_memory()?;
+    run_plan(&args.engine, run, extension, &mut sink)?;
+    let report = Report { plan: &plan, cells };
+    sheet.write(&png_bytes(&report.sheet(args.cell), &[])?)?;
+    let text = match args.json {
+        true => {
+            serde_json::to_string_pretty(&report.to_json(&platform.provenance())?).map_err(Failure::run)?
+        }
+        false => report.to_text(),
+    };
+    let printed = print(text.trim_end());
+    progress.say(&format!("wrote {}", sheet.path().display()));
+    printed
+}
+
+/// `name,name:key=value,key=value,name`: what has an equals sign and no name before it is one more option.
+fn specs(list: &str) -> Outcome<Vec<PruneSpec>> {
+    let mut typed: Vec<(String, Vec<String>)> = Vec::new();
+    for part in list.split(',').map(str::trim).filter(|part| !part.is_empty()) {
+        let (name, option) = match part.split_once(':') {
+            Some((name, option)) if !name.contains('=') => (Some(name), Some(option)),
+            _ if part.contains('=') => (None, Some(part)),
+            _ => (Some(part), None),
+        };
+        if let Some(name) = name {
+            typed.push((name.to_string(), Vec::new()));
+        }
+        match (typed.last_mut(), option) {
+            (Some((_, options)), Some(option)) => options.push(option.to_string()),
+            (None, _) => {
+                return Err(Failure::usage(format!(
+                    "--methods: expected a method's name first, got {part:?}"
+                )));
+            }
+            _ => {}
+        }
+    }
+    let spec = |(name, options): (String, Vec<String>)| {
+        let prune_opt = vec![options.join(",")];
+        prune::spec(&PruneArgs { prune: Some(name), prune_opt, prune_config: None })
+            .map_err(|failure| failure.within("--methods"))
+    };
+    let specs: Vec<PruneSpec> = typed.into_iter().map(spec).collect::<Outcome<_>>()?;
+    match specs.is_empty() {
+        true => Err(Failure::usage("--methods: expected at least one method")),
+        false => Ok(specs),
+    }
+}
+
+/// What the images are made of, by content: the checkpoint, and what they start from.
+fn inputs(sample: &SampleArgs, init: Option<&InitImage>, model: &Model) -> Outcome<Inputs> {
+    let mut inputs = model.inputs()?;
+    if let Some(path) = &sample.latents {
+        inputs.insert("latents".into(), digest(&read_bytes(path, DATA_MOST)?));
+    }
+    if let Some(init) = init {
+        inputs.insert("init_image".into(), init.digest()?);
+    }
+    Ok(inputs)
+}
+
+/// The columns.
+fn points(specs: Vec<PruneSpec>, args: &CompareArgs) -> Outcome<Vec<Point>> {
+    let mut points: Vec<Point> = Vec::new();
+    for spec in specs {
+        let label = spec.label();
+        if points.iter().any(|other| other.label == label) {
+            return Err(Failure::usage(format!("--methods: expected each once, got {label:?} twice")));
+        }
+        points.push(point(label, spec, &args.sample));
+    }
+    if points.iter().all(|point| point.spec.method == "none") {
+        return Err(Failure::usage("--methods: expected a method that prunes or merges beside none"));
+    }
+    Ok(points)
+}
+
+/// The rows: every prompt with every seed.
+fn prompts(args: &CompareArgs) -> Vec<PromptLine> {
+    let sample = &args.sample;
+    let seeds = if args.seeds.is_empty() { vec![sample.seed] } else { args.seeds.clone() };
+    let one = |index: usize, prompt: &String, seed: u64| PromptLine {
+        id: format!("{index}-{seed}"),
+        prompt: prompt.clone(),
+        seed,
+    };
+    let prompts = sample.prompt.iter().enumerate();
+    prompts.flat_map(|(index, prompt)| seeds.iter().map(move |&seed| one(index, prompt, seed))).collect()
+}
+
+/// The noise of one image of a batch.
+fn one_of(noise: &LatentsFile, index: usize) -> Option<LatentsFile> {
+    let [_, channels, height, width] = noise.shape;
+    let values = noise.values.chunks(channels * height * width).nth(index)?.to_vec();
+    Some(LatentsFile { shape: [1, channels, height, width], values })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    #[test]
+    fn methods_have_options_of_their_own() {
+        let read = specs("none,at-edm:ratio=0.5,tau=15, at-edm:scorer_options.power=1,tome-c").unwrap();
+        let names: Vec<&str> = read.iter().map(|spec| spec.method.as_str()).collect();
+        assert_eq!(names, ["none", "at-edm", "at-edm", "tome-c"]);
+        assert_eq!(Value::Object(read[1].options.clone()), json!({"ratio": 0.5, "tau": 15}));
+        assert_eq!(Value::Object(read[2].options.clone()), json!({"scorer_options": {"power": 1}}));
+        assert!(read[3].options.is_empty());
+        for (bad, named) in [("", "at least one"), ("ratio=1", "name first"), ("at-edm:ratio", "key=value")] {
+            let message = specs(bad).unwrap_err().to_string();
+            assert!(message.contains(named) && message.starts_with("--methods"), "{message}");
+        }
+    }
+}

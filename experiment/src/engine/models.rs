@@ -1,0 +1,245 @@
+//! The models of a run, and a batch made by them.
+
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use atedm_core::plugin::{BuildContext, Registry, SharedObserver, TokenReducer};
+use atedm_core::{Backend, Tensor};
+use atedm_sdxl::pipeline::{
+    Conditioning, InitialLatents, Pipeline, Proceed, Request, StepReport, TextEmbeddings, TextEncoders,
+};
+
+use super::{Batch, FinishedBatch, ImageTask, PlannedRun, Sink};
+use crate::failure::{Failure, Outcome};
+use crate::files::{LatentsFile, Picture};
+use crate::listener::Phase;
+use crate::model::decoding;
+use crate::observe::{Watch, Watched, Watcher};
+use crate::plan::PlannedPoint;
+use crate::record::{Attention, Flops, LevelTokens, PromptLine, Times};
+use crate::stored::StoredMaps;
+
+/// What a batch starts from.
+pub(super) struct BatchStart<'a, T> {
+    /// Its prompts, if they are encoded once for all points.
+    pub(super) embeddings: Option<&'a TextEmbeddings<T>>,
+    /// Its noise, if that is given.
+    pub(super) noise: Option<&'a LatentsFile>,
+    /// The point's token counts, if they are known and slow to watch.
+    pub(super) planned: Option<&'a Vec<LevelTokens>>,
+}
+
+/// A negative prompt, encoded.
+struct Negative<T> {
+    text: String,
+    rows: usize,
+    embeddings: TextEmbeddings<T>,
+}
+
+/// The loaded models.
+pub(super) struct LoadedModels<'a, B: Backend> {
+    run: &'a PlannedRun<'a>,
+    pipeline: Pipeline<B>,
+    registry: &'a Registry<B::Tensor>,
+    /// What every image starts from, instead of noise.
+    clean: Option<InitialLatents<B::Tensor>>,
+    /// Steps done, of all images.
+    done: usize,
+    /// Negative prompts that are encoded.
+    negatives: Vec<Negative<B::Tensor>>,
+}
+
+impl<'a, B: Backend> LoadedModels<'a, B> {
+    /// With nothing made yet.
+    pub(super) fn new(
+        run: &'a PlannedRun<'a>,
+        pipeline: Pipeline<B>,
+        registry: &'a Registry<B::Tensor>,
+        clean: Option<InitialLatents<B::Tensor>>,
+    ) -> Self {
+        Self { run, pipeline, registry, clean, done: 0, negatives: Vec::new() }
+    }
+
+    /// Makes a batch under one point.
+    pub(super) fn make<'p>(
+        &mut self,
+        task: ImageTask<'p>,
+        start: BatchStart<'_, B::Tensor>,
+        sink: &dyn Sink,
+    ) -> Outcome<FinishedBatch<'p>> {
+        let ImageTask { point, prompts, .. } = task;
+        let settings = &point.info.settings;
+        let watch = self.watch(prompts);
+        // what is known need not be counted
+        let counted = Watch { tokens: watch.tokens && start.planned.is_none(), ..watch };
+        let watcher = (!counted.is_nothing()).then(|| Arc::new(Mutex::new(Watcher::new(counted))));
+        let mut reducer = self.reducer(point, prompts, watcher.clone())?;
+        let request = self.request(point, prompts, &start)?;
+        let mut ends: Vec<Instant> = Vec::with_capacity(settings.steps);
+        let (before, listener) = (self.done, self.run.listener);
+        listener.phase(Phase::Denoising);
+        let began = Instant::now();
+        let mut report = |report: &StepReport<'_, B::Tensor>| {
+            ends.push(Instant::now());
+            listener.steps_done(before + report.index + 1);
+            if report.index + 1 == report.total {
+                listener.phase(Phase::Decoding);
+            }
+            Proceed::Continue(())
+        };
+        let output = self.pipeline.generate(&request, reducer.as_mut(), &mut report);
+        let output = output.map_err(|error| sink.blame(error, &task))?;
+        let seconds = began.elapsed().as_secs_f64();
+        self.done += settings.steps;
+        let values = output.latents.to_f32()?;
+        let shape = atedm_core::backend::dims(&output.latents, "final latents")?;
+        let images = output.images.ok_or_else(|| Failure::run("the run decoded no image"))?;
+        let picture = |index: usize| {
+            let rgb = images.rgb8(index).ok_or_else(|| Failure::run("the run decoded no image"))?;
+            Ok(Picture { width: images.width, height: images.height, rgb })
+        };
+        let evaluations = output.costs.len();
+        let sum: f64 = output.costs.iter().map(|cost| cost.macs.tflop()).sum();
+        let mut watched = Watched::default();
+        let mut tokens = start.planned.cloned().unwrap_or_default();
+        if let Some(mut watcher) = watcher.as_ref().and_then(|watcher| watcher.lock().ok()) {
+            if counted.tokens {
+                tokens = watcher.levels();
+            }
+            watched = watcher.take();
+        }
+        Ok(FinishedBatch {
+            task,
+            pictures: (0..prompts.len()).map(picture).collect::<Outcome<_>>()?,
+            latents: LatentsFile { shape, values },
+            flops: Flops {
+                mean_tflop: sum / evaluations.max(1) as f64,
+                whole_tflop: point.info.whole_tflop,
+                evaluations,
+            },
+            tokens,
+            times: Times { seconds_per_step: pace(began, &ends), seconds, finished_at: now() },
+            watched,
+        })
+    }
+
+    /// What is noted of a batch: masks also where the plan names its prompt.
+    fn watch(&self, prompts: &[PromptLine]) -> Watch {
+        let named = prompts.iter().any(|prompt| self.run.plan.masks.contains(&prompt.id));
+        Watch { masks: self.run.watch.masks || named, ..self.run.watch }
+    }
+
+    /// A fresh reducer: no image knows of another.
+    fn reducer(
+        &self,
+        point: &PlannedPoint,
+        prompts: &[PromptLine],
+        watcher: Option<Arc<Mutex<Watcher>>>,
+    ) -> Outcome<Box<dyn TokenReducer<B::Tensor>>> {
+        let context = BuildContext::<B::Tensor> {
+            seed: seed_of(prompts),
+            observer: watcher.map(|watcher| watcher as SharedObserver<B::Tensor>),
+            replay: self.run.replay.as_ref().map(|replay| replay.masks.clone()),
+        };
+        let reducer = point.method.build(self.registry, &context)?;
+        Ok(match point.info.settings.attention {
+            Attention::Fused => reducer,
+            Attention::Stored => Box::new(StoredMaps::new(reducer)),
+        })
+    }
+
+    fn request(
+        &mut self,
+        point: &PlannedPoint,
+        prompts: &[PromptLine],
+        start: &BatchStart<'_, B::Tensor>,
+    ) -> Outcome<Request<B::Tensor>> {
+        let settings = &point.info.settings;
+        let mut request = Request::new(prompts.iter().map(|prompt| prompt.prompt.as_str()));
+        request.conditioning = match start.embeddings {
+            Some(embeddings) => Conditioning::Embeddings {
+                prompt: embeddings.clone(),
+                negative: match &settings.negative_prompt {
+                    Some(text) => Some(self.negative(text, prompts.len())?),
+                    None => None,
+                },
+            },
+            None => Conditioning::Prompts {
+                prompts: prompts.iter().map(|prompt| prompt.prompt.clone()).collect(),
+                negative: settings.negative_prompt.clone().map(|negative| vec![negative]),
+            },
+        };
+        request.steps = settings.steps;
+        request.guidance_scale = settings.guidance_scale;
+        request.seed = seed_of(prompts);
+        request.rng = self.run.plan.rng;
+        request.noise_dtype = self.run.plan.noise_dtype;
+        (request.width, request.height) = (Some(settings.width), Some(settings.height));
+        request.scheduler = point.sampler;
+        if let Some(clean) = &self.clean {
+            request.initial = clean.clone();
+        }
+        if let Some(noise) = start.noise {
+            let dtype = self.pipeline.dtype().accumulator();
+            let noise = B::Tensor::from_f32(&noise.values, &noise.shape, dtype, self.pipeline.device())?;
+            request.initial = InitialLatents::Noise(noise);
+        }
+        request.decoding = decoding(self.run.plan.vae_tiling, self.pipeline.vae().tiles());
+        Ok(request)
+    }
+
+    /// A batch's prompts, encoded once for all its points; `None` where each run encodes its own.
+    pub(super) fn embeddings(&self, batch: &Batch) -> Outcome<Option<TextEmbeddings<B::Tensor>>> {
+        if self.run.encoders == TextEncoders::PerRun {
+            return Ok(None);
+        }
+        let texts: Vec<String> = batch.prompts.iter().map(|prompt| prompt.prompt.clone()).collect();
+        Ok(Some(self.pipeline.encode(&texts)?.0))
+    }
+
+    /// A negative prompt for so many rows, encoded once.
+    fn negative(&mut self, text: &str, rows: usize) -> Outcome<TextEmbeddings<B::Tensor>> {
+        let known = |negative: &&Negative<B::Tensor>| negative.text == text && negative.rows == rows;
+        if let Some(known) = self.negatives.iter().find(known) {
+            return Ok(known.embeddings.clone());
+        }
+        let embeddings = self.pipeline.encode(&vec![text.to_string(); rows])?.0;
+        self.negatives.push(Negative { text: text.to_string(), rows, embeddings: embeddings.clone() });
+        Ok(embeddings)
+    }
+}
+
+/// The seed of a batch.
+fn seed_of(prompts: &[PromptLine]) -> u64 {
+    prompts.first().map_or(0, |prompt| prompt.seed)
+}
+
+/// Seconds a step: the mean without the first one, which warms caches up and may wait for the text encoders, where there are
+/// more.
+fn pace(began: Instant, ends: &[Instant]) -> f64 {
+    let between = |from: Instant, to: Instant| to.duration_since(from);
+    let (elapsed, steps) = match ends {
+        [] => (Duration::ZERO, 1),
+        [only] => (between(began, *only), 1),
+        [first, .., last] => (between(*first, *last), ends.len() - 1),
+    };
+    elapsed.as_secs_f64() / steps as f64
+}
+
+fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_step_counts_only_alone() {
+        let began = Instant::now();
+        let ends = [9, 11, 14].map(|seconds| began + Duration::from_secs(seconds));
+        assert_eq!(pace(began, &ends[..1]), 9.0);
+        assert_eq!(pace(began, &ends), 2.5);
+        assert_eq!(pace(began, &[]), 0.0);
+    }
+}

@@ -1,0 +1,162 @@
+//! The door for programs: a grid in Rust, closures as scorers, typed rows back.
+
+use std::fmt;
+use std::sync::Arc;
+
+use atedm_core::at_edm::{Parts, ScoreInput, Scores, TokenScorer};
+use atedm_core::plugin::Registry;
+use atedm_core::{AttentionOps, Backend, DeviceOf, Result};
+use atedm_sdxl::pipeline::TextEncoders;
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::ablation::Written;
+use crate::config::{Config, Origin};
+use crate::engine::{Batch, FinishedBatch, PlannedRun};
+use crate::extension::registry_with;
+use crate::failure::Outcome;
+use crate::files::Picture;
+use crate::listener::Listener;
+use crate::model::Model;
+use crate::observe::Watch;
+use crate::pictures::{References, missing};
+use crate::platform::Platform;
+use crate::record::{Distances, Flops, LevelTokens, PromptLine, Settings, Times};
+
+/// An experiment on one backend: a model, and scorers of one's own beside those that come with AT-EDM.
+pub struct Experiment<B: Backend> {
+    model: Model,
+    device: DeviceOf<B>,
+    platform: Platform,
+    parts: Parts<B::Tensor>,
+}
+
+/// An image of an experiment.
+#[derive(Debug, Clone)]
+pub struct Row {
+    /// The point as a person reads it: `at-edm ratio=0.3`; `none` is the unpruned model.
+    pub label: String,
+    /// What its grid entry varies, and this point's values.
+    pub varied: Value,
+    /// Everything that decides the image, beside prompt and seed.
+    pub settings: Settings,
+    /// The prompt with its seed.
+    pub prompt: PromptLine,
+    /// What the U-Net cost.
+    pub flops: Flops,
+    /// What was left of the tokens, a line a resolution level.
+    pub tokens: Vec<LevelTokens>,
+    /// How long it took.
+    pub times: Times,
+    /// How far it is from the unpruned image of the same prompt, seed and sampling; `None` for that image itself.
+    pub distances: Option<Distances>,
+    /// The picture.
+    pub picture: Picture,
+}
+
+impl<B: Backend> Experiment<B> {
+    /// An experiment on `device`, which `platform` names.
+    pub fn new(model: Model, device: DeviceOf<B>, platform: Platform) -> Self {
+        Self { model, device, platform, parts: Parts::with_builtins() }
+    }
+
+    /// Adds a scorer, to be named by AT-EDM's option `scorer`. `score` is given the tokens that enter a pruning layer
+    /// (`input.hidden`: `[batch, tokens, channels]`) and answers `[batch, tokens]`, larger for tokens to keep. One that needs
+    /// attention maps or a memory is a [`TokenScorer`], for [`Experiment::parts`].
+    ///
+    /// # Errors
+    /// [`Failure::Usage`](crate::Failure::Usage) if the name is taken.
+    pub fn scorer(
+        mut self,
+        name: &str,
+        score: impl Fn(&ScoreInput<'_, B::Tensor>) -> Result<B::Tensor> + Send + Sync + 'static,
+    ) -> Outcome<Self> {
+        let score = Arc::new(score);
+        self.parts.register_scorer(name, move |spec| {
+            let NoOptions {} = spec.parse()?;
+            Ok(Box::new(ClosureScorer(score.clone())))
+        })?;
+        Ok(self)
+    }
+
+    /// AT-EDM's parts, to add scorers, selectors and recoveries.
+    pub fn parts(&mut self) -> &mut Parts<B::Tensor> {
+        &mut self.parts
+    }
+
+    /// Makes the images of a configuration, and of the unpruned model where they are compared with it: a row an image, prompt
+    /// by prompt, unpruned images first.
+    ///
+    /// # Errors
+    /// What is wrong with the configuration, and whatever the model, the backend or a method reports.
+    pub fn rows(self, config: &Config, listener: &dyn Listener) -> Outcome<Vec<Row>> {
+        let Self { model, device, platform, parts } = self;
+        let registry: Registry<B::Tensor> = registry_with(&(), parts)?;
+        let written = Written { config, text: "", origin: Origin::Code };
+        let plan = written.plan_for(&model, &platform, &registry, listener)?;
+        let points: Vec<usize> = (0..plan.points.len()).collect();
+        let batch = |prompt: &PromptLine| Batch {
+            prompts: vec![prompt.clone()],
+            points: points.clone(),
+            noise: None,
+        };
+        let run = PlannedRun {
+            plan: &plan,
+            model: &model,
+            platform: &platform,
+            batches: plan.prompts.iter().map(batch).collect(),
+            init: None,
+            replay: None,
+            watch: Watch::TOKENS,
+            encoders: TextEncoders::Kept,
+            listener,
+        };
+        run.check_memory()?;
+        let mut rows = Vec::with_capacity(plan.points.len() * plan.prompts.len());
+        let mut references = References::default();
+        let mut sink = |finished: FinishedBatch<'_>| {
+            let image = finished.into_image()?;
+            let distances = references.distances(&image, |id| Err(missing(id)))?;
+            references.keep(&image);
+            let info = &image.point.info;
+            rows.push(Row {
+                label: info.label.clone(),
+                varied: info.varied.clone(),
+                settings: info.settings.clone(),
+                prompt: image.prompt.clone(),
+                flops: image.flops,
+                tokens: image.tokens,
+                times: image.times,
+                distances,
+                picture: image.picture,
+            });
+            Ok(())
+        };
+        run.make::<B>(&device, &registry, &mut sink)?;
+        Ok(rows)
+    }
+}
+
+/// A closure takes no options.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct NoOptions {}
+
+/// A closure as a scorer.
+struct ClosureScorer<F>(Arc<F>);
+
+impl<F> fmt::Debug for ClosureScorer<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ClosureScorer")
+    }
+}
+
+impl<T, F> TokenScorer<T> for ClosureScorer<F>
+where
+    T: AttentionOps,
+    F: Fn(&ScoreInput<'_, T>) -> Result<T> + Send + Sync,
+{
+    fn score(&mut self, input: &ScoreInput<'_, T>) -> Result<Scores<T>> {
+        Ok(Scores { tokens: (self.0)(input)?, votes: 0 })
+    }
+}
