@@ -26,6 +26,7 @@ EXPECTED = re.compile(
 # What else is in a package, and why.
 DATA = {
     "atedm": r"src/commands/report/page\.(css|js)",
+    "atedm-experiment": r"src/report/page\.(css|js)",
     "atedm-core": r"tests/.+\.(json|toml)",
     "atedm-shapes": r"(model_index|[a-z_0-9]+/[a-z_]+)\.json|[a-z_0-9]+/(merges\.txt|[a-z_]+\.safetensors(\.part-1)?)",
     "atedm-shapes-unet": r"diffusion_pytorch_model\.safetensors\.part-2",
