@@ -26,6 +26,7 @@ mod error;
 mod indices;
 mod nn;
 mod own_model;
+mod own_nest;
 mod select;
 mod tensor;
 mod value;
@@ -34,6 +35,7 @@ pub mod weights;
 pub use candle_core::Device;
 pub use indices::CandleIndices;
 pub use own_model::CandleBlockPass;
+pub use own_nest::nest;
 pub use value::CandleTensor;
 pub use weights::VarBuilderSource;
 

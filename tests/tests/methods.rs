@@ -7,7 +7,7 @@
 use atedm_conformance::method::{Subject, run_suite};
 use atedm_conformance::report::KnownFailure;
 use atedm_core::plugin::{
-    BlockId, BlockShape, BuildContext, Grid, MethodPlan, ModelShape, Options, Registry, Stage, StepOf,
+    BlockId, BlockShape, BuildContext, Grid, MethodPlan, ModelShape, Options, Registry, Stage, StepOf, stack,
 };
 use atedm_core::reference::{NdDevice, NdTensor, Reference64};
 use atedm_core::{DType, Result};
@@ -95,8 +95,10 @@ fn subject(name: &'static str, options: &Value) -> Subject<Reference64> {
         move || registry().build_plan(name, describe(name, &options)?.as_ref(), &BuildContext::default())
     };
     let mut idle = options.clone();
-    if name != "none" {
-        idle["ratio"] = json!(0.0);
+    match stack::is_stack(name) {
+        true => stack::members(name).for_each(|member| idle[member]["ratio"] = json!(0.0)),
+        false if name == "none" => {}
+        false => idle["ratio"] = json!(0.0),
     }
     let plan = describe(name, options).unwrap();
     Subject::new(format!("{name} {options}"), (NdDevice, DType::F64), build(options.clone()))
@@ -155,6 +157,21 @@ fn presets_of_at_edm_conform() {
 #[test]
 fn presets_of_token_merging_conform() {
     assert_conforming(merging_presets());
+}
+
+/// Merging at the finer level and pruning at the coarser one; both prune, in the order in which they are named.
+#[test]
+fn stacks_conform() {
+    let apart = |merging: &str, pruning: &str| json!({merging: {"levels": [0]}, pruning: {"levels": [1]}});
+    assert_conforming([
+        ("tome-c+at-edm-fast", apart("tome-c", "at-edm-fast"), &[][..]),
+        ("at-edm-fast+tome-c", apart("tome-c", "at-edm-fast"), &[][..]),
+        (
+            "at-edm+at-edm-dagger",
+            json!({"at-edm": {"levels": [0], "max_iterations": 3}, "at-edm-dagger": {"levels": [1]}}),
+            &[][..],
+        ),
+    ]);
 }
 
 #[test]

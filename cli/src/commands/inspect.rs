@@ -255,10 +255,14 @@ fn kept_words(block: &BlockInfo, layers: &[LayerTokens]) -> String {
     let all = block.grid.tokens();
     let mut words = Vec::new();
     let mut stream = all;
-    for (index, layer) in layers.iter().enumerate() {
-        let rest = idle_words(layer);
-        if !rest.is_empty() {
-            words.push(format!("no {rest} in layer {index}"));
+    let idle: Vec<String> = layers.iter().map(idle_words).collect();
+    let alike = idle.windows(2).all(|pair| pair[0] == pair[1]);
+    for (index, (layer, idle)) in layers.iter().zip(&idle).enumerate() {
+        match (idle.is_empty(), alike) {
+            (true, _) => {}
+            (false, true) if index == 0 => words.push(format!("no {idle} in any layer")),
+            (false, true) => {}
+            (false, false) => words.push(format!("no {idle} in layer {index}")),
         }
         let layer = &running(layer, stream);
         if layer.self_attention < stream {
