@@ -5,12 +5,12 @@ use std::sync::Arc;
 
 use atedm_core::AttentionOps;
 use atedm_core::plugin::{
-    BlockShape, BuildContext, Grid, LayerTokens, MethodCatalogue, MethodPlan, ModelShape, Registry, StepOf,
-    TokenReducer,
+    BlockShape, BuildContext, Grid, LayerTokens, MethodCatalogue, MethodPlan, ModelShape, NestId, NestShape,
+    Registry, StepOf, TokenReducer,
 };
 use atedm_core::reference::NdTensor;
-use atedm_sdxl::config::{BlockInfo, UNetConfig};
-use atedm_sdxl::flops;
+use atedm_sdxl::config::{BlockInfo, NestInfo, UNetConfig};
+use atedm_sdxl::flops::{self, UNetCost};
 use atedm_sdxl::schedulers::{SamplerChoice, SchedulerConfig};
 use serde_json::Value;
 
@@ -47,9 +47,14 @@ impl Workload<'_> {
     }
 
     /// What a method is described for.
-    fn shape(&self) -> ModelShape {
+    pub(crate) fn shape(&self) -> ModelShape {
         let blocks = self.blocks().iter().map(shape).collect();
-        ModelShape { blocks, steps: self.steps, timesteps: self.timesteps() }
+        let nests = self.unet.nests(self.latents.height, self.latents.width).into_iter().map(nest_shape);
+        ModelShape {
+            nests: nests.collect(),
+            timesteps: self.timesteps(),
+            ..ModelShape::new(blocks, self.steps)
+        }
     }
 
     /// TFLOPs (2 × MAC, one sample) of one evaluation with nothing pruned.
@@ -60,7 +65,12 @@ impl Workload<'_> {
 
 /// A block without the facts that counts do not depend on.
 pub(crate) fn shape(block: &BlockInfo) -> BlockShape {
-    BlockShape { id: block.id, depth: block.depth, grid: block.grid }
+    BlockShape { id: block.id, depth: block.depth, grid: block.grid, channels: block.channels }
+}
+
+fn nest_shape(nest: NestInfo) -> NestShape {
+    let values = (nest.channels as u64).saturating_mul(nest.grid.tokens() as u64);
+    NestShape { blocks: nest.blocks, values }
 }
 
 /// A method by name with checked options.
@@ -146,30 +156,44 @@ impl Method {
         Ok(self.plan.tokens(&shape(block), StepOf { index, total })?)
     }
 
+    /// The nest that does not run at a step.
+    pub(crate) fn replaced(&self, index: usize, total: usize) -> Option<NestId> {
+        self.plan.replaced(StepOf { index, total })
+    }
+
+    /// The cost of the evaluation at each step; `None` where only a run tells.
+    pub(crate) fn step_costs(&self, work: &Workload<'_>) -> Outcome<Option<Vec<UNetCost>>> {
+        Ok(step_costs(self.plan(), work)?)
+    }
+
     /// TFLOPs (2 × MAC, one sample) of the evaluation at each step; `None` where only a run tells.
     pub(crate) fn step_tflops(&self, work: &Workload<'_>) -> Outcome<Option<Vec<f64>>> {
-        Ok(step_tflops(self.plan(), work)?)
+        Ok(self.step_costs(work)?.map(tflops))
     }
 }
 
-/// TFLOPs of the evaluation at each step under a plan; `None` where only a run tells.
-fn step_tflops(plan: &dyn MethodPlan, work: &Workload<'_>) -> atedm_core::Result<Option<Vec<f64>>> {
+/// The cost of the evaluation at each step under a plan; `None` where only a run tells.
+fn step_costs(plan: &dyn MethodPlan, work: &Workload<'_>) -> atedm_core::Result<Option<Vec<UNetCost>>> {
     let mut steps = Vec::with_capacity(work.steps);
     let blocks = work.blocks();
     for index in 0..work.steps {
         let step = StepOf { index, total: work.steps };
+        let replaced = plan.replaced(step);
         let mut layers = Vec::with_capacity(blocks.len());
         for block in &blocks {
             let Some(tokens) = plan.tokens(&shape(block), step)? else { return Ok(None) };
             layers.push((block.id, tokens));
         }
-        let cost = flops::pruned(work.unet, work.latents, work.text, |block| {
+        steps.push(flops::pruned(work.unet, work.latents, work.text, replaced, |block| {
             let tokens = layers.iter().find(|(id, _)| *id == block.id).map(|(_, tokens)| tokens.clone());
             Ok(tokens.unwrap_or_default())
-        })?;
-        steps.push(cost.sum().tflop());
+        })?);
     }
     Ok(Some(steps))
+}
+
+fn tflops(costs: Vec<UNetCost>) -> Vec<f64> {
+    costs.iter().map(|cost| cost.sum().tflop()).collect()
 }
 
 /// The error for a budget of a method whose cost no ratio decides.
@@ -183,7 +207,7 @@ fn no_ratio() -> atedm_core::Error {
 fn solve(budget: f64, plan: &dyn MethodPlan, work: &Workload<'_>) -> atedm_core::Result<Box<dyn MethodPlan>> {
     let with = |ratio: f64| plan.with_ratio(ratio).unwrap_or_else(|| Err(no_ratio()));
     let mean = |ratio: f64| {
-        let steps = step_tflops(with(ratio)?.as_ref(), work)?.ok_or_else(no_ratio)?;
+        let steps = tflops(step_costs(with(ratio)?.as_ref(), work)?.ok_or_else(no_ratio)?);
         Ok(steps.iter().sum::<f64>() / work.steps.max(1) as f64)
     };
     with(flops::solve_ratio(budget, mean)?)

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use atedm_core::plugin::LayerTokens;
 use atedm_core::plugin::{
-    Action, BlockId, Event, Row, Run, Scope, Site, Step, Sublayer, TokenReducer, Wants,
+    Action, BlockId, Event, NestSite, Row, Run, Scope, Site, Step, Sublayer, TokenReducer, Wants,
 };
 use atedm_core::{AttentionOps, Result};
 
@@ -17,6 +17,7 @@ pub(crate) fn note<T>(trace: &mut TokenTrace, site: &Site<'_>, sub: Sublayer, an
         Action::Around { scope: Scope::Queries, by } => (by.kept(), site.tokens),
         Action::Around { scope: Scope::KeysValues, by } => (site.tokens, by.kept()),
         Action::Around { scope: Scope::Both, by } => (by.kept(), by.kept()),
+        Action::Replace(_) => (0, 0),
         _ => (site.tokens, site.tokens),
     };
     let layers = trace.entry(site.block).or_default();
@@ -71,6 +72,14 @@ impl<T: AttentionOps, R: TokenReducer<T>> TokenReducer<T> for Tracing<R> {
             note(&mut self.trace, site, sub, &answer);
         }
         Ok(answer)
+    }
+
+    fn enter_nest(&mut self, site: &NestSite<'_>, hidden: &T) -> Result<Option<T>> {
+        self.inner.enter_nest(site, hidden)
+    }
+
+    fn leave_nest(&mut self, site: &NestSite<'_>, output: &T) -> Result<()> {
+        self.inner.leave_nest(site, output)
     }
 
     fn end_step(&mut self, prediction: &T) -> Result<()> {

@@ -4,10 +4,10 @@
 //! of *one sample*; a FLOP figure is 2 × MAC. Norms, activations, softmax and a method's own work are left out.
 //! SD-XL base at 1024 px is 3.3806 TMAC, 6.761 TFLOP: the paper's "6.7 T".
 
-use atedm_core::plugin::{Grid, LayerTokens};
+use atedm_core::plugin::{Grid, LayerTokens, NestId};
 use atedm_core::{Error, Result};
 
-use crate::config::{BlockInfo, UNetConfig};
+use crate::config::{BlockInfo, Nesting, UNetConfig};
 
 mod run;
 mod unit;
@@ -132,6 +132,8 @@ impl UNetCost {
 fn layer_macs(tokens: &LayerTokens, channels: u64, text: u64, text_channels: u64) -> Macs {
     let (queries, keys) = (tokens.self_attention as u64, tokens.self_keys as u64);
     let (cross, ff) = (tokens.cross_attention as u64, tokens.feed_forward as u64);
+    // where nobody asks, the text is not projected
+    let text = if cross == 0 { 0 } else { text };
     Macs {
         self_projections: product(&[2, queries + keys, channels, channels]),
         self_products: product(&[2, queries, keys, channels]),
@@ -149,10 +151,11 @@ fn layer_macs(tokens: &LayerTokens, channels: u64, text: u64, text_channels: u64
 
 /// The cost of one evaluation on latents of `grid` with `text` text tokens, every attention block whole.
 pub fn full(config: &UNetConfig, grid: Grid, text: usize) -> Result<UNetCost> {
-    pruned(config, grid, text, |block| Ok(vec![LayerTokens::whole(block.grid.tokens()); block.depth]))
+    pruned(config, grid, text, None, |block| Ok(vec![LayerTokens::whole(block.grid.tokens()); block.depth]))
 }
 
-/// The cost of one evaluation in which each block's layers run on the token counts that `layers` gives for it.
+/// The cost of one evaluation in which each block's layers run on the token counts that `layers` gives for it. Nothing of
+/// the nest `replaced` runs; `layers` is not asked for blocks in it, and its parts stay in the list and cost nothing.
 ///
 /// # Errors
 /// What `layers` returns; [`Error::Config`] if it does not give one entry a layer, or for 2⁶⁴ multiply-accumulates and more.
@@ -160,6 +163,7 @@ pub fn pruned(
     config: &UNetConfig,
     grid: Grid,
     text: usize,
+    replaced: Option<NestId>,
     layers: impl Fn(&BlockInfo) -> Result<Vec<LayerTokens>>,
 ) -> Result<UNetCost> {
     let mut cost = UNetCost { parts: Vec::new() };
@@ -168,7 +172,10 @@ pub fn pruned(
     let guidance = config.guidance_channels.unwrap_or(0) as u64;
     let embeddings =
         guidance * base + base * time + time * time + config.added_channels as u64 * time + time * time;
-    cost.tally("embeddings".into(), &Macs { embeddings, ..Macs::default() });
+    let runs = |nest: NestId| replaced.is_none_or(|replaced| !replaced.contains(nest));
+    let in_nest = |nest: NestId, macs: Macs| if runs(nest) { macs } else { Macs::default() };
+    let whole = |macs: Macs| in_nest(NestId::EVALUATION, macs);
+    cost.tally("embeddings".into(), &whole(Macs { embeddings, ..Macs::default() }));
 
     let pixels: Vec<u64> =
         config.grids(grid.height, grid.width).iter().map(|level| level.tokens() as u64).collect();
@@ -183,48 +190,56 @@ pub fn pruned(
         ..Macs::default()
     };
 
-    cost.tally("conv_in".into(), &convolution(0, config.in_channels, base as usize, config.conv_in_kernel));
+    let nesting = Nesting::of(config);
+    let conv_in = convolution(0, config.in_channels, base as usize, config.conv_in_kernel);
+    cost.tally("conv_in".into(), &whole(conv_in));
     for (i, stage) in config.down.iter().enumerate() {
         let name = format!("down.{i}.conv");
         for layer in 0..stage.layers {
             let from = if layer == 0 { stage.in_channels } else { stage.channels };
-            cost.tally(name.clone(), &resnet(i, from, stage.channels));
+            let macs = resnet(i, from, stage.channels);
+            cost.tally(name.clone(), &in_nest(nesting.down(i, layer), macs));
         }
         if stage.downsample {
-            cost.tally(name, &convolution(i + 1, stage.channels, stage.channels, 3));
+            let macs = convolution(i + 1, stage.channels, stage.channels, 3);
+            cost.tally(name, &in_nest(nesting.down(i, stage.layers), macs));
         }
     }
     let last = config.down.len().saturating_sub(1);
     if let Some(mid) = &config.mid {
         let resnets = 1 + usize::from(mid.attention.is_some());
-        (0..resnets).for_each(|_| cost.tally("mid.conv".into(), &resnet(last, mid.channels, mid.channels)));
+        let macs = in_nest(nesting.mid(), resnet(last, mid.channels, mid.channels));
+        (0..resnets).for_each(|_| cost.tally("mid.conv".into(), &macs));
     }
     for (i, stage) in config.up.iter().enumerate() {
         let name = format!("up.{i}.conv");
         for layer in 0..stage.layers {
             let (stream, skip) = stage.resnet_inputs(layer);
-            cost.tally(name.clone(), &resnet(last - i, stream + skip, stage.channels));
+            let macs = resnet(last - i, stream + skip, stage.channels);
+            cost.tally(name.clone(), &in_nest(nesting.up(i, layer), macs));
         }
         if stage.upsample {
-            cost.tally(name, &convolution(last - i - 1, stage.channels, stage.channels, 3));
+            let macs = convolution(last - i - 1, stage.channels, stage.channels, 3);
+            cost.tally(name, &in_nest(nesting.up(i, stage.layers.saturating_sub(1)), macs));
         }
     }
-    cost.tally(
-        "conv_out".into(),
-        &convolution(0, base as usize, config.out_channels, config.conv_out_kernel),
-    );
+    let conv_out = convolution(0, base as usize, config.out_channels, config.conv_out_kernel);
+    cost.tally("conv_out".into(), &whole(conv_out));
 
     for block in config.blocks(grid.height, grid.width) {
-        let layers = layers(&block)?;
-        if layers.len() != block.depth {
-            let reason =
-                format!("expected {} layers for block {}, got {}", block.depth, block.id, layers.len());
-            return Err(Error::config("tokens", reason));
-        }
-        let (channels, tokens) = (block.channels as u64, block.grid.tokens() as u64);
-        let mut macs = Macs { projections: product(&[2, tokens, channels, channels]), ..Macs::default() };
-        for layer in &layers {
-            macs.add(&layer_macs(layer, channels, text as u64, block.text_channels as u64));
+        let mut macs = Macs::default();
+        if runs(block.nest) {
+            let layers = layers(&block)?;
+            if layers.len() != block.depth {
+                let reason =
+                    format!("expected {} layers for block {}, got {}", block.depth, block.id, layers.len());
+                return Err(Error::config("tokens", reason));
+            }
+            let (channels, tokens) = (block.channels as u64, block.grid.tokens() as u64);
+            macs.projections = product(&[2, tokens, channels, channels]);
+            for layer in &layers {
+                macs.add(&layer_macs(layer, channels, text as u64, block.text_channels as u64));
+            }
         }
         let stage = block.id.to_string();
         let stage = stage.rsplit_once('.').map_or(stage.as_str(), |(stage, _)| stage);
@@ -291,7 +306,7 @@ mod tests {
             }
             Ok(layers)
         };
-        pruned(&UNetConfig::sdxl_base(), LATENTS, 77, layers).unwrap().sum().tflop()
+        pruned(&UNetConfig::sdxl_base(), LATENTS, 77, None, layers).unwrap().sum().tflop()
     }
 
     fn mean(ratio: f64, before_ff: bool, levels: &[usize]) -> f64 {
@@ -364,6 +379,31 @@ mod tests {
 
     #[test]
     fn one_entry_a_layer_is_asked_for() {
-        assert!(pruned(&UNetConfig::sdxl_base(), LATENTS, 77, |_| Ok(Vec::new())).is_err());
+        assert!(pruned(&UNetConfig::sdxl_base(), LATENTS, 77, None, |_| Ok(Vec::new())).is_err());
+    }
+
+    /// What a nest saves is what lies in it, and nests lie in one another.
+    #[test]
+    fn a_nest_that_does_not_run_costs_nothing() {
+        let config = UNetConfig::sdxl_base();
+        let whole = |block: &BlockInfo| Ok(vec![LayerTokens::whole(block.grid.tokens()); block.depth]);
+        let cost = |nest: Option<usize>| pruned(&config, LATENTS, 77, nest.map(NestId), whole).unwrap();
+        let all = cost(None);
+        assert_eq!(cost(Some(10)), all);
+        assert_eq!(cost(Some(0)).sum().total(), 0);
+        // the innermost is the middle
+        let without_mid = all.part("mid.attention").unwrap().total() + all.part("mid.conv").unwrap().total();
+        assert_eq!(all.sum().total() - cost(Some(9)).sum().total(), without_mid);
+        // outside nest 1 are the first and the last convolution, the embeddings, and the last resnet on the way up:
+        // two convolutions from 640 and from 320 channels, a shortcut, and the projected time
+        let pixels = 128 * 128;
+        let resnet = pixels * (9 * (640 * 320 + 320 * 320) + 640 * 320) + 1280 * 320;
+        let ends: u64 =
+            ["embeddings", "conv_in", "conv_out"].map(|name| all.part(name).unwrap().total()).iter().sum();
+        assert_eq!(cost(Some(1)).sum().total(), ends + resnet);
+        let costs: Vec<u64> = (0..=10).map(|nest| cost(Some(nest)).sum().total()).collect();
+        assert!(costs.windows(2).all(|pair| pair[0] < pair[1]), "{costs:?}");
+        // a list of parts with every name, so that steps can be told from one another
+        assert_eq!(cost(Some(1)).parts.len(), all.parts.len());
     }
 }

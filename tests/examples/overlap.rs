@@ -177,8 +177,10 @@ fn copy<'a, T: AttentionOps>(event: &Event<'a, T>) -> Option<Event<'a, T>> {
     Some(match event {
         Event::LayerEnter { hidden } => Event::LayerEnter { hidden },
         Event::Before { sub, hidden, normed } => Event::Before { sub: *sub, hidden, normed },
-        Event::Attended { sub, graph, values } => Event::Attended { sub: *sub, graph: graph.clone(), values },
-        Event::After { sub, hidden } => Event::After { sub: *sub, hidden },
+        Event::Attended { sub, graph, values, output } => {
+            Event::Attended { sub: *sub, graph: graph.clone(), values, output }
+        }
+        Event::After { sub, hidden, output } => Event::After { sub: *sub, hidden, output },
         Event::BlockExit { hidden } => Event::BlockExit { hidden },
         _ => return None,
     })

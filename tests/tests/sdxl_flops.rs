@@ -56,7 +56,7 @@ fn pruned(config: &AtEdmConfig, step: usize) -> (Ledger, TokenTrace) {
 /// By formula, from the plan's token counts.
 fn by_formula(config: &AtEdmConfig, step: usize) -> u64 {
     let plan = config.plan().unwrap();
-    let cost = flops::pruned(&UNetConfig::sdxl_base(), LATENTS, TEXT, |block| {
+    let cost = flops::pruned(&UNetConfig::sdxl_base(), LATENTS, TEXT, None, |block| {
         plan.tokens(block.id, block.depth, block.grid.tokens(), step, STEPS)
     });
     cost.unwrap().sum().total()

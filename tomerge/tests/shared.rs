@@ -328,8 +328,8 @@ fn plans_are_used_again_until_they_are_made_anew() {
 fn a_plan_says_what_its_method_draws_costs_and_uses_again() {
     let mut registry = Registry::<NdTensor>::with_builtins();
     atedm_tomerge::register(&mut registry).unwrap();
-    let shapes = sdxl().into_iter().map(|(id, grid)| BlockShape { id, depth: 2, grid });
-    let model = ModelShape { blocks: shapes.collect(), steps: 10, timesteps: None };
+    let shapes = sdxl().into_iter().map(|(id, grid)| BlockShape { id, depth: 2, grid, channels: 8 });
+    let model = ModelShape::new(shapes.collect(), 10);
     let facts = registry.catalogue().facts().of_model(&model).with_rng("chacha");
     let describe =
         |name: &str, value: Value| registry.catalogue().describe(name, &options(value), &facts).unwrap();

@@ -1,7 +1,7 @@
 //! `atedm inspect`: a checkpoint's blocks, what a configuration prunes in them at which steps, and what that costs.
 
 use atedm_core::DType;
-use atedm_core::plugin::LayerTokens;
+use atedm_core::plugin::{LayerTokens, NestId};
 use atedm_core::reference::NdTensor;
 use atedm_sdxl::config::BlockInfo;
 use atedm_sdxl::memory::{self, Memory};
@@ -40,6 +40,8 @@ pub(crate) fn run(args: &InspectArgs, extension: &impl Extension) -> Outcome {
 struct Phase {
     steps: std::ops::Range<usize>,
     tflop: f64,
+    /// The nest that does not run.
+    replaced: Option<NestId>,
     /// For each block the tokens of its layers.
     layers: Vec<Vec<LayerTokens>>,
 }
@@ -88,6 +90,13 @@ impl<'a> Report<'a> {
         let phases = self.phases.as_ref()?;
         let sum: f64 = phases.iter().map(|phase| phase.tflop * phase.steps.len() as f64).sum();
         Some(sum / self.work.steps as f64)
+    }
+
+    /// Bytes that the method holds between steps for one image in f32.
+    fn held(&self) -> u64 {
+        let rows = if self.work.unet.guidance_channels.is_none() { 2 } else { 1 };
+        let values = self.method.plan().memory(&self.work.shape());
+        values.saturating_mul(rows * DType::F32.size_in_bytes() as u64)
     }
 
     fn to_text(&self) -> String {
@@ -156,11 +165,20 @@ impl<'a> Report<'a> {
             };
             lines.push(format!("{name}: {} a step", readable(phase.tflop)));
             for (block, layers) in self.blocks.iter().zip(&phase.layers) {
-                lines.push(format!("  {:<10} {}", block.id.name(), kept_words(block, layers)));
+                let words = match phase.replaced.filter(|nest| nest.contains(block.nest)) {
+                    Some(nest) => format!("does not run: an earlier step's output of {nest} is used again"),
+                    None => kept_words(block, layers),
+                };
+                lines.push(format!("  {:<10} {words}", block.id.name()));
             }
         }
         let saved = 100.0 * (1.0 - mean / self.whole_tflop);
         lines.push(format!("mean: {} a step, {saved:.1} % less than unpruned", readable(mean)));
+        let held = self.held();
+        if held > 0 {
+            let words = crate::memory::readable(held);
+            lines.push(format!("held between steps: {words} for one image in f32"));
+        }
     }
 
     fn to_json(&self) -> Value {
@@ -169,9 +187,19 @@ impl<'a> Report<'a> {
         let blocks: Vec<Value> = self.blocks.iter().map(block_json).collect();
         let phases = self.phases.as_ref().map(|phases| {
             let phase = |phase: &Phase| {
-                let layers: serde_json::Map<String, Value> =
-                    self.blocks.iter().zip(&phase.layers).map(|(b, layers)| (b.id.name(), layers_json(layers))).collect();
-                json!({ "first_step": phase.steps.start, "steps": phase.steps.len(), "tflop": phase.tflop, "blocks": layers })
+                let layers: serde_json::Map<String, Value> = self
+                    .blocks
+                    .iter()
+                    .zip(&phase.layers)
+                    .map(|(b, layers)| (b.id.name(), layers_json(layers)))
+                    .collect();
+                json!({
+                    "first_step": phase.steps.start,
+                    "steps": phase.steps.len(),
+                    "tflop": phase.tflop,
+                    "replaced_nest": phase.replaced.map(|nest| nest.0),
+                    "blocks": layers,
+                })
             };
             phases.iter().map(phase).collect::<Vec<Value>>()
         });
@@ -196,6 +224,7 @@ impl<'a> Report<'a> {
                 "vae": self.memory.vae,
                 "denoising": self.memory.denoising,
                 "decoding": self.memory.decoding,
+                "held_by_method": self.held(),
             },
             "mean_tflop": self.mean_tflop(),
             "phases": phases,
@@ -207,12 +236,15 @@ impl<'a> Report<'a> {
 fn phases(method: &Method, blocks: &[BlockInfo], tflops: &[f64]) -> Outcome<Vec<Phase>> {
     let mut phases: Vec<Phase> = Vec::new();
     for (step, &tflop) in tflops.iter().enumerate() {
+        let replaced = method.replaced(step, tflops.len());
         let layers =
             blocks.iter().map(|block| Ok(method.tokens(block, step, tflops.len())?.unwrap_or_default()));
         let layers = layers.collect::<Outcome<Vec<_>>>()?;
         match phases.last_mut() {
-            Some(phase) if phase.layers == layers => phase.steps.end = step + 1,
-            _ => phases.push(Phase { steps: step..step + 1, tflop, layers }),
+            Some(phase) if phase.layers == layers && phase.replaced == replaced => {
+                phase.steps.end = step + 1;
+            }
+            _ => phases.push(Phase { steps: step..step + 1, tflop, replaced, layers }),
         }
     }
     Ok(phases)
@@ -224,6 +256,11 @@ fn kept_words(block: &BlockInfo, layers: &[LayerTokens]) -> String {
     let mut words = Vec::new();
     let mut stream = all;
     for (index, layer) in layers.iter().enumerate() {
+        let rest = idle_words(layer);
+        if !rest.is_empty() {
+            words.push(format!("no {rest} in layer {index}"));
+        }
+        let layer = &running(layer, stream);
         if layer.self_attention < stream {
             words.push(format!("{} from layer {index} on", layer.self_attention));
         }
@@ -236,6 +273,28 @@ fn kept_words(block: &BlockInfo, layers: &[LayerTokens]) -> String {
         stream = layer.feed_forward.min(layer.self_attention);
     }
     if words.is_empty() { format!("{all}, whole") } else { format!("{all}, {}", words.join(", ")) }
+}
+
+/// The sublayers of a layer that do not run, because an earlier output is used again.
+fn idle_words(layer: &LayerTokens) -> String {
+    let each = [
+        ("self-attention", layer.self_attention),
+        ("cross-attention", layer.cross_attention),
+        ("feed-forward", layer.feed_forward),
+    ];
+    let idle: Vec<&str> = each.into_iter().filter(|(_, tokens)| *tokens == 0).map(|(name, _)| name).collect();
+    idle.join(" and ")
+}
+
+/// The same layer with what does not run on the whole stream.
+fn running(layer: &LayerTokens, stream: usize) -> LayerTokens {
+    let or_all = |tokens: usize| if tokens == 0 { stream } else { tokens };
+    LayerTokens {
+        self_attention: or_all(layer.self_attention),
+        self_keys: or_all(layer.self_keys),
+        cross_attention: or_all(layer.cross_attention),
+        feed_forward: or_all(layer.feed_forward),
+    }
 }
 
 fn block_json(block: &BlockInfo) -> Value {

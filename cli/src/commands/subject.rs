@@ -2,10 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
+use atedm_core::Error;
 use atedm_core::plugin::{Grid, MethodCatalogue};
 use atedm_sdxl::checkpoint::identity;
 use atedm_sdxl::config::{TextEncoderConfig, UNetConfig, VaeConfig};
-use atedm_sdxl::flops::{self, RunCost};
+use atedm_sdxl::flops::RunCost;
 use atedm_sdxl::schedulers::SchedulerConfig;
 
 use crate::experiment::inputs::{Inputs, of_checkpoint};
@@ -152,21 +153,10 @@ impl Costed {
 }
 
 fn run_cost(method: &Method, work: &Workload<'_>) -> Outcome<Option<RunCost>> {
-    let blocks = work.blocks();
-    let mut steps = Vec::with_capacity(work.steps);
-    for step in 0..work.steps {
-        let mut layers = Vec::with_capacity(blocks.len());
-        for block in &blocks {
-            let Some(tokens) = method.tokens(block, step, work.steps)? else { return Ok(None) };
-            layers.push((block.id, tokens));
-        }
-        steps.push(layers);
-    }
+    let Some(costs) = method.step_costs(work)? else { return Ok(None) };
+    let mut costs = costs.into_iter();
     let cost = RunCost::new(work.steps, |step| {
-        flops::pruned(work.unet, work.latents, work.text, |block| {
-            let layers = steps.get(step).and_then(|layers| layers.iter().find(|(id, _)| *id == block.id));
-            Ok(layers.map(|(_, tokens)| tokens.clone()).unwrap_or_default())
-        })
+        costs.next().ok_or_else(|| Error::config("steps", format!("step {step} has no cost")))
     })?;
     Ok(Some(cost))
 }

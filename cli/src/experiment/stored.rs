@@ -1,6 +1,6 @@
 //! `attention = "stored"` and `atedm bench --unfused`: every attention stores its map, as without a fused kernel.
 
-use atedm_core::plugin::{Action, Event, Row, Run, Site, Step, Sublayer, TokenReducer, Wants};
+use atedm_core::plugin::{Action, Event, NestSite, Row, Run, Site, Step, Sublayer, TokenReducer, Wants};
 use atedm_core::{AttentionOps, Result};
 
 /// Asks for a stored map at every attention; `inner` is shown those that it asked for.
@@ -32,11 +32,19 @@ impl<T: AttentionOps> TokenReducer<T> for StoredMaps<T> {
 
     fn on_event(&mut self, site: &Site<'_>, event: Event<'_, T>) -> Result<Action<T>> {
         match event {
-            Event::Attended { sub, values, .. } if !self.wanted => {
-                self.inner.on_event(site, Event::Attended { sub, graph: None, values })
+            Event::Attended { sub, values, output, .. } if !self.wanted => {
+                self.inner.on_event(site, Event::Attended { sub, graph: None, values, output })
             }
             other => self.inner.on_event(site, other),
         }
+    }
+
+    fn enter_nest(&mut self, site: &NestSite<'_>, hidden: &T) -> Result<Option<T>> {
+        self.inner.enter_nest(site, hidden)
+    }
+
+    fn leave_nest(&mut self, site: &NestSite<'_>, output: &T) -> Result<()> {
+        self.inner.leave_nest(site, output)
     }
 
     fn end_step(&mut self, prediction: &T) -> Result<()> {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use atedm_core::plugin::{MaskRecorder, MaskSet, PruneObserver, PruneRecord, Site};
 use atedm_core::{AttentionOps, Indices, Result};
+use atedm_sdxl::config::BlockInfo;
 
 use super::record::LevelTokens;
 use crate::failure::Outcome;
@@ -41,11 +42,15 @@ impl Tally {
     pub(crate) fn planned(method: &Method, work: &Workload<'_>) -> Outcome<Option<Self>> {
         let mut tally = Self::default();
         for step in 0..work.steps {
-            for block in work.blocks() {
+            let replaced = method.replaced(step, work.steps);
+            let runs = |block: &BlockInfo| !replaced.is_some_and(|nest| nest.contains(block.nest));
+            for block in work.blocks().into_iter().filter(runs) {
                 let Some(layers) = method.tokens(&block, step, work.steps)? else { return Ok(None) };
                 let tokens = block.grid.tokens();
                 for layer in layers {
-                    let kept = layer.self_attention.min(layer.cross_attention).min(layer.feed_forward);
+                    // a method that reduces keys alone keeps every token, and one that does not run removes none
+                    let each = [layer.self_attention, layer.cross_attention, layer.feed_forward];
+                    let kept = each.into_iter().filter(|kept| *kept > 0).min().unwrap_or(tokens);
                     if kept < tokens {
                         tally.add(block.id.level, tokens, kept, 0);
                     }

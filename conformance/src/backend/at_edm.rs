@@ -326,7 +326,8 @@ pub fn protected_tokens_stay<B: Backend>(device: &DeviceOf<B>, dtype: DType) -> 
         rows: &rows,
     };
     reducer.on_event(&site, Event::LayerEnter { hidden: &hidden })?;
-    let answer = reducer.on_event(&site, Event::After { sub: Sublayer::FeedForward, hidden: &hidden })?;
+    let event = Event::After { sub: Sublayer::FeedForward, hidden: &hidden, output: &hidden };
+    let answer = reducer.on_event(&site, event)?;
     assert!(matches!(answer, Action::UntilExit(_)));
     let masks = recorder.lock().unwrap().take();
     let kept = &only(&masks).kept[0];

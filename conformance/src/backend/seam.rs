@@ -50,7 +50,7 @@ impl<T: AttentionOps> TokenReducer<T> for Scripted<T> {
                 let form = if graph.is_some() { " with graph" } else { "" };
                 (format!("attended {}{form}", sub_name(*sub)), site.tokens)
             }
-            Event::After { sub, hidden } => (format!("after {}", sub_name(*sub)), hidden.shape()[1]),
+            Event::After { sub, hidden, .. } => (format!("after {}", sub_name(*sub)), hidden.shape()[1]),
             Event::BlockExit { hidden } => ("exit".to_string(), hidden.shape()[1]),
             other => (format!("{other:?}"), 0),
         };

@@ -1,9 +1,14 @@
 //! A small model, and what makes it run through a life.
+//!
+//! Its three blocks lie in nests: nest 0 holds all of them, nest 1 the last two, nest 2 the last. What a nest gives is
+//! what its blocks gave, one behind the other along the tokens.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use atedm_core::plugin::{BlockId, Grid, Row, Run, Stage, Step, Sublayer, TokenReducer};
-use atedm_core::{Backend, DType, DeviceOf, Error, Result};
+use atedm_core::plugin::{
+    BlockId, Grid, NestId, NestSite, Row, Run, Stage, Step, Sublayer, TokenReducer, nest,
+};
+use atedm_core::{Backend, DType, DeviceOf, Error, Result, Tensor};
 
 use super::commands::{Command, Picture};
 use super::watch::{Fact, Tamper, Watched};
@@ -36,6 +41,8 @@ pub(super) struct Evaluation {
     pub(super) outputs: Vec<BTreeMap<Row, Array>>,
     /// The tokens that every sublayer ran on.
     pub(super) trace: TokenTrace,
+    /// The nests that did not run.
+    pub(super) replaced: BTreeSet<NestId>,
 }
 
 /// What came of a life.
@@ -155,22 +162,16 @@ impl<'a, B: Backend> Machine<'a, B> {
         // for each block what every row gave
         let mut outputs: Vec<BTreeMap<Row, Array>> = vec![BTreeMap::new(); self.blocks.len()];
         for batch in picture.batches() {
-            for (index, (block, outputs)) in self.blocks.iter().zip(&mut outputs).enumerate() {
-                let stops_in = stops_in
-                    .filter(|(stops, ..)| stops % self.blocks.len() == index)
-                    .map(|(_, layer, sub)| (layer % block.layers.len(), sub));
-                let grid = at_level(picture.grid, block.id.level);
-                let (start, count) = picture.protected;
-                let shape = [grid.tokens() + count, CHANNELS];
-                let hidden = self.stream(picture.seed, &batch, (evaluation, index), shape)?;
-                let text = self.stream(picture.seed, &batch, (0, 100), [TEXT[1], TEXT[0]])?;
-                let protected = (start, start + count);
-                let visit =
-                    Visit { hidden: &hidden, text: &text, grid, rows: &batch, step, protected, stops_in };
-                let output = Array::read(&block.visit(watched, visit)?)?;
-                let each = output.data.len() / batch.len();
-                let values = output.data.chunks(each).map(|row| Array::new(&output.shape[1..], row.to_vec()));
-                outputs.extend(batch.iter().copied().zip(values));
+            let visits = Visits { machine: self, picture, evaluation, step, rows: &batch, stops_in };
+            let all = Array::read(&visits.nest(0, watched)?)?;
+            let rows = all.data.len() / batch.len();
+            for (&row, mut data) in batch.iter().zip(all.data.chunks(rows)) {
+                for (index, outputs) in outputs.iter_mut().enumerate() {
+                    let shape = [visits.tokens(index), CHANNELS];
+                    let (block, rest) = data.split_at(shape[0] * CHANNELS);
+                    outputs.insert(row, Array::new(&shape, block.to_vec()));
+                    data = rest;
+                }
             }
         }
         if let Some(last) = outputs.last() {
@@ -180,7 +181,8 @@ impl<'a, B: Backend> Machine<'a, B> {
             (block.id, block.layers.len(), at_level(picture.grid, block.id.level))
         };
         let blocks = self.blocks.iter().map(block).collect();
-        Ok(Evaluation { run: 0, step, blocks, outputs, trace: std::mem::take(&mut watched.trace) })
+        let (trace, replaced) = (std::mem::take(&mut watched.trace), std::mem::take(&mut watched.replaced));
+        Ok(Evaluation { run: 0, step, blocks, outputs, trace, replaced })
     }
 
     /// What stands for the model's output `[rows, tokens, channels, 1]`.
@@ -205,6 +207,67 @@ impl<'a, B: Backend> Machine<'a, B> {
         });
         let stream = Array::new(&[rows.len(), tokens, channels], data.collect());
         stream.upload(self.dtype, self.device)
+    }
+}
+
+/// One evaluation of one batch.
+struct Visits<'a, 'm, B: Backend> {
+    machine: &'a Machine<'m, B>,
+    picture: &'a Picture,
+    evaluation: usize,
+    step: Step,
+    rows: &'a [Row],
+    /// The block, the layer and the sublayer in which the model fails.
+    stops_in: Option<(usize, usize, Sublayer)>,
+}
+
+impl<B: Backend> Visits<'_, '_, B> {
+    fn grid(&self, index: usize) -> Grid {
+        at_level(self.picture.grid, self.machine.blocks[index].id.level)
+    }
+
+    /// Tokens of a block's stream.
+    fn tokens(&self, index: usize) -> usize {
+        self.grid(index).tokens() + self.picture.protected.1
+    }
+
+    /// Nest `index`: every block from this one on.
+    fn nest(&self, index: usize, reducer: &mut dyn TokenReducer<TensorOf<B>>) -> Result<TensorOf<B>> {
+        let (machine, picture) = (self.machine, self.picture);
+        let shape = [self.tokens(index), CHANNELS];
+        let hidden = machine.stream(picture.seed, self.rows, (self.evaluation, index), shape)?;
+        let site = NestSite { nest: NestId(index), step: self.step, rows: self.rows };
+        let output = nest(reducer, &site, hidden, |reducer, hidden| {
+            let output = self.block(index, &hidden, reducer)?;
+            match index + 1 < machine.blocks.len() {
+                true => TensorOf::<B>::concat(&[&output, &self.nest(index + 1, reducer)?], 1),
+                false => Ok(output),
+            }
+        })?;
+        let tokens = (index..machine.blocks.len()).map(|index| self.tokens(index)).sum();
+        let (expected, got) = ([self.rows.len(), tokens, CHANNELS], output.shape());
+        match got == expected {
+            true => Ok(output),
+            false => Err(Error::shape("the output of a nest", format!("{expected:?}"), got)),
+        }
+    }
+
+    fn block(
+        &self,
+        index: usize,
+        hidden: &TensorOf<B>,
+        reducer: &mut dyn TokenReducer<TensorOf<B>>,
+    ) -> Result<TensorOf<B>> {
+        let (machine, picture) = (self.machine, self.picture);
+        let block = &machine.blocks[index];
+        let stops_in = self
+            .stops_in
+            .filter(|(stops, ..)| stops % machine.blocks.len() == index)
+            .map(|(_, layer, sub)| (layer % block.layers.len(), sub));
+        let text = &machine.stream(picture.seed, self.rows, (0, 100), [TEXT[1], TEXT[0]])?;
+        let (start, count) = picture.protected;
+        let (rows, step, protected) = (self.rows, self.step, (start, start + count));
+        block.visit(reducer, Visit { hidden, text, grid: self.grid(index), rows, step, protected, stops_in })
     }
 }
 

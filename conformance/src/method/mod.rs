@@ -12,7 +12,7 @@ mod watch;
 mod wrong;
 
 use atedm_core::plugin::LayerTokens;
-use atedm_core::plugin::{BlockId, Grid, TokenReducer};
+use atedm_core::plugin::{BlockId, Grid, NestId, StepOf, TokenReducer};
 use atedm_core::{Backend, DType, DeviceOf, Result};
 
 use crate::backend::support::TensorOf;
@@ -25,6 +25,8 @@ pub use runs::*;
 pub type CheckFn<B> = fn(&Subject<B>) -> Result<()>;
 
 type Build<B> = Box<dyn Fn() -> Result<Box<dyn TokenReducer<TensorOf<B>>>>>;
+/// The nest that does not run at a step.
+type Replaced = Box<dyn Fn(StepOf) -> Option<NestId>>;
 type Counts = Box<dyn Fn(BlockId, usize, Grid, usize, usize) -> Option<Vec<LayerTokens>>>;
 
 /// A method as the suite needs it: how to build it anew, and what is known of it beforehand.
@@ -35,6 +37,7 @@ pub struct Subject<B: Backend> {
     build: Build<B>,
     idle: Option<Build<B>>,
     counts: Option<Counts>,
+    replaced: Option<Replaced>,
 }
 
 impl<B: Backend> Subject<B> {
@@ -45,7 +48,15 @@ impl<B: Backend> Subject<B> {
         (device, dtype): (DeviceOf<B>, DType),
         build: impl Fn() -> Result<Box<dyn TokenReducer<TensorOf<B>>>> + 'static,
     ) -> Self {
-        Self { name: name.into(), device, dtype, build: Box::new(build), idle: None, counts: None }
+        Self {
+            name: name.into(),
+            device,
+            dtype,
+            build: Box::new(build),
+            idle: None,
+            counts: None,
+            replaced: None,
+        }
     }
 
     /// The same method asked to remove nothing.
@@ -69,6 +80,14 @@ impl<B: Backend> Subject<B> {
         self
     }
 
+    /// What the method says beforehand of the nest that does not run at a step. The machine's three blocks lie in nests
+    /// 0 to 2: nest n holds every block from the n-th on.
+    #[must_use]
+    pub fn with_replaced(mut self, replaced: impl Fn(StepOf) -> Option<NestId> + 'static) -> Self {
+        self.replaced = Some(Box::new(replaced));
+        self
+    }
+
     /// The name.
     pub fn name(&self) -> &str {
         &self.name
@@ -79,6 +98,7 @@ impl<B: Backend> Subject<B> {
         match check {
             "asked_for_nothing_it_does_nothing" => self.idle.is_some(),
             "counts_are_those_planned" => self.counts.is_some(),
+            "nests_are_those_planned" => self.replaced.is_some(),
             _ => true,
         }
     }
@@ -160,6 +180,7 @@ method_checks! { $;
     a_run_forgets_the_runs_before
     a_cancelled_run_leaves_nothing
     counts_are_those_planned
+    nests_are_those_planned
 }
 
 #[cfg(test)]

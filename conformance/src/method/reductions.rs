@@ -127,8 +127,8 @@ pub fn reductions_refuse_what_does_not_fit<B: Backend>(subject: &Subject<B>) -> 
 /// An event that tells of wrong tensors may be answered or refused, but never with a panic.
 pub fn wrong_tensors_never_panic<B: Backend>(subject: &Subject<B>) -> Result<()> {
     let machine = subject.machine()?;
-    // the events of two evaluations of three blocks: 9 a layer and one at every exit
-    let wrong = (pictures(), 0..2 * (6 * 9 + 3usize), select(WrongTensor::ALL.to_vec()));
+    // the events of two evaluations of three blocks: 9 a layer, one at every exit, two of every nest
+    let wrong = (pictures(), 0..2 * (6 * 9 + 3 + 6usize), select(WrongTensor::ALL.to_vec()));
     forall(RUNS, wrong, |(picture, event, how)| {
         let mut method = (subject.build)()?;
         let life = evaluations(&picture, 2);

@@ -1,7 +1,9 @@
 //! A reducer that is watched: every reduction it answers may be tried at once, and one event may be told wrongly.
 
+use std::collections::BTreeSet;
+
 use atedm_core::plugin::{
-    Action, Event, Reduction, Row, Run, Scope, Site, Step, Sublayer, TokenReducer, Wants,
+    Action, Event, NestId, NestSite, Reduction, Row, Run, Scope, Site, Step, Sublayer, TokenReducer, Wants,
 };
 use atedm_core::{AttentionGraph, AttentionOps, Result};
 
@@ -55,12 +57,22 @@ pub(super) struct Watched<'a, T: AttentionOps> {
     stream: Stream,
     pub(super) facts: Vec<Fact>,
     pub(super) trace: TokenTrace,
+    /// The nests of this step that did not run.
+    pub(super) replaced: BTreeSet<NestId>,
 }
 
 impl<'a, T: AttentionOps> Watched<'a, T> {
     pub(super) fn new(method: &'a mut dyn TokenReducer<T>) -> Self {
-        let (facts, trace) = (Vec::new(), TokenTrace::new());
-        Self { method, tries: false, tamper: None, events: 0, stream: Stream::Whole, facts, trace }
+        Self {
+            method,
+            tries: false,
+            tamper: None,
+            events: 0,
+            stream: Stream::Whole,
+            facts: Vec::new(),
+            trace: TokenTrace::new(),
+            replaced: BTreeSet::new(),
+        }
     }
 
     /// Tries every reduction at once.
@@ -71,6 +83,13 @@ impl<'a, T: AttentionOps> Watched<'a, T> {
     /// Tells the method wrongly of one event.
     pub(super) fn misled(self, tamper: Tamper) -> Self {
         Self { tamper: Some(tamper), ..self }
+    }
+
+    /// Counts an event, and says how it is told wrongly if it is.
+    fn next_is_wrong(&mut self) -> Option<WrongTensor> {
+        let number = self.events;
+        self.events += 1;
+        self.tamper.filter(|tamper| tamper.event == number).map(|tamper| tamper.how)
     }
 
     /// Where the protected tokens stand in the stream as it is.
@@ -138,6 +157,7 @@ impl<T: AttentionOps> TokenReducer<T> for Watched<'_, T> {
 
     fn begin_step(&mut self, step: &Step, rows: &[Row]) -> Result<()> {
         self.trace.clear();
+        self.replaced.clear();
         self.method.begin_step(step, rows)
     }
 
@@ -146,9 +166,7 @@ impl<T: AttentionOps> TokenReducer<T> for Watched<'_, T> {
     }
 
     fn on_event(&mut self, site: &Site<'_>, event: Event<'_, T>) -> Result<Action<T>> {
-        let number = self.events;
-        self.events += 1;
-        if let Some(Tamper { how, .. }) = self.tamper.filter(|tamper| tamper.event == number) {
+        if let Some(how) = self.next_is_wrong() {
             return tell_wrongly(self.method, site, event, how);
         }
         let place = format!("{} layer {}", site.block, site.layer);
@@ -162,7 +180,7 @@ impl<T: AttentionOps> TokenReducer<T> for Watched<'_, T> {
             Event::Before { sub, normed, .. } => {
                 (format!("{place}, before {sub:?}"), Some((*normed).clone()), Some(*sub))
             }
-            Event::After { sub, hidden } => {
+            Event::After { sub, hidden, .. } => {
                 (format!("{place}, after {sub:?}"), Some((*hidden).clone()), None)
             }
             _ => (place, None, None),
@@ -180,6 +198,24 @@ impl<T: AttentionOps> TokenReducer<T> for Watched<'_, T> {
             self.try_out(site, at, input, reduction)?;
         }
         Ok(answer)
+    }
+
+    fn enter_nest(&mut self, site: &NestSite<'_>, hidden: &T) -> Result<Option<T>> {
+        let answer = match self.next_is_wrong() {
+            Some(how) => self.method.enter_nest(site, &how.of(hidden)?)?,
+            None => self.method.enter_nest(site, hidden)?,
+        };
+        if answer.is_some() {
+            self.replaced.insert(site.nest);
+        }
+        Ok(answer)
+    }
+
+    fn leave_nest(&mut self, site: &NestSite<'_>, output: &T) -> Result<()> {
+        match self.next_is_wrong() {
+            Some(how) => self.method.leave_nest(site, &how.of(output)?),
+            None => self.method.leave_nest(site, output),
+        }
     }
 
     fn end_step(&mut self, prediction: &T) -> Result<()> {
@@ -200,14 +236,18 @@ fn tell_wrongly<T: AttentionOps>(
             let (hidden, normed) = (how.of(hidden)?, how.of(normed)?);
             method.on_event(site, Event::Before { sub, hidden: &hidden, normed: &normed })
         }
-        Event::Attended { sub, graph, values } => {
+        Event::Attended { sub, graph, values, output } => {
             let graph = match (how, graph) {
                 (WrongTensor::Missing, _) | (_, None) => None,
                 (how, Some(graph)) => Some(AttentionGraph::Dense(how.of(&graph.to_dense()?)?)),
             };
-            method.on_event(site, Event::Attended { sub, graph, values: &how.of(values)? })
+            let (values, output) = (&how.of(values)?, &how.of(output)?);
+            method.on_event(site, Event::Attended { sub, graph, values, output })
         }
-        Event::After { sub, hidden } => method.on_event(site, Event::After { sub, hidden: &how.of(hidden)? }),
+        Event::After { sub, hidden, output } => {
+            let (hidden, output) = (&how.of(hidden)?, &how.of(output)?);
+            method.on_event(site, Event::After { sub, hidden, output })
+        }
         Event::BlockExit { hidden } => method.on_event(site, Event::BlockExit { hidden: &how.of(hidden)? }),
         other => method.on_event(site, other),
     }

@@ -15,6 +15,13 @@ pub(crate) enum Fault {
     IdleRounds,
     KeepsNothing,
     KeptIsOneMore,
+    NestOutputsAreOfOneRow,
+    NestOutputsAreTooShort,
+    NestsAreForgottenAtTheEnd,
+    NestsAreNeverForgotten,
+    NestsAreRememberedByPlace,
+    NestsAreReplacedTooOften,
+    NestsReadShapesBlindly,
     NeverForgets,
     PlansServeOtherGrids,
     PositionsAreOfOneRow,
@@ -25,15 +32,18 @@ pub(crate) enum Fault {
     ProtectedAreRemoved,
     ReadsShapesBlindly,
     RemembersByPlace,
+    ReplacesTooLate,
     RestoresNan,
     RestoresTooFew,
     RestorePanics,
     ShrinkTakesAnything,
+    SublayerOutputsAreTooShort,
+    SublayersAreReplacedUnplanned,
 }
 
 use Fault::*;
 
-/// Every fault with the check that is meant for it.
+/// Every fault of a method that removes tokens, with the check that is meant for it.
 pub(crate) const FAULTS: &[(Fault, &str)] = &[
     (AnswersTooEarly, "every_life_runs"),
     (CopyForgetsTheOrder, "a_copy_does_the_same"),
@@ -61,4 +71,18 @@ pub(crate) const FAULTS: &[(Fault, &str)] = &[
     (RestoresTooFew, "shrink_and_restore_fit"),
     (RestorePanics, "reductions_refuse_what_does_not_fit"),
     (ShrinkTakesAnything, "reductions_refuse_what_does_not_fit"),
+];
+
+/// Every fault of a method that uses earlier outputs again, with the check that is meant for it.
+pub(crate) const REUSE_FAULTS: &[(Fault, &str)] = &[
+    (NestOutputsAreOfOneRow, "images_do_not_depend_on_their_batch"),
+    (NestOutputsAreTooShort, "every_life_runs"),
+    (NestsAreForgottenAtTheEnd, "a_cancelled_run_leaves_nothing"),
+    (NestsAreNeverForgotten, "a_run_forgets_the_runs_before"),
+    (NestsAreRememberedByPlace, "images_may_take_turns"),
+    (NestsAreReplacedTooOften, "nests_are_those_planned"),
+    (NestsReadShapesBlindly, "wrong_tensors_never_panic"),
+    (ReplacesTooLate, "every_life_runs"),
+    (SublayerOutputsAreTooShort, "every_life_runs"),
+    (SublayersAreReplacedUnplanned, "counts_are_those_planned"),
 ];

@@ -149,7 +149,7 @@ impl TokenReducer<NdTensor> for Toy {
                 let kept = vec![(0..half(site.tokens) as u32).collect(); batch];
                 Ok(Action::UntilExit(Box::new(Picked::new(kept, site.tokens, (0, 0), None)?)))
             }
-            Event::After { sub: Sublayer::FeedForward, hidden } if !self.idle => {
+            Event::After { sub: Sublayer::FeedForward, hidden, .. } if !self.idle => {
                 self.after_layer(site, hidden)
             }
             Event::BlockExit { .. } => {

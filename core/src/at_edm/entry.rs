@@ -81,7 +81,7 @@ impl MethodPlan for AtEdmPlan {
     }
 
     fn tokens(&self, block: &BlockShape, step: StepOf) -> Result<Option<Vec<LayerTokens>>> {
-        let BlockShape { id, depth, grid } = *block;
+        let BlockShape { id, depth, grid, .. } = *block;
         self.counts.tokens(id, depth, grid.tokens(), step.index, step.total).map(Some)
     }
 
@@ -176,11 +176,11 @@ mod tests {
 
     fn shape(level: usize, side: usize) -> BlockShape {
         let id = BlockId { stage: Stage::Mid, stage_index: 0, index: 0, count: 1, level };
-        BlockShape { id, depth: 3, grid: Grid { height: side, width: side } }
+        BlockShape { id, depth: 3, grid: Grid { height: side, width: side }, channels: 8 }
     }
 
     fn model() -> ModelShape {
-        ModelShape { blocks: vec![shape(1, 64), shape(2, 32)], steps: 4, timesteps: None }
+        ModelShape::new(vec![shape(1, 64), shape(2, 32)], 4)
     }
 
     fn remarks(options: Value) -> String {

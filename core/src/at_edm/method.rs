@@ -372,11 +372,11 @@ impl<T: AttentionOps> TokenReducer<T> for AtEdm<T> {
                 self.enter_layer(site, hidden)?;
                 Ok(Action::Continue)
             }
-            Event::Attended { sub, graph, values } => {
+            Event::Attended { sub, graph, values, .. } => {
                 self.attended(site, sub, graph, values)?;
                 Ok(Action::Continue)
             }
-            Event::After { sub, hidden } => self.after(site, sub, hidden),
+            Event::After { sub, hidden, .. } => self.after(site, sub, hidden),
             Event::BlockExit { .. } => {
                 self.block = BlockState::entered(0);
                 self.layer = None;

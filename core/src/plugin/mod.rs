@@ -6,13 +6,20 @@
 //! | the model reports | the method may answer | what the pass then does |
 //! |---|---|---|
 //! | [`Event::LayerEnter`], as a layer begins | `Continue`, `UntilExit` | shrinks the stream until the block's exit |
-//! | [`Event::Before`], before a sublayer runs | `Continue`, `Around` | shrinks the sublayer's input |
+//! | [`Event::Before`], before a sublayer runs | `Continue`, `Around`, `Replace` | shrinks the sublayer's input; with `Replace` skips to [`Event::After`] |
 //! | attention only: [`TokenReducer::wants`] | [`Wants`] | asks attention for its graph, or for a first vote too |
-//! | attention only: [`Event::Attended`], with that graph | `Continue` | restores the output, adds it to the stream |
+//! | attention only: [`Event::Attended`], with that graph and the restored output | `Continue` | adds the output to the stream |
 //! | [`Event::After`], when the sum is made | `Continue`, `UntilExit` | shrinks the stream until the block's exit |
 //! | [`Event::BlockExit`], with every token restored | `Continue` | hands the stream back |
 //!
-//! Any other answer is an error. A method that only listens hears this of one layer with one attention:
+//! Any other answer is an error.
+//!
+//! Around and between its blocks a model names [nests](nest()): parts of an evaluation that lie in one another, the whole
+//! evaluation outermost. Before one runs, [`TokenReducer::enter_nest`] may give its output instead; after it has run,
+//! [`TokenReducer::leave_nest`] is shown the output. Methods that use again what an earlier step computed live on these
+//! two and on `Replace`.
+//!
+//! A method that only listens hears this of one layer with one attention:
 //!
 //! ```
 //! # #[cfg(feature = "reference")]
@@ -71,6 +78,7 @@
 mod index_plan;
 mod levels;
 mod masks;
+mod nest;
 mod observe;
 pub mod options;
 mod pass;
@@ -88,6 +96,7 @@ pub use index_plan::{IndexPlan, stream_order};
 pub use levels::Levels;
 pub(crate) use levels::index_list;
 pub use masks::{MaskEntry, MaskKey, MaskSet};
+pub use nest::{NestId, NestSite, nest};
 pub use observe::{MaskRecorder, PruneObserver, PruneRecord, SharedObserver, lock};
 pub use options::{Options, PartSpec};
 pub use pass::{AttentionInput, AttentionOutput, BlockPass};
@@ -99,4 +108,4 @@ pub use schedule::{PruningSchedule, ScheduleQuery, ScheduleRegistry, Tau};
 pub use scheduled::{Scheduled, WithRatio};
 pub use sharing::GuidanceMasks;
 pub use site::{BlockId, BlockName, Branch, Grid, Row, Site, Stage, Step, Sublayer};
-pub use tokens::{BlockShape, LayerTokens, ModelShape, StepOf};
+pub use tokens::{BlockShape, LayerTokens, ModelShape, NestShape, StepOf};

@@ -40,8 +40,15 @@ pub struct AttentionOutput<T> {
     pub values: T,
 }
 
-/// A reduction of one sublayer's inputs.
-type Around<T> = (Scope, Box<dyn Reduction<T>>);
+/// What the reducer answered before a sublayer.
+enum Answer<T> {
+    /// It runs on its whole input.
+    Whole,
+    /// It runs on an input that is reduced.
+    Around(Scope, Box<dyn Reduction<T>>),
+    /// It does not run: this is its output.
+    Replaced(T),
+}
 
 /// One pass through one attention block: turns a reducer's actions into shrinking and restoring, and checks them.
 pub struct BlockPass<'a, T: AttentionOps> {
@@ -116,17 +123,31 @@ impl<'a, T: AttentionOps> BlockPass<'a, T> {
                 Ok(shrunk)
             }
             Action::Around { .. } => Err(self.misplaced("Around", name)),
+            Action::Replace(_) => Err(self.misplaced("Replace", name)),
         }
     }
 
-    /// Asks for a reduction around one sublayer.
-    fn around(&mut self, sub: Sublayer, hidden: &T, normed: &T) -> Result<Option<Around<T>>> {
+    /// Asks how one sublayer runs.
+    fn ask(&mut self, sub: Sublayer, hidden: &T, normed: &T) -> Result<Answer<T>> {
         let site = self.site(tokens(hidden)?);
         match self.reducer.on_event(&site, Event::Before { sub, hidden, normed })? {
-            Action::Continue => Ok(None),
-            Action::Around { scope, by } => Ok(Some((scope, by))),
+            Action::Continue => Ok(Answer::Whole),
+            Action::Around { scope, by } => Ok(Answer::Around(scope, by)),
+            Action::Replace(output) if output.shape() == hidden.shape() => Ok(Answer::Replaced(output)),
+            Action::Replace(output) => Err(Error::shape(
+                "an output in a sublayer's place",
+                format!("{:?} at {} layer {}", hidden.shape(), self.block, self.layer),
+                output.shape(),
+            )),
             Action::UntilExit(_) => Err(self.misplaced("UntilExit", "Before")),
         }
+    }
+
+    /// Adds a sublayer's restored output to the stream and tells of it.
+    fn add(&mut self, sub: Sublayer, hidden: T, output: &T) -> Result<T> {
+        let hidden = hidden.add(output)?;
+        let handle = hidden.clone();
+        self.shrink_stream(Event::After { sub, hidden: &handle, output }, "After", hidden)
     }
 
     /// Layer `index` begins with this residual stream.
@@ -145,7 +166,11 @@ impl<'a, T: AttentionOps> BlockPass<'a, T> {
         attend: impl FnOnce(AttentionInput<'_, T>) -> Result<AttentionOutput<T>>,
     ) -> Result<T> {
         let normed = norm(&hidden)?;
-        let around = self.around(sub, &hidden, &normed)?;
+        let around = match self.ask(sub, &hidden, &normed)? {
+            Answer::Replaced(output) => return self.add(sub, hidden, &output),
+            Answer::Around(scope, by) => Some((scope, by)),
+            Answer::Whole => None,
+        };
         let site = self.site(tokens(&hidden)?);
         let wants = self.reducer.wants(&site, sub)?;
         let reduced = around.as_ref().map(|(_, by)| by.shrink(&normed)).transpose()?;
@@ -155,19 +180,17 @@ impl<'a, T: AttentionOps> BlockPass<'a, T> {
             (Some((Scope::Both, _)), Some(small)) => (small, small),
             _ => (&normed, &normed),
         };
-        let output = attend(AttentionInput { queries, keys_values, graph: wants.request() })?;
-        let event = Event::Attended { sub, graph: output.graph, values: &output.values };
+        let attended = attend(AttentionInput { queries, keys_values, graph: wants.request() })?;
+        let output = match &around {
+            Some((Scope::Queries | Scope::Both, by)) => by.restore(&attended.hidden)?,
+            _ => attended.hidden,
+        };
+        let event = Event::Attended { sub, graph: attended.graph, values: &attended.values, output: &output };
         match self.reducer.on_event(&site, event)? {
             Action::Continue => {}
-            _ => return Err(self.misplaced("a reduction", "Attended")),
+            _ => return Err(self.misplaced("another answer than Continue", "Attended")),
         }
-        let full = match &around {
-            Some((Scope::Queries | Scope::Both, by)) => by.restore(&output.hidden)?,
-            _ => output.hidden,
-        };
-        let hidden = hidden.add(&full)?;
-        let handle = hidden.clone();
-        self.shrink_stream(Event::After { sub, hidden: &handle }, "After", hidden)
+        self.add(sub, hidden, &output)
     }
 
     /// The feed-forward sublayer with its residual: `hidden + feed_forward(norm(hidden))`.
@@ -179,13 +202,12 @@ impl<'a, T: AttentionOps> BlockPass<'a, T> {
     ) -> Result<T> {
         let sub = Sublayer::FeedForward;
         let normed = norm(&hidden)?;
-        let full = match self.around(sub, &hidden, &normed)? {
-            Some((_, by)) => by.restore(&feed_forward(&by.shrink(&normed)?)?)?,
-            None => feed_forward(&normed)?,
+        let output = match self.ask(sub, &hidden, &normed)? {
+            Answer::Replaced(output) => output,
+            Answer::Around(_, by) => by.restore(&feed_forward(&by.shrink(&normed)?)?)?,
+            Answer::Whole => feed_forward(&normed)?,
         };
-        let hidden = hidden.add(&full)?;
-        let handle = hidden.clone();
-        self.shrink_stream(Event::After { sub, hidden: &handle }, "After", hidden)
+        self.add(sub, hidden, &output)
     }
 
     /// Leaves the block: restores every token, last reduction first.
@@ -197,7 +219,7 @@ impl<'a, T: AttentionOps> BlockPass<'a, T> {
         let site = self.site(tokens(&hidden)?);
         match self.reducer.on_event(&site, Event::BlockExit { hidden: &hidden })? {
             Action::Continue => Ok(hidden),
-            _ => Err(self.misplaced("a reduction", "BlockExit")),
+            _ => Err(self.misplaced("another answer than Continue", "BlockExit")),
         }
     }
 }

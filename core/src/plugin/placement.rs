@@ -352,8 +352,8 @@ mod tests {
     fn a_gate_answers_once_its_budget_is_solved() {
         let schedules = ScheduleRegistry::with_builtins();
         let block = BlockId { stage: Stage::Mid, stage_index: 0, index: 0, count: 1, level: 2 };
-        let shape = BlockShape { id: block, depth: 1, grid: Grid { height: 2, width: 2 } };
-        let model = ModelShape { blocks: vec![shape], steps: 4, timesteps: None };
+        let shape = BlockShape { id: block, depth: 1, grid: Grid { height: 2, width: 2 }, channels: 8 };
+        let model = ModelShape::new(vec![shape], 4);
         let facts = Facts::new(&schedules).of_model(&model);
         let placement = Placement { levels: Levels::Deepest, ..read(json!({})).unwrap().0 };
         assert!(placement.gate(&schedules).is_err(), "which level is deepest?");

@@ -5,6 +5,7 @@
 
 use std::any::Any;
 
+use super::nest::NestId;
 use super::options::Options;
 use super::schedule::ScheduleRegistry;
 use super::tokens::{BlockShape, LayerTokens, ModelShape, StepOf};
@@ -68,6 +69,19 @@ pub trait MethodPlan: Any + std::fmt::Debug + Send + Sync {
     /// [`Error::Config`](crate::Error::Config) while a budget is not solved, [`Error::Plugin`](crate::Error::Plugin) when a
     /// part answers out of range.
     fn tokens(&self, block: &BlockShape, step: StepOf) -> Result<Option<Vec<LayerTokens>>>;
+
+    /// The nest that does not run at `step`, because the method has its output, in a run that begins with the first step.
+    /// Counts and scoring of blocks in it mean nothing at this step. Where only a run can tell, [`MethodPlan::tokens`] is
+    /// `None`.
+    fn replaced(&self, _step: StepOf) -> Option<NestId> {
+        None
+    }
+
+    /// Values that the method holds for one batch row from one step to the next: outputs to be used again. What it knows
+    /// of single tokens is left out.
+    fn memory(&self, _model: &ModelShape) -> u64 {
+        0
+    }
 
     /// What the method finds out in `block` at `step`. Asked only where tokens are removed.
     ///

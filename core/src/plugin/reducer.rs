@@ -1,5 +1,6 @@
 //! The seam itself: a model reports events of each attention block, a [`TokenReducer`] answers with actions.
 
+use super::nest::NestSite;
 use super::site::{Row, Site, Step, Sublayer};
 use crate::backend::{AttentionGraph, AttentionOps, GraphRequest};
 use crate::{Result, Tensor};
@@ -24,7 +25,7 @@ pub enum Event<'a, T> {
         /// The residual stream `[b, tokens, channels]`.
         hidden: &'a T,
     },
-    /// A sublayer is about to run. Allowed answers: `Continue`, `Around`.
+    /// A sublayer is about to run. Allowed answers: `Continue`, `Around`, `Replace`.
     Before {
         /// Which one.
         sub: Sublayer,
@@ -41,13 +42,17 @@ pub enum Event<'a, T> {
         graph: Option<AttentionGraph<T>>,
         /// The values `[b, h, tokens, dim]`.
         values: &'a T,
+        /// The sublayer's output `[b, tokens, channels]`, every token of the stream restored.
+        output: &'a T,
     },
     /// A sublayer's output was added. Allowed answers: `Continue`, `UntilExit`.
     After {
         /// Which one.
         sub: Sublayer,
-        /// The residual stream `[b, tokens, channels]`.
+        /// The residual stream `[b, tokens, channels]`, with the output.
         hidden: &'a T,
+        /// What was added `[b, tokens, channels]`.
+        output: &'a T,
     },
     /// The block ends, everything is restored. Allowed answer: `Continue`.
     BlockExit {
@@ -82,6 +87,8 @@ pub enum Action<T> {
     },
     /// Shrink the residual stream now and restore it at the block's exit; several form a stack, last in, first out (AT-EDM).
     UntilExit(Box<dyn Reduction<T>>),
+    /// Do not run this sublayer: its output, before the residual, is this `[b, tokens, channels]` (T-GATE).
+    Replace(T),
 }
 
 /// A way to make fewer tokens and to get all of them back: index, dense and grid-resize plans are implementors.
@@ -141,6 +148,14 @@ pub trait TokenReducer<T: AttentionOps>: Send {
     }
     /// An event; see [`Event`] for the answers allowed.
     fn on_event(&mut self, site: &Site<'_>, event: Event<'_, T>) -> Result<Action<T>>;
+    /// A nest is about to run on `hidden`. The answer stands for its output; with `None` it runs.
+    fn enter_nest(&mut self, _site: &NestSite<'_>, _hidden: &T) -> Result<Option<T>> {
+        Ok(None)
+    }
+    /// A nest has run and gave `output`. Not told of a nest whose output was given in its place.
+    fn leave_nest(&mut self, _site: &NestSite<'_>, _output: &T) -> Result<()> {
+        Ok(())
+    }
     /// A denoising step ended with this model output `[b, c, h, w]`.
     fn end_step(&mut self, _prediction: &T) -> Result<()> {
         Ok(())

@@ -1,6 +1,7 @@
 //! A wrapper that gives any method a schedule and levels. Denoising-steps-aware pruning (DSAP, paper section 3.3) "is also
 //! applicable to other methods".
 
+use super::nest::NestSite;
 use super::placement::Gate;
 use super::reducer::{Action, Event, Run, TokenReducer, Wants};
 use super::site::{Row, Site, Step, Sublayer};
@@ -59,6 +60,14 @@ impl<T: AttentionOps, R: TokenReducer<T> + WithRatio> TokenReducer<T> for Schedu
             Some(inner) => inner.on_event(site, event),
             None => Ok(Action::Continue),
         }
+    }
+
+    fn enter_nest(&mut self, site: &NestSite<'_>, hidden: &T) -> Result<Option<T>> {
+        self.inner.enter_nest(site, hidden)
+    }
+
+    fn leave_nest(&mut self, site: &NestSite<'_>, output: &T) -> Result<()> {
+        self.inner.leave_nest(site, output)
     }
 
     fn end_step(&mut self, prediction: &T) -> Result<()> {

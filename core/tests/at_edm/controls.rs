@@ -264,7 +264,7 @@ impl TokenReducer<NdTensor> for Norms {
                 let mean = |j: usize| (0..heads).map(|h| norms[h * tokens + j]).sum::<f64>() / heads as f64;
                 self.values = (0..tokens).map(|j| mean(j).sqrt()).collect();
             }
-            Event::After { sub: Sublayer::FeedForward, hidden } if site.layer == 0 => {
+            Event::After { sub: Sublayer::FeedForward, hidden, .. } if site.layer == 0 => {
                 self.tokens =
                     values(hidden).chunks(hidden.shape()[2]).map(|row| square(row).sqrt()).collect();
             }

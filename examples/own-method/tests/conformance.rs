@@ -21,7 +21,7 @@ fn subject() -> Subject<Reference64> {
             let schedules = ScheduleRegistry::with_builtins();
             let options = json!({"every": 3}).as_object().cloned()?;
             let plan = EveryKth::describe(&options, &atedm_core::plugin::Facts::new(&schedules)).ok()?;
-            plan.tokens(&BlockShape { id, depth, grid }, StepOf { index, total }).ok()?
+            plan.tokens(&BlockShape { id, depth, grid, channels: 8 }, StepOf { index, total }).ok()?
         },
     )
 }

@@ -5,6 +5,7 @@
 
 mod fields;
 mod limits;
+mod nests;
 mod parameters;
 mod text;
 mod unet;
@@ -12,6 +13,8 @@ mod unet_json;
 mod vae;
 
 pub(crate) use fields::Fields;
+pub use nests::NestInfo;
+pub(crate) use nests::Nesting;
 pub use text::{TextActivation, TextEncoderConfig};
 pub use unet::{BlockInfo, DownStage, MidStage, UNetConfig, UpStage};
 pub use vae::{KlConfig, TinyVaeConfig, VaeConfig};

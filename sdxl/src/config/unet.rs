@@ -1,6 +1,8 @@
 //! What an SD-XL U-Net is made of: diffusers' `UNet2DConditionModel`.
 
-use atedm_core::plugin::{BlockId, Grid, Stage};
+use atedm_core::plugin::{BlockId, Grid, NestId, Stage};
+
+use super::nests::Nesting;
 
 /// One stage of the down path.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -122,6 +124,8 @@ pub struct BlockInfo {
     pub text_channels: usize,
     /// Its tokens' grid.
     pub grid: Grid,
+    /// The innermost nest that holds it.
+    pub nest: NestId,
 }
 
 impl UNetConfig {
@@ -203,11 +207,18 @@ impl UNetConfig {
     pub fn blocks(&self, height: usize, width: usize) -> Vec<BlockInfo> {
         let grids = self.grids(height, width);
         let mut blocks = Vec::new();
+        let nesting = Nesting::of(self);
         let mut push = |stage, stage_index, level: usize, depths: &[usize], shape: (usize, usize, usize)| {
             let (channels, heads, text_channels) = shape;
             for (index, &depth) in depths.iter().enumerate().filter(|(_, depth)| **depth > 0) {
                 let id = BlockId { stage, stage_index, index, count: depths.len(), level };
-                blocks.push(BlockInfo { id, channels, heads, depth, text_channels, grid: grids[level] });
+                let nest = match stage {
+                    Stage::Down => nesting.down(stage_index, index),
+                    Stage::Mid => nesting.mid(),
+                    Stage::Up => nesting.up(stage_index, index),
+                };
+                let grid = grids[level];
+                blocks.push(BlockInfo { id, channels, heads, depth, text_channels, grid, nest });
             }
         };
         for (i, stage) in self.down.iter().enumerate() {

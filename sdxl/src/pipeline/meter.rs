@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use atedm_core::plugin::{
-    Action, BlockId, Event, Grid, LayerTokens, Row, Run, Scope, Site, Step, Sublayer, TokenReducer, Wants,
+    Action, BlockId, Event, Grid, LayerTokens, NestId, NestSite, Row, Run, Scope, Site, Step, Sublayer,
+    TokenReducer, Wants,
 };
 use atedm_core::{AttentionOps, Result};
 
@@ -15,11 +16,13 @@ use crate::flops;
 pub(super) struct Metered<'a, T: AttentionOps> {
     inner: &'a mut dyn TokenReducer<T>,
     counts: BTreeMap<(BlockId, usize), LayerTokens>,
+    /// The outermost nest that did not run.
+    replaced: Option<NestId>,
 }
 
 impl<'a, T: AttentionOps> Metered<'a, T> {
     pub(super) fn new(inner: &'a mut dyn TokenReducer<T>) -> Self {
-        Self { inner, counts: BTreeMap::new() }
+        Self { inner, counts: BTreeMap::new(), replaced: None }
     }
 
     /// The cost of the evaluation since the last call, and a clean slate.
@@ -30,14 +33,14 @@ impl<'a, T: AttentionOps> Metered<'a, T> {
         text: usize,
         (step, rows): (usize, usize),
     ) -> Result<StepCost> {
-        let counts = std::mem::take(&mut self.counts);
+        let (counts, replaced) = (std::mem::take(&mut self.counts), self.replaced.take());
         let layers = |block: &crate::config::BlockInfo| {
             let whole = LayerTokens::whole(block.grid.tokens());
             Ok((0..block.depth)
                 .map(|layer| counts.get(&(block.id, layer)).copied().unwrap_or(whole))
                 .collect())
         };
-        let macs = flops::pruned(config, latents, text, layers)?.sum();
+        let macs = flops::pruned(config, latents, text, replaced, layers)?.sum();
         Ok(StepCost { step, rows, macs })
     }
 }
@@ -45,6 +48,7 @@ impl<'a, T: AttentionOps> Metered<'a, T> {
 impl<T: AttentionOps> TokenReducer<T> for Metered<'_, T> {
     fn begin_run(&mut self, run: &Run<'_>) -> Result<()> {
         self.counts.clear();
+        self.replaced = None;
         self.inner.begin_run(run)
     }
 
@@ -68,6 +72,7 @@ impl<T: AttentionOps> TokenReducer<T> for Metered<'_, T> {
                 Action::Around { scope: Scope::Queries, by } => (by.kept(), site.tokens),
                 Action::Around { scope: Scope::KeysValues, by } => (site.tokens, by.kept()),
                 Action::Around { scope: Scope::Both, by } => (by.kept(), by.kept()),
+                Action::Replace(_) => (0, 0),
                 _ => (site.tokens, site.tokens),
             };
             let whole = LayerTokens::whole(site.tokens);
@@ -79,6 +84,18 @@ impl<T: AttentionOps> TokenReducer<T> for Metered<'_, T> {
             }
         }
         Ok(action)
+    }
+
+    fn enter_nest(&mut self, site: &NestSite<'_>, hidden: &T) -> Result<Option<T>> {
+        let output = self.inner.enter_nest(site, hidden)?;
+        if output.is_some() {
+            self.replaced = Some(self.replaced.map_or(site.nest, |outer| outer.min(site.nest)));
+        }
+        Ok(output)
+    }
+
+    fn leave_nest(&mut self, site: &NestSite<'_>, output: &T) -> Result<()> {
+        self.inner.leave_nest(site, output)
     }
 
     fn end_step(&mut self, prediction: &T) -> Result<()> {

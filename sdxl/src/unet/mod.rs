@@ -9,22 +9,28 @@
 //! out   = conv_out(silu(norm(x)))
 //! ```
 //!
+//! Skip connections enclose each other, and the code is the recursion that they are (`nests.rs`): what lies between
+//! pushing skip connection d and popping it is [nest](atedm_core::plugin::nest) d + 1, the whole evaluation nest 0.
 //! Attention blocks run through [`BlockPass`](atedm_core::plugin::BlockPass), where methods like AT-EDM take hold.
 
+mod context;
 mod embedding;
+mod nests;
 #[cfg(test)]
 mod parity;
 mod stages;
 mod transformer;
 
 use atedm_core::backend::{Conv2dOptions, dims};
-use atedm_core::plugin::{Row, Step, TokenReducer};
+use atedm_core::plugin::{NestId, NestSite, Row, Stage, Step, TokenReducer, nest};
 use atedm_core::{Backend, Error, Result, Tensor, Weights};
 
 pub use crate::config::{BlockInfo, UNetConfig};
 use crate::layers::{Bias, Conv2d, ConvShape, GroupNorm};
+use context::{ForwardContext, Watch};
 use embedding::Embedding;
-use stages::{Down, Mid, Place, Up, Watch};
+use nests::Nests;
+use stages::{DownStep, Mid, StagePlace, UpStep};
 
 /// What one evaluation of the U-Net gets.
 #[derive(Debug, Clone, Copy)]
@@ -52,10 +58,7 @@ pub struct UNetInput<'a, T> {
 pub struct UNet<B: Backend> {
     config: UNetConfig,
     embedding: Embedding<B::Tensor>,
-    conv_in: Conv2d<B::Tensor>,
-    down: Vec<Down<B::Tensor>>,
-    mid: Option<Mid<B::Tensor>>,
-    up: Vec<Up<B::Tensor>>,
+    nests: Nests<B::Tensor>,
     norm_out: GroupNorm<B::Tensor>,
     conv_out: Conv2d<B::Tensor>,
 }
@@ -76,19 +79,21 @@ impl<B: Backend> UNet<B> {
         };
         let conv_in = with_kernel(config.in_channels, base, config.conv_in_kernel);
         let conv_out = with_kernel(base, config.out_channels, config.conv_out_kernel);
-        let last = config.down.len().saturating_sub(1);
         let scope = |path: &str, i: usize| weights.scope(path).scope(i);
-        let down = config.down.iter().enumerate();
-        let down = down.map(|(i, stage)| Down::load(&scope("down_blocks", i), config, stage, i));
-        let up = config.up.iter().enumerate();
-        let up = up.map(|(i, stage)| Up::load(&scope("up_blocks", i), config, stage, (i, last - i)));
+        let mut down = vec![DownStep::first(Conv2d::load(&weights.scope("conv_in"), conv_in)?)];
+        for (i, stage) in config.down.iter().enumerate() {
+            down.extend(DownStep::load_stage(&scope("down_blocks", i), config, stage, i)?);
+        }
+        let last = config.down.len().saturating_sub(1);
         let mid = config.mid.as_ref().map(|mid| Mid::load(&weights.scope("mid_block"), config, mid, last));
+        let mut up = Vec::new();
+        for (i, stage) in config.up.iter().enumerate() {
+            let place = StagePlace { stage: Stage::Up, index: i, level: last - i };
+            up.extend(UpStep::load_stage(&scope("up_blocks", i), config, stage, place)?);
+        }
         Ok(Self {
             embedding: Embedding::load(weights, config)?,
-            conv_in: Conv2d::load(&weights.scope("conv_in"), conv_in)?,
-            down: down.collect::<Result<_>>()?,
-            mid: mid.transpose()?,
-            up: up.collect::<Result<_>>()?,
+            nests: Nests::new(down, mid.transpose()?, up)?,
             norm_out: GroupNorm::load(
                 &weights.scope("conv_norm_out"),
                 base,
@@ -139,38 +144,42 @@ impl<B: Backend> UNet<B> {
         })
     }
 
-    fn watched<'a>(
-        &'a self,
-        input: &'a UNetInput<'_, B::Tensor>,
-        reducer: &'a mut dyn TokenReducer<B::Tensor>,
-        watch: &'a mut Watch<'a, B::Tensor>,
+    fn watched(
+        &self,
+        input: &UNetInput<'_, B::Tensor>,
+        reducer: &mut dyn TokenReducer<B::Tensor>,
+        watch: &mut Watch<'_, B::Tensor>,
     ) -> Result<B::Tensor> {
         let [_, _, height, width] = self.check(input)?;
         let _span = tracing::debug_span!("unet", step = input.step.index).entered();
         watch(format_args!("the input"), input.latents)?;
-        let emb = self.embedding.forward(&self.config, input)?;
-        watch(format_args!("time_embedding and add_embedding"), &emb)?;
-        let mut hidden = self.conv_in.forward(input.latents)?;
-        watch(format_args!("conv_in"), &hidden)?;
-        let mut place =
-            Place { emb: &emb, text: input.text, step: input.step, rows: input.rows, reducer, watch };
-        let mut skips = vec![hidden.clone()];
-        for stage in &self.down {
-            hidden = stage.forward(hidden, &mut skips, &mut place)?;
-        }
-        if let Some(mid) = &self.mid {
-            hidden = mid.forward(hidden, &mut place)?;
-        }
-        for stage in &self.up {
-            hidden = stage.forward(hidden, &mut skips, &mut place)?;
-        }
-        let hidden = self.norm_out.forward_silu(&hidden)?;
-        let prediction = self.conv_out.forward(&hidden)?;
-        (place.watch)(format_args!("conv_norm_out and conv_out"), &prediction)?;
+        let site = NestSite { nest: NestId::EVALUATION, step: *input.step, rows: input.rows };
+        let prediction = nest(reducer, &site, input.latents.clone(), |reducer, latents| {
+            self.evaluate(input, latents, reducer, watch)
+        })?;
         let [_, _, h, w] = dims(&prediction, "U-Net")?;
         if (h, w) != (height, width) {
             return Err(Error::shape("U-Net", format!("a prediction of {height} x {width}"), [h, w]));
         }
+        Ok(prediction)
+    }
+
+    /// The evaluation itself.
+    fn evaluate(
+        &self,
+        input: &UNetInput<'_, B::Tensor>,
+        latents: B::Tensor,
+        reducer: &mut dyn TokenReducer<B::Tensor>,
+        watch: &mut Watch<'_, B::Tensor>,
+    ) -> Result<B::Tensor> {
+        let emb = self.embedding.forward(&self.config, input)?;
+        watch(format_args!("time_embedding and add_embedding"), &emb)?;
+        let (text, step, rows) = (input.text, input.step, input.rows);
+        let mut context = ForwardContext { emb: &emb, text, step, rows, reducer, watch };
+        let hidden = self.nests.forward(latents, &mut context)?;
+        let hidden = self.norm_out.forward_silu(&hidden)?;
+        let prediction = self.conv_out.forward(&hidden)?;
+        watch(format_args!("conv_norm_out and conv_out"), &prediction)?;
         Ok(prediction)
     }
 

@@ -9,8 +9,8 @@ use atedm_core::reference::{NdDevice, Reference32};
 use atedm_core::{Backend, DType, NnOps, Result, Tensor, WeightSource, Weights};
 use serde_json::Value;
 
+use super::context::ForwardContext;
 use super::embedding::sinusoids;
-use super::stages::Place;
 use super::transformer::{Transformer, TransformerShape};
 use super::{UNet, UNetConfig, UNetInput};
 use crate::layers::{Conv2d, ConvShape, Resnet, ResnetShape, downsampling};
@@ -202,12 +202,13 @@ fn transformer() {
             let shape = TransformerShape { depth, ..shape };
             let transformer = Transformer::load(&golden.module("transformer"), shape).unwrap();
             let watch = &mut |_: std::fmt::Arguments<'_>, _: &T| Ok(());
-            let mut place = Place { emb: &embedding, text: &text, step: &STEP, rows: &ROWS, reducer, watch };
+            let (emb, text) = (&embedding, &text);
+            let mut context = ForwardContext { emb, text, step: &STEP, rows: &ROWS, reducer, watch };
             if layer {
                 let grid = Grid { height: 6, width: 5 };
-                transformer.run(golden.tensor("transformer.layer0.input"), grid, &mut place).unwrap()
+                transformer.run(golden.tensor("transformer.layer0.input"), grid, &mut context).unwrap()
             } else {
-                transformer.forward(input.clone(), &mut place).unwrap()
+                transformer.forward(input.clone(), &mut context).unwrap()
             }
         };
         golden.check(&run(depths[0], &mut Unpruned, false), "transformer.output", MODULE);

@@ -1,33 +1,33 @@
-//! Down, mid and up stages.
-
-use std::fmt;
+//! The steps down and up, as the stages of a checkpoint hold them, and the middle.
 
 use atedm_core::backend::dims;
-use atedm_core::plugin::{BlockId, Row, Stage, Step, TokenReducer};
+use atedm_core::plugin::{BlockId, Stage};
 use atedm_core::{AttentionOps, Error, Result, Weights};
 
+use super::context::ForwardContext;
 use super::transformer::{Transformer, TransformerShape};
 use crate::config::{DownStage, MidStage, UNetConfig, UpStage};
 use crate::layers::{Conv2d, ConvShape, Resnet, ResnetShape, downsampling};
 
-/// What every stage needs besides the stream.
-pub(crate) struct Place<'a, T> {
-    /// The conditioning vector after SiLU, `[b, time channels]`.
-    pub(crate) emb: &'a T,
-    pub(crate) text: &'a T,
-    pub(crate) step: &'a Step,
-    pub(crate) rows: &'a [Row],
-    pub(crate) reducer: &'a mut dyn TokenReducer<T>,
-    /// Shown every module's output, in the order of the pass.
-    pub(crate) watch: &'a mut Watch<'a, T>,
-}
-
-/// Takes a module's name, as in a checkpoint, and its output.
-pub(crate) type Watch<'a, T> = dyn FnMut(fmt::Arguments<'_>, &T) -> Result<()> + 'a;
-
 fn resnet_shape(config: &UNetConfig, inputs: usize, outputs: usize) -> ResnetShape {
     let (groups, epsilon) = (config.norm_groups, config.norm_epsilon);
     ResnetShape { inputs, outputs, time: Some(config.time_channels), groups, epsilon, scale: 1.0 }
+}
+
+/// Which stage, and at which resolution.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct StagePlace {
+    pub(crate) stage: Stage,
+    pub(crate) index: usize,
+    pub(crate) level: usize,
+}
+
+/// Sizes that the attention blocks of a stage have in common.
+#[derive(Debug, Clone, Copy)]
+struct AttentionShape {
+    channels: usize,
+    heads: usize,
+    text_channels: usize,
 }
 
 /// The attention blocks of a stage: as many as `depths`, or none.
@@ -35,11 +35,11 @@ fn attentions<T: AttentionOps>(
     weights: &Weights<T>,
     config: &UNetConfig,
     depths: &[usize],
-    place: (Stage, usize, usize),
-    shape: (usize, usize, usize),
+    place: StagePlace,
+    shape: AttentionShape,
 ) -> Result<Vec<Transformer<T>>> {
-    let (stage, stage_index, level) = place;
-    let (channels, heads, text_channels) = shape;
+    let StagePlace { stage, index: stage_index, level } = place;
+    let AttentionShape { channels, heads, text_channels } = shape;
     let one = |(index, &depth): (usize, &usize)| {
         let block = BlockId { stage, stage_index, index, count: depths.len(), level };
         let shape = TransformerShape {
@@ -56,57 +56,94 @@ fn attentions<T: AttentionOps>(
     depths.iter().enumerate().map(one).collect()
 }
 
-/// Resnets with an attention block after each (if any), then a strided convolution (if any).
+/// A resnet with an attention block after it, if there is one.
 #[derive(Debug)]
-pub(crate) struct Down<T> {
+struct Layer<T> {
+    /// The stage's name in a checkpoint.
+    path: &'static str,
+    stage: usize,
     index: usize,
-    resnets: Vec<Resnet<T>>,
-    attentions: Vec<Transformer<T>>,
-    downsampler: Option<Conv2d<T>>,
+    resnet: Resnet<T>,
+    attention: Option<Transformer<T>>,
 }
 
-impl<T: AttentionOps> Down<T> {
-    pub(crate) fn load(
+impl<T: AttentionOps> Layer<T> {
+    fn forward(&self, mut hidden: T, context: &mut ForwardContext<'_, T>) -> Result<T> {
+        let Self { path, stage, index, .. } = self;
+        hidden = self.resnet.forward(&hidden, Some(context.emb))?;
+        (context.watch)(format_args!("{path}.{stage}.resnets.{index}"), &hidden)?;
+        if let Some(attention) = &self.attention {
+            hidden = attention.forward(hidden, context)?;
+            (context.watch)(format_args!("{path}.{stage}.attentions.{index}"), &hidden)?;
+        }
+        Ok(hidden)
+    }
+}
+
+/// A step on the way down; what comes out is kept as a skip connection.
+#[derive(Debug)]
+pub(crate) struct DownStep<T>(Down<T>);
+
+#[derive(Debug)]
+enum Down<T> {
+    /// The U-Net's first convolution.
+    First(Conv2d<T>),
+    Layer(Layer<T>),
+    /// The strided convolution at the end of a stage.
+    Halving {
+        stage: usize,
+        conv: Conv2d<T>,
+    },
+}
+
+impl<T: AttentionOps> DownStep<T> {
+    /// The U-Net's first convolution.
+    pub(crate) fn first(conv: Conv2d<T>) -> Self {
+        Self(Down::First(conv))
+    }
+
+    /// Resnets with an attention block after each (if any), then a strided convolution (if any).
+    pub(crate) fn load_stage(
         weights: &Weights<T>,
         config: &UNetConfig,
         stage: &DownStage,
         index: usize,
-    ) -> Result<Self> {
-        let resnet = |i: usize| {
-            let inputs = if i == 0 { stage.in_channels } else { stage.channels };
-            Resnet::load(&weights.scope("resnets").scope(i), resnet_shape(config, inputs, stage.channels))
-        };
+    ) -> Result<Vec<Self>> {
+        let place = StagePlace { stage: Stage::Down, index, level: index };
+        let DownStage { channels, heads, text_channels, .. } = *stage;
+        let shape = AttentionShape { channels, heads, text_channels };
         let depths = stage.attention.as_deref().unwrap_or_default();
-        let shape = (stage.channels, stage.heads, stage.text_channels);
-        let downsampler = stage.downsample.then(|| {
-            let shape = ConvShape::halving(stage.channels, downsampling(config.downsample_padding));
-            Conv2d::load(&weights.scope("downsamplers.0.conv"), shape)
-        });
-        Ok(Self {
-            index,
-            resnets: (0..stage.layers).map(resnet).collect::<Result<_>>()?,
-            attentions: attentions(weights, config, depths, (Stage::Down, index, index), shape)?,
-            downsampler: downsampler.transpose()?,
-        })
+        let mut attentions = attentions(weights, config, depths, place, shape)?.into_iter();
+        let layer = |i: usize| {
+            let inputs = if i == 0 { stage.in_channels } else { channels };
+            let weights = weights.scope("resnets").scope(i);
+            let resnet = Resnet::load(&weights, resnet_shape(config, inputs, channels))?;
+            let attention = attentions.next();
+            Ok(Self(Down::Layer(Layer { path: "down_blocks", stage: index, index: i, resnet, attention })))
+        };
+        let mut steps = (0..stage.layers).map(layer).collect::<Result<Vec<_>>>()?;
+        if stage.downsample {
+            let shape = ConvShape::halving(channels, downsampling(config.downsample_padding));
+            let conv = Conv2d::load(&weights.scope("downsamplers.0.conv"), shape)?;
+            steps.push(Self(Down::Halving { stage: index, conv }));
+        }
+        Ok(steps)
     }
 
-    pub(crate) fn forward(&self, mut hidden: T, skips: &mut Vec<T>, place: &mut Place<'_, T>) -> Result<T> {
-        let stage = self.index;
-        for (i, resnet) in self.resnets.iter().enumerate() {
-            hidden = resnet.forward(&hidden, Some(place.emb))?;
-            (place.watch)(format_args!("down_blocks.{stage}.resnets.{i}"), &hidden)?;
-            if let Some(attention) = self.attentions.get(i) {
-                hidden = attention.forward(hidden, place)?;
-                (place.watch)(format_args!("down_blocks.{stage}.attentions.{i}"), &hidden)?;
+    pub(crate) fn forward(&self, hidden: T, context: &mut ForwardContext<'_, T>) -> Result<T> {
+        match &self.0 {
+            Down::First(conv) => {
+                let hidden = conv.forward(&hidden)?;
+                (context.watch)(format_args!("conv_in"), &hidden)?;
+                Ok(hidden)
             }
-            skips.push(hidden.clone());
+            Down::Layer(layer) => layer.forward(hidden, context),
+            Down::Halving { stage, conv } => {
+                let hidden = conv.forward(&hidden)?;
+                (context.watch)(format_args!("down_blocks.{stage}.downsamplers.0"), &hidden)?;
+                Ok(hidden)
+            }
         }
-        if let Some(downsampler) = &self.downsampler {
-            hidden = downsampler.forward(&hidden)?;
-            (place.watch)(format_args!("down_blocks.{stage}.downsamplers.0"), &hidden)?;
-            skips.push(hidden.clone());
-        }
-        Ok(hidden)
     }
 }
 
@@ -124,93 +161,89 @@ impl<T: AttentionOps> Mid<T> {
         mid: &MidStage,
         level: usize,
     ) -> Result<Self> {
-        let shape =
-            ResnetShape { scale: config.mid_scale, ..resnet_shape(config, mid.channels, mid.channels) };
+        let MidStage { channels, heads, text_channels, .. } = *mid;
+        let shape = ResnetShape { scale: config.mid_scale, ..resnet_shape(config, channels, channels) };
         let resnet = |i: usize| Resnet::load(&weights.scope("resnets").scope(i), shape);
-        let depths = mid.attention.as_slice();
-        let place = (Stage::Mid, 0, level);
-        let blocks =
-            attentions(weights, config, depths, place, (mid.channels, mid.heads, mid.text_channels))?;
+        let place = StagePlace { stage: Stage::Mid, index: 0, level };
+        let shape = AttentionShape { channels, heads, text_channels };
+        let blocks = attentions(weights, config, mid.attention.as_slice(), place, shape)?;
         let rest = blocks.into_iter().next().map(|block| Ok::<_, Error>((block, resnet(1)?)));
         Ok(Self { first: resnet(0)?, rest: rest.transpose()? })
     }
 
-    pub(crate) fn forward(&self, hidden: T, place: &mut Place<'_, T>) -> Result<T> {
-        let mut hidden = self.first.forward(&hidden, Some(place.emb))?;
-        (place.watch)(format_args!("mid_block.resnets.0"), &hidden)?;
+    pub(crate) fn forward(&self, mut hidden: T, context: &mut ForwardContext<'_, T>) -> Result<T> {
+        hidden = self.first.forward(&hidden, Some(context.emb))?;
+        (context.watch)(format_args!("mid_block.resnets.0"), &hidden)?;
         if let Some((attention, resnet)) = &self.rest {
-            hidden = attention.forward(hidden, place)?;
-            (place.watch)(format_args!("mid_block.attentions.0"), &hidden)?;
-            hidden = resnet.forward(&hidden, Some(place.emb))?;
-            (place.watch)(format_args!("mid_block.resnets.1"), &hidden)?;
+            hidden = attention.forward(hidden, context)?;
+            (context.watch)(format_args!("mid_block.attentions.0"), &hidden)?;
+            hidden = resnet.forward(&hidden, Some(context.emb))?;
+            (context.watch)(format_args!("mid_block.resnets.1"), &hidden)?;
         }
         Ok(hidden)
     }
 }
 
-/// Resnets on the stream and a skip connection each, with an attention block after each (if any), then a resize to the
-/// next skip connection's size with a convolution (if any).
+/// A step on the way up: takes a skip connection.
 #[derive(Debug)]
-pub(crate) struct Up<T> {
-    index: usize,
-    resnets: Vec<Resnet<T>>,
-    attentions: Vec<Transformer<T>>,
+pub(crate) struct UpStep<T> {
+    layer: Layer<T>,
+    /// At the end of a stage.
     upsampler: Option<Conv2d<T>>,
 }
 
-impl<T: AttentionOps> Up<T> {
-    pub(crate) fn load(
+impl<T: AttentionOps> UpStep<T> {
+    /// Resnets on the stream and a skip connection each, with an attention block after each (if any); in the last step
+    /// also a resize with a convolution (if any).
+    pub(crate) fn load_stage(
         weights: &Weights<T>,
         config: &UNetConfig,
         stage: &UpStage,
-        (index, level): (usize, usize),
-    ) -> Result<Self> {
-        let resnet = |i: usize| {
-            let (stream, skip) = stage.resnet_inputs(i);
-            Resnet::load(
-                &weights.scope("resnets").scope(i),
-                resnet_shape(config, stream + skip, stage.channels),
-            )
-        };
+        place: StagePlace,
+    ) -> Result<Vec<Self>> {
+        let UpStage { channels, heads, text_channels, .. } = *stage;
+        let shape = AttentionShape { channels, heads, text_channels };
         let depths = stage.attention.as_deref().unwrap_or_default();
-        let shape = (stage.channels, stage.heads, stage.text_channels);
-        let upsampler = stage.upsample.then(|| {
-            Conv2d::load(
-                &weights.scope("upsamplers.0.conv"),
-                ConvShape::same(stage.channels, stage.channels, 3),
-            )
-        });
-        Ok(Self {
-            index,
-            resnets: (0..stage.layers).map(resnet).collect::<Result<_>>()?,
-            attentions: attentions(weights, config, depths, (Stage::Up, index, level), shape)?,
-            upsampler: upsampler.transpose()?,
-        })
+        let mut attentions = attentions(weights, config, depths, place, shape)?.into_iter();
+        let step = |i: usize| {
+            let (stream, skip) = stage.resnet_inputs(i);
+            let shape = resnet_shape(config, stream + skip, channels);
+            let resnet = Resnet::load(&weights.scope("resnets").scope(i), shape)?;
+            let attention = attentions.next();
+            let upsampler = (stage.upsample && i + 1 == stage.layers).then(|| {
+                let shape = ConvShape::same(channels, channels, 3);
+                Conv2d::load(&weights.scope("upsamplers.0.conv"), shape)
+            });
+            let layer = Layer { path: "up_blocks", stage: place.index, index: i, resnet, attention };
+            Ok(Self { layer, upsampler: upsampler.transpose()? })
+        };
+        (0..stage.layers).map(step).collect()
     }
 
-    pub(crate) fn forward(&self, mut hidden: T, skips: &mut Vec<T>, place: &mut Place<'_, T>) -> Result<T> {
-        let stage = self.index;
-        for (i, resnet) in self.resnets.iter().enumerate() {
-            let skip = skips.pop().ok_or_else(no_skip)?;
-            let joined = T::concat(&[&hidden, &skip], 1)?;
-            drop((hidden, skip));
-            hidden = resnet.forward(&joined, Some(place.emb))?;
-            (place.watch)(format_args!("up_blocks.{stage}.resnets.{i}"), &hidden)?;
-            if let Some(attention) = self.attentions.get(i) {
-                hidden = attention.forward(hidden, place)?;
-                (place.watch)(format_args!("up_blocks.{stage}.attentions.{i}"), &hidden)?;
-            }
-        }
+    /// `[hidden, skip]` → the stream. A resize is to the `size` (height and width) of the skip connection that is popped
+    /// next: twice the stream's, or one less where the way down had an odd size (diffusers' `forward_upsample_size`).
+    pub(crate) fn forward(
+        &self,
+        hidden: T,
+        skip: T,
+        size: [usize; 2],
+        context: &mut ForwardContext<'_, T>,
+    ) -> Result<T> {
+        let joined = T::concat(&[&hidden, &skip], 1)?;
+        drop((hidden, skip));
+        let mut hidden = self.layer.forward(joined, context)?;
         if let Some(upsampler) = &self.upsampler {
-            // Twice the size, or one less where the way down had an odd size (diffusers' `forward_upsample_size`).
-            let [_, _, height, width] = dims(skips.last().ok_or_else(no_skip)?, "upsampling")?;
+            let [height, width] = size;
             hidden = upsampler.forward(&hidden.upsample_nearest(height, width)?)?;
-            (place.watch)(format_args!("up_blocks.{stage}.upsamplers.0"), &hidden)?;
+            let stage = self.layer.stage;
+            (context.watch)(format_args!("up_blocks.{stage}.upsamplers.0"), &hidden)?;
         }
         Ok(hidden)
     }
 }
 
-fn no_skip() -> Error {
-    Error::config("unet/config.json", "the up path has more resnets than the down path has outputs")
+/// Height and width of an image `[b, c, h, w]`.
+pub(crate) fn size<T: AttentionOps>(image: &T) -> Result<[usize; 2]> {
+    let [_, _, height, width] = dims(image, "U-Net")?;
+    Ok([height, width])
 }

@@ -10,7 +10,7 @@ use atedm_core::backend::{AttentionOptions, dims};
 use atedm_core::plugin::{AttentionInput, AttentionOutput, BlockId, BlockPass, Grid, Sublayer};
 use atedm_core::{AttentionOps, Result, Weights};
 
-use super::stages::Place;
+use super::context::ForwardContext;
 use crate::layers::{Bias, GroupNorm, LayerNorm, Linear, merge_heads, split_heads, to_image, to_tokens};
 
 /// Epsilon of the block's group norm, fixed in diffusers.
@@ -63,21 +63,21 @@ impl<T: AttentionOps> Transformer<T> {
     }
 
     /// `[b, c, h, w]` → the same.
-    pub(crate) fn forward(&self, image: T, place: &mut Place<'_, T>) -> Result<T> {
+    pub(crate) fn forward(&self, image: T, context: &mut ForwardContext<'_, T>) -> Result<T> {
         let _span = tracing::debug_span!("attention block", block = %self.block).entered();
         let [_, _, height, width] = dims(&image, "attention block")?;
         let mut hidden = self.proj_in.forward(&to_tokens(&self.norm.forward(&image)?)?)?;
         if !self.layers.is_empty() {
-            hidden = self.run(hidden, Grid { height, width }, place)?;
+            hidden = self.run(hidden, Grid { height, width }, context)?;
         }
         to_image(&self.proj_out.forward(&hidden)?, height, width)?.add(&image)
     }
 
     /// The layers alone, on tokens `[b, n, c]`.
-    pub(super) fn run(&self, mut hidden: T, grid: Grid, place: &mut Place<'_, T>) -> Result<T> {
-        let text = place.text;
+    pub(super) fn run(&self, mut hidden: T, grid: Grid, context: &mut ForwardContext<'_, T>) -> Result<T> {
+        let text = context.text;
         let depth = self.layers.len();
-        let mut pass = BlockPass::enter(place.reducer, place.step, place.rows, self.block, depth, grid);
+        let mut pass = BlockPass::enter(context.reducer, context.step, context.rows, self.block, depth, grid);
         for (i, layer) in self.layers.iter().enumerate() {
             hidden = pass.layer(i, hidden)?;
             hidden = pass.attention(
@@ -138,8 +138,12 @@ struct Attention<T> {
     to_out: Linear<T>,
 }
 
-/// Queries, keys and values `[b, heads, n, dim]`.
-type Projected<T> = (T, T, T);
+/// What attention runs on, each `[b, heads, n, dim]`.
+struct Projected<T> {
+    queries: T,
+    keys: T,
+    values: T,
+}
 
 impl<T: AttentionOps> Attention<T> {
     /// `text_channels` for cross-attention.
@@ -163,14 +167,15 @@ impl<T: AttentionOps> Attention<T> {
         let h = self.heads;
         let projected = if std::ptr::eq(input.queries, input.keys_values) {
             let all = self.project(input.queries, &self.stream)?;
-            (all.narrow(1, 0, h)?, all.narrow(1, h, h)?, all.narrow(1, 2 * h, h)?)
+            let third = |i: usize| all.narrow(1, i * h, h);
+            Projected { queries: third(0)?, keys: third(1)?, values: third(2)? }
         } else {
             // a method has reduced one of the two
             let channels = self.stream.shape()[1];
-            let q = self.project(input.queries, &self.stream.narrow(0, 0, channels)?)?;
+            let queries = self.project(input.queries, &self.stream.narrow(0, 0, channels)?)?;
             let rest = self.stream.narrow(0, channels, 2 * channels)?;
             let keys_values = self.project(input.keys_values, &rest)?;
-            (q, keys_values.narrow(1, 0, h)?, keys_values.narrow(1, h, h)?)
+            Projected { queries, keys: keys_values.narrow(1, 0, h)?, values: keys_values.narrow(1, h, h)? }
         };
         self.attend(projected, input)
     }
@@ -178,10 +183,11 @@ impl<T: AttentionOps> Attention<T> {
     /// Cross-attention of the stream to the text `[b, length, text channels]`.
     fn on_text(&self, input: &AttentionInput<'_, T>, text: &T) -> Result<AttentionOutput<T>> {
         let Some(weight) = &self.text else { return self.on_stream(input) };
-        let q = self.project(input.queries, &self.stream)?;
+        let queries = self.project(input.queries, &self.stream)?;
         let keys_values = self.project(text, weight)?;
         let h = self.heads;
-        self.attend((q, keys_values.narrow(1, 0, h)?, keys_values.narrow(1, h, h)?), input)
+        let (keys, values) = (keys_values.narrow(1, 0, h)?, keys_values.narrow(1, h, h)?);
+        self.attend(Projected { queries, keys, values }, input)
     }
 
     /// `[b, n, inputs]` → `[b, heads of all projections, n, dim]`.
@@ -191,14 +197,11 @@ impl<T: AttentionOps> Attention<T> {
         split_heads(&x.linear(weight, None)?, self.heads * outputs / channels.max(1))
     }
 
-    fn attend(
-        &self,
-        (q, k, values): Projected<T>,
-        input: &AttentionInput<'_, T>,
-    ) -> Result<AttentionOutput<T>> {
-        let [_, _, _, dim] = dims(&q, "attention")?;
+    fn attend(&self, projected: Projected<T>, input: &AttentionInput<'_, T>) -> Result<AttentionOutput<T>> {
+        let Projected { queries, keys, values } = projected;
+        let [_, _, _, dim] = dims(&queries, "attention")?;
         let options = AttentionOptions { graph: input.graph, ..AttentionOptions::for_dim(dim) };
-        let (hidden, graph) = T::attention(&q, &k, &values, options)?;
+        let (hidden, graph) = T::attention(&queries, &keys, &values, options)?;
         Ok(AttentionOutput { hidden: self.to_out.forward(&merge_heads(&hidden)?)?, graph, values })
     }
 }

@@ -1,5 +1,6 @@
 //! One method in the race: its reducer, the steps that stand for its run, and what was measured of them.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
 
 use atedm_core::plugin::{BuildContext, Run, Scoring, Step, TokenReducer};
@@ -7,7 +8,7 @@ use atedm_core::{AttentionOps, Backend, Result};
 
 use super::clock::{Detail, Phase, SharedClock, Times, median};
 use super::machine;
-use super::plan::{Sample, longest_reuse, samples};
+use super::plan::{Sample, longest_reuse, samples, steps_before};
 use super::stage::Bench;
 use super::timed::{Asked, Timed, timed_registry};
 use crate::Extension;
@@ -39,6 +40,8 @@ pub(super) struct Contender<T: AttentionOps> {
     /// The time step of every step, where the sampler says it.
     timesteps: Option<Vec<f64>>,
     every: usize,
+    /// Steps that run untimed before the others: what they compute is used again.
+    before: BTreeSet<usize>,
     evaluation: usize,
 }
 
@@ -66,7 +69,12 @@ impl<T: AttentionOps> Contender<T> {
         let own = if has_parts.load(Ordering::Relaxed) { Phase::Selection } else { Phase::Scoring };
         let inner: Box<dyn TokenReducer<T>> =
             if conditions.unfused { Box::new(StoredMaps::new(inner)) } else { inner };
-        let samples = samples(&costed, work)?.into_iter().map(|sample| (sample, Measured::default()));
+        let samples = samples(&costed, work)?;
+        let mut before = BTreeSet::new();
+        for sample in &samples {
+            before.extend(steps_before(&costed, work, sample.step)?);
+        }
+        let samples = samples.into_iter().map(|sample| (sample, Measured::default()));
         Ok(Self {
             samples: samples.collect(),
             reducer: Timed::new(inner, clock.clone(), own),
@@ -75,6 +83,7 @@ impl<T: AttentionOps> Contender<T> {
             steps: work.steps,
             timesteps: work.timesteps(),
             every: longest_reuse(&costed, work)?,
+            before,
             evaluation: 0,
             costed,
         })
@@ -87,6 +96,7 @@ impl<T: AttentionOps> Contender<T> {
         if cold.is_empty() {
             let last = self.samples.iter().map(|(sample, _)| sample.step).max().unwrap_or(0);
             self.begin(bench)?;
+            self.fill(bench)?;
             let prediction = self.evaluate(bench, last, Detail::Total)?.0;
             return self.expect_finite(&prediction);
         }
@@ -96,6 +106,14 @@ impl<T: AttentionOps> Contender<T> {
             if let Some(prediction) = self.measure(bench, index, detail, None)? {
                 self.expect_finite(&prediction)?;
             }
+        }
+        self.fill(bench)
+    }
+
+    /// Runs the steps whose outputs are used again.
+    fn fill<B: Backend<Tensor = T>>(&mut self, bench: &Bench<B>) -> Outcome {
+        for step in self.before.clone() {
+            self.evaluate(bench, step, Detail::Total)?;
         }
         Ok(())
     }

@@ -1,5 +1,7 @@
 //! Which steps of a run are timed, and for how many others each of them stands.
 
+use std::collections::BTreeSet;
+
 use atedm_core::plugin::{LayerTokens, Scoring, StepOf};
 use atedm_sdxl::config::BlockInfo;
 
@@ -45,6 +47,44 @@ pub(super) fn samples(costed: &Costed, work: &Workload<'_>) -> Outcome<Vec<Sampl
     Ok(samples)
 }
 
+/// The steps that must have run before a step so that everything it uses again is there: the latest at which each nest or
+/// sublayer that does not run at this step ran.
+pub(super) fn steps_before(costed: &Costed, work: &Workload<'_>, step: usize) -> Outcome<BTreeSet<usize>> {
+    let total = work.steps;
+    let mut before = BTreeSet::new();
+    let replaced = |index: usize| costed.method.replaced(index, total);
+    if let Some(nest) = replaced(step) {
+        before.extend(
+            (0..step).rev().find(|&index| !replaced(index).is_some_and(|other| other.contains(nest))),
+        );
+    }
+    for block in work.blocks() {
+        let running = |index: usize| -> Outcome<Vec<[bool; 3]>> {
+            let layers = costed.method.tokens(&block, index, total)?.unwrap_or_default();
+            let runs = |layer: &LayerTokens| {
+                [layer.self_attention, layer.cross_attention, layer.feed_forward].map(|tokens| tokens > 0)
+            };
+            Ok(layers.iter().map(runs).collect())
+        };
+        let mut missing: Vec<[bool; 3]> =
+            running(step)?.into_iter().map(|layer| layer.map(|runs| !runs)).collect();
+        for index in (0..step).rev() {
+            if !missing.iter().flatten().any(|missing| *missing) {
+                break;
+            }
+            for (missing, runs) in missing.iter_mut().zip(running(index)?) {
+                for (missing, runs) in missing.iter_mut().zip(runs) {
+                    if *missing && runs {
+                        *missing = false;
+                        before.insert(index);
+                    }
+                }
+            }
+        }
+    }
+    Ok(before)
+}
+
 /// For each step the shares of its reduced blocks that score for the first time, anew, and not (anew where nothing is
 /// reduced).
 fn shares(costed: &Costed, work: &Workload<'_>) -> Outcome<Vec<[f64; 3]>> {
@@ -68,6 +108,9 @@ fn shares(costed: &Costed, work: &Workload<'_>) -> Outcome<Vec<[f64; 3]>> {
 
 /// What the method finds out in a block at a step; `None` where it leaves the block whole.
 fn scoring(costed: &Costed, block: &BlockInfo, index: usize, total: usize) -> Outcome<Option<Scoring>> {
+    if costed.method.replaced(index, total).is_some_and(|nest| nest.contains(block.nest)) {
+        return Ok(None);
+    }
     let layers = costed.method.tokens(block, index, total)?.unwrap_or_default();
     let kept = layers.iter().map(LayerTokens::least).min();
     if kept.is_none_or(|kept| kept >= block.grid.tokens()) {

@@ -5,7 +5,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use atedm_core::at_edm::{Ballot, RecoveryInput, ScoreInput, ScoreNeeds, Scores, TokenRecovery, TokenScorer};
 use atedm_core::plugin::{
-    Action, BlockId, Event, Reduction, Registry, Row, Run, Site, Step, Sublayer, TokenReducer, Wants,
+    Action, BlockId, Event, NestSite, Reduction, Registry, Row, Run, Site, Step, Sublayer, TokenReducer,
+    Wants,
 };
 use atedm_core::{AttentionOps, Result};
 
@@ -78,6 +79,16 @@ impl<T: AttentionOps> TokenReducer<T> for Timed<T> {
             Action::UntilExit(by) => Action::UntilExit(self.timed(by)),
             other => other,
         })
+    }
+
+    fn enter_nest(&mut self, site: &NestSite<'_>, hidden: &T) -> Result<Option<T>> {
+        let inner = &mut self.inner;
+        self.clock.during(self.own, || inner.enter_nest(site, hidden))
+    }
+
+    fn leave_nest(&mut self, site: &NestSite<'_>, output: &T) -> Result<()> {
+        let inner = &mut self.inner;
+        self.clock.during(self.own, || inner.leave_nest(site, output))
     }
 
     fn end_step(&mut self, prediction: &T) -> Result<()> {

@@ -1,0 +1,120 @@
+//! Which nest every part of the U-Net lies in.
+
+use std::ops::Range;
+
+use atedm_core::plugin::{Grid, NestId};
+
+use super::UNetConfig;
+
+/// A nest of the U-Net, as [`UNetConfig::nests`] lists them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NestInfo {
+    /// Which.
+    pub id: NestId,
+    /// Where its attention blocks stand among [`UNetConfig::blocks`].
+    pub blocks: Range<usize>,
+    /// Channels of its output.
+    pub channels: usize,
+    /// Height and width of its output.
+    pub grid: Grid,
+}
+
+/// The nests that the steps down and up lie in: step d down, which gives skip connection d, and the step up that takes
+/// it lie in nest d.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Nesting<'a> {
+    config: &'a UNetConfig,
+}
+
+impl<'a> Nesting<'a> {
+    pub(crate) fn of(config: &'a UNetConfig) -> Self {
+        Self { config }
+    }
+
+    /// Steps down in the stages before this one, the first convolution included.
+    fn down_steps(&self, stage: usize) -> usize {
+        let before = self.config.down.iter().take(stage);
+        1 + before.map(|stage| stage.layers + usize::from(stage.downsample)).sum::<usize>()
+    }
+
+    /// The nest of a layer on the way down; with the stage's number of layers that of its strided convolution.
+    pub(crate) fn down(&self, stage: usize, layer: usize) -> NestId {
+        NestId(self.down_steps(stage) + layer)
+    }
+
+    /// The nest of the middle: the innermost.
+    pub(crate) fn mid(&self) -> NestId {
+        NestId(self.down_steps(self.config.down.len()))
+    }
+
+    /// The nest of a layer on the way up. A stage's resize is in that of its last layer.
+    pub(crate) fn up(&self, stage: usize, layer: usize) -> NestId {
+        let before: usize = self.config.up.iter().take(stage).map(|stage| stage.layers).sum();
+        NestId(self.mid().0.saturating_sub(before + layer + 1))
+    }
+}
+
+impl UNetConfig {
+    /// Every nest from the outermost on, for latents of `height` × `width`.
+    pub fn nests(&self, height: usize, width: usize) -> Vec<NestInfo> {
+        let nesting = Nesting::of(self);
+        let (grids, blocks) = (self.grids(height, width), self.blocks(height, width));
+        let innermost = nesting.mid();
+        let grid = |level: usize| grids.get(level).copied().unwrap_or(Grid { height: 0, width: 0 });
+        // the output of nest d is what the step up in nest d - 1 takes
+        let mut outputs = vec![(self.out_channels, grid(0)); innermost.0 + 1];
+        for (i, stage) in self.up.iter().enumerate() {
+            let level = self.down.len().saturating_sub(i + 1);
+            for layer in 0..stage.layers {
+                let (stream, _) = stage.resnet_inputs(layer);
+                if let Some(output) = outputs.get_mut(nesting.up(i, layer).0 + 1) {
+                    *output = (stream, grid(level));
+                }
+            }
+        }
+        let nest = |(number, (channels, grid)): (usize, (usize, Grid))| {
+            let id = NestId(number);
+            let inside = |block: &super::BlockInfo| id.contains(block.nest);
+            let start = blocks.iter().position(inside).unwrap_or(blocks.len());
+            let end = blocks.iter().rposition(inside).map_or(start, |last| last + 1);
+            NestInfo { id, blocks: start..end, channels, grid }
+        };
+        outputs.into_iter().enumerate().map(nest).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Nest b + 1 leaves out what DeepCache's branch b leaves out: its branches 0 to 8 of SD-XL.
+    #[test]
+    fn nests_of_sdxl() {
+        let config = UNetConfig::sdxl_base();
+        let (nests, blocks) = (config.nests(128, 128), config.blocks(128, 128));
+        let names = |nest: &NestInfo| {
+            let ends = [nest.blocks.start, nest.blocks.end.saturating_sub(1)];
+            ends.map(|end| blocks[end].id.name()).join(" to ")
+        };
+        let of = |nest: &NestInfo| {
+            format!("{}: {} of {}x{}", names(nest), nest.channels, nest.grid.height, nest.grid.width)
+        };
+        let expected = [
+            // the whole evaluation
+            "down.1.0 to up.1.2: 4 of 128x128",
+            // after the first convolution, both resnets of stage 0, and its strided convolution
+            "down.1.0 to up.1.2: 320 of 128x128",
+            "down.1.0 to up.1.2: 320 of 128x128",
+            "down.1.0 to up.1.2: 640 of 128x128",
+            "down.1.0 to up.1.1: 640 of 64x64",
+            // after down.1.0, down.1.1, and the strided convolution
+            "down.1.1 to up.1.0: 640 of 64x64",
+            "down.2.0 to up.0.2: 1280 of 64x64",
+            "down.2.0 to up.0.1: 1280 of 32x32",
+            "down.2.1 to up.0.0: 1280 of 32x32",
+            "mid.0 to mid.0: 1280 of 32x32",
+        ];
+        assert_eq!(nests.iter().map(of).collect::<Vec<_>>(), expected);
+        assert!(nests.iter().enumerate().all(|(number, nest)| nest.id == NestId(number)));
+    }
+}

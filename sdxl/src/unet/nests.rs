@@ -1,0 +1,69 @@
+//! The steps down and up as the recursion that their skip connections are.
+//!
+//! ```text
+//! pass(d, x):                          d counts skip connections, the first is 0
+//!     skip = down[d](x)
+//!     x    = nest d + 1 of skip:  pass(d + 1, skip), or the middle after the last
+//!     return up[d]([x, skip])          and a resize to the size that x had as it came in
+//! ```
+
+use atedm_core::plugin::NestId;
+use atedm_core::{AttentionOps, Error, Result};
+
+use super::context::ForwardContext;
+use super::stages::{DownStep, Mid, UpStep, size};
+
+/// What lies before one skip connection is pushed and after it is popped.
+#[derive(Debug)]
+struct Rung<T> {
+    down: DownStep<T>,
+    up: UpStep<T>,
+}
+
+/// Everything between the latents and the last norm.
+#[derive(Debug)]
+pub(crate) struct Nests<T> {
+    rungs: Vec<Rung<T>>,
+    mid: Option<Mid<T>>,
+}
+
+impl<T: AttentionOps> Nests<T> {
+    /// Of the steps down and up in the order of a forward pass.
+    ///
+    /// # Errors
+    /// [`Error::Config`] if there is not one step up for each step down.
+    pub(crate) fn new(down: Vec<DownStep<T>>, mid: Option<Mid<T>>, up: Vec<UpStep<T>>) -> Result<Self> {
+        if down.len() != up.len() {
+            let reason = format!(
+                "the down path has {} outputs and the up path has {} resnets that each take one",
+                down.len(),
+                up.len()
+            );
+            return Err(Error::config("unet/config.json", reason));
+        }
+        let rungs = down.into_iter().zip(up.into_iter().rev()).map(|(down, up)| Rung { down, up });
+        Ok(Self { rungs: rungs.collect(), mid })
+    }
+
+    /// Latents `[b, c, h, w]` → the stream for the last norm.
+    pub(crate) fn forward(&self, latents: T, context: &mut ForwardContext<'_, T>) -> Result<T> {
+        self.after(0, latents, context)
+    }
+
+    /// All that happens from step `depth` down to step `depth` up.
+    fn after(&self, depth: usize, mut hidden: T, context: &mut ForwardContext<'_, T>) -> Result<T> {
+        let Some(rung) = self.rungs.get(depth) else {
+            return match &self.mid {
+                Some(mid) => mid.forward(hidden, context),
+                None => Ok(hidden),
+            };
+        };
+        let size = size(&hidden)?;
+        hidden = rung.down.forward(hidden, context)?;
+        let skip = hidden.clone();
+        let inner = context.nest(NestId::after_skip(depth), hidden, |hidden, context| {
+            self.after(depth + 1, hidden, context)
+        })?;
+        rung.up.forward(inner, skip, size, context)
+    }
+}
