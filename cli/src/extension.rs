@@ -67,6 +67,7 @@ pub(crate) fn registry_with<T: AttentionOps>(
 ) -> Result<Registry<T>> {
     let mut registry = Registry::with_parts(parts);
     atedm_tomerge::register(&mut registry)?;
+    atedm_reuse::register(&mut registry)?;
     extension.register(&mut registry)?;
     Ok(registry)
 }

@@ -1,14 +1,17 @@
 //! A first-block cache: what a model's first block adds tells whether the rest would give much the same as before.
 //!
 //! ```text
-//! added = hidden at nest 2 - hidden at nest 1            what the first block adds to the stream
+//! added = stream after the first block - stream before it
 //! moved = mean |added - kept added| / mean |kept added|
-//! moved <= threshold:  nest 2 gives hidden + kept residual         (its output alone where the channels differ)
-//! else:                nest 2 runs; added and the residual of nest 2 are kept
+//! moved <= threshold:  the rest gives its input + its kept residual       (the kept output where the shapes differ)
+//! else:                the rest runs; added and its residual are kept
 //! ```
 //!
+//! The rest is a nest: of a transformer nest 1, all blocks after the first one; of a U-Net nest 2, all between its second
+//! skip connection and its use, where the first block is what lies between the first two skip connections.
+//!
 //! The measure and the default are those of diffusers' `FirstBlockCacheConfig` (after ParaAttention), which is made for
-//! transformers. In a U-Net the first block is what lies between the first two skip connections.
+//! transformers.
 //!
 //! 1. diffusers decides for a batch; here each image decides for itself, with both its halves of guidance, so that its
 //!    result does not depend on others. A batch runs if one of its images must; the others' outputs stay those kept.
@@ -17,20 +20,14 @@
 //! 4. A measure that is not a number makes the nest run.
 
 use atedm_core::plugin::{
-    Action, BlockShape, BuildContext, Event, Facts, LayerTokens, MethodPlan, NestId, NestSite, Options, Row,
-    Run, Site, StepOf, TokenReducer,
+    Action, BlockShape, BuildContext, Event, Facts, LayerTokens, MethodPlan, ModelShape, NestId, NestShape,
+    NestSite, Options, Row, Run, Site, StepOf, TokenReducer,
 };
 use atedm_core::{AttentionOps, Error, Result, Tensor};
 use serde::{Deserialize, Serialize};
 
-use crate::deepcache::expect_heard;
 use crate::memory::Memory;
 use crate::options::{read, settings};
-
-/// The stream before the first block.
-const FIRST: NestId = NestId(1);
-/// The stream after it: what may be left out.
-const REST: NestId = NestId(2);
 
 /// Options of a first-block cache.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -76,8 +73,9 @@ impl FirstBlockCachePlan {
     pub fn describe(given: &Options, facts: &Facts<'_>) -> Result<Self> {
         let options: FirstBlockCacheOptions = read(given)?;
         options.validate()?;
-        if let Some(model) = facts.model {
-            model.expect_nest("first-block-cache", REST)?;
+        if facts.model.is_some_and(|model| rest_of(model).is_none()) {
+            let reason = "the model names no nest after its first block";
+            return Err(Error::config("first-block-cache", reason));
         }
         Ok(Self { options })
     }
@@ -100,6 +98,18 @@ impl MethodPlan for FirstBlockCachePlan {
     fn tokens(&self, _block: &BlockShape, _step: StepOf) -> Result<Option<Vec<LayerTokens>>> {
         Ok(None)
     }
+
+    /// What the first block adds has the size of the output of the nest around it.
+    fn memory(&self, model: &ModelShape) -> u64 {
+        let values = |nest: Option<&NestShape>| nest.map_or(0, |nest| nest.values);
+        values(rest_of(model)) + values(model.nest(NestId(1)))
+    }
+}
+
+/// The nest after the first block: nest 1 where that leaves a block out, else nest 2.
+fn rest_of(model: &ModelShape) -> Option<&NestShape> {
+    let outer = model.nest(NestId(1)).filter(|nest| nest.blocks.start > 0);
+    outer.or_else(|| model.nest(NestId(2)))
 }
 
 /// What is kept of an image.
@@ -111,7 +121,20 @@ enum Of {
     Rest,
 }
 
-/// An evaluation within nest 2.
+/// How far an evaluation is.
+#[derive(Debug)]
+enum Stage<T> {
+    /// Before the first block.
+    Begun,
+    /// In the first block, which this stream entered.
+    First(T),
+    /// In the rest.
+    Rest(NestId, Entered<T>),
+    /// After it.
+    Past,
+}
+
+/// What is known as the rest runs.
 #[derive(Debug)]
 struct Entered<T> {
     hidden: T,
@@ -125,17 +148,15 @@ struct Entered<T> {
 pub struct FirstBlockCache<T> {
     options: FirstBlockCacheOptions,
     memory: Memory<Of, T>,
-    /// The stream before the first block of this evaluation.
-    first: Option<T>,
-    entered: Option<Entered<T>>,
-    /// Whether the model has told of both nests.
+    stage: Stage<T>,
+    /// Whether the model has told of a nest after the first block.
     heard: bool,
 }
 
 impl<T: AttentionOps> FirstBlockCache<T> {
     /// The method with these options, which must be valid.
     pub fn new(options: FirstBlockCacheOptions) -> Self {
-        Self { options, memory: Memory::default(), first: None, entered: None, heard: false }
+        Self { options, memory: Memory::default(), stage: Stage::Begun, heard: false }
     }
 
     /// For each row whether its image uses the rest again.
@@ -186,24 +207,33 @@ fn mean_size<T: Tensor>(tensor: &T) -> Result<f64> {
 impl<T: AttentionOps> TokenReducer<T> for FirstBlockCache<T> {
     fn begin_run(&mut self, _run: &Run<'_>) -> Result<()> {
         self.memory.clear();
-        (self.first, self.entered) = (None, None);
+        self.stage = Stage::Begun;
         Ok(())
     }
 
-    fn on_event(&mut self, _site: &Site<'_>, _event: Event<'_, T>) -> Result<Action<T>> {
+    fn on_event(&mut self, _site: &Site<'_>, event: Event<'_, T>) -> Result<Action<T>> {
+        // a transformer's first block begins without a nest of its own
+        if let (Event::LayerEnter { hidden }, Stage::Begun) = (event, &self.stage) {
+            self.stage = Stage::First(hidden.clone());
+        }
         Ok(Action::Continue)
     }
 
     fn enter_nest(&mut self, site: &NestSite<'_>, hidden: &T) -> Result<Option<T>> {
-        if site.nest == FIRST {
-            self.first = Some(hidden.clone());
-        }
-        if site.nest != REST {
+        if site.nest == NestId::EVALUATION {
+            self.stage = Stage::Begun;
             return Ok(None);
         }
-        let Some(first) = self.first.take() else {
-            let reason = format!("the model tells of {REST} before {FIRST}");
-            return Err(Error::Plugin { name: "first-block-cache".into(), reason });
+        let first = match std::mem::replace(&mut self.stage, Stage::Past) {
+            Stage::Begun => {
+                self.stage = Stage::First(hidden.clone());
+                return Ok(None);
+            }
+            Stage::First(first) => first,
+            later => {
+                self.stage = later;
+                return Ok(None);
+            }
         };
         self.heard = true;
         let added = match hidden.shape() == first.shape() {
@@ -216,15 +246,18 @@ impl<T: AttentionOps> TokenReducer<T> for FirstBlockCache<T> {
         {
             return Ok(Some(output));
         }
-        self.entered = Some(Entered { hidden: hidden.clone(), added, again });
+        self.stage = Stage::Rest(site.nest, Entered { hidden: hidden.clone(), added, again });
         Ok(None)
     }
 
     fn leave_nest(&mut self, site: &NestSite<'_>, output: &T) -> Result<Option<T>> {
-        if site.nest != REST {
-            return Ok(None);
-        }
-        let Some(Entered { hidden, added, again }) = self.entered.take() else { return Ok(None) };
+        let Entered { hidden, added, again } = match std::mem::replace(&mut self.stage, Stage::Past) {
+            Stage::Rest(nest, entered) if nest == site.nest => entered,
+            other => {
+                self.stage = other;
+                return Ok(None);
+            }
+        };
         let same = hidden.shape() == output.shape();
         let rest = if same { output.sub(&hidden)? } else { output.clone() };
         let mut rows_out = Vec::with_capacity(site.rows.len());
@@ -247,6 +280,11 @@ impl<T: AttentionOps> TokenReducer<T> for FirstBlockCache<T> {
     }
 
     fn end_step(&mut self, _prediction: &T) -> Result<()> {
-        expect_heard(self.heard, "first-block-cache", REST)
+        match self.heard {
+            true => Ok(()),
+            false => {
+                Err(Error::config("first-block-cache", "the model tells of no nest after its first block"))
+            }
+        }
     }
 }

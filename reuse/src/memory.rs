@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::hash::Hash;
 
-use atedm_core::plugin::Row;
+use atedm_core::plugin::{Row, Run};
 use atedm_core::{Error, Result, Tensor};
 
 /// Tensors `[rows, ..]` by place; each row is remembered by its image and guidance half, whatever batch it came in.
@@ -124,18 +124,18 @@ impl<K: Eq + Hash, T: Tensor> Memory<K, T> {
 /// begins late in the schedule.
 #[derive(Debug, Default)]
 pub(crate) struct StepCounter {
-    first: Option<usize>,
+    first: usize,
 }
 
 impl StepCounter {
     /// A run begins.
-    pub(crate) fn reset(&mut self) {
-        self.first = None;
+    pub(crate) fn begin(&mut self, run: &Run<'_>) {
+        self.first = run.first;
     }
 
     /// The number of a step in this run, from its index in the full schedule.
-    pub(crate) fn number(&mut self, index: usize) -> usize {
-        index.saturating_sub(*self.first.get_or_insert(index))
+    pub(crate) fn number(&self, index: usize) -> usize {
+        index.saturating_sub(self.first)
     }
 }
 
@@ -199,8 +199,8 @@ mod tests {
     #[test]
     fn steps_are_counted_from_the_first() {
         let mut steps = StepCounter::default();
-        assert_eq!([4, 4, 5, 9].map(|index| steps.number(index)), [0, 0, 1, 5]);
-        steps.reset();
-        assert_eq!(steps.number(9), 0);
+        assert_eq!(steps.number(4), 4);
+        steps.begin(&Run { first: 4, ..Run::new(10, 0, &[]) });
+        assert_eq!([4, 5, 9].map(|index| steps.number(index)), [0, 1, 5]);
     }
 }

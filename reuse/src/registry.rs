@@ -15,7 +15,11 @@ use crate::tgate::TGatePlan;
 pub fn register<T: AttentionOps>(registry: &mut Registry<T>) -> Result<()> {
     registry.register_method("deepcache", DeepCachePlan::describe, DeepCachePlan::build)?;
     registry.register_method("tgate", TGatePlan::describe, TGatePlan::build)?;
-    registry.register_method("first-block-cache", FirstBlockCachePlan::describe, FirstBlockCachePlan::build)?;
+    registry.register_method(
+        "first-block-cache",
+        FirstBlockCachePlan::describe,
+        FirstBlockCachePlan::build,
+    )?;
     registry.register_method("step-forecast", StepForecastPlan::describe, StepForecastPlan::build)
 }
 
@@ -25,7 +29,10 @@ pub fn register<T: AttentionOps>(registry: &mut Registry<T>) -> Result<()> {
 /// [`Error::Config`] naming `masks`.
 pub(crate) fn no_replay<T: AttentionOps>(context: &BuildContext<T>) -> Result<()> {
     match context.replay {
-        Some(_) => Err(Error::config("masks", "kept sets can be replayed for AT-EDM only: this method keeps every token")),
+        Some(_) => Err(Error::config(
+            "masks",
+            "kept sets can be replayed for AT-EDM only: this method keeps every token",
+        )),
         None => Ok(()),
     }
 }

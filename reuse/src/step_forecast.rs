@@ -16,8 +16,8 @@
 use std::collections::VecDeque;
 
 use atedm_core::plugin::{
-    Action, BlockShape, BuildContext, Event, Facts, LayerTokens, MethodPlan, NestId, NestSite, Options, Row,
-    Run, Site, StepOf, TokenReducer,
+    Action, BlockShape, BuildContext, Event, Facts, LayerTokens, MethodPlan, ModelShape, NestId, NestSite,
+    Options, Row, Run, Site, StepOf, TokenReducer,
 };
 use atedm_core::{AttentionOps, Error, Result};
 use serde::{Deserialize, Serialize};
@@ -113,6 +113,11 @@ impl MethodPlan for StepForecastPlan {
     fn replaced(&self, step: StepOf) -> Option<NestId> {
         (!self.options.runs(step.index)).then_some(NestId::EVALUATION)
     }
+
+    fn memory(&self, model: &ModelShape) -> u64 {
+        let outputs = self.options.max_order as u64 + 1;
+        model.nest(NestId::EVALUATION).map_or(0, |nest| nest.values.saturating_mul(outputs))
+    }
 }
 
 /// A forecast of evaluations on tensors.
@@ -173,18 +178,14 @@ fn weights(step: usize, ran: &[usize]) -> Vec<f64> {
         _ => {
             let (near, far) = (between(1, 0), between(2, 1));
             let (first, second) = (ahead / near, ahead * ahead / 2.0 / near);
-            vec![
-                1.0 + first + second / near,
-                -first - second / near - second / far,
-                second / far,
-            ]
+            vec![1.0 + first + second / near, -first - second / near - second / far, second / far]
         }
     }
 }
 
 impl<T: AttentionOps> TokenReducer<T> for StepForecast<T> {
-    fn begin_run(&mut self, _run: &Run<'_>) -> Result<()> {
-        self.steps.reset();
+    fn begin_run(&mut self, run: &Run<'_>) -> Result<()> {
+        self.steps.begin(run);
         self.ran.clear();
         Ok(())
     }

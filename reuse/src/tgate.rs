@@ -19,8 +19,8 @@
 //! 3. A layer whose stream has been shrunk, by another method of a stack, runs: its tokens are other ones at every step.
 
 use atedm_core::plugin::{
-    Action, BlockId, BlockShape, BuildContext, Event, Facts, LayerTokens, MethodPlan, ModelShape, Options, Run,
-    Site, Step, StepOf, Sublayer, TokenReducer,
+    Action, BlockId, BlockShape, BuildContext, Event, Facts, LayerTokens, MethodPlan, ModelShape, Options,
+    Run, Site, Step, StepOf, Sublayer, TokenReducer,
 };
 use atedm_core::{AttentionOps, Error, Result};
 use serde::{Deserialize, Serialize};
@@ -155,9 +155,19 @@ impl MethodPlan for TGatePlan {
         Ok(Some(vec![layer; block.depth]))
     }
 
+    fn memory(&self, model: &ModelShape) -> u64 {
+        let keeps =
+            |step: usize| matches!(self.options.of(Sublayer::SelfAttention, step), Use::Keep | Use::KeepMean);
+        let outputs = 1 + u64::from((0..model.steps).any(keeps));
+        let values = |block: &BlockShape| block.depth * block.grid.tokens() * block.channels;
+        model.blocks.iter().map(|block| values(block) as u64 * outputs).sum()
+    }
+
     fn remarks(&self, _model: &ModelShape) -> Result<Vec<String>> {
         let gate = self.options.gate_step;
-        Ok(vec![format!("guidance ends at step {gate}: from there an image is one row, of the negative prompt")])
+        Ok(vec![format!(
+            "guidance ends at step {gate}: from there an image is one row, of the negative prompt"
+        )])
     }
 }
 
@@ -183,8 +193,8 @@ fn is_whole(site: &Site<'_>) -> bool {
 }
 
 impl<T: AttentionOps> TokenReducer<T> for TGate<T> {
-    fn begin_run(&mut self, _run: &Run<'_>) -> Result<()> {
-        self.steps.reset();
+    fn begin_run(&mut self, run: &Run<'_>) -> Result<()> {
+        self.steps.begin(run);
         self.memory.clear();
         Ok(())
     }
@@ -194,7 +204,9 @@ impl<T: AttentionOps> TokenReducer<T> for TGate<T> {
     }
 
     fn on_event(&mut self, site: &Site<'_>, event: Event<'_, T>) -> Result<Action<T>> {
-        let (Event::Before { sub, .. } | Event::After { sub, .. }) = event else { return Ok(Action::Continue) };
+        let (Event::Before { sub, .. } | Event::After { sub, .. }) = event else {
+            return Ok(Action::Continue);
+        };
         let now = self.options.of(sub, self.steps.number(site.step.index));
         if now == Use::Run || !is_whole(site) {
             return Ok(Action::Continue);
@@ -255,7 +267,7 @@ mod tests {
     #[test]
     fn a_gate_beyond_the_run_is_refused() {
         let schedules = atedm_core::plugin::ScheduleRegistry::with_builtins();
-        let model = ModelShape { blocks: Vec::new(), steps: 8, timesteps: None };
+        let model = ModelShape::new(Vec::new(), 8);
         let facts = Facts::new(&schedules).of_model(&model);
         let error = TGatePlan::describe(&Options::new(), &facts).unwrap_err().to_string();
         assert_eq!(error, "gate_step: expected a step below the run's 8, got 10");

@@ -77,7 +77,7 @@ def deepcache(pipe, case):
     """The authors' helper. Their branch number counts three outputs a stage, which SD-XL has; a model with another
     number of them gets the stage and the output within it that the same count leads to."""
     options = case["options"]
-    uneven = "center" in options
+    uneven = not options.get("uniform", True)
     helper = (UnevenHelper if uneven else DeepCacheSDHelper)(pipe=pipe)
     helper.set_params(cache_interval=options["cache_interval"], cache_branch_id=options["cache_branch_id"])
     outputs = pipe.unet.config.layers_per_block + 1
@@ -229,8 +229,8 @@ def cases():
         case("deepcache", "tiny-a", 4, cache(3, 4), prompts=TWO, negative_prompt=parity.BLURRY),
         case("deepcache", "tiny-a", 5, cache(4, 5), scheduler="ddim", steps=10),
         *[case("deepcache", "tiny-b", branch, cache(3, branch), width=96, height=72) for branch in range(6)],
-        case("deepcache", "tiny-b", 6, cache(5, 0, center=8, pow=1.4), steps=20, width=96, height=72),
-        case("deepcache", "tiny-b", 7, cache(3, 2, center=3, pow=1.2), steps=12, width=96, height=72),
+        case("deepcache", "tiny-b", 6, cache(5, 0, uniform=False, center=8, pow=1.4), steps=20, width=96, height=72),
+        case("deepcache", "tiny-b", 7, cache(3, 2, uniform=False, center=3, pow=1.2), steps=12, width=96, height=72),
         case("tgate", "tiny-a", 0, dict(gate_step=4)),
         case("tgate", "tiny-a", 1, dict(gate_step=10), steps=25),
         case("tgate", "tiny-a", 2, dict(gate_step=5, sp_interval=2, warm_up=1), scheduler="dpm++2m"),

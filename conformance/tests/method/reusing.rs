@@ -153,7 +153,7 @@ impl TokenReducer<NdTensor> for Reusing {
         }
     }
 
-    fn leave_nest(&mut self, site: &NestSite<'_>, output: &NdTensor) -> Result<()> {
+    fn leave_nest(&mut self, site: &NestSite<'_>, output: &NdTensor) -> Result<Option<NdTensor>> {
         if site.nest == NEST {
             let rows = each_row(output, site.rows.len())?;
             self.nests.extend(self.keys(site.rows).into_iter().zip(rows));
@@ -164,6 +164,6 @@ impl TokenReducer<NdTensor> for Reusing {
         {
             self.forget();
         }
-        Ok(())
+        Ok(None)
     }
 }

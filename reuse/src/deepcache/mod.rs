@@ -16,8 +16,8 @@
 mod schedule;
 
 use atedm_core::plugin::{
-    Action, BlockShape, BuildContext, Event, Facts, LayerTokens, MethodPlan, NestId, NestSite, Options, Run,
-    Site, StepOf, TokenReducer,
+    Action, BlockShape, BuildContext, Event, Facts, LayerTokens, MethodPlan, ModelShape, NestId, NestSite,
+    Options, Run, Site, StepOf, TokenReducer,
 };
 use atedm_core::{AttentionOps, Error, Result};
 use serde::{Deserialize, Serialize};
@@ -67,6 +67,21 @@ impl DeepCacheOptions {
         NestId::after_skip(self.cache_branch_id)
     }
 
+    /// Checks that a model has the branch.
+    ///
+    /// # Errors
+    /// [`Error::Config`] naming `cache_branch_id`.
+    fn expect_branch(&self, model: &ModelShape) -> Result<()> {
+        let reason = match model.nests.len() {
+            _ if model.nest(self.nest()).is_some() => return Ok(()),
+            0 | 1 => "the model has no branches: it names no nests".into(),
+            nests => {
+                format!("expected a branch of the model, 0 to {}, got {}", nests - 2, self.cache_branch_id)
+            }
+        };
+        Err(Error::config("cache_branch_id", reason))
+    }
+
     /// Which of a run's steps compute everything.
     ///
     /// # Errors
@@ -95,11 +110,13 @@ impl DeepCachePlan {
     pub fn describe(given: &Options, facts: &Facts<'_>) -> Result<Self> {
         let options: DeepCacheOptions = read(given)?;
         options.validate()?;
-        if let (true, Some(idle)) = (options.uniform, ["center", "pow"].iter().find(|key| given.contains_key(**key))) {
+        if let (true, Some(idle)) =
+            (options.uniform, ["center", "pow"].iter().find(|key| given.contains_key(**key)))
+        {
             return Err(Error::config(*idle, "does nothing here: it is an option of uniform = false"));
         }
         let full = facts.model.map(|model| {
-            model.expect_nest("cache_branch_id", options.nest())?;
+            options.expect_branch(model)?;
             options.full_steps(model.steps)
         });
         Ok(Self { full: full.transpose()?, options })
@@ -130,11 +147,17 @@ impl MethodPlan for DeepCachePlan {
     }
 
     fn replaced(&self, step: StepOf) -> Option<NestId> {
+        let is_full = |full: &[bool]| full.get(step.index).copied().unwrap_or(true);
         let is_full = match &self.full {
-            Some(full) => full.get(step.index).copied().unwrap_or(true),
-            None => self.options.full_steps(step.total).is_ok_and(|full| full[step.index]),
+            Some(full) if full.len() == step.total => is_full(full),
+            // steps that do not fit a run are an error as soon as it is known
+            _ => self.options.full_steps(step.total).map_or(true, |full| is_full(&full)),
         };
         (!is_full).then(|| self.options.nest())
+    }
+
+    fn memory(&self, model: &ModelShape) -> u64 {
+        model.nest(self.options.nest()).map_or(0, |nest| nest.values)
     }
 }
 
@@ -167,8 +190,8 @@ impl<T: AttentionOps> DeepCache<T> {
 }
 
 impl<T: AttentionOps> TokenReducer<T> for DeepCache<T> {
-    fn begin_run(&mut self, _run: &Run<'_>) -> Result<()> {
-        self.steps.reset();
+    fn begin_run(&mut self, run: &Run<'_>) -> Result<()> {
+        self.steps.begin(run);
         self.full = None;
         self.memory.clear();
         Ok(())

@@ -21,7 +21,10 @@ use atedm_core::{Error, Result};
 /// [`Error::Config`] naming `center` if it is not a step of the run, and `pow` if no power gives as many steps as asked for.
 pub fn uneven_steps(steps: usize, interval: usize, center: usize, pow: f64) -> Result<Vec<bool>> {
     if center >= steps {
-        return Err(Error::config("center", format!("expected a step below the run's {steps}, got {center}")));
+        return Err(Error::config(
+            "center",
+            format!("expected a step below the run's {steps}, got {center}"),
+        ));
     }
     let wanted = steps.div_ceil(interval.max(1));
     let mut power = pow;
@@ -33,8 +36,9 @@ pub fn uneven_steps(steps: usize, interval: usize, center: usize, pow: f64) -> R
         }
         power -= 0.02;
     }
-    let reason =
-        format!("no power from {pow} down to 1 gives {wanted} steps of {steps} around {center}: change center");
+    let reason = format!(
+        "no power from {pow} down to 1 gives {wanted} steps of {steps} around {center}: change center"
+    );
     Err(Error::config("pow", reason))
 }
 
@@ -90,7 +94,8 @@ impl Complex {
     /// The logarithm of the absolute value, as precise near 1 as C's `clog`: there a last bit decides as well.
     fn log_of_length(self) -> f64 {
         let (x, y) = (self.re.abs().max(self.im.abs()), self.re.abs().min(self.im.abs()));
-        let is_near_one = (1.0..2.0).contains(&x) && y < 1.0 || (0.5..1.0).contains(&x) && x * x + y * y >= 0.5;
+        let is_near_one =
+            (1.0..2.0).contains(&x) && y < 1.0 || (0.5..1.0).contains(&x) && x * x + y * y >= 0.5;
         if !is_near_one {
             return x.hypot(y).ln();
         }
