@@ -1,21 +1,21 @@
 #!/usr/bin/env bash
 # Makes the pictures of the paper's claims, measures them, and writes the tables of docs/src/claims.md.
 #
-#   evaluation/claims.sh [CLAIM …]        budgets, dsap, tau …: the files of recipes/claims without .toml, and background; all if none is named
+#   evaluation/claims.sh [CLAIM …]        budgets, dsap, tau …: the files of recipes/claims without .toml, and background; default: all
 #
-# Killed? The same again: finished pictures and measures are kept. From the environment:
-#   N=64                  prompts: the first of the held-out stream
-#   SINGLES=256           prompts of one object, for `model`
-#   MASKED=24             scenes, for `background`
-#   MODEL                 checkpoint, instead of the built-in model
-#   OUT=target/claims     pictures and measures
+# If it is killed, run the same command again: it keeps finished pictures and measures. It reads these variables:
+#   N=64                  number of prompts, from the first of the held-out stream
+#   SINGLES=256           number of prompts of one object, for `model`
+#   MASKED=24             number of scenes, for `background`
+#   MODEL                 a checkpoint, instead of the built-in model
+#   OUT=target/claims     folder of pictures and measures
 #   ATEDM=target/release/atedm
 #   PYTHON=target/python/bin/python     with evaluation/requirements.txt installed
-#   BACKEND=candle, THREADS             as of `atedm ablate`; THREADS is torch's too
-#   REFERENCES=1024       held-out renders that KID compares with
-#   SCENES=10000          renders that the classifier and the alignment score are each trained on, where
-#   CLASSIFIER, ALIGNMENT (OUT/classifier.npz, OUT/alignment.npz) are not there yet
-#   STEPS, PAGE           for a trial: other steps than the files', another page than docs/src/claims.md
+#   BACKEND=candle, THREADS             as in `atedm ablate`; torch also uses THREADS
+#   REFERENCES=1024       number of held-out renders that KID compares with
+#   CLASSIFIER, ALIGNMENT files of the two trained measures (OUT/classifier.npz, OUT/alignment.npz)
+#   SCENES=10000          number of renders that each of these is trained on, if its file does not exist
+#   STEPS, PAGE           for a trial: another number of steps than in the files, another page than docs/src/claims.md
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export PYTHONPATH=$PWD/evaluation${PYTHONPATH:+:$PYTHONPATH}
@@ -52,7 +52,7 @@ for claim in "${claims[@]}"; do
     [[ $claim == background || -f $here/$claim.toml ]] || fail "$here/$claim.toml: not there"
 done
 
-# scenes FOLDER FLAG …: renders, unless they are there
+# scenes FOLDER FLAG …: makes renders, unless they exist
 scenes() {
     local folder=$1
     shift
@@ -62,7 +62,7 @@ scenes() {
     mv "$folder.part" "$folder"
 }
 
-# features PICTURES FILE: unless the file is newer than what it was made from ($3)
+# features PICTURES FILE SOURCE: makes the file, unless it is newer than its source
 features() {
     [[ $2 -nt $3 ]] || "$PYTHON" -m atedm_evaluation.features "$1" "$2" "${threads[@]}"
 }
@@ -73,7 +73,7 @@ threads=()
 model=()
 [[ -z ${MODEL:-} ]] || model=(--model "$MODEL")
 
-# Prompts, and renders of the same and more scenes: picture 00007 of every point is of scene 00007.
+# Prompts, and renders of the same scenes and more. Picture 00007 of every point is of scene 00007.
 prompts=$OUT/prompts-$N
 scenes "$prompts" --split held-out --count "$N"
 same=$((N < 64 ? N : 64))
@@ -83,7 +83,7 @@ reference=$OUT/held-out-$REFERENCES
 scenes "$reference" --split held-out --count "$REFERENCES"
 features "$reference" "$reference.npz" "$reference/labels.jsonl"
 
-# Measures that are trained, on scenes of the training split.
+# The measures that are trained. They use scenes of the training split.
 if [[ ! -f $CLASSIFIER ]]; then
     scenes "$OUT/single-$SCENES" --split train --single --count "$SCENES"
     scenes "$OUT/single-held-out" --split held-out --single --count 1000
@@ -97,12 +97,12 @@ if [[ ! -f $ALIGNMENT ]]; then
         --held-out "$reference" --held-out-features "$reference.npz" --output "$ALIGNMENT" "${threads[@]}"
 fi
 
-# pictures FILE PROMPTS RUN: a run of `atedm ablate`, gone on with
+# pictures FILE PROMPTS RUN: makes or continues a run of `atedm ablate`
 pictures() {
     "$ATEDM" ablate "$1" "${model[@]}" --prompts "$2" --output "$3" --resume --deterministic --quiet --backend "$BACKEND" "${threads[@]}"
 }
 
-# measure NAME PROGRAM FLAG …: unless its values are newer than the pictures
+# measure NAME PROGRAM FLAG …: measures, unless the values are newer than the pictures
 measure() {
     local values=$measures/$1
     shift
@@ -112,7 +112,7 @@ measure() {
 
 for claim in "${claims[@]}"; do
     file=$here/$claim.toml
-    case $claim in # what the claim's pictures and measures are of: another number has its own folder
+    case $claim in # the set of the claim's pictures and measures; each number has its own folder
     model) set=$SINGLES-singles ;;
     background) set=$MASKED-masked ;;
     overlap) set=16-prompts ;;
@@ -138,7 +138,7 @@ for claim in "${claims[@]}"; do
         "$PYTHON" -m atedm_evaluation.claims_table "$claim" --markdown "$measures/classifier.md" "$measures/alignment.md" --page "$PAGE"
         ;;
     background)
-        # always: it keeps its files of masks by itself, and refuses those of another model
+        # It always runs: it keeps its own files of masks, and refuses those of another model.
         "$PYTHON" -m atedm_evaluation.background "$reference" --count "$MASKED" --output "$measures/masks" --atedm "$ATEDM" --jobs 2 \
             "${model[@]}" --json "$measures/background.json" --markdown "$measures/background.md" "${threads[@]}" >/dev/null
         "$PYTHON" -m atedm_evaluation.claims_table "$claim" --markdown "$measures/background.md" --page "$PAGE"

@@ -1,4 +1,5 @@
-//! The run path of libtorch for the tests' binaries (feature `tch`): link arguments do not propagate.
+//! Sets the run path of libtorch for the tests' binaries (feature `tch`). Link arguments do not propagate from other
+//! crates.
 
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");

@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
-# Puts libtorch (PyTorch 2.11.0, from PyPI) into target/libtorch, once: .cargo/config.toml points LIBTORCH there.
+# Puts libtorch (PyTorch 2.11.0, from PyPI) into target/libtorch, once. .cargo/config.toml points LIBTORCH there.
 #
 #     bash tests/libtorch.sh          # runs on the CPU: 0.6 GB to fetch, 1.3 GB on the disk
 #     bash tests/libtorch.sh --cuda   # with the CUDA 13 libraries that a GPU needs: some GB more
 #
-# Does nothing where LIBTORCH names another one. PYTHON names the interpreter whose pip is used (3.10 to 3.14).
+# It does nothing if LIBTORCH names another installation. PYTHON names the interpreter whose pip it uses (3.10 to 3.14).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 packages=(torch==2.11.0 nvidia-cuda-cupti==13.0.85 nvidia-cuda-runtime==13.0.96)
-# what the loader wants of libtorch_cuda.so, as torch's own requirements pin it
+# The libraries that the loader needs for libtorch_cuda.so, with the versions of torch's own requirements.
 gpu=(
     nvidia-cublas==13.1.0.3 nvidia-cuda-nvrtc==13.0.88 nvidia-cudnn-cu13==9.19.0.56 nvidia-cufft==12.0.0.61
     nvidia-cufile==1.15.1.6 nvidia-curand==10.4.0.35 nvidia-cusolver==12.0.4.66 nvidia-cusparse==12.6.3.3
@@ -38,7 +38,8 @@ done
 
 python=${PYTHON:-python3}
 "$python" -m pip --version >/dev/null 2>&1 || fail "$python has no pip (PYTHON names another interpreter)"
-# half an installation, of an earlier run that was stopped, would not show; one without a list is made anew
+# A run that was stopped may have left half an installation, which would not show. So an installation without a list is
+# made again.
 [ -e "$folder/installed" ] || rm -rf "$folder"
 echo "libtorch: fetching ${missing[*]} into $folder" >&2
 rm -rf "$folder.part"

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The test command: fetches libtorch once (libtorch.sh), then runs every test, those on libtorch too. Arguments go to
-# `cargo test`: `bash tests/run.sh votes`.
+# The test command. It fetches libtorch once (libtorch.sh), then runs every test, also those on libtorch. It passes
+# arguments to `cargo test`: `bash tests/run.sh votes`.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 bash tests/libtorch.sh

@@ -1,4 +1,4 @@
-//! libtorch's run path for this crate's tests (feature `tch`): link arguments do not propagate.
+//! Sets libtorch's run path for this crate's tests (feature `tch`). Link arguments do not propagate from other crates.
 
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");

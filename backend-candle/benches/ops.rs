@@ -1,9 +1,10 @@
-//! GFLOP/s of the CPU kernels at SD-XL's sites, f32, beside Candle's own 2048 x 2048 matrix product in the same run.
+//! GFLOP/s of the CPU kernels at SD-XL's sites in f32, next to Candle's own 2048 x 2048 matrix product in the same run.
 //!
-//! `cargo bench -p atedm-candle --bench ops [-- FILTER]`: prints one line for each site whose name contains the filter, with the
-//! best of several runs. With `ATEDM_BENCH=cpu` (Linux) it counts processor time of all threads instead of the clock,
-//! as one thread's rate: on a busy machine, with `RAYON_NUM_THREADS=1`, that is what stays comparable. Sites are named by level, tokens and channels: `down2_256x1280` is the deepest level at
-//! 512 x 512 pixels, `down1_4096x640` the middle one at 1024 x 1024.
+//! `cargo bench -p atedm-candle --bench ops [-- FILTER]` prints one line for each site whose name contains the filter.
+//! The line has the best of several runs. With `ATEDM_BENCH=cpu` (Linux) it counts processor time of all threads instead
+//! of the clock, as one thread's rate. On a busy machine, this figure stays comparable with `RAYON_NUM_THREADS=1`. A
+//! site's name has level, tokens and channels: `down2_256x1280` is the deepest level at 512 x 512 pixels,
+//! `down1_4096x640` the middle one at 1024 x 1024.
 
 use std::time::{Duration, Instant};
 
@@ -11,7 +12,7 @@ use atedm_candle::{Candle, CandleTensor as T, Device};
 use atedm_core::backend::{AttentionOptions, Conv2dOptions, GraphRequest, Partition};
 use atedm_core::{AttentionGraph, AttentionOps, Backend, DType, NnOps, Result, Tensor};
 
-/// Seconds: the clock's, or the processor time of all threads of this process.
+/// Seconds of the clock, or processor time of all threads of this process.
 fn now(origin: Instant) -> f64 {
     if std::env::var("ATEDM_BENCH").is_ok_and(|mode| mode == "cpu") {
         let tasks = std::fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
@@ -38,14 +39,14 @@ fn fastest(mut run: impl FnMut() -> Result<()>) -> Result<f64> {
     Ok(best)
 }
 
-/// Prints what is measured, as a share of a reference rate.
+/// Prints measurements as a share of a reference rate.
 struct Table {
     filter: String,
     reference: f64,
 }
 
 impl Table {
-    /// One line; `flop` counts two for each multiplication and addition, 0 for what is bound by memory.
+    /// Prints one line. `flop` counts two for each multiplication and addition, and 0 for operations that memory limits.
     fn line(&self, name: &str, flop: f64, run: impl FnMut() -> Result<()>) -> Result<()> {
         if !name.contains(&self.filter) {
             return Ok(());
@@ -157,14 +158,14 @@ fn attentions(table: &Table, site: &str, tokens: usize, channels: usize) -> Resu
     let run = || T::attention(&q, &k, &v, options).map(drop);
     table.line(&format!("{site} attention"), flop(tokens), run)?;
     let scores = T::full(1.0 / tokens as f64, &[1, heads, tokens], DType::F32, &Device::Cpu)?;
-    let voted = AttentionOptions { graph: GraphRequest::Voted(&scores), ..options };
-    let run = || T::attention(&q, &k, &v, voted).map(drop);
-    table.line(&format!("{site} attention, voted"), flop(tokens), run)?;
+    let with_vote = AttentionOptions { graph: &GraphRequest::FirstVote(scores.clone()), ..options };
+    let run = || T::attention(&q, &k, &v, with_vote).map(drop);
+    table.line(&format!("{site} attention, first vote"), flop(tokens), run)?;
     let text = split(77)?;
     let run = || T::attention(&q, &text, &text, options).map(drop);
     table.line(&format!("{site} cross-attention"), flop(77), run)?;
-    let lazy = AttentionOptions { graph: GraphRequest::Lazy, ..options };
-    if let (_, Some(AttentionGraph::Streamed(graph))) = T::attention(&q, &k, &v, lazy)? {
+    let lazy = AttentionOptions { graph: &GraphRequest::Lazy, ..options };
+    if let Some(AttentionGraph::Streamed(graph)) = T::attention(&q, &k, &v, lazy)?.graph {
         let run = || T::votes(&graph, &scores).map(drop);
         table.line(&format!("{site} vote"), flop(tokens) / 2.0, run)?;
         let order = noise(&[1, tokens])?;

@@ -1,13 +1,14 @@
 //! Devices by name, and the number of threads on the CPU.
 //!
 //! # Threads
-//! The CPU kernels run on rayon's global pool, and so do Candle's matrix products and convolutions; Candle asks the
-//! variable `RAYON_NUM_THREADS` (else the number of physical cores) how many tasks to cut a product into, and keeps a
-//! small pool of its own (`CANDLE_NUM_THREADS`, else the same number) for element-wise work. [`set_threads`] sets the
-//! global pool; a program that wants Candle's own share to follow sets `RAYON_NUM_THREADS` before its first thread starts.
-//! No kernel of this crate cuts its sums by the number of threads: results are the same for any.
+//! The CPU kernels run on rayon's global pool. Candle's matrix products and convolutions run there too. The variable
+//! `RAYON_NUM_THREADS` (or else the number of physical cores) tells Candle into how many tasks it cuts a product. Candle
+//! also has a small pool of its own for element-wise work (`CANDLE_NUM_THREADS`, or else the same number).
+//! [`set_threads`] sets the global pool. A program that wants the same number for Candle's own share sets
+//! `RAYON_NUM_THREADS` before its first thread starts. No kernel of this crate cuts its sums by the number of threads, so
+//! results are the same for any number.
 
-use atedm_core::{Error, Result};
+use atedm_core::{Error, Result, one_line};
 use candle_core::Device;
 
 use crate::NAME;
@@ -15,8 +16,8 @@ use crate::NAME;
 /// The device called `cpu`, `cuda`, `cuda:N`, `metal` or `metal:N`.
 ///
 /// # Errors
-/// [`Error::Config`] for another name; [`Error::Unsupported`] where this build lacks the cargo feature (`cuda`,
-/// `metal`); [`Error::Backend`] where the device cannot be opened.
+/// [`Error::Config`] for another name. [`Error::Unsupported`] if this build lacks the cargo feature (`cuda`, `metal`).
+/// [`Error::Backend`] if the device cannot be opened.
 pub fn parse(name: &str) -> Result<Device> {
     let (kind, ordinal) = match name.split_once(':') {
         Some((kind, ordinal)) => (kind, Some(ordinal)),
@@ -49,18 +50,14 @@ fn open(
     }
     open().map_err(|error| Error::Unsupported {
         backend: NAME,
-        op: format!("device {name} here: {}", one_line(&crate::error::bare(error).to_string())),
+        op: format!("device {name} here: {}", one_line(crate::error::bare(error))),
     })
 }
 
-fn one_line(text: &str) -> String {
-    text.split_whitespace().collect::<Vec<_>>().join(" ")
-}
-
-/// Sets the number of threads of rayon's global pool; to be called once, before any tensor work.
+/// Sets the number of threads of rayon's global pool. Call it once, before any tensor work.
 ///
 /// # Errors
-/// [`Error::Config`] for 0 threads, or if the pool runs already with another number.
+/// [`Error::Config`] for 0 threads, or if the pool already runs with another number.
 pub fn set_threads(threads: usize) -> Result<()> {
     if threads == 0 {
         return Err(Error::config("threads", "expected at least 1, got 0"));

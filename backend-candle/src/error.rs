@@ -1,10 +1,10 @@
-//! Candle's errors as ours.
+//! Converts Candle's errors into ours.
 
 use atedm_core::{Error, Result};
 
 use crate::NAME;
 
-/// Turns Candle's error into an [`Error::Backend`] in the name of an operation.
+/// Turns Candle's error into an [`Error::Backend`] that names an operation.
 pub(crate) trait OrBackend<T> {
     fn or_backend(self, op: &'static str) -> Result<T>;
 }

@@ -6,7 +6,7 @@ use candle_core::{DType, Device, Tensor};
 
 use crate::error::OrBackend;
 
-/// Index lists `[batch, count]`, a contiguous `u32` tensor, with a bound that every entry is below.
+/// Index lists `[batch, count]` as a contiguous `u32` tensor. All entries are below a known bound.
 ///
 /// The bound lets a gather on a GPU check its range without reading the list back.
 #[derive(Debug, Clone)]
@@ -26,7 +26,7 @@ impl CandleIndices {
         Self { tensor, bound }
     }
 
-    /// Checks that every entry is below `len`; reads the list back only if the known bound does not show it.
+    /// Checks that every entry is below `len`. It reads the list back only if the known bound is not enough.
     pub(crate) fn check_below(&self, len: usize, op: &'static str) -> Result<()> {
         if self.bound <= len || self.tensor.elem_count() == 0 {
             return Ok(());

@@ -1,24 +1,24 @@
 //! Candle backend of AT-EDM: tensors on the CPU, on NVIDIA GPUs (feature `cuda`) and on Apple GPUs (feature `metal`,
-//! passed through and unverified).
+//! unverified).
 //!
 //! # Structure
-//! - [`Candle`], the [`Backend`], and [`CandleTensor`], a newtype with `From` and `Into` both
-//!   ways, so that users keep [`candle_core::Tensor`]; [`CandleIndices`], index lists as a `u32` tensor.
+//! - [`Candle`] is the [`Backend`]. [`CandleTensor`] is a newtype with `From` and `Into` both ways, so that users keep
+//!   [`candle_core::Tensor`]. [`CandleIndices`] holds index lists as a `u32` tensor.
 //! - [`device`]: devices by name, and the number of threads.
 //! - [`weights`]: weights from a [`candle_nn::VarBuilder`].
-//! - `tensor`, `nn`, `attention`: the three trait levels. On the CPU they hand f32 tensors (other dtypes by blocks) to
-//!   `cpu`, blocked and threaded kernels; whatever those do not take goes through Candle's own operations or the
-//!   generic bodies of [`atedm_core::backend::generic`], so that gradients survive.
+//! - `tensor`, `nn`, `attention`: the three trait levels. On the CPU, they pass f32 tensors (other dtypes by blocks) to
+//!   `cpu`, which has blocked and threaded kernels. What those kernels do not support goes through Candle's own
+//!   operations, or through the generic bodies of [`atedm_core::backend::generic`], so that gradients survive.
 //!
 //! # Building for CUDA
-//! The feature `cuda` needs a CUDA toolkit (`nvcc` and the libraries; a driver only where the program runs) and the
-//! compute capability of the GPU, 90 for an H100 or H200:
+//! The feature `cuda` needs a CUDA toolkit (`nvcc` and the libraries) and the compute capability of the GPU. That is 90
+//! for an H100 or H200. A driver is needed only where the program runs:
 //!
 //! ```text
 //! CUDA_HOME=/usr/local/cuda CUDA_COMPUTE_CAP=90 cargo build --release -p atedm-candle --features cuda
 //! ```
 //!
-//! Selections then run on the host, attention and votes through the generic bodies in blocks of rows.
+//! On CUDA, selections run on the host. Attention and votes run through the generic bodies in blocks of rows.
 
 mod attention;
 mod cpu;
@@ -51,8 +51,8 @@ impl Backend for Candle {
     const NAME: &'static str = NAME;
     type Tensor = CandleTensor;
 
-    /// Runs `f` with the CPU kernels also where a tensor is a variable: they record no gradients. Outside, an operation
-    /// on a variable, or on what was computed from one, is Candle's own and differentiable.
+    /// Runs `f` with the CPU kernels even if a tensor is a variable. The kernels record no gradients. Without this call,
+    /// an operation on a variable, or on a result of one, is Candle's own and differentiable.
     fn inference<R>(f: impl FnOnce() -> R) -> R {
         cpu::view::inference(f)
     }

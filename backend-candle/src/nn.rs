@@ -54,7 +54,7 @@ impl NnOps for CandleTensor {
             };
             return resized().map(Self).or_backend("upsample_nearest");
         }
-        // indices in integers: Candle's own goes through a floating-point scale
+        // The indices are computed in integers. Candle's own resize goes through a floating-point scale.
         let source = |from: usize, to: usize| {
             let at: Vec<u32> = (0..to).map(|i| (i * from / to) as u32).collect();
             Raw::from_vec(at, to, self.0.device())
@@ -153,7 +153,7 @@ impl NnOps for CandleTensor {
     }
 }
 
-/// Whether the kernels take this linear layer; if not, the generic body does, or reports what is wrong.
+/// Whether the kernels support this linear layer. If not, the generic body computes it or reports what is wrong.
 fn layer_fits(x: &CandleTensor, weight: &CandleTensor, bias: Option<&CandleTensor>) -> bool {
     let same = |y: &CandleTensor| takes(&[&y.0]) && y.0.dtype() == x.0.dtype();
     same(x)
@@ -165,7 +165,7 @@ fn layer_fits(x: &CandleTensor, weight: &CandleTensor, bias: Option<&CandleTenso
         && bias.is_none_or(|bias| same(bias) && bias.0.dims() == &weight.0.dims()[..1])
 }
 
-/// Whether the kernels take a norm over `channels` channels.
+/// Whether the kernels support a norm over `channels` channels.
 fn norm_fits(x: &CandleTensor, channels: usize, weight: &CandleTensor, bias: &CandleTensor) -> bool {
     takes(&[&x.0, &weight.0, &bias.0])
         && x.0.elem_count() > 0
@@ -173,7 +173,7 @@ fn norm_fits(x: &CandleTensor, channels: usize, weight: &CandleTensor, bias: &Ca
         && bias.0.dims() == [channels]
 }
 
-/// A group norm and what follows it.
+/// A group norm and the activation after it.
 struct Norm<'a> {
     groups: usize,
     weight: &'a Raw,
@@ -234,7 +234,7 @@ fn linear(x: &Raw, weight: &Raw, bias: Option<&Raw>) -> CandleResult<Raw> {
     let values = with_layer(weight, bias, |layer| {
         let mut values = Vec::with_capacity(wide.elem_count() / inner * out);
         match (wide.is_contiguous(), wide.dims()) {
-            // an image seen as tokens, say: its matrices are products' operands as they lie
+            // For example an image seen as tokens. Its matrices are operands of products without a copy.
             (false, &[batch, rows, _]) => {
                 let view = View::new(&wide)?;
                 for b in 0..batch {

@@ -1,4 +1,4 @@
-//! For models written directly on Candle: the seam in Candle's own types and errors.
+//! The plugin interface in Candle's own types and errors, for models that are written directly on Candle.
 
 use atedm_core::plugin::{AttentionOutput, BlockId, BlockPass, Grid, Row, Step, Sublayer, TokenReducer};
 use candle_core::{Error, Module, Result, Tensor};
@@ -6,7 +6,8 @@ use candle_core::{Error, Module, Result, Tensor};
 use crate::CandleTensor;
 use crate::error::OrBackend;
 
-/// A [`BlockPass`] over plain [`candle_core::Tensor`]s, for a model with its own layers and its own attention kernel.
+/// A [`BlockPass`] over plain [`candle_core::Tensor`]s. It is for a model with its own layers and its own attention
+/// kernel.
 ///
 /// ```
 /// # use atedm_candle::CandleBlockPass;
@@ -18,7 +19,7 @@ use crate::error::OrBackend;
 /// # let step = Step { index: 0, total: 1, evaluation: 0, sigma: 1.0, timestep: 999.0 };
 /// # let identity = |x: &Tensor| Ok(x.clone());
 /// # let attend = |_: &Tensor, _: &Tensor, v: &Tensor| v.flatten_from(2)?.squeeze(1);
-/// let mut pass = CandleBlockPass::enter(&mut method, &step, &rows, BlockId::whole(), 1, Grid { height: 2, width: 2 });
+/// let mut pass = CandleBlockPass::enter(&mut method, &step, &rows, BlockId::whole(), 1, Grid::new(2, 2));
 /// x = pass.layer(0, x)?;
 /// x = pass.self_attention(x, &identity, |x| Ok([x.unsqueeze(1)?, x.unsqueeze(1)?, x.unsqueeze(1)?]), 0.5, |_, _, v| v.squeeze(1))?;
 /// x = pass.feed_forward(x, &identity, identity)?;
@@ -47,8 +48,8 @@ impl<'a> CandleBlockPass<'a> {
         to_candle(self.0.layer(index, x.into()))
     }
 
-    /// Self-attention with its residual. `project` gives queries, keys and values `[batch, heads, tokens, dim]`;
-    /// `attend` is the model's own kernel with its output projection; `scale` is the factor on `q·k`.
+    /// Self-attention with its residual. `project` gives queries, keys and values `[batch, heads, tokens, dim]`. `attend`
+    /// is the model's own kernel with its output projection. `scale` is the factor on `q·k`.
     pub fn self_attention(
         &mut self,
         x: Tensor,
@@ -65,7 +66,7 @@ impl<'a> CandleBlockPass<'a> {
             }
             let hidden = attend(&q, &k, &v).or_backend("attend")?.into();
             let graph = input.graph.from_qk(&q.into(), &k.into(), scale)?;
-            Ok(AttentionOutput { hidden, graph, values: v.into() })
+            Ok(AttentionOutput { hidden, graph, first_vote: None, values: v.into() })
         });
         to_candle(output)
     }
@@ -83,7 +84,7 @@ impl<'a> CandleBlockPass<'a> {
         to_candle(self.0.feed_forward(x.into(), normed, output))
     }
 
-    /// Leaves the block: every token is back.
+    /// Leaves the block. All tokens are restored.
     pub fn exit(self, x: Tensor) -> Result<Tensor> {
         to_candle(self.0.exit(x.into()))
     }

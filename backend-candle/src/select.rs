@@ -1,6 +1,6 @@
-//! Choice and movement of tokens.
+//! Selects and moves tokens.
 //!
-//! Selections are made on the host: Candle's CUDA sort is not stable, and a kept list is a few kilobytes.
+//! Selections are made on the host. Candle's CUDA sort is not stable, and a kept list is only a few kilobytes.
 
 use std::cmp::Ordering;
 
@@ -29,7 +29,7 @@ pub(crate) fn split_top_k(scores: &CandleTensor, kept: usize) -> Result<Partitio
     let values = host_f64(scores, "a score")?;
     let (mut keep, mut prune) = (Vec::with_capacity(batch), Vec::with_capacity(batch));
     for row in values.chunks(n) {
-        // `partial_cmp` makes -0.0 and 0.0 equal, which `total_cmp` would not; there is no NaN here
+        // `partial_cmp` makes -0.0 and 0.0 equal; `total_cmp` would not. There is no NaN here.
         let order = |&a: &u32, &b: &u32| {
             let (x, y) = (row[a as usize], row[b as usize]);
             y.partial_cmp(&x).unwrap_or(Ordering::Equal).then(a.cmp(&b))
@@ -80,7 +80,7 @@ fn argmax_rows_on_host(x: &CandleTensor, [batch, n, m]: [usize; 3]) -> Result<Ca
     CandleIndices::from_host(&rows, &x.device())
 }
 
-/// The lowest row among those equal to the maximum, as `n −` the largest of `(n − i)` over them; `None` for a NaN.
+/// The lowest row among those equal to the maximum. It is `n −` the largest of `(n − i)` over them. `None` for a NaN.
 fn argmax_rows_on_device(x: &Raw, n: usize) -> candle_core::Result<Option<Raw>> {
     let nan = x.ne(x)?.to_dtype(CandleDType::F32)?.sum_all()?.to_scalar::<f32>()?;
     if nan > 0.0 {
@@ -92,7 +92,7 @@ fn argmax_rows_on_device(x: &Raw, n: usize) -> candle_core::Result<Option<Raw>> 
     lowest.to_dtype(CandleDType::U32)?.contiguous().map(Some)
 }
 
-/// [`Tensor::gather`]: rows of a `[batch · n, rest]` view, for which Candle has a kernel without a full-size index.
+/// [`Tensor::gather`]: rows of a `[batch · n, rest]` view. Candle has a kernel for this that needs no full-size index.
 pub(crate) fn gather(x: &CandleTensor, axis: usize, at: &CandleIndices) -> Result<CandleTensor> {
     let shape = x.shape();
     let result = shape::gather(&shape, axis, at.dims())?;

@@ -8,9 +8,9 @@ use crate::cpu::{elementwise, view};
 use crate::error::OrBackend;
 use crate::{CandleIndices, select};
 
-/// A [`candle_core::Tensor`] of dtype f16, bf16, f32 or f64 that knows the operations of AT-EDM.
+/// A [`candle_core::Tensor`] of dtype f16, bf16, f32 or f64 with the operations of AT-EDM.
 ///
-/// `From` and `Into` convert both ways at no cost; Candle's other dtypes are refused by the operations.
+/// `From` and `Into` convert both ways at no cost. The operations refuse Candle's other dtypes.
 #[derive(Debug, Clone)]
 pub struct CandleTensor(pub(crate) Raw);
 
@@ -74,7 +74,7 @@ impl CandleTensor {
         Err(Error::DType { op, expected: "f16, bf16, f32 or f64".to_string(), got })
     }
 
-    /// Fails unless both have one float dtype.
+    /// Fails unless both tensors have the same float dtype.
     pub(crate) fn same_dtype(&self, other: &Self, op: &'static str) -> Result<()> {
         self.float(op)?;
         if self.0.dtype() == other.0.dtype() {
@@ -84,7 +84,7 @@ impl CandleTensor {
         Err(Error::DType { op, expected, got })
     }
 
-    /// A binary operation with only length-1 axes broadcast.
+    /// A binary operation that broadcasts only axes of length 1.
     fn binary(
         &self,
         other: &Self,
@@ -96,7 +96,7 @@ impl CandleTensor {
         apply(&self.0, &other.0).map(Self).or_backend(op)
     }
 
-    /// As [`Self::binary`], by the CPU kernels where these take it.
+    /// Like [`Self::binary`], with the CPU kernels where they support the tensors.
     fn arithmetic(
         &self,
         other: &Self,
@@ -119,7 +119,8 @@ impl CandleTensor {
         })
     }
 
-    /// An element-wise function by the CPU kernels where these take it, in f32; else Candle's, in the accumulator dtype.
+    /// An element-wise function. The CPU kernels compute it in f32 where they support the tensor. Otherwise Candle does,
+    /// in the accumulator dtype.
     pub(crate) fn mapped(
         &self,
         op: &'static str,
@@ -142,7 +143,7 @@ impl CandleTensor {
         apply(self.float(op)?).map(Self).or_backend(op)
     }
 
-    /// `apply` in the accumulator dtype, the result in this tensor's.
+    /// Computes `apply` in the accumulator dtype. The result has this tensor's dtype.
     pub(crate) fn widened(
         &self,
         op: &'static str,
@@ -196,7 +197,8 @@ impl Tensor for CandleTensor {
         wide.and_then(|x| x.flatten_all()?.to_vec1::<f32>()).or_backend("to_f32")
     }
 
-    /// The element type; [`DType::F32`] for a tensor of one of Candle's other dtypes, which every operation refuses.
+    /// The element type. It is [`DType::F32`] for a tensor of one of Candle's other dtypes, which every operation
+    /// refuses.
     fn dtype(&self) -> DType {
         from_candle(self.0.dtype()).unwrap_or(DType::F32)
     }
@@ -280,7 +282,7 @@ impl Tensor for CandleTensor {
     }
 
     fn clamp_min(&self, least: f64) -> Result<Self> {
-        // a comparison, not Candle's `maximum`: NaN is not below anything, so it stays on every device
+        // A comparison keeps NaN on every device, because NaN is not below anything. Candle's `maximum` would not.
         let bound = Self::full(least, &self.shape(), self.dtype(), self.0.device())?;
         self.unary("clamp_min", |x| x.lt(&bound.0)?.where_cond(&bound.0, x))
     }
@@ -354,17 +356,18 @@ impl Tensor for CandleTensor {
     }
 }
 
-/// How the elements of two f32 tensors meet, of those ways that have a kernel.
+/// How the elements of two f32 tensors are paired, among the ways that have a kernel.
 enum Pairing {
     /// One to one.
     Same,
-    /// One of the second for each run of so many of the first.
+    /// One element of the second for each run of this many of the first.
     Runs(usize),
-    /// All of the second for each row of the first.
+    /// All elements of the second for each row of the first.
     Rows,
 }
 
-/// The pairing, if both are contiguous f32 tensors that the CPU kernels take, and the result has the first one's shape.
+/// The pairing. Both tensors must be contiguous f32 tensors that the CPU kernels support, and the result must have the
+/// first one's shape.
 fn pairing(x: &Raw, y: &Raw) -> Option<Pairing> {
     let f32s = x.dtype() == CandleDType::F32 && view::takes(&[x, y]);
     if !f32s || !x.is_contiguous() || !y.is_contiguous() || x.elem_count() == 0 {
@@ -374,7 +377,7 @@ fn pairing(x: &Raw, y: &Raw) -> Option<Pairing> {
     if left == right {
         return Some(Pairing::Same);
     }
-    // the axes on which they differ must be all after, or all before, those on which they agree
+    // The axes on which they differ must all come after, or all before, those on which they agree.
     let differ = |(l, r): (&usize, &usize)| l != r;
     let first = left.iter().zip(right).position(differ)?;
     let last = left.iter().zip(right).rposition(differ)?;
@@ -386,7 +389,7 @@ fn pairing(x: &Raw, y: &Raw) -> Option<Pairing> {
     (repeated && y.elem_count() >= 16).then_some(Pairing::Rows)
 }
 
-/// Whether Candle refused a product only because of how its operands lie in memory.
+/// Whether Candle refused a product only because of its operands' layout in memory.
 fn unfit_strides(error: &candle_core::Error) -> bool {
     match error {
         candle_core::Error::WithBacktrace { inner, .. } => unfit_strides(inner),

@@ -7,22 +7,22 @@ use candle_nn::VarBuilder;
 
 use crate::CandleTensor;
 
-/// A [`WeightSource`] over a [`VarBuilder`], whose dtype and device the tensors have.
+/// A [`WeightSource`] over a [`VarBuilder`]. Tensors have the builder's dtype and device.
 ///
 /// The prefix of the builder stays: `VarBuilderSource::new(vb.pp("unet"))` serves names below `unet`.
-/// A missing tensor is an error here even where the builder (over a `VarMap`) would create it.
+/// A missing tensor is an error here, even if the builder (over a `VarMap`) would create it.
 pub struct VarBuilderSource {
     builder: VarBuilder<'static>,
     origin: PathBuf,
 }
 
 impl VarBuilderSource {
-    /// Weights of this builder, called `VarBuilder` in error messages.
+    /// Weights of this builder. Error messages call it `VarBuilder`.
     pub fn new(builder: VarBuilder<'static>) -> Self {
         Self { builder, origin: PathBuf::from("VarBuilder") }
     }
 
-    /// The same, with the file or description that error messages name.
+    /// The same, with the file or description for error messages.
     pub fn named(self, origin: impl Into<PathBuf>) -> Self {
         Self { origin: origin.into(), ..self }
     }

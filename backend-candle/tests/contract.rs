@@ -1,5 +1,5 @@
-//! The contract of the three trait levels on Candle: conventions, errors instead of panics, conversions, weights, and
-//! agreement with the reference backend.
+//! The contract of the three trait levels on Candle: conventions, errors instead of panics, conversions, weights. The
+//! tests also compare Candle with the reference backend.
 
 #![allow(clippy::unwrap_used)] // also the helpers are tests
 
@@ -207,7 +207,7 @@ fn tokens_move_as_on_the_reference_backend() {
     assert_eq!(order.inverse().unwrap().to_host().unwrap(), [[1, 2, 0]]);
 }
 
-/// A whole attention step in f64 on any backend: output, votes, entropy and the copies' sources.
+/// A whole attention step in f64 on any backend: output, votes, entropy and the sources of copies.
 fn attention_step<X: AttentionOps>(device: &X::Device) -> (Vec<f32>, Vec<f32>, Vec<f32>, Vec<Vec<u32>>) {
     let make = |seed: f64, shape: &[usize]| {
         let x = X::from_f32(&ramp(shape), shape, DType::F64, device).unwrap();
@@ -215,10 +215,10 @@ fn attention_step<X: AttentionOps>(device: &X::Device) -> (Vec<f32>, Vec<f32>, V
     };
     let (q, k, v) = (make(0.1, &[2, 3, 11, 4]), make(0.4, &[2, 3, 11, 4]), make(0.2, &[2, 3, 11, 4]));
     let options = atedm_core::backend::AttentionOptions {
-        graph: atedm_core::backend::GraphRequest::Lazy,
+        graph: &atedm_core::backend::GraphRequest::Lazy,
         ..atedm_core::backend::AttentionOptions::for_dim(4)
     };
-    let (out, graph) = X::attention(&q, &k, &v, options).unwrap();
+    let atedm_core::backend::Attended { hidden: out, graph, .. } = X::attention(&q, &k, &v, options).unwrap();
     let graph: AttentionGraph<X> = graph.unwrap();
     let votes = graph.votes(&make(2.0, &[2, 3, 11])).unwrap();
     let partition = Partition::<X>::from_kept(&[vec![0, 4, 9], vec![1, 2, 10]], 11, device).unwrap();

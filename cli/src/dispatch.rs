@@ -3,6 +3,9 @@
 use atedm_core::reference::{NdDevice, Reference32, Reference64};
 use atedm_core::{Backend, DType, DeviceOf};
 
+use atedm_experiment::engine::{PlannedRun, Sink};
+use atedm_experiment::extension::{Extension, registry};
+
 use crate::args::{BackendKind, Device, EngineArgs};
 use crate::failure::{Failure, Outcome};
 
@@ -12,14 +15,38 @@ pub(crate) trait Task {
     type Output;
 
     /// Does it on `device`.
-    fn run<B: Backend>(self, device: DeviceOf<B>, dtype: DType) -> Outcome<Self::Output>;
+    fn run<B: Backend>(self, device: DeviceOf<B>) -> Outcome<Self::Output>;
+}
+
+/// Makes the images of a plan on the backend that the user asked for.
+pub(crate) fn run_plan(
+    engine: &EngineArgs,
+    run: PlannedRun<'_>,
+    extension: &impl Extension,
+    sink: &mut dyn Sink,
+) -> Outcome {
+    dispatch(engine, Images { run, extension, sink })
+}
+
+/// The images of a plan.
+struct Images<'a, E> {
+    run: PlannedRun<'a>,
+    extension: &'a E,
+    sink: &'a mut dyn Sink,
+}
+
+impl<E: Extension> Task for Images<'_, E> {
+    type Output = ();
+
+    fn run<B: Backend>(self, device: DeviceOf<B>) -> Outcome {
+        self.run.make::<B>(&device, registry(self.extension)?, self.sink)
+    }
 }
 
 /// Runs `task` on the backend, device and dtype that the user asked for.
 pub(crate) fn dispatch<W: Task>(engine: &EngineArgs, task: W) -> Outcome<W::Output> {
     check_deterministic(engine)?;
     set_threads(engine)?;
-    let dtype = DType::from(engine.dtype);
     match engine.backend {
         BackendKind::Ndarray => {
             if engine.device != Device::Cpu {
@@ -28,31 +55,31 @@ pub(crate) fn dispatch<W: Task>(engine: &EngineArgs, task: W) -> Outcome<W::Outp
                     engine.device
                 )));
             }
-            match dtype {
-                DType::F32 => task.run::<Reference32>(NdDevice, dtype),
-                DType::F64 => task.run::<Reference64>(NdDevice, dtype),
+            match DType::from(engine.dtype) {
+                DType::F32 => task.run::<Reference32>(NdDevice),
+                DType::F64 => task.run::<Reference64>(NdDevice),
                 other => Err(Failure::usage(format!("--dtype: ndarray computes in f32 or f64, got {other}"))),
             }
         }
-        BackendKind::Candle => candle(engine, dtype, task),
-        BackendKind::Tch => torch(engine, dtype, task),
+        BackendKind::Candle => candle(engine, task),
+        BackendKind::Tch => torch(engine, task),
     }
 }
 
 #[cfg(feature = "candle")]
-fn candle<W: Task>(engine: &EngineArgs, dtype: DType, task: W) -> Outcome<W::Output> {
+fn candle<W: Task>(engine: &EngineArgs, task: W) -> Outcome<W::Output> {
     let device = atedm_candle::device::parse(&engine.device.to_string())
         .map_err(|error| Failure::usage(error).within("--device"))?;
-    task.run::<atedm_candle::Candle>(device, dtype)
+    task.run::<atedm_candle::Candle>(device)
 }
 
 #[cfg(not(feature = "candle"))]
-fn candle<W: Task>(_engine: &EngineArgs, _dtype: DType, _task: W) -> Outcome<W::Output> {
+fn candle<W: Task>(_engine: &EngineArgs, _task: W) -> Outcome<W::Output> {
     Err(lacking("candle"))
 }
 
 #[cfg(feature = "tch")]
-fn torch<W: Task>(engine: &EngineArgs, dtype: DType, task: W) -> Outcome<W::Output> {
+fn torch<W: Task>(engine: &EngineArgs, task: W) -> Outcome<W::Output> {
     let device = atedm_tch::device::parse(&engine.device.to_string())
         .map_err(|error| Failure::usage(error).within("--device"))?;
     if let Some(threads) = engine.threads {
@@ -61,11 +88,11 @@ fn torch<W: Task>(engine: &EngineArgs, dtype: DType, task: W) -> Outcome<W::Outp
     if engine.device == Device::Cpu {
         atedm_tch::device::keep_freed_memory();
     }
-    task.run::<atedm_tch::Torch>(device, dtype)
+    task.run::<atedm_tch::Torch>(device)
 }
 
 #[cfg(not(feature = "tch"))]
-fn torch<W: Task>(_engine: &EngineArgs, _dtype: DType, _task: W) -> Outcome<W::Output> {
+fn torch<W: Task>(_engine: &EngineArgs, _task: W) -> Outcome<W::Output> {
     Err(lacking("tch"))
 }
 

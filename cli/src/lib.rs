@@ -4,10 +4,9 @@
 //! command line then knows them by name.
 //!
 //! # Structure
-//! - `args`: what was typed; `prune`: the pruning flags' meaning; `failure`: errors as one line and an exit code.
-//! - `commands`: one file a command; `dispatch`: the one `match` that picks a backend; `sample`: a run on any of them.
-//! - `experiment`: a run of many images, as `compare` and `ablate` make them: configuration, plan, shards, results.
-//! - `files`: latents, masks, PNG and its metadata, written whole or not at all; `draw`: overlays, contact sheet, charts.
+//! What the commands do is the library [`atedm_experiment`]; here are the command line and the terminal.
+//! - `args`: what was typed; `prune`, `sample`, `model`: the flags' meaning; `failure`: errors as an exit code.
+//! - `commands`: one file a command; `dispatch`: the one `match` that picks a backend.
 //! - `tell`: the one place that writes to the standard error stream; `threads`: how many; `signals`: what goes before a kill.
 //! - `builtin`: the trained model in the binary; `tiny`: the random checkpoint of `init-tiny`.
 //!
@@ -25,22 +24,13 @@ mod builtin;
 mod commands;
 mod describe;
 mod dispatch;
-mod draw;
-mod experiment;
-mod extension;
 mod failure;
-mod files;
-mod init_image;
-mod memory;
-mod method;
 mod model;
-mod observe;
 mod progress;
 mod prune;
 mod sample;
 #[cfg(unix)]
 mod signals;
-mod table;
 mod tell;
 mod threads;
 mod tiny;
@@ -50,7 +40,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-pub use extension::Extension;
+pub use atedm_experiment::Extension;
 
 /// The whole program, with an outside crate's plugins in it: parses the command line, runs the command, and reports a
 /// failure as one line `error: …` with exit code 2 (command line or configuration) or 1 (files or the run).
@@ -80,8 +70,8 @@ where
 }
 
 fn report(failure: &failure::Failure) -> ExitCode {
-    tell::line(format_args!("error: {failure}"));
-    failure.exit_code()
+    tell::line(format_args!("error: {}", tell::shown(&failure.to_string())));
+    failure::exit_code(failure)
 }
 
 /// Spans and events of the libraries, on the standard error stream, if `ATEDM_LOG` asks for them (`ATEDM_LOG=debug`).

@@ -1,8 +1,10 @@
 //! The progress bar, on the standard error stream.
 
+use std::cell::Cell;
 use std::io::IsTerminal;
-use std::time::{Duration, Instant};
 
+use atedm_experiment::listener::{Listener, Phase, Psnr, WrittenImage};
+use atedm_sdxl::flops::readable;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 
 use crate::tell;
@@ -12,7 +14,8 @@ use crate::tell;
 pub(crate) struct Progress {
     bar: ProgressBar,
     quiet: bool,
-    started: Instant,
+    /// Whether it is shown, so that lines have to go above it.
+    shown: Cell<bool>,
 }
 
 impl Progress {
@@ -34,20 +37,14 @@ impl Progress {
         if let Ok(style) = ProgressStyle::with_template(template) {
             bar.set_style(style.with_key("s_per_it", seconds_a_step));
         }
-        Self { bar, quiet, started: Instant::now() }
+        Self { bar, quiet, shown: Cell::new(false) }
     }
 
     /// What happens now.
     pub(crate) fn phase(&self, words: &'static str) {
+        self.shown.set(true);
         self.bar.set_message(words);
         self.bar.tick();
-    }
-
-    /// Denoising begins: the clock starts.
-    pub(crate) fn start(&mut self) {
-        self.started = Instant::now();
-        self.bar.reset();
-        self.phase("denoising");
     }
 
     /// This many steps are done.
@@ -55,20 +52,76 @@ impl Progress {
         self.bar.set_position(steps as u64);
     }
 
-    /// Time since [`Progress::start`].
-    pub(crate) fn elapsed(&self) -> Duration {
-        self.started.elapsed()
-    }
-
     /// Removes the bar.
     pub(crate) fn clear(&self) {
         self.bar.finish_and_clear();
+        self.shown.set(false);
     }
 
     /// A line for the user, unless they asked for quiet.
     pub(crate) fn say(&self, line: &str) {
         if !self.quiet {
-            self.bar.suspend(|| tell::line(line));
+            self.above(|| tell::line(line));
         }
+    }
+
+    /// Writes where the bar does not stand in the way.
+    fn above(&self, write: impl FnOnce()) {
+        match self.shown.get() {
+            true => self.bar.suspend(write),
+            false => write(),
+        }
+    }
+}
+
+impl Listener for Progress {
+    fn warning(&self, message: &str) {
+        self.above(|| tell::warning(message));
+    }
+
+    fn begin(&self, steps: usize) {
+        self.bar.set_length(steps as u64);
+    }
+
+    fn phase(&self, phase: Phase) {
+        Progress::phase(
+            self,
+            match phase {
+                Phase::Loading => "loading",
+                Phase::Denoising => "denoising",
+                Phase::Decoding => "decoding",
+            },
+        );
+    }
+
+    fn ready(&self) {
+        self.bar.reset();
+        Progress::phase(self, "denoising");
+    }
+
+    fn steps_done(&self, steps: usize) {
+        self.done(steps);
+    }
+
+    fn written(&self, image: &WrittenImage<'_>) {
+        let WrittenImage { prompt, label, count, total, flops, times, psnr } = image;
+        let far = match psnr {
+            Some(Psnr::Decibels(psnr)) => format!(", {psnr:.1} dB"),
+            Some(Psnr::Equal) => ", equal".into(),
+            None => String::new(),
+        };
+        self.say(&format!(
+            "{count} of {total}: {prompt} {label} ({:.2} s a step, {}{far})",
+            times.seconds_per_step,
+            readable(flops.mean_tflop),
+        ));
+    }
+
+    fn end(&self) {
+        self.clear();
+    }
+
+    fn note(&self, words: &str) {
+        self.say(words);
     }
 }

@@ -7,6 +7,8 @@ use std::borrow::Cow;
 use std::fmt::Display;
 use std::io::{self, Write};
 
+use atedm_experiment::failure::without_breaks;
+
 /// The most characters of a message.
 pub(crate) const LONGEST: usize = 300;
 /// Values up to this length stay whole in a message that is too long.
@@ -27,12 +29,7 @@ pub(crate) fn warning(message: impl Display) {
 
 /// A message as it may be shown: one line, harmless, not too long.
 pub(crate) fn shown(message: &str) -> String {
-    shortened(&harmless(&one_line(message)))
-}
-
-/// Libraries' messages may span lines; ours never do.
-fn one_line(message: &str) -> String {
-    message.split(['\n', '\r']).map(str::trim).filter(|part| !part.is_empty()).collect::<Vec<_>>().join(" ")
+    shortened(&harmless(&without_breaks(message)))
 }
 
 /// The text with everything escaped that could command a terminal or hide text: control characters (line feeds apart),

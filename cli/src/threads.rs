@@ -1,6 +1,8 @@
 //! How many threads compute. A pool of thousands of them fails to start or brings the machine to its knees, so what was asked
 //! for is bounded.
 
+use atedm_experiment::platform::cores;
+
 use crate::args::{BackendKind, EngineArgs};
 use crate::tell;
 
@@ -29,11 +31,6 @@ pub(crate) fn from_environment(backend: BackendKind) -> Option<usize> {
     let asked = names.iter().filter_map(|name| Some((name, count(&std::env::var(name).ok()?)?)));
     let (name, asked) = asked.max_by_key(|(_, asked)| *asked)?;
     (asked > most()).then(|| bounded(name, asked))
-}
-
-/// Threads of the machine that this process may use.
-pub(crate) fn cores() -> usize {
-    std::thread::available_parallelism().map_or(1, usize::from)
 }
 
 fn most() -> usize {

@@ -1,13 +1,13 @@
 //! A tiny SD-XL with seeded random weights, as a diffusers folder: for trying the program without a download.
 
 use atedm_core::DType;
+use atedm_experiment::files::NamedFile;
 use atedm_sdxl::architecture::{Architecture, Autoencoder, Folder, Parameter, Role, Text, UNet, Vocabulary};
 use atedm_sdxl::checkpoint::Part;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
 use crate::failure::Outcome;
-use crate::files::NamedFile;
 
 /// One sentence that stands wherever the folder is announced.
 pub(crate) const NOTICE: &str =

@@ -1,21 +1,21 @@
-"""How well pictures fit their captions, by a score trained on rendered scenes (alignment_model.py).
+"""How well pictures fit their captions. The score is trained on rendered scenes (alignment_model.py).
 
     alignment.py train SCENES --held-out SCENES --output target/alignment.npz
     alignment.py score PICTURES --model target/alignment.npz [--captions FILE]
     alignment.py score --ablation RUN --model target/alignment.npz
 
-SCENES are folders of `atedm scenes` (pictures, captions.txt); PICTURES a folder, or its file of features.py. The measures:
+SCENES are folders of `atedm scenes` (pictures, captions.txt). PICTURES is a folder, or its file of features.py. The measures:
 
-- the mean cosine of a picture and its caption. It has no meaning of its own: compare it with that of held-out renders, whose
-  row `score` prints too;
-- retrieval accuracy: how often the caption that belongs to a picture has the highest cosine, among 32 other captions (the mean
-  over all choices of 32, exactly) and among all. Candidates are the different captions of the set (with --candidates, of that
-  file too); with fewer than 33 of them, both are the same.
+- The mean cosine of a picture and its caption. The number has no meaning of its own. Compare it with that of held-out renders;
+  `score` prints their row too.
+- Retrieval accuracy: how often a picture's own caption has the highest cosine. It is measured among 32 other captions (the
+  exact mean over all choices of 32) and among all captions. Candidates are the different captions of the set (with
+  --candidates, of that file too). With fewer than 33 of them, both accuracies are the same.
 
-In a run, points have differences to their reference as well, over pictures of one prompt. Intervals are of 95 %, by the
-Bayesian bootstrap over pictures. Held-out scenes are for the report alone: nothing in training looks at them.
+In a run, points also have differences to their reference, over pictures of the same prompt. Intervals are of 95 %, by the
+Bayesian bootstrap over pictures. Held-out scenes are only for the report; training never uses them.
 
-The score is no CLIP score. It knows the words and things of its scenes, and no caption with another word has one.
+The score is not a CLIP score. It knows the words and things of its scenes, and it cannot score a caption with another word.
 """
 
 import argparse
@@ -32,8 +32,8 @@ DISTRACTORS = 32
 
 
 def chance_among(rivals, others, distractors):
-    """The probability that none of `distractors` captions, drawn without repetition from `others`, is one of `rivals` (those
-    that score as high as the right one or higher): the product of (others - rivals - t) / (others - t)."""
+    """The probability that `distractors` captions, drawn without repetition from `others`, include none of `rivals`. Rivals score
+    as high as the right caption or higher. The probability is the product of (others - rivals - t) / (others - t)."""
     rivals, drawn = np.asarray(rivals, dtype=np.float64), np.arange(distractors)
     return np.prod(np.clip(others - rivals[:, None] - drawn, 0, None) / (others - drawn), axis=1)
 
@@ -43,13 +43,13 @@ def scores(model, values, captions, texts, source):
     place = {text: index for index, text in enumerate(texts)}
     similarities = model.similarities(values, texts, source)
     right = similarities[np.arange(len(captions)), [place[caption] for caption in captions]]
-    rivals = (similarities >= right[:, None]).sum(axis=1) - 1  # it is as high as itself
+    rivals = (similarities >= right[:, None]).sum(axis=1) - 1  # the right caption itself does not count
     others = len(texts) - 1
     return np.stack([right, chance_among(rivals, others, min(DISTRACTORS, others)), rivals == 0])
 
 
 def different(captions, candidates=()):
-    """The captions to choose from: at least two."""
+    """The captions to choose from. There are at least two."""
     texts = sorted(set(captions) | set(candidates))
     return texts if len(texts) > 1 else fail("captions", f"expected at least two different ones, got {texts[0]!r} alone")
 
@@ -62,7 +62,7 @@ def row_of(label, found, candidates, weights):
 
 
 def of_scenes(folder, source, args):
-    """Features of a folder (computed, or a file's), in order, with captions."""
+    """Features of a folder in order, with captions. They are computed, or read from a file."""
     found = features.load(source or folder, args.threads)
     return found, captions_of(folder, found.names)
 
@@ -92,7 +92,7 @@ def train(args):
 
 
 def of_run(model, args):
-    """A row a point, with differences to its reference over the prompts that both have."""
+    """Rows of a run, one for each point, with differences to its reference over the prompts that both have."""
     cells = cells_of(args.ablation)
     parts = features.of_cells(args.ablation, cells, args.features, args.threads)
     choice = different([caption for cell in cells for caption in cell.captions.values()], candidates_of(args))
@@ -121,7 +121,7 @@ def of_run(model, args):
 
 
 def candidates_of(args):
-    """Captions of --candidates: one a line, or what is behind a tab."""
+    """Captions of --candidates: one on each line, or the text after a tab."""
     if args.candidates is None:
         return []
     lines = [line.rsplit("\t", 1)[-1].strip() for line in read_text(args.candidates).splitlines()]

@@ -1,9 +1,10 @@
-"""Two towers with one space of 128 numbers: pictures by a linear projection of frozen EfficientNet-Lite0 features, captions by
-a small net over learnt tokens. Trained with CLIP's loss (Radford et al., Learning transferable visual models from natural
-language supervision, 2021, figure 3): cross entropy of scaled cosines over a batch, in both directions.
+"""Two networks map pictures and captions into one space of 128 numbers. The picture's network is a linear projection of frozen
+EfficientNet-Lite0 features. The caption's network is a small net over learnt tokens. They are trained with CLIP's loss (Radford
+et al., Learning transferable visual models from natural language supervision, 2021, figure 3): cross entropy of scaled cosines
+over a batch, in both directions.
 
-A caption's token is a word with its two neighbours and its place, so that "red circle left of blue square" and its reverse
-differ; a hidden layer on each, their mean, a projection.
+A caption's token is a word with its two neighbours and its place, so "red circle left of blue square" and its reverse differ.
+The net has a hidden layer on each token, then their mean, then a projection.
 """
 
 import numpy as np
@@ -16,7 +17,7 @@ from .features import NETWORK
 from .layout import fail
 
 DIM = 128
-"""Numbers of the common space."""
+"""Dimensions of the common space."""
 BATCH = 256
 LEARNING_RATE = 1e-3
 WEIGHT_DECAY = 0.1
@@ -32,16 +33,16 @@ class Vocabulary:
 
     def __init__(self, words, length):
         self.words, self.length = list(words), length
-        self.ids = {word: id for id, word in enumerate(self.words, 1)}  # 0 is no word
+        self.ids = {word: id for id, word in enumerate(self.words, 1)}  # 0 means no word
 
     @classmethod
     def of(cls, captions):
-        """That of captions."""
+        """The caption's network."""
         split = [words_of(caption) for caption in captions]
         return cls(sorted({word for words in split for word in words}), max(map(len, split)))
 
     def encode(self, captions, source):
-        """Ids `[captions, length]`; `source` is what an error names."""
+        """Ids `[captions, length]`. `source` is the name for errors."""
         ids = torch.zeros(len(captions), self.length, dtype=torch.long)
         for row, caption in enumerate(captions):
             words = words_of(caption)
@@ -71,7 +72,7 @@ class Captions(nn.Module):
 
 
 class Pictures(nn.Module):
-    """Features `[pictures, 1280]` to `[pictures, DIM]` of length 1: standardised as the training pictures are, projected."""
+    """Features `[pictures, 1280]` to `[pictures, DIM]` of length 1. They are standardised by the training pictures and projected."""
 
     def __init__(self, channels):
         super().__init__()
@@ -80,7 +81,7 @@ class Pictures(nn.Module):
         self.projection = nn.Linear(channels, DIM)
 
     def fit(self, features):
-        """Takes mean and deviation. Features that hardly move in training must not drown the others in other pictures."""
+        """Sets mean and deviation. A feature that hardly moves in training must not dominate the others in other pictures."""
         deviations = features.std(dim=0)
         self.mean.copy_(features.mean(dim=0))
         self.scale.copy_(deviations.clamp(min=0.1 * deviations.mean().item()))
@@ -90,7 +91,7 @@ class Pictures(nn.Module):
 
 
 class Alignment(nn.Module):
-    """Both towers and their vocabulary; `report` is what it reached on held-out renders."""
+    """Both networks and their vocabulary. `report` holds their results on held-out renders."""
 
     def __init__(self, vocabulary, channels):
         super().__init__()
@@ -121,7 +122,7 @@ class Alignment(nn.Module):
 
 
 def trained(features, captions, steps, seed):
-    """A model trained on features `[pictures, 1280]` of pictures with captions; the same for a seed, on one machine."""
+    """A model trained on features `[pictures, 1280]` of pictures with captions. On one machine, a seed always gives the same model."""
     torch.manual_seed(seed)
     features, vocabulary = torch.from_numpy(features), Vocabulary.of(captions)
     model = Alignment(vocabulary, features.shape[1])
@@ -139,7 +140,7 @@ def trained(features, captions, steps, seed):
             order = torch.randperm(len(features))
         rows, order = order[:batch], order[batch:]
         cosines = model.pictures(features[rows]) @ model.captions(ids[rows]).T
-        # two scenes of one caption are no negatives of each other
+        # two scenes with the same caption are not negatives of each other
         same = (texts[rows][:, None] == texts[rows]) & ~torch.eye(batch, dtype=torch.bool)
         logits = (cosines * log_scale.exp().clamp(max=100)).masked_fill(same, -torch.inf)
         target = torch.arange(batch)

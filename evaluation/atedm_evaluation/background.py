@@ -2,19 +2,20 @@
 
     background.py SCENES --output target/background [--atedm target/release/atedm] [--model DIR] [--count 64]
 
-SCENES is a folder of `atedm scenes --split held-out`: pictures, masks/, prompts.tsv. Each real picture is noised to some steps
-of the schedule (image to image, `--init-image`), and of each run the first step alone is looked at: there the U-Net sees the
-real picture under noise, so the masks of the scene are exact. A token is background where its patch is less than half object
-(the mask's mean over it). A row is a method, a strength (the share of the schedule that is left, so the noise) and a level of
-resolution (its grid of tokens), over all layers that prune there:
+SCENES is a folder of `atedm scenes --split held-out`: pictures, masks/, prompts.tsv. The program adds noise to each real picture,
+up to some steps of the schedule (image to image, `--init-image`). It looks only at the first step of each run. In that step, the
+U-Net sees the real picture under noise, so the masks of the scene are exact. A token is background if less than half of its patch
+is object (the mask's mean over it). A row is a method, a strength and a level of resolution (its grid of tokens), over all layers
+that prune there. The strength is the share of the schedule that is left, so it sets the noise. The columns are:
 
 - background among pruned: the share of pruned tokens that are background;
-- background among all: the same share of all tokens that could be pruned, so what pruning by chance has; and the difference;
-- object tokens kept, and tokens kept, the share of all, so what chance keeps of the object.
+- background among all: the same share of all tokens that could be pruned, which is that of random pruning; and the difference;
+- object tokens kept: the share of object tokens that are kept; and tokens kept: the share of all tokens, which is what random
+  pruning keeps of the object.
 
-Intervals are of 95 %, by the Bayesian bootstrap over scenes. The files of masks stay in --output, and are not made again: a run
-that was stopped goes on, and the table can be printed again. The prompt is run alone (guidance scale 1): its half decides for
-itself, and the first step does not depend on the scale.
+Intervals are of 95 %, by the Bayesian bootstrap over scenes. The files of masks stay in --output and are not made again. So a
+stopped run continues, and the table can be printed again. The prompt runs alone (guidance scale 1): its half decides for itself,
+and the first step does not depend on the scale.
 """
 
 import argparse
@@ -40,7 +41,7 @@ METHODS = [
     "norm scorer=at-edm:tau=0,scorer=token-norm",
     "cross scores=at-edm:tau=0,score=cross",
 ]
-"""What is looked at unless --method says otherwise; τ = 0, for which blocks prune must not change with the strength."""
+"""The default methods. They have τ = 0, because the strength must not change which blocks prune."""
 
 
 def method_of(text):
@@ -53,7 +54,7 @@ def method_of(text):
 
 
 def prompts_of(scenes, count):
-    """Prompts of the first scenes by id; they have a picture and a mask."""
+    """Prompts of the first scenes by id. Each scene must have a picture and a mask."""
     path = pathlib.Path(scenes) / "prompts.tsv"
     lines = [line.split("\t", 1) for line in read_text(path).splitlines() if line.strip()][:count]
     if not lines or any(len(line) != 2 for line in lines):
@@ -66,13 +67,13 @@ def prompts_of(scenes, count):
 
 
 def first_step(steps, strength):
-    """The first step that runs on a picture: the last ⌊strength · steps⌋ of the schedule do."""
+    """The first step that runs on a picture. The last ⌊strength · steps⌋ steps of the schedule run."""
     return steps - int(steps * strength)
 
 
 def background_of(mask, height, width, path):
-    """Which tokens `[height · width]` of a grid are background, by a mask `[pixels down, pixels across]` of 0 (background) to
-    255 (object)."""
+    """Which tokens `[height · width]` of a grid are background. The mask `[pixels down, pixels across]` has 0 for background and
+    255 for object."""
     down, across = mask.shape
     if down % height or across % width:
         fail(path, f"expected a picture that a grid of {height} x {width} tokens divides, got {across} x {down} pixels")
@@ -81,8 +82,8 @@ def background_of(mask, height, width, path):
 
 
 def counts_of(file, mask, step, mask_path):
-    """By grid (height, width): how many tokens are pruned on background, pruned, background, and tokens at all, in the pruning
-    decisions of one step of a file of masks, over its layers and batch rows."""
+    """Counts by grid (height, width): tokens pruned on background, tokens pruned, background tokens, and all tokens. They are of the
+    pruning decisions of one step in a file of masks, over its layers and batch rows."""
     found = {}
     for decision in masks.decisions_of(file, step):
         on_background = background_of(mask, *decision.grid, mask_path)[decision.positions]
@@ -103,13 +104,13 @@ def command_of(args, method, strength, scene, prompt, seed, file):
 
 
 def settings(args):
-    """What all files of masks of a folder depend on. The seed of a scene's noise is --seed and the scene's number."""
+    """The settings that all files of masks of a folder depend on. The seed of a scene's noise is --seed plus the scene's number."""
     prompts = hashlib.sha256(read_text(pathlib.Path(args.scenes) / "prompts.tsv").encode()).hexdigest()
     return {"model": args.model, "prompts": prompts, "steps": args.steps, "seed": args.seed}
 
 
 def prepare(args, methods):
-    """The folder of the files of masks, with the settings of those that are in it; ends where these are not the same."""
+    """The folder of the files of masks. It stores the settings of its files, and other settings end the program."""
     output, wanted = pathlib.Path(args.output), settings(args)
     path, known = output / "settings.json", {}
     if path.is_file():
@@ -135,12 +136,12 @@ def folder_of(label):
 
 
 def file_of(args, label, strength, scene):
-    """Where the masks of a run are."""
+    """The path of a run's masks."""
     return pathlib.Path(args.output) / folder_of(label) / f"strength-{strength:g}" / f"{scene}.safetensors"
 
 
 def make(args, methods, prompts):
-    """Makes the files of masks that are not there. The program writes each whole or not at all."""
+    """Makes the files of masks that do not exist yet. The program writes each file completely or not at all."""
     jobs = []
     for method in methods:
         for strength in args.strengths:
@@ -156,7 +157,7 @@ def make(args, methods, prompts):
             done = subprocess.run(command, capture_output=True, text=True, check=False)
         except OSError as error:
             return f"error: {args.atedm}: {error.strerror}"
-        file.with_suffix(".png").unlink(missing_ok=True)  # the picture is not looked at
+        file.with_suffix(".png").unlink(missing_ok=True)  # the picture is not needed
         if done.returncode or not file.is_file():
             last = (done.stderr.strip().splitlines() or ["no message"])[-1]
             return f"{last.removeprefix('error: ')} (from {file})"
@@ -177,7 +178,7 @@ def ratio(counts, top, bottom, weights):
 
 
 def row_of(label, counts, weights):
-    """A row of counts `[scenes, 4]` (pruned on background, pruned, background, tokens); bootstrap weights `[rows, scenes]`."""
+    """A row from counts `[scenes, 4]` (pruned on background, pruned, background, tokens) and bootstrap weights `[rows, scenes]`."""
     extra = np.stack([counts[:, 3] - counts[:, 2], counts[:, 1] - counts[:, 0], counts[:, 3] - counts[:, 1]], axis=1)
     counts = np.concatenate([counts, extra], axis=1).astype(np.float64)  # and object, pruned object, kept
     pruned, chance = ratio(counts, 0, 1, weights), ratio(counts, 2, 3, weights)
@@ -191,7 +192,7 @@ def row_of(label, counts, weights):
 
 
 def rows_of(args, methods, prompts):
-    """A row a method, strength and level."""
+    """Rows, one for each method, strength and level."""
     paths = {scene: pathlib.Path(args.scenes) / "masks" / f"{scene}.png" for scene in prompts}
     pictures = {scene: read_picture(path)[..., 0].astype(np.float64) for scene, path in paths.items()}
     weights, rows = measures.bootstrap_weights(len(prompts), args.replicates, args.seed), []

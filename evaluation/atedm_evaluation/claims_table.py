@@ -1,11 +1,11 @@
 """Writes a claim's table into docs/src/claims.md, between its two markers. evaluation/claims.sh calls it.
 
     claims_table CLAIM --run RUN --measures FOLDER [--page docs/src/claims.md]
-    claims_table CLAIM --markdown FILE …            tables that the programs beside this one wrote, as they are
+    claims_table CLAIM --markdown FILE …            tables of the other programs of this package, without changes
     claims_table CLAIM --empty                      the table that says how to make it
 
-RUN is the folder of `atedm ablate`, FOLDER holds what the programs beside this one wrote about it as JSON: unpruned.json
-and held-out.json (quality.py), alignment.json, classifier.json. Nothing in a table is typed by hand.
+RUN is the folder of `atedm ablate`. FOLDER holds the JSON files that the other programs of this package wrote about it:
+unpruned.json and held-out.json (quality.py), alignment.json, classifier.json. No value in a table is typed by hand.
 """
 
 import argparse
@@ -40,7 +40,7 @@ CONTENT = [
 
 
 def read_json(path):
-    """A JSON file, or the line that says what is wrong with it."""
+    """A JSON file. If it is wrong, ends the program with one line."""
     try:
         return json.loads(read_text(path))
     except json.JSONDecodeError as error:
@@ -48,7 +48,7 @@ def read_json(path):
 
 
 def label_of(point):
-    """A point's name, its budget in GFLOP."""
+    """A point's name with its budget in GFLOP."""
     varied = {key: value for key, value in point["varied"].items() if key != "budget_tflops"}
     words = [point["grid"] or point["settings"]["method"]]
     if "budget_tflops" in point["varied"]:
@@ -58,8 +58,8 @@ def label_of(point):
 
 
 def paired_differences(points, records, replicates, seed):
-    """PSNR less that of the first point of the same method, prompt by prompt: rows by point. Pictures that equal the unpruned
-    one have no PSNR, and their prompts are left out."""
+    """PSNR minus that of the first point of the same method, prompt by prompt: rows by point. A picture that equals the unpruned one
+    has no PSNR, so its prompt is left out."""
     psnr = {}
     for record in records:
         psnr.setdefault(record["point"], {})[record["prompt_id"]] = (record["distances"] or {}).get("psnr")
@@ -76,7 +76,7 @@ def paired_differences(points, records, replicates, seed):
 
 
 def half(points, found, columns):
-    """Markdown rows of some columns, without the frame: one list of cells a point."""
+    """Markdown rows of some columns, without the frame: one list of cells for each point."""
     rows = []
     for point in points:
         cells = []
@@ -126,14 +126,14 @@ def table_of(claim, run, measures):
     renders = [row for key, row in found["classifier"].items() if key.startswith("renders, held-out")]
     own = ""
     if renders:
-        told = ", ".join(f"{head} {renders[0][head]['value'] * 100:.1f} %" for head in ("colour", "shape", "position"))
-        own = f" On {renders[0]['n']['pictures']:,} held-out renders the classifier tells {told}."
+        told = ", ".join(f"{renders[0][head]['value'] * 100:.1f} % for {head}" for head in ("colour", "shape", "position"))
+        own = f" The classifier's accuracy on {renders[0]['n']['pictures']:,} held-out renders is {told}."
     note = (
-        f"N = {counts[0]} prompts a row; {singles} of them have one object, and these alone the classifier reads; KID is against "
-        f"the unpruned pictures of the same noise, and against {reference:,} held-out renders; {candidates} captions to choose from. Model "
-        f"`{settings['model']}`, {settings['steps']} steps, guidance {settings['guidance_scale']:g}. Brackets: 95 % "
-        f"({documents['unpruned']['bootstrap'].split(',')[0]} bootstrap over prompts; of the classifier's shares "
-        f"Wilson's interval).{own}"
+        f"N = {counts[0]} prompts a row. {singles} of them have one object, and the classifier reads only these. KID compares with "
+        f"the unpruned pictures of the same noise, and with {reference:,} held-out renders. The caption score chooses from "
+        f"{candidates} captions. The model is `{settings['model']}`, with {settings['steps']} steps and guidance "
+        f"{settings['guidance_scale']:g}. Brackets are 95 % intervals: {documents['unpruned']['bootstrap'].split(',')[0]} bootstrap "
+        f"over prompts, and Wilson's interval for the classifier's shares.{own}"
     )
     command = f"N={counts[0]} evaluation/claims.sh {claim}"
     return f"`{command}`\n\n{parts[0]}\n\n{parts[1]}\n\n{note}"

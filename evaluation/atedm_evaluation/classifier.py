@@ -1,19 +1,19 @@
-"""Whether generated scenes show what their prompts say, told by a small net trained on rendered scenes (classifier_model.py).
+"""Whether generated scenes show what their prompts say. A small net trained on rendered scenes decides (classifier_model.py).
 
     classifier.py train --scenes SCENES --held-out SCENES --weights target/classifier.npz
     classifier.py score --ablation RUN --labels labels.jsonl --weights target/classifier.npz
     classifier.py score --pictures PICTURES --labels labels.jsonl --weights target/classifier.npz
 
-SCENES are folders of `atedm scenes --single`: those to train on of the training split, the others of the held-out split, which
-is for the report alone. labels.jsonl is the file of the scenes whose prompts (prompts.tsv) made the pictures; pictures have the
-scenes' ids as names. A measure is the share of pictures for which the net tells the label of the prompt:
+SCENES are folders of `atedm scenes --single`. Training uses those of the training split. Those of the held-out split are only for
+the report. labels.jsonl is the file of the scenes whose prompts (prompts.tsv) made the pictures. Pictures have the scenes' ids as
+names. A measure is the share of pictures in which the net finds the label of the prompt:
 
 - colour, shape, position: what the prompt asks of the object, and all three at once; size;
 - style and tone of the background.
 
-The net's own accuracy on renders is in every table: an accuracy of pictures cannot mean more than it. Only scenes of one object
-count; others are counted as skipped. Intervals are of 95 %: Wilson's of shares; of differences to a point's reference (pictures
-of one prompt and one noise) the Bayesian bootstrap's over prompts.
+Every table has the net's own accuracy on renders, because an accuracy of pictures cannot mean more than it. Only scenes of one
+object count; the others are counted as skipped. Intervals are of 95 %. Shares have Wilson's intervals. Differences to a point's
+reference (pictures of the same prompt and noise) have those of the Bayesian bootstrap over prompts.
 """
 
 import argparse
@@ -33,8 +33,8 @@ NORMAL = 1.959964
 
 
 def wilson(hits):
-    """The share of hits with Wilson's interval (Probable inference, the law of succession, and statistical inference, 1927):
-    the shares p with |p̂ - p| ≤ z (p (1 - p) / n)^½. It has a width at 100 % too, where the bootstrap has none."""
+    """The share of hits with Wilson's interval (Probable inference, the law of succession, and statistical inference, 1927): the
+    shares p with |p̂ - p| ≤ z (p (1 - p) / n)^½. Its width is not zero even at 100 %, where that of the bootstrap is."""
     n, share = len(hits), float(np.mean(hits))
     z = NORMAL**2 / n
     middle = (share + z / 2) / (1 + z)
@@ -43,7 +43,7 @@ def wilson(hits):
 
 
 def labels_of(path):
-    """Labels of scenes by id: the caption and a word a head, or None where there is more than one object."""
+    """Labels of scenes by id: the caption and one word for each head. None for a scene of more than one object."""
     found = {}
     for line in read_lines(path, ["id", "caption", "objects", "background"]):
         try:
@@ -56,7 +56,7 @@ def labels_of(path):
 
 
 def read_pictures(paths, side=None):
-    """8-bit pictures `[pictures, side, side, 3]`, all of one size: of `side`, or else the first one's."""
+    """8-bit pictures `[pictures, side, side, 3]`. All have the size `side`, or else the first one's."""
     pictures = []
     for path in paths:
         picture = read_picture(path)
@@ -78,7 +78,7 @@ def scenes_of(folder):
 
 
 def hits_of(model, pictures, labels, source):
-    """Whether the net tells each label, by measure `[pictures]`."""
+    """Whether the net finds each label, by measure `[pictures]`."""
     from .classifier_model import HEADS
 
     for head in HEADS:
@@ -119,7 +119,7 @@ def train(args):
 
 
 def of_pictures(model, labels, pictures, captions, args):
-    """Ids of the pictures of one object, what the net hits on them, and how many other pictures were skipped."""
+    """Ids of the pictures of one object, the net's hits on them, and the number of other pictures, which are skipped."""
     for id in pictures:
         if id not in labels:
             fail(args.labels, f"expected labels of the picture {id!r}")
@@ -133,7 +133,7 @@ def of_pictures(model, labels, pictures, captions, args):
 
 
 def of_run(model, labels, args):
-    """A row a point, with differences to its reference over the prompts that both have."""
+    """Rows of a run, one for each point, with differences to its reference over the prompts that both have."""
     cells = cells_of(args.ablation)
     found = {cell.id: of_pictures(model, labels, cell.pictures, cell.captions, args) for cell in cells}
     place = {id: row for row, id in enumerate(dict.fromkeys(id for ids, _, _ in found.values() for id in ids))}

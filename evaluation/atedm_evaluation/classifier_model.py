@@ -1,8 +1,8 @@
-"""A small convolutional net that tells what single-object scenes show, and its file.
+"""A small convolutional net that reads what single-object scenes show, and its file.
 
-One map of features of the picture, at an eighth of its side. A learnt mask (a softmax over the map's places) says where the
-object is: the features under it tell colour, shape and size, the mask's mean place and spread tell position and size; mean and
-maximum over the whole map tell the background. So what an object is does not have to be learnt anew at each place.
+The net makes one map of features of the picture, at an eighth of its side. A learnt mask (a softmax over the map's places) says
+where the object is. The features under the mask give colour, shape and size. The mask's mean place and its spread give position
+and size. The mean and maximum over the whole map give the background. So the net need not learn an object anew at each place.
 """
 
 import numpy as np
@@ -13,7 +13,7 @@ from torch.nn import functional
 from . import network_file
 
 HEADS = ("colour", "shape", "position", "size", "style", "tone")
-"""What is told, in this order; the last two of the background."""
+"""The heads of the net, in this order. The last two are of the background."""
 BATCH = 64
 LEARNING_RATE = 4e-3
 WEIGHT_DECAY = 0.02
@@ -21,8 +21,8 @@ FORMAT = "atedm classifier 1"
 
 
 class Classifier(nn.Module):
-    """Pictures `[pictures, 3, side, side]` of 0..1 to logits by head. `classes` names each head's, `side` the pixels it was
-    trained on, `report` what it reached on renders."""
+    """Pictures `[pictures, 3, side, side]` of 0..1 to logits by head. `classes` names each head's classes. `side` is the training
+    size in pixels. `report` holds the results on renders."""
 
     def __init__(self, classes, side):
         super().__init__()
@@ -76,13 +76,13 @@ class Classifier(nn.Module):
 
 
 def as_inputs(pictures):
-    """8-bit pictures `[pictures, height, width, 3]` as the net takes them."""
+    """8-bit pictures `[pictures, height, width, 3]` in the form that the net takes."""
     return pictures.permute(0, 3, 1, 2).float() / 255
 
 
 def augmented(pictures, random):
-    """Renders `[pictures, 3, side, side]` made a little like generated pictures: another contrast, brightness and tint, some
-    blur, some noise, coarse or fine. Nothing is moved or mirrored: labels name places."""
+    """Renders `[pictures, 3, side, side]` changed to look a little like generated pictures: another contrast, brightness and tint,
+    some blur, some noise, coarse or fine. Nothing is moved or mirrored, because labels name places."""
     count, _, height, width = pictures.shape
 
     def uniform(shape, low, high):
@@ -102,8 +102,8 @@ def augmented(pictures, random):
 
 
 def trained(pictures, targets, classes, options, tell):
-    """A net trained on 8-bit pictures `[pictures, side, side, 3]` and class numbers `[pictures, heads]`; the same for a seed,
-    on one machine with one number of threads. `options` has steps and seed; `tell` gets a line now and then."""
+    """A net trained on 8-bit pictures `[pictures, side, side, 3]` and class numbers `[pictures, heads]`. On one machine with one
+    number of threads, a seed always gives the same net. `options` has steps and seed. `tell` gets a line now and then."""
     torch.manual_seed(options.seed)
     random = torch.Generator().manual_seed(options.seed)
     model = Classifier(classes, pictures.shape[1]).to(memory_format=torch.channels_last)

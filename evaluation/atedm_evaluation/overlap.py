@@ -2,13 +2,13 @@
 
     overlap.py RUN
 
-RUN is a folder of `atedm ablate` whose file names prompts in `masks`. A row is a point and a grid of tokens, over all layers
-that prune the whole stream of their blocks there:
+RUN is a folder of `atedm ablate` whose file names prompts in `masks`. A row is a point and a grid of tokens, over all layers that
+prune the whole stream of their blocks there. The columns are:
 
-- kept: the share of tokens that a step keeps, which is also what two masks by chance would share of each other's;
-- kept in the next step: of the tokens that a step keeps, those that the next one keeps too, where it keeps as many;
-- kept in the other half: of the tokens that one half of guidance keeps in a step, those that the other keeps in it;
-- never kept: tokens that no step keeps of those in which their layer prunes, over both halves on their own.
+- kept: the share of tokens that a step keeps. Two random masks have this share of their kept tokens in common;
+- kept in the next step: of the tokens that a step keeps, the share that the next step also keeps, if it keeps the same number;
+- kept in the other half: of the tokens that one half of guidance keeps in a step, the share that the other half also keeps;
+- never kept: the share of tokens that no step keeps, of those in which their layer prunes, over both halves separately.
 
 Intervals are of 95 %, by the Bayesian bootstrap over prompts.
 """
@@ -34,7 +34,7 @@ def kept_of(file):
 
 
 def counts_of(layers):
-    """Of the layers of one grid, each with its masks by step: (part, whole) of every share, `[4, 2]`."""
+    """(part, whole) of every share, `[4, 2]`, from the layers of one grid, each with its masks by step."""
     counts = np.zeros((4, 2), dtype=np.int64)
     for steps in layers.values():
         for step, mask in steps.items():
@@ -58,7 +58,7 @@ COLUMNS = [
 
 
 def rows_of(run, seed, replicates):
-    """A row a point that pruned, and grid."""
+    """Rows, one for each grid of a point that pruned."""
     rows = []
     for cell in cells_of(run):
         folder = pathlib.Path(run) / "masks" / cell.id

@@ -3,17 +3,18 @@
     quality.py PICTURES REFERENCE [--json FILE] [--markdown FILE]
     quality.py --ablation RUN [--features FEATURES.npz] [--reference POINT|PICTURES]
 
-PICTURES and REFERENCE are files of features.py, or folders of PNG pictures (features are then computed first).
-A run of `atedm ablate` has a row a point, against the unpruned point of the same sampling (what run.json names), one point
-of the run, or other pictures; `--features` is a file of RUN/images, which saves time when it is needed again.
+PICTURES and REFERENCE are files of features.py, or folders of PNG pictures (features are then computed first). A run of `atedm
+ablate` has a row for each point. Its reference is the unpruned point of the same sampling (as run.json names it), one point of the
+run, or other pictures. `--features` is a file of RUN/images, which saves time when the features are needed again.
 
-Pictures of one name are pairs: of one prompt and one noise in a run. KID leaves out their cross terms (measures.py says why).
-Held-out scenes and pictures generated from their captions have names in common too, and no noise: give --measures kid,fd.
+Pictures of the same name are pairs; in a run, they have the same prompt and noise. KID leaves out their cross terms (measures.py
+says why). Held-out scenes and pictures generated from their captions have names in common too, but no noise. For these, give
+--measures kid,fd.
 
-FD-ENL0 is a Fréchet distance like FID, on another network than Inception: it does not compare with any FID. Its bias falls
-with N as FID's does; below N = 5,000 it is not reported, unless --anyway. KID is unbiased at any N (Binkowski et al. 2018).
+FD-ENL0 is a Fréchet distance like FID, but on another network than Inception, so it does not compare with any FID. Its bias falls
+with N as FID's does. Below N = 5,000 it is not reported, unless --anyway is given. KID is unbiased at any N (Binkowski et al. 2018).
 
-All intervals are of 95 %, by the Bayesian bootstrap over pictures. N is stated in every row.
+All intervals are of 95 %, by the Bayesian bootstrap over pictures. Every row states N.
 """
 
 import argparse
@@ -27,11 +28,11 @@ from . import tables
 from .layout import cells_of, fail, read_picture
 
 ENOUGH = 5000
-"""Pictures of each set from which on FD-ENL0 is reported."""
+"""The minimum number of pictures in each set for a report of FD-ENL0."""
 
 
 def distances_of_pairs(a, b, places, weights):
-    """Feature cosine, PSNR and SSIM of pairs; `places` are their rows in a and in b, `weights` a row a replicate."""
+    """Feature cosine, PSNR and SSIM of pairs. `places` are their rows in a and in b; `weights` has one row for each replicate."""
     psnrs, ssims = [], []
     for i, j in zip(*places):
         x, y = read_picture(a.paths[i]), read_picture(b.paths[j])
@@ -54,7 +55,7 @@ def distances_of_pairs(a, b, places, weights):
 
 
 def compared(a, b, options, default="kid,fd,pairs"):
-    """The measures asked for of features a against features b, as one object."""
+    """The requested measures of features a against features b, as one object."""
     wanted = (options.measures or default).split(",")
     if a.values.shape[1:] != b.values.shape[1:] or min(len(a), len(b)) < 2:
         fail("PICTURES", f"expected at least 2 pictures on both sides, got {len(a)} and {len(b)}")
@@ -78,7 +79,7 @@ def compared(a, b, options, default="kid,fd,pairs"):
 
 
 def frechet_row(a, b, weights_a, weights_b, options):
-    """FD-ENL0 where there are pictures enough, else the sentence that says so."""
+    """FD-ENL0 if there are enough pictures, or else the sentence that says so."""
     n = min(len(a), len(b))
     if n < ENOUGH and not options.anyway:
         return {"value": None, "n": n, "note": f"N = {n:,}, below {ENOUGH:,}: not reported"}
@@ -88,7 +89,7 @@ def frechet_row(a, b, weights_a, weights_b, options):
 
 
 def of_run(options):
-    """A row a point of a run that is not its own reference."""
+    """Rows of a run, one for each point that is not its own reference."""
     cells, others = cells_of(options.ablation), None
     if options.reference and options.reference not in [cell.id for cell in cells]:
         if not pathlib.Path(options.reference).exists():

@@ -1,4 +1,4 @@
-"""Measures written as JSON and as rows of Markdown; the flags that all programs here share."""
+"""Writes measures as JSON and as rows of Markdown. Also has the flags that all programs of this package share."""
 
 import json
 import pathlib
@@ -16,14 +16,14 @@ def add_arguments(parser):
 
 
 def check(args):
-    """Ends the program where one of these flags is out of range."""
+    """Ends the program if one of these flags is out of range."""
     for flag, value, least in [("--replicates", args.replicates, 2), ("--seed", args.seed, 0), ("--threads", args.threads, 1)]:
         if value < least:
             fail(flag, f"expected at least {least}, got {value}")
 
 
 def cell(measure, scale, digits):
-    """A value with its interval: `1.23 [1.01, 1.44]`; what stands instead, where there is none."""
+    """A value with its interval: `1.23 [1.01, 1.44]`. If there is no value, the text that replaces it."""
     if measure is None:
         return "–"
     if measure["value"] is None:

@@ -1,4 +1,4 @@
-"""What the tests share."""
+"""Helpers that the tests share."""
 
 import contextlib
 import io
@@ -19,7 +19,7 @@ def save(path, picture):
 
 
 def called(main, *flags):
-    """Standard output of a program; its one line where it fails."""
+    """Standard output of a program. If the program fails, its one line."""
     before, sys.argv, output = sys.argv, ["program", *map(str, flags)], io.StringIO()
     try:
         with contextlib.redirect_stdout(output), contextlib.redirect_stderr(io.StringIO()):

@@ -14,7 +14,7 @@ from support import called, close
 
 
 def test_retrieval_among_distractors():
-    """Against all choices of 3 of 7 other captions."""
+    """Compares with all choices of 3 of 7 other captions."""
     for rivals in range(8):
         choices = list(itertools.combinations(range(7), 3))
         expected = np.mean([all(other >= rivals for other in choice) for choice in choices])
@@ -30,7 +30,7 @@ def test_retrieval_among_distractors():
 
 
 def test_alignment_learns_and_is_kept():
-    """On features that are made of the caption's words: training, the file, scores of pictures and of a run."""
+    """Training, the file, and scores of pictures and of a run, on features that are made of the caption's words."""
     pytest.importorskip("torch", reason="torch is not installed: no alignment was trained")
     random = np.random.default_rng(9)
     words = {word: random.normal(size=1280) for word in ["red", "blue", "left", "right", "circle", "cross", "a"]}

@@ -1,4 +1,4 @@
-"""The classifier of scenes, the shares of background and what masks share."""
+"""The classifier of scenes, the shares of background, and the overlap of masks."""
 
 import json
 import pathlib
@@ -17,7 +17,7 @@ PLACES = {"left": (0, -1), "right": (0, 1), "center": (0, 0)}
 
 
 def scene(random, colour=None, objects=1):
-    """A picture of 32 pixels of a square or a bar before a background, and its labels."""
+    """A picture of 32 pixels with a square or a bar before a background, and its labels."""
     words = {name: str(random.choice(list(values))) for name, values in [
         ("colour", COLOURS), ("shape", ["square", "bar"]), ("position", PLACES), ("size", ["small", "large"]), ("tone", TONES),
         ("style", ["plain", "striped"])]}
@@ -37,7 +37,7 @@ def scene(random, colour=None, objects=1):
 
 
 def scenes(folder, count, seed, **given):
-    """A folder as `atedm scenes` leaves it."""
+    """A folder as `atedm scenes` writes it."""
     random, lines = np.random.default_rng(seed), []
     for index in range(count):
         picture, labels = scene(random, **given)
@@ -49,7 +49,7 @@ def scenes(folder, count, seed, **given):
 
 
 def test_wilson():
-    """Against the interval's definition, and the width it has at the end."""
+    """Compares with the interval's definition, and checks its width at the end."""
     for hits in ([1, 0, 1, 1], [1] * 50, [0] * 7, [0, 1] * 40):
         found = classifier.wilson(np.array(hits, dtype=bool))
         share, n = np.mean(hits), len(hits)
@@ -196,7 +196,7 @@ pathlib.Path(flags["--output"]).write_bytes(b"picture")
 
 
 def test_background_of_a_run():
-    """A program that always prunes the same tokens: the counts, the flags it is called with, and that nothing is made twice."""
+    """Uses a program that always prunes the same tokens. Checks the counts, the program's flags, and that nothing is made twice."""
     pytest.importorskip("safetensors", reason="safetensors is not installed: no files of masks were read")
     with tempfile.TemporaryDirectory() as folder:
         folder = pathlib.Path(folder)

@@ -1,4 +1,4 @@
-"""Moments merged from parts are those of all images (needs NumPy)."""
+"""Moments merged from parts equal those of all images (needs NumPy)."""
 
 import pathlib
 import subprocess

@@ -1,4 +1,4 @@
-"""The arithmetic of the measures, and the programs on folders made here."""
+"""The arithmetic of the measures, and the programs on folders that the tests make."""
 
 import json
 import pathlib
@@ -37,8 +37,8 @@ def test_kid_is_the_double_loop():
 
 
 def test_kid_has_no_bias():
-    """Over many draws: nothing between samples of one distribution, nor between dependent pairs where those are named; and
-    its mean is that of the population's closed form, k being a polynomial of independent signs."""
+    """Over many draws, KID is zero between samples of one distribution, and between dependent pairs that are named. Its mean is that
+    of the population's closed form, because k is a polynomial of independent signs."""
     random = np.random.default_rng(1)
     independent, paired, kept, shifted = [], [], [], []
     for _ in range(600):
@@ -134,7 +134,7 @@ def test_psnr_ssim_cosines():
 
 
 def a_run(folder, random):
-    """A run of two prompts and three points, as `atedm ablate` leaves it: `none`, its equal, and another."""
+    """A run of two prompts and three points, as `atedm ablate` writes it: `none`, a point equal to it, and another."""
     lines, points = [], [("none", None), ("same", "none"), ("far", "none")]
     for index, prompt in enumerate(["fox", "owl", "bat"]):
         picture = random.integers(0, 200, (16, 16, 3), dtype=np.uint8)
@@ -148,7 +148,7 @@ def a_run(folder, random):
 
 
 def feature_file(path, folder, random):
-    """Features of a folder's pictures that only depend on the picture: its mean colours, padded."""
+    """Features of a folder's pictures that depend only on the picture: its mean colours, padded."""
     pictures = layout.pictures_under(folder)
     values = np.stack([layout.read_picture(picture).reshape(-1, 3).mean(axis=0) / 255 for picture in pictures.values()])
     features.write(path, folder, features.Features(list(pictures), np.pad(values, [(0, 0), (0, 1277)]), list(pictures.values())))

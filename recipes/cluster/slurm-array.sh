@@ -1,10 +1,10 @@
 #!/bin/bash
-# An ablation as a SLURM array: each task makes one share of the prompts.
+# An ablation as a SLURM array. Each task makes one share of the prompts.
 #
 #   sbatch --export=ALL,CONFIG=fig10.toml,MODEL=/models/sdxl-base,OUTPUT=/scratch/fig10 recipes/cluster/slurm-array.sh
 #
-# Submit it again after a time limit or a lost node: finished images are not made again, and the array may then have
-# another size. When all tasks are done:
+# After a time limit or a lost node, submit it again. Finished images are not made again, and the array may have another size
+# then. When all tasks are done, run:
 #
 #   atedm ablate merge /scratch/fig10 --output /scratch/fig10-all
 #
@@ -22,6 +22,6 @@ set -euo pipefail
 : "${MODEL:?the checkpoint, a folder}"
 : "${OUTPUT:?the folder for results, on a file system that all nodes see}"
 
-# The share is taken from SLURM_ARRAY_TASK_ID and SLURM_ARRAY_TASK_COUNT.
+# The program takes the share from SLURM_ARRAY_TASK_ID and SLURM_ARRAY_TASK_COUNT.
 exec "${ATEDM:-atedm}" ablate "$CONFIG" --model "$MODEL" --output "$OUTPUT" --resume --quiet \
     --backend "${BACKEND:-candle}" --device "${DEVICE:-cuda:0}" --dtype "${DTYPE:-bf16}"

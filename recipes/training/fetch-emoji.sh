@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Lays out the packages that scenes of emoji are composed of: Noto Emoji's drawings and emojibase's labels.
+# Fetches the packages that scenes of emoji use: Noto Emoji's drawings and emojibase's labels.
 #
 #     bash recipes/training/fetch-emoji.sh DIR     # 10 MB to fetch; needs npm, tar and sha256sum
 #
-# DIR gets noto/icons.json, emojibase/en/data.json and emojibase/meta/groups.json, and the packages' licences.
+# It writes noto/icons.json, emojibase/en/data.json, emojibase/meta/groups.json and the packages' licences to DIR.
 set -euo pipefail
 
 fail() {

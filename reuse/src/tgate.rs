@@ -3,10 +3,10 @@
 //!
 //! ```text
 //! step of the run        cross-attention              self-attention                         rows of an image
-//! < gate - 1             runs                         runs up to warm_up, then every         both halves
-//!                                                     sp_interval-th step; else used again
-//! = gate - 1             runs; its mean over the      runs; its mean over the halves         both halves
-//!                        halves is kept               is kept
+//! < gate - 1             runs; its mean over the      runs up to warm_up, then every         both halves
+//!                        halves is kept               sp_interval-th step; else used again
+//! = gate - 1             the same                     runs; its mean over the halves         both halves
+//!                                                     is kept
 //! >= gate                used again                   every fi_interval-th step; else        the negative half
 //!                                                     used again
 //! ```
@@ -15,8 +15,10 @@
 //!
 //! 1. The mean is over the halves of an image that are in the batch; without guidance an output is kept as it is. The
 //!    authors' program has a switch for that, `lcm`.
-//! 2. Where nothing is kept yet, a sublayer runs, and what it gives is kept.
-//! 3. A layer whose stream has been shrunk, by another method of a stack, runs: its tokens are other ones at every step.
+//! 2. What cross-attention gave last before the gate is used from there on. That is what it gave in the step before the gate,
+//!    unless another method of a stack left the layer out.
+//! 3. Where nothing is kept yet, a sublayer runs, and what it gives is kept.
+//! 4. A layer whose stream has been shrunk, by another method of a stack, runs: its tokens are other ones at every step.
 
 use atedm_core::plugin::{
     Action, BlockId, BlockShape, BuildContext, Event, Facts, LayerTokens, MethodPlan, ModelShape, Options,
@@ -74,8 +76,7 @@ impl TGateOptions {
 
     fn of(&self, sub: Sublayer, step: usize) -> Use {
         match sub {
-            Sublayer::CrossAttention if step + 1 < self.gate_step => Use::Run,
-            Sublayer::CrossAttention if step + 1 == self.gate_step => Use::KeepMean,
+            Sublayer::CrossAttention if step < self.gate_step => Use::KeepMean,
             Sublayer::CrossAttention => Use::Again,
             Sublayer::SelfAttention => match self.of_self_attention(step) {
                 // nothing is kept that is not used

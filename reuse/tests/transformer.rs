@@ -41,7 +41,7 @@ impl Transformer {
         let site = NestSite { nest: NestId(block), step: *step, rows };
         nest(reducer, &site, x, |reducer, x| {
             self.ran += 1;
-            let grid = Grid { height: 1, width: TOKENS };
+            let grid = Grid::new(1, TOKENS);
             let mut pass = BlockPass::enter(reducer, step, rows, BlockId::whole(), 1, grid);
             let x = pass.layer(0, x)?;
             let time = step.index as f64 / 10.0;

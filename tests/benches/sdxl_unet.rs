@@ -1,5 +1,6 @@
-//! SD-XL's real U-Net with generated weights, f32, Candle on the CPU: the rate of a whole evaluation beside that of
-//! Candle's own 2048² matrix product, and its time beside that of candle-transformers' U-Net on the same weights.
+//! Runs SD-XL's real U-Net with generated weights in f32, on Candle's CPU backend. It compares the rate of a whole
+//! evaluation with that of Candle's own 2048² matrix product. It compares its time with that of candle-transformers'
+//! U-Net on the same weights.
 //!
 //! ```text
 //! cargo bench -p atedm-tests --bench sdxl_unet                      12 GB of memory, some minutes
@@ -7,8 +8,8 @@
 //!     -- --peak                                                     1024 px, batch 2: peak memory only
 //! ```
 //!
-//! Rounds interleave the three, and medians are printed: a busy machine slows all of them alike. FLOPs are 2 × MAC by
-//! formula. candle-transformers' U-Net lacks SD-XL's added embedding and uses another GELU, so that only its time is
+//! Rounds interleave the three, and the bench prints medians, so a busy machine slows all of them alike. FLOPs are 2 ×
+//! MAC by formula. candle-transformers' U-Net lacks SD-XL's added embedding and uses another GELU. So only its time is
 //! compared, never its output.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
@@ -31,10 +32,10 @@ use candle_transformers::models::stable_diffusion::unet_2d::{
     BlockConfig, UNet2DConditionModel, UNet2DConditionModelConfig,
 };
 
-/// Side of the square matrices whose product is the machine's rate.
+/// Side of the square matrices whose product gives the machine's rate.
 const MATRIX: usize = 2048;
 
-/// Generated weights that remember what they gave: another model can be built on the same storage.
+/// Generated weights. They keep what they gave, so that another model can be built on the same storage.
 struct Shared {
     source: RandomSource<Device>,
     given: Rc<RefCell<HashMap<String, candle_core::Tensor>>>,
@@ -86,7 +87,7 @@ impl Options {
     }
 
     fn latents(&self) -> Grid {
-        Grid { height: self.size / 8, width: self.size / 8 }
+        Grid::new(self.size / 8, self.size / 8)
     }
 }
 
@@ -104,7 +105,7 @@ impl Inputs {
         let mut draws = Draws::new(1);
         let mut of = |shape: &[usize]| draws.normals(shape).upload(DType::F32, &Device::Cpu);
         let (batch, side) = (options.batch, options.size as f32);
-        let Grid { height, width } = options.latents();
+        let Grid { height, width, .. } = options.latents();
         Ok(Self {
             latents: of(&[batch, 4, height, width])?,
             text: of(&[batch, 77, config.text_channels()])?,
@@ -131,7 +132,7 @@ impl Inputs {
     }
 }
 
-/// candle-transformers' U-Net on tensors that are already there.
+/// candle-transformers' U-Net on tensors that already exist.
 fn theirs(given: HashMap<String, candle_core::Tensor>) -> candle_core::Result<UNet2DConditionModel> {
     let block = |out_channels, use_cross_attn, attention_head_dim| BlockConfig {
         out_channels,
@@ -154,7 +155,7 @@ fn seconds<R>(f: impl FnOnce() -> R) -> f64 {
     start.elapsed().as_secs_f64()
 }
 
-/// Median and least; the mean of the middle two of an even number.
+/// The median and the lowest value. The median of an even number of values is the mean of the middle two.
 fn median_and_best(mut values: Vec<f64>) -> [f64; 2] {
     values.sort_by(f64::total_cmp);
     let half = values.len() / 2;
@@ -214,7 +215,7 @@ fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
             seconds(|| other.forward(&latents, 500.0, &text).unwrap()),
             seconds(|| inputs.evaluate(&unet, &mut at_edm).unwrap()),
         ];
-        // one product before, and several after: it is short, and the machine's rate drifts
+        // The product runs once before, and several times after: it is short, and the machine's rate drifts.
         times[0].extend([around[0], product(), product()]);
         for (times, time) in times[1..].iter_mut().zip(&around[1..]) {
             times.push(*time);

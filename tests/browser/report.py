@@ -1,13 +1,13 @@
-"""The page of `atedm report` in headless Chromium.
+"""Opens the page of `atedm report` in headless Chromium.
 
-Makes a small ablation of a tiny checkpoint with random weights, writes its page, opens it, and checks that nothing is
-fetched, that the console stays clean, that columns sort, that the before/after slider moves, that what users wrote stays
-text, and that the page fits 1280 pixels. Takes screenshots to be looked at.
+The script makes a small ablation of a tiny checkpoint with random weights, writes its page and opens it. It checks that nothing is
+fetched, that the console stays clean, that columns sort and that the before/after slider moves. It also checks that what users wrote
+stays text, and that the page fits 1280 pixels. It takes screenshots for a person to look at.
 
 Usage: python3 tests/browser/report.py [--atedm target/debug/atedm] [--out target/browser]
 
-Needs Chromium (Debian: apt-get install chromium) and nothing but Python's standard library: it speaks the DevTools
-protocol over a pair of pipes.
+It needs Chromium (Debian: apt-get install chromium) and only Python's standard library. It speaks the DevTools protocol over a pair of
+pipes.
 """
 
 import argparse
@@ -83,7 +83,7 @@ class Browser:
         self.ask("Emulation.setDeviceMetricsOverride", width=1280, height=900, deviceScaleFactor=1, mobile=False)
 
     def receive(self, seconds):
-        """The next message, or None after that long."""
+        """The next message, or None if there is none within that time."""
         end = time.monotonic() + seconds
         while b"\0" not in self.buffer:
             left = end - time.monotonic()
@@ -97,7 +97,7 @@ class Browser:
         return json.loads(message)
 
     def ask(self, method, session="own", **parameters):
-        """Sends a command and gives its result; events on the way are kept."""
+        """Sends a command and gives its result. It keeps the events that arrive before it."""
         self.number += 1
         command = {"id": self.number, "method": method, "params": parameters}
         if session == "own":
@@ -114,7 +114,7 @@ class Browser:
             self.events.append(message)
 
     def settle(self, seconds=0.5):
-        """Waits until nothing has happened for that long."""
+        """Waits until nothing has happened for that time."""
         while (message := self.receive(seconds)) is not None:
             self.events.append(message)
 
@@ -174,7 +174,7 @@ def check(name, found, expected):
 
 
 def column(browser, title):
-    """What a column of the table of points holds, top to bottom: numbers, None where there is none."""
+    """The values of a column of the table of points, top to bottom. They are numbers, or None if there is none."""
     return browser.run(f"""(() => {{
         const table = document.querySelector("#results table");
         const at = [...table.tHead.rows[0].cells].findIndex(head => head.querySelector("button").textContent === {title!r});

@@ -1,23 +1,23 @@
 #!/usr/bin/env python3
-"""Runs the commands of README.md and of the guide as they stand there.
+"""Runs the commands of README.md and of the guide without changes.
 
     python3 tests/docs/commands.py [--atedm target/debug/atedm] [--list] [FILE.md ...]
 
-Every line of every fenced `sh` block (and what prose shows of `cargo build …`) must be of a kind that is known here:
+Every line of every fenced `sh` block must be of a kind that is listed here. The same holds for `cargo build …` and the like in prose.
 
-run       `atedm …`, `target/release/atedm …` and `cargo run --release -- …`, with the program given by `--atedm`, whichever
-          way that was built: compiling again would show nothing more. Each page has a fresh folder. In it are copies of
-          docs/, examples/, recipes/ and tests/, blocks whose first line is `# NAME.toml`, and a tiny checkpoint of random weights under
-          the names that the pages give to SD-XL (STAND_INS): flags and files are tried, pictures are not.
-resolved  `cargo build`, `cargo install` and `cargo run -p`: packages, features and examples must exist, as cargo itself
-          finds without building.
-skipped   for one of the reasons in SKIPPED. Files of the repository that the command names must exist.
-          A page skips others by a comment before the block, which says why:
+run       `atedm …`, `target/release/atedm …` and `cargo run --release -- …`. They run with the program of `--atedm`, however that
+          was built, because compiling again would show nothing more. Each page has a fresh folder with copies of docs/, examples/,
+          recipes/ and tests/. The folder also has the blocks whose first line is `# NAME.toml`, and a tiny checkpoint of random
+          weights under the names that the pages give to SD-XL (STAND_INS). This tests flags and files, not pictures.
+resolved  `cargo build`, `cargo install` and `cargo run -p`. Packages, features and examples must exist. cargo itself finds this
+          without building.
+skipped   Commands for one of the reasons in SKIPPED. Files of the repository that the command names must exist. A page skips other
+          commands by a comment before the block, which says why:
               <!-- not run: its 5,000 captions are not at hand -->
-              <!-- not run (atedm ablate b.toml): … -->      only commands that begin so
+              <!-- not run (atedm ablate b.toml): … -->      only commands that begin with this
 
-`<!-- before: COMMAND -->` makes what a block starts from. A command of another kind is an error, and so is one that fails.
-Needs Python and cargo alone; uses no GPU, and no network but for crates.
+`<!-- before: COMMAND -->` prepares the files that a block needs. A command of another kind is an error, and so is one that fails.
+The script needs only Python and cargo. It uses no GPU, and no network except for crates.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Tests of commands.py: what it must find wrong. Python's standard library alone: python3 tests/docs/test_commands.py"""
+"""Tests that commands.py finds errors. They need only Python's standard library: python3 tests/docs/test_commands.py"""
 
 import pathlib
 import tempfile

@@ -1,19 +1,20 @@
-//! How much of G-WPR's converged kept set cheaper ways to vote find, on a trained checkpoint along a real trajectory.
+//! Measures how much of G-WPR's converged kept set cheaper ways to vote find. It runs a trained checkpoint along a real
+//! trajectory.
 //!
 //! `cargo run -p atedm-tests --example overlap -- MODEL [--prompts FILE] [--steps N] [--guidance S] [--seed N]
 //! [--leader OPTIONS] [--candidate OPTIONS]…`
 //!
-//! One run is made, by the leader (default: AT-EDM with the converged sets, 50 votes). Every candidate sees the same token
-//! streams and the same attention graphs at the same places, chooses its own kept sets, and keeps its own memory of earlier
-//! steps; what it chose is compared with 50 votes on that graph:
+//! The leader makes one run (default: AT-EDM with the converged sets, 50 votes). Every candidate sees the same token
+//! streams and the same attention graphs at the same places. It chooses its own kept sets and keeps its own memory of
+//! earlier steps. Its choice is compared with that of 50 votes on the same graph:
 //!
 //! ```text
 //! overlap = |kept ∩ kept of 50 votes| / kept          mean over blocks, steps and batch rows
 //! ```
 //!
-//! OPTIONS is a JSON table of options, over the preset `at-edm` or the one that it names:
-//! `{"preset": "at-edm-fast", "max_iterations": 1}`. FILE has a prompt on each line. Tables come in Markdown: one for all
-//! levels and one for each, with a column for each tenth of the steps.
+//! OPTIONS is a JSON table of options over the preset `at-edm`, or over the preset that it names:
+//! `{"preset": "at-edm-fast", "max_iterations": 1}`. FILE has a prompt on each line. The program prints Markdown tables:
+//! one for all levels and one for each level, with a column for each tenth of the steps.
 
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -22,16 +23,16 @@ use std::sync::{Arc, Mutex};
 use atedm_candle::{Candle, Device};
 use atedm_core::at_edm::{AtEdm, AtEdmConfig, Parts};
 use atedm_core::plugin::{
-    Action, BuildContext, Event, MaskRecorder, MaskSet, Row, Run, Site, Step, Sublayer, TokenReducer, Wants,
+    Action, BuildContext, Event, MaskRecorder, MaskSet, Row, Run, Site, Step, Sublayer, TokenReducer,
 };
-use atedm_core::{AttentionOps, Backend, DType, Result};
+use atedm_core::{AttentionOps, Backend, DType, GraphRequest, Result};
 use atedm_sdxl::checkpoint::{Checkpoint, OpenOptions};
 use atedm_sdxl::pipeline::{Decoding, Pipeline, Proceed, Request, StepReport};
 use serde_json::{Value, json};
 
 type Failure = Box<dyn Error>;
 
-/// Captions of the kind that the small trained checkpoints of this project know.
+/// Captions of the kind that this project's small trained checkpoints know.
 const PROMPTS: [&str; 8] = [
     "a large red circle in the center on a blue plain background",
     "a small yellow star on the left on a purple striped background",
@@ -48,12 +49,12 @@ const CONVERGED: usize = 50;
 /// Columns of a table.
 const SPANS: usize = 10;
 
-/// Exactly so many votes, from equal scores.
+/// Exactly this many votes, from equal scores.
 fn cold(votes: usize) -> Value {
     json!({"max_iterations": votes, "epsilon": 0})
 }
 
-/// So many votes, from the previous evaluation's scores, at every n-th evaluation.
+/// This many votes, from the previous evaluation's scores, at every n-th evaluation.
 fn warm(votes: usize, every: usize) -> Value {
     json!({"max_iterations": votes, "epsilon": 0, "warm_start": true, "rescore_every": every})
 }
@@ -74,7 +75,7 @@ fn candidates() -> Vec<Value> {
     all
 }
 
-/// What the command line says.
+/// The values of the command line.
 struct Arguments {
     model: String,
     prompts: Vec<String>,
@@ -132,7 +133,7 @@ fn configuration(options: &Value, deepest_level: Option<usize>) -> std::result::
     Ok(AtEdmConfig { levels, ..config })
 }
 
-/// A method that chooses and is not obeyed.
+/// A method that makes its choices, which the run does not follow.
 struct Follower<T: AttentionOps> {
     name: String,
     method: AtEdm<T>,
@@ -143,7 +144,7 @@ impl<T: AttentionOps> Follower<T> {
     fn new(options: &Value, deepest_level: Option<usize>) -> std::result::Result<Self, Failure> {
         let recorder = MaskRecorder::shared();
         let context = BuildContext { observer: Some(recorder.clone()), ..BuildContext::default() };
-        // Its plans are thrown away, so they may as well be the cheapest.
+        // Its plans are discarded, so it uses the cheapest recovery.
         let config = AtEdmConfig { recovery: "zero".into(), ..configuration(options, deepest_level)? };
         let method = config.build(&context, &Parts::with_builtins())?;
         Ok(Self { name: name(options), method, recorder })
@@ -166,19 +167,19 @@ fn name(options: &Value) -> String {
         .join(" ")
 }
 
-/// The leader decides; every follower is told the same.
+/// The leader decides. Every follower gets the same events.
 struct Compared<T: AttentionOps> {
     leader: AtEdm<T>,
     followers: Vec<Follower<T>>,
 }
 
-/// The event once more. A graph goes without a vote that another method asked for.
+/// A copy of the event. The graph of the copy has no vote that another method asked for.
 fn copy<'a, T: AttentionOps>(event: &Event<'a, T>) -> Option<Event<'a, T>> {
     Some(match event {
         Event::LayerEnter { hidden } => Event::LayerEnter { hidden },
         Event::Before { sub, hidden, normed } => Event::Before { sub: *sub, hidden, normed },
-        Event::Attended { sub, graph, values, output } => {
-            Event::Attended { sub: *sub, graph: graph.clone(), values, output }
+        Event::Attended { sub, graph, values, output, .. } => {
+            Event::Attended { sub: *sub, graph: graph.clone(), first_vote: None, values, output }
         }
         Event::After { sub, hidden, output } => Event::After { sub: *sub, hidden, output },
         Event::BlockExit { hidden } => Event::BlockExit { hidden },
@@ -197,13 +198,13 @@ impl<T: AttentionOps> TokenReducer<T> for Compared<T> {
         self.leader.begin_step(step, rows)
     }
 
-    fn wants(&mut self, site: &Site<'_>, sub: Sublayer) -> Result<Wants<T>> {
-        let mut wanted = !matches!(self.leader.wants(site, sub)?, Wants::Nothing);
+    fn wants(&mut self, site: &Site<'_>, sub: Sublayer) -> Result<GraphRequest<T>> {
+        let mut wanted = !matches!(self.leader.wants(site, sub)?, GraphRequest::None);
         for follower in &mut self.followers {
-            wanted |= !matches!(follower.method.wants(site, sub)?, Wants::Nothing);
+            wanted |= !matches!(follower.method.wants(site, sub)?, GraphRequest::None);
         }
-        // Nobody's vote is cast on the way: each starts from other scores.
-        Ok(if wanted { Wants::Graph } else { Wants::Nothing })
+        // Attention's forward pass casts no vote, because each method starts from other scores.
+        Ok(if wanted { GraphRequest::Lazy } else { GraphRequest::None })
     }
 
     fn on_event(&mut self, site: &Site<'_>, event: Event<'_, T>) -> Result<Action<T>> {
@@ -216,7 +217,7 @@ impl<T: AttentionOps> TokenReducer<T> for Compared<T> {
     }
 }
 
-/// A mean on its way.
+/// A mean that values are added to.
 #[derive(Debug, Clone, Copy, Default)]
 struct Mean {
     sum: f64,
@@ -245,7 +246,7 @@ impl std::fmt::Display for Mean {
     }
 }
 
-/// The share of `kept` that is in `reference`; both ascend.
+/// The share of `kept` that is in `reference`. Both are in ascending order.
 fn overlap(kept: &[u32], reference: &[u32]) -> f64 {
     let common = kept.iter().filter(|token| reference.binary_search(token).is_ok()).count();
     common as f64 / kept.len().max(1) as f64
@@ -260,7 +261,7 @@ struct Line {
 }
 
 impl Line {
-    /// Both together.
+    /// Both lines joined into one.
     fn with(mut self, other: &Self) -> Self {
         self.votes.join(&other.votes);
         self.all.join(&other.all);
@@ -346,7 +347,7 @@ fn run<B: Backend>(
     Ok(())
 }
 
-/// Prints the line that `pick` finds for each candidate.
+/// Prints the line that `pick` selects for each candidate.
 fn table(
     lines: &[(String, BTreeMap<usize, Line>)],
     steps: usize,

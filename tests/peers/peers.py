@@ -4,11 +4,11 @@
     cargo build --release -p atedm --features tch
     target/python/bin/python tests/peers/peers.py [--rounds 5] [--unfused] [--out docs/src/benchmarks.md]
 
-Both sides keep their U-Net in memory (5.1 GB each for SD-XL in bf16) and run one after the other, never together: the
-program waits for its turn (`--paced`). Weights are generated on both sides. Only ratios within one run mean anything.
+Both sides keep their U-Net in memory (5.1 GB each for SD-XL in bf16). They run one after the other, never together: the program waits
+for its turn (`--paced`). Weights are generated on both sides. Only ratios within one run mean anything.
 
-With --out the page's part between `<!-- fused -->` (with --unfused: `<!-- unfused -->`) and the next `<!-- end -->`
-is replaced, and the raw figures are written beside the page.
+With --out, the script replaces the page's part between `<!-- fused -->` (with --unfused: `<!-- unfused -->`) and the next
+`<!-- end -->`, and writes the raw figures beside the page.
 """
 
 import argparse
@@ -73,7 +73,7 @@ def read_arguments():
 
 
 def generated_unet(arguments):
-    """diffusers' U-Net with weights of variance 1 / fan-in, made in its dtype at once."""
+    """diffusers' U-Net with weights of variance 1 / fan-in. It is made in its dtype from the start."""
     config = SDXL
     if arguments.config:
         config = json.loads((Path(arguments.config) / "unet/config.json").read_text())
@@ -114,7 +114,7 @@ def inputs(unet, arguments):
 
 
 class Theirs:
-    """diffusers and tomesd: every call of `round` evaluates each once."""
+    """diffusers and tomesd. Every call of `round` evaluates each of them once."""
 
     def __init__(self, arguments):
         torch.set_num_threads(arguments.threads)
@@ -178,7 +178,7 @@ class Ours:
         self.wait_for(f"round {number} ")
 
     def finish(self):
-        """What it printed, and its figures."""
+        """The output of the program, and its figures."""
         self.process.stdin.close()
         printed = self.process.stdout.read()
         if self.process.wait() != 0:
@@ -199,7 +199,7 @@ def version_of(program):
 
 
 def table(figures):
-    """The rows of the page: what, milliseconds, beside diffusers, beside our own full step."""
+    """The rows of the page: name, milliseconds, ratio to diffusers, ratio to our own full step."""
     theirs = {name: 1e3 * statistics.median(seconds) for name, seconds in figures["peers"].items()}
     ours, base = figures["ours"], theirs["diffusers"]
     lines = ["| U-Net evaluation | ms | diffusers ÷ this | full ÷ this | FLOPs allow | scoring | peak GB |",

@@ -1,5 +1,5 @@
 #!/bin/sh
-# The Python environment of the references (tests/python/setup.sh) with the peers in it.
+# Makes the Python environment of the references (tests/python/setup.sh) with the compared programs in it.
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 sh "$here/../python/setup.sh"

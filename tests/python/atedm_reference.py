@@ -73,7 +73,7 @@ def attention_map(q, k):
 
 
 def importance(a, cross):
-    """Eq. 1's denominator: each query's entropy, clamped; None for self-attention."""
+    """Eq. 1's denominator: each query's entropy, clamped. None for self-attention."""
     if not cross:
         return None
     return -torch.special.xlogy(a, a).sum(-1).clamp(max=-1e-12)
@@ -82,7 +82,7 @@ def importance(a, cross):
 def g_wpr(a, options, cross, margins=None):
     """G-WPR for each head: a [B,H,M,N] -> scores of the queries [B,H,M], and the votes that were cast [B,H].
 
-    A head stops once the L1 change of its scores is at most epsilon; the others go on."""
+    A head stops once the L1 change of its scores is at most epsilon. The other heads continue."""
     m = a.shape[-2]
     s = torch.full(a.shape[:-1], 1.0 / m, dtype=torch.float64)
     running = torch.ones(a.shape[:2], dtype=torch.bool)
@@ -114,7 +114,7 @@ def over_heads(s, how):
 
 
 def split(scores, ratio, margins=None):
-    """Kept and pruned positions of each row, both ascending; of equal scores the lower index is kept first."""
+    """Kept and pruned positions of each row, both ascending. Among equal scores, the lower index is kept first."""
     n = scores.shape[-1]
     kept = n - math.floor(ratio * n)
     order = torch.argsort(scores, dim=-1, descending=True, stable=True)
@@ -125,7 +125,7 @@ def split(scores, ratio, margins=None):
 
 
 def most_similar(a, kept, pruned, margins=None):
-    """For each pruned token b, where in `kept` stands the token that attends to b the most (mean over heads)."""
+    """For each pruned token b, the place in `kept` of the token that attends to b most (mean over heads)."""
     mean = a.mean(1)
     columns = take(mean, kept).gather(2, pruned.unsqueeze(1).expand(-1, kept.shape[1], -1))
     if margins is not None and kept.shape[1] > 1 and pruned.shape[1] > 0:
@@ -148,8 +148,8 @@ STRETCHED_KEYS = {0: 1.0, 1: 19 / 32, 3: -3 / 32}
 
 
 def bicubic(field):
-    """Keys' kernel (a = -0.75) stretched over two cells, without the cell itself; field [B,C,H,W] of kept values and
-    zeros -> for each cell a third of the weighted sum of its neighbours, zeros outside."""
+    """The keys' kernel (a = -0.75) stretched over two cells, without the cell itself. field is [B,C,H,W] of kept values and zeros.
+    Gives for each cell a third of the weighted sum of its neighbours, with zeros outside."""
     height, width = field.shape[-2:]
     padded = F.pad(field.double(), (3, 3, 3, 3))
     out = torch.zeros_like(field, dtype=torch.float64)
@@ -171,7 +171,7 @@ def take(x, index):
 
 @dataclasses.dataclass
 class Pruned:
-    """What one pruning left behind, to undo it."""
+    """The record of one pruning, which is needed to undo it."""
 
     kept: torch.Tensor
     pruned: torch.Tensor
@@ -212,9 +212,9 @@ def attend(module, x, context):
 
 
 def block_sites(unet):
-    """(name, module, level, kind) of every attention block in the order they run.
+    """(name, module, level, kind) of every attention block, in the order in which they run.
 
-    kind is "first" for the first of a down stage, "last" for the last of an up stage, else ""."""
+    kind is "first" for the first of a down stage, "last" for the last of an up stage, and "" otherwise."""
     sites = []
     levels = len(unet.down_blocks)
     for i, stage in enumerate(unet.down_blocks):
@@ -233,10 +233,9 @@ def block_sites(unet):
 class AtEdm:
     """A context manager that prunes inside a U-Net.
 
-    `records` has one entry for each pruning: step, block, layer, kept [B,K] and source [B,P] (an index into all
-    tokens of that layer), the scores [B,N] and the votes cast [B,H]. `margins` has how close each discrete choice was:
-    ("kept", relative gap of the scores at the cut), ("copy", relative gap of the two largest attentions received),
-    ("stop", |change - epsilon|)."""
+    `records` has one entry for each pruning: step, block, layer, kept [B,K] and source [B,P] (an index into all tokens of that
+    layer), the scores [B,N] and the votes cast [B,H]. `margins` says how close each discrete choice was: ("kept", relative gap of the
+    scores at the cut), ("copy", relative gap of the two largest attentions received), ("stop", |change - epsilon|)."""
 
     def __init__(self, unet, options, steps):
         self.unet, self.options, self.steps = unet, options, steps
@@ -245,7 +244,7 @@ class AtEdm:
         self.records, self.margins = [], []
 
     def begin_step(self, index):
-        """Tells the step that the next evaluation belongs to."""
+        """Sets the step of the next evaluation."""
         self.step = index
 
     def prunes(self, level, kind):
@@ -310,7 +309,7 @@ class AtEdm:
         return x + image
 
     def prune(self, name, layer, x, self_qk, cross_qk, grid):
-        """Scores, splits and shrinks the tokens x [B,N,C]."""
+        """Scores the tokens x [B,N,C], splits them, and keeps the first part."""
         cross = self.options.score == "cross"
         a_self = attention_map(*self_qk)
         a = attention_map(*cross_qk) if cross else a_self
@@ -362,7 +361,7 @@ def loop_scores(a, options, cross):
 
 
 def loop_split(scores, ratio):
-    """Prunes the lowest score, one token after the other; of equal scores the highest index goes first."""
+    """Prunes the lowest score, one token after the other. Among equal scores, the highest index goes first."""
     left = list(range(len(scores)))
     for _ in range(math.floor(ratio * len(scores))):
         worst = left[0]
@@ -390,7 +389,7 @@ def loop_restore(x, a, kept, n, recovery, before):
 
 
 def self_check():
-    """The vectorised formulas against the loops, over a sweep of options."""
+    """Compares the vectorised formulas with the loops, over a sweep of options."""
     torch.manual_seed(0)
     checked = 0
     for cross in (False, True):

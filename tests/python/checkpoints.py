@@ -2,9 +2,8 @@
 
     python checkpoints.py DIR [NAME ...]        writes DIR/NAME for every named configuration (all by default)
 
-Weights are random but not lifeless: attention logits are scaled up, so that attention maps have peaks and the ranking
-of tokens does not hang on rounding, and the last convolutions are scaled so that predictions and pictures have a
-sensible spread.
+Weights are random but have an effect. Attention logits are scaled up, so that attention maps have peaks and rounding does not decide
+the ranking of tokens. The last convolutions are scaled so that predictions and pictures have a sensible spread.
 """
 
 import json
@@ -337,7 +336,7 @@ def make_vae(spec):
 
 
 def make_pipeline(config):
-    """The whole pipeline of one row, in f32; weights are rounded to `dtype` first, so that files hold them exactly."""
+    """The whole pipeline of one row, in f32. Weights are rounded to `dtype` first, so that files hold them exactly."""
     torch.manual_seed(config["seed"])
     vocab, _ = vocabulary()
     legacy = config.get("legacy_eos", False)
@@ -381,7 +380,7 @@ SCHEDULER_EXTRAS = dict(clip_sample=False, sample_max_value=1.0, set_alpha_to_on
 
 
 def add_scheduler_fields(folder):
-    """Gives the scheduler's config the fields that the published SD-XL's has."""
+    """Gives the scheduler's config the fields of the published SD-XL."""
     path = os.path.join(folder, "scheduler", "scheduler_config.json")
     with open(path, encoding="utf-8") as f:
         value = json.load(f)
@@ -391,7 +390,7 @@ def add_scheduler_fields(folder):
 
 
 def relabel(folder):
-    """Takes the local path out of the config files."""
+    """Removes the local path from the config files."""
     for root, _, files in os.walk(folder):
         for name in files:
             if name.endswith(".json"):
@@ -430,7 +429,7 @@ def write_checkpoint(folder, config):
 
 
 def load(folder):
-    """The pipeline of a folder, in f32, whichever weight files it has."""
+    """The pipeline of a folder, in f32, with any of the weight files that the folder may have."""
     has_plain = any(
         os.path.exists(os.path.join(folder, "unet", "diffusion_pytorch_model.safetensors" + end))
         for end in ("", ".index.json")

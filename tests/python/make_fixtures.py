@@ -1,9 +1,9 @@
-"""Writes the golden files of tests/fixtures: two checkpoints, their modules and whole runs, whole runs of the model in
-the binary, samplers, torch's randn.
+"""Writes the golden files of tests/fixtures: two checkpoints with their modules and whole runs, whole runs of the model in the
+binary, samplers, torch's randn.
 
     python make_fixtures.py [DIR]        tests/fixtures by default
 
-What each file holds is said in tests/fixtures/README.md.
+tests/fixtures/README.md says what each file holds.
 """
 
 import json
@@ -52,7 +52,7 @@ TEXTS = [
 
 
 def write_json(path, value):
-    """One value; a list has one entry a line."""
+    """One value. A list has one entry on each line."""
     with open(path, "w", encoding="utf-8") as f:
         if isinstance(value, list):
             f.write("[\n" + ",\n".join(json.dumps(v, ensure_ascii=False) for v in value) + "\n]\n")
@@ -62,7 +62,7 @@ def write_json(path, value):
 
 
 def write_tensors(path, tensors):
-    """f32 for floats, u32 for integers, u8 as it is."""
+    """f32 for floats, u32 for integers; u8 stays u8."""
 
     def plain(t):
         t = t.detach().contiguous().clone()
@@ -82,7 +82,7 @@ def normal(seed, *shape):
 
 
 def text_modules(pipe, out):
-    """Token ids, hidden_states[-2] and the pooled projection of three prompts; returns contexts for the U-Net."""
+    """Token ids, hidden_states[-2] and the pooled projection of three prompts. Returns contexts for the U-Net."""
     for name in ("", "_2"):
         tokenizer, encoder = getattr(pipe, "tokenizer" + name), getattr(pipe, "text_encoder" + name)
         ids = tokenizer(
@@ -229,7 +229,7 @@ def fixture_cases(name):
 
 
 def write_image_to_image(pipe, folder):
-    """image_to_image.safetensors and .json: a picture, and what runs that start from it end at."""
+    """image_to_image.safetensors and .json: a picture, and the final latents of runs that start from it."""
     generator = torch.Generator().manual_seed(31)
     smooth = torch.nn.functional.interpolate(torch.rand(1, 3, 6, 7, generator=generator), (40, 56), mode="bicubic")
     picture = (255 * smooth[0].clamp(0, 1)).round().to(torch.uint8).permute(1, 2, 0)
@@ -260,7 +260,7 @@ def write_image_to_image(pipe, folder):
 
 
 def write_half_runs(model, picture, folder):
-    """half_runs.safetensors and .json: final latents of whole runs in f16 and bf16, noise drawn in the same."""
+    """half_runs.safetensors and .json: final latents of whole runs in f16 and bf16, with noise drawn in the same dtype."""
     out, listed = {}, []
     for name, dtype in (("f16", torch.float16), ("bf16", torch.bfloat16)):
         pipe = checkpoints.load(model).to(dtype)
@@ -331,7 +331,7 @@ BETAS = dict(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", 
 
 
 def pseudo_output(scaled, index):
-    """What stands for the U-Net: a smooth function of its input and the step."""
+    """Replaces the U-Net: a smooth function of its input and the step."""
     return 0.8 * scaled + 0.3 * torch.sin(2.0 * scaled + float(index))
 
 
@@ -367,7 +367,7 @@ def sampler_configs():
 
 
 def edm_configs():
-    """Rows as those of sampler_configs, of models with EDM's preconditioning; the first is Playground v2.5's."""
+    """Rows like those of sampler_configs, for models with EDM's preconditioning. The first is Playground v2.5's."""
     counts = (1, 4, 20)
     return [
         ("edm-dpm++2m", EDMDPMSolverMultistepScheduler, dict(sigma_data=0.5), (1, 4, 20, 50), None),
@@ -402,7 +402,7 @@ def run_sampler(scheduler, steps, custom, noises):
 
 
 def write_samplers(folder, file, rows, training):
-    """FILE.safetensors and FILE.json; `training` is what all configurations say of the noise of training."""
+    """FILE.safetensors and FILE.json. `training` is what all configurations have about the noise of training."""
     out, listed = {"noise": normal(21, 1, 4, 4, 4)}, []
     for name, cls, options, counts, custom in rows:
         for steps in counts:

@@ -2,14 +2,13 @@
 
     python parity.py --atedm BINARY [--backends candle,ndarray] [--work DIR] [--filter TEXT] [--list]
 
-Makes the checkpoints and the references in DIR (target/parity by default; both are kept for the next time), runs
-`BINARY generate …` for every case and backend, and prints the relative L2 difference of the final latents and the
-largest difference of a picture in steps of 1/255. Exit code 1 if a case fails. The last cases are on the model in the
-binary, assets/atedm-shapes, which is trained; all others have random weights.
+It makes the checkpoints and the references in DIR (target/parity by default) and keeps both for the next time. Then it runs
+`BINARY generate …` for every case and backend. It prints the relative L2 difference of the final latents and the largest difference
+of a picture in steps of 1/255. The exit code is 1 if a case fails. The last cases are on the model in the binary,
+assets/atedm-shapes, which is trained. All others have random weights.
 
-With random weights two tokens can come so close that rounding decides which is pruned. The initial latents of the
-pruned cases are therefore drawn from the first seed for which every discrete choice of the reference is clear; the
-margins are in the case's kept.json.
+With random weights, two tokens can be so close that rounding decides which is pruned. So the initial latents of the pruned cases come
+from the first seed for which every discrete choice of the reference is clear. The margins are in the case's kept.json.
 """
 
 import argparse
@@ -63,7 +62,7 @@ def case(name, model, width, height, prompts=(CIRCLE,), steps=6, guidance=5.0, *
 
 
 def cases():
-    """Every case; those with `prune` run AT-EDM, those with `seed` let the program draw the noise."""
+    """Every case. Those with `prune` run AT-EDM. In those with `seed`, the program draws the noise."""
     a, b, karras, every, half, taesd = checkpoints.CONFIGS
     rows = [
         case("square", a, 64, 64),
@@ -149,12 +148,12 @@ def cases():
 
 
 def digest(*parts):
-    """A short name for what a cached file depends on."""
+    """A short hash of everything that a cached file depends on."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def weights(folder):
-    """What a checkpoint's U-Net is known by."""
+    """The data that identify a checkpoint's U-Net."""
     with open(os.path.join(folder, "unet", "diffusion_pytorch_model.safetensors"), "rb") as f:
         return hashlib.sha256(f.read()).hexdigest()
 
@@ -166,7 +165,7 @@ def source(name):
 
 
 class References:
-    """Checkpoints and reference results in a folder, made when they are missing or out of date."""
+    """Checkpoints and reference results in a folder. They are made if they are missing or out of date."""
 
     def __init__(self, folder):
         self.folder = folder
@@ -220,7 +219,7 @@ class References:
 
 
 def clear_seed(pipe, case, clear=None):
-    """The first seed whose latents leave no discrete choice to rounding, or the best of those tried."""
+    """The first seed whose latents leave no discrete choice to rounding. If there is none, the best seed of those tried."""
     best, best_margin = 0, -1.0
     clear = clear or CLEAR
     for seed in range(SEEDS_TRIED):
@@ -237,8 +236,8 @@ def clear_seed(pipe, case, clear=None):
 
 
 def steady_seed(pipe, case):
-    """The first seed whose final latents hardly feel a nudge of the start by 1e-7. A trained model's course may come to
-    a fork, where diffusers alone and in a batch differ by more than the bound."""
+    """The first seed whose final latents hardly change if the start changes by 1e-7. From some starts, a trained model amplifies such a
+    change. diffusers alone and in a batch then differ by more than the bound."""
     nudge = torch.Generator().manual_seed(0)
     for seed in range(SEEDS_TRIED):
         latents = reference.initial_latents(pipe, dict(case, seed=seed))
@@ -276,14 +275,14 @@ def command(binary, backend, model, case, folder, latents_out, picture):
 
 
 def pictures(path, count):
-    """The written pictures: OUT.png, or OUT-0.png, OUT-1.png, … of several prompts."""
+    """The written pictures: OUT.png, or OUT-0.png, OUT-1.png, … for several prompts."""
     stem, end = os.path.splitext(path)
     paths = [path] if count == 1 else [f"{stem}-{i}{end}" for i in range(count)]
     return torch.from_numpy(numpy.stack([numpy.asarray(Image.open(p).convert("RGB")) for p in paths]))
 
 
 def compare(binary, backend, model, case, folder, out):
-    """Runs the program: relative L2 of the latents, picture difference, what went wrong or ""."""
+    """Runs the program. Gives the relative L2 of the latents, the picture difference, and the error or ""."""
     shutil.rmtree(out, ignore_errors=True)
     os.makedirs(out)
     latents_out, picture = os.path.join(out, "latents.safetensors"), os.path.join(out, "out.png")
@@ -304,7 +303,7 @@ def compare(binary, backend, model, case, folder, out):
         images = load_file(os.path.join(folder, "images.safetensors"))["images"].int()
         difference = (pictures(picture, len(case["prompts"])).int() - images).abs().max().item()
         return reference.relative_l2(got, wanted), difference, ""
-    except Exception as error:  # the table goes on with the other cases
+    except Exception as error:  # the other cases still run
         return None, None, f"{type(error).__name__}: {error}"
 
 

@@ -1,12 +1,12 @@
-"""Runs diffusers on a checkpoint, unpruned or with the AT-EDM of atedm_reference.py, and writes what came out.
+"""Runs diffusers on a checkpoint, unpruned or with the AT-EDM of atedm_reference.py, and writes the results.
 
     python reference.py MODEL CASE.json OUT      OUT/latents.safetensors, final_latents.safetensors, images.safetensors,
                                                  image-0.png …, and with pruning kept.safetensors and kept.json
     python reference.py --check DIR              DIR holds model/, case.json, latents and final latents: runs it again
 
-A case is a dict: prompts, steps, guidance_scale, width, height, and optionally negative_prompt, scheduler, seed (the
-generator that draws the latents and a stochastic sampler's noise), latents (a file; its tensor is standard normal,
-before the sampler's scaling) and prune (the options as `key=value,…`; "" is AT-EDM with its defaults).
+A case is a dict with prompts, steps, guidance_scale, width and height. It may also have negative_prompt, scheduler, seed (the
+generator that draws the latents and a stochastic sampler's noise), latents (a file; its tensor is standard normal, before the
+sampler's scaling) and prune (the options as `key=value,…`; "" is AT-EDM with its defaults).
 """
 
 import contextlib
@@ -42,7 +42,7 @@ SCHEDULERS = {
 
 
 def use_scheduler(pipe, name):
-    """Puts another sampler into the pipeline, with the checkpoint's own noise schedule."""
+    """Replaces the pipeline's sampler and keeps the checkpoint's own noise schedule."""
     if name:
         cls, changes = SCHEDULERS[name]
         pipe.scheduler = cls.from_config(pipe.scheduler.config, **changes)
@@ -58,10 +58,10 @@ def initial_latents(pipe, case):
 
 
 def generate(pipe, case, latents=None):
-    """Runs one case: initial and final latents (f32), pictures [B,H,W,3] u8, and the AtEdm run or None.
+    """Runs one case. Gives initial and final latents (f32), pictures [B,H,W,3] u8, and the AtEdm run or None.
 
-    Without `latents`, a case with a seed leaves drawing them to the pipeline, so that a stochastic sampler's noise
-    goes on where the latents ended."""
+    If a case has a seed and no `latents`, the pipeline draws them. A stochastic sampler's noise then continues where the latents
+    ended."""
     own = pipe.scheduler
     use_scheduler(pipe, case.get("scheduler"))
     start = initial_latents(pipe, case) if latents is None else latents

@@ -1,8 +1,8 @@
-"""Writes a checkpoint of SD-XL's real size with random weights: for measuring memory and time, not for pictures.
+"""Writes a checkpoint of SD-XL's real size with random weights. It is for measuring memory and time, not for pictures.
 
     python sdxl_sized.py DIR        3.5 billion parameters in f16: 7 GB on the disk, 8 GB of memory
 
-The configuration is that of stabilityai/stable-diffusion-xl-base-1.0; the tokenizers know the few words of checkpoints.py.
+The configuration is that of stabilityai/stable-diffusion-xl-base-1.0. The tokenizers know the few words of checkpoints.py.
 """
 
 import os
@@ -46,7 +46,7 @@ TEXT_2 = dict(hidden_size=1280, intermediate_size=5120, num_hidden_layers=32, nu
 
 
 def filled(make):
-    """The model with weights that keep the scale of what goes through it, in f16, never held in f32."""
+    """The model with weights that keep the scale of their inputs. They are in f16 and never held in f32."""
     with torch.device("meta"):
         model = make()
     model = model.half().to_empty(device="cpu")

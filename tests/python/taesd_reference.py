@@ -20,7 +20,7 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 
 
 def load_taesd(folder):
-    """The autoencoder; the decoder's first layer in the files, a clamp, is no layer in diffusers."""
+    """The autoencoder. The decoder's first layer in the files, a clamp, is not a layer in diffusers."""
     tensors = {}
     for part, shift in (("encoder", 0), ("decoder", 1)):
         for key, value in load_file(os.path.join(folder, f"taesdxl_{part}.safetensors")).items():
@@ -32,7 +32,7 @@ def load_taesd(folder):
 
 
 def fixed_latents():
-    """[2,4,12,10]: noise as the sampler's latents have it, and a smooth field that runs into the clamp."""
+    """[2,4,12,10]: noise like the sampler's latents, and a smooth field that reaches the clamp."""
     noise = torch.randn(1, 4, 12, 10, generator=torch.Generator().manual_seed(31))
     y, x = torch.meshgrid(torch.arange(12.0), torch.arange(10.0), indexing="ij")
     field = torch.stack([4 * torch.sin(0.5 * x + c) * torch.cos(0.4 * y - c) for c in range(4)])

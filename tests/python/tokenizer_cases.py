@@ -2,8 +2,8 @@
 
     python tokenizer_cases.py
 
-Writes tests/fixtures/tokenizer-cases.json: `files` beside the vocabulary of tiny-a's first tokenizer, and the ids of each
-prompt as diffusers gets them (tokens of several vectors written out).
+It writes tests/fixtures/tokenizer-cases.json. `files` are to be put beside the vocabulary of tiny-a's first tokenizer. The ids of each
+prompt are those that diffusers gets (tokens of several vectors written out).
 """
 
 import json
@@ -37,7 +37,7 @@ PROMPTS = (
 
 
 def flags(draw, content, typed):
-    """A token with flags; `typed` as tokenizer_config.json marks one."""
+    """A token with flags. `typed` marks it as tokenizer_config.json does."""
     token = {"content": content}
     for name in ("lstrip", "rstrip", "single_word", "normalized"):
         if draw.random() < 0.85:

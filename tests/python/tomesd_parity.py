@@ -3,9 +3,9 @@
     pip install --no-deps tomesd==0.1.3
     python tomesd_parity.py --atedm BINARY [--backends candle,ndarray] [--work DIR] [--filter TEXT] [--list]
 
-As parity.py, whose checkpoints it uses (DIR, target/parity by default): the same latents go through both, and the
-relative L2 difference of the final latents must be at most 1e-4, a small part of what merging changes (`effect`). Every similarity that is nearly a tie can go either
-way by rounding, so the latents come from the seed whose closest choice is clearest; that margin is printed.
+It uses the checkpoints of parity.py (DIR, target/parity by default) and works in the same way: the same latents go through both. The
+relative L2 difference of the final latents must be at most 1e-4, a small part of what merging changes (`effect`). Rounding can decide
+any similarity that is nearly a tie. So the latents come from the seed whose closest choice is clearest. The program prints that margin.
 """
 
 import argparse
@@ -28,7 +28,7 @@ ALL = dict(merge_attn=True, merge_crossattn=True, merge_mlp=True)
 
 
 def cases():
-    """Every case: what parity.py's cases have, and tomesd's options under `tome`."""
+    """Every case: the keys of parity.py's cases, and tomesd's options under `tome`."""
     rows = []
 
     def add(name, model, width, height, steps=3, more=None, **options):
@@ -61,7 +61,7 @@ def cases():
 
 
 class Patched:
-    """tomesd on a pipeline, its global generator seeded, with the margin of its choices."""
+    """tomesd on a pipeline. It seeds the global generator and records the margin of the choices."""
 
     def __init__(self, pipe, options, seed):
         self.pipe, self.options, self.seed = pipe, options, seed
@@ -90,7 +90,7 @@ class Patched:
 
 
 def write_case(pipe, case, folder):
-    """Writes the reference of the clearest seed: the case with it, its margin, how far merging moved the latents."""
+    """Writes the reference of the clearest seed: the case with the seed, its margin, and how far merging moved the latents."""
     best = (-1.0, 0)
     for seed in range(SEEDS_TRIED):
         seeded = dict(case, seed=seed)
@@ -109,7 +109,7 @@ def write_case(pipe, case, folder):
 
 
 def options_text(options):
-    """As the program takes them."""
+    """The options in the form that the program takes."""
     return ",".join(f"{key}={str(value).lower()}" for key, value in options.items())
 
 

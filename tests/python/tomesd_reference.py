@@ -3,10 +3,10 @@
     pip install --no-deps tomesd==0.1.3
     python tomesd_reference.py OUT.jsonl [--count 1000] [--first 0]
 
-Every line is a case: `number` (from which the metric and the sizes are made, here as in tests/tests/tomerge_sets.rs),
-`height`, `width`, `channels`, `batch`, `sx`, `sy`, `r` (tokens to merge), `torch_seed` (null: the first token of each
-cell is the destination), `margin` (how far the closest discrete choice that matters is from another, in f64) and
-`labels`: for each batch row and token the lowest token that it is merged with, itself if none.
+Every line is a case. It has `number` (which gives the metric and the sizes, here as in tests/tests/tomerge_sets.rs), `height`,
+`width`, `channels`, `batch`, `sx`, `sy` and `r` (tokens to merge). `torch_seed` is null if the first token of each cell is the
+destination. `margin` is the distance of the closest discrete choice that matters from another, in f64. `labels` has for each batch
+row and token the lowest token that it is merged with, or the token itself.
 """
 
 import argparse
@@ -35,7 +35,7 @@ class Draws:
         return (self.bits() >> 11) * below >> 53
 
     def value(self):
-        """-1 to 1 in steps that f32 holds exactly."""
+        """Numbers from -1 to 1 in steps that f32 holds exactly."""
         return (self.bits() >> 48) / 32768 - 1
 
 
@@ -74,7 +74,7 @@ def labels(merged):
 
 
 def destinations(height, width, sx, sy, generator=None):
-    """The tokens that others are merged into; with a generator, those that tomesd draws with it."""
+    """The tokens that others are merged into. With a generator, they are those that tomesd draws with it."""
     rows, columns = height // sy, width // sx
     offsets = torch.zeros(rows, columns, 1, dtype=torch.int64)
     if generator is not None:

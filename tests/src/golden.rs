@@ -1,4 +1,4 @@
-//! Golden files made by diffusers and by the references beside it: `tests/fixtures/README.md` says what is in them.
+//! Golden files made by diffusers and by the references next to it. `tests/fixtures/README.md` describes them.
 
 use std::path::PathBuf;
 
@@ -54,14 +54,14 @@ impl Golden {
         words.chunks(shape[1]).map(<[u32]>::to_vec).collect()
     }
 
-    /// A u8 tensor `[pictures, height, width, 3]`, one vector a picture.
+    /// A u8 tensor `[pictures, height, width, 3]`, as one vector for each picture.
     pub fn pictures(&self, name: &str) -> Vec<Vec<u8>> {
         let (shape, bytes) = self.raw(name, safetensors::Dtype::U8);
         bytes.chunks(shape[1..].iter().product()).map(<[u8]>::to_vec).collect()
     }
 }
 
-/// `key=value,…`, as the program takes options.
+/// Parses `key=value,…` as the program does.
 fn options(text: &str) -> Map<String, Value> {
     let pair = |pair: &str| {
         let (key, value) = pair.split_once('=').expect("key=value");
@@ -70,14 +70,14 @@ fn options(text: &str) -> Map<String, Value> {
     text.split(',').filter(|text| !text.is_empty()).map(pair).collect()
 }
 
-/// diffusers' name of a block as ours: `down_blocks.1.attentions.0` is `down.1.0`.
+/// Our name for diffusers' name of a block: `down_blocks.1.attentions.0` is `down.1.0`.
 fn block_name(theirs: &str) -> String {
     let numbers: Vec<&str> = theirs.split('.').filter(|part| part.parse::<usize>().is_ok()).collect();
     let stage = theirs.split("_block").next().expect("a stage");
     format!("{stage}.{}", numbers.join("."))
 }
 
-/// Runs every end-to-end case of `fixtures/CHECKPOINT` in f32 and compares final latents, pictures, and kept sets.
+/// Runs every end-to-end case of `fixtures/CHECKPOINT` in f32. Compares final latents, pictures and kept sets.
 ///
 /// # Panics
 /// When one differs.

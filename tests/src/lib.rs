@@ -1,10 +1,10 @@
-//! What only all crates together can show: parity with diffusers, and benches. The conformance suites are a crate of
-//! their own, `atedm-conformance`.
+//! Tests that need all crates together: parity with diffusers, and benches. The conformance suites are in their own
+//! crate, `atedm-conformance`.
 //!
 //! # Structure
 //! - [`golden`]: whole runs against files made by diffusers.
 
-// This crate is tests: a failed `unwrap` is a failed check.
+// This crate contains tests, so a failed `unwrap` is a failed check.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 pub mod golden;

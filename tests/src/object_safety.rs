@@ -1,4 +1,4 @@
-//! Every trait that is chosen at run time must work behind a pointer: these lines fail to compile otherwise.
+//! Every trait that is chosen at run time must work behind a pointer. Otherwise these lines do not compile.
 
 use atedm_core::WeightSource;
 use atedm_core::at_edm::{TokenRecovery, TokenScorer, TokenSelector};

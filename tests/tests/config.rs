@@ -1,6 +1,6 @@
-//! Properties of configurations, schedules and token counts: no tensor in sight.
+//! Properties of configurations, schedules and token counts. They need no tensor.
 
-// helpers outside `#[test]` functions are tests, too
+// Helpers outside `#[test]` functions are tests, too.
 #![allow(clippy::unwrap_used)]
 
 use atedm_core::at_edm::{
@@ -32,7 +32,7 @@ fn block() -> impl Strategy<Value = BlockId> {
 }
 
 fn config() -> impl Strategy<Value = AtEdmConfig> {
-    // up to four decimals, as people write them: longer ones JSON reads to the nearest value but one
+    // Numbers have up to four decimals, as people write them. JSON may read longer ones to a neighbour of the nearest value.
     let decimal = || (0..10_000u32).prop_map(|n| f64::from(n) / 1e4);
     let numbers = (decimal(), 1..65usize, 1..50usize, decimal(), decimal(), tau());
     let choices = (
@@ -83,18 +83,18 @@ fn config() -> impl Strategy<Value = AtEdmConfig> {
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// Written as JSON and read back: the same configuration, which is valid.
+    /// A configuration that is written as JSON and read back is the same, and it is valid.
     #[test]
     fn configurations_survive_json(config in config()) {
         config.validate().unwrap();
         let text = serde_json::to_string(&config).unwrap();
         prop_assert_eq!(&serde_json::from_str::<AtEdmConfig>(&text).unwrap(), &config);
-        // and its options, of which those that do nothing are left out, give the same method
+        // Its options give the same method. They leave out options that have no effect.
         let again = AtEdmConfig::from_options("at-edm", &config.to_options()).unwrap();
         prop_assert_eq!(again.to_options(), config.to_options());
     }
 
-    /// An unknown key is an error, wherever it stands.
+    /// An unknown key is an error in every table.
     #[test]
     fn unknown_keys_are_errors(config in config(), key in "[a-z]{3,12}_x") {
         let mut value = serde_json::to_value(&config).unwrap();
@@ -106,8 +106,8 @@ proptest! {
         prop_assert!(error.contains(&key), "{}", error);
     }
 
-    /// Every schedule gives the ratio or nothing; prune-less and prune-more differ on stage edges only, and there
-    /// exactly one of them prunes.
+    /// Every schedule gives the ratio or no pruning. prune-less and prune-more differ only at stage edges. There, exactly
+    /// one of them prunes.
     #[test]
     fn schedules_stay_in_bounds(
         tau in tau(), block in block(), total in 1..60usize, at in 0.0..1.0f64, ratio in 0.0..0.999f64,
@@ -127,8 +127,8 @@ proptest! {
         prop_assert_eq!(less.clone_box().ratio(&query), spared);
     }
 
-    /// Kept counts: the ratio of the tokens rounded in favour of keeping, never none, never all but by a plan that
-    /// says so, and the layers' counts never grow.
+    /// Kept counts are the ratio of the tokens, rounded up to more kept tokens. They are never zero. They are never all
+    /// tokens, unless the plan says so. The layers' counts never grow.
     #[test]
     fn token_counts_stay_in_bounds(
         config in config(), block in block(), depth in 1..12usize, tokens in 1..5000usize, step in 0..50usize,
@@ -162,7 +162,7 @@ proptest! {
         }
     }
 
-    /// `floor(ratio · N)` in f64, and never all of them.
+    /// The count is `floor(ratio · N)` in f64, and never all tokens.
     #[test]
     fn pruned_counts_are_floors(ratio in 0.0..1.0f64, tokens in 1..10_000usize) {
         let pruned = pruned_tokens(ratio, tokens);

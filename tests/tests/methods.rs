@@ -1,7 +1,7 @@
-//! The suite for methods on every method that the registries of `atedm-core`, `atedm-tomerge` and `atedm-reuse` name, and on
-//! settings of theirs that go other ways.
+//! Runs the suite for methods on every method that the registries of `atedm-core`, `atedm-tomerge` and `atedm-reuse` name. It
+//! also runs settings of these methods that take other paths.
 
-// helpers outside `#[test]` functions are tests, too
+// Helpers outside `#[test]` functions are tests, too.
 #![allow(clippy::unwrap_used)]
 
 use atedm_conformance::method::{Subject, run_suite};
@@ -14,13 +14,14 @@ use atedm_core::reference::{NdDevice, NdTensor, Reference64};
 use atedm_core::{DType, Result};
 use serde_json::{Value, json};
 
-/// A method's name, its options, and what it is known to fail.
+/// A method's name, its options, and the checks that it is known to fail.
 type Method = (&'static str, Value, &'static [KnownFailure]);
 
 /// The suite's model has attention at levels 0 and 1.
 const DEEPEST: usize = 1;
 
-/// tomesd, ComfyUI and SiTo's program draw from one stream of random numbers; the first two draw none for an odd batch.
+/// tomesd, ComfyUI and SiTo's program draw from one stream of random numbers. The first two draw nothing for an odd
+/// batch.
 const DRAWS_OF_A_BATCH: &[KnownFailure] = &[
     KnownFailure {
         check: "images_do_not_depend_on_their_batch",
@@ -34,7 +35,7 @@ const DRAWS_OF_A_BATCH: &[KnownFailure] = &[
     },
 ];
 
-/// In the authors' program of ToMA the first row of a batch chooses for all rows.
+/// In the program of ToMA's authors, the first row of a batch chooses for all rows.
 const FIRST_ROW_DECIDES: &[KnownFailure] = &[
     KnownFailure {
         check: "images_do_not_depend_on_their_batch",
@@ -62,7 +63,7 @@ const NOISE_OF_A_BATCH: &[KnownFailure] = &[
     },
 ];
 
-/// Recovery by interpolation knows no place for tokens beside the grid's, and says so.
+/// Recovery by interpolation has no place for tokens outside the grid. It reports this as an error.
 const NO_TOKENS_BESIDE_THE_GRID: &[KnownFailure] = &[KnownFailure {
     check: "protected_tokens_are_untouched",
     dtypes: &[DType::F64],
@@ -83,7 +84,7 @@ fn table(options: &Value) -> Options {
 /// The method for the suite's model.
 fn describe(name: &str, options: &Value) -> Result<Box<dyn MethodPlan>> {
     let id = BlockId { stage: Stage::Mid, stage_index: 0, index: 0, count: 1, level: DEEPEST };
-    let deepest = BlockShape { id, depth: 1, grid: Grid { height: 1, width: 1 }, channels: 8 };
+    let deepest = BlockShape { id, depth: 1, grid: Grid::new(1, 1), channels: 8 };
     // every block from the n-th on lies in nest n
     let nest = |n: usize| NestShape { blocks: n..3, values: 1 };
     let model = ModelShape { nests: (0..3).map(nest).collect(), ..ModelShape::new(vec![deepest; 3], 50) };
@@ -92,7 +93,7 @@ fn describe(name: &str, options: &Value) -> Result<Box<dyn MethodPlan>> {
     catalogue.describe(name, &table(options), &catalogue.facts().of_model(&model))
 }
 
-/// The method as the suite needs it; a budget's ratio is given, since nothing here solves it.
+/// The method in the form that the suite needs. The ratio of a budget is given, because nothing here solves it.
 fn subject(name: &'static str, options: &Value) -> Subject<Reference64> {
     let build = |options: Value| {
         move || registry().build_plan(name, describe(name, &options)?.as_ref(), &BuildContext::default())
@@ -127,7 +128,7 @@ fn idle_options(name: &str) -> Vec<(&'static str, Value)> {
     }
 }
 
-/// Runs the suite on each; all faults are told at once.
+/// Runs the suite on each method, and reports all faults together.
 fn assert_conforming(methods: impl IntoIterator<Item = Method>) {
     let reports =
         methods.into_iter().map(|(name, options, known)| run_suite(&subject(name, &options), known));
@@ -154,7 +155,7 @@ fn presets() -> Vec<Method> {
 fn merging_presets() -> Vec<Method> {
     let drawing = ["tome", "tome-comfy"].map(|name| (name, json!({}), DRAWS_OF_A_BATCH));
     let others = ["tome-a", "tome-b", "tome-c", "tome-d"].map(|name| (name, json!({}), &[][..]));
-    // similarity draws destinations, in the last fifth of time
+    // Similarity draws destinations in the last fifth of the time.
     let late = ["todo", "todo-sdxl"].map(|name| (name, json!({}), &DRAWS_OF_A_BATCH[1..]));
     let whole_batch = [("toma", json!({}), FIRST_ROW_DECIDES), ("sito", json!({}), NOISE_OF_A_BATCH)];
     drawing.into_iter().chain(others).chain(late).chain(whole_batch).collect()

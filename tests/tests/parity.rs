@@ -1,5 +1,5 @@
-//! Whole runs on small checkpoints against diffusers, and with AT-EDM against an implementation of its own that scores
-//! stored maps in f64: final latents, pictures, and every kept set.
+//! Whole runs on small checkpoints against diffusers. Runs with AT-EDM are compared with an independent implementation
+//! that scores stored maps in f64. The tests compare final latents, pictures, and every kept set.
 
 use atedm_candle::{Candle, Device};
 use atedm_core::reference::{NdDevice, Reference32};

@@ -1,22 +1,24 @@
-//! SD-XL's real U-Net at 1024 px on the backend without data: every multiply, every token count.
+//! SD-XL's real U-Net at 1024 px on the backend without data. It counts every multiplication and every token.
 
-// helpers outside `#[test]` functions are tests, too
+// Helpers outside `#[test]` functions are tests, too.
 #![allow(clippy::unwrap_used)]
 
 use atedm_conformance::shapes::{Ledger, ShapeDevice, ShapeTensor, ShapeWeights, Shapes};
 use atedm_conformance::tolerance::PUBLISHED_TFLOPS;
 use atedm_conformance::trace::{TokenTrace, Tracing};
 use atedm_core::at_edm::{AtEdmConfig, Parts, PrunePoint};
-use atedm_core::plugin::{BuildContext, Grid, Row, Run, Step, Tau, TokenReducer, Unpruned};
-use atedm_core::{DType, Weights};
+use atedm_core::plugin::{
+    Action, BuildContext, Event, Grid, NestId, NestSite, Row, Run, Site, Step, Tau, TokenReducer, Unpruned,
+};
+use atedm_core::{DType, Result, Weights};
 use atedm_sdxl::flops;
 use atedm_sdxl::unet::{UNet, UNetConfig, UNetInput};
 
 const STEPS: usize = 50;
-const LATENTS: Grid = Grid { height: 128, width: 128 };
+const LATENTS: Grid = Grid::new(128, 128);
 const TEXT: usize = 77;
 
-/// One evaluation of SD-XL base at `step` of 50: what it cost, and on how many tokens every layer ran.
+/// One evaluation of SD-XL base at `step` of 50: its cost, and the number of tokens in every layer.
 fn evaluate<R: TokenReducer<ShapeTensor>>(reducer: R, step: usize) -> (Ledger, TokenTrace) {
     let device = ShapeDevice::default();
     let config = UNetConfig::sdxl_base();
@@ -42,7 +44,7 @@ fn evaluate<R: TokenReducer<ShapeTensor>>(reducer: R, step: usize) -> (Ledger, T
     (device.ledger(), reducer.trace().clone())
 }
 
-/// The paper's settings with exactly 5 votes; without data no change could be measured.
+/// The paper's settings with exactly 5 votes. Without data, no change of scores can be measured.
 fn config(preset: &str, prune_point: PrunePoint) -> AtEdmConfig {
     let preset = AtEdmConfig::preset(preset).unwrap();
     AtEdmConfig { prune_point, epsilon: 0.0, levels: preset.levels.resolved(2), ..preset }
@@ -53,7 +55,7 @@ fn pruned(config: &AtEdmConfig, step: usize) -> (Ledger, TokenTrace) {
     evaluate(reducer, step)
 }
 
-/// By formula, from the plan's token counts.
+/// The cost by formula, from the plan's token counts.
 fn by_formula(config: &AtEdmConfig, step: usize) -> u64 {
     let plan = config.plan().unwrap();
     let cost = flops::pruned(&UNetConfig::sdxl_base(), LATENTS, TEXT, None, |block| {
@@ -122,7 +124,7 @@ fn at_edm_costs_what_is_published() {
     }
 }
 
-/// Tokens of a normal step written out: 1516 of 4096 and 379 of 1024 stay.
+/// Tokens of a normal step as numbers: 1516 of 4096 and 379 of 1024 stay.
 #[test]
 fn token_traces_at_1024_px() {
     for point in [PrunePoint::AfterFf, PrunePoint::BeforeFf] {
@@ -146,13 +148,13 @@ fn token_traces_at_1024_px() {
     }
 }
 
-/// Five votes on ten heads of 4096 x 4096 are ten passes over `q kᵀ`; none is ever stored.
+/// Five votes on ten heads of 4096 x 4096 are ten passes over `q kᵀ`. No map is ever stored.
 #[test]
 fn scoring_is_streamed_and_counted_apart() {
     let config = config("at-edm", PrunePoint::AfterFf);
     let (ledger, _) = pruned(&config, 49);
     assert!(ledger.largest_map < 4096 * 4096, "{} elements of one map at once", ledger.largest_map);
-    // per block: 5 votes of (d + 1) h n², and d h kept pruned for the similarity copy
+    // For each block: 5 votes of (d + 1) h n², and d h kept pruned for the similarity copy.
     let block = |heads: u64, n: u64, kept: u64| heads * (5 * 65 * n * n + 64 * kept * (n - kept));
     let expected = 5 * block(10, 4096, 1516) + 6 * block(20, 1024, 379);
     assert_eq!(ledger.scoring.macs(), expected);
@@ -160,4 +162,49 @@ fn scoring_is_streamed_and_counted_apart() {
     println!("scoring: {:.3} T, {:.1} % of the model's", ledger.scoring.tflop(), 100.0 * share);
     let free = AtEdmConfig { scorer: "token-norm".into(), recovery: "zero".into(), ..config };
     assert_eq!(pruned(&free, 49).0.scoring.macs(), 0, "neither scorer nor recovery multiply matrices");
+}
+
+/// Gives an output of one nest, and of nothing else.
+struct Without {
+    nest: NestId,
+    output: ShapeTensor,
+}
+
+impl TokenReducer<ShapeTensor> for Without {
+    fn on_event(&mut self, _: &Site<'_>, _: Event<'_, ShapeTensor>) -> Result<Action<ShapeTensor>> {
+        Ok(Action::Continue)
+    }
+
+    fn enter_nest(&mut self, site: &NestSite<'_>, _: &ShapeTensor) -> Result<Option<ShapeTensor>> {
+        Ok((site.nest == self.nest).then(|| self.output.clone()))
+    }
+}
+
+/// Every nest of the real U-Net: an output of the listed shape takes its place, what lies outside still runs and
+/// multiplies as the formula says, and just the listed blocks do not run.
+#[test]
+fn without_a_nest_the_rest_runs() {
+    let config = UNetConfig::sdxl_base();
+    let blocks = config.blocks(LATENTS.height, LATENTS.width);
+    let nests = config.nests(LATENTS.height, LATENTS.width);
+    assert_eq!(nests.len(), 10);
+    for nest in nests {
+        let shape = [1, nest.channels, nest.grid.height, nest.grid.width];
+        let output = ShapeTensor::new(&shape, DType::F32, &ShapeDevice::default());
+        let (ledger, trace) = evaluate(Without { nest: nest.id, output }, 0);
+        let whole = |block: &atedm_sdxl::config::BlockInfo| {
+            Ok(vec![atedm_core::plugin::LayerTokens::whole(block.grid.tokens()); block.depth])
+        };
+        let cost = flops::pruned(&config, LATENTS, TEXT, Some(nest.id), whole).unwrap().sum();
+        assert_eq!(ledger.model.macs(), cost.total(), "without {}", nest.id);
+        for (i, block) in blocks.iter().enumerate() {
+            assert_eq!(
+                trace.contains_key(&block.id),
+                !nest.blocks.contains(&i),
+                "without {}: {}",
+                nest.id,
+                block.id
+            );
+        }
+    }
 }

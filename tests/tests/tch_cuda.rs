@@ -1,4 +1,4 @@
-//! The suite and the properties on libtorch's first GPU, where there is one.
+//! The suite and the properties on libtorch's first GPU, if there is one.
 #![cfg(feature = "tch")]
 
 use std::io::Write;
@@ -7,7 +7,7 @@ use std::sync::OnceLock;
 use atedm_core::DType;
 use atedm_tch::{Device, Torch};
 
-/// The GPU; without one a line that says so, past the capture of the tests' output.
+/// The GPU. Without a GPU, prints a line that says so, even though the tests' output is captured.
 fn gpu() -> Option<Device> {
     static FOUND: OnceLock<Option<Device>> = OnceLock::new();
     let look = || {

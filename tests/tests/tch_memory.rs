@@ -1,8 +1,8 @@
-//! Pruning a layer of 4096 tokens on libtorch's CPU: nothing of the size of an attention map is allocated.
+//! Prunes a layer of 4096 tokens on libtorch's CPU. No allocation has the size of an attention map.
 //!
-//! The peak of what is resident is measured in a process of its own, whose allocator gives large blocks back at once.
+//! A separate process measures the peak of resident memory. Its allocator returns large blocks at once.
 #![cfg(feature = "tch")]
-// A test's helpers, too: a failed `expect` is a failed check.
+// Helpers of a test are tests, too. A failed `expect` is a failed check.
 #![allow(clippy::expect_used)]
 
 use atedm_conformance::backend::block::TestBlock;
@@ -17,18 +17,18 @@ use atedm_tch::{Device, TchTensor, Torch};
 const TOKENS: usize = 64 * 64;
 /// One head's map in the smallest dtype.
 const MAP: usize = TOKENS * TOKENS * 2;
-/// Set in the process that measures.
+/// This variable is set in the process that measures.
 const MEASURING: &str = "ATEDM_TEST_MEASURING";
 const SHAPE: BlockShape = BlockShape { depth: 2, heads: 2, channels: 64, text: 16, text_tokens: 7 };
 
-/// Bytes of a line of `/proc/self/status`.
+/// The bytes in a line of `/proc/self/status`.
 fn status(field: &str) -> usize {
     let text = std::fs::read_to_string("/proc/self/status").expect("Linux");
     let line = text.lines().find_map(|line| line.strip_prefix(field)).expect("the field");
     line.trim_matches([':', ' ', '\t']).trim_end_matches(" kB").parse::<usize>().expect("a number") * 1024
 }
 
-/// By how much the resident memory rose above its start while `f` ran, at most.
+/// The maximum rise of resident memory above its start while `f` runs.
 fn rise<R>(f: impl FnOnce() -> Result<R>) -> usize {
     std::fs::write("/proc/self/clear_refs", "5").expect("a peak that can be reset");
     let before = status("VmRSS");
@@ -62,16 +62,16 @@ fn a_pruned_layer_stores_no_map() {
     }
     for dtype in [DType::BF16, DType::F32] {
         let mut lab = Lab::<Torch>::new(&Device::Cpu, dtype, 1);
-        let small = TestBlock::new(&mut lab, SHAPE, 1, Grid { height: 8, width: 8 }).expect("a block");
-        let large = TestBlock::new(&mut lab, SHAPE, 1, Grid { height: 64, width: 64 }).expect("a block");
-        // threads, code and tables that come with a first use
+        let small = TestBlock::new(&mut lab, SHAPE, 1, Grid::new(8, 8)).expect("a block");
+        let large = TestBlock::new(&mut lab, SHAPE, 1, Grid::new(64, 64)).expect("a block");
+        // The first use brings threads, code and tables.
         rise(|| prune(&small));
         let pruned = rise(|| prune(&large));
         println!("{dtype}: a pruned block of two layers raises memory by {} MiB", pruned >> 20);
         assert!(pruned < MAP, "{dtype}: {pruned} bytes, a map has {MAP}");
-        // the measure sees a map where there is one
+        // The measurement sees a map if one is allocated.
         let q = lab.normals(&[1, 2, TOKENS, 32]).expect("queries").on;
-        let stored = AttentionOptions { graph: GraphRequest::Stored, ..AttentionOptions::for_dim(32) };
+        let stored = AttentionOptions { graph: &GraphRequest::Stored, ..AttentionOptions::for_dim(32) };
         let seen = rise(|| TchTensor::attention(&q, &q, &q, stored));
         assert!(seen >= 2 * MAP, "{dtype}: {seen} bytes for the stored maps of two heads");
     }

@@ -1,4 +1,4 @@
-//! Whole runs on small checkpoints against diffusers, as `parity.rs`, on libtorch's CPU.
+//! Whole runs on small checkpoints against diffusers, like `parity.rs`, on libtorch's CPU.
 #![cfg(feature = "tch")]
 
 use atedm_tch::{Device, Torch};

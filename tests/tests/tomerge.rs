@@ -1,6 +1,7 @@
-//! Token merging inside a whole transformer block: the same on every backend, and nothing where nothing is asked for.
+//! Token merging inside a whole transformer block. All backends give the same result, and without a request nothing
+//! changes.
 
-// helpers outside `#[test]` functions are tests, too
+// Helpers outside `#[test]` functions are tests, too.
 #![allow(clippy::unwrap_used)]
 
 use atedm_conformance::backend::block::{TestBlock, small};
@@ -12,7 +13,7 @@ use atedm_core::reference::{NdDevice, Reference32, Reference64};
 use atedm_core::{Backend, DType, DeviceOf, Tensor};
 use serde_json::{Value, json};
 
-/// Every method, set so that it reduces a grid of 5 x 7 at level 0.
+/// Every method, with settings that reduce a grid of 5 x 7 at level 0.
 fn methods() -> Vec<(&'static str, Value)> {
     let all = json!({"merge_crossattn": true, "merge_mlp": true, "use_rand": false});
     let with = |more: Value| {
@@ -74,7 +75,7 @@ fn every_backend_gives_the_same() {
             assert!(effect > 1e-3, "{method:?} changes nothing: {effect:.1e}");
         }
     }
-    // 16 bits choose other tokens; what they give must still be numbers
+    // With 16 bits, methods choose other tokens. The results must still be numbers.
     for dtype in [DType::BF16, DType::F16] {
         for (output, method) in outputs::<atedm_candle::Candle>(&candle, dtype).iter().zip(methods()) {
             assert!(output.data.iter().all(|x| x.is_finite()), "{method:?} in {dtype}");
@@ -97,16 +98,16 @@ fn nothing_asked_for_is_the_whole_block_bit_for_bit() {
     }
 }
 
-/// An image's result does not depend on its batch mates.
+/// An image's result does not depend on the other images of its batch.
 #[test]
 fn alone_and_in_a_batch() {
     let both = small(&mut Lab::<Reference64>::new(&NdDevice, DType::F64, 23), 2).unwrap();
     for (name, mut options) in methods() {
-        // as many as every row has: there the batch does decide
+        // All rows merge the same number of tokens, so the batch decides that number.
         if options.get("threshold").is_some() {
             continue;
         }
-        // the preset's first row does, too
+        // In the preset, the first row decides too.
         if name == "toma" {
             options["guidance"] = "per_row".into();
         }

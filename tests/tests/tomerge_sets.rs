@@ -1,6 +1,6 @@
-//! ToMe's merge sets against those of the real tomesd 0.1.3, on random metrics of odd and even sizes.
+//! Compares ToMe's merge sets with those of the real tomesd 0.1.3, on random metrics of odd and even sizes.
 //!
-//! `tests/fixtures/tomesd_sets.jsonl` holds 48 cases. For more:
+//! `tests/fixtures/tomesd_sets.jsonl` holds 48 cases. To make more:
 //!
 //! ```text
 //! target/python/bin/pip install --no-deps tomesd==0.1.3
@@ -8,7 +8,7 @@
 //! ATEDM_TOMESD_SETS=$PWD/target/tomesd.jsonl cargo test -p atedm-tests --test tomerge_sets -- --nocapture
 //! ```
 
-// helpers outside `#[test]` functions are tests, too
+// Helpers outside `#[test]` functions are tests, too.
 #![allow(clippy::unwrap_used)]
 
 use std::path::{Path, PathBuf};
@@ -22,7 +22,7 @@ use atedm_core::{Backend, DType, DeviceOf, Tensor};
 use serde::Deserialize;
 use serde_json::json;
 
-/// Closer than this, rounding decides.
+/// If choices are closer than this, rounding decides.
 const CLEAR: f64 = 1e-6;
 
 #[derive(Debug, Deserialize)]
@@ -42,10 +42,10 @@ struct Case {
 }
 
 impl Case {
-    /// The metric `[batch, tokens, channels]`: as the script makes it.
+    /// The metric `[batch, tokens, channels]`, made in the same way as in the script.
     fn metric(&self) -> Vec<f32> {
         let mut draws = Draws::new(self.number);
-        // the sizes and options come first
+        // The sizes and options are drawn first.
         for _ in 0..7 + usize::from(self.torch_seed.is_some()) {
             draws.bits();
         }
@@ -53,13 +53,13 @@ impl Case {
         (0..count).map(|_| (draws.bits() >> 48) as f32 / 32768.0 - 1.0).collect()
     }
 
-    /// For each row and token the lowest token that it is merged with.
+    /// For each row and token, the lowest token that it is merged with.
     fn merged<B: Backend>(&self, device: &DeviceOf<B>) -> Vec<Vec<usize>> {
         let tokens = self.height * self.width;
         let mut registry = Registry::<B::Tensor>::with_builtins();
         atedm_tomerge::register(&mut registry).unwrap();
         let options = json!({
-            // half a token more, so that the floor is `r` whatever the rounding
+            // Half a token more, so that the floor is `r` for any rounding.
             "ratio": (self.r as f64 + 0.5) / tokens as f64,
             "sx": self.sx, "sy": self.sy, "use_rand": self.torch_seed.is_some(),
         });
@@ -71,7 +71,7 @@ impl Case {
             layer: 0,
             depth: 1,
             step: Step { index: 0, total: 1, evaluation: 0, sigma: 1.0, timestep: 999.0 },
-            grid: Grid { height: self.height, width: self.width },
+            grid: Grid::new(self.height, self.width),
             tokens,
             protected: (0, 0),
             rows: &rows,

@@ -1,7 +1,7 @@
-//! Small SD-XL models trained from nothing, and the data that they learn from.
+//! Trains small SD-XL models from random weights, and composes the data that they learn from.
 //!
-//! - [`scenes`]: scenes of coloured shapes, composed by a seeded program, with captions, exact masks and labels.
-//! - `emoji` (feature `emoji`): larger scenes, composed of drawings.
+//! - [`scenes`]: scenes of coloured shapes with captions, exact masks and labels. A seeded program composes them.
+//! - `emoji` (feature `emoji`): larger scenes that are composed of drawings.
 //! - `trainer` (feature `tch`): the training itself, on libtorch's gradients.
 //!
 //! The scenes need no tensor library.

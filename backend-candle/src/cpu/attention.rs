@@ -9,9 +9,9 @@
 //! u_j  += Σ_i P_ij s_i / l_i         only if a vote is asked for: the block's rows are whole, so the first vote is free
 //! ```
 //!
-//! A vote later on is the same block with `P_ij = e^(S_ij − lse_i)`. A task is one block of rows of one batch entry,
-//! with all heads in turn, so that its outputs are one contiguous piece; each block's votes are kept apart and added in
-//! the order of the blocks.
+//! A later vote computes the same block with `P_ij = e^(S_ij − lse_i)`. A task is one block of rows of one batch entry,
+//! with all heads in turn. So its outputs are one contiguous piece. Each block's votes are kept apart and added in the
+//! order of the blocks.
 
 use gemm::Parallelism;
 use rayon::prelude::*;
@@ -19,7 +19,7 @@ use rayon::prelude::*;
 use super::math::{exp_and_sum, max_of, vectorised};
 use super::product::{Mat, MatMut, Update, product};
 
-/// `[b, h, rows, dim]` anywhere in a slice.
+/// A tensor `[b, h, rows, dim]` anywhere in a slice.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Heads<'a> {
     pub(crate) data: &'a [f32],
@@ -41,7 +41,7 @@ impl<'a> Heads<'a> {
     }
 }
 
-/// What a pass over the queries needs: scores `[b, h, m]`, if a vote is to be cast.
+/// The input of a pass over the queries: scores `[b, h, m]`, if a vote is needed.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Pass<'a> {
     pub(crate) q: Heads<'a>,
@@ -50,14 +50,14 @@ pub(crate) struct Pass<'a> {
     pub(crate) scores: Option<&'a [f32]>,
 }
 
-/// What [`attention`] returns.
+/// The result of [`attention`].
 pub(crate) struct Attended {
-    /// `[b, m, h, dim]`: tokens outside, heads inside, as the next layer wants them.
+    /// `[b, m, h, dim]`: tokens outside, heads inside. The next layer needs this order.
     pub(crate) output: Vec<f32>,
     /// `[b, h, m]`.
     pub(crate) lse: Vec<f32>,
     /// `[b, h, n]`, if there were scores.
-    pub(crate) voted: Option<Vec<f32>>,
+    pub(crate) first_vote: Option<Vec<f32>>,
 }
 
 /// One task's share of the sums.
@@ -68,21 +68,22 @@ struct Block {
     votes: Vec<f32>,
 }
 
-/// Rows of a block for `m` queries and `n` keys: about 512 KiB of the map, but 128 rows at least (each block packs all
-/// keys and values anew) and 256 at most; a short sequence still makes 4 blocks, down to 32 rows.
+/// Rows of a block for `m` queries and `n` keys. A block holds about 512 KiB of the map. It has at least 128 rows,
+/// because each block packs all keys and values anew, and at most 256. A short sequence still makes 4 blocks, down to 32
+/// rows.
 fn block_rows(m: usize, n: usize) -> usize {
     let fits = (128 * 1024 / n.max(1)).clamp(128, 256);
     fits.min(m.div_ceil(4).max(32)).next_multiple_of(8)
 }
 
-/// `softmax(q kᵀ scale) v` with the log-sum-exp of every row and, given scores, the first vote.
+/// `softmax(q kᵀ scale) v` with the log-sum-exp of every row. With scores, it also gives the first vote.
 pub(crate) fn attention(pass: Pass<'_>, v: Heads<'_>) -> Attended {
     let Pass { q, k, scale, scores } = pass;
     let [batch, heads, m, _] = q.dims;
     let (n, dim) = (k.dims[2], v.dims[3]);
     let rows = block_rows(m, n);
     let mut output = vec![0.0; batch * m * heads * dim];
-    // blocks must not cross from one batch entry into the next, hence the two levels
+    // Blocks must not cross from one batch entry into the next, so there are two levels.
     let blocks: Vec<Vec<Block>> = output
         .par_chunks_mut(m * heads * dim)
         .enumerate()
@@ -142,11 +143,11 @@ pub(crate) fn attention(pass: Pass<'_>, v: Heads<'_>) -> Attended {
                 .collect()
         })
         .collect();
-    let voted = scores.map(|_| sum_votes(&blocks, heads * n));
-    Attended { output, lse: join_rows(&blocks, heads, m), voted }
+    let first_vote = scores.map(|_| sum_votes(&blocks, heads * n));
+    Attended { output, lse: join_rows(&blocks, heads, m), first_vote }
 }
 
-/// `Aᵀ s` with `A_ij = e^(S_ij − lse_i)`: `[b, h, n]`. Nothing without scores.
+/// `Aᵀ s` with `A_ij = e^(S_ij − lse_i)`: `[b, h, n]`. Empty without scores.
 pub(crate) fn votes(pass: Pass<'_>, lse: &[f32]) -> Vec<f32> {
     let Pass { q, k, scale, scores } = pass;
     let Some(scores) = scores else {
@@ -185,7 +186,7 @@ pub(crate) fn votes(pass: Pass<'_>, lse: &[f32]) -> Vec<f32> {
     sum_votes(&by_batch, heads * n)
 }
 
-/// Each row to `e^(S − max)`; its log-sum-exp, and 1 over its sum.
+/// Replaces each row by `e^(S − max)`. Gives its log-sum-exp, and 1 over its sum.
 #[inline(always)]
 fn exponentials(map: &mut [f32], lse: &mut [f32], inverse: &mut [f32]) {
     let columns = map.len() / lse.len().max(1);

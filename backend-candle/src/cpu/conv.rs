@@ -4,15 +4,15 @@
 //! out[co, p] = Σ_k W[co, k] · column[k, p] + bias[co],    k = (ci, dy, dx),   p = output pixel
 //! ```
 //!
-//! The columns of one tile (a few megabytes, so that they stay in the last cache) are laid out by all threads, then one
-//! product over all threads writes the tile's pixels in place. The whole column matrix never exists, and each weight
-//! is read once per tile. A 1 x 1 kernel needs no columns: the image is the matrix.
+//! All threads lay out the columns of one tile (a few megabytes, so that they stay in the last cache). Then one product
+//! over all threads writes the tile's pixels in place. The whole column matrix never exists, and each weight is read once
+//! per tile. A 1 x 1 kernel needs no columns, because the image is the matrix.
 
 use rayon::prelude::*;
 
 use super::product::{Mat, MatMut, Update, all_threads, product};
 
-/// The sizes of a convolution; the output's are taken as given.
+/// The sizes of a convolution. The output's sizes are given, not computed.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Geometry {
     /// Input channels, height, width.
@@ -38,7 +38,7 @@ pub(crate) fn conv2d(x: &[f32], weight: &[f32], bias: Option<&[f32]>, geometry: 
         geometry;
     let (pixels, depth) = (oh * ow, ci * kh * kw);
     let direct = (kh, kw, stride, before, after) == (1, 1, 1, 0, 0);
-    // tiles of one size, so that the last is not a sliver
+    // All tiles have one size, so that the last is not tiny.
     let tiles = pixels.div_ceil((TILE_ELEMENTS / depth).max(256)).max(1);
     let tile = if direct { pixels } else { pixels.div_ceil(tiles) };
     let mut columns = if direct { Vec::new() } else { vec![0.0; depth * tile] };
@@ -65,7 +65,7 @@ pub(crate) fn conv2d(x: &[f32], weight: &[f32], bias: Option<&[f32]>, geometry: 
     out
 }
 
-/// The output before the products: the bias at every pixel, or zeros that will be overwritten.
+/// The output before the products: the bias at every pixel, or zeros that the products overwrite.
 fn start(images: usize, co: usize, pixels: usize, bias: Option<&[f32]>) -> (Vec<f32>, Update) {
     let mut out = vec![0.0; images * co * pixels];
     let Some(bias) = bias else {
@@ -99,7 +99,7 @@ fn fill(row: &mut [f32], x: &[f32], k: usize, first: usize, geometry: Geometry) 
 /// `run[i] = source[from + i · stride − before]`, zero outside of the source.
 fn line(run: &mut [f32], source: &[f32], from: usize, stride: usize, before: usize) {
     let w = source.len();
-    // the first and behind the last `i` whose place is inside
+    // The first `i` whose place is inside, and the first one after the last such `i`.
     let low = before.saturating_sub(from).div_ceil(stride).min(run.len());
     let high = (w + before).saturating_sub(from).div_ceil(stride).clamp(low, run.len());
     run[..low].fill(0.0);

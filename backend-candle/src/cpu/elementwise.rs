@@ -28,7 +28,7 @@ pub(crate) fn map(x: &[f32], f: impl Fn(f32) -> f32 + Sync) -> Vec<f32> {
     out
 }
 
-/// `f` of every pair.
+/// `f` of every pair of elements.
 pub(crate) fn zip(x: &[f32], y: &[f32], f: impl Fn(f32, f32) -> f32 + Sync) -> Vec<f32> {
     let mut out = vec![0.0; x.len()];
     let piece = |out: &mut [f32], x: &[f32], y: &[f32]| {

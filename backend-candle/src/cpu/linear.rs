@@ -1,4 +1,4 @@
-//! Linear layers: one product straight into the output, and GEGLU by blocks of rows.
+//! Linear layers as one product straight into the output, and GEGLU by blocks of rows.
 
 use rayon::prelude::*;
 
@@ -32,7 +32,8 @@ impl Layer<'_> {
     }
 }
 
-/// Rows that GEGLU projects at once: enough for the product, few enough that the wide rows stay in the cache.
+/// Rows that GEGLU projects at once. They are enough for the product, and few enough that the wide rows stay in the
+/// cache.
 const GEGLU_ROWS: usize = 384;
 
 /// `h = x Wᵀ + b` for rows of `inner` elements, then the first half of `h` times the GELU of the second.
@@ -41,10 +42,10 @@ pub(crate) fn geglu(x: &[f32], inner: usize, layer: Layer<'_>) -> Vec<f32> {
     let rows = x.len() / inner;
     let half = width / 2;
     let mut out = vec![0.0; rows * half];
-    // blocks of one size, so that the last is not a sliver
+    // All blocks have one size, so that the last is not tiny.
     let block = rows.div_ceil(rows.div_ceil(GEGLU_ROWS).max(1)).max(1);
     let mut wide = vec![0.0; block * width];
-    // the bias joins in the pass that activates, which is cheaper than to start the product from it
+    // The activation pass adds the bias. This is cheaper than starting the product from the bias.
     let none = vec![0.0; if bias.is_some() { 0 } else { width }];
     let (value_bias, gate_bias) = bias.unwrap_or(&none).split_at(half);
     for (out, x) in out.chunks_mut(block * half).zip(x.chunks(block * inner)) {

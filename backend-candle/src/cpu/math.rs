@@ -1,19 +1,19 @@
-//! Element functions that vectorise: no branches, no calls, no fused multiply-add (which would be a library call where
-//! the instruction set lacks it).
+//! Element functions that vectorise. They have no branches, no calls and no fused multiply-add. (A fused multiply-add
+//! would be a library call where the instruction set lacks it.)
 
 use std::f32::consts::{FRAC_1_SQRT_2, LOG2_E};
 
-/// Lanes of the sums: enough for two AVX-512 registers, and fixed, so that sums are the same on every machine.
+/// Lanes of the sums. They fill two AVX-512 registers. Their number is fixed, so that sums are the same on every machine.
 pub(crate) const LANES: usize = 32;
 
-/// Runs `f` compiled for the best instruction set that this machine has. `f`, and what it calls, must be marked
-/// `#[inline(always)]`: code that stays outside of the specialised function is compiled for the oldest machine.
+/// Runs `f` compiled for the best instruction set of this machine. `f` and all that it calls must be marked
+/// `#[inline(always)]`. Code outside the specialised function is compiled for the oldest machine.
 #[inline(always)]
 pub(crate) fn vectorised<R>(f: impl FnOnce() -> R) -> R {
     pulp::Arch::new().dispatch(f)
 }
 
-/// Adding and subtracting it rounds a small float to an integer, which then stands in the low bits.
+/// To add and subtract this number rounds a small float to an integer. The integer is then in the low bits.
 const ROUND: f32 = 12_582_912.0;
 
 /// `2^k` for `-126 <= k <= 127`.
@@ -22,10 +22,10 @@ fn power_of_two(k: i32) -> f32 {
     f32::from_bits((k.wrapping_add(127) as u32) << 23)
 }
 
-/// `e^x`, to about 1 unit in the last place; 0 and infinity where f32 ends; NaN stays NaN.
+/// `e^x`, to about 1 unit in the last place. Beyond the range of f32 it is 0 or infinity. NaN stays NaN.
 ///
-/// `x = n ln 2 + r` with `|r| <= ln 2 / 2`; `e^r` by Cephes' polynomial (`expf`), `2^n` in two factors so that
-/// subnormal results and the largest ones come out right.
+/// `x = n ln 2 + r` with `|r| <= ln 2 / 2`. `e^r` is Cephes' polynomial (`expf`). `2^n` is two factors, so that subnormal
+/// results and the largest ones are right.
 #[inline(always)]
 pub(crate) fn exp(x: f32) -> f32 {
     let x = if x < -104.0 { -104.0 } else { x };
@@ -33,7 +33,7 @@ pub(crate) fn exp(x: f32) -> f32 {
     let shifted = x * LOG2_E + ROUND;
     let n = (shifted.to_bits() as i32).wrapping_sub(ROUND.to_bits() as i32);
     let whole = shifted - ROUND;
-    // ln 2 in two parts, the first with few enough bits that its product with n is exact
+    // ln 2 is split into two parts. The first has few enough bits that its product with n is exact.
     let r = (x - whole * 0.693_359_4) - whole * -2.121_944_4e-4;
     let p = 1.987_569_1e-4;
     let p = p * r + 1.398_199_9e-3;
@@ -46,8 +46,8 @@ pub(crate) fn exp(x: f32) -> f32 {
     p * power_of_two(half) * power_of_two(n.wrapping_sub(half))
 }
 
-/// The error function, to 1 unit in the last place (8e-8): N. Juffa's minimax polynomials, odd up to `475/512`, and beyond
-/// `1 − e^(−t p(t))` for `t = |x|`.
+/// The error function, to 1 unit in the last place (8e-8). It uses N. Juffa's minimax polynomials: an odd one up to
+/// `475/512`, and beyond that `1 − e^(−t p(t))` for `t = |x|`.
 #[inline(always)]
 pub(crate) fn erf(x: f32) -> f32 {
     let t = x.abs();
@@ -66,7 +66,8 @@ pub(crate) fn erf(x: f32) -> f32 {
     let q = q * s + -3.761_253_4e-1;
     let q = q * s + 1.283_791_7e-1;
     let near = q * x + x;
-    // a choice by bits: an `if` becomes a branch around the exponential, and the loop around it is no longer vectorised
+    // Bits select the result. An `if` would become a branch around the exponential, and its loop would no longer be
+    // vectorised.
     let mask = u32::from(t > 0.927_734_4).wrapping_neg();
     f32::from_bits((far.to_bits() & mask) | (near.to_bits() & !mask))
 }
@@ -83,7 +84,8 @@ pub(crate) fn swish(x: f32, factor: f32) -> f32 {
     x / (1.0 + exp(-factor * x))
 }
 
-/// The sum of `f` over a slice: in [`LANES`] lanes of f32 over runs of at most 4096 elements, then by halves; the runs in f64.
+/// The sum of `f` over a slice. Runs of at most 4096 elements are summed in [`LANES`] lanes of f32 and then by halves.
+/// The runs are summed in f64.
 #[inline(always)]
 pub(crate) fn sum_of(values: &[f32], f: impl Fn(f32) -> f32) -> f64 {
     let mut total = 0.0;
@@ -107,7 +109,7 @@ pub(crate) fn sum_of(values: &[f32], f: impl Fn(f32) -> f32) -> f64 {
     total
 }
 
-/// All lanes as one, by halves: the same order everywhere.
+/// Adds all lanes by halves, in the same order on every machine.
 #[inline(always)]
 fn fold(mut lanes: [f32; LANES], f: impl Fn(f32, f32) -> f32) -> f32 {
     let mut width = LANES / 2;
@@ -122,7 +124,7 @@ fn fold(mut lanes: [f32; LANES], f: impl Fn(f32, f32) -> f32) -> f32 {
     lanes[0]
 }
 
-/// The largest element, `-inf` for none; NaN does not count.
+/// The largest element, or `-inf` for an empty slice. It ignores NaN.
 #[inline(always)]
 pub(crate) fn max_of(values: &[f32]) -> f32 {
     let mut lanes = [f32::NEG_INFINITY; LANES];
@@ -146,7 +148,7 @@ pub(crate) fn max_of(values: &[f32]) -> f32 {
 #[inline(always)]
 pub(crate) fn exp_and_sum(values: &mut [f32], shift: f32) -> f32 {
     let mut total = 0.0;
-    // two loops over what stays in the first cache: as one, they leave the registers
+    // Two loops over data that stays in the first cache. As one loop, they need more registers than there are.
     for run in values.chunks_mut(4096) {
         for value in run.iter_mut() {
             *value = exp(*value - shift);
@@ -160,7 +162,7 @@ pub(crate) fn exp_and_sum(values: &mut [f32], shift: f32) -> f32 {
 mod tests {
     use super::*;
 
-    /// `erf` in f64: the Maclaurin series up to 3, the continued fraction of `erfc` (Lentz from the tail) above.
+    /// `erf` in f64: the Maclaurin series up to 3, and above that the continued fraction of `erfc` (Lentz from the tail).
     fn erf_f64(x: f64) -> f64 {
         if x.abs() < 3.0 {
             let (mut term, mut sum) = (x, x);

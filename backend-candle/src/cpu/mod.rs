@@ -1,9 +1,9 @@
 //! Blocked, threaded kernels for the CPU in f32, on plain slices.
 //!
-//! Everything heavy is a matrix product of the `gemm` crate (which Candle uses as well); the rest is one or two passes
-//! over memory, split over rayon's global pool, whose inner loops are compiled for each instruction set and chosen at
-//! run time (`pulp`). Pieces are cut by sizes alone, never by the number of threads, and sums over pieces run in a fixed
-//! order: a result does not depend on how many threads computed it.
+//! Everything heavy is a matrix product of the `gemm` crate (which Candle uses as well). The rest is one or two passes
+//! over memory, split over rayon's global pool. Their inner loops are compiled for each instruction set, and `pulp`
+//! chooses one at run time. Pieces are cut by sizes alone, never by the number of threads. Sums over pieces run in a
+//! fixed order. So a result does not depend on the number of threads.
 
 pub(crate) mod attention;
 pub(crate) mod conv;

@@ -1,11 +1,11 @@
-//! Group norm and layer norm: statistics in two passes (mean, then centred squares), then one pass that scales, shifts
-//! and activates.
+//! Group norm and layer norm. Two passes compute the statistics (mean, then centred squares). One pass scales, shifts and
+//! activates.
 
 use rayon::prelude::*;
 
 use super::math::{sum_of, swish, vectorised};
 
-/// What follows a group norm.
+/// The activation after a group norm.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Activation {
     /// Nothing.
@@ -14,7 +14,7 @@ pub(crate) enum Activation {
     Silu,
 }
 
-/// A norm's factors, one per channel, and what is added to the variance.
+/// A norm's factors, one per channel, and the number that is added to the variance.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Affine<'a> {
     pub(crate) weight: &'a [f32],
@@ -70,7 +70,7 @@ pub(crate) fn group_norm(
     out
 }
 
-/// Layer norm of rows of as many elements as there are weights.
+/// Layer norm of rows. A row has as many elements as there are weights.
 pub(crate) fn layer_norm(x: &[f32], affine: Affine<'_>) -> Vec<f32> {
     let Affine { weight, bias, epsilon } = affine;
     let channels = weight.len();

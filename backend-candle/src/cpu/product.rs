@@ -10,7 +10,7 @@ pub(crate) struct Mat<'a> {
     strides: (usize, usize),
 }
 
-/// A writable matrix in a slice, laid out as [`Mat`].
+/// A writable matrix in a slice, with the layout of [`Mat`].
 #[derive(Debug)]
 pub(crate) struct MatMut<'a> {
     data: &'a mut [f32],
@@ -18,7 +18,7 @@ pub(crate) struct MatMut<'a> {
     strides: (usize, usize),
 }
 
-/// What a product does with the destination's old values.
+/// How a product treats the destination's old values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Update {
     /// Overwrites them.
@@ -28,7 +28,8 @@ pub(crate) enum Update {
 }
 
 impl<'a> Mat<'a> {
-    /// A matrix of `size` rows and columns; panics if the slice is too short for it, which only a bug here can cause.
+    /// A matrix of `size` rows and columns. Panics if the slice is too short for it; only a bug in this crate can cause
+    /// this.
     pub(crate) fn new(data: &'a [f32], size: (usize, usize), strides: (usize, usize)) -> Self {
         assert!(reach(size, strides) <= data.len(), "matrix {size:?} by {strides:?} beyond {}", data.len());
         Self { data, size, strides }
@@ -39,7 +40,7 @@ impl<'a> Mat<'a> {
         Self::new(data, (rows, columns), (columns, 1))
     }
 
-    /// The transposed matrix, in place.
+    /// The transposed matrix, without a copy.
     pub(crate) fn t(self) -> Self {
         let Self { data, size: (rows, columns), strides: (down, across) } = self;
         Self { data, size: (columns, rows), strides: (across, down) }
@@ -47,7 +48,7 @@ impl<'a> Mat<'a> {
 }
 
 impl<'a> MatMut<'a> {
-    /// As [`Mat::new`]; no two elements may share a place.
+    /// Like [`Mat::new`], but no two elements may share a place.
     pub(crate) fn new(data: &'a mut [f32], size: (usize, usize), strides: (usize, usize)) -> Self {
         assert!(reach(size, strides) <= data.len(), "matrix {size:?} by {strides:?} beyond {}", data.len());
         assert!(strides.1 == 1 && (strides.0 >= size.1 || size.0 <= 1), "rows that overlap");
@@ -60,7 +61,7 @@ impl<'a> MatMut<'a> {
     }
 }
 
-/// Elements from the first to behind the last one.
+/// The number of elements from the first to the last one.
 fn reach((rows, columns): (usize, usize), (down, across): (usize, usize)) -> usize {
     if rows == 0 || columns == 0 { 0 } else { (rows - 1) * down + (columns - 1) * across + 1 }
 }
@@ -108,7 +109,7 @@ pub(crate) fn product(
     }
 }
 
-/// As many tasks as the current pool has threads.
+/// The number of tasks: one for each thread of the current pool.
 pub(crate) fn all_threads() -> Parallelism {
     match rayon::current_num_threads() {
         0 | 1 => Parallelism::None,

@@ -1,7 +1,7 @@
-//! For each pruned column the kept row that attends to it most, without a map.
+//! Finds for each pruned column the kept row that attends to it most, without a map.
 //!
-//! A task is one block of columns; it walks the kept rows in ascending blocks, sums `e^(q_i·k_j · scale − lse_i)` over
-//! the heads in order, and keeps each column's largest mean so far. Only a strictly larger one replaces it, so that the
+//! A task is one block of columns. It walks the kept rows in ascending blocks, sums `e^(q_i·k_j · scale − lse_i)` over
+//! the heads in order, and keeps each column's largest mean so far. Only a strictly larger mean replaces it, so the
 //! lowest row wins ties.
 
 use gemm::Parallelism;
@@ -11,7 +11,7 @@ use super::attention::Heads;
 use super::math::{exp, vectorised};
 use super::product::{MatMut, Update, product};
 
-/// Columns of one task, and rows of one block: 128 KiB for the sum and for one head's part.
+/// Columns of one task, and rows of one block. Both give 128 KiB for the sum and for one head's part.
 const COLUMNS: usize = 128;
 const ROWS: usize = 256;
 
@@ -34,7 +34,7 @@ pub(crate) fn strongest(q: Heads<'_>, lse: &[f32], k: Heads<'_>, scale: f32) -> 
     finite.then_some(best)
 }
 
-/// One task: columns from `first` on of batch entry `b`; whether no value was NaN.
+/// One task: columns from `first` on, of batch entry `b`. Gives whether no value was NaN.
 fn columns(
     b: usize,
     first: usize,

@@ -1,4 +1,4 @@
-//! Access to a Candle tensor's numbers in place.
+//! Access to a Candle tensor's numbers without a copy.
 
 use std::cell::Cell;
 
@@ -8,7 +8,7 @@ thread_local! {
     static INFERENCE: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Runs `f` while this thread's kernels may ignore that a tensor is a variable.
+/// Runs `f`. During the call, this thread's kernels may ignore that a tensor is a variable.
 pub(crate) fn inference<R>(f: impl FnOnce() -> R) -> R {
     struct Restore(bool);
     impl Drop for Restore {
@@ -20,7 +20,7 @@ pub(crate) fn inference<R>(f: impl FnOnce() -> R) -> R {
     f()
 }
 
-/// Whether the kernels take these tensors: on the CPU, f32 or a half precision, and nothing to differentiate.
+/// Whether the kernels support these tensors. They must be on the CPU, in f32 or a half precision, and need no gradient.
 pub(crate) fn takes(tensors: &[&Tensor]) -> bool {
     tensors.iter().all(|x| {
         x.device().is_cpu()
@@ -29,7 +29,7 @@ pub(crate) fn takes(tensors: &[&Tensor]) -> bool {
     })
 }
 
-/// The tensor in f32, contiguous: itself where it is so already.
+/// The tensor in f32 and contiguous. It is the same tensor if it is so already.
 pub(crate) fn dense_f32(x: &Tensor) -> Result<Tensor> {
     x.to_dtype(DType::F32)?.contiguous()
 }
@@ -39,14 +39,14 @@ pub(crate) fn tensor(values: Vec<f32>, shape: &[usize], dtype: DType) -> Result<
     Tensor::from_vec(values, shape, &Device::Cpu)?.to_dtype(dtype)
 }
 
-/// The numbers of an f32 tensor on the CPU, with their layout, for as long as this lives.
+/// The numbers of an f32 tensor on the CPU, with their layout. They are borrowed for the life of this value.
 pub(crate) struct View<'a> {
     storage: StorageRef<'a>,
     layout: &'a Layout,
 }
 
 impl<'a> View<'a> {
-    /// The view; an error for another dtype or device.
+    /// The view. Another dtype or device is an error.
     pub(crate) fn new(x: &'a Tensor) -> Result<Self> {
         let (storage, layout) = x.storage_and_layout();
         match &*storage {
@@ -55,7 +55,7 @@ impl<'a> View<'a> {
         }
     }
 
-    /// All elements from the first one on, in memory order.
+    /// All elements from the first one on, in the order of memory.
     pub(crate) fn data(&self) -> &[f32] {
         match &*self.storage {
             Storage::Cpu(CpuStorage::F32(values)) => values.get(self.layout.start_offset()..).unwrap_or(&[]),
@@ -63,7 +63,7 @@ impl<'a> View<'a> {
         }
     }
 
-    /// The elements of a contiguous tensor, row-major; an error for one that is not.
+    /// The elements of a contiguous tensor, row-major. Another tensor is an error.
     pub(crate) fn slice(&self) -> Result<&[f32]> {
         if !self.layout.is_contiguous() {
             candle_core::bail!("expected a contiguous tensor");

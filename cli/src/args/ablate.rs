@@ -2,10 +2,10 @@
 
 use std::path::PathBuf;
 
+use atedm_experiment::shard::Shard;
 use clap::{Args, Subcommand};
 
 use super::{EngineArgs, parse};
-use crate::experiment::shard::Shard;
 
 /// `atedm ablate`.
 #[derive(Debug, Args)]
@@ -35,7 +35,7 @@ pub(crate) struct AblateArgs {
     #[arg(long, value_name = "FILE")]
     pub(crate) prompts: Option<PathBuf>,
     #[command(flatten)]
-    pub(crate) share: ShareArgs,
+    pub(crate) shards: ShardArgs,
     /// Only show the points, with their ratios and TFLOPs (SD-XL base's where no model is named; `--model atedm-shapes`
     /// names the built-in one)
     #[arg(long)]
@@ -52,7 +52,7 @@ pub(crate) struct AblateArgs {
 
 /// What of a run is made: what is missing, by one machine of several. The flags of `ablate` and `eval export`.
 #[derive(Debug, Clone, Args)]
-pub(crate) struct ShareArgs {
+pub(crate) struct ShardArgs {
     /// Go on with what is in the folder (or start, if it is not there): finished images are not made again
     #[arg(long)]
     pub(crate) resume: bool,

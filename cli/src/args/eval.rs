@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use atedm_sdxl::schedulers::SamplerChoice;
 use clap::{Args, Subcommand};
 
-use super::{DTypeKind, EngineArgs, MODEL_HELP, PruneArgs, RNG_DTYPE_HELP, RngName, ShareArgs, parse};
+use super::{DTypeKind, EngineArgs, MODEL_HELP, PruneArgs, RNG_DTYPE_HELP, RngName, ShardArgs, parse};
 
 /// `atedm eval`.
 #[derive(Debug, Args)]
@@ -53,7 +53,7 @@ pub(crate) struct ExportArgs {
     #[command(flatten)]
     pub(crate) sampling: ExportSampling,
     #[command(flatten)]
-    pub(crate) share: ShareArgs,
+    pub(crate) shards: ShardArgs,
     #[command(flatten)]
     pub(crate) engine: EngineArgs,
     /// No progress and no lines about finished images

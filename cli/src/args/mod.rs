@@ -14,13 +14,12 @@ mod train;
 use std::path::PathBuf;
 
 use atedm_core::DType;
-use atedm_sdxl::rng::{NoiseDType, RngKind};
+use atedm_experiment::platform::{Platform, cores};
+use atedm_sdxl::rng::RngKind;
 use atedm_sdxl::schedulers::SamplerChoice;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::failure::{Failure, Outcome};
-
-pub(crate) use ablate::{AblateAction, AblateArgs, MergeArgs, ShareArgs};
+pub(crate) use ablate::{AblateAction, AblateArgs, MergeArgs, ShardArgs};
 pub(crate) use bench::BenchArgs;
 pub(crate) use compare::CompareArgs;
 pub(crate) use eval::{EvalAction, EvalArgs, ExportArgs};
@@ -188,17 +187,30 @@ pub(crate) struct EngineArgs {
     pub(crate) deterministic: bool,
 }
 
+impl EngineArgs {
+    /// What computes.
+    pub(crate) fn platform(&self) -> Platform {
+        Platform {
+            backend: self.backend.name().to_string(),
+            device: self.device.to_string(),
+            dtype: self.dtype.into(),
+            threads: self.threads.unwrap_or_else(cores),
+        }
+    }
+}
+
 /// Which tokens are left out.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Pruning")]
 pub(crate) struct PruneArgs {
-    /// Method: none, at-edm, at-edm-dagger, at-edm-fast, at-edm-dagger-fast, at-edm-a … at-edm-d, tome-c and other merging, or a plugin's name [default: none; at-edm for masks]
+    /// Method: none, at-edm, at-edm-dagger, at-edm-fast, at-edm-dagger-fast, at-edm-a … at-edm-d, tome-c and other merging, a plugin's name, or several joined by +, outer first [default: none; at-edm for masks]
     #[arg(long, value_name = "NAME")]
     pub(crate) prune: Option<String>,
     /// The method's options: ratio=0.63,tau=30%,prune_point=before_ff,levels=1+2 (repeatable; a.b=1 sets a table's entry)
     #[arg(long, value_name = "KEY=VALUE,…", action = clap::ArgAction::Append, long_help = PRUNE_OPT_HELP)]
     pub(crate) prune_opt: Vec<String>,
-    /// Method and options from a TOML file: `method = "at-edm"` and one line an option; --prune-opt wins
+    /// Method and options from a TOML file: `method = "at-edm"` and one line an option; --prune-opt wins.
+    /// `method = ["a", "b"]` is `a+b`, with the options of each in a table of its name
     #[arg(long, value_name = "FILE.toml")]
     pub(crate) prune_config: Option<PathBuf>,
 }
@@ -206,6 +218,7 @@ pub(crate) struct PruneArgs {
 /// Every option of AT-EDM, its default first.
 const PRUNE_OPT_HELP: &str = "\
 The method's options, as key=value,key=value,… (repeatable; a.b=1 sets entry b of table a, 1+2 is a list).
+Of methods joined by + each takes its own: --prune todo-sdxl+at-edm --prune-opt at-edm.levels=2,at-edm.ratio=0.5.
 AT-EDM takes, its default first:
   ratio=0.63            share of tokens removed; or budget_tflops=4.1 a U-Net evaluation
   schedule=prune-less   | prune-more | constant | table (with schedule_file=FILE)
@@ -408,17 +421,6 @@ impl RngName {
     /// The name, as typed.
     pub(crate) fn name(self) -> &'static str {
         RngKind::from(self).name()
-    }
-
-    /// What it draws in, if `asked` for that; `name` is what asked, for the message.
-    pub(crate) fn drawing(self, asked: Option<DTypeKind>, name: &str) -> Outcome<NoiseDType> {
-        match (self, asked.map(DType::from)) {
-            (_, None) => Ok(NoiseDType::OfModel),
-            (Self::Chacha, Some(dtype)) if dtype != DType::F32 => Err(Failure::usage(format!(
-                "{name}: expected f32, which chacha always draws in, got {dtype}"
-            ))),
-            (_, Some(dtype)) => Ok(NoiseDType::Always(dtype)),
-        }
     }
 }
 

@@ -2,29 +2,33 @@
 
 use std::collections::BTreeMap;
 
-use atedm_core::DType;
+use atedm_core::reference::NdTensor;
+use atedm_experiment::draw::{Cell, Sheet};
+use atedm_experiment::engine::{Batch, FinishedBatch, PlannedRun};
+use atedm_experiment::extension::registry;
+use atedm_experiment::files::{DATA_MOST, LatentsFile, OutputFile, Picture, png_bytes, read_bytes};
+use atedm_experiment::grid::Point;
+use atedm_experiment::init_image::InitImage;
+use atedm_experiment::inputs::{Inputs, digest};
+use atedm_experiment::model::Model;
+use atedm_experiment::observe::Watch;
+use atedm_experiment::pictures::{References, missing};
+use atedm_experiment::plan::{Plan, PlanInputs, RunOptions};
+use atedm_experiment::record::{Distances, Flops, PromptLine, Provenance, Times};
+use atedm_experiment::spec::PruneSpec;
+use atedm_sdxl::flops::readable;
+use atedm_sdxl::pipeline::TextEncoders;
 use serde_json::{Value, json};
 
 use super::print;
 use crate::Extension;
 use crate::args::{CompareArgs, PruneArgs, SampleArgs};
-use crate::dispatch::dispatch;
-use crate::draw::{Cell, Sheet};
-use crate::experiment::config::Sampling;
-use crate::experiment::engine::{Made, Making, PromptWork, check_memory, plan_registry, total_steps};
-use crate::experiment::grid::Point;
-use crate::experiment::inputs::{Inputs, digest};
-use crate::experiment::machine::provenance;
-use crate::experiment::pictures::Reference;
-use crate::experiment::plan::{Ground, Outline, Plan};
-use crate::experiment::record::{Attention, Distances, Flops, PromptLine, Times};
+use crate::dispatch::run_plan;
 use crate::failure::{Failure, Outcome};
-use crate::files::{DATA_MOST, LatentsFile, OutputFile, Picture, png_bytes, read_bytes, read_latents};
-use crate::init_image::InitImage;
-use crate::model::Model;
+use crate::model::{asked, open_for};
 use crate::progress::Progress;
-use crate::prune::PruneSpec;
-use atedm_sdxl::flops::readable;
+use crate::prune;
+use crate::sample::{init_image, noise, point, run_options, tiles};
 
 /// Pixels of a letter on the sheet.
 const LETTER: usize = 8;
@@ -35,73 +39,56 @@ const ROW_TITLE: usize = 112;
 pub(crate) fn run(args: &CompareArgs, extension: &impl Extension) -> Outcome {
     let sheet = OutputFile::prepare(&args.output)?;
     let specs = specs(&args.methods.join(","))?;
-    let half = DType::from(args.engine.dtype).size_in_bytes() == 2;
     let sample = &args.sample;
-    let model = Model::open(sample.model.as_deref(), half.then_some("fp16"))?;
-    let size = model.size(sample.width, sample.height)?;
+    let progress = Progress::new(0, args.quiet);
+    let model = open_for(&args.engine, sample.model.as_deref())?;
+    let size = model.size(asked(sample.width, sample.height))?;
     let work = model.workload(size, sample.steps);
-    let noise = match &sample.latents {
-        Some(path) => {
-            let grid = work.latents;
-            let shape = [sample.prompt.len(), work.unet.in_channels, grid.height, grid.width];
-            Some(read_latents(path, shape)?)
-        }
-        None => None,
-    };
-    let init = InitImage::from_args(sample, size)?;
-    model.check_tiles(("--vae-tiling", sample.vae_tiling))?;
-    let prompts = prompts(args);
-    let outline = Outline {
-        title: "compare".into(),
-        prompts: prompts.clone(),
-        rng: sample.rng,
-        noise_dtype: sample.rng.drawing(sample.rng_dtype, "--rng-dtype")?,
-        vae_tiling: sample.vae_tiling,
-        masks: Vec::new(),
-        distances: true,
-    };
-    let ground = Ground {
-        name: model.name(),
-        size,
-        work,
-        scheduler: model.checkpoint.scheduler(),
-        inputs: &inputs(sample, init.as_ref(), &model)?,
-    };
-    let plan = Plan::new(outline, points(specs, args)?, &ground, &args.engine, &plan_registry(extension)?)?;
-    model.warn_of_long_prompts(sample.prompt.iter().chain(&sample.negative_prompt))?;
+    let noise = noise(sample, &work)?;
+    let init = init_image(sample, size)?;
+    model.check_tiles(tiles(sample))?;
+    let options = run_options(sample, "compare".into(), prompts(args))?;
+    let options = RunOptions { distances: true, ..options };
+    let hashes = inputs(sample, init.as_ref(), &model)?;
+    let inputs = PlanInputs { model: model.name(), size, work, hashes };
+    let (platform, registry) = (args.engine.platform(), registry::<NdTensor>(extension)?);
+    let plan = Plan::new(options, points(specs, args)?, &inputs, &platform, &registry, &progress)?;
+    model.warn_of_long_prompts(sample.prompt.iter().chain(&sample.negative_prompt), &progress)?;
 
     let everything: Vec<usize> = (0..plan.points.len()).collect();
-    let work = prompts.iter().enumerate().map(|(index, prompt)| PromptWork {
-        prompt: prompt.clone(),
+    let batches = plan.prompts.iter().enumerate().map(|(index, prompt)| Batch {
+        prompts: vec![prompt.clone()],
         points: everything.clone(),
         noise: noise.as_ref().and_then(|noise| one_of(noise, index)),
     });
-    let work: Vec<PromptWork> = work.collect();
-    let mut progress = Progress::new(total_steps(&plan, &work), args.quiet);
+    let run = PlannedRun {
+        plan: &plan,
+        model: &model,
+        platform: &platform,
+        batches: batches.collect(),
+        init,
+        replay: None,
+        watch: Watch::TOKENS,
+        encoders: TextEncoders::Kept,
+        listener: &progress,
+    };
     let mut cells = Vec::new();
-    let mut unpruned: Option<Reference> = None;
-    let sink = |made: Made<'_>, _: &Progress| {
-        let (Made { picture, latents, .. }, id) = (&made, &made.prompt.id);
-        let distances = match (&unpruned, made.point.reference) {
-            (Some(reference), Some(_)) if reference.id == *id => Some(reference.distances(picture, latents)?),
-            _ => None,
-        };
-        if made.point.reference.is_none() {
-            let (picture, latents) = (made.picture.clone(), made.latents);
-            unpruned = Some(Reference { id: made.prompt.id.clone(), picture, latents });
-        }
-        let Made { place, picture, flops, times, .. } = made;
+    let mut references = References::default();
+    let mut sink = |finished: FinishedBatch<'_>| {
+        let image = finished.into_image()?;
+        let distances = references.distances(&image, |id| Err(missing(id)))?;
+        references.keep(&image);
+        let (place, picture, flops, times) = (image.place, image.picture, image.flops, image.times);
         cells.push(Shown { place, picture, flops, times, distances });
         Ok(())
     };
-    check_memory(&plan, &model, &args.engine)?;
-    let making = Making { plan: &plan, model: &model, work, init, extension, progress: &mut progress, sink };
-    dispatch(&args.engine, making)?;
+    run.check_memory()?;
+    run_plan(&args.engine, run, extension, &mut sink)?;
     let report = Report { plan: &plan, cells };
     sheet.write(&png_bytes(&report.sheet(args.cell), &[])?)?;
     let text = match args.json {
         true => {
-            serde_json::to_string_pretty(&report.to_json(&provenance(&args.engine))?).map_err(Failure::run)?
+            serde_json::to_string_pretty(&report.to_json(&platform.provenance())?).map_err(Failure::run)?
         }
         false => report.to_text(),
     };
@@ -134,7 +121,7 @@ fn specs(list: &str) -> Outcome<Vec<PruneSpec>> {
     }
     let spec = |(name, options): (String, Vec<String>)| {
         let prune_opt = vec![options.join(",")];
-        PruneSpec::from_args(&PruneArgs { prune: Some(name), prune_opt, prune_config: None })
+        prune::spec(&PruneArgs { prune: Some(name), prune_opt, prune_config: None })
             .map_err(|failure| failure.within("--methods"))
     };
     let specs: Vec<PruneSpec> = typed.into_iter().map(spec).collect::<Outcome<_>>()?;
@@ -150,40 +137,21 @@ fn inputs(sample: &SampleArgs, init: Option<&InitImage>, model: &Model) -> Outco
     if let Some(path) = &sample.latents {
         inputs.insert("latents".into(), digest(&read_bytes(path, DATA_MOST)?));
     }
-    if let (Some(path), Some(init)) = (&sample.init_image, init) {
-        let content = digest(&read_bytes(path, DATA_MOST)?);
-        inputs.insert("init_image".into(), digest(format!("{content} {}", init.strength).as_bytes()));
+    if let Some(init) = init {
+        inputs.insert("init_image".into(), init.digest()?);
     }
     Ok(inputs)
 }
 
 /// The columns.
 fn points(specs: Vec<PruneSpec>, args: &CompareArgs) -> Outcome<Vec<Point>> {
-    let sampling = Sampling {
-        steps: args.sample.steps,
-        guidance_scale: args.sample.guidance_scale,
-        scheduler: args.sample.scheduler,
-        negative_prompt: args.sample.negative_prompt.clone(),
-        attention: Attention::Fused,
-    };
     let mut points: Vec<Point> = Vec::new();
     for spec in specs {
-        let options = spec.options.iter().map(|(key, value)| match value {
-            Value::String(text) => format!(" {key}={text}"),
-            other => format!(" {key}={other}"),
-        });
-        let label = format!("{}{}", spec.method, options.collect::<String>());
+        let label = spec.label();
         if points.iter().any(|other| other.label == label) {
             return Err(Failure::usage(format!("--methods: expected each once, got {label:?} twice")));
         }
-        points.push(Point {
-            label: label.clone(),
-            grid: label,
-            varied: spec.options.clone(),
-            budget_tflops: spec.options.get("budget_tflops").and_then(Value::as_f64),
-            spec,
-            sampling: sampling.clone(),
-        });
+        points.push(point(label, spec, &args.sample));
     }
     if points.iter().all(|point| point.spec.method == "none") {
         return Err(Failure::usage("--methods: expected a method that prunes or merges beside none"));
@@ -334,7 +302,7 @@ impl Report<'_> {
         lines.join("\n")
     }
 
-    fn to_json(&self, provenance: &crate::experiment::record::Provenance) -> Outcome<Value> {
+    fn to_json(&self, provenance: &Provenance) -> Outcome<Value> {
         let methods = self.plan.points.iter().enumerate().map(|(place, point)| {
             let mean = self.mean(place);
             let distances = mean.distances.map(

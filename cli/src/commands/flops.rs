@@ -2,24 +2,25 @@
 //! and the TFLOPs of its Tables 1 and 2, by formula.
 
 use atedm_core::reference::NdTensor;
+use atedm_experiment::extension::registry;
+use atedm_experiment::spec::PruneSpec;
+use atedm_experiment::subject::{Costed, Subject};
 use atedm_sdxl::flops::{RunCost, Unit};
 use serde_json::{Map, Value, json};
 
 use super::print;
-use super::subject::{Costed, Subject, label};
 use crate::Extension;
 use crate::args::{FlopsArgs, PruneArgs};
-use crate::extension::registry;
 use crate::failure::{Failure, Outcome};
-use crate::prune::PruneSpec;
-use crate::tell;
+use crate::model::{asked as size, subject};
+use crate::{prune, tell};
 
 /// Prints what is asked for.
 pub(crate) fn run(args: &FlopsArgs, extension: &impl Extension) -> Outcome {
-    let subject = Subject::open(args.model.as_deref(), [("--width", args.width), ("--height", args.height)])?;
+    let subject = subject(args.model.as_deref())?.sized(size(args.width, args.height))?;
     let work = subject.workload(args.steps);
     let registry = registry::<NdTensor>(extension)?;
-    let none = PruneSpec { method: "none".into(), options: Map::new() };
+    let none = PruneSpec::new("none");
     let whole = Row::new(&none, &work, &registry)?;
     let mut rows = Vec::new();
     let mut refused = Vec::new();
@@ -38,7 +39,7 @@ pub(crate) fn run(args: &FlopsArgs, extension: &impl Extension) -> Outcome {
         return Err(failure);
     }
     for (spec, failure) in &refused {
-        tell::warning(format_args!("{} is left out: {failure}", label(spec)));
+        tell::warning(format_args!("{} is left out: {failure}", spec.label()));
     }
     let report = Report { subject: &subject, steps: args.steps, whole, rows };
     let text = if args.json {
@@ -61,11 +62,7 @@ fn specs(args: &FlopsArgs) -> Outcome<Asked> {
         let mut typed = args.prune_opt.clone();
         typed.extend(point.map(|point| format!("prune_point={point}")));
         typed.extend(args.budget.map(|budget| format!("budget_tflops={budget}")));
-        PruneSpec::from_args(&PruneArgs {
-            prune: prune.cloned(),
-            prune_opt: typed,
-            prune_config: file.cloned(),
-        })
+        prune::spec(&PruneArgs { prune: prune.cloned(), prune_opt: typed, prune_config: file.cloned() })
     };
     let specs: Outcome<Vec<PruneSpec>> = match (args.prune.as_slice(), args.prune_config.as_slice()) {
         ([], []) => {
@@ -95,10 +92,11 @@ struct Row {
 impl Row {
     fn new(
         spec: &PruneSpec,
-        work: &crate::method::Workload<'_>,
+        work: &atedm_experiment::method::Workload<'_>,
         registry: &atedm_core::plugin::Registry<NdTensor>,
     ) -> Outcome<Self> {
         let costed = Costed::new(spec, work, registry.catalogue())?;
+        costed.method.remarks().iter().for_each(tell::warning);
         costed.method.check(registry)?;
         match costed.cost.clone() {
             Some(cost) => Ok(Self { costed, cost }),
@@ -128,10 +126,10 @@ impl Report<'_> {
     fn to_text(&self) -> String {
         let full = self.whole.cost.mean_tflop();
         let unit = Unit::fitting(full);
-        let (work, (width, height)) = (self.subject.workload(self.steps), self.subject.size);
+        let (work, size) = (self.subject.workload(self.steps), self.subject.size);
         let mut lines = vec![
             format!(
-                "{} at {width} x {height} px (latents {} x {}, {} text tokens), {} steps",
+                "{} at {size} px (latents {} x {}, {} text tokens), {} steps",
                 self.subject.name, work.latents.width, work.latents.height, self.subject.text, self.steps
             ),
             format!("{} (2 x MAC) of one U-Net evaluation on one sample", unit.name),
@@ -184,7 +182,7 @@ impl Report<'_> {
     }
 
     fn to_json(&self) -> Value {
-        let (work, (width, height)) = (self.subject.workload(self.steps), self.subject.size);
+        let (work, size) = (self.subject.workload(self.steps), self.subject.size);
         let row = |row: &Row| {
             let [less, normal, mean] = row.tflops();
             let kinds: Map<String, Value> = row
@@ -210,8 +208,8 @@ impl Report<'_> {
         };
         json!({
             "model": self.subject.name,
-            "width": width,
-            "height": height,
+            "width": size.width,
+            "height": size.height,
             "latents": [work.latents.height, work.latents.width],
             "text_tokens": self.subject.text,
             "steps": self.steps,

@@ -1,45 +1,47 @@
 //! `atedm generate`.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+
+use atedm_experiment::files::{
+    OutputFile, check_distinct, latents_bytes, mask_metadata, masks_bytes, png_bytes, text_chunks,
+};
+use atedm_experiment::observe::Watch;
+use atedm_sdxl::flops::readable;
 
 use crate::Extension;
 use crate::args::{GenerateArgs, OutputArgs, ReplayArgs};
 use crate::failure::{Failure, Outcome};
-use crate::files::{
-    OutputFile, check_distinct, latents_bytes, mask_metadata, masks_bytes, png_bytes, text_chunks,
-};
-use crate::observe::Watcher;
 use crate::progress::Progress;
-use crate::prune::PruneSpec;
+use crate::prune;
 use crate::sample::{Job, Sampled};
-use atedm_sdxl::flops::readable;
 
 /// Makes the images.
 pub(crate) fn run(args: &GenerateArgs, extension: &impl Extension) -> Outcome {
-    let spec = PruneSpec::from_args(&args.prune)?;
+    let spec = prune::spec(&args.prune)?;
     let outputs = Outputs::prepare(&args.output, &args.replay, args.sample.prompt.len())?;
-    let job = Job::prepare(&args.sample, &args.engine, &spec, args.replay.masks_in.as_deref(), extension)?;
-    if args.replay.masks_out.is_some() && job.method.is_none() {
+    let progress = Progress::new(args.sample.steps, args.output.quiet);
+    let masks_in = args.replay.masks_in.as_deref();
+    let job = Job::prepare(&args.sample, &args.engine, spec, masks_in, extension, &progress)?;
+    if args.replay.masks_out.is_some() && job.method().is_none() {
         return Err(Failure::usage("--masks-out: expected a pruning method, got --prune none"));
     }
-    let watcher = args.replay.masks_out.as_ref().map(|_| Arc::new(Mutex::new(Watcher::new(false))));
-    let mut progress = Progress::new(args.sample.steps, args.output.quiet);
-    let sampled = job.run(extension, watcher.clone(), &mut progress)?;
-    let masks = watcher.and_then(|watcher| watcher.lock().ok().map(|mut watcher| watcher.take_masks()));
+    let watch = Watch { masks: args.replay.masks_out.is_some(), ..Watch::default() };
+    let sampled = job.run(extension, watch, &progress)?;
 
     for (index, (file, picture)) in outputs.pictures.iter().zip(&sampled.pictures).enumerate() {
         let chunks =
-            if args.output.no_metadata { Vec::new() } else { text_chunks(&job.facts(index, &sampled)?) };
+            if args.output.no_metadata { Vec::new() } else { text_chunks(&job.facts(index, &sampled)) };
         file.write(&png_bytes(picture, &chunks)?)?;
     }
     if let Some(file) = &outputs.latents {
         file.write(&latents_bytes(&sampled.latents)?)?;
     }
-    if let (Some(file), Some(masks)) = (&outputs.masks, masks) {
-        file.write(&masks_bytes(&masks, mask_metadata(&job.method.name, &job.method.settings))?)?;
+    if let (Some(file), Some(masks)) = (&outputs.masks, &sampled.watched.masks) {
+        let method = job.method();
+        file.write(&masks_bytes(masks, mask_metadata(&method.name, &method.settings))?)?;
     }
-    summarise(&job, &sampled, &outputs, &progress)
+    summarise(&job, &sampled, &outputs, &progress);
+    Ok(())
 }
 
 /// Every file that the command will write.
@@ -75,15 +77,14 @@ fn picture_paths(output: &Path, images: usize) -> Vec<PathBuf> {
     (0..images).map(|index| output.with_file_name(format!("{stem}-{index}{extension}"))).collect()
 }
 
-fn summarise(job: &Job<'_>, sampled: &Sampled, outputs: &Outputs, progress: &Progress) -> Outcome {
+fn summarise(job: &Job<'_>, sampled: &Sampled, outputs: &Outputs, progress: &Progress) {
     let names: Vec<String> = outputs.pictures.iter().map(|file| file.path().display().to_string()).collect();
-    let mut line = format!("wrote {} ({:.2} s a step", names.join(", "), sampled.seconds_a_step);
-    line.push_str(&format!(", U-Net {}", readable(sampled.mean_tflop)));
-    if !job.method.is_none() {
-        line.push_str(&format!(" of {}", readable(job.whole_tflop()?)));
+    let mut line = format!("wrote {} ({:.2} s a step", names.join(", "), sampled.times.seconds_per_step);
+    line.push_str(&format!(", U-Net {}", readable(sampled.flops.mean_tflop)));
+    if !job.method().is_none() {
+        line.push_str(&format!(" of {}", readable(sampled.flops.whole_tflop)));
     }
     progress.say(&format!("{line})"));
-    Ok(())
 }
 
 #[cfg(test)]

@@ -1,8 +1,9 @@
 //! `atedm init-tiny`.
 
+use atedm_experiment::files::OutputDir;
+
 use crate::args::InitTinyArgs;
 use crate::failure::Outcome;
-use crate::files::OutputDir;
 use crate::tell;
 use crate::tiny;
 

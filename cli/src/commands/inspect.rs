@@ -3,29 +3,35 @@
 use atedm_core::DType;
 use atedm_core::plugin::{LayerTokens, NestId};
 use atedm_core::reference::NdTensor;
+use atedm_experiment::extension::registry;
+use atedm_experiment::memory::{AtOnce, readable as bytes, workload};
+use atedm_experiment::method::{Method, Workload};
+use atedm_experiment::model::{Model, Size};
 use atedm_sdxl::config::BlockInfo;
-use atedm_sdxl::memory::{self, Memory};
+use atedm_sdxl::flops::readable;
+use atedm_sdxl::memory::Memory;
 use serde_json::{Value, json};
 
 use super::print;
 use crate::Extension;
 use crate::args::InspectArgs;
 use crate::describe;
-use crate::extension::registry;
 use crate::failure::{Failure, Outcome};
-use crate::method::{Method, Workload};
-use crate::model::Model;
-use crate::prune::PruneSpec;
-use atedm_sdxl::flops::readable;
+use crate::model::{asked, open};
+use crate::{prune, tell};
+
+/// A guidance scale for which an image has two rows, as by default.
+const GUIDED: f64 = 7.0;
 
 /// Prints what is asked for.
 pub(crate) fn run(args: &InspectArgs, extension: &impl Extension) -> Outcome {
-    let spec = PruneSpec::from_args(&args.prune)?;
-    let model = Model::open(args.model.as_deref(), None)?;
-    let size = model.size(args.width, args.height)?;
+    let spec = prune::spec(&args.prune)?;
+    let model = open(args.model.as_deref(), None)?;
+    let size = model.size(asked(args.width, args.height))?;
     let work = model.workload(size, args.steps);
     let registry = registry::<NdTensor>(extension)?;
     let method = Method::resolve(&spec, &work, registry.catalogue(), None)?;
+    method.remarks().iter().for_each(tell::warning);
     method.check(&registry)?;
     let report = Report::new(&model, size, work, &method)?;
     let text = if args.json {
@@ -50,7 +56,7 @@ struct Phase {
 struct Report<'a> {
     model: &'a Model,
     parts: Vec<(&'static str, String)>,
-    size: (usize, usize),
+    size: Size,
     work: Workload<'a>,
     method: &'a Method,
     blocks: Vec<BlockInfo>,
@@ -61,18 +67,12 @@ struct Report<'a> {
 }
 
 impl<'a> Report<'a> {
-    fn new(model: &'a Model, size: (usize, usize), work: Workload<'a>, method: &'a Method) -> Outcome<Self> {
+    fn new(model: &'a Model, size: Size, work: Workload<'a>, method: &'a Method) -> Outcome<Self> {
         let blocks = work.blocks();
         let phases = method.step_tflops(&work)?.map(|tflops| phases(method, &blocks, &tflops)).transpose()?;
         let parts = describe::parts(&model.checkpoint)?;
-        let run = memory::Workload {
-            latents: work.latents,
-            images: 1,
-            guided: work.unet.guidance_channels.is_none(),
-            dtype: DType::F32,
-            tile: None,
-        };
-        let memory = Memory::of(&model.checkpoint, &run).map_err(Failure::run)?;
+        let one = AtOnce { images: 1, guidance_scale: GUIDED, tile: None, dtype: DType::F32 };
+        let memory = Memory::of(&model.checkpoint, &workload(&work, one)).map_err(Failure::run)?;
         Ok(Self {
             model,
             parts,
@@ -105,8 +105,8 @@ impl<'a> Report<'a> {
         let latents = self.work.latents;
         lines.push(String::new());
         lines.push(format!(
-            "attention blocks at {} x {} px (latents {} x {}, {} text tokens)",
-            self.size.0, self.size.1, latents.width, latents.height, self.work.text
+            "attention blocks at {} px (latents {} x {}, {} text tokens)",
+            self.size, latents.width, latents.height, self.work.text
         ));
         lines.push(format!(
             "  {:<10} {:>5} {:>9} {:>7} {:>9} {:>6} {:>6}",
@@ -132,10 +132,10 @@ impl<'a> Report<'a> {
         ));
         let Memory { text_encoders, unet, vae, denoising, decoding } = self.memory;
         let [text, weights, steps, picture] =
-            [text_encoders, unet.saturating_add(vae), denoising, decoding].map(crate::memory::readable);
+            [text_encoders, unet.saturating_add(vae), denoising, decoding].map(bytes);
         lines.push(format!(
             "memory: about {} for one image in f32 (weights {weights}, and the largest of text encoders {text}, a step {steps}, decoding {picture})",
-            crate::memory::readable(self.memory.peak())
+            bytes(self.memory.peak())
         ));
         self.pruning_lines(&mut lines);
         lines.join("\n")
@@ -176,7 +176,7 @@ impl<'a> Report<'a> {
         lines.push(format!("mean: {} a step, {saved:.1} % less than unpruned", readable(mean)));
         let held = self.held();
         if held > 0 {
-            let words = crate::memory::readable(held);
+            let words = bytes(held);
             lines.push(format!("held between steps: {words} for one image in f32"));
         }
     }
@@ -206,8 +206,8 @@ impl<'a> Report<'a> {
         json!({
             "checkpoint": self.model.name(),
             "parts": parts,
-            "width": self.size.0,
-            "height": self.size.1,
+            "width": self.size.width,
+            "height": self.size.height,
             "latents": [self.work.latents.height, self.work.latents.width],
             "text_tokens": self.work.text,
             "steps": self.work.steps,

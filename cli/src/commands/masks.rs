@@ -1,17 +1,16 @@
 //! `atedm masks`: the paper's Fig. 8 and Fig. 5 from a real run.
 
-use std::sync::{Arc, Mutex};
-
 use atedm_core::plugin::{MaskEntry, MaskKey, MaskSet};
+
+use atedm_experiment::draw::{Base, Cell, Chart, Mask, Series, Sheet, enlarge, overlay};
+use atedm_experiment::files::{NamedFile, OutputDir, Picture, png_bytes};
+use atedm_experiment::observe::{Variance, Watch};
 
 use crate::Extension;
 use crate::args::MasksArgs;
-use crate::draw::{Base, Cell, Chart, Mask, Series, Sheet, enlarge, overlay};
 use crate::failure::{Failure, Outcome};
-use crate::files::{NamedFile, OutputDir, Picture, png_bytes};
-use crate::observe::{Variance, Watcher};
 use crate::progress::Progress;
-use crate::prune::PruneSpec;
+use crate::prune;
 use crate::sample::Job;
 
 /// The longer side of an overlay is at least this many pixels.
@@ -23,44 +22,45 @@ const STEPS_SHOWN: usize = 5;
 
 /// Makes the image and draws.
 pub(crate) fn run(args: &MasksArgs, extension: &impl Extension) -> Outcome {
-    let mut prune = args.prune.clone();
-    if prune.prune_config.is_none() {
-        prune.prune.get_or_insert_with(|| "at-edm".into());
+    let mut typed = args.prune.clone();
+    if typed.prune_config.is_none() {
+        typed.prune.get_or_insert_with(|| "at-edm".into());
     }
-    let spec = PruneSpec::from_args(&prune)?;
+    let spec = prune::spec(&typed)?;
     let steps = steps_shown(&args.steps_shown, args.sample.steps)?;
     let dir = OutputDir::prepare(&args.output_dir)?;
-    let job = Job::prepare(&args.sample, &args.engine, &spec, args.masks_in.as_deref(), extension)?;
-    if job.method.is_none() && !args.variance {
+    let progress = Progress::new(args.sample.steps, args.quiet);
+    let masks_in = args.masks_in.as_deref();
+    let job = Job::prepare(&args.sample, &args.engine, spec, masks_in, extension, &progress)?;
+    let method = job.method();
+    if method.is_none() && !args.variance {
         return Err(Failure::usage("--prune: expected a method that prunes, got none"));
     }
-    let watcher = Arc::new(Mutex::new(Watcher::new(args.variance)));
-    let mut progress = Progress::new(args.sample.steps, args.quiet);
-    let sampled = job.run(extension, Some(watcher.clone()), &mut progress)?;
-    let mut watcher = watcher.lock().map_err(|_| Failure::run("the observer failed"))?;
-    let masks = watcher.take_masks();
+    let watch = Watch { masks: true, variance: args.variance, ..Watch::default() };
+    let sampled = job.run(extension, watch, &progress)?;
+    let watched = &sampled.watched;
+    let masks = watched.masks.clone().unwrap_or_default();
 
     let mut files = Vec::new();
     for (image, picture) in sampled.pictures.iter().enumerate() {
         let prefix = if sampled.pictures.len() == 1 { String::new() } else { format!("{image}-") };
         files.push((format!("{prefix}image.png"), png_bytes(picture, &[])?));
-        if job.method.is_none() {
+        if method.is_none() {
             continue;
         }
-        let row = watcher.row_of(image as u64).ok_or_else(|| {
+        let row = watched.row_of(image as u64).ok_or_else(|| {
             Failure::run(format!(
                 "--prune {}: expected pruning decisions, but the run made none",
-                job.method.name
+                method.name
             ))
         })?;
         let gallery = Gallery { masks: &masks, picture: &enlarge(picture, OVERLAY), row, steps: &steps };
-        let title =
-            format!("{} | {}", job.method.name, args.sample.prompt.get(image).map_or("", String::as_str));
+        let title = format!("{} | {}", method.name, args.sample.prompt.get(image).map_or("", String::as_str));
         let (singles, sheet) = gallery.draw(&job.block_names(), title)?;
         files.extend(singles.into_iter().map(|(name, bytes)| (format!("{prefix}{name}"), bytes)));
         files.push((format!("{prefix}contact-sheet.png"), png_bytes(&sheet, &[])?));
     }
-    if let Some(variance) = watcher.variance() {
+    if let Some(variance) = &watched.variance {
         files.push(("variance.svg".into(), variance_chart(variance)?.into_bytes()));
     }
     dir.write(&files)?;

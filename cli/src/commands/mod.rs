@@ -5,14 +5,12 @@ mod bench;
 mod compare;
 mod eval;
 mod flops;
-mod gathered;
 mod generate;
 mod init_tiny;
 mod inspect;
 mod masks;
 mod report;
 mod scenes;
-mod subject;
 #[cfg(feature = "train")]
 mod train;
 

@@ -3,9 +3,10 @@
 use atedm_training::scenes::{Labels, Objects, SceneSource, Shapes, Split};
 use serde::Serialize;
 
+use atedm_experiment::files::{NamedFile, OutputDir, Picture, png_bytes};
+
 use crate::args::ScenesArgs;
 use crate::failure::{Failure, Outcome};
-use crate::files::{NamedFile, OutputDir, Picture, png_bytes};
 use crate::tell;
 
 /// A line of `labels.jsonl`.

@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 
 use atedm_core::plugin::Unpruned;
 use atedm_core::{DType, Error};
+use atedm_experiment::draw::{Cell, Sheet};
+use atedm_experiment::files::{OutputFile, Picture, png_bytes};
 use atedm_sdxl::architecture::{Folder, check_place, listed};
 use atedm_sdxl::checkpoint::{Checkpoint, OpenOptions};
 use atedm_sdxl::output::remove_unfinished;
@@ -16,9 +18,7 @@ use atedm_training::scenes::Split;
 use atedm_training::trainer::{Observer, Options, Part, Recipe, Trained, train};
 
 use crate::args::{Activations, BackendKind, Device, TrainArgs};
-use crate::draw::{Cell, Sheet};
 use crate::failure::{Failure, Outcome};
-use crate::files::{OutputFile, Picture, png_bytes};
 use crate::progress::Progress;
 use crate::{tell, threads};
 

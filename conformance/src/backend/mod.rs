@@ -19,6 +19,7 @@ pub mod layout;
 pub mod memory;
 pub mod nn;
 pub mod properties;
+pub mod reuse;
 pub mod seam;
 pub mod support;
 pub mod tensor;
@@ -120,7 +121,7 @@ checks! { $;
     attention:
         attention_against_the_oracle attention_with_every_bias attention_of_views attention_of_large_logits
         attention_equals_the_generic_body graphs_come_only_when_asked_for log_sum_exp_is_in_the_accumulator
-        voted_casts_the_first_vote attention_rejects_misfits;
+        attention_casts_the_first_vote attention_rejects_misfits;
     graph:
         votes_against_the_oracle read_against_the_oracle row_entropy_against_the_oracle
         row_entropy_of_one_hot_rows second_moment_against_the_oracle strongest_against_the_oracle
@@ -129,6 +130,8 @@ checks! { $;
     seam:
         unpruned_is_the_plain_block reductions_form_a_stack around_is_undone_before_the_residual
         misplaced_answers_are_errors reducers_pay_only_for_what_they_want;
+    reuse:
+        a_kept_output_stands_for_its_sublayer outputs_in_place_must_fit nests_enclose_each_other;
     at_edm:
         page_rank_on_self_attention page_rank_on_cross_attention convergence_is_judged_per_head
         comparison_scorers_against_the_oracle pruned_blocks_against_the_oracle ratio_zero_is_the_identity
@@ -158,6 +161,7 @@ mod tests {
             ("attention", include_str!("attention.rs")),
             ("graph", include_str!("graph.rs")),
             ("seam", include_str!("seam.rs")),
+            ("reuse", include_str!("reuse.rs")),
             ("at_edm", include_str!("at_edm.rs")),
             ("memory", include_str!("memory.rs")),
             ("properties", include_str!("properties.rs")),

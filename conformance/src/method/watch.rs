@@ -3,9 +3,9 @@
 use std::collections::BTreeSet;
 
 use atedm_core::plugin::{
-    Action, Event, NestId, NestSite, Reduction, Row, Run, Scope, Site, Step, Sublayer, TokenReducer, Wants,
+    Action, Event, NestId, NestSite, Reduction, Row, Run, Scope, Site, Step, Sublayer, TokenReducer,
 };
-use atedm_core::{AttentionGraph, AttentionOps, Result};
+use atedm_core::{AttentionGraph, AttentionOps, GraphRequest, Result};
 
 use super::wrong::{self, WrongTensor};
 use crate::host::Array;
@@ -165,7 +165,7 @@ impl<T: AttentionOps> TokenReducer<T> for Watched<'_, T> {
         self.method.begin_step(step, rows)
     }
 
-    fn wants(&mut self, site: &Site<'_>, sub: Sublayer) -> Result<Wants<T>> {
+    fn wants(&mut self, site: &Site<'_>, sub: Sublayer) -> Result<GraphRequest<T>> {
         self.method.wants(site, sub)
     }
 
@@ -240,13 +240,17 @@ fn tell_wrongly<T: AttentionOps>(
             let (hidden, normed) = (how.of(hidden)?, how.of(normed)?);
             method.on_event(site, Event::Before { sub, hidden: &hidden, normed: &normed })
         }
-        Event::Attended { sub, graph, values, output } => {
+        Event::Attended { sub, graph, first_vote, values, output } => {
             let graph = match (how, graph) {
                 (WrongTensor::Missing, _) | (_, None) => None,
                 (how, Some(graph)) => Some(AttentionGraph::Dense(how.of(&graph.to_dense()?)?)),
             };
+            let first_vote = match (how, first_vote) {
+                (WrongTensor::Missing, _) | (_, None) => None,
+                (how, Some(vote)) => Some(how.of(&vote)?),
+            };
             let (values, output) = (&how.of(values)?, &how.of(output)?);
-            method.on_event(site, Event::Attended { sub, graph, values, output })
+            method.on_event(site, Event::Attended { sub, graph, first_vote, values, output })
         }
         Event::After { sub, hidden, output } => {
             let (hidden, output) = (&how.of(hidden)?, &how.of(output)?);

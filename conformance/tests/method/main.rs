@@ -6,6 +6,7 @@
 mod faults;
 mod picked;
 mod reusing;
+mod stacked;
 mod toy;
 
 use atedm_conformance::method::{Subject, checks, run_suite};

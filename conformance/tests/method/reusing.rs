@@ -19,6 +19,8 @@ const NEST: NestId = NestId(1);
 #[derive(Debug)]
 pub(crate) struct Reusing {
     fault: Option<Fault>,
+    /// Whether no sublayer's output is used again.
+    nests_only: bool,
     nests: BTreeMap<Row, NdTensor>,
     sublayers: BTreeMap<(BlockId, Row), NdTensor>,
 }
@@ -52,7 +54,12 @@ pub(crate) fn counts(block: BlockId, depth: usize, grid: Grid, step: usize) -> V
 
 impl Reusing {
     pub(crate) fn new(fault: Option<Fault>) -> Self {
-        Self { fault, nests: BTreeMap::new(), sublayers: BTreeMap::new() }
+        Self { fault, nests_only: false, nests: BTreeMap::new(), sublayers: BTreeMap::new() }
+    }
+
+    /// One that leaves sublayers alone.
+    pub(crate) fn of_nests(fault: Option<Fault>) -> Self {
+        Self { nests_only: true, ..Self::new(fault) }
     }
 
     fn has(&self, fault: Fault) -> bool {
@@ -103,7 +110,7 @@ impl TokenReducer<NdTensor> for Reusing {
     }
 
     fn on_event(&mut self, site: &Site<'_>, event: Event<'_, NdTensor>) -> Result<Action<NdTensor>> {
-        let kept = is_kept(site.block, site.layer);
+        let kept = !self.nests_only && is_kept(site.block, site.layer);
         match event {
             Event::Before { sub: Sublayer::CrossAttention, .. } if kept && reuses(site.step.index) => {
                 let of = |row: &Row| self.sublayers.get(&(site.block, *row));
@@ -154,6 +161,9 @@ impl TokenReducer<NdTensor> for Reusing {
     }
 
     fn leave_nest(&mut self, site: &NestSite<'_>, output: &NdTensor) -> Result<Option<NdTensor>> {
+        if self.has(Fault::NestsReadShapesBlindly) {
+            assert_eq!(output.shape()[2], 8);
+        }
         if site.nest == NEST {
             let rows = each_row(output, site.rows.len())?;
             self.nests.extend(self.keys(site.rows).into_iter().zip(rows));

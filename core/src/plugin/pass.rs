@@ -26,7 +26,7 @@ pub struct AttentionInput<'a, T> {
     /// `[b, n, channels]`, to be projected to keys and values; for cross-attention ignore it and use the text.
     pub keys_values: &'a T,
     /// What to return of the map.
-    pub graph: GraphRequest<'a, T>,
+    pub graph: &'a GraphRequest<T>,
 }
 
 /// What an attention sublayer gives back.
@@ -36,6 +36,8 @@ pub struct AttentionOutput<T> {
     pub hidden: T,
     /// The graph, if it was asked for.
     pub graph: Option<AttentionGraph<T>>,
+    /// The vote that attention cast on its way ([`Attended::first_vote`](crate::backend::Attended::first_vote)).
+    pub first_vote: Option<T>,
     /// The values `[b, h, n, dim]`.
     pub values: T,
 }
@@ -180,12 +182,13 @@ impl<'a, T: AttentionOps> BlockPass<'a, T> {
             (Some((Scope::Both, _)), Some(small)) => (small, small),
             _ => (&normed, &normed),
         };
-        let attended = attend(AttentionInput { queries, keys_values, graph: wants.request() })?;
+        let attended = attend(AttentionInput { queries, keys_values, graph: &wants })?;
+        let AttentionOutput { hidden: output, graph, first_vote, values } = attended;
         let output = match &around {
-            Some((Scope::Queries | Scope::Both, by)) => by.restore(&attended.hidden)?,
-            _ => attended.hidden,
+            Some((Scope::Queries | Scope::Both, by)) => by.restore(&output)?,
+            _ => output,
         };
-        let event = Event::Attended { sub, graph: attended.graph, values: &attended.values, output: &output };
+        let event = Event::Attended { sub, graph, first_vote, values: &values, output: &output };
         match self.reducer.on_event(&site, event)? {
             Action::Continue => {}
             _ => return Err(self.misplaced("another answer than Continue", "Attended")),

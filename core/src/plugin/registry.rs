@@ -15,6 +15,7 @@ use super::placement::Placement;
 use super::plan::{Facts, MethodPlan, Whole};
 use super::reducer::{TokenReducer, Unpruned};
 use super::schedule::{PruningSchedule, ScheduleRegistry};
+use super::stack::{self, StackPlan};
 use crate::backend::AttentionOps;
 use crate::{Error, Result};
 
@@ -52,12 +53,37 @@ pub struct MethodCatalogue {
 }
 
 impl MethodCatalogue {
-    /// The method `name` with these options, for a model if `facts` hold one.
+    /// The method `name` with these options, or the [stack](super::stack) of methods, for a model if `facts` hold one.
     ///
     /// # Errors
-    /// [`Error::Config`] for an unknown name, listing the known ones, or for options that do not fit.
+    /// [`Error::Config`] for an unknown name, listing the known ones, for options that do not fit, for a nest that the
+    /// model does not have, or for members of a stack that do the same thing.
     pub fn describe(&self, name: &str, options: &Options, facts: &Facts<'_>) -> Result<Box<dyn MethodPlan>> {
-        self.methods.get(name)?(options, facts)
+        match stack::is_stack(name) {
+            true => stack::describe(name, options, facts, |member, options| {
+                self.describe_one(member, options, facts)
+            }),
+            false => self.describe_one(name, options, facts),
+        }
+    }
+
+    fn describe_one(&self, name: &str, options: &Options, facts: &Facts<'_>) -> Result<Box<dyn MethodPlan>> {
+        let plan = self.methods.get(name)?(options, facts)?;
+        let Some(model) = facts.model else { return Ok(plan) };
+        match model
+            .each_step()
+            .filter_map(|step| plan.replaced(step))
+            .find(|nest| model.nest(*nest).is_none())
+        {
+            None => Ok(plan),
+            Some(nest) => {
+                let reason = match model.nests.len() {
+                    0 => "the model names no nests".to_string(),
+                    count => format!("the model's nests are 0 to {}", count - 1),
+                };
+                Err(Error::config(name, format!("gives an earlier output of {nest}, and {reason}")))
+            }
+        }
     }
 
     /// Facts that hold the registered schedules and nothing else.
@@ -107,7 +133,7 @@ impl<T: AttentionOps> Registry<T> {
     /// Adds a method: how it is described, and how it is built of what describes it.
     ///
     /// # Errors
-    /// [`Error::Config`] when the name is taken or empty.
+    /// [`Error::Config`] when the name is taken or empty, or has a `+`, which joins the names of a stack.
     pub fn register_method<P: MethodPlan>(
         &mut self,
         name: &str,
@@ -115,6 +141,9 @@ impl<T: AttentionOps> Registry<T> {
         build: impl Fn(&P, &BuildContext<T>) -> Result<Box<dyn TokenReducer<T>>> + Send + Sync + 'static,
     ) -> Result<()> {
         self.catalogue.methods.check_new(name)?;
+        if stack::is_stack(name) {
+            return Err(Error::config("method", format!("expected a name without +, got {name:?}")));
+        }
         self.set_method(name, describe, build);
         Ok(())
     }
@@ -167,7 +196,14 @@ impl<T: AttentionOps> Registry<T> {
         plan: &dyn MethodPlan,
         context: &BuildContext<T>,
     ) -> Result<Box<dyn TokenReducer<T>>> {
-        self.builders.get(name)?(plan, context)
+        let Some(plan) = plan.downcast_ref::<StackPlan>() else {
+            return self.builders.get(name)?(plan, context);
+        };
+        let build = |(name, plan): (&str, &dyn MethodPlan)| {
+            Ok((name.to_string(), self.build_plan(name, plan, context)?))
+        };
+        let members = plan.members().map(build).collect::<Result<Vec<_>>>()?;
+        Ok(stack::build(members))
     }
 
     /// The method `name` from its options, a table or null, for whichever model: described and built at once.

@@ -31,18 +31,18 @@ pub struct ModelCard<'a> {
 impl ModelCard<'_> {
     /// The data of the `shapes` tier.
     pub const SHAPES: &'static str = "\
-        Scenes composed by the project's own seeded program (`atedm scenes`): one or two plain shapes (circle, square, triangle, \
-        star, ring, cross)\nin eight colours and two sizes on plain, gradient, striped or dotted backgrounds, with captions of a \
-        closed grammar. Nothing was collected,\nand no person, place or work of anyone is shown. About a tenth of all (shape, \
-        colour, background style) and of all pairs of objects\nnever occurred in training. The program is under MIT OR Apache-2.0, \
-        and so are its pictures.";
+        The project's own seeded program (`atedm scenes`) composed the scenes. They have one or two plain shapes (circle, square, \
+        triangle, star,\nring, cross) in eight colours and two sizes. Backgrounds are plain, gradient, striped or dotted. Captions \
+        have a closed grammar.\nNothing was collected, and the pictures show no person, no place and no work of anyone. About a tenth \
+        of all (shape, colour, background\nstyle) and of all pairs of objects never occurred in training. The program and its \
+        pictures are under MIT OR Apache-2.0.";
 
     /// The data of the `emoji` tier.
     pub const EMOJI: &'static str = "\
-        Scenes composed by the project's own seeded program (`atedm scenes --emoji`): one or two drawings of Noto Emoji \
-        (npm\n`@iconify-json/noto` 1.2.9, Apache-2.0) before plain, gradient, striped or dotted backgrounds, with template captions of \
-        emojibase's\nlabels (npm `emojibase-data` 17.0.0, MIT). They are composed pictures, no photographs. About a tenth of all \
-        (drawing,\nbackground style, background colour) triples and of all pairs of drawings never occurred in training.";
+        The project's own seeded program (`atedm scenes --emoji`) composed the scenes. They have one or two drawings of Noto Emoji \
+        (npm\n`@iconify-json/noto` 1.2.9, Apache-2.0) before plain, gradient, striped or dotted backgrounds. Captions are templates \
+        with\nemojibase's labels (npm `emojibase-data` 17.0.0, MIT). The pictures are composed; they are not photographs. About a \
+        tenth of all (drawing,\nbackground style, background colour) triples and of all pairs of drawings never occurred in training.";
 
     /// The card as Markdown, with the front matter that model hubs read.
     pub fn to_markdown(&self) -> String {
@@ -63,24 +63,25 @@ impl ModelCard<'_> {
              pipeline_tag: text-to-image\n\
              ---\n\n\
              # {name}\n\n\
-             A small model of SD-XL's structure, trained from random weights by this project's own code (`atedm train`).\n\
-             It shows what pruning does to a trained model; it is {size} pixels wide and knows a handful of words.\n\n\
+             This is a small model with SD-XL's structure. This project's own code (`atedm train`) trained it from random weights.\n\
+             It shows what pruning does to a trained model. Its pictures are {size} pixels wide, and it knows a few words.\n\n\
              Licence of weights and card: MIT OR Apache-2.0.\n\n\
              ## Parts\n\n{parts}\n\
              ## Data\n\n{data}\n\n\
              ## Training\n\n\
-             The autoencoder first, then U-Net and both text encoders together: {steps} steps, {pictures} pictures. The weights are\n\
-             averages over the last steps. The autoencoder keeps {vae_psnr:.1} dB of pictures it never saw.\n\n\
-             Recipe; its `seed` decides data, first weights and every draw:\n\n\
+             The autoencoder was trained first, then U-Net and both text encoders together: {steps} steps, {pictures} pictures. \
+             The weights are\naverages over the last steps. The autoencoder reproduces pictures that it never saw with a PSNR of \
+             {vae_psnr:.1} dB.\n\n\
+             The recipe follows. Its `seed` decides data, first weights and every draw:\n\n\
              ```toml\n{recipe}\n```\n\n\
-             Loss of the U-Net (mean of the stretch that ends with the step):\n\n{losses}\n\
+             The loss of the U-Net (each value is the mean over the steps since the row before):\n\n{losses}\n\
              ## Quality\n\n{evaluation}\n\n\
              ## Limits\n\n\
-             - It draws its training data's kind of scene and nothing else; words outside of the captions mean nothing to it.\n\
-             - Prompts are cut after {tokens} tokens; a word of the captions is one token.\n\
-             - It is made for {size}×{size} pixels; other sizes were not trained.\n\
-             - It is not Stable Diffusion XL, holds none of its weights, and its pictures say nothing about SD-XL's quality: only\n\
-             \u{20}\u{20}the structure, the file format and the code path are the same.\n",
+             - It draws only scenes like those of its training data. It does not know words that its captions do not have.\n\
+             - Prompts are cut after {tokens} tokens. A word of the captions is one token.\n\
+             - It is made for {size}×{size} pixels. Other sizes were not trained.\n\
+             - It is not Stable Diffusion XL and holds none of its weights. Only the structure, the file format and the code path are\n\
+             \u{20}\u{20}the same. Its pictures say nothing about SD-XL's quality.\n",
             tokens = self.architecture.context - 2,
         )
     }

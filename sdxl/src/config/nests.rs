@@ -60,7 +60,7 @@ impl UNetConfig {
         let nesting = Nesting::of(self);
         let (grids, blocks) = (self.grids(height, width), self.blocks(height, width));
         let innermost = nesting.mid();
-        let grid = |level: usize| grids.get(level).copied().unwrap_or(Grid { height: 0, width: 0 });
+        let grid = |level: usize| grids.get(level).copied().unwrap_or(Grid::new(0, 0));
         // the output of nest d is what the step up in nest d - 1 takes
         let mut outputs = vec![(self.out_channels, grid(0)); innermost.0 + 1];
         for (i, stage) in self.up.iter().enumerate() {

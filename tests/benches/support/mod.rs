@@ -29,7 +29,7 @@ pub const PLACES: [Place; 2] = [
     Place { name: "down2_1024x1280", side: 32, heads: 20 },
 ];
 
-/// The time of `iterations` calls, with everything queued on the device done before and after.
+/// The time of `iterations` calls. It waits for the device before and after.
 pub fn synced<B: Backend>(device: &DeviceOf<B>, iterations: u64, mut call: impl FnMut()) -> Duration {
     B::synchronize(device).expect("the device works");
     let start = Instant::now();

@@ -1,4 +1,4 @@
-//! One case: which file is damaged, and who reads it.
+//! One case: a damaged file, and the program that reads it.
 
 use std::fs;
 use std::path::Path;
@@ -10,7 +10,7 @@ use atedm_sdxl::checkpoint::{Checkpoint, OpenOptions, Part};
 use super::corpus::{BOMB, CAPTIONS, Corpus, copy, files, program};
 use super::draw::{Draw, text};
 
-/// What is damaged, and who reads it.
+/// What is damaged, and which program reads it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Kind {
     /// Any file of a checkpoint, read by the library.
@@ -52,22 +52,22 @@ impl Kind {
         Self::Picture,
     ];
 
-    /// Of every 40 cases each kind has two; the library's reader, which is quick, has the others.
+    /// Of every 40 cases, each kind has two. The library's reader is quick and has all others.
     fn of(number: u64) -> Self {
         let place = (number % 40) as usize;
         if place < 2 * Self::ALL.len() { Self::ALL[place % Self::ALL.len()] } else { Self::Checkpoint }
     }
 }
 
-/// A file's content from its name and what it was; none where the file goes.
+/// Gives a file's damaged content from its name and its content. `None` removes the file.
 pub(crate) type Damage = fn(&mut Draw, &str, &[u8]) -> Option<Vec<u8>>;
 
-/// A case, made ready in a folder of its own.
+/// A case, prepared in its own folder.
 pub(crate) struct Case {
     pub(crate) kind: Kind,
     /// The file that was damaged.
     pub(crate) damaged: String,
-    /// The program's command line, or for the library the checkpoint's folder.
+    /// The program's command line. For the library, it is the checkpoint's folder.
     arguments: Vec<String>,
 }
 
@@ -100,7 +100,8 @@ impl Desk<'_> {
         (name.to_string(), place(&path))
     }
 
-    /// A copy of a folder with one of its files damaged or gone, that one or any: the file's name and the folder's path.
+    /// Copies a folder and damages or removes one of its files: the given one, or any. Gives the file's name and the
+    /// folder's path.
     fn folder(&mut self, name: &str, file: Option<&str>) -> (String, String) {
         let copied = self.folder.join("input").join(name);
         copy(&self.corpus.path(name), &copied);
@@ -113,7 +114,7 @@ impl Desk<'_> {
         (file, place(&copied))
     }
 
-    /// A checkpoint in one of its forms.
+    /// A checkpoint in one of its possible forms.
     fn checkpoint(&mut self, file: Option<&str>) -> (String, String) {
         let form = *self.draw.pick(&["model", "sharded"]);
         self.folder(form, file)
@@ -126,7 +127,7 @@ impl Desk<'_> {
         line(&[&first[..], &["--output", &picture], flags].concat())
     }
 
-    /// What is damaged, and who reads it.
+    /// Prepares the damaged file and the command of a kind.
     fn case(&mut self, kind: Kind) -> (String, Vec<String>) {
         let (model, small, plain) = (self.whole("model"), self.whole("small.toml"), self.whole("plain.toml"));
         let output = self.output("");
@@ -203,7 +204,7 @@ impl Case {
         Self { kind, damaged, arguments }
     }
 
-    /// Reads what was damaged. Whether it was accepted.
+    /// Reads the damaged file. Gives whether it was accepted.
     pub(crate) fn run(&self, number: u64) -> bool {
         match (self.kind, self.arguments.as_slice()) {
             (Kind::Checkpoint, [root]) => read(Path::new(root), &mut Draw::new(number)).is_ok(),
@@ -211,18 +212,18 @@ impl Case {
         }
     }
 
-    /// Whether a failure is told on the standard error stream.
+    /// Whether a failure is reported on the standard error stream.
     pub(crate) fn is_told(&self) -> bool {
         self.kind != Kind::Checkpoint
     }
 
-    /// As a person runs it.
+    /// The command as a person would type it.
     pub(crate) fn words(&self) -> String {
         format!("{:?}, {} damaged: {:.400}", self.kind, self.damaged, self.arguments.join(" "))
     }
 }
 
-/// Reads everything of a checkpoint that can be read without running it.
+/// Reads everything of a checkpoint that can be read without a run.
 fn read(root: &Path, draw: &mut Draw) -> Result<()> {
     let checkpoint = Checkpoint::open(root, OpenOptions::default())?;
     for part in Part::ALL {

@@ -1,4 +1,4 @@
-//! A child process: runs cases one after the other, and writes down what came of each.
+//! A child process. It runs cases one after the other, and records the result of each.
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -13,22 +13,22 @@ use super::cases::Case;
 use super::corpus::{BOMB, Corpus};
 use super::damage::damaged;
 
-/// What a child writes to: a line when a case begins, and one when it ends.
+/// The child's log. It has a line when a case begins, and one when it ends.
 pub(crate) const LOG: &str = "log.jsonl";
 /// Its standard error stream.
 pub(crate) const TOLD: &str = "told.txt";
-/// The variable that its orders come in.
+/// The variable that passes the orders to a child.
 const ORDERS: &str = "ATEDM_FUZZ_ORDERS";
-/// Bytes of memory that no case may need.
+/// The maximum bytes of memory that a case may need.
 const MOST: u64 = 1 << 30;
-/// Characters of a message.
+/// The maximum number of characters of a message.
 const LONGEST_LINE: usize = 300;
-/// Cases whose files are tried as they are, too.
+/// The number of cases whose files are also tried without damage.
 const WHOLE: u64 = 80;
-/// What stands outside of every folder that a case may write to.
+/// A file outside of every folder that a case may write to.
 const KEPT: &str = "outside/kept";
 
-/// What a child is to do.
+/// The orders of a child.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Orders {
     pub(crate) root: PathBuf,
@@ -48,17 +48,17 @@ enum Line {
 }
 
 impl Orders {
-    /// Those of this process, if it is a child.
+    /// The orders of this process, if it is a child.
     pub(crate) fn received() -> Option<Self> {
         serde_json::from_str(&std::env::var(ORDERS).ok()?).ok()
     }
 
-    /// Hands them to a child.
+    /// Passes the orders to a child.
     pub(crate) fn give(&self, command: &mut Command) {
         command.env(ORDERS, serde_json::to_string(self).unwrap());
     }
 
-    /// What cases damage is right before: else they would show nothing.
+    /// Files are accepted before cases damage them. Otherwise the cases would show nothing.
     pub(crate) fn whole_files_are_accepted(&self) {
         let corpus = Corpus::at(&self.root.join("corpus"));
         for number in (self.from..WHOLE).step_by(self.step as usize) {
@@ -98,7 +98,7 @@ impl Orders {
         }
     }
 
-    /// Runs a case: whether what was damaged was accepted, and what is wrong with how it ended.
+    /// Runs a case. Gives whether the damaged file was accepted, and what is wrong with the end of the case.
     fn judged(&self, case: &Case, number: u64, folder: &Path) -> (bool, Option<String>) {
         let told = self.folder.join(TOLD);
         let before = fs::metadata(&told).unwrap().len() as usize;
@@ -125,7 +125,7 @@ fn peak_bytes() -> Option<u64> {
     Some(1024 * line.split_whitespace().nth(1)?.parse::<u64>().ok()?)
 }
 
-/// Whether what stands beside the case's files is as it was.
+/// Whether the surroundings of the case's files are unchanged.
 fn is_untouched(folder: &Path) -> bool {
     let ours = |name: &str| name == "input" || name == "outside" || name.starts_with("output");
     fs::read_to_string(folder.join(KEPT)).is_ok_and(|content| content == KEPT)
@@ -133,7 +133,7 @@ fn is_untouched(folder: &Path) -> bool {
         && fs::read_dir(folder).unwrap().all(|entry| entry.unwrap().file_name().to_str().is_some_and(ours))
 }
 
-/// What is wrong with what was told: a failure ends with one line `error: …`, and every line is short and harmless.
+/// Checks the messages. A failure must end with one line `error: …`, and every line must be short and harmless.
 fn ill_told(text: &str, accepted: bool) -> Option<String> {
     let lines: Vec<&str> = text.split_terminator('\n').collect();
     let errors = lines.iter().filter(|line| line.starts_with("error: ")).count();
@@ -152,26 +152,26 @@ fn ill_told(text: &str, accepted: bool) -> Option<String> {
     }
 }
 
-/// Keeps a case's files for a look at them.
+/// Keeps a case's files, so that a person can look at them.
 pub(crate) fn keep(root: &Path, folder: &Path, number: u64) {
     let place = root.join(format!("case-{number}"));
     fs::rename(folder, place).unwrap();
 }
 
-/// What a child has written down.
+/// The record that a child has written.
 #[derive(Debug, Default)]
 pub(crate) struct Ended {
-    /// Kinds, and whether each was accepted.
+    /// Kinds, and whether each case was accepted.
     pub(crate) cases: Vec<(String, bool)>,
     pub(crate) faults: Vec<String>,
-    /// The case that it did not come back from.
+    /// The case that did not return.
     pub(crate) unfinished: Option<(u64, String)>,
-    /// The end of what it told.
+    /// The end of its messages.
     pub(crate) told: String,
 }
 
 impl Ended {
-    /// Reads what a child left.
+    /// Reads the record of a child.
     pub(crate) fn read(folder: &Path) -> Self {
         let mut ended = Self::default();
         let log = fs::read_to_string(folder.join(LOG)).unwrap_or_default();

@@ -1,4 +1,4 @@
-//! Whole files of every kind that the program reads, made of a fixture's checkpoint; cases damage one of them.
+//! Whole files of every kind that the program reads, made from a fixture's checkpoint. Each case damages one of them.
 
 use std::fs;
 use std::io::BufWriter;
@@ -7,10 +7,10 @@ use std::process::ExitCode;
 
 use serde_json::{Value, json};
 
-/// A fixture with a diffusers folder of random weights.
+/// A fixture: a diffusers folder of random weights.
 const MODEL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/tiny-a");
 
-/// An ablation's configuration with a bit of everything.
+/// An ablation's configuration that uses many features.
 const GRID: &str = r#"title = "a grid"
 seed = 3
 steps = 2
@@ -36,7 +36,7 @@ method = "tome-c"
 options = { ratio = 0.3 }
 "#;
 
-/// A smaller one, whose run is damaged.
+/// A smaller configuration. Cases damage its run.
 const SMALL: &str = "steps = 1\nmasks = [\"fox\"]\n[prompts]\nfox = \"a red fox\"\nowl = \"an owl\"\n[[grid]]\nmethod = \"at-edm\"\neach = { ratio = [0.3, 0.5] }\n";
 
 const PRUNE: &str = "method = \"at-edm\"\nratio = 0.5\nrecovery = \"bicubic\"\nschedule = \"prune-more\"\ntau = \"30%\"\nlevels = [1, 2]\nprune_layers = [0]\nscorer = \"page-rank\"\nmax_iterations = 4\nepsilon = 1e-4\n";
@@ -44,13 +44,13 @@ const PRUNE: &str = "method = \"at-edm\"\nratio = 0.5\nrecovery = \"bicubic\"\ns
 const MERGE: &str =
     "method = \"tome\"\nratio = 0.4\nmax_downsample = 4\nuse_rand = false\nmerge_attn = true\n";
 
-/// A run without any prompts of its own beside those of a file.
+/// A run that has only the prompts of a file.
 const PLAIN: &str = "steps = 1\n[prompts]\nfox = \"a red fox\"\n[[grid]]\nmethod = \"at-edm\"\n";
 
 /// A small file that holds a huge picture.
 pub(crate) const BOMB: &str = "bomb.png";
 
-/// Captions in each form that is read, by ending.
+/// Captions in each form that the program reads, by file ending.
 pub(crate) const CAPTIONS: [(&str, &str); 5] = [
     (
         "captions.json",
@@ -65,23 +65,23 @@ pub(crate) const CAPTIONS: [(&str, &str); 5] = [
     ("captions.txt", "a red fox\nan owl at night\n\na sea\n"),
 ];
 
-/// Where the whole files are.
+/// The folder of the whole files.
 pub(crate) struct Corpus {
     root: PathBuf,
 }
 
 impl Corpus {
-    /// The files below a folder, which [`Corpus::write`] has made.
+    /// The files below a folder that [`Corpus::write`] has made.
     pub(crate) fn at(root: &Path) -> Self {
         Self { root: root.to_path_buf() }
     }
 
-    /// A file or folder of it.
+    /// The path of a file or folder of the corpus.
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.root.join(name)
     }
 
-    /// Makes all of it.
+    /// Makes the whole corpus.
     pub(crate) fn write(root: &Path) -> Self {
         let corpus = Self::at(root);
         let write = |name: &str, content: &[u8]| fs::write(corpus.path(name), content).unwrap();
@@ -111,7 +111,7 @@ impl Corpus {
         corpus
     }
 
-    /// The same checkpoint in the other forms that folders have: an index and shards, and files of added tokens.
+    /// The same checkpoint in other forms of folders: an index and shards, and files of added tokens.
     fn write_other_forms(&self) {
         let folder = self.path("sharded");
         copy(&self.path("model"), &folder);
@@ -153,13 +153,13 @@ impl Corpus {
     }
 }
 
-/// Runs the program in this process; whether it succeeded.
+/// Runs the program in this process. Gives whether it succeeded.
 pub(crate) fn program(arguments: &[&str]) -> bool {
     let line = ["atedm"].iter().chain(arguments);
     atedm::run_with(line, ()) == ExitCode::SUCCESS
 }
 
-/// A folder with everything in it.
+/// Copies a folder with all its files.
 pub(crate) fn copy(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
     for entry in fs::read_dir(from).unwrap() {

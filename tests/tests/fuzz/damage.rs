@@ -1,4 +1,4 @@
-//! Ways to damage a file that know its structure, and some that do not.
+//! Ways to damage a file. Some know its structure, and some do not.
 
 use proptest::collection::vec;
 use proptest::prelude::any;
@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::draw::{Draw, json, number, text};
 
-/// The file's content, damaged as its name's ending allows; now and then the file goes.
+/// Damages the file's content in a way that fits its name's ending. Sometimes the file is removed.
 pub(crate) fn damaged(draw: &mut Draw, name: &str, content: &[u8]) -> Option<Vec<u8>> {
     if draw.one_in(30) {
         return None;
@@ -48,7 +48,7 @@ fn document(draw: &mut Draw, content: &[u8]) -> Vec<u8> {
     written.into_bytes()
 }
 
-/// Values that sizes of models follow from.
+/// Values from which the sizes of models follow.
 const SIZES: [&str; 8] = [
     "/layers_per_block",
     "/transformer_layers_per_block/1",
@@ -108,13 +108,13 @@ fn edit(draw: &mut Draw, value: &mut Value) {
     }
 }
 
-/// Pointers to everything below `value`.
+/// Pointers to all values below `value`.
 fn collect(value: &Value, place: &mut String, places: &mut Vec<String>) {
     let mut visit = |key: &str, value: &Value| {
         let length = place.len();
         place.push('/');
         place.push_str(&key.replace('~', "~0").replace('/', "~1"));
-        // of vocabularies and headers some will do
+        // For vocabularies and headers, some entries are enough.
         if places.len() < 2000 {
             places.push(place.clone());
             collect(value, place, places);
@@ -130,7 +130,7 @@ fn collect(value: &Value, place: &mut String, places: &mut Vec<String>) {
     }
 }
 
-/// Lines of JSON with one damaged, or as lines of text.
+/// Damages one of the lines of JSON, or treats them as lines of text.
 fn lines_of_json(draw: &mut Draw, content: &[u8]) -> Vec<u8> {
     if draw.one_in(3) {
         return lines(draw, content);
@@ -145,7 +145,8 @@ fn lines_of_json(draw: &mut Draw, content: &[u8]) -> Vec<u8> {
     lines.concat()
 }
 
-/// Lines of text (TOML, tables, captions, merges): most often another value, else lines dropped, doubled, moved, broken.
+/// Damages lines of text (TOML, tables, captions, merges). Most often it changes a value. Otherwise it drops, doubles,
+/// moves or breaks lines.
 fn lines(draw: &mut Draw, content: &[u8]) -> Vec<u8> {
     const ENDS: [&str; 10] = ["\"", ",", "\t", "#", "\r", "]", "{", "\\", "'''", "= 1"];
     const SEPARATORS: [&str; 4] = ["", " ", ",", "\t\t"];
@@ -182,14 +183,14 @@ fn lines(draw: &mut Draw, content: &[u8]) -> Vec<u8> {
     if draw.one_in(12) { [b"\xef\xbb\xbf".to_vec(), bytes].concat() } else { bytes }
 }
 
-/// An entry of a grid with the third power of `count` points.
+/// An entry of a grid that has the third power of `count` points.
 fn many_points(count: usize) -> String {
     let list = |of: &dyn Fn(usize) -> String| (1..=count).map(of).collect::<Vec<_>>().join(", ");
     let (whole, shares) = (list(&|i| i.to_string()), list(&|i| format!("{}", i as f64 / (count + 1) as f64)));
     format!("each = {{ max_iterations = [{whole}], ratio = [{shares}], damping = [{shares}] }}")
 }
 
-/// A value as TOML writes it, or nearly.
+/// A value in the form that TOML writes, or nearly.
 fn toml_value(draw: &mut Draw) -> String {
     const ODD: [&str; 20] = [
         "nan",
@@ -221,7 +222,7 @@ fn toml_value(draw: &mut Draw) -> String {
     }
 }
 
-/// A safetensors file whose header or data lie.
+/// A safetensors file whose header or data are wrong.
 fn tensors(draw: &mut Draw, content: &[u8]) -> Vec<u8> {
     let Some((length, rest)) = content.split_first_chunk::<8>() else { return content.to_vec() };
     let length = usize::try_from(u64::from_le_bytes(*length)).unwrap_or(usize::MAX).min(rest.len());
@@ -249,7 +250,7 @@ fn tensors(draw: &mut Draw, content: &[u8]) -> Vec<u8> {
     [told.unwrap_or(header.len() as u64).to_le_bytes().to_vec(), header, data].concat()
 }
 
-/// A PNG picture with a chunk changed, and its checksum mostly right.
+/// A PNG picture with one chunk changed. Its checksum is mostly right.
 fn picture(draw: &mut Draw, content: &[u8]) -> Vec<u8> {
     let Some((signature, mut rest)) = content.split_at_checked(8) else { return content.to_vec() };
     let mut chunks: Vec<([u8; 4], Vec<u8>)> = Vec::new();
@@ -305,7 +306,7 @@ fn crc32(bytes: &[u8]) -> u32 {
     !bytes.iter().fold(!0, |sum, &byte| (0..8).fold(sum ^ u32::from(byte), |value, _| shift(value)))
 }
 
-/// Bytes flipped, cut off, put in, doubled or cleared.
+/// Flips, cuts, inserts, doubles or clears bytes.
 fn bytes_of_any_file(draw: &mut Draw, bytes: &mut Vec<u8>) {
     let (at, to) = (draw.below(bytes.len() + 1), draw.below(bytes.len() + 1));
     let (from, to) = (at.min(to), at.max(to));

@@ -1,4 +1,4 @@
-//! Random choices of a case: its number is its seed, so that a number alone makes the same files again.
+//! Random choices of a case. A case's number is its seed, so the number alone makes the same files again.
 
 use proptest::collection::{btree_map, vec};
 use proptest::prelude::{Just, Strategy, any, prop_oneof};
@@ -18,7 +18,7 @@ impl Draw {
         Self(TestRunner::new_with_rng(Config::default(), rng))
     }
 
-    /// A value of a strategy.
+    /// Draws a value of a strategy.
     pub(crate) fn of<S: Strategy>(&mut self, strategy: S) -> S::Value {
         strategy.new_tree(&mut self.0).expect("strategies here reject nothing").current()
     }
@@ -28,18 +28,18 @@ impl Draw {
         self.of(0..count)
     }
 
-    /// Whether something happens that does one time in `count`.
+    /// Whether an event happens that has a chance of one in `count`.
     pub(crate) fn one_in(&mut self, count: usize) -> bool {
         self.below(count) == 0
     }
 
-    /// One of these, which are not none.
+    /// One of these values. There must be at least one.
     pub(crate) fn pick<'a, T>(&mut self, from: &'a [T]) -> &'a T {
         &from[self.below(from.len())]
     }
 }
 
-/// Numbers at the edges of types and of what fits into memory, and others.
+/// Numbers at the limits of types and of memory, and other numbers.
 pub(crate) fn number() -> impl Strategy<Value = Value> {
     let whole = [0i64, 1, -1, 2, 7, 1 << 16, 1 << 20, 1 << 31, 1 << 32, 1 << 40, i64::MAX, i64::MIN];
     let broken = [0.5, -0.0, 1e-320, 1e308, -1e308, 1e19, 3.000_000_1];
@@ -52,7 +52,7 @@ pub(crate) fn number() -> impl Strategy<Value = Value> {
     ]
 }
 
-/// Texts that are paths, commands to a terminal, options, too long, or anything.
+/// Texts that are paths, terminal control sequences, options, too long, or arbitrary.
 pub(crate) fn text() -> impl Strategy<Value = String> {
     let known = [
         "",
@@ -94,7 +94,7 @@ pub(crate) fn text() -> impl Strategy<Value = String> {
     ]
 }
 
-/// Any JSON value, not deep.
+/// Any JSON value of small depth.
 pub(crate) fn json() -> impl Strategy<Value = Value> {
     let leaf = prop_oneof![
         Just(Value::Null),

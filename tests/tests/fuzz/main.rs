@@ -1,9 +1,9 @@
-//! Damaged files of every kind that the program reads: whatever is in them, it ends without a panic or an abort, in less
-//! than 1 GB of memory, and says what is wrong in one line.
+//! Damages files of every kind that the program reads. For any content, the program must end without a panic or an abort,
+//! in less than 1 GB of memory. It must report the fault in one line.
 //!
-//! Cases are numbered, and a number alone makes its files again. They run in child processes, this test's own program, which
-//! call the library and the whole program in turn. `ATEDM_FUZZ_SECONDS` sets how long (30), `ATEDM_FUZZ_FROM` the first
-//! number, `ATEDM_FUZZ_CASE` runs one case and shows it. Files of cases with faults stay below `target/tmp/fuzz`.
+//! Cases are numbered, and a number alone makes its files again. Cases run in child processes of this test's own program.
+//! They call the library and the whole program in turn. `ATEDM_FUZZ_SECONDS` sets how long (30), `ATEDM_FUZZ_FROM` the
+//! first number. `ATEDM_FUZZ_CASE` runs one case and shows it. Files of cases with faults stay below `target/tmp/fuzz`.
 
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failed step of the harness ends the test")]
@@ -23,18 +23,18 @@ use std::time::{Duration, Instant};
 use child::{Ended, Orders};
 use corpus::Corpus;
 
-/// Child processes at a time.
+/// The number of child processes at a time.
 const CHILDREN: u64 = 2;
-/// Nothing of these small files may take longer, on a busy machine either.
+/// No case of these small files may take longer, even on a busy machine.
 const LONGEST: Duration = Duration::from_secs(60);
-/// KiB of address space of a child: an allocation beyond it aborts the child, not the machine.
+/// KiB of address space of a child. A larger allocation aborts the child and does not harm the machine.
 const ADDRESS_SPACE: &str = "8388608";
 
 fn setting(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
 }
 
-/// In a child process: the cases that it was given. Else there is nothing to do.
+/// In a child process, runs the given cases. Otherwise there is nothing to do.
 #[test]
 fn child() {
     if let Some(orders) = Orders::received() {
@@ -69,7 +69,7 @@ fn damaged_files_end_in_one_line() {
     assert!(found.faults.is_empty(), "{} faults, see above", found.faults.len());
 }
 
-/// What came of the cases.
+/// The results of the cases.
 #[derive(Default)]
 struct Found {
     /// Kinds with the numbers of accepted and of refused cases.
@@ -99,7 +99,7 @@ impl Found {
     }
 }
 
-/// A row of children, each going on after the case at which the one before ended.
+/// Runs children in a row. Each continues after the case that ended the one before.
 struct Watch<'a> {
     root: &'a Path,
     step: u64,
@@ -140,7 +140,7 @@ impl Watch<'_> {
         found
     }
 
-    /// Runs a child to its end; `None` if it had to be stopped.
+    /// Runs a child to its end. `None` if it had to be stopped.
     fn run(&self, from: u64, folder: &Path) -> Option<ExitStatus> {
         let orders = Orders {
             root: self.root.to_path_buf(),
@@ -160,7 +160,7 @@ impl Watch<'_> {
             "1",
         ]);
         orders.give(&mut command);
-        // what is told of a panic is its message alone
+        // The output for a panic is its message alone.
         command.env("RUST_BACKTRACE", "0");
         let stream = |name: &str| File::create(folder.join(name)).unwrap();
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(stream(child::TOLD));
@@ -168,7 +168,7 @@ impl Watch<'_> {
     }
 }
 
-/// Waits for a child that goes on to write to its log; stops one that does not.
+/// Waits for a child as long as it writes to its log. Stops a child that does not.
 fn wait(mut child: Child, log: &PathBuf) -> Option<ExitStatus> {
     let (mut length, mut since) = (0, Instant::now());
     loop {

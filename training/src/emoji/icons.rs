@@ -1,4 +1,4 @@
-//! The packages as they are: drawings with names, and labels by group.
+//! Reads the two packages: drawings with names, and labels by group.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
@@ -57,7 +57,7 @@ struct Alias {
     parent: String,
 }
 
-/// What the format means by a side that is not given.
+/// The format's default for a side that is absent.
 fn usual_side() -> f64 {
     16.0
 }
@@ -75,7 +75,8 @@ struct Groups {
     groups: BTreeMap<u32, String>,
 }
 
-/// The drawings of these groups whose label fits a caption, sorted by name, each name and each label once.
+/// The drawings of these groups whose label fits a caption. They are sorted by name, and each name and each label occurs
+/// once.
 pub(super) fn read(folder: &Path, groups: &[String]) -> Result<Vec<Icon>> {
     let icons_file = folder.join("noto/icons.json");
     let set: IconSet = json(&icons_file)?;
@@ -110,9 +111,9 @@ pub(super) fn read(folder: &Path, groups: &[String]) -> Result<Vec<Icon>> {
 }
 
 impl IconSet {
-    /// The drawing of a name, or of what the name stands for.
+    /// The drawing of a name. The name may also be an alias.
     fn body(&self, name: &str) -> Option<&Body> {
-        // As far as any alias of an alias goes; a circle of them ends here too.
+        // Follows aliases of aliases. The bound also ends a circle of aliases.
         const FARTHEST: usize = 5;
         let mut name = name;
         for _ in 0..FARTHEST {

@@ -1,15 +1,16 @@
 //! Scenes composed from emoji: the data of the `emoji` tier (cargo feature `emoji`).
 //!
-//! One or two of some 850 drawings stand before a background, placed and described as the shapes of
-//! [`super::scenes`] are; the mask is exact, since it comes from the drawings' own alpha. The drawings are Noto Emoji
-//! (npm `@iconify-json/noto` 1.2.9, Apache-2.0), their words emojibase's labels (npm `emojibase-data` 17.0.0, MIT);
-//! `recipes/training/fetch-emoji.sh DIR` lays both out as [`EmojiOptions::folder`] wants them. Nothing of them is part of this crate.
+//! A scene has one or two of some 850 drawings before a background. They are placed and described as the shapes of
+//! [`super::scenes`] are. The mask is exact, because it comes from the drawings' own alpha. The drawings are Noto Emoji
+//! (npm `@iconify-json/noto` 1.2.9, Apache-2.0). Their words are emojibase's labels (npm `emojibase-data` 17.0.0, MIT).
+//! `recipes/training/fetch-emoji.sh DIR` fetches both into the layout that [`EmojiOptions::folder`] expects. This crate
+//! contains no part of them.
 //!
 //! About a tenth of all (drawing, background style, background colour) triples and of all pairs of drawings never occur in
 //! [`Split::Train`]; each scene of `Split::HeldOut` shows one.
 //!
-//! Which scene an index gives is the same everywhere; its pixels are drawn by `resvg`, whose single-precision arithmetic may
-//! differ in the last bit between processors.
+//! An index gives the same scene on every machine. `resvg` draws its pixels in single precision, so they may differ in
+//! the last bit between processors.
 
 mod icons;
 mod noun;
@@ -28,7 +29,7 @@ use super::scenes::{
     Background, Composed, Objects, Position, Relation, SceneSource, Size, Split, Style, Tone,
 };
 
-/// Where the packages are, and what of them is used.
+/// Where the packages are, and which parts of them are used.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EmojiOptions {
     /// Holds `noto/icons.json`, `emojibase/en/data.json` and `emojibase/meta/groups.json`.
@@ -42,10 +43,11 @@ pub struct EmojiOptions {
 }
 
 impl EmojiOptions {
-    /// Animals, food, places, activities and things: what stands in a scene (no faces, people, signs and flags).
+    /// Animals, food, places, activities and things: drawings that can stand in a scene (no faces, people, signs and
+    /// flags).
     pub const GROUPS: [&str; 5] = ["animals-nature", "food-drink", "travel-places", "activities", "objects"];
 
-    /// The first seed's stream of one or two objects of [`EmojiOptions::GROUPS`].
+    /// The stream of the first seed, with one or two objects of [`EmojiOptions::GROUPS`].
     pub fn new(folder: impl Into<PathBuf>) -> Self {
         let groups = Self::GROUPS.map(str::to_owned).to_vec();
         Self { folder: folder.into(), groups, seed: 0, objects: Objects::default() }
@@ -54,7 +56,7 @@ impl EmojiOptions {
 
 /// A stream of scenes composed from emoji.
 ///
-/// A drawing is turned into pixels when a scene first shows it, and kept: 256 KiB each.
+/// A drawing is turned into pixels when a scene first shows it. The stream keeps the pixels: 256 KiB each.
 pub struct Emoji {
     icons: Vec<Icon>,
     seed: u64,
@@ -65,8 +67,8 @@ impl Emoji {
     /// Reads the packages.
     ///
     /// # Errors
-    /// [`Error::Io`] for a file that cannot be read, [`Error::Config`] naming the file for one that
-    /// is not what it should be, for an unknown group, and for too few drawings.
+    /// [`Error::Io`] for a file that cannot be read. [`Error::Config`] naming the file for a file of another form, for an
+    /// unknown group, and for too few drawings.
     pub fn open(options: &EmojiOptions) -> Result<Self> {
         let icons = icons::read(&options.folder, &options.groups)?;
         if !scene::fill_both_splits(&icons) {
@@ -88,7 +90,7 @@ impl SceneSource for Emoji {
     }
 
     fn vocabulary_captions<'a>(&'a self) -> Box<dyn Iterator<Item = String> + 'a> {
-        // Each set walked in its own order, and the longest to its end.
+        // Each set is walked in its own order. The loop ends with the longest set.
         let steps = self.icons.len().max(Position::ALL.len());
         Box::new((0..steps).flat_map(|step| {
             let label = &self.icons[step % self.icons.len()].label;
@@ -112,7 +114,8 @@ fn pair_held_out(first: &str, second: &str) -> bool {
     chosen(&[first.min(second), first.max(second)])
 }
 
-/// The choice depends on names alone, not on which other drawings there are: FNV-1a of the names, then as for shapes.
+/// The choice depends only on the names, not on which other drawings there are. It hashes the names with FNV-1a and then
+/// decides as for shapes.
 fn chosen(names: &[&str]) -> bool {
     let bytes = names.iter().flat_map(|name| name.bytes().chain([0]));
     let hash = bytes.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {

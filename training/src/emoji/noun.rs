@@ -2,11 +2,11 @@
 
 use crate::scenes::Size;
 
-/// Longer labels are left out, so that two of them fit into a caption of 20 words.
+/// Longer labels are left out, so that two labels fit into a caption of 20 words.
 const MOST_WORDS: usize = 4;
 
-/// A label as a caption says it: lower case, whole words of letters and digits ("one-piece swimsuit" has three). `None` for a
-/// label of too many words.
+/// A label in the form that a caption uses: lower case, whole words of letters and digits ("one-piece swimsuit" has
+/// three). `None` if the label has too many words.
 pub(super) fn words(label: &str) -> Option<String> {
     let plain = label.to_lowercase().replace(['\u{2019}', '\''], "").replace('ñ', "n");
     let words: Vec<&str> =
@@ -14,7 +14,7 @@ pub(super) fn words(label: &str) -> Option<String> {
     (1..=MOST_WORDS).contains(&words.len()).then(|| words.join(" "))
 }
 
-/// The name under which Iconify has the drawing of a label: its words joined by hyphens.
+/// Iconify's name for the drawing of a label: the label's words joined by hyphens.
 pub(super) fn slug(label: &str) -> String {
     let plain = label.to_lowercase().replace(['\u{2019}', '\''], "").replace('ñ', "n");
     let words = plain.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty());
@@ -31,13 +31,14 @@ pub(super) fn noun(label: &str, size: Option<Size>) -> String {
     }
 }
 
-/// By spelling: a last word in s that is no singular ending. A guess that is right for the labels of emoji but a few.
+/// Decides by spelling: the last word ends in s, and the ending is not one of a singular. This guess is right for all but
+/// a few labels of emoji.
 fn is_plural(label: &str) -> bool {
     let singular = ["ss", "us", "is", "os"];
     label.ends_with('s') && !singular.iter().any(|ending| label.ends_with(ending))
 }
 
-/// By spelling, with the sounds that spelling hides.
+/// Decides by spelling, with exceptions for sounds that the spelling does not show.
 fn article(label: &str) -> &'static str {
     let consonants = ["one", "eu", "uni", "ur"];
     let vowels = ["hour", "x ", "8"];

@@ -51,7 +51,7 @@ impl<'a> EmojiScene<'a> {
         sentence(&nouns.collect::<Vec<_>>(), self.relation, &self.background, omission)
     }
 
-    /// Calls `found` with what each object puts on each pixel that it touches.
+    /// Calls `found` for each pixel that an object touches, with the colour that the object puts there.
     fn lay(&self, side: usize, mut found: impl FnMut(usize, [f32; 4])) {
         for (icon, place) in &self.objects {
             icon.sprite().lay(place.centre, place.radius, side, &mut found);
@@ -59,7 +59,8 @@ impl<'a> EmojiScene<'a> {
     }
 }
 
-/// Whether there are scenes of one and of two objects with and without a held-out combination, so that looking for one ends.
+/// Whether there are scenes of one object and of two objects, both with and without a held-out combination. Then a search
+/// for one ends.
 pub(super) fn fill_both_splits(icons: &[Icon]) -> bool {
     let backgrounds = || {
         let tones = |style| Tone::ALL.map(|tone| Background { style, tone, phase: [0.0; 2] });

@@ -1,17 +1,18 @@
-//! A drawing in pixels, and how it is laid into a picture of any size.
+//! A drawing as pixels, and how it is drawn into a picture of any size.
 
 use std::ops::Range;
 
 use resvg::tiny_skia::{Pixmap, Transform};
 use resvg::usvg::Tree;
 
-/// Pixels of a sprite's side: as large as a large object is in a picture of 512.
+/// Pixels of a sprite's side. A large object has this size in a picture of 512 pixels.
 const SIDE: usize = 256;
 
 /// Red, green, blue and alpha of `SIDE` × `SIDE` pixels by rows, 0..=255, colours multiplied by alpha.
 pub(super) struct Sprite(Vec<u8>);
 
-/// What a dimension of one pixel of a picture sees of the sprite: its first column (or row) and the share of each from there.
+/// The part of the sprite that one pixel of a picture covers in one dimension: the first column (or row), and the shares
+/// from there on.
 struct Seen {
     first: usize,
     shares: Vec<f32>,
@@ -29,9 +30,9 @@ impl Sprite {
         Self(pixmap.take())
     }
 
-    /// Calls `found` with each pixel (its place by rows) of a picture of `side` that the sprite touches, when it fills the
-    /// square of `radius` around `centre` (shares of the side), and what it puts there: red, green, blue, alpha of 0..=1,
-    /// colours multiplied by alpha. A pixel is the mean of what it covers, exactly.
+    /// Draws the sprite into the square of `radius` around `centre` (shares of the side) of a picture of `side`. Calls
+    /// `found` for each pixel that the sprite touches, with the pixel's place by rows and its red, green, blue and alpha
+    /// of 0..=1. Colours are multiplied by alpha. A pixel is the exact mean of what it covers.
     pub(super) fn lay(
         &self,
         centre: [f32; 2],
@@ -46,7 +47,7 @@ impl Sprite {
                 .map(|channel| sums[channel] + share * f32::from(pixel.get(channel).copied().unwrap_or(0)))
         };
         for (row, seen_down) in rows.zip(&down) {
-            // Rows first: each column of the sprite is then summed once for all pixels of this row.
+            // Sums rows first. Then each column of the sprite is summed once for all pixels of this row.
             let mut line = vec![[0.0; 4]; SIDE];
             for (offset, share) in seen_down.shares.iter().enumerate() {
                 let start = (seen_down.first + offset) * SIDE * 4;
@@ -70,14 +71,14 @@ impl Sprite {
     }
 }
 
-/// The pixels of one dimension that the sprite reaches, and what each sees of it. Outside the sprite nothing is seen, so that
-/// shares at its border sum to less than 1.
+/// The pixels of one dimension that the sprite reaches, and what each of them covers. Pixels cover nothing outside the
+/// sprite, so shares at its border sum to less than 1.
 fn seen(centre: f32, radius: f32, side: usize) -> (Range<usize>, Vec<Seen>) {
     let scale = side as f32;
     let start = (centre - radius) * scale;
     let first = start.floor().max(0.0) as usize;
     let last = (((centre + radius) * scale).ceil().max(0.0) as usize).min(side).max(first);
-    // Sprite pixels in a pixel of the picture.
+    // Number of sprite pixels in one pixel of the picture.
     let ratio = SIDE as f32 / (2.0 * radius * scale);
     let edge = |pixel: usize| ((pixel as f32 - start) * ratio).clamp(0.0, SIDE as f32);
     let seen = (first..last).map(|pixel| {

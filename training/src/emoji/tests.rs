@@ -6,8 +6,8 @@ use tempfile::TempDir;
 use super::noun::{noun, slug, words};
 use super::*;
 
-/// Three drawings of our own in the packages' formats: a full square, a half-transparent square of half the side in the middle,
-/// and a disc under another name; and entries that must be passed over.
+/// Three drawings of our own in the packages' formats: a full square, a half-transparent square of half the side in the
+/// middle, and a disc under another name. The files also have entries that the reader must skip.
 fn packages() -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     let write = |name: &str, text: &str| {

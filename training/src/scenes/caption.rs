@@ -11,7 +11,7 @@
 use super::draws::{Draws, Purpose};
 use super::parts::{Background, Colour, Object, Position, Relation, Scene, Shape, Size, Style, Tone};
 
-/// What a caption leaves out.
+/// The parts that a caption leaves out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Omission {
     Nothing,
@@ -20,11 +20,11 @@ pub(crate) enum Omission {
     SizesAndBackground,
 }
 
-/// How many of 100 training captions say everything.
+/// How many of 100 training captions name everything.
 const FULL_PERCENT: usize = 70;
 
 impl Omission {
-    /// Of training caption `index` of `seed`.
+    /// The choice for training caption `index` of `seed`.
     pub(crate) fn drawn(seed: u64, index: u64) -> Self {
         let mut draws = Draws::new(seed, Purpose::Caption, 0, index);
         if draws.chance(FULL_PERCENT) {
@@ -34,18 +34,19 @@ impl Omission {
         }
     }
 
-    /// Whether sizes are said.
+    /// Whether the caption names sizes.
     pub(crate) fn leaves_sizes(self) -> bool {
         matches!(self, Self::Nothing | Self::Background)
     }
 
-    /// Whether the background is said.
+    /// Whether the caption names the background.
     fn leaves_background(self) -> bool {
         matches!(self, Self::Nothing | Self::Sizes)
     }
 }
 
-/// The grammar above objects: their nouns, how the first stands to the second (or each in the picture), the background.
+/// The grammar above objects: their nouns, the relation of the first to the second (or the position of a single one), the
+/// background.
 pub(crate) fn sentence(
     nouns: &[(String, Position)],
     relation: Option<Relation>,
@@ -65,13 +66,13 @@ pub(crate) fn sentence(
 }
 
 impl Scene {
-    /// Everything the grammar can say of the scene; at most 20 words.
+    /// The full caption: everything that the grammar can say about the scene, in at most 20 words.
     pub fn caption(&self) -> String {
         self.words(Omission::Nothing)
     }
 
-    /// A caption for training: [`Scene::caption`] in 70 of 100 draws, else without the sizes, the background or both, so
-    /// that short prompts work too. Draw `index` of `seed`; never untrue of the picture.
+    /// A caption for training: [`Scene::caption`] in 70 of 100 draws. The others leave out the sizes, the background or
+    /// both, so that short prompts work too. The caption is draw `index` of `seed`, and it is always true of the picture.
     pub fn varied_caption(&self, seed: u64, index: u64) -> String {
         self.words(Omission::drawn(seed, index))
     }
@@ -97,7 +98,7 @@ fn noun(object: &Object, omission: Omission) -> String {
 
 /// Captions that hold every word of the grammar at least once, for learning a vocabulary.
 pub fn vocabulary_captions() -> impl Iterator<Item = String> {
-    // As many scenes as the largest set has members, each set walked in its own order.
+    // There are as many scenes as the largest set has members. Each set is walked in its own order.
     (0..Colour::ALL.len()).flat_map(|step| {
         let object = |step: usize| Object {
             shape: Shape::ALL[step % Shape::ALL.len()],

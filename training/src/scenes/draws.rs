@@ -3,7 +3,7 @@
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
-/// What a stream of draws is for; streams of different purposes have nothing in common.
+/// The purpose of a stream of draws. Streams of different purposes are independent.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Purpose {
     Scene,
@@ -19,7 +19,8 @@ pub(crate) enum Purpose {
 pub(crate) struct Draws(ChaCha8Rng);
 
 impl Draws {
-    /// The key is seed, purpose and variant; the index selects ChaCha's stream, so any index is reached at once.
+    /// The key is made of seed, purpose and variant. The index selects ChaCha's stream, so any index is available at
+    /// once.
     pub(crate) fn new(seed: u64, purpose: Purpose, variant: u8, index: u64) -> Self {
         let mut key = [0; 32];
         key[..8].copy_from_slice(&seed.to_le_bytes());

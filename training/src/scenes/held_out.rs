@@ -1,8 +1,8 @@
-//! Which combinations training never sees.
+//! Decides which combinations training never shows.
 //!
-//! Chosen by a hash of the combination under a fixed key, so neither a seed nor an order of enumeration can change them.
-//! The key was picked so that among the held-out triples every shape, colour and style occurs, and that each
-//! (shape, colour) is still trained before some style.
+//! A hash of the combination under a fixed key decides, so neither a seed nor an order of enumeration can change the
+//! choice. We picked the key so that two conditions hold. Every shape, colour and style occurs among the held-out
+//! triples. Training shows each (shape, colour) before some styles.
 
 use super::parts::{Colour, Object, Scene, Shape, Style};
 

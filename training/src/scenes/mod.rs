@@ -1,11 +1,12 @@
 //! Scenes of simple shapes, composed by a seeded program: the data of the `shapes` tier.
 //!
-//! A [`Scene`] holds one or two objects (shape, colour, size, position) before a background (style, colour). It tells
-//! its caption in a closed grammar, draws itself at any size, and knows its foreground mask exactly. Nothing is stored:
-//! scene `index` of a stream is a function of seed, [`Split`] and index alone, with the same bytes on every machine
-//! (only operations that IEEE 754 rounds one way are used).
+//! A [`Scene`] holds one or two objects (shape, colour, size, position) before a background (style, colour). It gives its
+//! caption in a closed grammar, draws itself at any size, and knows its exact foreground mask. Nothing is stored. Scene
+//! `index` of a stream is a function of seed, [`Split`] and index alone. Its bytes are the same on every machine, because
+//! it uses only operations that IEEE 754 rounds in one way.
 //!
-//! [`SceneSource`] and [`Composed`] are what training and evaluation ask of any tier's data; [`Shapes`] is this tier's.
+//! Training and evaluation use any tier's data through [`SceneSource`] and [`Composed`]. [`Shapes`] is this tier's
+//! source.
 //!
 //! About a tenth of all (shape, colour, background style) triples and of all pairs of (shape, colour) objects never
 //! occur in [`Split::Train`], and each scene of [`Split::HeldOut`] shows one of them: [`held_out`].

@@ -10,8 +10,8 @@ const HOLE: f32 = 0.55;
 const ARM: f32 = 0.32;
 /// The triangle's corners.
 const TRIANGLE: [[f32; 2]; 3] = [[0.0, -0.95], [1.0, 0.85], [-1.0, 0.85]];
-/// The star's corners: tips on the circle of radius 1, notches on that of radius 0.45, from angles of 36° (written out,
-/// since sines are not rounded alike everywhere).
+/// The star's corners, from angles of 36°. Tips are on the circle of radius 1, notches on that of radius 0.45. The
+/// numbers are written out, because sines are not rounded alike everywhere.
 const STAR: [[f32; 2]; 10] = [
     [0.0, -1.0],
     [0.264_503, -0.364_058],

@@ -1,4 +1,4 @@
-//! What a scene is made of: the closed sets of the grammar, and the objects and backgrounds chosen from them.
+//! The parts of a scene: the closed sets of the grammar, and the objects and backgrounds chosen from them.
 
 /// The outline of an object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -33,7 +33,7 @@ impl Shape {
     }
 }
 
-/// The colour of an object. None of them is a colour of backgrounds ([`Tone`]).
+/// The colour of an object. No background ([`Tone`]) has any of these colours.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[allow(missing_docs)] // each is its name
 pub enum Colour {
@@ -109,7 +109,7 @@ impl Size {
     }
 }
 
-/// Where an object stands. Of two objects, one has one half of the picture, the other the opposite half.
+/// Where an object stands. In a scene of two objects, each has one half of the picture, and the halves are opposite.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[allow(missing_docs)] // each is its name
 pub enum Position {
@@ -140,7 +140,7 @@ impl Position {
     }
 }
 
-/// How the first of two objects stands to the second.
+/// The relation of the first of two objects to the second.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[allow(missing_docs)] // each is its name
 pub enum Relation {
@@ -175,7 +175,7 @@ impl Relation {
     }
 }
 
-/// What is drawn on a background.
+/// The pattern of a background.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Style {
     /// One colour.
@@ -203,7 +203,8 @@ impl Style {
     }
 }
 
-/// The colour of a background: muted, and none of the objects' ([`Colour`]), so that each object stands out.
+/// The colour of a background. Tones are muted and differ from the objects' colours ([`Colour`]), so that each object
+/// stands out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[allow(missing_docs)] // each is its name
 pub enum Tone {
@@ -266,7 +267,7 @@ pub struct Background {
 pub struct Scene {
     /// One or two objects, in the order in which the caption names them.
     pub objects: Vec<Object>,
-    /// How the first object stands to the second; `None` for a single object.
+    /// The relation of the first object to the second; `None` for a single object.
     pub relation: Option<Relation>,
     /// What is behind them.
     pub background: Background,
@@ -275,9 +276,9 @@ pub struct Scene {
 /// Which combinations a stream of scenes shows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Split {
-    /// Scenes for training: without any held-out combination.
+    /// Scenes for training. None has a held-out combination.
     Train,
-    /// Scenes for evaluation: each with a held-out combination.
+    /// Scenes for evaluation. Each has a held-out combination.
     HeldOut,
 }
 

@@ -1,4 +1,4 @@
-//! Where objects stand, how large they are, and what is behind them: the same for every tier's scenes.
+//! Chooses where objects stand, how large they are, and which background they have. All tiers use it.
 
 use super::draws::Draws;
 use super::parts::{Background, Position, Relation, Size, Style, Tone};
@@ -8,10 +8,10 @@ pub(crate) const SINGLE_PERCENT: usize = 60;
 
 /// All lengths below are in pixels of a picture of this side.
 const SIDE: f32 = 64.0;
-/// What an object keeps from the border, and two objects from the line between their halves.
+/// The distance of an object from the border, and of two objects from the line between their halves.
 const MARGIN: f32 = 1.0;
 
-/// Size and position by name, and exactly, in shares of the side.
+/// Size and position by name, and their exact values in shares of the side.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Place {
     pub(crate) size: Size,
@@ -21,7 +21,7 @@ pub(crate) struct Place {
 }
 
 impl Place {
-    /// Of a single object.
+    /// The place of a single object.
     pub(crate) fn single(draws: &mut Draws) -> Self {
         let size = draws.one_of(Size::ALL);
         let position = draws.one_of(Position::ALL);
@@ -29,7 +29,7 @@ impl Place {
             Size::Small => draws.between(8.0, 10.0),
             Size::Large => draws.between(14.0, 16.0),
         };
-        // How far the centre is from the picture's in the direction of the position, and beside it.
+        // The distance of the centre from the picture's centre, in the direction of the position and across it.
         let off = match position {
             Position::Center => draws.between(-2.0, 2.0),
             _ => draws.between(13.0, (SIDE / 2.0 - MARGIN - radius).min(20.0)),
@@ -41,11 +41,11 @@ impl Place {
         Self { size, position, centre: placed(position, off, beside), radius: radius / SIDE }
     }
 
-    /// Of two objects, in opposite halves of the picture.
+    /// The places of two objects, in opposite halves of the picture.
     pub(crate) fn pair(relation: Relation, draws: &mut Draws) -> [Self; 2] {
         relation.positions().map(|position| {
             let size = draws.one_of(Size::ALL);
-            // Two large objects and their margins must fit beside each other.
+            // Two large objects and their margins must fit next to each other.
             let radius = match size {
                 Size::Small => draws.between(8.0, 9.5),
                 Size::Large => draws.between(13.0, 14.5),
@@ -67,7 +67,8 @@ impl Background {
     }
 }
 
-/// The centre that is `off` pixels from the picture's towards `position`, and `beside` across that direction.
+/// The centre that is `off` pixels from the picture's centre towards `position`, and `beside` pixels across that
+/// direction.
 fn placed(position: Position, off: f32, beside: f32) -> [f32; 2] {
     let [across, down] = match position {
         Position::Left => [-off, beside],

@@ -1,14 +1,14 @@
 //! Scenes as pixels.
 //!
-//! An object covers a pixel by the share of 4×4 points of it that lie in the object's outline: the picture and the mask
-//! come from the same shares. Patterns of backgrounds are softened over one pixel instead, which is cheaper.
+//! Each pixel is sampled at 4×4 points. An object covers the share of these points that lie in its outline. The picture
+//! and the mask use the same shares. Patterns of backgrounds are softened over one pixel instead, which is cheaper.
 
 use super::parts::{Background, Object, Scene, Style};
 use super::picture::Picture;
 
-/// Points in a row of a pixel.
+/// Sample points along a row of a pixel.
 const POINTS: usize = 4;
-/// Periods of stripes and dots in a side.
+/// Periods of stripes and dots along a side.
 const STRIPES: f32 = 6.0;
 const DOTS: f32 = 6.0;
 /// A dot's radius in periods.
@@ -49,7 +49,7 @@ impl Object {
         let scale = side as f32;
         let first = |centre: f32| ((centre - self.radius) * scale).floor().max(0.0) as usize;
         let last = |centre: f32| (((centre + self.radius) * scale).ceil().max(0.0) as usize).min(side);
-        // Of the point `index` of a side, counted over all pixels, in radii from the centre.
+        // The coordinate of point `index` along a side, counted over all pixels. It is in radii from the object's centre.
         let point = |index: usize, centre: f32| {
             (((index as f32 + 0.5) / POINTS as f32) / scale - centre) / self.radius
         };
@@ -88,7 +88,7 @@ impl Background {
             Style::Plain => 1.0,
             Style::Gradient => TOP + (BOTTOM - TOP) * y,
             Style::Striped => {
-                // How far inside the stripe, in periods of the diagonal; one pixel is STRIPES / scale of them.
+                // The depth inside the stripe, in periods of the diagonal. One pixel is STRIPES / scale of them.
                 let depth = 0.25 - from_middle((x + y) * STRIPES + right);
                 1.0 + (DARKER - 1.0) * (0.5 + depth * scale / STRIPES).clamp(0.0, 1.0)
             }
@@ -107,12 +107,12 @@ pub(super) fn tinted(colour: [u8; 3], tint: f32) -> [u8; 3] {
     colour.map(|value| (f32::from(value) * tint + 0.5).clamp(0.0, 255.0) as u8)
 }
 
-/// How far `value` is from the nearest middle of a period (0..=0.5).
+/// The distance of `value` from the nearest middle of a period (0..=0.5).
 fn from_middle(value: f32) -> f32 {
     (value - value.floor() - 0.5).abs()
 }
 
-/// `below` under `above`, which covers `points` of a pixel's points.
+/// The colour `below` with `above` over it, where `above` covers `points` of a pixel's points.
 fn mixed(below: u8, above: u8, points: usize) -> u8 {
     let all = POINTS * POINTS;
     ((usize::from(below) * (all - points) + usize::from(above) * points + all / 2) / all) as u8

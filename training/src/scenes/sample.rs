@@ -1,15 +1,15 @@
-//! Where scenes come from.
+//! Draws scenes.
 
 use super::draws::{Draws, Purpose};
 use super::parts::{Background, Colour, Object, Relation, Scene, Shape, Split};
 use super::place::{Place, SINGLE_PERCENT};
 
 impl Scene {
-    /// Scene `index` of the stream of `seed` and `split`: 60 of 100 show one object, the others two. Any index is had
-    /// independently of the others, and is the same on every machine.
+    /// Scene `index` of the stream of `seed` and `split`. 60 of 100 scenes show one object, the others two. Any index is
+    /// available independently of the others, and gives the same scene on every machine.
     pub fn sample(seed: u64, split: Split, index: u64) -> Self {
         let mut draws = Draws::new(seed, Purpose::Scene, split as u8, index);
-        // The number of objects comes first, so that the split does not change the mixture.
+        // The number of objects is drawn first, so that the split does not change the mixture.
         let compose = if draws.chance(SINGLE_PERCENT) { single } else { pair };
         of_split(split, || compose(&mut draws), Self::is_held_out)
     }
@@ -21,7 +21,7 @@ impl Scene {
     }
 }
 
-/// The first scene that belongs to `split`; one in ten single objects is held out, so this ends soon.
+/// The first scene that belongs to `split`. One in ten single objects is held out, so the search ends soon.
 pub(crate) fn of_split<S>(split: Split, mut next: impl FnMut() -> S, is_held_out: impl Fn(&S) -> bool) -> S {
     loop {
         let scene = next();

@@ -1,4 +1,4 @@
-//! What training and evaluation ask of a tier's data, whichever it is.
+//! The interface through which training and evaluation use any tier's data.
 
 use serde::Serialize;
 
@@ -8,7 +8,7 @@ use super::picture::Picture;
 
 /// A stream of composed scenes.
 pub trait SceneSource: Send + Sync {
-    /// Scene `index` of `split`, independently of the others.
+    /// Scene `index` of `split`. It does not depend on other scenes.
     fn scene<'a>(&'a self, split: Split, index: u64) -> Box<dyn Composed + 'a>;
 
     /// Captions that hold every word of the source's captions, for learning a vocabulary.
@@ -17,10 +17,10 @@ pub trait SceneSource: Send + Sync {
 
 /// A composed scene.
 pub trait Composed {
-    /// Everything that captions can say of it; at most 20 words.
+    /// The full caption: everything that captions can say about the scene, in at most 20 words.
     fn caption(&self) -> String;
 
-    /// Draw `index` of `seed`'s training captions: sometimes shorter, never untrue.
+    /// Draw `index` of `seed`'s training captions. It may be shorter than the full caption, but it is always true.
     fn varied_caption(&self, seed: u64, index: u64) -> String;
 
     /// The scene drawn in `side` × `side` pixels.
@@ -29,17 +29,17 @@ pub trait Composed {
     /// The share of each pixel that objects cover, 0..=255, `side * side` by rows.
     fn mask(&self, side: usize) -> Vec<u8>;
 
-    /// What is to be seen, for classifiers.
+    /// What the picture shows, for classifiers.
     fn labels(&self) -> Labels;
 }
 
-/// How many objects the scenes of a source show.
+/// The number of objects in the scenes of a source.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Objects {
-    /// One in 60 of 100 scenes, two in the others.
+    /// One object in 60 of 100 scenes, two in the others.
     #[default]
     OneOrTwo,
-    /// One.
+    /// One object.
     One,
 }
 
@@ -94,23 +94,23 @@ impl Composed for Scene {
     }
 }
 
-/// The truth about a scene, as `labels.jsonl` holds it.
+/// The ground truth of a scene, in the form of `labels.jsonl`.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Labels {
     /// The full caption.
     pub caption: String,
     /// The objects, in the caption's order.
     pub objects: Vec<ObjectLabels>,
-    /// How the first object stands to the second, if there is one.
+    /// The relation of the first object to the second, if there is one.
     pub relation: Option<&'static str>,
-    /// What is behind them.
+    /// The background.
     pub background: BackgroundLabels,
 }
 
 /// One object of [`Labels`].
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct ObjectLabels {
-    /// What it is.
+    /// The thing that it shows.
     #[serde(flatten)]
     pub kind: Kind,
     /// `small` or `large`.
@@ -123,7 +123,7 @@ pub struct ObjectLabels {
     pub radius: f32,
 }
 
-/// What an object is.
+/// The thing that an object shows.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(untagged)]
 pub enum Kind {

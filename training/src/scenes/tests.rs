@@ -40,7 +40,7 @@ fn a_scene_is_a_function_of_seed_split_and_index() {
 
 #[test]
 fn the_stream_is_fixed() {
-    // Trained weights and results were made with these scenes.
+    // Trained weights and results were made with these scenes, so they must not change.
     let captions = [
         "a large blue star above a large red ring on a gradient gray background",
         "a small red cross at the top on a plain pink background",
@@ -92,7 +92,7 @@ fn a_tenth_is_held_out_evenly() {
     assert_eq!(triples.iter().map(|triple| triple.0).collect::<HashSet<_>>().len(), Shape::ALL.len());
     assert_eq!(triples.iter().map(|triple| triple.1).collect::<HashSet<_>>().len(), Colour::ALL.len());
     assert_eq!(triples.iter().map(|triple| triple.2).collect::<HashSet<_>>().len(), Style::ALL.len());
-    // Each coloured shape is trained before at least three styles.
+    // Training shows each coloured shape before at least three styles.
     assert_eq!(triples.iter().map(|triple| (triple.0, triple.1)).collect::<HashSet<_>>().len(), 22);
 
     let kinds = kinds();

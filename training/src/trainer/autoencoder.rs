@@ -1,4 +1,5 @@
-//! Training of the autoencoder (`AutoencoderKL`): reconstruction, and a weak pull of the latents towards a normal distribution.
+//! Trains the autoencoder (`AutoencoderKL`). The loss is reconstruction plus a weak pull of the latents towards a normal
+//! distribution.
 //!
 //! ```text
 //! z = μ + exp(ln σ² / 2) ε;   loss = |x − D(z)| + (x − D(z))² + β · ½ mean(μ² + σ² − 1 − ln σ²)
@@ -16,14 +17,14 @@ use crate::scenes::{SceneSource, Split};
 use atedm_sdxl::config::KlConfig;
 use atedm_sdxl::vae::AutoencoderKl;
 
-/// One share of the batches.
+/// One worker's share of the batches.
 pub(super) struct AutoencoderWorker {
     pub(super) source: Arc<dyn SceneSource>,
     pub(super) config: KlConfig,
     pub(super) seed: u64,
     /// Pixels of a side.
     pub(super) size: usize,
-    /// Images of a whole batch, and this worker's among them.
+    /// Images of a whole batch, and those of this worker.
     pub(super) batch: u64,
     pub(super) share: std::ops::Range<u64>,
     /// β.
@@ -74,7 +75,7 @@ impl Worker for AutoencoderWorker {
     }
 }
 
-/// Latents drawn from their distributions, and the distributions' divergence from the normal one.
+/// Latents drawn from their distributions, and the divergence of these distributions from the normal one.
 fn sampled(moments: &Raw, noise: &Raw) -> TorchResult<(Raw, Raw)> {
     let channels = moments.size().get(1).copied().unwrap_or(0) / 2;
     let (mean, logarithm) = (moments.f_narrow(1, 0, channels)?, moments.f_narrow(1, channels, channels)?);

@@ -1,4 +1,4 @@
-//! A course of training: workers' gradients, summed in order, and a step of the optimizer.
+//! A course of training. It sums the workers' gradients in order and then does a step of the optimizer.
 
 use atedm_core::{Error, Result, Weights};
 use atedm_tch::{OrBackend, TchTensor};
@@ -7,14 +7,14 @@ use tch::{Kind, Tensor as Raw};
 use super::optimizer::{AdamW, Course};
 use super::parameters::Parameters;
 
-/// One share of every batch: its data and its loss. Runs on a thread of its own, so it holds its own handles.
+/// One share of every batch: its data and its loss. It runs on a thread of its own, so it holds its own handles.
 pub(super) trait Worker: Send {
-    /// The mean loss (a scalar with a gradient) of this worker's share of the batch of `step`, which depends on nothing but
-    /// the recipe and `step`.
+    /// The mean loss (a scalar with a gradient) of this worker's share of the batch of `step`. It depends only on the
+    /// recipe and on `step`.
     fn loss(&mut self, weights: &Weights<TchTensor>, step: u64) -> Result<TchTensor>;
 }
 
-/// Parameters on their way.
+/// Parameters in the course of training.
 #[derive(Debug)]
 pub(super) struct Progress {
     /// The parameters.
@@ -26,13 +26,13 @@ pub(super) struct Progress {
 }
 
 impl Progress {
-    /// At the beginning.
+    /// A course at its beginning.
     pub(super) fn new(parameters: Parameters) -> Result<Self> {
         Ok(Self { optimizer: AdamW::new(&parameters)?, parameters, done: 0 })
     }
 
-    /// One step: every worker's gradient on its own thread, summed in the workers' order, so that the result does not depend
-    /// on which is first. Gives the mean loss.
+    /// Does one step. Every worker computes its gradient on its own thread. Gradients are summed in the workers' order,
+    /// so the result does not depend on which worker is first. Gives the mean loss.
     pub(super) fn step<W: Worker>(&mut self, workers: &mut [W], course: &Course, kind: Kind) -> Result<f64> {
         let step = self.done;
         let shares: Vec<Result<(f64, Raw)>> = std::thread::scope(|scope| {

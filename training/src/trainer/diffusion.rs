@@ -1,12 +1,13 @@
-//! Training of the U-Net and both text encoders: ε-prediction on the noise levels that the sampler will use.
+//! Trains the U-Net and both text encoders with ε-prediction, on the noise levels that the sampler uses.
 //!
 //! ```text
 //! x_t = √ᾱ_t x₀ + √(1 − ᾱ_t) ε;   loss = w_t mean (ε̂(x_t, t, text) − ε)²
 //! w_t = min(SNR_t, γ) / SNR_t,    SNR_t = ᾱ_t / (1 − ᾱ_t)          (Hang et al. 2023, min-SNR-γ for ε-prediction)
 //! ```
 //!
-//! Timesteps are stratified: image `i` of a batch of `B` draws from the `i`-th of `B` equal parts of the schedule. Captions are
-//! dropped to zero embeddings, as the sampler's unconditional rows are (`force_zeros_for_empty_prompt`).
+//! Timesteps are stratified: image `i` of a batch of `B` draws from the `i`-th of `B` equal parts of the schedule. A
+//! dropped caption becomes zero embeddings. The sampler's unconditional rows are the same
+//! (`force_zeros_for_empty_prompt`).
 
 use std::sync::Arc;
 
@@ -27,7 +28,7 @@ use atedm_sdxl::tokenizer::ClipTokenizer;
 use atedm_sdxl::unet::{UNet, UNetInput};
 use atedm_sdxl::vae::Vae;
 
-/// One share of the batches.
+/// One worker's share of the batches.
 pub(super) struct DiffusionWorker {
     pub(super) source: Arc<dyn SceneSource>,
     pub(super) unet: UNetConfig,
@@ -38,10 +39,10 @@ pub(super) struct DiffusionWorker {
     pub(super) seed: u64,
     /// Pixels of a side.
     pub(super) size: usize,
-    /// Images of a whole batch, and this worker's among them.
+    /// Images of a whole batch, and those of this worker.
     pub(super) batch: u64,
     pub(super) share: std::ops::Range<u64>,
-    /// γ.
+    /// γ of min-SNR-γ.
     pub(super) gamma: f64,
     /// Share of images without their caption.
     pub(super) dropout: f64,
@@ -49,7 +50,7 @@ pub(super) struct DiffusionWorker {
     pub(super) dtype: DType,
 }
 
-/// What is drawn for each row.
+/// The random numbers of each row.
 struct Drawn {
     timesteps: Vec<usize>,
     with_caption: Vec<f32>,
@@ -78,7 +79,8 @@ impl DiffusionWorker {
         TchTensor::from_f32(values, &shape, DType::F32, &self.device)
     }
 
-    /// Text tokens `[rows, length, channels]` and pooled text `[rows, channels]`; zero where the caption is dropped.
+    /// Text tokens `[rows, length, channels]` and pooled text `[rows, channels]`. Both are zero where the caption is
+    /// dropped.
     fn condition(&self, weights: &Weights<TchTensor>, drawn: &Drawn) -> Result<[TchTensor; 2]> {
         let mut encoded = Vec::with_capacity(2);
         let parts = ["text_encoder", "text_encoder_2"].iter().zip(&self.text).zip(&self.tokenizers);
@@ -148,7 +150,7 @@ impl Worker for DiffusionWorker {
     }
 }
 
-/// w of the noise level with this ᾱ.
+/// The weight w of the noise level with this ᾱ.
 pub fn min_snr(alpha: f64, gamma: f64) -> f64 {
     let ratio = alpha / (1.0 - alpha);
     ratio.min(gamma) / ratio

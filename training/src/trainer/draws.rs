@@ -1,11 +1,11 @@
-//! Seeded numbers of one image of the training: a ChaCha stream keyed by seed, image number and use.
+//! Seeded numbers for one image of the training. They come from a ChaCha stream whose key is seed, image number and use.
 
 use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
 use atedm_sdxl::rng::{ChaChaNoise, NoiseSource};
 
-/// What numbers are drawn for; each use has streams of its own.
+/// The use of the numbers. Each use has its own streams.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Use {
     /// Timestep and caption dropout.
@@ -32,7 +32,7 @@ pub(super) fn noise(
     shape: &[usize],
 ) -> atedm_core::Result<Vec<f32>> {
     let rows = (images.end - images.start) as usize;
-    // not the noise that a user gets for the same seed
+    // This must not be the noise that a user gets for the same seed.
     let seed = seed ^ u64::from_le_bytes(*b"training") ^ Use::Noise as u64;
     ChaChaNoise::new(seed, images).standard_normal(&[&[rows], shape].concat())
 }

@@ -1,4 +1,4 @@
-//! The loss of every step, as a file that a spreadsheet reads.
+//! Stores the loss of every step in a file that a spreadsheet can read.
 
 use std::fs::File;
 use std::io::Write;
@@ -9,7 +9,7 @@ use atedm_core::{Error, Result};
 /// Points of [`Losses::curve`].
 const POINTS: u64 = 12;
 
-/// An open `loss.csv`, and what is in it.
+/// An open `loss.csv` and its contents.
 pub(super) struct Losses {
     file: File,
     path: PathBuf,
@@ -17,7 +17,7 @@ pub(super) struct Losses {
 }
 
 impl Losses {
-    /// Opens the file and drops what was written after step `done`: those steps will be done again.
+    /// Opens the file and drops the lines after step `done`, because those steps will be done again.
     pub(super) fn open(path: &Path, done: u64) -> Result<Self> {
         let io = |source| Error::io(path, source);
         let old = match std::fs::read_to_string(path) {
@@ -45,7 +45,7 @@ impl Losses {
         writeln!(self.file, "{step},{loss}").map_err(|source| Error::io(&self.path, source))
     }
 
-    /// The mean loss of at most twelve stretches, each with its last step.
+    /// The loss curve in at most twelve parts: the last step of each part and its mean loss.
     pub(super) fn curve(&self) -> Vec<(usize, f64)> {
         let stretch = self.all.len().div_ceil(POINTS as usize).max(1);
         let mean = |part: &[(u64, f64)]| {

@@ -1,17 +1,21 @@
-//! A small SD-XL trained from nothing, through the same models that sample, on libtorch's gradients.
+//! Trains a small SD-XL from random weights. It uses the same models that sample, with libtorch's gradients.
 //!
 //! # Structure
-//! - [`Recipe`]: what a training depends on, a TOML file; [`train`] runs it in a folder, from where it was left.
+//! - [`Recipe`]: everything that a training depends on, as a TOML file. [`train`] runs it in a folder and continues from
+//!   the last state.
 //! - Arithmetic: `parameters` (one flat buffer, leaves of the gradient graph), `course` (workers' gradients in order),
-//!   [`AdamW`], `autoencoder` and `diffusion` (the losses), `draws` (numbers keyed by image), `state` and `losses` (files), [`Trained`]
+//!   [`AdamW`], `autoencoder` and `diffusion` (the losses), `draws` (numbers keyed by image), `init` (first values out of
+//!   another model), `state` and `losses` (files), [`Trained`]
 //!   (what comes out).
 //!
-//! A model is loaded anew in every step, from leaves: its one-product projections and casts are then part of the graph.
+//! A model is loaded anew in every step from the leaves. So its fused projections and casts are part of the gradient
+//! graph.
 
 mod autoencoder;
 mod course;
 mod diffusion;
 mod draws;
+mod init;
 mod losses;
 mod optimizer;
 mod parameters;

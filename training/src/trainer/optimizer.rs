@@ -1,4 +1,4 @@
-//! AdamW (Loshchilov and Hutter 2019, algorithm 2) on one flat buffer, and the average of its path.
+//! AdamW (Loshchilov and Hutter 2019, algorithm 2) on one flat buffer, with an average of the weights over the steps.
 //!
 //! ```text
 //! g ← g · min(1, clip / ‖g‖)
@@ -20,7 +20,7 @@ const BETA1: f64 = 0.9;
 const BETA2: f64 = 0.99;
 const EPSILON: f64 = 1e-8;
 
-/// How long, how fast and on how much at once: the table `training` of a recipe's parts.
+/// Length, learning rate and batch of a course: the table `training` of a recipe's parts.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Course {
@@ -28,24 +28,24 @@ pub struct Course {
     pub steps: u64,
     /// Images a step.
     pub batch: usize,
-    /// Threads that share a batch; part of the recipe, since sums depend on it.
+    /// Threads that share a batch. They are part of the recipe, because sums depend on their number.
     pub workers: usize,
-    /// η after the first `warmup` steps, up to which it rises from 0.
+    /// The learning rate η after the first `warmup` steps. Before that it rises from 0.
     pub learning_rate: f64,
     /// Steps in which η rises.
     pub warmup: u64,
     /// Last steps, in which η falls to 0.
     pub cooldown: u64,
-    /// λ.
+    /// λ, the weight decay.
     pub weight_decay: f64,
-    /// Longest gradient.
+    /// The maximum length of the gradient.
     pub clip: f64,
-    /// d, the share of the old average that is kept.
+    /// d, the share of the old average that is kept in a step.
     pub average: f64,
 }
 
 impl Course {
-    /// Checks every field; `table` is what error messages put before it.
+    /// Checks every field. Error messages put `table` before the field's name.
     ///
     /// # Errors
     /// [`Error::Config`] naming the field.
@@ -84,20 +84,20 @@ impl Course {
     }
 }
 
-/// The optimizer's own state, flat as the parameters.
+/// The optimizer's own state, in the same flat layout as the parameters.
 #[derive(Debug)]
 pub struct AdamW {
-    /// m.
+    /// m, the first moment.
     pub first: Raw,
-    /// v.
+    /// v, the second moment.
     pub second: Raw,
-    /// θ̄.
+    /// θ̄, the average of the parameters.
     pub average: Raw,
     decayed: Raw,
 }
 
 impl AdamW {
-    /// Moments at zero, the average at the parameters.
+    /// The state at the beginning: moments are zero, and the average equals the parameters.
     pub fn new(parameters: &Parameters) -> Result<Self> {
         let values = parameters.values();
         let make = || -> TorchResult<Self> {
@@ -116,7 +116,7 @@ impl AdamW {
     /// One step with this gradient; `step` counts from 0. Gives the gradient's length before clipping.
     ///
     /// # Errors
-    /// [`Error::NotFinite`] if the gradient is not; the parameters are then as before.
+    /// [`Error::NotFinite`] if the gradient is not finite. The parameters then stay unchanged.
     pub fn step(
         &mut self,
         parameters: &Parameters,

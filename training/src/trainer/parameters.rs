@@ -1,4 +1,4 @@
-//! The tensors that are trained: one flat buffer, and a leaf of the gradient graph for each of its pieces.
+//! The tensors that are trained. They are one flat buffer, with a leaf of the gradient graph for each tensor.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -15,13 +15,13 @@ pub struct Slot {
     pub name: String,
     /// Its shape.
     pub shape: Vec<usize>,
-    /// Where it lies in the buffer.
+    /// Its place in the buffer.
     pub range: Range<usize>,
 }
 
 /// Master weights in f32: `[total]`, with a name and a shape for each piece.
 ///
-/// Leaves share the buffer's memory, so that an optimizer works on the whole at once and the models see the result.
+/// Leaves share the buffer's memory. So the optimizer works on the whole buffer at once, and the models see the result.
 #[derive(Debug)]
 pub struct Parameters {
     slots: Vec<Slot>,
@@ -58,12 +58,12 @@ impl Parameters {
         &self.slots
     }
 
-    /// The buffer `[total]`; to be changed only where no gradient is recorded.
+    /// The buffer `[total]`. Change it only where no gradient is recorded.
     pub fn values(&self) -> &Raw {
         &self.values
     }
 
-    /// What a worker needs to load models from these parameters: handles that may go to another thread.
+    /// The handles from which a worker loads models. They may move to another thread.
     pub fn handles(&self) -> Handles {
         let names = self.slots.iter().map(|slot| slot.name.clone()).collect();
         Handles { names, leaves: self.leaves.iter().map(Raw::shallow_clone).collect() }
@@ -78,7 +78,7 @@ pub struct Handles {
 }
 
 impl Handles {
-    /// The leaves as weights in `kind`: casts are part of the gradient graph, so gradients reach the f32 masters.
+    /// The leaves as weights in `kind`. Casts are part of the gradient graph, so gradients reach the f32 masters.
     pub fn weights(&self, kind: Kind) -> Result<Weights<TchTensor>> {
         let mut tensors = HashMap::with_capacity(self.leaves.len());
         for (name, leaf) in self.names.iter().zip(&self.leaves) {
@@ -87,7 +87,8 @@ impl Handles {
         Ok(Weights::new(Leaves(tensors)))
     }
 
-    /// Gradient of the scalar `loss`, flat as the buffer; zero where the loss does not depend on a leaf.
+    /// The gradient of the scalar `loss`, in the buffer's flat layout. It is zero for leaves that the loss does not
+    /// depend on.
     pub fn gradient(&self, loss: &TchTensor) -> Result<Raw> {
         let work = || -> TorchResult<Raw> {
             let gradients = Raw::f_run_backward(&[loss.as_ref()], &self.leaves, false, false)?;

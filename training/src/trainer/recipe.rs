@@ -1,9 +1,9 @@
-//! What a training depends on: the TOML file of `atedm train`.
+//! The TOML file of `atedm train`: everything that a training depends on.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use atedm_core::{Error, Result};
+use atedm_core::{Error, Result, one_line};
 use serde::{Deserialize, Serialize};
 
 use super::optimizer::Course;
@@ -15,14 +15,19 @@ use atedm_sdxl::text_file;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Recipe {
-    /// What the model is called in its card.
+    /// The name of the model in its card.
     pub name: String,
     /// Seed of the data, the initial weights and every draw.
     pub seed: u64,
-    /// What it learns from.
+    /// The training data.
     #[serde(default, skip_serializing_if = "Data::is_default")]
     pub data: Data,
-    /// Sizes of the model. The autoencoder's `scaling_factor` is measured once it is trained; what is written here is not used.
+    /// A diffusers folder whose weights the training starts from, relative to where the program runs. Tensors of one name must
+    /// have one shape. The U-Net's blocks may have more transformer layers than there; they begin as the identity.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub init: Option<PathBuf>,
+    /// Sizes of the model. The training measures the autoencoder's `scaling_factor`, so the value in the recipe is not
+    /// used.
     pub model: Architecture,
     /// The autoencoder's training.
     pub autoencoder: AutoencoderRecipe,
@@ -30,7 +35,7 @@ pub struct Recipe {
     pub diffusion: DiffusionRecipe,
 }
 
-/// The table `data`; without it, scenes of shapes.
+/// The table `data`. Without it, the data are scenes of shapes.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Data {
@@ -39,7 +44,7 @@ pub enum Data {
     Shapes,
     /// Scenes of emoji (cargo feature `emoji`).
     Emoji {
-        /// Where `recipes/training/fetch-emoji.sh` has put the drawings; relative to where the program runs.
+        /// The folder that `recipes/training/fetch-emoji.sh` wrote. A relative path starts from the working directory.
         folder: PathBuf,
     },
 }
@@ -52,7 +57,7 @@ impl Data {
     /// The stream of this seed.
     ///
     /// # Errors
-    /// [`Error::Config`] for emoji in a build without the feature; what reading the drawings fails with.
+    /// [`Error::Config`] for emoji in a build without the feature, and the errors of reading the drawings.
     pub fn source(&self, seed: u64) -> Result<Arc<dyn SceneSource>> {
         match self {
             Self::Shapes => Ok(Arc::new(Shapes { seed, objects: Objects::default() })),
@@ -69,7 +74,7 @@ impl Data {
         }
     }
 
-    /// What a model's card says of it.
+    /// The description of the data in the model's card.
     pub(super) fn described(&self) -> &'static str {
         match self {
             Self::Shapes => ModelCard::SHAPES,
@@ -84,9 +89,9 @@ impl Data {
 pub struct AutoencoderRecipe {
     /// Weight of the divergence of the latents from a normal distribution.
     pub pull: f64,
-    /// Standard deviation that latents are scaled to. Below 1 every noise level of the schedule hides more of the picture: small
-    /// and redundant latents would otherwise shine through the highest one, and captions would not be learnt (Chen 2023,
-    /// "On the importance of noise scheduling for diffusion models").
+    /// Standard deviation that latents are scaled to. Below 1, every noise level of the schedule hides more of the
+    /// picture. Small and redundant latents would otherwise remain visible at the highest noise level, and the model
+    /// would not learn captions (Chen 2023, "On the importance of noise scheduling for diffusion models").
     pub latent_deviation: f64,
     /// Its course.
     pub training: Course,
@@ -106,9 +111,8 @@ pub struct DiffusionRecipe {
 
 impl Recipe {
     /// Reads and checks a TOML file.
-    ///
     /// # Errors
-    /// [`Error::Io`] if it cannot be read, [`Error::Config`] naming file and field for what is wrong in it.
+    /// [`Error::Io`] if the file cannot be read. [`Error::Config`] naming file and field for a wrong value.
     pub fn read(file: &Path) -> Result<Self> {
         let text = text_file::read(file)?;
         let named = |field: &str, reason: String| Error::config(format!("{}{field}", file.display()), reason);
@@ -148,8 +152,8 @@ impl Recipe {
         toml::to_string(self).map_err(|error| Error::config("recipe", error.to_string()))
     }
 
-    /// What a state of the autoencoder (or of all, with `diffusion`) depends on, but for the length of its own course: a course
-    /// may be lengthened before its cooldown.
+    /// The settings that a state of the autoencoder (or of all, with `diffusion`) depends on. The length of its own
+    /// course is not among them, because a course may be made longer before its cooldown.
     pub(super) fn identity(&self, part: Part) -> Result<String> {
         let mut recipe = self.clone();
         recipe.name.clear();
@@ -187,8 +191,4 @@ impl Part {
             Self::Diffusion => "diffusion",
         }
     }
-}
-
-fn one_line(error: &toml::de::Error) -> String {
-    error.to_string().split_whitespace().collect::<Vec<_>>().join(" ")
 }

@@ -1,4 +1,5 @@
-//! A whole training in a folder: the autoencoder, then U-Net and text encoders, resumed where it was left.
+//! Runs a whole training in a folder: first the autoencoder, then U-Net and text encoders. It resumes from the last
+//! state.
 
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -12,6 +13,7 @@ use tch::Kind;
 use super::autoencoder::{AutoencoderWorker, pictures};
 use super::course::{Progress, Worker};
 use super::diffusion::DiffusionWorker;
+use super::init::{Init, ends_branch};
 use super::losses::Losses;
 use super::optimizer::Course;
 use super::parameters::Parameters;
@@ -28,39 +30,39 @@ use atedm_sdxl::tokenizer::ClipTokenizer;
 use atedm_sdxl::vae::Vae;
 use atedm_sdxl::weights::random_values;
 
-/// Merges that the vocabulary may take; every word of the captions is one token long before.
+/// The maximum number of merges of the vocabulary. Every word of the captions is one token long before that.
 const MERGES: usize = 4096;
-/// Scenes whose latents' standard deviation decides the scaling factor.
+/// Scenes from which the scaling factor is measured: it follows from the standard deviation of their latents.
 const MEASURED: u64 = 256;
 
-/// Where and how a recipe runs.
+/// Where and how to run a recipe.
 #[derive(Debug, Clone)]
 pub struct Options {
     /// The training's own folder.
     pub folder: PathBuf,
-    /// Where it computes.
+    /// The device.
     pub device: Device,
     /// Type of activations; weights and moments are f32.
     pub dtype: DType,
-    /// Time between two states on disk.
+    /// Time between two states on the disk.
     pub save_every: Duration,
 }
 
-/// Told of every step.
+/// Observes every step.
 pub trait Observer {
-    /// After step `done` of `steps`. Breaking saves the state and ends the training without an error.
+    /// Called after step `done` of `steps`. If it breaks, the training saves its state and ends without an error.
     fn step(&mut self, part: Part, done: u64, steps: u64, loss: f64) -> ControlFlow<()>;
 
-    /// After a state of the diffusion part was written that is not the last; `trained` can be exported.
+    /// Called after each state of the diffusion part but the last. `trained` can then be exported.
     ///
     /// # Errors
-    /// Whatever the observer fails with ends the training.
+    /// An error of the observer ends the training.
     fn saved(&mut self, trained: &Trained) -> Result<()>;
 }
 
-/// Trains, from where the folder's states are. Gives the model, or nothing if the observer ended it.
+/// Trains, starting from the folder's states. Gives the model, or `None` if the observer ended the training.
 ///
-/// The same recipe, device and dtype give the same losses and weights, interrupted or not.
+/// The same recipe, device and dtype give the same losses and weights, also if the training was interrupted.
 ///
 /// # Errors
 /// [`Error::Config`] naming a field of the recipe, [`Error::Io`] and [`Error::Weights`] for the folder's files,
@@ -68,12 +70,16 @@ pub trait Observer {
 pub fn train(recipe: &Recipe, options: &Options, observer: &mut dyn Observer) -> Result<Option<Trained>> {
     recipe.check()?;
     std::fs::create_dir_all(&options.folder).map_err(|source| Error::io(&options.folder, source))?;
-    // Workers are the threads; libtorch's own pools below them would fight for the cores.
+    // The workers are the threads. Libtorch's own pools would compete with them for the cores.
     atedm_tch::device::set_threads(1)?;
     let source = recipe.data.source(recipe.seed)?;
     let captions: Vec<String> = source.vocabulary_captions().collect();
     let vocabulary = Vocabulary::learn(captions.iter().map(String::as_str), MERGES)?;
-    let mut training = Training { recipe, options, observer, source, vocabulary };
+    let init = match &recipe.init {
+        Some(folder) => Init::open(folder, &recipe.model, &vocabulary)?,
+        None => Init::default(),
+    };
+    let mut training = Training { recipe, options, observer, source, vocabulary, init };
     let Some(autoencoder) = training.autoencoder()? else { return Ok(None) };
     training.diffusion(&autoencoder)
 }
@@ -84,9 +90,11 @@ struct Training<'a> {
     observer: &'a mut dyn Observer,
     source: Arc<dyn SceneSource>,
     vocabulary: Vocabulary,
+    init: Init,
 }
 
-/// The first values of a tensor. What a residual branch ends in is zero in the U-Net, so that every block begins as the identity.
+/// The initial values of a tensor. The last layer of each residual branch is zero in the U-Net, so that every block
+/// begins as the identity.
 fn initial(seed: u64, name: &str, shape: &[usize]) -> Vec<f32> {
     let last = ["conv2.weight", "proj_out.weight", "conv_out.weight"].iter().any(|end| name.ends_with(end));
     if last && name.starts_with(Folder::UNet.folder()) {
@@ -102,7 +110,13 @@ impl Training<'_> {
             parameters.map(|parameter| (format!("{}.{}", part.folder(), parameter.name), parameter.shape))
         });
         let seed = self.recipe.seed;
-        Parameters::new(list, |name, shape| initial(seed, name, shape), self.options.device)
+        let grown = self.recipe.init.is_some();
+        let first = |name: &str, shape: &[usize]| match self.init.values(name) {
+            Some(values) => values,
+            None if grown && ends_branch(name) => vec![0.0; shape.iter().product()],
+            None => initial(seed, name, shape),
+        };
+        Parameters::new(list, first, self.options.device)
     }
 
     fn kind(&self) -> Kind {
@@ -147,7 +161,7 @@ impl Training<'_> {
         };
         let mut workers: Vec<_> = Self::shares(course).into_iter().map(worker).collect();
         let mut progress = Progress::new(self.parameters(&[Folder::Vae])?)?;
-        // the small autoencoder is trained in f32 everywhere
+        // The small autoencoder is always trained in f32.
         let losses = self.course(Part::Autoencoder, &mut progress, &mut workers, Kind::Float, None)?;
         Ok(losses.map(|_| progress))
     }
@@ -191,7 +205,7 @@ impl Training<'_> {
         losses.map(|losses| export.of(&progress, &losses)).transpose()
     }
 
-    /// Runs a course to its end, from where the folder's state is. Gives its losses, or nothing if the observer ended it.
+    /// Runs a course to its end, starting from the folder's state. Gives its losses, or `None` if the observer ended it.
     fn course<W: Worker>(
         &mut self,
         part: Part,
@@ -241,8 +255,8 @@ impl Training<'_> {
         Parameters::new(list, values, self.options.device)?.handles().weights(Kind::Float)
     }
 
-    /// Standard deviation of the autoencoder's latents over the first training scenes, and what it keeps of held-out ones: the
-    /// peak signal-to-noise ratio in decibels.
+    /// The standard deviation of the autoencoder's latents over the first training scenes. Also its peak signal-to-noise
+    /// ratio on held-out scenes, in decibels.
     fn measure(&self, averaged: &[NamedTensor]) -> Result<(f64, f64)> {
         let weights = self.stored(averaged)?.scope(Folder::Vae.folder());
         let vae = Vae::<Torch>::load(&weights, &VaeConfig::Kl(self.kl()?))?;
@@ -256,13 +270,13 @@ impl Training<'_> {
                 let inside = decoded.as_ref().f_clamp(-1.0, 1.0)?;
                 inside.f_sub(images.as_ref())?.f_square()?.f_mean(Kind::Double)?.f_double_value(&[])
             };
-            // values span 2
+            // Values are in -1..=1, so the square of their range is 4.
             let psnr = 10.0 * (4.0 / error().or_backend("autoencoder")?.max(1e-12)).log10();
             Ok((deviation.or_backend("latents")?, psnr))
         })
     }
 
-    /// The tokenizers, through files as a user's are read.
+    /// Writes the tokenizers to files and reads them as a user's files are read.
     fn tokenizers(&self) -> Result<[ClipTokenizer; 2]> {
         let context = self.recipe.model.context;
         let open = |name: &str, pad: &str| {

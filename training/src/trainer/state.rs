@@ -1,4 +1,5 @@
-//! A course's state on disk: weights, moments, average and the number of steps done, written whole or not at all.
+//! A course's state on disk: weights, moments, average and the number of steps done. A state is written completely or not
+//! at all.
 //!
 //! Random numbers need no state: every image's draws are keyed by the seed and the image's number.
 
@@ -29,20 +30,20 @@ pub(super) fn to_host(tensor: &Raw) -> Result<Vec<f32>> {
     Vec::<f32>::try_from(&flat).or_backend("read back")
 }
 
-/// What a state belongs to.
+/// Identifies the training that a state belongs to.
 #[derive(Debug, Clone)]
 pub(super) struct Belonging {
-    /// What must be the same when a state is read again.
+    /// Settings that must be equal when a state is read again.
     pub(super) recipe: String,
-    /// Steps of the course, and of its cooldown. A state from before the cooldown of both may be read into a course of another
-    /// length: the steps so far would have been the same.
+    /// Steps of the course, and of its cooldown. A course of another length may read a state if the state is from before
+    /// the cooldown of both. The steps up to there are the same in both.
     pub(super) length: [u64; 2],
 }
 
 /// Writes `progress` to `file`.
 ///
 /// # Errors
-/// [`Error::Io`] if the file cannot be written; the old one is then still there.
+/// [`Error::Io`] if the file cannot be written. The old file then stays.
 pub(super) fn save(progress: &Progress, belonging: &Belonging, file: &Path) -> Result<()> {
     let mut data = Vec::with_capacity(TENSORS.len());
     for tensor in tensors(progress) {
@@ -64,7 +65,7 @@ pub(super) fn save(progress: &Progress, belonging: &Belonging, file: &Path) -> R
     write_file(file, &bytes)
 }
 
-/// Reads `file` into `progress`, if there is one. Gives whether there was.
+/// Reads `file` into `progress`, if the file exists. Gives whether it exists.
 ///
 /// # Errors
 /// [`Error::Weights`] naming the file if it is broken, or was written with another recipe.

@@ -1,4 +1,4 @@
-//! The arithmetic against plain loops, and a tiny training from end to end.
+//! Tests the arithmetic against plain loops, and runs a tiny training from end to end.
 
 use std::cell::RefCell;
 use std::ops::ControlFlow;
@@ -7,15 +7,19 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use approx::assert_relative_eq;
+use atedm_core::plugin::{Row, Step, Unpruned};
 use atedm_core::{DType, Result, Tensor, Weights};
-use atedm_tch::{Device, TchTensor};
+use atedm_tch::{Device, TchTensor, Torch};
 use tch::{Kind, Tensor as Raw};
 
 use super::course::{Progress, Worker};
+use super::init::{Init, ends_branch};
 use super::state::{self, Belonging};
 use super::*;
-use atedm_sdxl::architecture::Vocabulary;
+use atedm_sdxl::architecture::{Architecture, Folder as ModelFolder, Parameter, Vocabulary};
 use atedm_sdxl::checkpoint::Part as Folder;
+use atedm_sdxl::unet::{UNet, UNetConfig, UNetInput};
+use atedm_sdxl::weights::random_values;
 
 /// A recipe of the repository.
 fn text(name: &str) -> String {
@@ -24,12 +28,12 @@ fn text(name: &str) -> String {
     std::fs::read_to_string(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display()))
 }
 
-/// The one that trains in seconds.
+/// The recipe that trains in seconds.
 fn tiny() -> Recipe {
     toml::from_str(&text("tiny")).unwrap()
 }
 
-/// Both tiers' recipes are whole, and of the sizes that are promised.
+/// The recipes of both tiers are complete and have the stated sizes.
 #[test]
 fn the_tiers_recipes_are_of_their_sizes() {
     for (name, tokens, most) in [("shapes", [256, 64], 12_000_000), ("emoji", [1024, 256], 11_000_000)] {
@@ -82,7 +86,7 @@ fn the_rate_rises_stays_and_falls() {
     assert_relative_eq!(rates[19], 0.1 / 6.0, epsilon = 1e-12);
 }
 
-/// Five steps beside a plain loop in f64.
+/// Compares five steps with a plain loop in f64.
 #[test]
 fn adamw_is_the_published_algorithm() {
     let (parameters, course) = (parameters(), course());
@@ -215,10 +219,10 @@ fn min_snr_is_one_where_noise_wins() {
     assert_relative_eq!(min_snr(alpha, 5.0), 0.5, max_relative = 1e-9);
 }
 
-/// Losses as they were told: the course, its step, the loss.
+/// Losses as the observer got them: the course, its step, the loss.
 type Told = Rc<RefCell<Vec<(Part, u64, f64)>>>;
 
-/// Notes losses, and breaks after a number of steps of both courses.
+/// Records losses, and breaks after a number of steps of both courses.
 struct Notes {
     left: usize,
     losses: Told,
@@ -249,7 +253,7 @@ fn run(folder: &Path, left: usize, losses: &Told) -> Option<Trained> {
     train(&tiny(), &options, &mut notes).unwrap()
 }
 
-/// Broken off in both courses and gone on with, a training gives the losses and weights of one without a break.
+/// A training that is interrupted in both courses and continued gives the same losses and weights as one without a break.
 #[test]
 fn a_training_resumes_where_it_was_left() {
     let recipe = tiny();
@@ -278,7 +282,7 @@ fn a_training_resumes_where_it_was_left() {
     assert!(card.contains("tiny") && card.contains("seed = 5"), "{card}");
 }
 
-/// Wrong values are named by table and field.
+/// Errors name wrong values by table and field.
 #[test]
 fn recipes_are_checked() {
     let folder = tempfile::tempdir().unwrap();
@@ -310,7 +314,7 @@ fn recipes_are_checked() {
     assert_eq!(toml::from_str::<Recipe>(&tiny().to_toml().unwrap()).unwrap(), tiny());
 }
 
-/// Captions that do not fit the context are refused by name, not cut.
+/// A caption that does not fit the context is an error that names it. It is not cut.
 #[test]
 fn long_captions_are_refused() {
     let folder = tempfile::tempdir().unwrap();
@@ -328,7 +332,7 @@ fn long_captions_are_refused() {
     assert!(error.starts_with("context: ") && error.contains("tokens cut off"), "{error}");
 }
 
-/// A cast's gradient reaches the f32 masters.
+/// The gradient of a cast reaches the f32 masters.
 #[test]
 fn half_activations_train_f32_masters() {
     let handles = parameters().handles();
@@ -339,4 +343,79 @@ fn half_activations_train_f32_masters() {
     let gradient = handles.gradient(&TchTensor::from(loss)).unwrap();
     assert_eq!(gradient.kind(), Kind::Float);
     assert!(values(&gradient)[0] != 0.0);
+}
+
+/// The folder of a model with random weights.
+fn written(model: &Architecture, vocabulary: &Vocabulary, to: &Path) {
+    let folder = ModelFolder { architecture: model, vocabulary, name: "start", card: "", dtype: DType::F32 };
+    let values = |part: Folder, parameter: &Parameter| {
+        Ok(random_values(9, &format!("{}.{}", part.folder(), parameter.name), &parameter.shape))
+    };
+    folder.write(to, values).unwrap();
+}
+
+fn learnt() -> Vocabulary {
+    let captions: Vec<String> = crate::scenes::vocabulary_captions().collect();
+    Vocabulary::learn(captions.iter().map(String::as_str), 4096).unwrap()
+}
+
+/// A U-Net's prediction of fixed latents, from the averaged weights of a training that has not begun.
+fn prediction(recipe: &Recipe, init: &Init, vocabulary: &Vocabulary) -> Vec<f32> {
+    let model = &recipe.model;
+    let list = model.parameters(vocabulary, Folder::UNet).into_iter();
+    let list = list.map(|parameter| (format!("unet.{}", parameter.name), parameter.shape));
+    let first = |name: &str, shape: &[usize]| match init.values(name) {
+        Some(values) => values,
+        None if ends_branch(name) => vec![0.0; shape.iter().product()],
+        None => random_values(1, name, shape),
+    };
+    let weights = Parameters::new(list, first, Device::Cpu).unwrap().handles().weights(Kind::Float).unwrap();
+    let config = UNetConfig::from_json(Path::new("unet"), model.config(vocabulary, Folder::UNet)).unwrap();
+    let unet = UNet::<Torch>::load(&weights.scope("unet"), &config).unwrap();
+    let random = |name: &str, shape: &[usize]| {
+        TchTensor::from_f32(&random_values(2, name, shape), shape, DType::F32, &Device::Cpu).unwrap()
+    };
+    let input = UNetInput {
+        latents: &random("latents.weight", &[1, 4, 8, 8]),
+        timesteps: &[500.0],
+        text: &random("text.weight", &[1, 5, model.text_channels()]),
+        pooled: &random("pooled.weight", &[1, model.text.projection]),
+        time_ids: &[[16.0, 16.0, 0.0, 0.0, 16.0, 16.0]],
+        timestep_cond: None,
+        step: &Step { index: 0, total: 1, evaluation: 0, sigma: 0.0, timestep: 0.0 },
+        rows: &Row::singles(1),
+    };
+    unet.forward(&input, &mut Unpruned).unwrap().to_f32().unwrap()
+}
+
+#[test]
+fn a_deeper_model_begins_as_the_one_it_grows_from() {
+    let folder = tempfile::tempdir().unwrap();
+    let (recipe, vocabulary) = (tiny(), learnt());
+    written(&recipe.model, &vocabulary, folder.path());
+    let same = Init::open(folder.path(), &recipe.model, &vocabulary).unwrap();
+    let mut deeper = tiny();
+    deeper.model.unet.depths[2] += 2;
+    let grown = Init::open(folder.path(), &deeper.model, &vocabulary).unwrap();
+    let expected = prediction(&recipe, &same, &vocabulary);
+    assert!(expected.iter().any(|value| value.abs() > 1e-3));
+    assert_eq!(prediction(&deeper, &grown, &vocabulary), expected);
+}
+
+#[test]
+fn a_model_of_other_sizes_is_no_start() {
+    let folder = tempfile::tempdir().unwrap();
+    let (recipe, vocabulary) = (tiny(), learnt());
+    written(&recipe.model, &vocabulary, folder.path());
+    let error = |change: &dyn Fn(&mut Architecture)| {
+        let mut model = recipe.model.clone();
+        change(&mut model);
+        Init::open(folder.path(), &model, &vocabulary).unwrap_err().to_string()
+    };
+    assert!(error(&|model| model.unet.depths[2] = 0).contains("is not in the model of the recipe"));
+    assert!(error(&|model| model.unet.layers += 1).contains("is not in the model to start from"));
+    assert!(error(&|model| model.text.projection *= 2).contains("shape"));
+    let words = Vocabulary::of_words(["red"]);
+    let other = Init::open(folder.path(), &recipe.model, &words).unwrap_err().to_string();
+    assert!(other.contains("init") && other.contains("vocab.json"), "{other}");
 }

@@ -1,4 +1,4 @@
-//! A model out of a training.
+//! The model that a training gives.
 
 use atedm_core::Result;
 
@@ -20,14 +20,14 @@ pub struct Trained {
     pub weights: Vec<PartTensors>,
     /// Steps of the diffusion part done.
     pub steps: u64,
-    /// Their mean loss in at most twelve stretches, each with its last step.
+    /// Their mean loss in at most twelve parts, each with its last step.
     pub losses: Vec<(usize, f64)>,
     /// Peak signal-to-noise ratio of held-out pictures through the autoencoder, in decibels.
     pub vae_psnr: f64,
 }
 
 impl Trained {
-    /// The model's card; `evaluation` is Markdown of what was measured on it.
+    /// The model's card. `evaluation` is Markdown with measured quality.
     ///
     /// # Errors
     /// [`atedm_core::Error::Config`] if the recipe cannot be written.
@@ -57,7 +57,7 @@ pub(super) fn averages(progress: &Progress) -> Result<Vec<NamedTensor>> {
         .collect())
 }
 
-/// What, with the diffusion part's weights, is a whole model.
+/// Everything of a model but the diffusion part's weights.
 pub(super) struct Export {
     pub(super) model: Architecture,
     pub(super) vocabulary: Vocabulary,
@@ -66,7 +66,7 @@ pub(super) struct Export {
 }
 
 impl Export {
-    /// The model as it is after these steps.
+    /// The model after these steps.
     pub(super) fn of(&self, progress: &Progress, losses: &Losses) -> Result<Trained> {
         let mut all = self.autoencoder.clone();
         all.extend(averages(progress)?);

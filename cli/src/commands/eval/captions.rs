@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use atedm_core::one_line;
+use atedm_experiment::files::{PROMPTS_MOST, read_text};
+use atedm_experiment::prompt_table::names_columns;
+use atedm_experiment::prompts::{PromptText, checked, ending, read_prompts};
 use serde::{Deserialize, Serialize};
 
-use crate::experiment::prompt_table::names_columns;
-use crate::experiment::prompts::{PromptText, checked, ending, read_prompts};
 use crate::failure::{Failure, Outcome};
-use crate::files::{PROMPTS_MOST, read_text};
 
 /// What is read of `captions_val2017.json`.
 #[derive(Debug, Deserialize)]
@@ -93,11 +94,6 @@ fn lines(text: &str) -> Outcome<Vec<PromptText>> {
     };
     let filled = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
     filled.map(prompt).collect()
-}
-
-/// Some of COCO's captions have spaces and line ends around or within them.
-fn one_line(caption: &str) -> String {
-    caption.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 /// As `prompts.jsonl`.

@@ -18,19 +18,19 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use atedm_core::DType;
+use atedm_experiment::ablation::Written;
+use atedm_experiment::config::{Config, Origin, noise_dtype};
+use atedm_experiment::files::{OutputFile, read_bytes};
+use atedm_experiment::gathered::Gathered;
+use atedm_experiment::prompts::PromptText;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use super::ablate::{self, Written};
-use super::gathered::Gathered;
+use super::ablate::{self, Request};
 use crate::Extension;
-use crate::args::{AblateArgs, EvalAction, EvalArgs, ExportArgs};
-use crate::experiment::config::{Config, Origin};
-use crate::experiment::prompts::PromptText;
+use crate::args::{EvalAction, EvalArgs, ExportArgs};
 use crate::failure::{Failure, Outcome};
-use crate::files::{OutputFile, read_bytes};
-use crate::prune::PruneSpec;
-use crate::tell;
+use crate::{prune, tell};
 
 const PROMPTS: &str = "prompts.jsonl";
 const CONFIG: &str = "eval.toml";
@@ -61,29 +61,21 @@ pub(crate) fn run(args: &EvalArgs, extension: &impl Extension) -> Outcome {
     kept.iter().try_for_each(|(path, text)| is_kept(path, text).map(drop))?;
     let before = || kept.iter().try_for_each(|(path, text)| keep(path, text));
     let written = Written { config: &config, text: &text, origin };
-    ablate::make_images(&written, &ablation(args), extension, Box::new(before))?;
-    export(args, &captions, &jsonl)
-}
-
-/// The ablation that makes the images.
-fn ablation(args: &ExportArgs) -> AblateArgs {
-    AblateArgs {
-        action: None,
-        file: None,
-        output: Some(args.output.join(RUN)),
-        model: args.model.clone(),
-        prompts: None,
-        share: args.share.clone(),
-        plan: false,
-        json: false,
-        engine: args.engine.clone(),
+    let output = args.output.join(RUN);
+    let request = Request {
+        model: args.model.as_deref(),
+        output: &output,
+        shards: &args.shards,
+        engine: &args.engine,
         quiet: args.quiet,
-    }
+    };
+    ablate::make_images(written, &request, extension, Box::new(before))?;
+    export(args, &captions, &jsonl)
 }
 
 /// The flags as an ablation's configuration.
 fn config(args: &ExportArgs) -> Outcome<String> {
-    let spec = PruneSpec::from_args(&args.prune)?;
+    let spec = prune::spec(&args.prune)?;
     let mut point = toml::Table::new();
     let value = |value: Value| toml::Value::try_from(value).map_err(Failure::usage);
     point.insert("method".into(), spec.method.clone().into());
@@ -102,7 +94,7 @@ fn config(args: &ExportArgs) -> Outcome<String> {
     table.insert("steps".into(), whole(sampling.steps as u64, "steps")?);
     table.insert("guidance_scale".into(), sampling.guidance_scale.into());
     table.insert("rng".into(), sampling.rng.name().into());
-    sampling.rng.drawing(sampling.rng_dtype, "--rng-dtype")?;
+    noise_dtype(sampling.rng.into(), sampling.rng_dtype.map(DType::from), "--rng-dtype")?;
     if let Some(dtype) = sampling.rng_dtype {
         table.insert("rng_dtype".into(), DType::from(dtype).to_string().into());
     }

@@ -1,0 +1,87 @@
+//! `atedm bench`: the U-Net at its real size, whole and under each method ([`atedm_experiment::bench`]).
+
+use atedm_core::{Backend, DeviceOf};
+use atedm_experiment::bench::{Race, RaceOptions, Report, contestant};
+use atedm_experiment::files::OutputFile;
+use atedm_experiment::model::{AskedPixels, AskedSize};
+use atedm_experiment::spec::PruneSpec;
+use atedm_experiment::subject::Subject;
+
+use super::print;
+use crate::Extension;
+use crate::args::{BenchArgs, PruneArgs};
+use crate::dispatch::{Task, dispatch};
+use crate::failure::{Failure, Outcome};
+use crate::model::{open_for, subject};
+use crate::progress::Progress;
+use crate::prune;
+
+/// Times what is asked for and prints it.
+pub(crate) fn run(args: &BenchArgs, extension: &impl Extension) -> Outcome {
+    let model = match args.model.as_deref() {
+        Some(typed) if !args.generated => Some(open_for(&args.engine, Some(typed))?),
+        _ => None,
+    };
+    let side = AskedPixels { key: "--size", pixels: args.size };
+    let subject = match &model {
+        Some(model) => Subject::of_folder(model.checkpoint.root())?,
+        None => subject(args.model.as_deref())?,
+    };
+    let subject = subject.sized(AskedSize { width: side, height: side })?;
+    let output = args.json.as_deref().map(OutputFile::prepare).transpose()?;
+    let work = subject.workload(args.steps);
+    let progress = Progress::new(0, args.quiet);
+    let mut methods = Vec::new();
+    for name in &args.methods {
+        methods.push(contestant(&spec(name, args)?, model.as_ref(), &work, extension, &progress)?);
+    }
+    let mut before_round = || if args.paced { wait_for_turn() } else { Ok(()) };
+    let race = Race {
+        options: RaceOptions {
+            batch: args.batch,
+            repeats: args.repeats,
+            steps: args.steps,
+            unfused: args.unfused,
+        },
+        extension,
+        subject: &subject,
+        model: model.as_ref(),
+        methods,
+        platform: &args.engine.platform(),
+        listener: &progress,
+        before_round: &mut before_round,
+    };
+    let report = dispatch(&args.engine, race)?;
+    if let Some(output) = output {
+        let mut json = serde_json::to_vec_pretty(&report.to_json()).map_err(Failure::run)?;
+        json.push(b'\n');
+        output.write(&json)?;
+    }
+    print(&report.to_text())
+}
+
+/// A method by name, with the options of all.
+fn spec(name: &str, args: &BenchArgs) -> Outcome<PruneSpec> {
+    prune::spec(&PruneArgs {
+        prune: Some(name.to_string()),
+        prune_opt: if name == "none" { Vec::new() } else { args.prune_opt.clone() },
+        prune_config: None,
+    })
+}
+
+impl<E: Extension> Task for Race<'_, E> {
+    type Output = Report;
+
+    fn run<B: Backend>(self, device: DeviceOf<B>) -> Outcome<Report> {
+        Race::run::<B>(self, &device)
+    }
+}
+
+/// Reads a line, whatever it says.
+fn wait_for_turn() -> Outcome {
+    match std::io::stdin().read_line(&mut String::new()) {
+        Ok(0) => Err(Failure::run("--paced: the standard input ended before the last round")),
+        Ok(_) => Ok(()),
+        Err(error) => Err(Failure::run(format!("--paced: standard input: {error}"))),
+    }
+}

@@ -1,0 +1,35 @@
+//! `atedm report`: one HTML page of a run's folder ([`atedm_experiment::report`]).
+
+use atedm_experiment::files::OutputFile;
+use atedm_experiment::gathered::Gathered;
+use atedm_experiment::members::inside;
+use atedm_experiment::report::{Shown, page};
+
+use crate::args::ReportArgs;
+use crate::failure::Outcome;
+use crate::tell;
+
+/// Reads the folder and writes the page.
+pub(crate) fn run(args: &ReportArgs) -> Outcome {
+    let run = Gathered::read(&args.folder)?;
+    let path = match &args.output {
+        Some(path) => path.clone(),
+        None => inside(&args.folder, "report.html")?,
+    };
+    let output = OutputFile::prepare(&path)?;
+    let prompts = match args.prompt.as_slice() {
+        [] => run.first_prompts(args.prompts_shown),
+        ids => run.prompts_of(ids).map_err(|failure| failure.within("--prompt"))?,
+    };
+    let page = page(&run, &Shown { prompts, pixels: args.pixels })?;
+    output.write(page.as_bytes())?;
+    if !args.quiet {
+        let (done, total) = (run.records.len(), run.total());
+        let size = page.len() as f64 / 1e6;
+        tell::line(format_args!(
+            "wrote {} ({done} of {total} images, {size:.1} MB)",
+            output.path().display()
+        ));
+    }
+    Ok(())
+}

@@ -1,0 +1,10 @@
+//! Small drawings: text on pictures, mask overlays, contact sheets and charts.
+
+mod chart;
+mod overlay;
+mod sheet;
+mod text;
+
+pub use chart::{Base, Chart, Form, Mark as ChartMark, Series};
+pub use overlay::{Mask, enlarge, overlay};
+pub use sheet::{Cell, Sheet};

@@ -1,0 +1,71 @@
+//! Plugins of an outside crate, for whichever backend the user picks at run time.
+
+use atedm_core::at_edm::Parts;
+use atedm_core::plugin::Registry;
+use atedm_core::{AttentionOps, Result};
+
+/// Adds methods and schedules to the registry, and scorers, selectors and recoveries to AT-EDM's parts, so that `--prune`
+/// and `--prune-opt` can name them. Called for the backend in use, and for a plan before it.
+///
+/// ```no_run
+/// use atedm_core::plugin::{Registry, Unpruned, Whole};
+/// use atedm_core::{AttentionOps, Result};
+///
+/// struct Mine;
+///
+/// impl atedm::Extension for Mine {
+///     fn register<T: AttentionOps>(&self, registry: &mut Registry<T>) -> Result<()> {
+///         registry.register_method(
+///             "do-nothing",
+///             |_options, _facts| Ok(Whole),
+///             |_plan, _context| Ok(Box::new(Unpruned)),
+///         )
+///     }
+/// }
+///
+/// fn main() -> std::process::ExitCode {
+///     atedm::main_with(Mine)
+/// }
+/// ```
+pub trait Extension {
+    /// Registers scorers, selectors and recoveries of AT-EDM under their names.
+    ///
+    /// # Errors
+    /// [`atedm_core::Error::Config`] when a name is taken.
+    fn parts<T: AttentionOps>(&self, _parts: &mut Parts<T>) -> Result<()> {
+        Ok(())
+    }
+
+    /// Registers methods and schedules under their names.
+    ///
+    /// # Errors
+    /// [`atedm_core::Error::Config`] when a name is taken.
+    fn register<T: AttentionOps>(&self, _registry: &mut Registry<T>) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// Nothing but what comes with the program.
+impl Extension for () {}
+
+/// The built-in registry with an extension's names added.
+pub fn registry<T: AttentionOps>(extension: &impl Extension) -> Result<Registry<T>> {
+    registry_with(extension, parts(extension)?)
+}
+
+/// AT-EDM's parts with an extension's added.
+pub fn parts<T: AttentionOps>(extension: &impl Extension) -> Result<Parts<T>> {
+    let mut parts = Parts::with_builtins();
+    extension.parts(&mut parts)?;
+    Ok(parts)
+}
+
+/// [`registry`] with AT-EDM made of these parts.
+pub fn registry_with<T: AttentionOps>(extension: &impl Extension, parts: Parts<T>) -> Result<Registry<T>> {
+    let mut registry = Registry::with_parts(parts);
+    atedm_tomerge::register(&mut registry)?;
+    atedm_reuse::register(&mut registry)?;
+    atedm_reuse::register(&mut registry)?;
+    extension.register(&mut registry)?;
+    Ok(registry)
+}

@@ -1,0 +1,151 @@
+//! What a picture says of itself: the `parameters` text of AUTOMATIC1111's web UI, and our own keys.
+
+use serde_json::{Value, json};
+
+use super::png::TextChunk;
+use crate::record::{Flops, PointInfo, PromptLine, Provenance};
+
+/// How a picture was made.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ImageFacts {
+    pub prompt: String,
+    pub negative_prompt: Option<String>,
+    pub steps: usize,
+    pub sampler: String,
+    pub guidance_scale: f64,
+    /// With a picture to start from: the share of the schedule that ran.
+    pub strength: Option<f64>,
+    pub seed: u64,
+    /// Position in the batch: one seed draws the noise of all.
+    pub batch: (usize, usize),
+    pub width: usize,
+    pub height: usize,
+    pub model: String,
+    pub rng: String,
+    /// What the noise was drawn in.
+    pub rng_dtype: String,
+    pub method: String,
+    pub options: Value,
+    /// Mean U-Net cost a step, pruned and whole, in FLOPs (2 × MAC, one sample).
+    pub flops: (f64, f64),
+    pub backend: String,
+    pub device: String,
+    pub dtype: String,
+}
+
+impl ImageFacts {
+    /// Of an image that is alone in its batch and starts from noise.
+    pub fn of(info: &PointInfo, prompt: &PromptLine, flops: Flops, by: &Provenance) -> Self {
+        let settings = info.settings.clone();
+        Self {
+            prompt: prompt.prompt.clone(),
+            negative_prompt: settings.negative_prompt,
+            steps: settings.steps,
+            sampler: settings.scheduler,
+            guidance_scale: settings.guidance_scale,
+            strength: None,
+            seed: prompt.seed,
+            batch: (0, 1),
+            width: settings.width,
+            height: settings.height,
+            model: settings.model,
+            rng: settings.rng,
+            rng_dtype: settings.rng_dtype,
+            method: settings.method,
+            options: settings.options,
+            flops: (flops.mean_tflop * 1e12, flops.whole_tflop * 1e12),
+            backend: by.backend.clone(),
+            device: by.device.clone(),
+            dtype: by.dtype.clone(),
+        }
+    }
+}
+
+/// The chunks of one picture: `parameters`, then `atedm:…`.
+pub fn text_chunks(facts: &ImageFacts) -> Vec<TextChunk> {
+    let mut chunks = vec![
+        TextChunk::new("parameters", parameters(facts)),
+        TextChunk::new("atedm:version", env!("CARGO_PKG_VERSION")),
+        TextChunk::new("atedm:method", facts.method.clone()),
+        TextChunk::new("atedm:options", facts.options.to_string()),
+        TextChunk::new("atedm:backend", facts.backend.clone()),
+        TextChunk::new("atedm:device", facts.device.clone()),
+        TextChunk::new("atedm:dtype", facts.dtype.clone()),
+        TextChunk::new("atedm:rng_dtype", facts.rng_dtype.clone()),
+        TextChunk::new("atedm:batch", format!("{}/{}", facts.batch.0, facts.batch.1)),
+    ];
+    let (mean, full) = facts.flops;
+    let flops = json!({ "mean_per_step": mean, "unpruned": full, "unit": "2 x MAC, one sample, one U-Net evaluation" });
+    chunks.push(TextChunk::new("atedm:flops", flops.to_string()));
+    chunks
+}
+
+/// Prompt, negative prompt, then `Key: value` pairs on one line.
+fn parameters(facts: &ImageFacts) -> String {
+    let mut text = format!("{}\n", facts.prompt);
+    if let Some(negative) = &facts.negative_prompt {
+        text.push_str(&format!("Negative prompt: {negative}\n"));
+    }
+    let strength = facts.strength.map_or(String::new(), |share| format!("Denoising strength: {share}, "));
+    text.push_str(&format!(
+        "Steps: {}, Sampler: {}, CFG scale: {}, Seed: {}, Size: {}x{}, Model: {}, {strength}RNG: {}, \
+         Token pruning: {}, Version: atedm {}",
+        facts.steps,
+        facts.sampler,
+        facts.guidance_scale,
+        facts.seed,
+        facts.width,
+        facts.height,
+        quoted(&facts.model),
+        facts.rng,
+        facts.method,
+        env!("CARGO_PKG_VERSION")
+    ));
+    text
+}
+
+/// Values with a comma or a colon are quoted, as readers of that form expect.
+fn quoted(value: &str) -> String {
+    if value.contains([',', ':', '\n']) { Value::from(value).to_string() } else { value.to_string() }
+}
+
+#[cfg(test)]
+pub mod tests {
+    use super::*;
+
+    #[test]
+    fn the_parameters_have_the_form_that_readers_expect() {
+        let facts = ImageFacts {
+            prompt: "a fox, red".into(),
+            negative_prompt: Some("blurry".into()),
+            steps: 20,
+            sampler: "euler".into(),
+            guidance_scale: 7.0,
+            strength: None,
+            seed: 3,
+            batch: (0, 1),
+            width: 64,
+            height: 32,
+            model: "a:b".into(),
+            rng: "torch".into(),
+            rng_dtype: "f16".into(),
+            method: "at-edm".into(),
+            options: json!({"ratio": 0.5}),
+            flops: (1.0, 2.0),
+            backend: "candle".into(),
+            device: "cpu".into(),
+            dtype: "f32".into(),
+        };
+        let chunks = text_chunks(&facts);
+        let lines: Vec<&str> = chunks[0].text.lines().collect();
+        assert_eq!(lines[..2], ["a fox, red", "Negative prompt: blurry"]);
+        assert!(
+            lines[2]
+                .starts_with("Steps: 20, Sampler: euler, CFG scale: 7, Seed: 3, Size: 64x32, Model: \"a:b\"")
+        );
+        let of = |key: &str| chunks.iter().find(|chunk| chunk.key == key).map(|chunk| chunk.text.as_str());
+        assert_eq!(of("atedm:options"), Some("{\"ratio\":0.5}"));
+        assert_eq!(of("atedm:rng_dtype"), Some("f16"));
+        assert!(of("atedm:flops").unwrap().contains("mean_per_step"));
+    }
+}

@@ -1,0 +1,111 @@
+//! What a run's folder holds, shards gathered.
+
+use std::collections::btree_map::{BTreeMap, Entry};
+use std::path::{Path, PathBuf};
+
+use crate::failure::{Failure, Outcome};
+use crate::folder::INFO;
+use crate::members::{Members, file_inside, masks_path};
+use crate::merge::run_folders;
+use crate::reading::{read_config, read_info, read_prompt_lines, read_results};
+use crate::record::{PointInfo, PromptLine, Record, RunInfo};
+
+/// A finished image and the folder that its files lie in.
+#[derive(Debug)]
+pub struct StoredImage {
+    pub folder: PathBuf,
+    pub record: Record,
+}
+
+impl StoredImage {
+    /// Its masks, if there is such a file.
+    pub fn masks(&self) -> Outcome<Option<PathBuf>> {
+        file_inside(&self.folder, &masks_path(&self.record.id))
+    }
+}
+
+/// A run, as far as it is done.
+#[derive(Debug)]
+pub struct Gathered {
+    pub info: RunInfo,
+    pub prompts: Vec<PromptLine>,
+    /// The configuration as it was written.
+    pub config: String,
+    /// Folders that results were read from.
+    pub folders: usize,
+    /// By id. Of images that several shards made, the first shard's.
+    pub records: BTreeMap<String, StoredImage>,
+    /// Images that were there more than once.
+    pub doubles: usize,
+}
+
+impl Gathered {
+    /// Reads a run's folder, and the shards in it.
+    pub fn read(folder: &Path) -> Outcome<Self> {
+        let folders = run_folders(folder)?;
+        let first = folders.first().map_or(folder, PathBuf::as_path);
+        let info = RunInfo { shard: None, ..read_info(first)? };
+        let mut run = Self {
+            prompts: read_prompt_lines(first)?,
+            config: read_config(first)?,
+            folders: folders.len(),
+            info,
+            records: BTreeMap::new(),
+            doubles: 0,
+        };
+        let members = Members::of(&run.info, &run.prompts);
+        for folder in &folders {
+            if read_info(folder)?.run_hash != run.info.run_hash {
+                let reason =
+                    format!("is of another run than {}: their configurations differ", first.display());
+                return Err(Failure::file(&folder.join(INFO), reason));
+            }
+            for (id, record) in read_results(folder, &members)? {
+                match run.records.entry(id) {
+                    Entry::Vacant(place) => {
+                        place.insert(StoredImage { folder: folder.clone(), record });
+                    }
+                    Entry::Occupied(_) => run.doubles += 1,
+                }
+            }
+        }
+        Ok(run)
+    }
+
+    /// Images of the whole run.
+    pub fn total(&self) -> usize {
+        self.info.points.len() * self.prompts.len()
+    }
+
+    /// The image of a point and a prompt.
+    pub fn image(&self, point: &str, prompt: &str) -> Option<&StoredImage> {
+        self.records.get(&format!("{point}/{prompt}"))
+    }
+
+    /// The finished images of a point, in the order of the prompts.
+    pub fn of_point<'a>(&'a self, point: &'a PointInfo) -> impl Iterator<Item = &'a Record> {
+        self.prompts.iter().filter_map(|prompt| Some(&self.image(&point.id, &prompt.id)?.record))
+    }
+
+    /// The first prompts that have images, at most so many.
+    pub fn first_prompts(&self, count: usize) -> Vec<&PromptLine> {
+        let has_any = |prompt: &&PromptLine| {
+            self.info.points.iter().any(|point| self.image(&point.id, &prompt.id).is_some())
+        };
+        self.prompts.iter().filter(has_any).take(count).collect()
+    }
+
+    /// The prompts with these ids.
+    ///
+    /// # Errors
+    /// [`Failure::Usage`] with an id that no prompt has.
+    pub fn prompts_of(&self, ids: &[String]) -> Outcome<Vec<&PromptLine>> {
+        let find = |id: &String| {
+            self.prompts
+                .iter()
+                .find(|prompt| prompt.id == *id)
+                .ok_or_else(|| Failure::usage(format!("expected the id of a prompt of the run, got {id:?}")))
+        };
+        ids.iter().map(find).collect()
+    }
+}

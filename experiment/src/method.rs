@@ -1,0 +1,498 @@
+//! A pruning method made ready for one model, size and number of steps: its options checked, a budget solved for a
+//! ratio, and its token counts and FLOPs known before anything runs. Which method it is, nobody asks here.
+
+use std::sync::Arc;
+
+use atedm_core::AttentionOps;
+use atedm_core::plugin::{
+    BlockShape, BuildContext, Grid, LayerTokens, MethodCatalogue, MethodPlan, ModelShape, NestId, NestShape,
+    Registry, StepOf, TokenReducer,
+};
+use atedm_core::reference::NdTensor;
+use atedm_sdxl::config::{BlockInfo, NestInfo, UNetConfig};
+use atedm_sdxl::flops::{self, UNetCost};
+use atedm_sdxl::rng::RngKind;
+use atedm_sdxl::schedulers::{SamplerChoice, SchedulerConfig};
+use serde_json::Value;
+
+use crate::failure::Outcome;
+use crate::spec::PruneSpec;
+use crate::table::inline_tables;
+
+/// What counts and costs depend on.
+#[derive(Debug, Clone, Copy)]
+pub struct Workload<'a> {
+    pub unet: &'a UNetConfig,
+    /// The latents' grid.
+    pub latents: Grid,
+    /// Text tokens.
+    pub text: usize,
+    pub steps: usize,
+    /// The checkpoint's scheduler, and the sampler that was asked for instead.
+    pub scheduler: &'a SchedulerConfig,
+    pub sampler: Option<SamplerChoice>,
+}
+
+impl Workload<'_> {
+    /// The U-Net's attention blocks at this size.
+    pub fn blocks(&self) -> Vec<BlockInfo> {
+        self.unet.blocks(self.latents.height, self.latents.width)
+    }
+
+    /// The time step of every step; `None` where the sampler cannot make so many.
+    pub fn timesteps(&self) -> Option<Vec<f64>> {
+        let sampler = self.scheduler.build::<NdTensor>(self.sampler, self.steps);
+        sampler.ok().map(|sampler| sampler.timesteps().to_vec())
+    }
+
+    /// What a method is described for.
+    pub fn shape(&self) -> ModelShape {
+        let blocks = self.blocks().iter().map(shape).collect();
+        let nests = self.unet.nests(self.latents.height, self.latents.width).into_iter().map(nest_shape);
+        ModelShape {
+            nests: nests.collect(),
+            timesteps: self.timesteps(),
+            ..ModelShape::new(blocks, self.steps)
+        }
+    }
+
+    /// TFLOPs (2 × MAC, one sample) of one evaluation with nothing pruned.
+    pub fn whole_tflop(&self) -> Outcome<f64> {
+        Ok(flops::full(self.unet, self.latents, self.text)?.sum().tflop())
+    }
+}
+
+/// A block without the facts that counts do not depend on.
+pub fn shape(block: &BlockInfo) -> BlockShape {
+    BlockShape { id: block.id, depth: block.depth, grid: block.grid, channels: block.channels }
+}
+
+fn nest_shape(nest: NestInfo) -> NestShape {
+    let values = (nest.channels as u64).saturating_mul(nest.grid.tokens() as u64);
+    NestShape { blocks: nest.blocks, values }
+}
+
+/// A method by name with checked options.
+#[derive(Debug, Clone)]
+pub struct Method {
+    pub name: String,
+    /// Every option with its value, a budget replaced by the ratio that meets it.
+    pub settings: Value,
+    plan: Arc<dyn MethodPlan>,
+    remarks: Vec<String>,
+}
+
+impl Method {
+    /// Describes `spec` for the workload and solves its budget. Methods that draw random numbers draw them from `rng`
+    /// unless their options name a generator.
+    pub fn resolve(
+        spec: &PruneSpec,
+        work: &Workload<'_>,
+        catalogue: &MethodCatalogue,
+        rng: Option<RngKind>,
+    ) -> Outcome<Self> {
+        let model = work.shape();
+        let facts = catalogue.facts().of_model(&model);
+        let facts = rng.map_or(facts, |rng| facts.with_rng(rng.name()));
+        let given = inline_tables(&spec.method, &spec.options)?;
+        let described = catalogue.describe(&spec.method, &given.options, &facts);
+        let plan = described.map_err(|error| given.named(error))?;
+        let asked = given.options.get("budget_tflops").is_some_and(|budget| !budget.is_null());
+        let plan = match plan.budget_tflops() {
+            Some(budget) => solve(budget, plan.as_ref(), work)?,
+            None if asked => return Err(no_ratio().into()),
+            None => plan,
+        };
+        let remarks = plan.remarks(&model)?;
+        let remarks = remarks.iter().map(|remark| format!("{}: {remark}", spec.method)).collect();
+        Ok(Self { remarks, ..Self::of_plan(&spec.method, plan) })
+    }
+
+    fn of_plan(name: &str, plan: Box<dyn MethodPlan>) -> Self {
+        let settings = Value::Object(plan.settings());
+        Self { name: name.into(), settings, plan: plan.into(), remarks: Vec::new() }
+    }
+
+    /// What its user should know of options that do less here than they say, a line each.
+    pub fn remarks(&self) -> &[String] {
+        &self.remarks
+    }
+
+    /// What it is, without a tensor.
+    pub fn plan(&self) -> &dyn MethodPlan {
+        self.plan.as_ref()
+    }
+
+    /// The same without rules that stop its work early, where it has some.
+    pub fn without_early_stop(&self) -> Self {
+        match self.plan.without_early_stop() {
+            Some(plan) => Self::of_plan(&self.name, plan),
+            None => self.clone(),
+        }
+    }
+
+    /// The same with scores that are iterated until they no longer change, where it iterates scores.
+    pub fn converged(&self) -> Option<Self> {
+        self.plan.converged().map(|plan| Self::of_plan(&self.name, plan))
+    }
+
+    /// Builds it.
+    pub fn build<T: AttentionOps>(
+        &self,
+        registry: &Registry<T>,
+        context: &BuildContext<T>,
+    ) -> atedm_core::Result<Box<dyn TokenReducer<T>>> {
+        registry.build_plan(&self.name, self.plan(), context)
+    }
+
+    /// Builds it once and lets it go, so that a bad option of a part is found before weights are read.
+    pub fn check<T: AttentionOps>(&self, registry: &Registry<T>) -> Outcome {
+        self.build(registry, &BuildContext::default())?;
+        Ok(())
+    }
+
+    /// Whether it is the identity.
+    pub fn is_none(&self) -> bool {
+        self.name == "none"
+    }
+
+    /// The tokens that each layer of a block runs on at a step; `None` where only a run tells.
+    pub fn tokens(&self, block: &BlockInfo, index: usize, total: usize) -> Outcome<Option<Vec<LayerTokens>>> {
+        Ok(self.plan.tokens(&shape(block), StepOf { index, total })?)
+    }
+
+    /// The nest that does not run at a step.
+    pub fn replaced(&self, index: usize, total: usize) -> Option<NestId> {
+        self.plan.replaced(StepOf { index, total })
+    }
+
+    /// The cost of the evaluation at each step; `None` where only a run tells.
+    pub fn step_costs(&self, work: &Workload<'_>) -> Outcome<Option<Vec<UNetCost>>> {
+        Ok(step_costs(self.plan(), work)?)
+    }
+
+    /// TFLOPs (2 × MAC, one sample) of the evaluation at each step; `None` where only a run tells.
+    pub fn step_tflops(&self, work: &Workload<'_>) -> Outcome<Option<Vec<f64>>> {
+        Ok(self.step_costs(work)?.map(tflops))
+    }
+}
+
+/// The cost of the evaluation at each step under a plan; `None` where only a run tells.
+fn step_costs(plan: &dyn MethodPlan, work: &Workload<'_>) -> atedm_core::Result<Option<Vec<UNetCost>>> {
+    let mut steps = Vec::with_capacity(work.steps);
+    let blocks = work.blocks();
+    for index in 0..work.steps {
+        let step = StepOf { index, total: work.steps };
+        let replaced = plan.replaced(step);
+        let mut layers = Vec::with_capacity(blocks.len());
+        for block in &blocks {
+            let Some(tokens) = plan.tokens(&shape(block), step)? else { return Ok(None) };
+            layers.push((block.id, tokens));
+        }
+        steps.push(flops::pruned(work.unet, work.latents, work.text, replaced, |block| {
+            let tokens = layers.iter().find(|(id, _)| *id == block.id).map(|(_, tokens)| tokens.clone());
+            Ok(tokens.unwrap_or_default())
+        })?);
+    }
+    Ok(Some(steps))
+}
+
+fn tflops(costs: Vec<UNetCost>) -> Vec<f64> {
+    costs.iter().map(|cost| cost.sum().tflop()).collect()
+}
+
+/// The error for a budget of a method whose cost no ratio decides.
+fn no_ratio() -> atedm_core::Error {
+    let reason =
+        "no ratio decides what this method costs, or only a run shows it: give it options of its own";
+    atedm_core::Error::config("budget_tflops", reason)
+}
+
+/// `plan` with the ratio that meets a budget, or an error that names what can be reached.
+fn solve(budget: f64, plan: &dyn MethodPlan, work: &Workload<'_>) -> atedm_core::Result<Box<dyn MethodPlan>> {
+    let with = |ratio: f64| plan.with_ratio(ratio).unwrap_or_else(|| Err(no_ratio()));
+    let mean = |ratio: f64| {
+        let steps = tflops(step_costs(with(ratio)?.as_ref(), work)?.ok_or_else(no_ratio)?);
+        Ok(steps.iter().sum::<f64>() / work.steps.max(1) as f64)
+    };
+    with(flops::solve_ratio(budget, mean)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use atedm_core::plugin::{Options, RunTells};
+    use atedm_sdxl::flops::readable;
+    use serde_json::json;
+
+    use super::*;
+    use crate::Extension;
+    use crate::extension::registry;
+
+    fn resolve(method: &str, options: Value) -> Outcome<(Method, Vec<f64>)> {
+        resolve_with(method, options, (), None)
+    }
+
+    fn resolve_with(
+        method: &str,
+        options: Value,
+        extension: impl Extension,
+        rng: Option<RngKind>,
+    ) -> Outcome<(Method, Vec<f64>)> {
+        let unet = UNetConfig::sdxl_base();
+        let (latents, scheduler) = (Grid::new(128, 128), SchedulerConfig::sdxl());
+        let work =
+            Workload { unet: &unet, latents, text: 77, steps: 50, scheduler: &scheduler, sampler: None };
+        let Value::Object(options) = options else { panic!("expected a table") };
+        let spec = PruneSpec { method: method.into(), options };
+        let method = Method::resolve(&spec, &work, registry::<NdTensor>(&extension)?.catalogue(), rng)?;
+        let steps = method.step_tflops(&work)?.unwrap_or_default();
+        Ok((method, steps))
+    }
+
+    fn mean(steps: &[f64]) -> f64 {
+        steps.iter().sum::<f64>() / steps.len() as f64
+    }
+
+    #[test]
+    fn costs_follow_the_schedule() {
+        let (_, steps) = resolve("at-edm", json!({})).unwrap();
+        assert_eq!(format!("{:.3} {:.3} {:.3}", steps[14], steps[15], mean(&steps)), "4.989 4.065 4.342");
+        let (_, steps) = resolve("none", json!({})).unwrap();
+        assert_eq!(readable(steps[0]), "6.761 TFLOP");
+        let (_, steps) = resolve("at-edm-dagger", json!({"prune_point": "before_ff"})).unwrap();
+        assert_eq!(format!("{:.3}", mean(&steps)), "4.538");
+    }
+
+    #[test]
+    fn methods_that_draw_take_the_programs_generator() {
+        let rng = |method: &str, options: Value| {
+            let method = resolve_with(method, options, (), Some(RngKind::ChaCha)).unwrap().0;
+            method.settings.get("rng").cloned()
+        };
+        assert_eq!(rng("tome-a", json!({})), Some(json!("chacha")));
+        assert_eq!(rng("tome-a", json!({"rng": "torch"})), Some(json!("torch")));
+        assert_eq!(rng("todo-sdxl", json!({})), Some(json!("chacha")));
+        assert_eq!(rng("toma", json!({})), None);
+        assert_eq!(rng("at-edm", json!({})), None);
+    }
+
+    #[test]
+    fn token_merging_costs_what_the_paper_says() {
+        for (preset, published) in
+            [("tome-a", "2.9"), ("tome-b", "3.6"), ("tome-c", "4.1"), ("tome-d", "4.6")]
+        {
+            let (_, steps) = resolve(preset, json!({})).unwrap();
+            assert_eq!(format!("{:.1}", mean(&steps)), published, "{preset}");
+            let budget: f64 = published.parse().unwrap();
+            let (method, steps) = resolve("tome-c", json!({"budget_tflops": budget})).unwrap();
+            assert!((mean(&steps) - budget).abs() < 0.005, "{}", mean(&steps));
+            assert!(method.settings.get("ratio").is_some());
+        }
+        // keys and values alone: of the 10 layers with 4096 tokens a quarter of them stays, and with it of the products;
+        // half in the ten steps from time step 181 on
+        let (_, steps) = resolve("todo-sdxl", json!({})).unwrap();
+        let saved = |share: f64| {
+            let (tokens, channels) = (4096.0 * share, 640.0);
+            2e-12 * 10.0 * (2.0 * tokens * channels * channels + 2.0 * 4096.0 * tokens * channels)
+        };
+        for (step, share) in [(0, 0.75), (39, 0.75), (40, 0.5), (49, 0.5)] {
+            let expected = 6.761215 - saved(share);
+            assert!((steps[step] - expected).abs() < 1e-3, "step {step}: {} {expected}", steps[step]);
+        }
+        // where only a run tells
+        assert!(resolve("tome", json!({"threshold": 0.9})).unwrap().1.is_empty());
+        for (preset, options) in [("todo-sdxl", json!({})), ("tome", json!({"threshold": 0.9}))] {
+            let mut options = options;
+            options["budget_tflops"] = 4.0.into();
+            let message = resolve(preset, options).unwrap_err().to_string();
+            assert!(message.contains("budget_tflops: no ratio decides"), "{message}");
+        }
+        // tomesd's default reaches no block of SD-XL
+        let (method, steps) = resolve("tome", json!({})).unwrap();
+        assert_eq!(readable(steps[0]), "6.761 TFLOP");
+        assert_eq!(method.settings["max_downsample"], 1);
+        let message = resolve("tome-c", json!({"budget_tflops": 2.0})).unwrap_err().to_string();
+        assert!(message.contains("budget_tflops: expected at least 2.86"), "{message}");
+    }
+
+    #[test]
+    fn budgets_become_ratios() {
+        let (method, steps) =
+            resolve("at-edm", json!({"budget_tflops": 4.1, "prune_point": "before_ff"})).unwrap();
+        assert!((mean(&steps) - 4.1).abs() < 0.005, "{}", mean(&steps));
+        assert_eq!(method.settings.get("budget_tflops"), None);
+        assert!(method.settings["ratio"].as_f64().is_some_and(|ratio| ratio > 0.5));
+        let (_, steps) = resolve("at-edm-b", json!({})).unwrap();
+        assert!((mean(&steps) - 3.6).abs() < 0.005, "{}", mean(&steps));
+        let message = resolve("at-edm", json!({"budget_tflops": 2.0})).unwrap_err().to_string();
+        assert!(message.contains("budget_tflops: expected at least 3.09"), "{message}");
+    }
+
+    /// A method of which only a run can tell what it removes.
+    struct Opaque;
+
+    impl Extension for Opaque {
+        fn register<T: AttentionOps>(&self, registry: &mut Registry<T>) -> atedm_core::Result<()> {
+            registry.register_method(
+                "mine",
+                |options, _| Ok(RunTells { options: options.clone() }),
+                |_, _| Ok(Box::new(atedm_core::plugin::Unpruned)),
+            )
+        }
+    }
+
+    #[test]
+    fn a_method_that_only_a_run_shows_has_no_costs_and_no_budget() {
+        let (method, steps) = resolve_with("mine", json!({"anything": 1}), Opaque, None).unwrap();
+        assert!(steps.is_empty() && !method.is_none());
+        assert_eq!(method.settings, json!({"anything": 1}));
+        let error =
+            resolve_with("mine", json!({"budget_tflops": 4.0}), Opaque, None).unwrap_err().to_string();
+        assert!(error.starts_with("budget_tflops: no ratio decides"), "{error}");
+    }
+
+    /// A method that computes a nest at even steps and gives its output again at odd ones.
+    struct EverySecond;
+
+    #[derive(Debug)]
+    struct EverySecondPlan(NestId);
+
+    impl MethodPlan for EverySecondPlan {
+        fn settings(&self) -> Options {
+            [("nest".to_string(), self.0.0.into())].into_iter().collect()
+        }
+
+        fn tokens(&self, block: &BlockShape, _: StepOf) -> atedm_core::Result<Option<Vec<LayerTokens>>> {
+            Ok(Some(block.whole()))
+        }
+
+        fn replaced(&self, step: StepOf) -> Option<NestId> {
+            (step.index % 2 == 1).then_some(self.0)
+        }
+
+        fn memory(&self, model: &ModelShape) -> u64 {
+            model.nest(self.0).map_or(0, |nest| nest.values)
+        }
+    }
+
+    impl Extension for EverySecond {
+        fn register<T: AttentionOps>(&self, registry: &mut Registry<T>) -> atedm_core::Result<()> {
+            registry.register_method(
+                "every-second",
+                |options, _| {
+                    let nest = options.get("nest").and_then(Value::as_u64).unwrap_or(1);
+                    Ok(EverySecondPlan(NestId(nest as usize)))
+                },
+                |_, _| Ok(Box::new(atedm_core::plugin::Unpruned)),
+            )
+        }
+    }
+
+    #[test]
+    fn a_nest_that_is_given_again_costs_nothing() {
+        let of = |method: &str, options: Value| resolve_with(method, options, EverySecond, None).unwrap();
+        let (_, steps) = of("every-second", json!({}));
+        // outside nest 1 are both ends of the U-Net and its last resnet
+        assert_eq!(format!("{:.3} {:.4} {:.3}", steps[0], steps[1], mean(&steps)), "6.761 0.0981 3.430");
+        let (_, steps) = of("every-second", json!({"nest": 0}));
+        assert_eq!((readable(steps[0]), steps[1]), ("6.761 TFLOP".to_string(), 0.0));
+        let error = resolve_with("every-second", json!({"nest": 10}), EverySecond, None).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "every-second: gives an earlier output of nest 10, and the model's nests are 0 to 9"
+        );
+    }
+
+    /// The steps of a stack cost what its members leave: nothing in the nest, fewer tokens elsewhere.
+    #[test]
+    fn a_stacks_costs_are_those_of_its_members_together() {
+        let of = |method: &str, options: Value| resolve_with(method, options, EverySecond, None);
+        let (_, alone) = of("at-edm", json!({})).unwrap();
+        let (method, both) = of("every-second+at-edm", json!({"every-second": {"nest": 9}})).unwrap();
+        let middle = |steps: &[f64], step: usize| steps[step] - both[step];
+        // at even steps it is AT-EDM; at odd ones the middle is missing, which AT-EDM prunes from the first step on
+        assert!((0..50).step_by(2).all(|step| middle(&alone, step) == 0.0));
+        let (missing, late) = (middle(&alone, 1), middle(&alone, 49));
+        assert!((missing - late).abs() < 1e-9 && missing > 0.3, "{missing} {late}");
+        assert_eq!(method.settings["every-second"], json!({"nest": 9}));
+        assert_eq!(method.settings["at-edm"]["ratio"], 0.63);
+        assert_eq!(method.name, "every-second+at-edm");
+        // settings say it all
+        let (again, steps) = of("every-second+at-edm", method.settings.clone()).unwrap();
+        assert_eq!((again.settings, steps), (method.settings, both));
+        // a budget is the stack's, wherever it stands
+        for options in [json!({"budget_tflops": 2.2}), json!({"at-edm": {"budget_tflops": 2.2}})] {
+            let (method, steps) = of("every-second+at-edm", options).unwrap();
+            assert!((mean(&steps) - 2.2).abs() < 0.005, "{}", mean(&steps));
+            assert!(method.settings["at-edm"]["ratio"].as_f64().is_some_and(|ratio| ratio > 0.5));
+            assert_eq!(method.settings.get("budget_tflops"), None);
+        }
+        for (method, options, expected) in [
+            (
+                "at-edm+tome-c",
+                json!({}),
+                "at-edm+tome-c: both reduce the tokens of self-attention in layer 1 of down.1.0 at step 15",
+            ),
+            (
+                "at-edm+tome-c",
+                json!({"budget_tflops": 4.0}),
+                "budget_tflops: expected one member whose ratio",
+            ),
+            ("at-edm+tomate", json!({}), "method: expected one of "),
+            ("at-edm+tome", json!({"at-edm": {"ratio": 2}}), "at-edm.ratio: "),
+            (
+                "at-edm+tome",
+                json!({"ratio": 0.5}),
+                "ratio: unknown option; the options of at-edm+tome are tables",
+            ),
+        ] {
+            let error = of(method, options).unwrap_err().to_string();
+            assert!(error.starts_with(expected), "{method}: {error}");
+        }
+        // where they meet nowhere they go together: levels of their own
+        let (_, steps) =
+            of("at-edm+tome-c", json!({"at-edm": {"levels": [2]}, "tome-c": {"levels": [1]}})).unwrap();
+        let (_, one) = of("at-edm", json!({"levels": [2]})).unwrap();
+        let (_, other) = of("tome-c", json!({"levels": [1]})).unwrap();
+        let whole = 6.761215;
+        assert!(
+            (steps[40] - (one[40] + other[40] - whole)).abs() < 1e-4,
+            "{} {} {}",
+            steps[40],
+            one[40],
+            other[40]
+        );
+    }
+
+    #[test]
+    fn an_idle_option_is_refused_whatever_the_method() {
+        for (method, options, named) in [
+            ("at-edm", json!({"scorer": "random", "damping": 0.5}), "damping: does nothing here"),
+            ("tome-a", json!({"schedule": "constant", "tau": "10%"}), "tau: does nothing here"),
+        ] {
+            let error = resolve(method, options).unwrap_err().to_string();
+            assert!(error.starts_with(named), "{error}");
+        }
+    }
+
+    /// What a run is depends on the table, not on the name of its file.
+    #[test]
+    fn settings_hold_the_table_that_a_file_holds() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("t.toml");
+        let settings = |method: &str, schedule: &str, ratio: f64| {
+            std::fs::write(&path, format!("[[entries]]\nratio = {ratio}\n")).unwrap();
+            let options = json!({"schedule": schedule, "schedule_file": path});
+            resolve(method, options).map(|(method, _)| method.settings)
+        };
+        for method in ["at-edm", "tome-a"] {
+            let (one, other) =
+                (settings(method, "table", 0.25).unwrap(), settings(method, "table", 0.5).unwrap());
+            assert_eq!(one["table"]["entries"][0]["ratio"], 0.25);
+            assert_ne!(one, other, "{method}");
+            assert!(!one.to_string().contains("t.toml"));
+            let idle = settings(method, "constant", 0.5).unwrap_err().to_string();
+            assert!(idle.starts_with("schedule_file: is used by schedule = \"table\" only"), "{idle}");
+        }
+    }
+}

@@ -1,0 +1,230 @@
+//! A checkpoint that is opened but not loaded, and sizes that go with it.
+
+use std::any::Any;
+use std::fmt;
+use std::path::Path;
+
+use atedm_core::plugin::Grid;
+use atedm_sdxl::checkpoint::{Checkpoint, OpenOptions};
+use atedm_sdxl::pipeline::Decoding;
+use atedm_sdxl::tokenizer::ClipTokenizer;
+use atedm_sdxl::vae::TileOptions;
+
+use crate::failure::{Failure, Outcome};
+use crate::inputs::{Inputs, of_checkpoint};
+use crate::listener::Listener;
+use crate::method::Workload;
+
+/// Longest side accepted, in pixels.
+pub const LONGEST_SIDE: usize = 1 << 15;
+
+/// A picture's size in pixels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Size {
+    /// Pixels across.
+    pub width: usize,
+    /// Pixels down.
+    pub height: usize,
+}
+
+impl Size {
+    /// The grid of latents of which an autoencoder of this factor makes such a picture.
+    pub fn latents(self, factor: usize) -> Grid {
+        Grid::new(self.height / factor, self.width / factor)
+    }
+}
+
+impl fmt::Display for Size {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} x {}", self.width, self.height)
+    }
+}
+
+/// A number of pixels that may have been asked for, with the key or flag by which its writer knows it.
+#[derive(Debug, Clone, Copy)]
+pub struct AskedPixels<'a> {
+    /// The key, for messages.
+    pub key: &'a str,
+    /// The number; `None` leaves it to the checkpoint.
+    pub pixels: Option<usize>,
+}
+
+/// Width and height that may have been asked for.
+#[derive(Debug, Clone, Copy)]
+pub struct AskedSize<'a> {
+    /// Pixels across.
+    pub width: AskedPixels<'a>,
+    /// Pixels down.
+    pub height: AskedPixels<'a>,
+}
+
+impl AskedSize<'_> {
+    /// Width and height: as asked for, else `own`; each a multiple of 8 that the autoencoder's `factor` can make.
+    ///
+    /// # Errors
+    /// [`Failure::Usage`] with the key of a side that is none.
+    pub fn or_own(self, factor: usize, own: Option<usize>) -> Outcome<Size> {
+        Ok(Size { width: self.width.or_own(factor, own)?, height: self.height.or_own(factor, own)? })
+    }
+}
+
+impl AskedPixels<'_> {
+    fn or_own(self, factor: usize, own: Option<usize>) -> Outcome<usize> {
+        let Self { key, pixels: asked } = self;
+        let Some(pixels) = asked.or(own) else {
+            return Err(Failure::usage(format!(
+                "{key}: expected a number of pixels: the checkpoint names no size"
+            )));
+        };
+        if asked.is_none() && pixels > LONGEST_SIDE {
+            return Err(Failure::usage(format!(
+                "{key}: expected a number of pixels up to {LONGEST_SIDE}: the checkpoint's own sample_size makes {pixels}"
+            )));
+        }
+        if pixels % 8 != 0 || pixels < factor.max(8) || pixels > LONGEST_SIDE {
+            let least = factor.max(8);
+            return Err(Failure::usage(format!(
+                "{key}: expected a multiple of 8 from {least} to {LONGEST_SIDE}, got {pixels}"
+            )));
+        }
+        Ok(pixels)
+    }
+}
+
+/// An opened checkpoint: its configurations are read, its weights are not.
+pub struct Model {
+    /// Its configurations and where its files are.
+    pub checkpoint: Checkpoint,
+    name: String,
+    tokenizers: [ClipTokenizer; 2],
+    /// What has to be there as long as the files may be read.
+    held: Option<Box<dyn Any + Send>>,
+}
+
+impl fmt::Debug for Model {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Model").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+impl Model {
+    /// Opens a folder as diffusers writes it. Results call it by the folder's name.
+    ///
+    /// # Errors
+    /// [`Failure::Run`] naming the file that is missing or broken.
+    pub fn open(folder: &Path) -> Outcome<Self> {
+        let name = folder.file_name().unwrap_or(folder.as_os_str()).to_string_lossy().into_owned();
+        Self::named(folder, name)
+    }
+
+    /// [`Model::open`] under another name.
+    ///
+    /// # Errors
+    /// As [`Model::open`].
+    pub fn named(folder: &Path, name: impl Into<String>) -> Outcome<Self> {
+        let checkpoint = Checkpoint::open(folder, OpenOptions::default()).map_err(Failure::run)?;
+        let tokenizers = checkpoint.tokenizers().map_err(Failure::run)?;
+        Ok(Self { checkpoint, tokenizers, name: name.into(), held: None })
+    }
+
+    /// The same, which keeps `what` as long as it lives: the guard of a folder that is removed after use.
+    #[must_use]
+    pub fn holding(mut self, what: impl Any + Send) -> Self {
+        self.held = Some(Box::new(what));
+        self
+    }
+
+    /// What results call it.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Width and height in pixels: as asked for, else the checkpoint's own.
+    ///
+    /// # Errors
+    /// As [`AskedSize::or_own`].
+    pub fn size(&self, asked: AskedSize<'_>) -> Outcome<Size> {
+        let factor = self.checkpoint.vae().factor();
+        let own = self.checkpoint.unet().sample_size.map(|latents| latents * factor);
+        asked.or_own(factor, own)
+    }
+
+    /// That the autoencoder can decode in tiles of so many pixels.
+    ///
+    /// # Errors
+    /// [`Failure::Usage`] with the key.
+    pub fn check_tiles(&self, asked: AskedPixels<'_>) -> Outcome {
+        let vae = self.checkpoint.vae();
+        let Decoding::Tiled(Some(tiles)) = decoding(asked.pixels, TileOptions::of(vae)) else {
+            return Ok(());
+        };
+        let fits = tiles.fits(vae.factor());
+        fits.map_err(|error| Failure::from(error).within(asked.key))
+    }
+
+    /// What the checkpoint is, by its content.
+    ///
+    /// # Errors
+    /// [`Failure::Run`] naming a file that cannot be read.
+    pub fn inputs(&self) -> Outcome<Inputs> {
+        Ok(of_checkpoint(Some(self.checkpoint.identity().map_err(Failure::run)?)))
+    }
+
+    /// What counts and costs depend on, at this size.
+    pub fn workload(&self, size: Size, steps: usize) -> Workload<'_> {
+        Workload {
+            unet: self.checkpoint.unet(),
+            latents: size.latents(self.checkpoint.vae().factor()),
+            text: self.tokenizers[0].length(),
+            steps,
+            scheduler: self.checkpoint.scheduler(),
+            sampler: None,
+        }
+    }
+
+    /// Warns of prompts that do not fit the text encoders, before anything runs.
+    ///
+    /// # Errors
+    /// What the tokenizers report.
+    pub fn warn_of_long_prompts<'a>(
+        &self,
+        prompts: impl Iterator<Item = &'a String>,
+        listener: &dyn Listener,
+    ) -> Outcome {
+        for prompt in prompts {
+            for (number, tokenizer) in self.tokenizers.iter().enumerate() {
+                let (cut, context) = (tokenizer.encode(prompt)?.cut, tokenizer.length());
+                if cut > 0 {
+                    let encoder = number + 1;
+                    listener.warning(&format!(
+                        "text encoder {encoder} takes {context} tokens: the last {cut} of {prompt:?} are cut off"
+                    ));
+                    break;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whole, or in tiles of this many pixels, which overlap as the autoencoder's `own` ones do.
+pub(crate) fn decoding(tiles: Option<usize>, own: TileOptions) -> Decoding {
+    match tiles {
+        Some(size) => Decoding::Tiled(Some(TileOptions { size, ..own })),
+        None => Decoding::Whole,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tiles_overlap_as_the_autoencoders_own() {
+        for overlap in [0.25, 0.125] {
+            let tiles = decoding(Some(64), TileOptions { size: 512, overlap });
+            assert_eq!(tiles, Decoding::Tiled(Some(TileOptions { size: 64, overlap })));
+        }
+        assert_eq!(decoding(None, TileOptions { size: 512, overlap: 0.25 }), Decoding::Whole);
+    }
+}

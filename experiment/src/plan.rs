@@ -1,0 +1,362 @@
+//! A run made ready before any weight is read: every point's options checked, its budget solved, its costs known; every
+//! prompt with its seed.
+
+use std::collections::HashMap;
+
+use atedm_core::AttentionOps;
+use atedm_core::plugin::{Registry, Tau};
+use atedm_core::reference::NdTensor;
+use atedm_sdxl::rng::{NoiseDType, RngKind};
+use atedm_sdxl::schedulers::SamplerChoice;
+use serde::Serialize;
+use serde_json::{Map, Value};
+
+use super::config::Sampling;
+use super::grid::{Point, slug};
+use super::inputs::{Inputs, digest};
+use super::members::LONGEST_ID;
+use super::record::{FORMAT, PointInfo, PromptLine, RunInfo, Settings};
+use crate::failure::{Failure, Outcome};
+use crate::listener::Listener;
+use crate::method::{Method, Workload};
+use crate::model::Size;
+use crate::platform::Platform;
+use crate::spec::{PruneSpec, in_label};
+
+/// What a plan must know of the model that it is for.
+#[derive(Debug, Clone)]
+pub struct PlanInputs<'a> {
+    /// Its name.
+    pub model: &'a str,
+    /// The size of every image.
+    pub size: Size,
+    /// What costs depend on; its steps are each point's own.
+    pub work: Workload<'a>,
+    /// Hashes of its files, and of what else every image starts from.
+    pub hashes: Inputs,
+}
+
+/// What all points of a run have in common.
+#[derive(Debug, Clone)]
+pub struct RunOptions {
+    /// What the run is called.
+    pub title: String,
+    /// The prompts with their seeds.
+    pub prompts: Vec<PromptLine>,
+    /// Generator of the noise.
+    pub rng: RngKind,
+    /// What it draws in.
+    pub noise_dtype: NoiseDType,
+    /// Side of the tiles in which images are decoded, in pixels; `None` for whole images.
+    pub vae_tiling: Option<usize>,
+    /// Ids of the prompts whose kept sets are stored: beside the images, which they do not change.
+    pub masks: Vec<String>,
+    /// Whether unpruned images are added where needed, and others compared with them.
+    pub distances: bool,
+}
+
+/// Images of a run at most.
+const MOST_IMAGES: usize = 10_000_000;
+
+/// A point that is ready to run.
+#[derive(Debug, Clone)]
+pub struct PlannedPoint {
+    /// What `run.json` says of it.
+    pub info: PointInfo,
+    /// The method, its budget solved.
+    pub method: Method,
+    /// Sampler instead of the checkpoint's.
+    pub sampler: Option<SamplerChoice>,
+    /// The point whose images this one's are compared with, by its place in [`Plan::points`].
+    pub reference: Option<usize>,
+    /// Whether other points are compared with it.
+    pub is_reference: bool,
+}
+
+/// A whole run.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// What the run is called.
+    pub title: String,
+    /// Those that others are compared with come first.
+    pub points: Vec<PlannedPoint>,
+    /// The prompts with their seeds.
+    pub prompts: Vec<PromptLine>,
+    /// Generator of the noise.
+    pub rng: RngKind,
+    /// What it draws in.
+    pub noise_dtype: NoiseDType,
+    /// Side of the tiles in which images are decoded, in pixels; `None` for whole images.
+    pub vae_tiling: Option<usize>,
+    /// Ids of the prompts whose kept sets are stored.
+    pub masks: Vec<String>,
+    /// Hash of all that decides the results.
+    pub run_hash: String,
+}
+
+impl Plan {
+    /// Checks every point against the model and the registry.
+    ///
+    /// # Errors
+    /// [`Failure::Usage`] with the label of the point that is wrong, its option or its budget.
+    pub fn new<T: AttentionOps>(
+        options: RunOptions,
+        mut points: Vec<Point>,
+        inputs: &PlanInputs<'_>,
+        platform: &Platform,
+        registry: &Registry<T>,
+        listener: &dyn Listener,
+    ) -> Outcome<Self> {
+        if options.distances {
+            add_references(&mut points);
+        }
+        let images = points.len().saturating_mul(options.prompts.len());
+        if images > MOST_IMAGES {
+            return Err(Failure::usage(format!(
+                "expected at most {MOST_IMAGES} images, got {} points and {} prompts",
+                points.len(),
+                options.prompts.len()
+            )));
+        }
+        let reference_of = |point: &Point| {
+            let found = points.iter().position(|other| other.is_whole() && other.sampling == point.sampling);
+            found.filter(|_| options.distances && !point.is_whole())
+        };
+        let references: Vec<Option<usize>> = points.iter().map(reference_of).collect();
+        let ids = ids(&points)?;
+        let mut planned = Vec::with_capacity(points.len());
+        let planner = Planner { options: &options, inputs, platform, registry, listener };
+        for ((point, reference), id) in points.iter().zip(&references).zip(&ids) {
+            let mut ready = planner.point(point, id).map_err(|failure| failure.within(&point.label))?;
+            ready.reference = *reference;
+            ready.info.reference = reference.and_then(|place| ids.get(place).cloned());
+            ready.is_reference = references.contains(&Some(planned.len()));
+            planned.push(ready);
+        }
+        Self::of(options, planned)
+    }
+
+    /// A plan of one point, whose errors need no label.
+    ///
+    /// # Errors
+    /// As [`Plan::new`].
+    pub fn single<T: AttentionOps>(
+        options: RunOptions,
+        point: &Point,
+        inputs: &PlanInputs<'_>,
+        platform: &Platform,
+        registry: &Registry<T>,
+        listener: &dyn Listener,
+    ) -> Outcome<Self> {
+        let planner = Planner { options: &options, inputs, platform, registry, listener };
+        let planned = planner.point(point, &slug(&point.label))?;
+        Self::of(options, vec![planned])
+    }
+
+    fn of(options: RunOptions, points: Vec<PlannedPoint>) -> Outcome<Self> {
+        let RunOptions { title, prompts, rng, noise_dtype, vae_tiling, masks, .. } = options;
+        let hashes: Vec<(&str, &str)> =
+            points.iter().map(|point| (point.info.id.as_str(), point.info.config_hash.as_str())).collect();
+        let run_hash = hash(&(FORMAT, hashes, &prompts, vae_tiling))?;
+        Ok(Self { points, title, prompts, rng, noise_dtype, vae_tiling, masks, run_hash })
+    }
+
+    /// That no two points make the same images, whatever they are called.
+    pub fn check_each_once(&self) -> Outcome {
+        let mut seen: HashMap<String, &str> = HashMap::new();
+        for point in &self.points {
+            let info = &point.info;
+            if let Some(other) = seen.insert(canonical(point)?, &info.label) {
+                return Err(Failure::usage(format!(
+                    "grid: {other:?} and {:?} are the same run: every setting of theirs is equal",
+                    info.label
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    /// What `run.json` says.
+    pub fn info(&self, shard: Option<[usize; 2]>) -> RunInfo {
+        RunInfo {
+            format: FORMAT,
+            run_hash: self.run_hash.clone(),
+            title: self.title.clone(),
+            points: self.points.iter().map(|point| point.info.clone()).collect(),
+            prompts: self.prompts.len(),
+            shard,
+        }
+    }
+}
+
+impl Point {
+    /// Whether it is the unpruned model.
+    fn is_whole(&self) -> bool {
+        self.spec.method == "none"
+    }
+}
+
+/// Puts the unpruned model in front for every sampling that has pruned points, and moves it there where the grid has it.
+fn add_references(points: &mut Vec<Point>) {
+    let mut front: Vec<Point> = Vec::new();
+    for point in points.iter().filter(|point| !point.is_whole()) {
+        if front.iter().any(|reference| reference.sampling == point.sampling) {
+            continue;
+        }
+        let own = points.iter().find(|other| other.is_whole() && other.sampling == point.sampling);
+        let mut reference = own.cloned().unwrap_or_else(|| unpruned(point));
+        // What varies may not tell them apart: entries have their own sampling too.
+        if own.is_none() && points.iter().chain(&front).any(|other| other.label == reference.label) {
+            let Sampling { steps, guidance_scale, scheduler, .. } = &point.sampling;
+            let scheduler = scheduler.map_or(String::new(), |choice| format!(" scheduler={choice}"));
+            reference.label = format!("none steps={steps} guidance_scale={guidance_scale}{scheduler}");
+        }
+        front.push(reference);
+    }
+    let rest = points.iter().filter(|point| !front.contains(point)).cloned();
+    *points = front.iter().cloned().chain(rest).collect();
+}
+
+/// The unpruned model, sampled as `point`.
+fn unpruned(point: &Point) -> Point {
+    let sampled =
+        |key: &&String| matches!(key.as_str(), "steps" | "guidance_scale" | "scheduler" | "attention");
+    let kept: Map<String, Value> = point
+        .varied
+        .iter()
+        .filter(|(key, _)| sampled(key))
+        .map(|(key, value)| (key.clone(), value.clone()))
+        .collect();
+    Point {
+        label: format!("none{}", kept.iter().map(|(key, value)| in_label(key, value)).collect::<String>()),
+        grid: "none".into(),
+        varied: kept,
+        spec: PruneSpec { method: "none".into(), options: Map::new() },
+        sampling: point.sampling.clone(),
+        budget_tflops: None,
+    }
+}
+
+/// Each point's id, from its label.
+fn ids(points: &[Point]) -> Outcome<Vec<String>> {
+    let mut seen: HashMap<String, &str> = HashMap::new();
+    let mut ids = Vec::with_capacity(points.len());
+    for point in points {
+        let id = slug(&point.label);
+        if id.is_empty() || id.len() > LONGEST_ID {
+            let (length, label) = (id.len(), &point.label);
+            return Err(Failure::usage(format!(
+                "grid: expected names of 1 to {LONGEST_ID} letters with what varies, got {length}: {label:?}"
+            )));
+        }
+        // Some file systems do not tell a from A.
+        if let Some(other) = seen.insert(id.to_ascii_lowercase(), &point.label) {
+            return Err(Failure::usage(format!(
+                "grid: {other:?} and {:?} have one name: give their entries names of their own",
+                point.label
+            )));
+        }
+        ids.push(id);
+    }
+    Ok(ids)
+}
+
+/// The hash of what settings do: presets are their settings, and a share of the steps is a number of them.
+fn canonical(point: &PlannedPoint) -> Outcome<String> {
+    let mut settings = point.info.settings.clone();
+    if let Some(family) = point.method.plan().family() {
+        settings.method = family.into();
+    }
+    whole_tau(&mut settings.options, settings.steps);
+    hash(&settings)
+}
+
+/// Writes every `tau` as a number of steps: a method's own, and those of a stack's members in their tables.
+fn whole_tau(options: &mut Value, steps: usize) {
+    let Value::Object(table) = options else { return };
+    for (key, value) in table {
+        match serde_json::from_value::<Tau>(value.clone()) {
+            Ok(share) if key == "tau" => *value = share.steps(steps).into(),
+            _ => whole_tau(value, steps),
+        }
+    }
+}
+
+/// What a point is checked against.
+struct Planner<'a, T: AttentionOps> {
+    options: &'a RunOptions,
+    inputs: &'a PlanInputs<'a>,
+    platform: &'a Platform,
+    registry: &'a Registry<T>,
+    listener: &'a dyn Listener,
+}
+
+impl<T: AttentionOps> Planner<'_, T> {
+    fn point(&self, point: &Point, id: &str) -> Outcome<PlannedPoint> {
+        let Self { options, inputs, platform, registry, listener } = self;
+        let sampling = &point.sampling;
+        inputs.work.scheduler.build::<NdTensor>(sampling.scheduler, sampling.steps)?;
+        let work = Workload { steps: sampling.steps, sampler: sampling.scheduler, ..inputs.work };
+        let method = Method::resolve(&point.spec, &work, registry.catalogue(), Some(options.rng))?;
+        method.remarks().iter().for_each(|remark| listener.warning(remark));
+        method.check(registry)?;
+        let planned = method.step_tflops(&work)?;
+        let settings = Settings {
+            model: inputs.model.to_string(),
+            method: method.name.clone(),
+            options: method.settings.clone(),
+            steps: sampling.steps,
+            scheduler: match sampling.scheduler {
+                Some(choice) => choice.name().to_string(),
+                None => inputs.work.scheduler.class_name.clone(),
+            },
+            guidance_scale: sampling.guidance_scale,
+            negative_prompt: sampling.negative_prompt.clone(),
+            width: inputs.size.width,
+            height: inputs.size.height,
+            rng: options.rng.name().to_string(),
+            rng_dtype: options.rng.dtype(options.noise_dtype.beside(platform.dtype)).to_string(),
+            attention: sampling.attention,
+            inputs: inputs.hashes.clone(),
+        };
+        let dtype = platform.dtype.to_string();
+        Ok(PlannedPoint {
+            info: PointInfo {
+                id: id.to_string(),
+                label: point.label.clone(),
+                grid: point.grid.clone(),
+                varied: Value::Object(point.varied.clone()),
+                config_hash: hash(&(&settings, &platform.backend, dtype))?,
+                settings,
+                budget_tflops: point.budget_tflops,
+                planned_tflop: planned.map(|steps| steps.iter().sum::<f64>() / steps.len().max(1) as f64),
+                whole_tflop: work.whole_tflop()?,
+                reference: None,
+            },
+            method,
+            sampler: sampling.scheduler,
+            reference: None,
+            is_reference: false,
+        })
+    }
+}
+
+/// 16 hexadecimal digits of the SHA-256 of a value's JSON with sorted keys.
+fn hash(value: &impl Serialize) -> Outcome<String> {
+    let json = sorted(serde_json::to_value(value).map_err(Failure::run)?);
+    Ok(digest(json.to_string().as_bytes()))
+}
+
+/// The same with every table's keys in order, whatever the library's own order is.
+fn sorted(value: Value) -> Value {
+    match value {
+        Value::Object(table) => {
+            let mut entries: Vec<(String, Value)> =
+                table.into_iter().map(|(key, value)| (key, sorted(value))).collect();
+            entries.sort_by(|a, b| a.0.cmp(&b.0));
+            Value::Object(entries.into_iter().collect())
+        }
+        Value::Array(items) => Value::Array(items.into_iter().map(sorted).collect()),
+        other => other,
+    }
+}

@@ -1,0 +1,68 @@
+//! What computes: part of every result's provenance, and of what a run's memory is checked against.
+
+use std::fs;
+
+use atedm_core::{Backend, DType};
+
+use crate::record::Provenance;
+
+/// What computes an experiment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Platform {
+    /// The tensor library by its name ([`Backend::NAME`]).
+    pub backend: String,
+    /// `cpu`, `cuda:0`, `metal`.
+    pub device: String,
+    /// Element type of weights and activations.
+    pub dtype: DType,
+    /// Threads on the CPU.
+    pub threads: usize,
+}
+
+impl Platform {
+    /// A backend on the CPU, with a thread a core.
+    pub fn cpu<B: Backend>(dtype: DType) -> Self {
+        Self { backend: B::NAME.into(), device: "cpu".into(), dtype, threads: cores() }
+    }
+
+    /// Whether the processor computes.
+    pub fn is_cpu(&self) -> bool {
+        self.device == "cpu"
+    }
+
+    /// The provenance of what this process computes.
+    pub fn provenance(&self) -> Provenance {
+        let number = self.device.strip_prefix("cuda:").and_then(|number| number.parse().ok());
+        Provenance {
+            atedm: env!("CARGO_PKG_VERSION").into(),
+            backend: self.backend.clone(),
+            device: self.device.clone(),
+            dtype: self.dtype.to_string(),
+            cpu: processor(),
+            gpu: number.and_then(gpu),
+            threads: self.threads,
+        }
+    }
+}
+
+/// Threads of the machine that this process may use.
+pub fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+/// The processor's name, where the system tells; else its architecture.
+pub fn processor() -> String {
+    let text = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let name = text.lines().find_map(|line| line.strip_prefix("model name")?.split_once(':'));
+    name.map_or_else(|| std::env::consts::ARCH.to_string(), |(_, name)| name.trim().to_string())
+}
+
+/// The name of an NVIDIA GPU as its driver for Linux tells it: a folder a device, in the order of the bus.
+fn gpu(number: usize) -> Option<String> {
+    let entries = fs::read_dir("/proc/driver/nvidia/gpus").ok()?;
+    let mut folders: Vec<_> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
+    folders.sort();
+    let text = fs::read_to_string(folders.get(number)?.join("information")).ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("Model:"))?;
+    Some(line.trim().to_string())
+}

@@ -1,0 +1,338 @@
+//! Prompts in a table: comma- or tab-separated, read by the names in its first row.
+//!
+//! A row that is short, a column of two names or a quote without its end could be read in two ways, each a run of other
+//! prompts: such a table is refused with its line.
+
+use csv::{ByteRecord, ReaderBuilder, StringRecord};
+
+use super::prompts::PromptText;
+use crate::failure::{Failure, Outcome};
+
+/// What stands between two columns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Separator {
+    /// `.csv`: the first row always names the columns.
+    Comma,
+    /// `.tsv`: without names, two columns are an id and a prompt.
+    Tab,
+}
+
+impl Separator {
+    fn byte(self) -> u8 {
+        match self {
+            Self::Comma => b',',
+            Self::Tab => b'\t',
+        }
+    }
+}
+
+/// Names of the column with prompts.
+const TEXT: [&str; 2] = ["caption", "prompt"];
+/// What other programs call such a column, or what stands beside it: words that say that a row names columns.
+const OTHERS: [&str; 9] =
+    ["captions", "prompts", "text", "title", "description", "image_id", "file_name", "filename", "filepath"];
+
+/// The prompts of a table, in its order. Columns: `caption` or `prompt`; `id` (else rows are numbered from 0) and `seed` where
+/// they are there; others are passed over. Without names of columns: an id, a tab and a prompt on each line.
+///
+/// # Errors
+/// A usage failure with the line and the columns.
+pub fn read_table(text: &str, separator: Separator) -> Outcome<Vec<PromptText>> {
+    // an id and a prompt may have quotes that are no table's
+    let quoted = separator == Separator::Comma;
+    let Some(first) = rows(text, separator, quoted).next().transpose()? else { return Ok(Vec::new()) };
+    match Columns::named(&first, separator)? {
+        Some(columns) => with_names(text, separator, &columns),
+        None => without_names(text),
+    }
+}
+
+/// Whether a line names the columns of a table, as far as one can tell.
+pub fn names_columns(fields: &[String]) -> bool {
+    let word = |field: &String| !field.is_empty() && !field.contains(char::is_whitespace);
+    fields.iter().all(word)
+        && fields.iter().any(|field| TEXT.contains(&field.as_str()) || OTHERS.contains(&field.as_str()))
+}
+
+/// One row with its place in the text.
+struct Row {
+    /// Counted from 1.
+    line: u64,
+    fields: StringRecord,
+}
+
+impl Row {
+    fn wrong(&self, reason: impl std::fmt::Display) -> Failure {
+        Failure::usage(format!("line {}: {reason}", self.line))
+    }
+
+    fn field(&self, column: usize) -> &str {
+        self.fields.get(column).unwrap_or_default()
+    }
+
+    fn is_blank(&self) -> bool {
+        self.fields.iter().all(|field| field.trim().is_empty())
+    }
+}
+
+/// The rows that are not empty.
+fn rows(text: &str, separator: Separator, quoted: bool) -> impl Iterator<Item = Outcome<Row>> {
+    let mut reader = ReaderBuilder::new()
+        .has_headers(false)
+        .flexible(true)
+        .delimiter(separator.byte())
+        .quoting(quoted)
+        .from_reader(text.as_bytes());
+    std::iter::from_fn(move || {
+        loop {
+            let mut fields = ByteRecord::new();
+            match reader.read_byte_record(&mut fields) {
+                Ok(false) => return None,
+                Err(error) => return Some(Err(Failure::usage(error))),
+                Ok(true) => {}
+            }
+            let start = fields.position().map_or(0, |position| position.byte() as usize);
+            let raw = text.get(start..reader.position().byte() as usize).unwrap_or_default();
+            let skipped = raw.len() - raw.trim_start_matches(['\n', '\r']).len();
+            let line = fields.position().map_or(0, csv::Position::line)
+                + raw[..skipped].matches('\n').count() as u64;
+            let fields = StringRecord::from_byte_record_lossy(fields);
+            let row = Row { line, fields };
+            if row.is_blank() {
+                continue;
+            }
+            let checked = match quoted {
+                true => check_quotes(&row, raw.trim_matches(['\n', '\r']), separator),
+                false => Ok(()),
+            };
+            return Some(checked.map(|()| row));
+        }
+    })
+}
+
+/// That every field is quoted whole or not at all, with its quotes doubled: else the library's reading is one of several.
+fn check_quotes(row: &Row, raw: &str, separator: Separator) -> Outcome {
+    let between = char::from(separator.byte());
+    let mut rest = raw;
+    for (column, field) in row.fields.iter().enumerate() {
+        let written = match rest.starts_with('"') {
+            true => format!("\"{}\"", field.replace('"', "\"\"")),
+            false => field.to_string(),
+        };
+        let after = rest.strip_prefix(written.as_str()).and_then(|after| match after.strip_prefix(between) {
+            Some(next) => Some(next),
+            None => after.is_empty().then_some(after),
+        });
+        // a tab and a line's end in one field: its quote was closed in another row
+        let mixed = separator == Separator::Tab && field.contains('\n') && field.contains('\t');
+        let Some(next) = after.filter(|_| !mixed) else {
+            let reason = format!("column {}: expected a field quoted whole or not at all", column + 1);
+            return Err(row.wrong(reason));
+        };
+        rest = next;
+    }
+    Ok(())
+}
+
+/// Which column holds what.
+struct Columns {
+    names: Vec<String>,
+    text: usize,
+    id: Option<usize>,
+    seed: Option<usize>,
+}
+
+impl Columns {
+    /// From a first row; `None` if it names no columns but holds an id and a prompt.
+    fn named(first: &Row, separator: Separator) -> Outcome<Option<Self>> {
+        let name = |field: &str| field.trim().trim_matches('"').to_ascii_lowercase();
+        let names: Vec<String> = first.fields.iter().map(name).collect();
+        let listed = names.join(", ");
+        let named = |wanted: &str| -> Outcome<Option<usize>> {
+            let mut places =
+                names.iter().enumerate().filter(|(_, name)| *name == wanted).map(|(place, _)| place);
+            match (places.next(), places.next()) {
+                (_, Some(_)) => {
+                    Err(first.wrong(format!("expected one column {wanted}, got columns {listed}")))
+                }
+                (place, None) => Ok(place),
+            }
+        };
+        let text = match (named(TEXT[0])?, named(TEXT[1])?) {
+            (Some(_), Some(_)) => {
+                let reason = format!("expected a column caption or prompt, got both in columns {listed}");
+                return Err(first.wrong(reason));
+            }
+            (text, None) | (None, text) => text,
+        };
+        let (id, seed) = (named("id")?, named("seed")?);
+        let bare = separator == Separator::Tab && names.len() == 2;
+        match text {
+            // an id, a tab, and a prompt that is the word
+            Some(1) if bare && id.is_none() && !names_columns(&names[..1]) => Err(first.wrong(format!(
+                "expected columns id and prompt, or an id and a prompt, got {listed}, which may be either"
+            ))),
+            Some(text) if !bare || names_columns(&names) || id.is_some() => {
+                Ok(Some(Self { text, id, seed, names }))
+            }
+            _ if bare && !names_columns(&names) => Ok(None),
+            _ if separator == Separator::Tab && names.len() == 1 => Err(first.wrong(
+                "expected an id, a tab and a prompt, or the names of columns with caption or prompt among them",
+            )),
+            _ => Err(first.wrong(format!(
+                "expected the names of columns with caption or prompt among them, got {} columns: {listed}",
+                names.len()
+            ))),
+        }
+    }
+}
+
+fn with_names(text: &str, separator: Separator, columns: &Columns) -> Outcome<Vec<PromptText>> {
+    let Columns { names, text: place, id, seed } = columns;
+    let name = |place: usize| names.get(place).map_or("", String::as_str);
+    let prompt = |(number, row): (usize, Outcome<Row>)| {
+        let row = row?;
+        if row.fields.len() != names.len() {
+            let reason =
+                format!("expected {} columns ({}), got {}", names.len(), names.join(", "), row.fields.len());
+            return Err(row.wrong(reason));
+        }
+        let words = row.field(*place).trim();
+        if words.is_empty() {
+            return Err(row.wrong(format!("column {}: expected a text, got nothing", name(*place))));
+        }
+        // some captions have line ends within them
+        let text = match words.contains(['\n', '\r']) {
+            true => words.split_whitespace().collect::<Vec<_>>().join(" "),
+            false => words.to_string(),
+        };
+        let seed = seed.map(|seed| row.field(seed).trim()).filter(|seed| !seed.is_empty());
+        let number_of = |text: &str| {
+            text.parse().map_err(|_| row.wrong(format!("column seed: expected a whole number, got {text:?}")))
+        };
+        Ok(PromptText {
+            id: id.map_or_else(|| format!("{number:06}"), |id| row.field(id).trim().to_string()),
+            text,
+            seed: seed.map(number_of).transpose()?,
+        })
+    };
+    rows(text, separator, true).skip(1).enumerate().map(prompt).collect()
+}
+
+/// An id, a tab and a prompt on each line, in which quotes are quotes.
+fn without_names(text: &str) -> Outcome<Vec<PromptText>> {
+    let prompt = |row: Outcome<Row>| {
+        let row = row?;
+        match row.fields.len() {
+            2 => Ok(PromptText {
+                id: row.field(0).trim().into(),
+                text: row.field(1).trim().into(),
+                seed: None,
+            }),
+            1 => Err(row.wrong("expected an id, a tab and a prompt")),
+            more => Err(row.wrong(format!("expected an id, a tab and a prompt, got {more} columns"))),
+        }
+    };
+    rows(text, Separator::Tab, false).map(prompt).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str, separator: Separator) -> Vec<(String, String)> {
+        let prompts = read_table(text, separator).unwrap();
+        prompts.into_iter().map(|prompt| (prompt.id, prompt.text)).collect()
+    }
+
+    fn pairs(expected: &[(&str, &str)]) -> Vec<(String, String)> {
+        expected.iter().map(|(id, text)| (id.to_string(), text.to_string())).collect()
+    }
+
+    #[test]
+    fn columns_are_found_by_their_names() {
+        let mlperf = "id\timage_id\tcaption\theight\twidth\tfile_name\tcoco_url\n\
+                      7\t139\tA red circle\t640\t426\ta.jpg\thttp://a\n\
+                      8\t285\t\"A \"\"small\"\" cat\"\t640\t480\tb.jpg\thttp://b\n";
+        let expected = pairs(&[("7", "A red circle"), ("8", "A \"small\" cat")]);
+        assert_eq!(read(mlperf, Separator::Tab), expected);
+        assert_eq!(read("id\tprompt\nfox\ta red fox\n", Separator::Tab), pairs(&[("fox", "a red fox")]));
+        let commas = "id,prompt\r\n1,\"a red, small fox\"\r\n\r\n2,an \"owl\"\r\n";
+        let expected = pairs(&[("1", "a red, small fox"), ("2", "an \"owl\"")]);
+        assert_eq!(read(commas, Separator::Comma), expected);
+        // rows are numbered where there is no id; a caption may have line ends within it
+        let expected = pairs(&[("000000", "a b c"), ("000001", "d")]);
+        assert_eq!(read("Caption\n\"a b\nc\"\n\nd\n", Separator::Comma), expected);
+        assert_eq!(read("\"id\"\t\"caption\"\n9\ta b\n", Separator::Tab), pairs(&[("9", "a b")]));
+        assert_eq!(read("image_id\tcaption\n9\ta b\n", Separator::Tab), pairs(&[("000000", "a b")]));
+        let seeds = read_table("seed,prompt\n5,a\n,b\n", Separator::Comma).unwrap();
+        assert_eq!([seeds[0].seed, seeds[1].seed], [Some(5), None]);
+        assert!(read_table("\n", Separator::Comma).unwrap().is_empty());
+    }
+
+    #[test]
+    fn two_columns_without_names_are_an_id_and_a_prompt() {
+        let text = "a\t\"quoted\" one\n\nid\tthe prompt of id\nb\t\"two\n";
+        let expected = pairs(&[("a", "\"quoted\" one"), ("id", "the prompt of id"), ("b", "\"two")]);
+        assert_eq!(read(text, Separator::Tab), expected);
+    }
+
+    #[test]
+    fn what_can_be_read_in_two_ways_is_refused() {
+        for (text, separator, named) in [
+            ("id\tcaption\n1\ta\tb\n", Separator::Tab, "line 2: expected 2 columns (id, caption), got 3"),
+            ("id,caption\n\n1\n", Separator::Comma, "line 3: expected 2 columns (id, caption), got 1"),
+            (
+                "id\tcaption\tprompt\n1\ta\tb\n",
+                Separator::Tab,
+                "line 1: expected a column caption or prompt, got both",
+            ),
+            (
+                "caption,id,caption\n",
+                Separator::Comma,
+                "line 1: expected one column caption, got columns caption, id, caption",
+            ),
+            (
+                "1,a fox\n2,an owl\n",
+                Separator::Comma,
+                "line 1: expected the names of columns with caption or prompt",
+            ),
+            (
+                "filepath\ttitle\na.png\ta fox\n",
+                Separator::Tab,
+                "line 1: expected the names of columns with caption or prompt among them, got 2 columns: filepath, title",
+            ),
+            ("1\t139\ta fox\n", Separator::Tab, "got 3 columns: 1, 139, a fox"),
+            (
+                "a\tone\nb\ttwo\tb.jpg\n",
+                Separator::Tab,
+                "line 2: expected an id, a tab and a prompt, got 3 columns",
+            ),
+            ("fox\tprompt\nowl\tan owl\n", Separator::Tab, "which may be either"),
+            (
+                "id\tprompt\n1\t\"red\" fox\n",
+                Separator::Tab,
+                "line 2: column 2: expected a field quoted whole",
+            ),
+            (
+                "id\tprompt\n1\t\"a fox\n2\tan owl\n",
+                Separator::Tab,
+                "line 2: column 2: expected a field quoted whole",
+            ),
+            (
+                "id\tprompt\n1\t\"a fox\n2\tan owl\"\n",
+                Separator::Tab,
+                "line 2: column 2: expected a field quoted whole",
+            ),
+            ("id,prompt\n1,\n", Separator::Comma, "line 2: column prompt: expected a text"),
+            (
+                "id,prompt,seed\n1,a,-2\n",
+                Separator::Comma,
+                "line 2: column seed: expected a whole number, got \"-2\"",
+            ),
+        ] {
+            let message = read_table(text, separator).unwrap_err().to_string();
+            assert!(message.contains(named), "{text:?}\nexpected {named:?} in: {message}");
+        }
+    }
+}

@@ -1,0 +1,135 @@
+//! The page itself.
+
+use super::curves::curves;
+use super::figures::{DRAWS, PointFigures};
+use super::gallery::{Gallery, Shown};
+use super::html::{escaped, script_hash};
+use super::tables;
+use crate::failure::Outcome;
+use crate::gathered::Gathered;
+use crate::record::Record;
+
+const STYLE: &str = include_str!("page.css");
+const SCRIPT: &str = include_str!("page.js");
+
+/// The whole page as HTML. The same results make the same page.
+///
+/// # Errors
+/// [`Failure::Run`](crate::Failure::Run) naming a picture or a file of masks that cannot be read.
+pub fn page(run: &Gathered, shown: &Shown<'_>) -> Outcome<String> {
+    let figures: Vec<PointFigures> = run
+        .info
+        .points
+        .iter()
+        .map(|point| PointFigures::of(&run.of_point(point).collect::<Vec<&Record>>()))
+        .collect();
+    let title = escaped(&run.info.title);
+    let (done, total) = (run.records.len(), run.total());
+    // Nothing is fetched from anywhere, and no script runs but the page's own.
+    let policy = format!(
+        "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src {}; base-uri 'none'; form-action 'none'",
+        script_hash(SCRIPT)
+    );
+    let mut parts = vec![format!(
+        "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
+         <meta http-equiv=\"Content-Security-Policy\" content=\"{policy}\">\n\
+         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
+         <title>{title}</title>\n<link rel=\"icon\" href=\"data:,\">\n<style>\n{STYLE}</style>\n</head>\n<body>\n\
+         <header><h1>{title}</h1>\n{}</header>\n<main>\n",
+        state(done, total)
+    )];
+    parts.push(section("results", "Results", &results(run, &figures)));
+    if done > 0 {
+        let drawn = curves(run, &figures)?;
+        if !drawn.is_empty() {
+            parts.push(section("curves", "Curves", &format!("{CURVES}<div class=\"charts\">{drawn}</div>")));
+        }
+        let gallery = Gallery::new(run, shown)?;
+        parts.push(section("images", "Images", &images(run, shown, &gallery)));
+        parts.push(section("masks", "Masks", &masks(run, &gallery)?));
+        let table = tables::images(run);
+        let table = format!("<details><summary>Show the table of all images</summary>{table}</details>");
+        parts.push(section("table", "Every image", &table));
+    }
+    parts.push(section("configurations", "Configurations", &configurations(run)?));
+    parts.push(section("provenance", "Provenance", &tables::provenance(run)));
+    parts.push(format!("</main>\n{VIEWER}<script>{SCRIPT}</script>\n</body>\n</html>\n"));
+    Ok(parts.concat())
+}
+
+fn section(id: &str, title: &str, content: &str) -> String {
+    format!(
+        "<section id=\"{id}\" aria-labelledby=\"{id}-title\">\n<h2 id=\"{id}-title\">{title}</h2>\n{content}</section>\n"
+    )
+}
+
+fn state(done: usize, total: usize) -> String {
+    match done {
+        0 => {
+            format!("<p class=\"state partial\" role=\"status\">No image is finished yet, of {total}.</p>\n")
+        }
+        some if some < total => format!(
+            "<p class=\"state partial\" role=\"status\">Not finished: {done} of {total} images. Means are over those.</p>\n"
+        ),
+        _ => format!("<p class=\"state\">All {total} images are finished.</p>\n"),
+    }
+}
+
+fn results(run: &Gathered, figures: &[PointFigures]) -> String {
+    let note = format!(
+        "<p>A line a point of the grid; a click on a column's title sorts by it. FLOPs are 2 × MAC of one sample in one \
+         U-Net evaluation, the mean over the steps as they ran. Distances are to the unpruned image of the same prompt, seed \
+         and sampling. Brackets: 95 % bootstrap interval of the mean over N prompts ({DRAWS} draws). An image equal to the \
+         unpruned one has an infinite PSNR, which is not in the mean.</p>\n"
+    );
+    format!("{note}{}", tables::points(run, figures))
+}
+
+const CURVES: &str = "<p>Bars are the 95 % intervals of the table. One line a grid entry.</p>\n";
+
+const NO_MASKS: &str = "<p>The run stored no masks. It stores those of the prompts that its configuration names in <code>masks</code>.</p>\n";
+
+fn masks(run: &Gathered, gallery: &Gallery) -> Outcome<String> {
+    let mut stored = 0;
+    for finished in run.records.values() {
+        stored += usize::from(finished.masks()?.is_some());
+    }
+    Ok(match (stored, gallery.masks.is_empty()) {
+        (0, _) => NO_MASKS.into(),
+        (_, true) => {
+            format!("<p>Masks of {stored} images are stored, of none of the prompts shown here.</p>\n")
+        }
+        _ => format!(
+            "<p>Pruned tokens are dark. Of the first, the middle and the last step with masks.</p>\n{}",
+            gallery.masks
+        ),
+    })
+}
+
+fn images(run: &Gathered, shown: &Shown<'_>, gallery: &Gallery) -> String {
+    format!(
+        "<p>{} of {} prompts. Choose an image to compare it with the unpruned one. Sides are at most {} pixels here; larger \
+         images were made smaller (means of pixels), figures are of the full ones.</p>\n{}",
+        shown.prompts.len(),
+        run.prompts.len(),
+        shown.pixels,
+        gallery.grid
+    )
+}
+
+fn configurations(run: &Gathered) -> Outcome<String> {
+    Ok(format!(
+        "<p>What made each point, every option with its value.</p>\n{}\
+         <details class=\"config\"><summary>The run's configuration as it was written</summary><pre>{}</pre></details>\n",
+        tables::configurations(run)?,
+        escaped(&run.config)
+    ))
+}
+
+/// The before/after viewer; the script gives it its pictures.
+const VIEWER: &str = "<dialog id=\"viewer\" aria-labelledby=\"viewer-title\">\n\
+    <form method=\"dialog\"><h2 id=\"viewer-title\"></h2><button>Close</button></form>\n\
+    <div id=\"stage\"><img id=\"after\" alt=\"\"><img id=\"before\" alt=\"\"><span id=\"divider\"></span>\
+    <span class=\"tag left\">unpruned</span><span class=\"tag right\">pruned</span></div>\n\
+    <label>Share of the unpruned image <input id=\"share\" type=\"range\" min=\"0\" max=\"100\" value=\"50\"></label>\n\
+    </dialog>\n";
