@@ -12,11 +12,11 @@ use atedm_core::plugin::{
     Action, BuildContext, Event, NestId, NestSite, Registry, Run, Site, Step, TokenReducer,
 };
 use atedm_core::reference::{NdDevice, Reference32};
-use atedm_core::{AttentionOps, Backend, DType, DeviceOf, Result};
+use atedm_core::{AttentionOps, Backend, DType, DeviceOf, Result, Tensor};
 use atedm_sdxl::checkpoint::{Checkpoint, OpenOptions};
-use atedm_sdxl::pipeline::{Decoding, Output, Pipeline, Proceed, StepReport};
+use atedm_sdxl::pipeline::{Decoding, InitialLatents, Output, Pipeline, Proceed, Request, StepReport};
 use atedm_tests::golden::{Golden, fixtures, request};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// Notes the steps at which a nest did not run.
 struct Noting<'a, T> {
@@ -69,7 +69,7 @@ fn run<B: Backend>(
 ) -> (Output<B::Tensor>, BTreeMap<NestId, Vec<usize>>) {
     let latents =
         golden.array(case["start"].as_str().unwrap()).upload(DType::F32, pipeline.device()).unwrap();
-    let request = atedm_sdxl::pipeline::Request { decoding: Decoding::Skip, ..request(case, latents) };
+    let request = Request { decoding: Decoding::Skip, ..request(case, latents) };
     let mut method = method(case["method"].as_str().unwrap(), &case["options"]);
     let mut noting = Noting { method: method.as_mut(), replaced: BTreeMap::new() };
     let mut go_on = |_: &StepReport<'_, B::Tensor>| Proceed::Continue(());
@@ -107,6 +107,69 @@ fn assert_parity<B: Backend>(device: &DeviceOf<B>, method: &str) {
         }
     }
     assert!(faults.is_empty(), "{}", faults.join("\n"));
+}
+
+/// A run of one case on tiny-a under another method, on ndarray.
+fn output(name: &str, options: &Value, start: usize) -> Output<<Reference32 as Backend>::Tensor> {
+    let (cases, golden) = cases();
+    let case = &cases[0];
+    let opened = Checkpoint::open(fixtures().join("tiny-a"), OpenOptions::default()).unwrap();
+    let pipeline = Pipeline::<Reference32>::load(&opened, DType::F32, &NdDevice).unwrap();
+    let latents = golden.array(case["start"].as_str().unwrap()).upload(DType::F32, &NdDevice).unwrap();
+    let mut request = Request { decoding: Decoding::Skip, ..request(case, latents.clone()) };
+    if start > 0 {
+        request.initial = InitialLatents::Noisy { latents, start };
+    }
+    let mut go_on = |_: &StepReport<'_, _>| Proceed::Continue(());
+    pipeline.generate(&request, method(name, options).as_mut(), &mut go_on).unwrap()
+}
+
+fn values<T: Tensor>(output: &Output<T>) -> Vec<f32> {
+    output.latents.to_f32().unwrap()
+}
+
+/// In a stack a member that is asked for nothing changes nothing, and two that work change more than each alone.
+#[test]
+fn stacks_do_what_their_members_do() {
+    let (deepcache, tgate) = (json!({"cache_interval": 3}), json!({"gate_step": 4}));
+    let of = |name: &str, options: Value| values(&output(name, &options, 0));
+    let alone = (of("deepcache", deepcache.clone()), of("tgate", tgate.clone()));
+    let idle = json!({"deepcache": {"cache_interval": 1}, "tgate": tgate});
+    assert_eq!(of("deepcache+tgate", idle), alone.1);
+    let idle = json!({"deepcache": deepcache, "tgate": {"gate_step": 99, "sp_interval": 1}});
+    assert_eq!(of("deepcache+tgate", idle), alone.0);
+    let both = of("deepcache+tgate", json!({"deepcache": deepcache, "tgate": tgate}));
+    let off = |other: &[f32]| {
+        let wide = |values: &[f32]| values.iter().map(|x| f64::from(*x)).collect::<Vec<_>>();
+        relative_l2(&wide(&both), &wide(other))
+    };
+    assert!(off(&alone.0) > 1e-3 && off(&alone.1) > 1e-3);
+    let at_edm = json!({"ratio": 0.5, "schedule": "constant"});
+    let idle = json!({"deepcache": {"cache_interval": 1}, "at-edm": at_edm});
+    let pruned = of("at-edm", at_edm.clone());
+    assert_eq!(of("deepcache+at-edm", idle), pruned);
+    assert_ne!(of("deepcache+at-edm", json!({"deepcache": deepcache, "at-edm": at_edm})), pruned);
+}
+
+/// What does not run is not counted, and from the gate on an image is one row. A run that starts late counts from there.
+#[test]
+fn costs_are_those_of_what_runs() {
+    let deepcache = json!({"cache_interval": 3});
+    for (start, full) in [(0, vec![0, 3, 6]), (1, vec![1, 4, 7])] {
+        let costs = output("deepcache", &deepcache, start).costs;
+        let most = costs.iter().map(|cost| cost.macs.total()).max().unwrap();
+        let whole: Vec<usize> =
+            costs.iter().filter(|cost| cost.macs.total() == most).map(|cost| cost.step).collect();
+        assert_eq!(whole, full, "from step {start}");
+    }
+    for start in [0, 2] {
+        let costs = output("tgate", &json!({"gate_step": 4}), start).costs;
+        let rows: Vec<usize> = costs.iter().map(|cost| cost.rows).collect();
+        assert_eq!(rows, [vec![2; 4], vec![1; 4 - start]].concat(), "from step {start}");
+    }
+    let costs = output("step-forecast", &json!({"cache_interval": 3}), 0).costs;
+    let ran: Vec<usize> = costs.iter().filter(|cost| cost.macs.total() > 0).map(|cost| cost.step).collect();
+    assert_eq!(ran, [0, 1, 2, 4, 7]);
 }
 
 #[test]
