@@ -56,6 +56,10 @@ impl<T: AttentionOps, R: TokenReducer<T>> TokenReducer<T> for Tracing<R> {
         self.inner.begin_run(run)
     }
 
+    fn wants_guidance(&mut self, step: &Step) -> bool {
+        self.inner.wants_guidance(step)
+    }
+
     fn begin_step(&mut self, step: &Step, rows: &[Row]) -> Result<()> {
         self.trace.clear();
         self.inner.begin_step(step, rows)
@@ -78,7 +82,7 @@ impl<T: AttentionOps, R: TokenReducer<T>> TokenReducer<T> for Tracing<R> {
         self.inner.enter_nest(site, hidden)
     }
 
-    fn leave_nest(&mut self, site: &NestSite<'_>, output: &T) -> Result<()> {
+    fn leave_nest(&mut self, site: &NestSite<'_>, output: &T) -> Result<Option<T>> {
         self.inner.leave_nest(site, output)
     }
 

@@ -127,7 +127,8 @@ impl<'a, B: Backend> Machine<'a, B> {
                 Some(evaluation) => evaluation,
                 None => {
                     let rows = picture.rows();
-                    watched.begin_run(&Run { steps: picture.steps, seed: picture.seed, rows: &rows })?;
+                    let run = Run::new(picture.steps, picture.seed, &rows);
+                    watched.begin_run(&Run { first: picture.first, ..run })?;
                     runs += 1;
                     0
                 }

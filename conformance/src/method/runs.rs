@@ -140,9 +140,10 @@ pub fn a_cancelled_run_leaves_nothing<B: Backend>(subject: &Subject<B>) -> Resul
     assert_last_run_is_alone(subject, cut_lives(), "after a cancelled run")
 }
 
-/// The plan where a run starts late: a sublayer whose output was to be used again may run if there is none yet.
+/// The plan where a run starts late: a sublayer whose output was to be used again may run if there is none yet, and others
+/// may be used again by a method that counts from the run's first step.
 fn run_where_nothing_is_kept(ran: &[LayerTokens], planned: Vec<LayerTokens>) -> Vec<LayerTokens> {
-    let or = |planned: usize, ran: usize| if planned == 0 { ran } else { planned };
+    let or = |planned: usize, ran: usize| if planned == 0 || ran == 0 { ran } else { planned };
     if ran.len() != planned.len() {
         return planned;
     }

@@ -155,6 +155,10 @@ impl<T: AttentionOps> TokenReducer<T> for Watched<'_, T> {
         self.method.begin_run(run)
     }
 
+    fn wants_guidance(&mut self, step: &Step) -> bool {
+        self.method.wants_guidance(step)
+    }
+
     fn begin_step(&mut self, step: &Step, rows: &[Row]) -> Result<()> {
         self.trace.clear();
         self.replaced.clear();
@@ -211,7 +215,7 @@ impl<T: AttentionOps> TokenReducer<T> for Watched<'_, T> {
         Ok(answer)
     }
 
-    fn leave_nest(&mut self, site: &NestSite<'_>, output: &T) -> Result<()> {
+    fn leave_nest(&mut self, site: &NestSite<'_>, output: &T) -> Result<Option<T>> {
         match self.next_is_wrong() {
             Some(how) => self.method.leave_nest(site, &how.of(output)?),
             None => self.method.leave_nest(site, output),

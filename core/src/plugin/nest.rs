@@ -70,6 +70,6 @@ pub fn nest<T: AttentionOps>(
         return Ok(output);
     }
     let output = inner(reducer, hidden)?;
-    reducer.leave_nest(site, &output)?;
-    Ok(output)
+    let instead = reducer.leave_nest(site, &output)?;
+    Ok(instead.unwrap_or(output))
 }

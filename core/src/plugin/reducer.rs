@@ -14,6 +14,15 @@ pub struct Run<'a> {
     pub seed: u64,
     /// What each batch row is.
     pub rows: &'a [Row],
+    /// The step that comes first, above 0 where a run starts from an image.
+    pub first: usize,
+}
+
+impl<'a> Run<'a> {
+    /// A run of the full schedule.
+    pub fn new(steps: usize, seed: u64, rows: &'a [Row]) -> Self {
+        Self { steps, seed, rows, first: 0 }
+    }
 }
 
 /// What the model tells at one point of a transformer layer.
@@ -115,6 +124,11 @@ pub trait TokenReducer<T: AttentionOps>: Send {
     fn begin_run(&mut self, _run: &Run<'_>) -> Result<()> {
         Ok(())
     }
+    /// Whether a step of a guided run is guided; asked before [`TokenReducer::begin_step`]. Without guidance the batch is
+    /// its negative rows alone, and what they give is the prediction (T-GATE).
+    fn wants_guidance(&mut self, _step: &Step) -> bool {
+        true
+    }
     /// A denoising step begins.
     fn begin_step(&mut self, _step: &Step, _rows: &[Row]) -> Result<()> {
         Ok(())
@@ -129,9 +143,10 @@ pub trait TokenReducer<T: AttentionOps>: Send {
     fn enter_nest(&mut self, _site: &NestSite<'_>, _hidden: &T) -> Result<Option<T>> {
         Ok(None)
     }
-    /// A nest has run and gave `output`. Not told of a nest whose output was given in its place.
-    fn leave_nest(&mut self, _site: &NestSite<'_>, _output: &T) -> Result<()> {
-        Ok(())
+    /// A nest has run and gave `output`. The answer, if any, stands for it: so a method that uses earlier outputs again can
+    /// decide for each row of a batch. Not told of a nest whose output was given in its place.
+    fn leave_nest(&mut self, _site: &NestSite<'_>, _output: &T) -> Result<Option<T>> {
+        Ok(None)
     }
     /// A denoising step ended with this model output `[b, c, h, w]`.
     fn end_step(&mut self, _prediction: &T) -> Result<()> {

@@ -114,7 +114,7 @@ fn the_forward_pass_votes_once_the_heads_are_known() {
     assert_eq!(asked_second, [FirstVote, Nothing, Nothing, Nothing, Nothing, Nothing]);
     assert_close(&values(&second), &values(&first), 1e-10);
     let rows = single(2);
-    method.begin_run(&Run { steps: 1, seed: 0, rows: &rows }).unwrap();
+    method.begin_run(&Run::new(1, 0, &rows)).unwrap();
     let (_, asked_again) = run(&toy, &mut method, &inputs).unwrap();
     assert_eq!(asked_again, asked_first);
 }
@@ -160,7 +160,7 @@ fn nan_scores_are_an_error() {
 fn tau_above_the_steps_is_an_error_when_a_run_begins() {
     let mut method = build(&AtEdmConfig { tau: Tau::Steps(11), ..AtEdmConfig::default() });
     let rows = single(1);
-    let mut begin = |steps| method.begin_run(&Run { steps, seed: 0, rows: &rows });
+    let mut begin = |steps| method.begin_run(&Run::new(steps, 0, &rows));
     assert!(begin(11).is_ok());
     let error = begin(10).unwrap_err().to_string();
     assert!(error.starts_with("tau: ") && error.contains("10"), "{error}");

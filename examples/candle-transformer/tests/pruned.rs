@@ -29,7 +29,7 @@ fn input() -> Result<Tensor> {
 fn at_edm(ratio: f64) -> Box<dyn TokenReducer<CandleTensor>> {
     let config = AtEdmConfig { ratio, ..AtEdmConfig::default() };
     let mut method = config.build(&BuildContext::default(), &Parts::with_builtins()).unwrap();
-    method.begin_run(&Run { steps: STEP.total, seed: 0, rows: &Row::singles(2) }).unwrap();
+    method.begin_run(&Run::new(STEP.total, 0, &Row::singles(2))).unwrap();
     method.begin_step(&STEP, &Row::singles(2)).unwrap();
     Box::new(method)
 }

@@ -53,6 +53,10 @@ impl<T: AttentionOps> TokenReducer<T> for Timed<T> {
         self.inner.begin_run(run)
     }
 
+    fn wants_guidance(&mut self, step: &Step) -> bool {
+        self.inner.wants_guidance(step)
+    }
+
     fn begin_step(&mut self, step: &Step, rows: &[Row]) -> Result<()> {
         let inner = &mut self.inner;
         self.clock.during(self.own, || inner.begin_step(step, rows))
@@ -87,7 +91,7 @@ impl<T: AttentionOps> TokenReducer<T> for Timed<T> {
         self.clock.during(self.own, || inner.enter_nest(site, hidden))
     }
 
-    fn leave_nest(&mut self, site: &NestSite<'_>, output: &T) -> Result<()> {
+    fn leave_nest(&mut self, site: &NestSite<'_>, output: &T) -> Result<Option<T>> {
         let inner = &mut self.inner;
         self.clock.during(self.own, || inner.leave_nest(site, output))
     }

@@ -60,6 +60,10 @@ impl<T: AttentionOps> TokenReducer<T> for Metered<'_, T> {
         self.inner.begin_run(run)
     }
 
+    fn wants_guidance(&mut self, step: &Step) -> bool {
+        self.inner.wants_guidance(step)
+    }
+
     fn begin_step(&mut self, step: &Step, rows: &[Row]) -> Result<()> {
         self.inner.begin_step(step, rows)
     }
@@ -102,7 +106,7 @@ impl<T: AttentionOps> TokenReducer<T> for Metered<'_, T> {
         Ok(output)
     }
 
-    fn leave_nest(&mut self, site: &NestSite<'_>, output: &T) -> Result<()> {
+    fn leave_nest(&mut self, site: &NestSite<'_>, output: &T) -> Result<Option<T>> {
         self.inner.leave_nest(site, output)
     }
 

@@ -77,7 +77,7 @@ pub(crate) fn at_time<'a>(site: &Site<'a>, timestep: f64) -> Site<'a> {
 
 /// Begins a run of 10 steps.
 pub(crate) fn begin(method: &mut Method, rows: &[Row], seed: u64) -> Result<()> {
-    method.begin_run(&Run { steps: 10, seed, rows })
+    method.begin_run(&Run::new(10, seed, rows))
 }
 
 /// Enters a layer with this stream.
