@@ -84,7 +84,7 @@ fn table(options: &Value) -> Options {
 /// The method for the suite's model.
 fn describe(name: &str, options: &Value) -> Result<Box<dyn MethodPlan>> {
     let id = BlockId { stage: Stage::Mid, stage_index: 0, index: 0, count: 1, level: DEEPEST };
-    let deepest = BlockShape { id, depth: 1, grid: Grid::new(1, 1), channels: 8 };
+    let deepest = BlockShape::new(id, 1, Grid::new(1, 1));
     // every block from the n-th on lies in nest n
     let nest = |n: usize| NestShape { blocks: n..3, values: 1 };
     let model = ModelShape { nests: (0..3).map(nest).collect(), ..ModelShape::new(vec![deepest; 3], 50) };
@@ -107,9 +107,7 @@ fn subject(name: &'static str, options: &Value) -> Subject<Reference64> {
     let again = describe(name, options).unwrap();
     let subject = Subject::new(format!("{name} {options}"), (NdDevice, DType::F64), build(options.clone()))
         .with_idle(build(idle))
-        .with_counts(move |id, depth, grid, index, total| {
-            plan.tokens(&BlockShape { id, depth, grid, channels: 8 }, StepOf { index, total }).unwrap()
-        });
+        .with_counts(move |block, step| plan.tokens(block, step).unwrap());
     // what a first-block cache leaves out, only a run can tell
     if name == "first-block-cache" {
         subject
