@@ -34,7 +34,7 @@ pub mod weights;
 
 pub use candle_core::Device;
 pub use indices::CandleIndices;
-pub use own_model::CandleBlockPass;
+pub use own_model::{CandleBlockPass, CandleTokens};
 pub use own_nest::nest;
 pub use value::CandleTensor;
 pub use weights::VarBuilderSource;

@@ -6,13 +6,13 @@ use atedm_core::plugin::LayerTokens;
 use atedm_core::plugin::{
     Action, BlockId, Event, NestSite, Row, Run, Scope, Site, Step, Sublayer, TokenReducer,
 };
-use atedm_core::{AttentionOps, GraphRequest, Result};
+use atedm_core::{AttentionOps, GraphRequest, Result, Tensor};
 
 /// The tokens of every layer of every block.
 pub type TokenTrace = BTreeMap<BlockId, Vec<LayerTokens>>;
 
 /// Writes down what `sub` runs on after the answer to its [`Event::Before`].
-pub(crate) fn note<T>(trace: &mut TokenTrace, site: &Site<'_>, sub: Sublayer, answer: &Action<T>) {
+pub(crate) fn note<T: Tensor>(trace: &mut TokenTrace, site: &Site<'_>, sub: Sublayer, answer: &Action<T>) {
     let (queries, keys) = match answer {
         Action::Around { scope: Scope::Queries, by } => (by.kept(), site.tokens),
         Action::Around { scope: Scope::KeysValues, by } => (site.tokens, by.kept()),
@@ -22,14 +22,9 @@ pub(crate) fn note<T>(trace: &mut TokenTrace, site: &Site<'_>, sub: Sublayer, an
     };
     let layers = trace.entry(site.block).or_default();
     if layers.len() <= site.layer {
-        layers.resize(site.layer + 1, LayerTokens::whole(0));
+        layers.resize(site.layer + 1, LayerTokens::of(&[], 0));
     }
-    let layer = &mut layers[site.layer];
-    match sub {
-        Sublayer::SelfAttention => (layer.self_attention, layer.self_keys) = (queries, keys),
-        Sublayer::CrossAttention => layer.cross_attention = queries,
-        Sublayer::FeedForward => layer.feed_forward = queries,
-    }
+    layers[site.layer].set(sub, queries, keys);
 }
 
 /// A reducer that is watched: the tokens that each sublayer runs on are written down.
@@ -56,6 +51,10 @@ impl<T: AttentionOps, R: TokenReducer<T>> TokenReducer<T> for Tracing<R> {
         self.inner.begin_run(run)
     }
 
+    fn wants_guidance(&mut self, step: &Step) -> bool {
+        self.inner.wants_guidance(step)
+    }
+
     fn begin_step(&mut self, step: &Step, rows: &[Row]) -> Result<()> {
         self.trace.clear();
         self.inner.begin_step(step, rows)
@@ -78,7 +77,7 @@ impl<T: AttentionOps, R: TokenReducer<T>> TokenReducer<T> for Tracing<R> {
         self.inner.enter_nest(site, hidden)
     }
 
-    fn leave_nest(&mut self, site: &NestSite<'_>, output: &T) -> Result<()> {
+    fn leave_nest(&mut self, site: &NestSite<'_>, output: &T) -> Result<Option<T>> {
         self.inner.leave_nest(site, output)
     }
 

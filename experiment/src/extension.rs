@@ -61,6 +61,7 @@ pub fn parts<T: AttentionOps>(extension: &impl Extension) -> Result<Parts<T>> {
 pub fn registry_with<T: AttentionOps>(extension: &impl Extension, parts: Parts<T>) -> Result<Registry<T>> {
     let mut registry = Registry::with_parts(parts);
     atedm_tomerge::register(&mut registry)?;
+    atedm_reuse::register(&mut registry)?;
     extension.register(&mut registry)?;
     Ok(registry)
 }

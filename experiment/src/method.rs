@@ -67,7 +67,7 @@ impl Workload<'_> {
 
 /// A block without the facts that counts do not depend on.
 pub fn shape(block: &BlockInfo) -> BlockShape {
-    BlockShape { id: block.id, depth: block.depth, grid: block.grid, channels: block.channels }
+    BlockShape::new(block.id, block.depth, block.grid).with_channels(block.channels)
 }
 
 fn nest_shape(nest: NestInfo) -> NestShape {

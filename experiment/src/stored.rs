@@ -21,6 +21,10 @@ impl<T: AttentionOps> TokenReducer<T> for StoredMaps<T> {
         self.inner.begin_run(run)
     }
 
+    fn wants_guidance(&mut self, step: &Step) -> bool {
+        self.inner.wants_guidance(step)
+    }
+
     fn begin_step(&mut self, step: &Step, rows: &[Row]) -> Result<()> {
         self.inner.begin_step(step, rows)
     }
@@ -44,7 +48,7 @@ impl<T: AttentionOps> TokenReducer<T> for StoredMaps<T> {
         self.inner.enter_nest(site, hidden)
     }
 
-    fn leave_nest(&mut self, site: &NestSite<'_>, output: &T) -> Result<()> {
+    fn leave_nest(&mut self, site: &NestSite<'_>, output: &T) -> Result<Option<T>> {
         self.inner.leave_nest(site, output)
     }
 

@@ -117,7 +117,7 @@ impl Inputs {
 
     fn evaluate(&self, unet: &UNet<Candle>, reducer: &mut dyn TokenReducer<CandleTensor>) -> Result<()> {
         let step = Step { index: 20, total: 50, evaluation: 20, sigma: 1.0, timestep: 500.0 };
-        reducer.begin_run(&Run { steps: 50, seed: 0, rows: &self.rows })?;
+        reducer.begin_run(&Run::new(50, 0, &self.rows))?;
         let input = UNetInput {
             latents: &self.latents,
             timesteps: &vec![500.0; self.rows.len()],

@@ -26,6 +26,7 @@ EXPECTED = re.compile(
 # What else is in a package, and why.
 DATA = {
     "atedm": r"src/commands/report/page\.(css|js)",
+    "atedm-experiment": r"src/report/page\.(css|js)",
     "atedm-core": r"tests/.+\.(json|toml)",
     "atedm-shapes": r"(model_index|[a-z_0-9]+/[a-z_]+)\.json|[a-z_0-9]+/(merges\.txt|[a-z_]+\.safetensors(\.part-1)?)",
     "atedm-shapes-unet": r"diffusion_pytorch_model\.safetensors\.part-2",
@@ -42,9 +43,10 @@ def cargo(*arguments):
 
 
 def published():
-    """The metadata of every crate that is published, by name."""
+    """The metadata of every crate that is published, by name, and the folder that cargo builds in."""
     metadata = json.loads(cargo("metadata", "--no-deps", "--format-version", "1", "--locked"))
-    return {crate["name"]: crate for crate in metadata["packages"] if crate["publish"] != []}
+    crates = {crate["name"]: crate for crate in metadata["packages"] if crate["publish"] != []}
+    return crates, Path(metadata["target_directory"])
 
 
 def faults(crate, files):
@@ -72,7 +74,7 @@ def packed(crate, files):
 def main(arguments):
     only_list = "--list" in arguments
     wanted = [argument for argument in arguments if argument != "--list"]
-    crates = published()
+    crates, target = published()
     if unknown := sorted(set(wanted) - set(crates)):
         sys.exit(f"no crate that is published: {', '.join(unknown)}")
     names = wanted or sorted(crates)
@@ -92,7 +94,7 @@ def main(arguments):
     options = [option for name in names for option in ("--package", name)]
     cargo("package", "--allow-dirty", "--locked", *options)
     for name in names:
-        package = ROOT / "target" / "package" / f"{name}-{crates[name]['version']}.crate"
+        package = target / "package" / f"{name}-{crates[name]['version']}.crate"
         size = package.stat().st_size
         print(f"{package.name}: {size} bytes")
         if size > LIMIT:

@@ -107,7 +107,11 @@ pub fn assert_parity<B: Backend>(checkpoint: &str, device: &DeviceOf<B>) {
     }
 }
 
-fn request<T: Tensor>(case: &Value, latents: T) -> Request<T> {
+/// The request of a case, from these standard normal latents.
+///
+/// # Panics
+/// When the case lacks a field.
+pub fn request<T: Tensor>(case: &Value, latents: T) -> Request<T> {
     let number = |name: &str| case[name].as_u64().expect("a count") as usize;
     let prompts: Vec<String> = serde_json::from_value(case["prompts"].clone()).expect("prompts");
     let negative = case["negative_prompt"].as_str().map(|text| vec![text.to_string(); prompts.len()]);

@@ -27,7 +27,7 @@ fn evaluate<R: TokenReducer<ShapeTensor>>(reducer: R, step: usize) -> (Ledger, T
     let step = Step { index: step, total: STEPS, evaluation: step, sigma: 1.0, timestep: 500.0 };
     let rows = Row::singles(1);
     let mut reducer = Tracing::new(reducer);
-    reducer.begin_run(&Run { steps: STEPS, seed: 0, rows: &rows }).unwrap();
+    reducer.begin_run(&Run::new(STEPS, 0, &rows)).unwrap();
     reducer.begin_step(&step, &rows).unwrap();
     let input = UNetInput {
         latents: &of(&[1, 4, LATENTS.height, LATENTS.width]),

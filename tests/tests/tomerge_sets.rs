@@ -65,7 +65,7 @@ impl Case {
         });
         let mut method = registry.build("tome", &options, &BuildContext::default()).unwrap();
         let rows = Row::singles(self.batch);
-        method.begin_run(&Run { steps: 1, seed: self.torch_seed.unwrap_or(0), rows: &rows }).unwrap();
+        method.begin_run(&Run::new(1, self.torch_seed.unwrap_or(0), &rows)).unwrap();
         let site = Site {
             block: BlockId::whole(),
             layer: 0,

@@ -129,7 +129,8 @@ checks! { $;
         graph_overrides_equal_the_generic_bodies graphs_beyond_one_block graph_rejects_misfits;
     seam:
         unpruned_is_the_plain_block reductions_form_a_stack around_is_undone_before_the_residual
-        misplaced_answers_are_errors reducers_pay_only_for_what_they_want;
+        misplaced_answers_are_errors reducers_pay_only_for_what_they_want
+        joint_and_parallel_layers_are_plain_sums tables_follow_the_tokens;
     reuse:
         a_kept_output_stands_for_its_sublayer outputs_in_place_must_fit nests_enclose_each_other;
     at_edm:

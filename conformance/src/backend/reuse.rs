@@ -118,9 +118,10 @@ pub fn outputs_in_place_must_fit<B: Backend>(device: &DeviceOf<B>, dtype: DType)
     Ok(())
 }
 
-/// Hears of nests, and may have an output of one.
+/// Hears of nests, and may have an output of one: in its place, or for one that ran.
 struct Nests<T> {
     gives: Option<(NestId, T)>,
+    instead: Option<(NestId, T)>,
     seen: Vec<String>,
 }
 
@@ -137,13 +138,14 @@ impl<T: AttentionOps> TokenReducer<T> for Nests<T> {
         Ok(self.gives.clone().filter(|(nest, _)| *nest == site.nest).map(|(_, output)| output))
     }
 
-    fn leave_nest(&mut self, site: &NestSite<'_>, _output: &T) -> Result<()> {
+    fn leave_nest(&mut self, site: &NestSite<'_>, _output: &T) -> Result<Option<T>> {
         self.seen.push(format!("leave {}", site.nest.0));
-        Ok(())
+        Ok(self.instead.clone().filter(|(nest, _)| *nest == site.nest).map(|(_, output)| output))
     }
 }
 
-/// Nests are told of in the order in which they lie in one another; nothing happens in one whose output is given.
+/// Nests are told of in the order in which they lie in one another; nothing happens in one whose output is given, and what is
+/// given for one that ran stands for its output.
 pub fn nests_enclose_each_other<B: Backend>(device: &DeviceOf<B>, dtype: DType) -> Result<()> {
     let block = block::<B>(device, dtype, 23)?;
     let (step, rows) = (first_step(10), Row::singles(2));
@@ -156,20 +158,24 @@ pub fn nests_enclose_each_other<B: Backend>(device: &DeviceOf<B>, dtype: DType) 
     };
     let double = Array::read(&block.run(&mut Unpruned)?.affine(2.0, 0.0)?)?;
     assert_exact(&run(&mut Unpruned)?, &double, "nests around a block");
-    let given = |nest: Option<usize>| -> Result<_> {
+    let given = |nest: Option<usize>, ran: Option<usize>| -> Result<_> {
         let ones = block.hidden.on.affine(0.0, 1.0)?;
-        let mut nests = Nests { gives: nest.map(|nest| (NestId(nest), ones)), seen: Vec::new() };
+        let of = |nest: Option<usize>| nest.map(|nest| (NestId(nest), ones.clone()));
+        let mut nests = Nests { gives: of(nest), instead: of(ran), seen: Vec::new() };
         let output = run(&mut nests)?;
         Ok((output, nests.seen.join(", ")))
     };
     let ones = Array::read(&block.hidden.on.affine(0.0, 1.0)?)?;
     let twos = Array::read(&block.hidden.on.affine(0.0, 2.0)?)?;
-    for (nest, expected, seen) in [
-        (None, &double, "enter 0, enter 1, block mid.0, leave 1, leave 0"),
-        (Some(1), &twos, "enter 0, enter 1, leave 0"),
-        (Some(0), &ones, "enter 0"),
+    let whole = "enter 0, enter 1, block mid.0, leave 1, leave 0";
+    for (nest, ran, expected, seen) in [
+        (None, None, &double, whole),
+        (Some(1), None, &twos, "enter 0, enter 1, leave 0"),
+        (Some(0), None, &ones, "enter 0"),
+        (None, Some(1), &twos, whole),
+        (None, Some(0), &ones, whole),
     ] {
-        let (output, got) = given(nest)?;
+        let (output, got) = given(nest, ran)?;
         assert_chain_close(&output, expected, dtype, seen);
         assert_eq!(got, seen);
     }

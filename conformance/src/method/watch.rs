@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use atedm_core::plugin::{
     Action, Event, NestId, NestSite, Reduction, Row, Run, Scope, Site, Step, Sublayer, TokenReducer,
 };
-use atedm_core::{AttentionGraph, AttentionOps, GraphRequest, Result};
+use atedm_core::{AttentionGraph, AttentionOps, GraphRequest, Indices, Result, Tensor};
 
 use super::wrong::{self, WrongTensor};
 use crate::host::Array;
@@ -40,12 +40,41 @@ pub(super) struct Tamper {
     pub(super) how: WrongTensor,
 }
 
-/// Which tokens of the block's entry the stream still holds.
-enum Stream {
+/// Which tokens of the block's entry something still holds.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Stream {
     Whole,
     /// For each batch row the positions at the entry.
     Positions(Vec<Vec<u32>>),
     Unknown,
+}
+
+impl Stream {
+    /// What is left after a reduction to these positions more.
+    fn then(&self, positions: Option<Vec<Vec<u32>>>) -> Self {
+        match (self, positions) {
+            (Self::Whole, Some(rows)) => Self::Positions(rows),
+            (Self::Positions(before), Some(rows)) => {
+                let compose = |(before, row): (&Vec<u32>, Vec<u32>)| {
+                    row.into_iter().filter_map(|place| before.get(place as usize).copied()).collect()
+                };
+                Self::Positions(before.iter().zip(rows).map(compose).collect())
+            }
+            _ => Self::Unknown,
+        }
+    }
+}
+
+/// Which tokens of the block's entry a sublayer runs on.
+#[derive(Debug)]
+pub(super) struct Places {
+    pub(super) at: String,
+    pub(super) queries: Stream,
+    pub(super) keys: Stream,
+}
+
+fn host<T: Tensor>(positions: Option<Result<T::Indices>>) -> Result<Option<Vec<Vec<u32>>>> {
+    positions.transpose()?.map(|positions| positions.to_host()).transpose()
 }
 
 /// The method with its observer.
@@ -56,6 +85,8 @@ pub(super) struct Watched<'a, T: AttentionOps> {
     events: usize,
     stream: Stream,
     pub(super) facts: Vec<Fact>,
+    /// Of every sublayer, in order.
+    pub(super) places: Vec<Places>,
     pub(super) trace: TokenTrace,
     /// The nests of this step that did not run.
     pub(super) replaced: BTreeSet<NestId>,
@@ -70,6 +101,7 @@ impl<'a, T: AttentionOps> Watched<'a, T> {
             events: 0,
             stream: Stream::Whole,
             facts: Vec::new(),
+            places: Vec::new(),
             trace: TokenTrace::new(),
             replaced: BTreeSet::new(),
         }
@@ -108,6 +140,27 @@ impl<'a, T: AttentionOps> Watched<'a, T> {
         }
     }
 
+    /// Notes what a sublayer runs on.
+    fn place(
+        &mut self,
+        at: String,
+        sub: Sublayer,
+        reduction: Option<(Option<Scope>, &dyn Reduction<T>)>,
+    ) -> Result<()> {
+        let (mut queries, mut keys) = (self.stream.clone(), self.stream.clone());
+        if let Some((Some(scope), by)) = reduction {
+            let reduced = self.stream.then(host::<T>(by.positions())?);
+            if scope != Scope::KeysValues || sub == Sublayer::FeedForward {
+                queries = reduced.clone();
+            }
+            if scope != Scope::Queries {
+                keys = reduced;
+            }
+        }
+        self.places.push(Places { at, queries, keys });
+        Ok(())
+    }
+
     fn try_out(
         &mut self,
         site: &Site<'_>,
@@ -116,7 +169,7 @@ impl<'a, T: AttentionOps> Watched<'a, T> {
         (scope, by): (Option<Scope>, &dyn Reduction<T>),
     ) -> Result<()> {
         let batch = input.shape().first().copied().unwrap_or(0);
-        let positions = by.positions().transpose()?;
+        let positions = host::<T>(by.representatives())?;
         let shrunk = by.shrink(input)?;
         let restored = by.restore(&shrunk)?;
         let copy = by.clone_box();
@@ -131,21 +184,9 @@ impl<'a, T: AttentionOps> Watched<'a, T> {
             took: wrong::taken(by, input, &shrunk),
             shrunk: Array::read(&shrunk)?,
             restored: Array::read(&restored)?,
-            positions: positions.clone(),
+            positions,
             copied,
         });
-        if scope.is_none() {
-            self.stream = match (&self.stream, positions) {
-                (Stream::Whole, Some(rows)) => Stream::Positions(rows),
-                (Stream::Positions(before), Some(rows)) => {
-                    let compose = |(before, row): (&Vec<u32>, Vec<u32>)| {
-                        row.into_iter().filter_map(|place| before.get(place as usize).copied()).collect()
-                    };
-                    Stream::Positions(before.iter().zip(rows).map(compose).collect())
-                }
-                _ => Stream::Unknown,
-            };
-        }
         Ok(())
     }
 }
@@ -153,6 +194,10 @@ impl<'a, T: AttentionOps> Watched<'a, T> {
 impl<T: AttentionOps> TokenReducer<T> for Watched<'_, T> {
     fn begin_run(&mut self, run: &Run<'_>) -> Result<()> {
         self.method.begin_run(run)
+    }
+
+    fn wants_guidance(&mut self, step: &Step) -> bool {
+        self.method.wants_guidance(step)
     }
 
     fn begin_step(&mut self, step: &Step, rows: &[Row]) -> Result<()> {
@@ -194,8 +239,14 @@ impl<T: AttentionOps> TokenReducer<T> for Watched<'_, T> {
             Action::UntilExit(by) => Some((None, by.as_ref())),
             _ => None,
         };
+        if let Some(sub) = before {
+            self.place(at.clone(), sub, reduction)?;
+        }
         if let (true, Some(reduction), Some(input)) = (self.tries, reduction, &input) {
             self.try_out(site, at, input, reduction)?;
+        }
+        if let Action::UntilExit(by) = &answer {
+            self.stream = self.stream.then(host::<T>(by.positions())?);
         }
         Ok(answer)
     }
@@ -211,7 +262,7 @@ impl<T: AttentionOps> TokenReducer<T> for Watched<'_, T> {
         Ok(answer)
     }
 
-    fn leave_nest(&mut self, site: &NestSite<'_>, output: &T) -> Result<()> {
+    fn leave_nest(&mut self, site: &NestSite<'_>, output: &T) -> Result<Option<T>> {
         match self.next_is_wrong() {
             Some(how) => self.method.leave_nest(site, &how.of(output)?),
             None => self.method.leave_nest(site, output),

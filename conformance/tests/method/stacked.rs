@@ -80,9 +80,7 @@ fn subject(fault: Option<Fault>) -> Subject<Reference64> {
     Subject::new(NAME, (NdDevice, DType::F64), move || {
         registry(fault).build(NAME, &json!({}), &Default::default())
     })
-    .with_counts(move |id, depth, grid, index, total| {
-        counts.tokens(&BlockShape { id, depth, grid, channels: 8 }, StepOf { index, total }).unwrap()
-    })
+    .with_counts(move |block, step| counts.tokens(block, step).unwrap())
     .with_replaced(move |step| nests.replaced(step))
 }
 
@@ -111,11 +109,9 @@ fn a_members_fault_is_a_fault_of_the_stack() {
 /// The machine's blocks as a model.
 fn model() -> ModelShape {
     use atedm_core::plugin::{BlockId, Grid, Stage};
-    let block = |stage, stage_index, index, level, depth| BlockShape {
-        id: BlockId { stage, stage_index, index, count: 2, level },
-        depth,
-        grid: Grid::new(4 >> level, 4 >> level),
-        channels: 8,
+    let block = |stage, stage_index, index, level, depth| {
+        let id = BlockId { stage, stage_index, index, count: 2, level };
+        BlockShape::new(id, depth, Grid::new(4 >> level, 4 >> level)).with_channels(8)
     };
     let blocks =
         vec![block(Stage::Down, 0, 1, 0, 2), block(Stage::Mid, 0, 0, 1, 3), block(Stage::Up, 1, 0, 0, 1)];

@@ -14,6 +14,15 @@ pub struct Run<'a> {
     pub seed: u64,
     /// What each batch row is.
     pub rows: &'a [Row],
+    /// The step that comes first, above 0 where a run starts from an image.
+    pub first: usize,
+}
+
+impl<'a> Run<'a> {
+    /// A run of the full schedule.
+    pub fn new(steps: usize, seed: u64, rows: &'a [Row]) -> Self {
+        Self { steps, seed, rows, first: 0 }
+    }
 }
 
 /// What the model tells at one point of a transformer layer.
@@ -77,7 +86,7 @@ pub enum Scope {
 /// The answer to an [`Event`].
 #[derive(Debug)]
 #[non_exhaustive]
-pub enum Action<T> {
+pub enum Action<T: Tensor> {
     /// Nothing.
     Continue,
     /// Reduce this sublayer's input, restore its output before the residual (ToMe, ToDo).
@@ -94,16 +103,26 @@ pub enum Action<T> {
 }
 
 /// A way to make fewer tokens and to get all of them back: index, dense and grid-resize plans are implementors.
-pub trait Reduction<T>: Send + std::fmt::Debug {
+pub trait Reduction<T: Tensor>: Send + std::fmt::Debug {
     /// Tokens after shrinking.
     fn kept(&self) -> usize;
     /// `[b, tokens, channels]` → `[b, kept, channels]`.
     fn shrink(&self, full: &T) -> Result<T>;
     /// `[b, kept, channels]` → `[b, tokens, channels]`.
     fn restore(&self, reduced: &T) -> Result<T>;
-    /// For each batch row the positions, among the tokens before shrinking, that the kept tokens stand for; `None` if they stand for no single ones.
-    fn positions(&self) -> Option<Result<Vec<Vec<u32>>>> {
+    /// What errors call it.
+    fn name(&self) -> &str {
+        std::any::type_name::<Self>()
+    }
+    /// The positions `[b, kept]`, among the tokens before shrinking, that the kept tokens stand for; `None` if they stand for
+    /// no single ones. A token that several were merged into stands for the one that they were merged into.
+    fn positions(&self) -> Option<Result<T::Indices>> {
         None
+    }
+    /// The positions of the tokens that stand in the kept ones' places in records and pictures: [`Reduction::positions`],
+    /// but for mixtures of many tokens around a chosen one, which stand for no single position.
+    fn representatives(&self) -> Option<Result<T::Indices>> {
+        self.positions()
     }
     /// A copy, for plans cached over layers and steps.
     fn clone_box(&self) -> Box<dyn Reduction<T>>;
@@ -114,6 +133,11 @@ pub trait TokenReducer<T: AttentionOps>: Send {
     /// A run begins: forget per-image state.
     fn begin_run(&mut self, _run: &Run<'_>) -> Result<()> {
         Ok(())
+    }
+    /// Whether a step of a guided run is guided; asked before [`TokenReducer::begin_step`]. Without guidance the batch is
+    /// its negative rows alone, and what they give is the prediction (T-GATE).
+    fn wants_guidance(&mut self, _step: &Step) -> bool {
+        true
     }
     /// A denoising step begins.
     fn begin_step(&mut self, _step: &Step, _rows: &[Row]) -> Result<()> {
@@ -129,9 +153,10 @@ pub trait TokenReducer<T: AttentionOps>: Send {
     fn enter_nest(&mut self, _site: &NestSite<'_>, _hidden: &T) -> Result<Option<T>> {
         Ok(None)
     }
-    /// A nest has run and gave `output`. Not told of a nest whose output was given in its place.
-    fn leave_nest(&mut self, _site: &NestSite<'_>, _output: &T) -> Result<()> {
-        Ok(())
+    /// A nest has run and gave `output`. The answer, if any, stands for it: so a method that uses earlier outputs again can
+    /// decide for each row of a batch. Not told of a nest whose output was given in its place.
+    fn leave_nest(&mut self, _site: &NestSite<'_>, _output: &T) -> Result<Option<T>> {
+        Ok(None)
     }
     /// A denoising step ended with this model output `[b, c, h, w]`.
     fn end_step(&mut self, _prediction: &T) -> Result<()> {

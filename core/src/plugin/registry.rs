@@ -57,7 +57,8 @@ impl MethodCatalogue {
     ///
     /// # Errors
     /// [`Error::Config`] for an unknown name, listing the known ones, for options that do not fit, for a nest that the
-    /// model does not have, or for members of a stack that do the same thing.
+    /// model does not have, or for members of a stack that do the same thing; [`Error::Plugin`] for a model that needs
+    /// positions and a method that gives none.
     pub fn describe(&self, name: &str, options: &Options, facts: &Facts<'_>) -> Result<Box<dyn MethodPlan>> {
         match stack::is_stack(name) {
             true => stack::describe(name, options, facts, |member, options| {
@@ -70,6 +71,10 @@ impl MethodCatalogue {
     fn describe_one(&self, name: &str, options: &Options, facts: &Facts<'_>) -> Result<Box<dyn MethodPlan>> {
         let plan = self.methods.get(name)?(options, facts)?;
         let Some(model) = facts.model else { return Ok(plan) };
+        if model.needs_positions && !plan.gives_positions() {
+            let reason = "leaves tokens that stand for no single places, and this model gathers rotary or other tables by them";
+            return Err(Error::Plugin { name: name.into(), reason: reason.into() });
+        }
         match model
             .each_step()
             .filter_map(|step| plan.replaced(step))

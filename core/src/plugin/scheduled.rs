@@ -44,6 +44,10 @@ impl<T: AttentionOps, R: TokenReducer<T> + WithRatio> TokenReducer<T> for Schedu
         self.inner.begin_run(run)
     }
 
+    fn wants_guidance(&mut self, step: &Step) -> bool {
+        self.inner.wants_guidance(step)
+    }
+
     fn begin_step(&mut self, step: &Step, rows: &[Row]) -> Result<()> {
         self.inner.begin_step(step, rows)
     }
@@ -66,7 +70,7 @@ impl<T: AttentionOps, R: TokenReducer<T> + WithRatio> TokenReducer<T> for Schedu
         self.inner.enter_nest(site, hidden)
     }
 
-    fn leave_nest(&mut self, site: &NestSite<'_>, output: &T) -> Result<()> {
+    fn leave_nest(&mut self, site: &NestSite<'_>, output: &T) -> Result<Option<T>> {
         self.inner.leave_nest(site, output)
     }
 

@@ -152,7 +152,7 @@ fn a_new_run_starts_cold() {
     let mut method = Watched::new(&AtEdmConfig { rescore_every: 9, ..warm() });
     let first = method.steps(&toy, &[&inputs]);
     let rows = single(1);
-    method.method.begin_run(&Run { steps: 1, seed: 0, rows: &rows }).unwrap();
+    method.method.begin_run(&Run::new(1, 0, &rows)).unwrap();
     let other = Inputs::new(88, 1);
     let again = method.steps(&toy, &[&other]);
     assert_eq!(again[0].asked, Graph);

@@ -2,7 +2,8 @@
 
 use atedm_core::at_edm::{AtEdm, AtEdmConfig, Parts, PrunePoint, ScoreSource};
 use atedm_core::plugin::{
-    Action, BuildContext, Event, Grid, Levels, Run, Site, Stage, Sublayer, Tau, TokenReducer, Unpruned,
+    Action, BlockShape, BuildContext, Event, Grid, Levels, Run, Site, Stage, StepOf, Sublayer, Tau,
+    TokenReducer, Unpruned,
 };
 use atedm_core::reference::NdTensor;
 use atedm_core::{Error, GraphRequest, Result};
@@ -114,7 +115,7 @@ fn the_forward_pass_votes_once_the_heads_are_known() {
     assert_eq!(asked_second, [FirstVote, Nothing, Nothing, Nothing, Nothing, Nothing]);
     assert_close(&values(&second), &values(&first), 1e-10);
     let rows = single(2);
-    method.begin_run(&Run { steps: 1, seed: 0, rows: &rows }).unwrap();
+    method.begin_run(&Run::new(1, 0, &rows)).unwrap();
     let (_, asked_again) = run(&toy, &mut method, &inputs).unwrap();
     assert_eq!(asked_again, asked_first);
 }
@@ -160,7 +161,7 @@ fn nan_scores_are_an_error() {
 fn tau_above_the_steps_is_an_error_when_a_run_begins() {
     let mut method = build(&AtEdmConfig { tau: Tau::Steps(11), ..AtEdmConfig::default() });
     let rows = single(1);
-    let mut begin = |steps| method.begin_run(&Run { steps, seed: 0, rows: &rows });
+    let mut begin = |steps| method.begin_run(&Run::new(steps, 0, &rows));
     assert!(begin(11).is_ok());
     let error = begin(10).unwrap_err().to_string();
     assert!(error.starts_with("tau: ") && error.contains("10"), "{error}");
@@ -191,7 +192,8 @@ fn the_plan_and_the_method_agree_on_counts() {
                 AtEdmConfig { prune_point, ratio, keep_multiple, prune_layers: vec![0, 2], ..config() };
             let mut counting = Counting { inner: build(&config), seen: Vec::new() };
             run(&toy, &mut counting, &Inputs::new(43, 1)).unwrap();
-            let planned = config.plan().unwrap().tokens(toy.block, 4, GRID.tokens(), 0, 1).unwrap();
+            let shape = BlockShape::new(toy.block, 4, GRID);
+            let planned = config.plan().unwrap().tokens(&shape, StepOf { index: 0, total: 1 }).unwrap();
             let planned: Vec<usize> =
                 planned.iter().flat_map(|l| [l.self_attention, l.cross_attention, l.feed_forward]).collect();
             assert_eq!(counting.seen, planned, "{config:?}");

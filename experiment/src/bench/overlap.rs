@@ -71,6 +71,10 @@ impl<T: AttentionOps> TokenReducer<T> for Compared<T> {
         self.method.reducer.begin_run(run)
     }
 
+    fn wants_guidance(&mut self, step: &Step) -> bool {
+        self.method.reducer.wants_guidance(step)
+    }
+
     fn begin_step(&mut self, step: &Step, rows: &[Row]) -> Result<()> {
         self.converged.reducer.begin_step(step, rows)?;
         self.method.reducer.begin_step(step, rows)
@@ -112,7 +116,7 @@ impl<T: AttentionOps> TokenReducer<T> for Compared<T> {
         self.method.reducer.enter_nest(site, hidden)
     }
 
-    fn leave_nest(&mut self, site: &NestSite<'_>, output: &T) -> Result<()> {
+    fn leave_nest(&mut self, site: &NestSite<'_>, output: &T) -> Result<Option<T>> {
         self.converged.reducer.leave_nest(site, output)?;
         self.method.reducer.leave_nest(site, output)
     }

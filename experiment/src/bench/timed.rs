@@ -9,7 +9,7 @@ use atedm_core::at_edm::{
 use atedm_core::plugin::{
     Action, BlockId, Event, NestSite, Reduction, Registry, Row, Run, Site, Step, Sublayer, TokenReducer,
 };
-use atedm_core::{AttentionOps, GraphRequest, Result};
+use atedm_core::{AttentionOps, GraphRequest, Result, Tensor};
 
 use super::clock::{Phase, SharedClock};
 use crate::Extension;
@@ -53,6 +53,10 @@ impl<T: AttentionOps> TokenReducer<T> for Timed<T> {
         self.inner.begin_run(run)
     }
 
+    fn wants_guidance(&mut self, step: &Step) -> bool {
+        self.inner.wants_guidance(step)
+    }
+
     fn begin_step(&mut self, step: &Step, rows: &[Row]) -> Result<()> {
         let inner = &mut self.inner;
         self.clock.during(self.own, || inner.begin_step(step, rows))
@@ -87,7 +91,7 @@ impl<T: AttentionOps> TokenReducer<T> for Timed<T> {
         self.clock.during(self.own, || inner.enter_nest(site, hidden))
     }
 
-    fn leave_nest(&mut self, site: &NestSite<'_>, output: &T) -> Result<()> {
+    fn leave_nest(&mut self, site: &NestSite<'_>, output: &T) -> Result<Option<T>> {
         let inner = &mut self.inner;
         self.clock.during(self.own, || inner.leave_nest(site, output))
     }
@@ -99,12 +103,12 @@ impl<T: AttentionOps> TokenReducer<T> for Timed<T> {
 }
 
 #[derive(Debug)]
-struct TimedReduction<T> {
+struct TimedReduction<T: Tensor> {
     inner: Box<dyn Reduction<T>>,
     clock: SharedClock,
 }
 
-impl<T: std::fmt::Debug + 'static> Reduction<T> for TimedReduction<T> {
+impl<T: Tensor> Reduction<T> for TimedReduction<T> {
     fn kept(&self) -> usize {
         self.inner.kept()
     }
@@ -117,8 +121,16 @@ impl<T: std::fmt::Debug + 'static> Reduction<T> for TimedReduction<T> {
         self.clock.during(Phase::Recovery, || self.inner.restore(reduced))
     }
 
-    fn positions(&self) -> Option<Result<Vec<Vec<u32>>>> {
+    fn name(&self) -> &str {
+        self.inner.name()
+    }
+
+    fn positions(&self) -> Option<Result<T::Indices>> {
         self.inner.positions()
+    }
+
+    fn representatives(&self) -> Option<Result<T::Indices>> {
+        self.inner.representatives()
     }
 
     fn clone_box(&self) -> Box<dyn Reduction<T>> {

@@ -128,7 +128,7 @@ fn quoted(value: &str) -> String {
 }
 
 #[cfg(test)]
-pub mod tests {
+mod tests {
     use super::*;
 
     #[test]

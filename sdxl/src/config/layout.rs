@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use atedm_core::plugin::{BlockId, Grid, NestId, Stage};
 
-use super::unet::UNetConfig;
+use super::unet::{DownStage, MidStage, UNetConfig, UpStage};
 
 /// One attention block, as [`UNetConfig::blocks`] lists them.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -74,6 +74,16 @@ impl<'a> Nesting<'a> {
     }
 }
 
+/// Sizes that the attention blocks of a stage have in common.
+struct BlockSizes {
+    channels: usize,
+    heads: usize,
+    text_channels: usize,
+}
+
+/// The nest of a stage's layer.
+type NestOf<'a> = &'a dyn Fn(usize) -> NestId;
+
 impl UNetConfig {
     /// The grid of each resolution level for latents of `height` × `width`; level 0 is the latents' own.
     pub fn grids(&self, height: usize, width: usize) -> Vec<Grid> {
@@ -89,30 +99,32 @@ impl UNetConfig {
         let grids = self.grids(height, width);
         let mut blocks = Vec::new();
         let nesting = Nesting::of(self);
-        let mut push = |stage, stage_index, level: usize, depths: &[usize], shape: (usize, usize, usize)| {
-            let (channels, heads, text_channels) = shape;
-            for (index, &depth) in depths.iter().enumerate().filter(|(_, depth)| **depth > 0) {
-                let id = BlockId { stage, stage_index, index, count: depths.len(), level };
-                let nest = match stage {
-                    Stage::Down => nesting.down(stage_index, index),
-                    Stage::Mid => nesting.mid(),
-                    Stage::Up => nesting.up(stage_index, index),
-                };
-                let grid = grids[level];
-                blocks.push(BlockInfo { id, channels, heads, depth, text_channels, grid, nest });
-            }
-        };
+        let mut push =
+            |stage, stage_index, level: usize, depths: &[usize], shape: BlockSizes, nest: NestOf<'_>| {
+                let BlockSizes { channels, heads, text_channels } = shape;
+                for (index, &depth) in depths.iter().enumerate().filter(|(_, depth)| **depth > 0) {
+                    let id = BlockId { stage, stage_index, index, count: depths.len(), level };
+                    let (grid, nest) = (grids[level], nest(index));
+                    blocks.push(BlockInfo { id, channels, heads, depth, text_channels, grid, nest });
+                }
+            };
         for (i, stage) in self.down.iter().enumerate() {
+            let DownStage { channels, heads, text_channels, .. } = *stage;
             let depths = stage.attention.as_deref().unwrap_or_default();
-            push(Stage::Down, i, i, depths, (stage.channels, stage.heads, stage.text_channels));
+            let sizes = BlockSizes { channels, heads, text_channels };
+            push(Stage::Down, i, i, depths, sizes, &|layer| nesting.down(i, layer));
         }
         let last = self.down.len().saturating_sub(1);
         if let Some(mid) = &self.mid {
-            push(Stage::Mid, 0, last, mid.attention.as_slice(), (mid.channels, mid.heads, mid.text_channels));
+            let MidStage { channels, heads, text_channels, .. } = *mid;
+            let sizes = BlockSizes { channels, heads, text_channels };
+            push(Stage::Mid, 0, last, mid.attention.as_slice(), sizes, &|_| nesting.mid());
         }
         for (i, stage) in self.up.iter().enumerate() {
+            let UpStage { channels, heads, text_channels, .. } = *stage;
             let depths = stage.attention.as_deref().unwrap_or_default();
-            push(Stage::Up, i, last - i, depths, (stage.channels, stage.heads, stage.text_channels));
+            let sizes = BlockSizes { channels, heads, text_channels };
+            push(Stage::Up, i, last - i, depths, sizes, &|layer| nesting.up(i, layer));
         }
         blocks
     }

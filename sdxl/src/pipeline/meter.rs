@@ -60,6 +60,10 @@ impl<T: AttentionOps> TokenReducer<T> for Metered<'_, T> {
         self.inner.begin_run(run)
     }
 
+    fn wants_guidance(&mut self, step: &Step) -> bool {
+        self.inner.wants_guidance(step)
+    }
+
     fn begin_step(&mut self, step: &Step, rows: &[Row]) -> Result<()> {
         self.inner.begin_step(step, rows)
     }
@@ -85,11 +89,8 @@ impl<T: AttentionOps> TokenReducer<T> for Metered<'_, T> {
             };
             let whole = LayerTokens::whole(site.tokens);
             let layer = self.counts.entry((site.block, site.layer)).or_insert(whole);
-            match sub {
-                Sublayer::SelfAttention => (layer.self_attention, layer.self_keys) = (queries, keys),
-                Sublayer::CrossAttention => layer.cross_attention = queries,
-                Sublayer::FeedForward => layer.feed_forward = queries.min(keys),
-            }
+            let queries = if sub == Sublayer::FeedForward { queries.min(keys) } else { queries };
+            layer.set(sub, queries, keys);
         }
         Ok(action)
     }
@@ -102,7 +103,7 @@ impl<T: AttentionOps> TokenReducer<T> for Metered<'_, T> {
         Ok(output)
     }
 
-    fn leave_nest(&mut self, site: &NestSite<'_>, output: &T) -> Result<()> {
+    fn leave_nest(&mut self, site: &NestSite<'_>, output: &T) -> Result<Option<T>> {
         self.inner.leave_nest(site, output)
     }
 

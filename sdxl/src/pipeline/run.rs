@@ -1,6 +1,6 @@
 //! One run: the denoising loop.
 
-use atedm_core::plugin::{Grid, Run, Step, TokenReducer};
+use atedm_core::plugin::{Grid, Row, Run, Step, TokenReducer};
 use atedm_core::{Backend, Error, Result, Tensor};
 
 use super::decode::decode;
@@ -63,33 +63,42 @@ fn generate<B: Backend>(
         .encoders
         .with(device, |encoders| encoders.condition(request, paired, pipeline.zero_negative, device))?;
     let [tokens, pooled] = [&encoded.tokens, &encoded.pooled].map(|tensor| tensor.cast(pipeline.dtype));
-    let (tokens, pooled) = (tokens?, pooled?);
     let rows = guidance.rows(images);
     let time_ids = vec![sizes.time_ids(&request.micro); rows.len()];
+    let guided = Batch { guidance, tokens: tokens?, pooled: pooled?, rows, time_ids };
+    let mut unguided = None;
     let embedding = guidance.embedding(images);
     let embedding =
         embedding.map(|(values, shape)| B::Tensor::from_f32(&values, &shape, pipeline.dtype, device));
     let embedding = embedding.transpose()?;
 
     let mut reducer = Metered::new(reducer);
-    reducer.begin_run(&Run { steps: total, seed: request.seed, rows: &rows })?;
-    let text = tokens.shape().get(1).copied().unwrap_or(0);
+    reducer.begin_run(&Run { first: start, ..Run::new(total, request.seed, &guided.rows) })?;
+    let text = guided.tokens.shape().get(1).copied().unwrap_or(0);
     let mut costs = Vec::with_capacity(total - start);
     for index in start..total {
         let _span = tracing::info_span!("step", index).entered();
         let (timestep, sigma) = (sampler.timesteps()[index], sampler.sigmas()[index]);
         let step = Step { index, total, evaluation: index - start, sigma, timestep };
-        reducer.begin_step(&step, &rows)?;
+        let batch = match guided.guidance.is_paired() && !reducer.wants_guidance(&step) {
+            true => match &mut unguided {
+                Some(half) => &*half,
+                none => &*none.insert(guided.negative_half(images)?),
+            },
+            false => &guided,
+        };
+        let Batch { guidance, tokens, pooled, rows, time_ids } = batch;
+        reducer.begin_step(&step, rows)?;
         let scaled = guidance.widen(sampler.scale_input(&latents, index)?.cast(pipeline.dtype)?)?;
         let input = UNetInput {
             latents: &scaled,
             timesteps: &vec![timestep; rows.len()],
-            text: &tokens,
-            pooled: &pooled,
-            time_ids: &time_ids,
+            text: tokens,
+            pooled,
+            time_ids,
             timestep_cond: embedding.as_ref(),
             step: &step,
-            rows: &rows,
+            rows,
         };
         let prediction = evaluate(pipeline, &input, &mut reducer)?;
         reducer.end_step(&prediction)?;
@@ -112,6 +121,28 @@ fn generate<B: Backend>(
     }
     let images = decode(&pipeline.vae, pipeline.vae_dtype, &latents, request.decoding)?;
     Ok(Output { latents, images, cut: encoded.cut, costs })
+}
+
+/// What the rows of an evaluation are, and what they are made from.
+struct Batch<T> {
+    guidance: Guidance,
+    rows: Vec<Row>,
+    tokens: T,
+    pooled: T,
+    time_ids: Vec<[f32; 6]>,
+}
+
+impl<T: Tensor> Batch<T> {
+    /// The negative rows of a guided batch, without guidance.
+    fn negative_half(&self, images: usize) -> Result<Self> {
+        Ok(Self {
+            guidance: Guidance::Single,
+            rows: self.rows.iter().take(images).copied().collect(),
+            tokens: self.tokens.narrow(0, 0, images)?,
+            pooled: self.pooled.narrow(0, 0, images)?,
+            time_ids: self.time_ids.iter().take(images).copied().collect(),
+        })
+    }
 }
 
 /// The U-Net's output. One that is not finite is traced by a second pass to the first module that made it so.

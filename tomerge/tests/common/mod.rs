@@ -8,8 +8,19 @@ use atedm_core::plugin::{
     TokenReducer,
 };
 use atedm_core::reference::{NdDevice, NdTensor};
-use atedm_core::{DType, Result, Tensor};
+use atedm_core::{DType, Indices, Result, Tensor};
 use serde_json::{Value, json};
+
+/// The tokens that a reduction leaves, as rows on the host.
+pub(crate) trait Places {
+    fn places(&self) -> Vec<Vec<u32>>;
+}
+
+impl Places for dyn Reduction<NdTensor> {
+    fn places(&self) -> Vec<Vec<u32>> {
+        self.representatives().unwrap().unwrap().to_host().unwrap()
+    }
+}
 
 /// A method on the reference backend.
 pub(crate) type Method = Box<dyn TokenReducer<NdTensor>>;
@@ -77,7 +88,7 @@ pub(crate) fn at_time<'a>(site: &Site<'a>, timestep: f64) -> Site<'a> {
 
 /// Begins a run of 10 steps.
 pub(crate) fn begin(method: &mut Method, rows: &[Row], seed: u64) -> Result<()> {
-    method.begin_run(&Run { steps: 10, seed, rows })
+    method.begin_run(&Run::new(10, seed, rows))
 }
 
 /// Enters a layer with this stream.

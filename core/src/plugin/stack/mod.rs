@@ -4,7 +4,7 @@
 //! member, keyed by the member's name, so that a member reads what it reads alone:
 //!
 //! ```text
-//! { "deepcache": { "interval": 3 }, "at-edm-fast": { "ratio": 0.5 } }
+//! { "deepcache": { "cache_interval": 3 }, "at-edm-fast": { "ratio": 0.5 } }
 //! ```
 //!
 //! The outer member is asked first. What it gives in a nest's or a sublayer's place, the others are not asked about: to

@@ -117,6 +117,10 @@ impl MethodPlan for StackPlan {
         Ok(Some(all))
     }
 
+    fn gives_positions(&self) -> bool {
+        self.members.iter().all(|member| member.plan.gives_positions())
+    }
+
     fn replaced(&self, step: StepOf) -> Option<NestId> {
         self.members.iter().filter_map(|member| member.plan.replaced(step)).min()
     }

@@ -69,6 +69,11 @@ impl<T: AttentionOps> TokenReducer<T> for Stack<T> {
         self.members.iter_mut().try_for_each(|member| member.reducer.begin_run(run))
     }
 
+    /// Guidance goes on as long as every member wants it.
+    fn wants_guidance(&mut self, step: &Step) -> bool {
+        self.members.iter_mut().fold(true, |all, member| member.reducer.wants_guidance(step) && all)
+    }
+
     fn begin_step(&mut self, step: &Step, rows: &[Row]) -> Result<()> {
         self.members.iter_mut().try_for_each(|member| member.reducer.begin_step(step, rows))
     }
@@ -116,20 +121,29 @@ impl<T: AttentionOps> TokenReducer<T> for Stack<T> {
         for i in 0..self.members.len() {
             if let Some(output) = self.members[i].reducer.enter_nest(site, hidden)? {
                 // to the outer members the inner ones are part of the model: the nest has run
-                for outer in self.members[..i].iter_mut().rev() {
-                    outer.reducer.leave_nest(site, &output)?;
-                }
-                return Ok(Some(output));
+                let instead = leave(&mut self.members[..i], site, &output)?;
+                return Ok(Some(instead.unwrap_or(output)));
             }
         }
         Ok(None)
     }
 
-    fn leave_nest(&mut self, site: &NestSite<'_>, output: &T) -> Result<()> {
-        self.members.iter_mut().rev().try_for_each(|member| member.reducer.leave_nest(site, output))
+    fn leave_nest(&mut self, site: &NestSite<'_>, output: &T) -> Result<Option<T>> {
+        leave(&mut self.members, site, output)
     }
 
     fn end_step(&mut self, prediction: &T) -> Result<()> {
         self.members.iter_mut().try_for_each(|member| member.reducer.end_step(prediction))
     }
+}
+
+/// Tells members, the innermost first, that a nest has run; what one gives in place of its output, the next outer one is
+/// told of.
+fn leave<T: AttentionOps>(members: &mut [Member<T>], site: &NestSite<'_>, output: &T) -> Result<Option<T>> {
+    let mut instead: Option<T> = None;
+    for member in members.iter_mut().rev() {
+        let other = member.reducer.leave_nest(site, instead.as_ref().unwrap_or(output))?;
+        instead = other.or(instead);
+    }
+    Ok(instead)
 }
