@@ -43,21 +43,16 @@ impl<T: NnOps> Attention<T> {
         x.reshape(&[batch, n, self.heads, self.dim])?.permute(&[0, 2, 1, 3])
     }
 
-    /// The queries `[b, heads, n, dim]` of tokens `[b, n, channels]`, rotated by these rows of the table if there are any.
-    pub fn queries(&self, x: &T, rope: Option<&T>) -> Result<T> {
+    /// Queries of tokens `[b, m, channels]`, keys and values of a context `[b, n, channels]`, each `[b, heads, .., dim]`.
+    /// Where there are rows of the rotary table, of the tokens and of the context, queries and keys are rotated by them.
+    pub fn project(&self, x: &T, context: &T, rope: Option<[&T; 2]>) -> Result<[T; 3]> {
         let q = self.split_heads(&self.norm_q.forward(&self.to_q.forward(x)?)?)?;
-        rope.map_or(Ok(q.clone()), |rope| rotate(&q, rope))
-    }
-
-    /// The keys, likewise.
-    pub fn keys(&self, x: &T, rope: Option<&T>) -> Result<T> {
-        let k = self.split_heads(&self.norm_k.forward(&self.to_k.forward(x)?)?)?;
-        rope.map_or(Ok(k.clone()), |rope| rotate(&k, rope))
-    }
-
-    /// The values `[b, heads, n, dim]`.
-    pub fn values(&self, x: &T) -> Result<T> {
-        self.split_heads(&self.to_v.forward(x)?)
+        let k = self.split_heads(&self.norm_k.forward(&self.to_k.forward(context)?)?)?;
+        let v = self.split_heads(&self.to_v.forward(context)?)?;
+        match rope {
+            Some([of_x, of_context]) => Ok([rotate(&q, of_x)?, rotate(&k, of_context)?, v]),
+            None => Ok([q, k, v]),
+        }
     }
 
     /// The options of the attention itself.

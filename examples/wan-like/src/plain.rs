@@ -12,16 +12,22 @@ pub fn forward<T: AttentionOps>(model: &Wan<T>, input: &Input<'_, T>) -> Result<
     let Embedded { tokens: mut x, grid, rope, time, modulation, text } = model.embed(input)?;
     for block in &model.blocks {
         let [first, last] = block.modulations(&modulation)?;
-        let normed = block.modulated_norm(&x, &first)?;
+
         let attention = &block.self_attention;
-        let (q, k) = (attention.queries(&normed, Some(&rope))?, attention.keys(&normed, Some(&rope))?);
-        let (attended, _) = T::attention(&q, &k, &attention.values(&normed)?, attention.options())?;
-        x = x.add(&attention.output(&attended)?.mul(&first.gate)?)?;
+        let normed = block.modulated_norm(&x, &first)?;
+        let [q, k, values] = attention.project(&normed, &normed, Some([&rope, &rope]))?;
+        let options = attention.options();
+        let attended = T::attention(&q, &k, &values, options)?;
+        let hidden = attention.output(&attended.0)?.mul(&first.gate)?;
+        x = x.add(&hidden)?;
 
         let attention = &block.cross_attention;
-        let (q, k) = (attention.queries(&block.norm2(&x)?, None)?, attention.keys(&text, None)?);
-        let (attended, _) = T::attention(&q, &k, &attention.values(&text)?, attention.options())?;
-        x = x.add(&attention.output(&attended)?)?;
+        let normed = block.norm2(&x)?;
+        let [q, k, values] = attention.project(&normed, &text, None)?;
+        let options = attention.options();
+        let attended = T::attention(&q, &k, &values, options)?;
+        let hidden = attention.output(&attended.0)?;
+        x = x.add(&hidden)?;
 
         let normed = block.modulated_norm(&x, &last)?;
         x = x.add(&block.feed_forward(&normed)?.mul(&last.gate)?)?;
