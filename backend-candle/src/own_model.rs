@@ -18,7 +18,7 @@ use crate::error::OrBackend;
 /// # let step = Step { index: 0, total: 1, evaluation: 0, sigma: 1.0, timestep: 999.0 };
 /// # let identity = |x: &Tensor| Ok(x.clone());
 /// # let attend = |_: &Tensor, _: &Tensor, v: &Tensor| v.flatten_from(2)?.squeeze(1);
-/// let mut pass = CandleBlockPass::enter(&mut method, &step, &rows, BlockId::whole(), 1, Grid { height: 2, width: 2 });
+/// let mut pass = CandleBlockPass::enter(&mut method, &step, &rows, BlockId::whole(), 1, Grid::new(2, 2));
 /// x = pass.layer(0, x)?;
 /// x = pass.self_attention(x, &identity, |x| Ok([x.unsqueeze(1)?, x.unsqueeze(1)?, x.unsqueeze(1)?]), 0.5, |_, _, v| v.squeeze(1))?;
 /// x = pass.feed_forward(x, &identity, identity)?;
@@ -65,7 +65,7 @@ impl<'a> CandleBlockPass<'a> {
             }
             let hidden = attend(&q, &k, &v).or_backend("attend")?.into();
             let graph = input.graph.from_qk(&q.into(), &k.into(), scale)?;
-            Ok(AttentionOutput { hidden, graph, values: v.into() })
+            Ok(AttentionOutput { hidden, graph, first_vote: None, values: v.into() })
         });
         to_candle(output)
     }

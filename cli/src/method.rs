@@ -116,6 +116,11 @@ impl Method {
         }
     }
 
+    /// The same with scores that are iterated until they no longer change, where it iterates scores.
+    pub(crate) fn converged(&self) -> Option<Self> {
+        self.plan.converged().map(|plan| Self::of_plan(&self.name, plan))
+    }
+
     /// Builds it.
     pub(crate) fn build<T: AttentionOps>(
         &self,
@@ -210,7 +215,7 @@ mod tests {
         rng: Option<RngName>,
     ) -> Outcome<(Method, Vec<f64>)> {
         let unet = UNetConfig::sdxl_base();
-        let (latents, scheduler) = (Grid { height: 128, width: 128 }, SchedulerConfig::sdxl());
+        let (latents, scheduler) = (Grid::new(128, 128), SchedulerConfig::sdxl());
         let work =
             Workload { unet: &unet, latents, text: 77, steps: 50, scheduler: &scheduler, sampler: None };
         let Value::Object(options) = options else { panic!("expected a table") };

@@ -3,10 +3,8 @@
 use std::collections::BTreeMap;
 
 use atedm_core::plugin::LayerTokens;
-use atedm_core::plugin::{
-    Action, BlockId, Event, Row, Run, Scope, Site, Step, Sublayer, TokenReducer, Wants,
-};
-use atedm_core::{AttentionOps, Result};
+use atedm_core::plugin::{Action, BlockId, Event, Row, Run, Scope, Site, Step, Sublayer, TokenReducer};
+use atedm_core::{AttentionOps, GraphRequest, Result};
 
 /// The tokens of every layer of every block.
 pub type TokenTrace = BTreeMap<BlockId, Vec<LayerTokens>>;
@@ -60,7 +58,7 @@ impl<T: AttentionOps, R: TokenReducer<T>> TokenReducer<T> for Tracing<R> {
         self.inner.begin_step(step, rows)
     }
 
-    fn wants(&mut self, site: &Site<'_>, sub: Sublayer) -> Result<Wants<T>> {
+    fn wants(&mut self, site: &Site<'_>, sub: Sublayer) -> Result<GraphRequest<T>> {
         self.inner.wants(site, sub)
     }
 

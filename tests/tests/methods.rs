@@ -81,7 +81,7 @@ fn table(options: &Value) -> Options {
 /// The method for the suite's model.
 fn describe(name: &str, options: &Value) -> Result<Box<dyn MethodPlan>> {
     let id = BlockId { stage: Stage::Mid, stage_index: 0, index: 0, count: 1, level: DEEPEST };
-    let deepest = BlockShape { id, depth: 1, grid: Grid { height: 1, width: 1 } };
+    let deepest = BlockShape { id, depth: 1, grid: Grid::new(1, 1) };
     let model = ModelShape { blocks: vec![deepest], steps: 50, timesteps: None };
     let registry = registry();
     let catalogue = registry.catalogue();

@@ -2,15 +2,15 @@
 //! a user is told.
 
 use atedm_core::Result;
-use atedm_core::plugin::{BlockId, Gate, Grid, LayerTokens, Scope, Sublayer};
+use atedm_core::plugin::{BlockId, Grid, LayerTokens, PlacedSchedule, Scope, Sublayer};
 
 use crate::config::Method;
-use crate::rules::Place;
+use crate::method_options::BlockAtStep;
 
 /// A method's decisions about counts, without a tensor.
 #[derive(Debug, Clone)]
 pub struct TokenPlan {
-    gate: Gate,
+    schedule: PlacedSchedule,
     method: Method,
     ratio: f64,
     /// The time step of every step of the run.
@@ -41,8 +41,8 @@ impl Effect {
 }
 
 impl TokenPlan {
-    pub(crate) fn new(gate: Gate, method: Method, ratio: f64) -> Self {
-        Self { gate, method, ratio, timesteps: None }
+    pub(crate) fn new(schedule: PlacedSchedule, method: Method, ratio: f64) -> Self {
+        Self { schedule, method, ratio, timesteps: None }
     }
 
     /// The plan of a run whose steps have these time steps, as its sampler gives them. Methods that go by them (ToDo) are
@@ -55,20 +55,20 @@ impl TokenPlan {
 
     /// The same for another ratio, in place of a budget if there is one.
     pub(crate) fn with_ratio(&self, ratio: f64) -> Result<Self> {
-        Ok(Self { gate: self.gate.with_ratio(ratio)?, ratio, ..self.clone() })
+        Ok(Self { schedule: self.schedule.with_ratio(ratio)?, ratio, ..self.clone() })
     }
 
     /// Where and how much is reduced.
-    pub(crate) fn gate(&self) -> &Gate {
-        &self.gate
+    pub(crate) fn schedule(&self) -> &PlacedSchedule {
+        &self.schedule
     }
 
     /// Whether [`TokenPlan::tokens`] are what really runs. Not so with a `threshold`, where the tokens themselves decide
     /// (the ratio then says where, not how much); nor where a method goes by time steps that are not
     /// [known](TokenPlan::timed).
     pub fn is_exact(&self) -> bool {
-        let rules = self.method.rules();
-        !rules.decides_by_data() && (self.timesteps.is_some() || !rules.follows_timesteps())
+        let options = self.method.options();
+        !options.decides_by_data() && (self.timesteps.is_some() || !options.follows_timesteps())
     }
 
     fn timestep(&self, step: usize, total: usize) -> f64 {
@@ -81,7 +81,7 @@ impl TokenPlan {
     /// # Errors
     /// [`atedm_core::Error::Config`] when τ exceeds them.
     pub fn begin(&self, steps: usize) -> Result<()> {
-        self.gate.begin(steps)
+        self.schedule.begin(steps)
     }
 
     /// What the method comes to in `block`, whose grid is `grid`, at `step` of `total`.
@@ -89,10 +89,10 @@ impl TokenPlan {
     /// # Errors
     /// [`atedm_core::Error::Plugin`] when the schedule answers with a ratio outside `[0, 1)`.
     pub fn effect(&self, block: BlockId, grid: Grid, step: usize, total: usize) -> Result<Effect> {
-        let asked = self.gate.ratio(block, step, total)?;
+        let asked = self.schedule.ratio(block, step, total)?;
         let tokens = grid.tokens();
-        let place = Place { level: block.level, grid, timestep: self.timestep(step, total) };
-        let kept = if asked == 0.0 { tokens } else { self.method.rules().kept(asked, &place) };
+        let place = BlockAtStep { level: block.level, grid, timestep: self.timestep(step, total) };
+        let kept = if asked == 0.0 { tokens } else { self.method.options().kept(asked, &place) };
         Ok(Effect { tokens, kept, asked })
     }
 
@@ -109,7 +109,7 @@ impl TokenPlan {
         total: usize,
     ) -> Result<Vec<LayerTokens>> {
         let Effect { tokens, kept, .. } = self.effect(block, grid, step, total)?;
-        let on = |sub: Sublayer| match self.method.rules().scope(sub) {
+        let on = |sub: Sublayer| match self.method.options().scope(sub) {
             Some(Scope::Both) => (kept, kept),
             Some(Scope::Queries) => (kept, tokens),
             Some(Scope::KeysValues) => (tokens, kept),
@@ -131,7 +131,7 @@ impl TokenPlan {
     /// # Errors
     /// As [`TokenPlan::effect`].
     pub fn remarks(&self, blocks: &[(BlockId, Grid)], steps: usize) -> Result<Vec<String>> {
-        let rules = self.method.rules();
+        let options = self.method.options();
         let mut remarks = Vec::new();
         if self.ratio == 0.0 {
             return Ok(remarks);
@@ -144,7 +144,7 @@ impl TokenPlan {
                 applied |= effect.applies();
                 // One token's worth is rounding, not a cap.
                 let rounding = 1.0 / effect.tokens.max(1) as f64;
-                let asked_for = rules.has_ratio() && !rules.decides_by_data();
+                let asked_for = options.has_ratio() && !options.decides_by_data();
                 if asked_for && effect.applies() && effect.ratio() + rounding < effect.asked {
                     least = least.min(effect.ratio());
                 }
@@ -153,14 +153,14 @@ impl TokenPlan {
         if !applied {
             let finest = blocks.iter().map(|(block, _)| block.level).min().unwrap_or(0);
             let why = if asked {
-                rules.why_nothing(finest)
+                options.why_nothing(finest)
             } else {
                 "levels and schedule spare every block".into()
             };
             remarks.push(format!("nothing is reduced: {why}"));
         } else if least.is_finite() {
             let ratio = self.ratio;
-            remarks.push(format!("ratio {ratio} acts as {least:.4}: {}", rules.why_capped()));
+            remarks.push(format!("ratio {ratio} acts as {least:.4}: {}", options.why_capped()));
         }
         Ok(remarks)
     }

@@ -169,7 +169,7 @@ mod tests {
             layer,
             depth: 2,
             step: Step { index: 0, total: 1, evaluation: 0, sigma: 1.0, timestep: 999.0 },
-            grid: Grid { height: 4, width: 4 },
+            grid: Grid::new(4, 4),
             tokens: 16,
             protected: (0, 0),
             rows,

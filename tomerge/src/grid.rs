@@ -129,7 +129,7 @@ mod tests {
 
     #[test]
     fn the_first_of_each_cell_and_the_rest() {
-        let cells = Cells { grid: Grid { height: 3, width: 5 }, sx: 2, sy: 2 };
+        let cells = Cells { grid: Grid::new(3, 5), sx: 2, sy: 2 };
         assert_eq!((cells.counts(), cells.destinations()), ((1, 2), 2));
         let split = cells.split(None);
         assert_eq!(split.destinations, [0, 2]);
@@ -138,25 +138,25 @@ mod tests {
 
     #[test]
     fn offsets_are_row_major_within_a_cell() {
-        let cells = Cells { grid: Grid { height: 4, width: 6 }, sx: 3, sy: 2 };
+        let cells = Cells { grid: Grid::new(4, 6), sx: 3, sy: 2 };
         assert_eq!(cells.split(Some(&[0, 5, 4, 2])).destinations, [0, 11, 17, 19]);
     }
 
     #[test]
     fn the_best_of_each_cell_the_lowest_on_ties() {
-        let cells = Cells { grid: Grid { height: 2, width: 5 }, sx: 2, sy: 2 };
+        let cells = Cells { grid: Grid::new(2, 5), sx: 2, sy: 2 };
         assert_eq!(cells.best(&[0.0, 1.0, 5.0, 5.0, 9.0, 2.0, 2.0, 5.0, 5.0, 9.0]), [2, 0]);
     }
 
     #[test]
     fn a_grid_smaller_than_a_cell_has_no_destination() {
-        let cells = Cells { grid: Grid { height: 1, width: 7 }, sx: 2, sy: 2 };
+        let cells = Cells { grid: Grid::new(1, 7), sx: 2, sy: 2 };
         assert_eq!(cells.split(None).destinations, [0u32; 0]);
     }
 
     #[test]
     fn protected_tokens_are_stepped_over() {
-        let cells = Cells { grid: Grid { height: 2, width: 4 }, sx: 2, sy: 2 };
+        let cells = Cells { grid: Grid::new(2, 4), sx: 2, sy: 2 };
         let split = cells.split(None).around((2, 5));
         assert_eq!((split.destinations, split.sources), (vec![0, 5], vec![1, 6, 7, 8, 9, 10]));
     }

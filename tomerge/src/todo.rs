@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::around::{Moment, Planner};
 use crate::draws::Generator;
-use crate::rules::{Place, Rules};
+use crate::method_options::{BlockAtStep, MethodOptions};
 use crate::tome::{Tome, TomeOptions};
 
 /// Which token stands for a cell.
@@ -134,7 +134,7 @@ impl TodoOptions {
     /// The coarser grid at `level`, if it is one.
     pub fn coarse(&self, level: usize, grid: Grid) -> Option<Grid> {
         let factor = self.factor(level).max(1);
-        let coarse = Grid { height: grid.height / factor, width: grid.width / factor };
+        let coarse = Grid::new(grid.height / factor, grid.width / factor);
         (coarse.tokens() > 0 && coarse.tokens() < grid.tokens()).then_some(coarse)
     }
 
@@ -148,7 +148,7 @@ impl TodoOptions {
     }
 }
 
-impl Rules for TodoOptions {
+impl MethodOptions for TodoOptions {
     fn validate(&self) -> Result<()> {
         for (field, factor) in [
             ("downsample_factor", self.downsample_factor),
@@ -171,7 +171,7 @@ impl Rules for TodoOptions {
         self.similarity().validate()
     }
 
-    fn kept(&self, ratio: f64, place: &Place) -> usize {
+    fn kept(&self, ratio: f64, place: &BlockAtStep) -> usize {
         match self.method(place.timestep) {
             TodoMethod::None => place.grid.tokens(),
             TodoMethod::Similarity => self.similarity().kept(self.similar(ratio, place.level), place),
@@ -216,7 +216,7 @@ impl Todo {
     ) -> Result<Option<Box<dyn Reduction<T>>>> {
         let options = &self.options;
         let Some(coarse) = options.coarse(site.block.level, site.grid) else { return Ok(None) };
-        let Grid { height, width } = site.grid;
+        let Grid { height, width, .. } = site.grid;
         let rows = options.places(height, coarse.height);
         let columns = options.places(width, coarse.width);
         let (start, end) = site.protected;

@@ -177,7 +177,7 @@ fn schedules_levels_and_counts_hold_for_all_methods() {
                 (inner, 9, 7),
                 (deep, 9, 4),
             ] {
-                let grid = Grid { height: side, width: side + 1 };
+                let grid = Grid::new(side, side + 1);
                 let hidden = tokens([2, grid.tokens(), 4], 1 + step as u64, DType::F32);
                 let place = Site { block: id, ..at_step(&site(grid, &rows), step) };
                 enter(&mut method, &place, &hidden).unwrap();
@@ -207,7 +207,7 @@ fn schedules_levels_and_counts_hold_for_all_methods() {
     // prune-less spares the stage's first block in the first four steps
     let config = options(json!({"schedule": "prune-less", "tau": 4, "max_downsample": 4}));
     let plan = MergeConfig::from_options("tome", &config).unwrap().plan_with(&schedules()).unwrap();
-    let grid = Grid { height: 8, width: 8 };
+    let grid = Grid::new(8, 8);
     let kept = |id, step| plan.effect(id, grid, step, 10).unwrap().kept;
     assert_eq!([kept(edge, 3), kept(edge, 4), kept(inner, 3), kept(deep, 0)], [64, 32, 32, 32]);
     assert!(plan.begin(3).is_err(), "τ exceeds the steps");
@@ -215,7 +215,7 @@ fn schedules_levels_and_counts_hold_for_all_methods() {
 
 /// The paper's SD-XL blocks at 1024 px.
 fn sdxl() -> Vec<(BlockId, Grid)> {
-    let (fine, deep) = (Grid { height: 64, width: 64 }, Grid { height: 32, width: 32 });
+    let (fine, deep) = (Grid::new(64, 64), Grid::new(32, 32));
     vec![
         (block(Stage::Down, 0, 2, 1), fine),
         (block(Stage::Down, 1, 2, 2), deep),
@@ -267,7 +267,7 @@ fn observers_are_told_where_what_was_kept() {
     let mut method = registry.build("tome", &plain(json!({"levels": [1], "ratio": 0.5})), &context).unwrap();
     let rows = Row::singles(2);
     begin(&mut method, &rows, 0).unwrap();
-    let grid = Grid { height: 4, width: 6 };
+    let grid = Grid::new(4, 6);
     let hidden = tokens([2, 24, 4], 1, DType::F32);
     for level in [1, 2] {
         let place = site(grid, &rows);
@@ -287,7 +287,7 @@ fn observers_are_told_where_what_was_kept() {
 #[test]
 fn plans_are_used_again_until_they_are_made_anew() {
     let rows = Row::singles(1);
-    let grid = Grid { height: 4, width: 6 };
+    let grid = Grid::new(4, 6);
     let of = |reuse: Value, steps: &[(usize, usize)]| -> Vec<usize> {
         let mut method = build("tome", plain(json!({"ratio": 0.4, "reuse": reuse}))).unwrap();
         begin(&mut method, &rows, 0).unwrap();

@@ -18,7 +18,7 @@ fn todo_takes_keys_and_values_from_a_coarser_grid() {
         ("nearest-exact", [[1, 1], [1, 3], [1, 5], [3, 1], [3, 3], [3, 5]]),
         ("nearest", [[0, 0], [0, 2], [0, 4], [2, 0], [2, 2], [2, 4]]),
     ] {
-        let grid = Grid { height: 5, width: 7 };
+        let grid = Grid::new(5, 7);
         let hidden = tokens([2, 35, 3], 1, DType::F32);
         let options = json!({"downsample_factor_level_2": 2, "downsample_method": method});
         let mut todo = build("todo", options).unwrap();
@@ -44,7 +44,7 @@ fn todo_takes_keys_and_values_from_a_coarser_grid() {
 #[test]
 fn todo_has_a_factor_for_each_level_and_stops_in_time() {
     let rows = Row::singles(1);
-    let grid = Grid { height: 8, width: 8 };
+    let grid = Grid::new(8, 8);
     let hidden = tokens([1, 64, 2], 2, DType::F32);
     let kept = |options, level: usize, timestep: f64| {
         let mut todo = build("todo", options).unwrap();
@@ -86,7 +86,7 @@ fn todo_has_a_factor_for_each_level_and_stops_in_time() {
 #[test]
 fn todo_merges_keys_and_values_by_similarity_in_the_end() {
     for (height, width) in [(6, 6), (5, 7), (4, 9)] {
-        let grid = Grid { height, width };
+        let grid = Grid::new(height, width);
         let n = grid.tokens();
         let rows = Row::singles(2);
         let (hidden, normed) = (tokens([2, n, 5], n as u64, DType::F64), tokens([2, n, 5], 9, DType::F64));
@@ -116,7 +116,7 @@ fn todo_merges_keys_and_values_by_similarity_in_the_end() {
         }
     }
     // destinations are drawn as ToMe draws them, and only where similarity is asked
-    let grid = Grid { height: 6, width: 6 };
+    let grid = Grid::new(6, 6);
     let rows = Row::singles(2);
     let hidden = tokens([2, 36, 5], 4, DType::F32);
     let at = |name: &str, options, times: &[f64]| {

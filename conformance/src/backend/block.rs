@@ -1,6 +1,6 @@
 //! A small transformer block on a backend, written as a model outside would write it, beside its oracle.
 
-use atedm_core::backend::{AttentionOptions, GraphRequest};
+use atedm_core::backend::{Attended, AttentionOptions};
 use atedm_core::plugin::{
     AttentionInput, AttentionOutput, BlockId, BlockPass, Grid, Row, Step, Sublayer, TokenReducer,
 };
@@ -148,11 +148,10 @@ impl<T: AttentionOps> TestBlock<T> {
         let q = self.split(&input.queries.linear(q, None)?)?;
         let (k, v) = (self.split(&keys.linear(k, None)?)?, self.split(&keys.linear(v, None)?)?);
         let dim = self.host.shape.channels / self.host.shape.heads;
-        let graph: GraphRequest<'_, T> = input.graph;
-        let (attended, graph) =
-            T::attention(&q, &k, &v, AttentionOptions { graph, ..AttentionOptions::for_dim(dim) })?;
-        let merged = attended.permute(&[0, 2, 1, 3])?.reshape(&input.queries.shape())?;
-        Ok(AttentionOutput { hidden: merged.linear(out, Some(&weights.bias))?, graph, values: v })
+        let options = AttentionOptions { graph: input.graph, ..AttentionOptions::for_dim(dim) };
+        let Attended { hidden, graph, first_vote } = T::attention(&q, &k, &v, options)?;
+        let merged = hidden.permute(&[0, 2, 1, 3])?.reshape(&input.queries.shape())?;
+        Ok(AttentionOutput { hidden: merged.linear(out, Some(&weights.bias))?, graph, first_vote, values: v })
     }
 
     fn split(&self, x: &T) -> Result<T> {
@@ -169,5 +168,5 @@ fn norm<T: AttentionOps>(x: &T, [weight, bias]: &[T; 2]) -> Result<T> {
 /// The block of most checks: two heads of 8, on a grid of 5 x 7.
 pub fn small<B: Backend>(lab: &mut Lab<'_, B>, depth: usize) -> Result<TestBlock<TensorOf<B>>> {
     let shape = BlockShape { depth, heads: 2, channels: 16, text: 12, text_tokens: 5 };
-    TestBlock::new(lab, shape, 2, Grid { height: 5, width: 7 })
+    TestBlock::new(lab, shape, 2, Grid::new(5, 7))
 }

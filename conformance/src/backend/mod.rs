@@ -120,7 +120,7 @@ checks! { $;
     attention:
         attention_against_the_oracle attention_with_every_bias attention_of_views attention_of_large_logits
         attention_equals_the_generic_body graphs_come_only_when_asked_for log_sum_exp_is_in_the_accumulator
-        voted_casts_the_first_vote attention_rejects_misfits;
+        attention_casts_the_first_vote attention_rejects_misfits;
     graph:
         votes_against_the_oracle read_against_the_oracle row_entropy_against_the_oracle
         row_entropy_of_one_hot_rows second_moment_against_the_oracle strongest_against_the_oracle

@@ -1,9 +1,9 @@
 //! The plugin seam: what a block pass makes of a reducer's answers.
 
 use atedm_core::plugin::{
-    Action, Event, IndexPlan, Reduction, Scope, Site, Sublayer, TokenReducer, Unpruned, Wants,
+    Action, Event, IndexPlan, Reduction, Scope, Site, Sublayer, TokenReducer, Unpruned,
 };
-use atedm_core::{AttentionOps, Backend, DType, DeviceOf, Error, Partition, Result, Tensor};
+use atedm_core::{AttentionOps, Backend, DType, DeviceOf, Error, GraphRequest, Partition, Result, Tensor};
 
 use super::block::{TestBlock, small};
 use super::support::{Lab, TensorOf, rejects};
@@ -16,13 +16,13 @@ type Script<T> = Box<dyn FnMut(usize, &str) -> Option<Action<T>> + Send>;
 /// A reducer that follows a script and writes down what it sees.
 struct Scripted<T> {
     script: Script<T>,
-    wants: Wants<T>,
+    wants: GraphRequest<T>,
     seen: Vec<String>,
 }
 
 impl<T: AttentionOps> Scripted<T> {
     fn new(script: impl FnMut(usize, &str) -> Option<Action<T>> + Send + 'static) -> Self {
-        Self { script: Box::new(script), wants: Wants::Nothing, seen: Vec::new() }
+        Self { script: Box::new(script), wants: GraphRequest::None, seen: Vec::new() }
     }
 }
 
@@ -35,7 +35,7 @@ fn sub_name(sub: Sublayer) -> &'static str {
 }
 
 impl<T: AttentionOps> TokenReducer<T> for Scripted<T> {
-    fn wants(&mut self, _site: &Site<'_>, _sub: Sublayer) -> Result<Wants<T>> {
+    fn wants(&mut self, _site: &Site<'_>, _sub: Sublayer) -> Result<GraphRequest<T>> {
         Ok(self.wants.clone())
     }
 
@@ -189,11 +189,13 @@ pub fn misplaced_answers_are_errors<B: Backend>(device: &DeviceOf<B>, dtype: DTy
     Ok(())
 }
 
-/// A graph comes with `Wants::Graph` and `Wants::Voted`, and only then.
+/// A graph comes with `GraphRequest::Lazy` and `GraphRequest::FirstVote`, and only then.
 pub fn reducers_pay_only_for_what_they_want<B: Backend>(device: &DeviceOf<B>, dtype: DType) -> Result<()> {
     let block = block::<B>(device, dtype, 5)?;
     let scores = TensorOf::<B>::full(1.0 / 35.0, &[2, 2, 35], dtype.accumulator(), device)?;
-    for (wants, graphs) in [(Wants::Nothing, 0), (Wants::Graph, 4), (Wants::Voted(scores), 4)] {
+    for (wants, graphs) in
+        [(GraphRequest::None, 0), (GraphRequest::Lazy, 4), (GraphRequest::FirstVote(scores), 4)]
+    {
         let mut reducer = Scripted::new(|_, _| None);
         reducer.wants = wants;
         block.run(&mut reducer)?;

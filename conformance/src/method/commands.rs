@@ -84,7 +84,7 @@ pub(super) fn pictures() -> impl Strategy<Value = Picture> {
             first: first % steps,
             images: (0..images as u64).collect(),
             guided,
-            grid: Grid { height, width },
+            grid: Grid::new(height, width),
             evaluations,
             in_turn: false,
             protected: (0, 0),

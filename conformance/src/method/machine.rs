@@ -69,7 +69,7 @@ impl<'a, B: Backend> Machine<'a, B> {
             let shape =
                 BlockShape { depth, heads: 2, channels: CHANNELS, text: TEXT[0], text_tokens: TEXT[1] };
             // the stream is that of every visit
-            let block = TestBlock::new(&mut lab, shape, 1, Grid { height: 1, width: 1 })?;
+            let block = TestBlock::new(&mut lab, shape, 1, Grid::new(1, 1))?;
             Ok(TestBlock { id, ..block })
         };
         Ok(Self { blocks: places.into_iter().map(block).collect::<Result<_>>()?, device, dtype })
@@ -210,6 +210,5 @@ impl<'a, B: Backend> Machine<'a, B> {
 
 /// A grid some levels down.
 fn at_level(grid: Grid, level: usize) -> Grid {
-    (0..level)
-        .fold(grid, |Grid { height, width }, _| Grid { height: height.div_ceil(2), width: width.div_ceil(2) })
+    (0..level).fold(grid, |Grid { height, width, .. }, _| Grid::new(height.div_ceil(2), width.div_ceil(2)))
 }

@@ -1,9 +1,7 @@
 //! A reducer that is watched: every reduction it answers may be tried at once, and one event may be told wrongly.
 
-use atedm_core::plugin::{
-    Action, Event, Reduction, Row, Run, Scope, Site, Step, Sublayer, TokenReducer, Wants,
-};
-use atedm_core::{AttentionGraph, AttentionOps, Result};
+use atedm_core::plugin::{Action, Event, Reduction, Row, Run, Scope, Site, Step, Sublayer, TokenReducer};
+use atedm_core::{AttentionGraph, AttentionOps, GraphRequest, Result};
 
 use super::wrong::{self, WrongTensor};
 use crate::host::Array;
@@ -141,7 +139,7 @@ impl<T: AttentionOps> TokenReducer<T> for Watched<'_, T> {
         self.method.begin_step(step, rows)
     }
 
-    fn wants(&mut self, site: &Site<'_>, sub: Sublayer) -> Result<Wants<T>> {
+    fn wants(&mut self, site: &Site<'_>, sub: Sublayer) -> Result<GraphRequest<T>> {
         self.method.wants(site, sub)
     }
 
@@ -200,12 +198,17 @@ fn tell_wrongly<T: AttentionOps>(
             let (hidden, normed) = (how.of(hidden)?, how.of(normed)?);
             method.on_event(site, Event::Before { sub, hidden: &hidden, normed: &normed })
         }
-        Event::Attended { sub, graph, values } => {
+        Event::Attended { sub, graph, first_vote, values } => {
             let graph = match (how, graph) {
                 (WrongTensor::Missing, _) | (_, None) => None,
                 (how, Some(graph)) => Some(AttentionGraph::Dense(how.of(&graph.to_dense()?)?)),
             };
-            method.on_event(site, Event::Attended { sub, graph, values: &how.of(values)? })
+            let first_vote = match (how, first_vote) {
+                (WrongTensor::Missing, _) | (_, None) => None,
+                (how, Some(vote)) => Some(how.of(&vote)?),
+            };
+            let values = &how.of(values)?;
+            method.on_event(site, Event::Attended { sub, graph, first_vote, values })
         }
         Event::After { sub, hidden } => method.on_event(site, Event::After { sub, hidden: &how.of(hidden)? }),
         Event::BlockExit { hidden } => method.on_event(site, Event::BlockExit { hidden: &how.of(hidden)? }),

@@ -75,7 +75,7 @@ pub(crate) const FAULTS: &[(Fault, &[&str], DType)] = &[
     (AttentionAlwaysGivesAGraph, &["graphs_come_only_when_asked_for"], DType::F32),
     (AttentionDropsKeyBias, &["attention_with_every_bias"], DType::F32),
     (AttentionDropsScale, &["attention_against_the_oracle", "attention_equals_the_generic_body"], DType::F32),
-    (AttentionVotesEarly, &["voted_casts_the_first_vote"], DType::F32),
+    (AttentionVotesEarly, &["attention_casts_the_first_vote"], DType::F32),
     (BroadcastsMissingAxes, &["only_length_one_axes_broadcast"], DType::F32),
     (BytesAreNotCounted, &["bytes_round_trip"], DType::F32),
     (CastDoesNothing, &["cast_rounds_to_nearest"], DType::F64),

@@ -51,5 +51,5 @@ pub use options::{Bicubic, CrossVote, Heads, Norm, PrunePoint, ScoreSource};
 pub use parts::Parts;
 pub use plan::{LayerQuery, PrunePlan, pruned_tokens};
 pub use recovery::{RecoveryInput, TokenRecovery};
-pub use scoring::{Ballot, ScoreInput, ScoreNeeds, Scores, TokenScorer};
+pub use scoring::{FirstVoteQuery, ScoreInput, ScoreNeeds, Scores, TokenScorer};
 pub use selection::{TokenSelector, TopK};

@@ -3,7 +3,7 @@
 use super::config::AtEdmConfig;
 use super::options::PrunePoint;
 use crate::Result;
-use crate::plugin::{BlockId, Gate, LayerTokens};
+use crate::plugin::{BlockId, LayerTokens, PlacedSchedule};
 
 /// One layer of a block at one step: what a [`PrunePlan`] decides about.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -27,17 +27,17 @@ pub struct LayerQuery {
 /// AT-EDM's decisions about counts, without a tensor: which layers prune, and to how many tokens.
 #[derive(Debug, Clone)]
 pub struct PrunePlan {
-    gate: Gate,
+    schedule: PlacedSchedule,
     prune_layers: Vec<usize>,
     prune_point: PrunePoint,
     keep_multiple: usize,
 }
 
 impl PrunePlan {
-    /// The plan of `config`, as much as `gate` lets through.
-    pub(super) fn new(config: &AtEdmConfig, gate: Gate) -> Self {
+    /// The plan of `config`, as much as `schedule` lets through.
+    pub(super) fn new(config: &AtEdmConfig, schedule: PlacedSchedule) -> Self {
         Self {
-            gate,
+            schedule,
             prune_layers: config.prune_layers.clone(),
             prune_point: config.prune_point,
             keep_multiple: config.keep_multiple.max(1),
@@ -46,7 +46,7 @@ impl PrunePlan {
 
     /// The same for another ratio, in place of a budget if there is one.
     pub(super) fn with_ratio(&self, ratio: f64) -> Result<Self> {
-        Ok(Self { gate: self.gate.with_ratio(ratio)?, ..self.clone() })
+        Ok(Self { schedule: self.schedule.with_ratio(ratio)?, ..self.clone() })
     }
 
     /// The same with another multiple that kept counts are rounded up to.
@@ -69,7 +69,7 @@ impl PrunePlan {
     /// # Errors
     /// [`Error::Config`](crate::Error::Config) when τ exceeds them.
     pub fn begin(&self, steps: usize) -> Result<()> {
-        self.gate.begin(steps)
+        self.schedule.begin(steps)
     }
 
     /// The number of tokens that `query`'s layer keeps, or `None` where it does not prune: no pruning layer, the
@@ -81,7 +81,7 @@ impl PrunePlan {
         if query.layer + 1 >= query.depth || !self.prune_layers.contains(&query.layer) {
             return Ok(None);
         }
-        let ratio = self.gate.ratio(query.block, query.step, query.total)?;
+        let ratio = self.schedule.ratio(query.block, query.step, query.total)?;
         let removable = query.tokens.saturating_sub(query.protected);
         let kept = query.tokens - pruned_tokens(ratio, removable);
         let kept = kept.div_ceil(self.keep_multiple).saturating_mul(self.keep_multiple).min(query.tokens);

@@ -26,7 +26,7 @@ pub struct AttentionInput<'a, T> {
     /// `[b, n, channels]`, to be projected to keys and values; for cross-attention ignore it and use the text.
     pub keys_values: &'a T,
     /// What to return of the map.
-    pub graph: GraphRequest<'a, T>,
+    pub graph: &'a GraphRequest<T>,
 }
 
 /// What an attention sublayer gives back.
@@ -36,6 +36,8 @@ pub struct AttentionOutput<T> {
     pub hidden: T,
     /// The graph, if it was asked for.
     pub graph: Option<AttentionGraph<T>>,
+    /// The vote that attention cast on its way ([`Attended::first_vote`](crate::backend::Attended::first_vote)).
+    pub first_vote: Option<T>,
     /// The values `[b, h, n, dim]`.
     pub values: T,
 }
@@ -155,15 +157,16 @@ impl<'a, T: AttentionOps> BlockPass<'a, T> {
             (Some((Scope::Both, _)), Some(small)) => (small, small),
             _ => (&normed, &normed),
         };
-        let output = attend(AttentionInput { queries, keys_values, graph: wants.request() })?;
-        let event = Event::Attended { sub, graph: output.graph, values: &output.values };
+        let output = attend(AttentionInput { queries, keys_values, graph: &wants })?;
+        let AttentionOutput { hidden: attended, graph, first_vote, values } = output;
+        let event = Event::Attended { sub, graph, first_vote, values: &values };
         match self.reducer.on_event(&site, event)? {
             Action::Continue => {}
             _ => return Err(self.misplaced("a reduction", "Attended")),
         }
         let full = match &around {
-            Some((Scope::Queries | Scope::Both, by)) => by.restore(&output.hidden)?,
-            _ => output.hidden,
+            Some((Scope::Queries | Scope::Both, by)) => by.restore(&attended)?,
+            _ => attended,
         };
         let hidden = hidden.add(&full)?;
         let handle = hidden.clone();

@@ -39,6 +39,8 @@ pub enum Event<'a, T> {
         sub: Sublayer,
         /// The graph, if [`TokenReducer::wants`] asked for it. Keep it no longer than this layer.
         graph: Option<AttentionGraph<T>>,
+        /// The vote `[b, h, tokens]` that attention cast on its way, if it was asked for one and cast it.
+        first_vote: Option<T>,
         /// The values `[b, h, tokens, dim]`.
         values: &'a T,
     },
@@ -100,31 +102,6 @@ pub trait Reduction<T>: Send + std::fmt::Debug {
     fn clone_box(&self) -> Box<dyn Reduction<T>>;
 }
 
-/// What a reducer wants of an attention sublayer: it pays only for what it uses.
-#[derive(Debug, Clone)]
-pub enum Wants<T> {
-    /// Nothing.
-    Nothing,
-    /// The attention graph, lazily.
-    Graph,
-    /// The attention graph, with the first vote from these scores `[b, h, m]`.
-    Voted(T),
-    /// The attention graph with its map stored ([`GraphRequest::Stored`]).
-    Stored,
-}
-
-impl<T> Wants<T> {
-    /// As the request to the attention operation.
-    pub fn request(&self) -> GraphRequest<'_, T> {
-        match self {
-            Self::Nothing => GraphRequest::None,
-            Self::Graph => GraphRequest::Lazy,
-            Self::Voted(scores) => GraphRequest::Voted(scores),
-            Self::Stored => GraphRequest::Stored,
-        }
-    }
-}
-
 /// A method that makes attention blocks cheaper. Object-safe, chosen by name from a registry.
 pub trait TokenReducer<T: AttentionOps>: Send {
     /// A run begins: forget per-image state.
@@ -136,8 +113,8 @@ pub trait TokenReducer<T: AttentionOps>: Send {
         Ok(())
     }
     /// What this attention sublayer should return besides its output.
-    fn wants(&mut self, _site: &Site<'_>, _sub: Sublayer) -> Result<Wants<T>> {
-        Ok(Wants::Nothing)
+    fn wants(&mut self, _site: &Site<'_>, _sub: Sublayer) -> Result<GraphRequest<T>> {
+        Ok(GraphRequest::None)
     }
     /// An event; see [`Event`] for the answers allowed.
     fn on_event(&mut self, site: &Site<'_>, event: Event<'_, T>) -> Result<Action<T>>;

@@ -123,19 +123,31 @@ pub struct Step {
     pub timestep: f64,
 }
 
-/// Height and width of a token grid; tokens are row-major.
+/// A token grid: frames of `height x width` tokens. Tokens are row-major, frame after frame; a picture is one frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Grid {
-    /// Rows.
+    /// Frames; 1 for a picture.
+    pub frames: usize,
+    /// Rows of a frame.
     pub height: usize,
-    /// Columns.
+    /// Columns of a frame.
     pub width: usize,
 }
 
 impl Grid {
-    /// `height * width`.
-    pub fn tokens(&self) -> usize {
-        self.height * self.width
+    /// A picture: one frame.
+    pub const fn new(height: usize, width: usize) -> Self {
+        Self::of_frames(1, height, width)
+    }
+
+    /// A video of so many frames.
+    pub const fn of_frames(frames: usize, height: usize, width: usize) -> Self {
+        Self { frames, height, width }
+    }
+
+    /// `frames * height * width`.
+    pub const fn tokens(&self) -> usize {
+        self.frames * self.height * self.width
     }
 }
 

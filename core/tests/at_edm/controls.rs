@@ -196,8 +196,16 @@ fn protected_tokens_always_stay() {
 
 /// The input of a scorer that needs neither graph nor values.
 fn unscored<'a>(site: &'a Site<'a>, hidden: &'a NdTensor) -> ScoreInput<'a, NdTensor> {
-    let entry_tokens = site.tokens;
-    ScoreInput { site, hidden, graph: None, values: None, entry_tokens, positions: None, seed: 7 }
+    ScoreInput {
+        site,
+        hidden,
+        graph: None,
+        first_vote: None,
+        values: None,
+        entry_tokens: site.tokens,
+        positions: None,
+        seed: 7,
+    }
 }
 
 #[test]

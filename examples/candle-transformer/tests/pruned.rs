@@ -14,7 +14,7 @@ use example_candle_transformer::{plain, pruned};
 
 const CHANNELS: usize = 128;
 const LAYERS: usize = 8;
-const GRID: Grid = Grid { height: 24, width: 24 };
+const GRID: Grid = Grid::new(24, 24);
 const STEP: Step = Step { index: 40, total: 50, evaluation: 40, sigma: 1.0, timestep: 200.0 };
 
 fn model() -> Result<Transformer> {

@@ -18,7 +18,7 @@ pub fn forward<T: AttentionOps>(model: &Wan<T>, input: &Input<'_, T>) -> Result<
         let [q, k, values] = attention.project(&normed, &normed, Some([&rope, &rope]))?;
         let options = attention.options();
         let attended = T::attention(&q, &k, &values, options)?;
-        let hidden = attention.output(&attended.0)?.mul(&first.gate)?;
+        let hidden = attention.output(&attended.hidden)?.mul(&first.gate)?;
         x = x.add(&hidden)?;
 
         let attention = &block.cross_attention;
@@ -26,7 +26,7 @@ pub fn forward<T: AttentionOps>(model: &Wan<T>, input: &Input<'_, T>) -> Result<
         let [q, k, values] = attention.project(&normed, &text, None)?;
         let options = attention.options();
         let attended = T::attention(&q, &k, &values, options)?;
-        let hidden = attention.output(&attended.0)?;
+        let hidden = attention.output(&attended.hidden)?;
         x = x.add(&hidden)?;
 
         let normed = block.modulated_norm(&x, &last)?;

@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 
 use atedm_core::plugin::{
-    Action, BlockId, Event, Grid, LayerTokens, Row, Run, Scope, Site, Step, Sublayer, TokenReducer, Wants,
+    Action, BlockId, Event, Grid, LayerTokens, Row, Run, Scope, Site, Step, Sublayer, TokenReducer,
 };
-use atedm_core::{AttentionOps, Result};
+use atedm_core::{AttentionOps, GraphRequest, Result};
 
 use super::request::StepCost;
 use crate::config::UNetConfig;
@@ -52,7 +52,7 @@ impl<T: AttentionOps> TokenReducer<T> for Metered<'_, T> {
         self.inner.begin_step(step, rows)
     }
 
-    fn wants(&mut self, site: &Site<'_>, sub: Sublayer) -> Result<Wants<T>> {
+    fn wants(&mut self, site: &Site<'_>, sub: Sublayer) -> Result<GraphRequest<T>> {
         self.inner.wants(site, sub)
     }
 

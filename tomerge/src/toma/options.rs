@@ -5,8 +5,8 @@ use atedm_core::{Error, Result};
 use serde::{Deserialize, Serialize};
 
 use crate::around::Moment;
+use crate::method_options::{BlockAtStep, MethodOptions};
 use crate::reuse::Reuse;
-use crate::rules::{Place, Rules};
 use crate::tome::{check_sublayers, merges};
 
 /// What ToMA can be told besides where and how much.
@@ -98,7 +98,7 @@ impl TomaOptions {
     }
 }
 
-impl Rules for TomaOptions {
+impl MethodOptions for TomaOptions {
     fn validate(&self) -> Result<()> {
         if self.num_tiles == 0 {
             return Err(Error::config("num_tiles", "expected at least 1, got 0"));
@@ -111,7 +111,7 @@ impl Rules for TomaOptions {
         self.reuse.validate()
     }
 
-    fn kept(&self, ratio: f64, &Place { grid, .. }: &Place) -> usize {
+    fn kept(&self, ratio: f64, &BlockAtStep { grid, .. }: &BlockAtStep) -> usize {
         let tiles = self.tiles_of(grid);
         tiles.count() * tiles.kept(ratio)
     }
@@ -141,20 +141,20 @@ mod tests {
     fn tiles_divide_the_grid() {
         let options = TomaOptions::default();
         let of = |height, width| {
-            let tiles = options.tiles_of(Grid { height, width });
+            let tiles = options.tiles_of(Grid::new(height, width));
             (tiles.rows, tiles.columns, tiles.tokens())
         };
         assert_eq!(of(64, 64), (4, 4, 256));
         assert_eq!(of(6, 9), (3, 3, 6));
         assert_eq!(of(13, 7), (1, 1, 91));
         assert_eq!(of(2, 10), (2, 2, 5));
-        let tiles = options.tiles_of(Grid { height: 2, width: 6 });
+        let tiles = options.tiles_of(Grid::new(2, 6));
         assert_eq!(tiles.order(), [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11].map(|i| i as u32));
-        let tiles = Tiles { grid: Grid { height: 2, width: 4 }, rows: 1, columns: 2 };
+        let tiles = Tiles { grid: Grid::new(2, 4), rows: 1, columns: 2 };
         assert_eq!(tiles.order(), [0, 1, 4, 5, 2, 3, 6, 7]);
         assert_eq!((tiles.kept(0.0), tiles.kept(0.5), tiles.kept(0.99)), (4, 2, 1));
         // of 54 tokens 21 go, and of the 33 left each of 9 tiles keeps 3, not 6 - floor(2.4)
-        let nine = options.tiles_of(Grid { height: 6, width: 9 });
+        let nine = options.tiles_of(Grid::new(6, 9));
         assert_eq!([0.0, 0.1, 0.4, 0.5].map(|ratio| nine.kept(ratio)), [6, 5, 3, 3]);
     }
 }
