@@ -49,7 +49,7 @@ impl Workload<'_> {
     /// What a method is described for.
     fn shape(&self) -> ModelShape {
         let blocks = self.blocks().iter().map(shape).collect();
-        ModelShape { blocks, steps: self.steps, timesteps: self.timesteps() }
+        ModelShape { timesteps: self.timesteps(), ..ModelShape::new(blocks, self.steps) }
     }
 
     /// TFLOPs (2 × MAC, one sample) of one evaluation with nothing pruned.
@@ -60,7 +60,7 @@ impl Workload<'_> {
 
 /// A block without the facts that counts do not depend on.
 pub(crate) fn shape(block: &BlockInfo) -> BlockShape {
-    BlockShape { id: block.id, depth: block.depth, grid: block.grid }
+    BlockShape::new(block.id, block.depth, block.grid)
 }
 
 /// A method by name with checked options.

@@ -97,13 +97,13 @@ impl MethodPlan for MergeOutline {
         if !self.counts.is_exact() {
             return Ok(None);
         }
-        self.counts.tokens(block.id, block.depth, block.grid, step.index, step.total).map(Some)
+        self.counts.tokens(block, step).map(Some)
     }
 
     fn scoring(&self, block: &BlockShape, step: StepOf) -> Result<Scoring> {
         let reuse = self.config.method.options().reuse();
         let kept = |step: StepOf| {
-            let effect = self.counts.effect(block.id, block.grid, step.index, step.total)?;
+            let effect = self.counts.effect(block, step)?;
             Ok(effect.applies().then_some(effect.kept))
         };
         scoring_of(step, kept, |_, now| !reuse.is_fresh(now), Scoring::Fresh)
@@ -127,13 +127,17 @@ impl MethodPlan for MergeOutline {
         Some(solved())
     }
 
+    /// ToMA's reduced tokens are mixtures of a whole tile.
+    fn gives_positions(&self) -> bool {
+        !matches!(self.config.method, Method::Toma(_))
+    }
+
     /// An observer is shown kept sets on the host, for which plans are read back from the device.
     fn is_slow_to_watch(&self) -> bool {
         true
     }
 
     fn remarks(&self, model: &ModelShape) -> Result<Vec<String>> {
-        let blocks: Vec<_> = model.blocks.iter().map(|block| (block.id, block.grid)).collect();
-        self.counts.remarks(&blocks, model.steps)
+        self.counts.remarks(model)
     }
 }

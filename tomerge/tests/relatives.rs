@@ -65,7 +65,7 @@ fn toma_merges_and_unmerges_by_products() {
         assert_eq!((scope, by.kept()), (Scope::Both, tiles * kept));
         let small = by.shrink(&hidden).unwrap();
         let whole = by.restore(&small).unwrap();
-        let positions = by.positions().unwrap().unwrap();
+        let positions = by.places();
         for (b, places_of_row) in positions.iter().enumerate() {
             let full = rows_of(&hidden, b);
             for tile in 0..tiles {
@@ -118,7 +118,7 @@ fn toma_compares_the_layers_input_or_the_normalised_one() {
         enter(&mut toma, &site, &hidden).unwrap();
         let by = before(&mut toma, &site, Sublayer::SelfAttention, &normed).unwrap().unwrap().1;
         let expected = naive_destinations(&rows_of(compared, 0), 8);
-        let standing = &by.positions().unwrap().unwrap()[0];
+        let standing = &by.places()[0];
         assert_eq!(standing.iter().map(|&i| i as usize).collect::<Vec<_>>(), expected, "{compare}");
     }
 }
@@ -132,7 +132,7 @@ fn toma_uses_plans_again() {
     let mut standing = |step: usize, layer: usize, seed: u64| {
         let place = Site { layer, ..at_step(&site(grid, &rows), step) };
         let by = plan(&mut toma, &place, &tokens([1, 16, 4], seed, DType::F32)).unwrap().unwrap().1;
-        by.positions().unwrap().unwrap()
+        by.places()
     };
     let first = standing(0, 0, 1);
     assert_eq!(standing(0, 1, 2), first, "a layer of the same pair");
@@ -199,7 +199,7 @@ fn sito_draws_its_noise_from_the_seed() {
     let kept = |seed: u64, alpha: f64| {
         let mut sito = build("sito", json!({"ratio": 0.5, "noise_alpha": alpha})).unwrap();
         begin(&mut sito, &rows, seed).unwrap();
-        plan(&mut sito, &site(grid, &rows), &hidden).unwrap().unwrap().1.positions().unwrap().unwrap()
+        plan(&mut sito, &site(grid, &rows), &hidden).unwrap().unwrap().1.places()
     };
     assert_eq!(kept(1, 100.0), kept(1, 100.0));
     assert_ne!(kept(1, 100.0), kept(2, 100.0));
@@ -238,7 +238,7 @@ fn sito_has_noise_of_its_own_for_every_row() {
         begin(&mut sito, &rows, 7).unwrap();
         let kept = plan(&mut sito, &site(grid, &rows), &hidden).unwrap().unwrap().1;
         let expected = of.map(|row| bases(&NOISE[row]));
-        assert_eq!(kept.positions().unwrap().unwrap(), expected, "{noise}");
+        assert_eq!(kept.places(), expected, "{noise}");
     }
 }
 
@@ -259,7 +259,7 @@ fn halves_of_guidance_share_one_plan_if_asked() {
             }
             let mut method = build(name, options).unwrap();
             let by = plan(&mut method, &site(grid, rows), hidden).unwrap().unwrap().1;
-            by.positions().unwrap().unwrap()
+            by.places()
         };
         let [first, second] = <[_; 2]>::try_from(positions("cond", &rows, &hidden)).unwrap();
         assert_eq!(first, second, "{name}");

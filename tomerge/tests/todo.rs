@@ -10,6 +10,22 @@ use atedm_core::plugin::{BlockId, Grid, Row, Scope, Site, Sublayer};
 use common::*;
 use serde_json::json;
 
+/// Every frame of a video is made coarser for itself.
+#[test]
+fn todo_keeps_the_frames_of_a_video() {
+    let rows = Row::singles(1);
+    let picture = Grid::new(5, 7);
+    let video = Grid::of_frames(3, 5, 7);
+    let kept = |grid: Grid| {
+        let mut todo = build("todo", json!({"downsample_factor_level_2": 2})).unwrap();
+        let hidden = tokens([1, grid.tokens(), 3], 1, DType::F32);
+        plan(&mut todo, &site(grid, &rows), &hidden).unwrap().unwrap().1.places().remove(0)
+    };
+    let one = kept(picture);
+    let expected: Vec<u32> = (0..3).flat_map(|frame| one.iter().map(move |i| i + 35 * frame)).collect();
+    assert_eq!(kept(video), expected);
+}
+
 #[test]
 fn todo_takes_keys_and_values_from_a_coarser_grid() {
     let rows = Row::singles(2);
@@ -25,7 +41,7 @@ fn todo_takes_keys_and_values_from_a_coarser_grid() {
         let (scope, by) = plan(&mut todo, &site(grid, &rows), &hidden).unwrap().unwrap();
         let expected: Vec<u32> = expected.iter().map(|[y, x]| y * 7 + x).collect();
         assert_eq!(scope, Scope::KeysValues);
-        assert_eq!(by.positions().unwrap().unwrap(), vec![expected.clone(); 2]);
+        assert_eq!(by.places(), vec![expected.clone(); 2]);
         let small = by.shrink(&hidden).unwrap();
         for (row, &place) in rows_of(&small, 1).iter().zip(&expected) {
             assert_eq!(row, &rows_of(&hidden, 1)[place as usize]);
@@ -80,7 +96,7 @@ fn todo_has_a_factor_for_each_level_and_stops_in_time() {
     let joint = Site { tokens: 66, protected: (64, 66), ..site(grid, &rows) };
     let mut todo = build("todo-sdxl", json!({})).unwrap();
     let by = plan(&mut todo, &joint, &tokens([1, 66, 2], 3, DType::F32)).unwrap().unwrap().1;
-    assert_eq!(by.positions().unwrap().unwrap()[0][16..], [64, 65]);
+    assert_eq!(by.places()[0][16..], [64, 65]);
 }
 
 #[test]
@@ -97,7 +113,7 @@ fn todo_merges_keys_and_values_by_similarity_in_the_end() {
         let r = (0.4 * n as f64) as usize;
         assert_eq!((scope, by.kept()), (Scope::KeysValues, n - r));
         let small = by.shrink(&normed).unwrap();
-        let places = by.positions().unwrap().unwrap();
+        let places = by.places();
         for (b, places) in places.iter().enumerate() {
             // keys and values are compared as their projections get them
             let full = rows_of(&normed, b);
@@ -124,7 +140,7 @@ fn todo_merges_keys_and_values_by_similarity_in_the_end() {
         begin(&mut method, &rows, 3).unwrap();
         let last = times.iter().map(|&time| {
             let by = plan(&mut method, &at_time(&site(grid, &rows), time), &hidden).unwrap().unwrap().1;
-            by.positions().unwrap().unwrap()
+            by.places()
         });
         last.last().unwrap()
     };

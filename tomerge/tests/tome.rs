@@ -35,7 +35,7 @@ fn sets_means_and_restoring_against_plain_loops() {
             let small = by.shrink(&hidden).unwrap();
             let whole = by.restore(&small).unwrap();
             assert_eq!((small.shape(), small.dtype()), (vec![batch, n - r, 8], dtype));
-            let positions = by.positions().unwrap().unwrap();
+            let positions = by.places();
             for (b, places) in positions.iter().enumerate() {
                 let full = rows_of(&hidden, b);
                 let into = naive_tome(&full, grid, (sx, sy), r);
@@ -245,7 +245,7 @@ fn draws_are_those_of_the_seed() {
         let mut method = build("tome", plain(options)).unwrap();
         begin(&mut method, rows, seed).unwrap();
         let place = Site { rows, ..site };
-        [0, 1].map(|_| plan(&mut method, &place, hidden).unwrap().unwrap().1.positions().unwrap().unwrap())
+        [0, 1].map(|_| plan(&mut method, &place, hidden).unwrap().unwrap().1.places())
     };
     for rng in ["torch", "chacha"] {
         let first = run(rng, 5, &rows, &hidden);
@@ -263,5 +263,5 @@ fn draws_are_those_of_the_seed() {
     let odd = run("torch", 5, &rows[..1], &alone);
     let mut undrawn = build("tome", plain(json!({"ratio": 0.5}))).unwrap();
     let place = Site { rows: &rows[..1], ..site };
-    assert_eq!(odd[0], plan(&mut undrawn, &place, &alone).unwrap().unwrap().1.positions().unwrap().unwrap());
+    assert_eq!(odd[0], plan(&mut undrawn, &place, &alone).unwrap().unwrap().1.places());
 }

@@ -128,7 +128,8 @@ checks! { $;
         graph_overrides_equal_the_generic_bodies graphs_beyond_one_block graph_rejects_misfits;
     seam:
         unpruned_is_the_plain_block reductions_form_a_stack around_is_undone_before_the_residual
-        misplaced_answers_are_errors reducers_pay_only_for_what_they_want;
+        misplaced_answers_are_errors reducers_pay_only_for_what_they_want
+        joint_and_parallel_layers_are_plain_sums tables_follow_the_tokens;
     at_edm:
         page_rank_on_self_attention page_rank_on_cross_attention convergence_is_judged_per_head
         comparison_scorers_against_the_oracle pruned_blocks_against_the_oracle ratio_zero_is_the_identity

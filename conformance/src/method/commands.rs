@@ -116,6 +116,19 @@ pub(super) fn lives() -> impl Strategy<Value = Vec<Command>> {
     (pictures(), vec(command, 1..7)).prop_map(|(first, rest)| [vec![Command::Begin(first)], rest].concat())
 }
 
+/// [`lives`] of videos of one to three frames.
+pub(super) fn video_lives() -> impl Strategy<Value = Vec<Command>> {
+    let longer = |command| match command {
+        Command::Begin(picture) => {
+            let Grid { height, width, .. } = picture.grid;
+            let frames = 1 + (picture.seed % 3) as usize;
+            Command::Begin(Picture { grid: Grid::of_frames(frames, height, width), ..picture })
+        }
+        other => other,
+    };
+    lives().prop_map(move |life| life.into_iter().map(longer).collect())
+}
+
 /// [`lives`] whose last run fails within an evaluation.
 pub(super) fn cut_lives() -> impl Strategy<Value = Vec<Command>> {
     (lives(), cancels()).prop_map(|(life, cancel)| [life, vec![cancel]].concat())

@@ -50,7 +50,7 @@ impl AtEdmPlan {
     /// Fewest tokens that a sublayer of `block` runs on; `None` where the block is left whole.
     fn kept(&self, block: &BlockShape, step: StepOf) -> Result<Option<usize>> {
         let whole = block.grid.tokens();
-        let layers = self.counts.tokens(block.id, block.depth, whole, step.index, step.total)?;
+        let layers = self.counts.tokens(block, step)?;
         Ok(layers.iter().map(LayerTokens::least).min().filter(|&kept| kept < whole))
     }
 
@@ -85,8 +85,7 @@ impl MethodPlan for AtEdmPlan {
     }
 
     fn tokens(&self, block: &BlockShape, step: StepOf) -> Result<Option<Vec<LayerTokens>>> {
-        let BlockShape { id, depth, grid } = *block;
-        self.counts.tokens(id, depth, grid.tokens(), step.index, step.total).map(Some)
+        self.counts.tokens(block, step).map(Some)
     }
 
     fn scoring(&self, block: &BlockShape, step: StepOf) -> Result<Scoring> {
@@ -198,11 +197,11 @@ mod tests {
 
     fn shape(level: usize, side: usize) -> BlockShape {
         let id = BlockId { stage: Stage::Mid, stage_index: 0, index: 0, count: 1, level };
-        BlockShape { id, depth: 3, grid: Grid::new(side, side) }
+        BlockShape::new(id, 3, Grid::new(side, side))
     }
 
     fn model() -> ModelShape {
-        ModelShape { blocks: vec![shape(1, 64), shape(2, 32)], steps: 4, timesteps: None }
+        ModelShape::new(vec![shape(1, 64), shape(2, 32)], 4)
     }
 
     fn remarks(options: Value) -> String {

@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use super::entry::AtEdmPlan;
 use super::kept::{KeptSet, KeptSets};
-use super::options::{PrunePoint, ScoreSource};
+use super::options::ScoreSource;
 use super::parts::Parts;
 use super::plan::{LayerQuery, PrunePlan};
 use super::recovery::{RecoveryInput, TokenRecovery};
@@ -125,11 +125,11 @@ impl<T: AttentionOps> AtEdm<T> {
         let scored = self.score_needs(layer).graph;
         let planned = layer.reused.as_ref().is_some_and(|set| set.plan.is_some());
         match sub {
-            Sublayer::SelfAttention => {
+            Sublayer::CrossAttention => scored == Some(ScoreSource::CrossAttention),
+            sub if sub.has_self_graph() => {
                 scored == Some(ScoreSource::SelfAttention) || (self.recovery.needs_graph() && !planned)
             }
-            Sublayer::CrossAttention => scored == Some(ScoreSource::CrossAttention),
-            Sublayer::FeedForward => false,
+            _ => false,
         }
     }
 
@@ -191,8 +191,7 @@ impl<T: AttentionOps> AtEdm<T> {
         sub: Sublayer,
         layer: &PruningLayer<T>,
     ) -> Result<GraphRequest<T>> {
-        let votes = sub == Sublayer::SelfAttention
-            && self.score_needs(layer).graph == Some(ScoreSource::SelfAttention);
+        let votes = sub.has_self_graph() && self.score_needs(layer).graph == Some(ScoreSource::SelfAttention);
         let scores = match self.heads.get(&site.block) {
             Some(&heads) if votes => self.scorer.first_vote_scores(&FirstVoteQuery {
                 site,
@@ -216,7 +215,7 @@ impl<T: AttentionOps> AtEdm<T> {
             }
         }
         let Some(mut layer) = self.layer.take() else { return Ok(()) };
-        if sub == Sublayer::SelfAttention {
+        if sub.has_self_graph() {
             if let Some(graph) = &graph {
                 let [_, heads, _, _] = graph.dims()?;
                 self.heads.insert(site.block, heads);
@@ -224,12 +223,11 @@ impl<T: AttentionOps> AtEdm<T> {
             layer.values = self.score_needs(&layer).values.then(|| values.clone());
         }
         if self.needs_graph(sub, &layer) {
-            match sub {
-                Sublayer::SelfAttention => {
-                    layer.self_graph = graph;
-                    layer.first_vote = first_vote;
-                }
-                _ => layer.cross_graph = graph,
+            if sub.has_self_graph() {
+                layer.self_graph = graph;
+                layer.first_vote = first_vote;
+            } else {
+                layer.cross_graph = graph;
             }
         }
         self.layer = Some(layer);
@@ -238,12 +236,10 @@ impl<T: AttentionOps> AtEdm<T> {
 
     /// What follows a sublayer: pruning, if this is the prune point of a pruning layer.
     fn after(&mut self, site: &Site<'_>, sub: Sublayer, hidden: &T) -> Result<Action<T>> {
-        let prunes = match self.plan.prune_point() {
-            PrunePoint::AfterFf => sub == Sublayer::FeedForward,
-            PrunePoint::BeforeFf => sub == Sublayer::CrossAttention,
-        };
-        if !prunes && sub == Sublayer::FeedForward && self.layer.is_some() {
-            let reason = format!("before_ff needs a cross-attention, which {} does not report", site.block);
+        let prunes = self.plan.prune_point().is_after(sub);
+        if !prunes && sub.has_feed_forward() && self.layer.is_some() {
+            let reason =
+                format!("before_ff needs a cross- or joint attention, which {} does not report", site.block);
             return Err(Error::config("prune_point", reason));
         }
         match self.layer.take() {

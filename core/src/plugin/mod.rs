@@ -63,11 +63,18 @@
 //! # fn main() {}
 //! ```
 //!
+//! # Places
+//! Removed tokens leave gaps, and what belongs to a place has to follow the tokens: rotary tables, masks, modulations. Inputs
+//! of sublayers hand out the rows of such a table ([`AttentionInput::query_rows`], [`AttentionInput::key_rows`],
+//! [`FeedForwardInput::rows`]). A model that asks for them says so ([`ModelShape::needs_positions`]), and a method whose tokens
+//! stand for no single places ([`MethodPlan::gives_positions`]) is refused before the first step.
+//!
 //! # A method before any tensor exists
 //! A [`MethodCatalogue`] describes a method by its name and options as a [`MethodPlan`]: its settings and token counts, for
 //! the model and steps of a run ([`Facts`]). A [`Registry`] builds the [`TokenReducer`] of that plan. [`Placement`] holds the
 //! options that every method shares: how much is reduced, where and when.
 
+mod block;
 mod index_plan;
 mod levels;
 mod masks;
@@ -76,6 +83,7 @@ pub mod options;
 mod pass;
 mod placement;
 mod plan;
+mod positions;
 mod reducer;
 mod registry;
 pub mod schedule;
@@ -84,19 +92,21 @@ mod sharing;
 mod site;
 mod tokens;
 
+pub use block::{BlockId, BlockName, Stage, StageName};
 pub use index_plan::{IndexPlan, stream_order};
 pub use levels::Levels;
 pub(crate) use levels::index_list;
 pub use masks::{MaskEntry, MaskKey, MaskSet};
 pub use observe::{MaskRecorder, PruneObserver, PruneRecord, SharedObserver, lock};
 pub use options::{Options, PartSpec};
-pub use pass::{AttentionInput, AttentionOutput, BlockPass};
+pub use pass::{AttentionInput, AttentionOutput, BlockPass, FeedForwardInput};
 pub use placement::{PlacedSchedule, Placement, check_ratio};
 pub use plan::{Facts, MethodPlan, RunTells, Scoring, Whole, scoring_of};
+pub use positions::Positions;
 pub use reducer::{Action, Event, Reduction, Run, Scope, TokenReducer, Unpruned, expect_tokens};
 pub use registry::{BuildContext, MethodCatalogue, Registry};
 pub use schedule::{PruningSchedule, ScheduleQuery, ScheduleRegistry, Tau};
 pub use scheduled::{Scheduled, WithRatio};
 pub use sharing::GuidanceMasks;
-pub use site::{BlockId, BlockName, Branch, Grid, Row, Site, Stage, Step, Sublayer};
+pub use site::{Branch, Grid, Row, Site, Step, Sublayer};
 pub use tokens::{BlockShape, LayerTokens, ModelShape, StepOf};

@@ -92,7 +92,7 @@ impl<T: AttentionOps> PruneObserver<T> for MaskRecorder {
             scores,
             positions: record.positions.map(|positions| positions.to_host()).transpose()?.unwrap_or_default(),
             votes: record.votes,
-            grid: (site.grid.height, site.grid.width),
+            grid: (site.grid.frames * site.grid.height, site.grid.width),
         };
         self.masks.insert(MaskKey::of(site), entry);
         Ok(())

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::block::BlockId;
 use super::levels::Levels;
 use super::options::{Options, from_table, to_table};
 use super::plan::Facts;
@@ -9,7 +10,6 @@ use super::schedule::{
     PruningSchedule, SCHEDULE, ScheduleQuery, ScheduleRegistry, ScheduleTable, Tau, missing_table, share,
 };
 use super::sharing::GuidanceMasks;
-use super::site::BlockId;
 use crate::{Error, Result};
 
 /// What users of token merging know `ratio` as.
@@ -351,8 +351,8 @@ mod tests {
     fn a_placed_schedule_answers_once_its_budget_is_solved() {
         let schedules = ScheduleRegistry::with_builtins();
         let block = BlockId { stage: Stage::Mid, stage_index: 0, index: 0, count: 1, level: 2 };
-        let shape = BlockShape { id: block, depth: 1, grid: Grid::new(2, 2) };
-        let model = ModelShape { blocks: vec![shape], steps: 4, timesteps: None };
+        let shape = BlockShape::new(block, 1, Grid::new(2, 2));
+        let model = ModelShape::new(vec![shape], 4);
         let facts = Facts::new(&schedules).of_model(&model);
         let placement = Placement { levels: Levels::Deepest, ..read(json!({})).unwrap().0 };
         assert!(placement.build(&schedules).is_err(), "which level is deepest?");

@@ -100,6 +100,12 @@ pub trait MethodPlan: Any + std::fmt::Debug + Send + Sync {
         None
     }
 
+    /// Whether every token that it leaves stands for one place of those before, so that rotary tables and the like can
+    /// follow. A model that [needs positions](ModelShape::needs_positions) refuses a method that gives none.
+    fn gives_positions(&self) -> bool {
+        true
+    }
+
     /// Whether telling an observer takes time that the method alone would not, so that who only counts had better ask
     /// [`MethodPlan::tokens`].
     fn is_slow_to_watch(&self) -> bool {

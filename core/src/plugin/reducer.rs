@@ -72,7 +72,7 @@ pub enum Scope {
 /// The answer to an [`Event`].
 #[derive(Debug)]
 #[non_exhaustive]
-pub enum Action<T> {
+pub enum Action<T: Tensor> {
     /// Nothing.
     Continue,
     /// Reduce this sublayer's input, restore its output before the residual (ToMe, ToDo).
@@ -87,16 +87,26 @@ pub enum Action<T> {
 }
 
 /// A way to make fewer tokens and to get all of them back: index, dense and grid-resize plans are implementors.
-pub trait Reduction<T>: Send + std::fmt::Debug {
+pub trait Reduction<T: Tensor>: Send + std::fmt::Debug {
     /// Tokens after shrinking.
     fn kept(&self) -> usize;
     /// `[b, tokens, channels]` → `[b, kept, channels]`.
     fn shrink(&self, full: &T) -> Result<T>;
     /// `[b, kept, channels]` → `[b, tokens, channels]`.
     fn restore(&self, reduced: &T) -> Result<T>;
-    /// For each batch row the positions, among the tokens before shrinking, that the kept tokens stand for; `None` if they stand for no single ones.
-    fn positions(&self) -> Option<Result<Vec<Vec<u32>>>> {
+    /// What errors call it.
+    fn name(&self) -> &str {
+        std::any::type_name::<Self>()
+    }
+    /// The positions `[b, kept]`, among the tokens before shrinking, that the kept tokens stand for; `None` if they stand for
+    /// no single ones. A token that several were merged into stands for the one that they were merged into.
+    fn positions(&self) -> Option<Result<T::Indices>> {
         None
+    }
+    /// The positions of the tokens that stand in the kept ones' places in records and pictures: [`Reduction::positions`],
+    /// but for mixtures of many tokens around a chosen one, which stand for no single position.
+    fn representatives(&self) -> Option<Result<T::Indices>> {
+        self.positions()
     }
     /// A copy, for plans cached over layers and steps.
     fn clone_box(&self) -> Box<dyn Reduction<T>>;

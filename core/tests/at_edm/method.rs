@@ -2,7 +2,8 @@
 
 use atedm_core::at_edm::{AtEdm, AtEdmConfig, Parts, PrunePoint, ScoreSource};
 use atedm_core::plugin::{
-    Action, BuildContext, Event, Grid, Levels, Run, Site, Stage, Sublayer, Tau, TokenReducer, Unpruned,
+    Action, BlockShape, BuildContext, Event, Grid, Levels, Run, Site, Stage, StepOf, Sublayer, Tau,
+    TokenReducer, Unpruned,
 };
 use atedm_core::reference::NdTensor;
 use atedm_core::{Error, GraphRequest, Result};
@@ -191,7 +192,8 @@ fn the_plan_and_the_method_agree_on_counts() {
                 AtEdmConfig { prune_point, ratio, keep_multiple, prune_layers: vec![0, 2], ..config() };
             let mut counting = Counting { inner: build(&config), seen: Vec::new() };
             run(&toy, &mut counting, &Inputs::new(43, 1)).unwrap();
-            let planned = config.plan().unwrap().tokens(toy.block, 4, GRID.tokens(), 0, 1).unwrap();
+            let shape = BlockShape::new(toy.block, 4, GRID);
+            let planned = config.plan().unwrap().tokens(&shape, StepOf { index: 0, total: 1 }).unwrap();
             let planned: Vec<usize> =
                 planned.iter().flat_map(|l| [l.self_attention, l.cross_attention, l.feed_forward]).collect();
             assert_eq!(counting.seen, planned, "{config:?}");

@@ -2,7 +2,7 @@
 
 use atedm_core::at_edm::scoring::{FirstVoteQuery, PageRank, PageRankOptions, Start};
 use atedm_core::at_edm::{CrossVote, Heads, Norm, ScoreInput, ScoreSource, TokenScorer};
-use atedm_core::backend::{AttentionGraph, Streamed};
+use atedm_core::backend::AttentionGraph;
 use atedm_core::plugin::Grid;
 use atedm_core::reference::{NdDevice, NdTensor};
 use atedm_core::{DType, Tensor};

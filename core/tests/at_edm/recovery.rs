@@ -70,7 +70,7 @@ fn kept_tokens_come_back_bit_by_bit() {
         for recovery in recoveries() {
             let plan = plan(recovery.as_ref(), &kept, &hidden, &graph, grid).clone_box();
             assert_eq!(plan.kept(), kept[0].len());
-            assert_eq!(plan.positions().unwrap().unwrap(), kept);
+            assert_eq!(plan.positions().unwrap().unwrap().to_host().unwrap(), kept);
             let shrunk = matrices(&plan.shrink(&hidden).unwrap());
             let restored = matrices(&plan.restore(&batch(&shrunk)).unwrap());
             let original = matrices(&hidden);
@@ -218,6 +218,31 @@ fn bicubic_keeps_constants_and_fails_in_holes() {
             assert_eq!(restored[row * 16 + column], 0.0, "{mode:?}");
         }
         assert!(restored[4 * 16 + 4] != 0.0);
+    }
+}
+
+#[test]
+fn bicubic_fills_each_frame_of_a_video_for_itself() {
+    let mut random = Random(25);
+    let frames = [random.matrix(20, 3, 1.0), random.matrix(20, 3, 1.0)];
+    let kept: [Vec<u32>; 2] =
+        [(0..20).filter(|i| i % 3 > 0).collect(), (0..20).filter(|i| i % 4 > 0).collect()];
+    let graph = AttentionGraph::Dense(tensor(&[0.0], &[1, 1, 1, 1]));
+    let later: Vec<u32> = kept[1].iter().map(|i| i + 20).collect();
+    let of_both = [kept[0].clone(), later].concat();
+    let video = batch(&[frames.concat()]);
+    for mode in [Bicubic::Plain, Bicubic::Normalised] {
+        let restored = |hidden: &NdTensor, kept: &Vec<u32>, grid: Grid| {
+            let kept = std::slice::from_ref(kept);
+            let plan = plan(&BicubicInterpolation { mode }, kept, hidden, &graph, grid);
+            values(&plan.restore(&plan.shrink(hidden).unwrap()).unwrap())
+        };
+        let alone: Vec<f64> = frames
+            .iter()
+            .zip(&kept)
+            .flat_map(|(frame, kept)| restored(&batch(std::slice::from_ref(frame)), kept, Grid::new(4, 5)))
+            .collect();
+        assert_close(&restored(&video, &of_both, Grid::of_frames(2, 4, 5)), &alone, 1e-12);
     }
 }
 

@@ -126,8 +126,8 @@ fn names_are_listed_unique_and_known() {
             Err(error) => assert!(error.to_string().starts_with(expected), "{error}"),
         }
     }
-    let deep = BlockShape { id: block(Stage::Mid, 0, 0, 1, 2), depth: 2, grid: GRID };
-    let model = ModelShape { blocks: vec![deep], steps: 10, timesteps: None };
+    let deep = BlockShape::new(block(Stage::Mid, 0, 0, 1, 2), 2, GRID);
+    let model = ModelShape::new(vec![deep], 10);
     let describe = |name: &str, options: Value| {
         let facts = registry.catalogue().facts().of_model(&model);
         registry.catalogue().describe(name, options.as_object().unwrap(), &facts)

@@ -69,7 +69,7 @@ impl Toy {
                     |input: AttentionInput<'_, NdTensor>| layer.attend(4, &input, Some(text), &mut asked);
                 x = pass.attention(Sublayer::CrossAttention, x, same, cross)?;
             }
-            x = pass.feed_forward(x, same, |x| layer.feed_forward(x))?;
+            x = pass.feed_forward(x, same, |input| layer.feed_forward(input.tokens))?;
         }
         Ok((pass.exit(x)?, asked))
     }

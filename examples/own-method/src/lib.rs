@@ -62,7 +62,7 @@ impl MethodPlan for EveryKth {
     fn tokens(&self, block: &BlockShape, step: StepOf) -> Result<Option<Vec<LayerTokens>>> {
         let ratio = self.schedule.ratio(block.id, step.index, step.total)?;
         let kept = kept(block.grid.tokens(), ratio);
-        Ok(Some(vec![LayerTokens::whole(kept); block.depth]))
+        Ok(Some(vec![block.layer(kept); block.depth]))
     }
 
     fn budget_tflops(&self) -> Option<f64> {

@@ -72,11 +72,8 @@ impl<T: AttentionOps> TokenReducer<T> for Metered<'_, T> {
             };
             let whole = LayerTokens::whole(site.tokens);
             let layer = self.counts.entry((site.block, site.layer)).or_insert(whole);
-            match sub {
-                Sublayer::SelfAttention => (layer.self_attention, layer.self_keys) = (queries, keys),
-                Sublayer::CrossAttention => layer.cross_attention = queries,
-                Sublayer::FeedForward => layer.feed_forward = queries.min(keys),
-            }
+            let queries = if sub == Sublayer::FeedForward { queries.min(keys) } else { queries };
+            layer.set(sub, queries, keys);
         }
         Ok(action)
     }

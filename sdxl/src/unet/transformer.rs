@@ -92,8 +92,11 @@ impl<T: AttentionOps> Transformer<T> {
                 |x| layer.norm2.forward(x),
                 |input| layer.attn2.on_text(&input, text),
             )?;
-            hidden =
-                pass.feed_forward(hidden, |x| layer.norm3.forward(x), |x| layer.feed_forward.forward(x))?;
+            hidden = pass.feed_forward(
+                hidden,
+                |x| layer.norm3.forward(x),
+                |input| layer.feed_forward.forward(input.tokens),
+            )?;
         }
         pass.exit(hidden)
     }

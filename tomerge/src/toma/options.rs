@@ -45,7 +45,7 @@ impl Default for TomaOptions {
     }
 }
 
-/// A grid in equal tiles.
+/// A grid in equal tiles, each within one frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Tiles {
     grid: Grid,
@@ -56,7 +56,7 @@ pub struct Tiles {
 impl Tiles {
     /// How many there are.
     pub fn count(&self) -> usize {
-        self.rows * self.columns
+        self.grid.frames * self.rows * self.columns
     }
 
     /// Tokens of each.
@@ -75,8 +75,11 @@ impl Tiles {
     pub fn order(&self) -> Vec<u32> {
         let (height, width) = (self.grid.height / self.rows, self.grid.width / self.columns);
         let tiles = (0..self.rows).flat_map(|row| (0..self.columns).map(move |column| (row, column)));
-        let tokens = |(row, column): (usize, usize)| {
-            let line = move |y: usize| (row * height + y) * self.grid.width + column * width;
+        let tiles = (0..self.grid.frames)
+            .flat_map(|frame| tiles.clone().map(move |(row, column)| (frame, row, column)));
+        let tokens = |(frame, row, column): (usize, usize, usize)| {
+            let top = frame * self.grid.height + row * height;
+            let line = move |y: usize| (top + y) * self.grid.width + column * width;
             (0..height).flat_map(move |y| (0..width).map(move |x| (line(y) + x) as u32))
         };
         tiles.flat_map(tokens).collect()
@@ -150,6 +153,9 @@ mod tests {
         assert_eq!(of(2, 10), (2, 2, 5));
         let tiles = options.tiles_of(Grid::new(2, 6));
         assert_eq!(tiles.order(), [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11].map(|i| i as u32));
+        let video = Tiles { grid: Grid::of_frames(2, 2, 4), rows: 1, columns: 2 };
+        assert_eq!((video.count(), video.tokens()), (4, 4));
+        assert_eq!(video.order(), [0, 1, 4, 5, 2, 3, 6, 7, 8, 9, 12, 13, 10, 11, 14, 15]);
         let tiles = Tiles { grid: Grid::new(2, 4), rows: 1, columns: 2 };
         assert_eq!(tiles.order(), [0, 1, 4, 5, 2, 3, 6, 7]);
         assert_eq!((tiles.kept(0.0), tiles.kept(0.5), tiles.kept(0.99)), (4, 2, 1));

@@ -171,10 +171,11 @@ impl MethodOptions for TomeOptions {
     }
 }
 
-/// Whether a method reduces a sublayer: its `merge_attn`, `merge_crossattn` and `merge_mlp`.
+/// Whether a method reduces a sublayer: its `merge_attn`, `merge_crossattn` and `merge_mlp`. Joint attention and parallel
+/// sublayers go by `merge_attn`.
 pub(crate) fn merges(sub: Sublayer, [attention, cross_attention, feed_forward]: [bool; 3]) -> bool {
     match sub {
-        Sublayer::SelfAttention => attention,
+        Sublayer::SelfAttention | Sublayer::JointAttention | Sublayer::Parallel => attention,
         Sublayer::CrossAttention => cross_attention,
         Sublayer::FeedForward => feed_forward,
     }

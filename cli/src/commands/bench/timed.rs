@@ -9,7 +9,7 @@ use atedm_core::at_edm::{
 use atedm_core::plugin::{
     Action, BlockId, Event, Reduction, Registry, Row, Run, Site, Step, Sublayer, TokenReducer,
 };
-use atedm_core::{AttentionOps, GraphRequest, Result};
+use atedm_core::{AttentionOps, GraphRequest, Result, Tensor};
 
 use super::clock::{Phase, SharedClock};
 use crate::Extension;
@@ -89,12 +89,12 @@ impl<T: AttentionOps> TokenReducer<T> for Timed<T> {
 }
 
 #[derive(Debug)]
-struct TimedReduction<T> {
+struct TimedReduction<T: Tensor> {
     inner: Box<dyn Reduction<T>>,
     clock: SharedClock,
 }
 
-impl<T: std::fmt::Debug + 'static> Reduction<T> for TimedReduction<T> {
+impl<T: Tensor> Reduction<T> for TimedReduction<T> {
     fn kept(&self) -> usize {
         self.inner.kept()
     }
@@ -107,8 +107,16 @@ impl<T: std::fmt::Debug + 'static> Reduction<T> for TimedReduction<T> {
         self.clock.during(Phase::Recovery, || self.inner.restore(reduced))
     }
 
-    fn positions(&self) -> Option<Result<Vec<Vec<u32>>>> {
+    fn name(&self) -> &str {
+        self.inner.name()
+    }
+
+    fn positions(&self) -> Option<Result<T::Indices>> {
         self.inner.positions()
+    }
+
+    fn representatives(&self) -> Option<Result<T::Indices>> {
+        self.inner.representatives()
     }
 
     fn clone_box(&self) -> Box<dyn Reduction<T>> {

@@ -20,7 +20,7 @@
 //! neighbours are all pruned gets zero, the failure that the paper shows in Fig. 9. `normalised` divides by the sum
 //! of the weights of kept cells, where that sum is at least 1/8 (below, near-cancelling weights would only add noise).
 //!
-//! Cells outside the grid and cells that an earlier layer pruned count as pruned. The interpolation is separable,
+//! Cells outside the grid and cells that an earlier layer pruned count as pruned, and so do other frames. The interpolation is separable,
 //! `K_h X K_w`, and runs as two matrix products on the device.
 
 use super::scatter::{Background, ScatterPlan};
@@ -45,9 +45,9 @@ pub struct BicubicInterpolation {
 impl<T: AttentionOps> TokenRecovery<T> for BicubicInterpolation {
     fn plan(&self, input: RecoveryInput<'_, T>) -> Result<Box<dyn Reduction<T>>> {
         if input.entry_tokens != input.grid.tokens() {
-            let Grid { height, width, .. } = input.grid;
+            let Grid { frames, height, width } = input.grid;
             let reason = format!(
-                "bicubic needs a whole grid of tokens: {height} x {width} is not {}",
+                "bicubic needs a whole grid of tokens: {frames} x {height} x {width} is not {}",
                 input.entry_tokens
             );
             return Err(Error::config("recovery", reason));
@@ -81,22 +81,19 @@ impl<T: Tensor> Surroundings<T> {
     /// The interpolation at every cell, `[b, cells, channels]`, from kept tokens `[b, kept, channels]`.
     fn interpolate(&self, reduced: &T) -> Result<T> {
         let [batch, _, channels] = dims(reduced, "bicubic interpolation")?;
-        let Grid { height, width, .. } = self.grid;
-        let zeros = T::full(0.0, &[batch, height * width, channels], reduced.dtype(), &reduced.device())?;
+        let Grid { frames, height, width } = self.grid;
+        let cells = self.grid.tokens();
+        let zeros = T::full(0.0, &[batch, cells, channels], reduced.dtype(), &reduced.device())?;
         let field = reduced.scatter_into(&zeros, &self.cells)?;
-        let rows = band::<T>(height, batch, reduced)?.matmul(&field.reshape(&[
-            batch,
-            height,
-            width * channels,
-        ])?)?;
-        let columns = rows.reshape(&[batch, height, width, channels])?.permute(&[0, 2, 1, 3])?;
-        let both = band::<T>(width, batch, reduced)?.matmul(&columns.reshape(&[
-            batch,
-            width,
-            height * channels,
-        ])?)?;
-        let both = both.reshape(&[batch, width, height, channels])?.permute(&[0, 2, 1, 3])?;
-        both.reshape(&[batch, height * width, channels])?.affine(1.0 / 3.0, 0.0)
+        // every frame is a picture of its own
+        let pictures = batch * frames;
+        let lines = field.reshape(&[pictures, height, width * channels])?;
+        let rows = band::<T>(height, pictures, reduced)?.matmul(&lines)?;
+        let columns = rows.reshape(&[pictures, height, width, channels])?.permute(&[0, 2, 1, 3])?;
+        let columns = columns.reshape(&[pictures, width, height * channels])?;
+        let both = band::<T>(width, pictures, reduced)?.matmul(&columns)?;
+        let both = both.reshape(&[pictures, width, height, channels])?.permute(&[0, 2, 1, 3])?;
+        both.reshape(&[batch, cells, channels])?.affine(1.0 / 3.0, 0.0)
     }
 
     /// One over the weight that each cell's kept neighbours carry, in the dtype of `like`.

@@ -44,8 +44,11 @@ impl<T: Tensor, B: Background<T>> Reduction<T> for ScatterPlan<T, B> {
         expect_tokens(reduced, self.kept.dims().1, B::NAME)?;
         reduced.scatter_into(&self.background.behind(reduced, self.tokens)?, &self.kept)
     }
-    fn positions(&self) -> Option<Result<Vec<Vec<u32>>>> {
-        Some(self.kept.to_host())
+    fn name(&self) -> &str {
+        B::NAME
+    }
+    fn positions(&self) -> Option<Result<T::Indices>> {
+        Some(Ok(self.kept.clone()))
     }
     fn clone_box(&self) -> Box<dyn Reduction<T>> {
         Box::new(self.clone())
