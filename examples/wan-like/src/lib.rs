@@ -8,6 +8,7 @@
 //! - [`layers`]: linear layers and norms. [`rope`]: the rotary positions. [`attention`], [`block`]: one layer of the stack.
 //! - [`ends`]: what comes before and after the stack. [`model`]: everything, loaded. None of these knows of token reduction.
 //! - [`plain`]: the forward pass before.
+//! - [`reduced`]: the forward pass after; a test counts the lines that were added.
 
 pub mod attention;
 pub mod block;
@@ -16,4 +17,5 @@ pub mod ends;
 pub mod layers;
 pub mod model;
 pub mod plain;
+pub mod reduced;
 pub mod rope;

@@ -3,6 +3,7 @@
 
 mod golden;
 mod plain;
+mod reduced;
 
 /// One `#[test]` for every check on a backend.
 macro_rules! checks_on {
@@ -18,6 +19,11 @@ macro_rules! checks_on {
         checks_on! { $name, $backend, $device;
             plain::rotary_positions_are_diffusers,
             plain::the_whole_model_is_diffusers,
+            reduced::at_ratio_zero_nothing_changes,
+            reduced::at_edm_is_the_dense_reference,
+            reduced::tome_is_the_dense_reference,
+            reduced::positions_that_are_not_gathered_are_noticed,
+            reduced::a_dense_mixture_is_refused,
         }
     };
 }
