@@ -157,14 +157,14 @@ fn attentions(table: &Table, site: &str, tokens: usize, channels: usize) -> Resu
     let run = || T::attention(&q, &k, &v, options).map(drop);
     table.line(&format!("{site} attention"), flop(tokens), run)?;
     let scores = T::full(1.0 / tokens as f64, &[1, heads, tokens], DType::F32, &Device::Cpu)?;
-    let voted = AttentionOptions { graph: GraphRequest::Voted(&scores), ..options };
-    let run = || T::attention(&q, &k, &v, voted).map(drop);
-    table.line(&format!("{site} attention, voted"), flop(tokens), run)?;
+    let with_vote = AttentionOptions { graph: &GraphRequest::FirstVote(scores.clone()), ..options };
+    let run = || T::attention(&q, &k, &v, with_vote).map(drop);
+    table.line(&format!("{site} attention, first vote"), flop(tokens), run)?;
     let text = split(77)?;
     let run = || T::attention(&q, &text, &text, options).map(drop);
     table.line(&format!("{site} cross-attention"), flop(77), run)?;
-    let lazy = AttentionOptions { graph: GraphRequest::Lazy, ..options };
-    if let (_, Some(AttentionGraph::Streamed(graph))) = T::attention(&q, &k, &v, lazy)? {
+    let lazy = AttentionOptions { graph: &GraphRequest::Lazy, ..options };
+    if let Some(AttentionGraph::Streamed(graph)) = T::attention(&q, &k, &v, lazy)?.graph {
         let run = || T::votes(&graph, &scores).map(drop);
         table.line(&format!("{site} vote"), flop(tokens) / 2.0, run)?;
         let order = noise(&[1, tokens])?;

@@ -1,10 +1,10 @@
 //! Level 3 on Candle: the CPU's streamed attention, votes and argmax; elsewhere the generic bodies.
 
-use atedm_core::backend::{AttentionGraph, AttentionOptions, GraphRequest, Streamed, generic};
+use atedm_core::backend::{Attended, AttentionGraph, AttentionOptions, GraphRequest, Streamed, generic};
 use atedm_core::{AttentionOps, Error, Partition, Result, Tensor};
 use candle_core::{DType, Tensor as Raw};
 
-use crate::cpu::attention::{Attended, Heads, Pass, attention, votes};
+use crate::cpu::attention::{self, Heads, Pass, votes};
 use crate::cpu::strongest::strongest;
 use crate::cpu::view::{View, dense_f32, takes, tensor};
 use crate::error::OrBackend;
@@ -16,10 +16,10 @@ impl AttentionOps for CandleTensor {
         k: &Self,
         v: &Self,
         options: AttentionOptions<'_, Self>,
-    ) -> Result<(Self, Option<AttentionGraph<Self>>)> {
+    ) -> Result<Attended<Self>> {
         let AttentionOptions { scale, bias, graph } = options;
         let scores = match graph {
-            GraphRequest::Voted(scores) => Some(scores),
+            GraphRequest::FirstVote(scores) => Some(scores),
             GraphRequest::None | GraphRequest::Lazy => None,
             GraphRequest::Stored => return generic::attention(q, k, v, options),
         };
@@ -36,22 +36,21 @@ impl AttentionOps for CandleTensor {
         }
         let attended =
             attend(&q.0, &k.0, &v.0, scale as f32, scores.map(|s| &s.0)).or_backend("attention")?;
-        let Outcome { output, lse, voted } = attended;
+        let Outcome { output, lse, first_vote } = attended;
         let graph = match graph {
             GraphRequest::None | GraphRequest::Stored => None,
-            GraphRequest::Lazy | GraphRequest::Voted(_) => Some(AttentionGraph::Streamed(Streamed {
+            GraphRequest::Lazy | GraphRequest::FirstVote(_) => Some(AttentionGraph::Streamed(Streamed {
                 q: q.clone(),
                 k: k.clone(),
                 lse: lse.into(),
                 scale,
-                voted: voted.map(Self),
             })),
         };
-        Ok((output.into(), graph))
+        Ok(Attended { hidden: output.into(), graph, first_vote: first_vote.map(Self) })
     }
 
     fn votes(graph: &Streamed<Self>, scores: &Self) -> Result<Self> {
-        let Streamed { q, k, lse, scale, voted: _ } = graph;
+        let Streamed { q, k, lse, scale } = graph;
         if !fitting(q, k) || !per_query(lse, q) || !per_query(scores, q) {
             return generic::votes(graph, scores);
         }
@@ -59,7 +58,7 @@ impl AttentionOps for CandleTensor {
     }
 
     fn strongest(graph: &Streamed<Self>, partition: &Partition<Self>) -> Result<CandleIndices> {
-        let Streamed { q, k, lse, scale, voted: _ } = graph;
+        let Streamed { q, k, lse, scale } = graph;
         if !fitting(q, k) || !per_query(lse, q) {
             return generic::strongest(graph, partition);
         }
@@ -100,7 +99,7 @@ struct Outcome {
     /// `[b, h, m, dim]`, a view of `[b, m, h, dim]`.
     output: Raw,
     lse: Raw,
-    voted: Option<Raw>,
+    first_vote: Option<Raw>,
 }
 
 fn attend(q: &Raw, k: &Raw, v: &Raw, scale: f32, scores: Option<&Raw>) -> candle_core::Result<Outcome> {
@@ -114,11 +113,11 @@ fn attend(q: &Raw, k: &Raw, v: &Raw, scale: f32, scores: Option<&Raw>) -> candle
     let scores = scores.as_ref().map(View::new).transpose()?;
     let scores = scores.as_ref().map(View::slice).transpose()?;
     let pass = Pass { q: heads(&q, &queries)?, k: heads(&k, &keys)?, scale, scores };
-    let Attended { output, lse, voted } = attention(pass, heads(&v, &values)?);
+    let attention::Attended { output, lse, first_vote } = attention::attention(pass, heads(&v, &values)?);
     Ok(Outcome {
         output: tensor(output, &[b, m, h, dim], dtype)?.permute((0, 2, 1, 3))?,
         lse: tensor(lse, &[b, h, m], DType::F32)?,
-        voted: voted.map(|voted| tensor(voted, &[b, h, n], DType::F32)).transpose()?,
+        first_vote: first_vote.map(|vote| tensor(vote, &[b, h, n], DType::F32)).transpose()?,
     })
 }
 

@@ -7,7 +7,7 @@
 //! global pool; a program that wants Candle's own share to follow sets `RAYON_NUM_THREADS` before its first thread starts.
 //! No kernel of this crate cuts its sums by the number of threads: results are the same for any.
 
-use atedm_core::{Error, Result};
+use atedm_core::{Error, Result, one_line};
 use candle_core::Device;
 
 use crate::NAME;
@@ -49,12 +49,8 @@ fn open(
     }
     open().map_err(|error| Error::Unsupported {
         backend: NAME,
-        op: format!("device {name} here: {}", one_line(&crate::error::bare(error).to_string())),
+        op: format!("device {name} here: {}", one_line(crate::error::bare(error))),
     })
-}
-
-fn one_line(text: &str) -> String {
-    text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 /// Sets the number of threads of rayon's global pool; to be called once, before any tensor work.

@@ -33,7 +33,7 @@ pub mod weights;
 
 pub use candle_core::Device;
 pub use indices::CandleIndices;
-pub use own_model::CandleBlockPass;
+pub use own_model::{CandleBlockPass, CandleTokens};
 pub use tensor::CandleTensor;
 pub use weights::VarBuilderSource;
 

@@ -1,6 +1,10 @@
 //! For models written directly on Candle: the seam in Candle's own types and errors.
 
-use atedm_core::plugin::{AttentionOutput, BlockId, BlockPass, Grid, Row, Step, Sublayer, TokenReducer};
+use std::ops::Deref;
+
+use atedm_core::plugin::{
+    AttentionInput, AttentionOutput, BlockId, BlockPass, Grid, Positions, Row, Step, Sublayer, TokenReducer,
+};
 use candle_core::{Error, Module, Result, Tensor};
 
 use crate::CandleTensor;
@@ -17,17 +21,48 @@ use crate::error::OrBackend;
 /// # let (mut method, rows) = (Unpruned, Row::singles(1));
 /// # let step = Step { index: 0, total: 1, evaluation: 0, sigma: 1.0, timestep: 999.0 };
 /// # let identity = |x: &Tensor| Ok(x.clone());
-/// # let attend = |_: &Tensor, _: &Tensor, v: &Tensor| v.flatten_from(2)?.squeeze(1);
-/// let mut pass = CandleBlockPass::enter(&mut method, &step, &rows, BlockId::whole(), 1, Grid { height: 2, width: 2 });
+/// let mut pass = CandleBlockPass::enter(&mut method, &step, &rows, BlockId::whole(), 1, Grid::new(2, 2));
 /// x = pass.layer(0, x)?;
 /// x = pass.self_attention(x, &identity, |x| Ok([x.unsqueeze(1)?, x.unsqueeze(1)?, x.unsqueeze(1)?]), 0.5, |_, _, v| v.squeeze(1))?;
-/// x = pass.feed_forward(x, &identity, identity)?;
+/// x = pass.feed_forward(x, &identity, |x| identity(x))?;
 /// x = pass.exit(x)?;
 /// # assert_eq!(x.to_vec3::<f32>()?[0][0][0], 4.0);
 /// # Ok(())
 /// # }
 /// ```
+///
+/// All attention comes in the same form: `project` makes queries, keys and values `[batch, heads, tokens, dim]` of normalised
+/// tokens, `attend` is the model's own kernel with its output projection (and its gate), and `scale` is the factor on `q·k`.
+/// The kernel need not return a map: the graph is made of queries and keys, where a method asks for it.
+#[must_use = "tokens that were removed come back with `exit`"]
 pub struct CandleBlockPass<'a>(BlockPass<'a, CandleTensor>);
+
+/// The tokens that a sublayer runs on, `[batch, tokens, channels]`, normalised and, if the method says so, reduced; with
+/// their places in the sequence that entered the block.
+#[derive(Debug)]
+pub struct CandleTokens<'a> {
+    tensor: &'a Tensor,
+    positions: Positions<'a, CandleTensor>,
+}
+
+impl CandleTokens<'_> {
+    /// The rows of a table, `[tokens, d]` or `[batch, tokens, d]` with a row for every token of the block's entry, that belong
+    /// to these tokens: `[batch, m, d]`; the table itself while nothing is reduced. For rotary tables, masks, modulations.
+    ///
+    /// # Errors
+    /// For a table of other tokens, and for a method whose tokens stand for no single places.
+    pub fn rows(&self, table: &Tensor) -> Result<Tensor> {
+        to_candle(self.positions.rows(&table.clone().into()))
+    }
+}
+
+impl Deref for CandleTokens<'_> {
+    type Target = Tensor;
+
+    fn deref(&self) -> &Tensor {
+        self.tensor
+    }
+}
 
 impl<'a> CandleBlockPass<'a> {
     /// Enters `block`, a run of `depth` layers over `grid`.
@@ -42,51 +77,166 @@ impl<'a> CandleBlockPass<'a> {
         Self(BlockPass::enter(method, step, rows, block, depth, grid))
     }
 
+    /// Tokens `start..end` may not be removed: text or register tokens in the same sequence.
+    pub fn with_protected(self, start: usize, end: usize) -> Self {
+        Self(self.0.with_protected(start, end))
+    }
+
     /// Layer `index` begins with the residual stream `[batch, tokens, channels]`.
+    ///
+    /// # Errors
+    /// Those of the method, for this and every other call, and those of the closures.
     pub fn layer(&mut self, index: usize, x: Tensor) -> Result<Tensor> {
         to_candle(self.0.layer(index, x.into()))
     }
 
-    /// Self-attention with its residual. `project` gives queries, keys and values `[batch, heads, tokens, dim]`;
-    /// `attend` is the model's own kernel with its output projection; `scale` is the factor on `q·k`.
+    /// The rows of a table that belong to the stream's tokens as they are now: [`CandleTokens::rows`] for what is used outside
+    /// of sublayers, such as the scale and shift of a norm.
+    ///
+    /// # Errors
+    /// As [`CandleTokens::rows`].
+    pub fn rows(&self, table: &Tensor) -> Result<Tensor> {
+        to_candle(self.0.positions().rows(&table.clone().into()))
+    }
+
+    /// Self-attention with its residual. `project` is called once more where a method reduces keys and queries otherwise.
+    ///
+    /// # Errors
+    /// As [`CandleBlockPass::layer`].
     pub fn self_attention(
         &mut self,
         x: Tensor,
         norm: &impl Module,
-        project: impl Fn(&Tensor) -> Result<[Tensor; 3]>,
+        project: impl Fn(&CandleTokens<'_>) -> Result<[Tensor; 3]>,
         scale: f64,
         attend: impl FnOnce(&Tensor, &Tensor, &Tensor) -> Result<Tensor>,
     ) -> Result<Tensor> {
-        let normed = |x: &CandleTensor| norm.forward(x.as_ref()).map(CandleTensor::from).or_backend("norm");
-        let output = self.0.attention(Sublayer::SelfAttention, x.into(), normed, |input| {
-            let [q, mut k, mut v] = project(input.queries.as_ref()).or_backend("project")?;
+        let kernel = |_: &CandleTokens<'_>, q: &Tensor, k: &Tensor, v: &Tensor| attend(q, k, v);
+        self.within_image(Sublayer::SelfAttention, x, norm, (project, scale, kernel))
+    }
+
+    /// Joint attention of two streams with the image's residual: `x` is the image's stream. `project` makes the image's
+    /// queries, keys and values; `attend` joins the text's to them, keeps the text's output for itself and returns the
+    /// image's.
+    ///
+    /// # Errors
+    /// As [`CandleBlockPass::layer`].
+    pub fn joint_attention(
+        &mut self,
+        x: Tensor,
+        norm: &impl Module,
+        project: impl Fn(&CandleTokens<'_>) -> Result<[Tensor; 3]>,
+        scale: f64,
+        attend: impl FnOnce(&Tensor, &Tensor, &Tensor) -> Result<Tensor>,
+    ) -> Result<Tensor> {
+        let kernel = |_: &CandleTokens<'_>, q: &Tensor, k: &Tensor, v: &Tensor| attend(q, k, v);
+        self.within_image(Sublayer::JointAttention, x, norm, (project, scale, kernel))
+    }
+
+    /// Attention and feed-forward as one branch, with its residual. `branch` gets the normalised tokens, for the feed-forward,
+    /// and the queries, keys and values.
+    ///
+    /// # Errors
+    /// As [`CandleBlockPass::layer`].
+    pub fn parallel(
+        &mut self,
+        x: Tensor,
+        norm: &impl Module,
+        project: impl Fn(&CandleTokens<'_>) -> Result<[Tensor; 3]>,
+        scale: f64,
+        branch: impl FnOnce(&CandleTokens<'_>, &Tensor, &Tensor, &Tensor) -> Result<Tensor>,
+    ) -> Result<Tensor> {
+        self.within_image(Sublayer::Parallel, x, norm, (project, scale, branch))
+    }
+
+    /// Cross-attention with its residual. `project` makes queries of the tokens, and keys and values of the text.
+    ///
+    /// # Errors
+    /// As [`CandleBlockPass::layer`].
+    pub fn cross_attention(
+        &mut self,
+        x: Tensor,
+        norm: &impl Module,
+        project: impl FnOnce(&CandleTokens<'_>) -> Result<[Tensor; 3]>,
+        scale: f64,
+        attend: impl FnOnce(&Tensor, &Tensor, &Tensor) -> Result<Tensor>,
+    ) -> Result<Tensor> {
+        let output = self.0.attention(Sublayer::CrossAttention, x.into(), normed(norm), |input| {
+            let [q, k, v] = project(&queries(&input)).or_backend("project")?;
+            let hidden = attend(&q, &k, &v).or_backend("attend")?;
+            output(&input, hidden, [q, k, v], scale)
+        });
+        to_candle(output)
+    }
+
+    /// An attention in which image tokens attend to image tokens.
+    fn within_image<P, K>(
+        &mut self,
+        sub: Sublayer,
+        x: Tensor,
+        norm: &impl Module,
+        (project, scale, kernel): (P, f64, K),
+    ) -> Result<Tensor>
+    where
+        P: Fn(&CandleTokens<'_>) -> Result<[Tensor; 3]>,
+        K: FnOnce(&CandleTokens<'_>, &Tensor, &Tensor, &Tensor) -> Result<Tensor>,
+    {
+        let output = self.0.attention(sub, x.into(), normed(norm), |input| {
+            let tokens = queries(&input);
+            let [q, mut k, mut v] = project(&tokens).or_backend("project")?;
             if !std::ptr::eq(input.queries, input.keys_values) {
-                [_, k, v] = project(input.keys_values.as_ref()).or_backend("project")?;
+                let keys =
+                    CandleTokens { tensor: input.keys_values.as_ref(), positions: input.key_positions };
+                [_, k, v] = project(&keys).or_backend("project")?;
             }
-            let hidden = attend(&q, &k, &v).or_backend("attend")?.into();
-            let graph = input.graph.from_qk(&q.into(), &k.into(), scale)?;
-            Ok(AttentionOutput { hidden, graph, values: v.into() })
+            let hidden = kernel(&tokens, &q, &k, &v).or_backend("attend")?;
+            output(&input, hidden, [q, k, v], scale)
         });
         to_candle(output)
     }
 
     /// The feed-forward with its residual.
+    ///
+    /// # Errors
+    /// As [`CandleBlockPass::layer`].
     pub fn feed_forward(
         &mut self,
         x: Tensor,
         norm: &impl Module,
-        feed_forward: impl FnOnce(&Tensor) -> Result<Tensor>,
+        feed_forward: impl FnOnce(&CandleTokens<'_>) -> Result<Tensor>,
     ) -> Result<Tensor> {
-        let normed = |x: &CandleTensor| norm.forward(x.as_ref()).map(CandleTensor::from).or_backend("norm");
-        let output =
-            |x: &CandleTensor| feed_forward(x.as_ref()).map(CandleTensor::from).or_backend("feed_forward");
-        to_candle(self.0.feed_forward(x.into(), normed, output))
+        to_candle(self.0.feed_forward(x.into(), normed(norm), |input| {
+            let tokens = CandleTokens { tensor: input.tokens.as_ref(), positions: input.positions };
+            feed_forward(&tokens).map(CandleTensor::from).or_backend("feed_forward")
+        }))
     }
 
     /// Leaves the block: every token is back.
+    ///
+    /// # Errors
+    /// As [`CandleBlockPass::layer`].
     pub fn exit(self, x: Tensor) -> Result<Tensor> {
         to_candle(self.0.exit(x.into()))
     }
+}
+
+/// The norm on our tensors.
+fn normed(norm: &impl Module) -> impl FnOnce(&CandleTensor) -> atedm_core::Result<CandleTensor> {
+    |x| norm.forward(x.as_ref()).map(CandleTensor::from).or_backend("norm")
+}
+
+fn queries<'a>(input: &AttentionInput<'a, CandleTensor>) -> CandleTokens<'a> {
+    CandleTokens { tensor: input.queries.as_ref(), positions: input.query_positions }
+}
+
+fn output(
+    input: &AttentionInput<'_, CandleTensor>,
+    hidden: Tensor,
+    [q, k, v]: [Tensor; 3],
+    scale: f64,
+) -> atedm_core::Result<AttentionOutput<CandleTensor>> {
+    let graph = input.graph.from_qk(&q.into(), &k.into(), scale)?;
+    Ok(AttentionOutput { hidden: hidden.into(), graph, first_vote: None, values: v.into() })
 }
 
 fn to_candle(result: atedm_core::Result<CandleTensor>) -> Result<Tensor> {

@@ -215,10 +215,10 @@ fn attention_step<X: AttentionOps>(device: &X::Device) -> (Vec<f32>, Vec<f32>, V
     };
     let (q, k, v) = (make(0.1, &[2, 3, 11, 4]), make(0.4, &[2, 3, 11, 4]), make(0.2, &[2, 3, 11, 4]));
     let options = atedm_core::backend::AttentionOptions {
-        graph: atedm_core::backend::GraphRequest::Lazy,
+        graph: &atedm_core::backend::GraphRequest::Lazy,
         ..atedm_core::backend::AttentionOptions::for_dim(4)
     };
-    let (out, graph) = X::attention(&q, &k, &v, options).unwrap();
+    let atedm_core::backend::Attended { hidden: out, graph, .. } = X::attention(&q, &k, &v, options).unwrap();
     let graph: AttentionGraph<X> = graph.unwrap();
     let votes = graph.votes(&make(2.0, &[2, 3, 11])).unwrap();
     let partition = Partition::<X>::from_kept(&[vec![0, 4, 9], vec![1, 2, 10]], 11, device).unwrap();

@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used)] // also the helpers are tests
 
 use atedm_candle::{Candle, CandleIndices, CandleTensor, Device};
-use atedm_core::backend::{AttentionOptions, Conv2dOptions, GraphRequest, generic};
+use atedm_core::backend::{Attended, AttentionOptions, Conv2dOptions, GraphRequest, generic};
 use atedm_core::{AttentionGraph, AttentionOps, Backend, DType, Error, Indices, NnOps, Partition, Tensor};
 
 type T = CandleTensor;
@@ -221,21 +221,24 @@ fn attention_votes_and_argmax() {
             let (q, k, v) = tokens(dtype, size);
             let wider = if dtype == DType::F64 { DType::F64 } else { DType::F32 };
             let scores = noise(19, &[b, h, m]).affine(0.5, 0.6).unwrap().cast(wider).unwrap();
-            let options = AttentionOptions { scale: 0.4, bias: None, graph: GraphRequest::Voted(&scores) };
-            let (out, graph) = T::attention(&q, &k, &v, options).unwrap();
+            let options =
+                AttentionOptions { scale: 0.4, bias: None, graph: &GraphRequest::FirstVote(scores.clone()) };
+            let Attended { hidden: out, graph, first_vote } = T::attention(&q, &k, &v, options).unwrap();
             let wide_scores = wide(&scores);
-            let wide_options =
-                AttentionOptions { scale: 0.4, bias: None, graph: GraphRequest::Voted(&wide_scores) };
-            let (right, right_graph) =
-                generic::attention(&wide(&q), &wide(&k), &wide(&v), wide_options).unwrap();
-            assert_close(&out, &right, tolerance(dtype));
+            let wide_options = AttentionOptions {
+                scale: 0.4,
+                bias: None,
+                graph: &GraphRequest::FirstVote(wide_scores.clone()),
+            };
+            let right = generic::attention(&wide(&q), &wide(&k), &wide(&v), wide_options).unwrap();
+            assert_close(&out, &right.hidden, tolerance(dtype));
             assert_eq!(out.dtype(), dtype);
-            let (graph, right_graph) = (streamed(graph), streamed(right_graph));
+            let (graph, right_graph) = (streamed(graph), streamed(right.graph));
             assert_eq!(graph.lse.dtype(), wider);
             // the map is computed in f32 for half precisions, from the same rounded tokens
             let near = tolerance(wider);
             assert_close(&graph.lse, &right_graph.lse, near);
-            assert_close(&graph.voted.clone().unwrap(), &right_graph.voted.unwrap(), near);
+            assert_close(&first_vote.unwrap(), &right.first_vote.unwrap(), near);
             assert_close(
                 &T::votes(&graph, &scores).unwrap(),
                 &generic::votes(&graph, &scores).unwrap(),
@@ -258,8 +261,8 @@ fn attention_votes_and_argmax() {
 fn equal_rows_tie_to_the_lowest() {
     let q = T::full(0.25, &[1, 2, 300, 4], DType::F32, &Device::Cpu).unwrap();
     let k = noise(20, &[1, 2, 300, 4]);
-    let options = AttentionOptions { graph: GraphRequest::Lazy, ..AttentionOptions::for_dim(4) };
-    let (_, graph) = T::attention(&q, &k, &k, options).unwrap();
+    let options = AttentionOptions { graph: &GraphRequest::Lazy, ..AttentionOptions::for_dim(4) };
+    let graph = T::attention(&q, &k, &k, options).unwrap().graph;
     let kept = vec![(5..280).collect::<Vec<u32>>()];
     let partition = Partition::<T>::from_kept(&kept, 300, &Device::Cpu).unwrap();
     let best = T::strongest(&streamed(graph), &partition).unwrap().to_host().unwrap();
@@ -280,9 +283,9 @@ fn a_nan_in_the_map_is_an_error() {
 fn a_bias_goes_through_the_generic_body() {
     let (q, k, v) = tokens(DType::F32, [1, 2, 5, 6, 4]);
     let bias = noise(21, &[1, 1, 5, 6]);
-    let options = AttentionOptions { scale: 0.5, bias: Some(&bias), graph: GraphRequest::Lazy };
-    let (out, graph) = T::attention(&q, &k, &v, options).unwrap();
-    let (right, _) = generic::attention(&q, &k, &v, options).unwrap();
+    let options = AttentionOptions { scale: 0.5, bias: Some(&bias), graph: &GraphRequest::Lazy };
+    let Attended { hidden: out, graph, .. } = T::attention(&q, &k, &v, options).unwrap();
+    let right = generic::attention(&q, &k, &v, options).unwrap().hidden;
     assert_close(&out, &right, 1e-7);
     assert!(matches!(graph, Some(AttentionGraph::Dense(_))));
 }
@@ -292,8 +295,9 @@ fn workload() -> Vec<Vec<u8>> {
     let size = [2, 2, 300, 300, 16];
     let (q, k, v) = tokens(DType::F32, size);
     let scores = noise(22, &size[..3]);
-    let options = AttentionOptions { scale: 0.3, bias: None, graph: GraphRequest::Voted(&scores) };
-    let (out, graph) = T::attention(&q, &k, &v, options).unwrap();
+    let options =
+        AttentionOptions { scale: 0.3, bias: None, graph: &GraphRequest::FirstVote(scores.clone()) };
+    let Attended { hidden: out, graph, first_vote } = T::attention(&q, &k, &v, options).unwrap();
     let graph = streamed(graph);
     let image = noise(23, &[2, 64, 33, 35]);
     let (weight, bias) = (noise(24, &[48, 64, 3, 3]), noise(25, &[64]));
@@ -301,7 +305,7 @@ fn workload() -> Vec<Vec<u8>> {
     let wide = noise(27, &[200, 130]);
     [
         out,
-        graph.voted.clone().unwrap(),
+        first_vote.unwrap(),
         T::votes(&graph, &scores).unwrap(),
         image.conv2d(&weight, None, Conv2dOptions::same(3)).unwrap(),
         image.group_norm_silu(8, &bias, &bias, 1e-5).unwrap(),

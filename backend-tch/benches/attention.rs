@@ -46,28 +46,29 @@ fn measure((h, m, n): (i64, i64, i64)) -> Result<()> {
     let (q, k, v) = (heads(h, m), heads(h, n), heads(h, n));
     let own = [&q, &k, &v].map(|x| TchTensor::from(x.shallow_clone()));
     let scores = TchTensor::from(Tensor::full([1, h, m], 1.0 / m as f64, (Kind::Float, Device::Cpu)));
-    let request = |graph| {
+    let request = |graph: &GraphRequest<TchTensor>| {
         let options = AttentionOptions { graph, ..AttentionOptions::for_dim(DIM as usize) };
         TchTensor::attention(&own[0], &own[1], &own[2], options)
     };
     let kept = (0..m as u32 * 37 / 100).collect();
     let partition = Partition::from_kept(&[kept], m as usize, &Device::Cpu)?;
-    let Some(AttentionGraph::Streamed(graph)) = request(GraphRequest::Lazy)?.1 else {
+    let Some(AttentionGraph::Streamed(graph)) = request(&GraphRequest::Lazy)?.graph else {
         return Ok(());
     };
+    let vote = GraphRequest::FirstVote(scores.clone());
     let mut times = [const { Vec::new() }; 5];
     for _ in 0..TURNS {
         let start = Instant::now();
         drop(Tensor::scaled_dot_product_attention::<&Tensor>(&q, &k, &v, None, 0.0, false, None, false));
         times[0].push(start.elapsed());
         let start = Instant::now();
-        request(GraphRequest::None)?;
+        request(&GraphRequest::None)?;
         times[1].push(start.elapsed());
         if m != n {
             continue;
         }
         let start = Instant::now();
-        request(GraphRequest::Voted(&scores))?;
+        request(&vote)?;
         times[2].push(start.elapsed());
         let start = Instant::now();
         TchTensor::votes(&graph, &scores)?;

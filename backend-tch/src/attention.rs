@@ -10,7 +10,7 @@
 //! The kernel takes its bias in the tokens' dtype only, and bf16 biases are off by up to 27 %; so the bias travels as
 //! three more dimensions of the queries, each a piece of it in the tokens' dtype, against ones in the keys: 24 bits in all.
 
-use atedm_core::backend::{AttentionGraph, AttentionOptions, GraphRequest, Streamed, generic};
+use atedm_core::backend::{Attended, AttentionGraph, AttentionOptions, GraphRequest, Streamed, generic};
 use atedm_core::{AttentionOps, Error, Indices, Partition, Result, Tensor};
 use tch::{Kind, Tensor as Raw};
 
@@ -28,10 +28,10 @@ impl AttentionOps for TchTensor {
         k: &Self,
         v: &Self,
         options: AttentionOptions<'_, Self>,
-    ) -> Result<(Self, Option<AttentionGraph<Self>>)> {
+    ) -> Result<Attended<Self>> {
         let AttentionOptions { scale, bias, graph } = options;
         let scores = match graph {
-            GraphRequest::Voted(scores) => Some(scores),
+            GraphRequest::FirstVote(scores) => Some(scores),
             GraphRequest::None | GraphRequest::Lazy | GraphRequest::Stored => None,
         };
         let fits = bias.is_none()
@@ -51,26 +51,28 @@ impl AttentionOps for TchTensor {
             let nothing: Option<&Raw> = None;
             let output =
                 Raw::f_scaled_dot_product_attention(queries, keys, values, nothing, 0.0, false, scale, false);
-            return Ok((Self(output.or_backend("attention")?), None));
+            let hidden = Self(output.or_backend("attention")?);
+            return Ok(Attended { hidden, graph: None, first_vote: None });
         } else if fused_takes(&[queries, keys, values]) {
             fused(queries, keys, values, scale)
         } else {
             return generic::attention(q, k, v, options);
         };
-        let Attended { output, lse, voted } = attended.or_backend("attention")?;
+        let Fused { output, lse, first_vote } = attended.or_backend("attention")?;
+        let hidden = Self(output);
         if !asked {
-            return Ok((Self(output), None));
+            return Ok(Attended { hidden, graph: None, first_vote: None });
         }
-        let mut streamed =
-            Streamed { q: q.clone(), k: k.clone(), lse: Self(lse), scale, voted: voted.map(Self) };
-        if let (None, Some(scores)) = (&streamed.voted, scores) {
-            streamed.voted = Some(Self::votes(&streamed, scores)?);
-        }
-        Ok((Self(output), Some(AttentionGraph::Streamed(streamed))))
+        let streamed = Streamed { q: q.clone(), k: k.clone(), lse: Self(lse), scale };
+        let first_vote = match (first_vote, scores) {
+            (None, Some(scores)) => Some(Self::votes(&streamed, scores)?),
+            (cast, _) => cast.map(Self),
+        };
+        Ok(Attended { hidden, graph: Some(AttentionGraph::Streamed(streamed)), first_vote })
     }
 
     fn votes(graph: &Streamed<Self>, scores: &Self) -> Result<Self> {
-        let Streamed { q, k, lse, scale, voted: _ } = graph;
+        let Streamed { q, k, lse, scale } = graph;
         if !fitting(q, k) || !per_query(lse, q) || !per_query(scores, q) {
             return generic::votes(graph, scores);
         }
@@ -78,15 +80,15 @@ impl AttentionOps for TchTensor {
         if let Some(cpu) = bf16::kernels(&[&q.0, &k.0]) {
             return bf16::votes(cpu, &map, &scores.0).map(Self).or_backend("votes");
         }
-        let voted = match map.swaps(&scores.0).or_backend("votes")? {
+        let cast = match map.swaps(&scores.0).or_backend("votes")? {
             true => map.votes_by_swapped_roles(&scores.0),
             false => map.votes_by_blocks(&scores.0),
         };
-        voted.map(Self).or_backend("votes")
+        cast.map(Self).or_backend("votes")
     }
 
     fn strongest(graph: &Streamed<Self>, partition: &Partition<Self>) -> Result<TchIndices> {
-        let Streamed { q, k, lse, scale, voted: _ } = graph;
+        let Streamed { q, k, lse, scale } = graph;
         let (batch, kept) = partition.kept.dims();
         let (_, pruned) = partition.pruned.dims();
         if !fitting(q, k) || !per_query(lse, q) || kept == 0 || pruned == 0 {
@@ -135,17 +137,17 @@ fn fused_takes(operands: &[&Raw]) -> bool {
 }
 
 /// What fused attention gives.
-pub(crate) struct Attended {
+pub(crate) struct Fused {
     /// `[b, h, m, dim]`.
     pub(crate) output: Raw,
     /// `[b, h, m]` in the accumulator dtype.
     pub(crate) lse: Raw,
     /// `[b, h, n]`, if the kernel cast the first vote.
-    pub(crate) voted: Option<Raw>,
+    pub(crate) first_vote: Option<Raw>,
 }
 
 /// libtorch's fused attention with its log-sum-exp.
-fn fused(q: &Raw, k: &Raw, v: &Raw, scale: f64) -> TorchResult<Attended> {
+fn fused(q: &Raw, k: &Raw, v: &Raw, scale: f64) -> TorchResult<Fused> {
     // the kernels want whole rows of `dim`; the other axes may lie as they like
     let rows = |x: &Raw| if x.stride().last() == Some(&1) { Ok(x.shallow_clone()) } else { x.f_contiguous() };
     let (q, k, v) = (&rows(q)?, &rows(k)?, &rows(v)?);
@@ -153,12 +155,12 @@ fn fused(q: &Raw, k: &Raw, v: &Raw, scale: f64) -> TorchResult<Attended> {
     if !q.device().is_cuda() {
         let (output, lse) =
             Raw::f_internal_scaled_dot_product_flash_attention_for_cpu(q, k, v, 0.0, false, bias, scale)?;
-        return Ok(Attended { output, lse, voted: None });
+        return Ok(Fused { output, lse, first_vote: None });
     }
     let (output, lse, _, _) =
         Raw::f_internal_scaled_dot_product_efficient_attention(q, k, v, bias, true, 0.0, false, scale)?;
     // the rows of the log-sum-exp are padded to a multiple of 32
-    Ok(Attended { output, lse: lse.f_narrow(2, 0, q.size4()?.2)?, voted: None })
+    Ok(Fused { output, lse: lse.f_narrow(2, 0, q.size4()?.2)?, first_vote: None })
 }
 
 /// A map by what it is recomputed from: queries `[b, h, m, dim]`, keys `[b, h, n, dim]`, log-sum-exp `[b, h, m]`.

@@ -2,7 +2,7 @@
 
 use tch::{Device, Kind, Tensor as Raw};
 
-use crate::attention::{Attended, Map};
+use crate::attention::{Fused, Map};
 use crate::cpu::{self, Cpu, Heads, Pass};
 use crate::error::TorchResult;
 
@@ -28,24 +28,24 @@ pub(crate) fn attention(
     v: &Raw,
     scale: f64,
     scores: Option<&Raw>,
-) -> TorchResult<Attended> {
+) -> TorchResult<Fused> {
     let (b, h, m, dim) = q.size4()?;
     let n = k.size4()?.2;
     let (q, k, v) = (rows(q)?, rows(k)?, rows(v)?);
     let scores = scores.map(Raw::f_contiguous).transpose()?;
     let mut output = Raw::f_zeros([b, m, h, dim], (Kind::BFloat16, Device::Cpu))?;
     let mut lse = Raw::f_zeros([b, h, m], (Kind::Float, Device::Cpu))?;
-    let mut voted =
+    let mut first_vote =
         scores.as_ref().map(|_| Raw::f_zeros([b, h, n], (Kind::Float, Device::Cpu))).transpose()?;
     let pass =
         Pass { q: heads(&q)?, k: heads(&k)?, scale: scale as f32, scores: scores.as_ref().map(numbers) };
     let into = cpu::Attended {
         output: bits_mut(&mut output),
         lse: numbers_mut(&mut lse),
-        voted: voted.as_mut().map(numbers_mut),
+        first_vote: first_vote.as_mut().map(numbers_mut),
     };
     cpu::attention(cpu, pass, heads(&v)?, into);
-    Ok(Attended { output: output.f_permute([0, 2, 1, 3])?, lse, voted })
+    Ok(Fused { output: output.f_permute([0, 2, 1, 3])?, lse, first_vote })
 }
 
 /// `Aᵀ s` for f32 scores `[b, h, m]` → `[b, h, n]`.

@@ -80,7 +80,7 @@ mod cuda {
 
     use std::ffi::CStr;
 
-    use crate::error::one_line;
+    use crate::error::without_back_trace;
 
     const LIBRARY: &CStr =
         if cfg!(target_os = "macos") { c"libtorch_cuda.dylib" } else { c"libtorch_cuda.so" };
@@ -107,7 +107,7 @@ mod cuda {
             let library = LIBRARY.to_string_lossy();
             Err(format!(
                 "{library} cannot be loaded: {} (it needs the CUDA libraries of PyPI's torch)",
-                one_line(&reason)
+                without_back_trace(&reason)
             ))
         })
     }

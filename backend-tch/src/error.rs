@@ -1,6 +1,6 @@
 //! libtorch's errors as ours.
 
-use atedm_core::{Error, Result};
+use atedm_core::{Error, Result, one_line};
 use tch::TchError;
 
 use crate::NAME;
@@ -23,15 +23,14 @@ impl<T> OrBackend<T> for TorchResult<T> {
 /// The error without libtorch's back-trace, which would make the message dozens of lines long.
 fn bare(error: TchError) -> TchError {
     match error {
-        TchError::Torch(text) => TchError::Torch(one_line(&text)),
+        TchError::Torch(text) => TchError::Torch(without_back_trace(&text)),
         other => other,
     }
 }
 
 /// What libtorch says before its back-trace, on one line.
-pub(crate) fn one_line(text: &str) -> String {
-    let said = text.split("Exception raised from").next().unwrap_or(text);
-    said.split_whitespace().collect::<Vec<_>>().join(" ")
+pub(crate) fn without_back_trace(text: &str) -> String {
+    one_line(text.split("Exception raised from").next().unwrap_or(text))
 }
 
 #[cfg(test)]

@@ -49,7 +49,7 @@ impl Workload<'_> {
     /// What a method is described for.
     fn shape(&self) -> ModelShape {
         let blocks = self.blocks().iter().map(shape).collect();
-        ModelShape { blocks, steps: self.steps, timesteps: self.timesteps() }
+        ModelShape { timesteps: self.timesteps(), ..ModelShape::new(blocks, self.steps) }
     }
 
     /// TFLOPs (2 × MAC, one sample) of one evaluation with nothing pruned.
@@ -60,7 +60,7 @@ impl Workload<'_> {
 
 /// A block without the facts that counts do not depend on.
 pub(crate) fn shape(block: &BlockInfo) -> BlockShape {
-    BlockShape { id: block.id, depth: block.depth, grid: block.grid }
+    BlockShape::new(block.id, block.depth, block.grid)
 }
 
 /// A method by name with checked options.
@@ -114,6 +114,11 @@ impl Method {
             Some(plan) => Self::of_plan(&self.name, plan),
             None => self.clone(),
         }
+    }
+
+    /// The same with scores that are iterated until they no longer change, where it iterates scores.
+    pub(crate) fn converged(&self) -> Option<Self> {
+        self.plan.converged().map(|plan| Self::of_plan(&self.name, plan))
     }
 
     /// Builds it.
@@ -210,7 +215,7 @@ mod tests {
         rng: Option<RngName>,
     ) -> Outcome<(Method, Vec<f64>)> {
         let unet = UNetConfig::sdxl_base();
-        let (latents, scheduler) = (Grid { height: 128, width: 128 }, SchedulerConfig::sdxl());
+        let (latents, scheduler) = (Grid::new(128, 128), SchedulerConfig::sdxl());
         let work =
             Workload { unet: &unet, latents, text: 77, steps: 50, scheduler: &scheduler, sampler: None };
         let Value::Object(options) = options else { panic!("expected a table") };

@@ -78,7 +78,7 @@ impl Model {
     /// What counts and costs depend on, at this size.
     pub(crate) fn workload(&self, (width, height): (usize, usize), steps: usize) -> Workload<'_> {
         let factor = self.checkpoint.vae().factor();
-        let latents = Grid { height: height / factor, width: width / factor };
+        let latents = Grid::new(height / factor, width / factor);
         Workload {
             unet: self.checkpoint.unet(),
             latents,

@@ -27,11 +27,11 @@ pub(crate) fn warning(message: impl Display) {
 
 /// A message as it may be shown: one line, harmless, not too long.
 pub(crate) fn shown(message: &str) -> String {
-    shortened(&harmless(&one_line(message)))
+    shortened(&harmless(&without_breaks(message)))
 }
 
 /// Libraries' messages may span lines; ours never do.
-fn one_line(message: &str) -> String {
+fn without_breaks(message: &str) -> String {
     message.split(['\n', '\r']).map(str::trim).filter(|part| !part.is_empty()).collect::<Vec<_>>().join(" ")
 }
 

@@ -3,16 +3,14 @@
 use std::collections::BTreeMap;
 
 use atedm_core::plugin::LayerTokens;
-use atedm_core::plugin::{
-    Action, BlockId, Event, Row, Run, Scope, Site, Step, Sublayer, TokenReducer, Wants,
-};
-use atedm_core::{AttentionOps, Result};
+use atedm_core::plugin::{Action, BlockId, Event, Row, Run, Scope, Site, Step, Sublayer, TokenReducer};
+use atedm_core::{AttentionOps, GraphRequest, Result, Tensor};
 
 /// The tokens of every layer of every block.
 pub type TokenTrace = BTreeMap<BlockId, Vec<LayerTokens>>;
 
 /// Writes down what `sub` runs on after the answer to its [`Event::Before`].
-pub(crate) fn note<T>(trace: &mut TokenTrace, site: &Site<'_>, sub: Sublayer, answer: &Action<T>) {
+pub(crate) fn note<T: Tensor>(trace: &mut TokenTrace, site: &Site<'_>, sub: Sublayer, answer: &Action<T>) {
     let (queries, keys) = match answer {
         Action::Around { scope: Scope::Queries, by } => (by.kept(), site.tokens),
         Action::Around { scope: Scope::KeysValues, by } => (site.tokens, by.kept()),
@@ -21,14 +19,9 @@ pub(crate) fn note<T>(trace: &mut TokenTrace, site: &Site<'_>, sub: Sublayer, an
     };
     let layers = trace.entry(site.block).or_default();
     if layers.len() <= site.layer {
-        layers.resize(site.layer + 1, LayerTokens::whole(0));
+        layers.resize(site.layer + 1, LayerTokens::of(&[], 0));
     }
-    let layer = &mut layers[site.layer];
-    match sub {
-        Sublayer::SelfAttention => (layer.self_attention, layer.self_keys) = (queries, keys),
-        Sublayer::CrossAttention => layer.cross_attention = queries,
-        Sublayer::FeedForward => layer.feed_forward = queries,
-    }
+    layers[site.layer].set(sub, queries, keys);
 }
 
 /// A reducer that is watched: the tokens that each sublayer runs on are written down.
@@ -60,7 +53,7 @@ impl<T: AttentionOps, R: TokenReducer<T>> TokenReducer<T> for Tracing<R> {
         self.inner.begin_step(step, rows)
     }
 
-    fn wants(&mut self, site: &Site<'_>, sub: Sublayer) -> Result<Wants<T>> {
+    fn wants(&mut self, site: &Site<'_>, sub: Sublayer) -> Result<GraphRequest<T>> {
         self.inner.wants(site, sub)
     }
 

@@ -105,6 +105,11 @@ fn dead_link(path: &std::path::Path) -> Option<String> {
     Some(format!("{name}is a link to {}, which is missing", target.display()))
 }
 
+/// The text on one line, every run of white space a single space: for what other libraries say in several lines.
+pub fn one_line(text: impl std::fmt::Display) -> String {
+    text.to_string().split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
 /// `Result` with the workspace's [`Error`].
 pub type Result<T> = std::result::Result<T, Error>;
 

@@ -20,8 +20,9 @@ pub mod reference;
 pub mod weights;
 
 pub use backend::{
-    AttentionGraph, AttentionOps, Backend, CONTRACT_VERSION, DeviceOf, Indices, NnOps, Partition, Tensor,
+    AttentionGraph, AttentionOps, Backend, CONTRACT_VERSION, DeviceOf, GraphRequest, Indices, NnOps,
+    Partition, Tensor,
 };
 pub use dtype::DType;
-pub use error::{Error, Result};
+pub use error::{Error, Result, one_line};
 pub use weights::{WeightSource, Weights};

@@ -3,7 +3,7 @@
 #![cfg(feature = "reference")]
 #![allow(clippy::unwrap_used, reason = "a test: helpers may panic, too")]
 
-use atedm_core::backend::{AttentionOptions, GraphRequest, Streamed, generic};
+use atedm_core::backend::{Attended, AttentionOptions, GraphRequest, Streamed, generic};
 use atedm_core::reference::{NdDevice, NdIndices, NdTensor};
 use atedm_core::{AttentionGraph, AttentionOps, DType, Error, Indices, NnOps, Partition, Tensor};
 
@@ -127,8 +127,9 @@ fn attention_and_its_map() {
             let p = Problem::new(dtype, sizes, 0.35, 1);
             let [b, h, m, n, d] = sizes;
             for graph in [GraphRequest::None, GraphRequest::Lazy] {
-                let options = AttentionOptions { scale: p.scale, bias: None, graph };
-                let (output, graph_out) = NdTensor::attention(&p.q, &p.k, &p.v, options).unwrap();
+                let options = AttentionOptions { scale: p.scale, bias: None, graph: &graph };
+                let Attended { hidden: output, graph: graph_out, .. } =
+                    NdTensor::attention(&p.q, &p.k, &p.v, options).unwrap();
                 near(&output, &[b, h, m, d], &plain_output(&p.map, &p.v, sizes));
                 assert_eq!(graph_out.is_some(), matches!(graph, GraphRequest::Lazy));
                 if let Some(graph) = graph_out {
@@ -162,8 +163,8 @@ fn attention_with_a_bias_returns_the_map_it_used() {
         let cases: [(&NdTensor, Bias<'_>); 2] = [(&causal, &wall), (&per_key, &keys)];
         for (bias, plain) in cases {
             let map = plain_map(&q, &k, sizes, 0.3, plain);
-            let options = AttentionOptions { scale: 0.3, bias: Some(bias), graph: GraphRequest::Lazy };
-            let (output, graph) = NdTensor::attention(&q, &k, &v, options).unwrap();
+            let options = AttentionOptions { scale: 0.3, bias: Some(bias), graph: &GraphRequest::Lazy };
+            let Attended { hidden: output, graph, .. } = NdTensor::attention(&q, &k, &v, options).unwrap();
             near(&output, &[b, h, m, d], &plain_output(&map, &v, sizes));
             near(&graph.unwrap().to_dense().unwrap(), &[b, h, m, n], &map);
         }
@@ -184,10 +185,13 @@ fn votes_are_column_sums_weighted_by_scores() {
             for graph in p.both() {
                 near(&graph.votes(&scores).unwrap(), &[b, h, n], &expected);
             }
-            let options =
-                AttentionOptions { scale: p.scale, bias: None, graph: GraphRequest::Voted(&scores) };
-            let graph = NdTensor::attention(&p.q, &p.k, &p.v, options).unwrap().1.unwrap();
-            near(graph.first_vote().unwrap(), &[b, h, n], &expected);
+            let options = AttentionOptions {
+                scale: p.scale,
+                bias: None,
+                graph: &GraphRequest::FirstVote(scores.clone()),
+            };
+            let first_vote = NdTensor::attention(&p.q, &p.k, &p.v, options).unwrap().first_vote;
+            near(&first_vote.unwrap(), &[b, h, n], &expected);
         }
     }
 }
@@ -314,8 +318,7 @@ fn graph_operations_check_shapes() {
 #[test]
 fn a_streamed_graph_is_rebuilt_from_its_parts() {
     let p = Problem::new(DType::F64, SHORT, 0.5, 3);
-    let Streamed { q, k, lse, scale, voted } = generic::streamed_from_qk(&p.q, &p.k, p.scale).unwrap();
-    assert!(voted.is_none());
+    let Streamed { q, k, lse, scale } = generic::streamed_from_qk(&p.q, &p.k, p.scale).unwrap();
     let [b, h, m, n, d] = SHORT;
     let (qs, ks) = (values(&q), values(&k));
     let mut expected = Vec::new();

@@ -3,7 +3,7 @@
 #![cfg(feature = "reference")]
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
-use atedm_core::backend::{AttentionOptions, GraphRequest, Partition};
+use atedm_core::backend::{Attended, AttentionOptions, GraphRequest, Partition};
 use atedm_core::reference::{NdDevice, NdTensor};
 use atedm_core::{AttentionGraph, AttentionOps, DType, Indices, Tensor};
 
@@ -27,8 +27,8 @@ fn distance(a: &NdTensor, b: &NdTensor) -> f32 {
 fn a_stored_map_says_what_a_streamed_one_says() {
     let [q, k, v] = [1, 2, 3].map(|seed| noise(seed, &[2, 3, 9, 5]));
     let with = |graph| {
-        let options = AttentionOptions { graph, ..AttentionOptions::for_dim(5) };
-        let (output, graph) = NdTensor::attention(&q, &k, &v, options).unwrap();
+        let options = AttentionOptions { graph: &graph, ..AttentionOptions::for_dim(5) };
+        let Attended { hidden: output, graph, .. } = NdTensor::attention(&q, &k, &v, options).unwrap();
         (output, graph.unwrap())
     };
     let (fused, streamed) = with(GraphRequest::Lazy);

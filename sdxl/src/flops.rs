@@ -272,7 +272,7 @@ mod tests {
     use super::*;
     use atedm_core::at_edm::pruned_tokens;
 
-    const LATENTS: Grid = Grid { height: 128, width: 128 };
+    const LATENTS: Grid = Grid::new(128, 128);
 
     /// AT-EDM's plan written out by hand: the first layer whole up to the prune point, the rest on the kept tokens.
     fn at_edm(ratio: f64, before_ff: bool, levels: &[usize], early: bool) -> f64 {
@@ -355,11 +355,11 @@ mod tests {
     #[test]
     fn costs_beyond_counting_are_refused() {
         let most = 1 << 15;
-        let error = full(&UNetConfig::sdxl_base(), Grid { height: most, width: most }, 77).unwrap_err();
+        let error = full(&UNetConfig::sdxl_base(), Grid::new(most, most), 77).unwrap_err();
         assert!(error.to_string().starts_with("size: one evaluation on 32768x32768 latents"), "{error}");
         // the largest picture that the program takes is counted
         let side = most / 8;
-        assert!(full(&UNetConfig::sdxl_base(), Grid { height: side, width: side }, 77).is_ok());
+        assert!(full(&UNetConfig::sdxl_base(), Grid::new(side, side), 77).is_ok());
     }
 
     #[test]

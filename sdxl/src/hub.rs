@@ -5,7 +5,7 @@
 
 use std::path::{Path, PathBuf};
 
-use atedm_core::{Error, Result};
+use atedm_core::{Error, Result, one_line};
 use hf_hub::api::sync::{ApiBuilder, ApiError, ApiRepo};
 use hf_hub::{Cache, Repo, RepoType};
 
@@ -79,13 +79,13 @@ pub fn snapshot(id: &str, variant: Option<&str>, settings: &HubSettings) -> Resu
     if let Some(endpoint) = &settings.endpoint {
         builder = builder.with_endpoint(endpoint.trim_end_matches('/').to_string());
     }
-    let api = builder.build().map_err(|e| failed(one_line(&e)))?.repo(repo.clone());
+    let api = builder.build().map_err(|e| failed(one_line(e)))?.repo(repo.clone());
     let info = match api.info() {
         Ok(info) => info,
         // without a network, what was fetched before still serves
         Err(error) => match cached().as_deref().and_then(folder_of) {
             Some(folder) if !is_refusal(&error) => return Ok(folder),
-            _ => return Err(failed(one_line(&error))),
+            _ => return Err(failed(one_line(error))),
         },
     };
     let names: Vec<String> = info.siblings.into_iter().map(|file| file.rfilename).collect();
@@ -101,7 +101,7 @@ const INDEX: &str = "model_index.json";
 fn fetch(api: &ApiRepo, names: &[String], failed: &dyn Fn(String) -> Error) -> Result<PathBuf> {
     let mut folder = None;
     for name in names {
-        let path = api.get(name).map_err(|e| failed(format!("{name}: {}", one_line(&e))))?;
+        let path = api.get(name).map_err(|e| failed(format!("{name}: {}", one_line(e))))?;
         if name == INDEX {
             folder = folder_of(&path);
         }
@@ -150,8 +150,4 @@ pub fn needed_files(names: &[String], variant: Option<&str>) -> Vec<String> {
         needed.extend(chosen.into_iter().cloned());
     }
     needed
-}
-
-fn one_line(error: &dyn std::fmt::Display) -> String {
-    error.to_string().split_whitespace().collect::<Vec<_>>().join(" ")
 }

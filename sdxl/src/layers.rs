@@ -175,7 +175,8 @@ pub(crate) fn plain_attention<T: AttentionOps>(
 ) -> Result<T> {
     let (q, k, v) = (split_heads(q, heads)?, split_heads(k, heads)?, split_heads(v, heads)?);
     let [_, _, _, dim] = dims(&q, "attention")?;
-    let (hidden, _) = T::attention(&q, &k, &v, AttentionOptions { bias, ..AttentionOptions::for_dim(dim) })?;
+    let hidden =
+        T::attention(&q, &k, &v, AttentionOptions { bias, ..AttentionOptions::for_dim(dim) })?.hidden;
     merge_heads(&hidden)
 }
 

@@ -177,7 +177,7 @@ mod tests {
     use super::*;
 
     fn work(latents: usize, images: usize) -> Workload {
-        let latents = Grid { height: latents, width: latents };
+        let latents = Grid::new(latents, latents);
         Workload { latents, images, guided: true, dtype: DType::F16, tile: None }
     }
 
@@ -201,7 +201,7 @@ mod tests {
         assert_eq!(vae_values(&config, &work(128, 4)), whole);
         let tiled = Workload { tile: Some(512), ..work(128, 1) };
         assert_eq!(vae_values(&config, &tiled), whole / 4.0);
-        let narrow = Workload { latents: Grid { height: 32, width: 128 }, ..tiled };
+        let narrow = Workload { latents: Grid::new(32, 128), ..tiled };
         assert_eq!(vae_values(&config, &narrow), 640.0 * 256.0 * 512.0);
         let tiny = VaeConfig::Tiny(TinyVaeConfig::default());
         assert_eq!(vae_values(&tiny, &work(128, 1)), 320.0 * 1024.0 * 1024.0);

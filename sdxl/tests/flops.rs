@@ -25,7 +25,7 @@ const COUNTS: [(usize, usize, u64, u64, u64); 4] = [
 fn macs_are_exact_at_any_size() {
     let config = UNetConfig::sdxl_base();
     for (height, width, full, after, before) in COUNTS {
-        let grid = Grid { height, width };
+        let grid = Grid::new(height, width);
         let plan = |before_ff: bool| {
             move |block: &BlockInfo| {
                 let all = block.grid.tokens();

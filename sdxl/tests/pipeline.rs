@@ -282,7 +282,7 @@ fn reducers_are_told_of_every_step() {
 #[test]
 fn costs_are_what_ran() {
     let pipeline = tiny();
-    let grid = atedm_core::plugin::Grid { height: 8, width: 8 };
+    let grid = atedm_core::plugin::Grid::new(8, 8);
     let whole =
         atedm_sdxl::flops::full(pipeline.unet().config(), grid, pipeline.text_length()).unwrap().sum();
     let plain = generate(&pipeline, &short("a cat")).unwrap();

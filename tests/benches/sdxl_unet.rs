@@ -86,7 +86,7 @@ impl Options {
     }
 
     fn latents(&self) -> Grid {
-        Grid { height: self.size / 8, width: self.size / 8 }
+        Grid::new(self.size / 8, self.size / 8)
     }
 }
 
@@ -104,7 +104,7 @@ impl Inputs {
         let mut draws = Draws::new(1);
         let mut of = |shape: &[usize]| draws.normals(shape).upload(DType::F32, &Device::Cpu);
         let (batch, side) = (options.batch, options.size as f32);
-        let Grid { height, width } = options.latents();
+        let Grid { height, width, .. } = options.latents();
         Ok(Self {
             latents: of(&[batch, 4, height, width])?,
             text: of(&[batch, 77, config.text_channels()])?,

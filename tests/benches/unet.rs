@@ -27,7 +27,7 @@ fn bench<B: Backend>(criterion: &mut Criterion, device: &DeviceOf<B>) {
             text: 2048,
             text_tokens: 77,
         };
-        let grid = Grid { height: place.side, width: place.side };
+        let grid = Grid::new(place.side, place.side);
         let mut lab = Lab::<B>::new(device, DType::F32, 1);
         let block = TestBlock::new(&mut lab, shape, 1, grid).unwrap();
         let mut group = criterion.benchmark_group(format!("{}/block/{}", B::NAME, place.name));

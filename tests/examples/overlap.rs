@@ -22,9 +22,9 @@ use std::sync::{Arc, Mutex};
 use atedm_candle::{Candle, Device};
 use atedm_core::at_edm::{AtEdm, AtEdmConfig, Parts};
 use atedm_core::plugin::{
-    Action, BuildContext, Event, MaskRecorder, MaskSet, Row, Run, Site, Step, Sublayer, TokenReducer, Wants,
+    Action, BuildContext, Event, MaskRecorder, MaskSet, Row, Run, Site, Step, Sublayer, TokenReducer,
 };
-use atedm_core::{AttentionOps, Backend, DType, Result};
+use atedm_core::{AttentionOps, Backend, DType, GraphRequest, Result};
 use atedm_sdxl::checkpoint::{Checkpoint, OpenOptions};
 use atedm_sdxl::pipeline::{Decoding, Pipeline, Proceed, Request, StepReport};
 use serde_json::{Value, json};
@@ -172,12 +172,14 @@ struct Compared<T: AttentionOps> {
     followers: Vec<Follower<T>>,
 }
 
-/// The event once more. A graph goes without a vote that another method asked for.
+/// The event once more, without a first vote that another method asked for.
 fn copy<'a, T: AttentionOps>(event: &Event<'a, T>) -> Option<Event<'a, T>> {
     Some(match event {
         Event::LayerEnter { hidden } => Event::LayerEnter { hidden },
         Event::Before { sub, hidden, normed } => Event::Before { sub: *sub, hidden, normed },
-        Event::Attended { sub, graph, values } => Event::Attended { sub: *sub, graph: graph.clone(), values },
+        Event::Attended { sub, graph, values, .. } => {
+            Event::Attended { sub: *sub, graph: graph.clone(), first_vote: None, values }
+        }
         Event::After { sub, hidden } => Event::After { sub: *sub, hidden },
         Event::BlockExit { hidden } => Event::BlockExit { hidden },
         _ => return None,
@@ -195,13 +197,13 @@ impl<T: AttentionOps> TokenReducer<T> for Compared<T> {
         self.leader.begin_step(step, rows)
     }
 
-    fn wants(&mut self, site: &Site<'_>, sub: Sublayer) -> Result<Wants<T>> {
-        let mut wanted = !matches!(self.leader.wants(site, sub)?, Wants::Nothing);
+    fn wants(&mut self, site: &Site<'_>, sub: Sublayer) -> Result<GraphRequest<T>> {
+        let mut wanted = !matches!(self.leader.wants(site, sub)?, GraphRequest::None);
         for follower in &mut self.followers {
-            wanted |= !matches!(follower.method.wants(site, sub)?, Wants::Nothing);
+            wanted |= !matches!(follower.method.wants(site, sub)?, GraphRequest::None);
         }
         // Nobody's vote is cast on the way: each starts from other scores.
-        Ok(if wanted { Wants::Graph } else { Wants::Nothing })
+        Ok(if wanted { GraphRequest::Lazy } else { GraphRequest::None })
     }
 
     fn on_event(&mut self, site: &Site<'_>, event: Event<'_, T>) -> Result<Action<T>> {

@@ -7,7 +7,9 @@ use atedm_core::at_edm::{
     AtEdmConfig, Bicubic, CrossVote, Heads, LayerQuery, Norm, PrunePoint, ScoreSource, pruned_tokens,
 };
 use atedm_core::plugin::schedule::{Constant, PruneLess, PruneMore};
-use atedm_core::plugin::{BlockId, GuidanceMasks, Levels, PruningSchedule, ScheduleQuery, Stage, Tau};
+use atedm_core::plugin::{
+    BlockId, BlockShape, Grid, GuidanceMasks, Levels, PruningSchedule, ScheduleQuery, Stage, StepOf, Tau,
+};
 use proptest::prelude::*;
 use proptest::sample::select;
 
@@ -134,7 +136,10 @@ proptest! {
         config in config(), block in block(), depth in 1..12usize, tokens in 1..5000usize, step in 0..50usize,
     ) {
         let plan = config.plan().unwrap();
-        let layers = plan.tokens(block, depth, tokens, step, 50).unwrap();
+        let layers = plan.tokens(
+            &BlockShape::new(block, depth, Grid::new(1, tokens)),
+            StepOf { index: step, total: 50 },
+        ).unwrap();
         prop_assert_eq!(layers.len(), depth);
         prop_assert_eq!(layers[0].self_attention, tokens);
         let mut before = tokens;

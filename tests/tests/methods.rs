@@ -81,8 +81,7 @@ fn table(options: &Value) -> Options {
 /// The method for the suite's model.
 fn describe(name: &str, options: &Value) -> Result<Box<dyn MethodPlan>> {
     let id = BlockId { stage: Stage::Mid, stage_index: 0, index: 0, count: 1, level: DEEPEST };
-    let deepest = BlockShape { id, depth: 1, grid: Grid { height: 1, width: 1 } };
-    let model = ModelShape { blocks: vec![deepest], steps: 50, timesteps: None };
+    let model = ModelShape::new(vec![BlockShape::new(id, 1, Grid::new(1, 1))], 50);
     let registry = registry();
     let catalogue = registry.catalogue();
     catalogue.describe(name, &table(options), &catalogue.facts().of_model(&model))
@@ -100,9 +99,7 @@ fn subject(name: &'static str, options: &Value) -> Subject<Reference64> {
     let plan = describe(name, options).unwrap();
     Subject::new(format!("{name} {options}"), (NdDevice, DType::F64), build(options.clone()))
         .with_idle(build(idle))
-        .with_counts(move |id, depth, grid, index, total| {
-            plan.tokens(&BlockShape { id, depth, grid }, StepOf { index, total }).unwrap()
-        })
+        .with_counts(move |block, step| plan.tokens(block, step).unwrap())
 }
 
 /// Runs the suite on each; all faults are told at once.

@@ -13,7 +13,7 @@ use atedm_sdxl::flops;
 use atedm_sdxl::unet::{UNet, UNetConfig, UNetInput};
 
 const STEPS: usize = 50;
-const LATENTS: Grid = Grid { height: 128, width: 128 };
+const LATENTS: Grid = Grid::new(128, 128);
 const TEXT: usize = 77;
 
 /// One evaluation of SD-XL base at `step` of 50: what it cost, and on how many tokens every layer ran.

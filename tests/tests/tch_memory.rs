@@ -62,8 +62,8 @@ fn a_pruned_layer_stores_no_map() {
     }
     for dtype in [DType::BF16, DType::F32] {
         let mut lab = Lab::<Torch>::new(&Device::Cpu, dtype, 1);
-        let small = TestBlock::new(&mut lab, SHAPE, 1, Grid { height: 8, width: 8 }).expect("a block");
-        let large = TestBlock::new(&mut lab, SHAPE, 1, Grid { height: 64, width: 64 }).expect("a block");
+        let small = TestBlock::new(&mut lab, SHAPE, 1, Grid::new(8, 8)).expect("a block");
+        let large = TestBlock::new(&mut lab, SHAPE, 1, Grid::new(64, 64)).expect("a block");
         // threads, code and tables that come with a first use
         rise(|| prune(&small));
         let pruned = rise(|| prune(&large));
@@ -71,7 +71,7 @@ fn a_pruned_layer_stores_no_map() {
         assert!(pruned < MAP, "{dtype}: {pruned} bytes, a map has {MAP}");
         // the measure sees a map where there is one
         let q = lab.normals(&[1, 2, TOKENS, 32]).expect("queries").on;
-        let stored = AttentionOptions { graph: GraphRequest::Stored, ..AttentionOptions::for_dim(32) };
+        let stored = AttentionOptions { graph: &GraphRequest::Stored, ..AttentionOptions::for_dim(32) };
         let seen = rise(|| TchTensor::attention(&q, &q, &q, stored));
         assert!(seen >= 2 * MAP, "{dtype}: {seen} bytes for the stored maps of two heads");
     }

@@ -71,7 +71,7 @@ impl Case {
             layer: 0,
             depth: 1,
             step: Step { index: 0, total: 1, evaluation: 0, sigma: 1.0, timestep: 999.0 },
-            grid: Grid { height: self.height, width: self.width },
+            grid: Grid::new(self.height, self.width),
             tokens,
             protected: (0, 0),
             rows: &rows,

@@ -17,7 +17,7 @@ pub enum Moment {
     /// The residual stream as the layer gets it, before its first norm.
     #[default]
     LayerInput,
-    /// Self-attention's normalised input.
+    /// The normalised input of self-attention, or of the layer's joint attention or parallel sublayer.
     Normalised,
 }
 
@@ -75,8 +75,8 @@ impl<T: AttentionOps> AroundSublayers<T> {
 
     fn tell(&self, site: &Site<'_>, metric: &T) -> Result<()> {
         let (Some(observer), Some(plan)) = (&self.observer, &self.current) else { return Ok(()) };
-        let Some(positions) = plan.positions() else { return Ok(()) };
-        let mut kept = positions?;
+        let Some(representatives) = plan.representatives() else { return Ok(()) };
+        let mut kept = representatives?.to_host()?;
         kept.iter_mut().for_each(|row| row.sort_unstable());
         let kept = T::Indices::from_host(&kept, &metric.device())?;
         let record =
@@ -105,7 +105,7 @@ impl<T: AttentionOps> TokenReducer<T> for AroundSublayers<T> {
                 self.enter(site, hidden)?;
             }
             Event::Before { sub, normed, .. } => {
-                if sub == Sublayer::SelfAttention && self.planner.moment() == Moment::Normalised {
+                if sub.has_self_graph() && self.planner.moment() == Moment::Normalised {
                     self.enter(site, normed)?;
                 }
                 if let (Some(scope), Some(plan)) = (self.planner.scope(sub), &self.current) {

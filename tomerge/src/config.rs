@@ -1,4 +1,4 @@
-//! A method with all its options: plain data with a gate in front of it.
+//! A method with all its options: plain data that is checked before use.
 
 use atedm_core::plugin::options::{from_table, to_table, unknown_option};
 use atedm_core::plugin::{Options, Placement, ScheduleRegistry};
@@ -7,8 +7,8 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::counts::TokenPlan;
+use crate::method_options::MethodOptions;
 use crate::presets;
-use crate::rules::Rules;
 use crate::sito::SitoOptions;
 use crate::todo::TodoOptions;
 use crate::toma::TomaOptions;
@@ -30,7 +30,7 @@ pub enum Method {
 
 impl Method {
     /// What the options answer without a tensor.
-    pub fn rules(&self) -> &dyn Rules {
+    pub fn options(&self) -> &dyn MethodOptions {
         match self {
             Self::Tome(options) => options,
             Self::Todo(options) => options,
@@ -118,12 +118,12 @@ impl MergeConfig {
     /// [`Error::Config`] naming the field and what was expected.
     pub fn validate(&self) -> Result<()> {
         self.placement.validate()?;
-        let rules = self.method.rules();
-        if self.placement.budget_tflops.is_some() && (!rules.has_ratio() || rules.decides_by_data()) {
+        let options = self.method.options();
+        if self.placement.budget_tflops.is_some() && (!options.has_ratio() || options.decides_by_data()) {
             let reason = "no ratio decides what this configuration costs: give its own options";
             return Err(Error::config("budget_tflops", reason));
         }
-        rules.validate()
+        options.validate()
     }
 
     /// The same configuration with a solved `ratio` in place of a budget.
@@ -142,8 +142,8 @@ impl MergeConfig {
     pub fn plan_with(&self, schedules: &ScheduleRegistry) -> Result<TokenPlan> {
         self.validate()?;
         self.placement.expect_solved()?;
-        let gate = self.placement.gate(schedules)?;
-        Ok(TokenPlan::new(gate, self.method.clone(), self.placement.ratio))
+        let schedule = self.placement.build(schedules)?;
+        Ok(TokenPlan::new(schedule, self.method.clone(), self.placement.ratio))
     }
 }
 

@@ -2,15 +2,15 @@
 //! a user is told.
 
 use atedm_core::Result;
-use atedm_core::plugin::{BlockId, Gate, Grid, LayerTokens, Scope, Sublayer};
+use atedm_core::plugin::{BlockShape, LayerTokens, ModelShape, PlacedSchedule, Scope, StepOf, Sublayer};
 
 use crate::config::Method;
-use crate::rules::Place;
+use crate::method_options::BlockAtStep;
 
 /// A method's decisions about counts, without a tensor.
 #[derive(Debug, Clone)]
 pub struct TokenPlan {
-    gate: Gate,
+    schedule: PlacedSchedule,
     method: Method,
     ratio: f64,
     /// The time step of every step of the run.
@@ -41,8 +41,8 @@ impl Effect {
 }
 
 impl TokenPlan {
-    pub(crate) fn new(gate: Gate, method: Method, ratio: f64) -> Self {
-        Self { gate, method, ratio, timesteps: None }
+    pub(crate) fn new(schedule: PlacedSchedule, method: Method, ratio: f64) -> Self {
+        Self { schedule, method, ratio, timesteps: None }
     }
 
     /// The plan of a run whose steps have these time steps, as its sampler gives them. Methods that go by them (ToDo) are
@@ -55,25 +55,25 @@ impl TokenPlan {
 
     /// The same for another ratio, in place of a budget if there is one.
     pub(crate) fn with_ratio(&self, ratio: f64) -> Result<Self> {
-        Ok(Self { gate: self.gate.with_ratio(ratio)?, ratio, ..self.clone() })
+        Ok(Self { schedule: self.schedule.with_ratio(ratio)?, ratio, ..self.clone() })
     }
 
     /// Where and how much is reduced.
-    pub(crate) fn gate(&self) -> &Gate {
-        &self.gate
+    pub(crate) fn schedule(&self) -> &PlacedSchedule {
+        &self.schedule
     }
 
     /// Whether [`TokenPlan::tokens`] are what really runs. Not so with a `threshold`, where the tokens themselves decide
     /// (the ratio then says where, not how much); nor where a method goes by time steps that are not
     /// [known](TokenPlan::timed).
     pub fn is_exact(&self) -> bool {
-        let rules = self.method.rules();
-        !rules.decides_by_data() && (self.timesteps.is_some() || !rules.follows_timesteps())
+        let options = self.method.options();
+        !options.decides_by_data() && (self.timesteps.is_some() || !options.follows_timesteps())
     }
 
-    fn timestep(&self, step: usize, total: usize) -> f64 {
-        let known = self.timesteps.as_ref().and_then(|timesteps| timesteps.get(step));
-        known.copied().unwrap_or(1000.0 * (1.0 - step as f64 / total.max(1) as f64))
+    fn timestep(&self, StepOf { index, total }: StepOf) -> f64 {
+        let known = self.timesteps.as_ref().and_then(|timesteps| timesteps.get(index));
+        known.copied().unwrap_or(1000.0 * (1.0 - index as f64 / total.max(1) as f64))
     }
 
     /// Checks that the schedule fits a run of `steps` steps.
@@ -81,86 +81,77 @@ impl TokenPlan {
     /// # Errors
     /// [`atedm_core::Error::Config`] when τ exceeds them.
     pub fn begin(&self, steps: usize) -> Result<()> {
-        self.gate.begin(steps)
+        self.schedule.begin(steps)
     }
 
-    /// What the method comes to in `block`, whose grid is `grid`, at `step` of `total`.
+    /// What the method comes to in `block` at `step`.
     ///
     /// # Errors
     /// [`atedm_core::Error::Plugin`] when the schedule answers with a ratio outside `[0, 1)`.
-    pub fn effect(&self, block: BlockId, grid: Grid, step: usize, total: usize) -> Result<Effect> {
-        let asked = self.gate.ratio(block, step, total)?;
+    pub fn effect(&self, &BlockShape { id, grid, .. }: &BlockShape, step: StepOf) -> Result<Effect> {
+        let asked = self.schedule.ratio(id, step.index, step.total)?;
         let tokens = grid.tokens();
-        let place = Place { level: block.level, grid, timestep: self.timestep(step, total) };
-        let kept = if asked == 0.0 { tokens } else { self.method.rules().kept(asked, &place) };
+        let place = BlockAtStep { level: id.level, grid, timestep: self.timestep(step) };
+        let kept = if asked == 0.0 { tokens } else { self.method.options().kept(asked, &place) };
         Ok(Effect { tokens, kept, asked })
     }
 
-    /// The tokens that each of the `depth` layers of `block` runs on at `step` of `total`.
+    /// The tokens that each layer of `block` runs on at `step`.
     ///
     /// # Errors
     /// As [`TokenPlan::effect`].
-    pub fn tokens(
-        &self,
-        block: BlockId,
-        depth: usize,
-        grid: Grid,
-        step: usize,
-        total: usize,
-    ) -> Result<Vec<LayerTokens>> {
-        let Effect { tokens, kept, .. } = self.effect(block, grid, step, total)?;
-        let on = |sub: Sublayer| match self.method.rules().scope(sub) {
+    pub fn tokens(&self, block: &BlockShape, step: StepOf) -> Result<Vec<LayerTokens>> {
+        let Effect { tokens, kept, .. } = self.effect(block, step)?;
+        let on = |sub: Sublayer| match self.method.options().scope(sub) {
             Some(Scope::Both) => (kept, kept),
             Some(Scope::Queries) => (kept, tokens),
             Some(Scope::KeysValues) => (tokens, kept),
             None => (tokens, tokens),
         };
-        let (self_attention, self_keys) = on(Sublayer::SelfAttention);
-        let layer = LayerTokens {
-            self_attention,
-            self_keys,
-            cross_attention: on(Sublayer::CrossAttention).0,
-            feed_forward: on(Sublayer::FeedForward).0,
-        };
-        Ok(vec![layer; depth])
+        let mut layer = block.layer(tokens);
+        for &sub in block.sublayers {
+            let (queries, keys) = on(sub);
+            layer.set(sub, queries, keys);
+        }
+        Ok(vec![layer; block.depth])
     }
 
     /// What a user should know who reads only the options: that the ratio is capped, or that nothing is reduced at
-    /// all. One sentence each; `blocks` are the model's attention blocks with their grids.
+    /// all. One sentence each.
     ///
     /// # Errors
     /// As [`TokenPlan::effect`].
-    pub fn remarks(&self, blocks: &[(BlockId, Grid)], steps: usize) -> Result<Vec<String>> {
-        let rules = self.method.rules();
+    pub fn remarks(&self, model: &ModelShape) -> Result<Vec<String>> {
+        let options = self.method.options();
         let mut remarks = Vec::new();
         if self.ratio == 0.0 {
             return Ok(remarks);
         }
         let (mut applied, mut asked, mut least) = (false, false, f64::INFINITY);
-        for &(block, grid) in blocks {
-            for step in 0..steps {
-                let effect = self.effect(block, grid, step, steps)?;
+        for block in &model.blocks {
+            for step in model.each_step() {
+                let effect = self.effect(block, step)?;
                 asked |= effect.asked > 0.0;
                 applied |= effect.applies();
                 // One token's worth is rounding, not a cap.
                 let rounding = 1.0 / effect.tokens.max(1) as f64;
-                let asked_for = rules.has_ratio() && !rules.decides_by_data();
+                let asked_for = options.has_ratio() && !options.decides_by_data();
                 if asked_for && effect.applies() && effect.ratio() + rounding < effect.asked {
                     least = least.min(effect.ratio());
                 }
             }
         }
         if !applied {
-            let finest = blocks.iter().map(|(block, _)| block.level).min().unwrap_or(0);
+            let finest = model.blocks.iter().map(|block| block.id.level).min().unwrap_or(0);
             let why = if asked {
-                rules.why_nothing(finest)
+                options.why_nothing(finest)
             } else {
                 "levels and schedule spare every block".into()
             };
             remarks.push(format!("nothing is reduced: {why}"));
         } else if least.is_finite() {
             let ratio = self.ratio;
-            remarks.push(format!("ratio {ratio} acts as {least:.4}: {}", rules.why_capped()));
+            remarks.push(format!("ratio {ratio} acts as {least:.4}: {}", options.why_capped()));
         }
         Ok(remarks)
     }

@@ -1,6 +1,6 @@
 //! Where random destinations and noise come from.
 
-use atedm_core::plugin::{Row, Site, Stage};
+use atedm_core::plugin::{Row, Site};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 use rand_mt::Mt;
@@ -137,20 +137,10 @@ fn sixteen(block: &mut [f32; 16]) {
 
 /// All that a draw depends on, as the generator's 32-byte key.
 fn key(seed: u64, site: &Site<'_>) -> [u8; 32] {
-    let stage: u8 = match site.block.stage {
-        Stage::Down => 0,
-        Stage::Mid => 1,
-        Stage::Up => 2,
-    };
+    let [part, stage, index] = site.block.numbers();
     let mut key = *b"atedm token merging draws v1\0\0\0\0";
     key[..8].iter_mut().zip(seed.to_le_bytes()).for_each(|(byte, seed)| *byte ^= seed);
-    let place = [
-        u32::from(stage),
-        site.step.evaluation as u32,
-        site.block.stage_index as u32,
-        site.block.index as u32,
-        site.layer as u32,
-    ];
+    let place = [part, site.step.evaluation as u32, stage, index, site.layer as u32];
     for (word, place) in key[8..].chunks_exact_mut(4).zip(place) {
         word.iter_mut().zip(place.to_le_bytes()).for_each(|(byte, place)| *byte ^= place);
     }
@@ -169,7 +159,7 @@ mod tests {
             layer,
             depth: 2,
             step: Step { index: 0, total: 1, evaluation: 0, sigma: 1.0, timestep: 999.0 },
-            grid: Grid { height: 4, width: 4 },
+            grid: Grid::new(4, 4),
             tokens: 16,
             protected: (0, 0),
             rows,

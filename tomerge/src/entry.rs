@@ -1,8 +1,8 @@
 //! A method in a registry: what it is before a tensor exists, and how it is built.
 
 use atedm_core::plugin::{
-    BlockShape, BuildContext, Facts, Gate, LayerTokens, MethodPlan, ModelShape, Options, Scheduled, Scoring,
-    StepOf, TokenReducer, scoring_of,
+    BlockShape, BuildContext, Facts, LayerTokens, MethodPlan, ModelShape, Options, PlacedSchedule, Scheduled,
+    Scoring, StepOf, TokenReducer, scoring_of,
 };
 use atedm_core::{AttentionOps, Error, Result};
 
@@ -46,8 +46,8 @@ impl MergeOutline {
     pub fn new(config: MergeConfig, facts: &Facts<'_>) -> Result<Self> {
         config.validate()?;
         let config = MergeConfig { placement: config.placement.located(facts)?, ..config };
-        let gate = config.placement.gate_for(facts)?;
-        let counts = TokenPlan::new(gate, config.method.clone(), config.placement.ratio);
+        let schedule = config.placement.build_for(facts)?;
+        let counts = TokenPlan::new(schedule, config.method.clone(), config.placement.ratio);
         let counts = match facts.model.and_then(|model| model.timesteps.clone()) {
             Some(timesteps) => counts.timed(timesteps),
             None => counts,
@@ -66,8 +66,8 @@ impl MergeOutline {
         }
         let placement = &self.config.placement;
         placement.expect_solved()?;
-        let (guidance, gate): (_, Gate) = (placement.guidance, self.counts.gate().clone());
-        let reuse = self.config.method.rules().reuse();
+        let (guidance, schedule): (_, PlacedSchedule) = (placement.guidance, self.counts.schedule().clone());
+        let reuse = self.config.method.options().reuse();
         let planner: Box<dyn Planner<T>> = match self.config.method.clone() {
             Method::Tome(options) => Box::new(Tome::new(options, guidance, context.seed)),
             Method::Todo(options) => Box::new(Todo::new(options, guidance, context.seed)),
@@ -75,7 +75,7 @@ impl MergeOutline {
             Method::Sito(options) => Box::new(Sito::new(options, guidance, context.seed)),
         };
         let method = AroundSublayers::new(planner, placement.ratio, reuse, context.observer.clone());
-        Ok(Box::new(Scheduled::new(method, gate)))
+        Ok(Box::new(Scheduled::new(method, schedule)))
     }
 }
 
@@ -97,13 +97,13 @@ impl MethodPlan for MergeOutline {
         if !self.counts.is_exact() {
             return Ok(None);
         }
-        self.counts.tokens(block.id, block.depth, block.grid, step.index, step.total).map(Some)
+        self.counts.tokens(block, step).map(Some)
     }
 
     fn scoring(&self, block: &BlockShape, step: StepOf) -> Result<Scoring> {
-        let reuse = self.config.method.rules().reuse();
+        let reuse = self.config.method.options().reuse();
         let kept = |step: StepOf| {
-            let effect = self.counts.effect(block.id, block.grid, step.index, step.total)?;
+            let effect = self.counts.effect(block, step)?;
             Ok(effect.applies().then_some(effect.kept))
         };
         scoring_of(step, kept, |_, now| !reuse.is_fresh(now), Scoring::Fresh)
@@ -114,8 +114,8 @@ impl MethodPlan for MergeOutline {
     }
 
     fn with_ratio(&self, ratio: f64) -> Option<Result<Box<dyn MethodPlan>>> {
-        let rules = self.config.method.rules();
-        if !rules.has_ratio() || rules.decides_by_data() {
+        let options = self.config.method.options();
+        if !options.has_ratio() || options.decides_by_data() {
             return None;
         }
         let solved = || {
@@ -127,13 +127,17 @@ impl MethodPlan for MergeOutline {
         Some(solved())
     }
 
+    /// ToMA's reduced tokens are mixtures of a whole tile.
+    fn gives_positions(&self) -> bool {
+        !matches!(self.config.method, Method::Toma(_))
+    }
+
     /// An observer is shown kept sets on the host, for which plans are read back from the device.
     fn is_slow_to_watch(&self) -> bool {
         true
     }
 
     fn remarks(&self, model: &ModelShape) -> Result<Vec<String>> {
-        let blocks: Vec<_> = model.blocks.iter().map(|block| (block.id, block.grid)).collect();
-        self.counts.remarks(&blocks, model.steps)
+        self.counts.remarks(model)
     }
 }

@@ -3,7 +3,7 @@
 use atedm_core::plugin::{Grid, Site};
 use atedm_core::{Error, Result};
 
-/// Cells of `sy` x `sx` tokens over a grid. What is left over at the bottom and at the right is in no cell.
+/// Cells of `sy` x `sx` tokens over each frame of a grid. What is left over at the bottom and at the right is in no cell.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Cells {
     /// The token grid.
@@ -24,7 +24,7 @@ pub struct Split {
 }
 
 impl Cells {
-    /// How many cells there are: rows and columns of them.
+    /// How many cells a frame has: rows and columns of them.
     pub fn counts(&self) -> (usize, usize) {
         (self.grid.height / self.sy.max(1), self.grid.width / self.sx.max(1))
     }
@@ -32,7 +32,7 @@ impl Cells {
     /// How many destinations there are, one a cell.
     pub fn destinations(&self) -> usize {
         let (rows, columns) = self.counts();
-        rows * columns
+        self.grid.frames * rows * columns
     }
 
     /// Tokens of one cell.
@@ -62,10 +62,11 @@ impl Cells {
 
     /// The token (row-major) of the grid at `offset` (row-major) in `cell`.
     fn token(&self, cell: usize, offset: usize) -> usize {
-        let columns = self.counts().1.max(1);
+        let (rows, columns) = self.counts();
+        let (frame, cell) = (cell / (rows * columns).max(1), cell % (rows * columns).max(1));
         let (down, right) = (offset / self.sx, offset % self.sx);
-        let (row, column) = (cell / columns * self.sy + down, cell % columns * self.sx + right);
-        row * self.grid.width + column
+        let (row, column) = (cell / columns.max(1) * self.sy + down, cell % columns.max(1) * self.sx + right);
+        (frame * self.grid.height + row) * self.grid.width + column
     }
 
     /// For every cell the offset of the token with the highest of `scores`, one a token of the grid; the lowest on ties.
@@ -129,7 +130,7 @@ mod tests {
 
     #[test]
     fn the_first_of_each_cell_and_the_rest() {
-        let cells = Cells { grid: Grid { height: 3, width: 5 }, sx: 2, sy: 2 };
+        let cells = Cells { grid: Grid::new(3, 5), sx: 2, sy: 2 };
         assert_eq!((cells.counts(), cells.destinations()), ((1, 2), 2));
         let split = cells.split(None);
         assert_eq!(split.destinations, [0, 2]);
@@ -137,26 +138,34 @@ mod tests {
     }
 
     #[test]
+    fn every_frame_has_cells_of_its_own() {
+        let cells = Cells { grid: Grid::of_frames(2, 3, 5), sx: 2, sy: 2 };
+        assert_eq!((cells.counts(), cells.destinations()), ((1, 2), 4));
+        assert_eq!(cells.split(None).destinations, [0, 2, 15, 17]);
+        assert_eq!(cells.split(Some(&[3, 0, 1, 2])).destinations, [2, 6, 16, 22]);
+    }
+
+    #[test]
     fn offsets_are_row_major_within_a_cell() {
-        let cells = Cells { grid: Grid { height: 4, width: 6 }, sx: 3, sy: 2 };
+        let cells = Cells { grid: Grid::new(4, 6), sx: 3, sy: 2 };
         assert_eq!(cells.split(Some(&[0, 5, 4, 2])).destinations, [0, 11, 17, 19]);
     }
 
     #[test]
     fn the_best_of_each_cell_the_lowest_on_ties() {
-        let cells = Cells { grid: Grid { height: 2, width: 5 }, sx: 2, sy: 2 };
+        let cells = Cells { grid: Grid::new(2, 5), sx: 2, sy: 2 };
         assert_eq!(cells.best(&[0.0, 1.0, 5.0, 5.0, 9.0, 2.0, 2.0, 5.0, 5.0, 9.0]), [2, 0]);
     }
 
     #[test]
     fn a_grid_smaller_than_a_cell_has_no_destination() {
-        let cells = Cells { grid: Grid { height: 1, width: 7 }, sx: 2, sy: 2 };
+        let cells = Cells { grid: Grid::new(1, 7), sx: 2, sy: 2 };
         assert_eq!(cells.split(None).destinations, [0u32; 0]);
     }
 
     #[test]
     fn protected_tokens_are_stepped_over() {
-        let cells = Cells { grid: Grid { height: 2, width: 4 }, sx: 2, sy: 2 };
+        let cells = Cells { grid: Grid::new(2, 4), sx: 2, sy: 2 };
         let split = cells.split(None).around((2, 5));
         assert_eq!((split.destinations, split.sources), (vec![0, 5], vec![1, 6, 7, 8, 9, 10]));
     }

@@ -6,7 +6,7 @@
 //! - [`MergeOutline`]: a method as a registry knows it; [`TokenPlan`]: token counts without a tensor.
 //! - [`around`]: what all methods share as [`TokenReducer`](atedm_core::plugin::TokenReducer)s; a [`Planner`] is the rest.
 //! - [`tome`]: ToMe. [`grid`], [`matching`] and [`merge`] are its steps.
-//! - [`mod@todo`]: ToDo; [`toma`]: ToMA; [`sito`]: SiTo. What their options come to are [`Rules`].
+//! - [`mod@todo`]: ToDo; [`toma`]: ToMA; [`sito`]: SiTo. What their options come to are [`MethodOptions`].
 //! - [`reuse`]: plans that are used again over steps and layers.
 //!
 //! ```
@@ -31,9 +31,9 @@ mod entry;
 pub mod grid;
 pub mod matching;
 pub mod merge;
+mod method_options;
 pub mod presets;
 pub mod reuse;
-mod rules;
 pub mod sito;
 pub mod todo;
 pub mod toma;
@@ -44,5 +44,5 @@ pub use config::{MergeConfig, Method};
 pub use counts::{Effect, TokenPlan};
 pub use draws::Generator;
 pub use entry::MergeOutline;
+pub use method_options::{BlockAtStep, MethodOptions};
 pub use presets::register;
-pub use rules::{Place, Rules};

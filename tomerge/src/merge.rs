@@ -94,21 +94,17 @@ impl<T: Tensor> MergePlan<T> {
     /// # Errors
     /// As the backend's index operations.
     pub fn standing(&self) -> Result<Vec<Vec<u32>>> {
-        let mut rows = self.order()?;
+        let mut rows = self.order()?.to_host()?;
         rows.iter_mut().for_each(|row| row.sort_unstable());
         Ok(rows)
     }
 
-    /// The same in the order of the reduced tokens.
-    fn order(&self) -> Result<Vec<Vec<u32>>> {
-        let mut rows = match &self.alone {
-            Some(alone) => alone.to_host()?,
-            None => vec![Vec::new(); self.begins.len()],
-        };
-        for (row, destinations) in rows.iter_mut().zip(self.destinations.to_host()?) {
-            row.extend(destinations);
+    /// The same in the order of the reduced tokens, `[b, kept]`.
+    fn order(&self) -> Result<T::Indices> {
+        match &self.alone {
+            Some(alone) => T::Indices::concat(&[alone, &self.destinations]),
+            None => Ok(self.destinations.clone()),
         }
-        Ok(rows)
     }
 
     /// One token for each group, `[b, groups, channels]`.
@@ -204,7 +200,12 @@ impl<T: Tensor> Reduction<T> for MergePlan<T> {
         reduced.gather(1, &self.source)
     }
 
-    fn positions(&self) -> Option<Result<Vec<Vec<u32>>>> {
+    fn name(&self) -> &str {
+        "merge plan"
+    }
+
+    /// A group stands where its destination does.
+    fn positions(&self) -> Option<Result<T::Indices>> {
         Some(self.order())
     }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use atedm_core::plugin::{BlockId, Reduction, Row, Site};
-use atedm_core::{Error, Result};
+use atedm_core::{Error, Result, Tensor};
 use serde::{Deserialize, Serialize};
 
 /// How long a plan is used again (CA-ToMe, arXiv 2501.00946; ToMA).
@@ -56,7 +56,7 @@ impl Reuse {
 }
 
 /// A plan and what it was made for.
-struct Stored<T> {
+struct Stored<T: Tensor> {
     evaluation: usize,
     tokens: usize,
     ratio: f64,
@@ -65,12 +65,12 @@ struct Stored<T> {
 
 /// Plans by block, group of layers, and the rows of the batch: images that are evaluated one after the other have plans
 /// of their own.
-pub(crate) struct PlanStore<T> {
+pub(crate) struct PlanStore<T: Tensor> {
     reuse: Reuse,
     plans: BTreeMap<(BlockId, usize, Vec<Row>), Stored<T>>,
 }
 
-impl<T> PlanStore<T> {
+impl<T: Tensor> PlanStore<T> {
     pub(crate) fn new(reuse: Reuse) -> Self {
         Self { reuse, plans: BTreeMap::new() }
     }

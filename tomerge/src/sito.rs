@@ -21,8 +21,8 @@ use crate::around::Planner;
 use crate::draws::{Draws, Generator};
 use crate::grid::Cells;
 use crate::matching::{Sides, ThresholdCount, match_tokens, normalised};
+use crate::method_options::{BlockAtStep, MethodOptions};
 use crate::reuse::Reuse;
-use crate::rules::{Place, Rules};
 
 /// Whose noise decides between tokens of a cell.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -104,9 +104,9 @@ impl SitoOptions {
     }
 }
 
-impl Rules for SitoOptions {
+impl MethodOptions for SitoOptions {
     fn validate(&self) -> Result<()> {
-        self.cells(Grid { height: 1, width: 1 }).validate()?;
+        self.cells(Grid::new(1, 1)).validate()?;
         for (field, weight) in [("noise_alpha", self.noise_alpha), ("sim_beta", self.sim_beta)] {
             if !weight.is_finite() {
                 return Err(Error::config(field, format!("expected a finite number, got {weight}")));
@@ -117,7 +117,7 @@ impl Rules for SitoOptions {
         self.reuse.validate()
     }
 
-    fn kept(&self, ratio: f64, &Place { grid, .. }: &Place) -> usize {
+    fn kept(&self, ratio: f64, &BlockAtStep { grid, .. }: &BlockAtStep) -> usize {
         grid.tokens() - self.pruned(ratio, grid)
     }
 

@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::around::{Moment, Planner};
 use crate::draws::Generator;
-use crate::rules::{Place, Rules};
+use crate::method_options::{BlockAtStep, MethodOptions};
 use crate::tome::{Tome, TomeOptions};
 
 /// Which token stands for a cell.
@@ -134,7 +134,7 @@ impl TodoOptions {
     /// The coarser grid at `level`, if it is one.
     pub fn coarse(&self, level: usize, grid: Grid) -> Option<Grid> {
         let factor = self.factor(level).max(1);
-        let coarse = Grid { height: grid.height / factor, width: grid.width / factor };
+        let coarse = Grid::of_frames(grid.frames, grid.height / factor, grid.width / factor);
         (coarse.tokens() > 0 && coarse.tokens() < grid.tokens()).then_some(coarse)
     }
 
@@ -148,7 +148,7 @@ impl TodoOptions {
     }
 }
 
-impl Rules for TodoOptions {
+impl MethodOptions for TodoOptions {
     fn validate(&self) -> Result<()> {
         for (field, factor) in [
             ("downsample_factor", self.downsample_factor),
@@ -171,7 +171,7 @@ impl Rules for TodoOptions {
         self.similarity().validate()
     }
 
-    fn kept(&self, ratio: f64, place: &Place) -> usize {
+    fn kept(&self, ratio: f64, place: &BlockAtStep) -> usize {
         match self.method(place.timestep) {
             TodoMethod::None => place.grid.tokens(),
             TodoMethod::Similarity => self.similarity().kept(self.similar(ratio, place.level), place),
@@ -180,7 +180,7 @@ impl Rules for TodoOptions {
     }
 
     fn scope(&self, sub: Sublayer) -> Option<Scope> {
-        (sub == Sublayer::SelfAttention).then_some(Scope::KeysValues)
+        sub.has_self_graph().then_some(Scope::KeysValues)
     }
 
     fn follows_timesteps(&self) -> bool {
@@ -216,25 +216,31 @@ impl Todo {
     ) -> Result<Option<Box<dyn Reduction<T>>>> {
         let options = &self.options;
         let Some(coarse) = options.coarse(site.block.level, site.grid) else { return Ok(None) };
-        let Grid { height, width } = site.grid;
+        let Grid { frames, height, width } = site.grid;
         let rows = options.places(height, coarse.height);
         let columns = options.places(width, coarse.width);
         let (start, end) = site.protected;
         let gap = end.saturating_sub(start);
-        let place = |i: usize| if i < start { i } else { i + gap };
+        let place = |frame: usize, cell: usize| {
+            let i = frame * height * width + cell;
+            if i < start { i } else { i + gap }
+        };
         let mut kept: Vec<usize> = (start..start + gap).collect();
-        kept.extend(rows.iter().flat_map(|&y| columns.iter().map(move |&x| place(y * width + x))));
+        for frame in 0..frames {
+            kept.extend(rows.iter().flat_map(|&y| columns.iter().map(move |&x| place(frame, y * width + x))));
+        }
         kept.sort_unstable();
         // Keys and values are not restored; were they, each token would take its cell's.
-        let nearest = |y: usize, x: usize| {
+        let nearest = |frame: usize, y: usize, x: usize| {
             let (row, column) = (y * coarse.height / height, x * coarse.width / width);
-            place(rows[row] * width + columns[column])
+            place(frame, rows[row] * width + columns[column])
         };
         let chosen: std::collections::BTreeMap<usize, u32> = kept.iter().copied().zip(0..).collect();
-        let pruned = (0..height).flat_map(|y| (0..width).map(move |x| (y, x)));
-        let pruned = pruned.filter(|&(y, x)| !chosen.contains_key(&place(y * width + x)));
+        let cells = (0..height).flat_map(|y| (0..width).map(move |x| (y, x)));
+        let tokens = (0..frames).flat_map(|frame| cells.clone().map(move |(y, x)| (frame, y, x)));
+        let pruned = tokens.filter(|&(frame, y, x)| !chosen.contains_key(&place(frame, y * width + x)));
         let donors: Vec<u32> =
-            pruned.map(|(y, x)| chosen.get(&nearest(y, x)).copied().unwrap_or(0)).collect();
+            pruned.map(|(frame, y, x)| chosen.get(&nearest(frame, y, x)).copied().unwrap_or(0)).collect();
         let batch = metric.shape().first().copied().unwrap_or(0);
         let kept: Vec<u32> = kept.into_iter().map(|i| i as u32).collect();
         let device = metric.device();

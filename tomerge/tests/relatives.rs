@@ -51,7 +51,7 @@ fn toma_merges_and_unmerges_by_products() {
         // 24 - 6 = 18 in 4 tiles of 6
         (4, 6, 4, (2, 3), 0.25, 4, "first"),
     ] {
-        let grid = Grid { height, width };
+        let grid = Grid::new(height, width);
         let n = grid.tokens();
         let rows = Row::singles(2);
         let hidden = tokens([2, n, 5], n as u64 + num_tiles, DType::F64);
@@ -65,7 +65,7 @@ fn toma_merges_and_unmerges_by_products() {
         assert_eq!((scope, by.kept()), (Scope::Both, tiles * kept));
         let small = by.shrink(&hidden).unwrap();
         let whole = by.restore(&small).unwrap();
-        let positions = by.positions().unwrap().unwrap();
+        let positions = by.places();
         for (b, places_of_row) in positions.iter().enumerate() {
             let full = rows_of(&hidden, b);
             for tile in 0..tiles {
@@ -109,7 +109,7 @@ fn toma_merges_and_unmerges_by_products() {
 
 #[test]
 fn toma_compares_the_layers_input_or_the_normalised_one() {
-    let grid = Grid { height: 4, width: 4 };
+    let grid = Grid::new(4, 4);
     let rows = Row::singles(1);
     let (hidden, normed) = (tokens([1, 16, 4], 71, DType::F64), tokens([1, 16, 4], 72, DType::F64));
     for (compare, compared) in [(json!("layer_input"), &hidden), (json!("normalised"), &normed)] {
@@ -118,21 +118,21 @@ fn toma_compares_the_layers_input_or_the_normalised_one() {
         enter(&mut toma, &site, &hidden).unwrap();
         let by = before(&mut toma, &site, Sublayer::SelfAttention, &normed).unwrap().unwrap().1;
         let expected = naive_destinations(&rows_of(compared, 0), 8);
-        let standing = &by.positions().unwrap().unwrap()[0];
+        let standing = &by.places()[0];
         assert_eq!(standing.iter().map(|&i| i as usize).collect::<Vec<_>>(), expected, "{compare}");
     }
 }
 
 #[test]
 fn toma_uses_plans_again() {
-    let grid = Grid { height: 4, width: 4 };
+    let grid = Grid::new(4, 4);
     let rows = Row::singles(1);
     let mut toma = build("toma", json!({"ratio": 0.5, "num_tiles": 1, "reuse": {"layers": 2}})).unwrap();
     begin(&mut toma, &rows, 0).unwrap();
     let mut standing = |step: usize, layer: usize, seed: u64| {
         let place = Site { layer, ..at_step(&site(grid, &rows), step) };
         let by = plan(&mut toma, &place, &tokens([1, 16, 4], seed, DType::F32)).unwrap().unwrap().1;
-        by.positions().unwrap().unwrap()
+        by.places()
     };
     let first = standing(0, 0, 1);
     assert_eq!(standing(0, 1, 2), first, "a layer of the same pair");
@@ -172,7 +172,7 @@ fn naive_sito(rows: &[Vec<f64>], grid: Grid, r: usize) -> Vec<usize> {
 fn sito_keeps_bases_and_copies_from_the_most_similar() {
     for (case, (height, width)) in [(4, 4), (5, 7), (6, 4), (2, 9)].into_iter().enumerate() {
         for ratio in [0.3, 0.6, 0.9] {
-            let grid = Grid { height, width };
+            let grid = Grid::new(height, width);
             let n = grid.tokens();
             let rows = Row::singles(2);
             let hidden = tokens([2, n, 6], case as u64 + 40, DType::F64);
@@ -193,13 +193,13 @@ fn sito_keeps_bases_and_copies_from_the_most_similar() {
 
 #[test]
 fn sito_draws_its_noise_from_the_seed() {
-    let grid = Grid { height: 6, width: 6 };
+    let grid = Grid::new(6, 6);
     let rows = Row::singles(1);
     let hidden = tokens([1, 36, 3], 50, DType::F32);
     let kept = |seed: u64, alpha: f64| {
         let mut sito = build("sito", json!({"ratio": 0.5, "noise_alpha": alpha})).unwrap();
         begin(&mut sito, &rows, seed).unwrap();
-        plan(&mut sito, &site(grid, &rows), &hidden).unwrap().unwrap().1.positions().unwrap().unwrap()
+        plan(&mut sito, &site(grid, &rows), &hidden).unwrap().unwrap().1.places()
     };
     assert_eq!(kept(1, 100.0), kept(1, 100.0));
     assert_ne!(kept(1, 100.0), kept(2, 100.0));
@@ -219,7 +219,7 @@ fn sito_has_noise_of_its_own_for_every_row() {
             -0.215342, -1.815729, -0.345242, -2.061478, 0.674101, -1.323346, -1.359769,
         ],
     ];
-    let grid = Grid { height: 4, width: 4 };
+    let grid = Grid::new(4, 4);
     let rows = Row::singles(2);
     let hidden = tokens([2, 16, 3], 51, DType::F32);
     let bases = |noise: &[f64; 16]| {
@@ -238,13 +238,13 @@ fn sito_has_noise_of_its_own_for_every_row() {
         begin(&mut sito, &rows, 7).unwrap();
         let kept = plan(&mut sito, &site(grid, &rows), &hidden).unwrap().unwrap().1;
         let expected = of.map(|row| bases(&NOISE[row]));
-        assert_eq!(kept.positions().unwrap().unwrap(), expected, "{noise}");
+        assert_eq!(kept.places(), expected, "{noise}");
     }
 }
 
 #[test]
 fn halves_of_guidance_share_one_plan_if_asked() {
-    let grid = Grid { height: 4, width: 4 };
+    let grid = Grid::new(4, 4);
     let rows = [Row { image: 3, branch: Branch::Uncond }, Row { image: 3, branch: Branch::Cond }];
     let hidden = tokens([2, 16, 4], 60, DType::F64);
     let [first_alone, alone] = [0, 1].map(|row| hidden.narrow(0, row, 1).unwrap());
@@ -259,7 +259,7 @@ fn halves_of_guidance_share_one_plan_if_asked() {
             }
             let mut method = build(name, options).unwrap();
             let by = plan(&mut method, &site(grid, rows), hidden).unwrap().unwrap().1;
-            by.positions().unwrap().unwrap()
+            by.places()
         };
         let [first, second] = <[_; 2]>::try_from(positions("cond", &rows, &hidden)).unwrap();
         assert_eq!(first, second, "{name}");

@@ -177,11 +177,12 @@ fn schedules_levels_and_counts_hold_for_all_methods() {
                 (inner, 9, 7),
                 (deep, 9, 4),
             ] {
-                let grid = Grid { height: side, width: side + 1 };
+                let grid = Grid::new(side, side + 1);
                 let hidden = tokens([2, grid.tokens(), 4], 1 + step as u64, DType::F32);
                 let place = Site { block: id, ..at_step(&site(grid, &rows), step) };
                 enter(&mut method, &place, &hidden).unwrap();
-                let layers = plan.tokens(id, 3, grid, step, 10).unwrap();
+                let layers =
+                    plan.tokens(&BlockShape::new(id, 3, grid), StepOf { index: step, total: 10 }).unwrap();
                 assert_eq!(layers.len(), 3);
                 let mut run = |sub| {
                     let around = before(&mut method, &place, sub, &hidden).unwrap();
@@ -207,19 +208,20 @@ fn schedules_levels_and_counts_hold_for_all_methods() {
     // prune-less spares the stage's first block in the first four steps
     let config = options(json!({"schedule": "prune-less", "tau": 4, "max_downsample": 4}));
     let plan = MergeConfig::from_options("tome", &config).unwrap().plan_with(&schedules()).unwrap();
-    let grid = Grid { height: 8, width: 8 };
-    let kept = |id, step| plan.effect(id, grid, step, 10).unwrap().kept;
+    let grid = Grid::new(8, 8);
+    let kept =
+        |id, index| plan.effect(&BlockShape::new(id, 1, grid), StepOf { index, total: 10 }).unwrap().kept;
     assert_eq!([kept(edge, 3), kept(edge, 4), kept(inner, 3), kept(deep, 0)], [64, 32, 32, 32]);
     assert!(plan.begin(3).is_err(), "τ exceeds the steps");
 }
 
 /// The paper's SD-XL blocks at 1024 px.
-fn sdxl() -> Vec<(BlockId, Grid)> {
-    let (fine, deep) = (Grid { height: 64, width: 64 }, Grid { height: 32, width: 32 });
+fn sdxl() -> Vec<BlockShape> {
+    let (fine, deep) = (Grid::new(64, 64), Grid::new(32, 32));
     vec![
-        (block(Stage::Down, 0, 2, 1), fine),
-        (block(Stage::Down, 1, 2, 2), deep),
-        (block(Stage::Mid, 0, 1, 2), deep),
+        BlockShape::new(block(Stage::Down, 0, 2, 1), 2, fine),
+        BlockShape::new(block(Stage::Down, 1, 2, 2), 2, deep),
+        BlockShape::new(block(Stage::Mid, 0, 1, 2), 2, deep),
     ]
 }
 
@@ -227,7 +229,7 @@ fn sdxl() -> Vec<(BlockId, Grid)> {
 fn silent_caps_and_silent_nothing_are_said() {
     let remarks = |name: &str, value: Value| {
         let config = MergeConfig::from_options(name, &options(value)).unwrap();
-        config.plan_with(&schedules()).unwrap().remarks(&sdxl(), 10).unwrap().join("; ")
+        config.plan_with(&schedules()).unwrap().remarks(&ModelShape::new(sdxl(), 10)).unwrap().join("; ")
     };
     assert_eq!(
         remarks("tome", json!({})),
@@ -253,7 +255,7 @@ fn silent_caps_and_silent_nothing_are_said() {
     let config =
         MergeConfig::from_options("tome", &options(json!({"ratio": 0.9, "max_downsample": 4}))).unwrap();
     let plan = config.plan_with(&schedules()).unwrap();
-    let effect = plan.effect(sdxl()[0].0, sdxl()[0].1, 0, 10).unwrap();
+    let effect = plan.effect(&sdxl()[0], StepOf { index: 0, total: 10 }).unwrap();
     assert_eq!((effect.tokens, effect.kept, effect.ratio(), effect.asked), (4096, 1024, 0.75, 0.9));
     assert!(effect.applies() && plan.is_exact());
 }
@@ -267,7 +269,7 @@ fn observers_are_told_where_what_was_kept() {
     let mut method = registry.build("tome", &plain(json!({"levels": [1], "ratio": 0.5})), &context).unwrap();
     let rows = Row::singles(2);
     begin(&mut method, &rows, 0).unwrap();
-    let grid = Grid { height: 4, width: 6 };
+    let grid = Grid::new(4, 6);
     let hidden = tokens([2, 24, 4], 1, DType::F32);
     for level in [1, 2] {
         let place = site(grid, &rows);
@@ -287,7 +289,7 @@ fn observers_are_told_where_what_was_kept() {
 #[test]
 fn plans_are_used_again_until_they_are_made_anew() {
     let rows = Row::singles(1);
-    let grid = Grid { height: 4, width: 6 };
+    let grid = Grid::new(4, 6);
     let of = |reuse: Value, steps: &[(usize, usize)]| -> Vec<usize> {
         let mut method = build("tome", plain(json!({"ratio": 0.4, "reuse": reuse}))).unwrap();
         begin(&mut method, &rows, 0).unwrap();
@@ -328,8 +330,7 @@ fn plans_are_used_again_until_they_are_made_anew() {
 fn a_plan_says_what_its_method_draws_costs_and_uses_again() {
     let mut registry = Registry::<NdTensor>::with_builtins();
     atedm_tomerge::register(&mut registry).unwrap();
-    let shapes = sdxl().into_iter().map(|(id, grid)| BlockShape { id, depth: 2, grid });
-    let model = ModelShape { blocks: shapes.collect(), steps: 10, timesteps: None };
+    let model = ModelShape::new(sdxl(), 10);
     let facts = registry.catalogue().facts().of_model(&model).with_rng("chacha");
     let describe =
         |name: &str, value: Value| registry.catalogue().describe(name, &options(value), &facts).unwrap();

@@ -10,6 +10,22 @@ use atedm_core::plugin::{BlockId, Grid, Row, Scope, Site, Sublayer};
 use common::*;
 use serde_json::json;
 
+/// Every frame of a video is made coarser for itself.
+#[test]
+fn todo_keeps_the_frames_of_a_video() {
+    let rows = Row::singles(1);
+    let picture = Grid::new(5, 7);
+    let video = Grid::of_frames(3, 5, 7);
+    let kept = |grid: Grid| {
+        let mut todo = build("todo", json!({"downsample_factor_level_2": 2})).unwrap();
+        let hidden = tokens([1, grid.tokens(), 3], 1, DType::F32);
+        plan(&mut todo, &site(grid, &rows), &hidden).unwrap().unwrap().1.places().remove(0)
+    };
+    let one = kept(picture);
+    let expected: Vec<u32> = (0..3).flat_map(|frame| one.iter().map(move |i| i + 35 * frame)).collect();
+    assert_eq!(kept(video), expected);
+}
+
 #[test]
 fn todo_takes_keys_and_values_from_a_coarser_grid() {
     let rows = Row::singles(2);
@@ -18,14 +34,14 @@ fn todo_takes_keys_and_values_from_a_coarser_grid() {
         ("nearest-exact", [[1, 1], [1, 3], [1, 5], [3, 1], [3, 3], [3, 5]]),
         ("nearest", [[0, 0], [0, 2], [0, 4], [2, 0], [2, 2], [2, 4]]),
     ] {
-        let grid = Grid { height: 5, width: 7 };
+        let grid = Grid::new(5, 7);
         let hidden = tokens([2, 35, 3], 1, DType::F32);
         let options = json!({"downsample_factor_level_2": 2, "downsample_method": method});
         let mut todo = build("todo", options).unwrap();
         let (scope, by) = plan(&mut todo, &site(grid, &rows), &hidden).unwrap().unwrap();
         let expected: Vec<u32> = expected.iter().map(|[y, x]| y * 7 + x).collect();
         assert_eq!(scope, Scope::KeysValues);
-        assert_eq!(by.positions().unwrap().unwrap(), vec![expected.clone(); 2]);
+        assert_eq!(by.places(), vec![expected.clone(); 2]);
         let small = by.shrink(&hidden).unwrap();
         for (row, &place) in rows_of(&small, 1).iter().zip(&expected) {
             assert_eq!(row, &rows_of(&hidden, 1)[place as usize]);
@@ -44,7 +60,7 @@ fn todo_takes_keys_and_values_from_a_coarser_grid() {
 #[test]
 fn todo_has_a_factor_for_each_level_and_stops_in_time() {
     let rows = Row::singles(1);
-    let grid = Grid { height: 8, width: 8 };
+    let grid = Grid::new(8, 8);
     let hidden = tokens([1, 64, 2], 2, DType::F32);
     let kept = |options, level: usize, timestep: f64| {
         let mut todo = build("todo", options).unwrap();
@@ -80,13 +96,13 @@ fn todo_has_a_factor_for_each_level_and_stops_in_time() {
     let joint = Site { tokens: 66, protected: (64, 66), ..site(grid, &rows) };
     let mut todo = build("todo-sdxl", json!({})).unwrap();
     let by = plan(&mut todo, &joint, &tokens([1, 66, 2], 3, DType::F32)).unwrap().unwrap().1;
-    assert_eq!(by.positions().unwrap().unwrap()[0][16..], [64, 65]);
+    assert_eq!(by.places()[0][16..], [64, 65]);
 }
 
 #[test]
 fn todo_merges_keys_and_values_by_similarity_in_the_end() {
     for (height, width) in [(6, 6), (5, 7), (4, 9)] {
-        let grid = Grid { height, width };
+        let grid = Grid::new(height, width);
         let n = grid.tokens();
         let rows = Row::singles(2);
         let (hidden, normed) = (tokens([2, n, 5], n as u64, DType::F64), tokens([2, n, 5], 9, DType::F64));
@@ -97,7 +113,7 @@ fn todo_merges_keys_and_values_by_similarity_in_the_end() {
         let r = (0.4 * n as f64) as usize;
         assert_eq!((scope, by.kept()), (Scope::KeysValues, n - r));
         let small = by.shrink(&normed).unwrap();
-        let places = by.positions().unwrap().unwrap();
+        let places = by.places();
         for (b, places) in places.iter().enumerate() {
             // keys and values are compared as their projections get them
             let full = rows_of(&normed, b);
@@ -116,7 +132,7 @@ fn todo_merges_keys_and_values_by_similarity_in_the_end() {
         }
     }
     // destinations are drawn as ToMe draws them, and only where similarity is asked
-    let grid = Grid { height: 6, width: 6 };
+    let grid = Grid::new(6, 6);
     let rows = Row::singles(2);
     let hidden = tokens([2, 36, 5], 4, DType::F32);
     let at = |name: &str, options, times: &[f64]| {
@@ -124,7 +140,7 @@ fn todo_merges_keys_and_values_by_similarity_in_the_end() {
         begin(&mut method, &rows, 3).unwrap();
         let last = times.iter().map(|&time| {
             let by = plan(&mut method, &at_time(&site(grid, &rows), time), &hidden).unwrap().unwrap().1;
-            by.positions().unwrap().unwrap()
+            by.places()
         });
         last.last().unwrap()
     };

@@ -21,7 +21,7 @@ fn sets_means_and_restoring_against_plain_loops() {
             (1, 2, 0.4, DType::F64),
             (2, 2, 0.95, DType::F64),
         ] {
-            let grid = Grid { height, width };
+            let grid = Grid::new(height, width);
             let n = grid.tokens();
             let batch = 1 + case % 3;
             let rows = Row::singles(batch);
@@ -35,7 +35,7 @@ fn sets_means_and_restoring_against_plain_loops() {
             let small = by.shrink(&hidden).unwrap();
             let whole = by.restore(&small).unwrap();
             assert_eq!((small.shape(), small.dtype()), (vec![batch, n - r, 8], dtype));
-            let positions = by.positions().unwrap().unwrap();
+            let positions = by.places();
             for (b, places) in positions.iter().enumerate() {
                 let full = rows_of(&hidden, b);
                 let into = naive_tome(&full, grid, (sx, sy), r);
@@ -65,7 +65,7 @@ fn sets_means_and_restoring_against_plain_loops() {
 
 #[test]
 fn kernels() {
-    let grid = Grid { height: 4, width: 4 };
+    let grid = Grid::new(4, 4);
     let rows = Row::singles(2);
     let hidden = tokens([2, 16, 5], 3, DType::F64);
     let of = |kernel: &str| {
@@ -92,7 +92,7 @@ fn kernels() {
 
 #[test]
 fn every_sublayer_takes_the_layers_plan() {
-    let grid = Grid { height: 4, width: 6 };
+    let grid = Grid::new(4, 6);
     let rows = Row::singles(2);
     let hidden = tokens([2, 24, 4], 4, DType::F32);
     let later = tokens([2, 24, 4], 5, DType::F32);
@@ -111,7 +111,7 @@ fn every_sublayer_takes_the_layers_plan() {
 
 #[test]
 fn a_zero_token_is_no_nan_and_a_nan_is_an_error() {
-    let grid = Grid { height: 4, width: 4 };
+    let grid = Grid::new(4, 4);
     let rows = Row::singles(1);
     let mut values = noise(64, 6);
     values[..8].fill(0.0);
@@ -130,7 +130,7 @@ fn a_zero_token_is_no_nan_and_a_nan_is_an_error() {
 
 #[test]
 fn equal_similarities_keep_the_lower_index() {
-    let grid = Grid { height: 4, width: 4 };
+    let grid = Grid::new(4, 4);
     let rows = Row::singles(1);
     let hidden = tensor(&[1.0; 48], &[1, 16, 3], DType::F32);
     let mut method = build("tome", plain(json!({"ratio": 0.25}))).unwrap();
@@ -141,7 +141,7 @@ fn equal_similarities_keep_the_lower_index() {
 
 #[test]
 fn protected_tokens_stay_and_a_shrunken_stream_is_left_alone() {
-    let grid = Grid { height: 4, width: 4 };
+    let grid = Grid::new(4, 4);
     let rows = Row::singles(2);
     let mut method = build("tome", plain(json!({"ratio": 0.5}))).unwrap();
     let hidden = tokens([2, 19, 4], 7, DType::F32);
@@ -158,7 +158,7 @@ fn protected_tokens_stay_and_a_shrunken_stream_is_left_alone() {
 
 #[test]
 fn the_halves_of_guidance_can_share() {
-    let grid = Grid { height: 4, width: 4 };
+    let grid = Grid::new(4, 4);
     let rows = [Row { image: 0, branch: Branch::Uncond }, Row { image: 0, branch: Branch::Cond }];
     let hidden = tokens([2, 16, 6], 9, DType::F64);
     let with = |guidance: &str| {
@@ -178,7 +178,7 @@ fn the_halves_of_guidance_can_share() {
 
 #[test]
 fn a_threshold_merges_as_many_as_one_row_has() {
-    let grid = Grid { height: 6, width: 6 };
+    let grid = Grid::new(6, 6);
     let rows = Row::singles(3);
     let hidden = tokens([3, 36, 3], 10, DType::F64);
     // how many sources of each row have a destination that similar
@@ -221,7 +221,7 @@ fn a_threshold_merges_as_many_as_one_row_has() {
 
 #[test]
 fn comfy_reduces_queries_by_the_normalised_input() {
-    let grid = Grid { height: 4, width: 4 };
+    let grid = Grid::new(4, 4);
     let rows = Row::singles(2);
     let hidden = tokens([2, 16, 4], 11, DType::F32);
     let normed = tokens([2, 16, 4], 12, DType::F32);
@@ -236,7 +236,7 @@ fn comfy_reduces_queries_by_the_normalised_input() {
 
 #[test]
 fn draws_are_those_of_the_seed() {
-    let grid = Grid { height: 6, width: 6 };
+    let grid = Grid::new(6, 6);
     let rows = Row::singles(2);
     let hidden = tokens([2, 36, 4], 13, DType::F32);
     let site = site(grid, &rows);
@@ -245,7 +245,7 @@ fn draws_are_those_of_the_seed() {
         let mut method = build("tome", plain(options)).unwrap();
         begin(&mut method, rows, seed).unwrap();
         let place = Site { rows, ..site };
-        [0, 1].map(|_| plan(&mut method, &place, hidden).unwrap().unwrap().1.positions().unwrap().unwrap())
+        [0, 1].map(|_| plan(&mut method, &place, hidden).unwrap().unwrap().1.places())
     };
     for rng in ["torch", "chacha"] {
         let first = run(rng, 5, &rows, &hidden);
@@ -263,5 +263,5 @@ fn draws_are_those_of_the_seed() {
     let odd = run("torch", 5, &rows[..1], &alone);
     let mut undrawn = build("tome", plain(json!({"ratio": 0.5}))).unwrap();
     let place = Site { rows: &rows[..1], ..site };
-    assert_eq!(odd[0], plan(&mut undrawn, &place, &alone).unwrap().unwrap().1.positions().unwrap().unwrap());
+    assert_eq!(odd[0], plan(&mut undrawn, &place, &alone).unwrap().unwrap().1.places());
 }

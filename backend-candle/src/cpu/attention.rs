@@ -57,7 +57,7 @@ pub(crate) struct Attended {
     /// `[b, h, m]`.
     pub(crate) lse: Vec<f32>,
     /// `[b, h, n]`, if there were scores.
-    pub(crate) voted: Option<Vec<f32>>,
+    pub(crate) first_vote: Option<Vec<f32>>,
 }
 
 /// One task's share of the sums.
@@ -142,8 +142,8 @@ pub(crate) fn attention(pass: Pass<'_>, v: Heads<'_>) -> Attended {
                 .collect()
         })
         .collect();
-    let voted = scores.map(|_| sum_votes(&blocks, heads * n));
-    Attended { output, lse: join_rows(&blocks, heads, m), voted }
+    let first_vote = scores.map(|_| sum_votes(&blocks, heads * n));
+    Attended { output, lse: join_rows(&blocks, heads, m), first_vote }
 }
 
 /// `Aᵀ s` with `A_ij = e^(S_ij − lse_i)`: `[b, h, n]`. Nothing without scores.

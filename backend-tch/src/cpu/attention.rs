@@ -59,7 +59,7 @@ struct Part<'a> {
 pub(crate) fn attention(cpu: Cpu, pass: Pass<'_>, v: Heads<'_>, into: Attended<'_>) {
     let [batch, heads, m, n] = pass.sizes();
     let [_, _, values, dim] = v.dims();
-    let Attended { output, lse, voted } = into;
+    let Attended { output, lse, first_vote } = into;
     assert!(v.dims()[..2] == [batch, heads] && values == n, "values for every key");
     assert!(
         output.len() == batch * m * heads * dim && lse.len() == batch * heads * m,
@@ -75,10 +75,11 @@ pub(crate) fn attention(cpu: Cpu, pass: Pass<'_>, v: Heads<'_>, into: Attended<'
     // first one task of each head, so that no thread waits for another one to pack it
     parts.sort_by_key(|part| part.start);
     let mut tallies = Vec::new();
-    if let (Some(voted), Some(_)) = (voted, pass.scores) {
-        assert!(voted.len() == batch * heads * n, "room for the votes");
+    if let (Some(first_vote), Some(_)) = (first_vote, pass.scores) {
+        assert!(first_vote.len() == batch * heads * n, "room for the votes");
         let tasks = m.div_ceil(rows);
-        tallies.extend(voted.chunks_mut(n).map(|voted| Mutex::new(Tally { voted, tasks, cast: Vec::new() })));
+        let of_head = |votes| Mutex::new(Tally { votes, tasks, cast: Vec::new() });
+        tallies.extend(first_vote.chunks_mut(n).map(of_head));
     }
     let call = Call {
         pass,

@@ -42,7 +42,7 @@ pub(super) fn cast(ballot: &mut Ballot, weights: &[Tile], shares: &[f32]) {
 #[derive(Debug)]
 pub(super) struct Tally<'a> {
     /// `[n]`.
-    pub(super) voted: &'a mut [f32],
+    pub(super) votes: &'a mut [f32],
     /// How many tasks there are.
     pub(super) tasks: usize,
     /// The first row of each task so far, and its ballots, one a panel.
@@ -57,13 +57,13 @@ impl Tally<'_> {
             return;
         }
         self.cast.sort_by_key(|(start, _)| *start);
-        for (at, voted) in self.voted.chunks_mut(PANEL).enumerate() {
+        for (at, votes) in self.votes.chunks_mut(PANEL).enumerate() {
             let mut total = [0f64; PANEL];
             for (_, ballots) in &self.cast {
                 let lanes = ballots[at].iter().flat_map(|&lanes| floats(lanes));
                 total.iter_mut().zip(lanes).for_each(|(total, vote)| *total += f64::from(vote));
             }
-            for (j, vote) in voted.iter_mut().enumerate() {
+            for (j, vote) in votes.iter_mut().enumerate() {
                 *vote = total[j / 32 * 32 + j % 2 * LANES + j % 32 / 2] as f32;
             }
         }

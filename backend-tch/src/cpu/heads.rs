@@ -78,7 +78,7 @@ pub(crate) struct Attended<'a> {
     /// `[b, h, m]`.
     pub(crate) lse: &'a mut [f32],
     /// `[b, h, n]`, written if there are scores.
-    pub(crate) voted: Option<&'a mut [f32]>,
+    pub(crate) first_vote: Option<&'a mut [f32]>,
 }
 
 /// Output rows, written by several threads.

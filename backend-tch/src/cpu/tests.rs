@@ -92,16 +92,16 @@ impl Case {
     fn run(&self, threads: usize) -> Option<(Vec<u16>, Vec<f32>, Vec<f32>)> {
         let [b, h, m, _] = self.q.dims;
         let [_, _, n, dim] = self.v.dims;
-        let (mut output, mut lse, mut voted) =
+        let (mut output, mut lse, mut first_vote) =
             (vec![0; b * m * h * dim], vec![0.0; b * h * m], vec![0.0; b * h * n]);
-        let into = Attended { output: &mut output, lse: &mut lse, voted: Some(&mut voted) };
+        let into = Attended { output: &mut output, lse: &mut lse, first_vote: Some(&mut first_vote) };
         attention(cpu(threads)?, self.pass(), self.v.heads(), into);
-        Some((output, lse, voted))
+        Some((output, lse, first_vote))
     }
 
     /// Everything the kernels compute, within what rounding to bf16 once allows.
     fn check(&self) {
-        let Some((output, lse, voted)) = self.run(2) else {
+        let Some((output, lse, first_vote)) = self.run(2) else {
             return;
         };
         let [b, h, m, _] = self.q.dims;
@@ -136,7 +136,7 @@ impl Case {
                 }
             }
             for (j, right) in right_votes.into_iter().enumerate() {
-                let (first, later) = (f64::from(voted[at * n + j]), f64::from(again[at * n + j]));
+                let (first, later) = (f64::from(first_vote[at * n + j]), f64::from(again[at * n + j]));
                 // the logits are rounded to f32
                 let allowed = 1e-5 + 5e-7 * largest;
                 let close = |vote: f64, allowed: f64| (vote - right).abs() <= allowed * right + 1e-12;
@@ -198,11 +198,11 @@ fn a_bound_far_above_every_logit() {
 #[test]
 fn votes_sum_to_the_scores() {
     let case = Case::new([2, 3, 333, 207, 64], 0, 1.0);
-    let Some((_, _, voted)) = case.run(2) else {
+    let Some((_, _, first_vote)) = case.run(2) else {
         return;
     };
-    for (voted, scores) in voted.chunks(207).zip(case.scores.chunks(333)) {
-        let (sum, right) = (voted.iter().sum::<f32>(), scores.iter().sum::<f32>());
+    for (first_vote, scores) in first_vote.chunks(207).zip(case.scores.chunks(333)) {
+        let (sum, right) = (first_vote.iter().sum::<f32>(), scores.iter().sum::<f32>());
         assert!((sum - right).abs() < 1e-3 * right, "{sum} for {right}");
     }
 }
@@ -223,7 +223,7 @@ fn nan_reaches_its_row_and_every_vote() {
     let mut case = Case::new([1, 1, 60, 70, 64], 0, 1.0);
     let at = case.q.at(0, 0, 50, 3);
     case.q.data[at] = bf16::NAN.to_bits();
-    let Some((output, lse, voted)) = case.run(2) else {
+    let Some((output, lse, first_vote)) = case.run(2) else {
         return;
     };
     for (i, (row, lse)) in output.chunks(64).zip(&lse).enumerate() {
@@ -233,7 +233,7 @@ fn nan_reaches_its_row_and_every_vote() {
             "{i}"
         );
     }
-    assert!(voted.iter().all(|vote| vote.is_nan()));
+    assert!(first_vote.iter().all(|vote| vote.is_nan()));
     let mut best = vec![0; 70];
     assert!(!strongest(Cpu::detect(2).expect("found above"), case.pass(), &lse, &mut best));
 }

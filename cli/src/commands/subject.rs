@@ -116,7 +116,7 @@ impl Subject {
 
     /// What counts and costs depend on, over `steps` steps.
     pub(super) fn workload(&self, steps: usize) -> Workload<'_> {
-        let latents = Grid { height: self.size.1 / self.factor, width: self.size.0 / self.factor };
+        let latents = Grid::new(self.size.1 / self.factor, self.size.0 / self.factor);
         Workload {
             unet: &self.unet,
             latents,

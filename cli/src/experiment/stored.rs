@@ -1,7 +1,7 @@
 //! `attention = "stored"` and `atedm bench --unfused`: every attention stores its map, as without a fused kernel.
 
-use atedm_core::plugin::{Action, Event, Row, Run, Site, Step, Sublayer, TokenReducer, Wants};
-use atedm_core::{AttentionOps, Result};
+use atedm_core::plugin::{Action, Event, Row, Run, Site, Step, Sublayer, TokenReducer};
+use atedm_core::{AttentionOps, GraphRequest, Result};
 
 /// Asks for a stored map at every attention; `inner` is shown those that it asked for.
 pub(crate) struct StoredMaps<T: AttentionOps> {
@@ -25,15 +25,15 @@ impl<T: AttentionOps> TokenReducer<T> for StoredMaps<T> {
         self.inner.begin_step(step, rows)
     }
 
-    fn wants(&mut self, site: &Site<'_>, sub: Sublayer) -> Result<Wants<T>> {
-        self.wanted = !matches!(self.inner.wants(site, sub)?, Wants::Nothing);
-        Ok(Wants::Stored)
+    fn wants(&mut self, site: &Site<'_>, sub: Sublayer) -> Result<GraphRequest<T>> {
+        self.wanted = !matches!(self.inner.wants(site, sub)?, GraphRequest::None);
+        Ok(GraphRequest::Stored)
     }
 
     fn on_event(&mut self, site: &Site<'_>, event: Event<'_, T>) -> Result<Action<T>> {
         match event {
             Event::Attended { sub, values, .. } if !self.wanted => {
-                self.inner.on_event(site, Event::Attended { sub, graph: None, values })
+                self.inner.on_event(site, Event::Attended { sub, graph: None, first_vote: None, values })
             }
             other => self.inner.on_event(site, other),
         }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use atedm_core::at_edm::scoring::{PageRank, PageRankOptions};
+use atedm_core::at_edm::scoring::{PageRank, PageRankOptions, Start};
 use atedm_core::at_edm::{AtEdmConfig, Bicubic, CrossVote, Heads, Norm, Parts, PrunePoint, ScoreSource};
 use atedm_core::plugin::{
     Branch, BuildContext, GuidanceMasks, MaskEntry, MaskRecorder, MaskSet, Row, Unpruned,
@@ -61,7 +61,7 @@ fn assert_ranks<B: Backend>(
     let (expected, votes) = oracle::page_rank(host, &options);
     let dense = AttentionGraph::Dense(graph.to_dense()?);
     for (form, graph) in [("streamed", graph), ("dense", &dense)] {
-        let (scores, cast) = PageRank::new(options)?.per_head(graph, None)?;
+        let (scores, cast) = PageRank::new(options)?.per_head(graph, Start::equal())?;
         assert_eq!(scores.dtype(), dtype.accumulator());
         assert_eq!(cast, votes, "votes cast on the {form} map, {options:?}");
         assert_mass_close(&scores, &expected, dtype, &format!("{form}, {options:?}"));
@@ -108,8 +108,8 @@ pub fn convergence_is_judged_per_head<B: Backend>(device: &DeviceOf<B>, dtype: D
     let both = lab.sample_as(maps, dtype.accumulator())?;
     let alone = both.on.narrow(0, 1, 1)?;
     let rank = PageRank::new(PageRankOptions { epsilon: 1e-2, max_iterations: 50, ..Default::default() })?;
-    let (scores, votes) = rank.per_head(&AttentionGraph::Dense(both.on), None)?;
-    let (scores_alone, votes_alone) = rank.per_head(&AttentionGraph::Dense(alone), None)?;
+    let (scores, votes) = rank.per_head(&AttentionGraph::Dense(both.on), Start::equal())?;
+    let (scores_alone, votes_alone) = rank.per_head(&AttentionGraph::Dense(alone), Start::equal())?;
     assert_eq!(votes, votes_alone);
     assert!(votes > 1 && graph.dims()?[0] == 2);
     assert_mass_close(&scores.narrow(0, 1, 1)?, &Array::read(&scores_alone)?, dtype, "alone or not");
@@ -320,7 +320,7 @@ pub fn protected_tokens_stay<B: Backend>(device: &DeviceOf<B>, dtype: DType) -> 
         layer: 0,
         depth: 2,
         step: super::block::first_step(10),
-        grid: Grid { height: 5, width: 6 },
+        grid: Grid::new(5, 6),
         tokens: 30,
         protected: (10, 18),
         rows: &rows,

@@ -1,6 +1,6 @@
 //! Attention, and the graph as its by-product.
 
-use atedm_core::backend::{AttentionOptions, GraphRequest, Streamed, generic};
+use atedm_core::backend::{Attended, AttentionOptions, GraphRequest, Streamed, generic};
 use atedm_core::{AttentionGraph, AttentionOps, Backend, DType, DeviceOf, Result, Tensor};
 
 use super::support::{Lab, Sample, TensorOf, as_view, rejects};
@@ -32,7 +32,7 @@ fn heads<B: Backend>(lab: &mut Lab<'_, B>, [b, h, m, n, d]: [usize; 5]) -> Resul
 }
 
 fn options<T>(scale: f64) -> AttentionOptions<'static, T> {
-    AttentionOptions { scale, bias: None, graph: GraphRequest::None }
+    AttentionOptions { scale, bias: None, graph: &GraphRequest::None }
 }
 
 /// The streamed form of a graph that came without a bias.
@@ -49,7 +49,7 @@ pub fn attention_against_the_oracle<B: Backend>(device: &DeviceOf<B>, dtype: DTy
     for size in SIZES {
         let Heads { q, k, v, scale } = heads(&mut lab, size)?;
         for scale in [scale, 0.3] {
-            let (got, _) = TensorOf::<B>::attention(&q.on, &k.on, &v.on, options(scale))?;
+            let got = TensorOf::<B>::attention(&q.on, &k.on, &v.on, options(scale))?.hidden;
             assert_eq!(got.dtype(), dtype);
             let expected = oracle::attention(&q.host, &k.host, &v.host, scale, None);
             assert_close(&got, &expected, &format!("{size:?}"));
@@ -71,8 +71,8 @@ pub fn attention_with_every_bias<B: Backend>(device: &DeviceOf<B>, dtype: DType)
     biases.push(lab.sample_as(causal, dtype.accumulator())?);
     for bias in &biases {
         let what = format!("bias {:?}", bias.host.shape);
-        let options = AttentionOptions { scale, bias: Some(&bias.on), graph: GraphRequest::Lazy };
-        let (got, graph) = TensorOf::<B>::attention(&q.on, &k.on, &v.on, options)?;
+        let options = AttentionOptions { scale, bias: Some(&bias.on), graph: &GraphRequest::Lazy };
+        let Attended { hidden: got, graph, .. } = TensorOf::<B>::attention(&q.on, &k.on, &v.on, options)?;
         let map = oracle::attention_map(&q.host, &k.host, scale, Some(&bias.host));
         assert_close(&got, &oracle::matmul(&map, &v.host), &what);
         let graph = graph.expect("the graph was asked for");
@@ -95,12 +95,12 @@ pub fn attention_of_views<B: Backend>(device: &DeviceOf<B>, dtype: DType) -> Res
         (lab.normals(&[b, m, h * d])?, lab.normals(&[b, n, h * d])?, lab.normals(&[b, n, h * d])?);
     let ((q, q_host), (k, k_host), (v, v_host)) = (split(&q, m)?, split(&k, n)?, split(&v, n)?);
     let expected = oracle::attention(&q_host, &k_host, &v_host, 0.5, None);
-    let lazy = AttentionOptions { graph: GraphRequest::Lazy, ..options(0.5) };
-    let (got, graph) = TensorOf::<B>::attention(&q, &k, &v, lazy)?;
+    let lazy = AttentionOptions { graph: &GraphRequest::Lazy, ..options(0.5) };
+    let Attended { hidden: got, graph, .. } = TensorOf::<B>::attention(&q, &k, &v, lazy)?;
     assert_close(&got, &expected, "split heads");
     let map = oracle::attention_map(&q_host, &k_host, 0.5, None);
     assert_close_as(&graph.expect("asked for").to_dense()?, &map, dtype, "their graph");
-    let (got, _) = TensorOf::<B>::attention(&as_view(&q)?, &as_view(&k)?, &as_view(&v)?, options(0.5))?;
+    let got = TensorOf::<B>::attention(&as_view(&q)?, &as_view(&k)?, &as_view(&v)?, options(0.5))?.hidden;
     assert_close(&got, &expected, "swapped in memory");
     Ok(())
 }
@@ -112,8 +112,8 @@ pub fn attention_of_large_logits<B: Backend>(device: &DeviceOf<B>, dtype: DType)
     let q = lab.sample(Array::from_fn(&[1, 1, 5, 2], |i| (i[2] as f64 - 2.0) * (1.0 + i[3] as f64)))?;
     let k = lab.sample(Array::from_fn(&[1, 1, 6, 2], |i| 20.0 * (i[2] as f64 - 3.0)))?;
     let v = lab.counting(&[1, 1, 6, 2])?;
-    let lazy = AttentionOptions { graph: GraphRequest::Lazy, ..options(1.0) };
-    let (got, graph) = TensorOf::<B>::attention(&q.on, &k.on, &v.on, lazy)?;
+    let lazy = AttentionOptions { graph: &GraphRequest::Lazy, ..options(1.0) };
+    let Attended { hidden: got, graph, .. } = TensorOf::<B>::attention(&q.on, &k.on, &v.on, lazy)?;
     assert_close(&got, &oracle::attention(&q.host, &k.host, &v.host, 1.0, None), "attention");
     let map = oracle::attention_map(&q.host, &k.host, 1.0, None);
     let graph = graph.expect("asked for");
@@ -128,18 +128,18 @@ pub fn attention_equals_the_generic_body<B: Backend>(device: &DeviceOf<B>, dtype
     for size in SIZES.into_iter().chain([[1, 2, 131, 131, 40], [1, 1, 260, 77, 64]]) {
         let Heads { q, k, v, scale } = heads(&mut lab, size)?;
         let start = lab.scores(&[size[0], size[1], size[2]], 0.0, 1.0)?;
-        for graph in [GraphRequest::None, GraphRequest::Lazy, GraphRequest::Voted(&start.on)] {
-            let options = AttentionOptions { graph, ..options(0.8 * scale) };
-            let (got, graph) = TensorOf::<B>::attention(&q.on, &k.on, &v.on, options)?;
-            let (body, generic_graph) = generic::attention(&q.on, &k.on, &v.on, options)?;
+        for graph in [GraphRequest::None, GraphRequest::Lazy, GraphRequest::FirstVote(start.on.clone())] {
+            let options = AttentionOptions { graph: &graph, ..options(0.8 * scale) };
+            let got = TensorOf::<B>::attention(&q.on, &k.on, &v.on, options)?;
+            let body = generic::attention(&q.on, &k.on, &v.on, options)?;
             let what = format!("{size:?} {}", options.graph.request_name());
-            assert_close(&got, &Array::read(&body)?, &what);
-            if let (Some(got), Some(body)) = (streamed(graph), streamed(generic_graph)) {
+            assert_close(&got.hidden, &Array::read(&body.hidden)?, &what);
+            if let (Some(got), Some(body)) = (&got.first_vote, &body.first_vote) {
+                assert_close_as(got, &Array::read(body)?, dtype, &what);
+            }
+            if let (Some(got), Some(body)) = (streamed(got.graph), streamed(body.graph)) {
                 assert_close_as(&got.lse, &Array::read(&body.lse)?, dtype, &what);
                 assert_eq!(got.scale, body.scale);
-                if let (Some(got), Some(body)) = (&got.voted, &body.voted) {
-                    assert_close_as(got, &Array::read(body)?, dtype, &what);
-                }
             }
         }
     }
@@ -151,12 +151,12 @@ trait RequestName {
     fn request_name(&self) -> &'static str;
 }
 
-impl<T> RequestName for GraphRequest<'_, T> {
+impl<T> RequestName for GraphRequest<T> {
     fn request_name(&self) -> &'static str {
         match self {
             GraphRequest::None => "without a graph",
             GraphRequest::Lazy => "with a graph",
-            GraphRequest::Voted(_) => "with a vote",
+            GraphRequest::FirstVote(_) => "with a vote",
             GraphRequest::Stored => "with a stored map",
         }
     }
@@ -166,12 +166,12 @@ impl<T> RequestName for GraphRequest<'_, T> {
 pub fn graphs_come_only_when_asked_for<B: Backend>(device: &DeviceOf<B>, dtype: DType) -> Result<()> {
     let mut lab = Lab::<B>::new(device, dtype, 6);
     let Heads { q, k, v, scale } = heads(&mut lab, [2, 3, 7, 5, 4])?;
-    let none = TensorOf::<B>::attention(&q.on, &k.on, &v.on, options(scale))?.1;
-    assert!(none.is_none());
-    let lazy = AttentionOptions { graph: GraphRequest::Lazy, ..options(scale) };
-    let graph = TensorOf::<B>::attention(&q.on, &k.on, &v.on, lazy)?.1.expect("asked for");
-    assert_eq!(graph.dims()?, [2, 3, 7, 5]);
-    assert!(graph.first_vote().is_none(), "nobody asked for a vote");
+    let none = TensorOf::<B>::attention(&q.on, &k.on, &v.on, options(scale))?;
+    assert!(none.graph.is_none() && none.first_vote.is_none());
+    let lazy = AttentionOptions { graph: &GraphRequest::Lazy, ..options(scale) };
+    let attended = TensorOf::<B>::attention(&q.on, &k.on, &v.on, lazy)?;
+    assert_eq!(attended.graph.expect("asked for").dims()?, [2, 3, 7, 5]);
+    assert!(attended.first_vote.is_none(), "nobody asked for a vote");
     Ok(())
 }
 
@@ -180,8 +180,8 @@ pub fn log_sum_exp_is_in_the_accumulator<B: Backend>(device: &DeviceOf<B>, dtype
     let mut lab = Lab::<B>::new(device, dtype, 7);
     for size in SIZES {
         let Heads { q, k, v, scale } = heads(&mut lab, size)?;
-        let lazy = AttentionOptions { graph: GraphRequest::Lazy, ..options(scale) };
-        let graph = TensorOf::<B>::attention(&q.on, &k.on, &v.on, lazy)?.1.expect("asked for");
+        let lazy = AttentionOptions { graph: &GraphRequest::Lazy, ..options(scale) };
+        let graph = TensorOf::<B>::attention(&q.on, &k.on, &v.on, lazy)?.graph.expect("asked for");
         assert_eq!(graph.score_dtype(), dtype.accumulator());
         if let AttentionGraph::Streamed(graph) = graph {
             assert_eq!(graph.lse.dtype(), dtype.accumulator());
@@ -193,19 +193,20 @@ pub fn log_sum_exp_is_in_the_accumulator<B: Backend>(device: &DeviceOf<B>, dtype
 }
 
 /// A vote cast by the forward pass is the vote cast afterwards.
-pub fn voted_casts_the_first_vote<B: Backend>(device: &DeviceOf<B>, dtype: DType) -> Result<()> {
+pub fn attention_casts_the_first_vote<B: Backend>(device: &DeviceOf<B>, dtype: DType) -> Result<()> {
     let mut lab = Lab::<B>::new(device, dtype, 8);
     for size in SIZES.into_iter().chain([[1, 2, 131, 131, 40]]) {
         let Heads { q, k, v, scale } = heads(&mut lab, size)?;
         let start = lab.scores(&[size[0], size[1], size[2]], 0.0, 1.0)?;
-        let voted = AttentionOptions { graph: GraphRequest::Voted(&start.on), ..options(scale) };
-        let graph = TensorOf::<B>::attention(&q.on, &k.on, &v.on, voted)?.1.expect("asked for");
+        let voted = AttentionOptions { graph: &GraphRequest::FirstVote(start.on.clone()), ..options(scale) };
+        let attended = TensorOf::<B>::attention(&q.on, &k.on, &v.on, voted)?;
+        let graph = attended.graph.expect("asked for");
         let map = oracle::attention_map(&q.host, &k.host, scale, None);
         let expected = oracle::votes(&map, &start.host);
         assert_close_as(&graph.votes(&start.on)?, &expected, dtype, &format!("afterwards, {size:?}"));
-        if let Some(vote) = graph.first_vote() {
+        if let Some(vote) = attended.first_vote {
             assert_eq!(vote.dtype(), dtype.accumulator());
-            assert_close_as(vote, &expected, dtype, &format!("at once, {size:?}"));
+            assert_close_as(&vote, &expected, dtype, &format!("at once, {size:?}"));
         }
     }
     Ok(())
@@ -230,7 +231,7 @@ pub fn attention_rejects_misfits<B: Backend>(device: &DeviceOf<B>, dtype: DType)
         rejects(&format!("bias {shape:?}"), || TensorOf::<B>::attention(&q, &k, &v, with_bias));
     }
     let scores = lab.sample_as(Array::full(&[2, 3, 5], 1.0), accumulator)?.on;
-    let voted = AttentionOptions { graph: GraphRequest::Voted(&scores), ..options(0.5) };
+    let voted = AttentionOptions { graph: &GraphRequest::FirstVote(scores.clone()), ..options(0.5) };
     rejects("scores of the keys' length", || TensorOf::<B>::attention(&q, &k, &v, voted));
     Ok(())
 }

@@ -1,10 +1,12 @@
 //! A small transformer block on a backend, written as a model outside would write it, beside its oracle.
 
-use atedm_core::backend::{AttentionOptions, GraphRequest};
+use std::cell::RefCell;
+
+use atedm_core::backend::{Attended, AttentionOptions};
 use atedm_core::plugin::{
     AttentionInput, AttentionOutput, BlockId, BlockPass, Grid, Row, Step, Sublayer, TokenReducer,
 };
-use atedm_core::{AttentionOps, Backend, Error, Result};
+use atedm_core::{AttentionOps, Backend, Error, GraphRequest, Result};
 
 use super::support::{Lab, Sample, TensorOf};
 use crate::oracle::{self, AttentionWeights, BlockShape, LayerWeights, NORM_EPSILON};
@@ -22,8 +24,10 @@ pub struct TestBlock<T> {
     pub text: Sample<T>,
     /// The token grid.
     pub grid: Grid,
-    /// Which block of a U-Net it plays.
+    /// Which block of a model it plays.
     pub id: BlockId,
+    /// What each of its layers is made of.
+    pub sublayers: &'static [Sublayer],
 }
 
 /// One pass through a block: what comes in, where and when, and whether it comes to its end.
@@ -43,6 +47,48 @@ pub struct Visit<'a, T> {
     pub protected: (usize, usize),
     /// The layer and the sublayer in which the model fails with [`Error::Cancelled`].
     pub stops_in: Option<(usize, Sublayer)>,
+    /// A table that every sublayer gathers by the places of its tokens.
+    pub probe: Option<&'a Probe<T>>,
+}
+
+/// What every sublayer got of a per-token table.
+#[derive(Debug)]
+pub struct Probe<T> {
+    /// `[tokens, d]`, a row for every token of the block's entry.
+    pub table: T,
+    seen: RefCell<Vec<Gathered<T>>>,
+}
+
+/// The rows that one sublayer got.
+#[derive(Debug)]
+pub struct Gathered<T> {
+    /// The layer.
+    pub layer: usize,
+    /// The sublayer.
+    pub sub: Sublayer,
+    /// For its queries, or the feed-forward's tokens.
+    pub queries: Result<T>,
+    /// For its keys and values, if they are tokens of the stream.
+    pub keys: Option<Result<T>>,
+}
+
+impl<T> Probe<T> {
+    /// A probe with this table.
+    pub fn new(table: T) -> Self {
+        Self { table, seen: RefCell::new(Vec::new()) }
+    }
+
+    /// What was gathered, in the order of the sublayers.
+    pub fn gathered(self) -> Vec<Gathered<T>> {
+        self.seen.into_inner()
+    }
+}
+
+impl<T> Visit<'_, T> {
+    /// Comes to its end, unless it stops in this sublayer.
+    fn alive(&self, layer: usize, sub: Sublayer) -> Result<()> {
+        if self.stops_in == Some((layer, sub)) { Err(Error::Cancelled) } else { Ok(()) }
+    }
 }
 
 /// The first of `steps` steps.
@@ -67,10 +113,17 @@ impl<T: AttentionOps> TestBlock<T> {
             host.layers.iter().map(|layer| layer.map(|matrix| matrix.upload(dtype, lab.device))).collect();
         let hidden = lab.normals(&[batch, grid.tokens(), shape.channels])?;
         let text = lab.normals(&[batch, shape.text_tokens, shape.text])?;
-        Ok(Self { layers: layers?, hidden, text, grid, id: BlockId::whole(), host })
+        let sublayers = &[Sublayer::SelfAttention, Sublayer::CrossAttention, Sublayer::FeedForward];
+        Ok(Self { layers: layers?, hidden, text, grid, id: BlockId::whole(), sublayers, host })
     }
 
-    /// The oracle on the whole block.
+    /// The same weights in layers of other sublayers. Joint attention takes the text's keys and values from the weights of
+    /// cross-attention; a parallel sublayer is self-attention and feed-forward on one norm.
+    pub fn made_of(self, id: BlockId, sublayers: &'static [Sublayer]) -> Self {
+        Self { id, sublayers, ..self }
+    }
+
+    /// The oracle on the whole block, as a block of a U-Net.
     pub fn expected(&self) -> crate::host::Array {
         self.host.run(&self.hidden.host, &self.text.host)
     }
@@ -88,54 +141,78 @@ impl<T: AttentionOps> TestBlock<T> {
     /// [`TestBlock::run_rows`] at the step given.
     pub fn run_at(&self, reducer: &mut dyn TokenReducer<T>, rows: &[Row], step: Step) -> Result<T> {
         let (hidden, text, grid) = (&self.hidden.on, &self.text.on, self.grid);
-        self.visit(reducer, Visit { hidden, text, grid, rows, step, protected: (0, 0), stops_in: None })
+        let visit = Visit { hidden, text, grid, rows, step, protected: (0, 0), stops_in: None, probe: None };
+        self.visit(reducer, visit)
     }
 
     /// The block's weights on another stream.
     pub fn visit(&self, reducer: &mut dyn TokenReducer<T>, visit: Visit<'_, T>) -> Result<T> {
-        let Visit { hidden, text, grid, rows, step, protected: (start, end), stops_in } = visit;
-        let pass = BlockPass::enter(reducer, &step, rows, self.id, self.layers.len(), grid);
+        let (start, end) = visit.protected;
+        let pass = BlockPass::enter(reducer, &visit.step, visit.rows, self.id, self.layers.len(), visit.grid);
         let mut pass = pass.with_protected(start, end);
-        let alive = |layer: usize, sub: Sublayer| match stops_in == Some((layer, sub)) {
-            true => Err(Error::Cancelled),
-            false => Ok(()),
-        };
-        let mut x = hidden.clone();
+        let mut x = visit.hidden.clone();
         for (index, layer) in self.layers.iter().enumerate() {
             x = pass.layer(index, x)?;
-            let attend = &layer.self_attention;
-            x = pass.attention(
-                Sublayer::SelfAttention,
-                x,
-                |x| norm(x, &attend.norm),
-                |input| {
-                    alive(index, Sublayer::SelfAttention)?;
-                    self.attend(attend, &input, input.keys_values)
-                },
-            )?;
-            let attend = &layer.cross_attention;
-            x = pass.attention(
-                Sublayer::CrossAttention,
-                x,
-                |x| norm(x, &attend.norm),
-                |input| {
-                    alive(index, Sublayer::CrossAttention)?;
-                    self.attend(attend, &input, text)
-                },
-            )?;
-            x = pass.feed_forward(
-                x,
-                |x| norm(x, &layer.norm),
-                |x| {
-                    alive(index, Sublayer::FeedForward)?;
-                    let [weight, bias] = &layer.expand;
-                    let wide = x.geglu(weight, Some(bias))?;
-                    let [weight, bias] = &layer.contract;
-                    wide.linear(weight, Some(bias))
-                },
-            )?;
+            for &sub in self.sublayers {
+                x = self.sublayer((index, sub), layer, &mut pass, x, &visit)?;
+            }
         }
         pass.exit(x)
+    }
+
+    fn sublayer(
+        &self,
+        (index, sub): (usize, Sublayer),
+        layer: &LayerWeights<T>,
+        pass: &mut BlockPass<'_, T>,
+        x: T,
+        visit: &Visit<'_, T>,
+    ) -> Result<T> {
+        let note = |queries: &dyn Fn(&T) -> Result<T>, keys: Option<&dyn Fn(&T) -> Result<T>>| {
+            if let Some(Probe { table, seen }) = visit.probe {
+                let keys = keys.map(|rows| rows(table));
+                seen.borrow_mut().push(Gathered { layer: index, sub, queries: queries(table), keys });
+            }
+        };
+        let normed = match sub {
+            Sublayer::CrossAttention => &layer.cross_attention.norm,
+            Sublayer::FeedForward => &layer.norm,
+            _ => &layer.self_attention.norm,
+        };
+        let normed = |x: &T| norm(x, normed);
+        if sub == Sublayer::FeedForward {
+            return pass.feed_forward(x, normed, |input| {
+                visit.alive(index, sub)?;
+                note(&|table| input.rows(table), None);
+                feed_forward(layer, input.tokens)
+            });
+        }
+        pass.attention(sub, x, normed, |input| {
+            visit.alive(index, sub)?;
+            let keys: &dyn Fn(&T) -> Result<T> = &|table| input.key_rows(table);
+            note(&|table| input.query_rows(table), sub.has_self_graph().then_some(keys));
+            self.branch(sub, layer, &input, visit.text)
+        })
+    }
+
+    /// One attention sublayer, without norm and residual.
+    fn branch(
+        &self,
+        sub: Sublayer,
+        layer: &LayerWeights<T>,
+        input: &AttentionInput<'_, T>,
+        text: &T,
+    ) -> Result<AttentionOutput<T>> {
+        match sub {
+            Sublayer::CrossAttention => self.attend(&layer.cross_attention, input, text),
+            Sublayer::JointAttention => self.attend_jointly(layer, input, text),
+            Sublayer::Parallel => {
+                let output = self.attend(&layer.self_attention, input, input.keys_values)?;
+                let hidden = output.hidden.add(&feed_forward(layer, input.queries)?)?;
+                Ok(AttentionOutput { hidden, ..output })
+            }
+            _ => self.attend(&layer.self_attention, input, input.keys_values),
+        }
     }
 
     fn attend(
@@ -147,12 +224,61 @@ impl<T: AttentionOps> TestBlock<T> {
         let [q, k, v, out] = &weights.projections;
         let q = self.split(&input.queries.linear(q, None)?)?;
         let (k, v) = (self.split(&keys.linear(k, None)?)?, self.split(&keys.linear(v, None)?)?);
-        let dim = self.host.shape.channels / self.host.shape.heads;
-        let graph: GraphRequest<'_, T> = input.graph;
-        let (attended, graph) =
-            T::attention(&q, &k, &v, AttentionOptions { graph, ..AttentionOptions::for_dim(dim) })?;
-        let merged = attended.permute(&[0, 2, 1, 3])?.reshape(&input.queries.shape())?;
-        Ok(AttentionOutput { hidden: merged.linear(out, Some(&weights.bias))?, graph, values: v })
+        let options = AttentionOptions { graph: input.graph, ..AttentionOptions::for_dim(self.dim()) };
+        let Attended { hidden, graph, first_vote } = T::attention(&q, &k, &v, options)?;
+        let merged = hidden.permute(&[0, 2, 1, 3])?.reshape(&input.queries.shape())?;
+        Ok(AttentionOutput { hidden: merged.linear(out, Some(&weights.bias))?, graph, first_vote, values: v })
+    }
+
+    /// Image queries over the keys of image and text. A layer of text that follows would take its own output from here.
+    fn attend_jointly(
+        &self,
+        layer: &LayerWeights<T>,
+        input: &AttentionInput<'_, T>,
+        text: &T,
+    ) -> Result<AttentionOutput<T>> {
+        let [q, k, v, out] = &layer.self_attention.projections;
+        let [_, text_k, text_v, _] = &layer.cross_attention.projections;
+        let project = |x: &T, weight: &T| self.split(&x.linear(weight, None)?);
+        let (q, k, v) =
+            (project(input.queries, q)?, project(input.keys_values, k)?, project(input.keys_values, v)?);
+        let keys = T::concat(&[&project(text, text_k)?, &k], 2)?;
+        let values = T::concat(&[&project(text, text_v)?, &v], 2)?;
+        let options = AttentionOptions::for_dim(self.dim());
+        let graph = input.graph.from_qk(&q, &k, options.scale)?;
+        let merged = T::attention(&q, &keys, &values, options)?.hidden.permute(&[0, 2, 1, 3])?;
+        let bias = &layer.self_attention.bias;
+        let hidden = merged.reshape(&input.queries.shape())?.linear(out, Some(bias))?;
+        Ok(AttentionOutput { hidden, graph, first_vote: None, values: v })
+    }
+
+    fn dim(&self) -> usize {
+        self.host.shape.channels / self.host.shape.heads
+    }
+
+    /// The block without a pass: every sublayer's output is added to the stream.
+    pub fn plain(&self) -> Result<T> {
+        let mut x = self.hidden.on.clone();
+        let nothing = GraphRequest::None;
+        for layer in &self.layers {
+            for &sub in self.sublayers {
+                let output = match sub {
+                    Sublayer::FeedForward => feed_forward(layer, &norm(&x, &layer.norm)?)?,
+                    Sublayer::CrossAttention => {
+                        let normed = norm(&x, &layer.cross_attention.norm)?;
+                        self.branch(sub, layer, &AttentionInput::whole(&normed, &nothing), &self.text.on)?
+                            .hidden
+                    }
+                    _ => {
+                        let normed = norm(&x, &layer.self_attention.norm)?;
+                        self.branch(sub, layer, &AttentionInput::whole(&normed, &nothing), &self.text.on)?
+                            .hidden
+                    }
+                };
+                x = x.add(&output)?;
+            }
+        }
+        Ok(x)
     }
 
     fn split(&self, x: &T) -> Result<T> {
@@ -162,6 +288,13 @@ impl<T: AttentionOps> TestBlock<T> {
     }
 }
 
+fn feed_forward<T: AttentionOps>(layer: &LayerWeights<T>, x: &T) -> Result<T> {
+    let [weight, bias] = &layer.expand;
+    let wide = x.geglu(weight, Some(bias))?;
+    let [weight, bias] = &layer.contract;
+    wide.linear(weight, Some(bias))
+}
+
 fn norm<T: AttentionOps>(x: &T, [weight, bias]: &[T; 2]) -> Result<T> {
     x.layer_norm(weight, bias, NORM_EPSILON)
 }
@@ -169,5 +302,5 @@ fn norm<T: AttentionOps>(x: &T, [weight, bias]: &[T; 2]) -> Result<T> {
 /// The block of most checks: two heads of 8, on a grid of 5 x 7.
 pub fn small<B: Backend>(lab: &mut Lab<'_, B>, depth: usize) -> Result<TestBlock<TensorOf<B>>> {
     let shape = BlockShape { depth, heads: 2, channels: 16, text: 12, text_tokens: 5 };
-    TestBlock::new(lab, shape, 2, Grid { height: 5, width: 7 })
+    TestBlock::new(lab, shape, 2, Grid::new(5, 7))
 }

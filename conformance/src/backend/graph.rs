@@ -32,7 +32,7 @@ fn graph<B: Backend>(lab: &mut Lab<'_, B>, [b, h, m, n, d]: [usize; 5]) -> Resul
     let map = oracle::attention_map(&q.host, &k.host, scale, None);
     let lse = lab.sample_as(oracle::log_sum_exp(&q.host, &k.host, scale), lab.dtype.accumulator())?.on;
     let dense = AttentionGraph::Dense(lab.sample_as(map.clone(), lab.dtype.accumulator())?.on);
-    Ok(Graph { streamed: Streamed { q: q.on, k: k.on, lse, scale, voted: None }, dense, map })
+    Ok(Graph { streamed: Streamed { q: q.on, k: k.on, lse, scale }, dense, map })
 }
 
 fn partition<B: Backend>(

@@ -120,7 +120,7 @@ checks! { $;
     attention:
         attention_against_the_oracle attention_with_every_bias attention_of_views attention_of_large_logits
         attention_equals_the_generic_body graphs_come_only_when_asked_for log_sum_exp_is_in_the_accumulator
-        voted_casts_the_first_vote attention_rejects_misfits;
+        attention_casts_the_first_vote attention_rejects_misfits;
     graph:
         votes_against_the_oracle read_against_the_oracle row_entropy_against_the_oracle
         row_entropy_of_one_hot_rows second_moment_against_the_oracle strongest_against_the_oracle
@@ -128,7 +128,8 @@ checks! { $;
         graph_overrides_equal_the_generic_bodies graphs_beyond_one_block graph_rejects_misfits;
     seam:
         unpruned_is_the_plain_block reductions_form_a_stack around_is_undone_before_the_residual
-        misplaced_answers_are_errors reducers_pay_only_for_what_they_want;
+        misplaced_answers_are_errors reducers_pay_only_for_what_they_want
+        joint_and_parallel_layers_are_plain_sums tables_follow_the_tokens;
     at_edm:
         page_rank_on_self_attention page_rank_on_cross_attention convergence_is_judged_per_head
         comparison_scorers_against_the_oracle pruned_blocks_against_the_oracle ratio_zero_is_the_identity

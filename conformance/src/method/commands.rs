@@ -84,7 +84,7 @@ pub(super) fn pictures() -> impl Strategy<Value = Picture> {
             first: first % steps,
             images: (0..images as u64).collect(),
             guided,
-            grid: Grid { height, width },
+            grid: Grid::new(height, width),
             evaluations,
             in_turn: false,
             protected: (0, 0),
@@ -114,6 +114,19 @@ pub(super) fn lives() -> impl Strategy<Value = Vec<Command>> {
         3 => Just(Command::Evaluate),
     ];
     (pictures(), vec(command, 1..7)).prop_map(|(first, rest)| [vec![Command::Begin(first)], rest].concat())
+}
+
+/// [`lives`] of videos of one to three frames.
+pub(super) fn video_lives() -> impl Strategy<Value = Vec<Command>> {
+    let longer = |command| match command {
+        Command::Begin(picture) => {
+            let Grid { height, width, .. } = picture.grid;
+            let frames = 1 + (picture.seed % 3) as usize;
+            Command::Begin(Picture { grid: Grid::of_frames(frames, height, width), ..picture })
+        }
+        other => other,
+    };
+    lives().prop_map(move |life| life.into_iter().map(longer).collect())
 }
 
 /// [`lives`] whose last run fails within an evaluation.

@@ -2,26 +2,49 @@
 
 use std::collections::BTreeMap;
 
-use atedm_core::plugin::{BlockId, Grid, Row, Run, Stage, Step, Sublayer, TokenReducer};
-use atedm_core::{Backend, DType, DeviceOf, Error, Result};
+use atedm_core::plugin::{BlockId, BlockShape, Grid, Row, Run, Stage, Step, Sublayer, TokenReducer};
+use atedm_core::{Backend, DType, DeviceOf, Error, Result, Tensor};
 
 use super::commands::{Command, Picture};
-use super::watch::{Fact, Tamper, Watched};
-use crate::backend::block::{TestBlock, Visit};
+use super::watch::{Fact, Places, Tamper, Watched};
+use crate::backend::block::{Gathered, Probe, TestBlock, Visit};
 use crate::backend::support::{Lab, TensorOf};
 use crate::host::{Array, Draws};
-use crate::oracle::BlockShape;
+use crate::oracle;
 use crate::trace::TokenTrace;
 
 /// Channels of the stream and of the text, and text tokens.
 const CHANNELS: usize = 8;
 const TEXT: [usize; 2] = [3, 4];
 
-/// Three blocks at two levels, of two, three and one layers.
+/// A model without what is not attention: three blocks of a U-Net at two levels, of two, three and one layers, or two runs
+/// of a transformer.
 pub(super) struct Machine<'a, B: Backend> {
     blocks: Vec<TestBlock<TensorOf<B>>>,
     device: &'a DeviceOf<B>,
     dtype: DType,
+    probes: bool,
+}
+
+/// What a sublayer gathered of a table; `None` where it was refused.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Rows {
+    pub(super) sub: Sublayer,
+    pub(super) queries: Option<Array>,
+    pub(super) keys: Option<Option<Array>>,
+}
+
+impl Rows {
+    /// Only a plugin error is a refusal.
+    fn read<T: Tensor>(gathered: Gathered<T>) -> Result<Self> {
+        let read = |rows: Result<T>| match rows {
+            Ok(rows) => Array::read(&rows).map(Some),
+            Err(Error::Plugin { .. }) => Ok(None),
+            Err(other) => Err(other),
+        };
+        let Gathered { sub, queries, keys, .. } = gathered;
+        Ok(Self { sub, queries: read(queries)?, keys: keys.map(read).transpose()? })
+    }
 }
 
 /// One evaluation of all blocks.
@@ -30,8 +53,10 @@ pub(super) struct Evaluation {
     /// Of which run.
     pub(super) run: usize,
     pub(super) step: Step,
-    /// Every block with its layers and its grid.
-    pub(super) blocks: Vec<(BlockId, usize, Grid)>,
+    /// Every block.
+    pub(super) blocks: Vec<BlockShape>,
+    /// What every sublayer gathered of a table, in order.
+    pub(super) gathered: Vec<Rows>,
     /// What every block gave each row, `[tokens, channels]`.
     pub(super) outputs: Vec<BTreeMap<Row, Array>>,
     /// The tokens that every sublayer ran on.
@@ -44,11 +69,26 @@ pub(super) struct Played {
     pub(super) evaluations: Vec<Evaluation>,
     /// Every reduction that was answered.
     pub(super) facts: Vec<Fact>,
+    /// What every sublayer ran on, in order.
+    pub(super) places: Vec<Places>,
     /// The error that ended it early.
     pub(super) failure: Option<Error>,
 }
 
 impl Played {
+    /// The evaluations and what every sublayer ran on; also where the method refused in one line what a U-Net has not.
+    pub(super) fn unless_refused(self) -> Result<(Vec<Evaluation>, Vec<Places>)> {
+        match self.failure {
+            None => {}
+            Some(error @ (Error::Config { .. } | Error::Plugin { .. })) => {
+                let said = error.to_string();
+                assert!(!said.contains('\n'), "refused in several lines: {said}");
+            }
+            Some(other) => return Err(other),
+        }
+        Ok((self.evaluations, self.places))
+    }
+
     /// The evaluations of the last run.
     pub(super) fn last_run(&self) -> &[Evaluation] {
         let last = self.evaluations.last().map(|evaluation| evaluation.run);
@@ -66,13 +106,42 @@ impl<'a, B: Backend> Machine<'a, B> {
             (BlockId { stage: Stage::Up, stage_index: 1, index: 0, count: 2, level: 0 }, 1),
         ];
         let block = |(id, depth): (BlockId, usize)| -> Result<_> {
-            let shape =
-                BlockShape { depth, heads: 2, channels: CHANNELS, text: TEXT[0], text_tokens: TEXT[1] };
+            let shape = oracle::BlockShape {
+                depth,
+                heads: 2,
+                channels: CHANNELS,
+                text: TEXT[0],
+                text_tokens: TEXT[1],
+            };
             // the stream is that of every visit
-            let block = TestBlock::new(&mut lab, shape, 1, Grid { height: 1, width: 1 })?;
+            let block = TestBlock::new(&mut lab, shape, 1, Grid::new(1, 1))?;
             Ok(TestBlock { id, ..block })
         };
-        Ok(Self { blocks: places.into_iter().map(block).collect::<Result<_>>()?, device, dtype })
+        Ok(Self {
+            blocks: places.into_iter().map(block).collect::<Result<_>>()?,
+            device,
+            dtype,
+            probes: false,
+        })
+    }
+
+    /// A transformer: two layers of joint attention, then three of parallel sublayers.
+    pub(super) fn of_transformer(device: &'a DeviceOf<B>, dtype: DType) -> Result<Self> {
+        let unet = Self::new(device, dtype)?;
+        let forms: [(&str, &'static [Sublayer]); 2] = [
+            ("double", &[Sublayer::JointAttention, Sublayer::FeedForward]),
+            ("single", &[Sublayer::Parallel]),
+        ];
+        let blocks =
+            unet.blocks.into_iter().zip(forms).map(|(block, (stage, sublayers))| {
+                Ok(block.made_of(BlockId::named(stage, 0, 1)?, sublayers))
+            });
+        Ok(Self { blocks: blocks.collect::<Result<_>>()?, device, dtype, probes: false })
+    }
+
+    /// The same model, which gathers a per-token table in every sublayer.
+    pub(super) fn probing(self) -> Self {
+        Self { probes: true, ..self }
     }
 
     /// The method on a whole life. An error ends it; that of a [`Command::Cancel`] is expected.
@@ -98,7 +167,7 @@ impl<'a, B: Backend> Machine<'a, B> {
     fn watch(&self, mut watched: Watched<'_, TensorOf<B>>, life: &[Command]) -> Played {
         let mut evaluations = Vec::new();
         let failure = self.run(&mut watched, life, &mut evaluations).err();
-        Played { evaluations, facts: watched.facts, failure }
+        Played { evaluations, facts: watched.facts, places: watched.places, failure }
     }
 
     fn run(
@@ -152,6 +221,7 @@ impl<'a, B: Backend> Machine<'a, B> {
         let step = picture.step(evaluation).ok_or_else(|| Error::config("steps", "the run is over"))?;
         let rows = picture.rows();
         watched.begin_step(&step, &rows)?;
+        let mut gathered = Vec::new();
         // for each block what every row gave
         let mut outputs: Vec<BTreeMap<Row, Array>> = vec![BTreeMap::new(); self.blocks.len()];
         for batch in picture.batches() {
@@ -165,9 +235,19 @@ impl<'a, B: Backend> Machine<'a, B> {
                 let hidden = self.stream(picture.seed, &batch, (evaluation, index), shape)?;
                 let text = self.stream(picture.seed, &batch, (0, 100), [TEXT[1], TEXT[0]])?;
                 let protected = (start, start + count);
-                let visit =
-                    Visit { hidden: &hidden, text: &text, grid, rows: &batch, step, protected, stops_in };
+                let probe = Probe::new(self.table(grid.tokens() + count)?);
+                let visit = Visit {
+                    hidden: &hidden,
+                    text: &text,
+                    grid,
+                    rows: &batch,
+                    step,
+                    protected,
+                    stops_in,
+                    probe: self.probes.then_some(&probe),
+                };
                 let output = Array::read(&block.visit(watched, visit)?)?;
+                gathered.extend(probe.gathered());
                 let each = output.data.len() / batch.len();
                 let values = output.data.chunks(each).map(|row| Array::new(&output.shape[1..], row.to_vec()));
                 outputs.extend(batch.iter().copied().zip(values));
@@ -177,10 +257,17 @@ impl<'a, B: Backend> Machine<'a, B> {
             watched.end_step(&self.prediction(last)?)?;
         }
         let block = |block: &TestBlock<TensorOf<B>>| {
-            (block.id, block.layers.len(), at_level(picture.grid, block.id.level))
+            let grid = at_level(picture.grid, block.id.level);
+            BlockShape::new(block.id, block.layers.len(), grid).made_of(block.sublayers)
         };
         let blocks = self.blocks.iter().map(block).collect();
-        Ok(Evaluation { run: 0, step, blocks, outputs, trace: std::mem::take(&mut watched.trace) })
+        let gathered = gathered.into_iter().map(Rows::read).collect::<Result<_>>()?;
+        Ok(Evaluation { run: 0, step, blocks, outputs, gathered, trace: std::mem::take(&mut watched.trace) })
+    }
+
+    /// A table in which token `i` has the row `[i, −i]`.
+    fn table(&self, tokens: usize) -> Result<TensorOf<B>> {
+        table(tokens).upload(self.dtype, self.device)
     }
 
     /// What stands for the model's output `[rows, tokens, channels, 1]`.
@@ -208,8 +295,15 @@ impl<'a, B: Backend> Machine<'a, B> {
     }
 }
 
+/// A row `[i, −i]` for every token `i`.
+pub(super) fn table(tokens: usize) -> Array {
+    Array::from_fn(&[tokens, 2], |at| if at[1] == 0 { at[0] as f64 } else { -(at[0] as f64) })
+}
+
 /// A grid some levels down.
 fn at_level(grid: Grid, level: usize) -> Grid {
-    (0..level)
-        .fold(grid, |Grid { height, width }, _| Grid { height: height.div_ceil(2), width: width.div_ceil(2) })
+    let halved = |Grid { frames, height, width }: Grid, _| {
+        Grid::of_frames(frames, height.div_ceil(2), width.div_ceil(2))
+    };
+    (0..level).fold(grid, halved)
 }

@@ -11,8 +11,7 @@ mod runs;
 mod watch;
 mod wrong;
 
-use atedm_core::plugin::LayerTokens;
-use atedm_core::plugin::{BlockId, Grid, TokenReducer};
+use atedm_core::plugin::{BlockShape, LayerTokens, StepOf, TokenReducer};
 use atedm_core::{Backend, DType, DeviceOf, Result};
 
 use crate::backend::support::TensorOf;
@@ -25,7 +24,7 @@ pub use runs::*;
 pub type CheckFn<B> = fn(&Subject<B>) -> Result<()>;
 
 type Build<B> = Box<dyn Fn() -> Result<Box<dyn TokenReducer<TensorOf<B>>>>>;
-type Counts = Box<dyn Fn(BlockId, usize, Grid, usize, usize) -> Option<Vec<LayerTokens>>>;
+type Counts = Box<dyn Fn(&BlockShape, StepOf) -> Option<Vec<LayerTokens>>>;
 
 /// A method as the suite needs it: how to build it anew, and what is known of it beforehand.
 pub struct Subject<B: Backend> {
@@ -58,12 +57,12 @@ impl<B: Backend> Subject<B> {
         self
     }
 
-    /// What the method says beforehand of the tokens that each layer of a block runs on: from the block, its depth, its
-    /// grid, the step and the steps in all. `None` where only a run can tell.
+    /// What the method says beforehand of the tokens that each layer of a block runs on at a step. `None` where only a run
+    /// can tell.
     #[must_use]
     pub fn with_counts(
         mut self,
-        counts: impl Fn(BlockId, usize, Grid, usize, usize) -> Option<Vec<LayerTokens>> + 'static,
+        counts: impl Fn(&BlockShape, StepOf) -> Option<Vec<LayerTokens>> + 'static,
     ) -> Self {
         self.counts = Some(Box::new(counts));
         self
@@ -150,6 +149,8 @@ method_checks! { $;
     shrink_and_restore_fit
     a_copy_does_the_same
     positions_name_what_stays
+    transformers_run_or_are_refused
+    tables_follow_the_tokens
     protected_tokens_are_untouched
     reductions_refuse_what_does_not_fit
     wrong_tensors_never_panic

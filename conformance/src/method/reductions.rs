@@ -6,9 +6,9 @@ use atedm_core::{Backend, Result};
 use proptest::sample::select;
 
 use super::Subject;
-use super::commands::{Command, Picture, lives, pictures, protected_pictures};
-use super::machine::{Machine, Played};
-use super::watch::{Fact, Tamper};
+use super::commands::{Command, Picture, lives, pictures, protected_pictures, video_lives};
+use super::machine::{Machine, Played, table};
+use super::watch::{Fact, Places, Stream, Tamper};
 use super::wrong::WrongTensor;
 use crate::host::Array;
 use crate::random::{RUNS, forall};
@@ -57,15 +57,15 @@ pub fn a_token_always_stays<B: Backend>(subject: &Subject<B>) -> Result<()> {
 
 /// Shrinking gives as many tokens as are kept, restoring gives all of them back.
 pub fn shrink_and_restore_fit<B: Backend>(subject: &Subject<B>) -> Result<()> {
-    subject.for_each_reduction(|fact| {
-        let [batch, _, channels] = fact.input.shape[..] else {
-            panic!("{}: {:?}", fact.at, fact.input.shape)
-        };
-        assert_eq!(fact.shrunk.shape, [batch, fact.kept, channels], "{}: shrunk", fact.at);
-        assert_eq!(fact.restored.shape, fact.input.shape, "{}: restored", fact.at);
-        let finite = |array: &Array| array.data.iter().all(|x| x.is_finite());
-        assert!(finite(&fact.shrunk) && finite(&fact.restored), "{}: not finite", fact.at);
-    })
+    subject.for_each_reduction(fits)
+}
+
+fn fits(fact: &Fact) {
+    let [batch, _, channels] = fact.input.shape[..] else { panic!("{}: {:?}", fact.at, fact.input.shape) };
+    assert_eq!(fact.shrunk.shape, [batch, fact.kept, channels], "{}: shrunk", fact.at);
+    assert_eq!(fact.restored.shape, fact.input.shape, "{}: restored", fact.at);
+    let finite = |array: &Array| array.data.iter().all(|x| x.is_finite());
+    assert!(finite(&fact.shrunk) && finite(&fact.restored), "{}: not finite", fact.at);
 }
 
 /// A copy of a reduction shrinks and restores as the reduction does.
@@ -93,6 +93,54 @@ pub fn positions_name_what_stays<B: Backend>(subject: &Subject<B>) -> Result<()>
             assert!(fits, "{}: {row:?} among {tokens} tokens", fact.at);
         }
     })
+}
+
+/// Joint attention and parallel sublayers, in pictures and in videos: the method works there, or it refuses with an error of
+/// one line. Its reductions fit.
+pub fn transformers_run_or_are_refused<B: Backend>(subject: &Subject<B>) -> Result<()> {
+    let machine = Machine::<B>::of_transformer(&subject.device, subject.dtype)?;
+    forall(RUNS, video_lives(), |life| {
+        let played = machine.try_out((subject.build)()?.as_mut(), &life);
+        played.facts.iter().for_each(fits);
+        played.unless_refused().map(drop)
+    });
+    Ok(())
+}
+
+/// A per-token table follows the tokens: every sublayer is given the rows that the positions of all reductions so far name,
+/// and a plugin error where tokens stand for no single places.
+pub fn tables_follow_the_tokens<B: Backend>(subject: &Subject<B>) -> Result<()> {
+    let transformer = Machine::<B>::of_transformer(&subject.device, subject.dtype)?;
+    for machine in [subject.machine()?, transformer] {
+        let machine = machine.probing();
+        forall(RUNS, lives(), |life| {
+            let (evaluations, places) = subject.play(&machine, &life)?.unless_refused()?;
+            let gathered = evaluations.iter().flat_map(|evaluation| &evaluation.gathered);
+            for (Places { at, queries, keys }, rows) in places.iter().zip(gathered) {
+                assert_rows(queries, rows.queries.as_ref(), &format!("{at}: queries"));
+                if let Some(rows) = &rows.keys {
+                    assert_rows(keys, rows.as_ref(), &format!("{at}: keys"));
+                }
+            }
+            Ok(())
+        });
+    }
+    Ok(())
+}
+
+/// Panics unless these rows of the table are those of `places`.
+fn assert_rows(places: &Stream, rows: Option<&Array>, at: &str) {
+    match (places, rows) {
+        (Stream::Unknown, rows) => assert!(rows.is_none(), "{at} stand for no places and got rows"),
+        (_, None) => panic!("{at} were refused rows"),
+        (Stream::Whole, Some(rows)) => assert!(*rows == table(rows.shape[0]), "{at}: not the table itself"),
+        (Stream::Positions(places), Some(rows)) => {
+            let shape = [places.len(), places.first().map_or(0, Vec::len), 2];
+            let sign = |channel| if channel == 0 { 1.0 } else { -1.0 };
+            let expected = Array::from_fn(&shape, |i| sign(i[2]) * f64::from(places[i[0]][i[1]]));
+            assert!(*rows == expected, "{at}: {:?} instead of the rows of {places:?}", rows.data);
+        }
+    }
 }
 
 /// Protected tokens are neither removed nor merged: they come back bit by bit, and are among the positions.

@@ -1,12 +1,12 @@
 //! What a method must do over its runs.
 
-use atedm_core::plugin::{TokenReducer, Unpruned};
+use atedm_core::plugin::{StepOf, TokenReducer, Unpruned};
 use atedm_core::{Backend, DType, Result};
 use proptest::prelude::Strategy;
 
 use super::Subject;
 use super::commands::{Command, Picture, cut_lives, lives, pictures};
-use super::machine::{Evaluation, Played};
+use super::machine::{Evaluation, Machine, Played};
 use super::reductions::evaluations;
 use crate::random::{RUNS, forall};
 use crate::tolerance::{assert_chain_arrays, relative_l2};
@@ -26,10 +26,9 @@ fn assert_same(got: &[Evaluation], expected: &[Evaluation], what: &str) {
     assert_eq!(got.len(), expected.len(), "{what}: evaluations");
     for (got, expected) in got.iter().zip(expected) {
         let step = expected.step.index;
-        for ((got, expected), (block, ..)) in got.outputs.iter().zip(&expected.outputs).zip(&expected.blocks)
-        {
+        for ((got, expected), block) in got.outputs.iter().zip(&expected.outputs).zip(&expected.blocks) {
             for (row, expected) in expected {
-                let what = format!("{what}: {row:?} in {block} at step {step}");
+                let what = format!("{what}: {row:?} in {} at step {step}", block.id);
                 let off = relative_l2(&got[row].data, &expected.data);
                 assert!(got[row] == *expected, "{what} differs by {off:.1e}");
             }
@@ -42,10 +41,9 @@ fn assert_rows(alone: &[Evaluation], together: &[Evaluation], dtype: DType, what
     assert_eq!(alone.len(), together.len(), "{what}: evaluations");
     for (alone, together) in alone.iter().zip(together) {
         let step = alone.step.index;
-        for ((alone, together), (block, ..)) in alone.outputs.iter().zip(&together.outputs).zip(&alone.blocks)
-        {
+        for ((alone, together), block) in alone.outputs.iter().zip(&together.outputs).zip(&alone.blocks) {
             for (row, alone) in alone {
-                let what = format!("{what}: {row:?} in {block} at step {step}");
+                let what = format!("{what}: {row:?} in {} at step {step}", block.id);
                 assert_chain_arrays(&together[row], alone, dtype, &what);
             }
         }
@@ -140,20 +138,25 @@ pub fn a_cancelled_run_leaves_nothing<B: Backend>(subject: &Subject<B>) -> Resul
     assert_last_run_is_alone(subject, cut_lives(), "after a cancelled run")
 }
 
-/// Every sublayer runs on as many tokens as were planned.
+/// Every sublayer runs on as many tokens as were planned, in a U-Net's blocks and in a transformer's.
 pub fn counts_are_those_planned<B: Backend>(subject: &Subject<B>) -> Result<()> {
-    let machine = subject.machine()?;
+    let transformer = Machine::<B>::of_transformer(&subject.device, subject.dtype)?;
     let Some(counts) = &subject.counts else { return Ok(()) };
-    forall(RUNS, lives(), |life| {
-        let played = finished(subject.play(&machine, &life)?)?;
-        for evaluation in &played.evaluations {
-            let (step, total) = (evaluation.step.index, evaluation.step.total);
-            for &(block, depth, grid) in &evaluation.blocks {
-                let Some(planned) = counts(block, depth, grid, step, total) else { continue };
-                let what = format!("{block} on {grid:?} at step {step} of {total}");
-                assert_eq!(evaluation.trace[&block], planned, "{what}: what runs, and what was planned");
+    let check = |evaluations: &[Evaluation]| {
+        for evaluation in evaluations {
+            let step = StepOf { index: evaluation.step.index, total: evaluation.step.total };
+            for block in &evaluation.blocks {
+                let Some(planned) = counts(block, step) else { continue };
+                let what =
+                    format!("{} on {:?} at step {} of {}", block.id, block.grid, step.index, step.total);
+                assert_eq!(evaluation.trace[&block.id], planned, "{what}: what runs, and what was planned");
             }
         }
+    };
+    let machine = subject.machine()?;
+    forall(RUNS, lives(), |life| {
+        check(&finished(subject.play(&machine, &life)?)?.evaluations);
+        check(&subject.play(&transformer, &life)?.unless_refused()?.0);
         Ok(())
     });
     Ok(())

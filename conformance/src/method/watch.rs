@@ -1,9 +1,7 @@
 //! A reducer that is watched: every reduction it answers may be tried at once, and one event may be told wrongly.
 
-use atedm_core::plugin::{
-    Action, Event, Reduction, Row, Run, Scope, Site, Step, Sublayer, TokenReducer, Wants,
-};
-use atedm_core::{AttentionGraph, AttentionOps, Result};
+use atedm_core::plugin::{Action, Event, Reduction, Row, Run, Scope, Site, Step, Sublayer, TokenReducer};
+use atedm_core::{AttentionGraph, AttentionOps, GraphRequest, Indices, Result, Tensor};
 
 use super::wrong::{self, WrongTensor};
 use crate::host::Array;
@@ -38,12 +36,41 @@ pub(super) struct Tamper {
     pub(super) how: WrongTensor,
 }
 
-/// Which tokens of the block's entry the stream still holds.
-enum Stream {
+/// Which tokens of the block's entry something still holds.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Stream {
     Whole,
     /// For each batch row the positions at the entry.
     Positions(Vec<Vec<u32>>),
     Unknown,
+}
+
+impl Stream {
+    /// What is left after a reduction to these positions more.
+    fn then(&self, positions: Option<Vec<Vec<u32>>>) -> Self {
+        match (self, positions) {
+            (Self::Whole, Some(rows)) => Self::Positions(rows),
+            (Self::Positions(before), Some(rows)) => {
+                let compose = |(before, row): (&Vec<u32>, Vec<u32>)| {
+                    row.into_iter().filter_map(|place| before.get(place as usize).copied()).collect()
+                };
+                Self::Positions(before.iter().zip(rows).map(compose).collect())
+            }
+            _ => Self::Unknown,
+        }
+    }
+}
+
+/// Which tokens of the block's entry a sublayer runs on.
+#[derive(Debug)]
+pub(super) struct Places {
+    pub(super) at: String,
+    pub(super) queries: Stream,
+    pub(super) keys: Stream,
+}
+
+fn host<T: Tensor>(positions: Option<Result<T::Indices>>) -> Result<Option<Vec<Vec<u32>>>> {
+    positions.transpose()?.map(|positions| positions.to_host()).transpose()
 }
 
 /// The method with its observer.
@@ -54,13 +81,15 @@ pub(super) struct Watched<'a, T: AttentionOps> {
     events: usize,
     stream: Stream,
     pub(super) facts: Vec<Fact>,
+    /// Of every sublayer, in order.
+    pub(super) places: Vec<Places>,
     pub(super) trace: TokenTrace,
 }
 
 impl<'a, T: AttentionOps> Watched<'a, T> {
     pub(super) fn new(method: &'a mut dyn TokenReducer<T>) -> Self {
-        let (facts, trace) = (Vec::new(), TokenTrace::new());
-        Self { method, tries: false, tamper: None, events: 0, stream: Stream::Whole, facts, trace }
+        let (facts, places, trace) = (Vec::new(), Vec::new(), TokenTrace::new());
+        Self { method, tries: false, tamper: None, events: 0, stream: Stream::Whole, facts, places, trace }
     }
 
     /// Tries every reduction at once.
@@ -89,6 +118,27 @@ impl<'a, T: AttentionOps> Watched<'a, T> {
         }
     }
 
+    /// Notes what a sublayer runs on.
+    fn place(
+        &mut self,
+        at: String,
+        sub: Sublayer,
+        reduction: Option<(Option<Scope>, &dyn Reduction<T>)>,
+    ) -> Result<()> {
+        let (mut queries, mut keys) = (self.stream.clone(), self.stream.clone());
+        if let Some((Some(scope), by)) = reduction {
+            let reduced = self.stream.then(host::<T>(by.positions())?);
+            if scope != Scope::KeysValues || sub == Sublayer::FeedForward {
+                queries = reduced.clone();
+            }
+            if scope != Scope::Queries {
+                keys = reduced;
+            }
+        }
+        self.places.push(Places { at, queries, keys });
+        Ok(())
+    }
+
     fn try_out(
         &mut self,
         site: &Site<'_>,
@@ -97,7 +147,7 @@ impl<'a, T: AttentionOps> Watched<'a, T> {
         (scope, by): (Option<Scope>, &dyn Reduction<T>),
     ) -> Result<()> {
         let batch = input.shape().first().copied().unwrap_or(0);
-        let positions = by.positions().transpose()?;
+        let positions = host::<T>(by.representatives())?;
         let shrunk = by.shrink(input)?;
         let restored = by.restore(&shrunk)?;
         let copy = by.clone_box();
@@ -112,21 +162,9 @@ impl<'a, T: AttentionOps> Watched<'a, T> {
             took: wrong::taken(by, input, &shrunk),
             shrunk: Array::read(&shrunk)?,
             restored: Array::read(&restored)?,
-            positions: positions.clone(),
+            positions,
             copied,
         });
-        if scope.is_none() {
-            self.stream = match (&self.stream, positions) {
-                (Stream::Whole, Some(rows)) => Stream::Positions(rows),
-                (Stream::Positions(before), Some(rows)) => {
-                    let compose = |(before, row): (&Vec<u32>, Vec<u32>)| {
-                        row.into_iter().filter_map(|place| before.get(place as usize).copied()).collect()
-                    };
-                    Stream::Positions(before.iter().zip(rows).map(compose).collect())
-                }
-                _ => Stream::Unknown,
-            };
-        }
         Ok(())
     }
 }
@@ -141,7 +179,7 @@ impl<T: AttentionOps> TokenReducer<T> for Watched<'_, T> {
         self.method.begin_step(step, rows)
     }
 
-    fn wants(&mut self, site: &Site<'_>, sub: Sublayer) -> Result<Wants<T>> {
+    fn wants(&mut self, site: &Site<'_>, sub: Sublayer) -> Result<GraphRequest<T>> {
         self.method.wants(site, sub)
     }
 
@@ -176,8 +214,14 @@ impl<T: AttentionOps> TokenReducer<T> for Watched<'_, T> {
             Action::UntilExit(by) => Some((None, by.as_ref())),
             _ => None,
         };
+        if let Some(sub) = before {
+            self.place(at.clone(), sub, reduction)?;
+        }
         if let (true, Some(reduction), Some(input)) = (self.tries, reduction, &input) {
             self.try_out(site, at, input, reduction)?;
+        }
+        if let Action::UntilExit(by) = &answer {
+            self.stream = self.stream.then(host::<T>(by.positions())?);
         }
         Ok(answer)
     }
@@ -200,12 +244,17 @@ fn tell_wrongly<T: AttentionOps>(
             let (hidden, normed) = (how.of(hidden)?, how.of(normed)?);
             method.on_event(site, Event::Before { sub, hidden: &hidden, normed: &normed })
         }
-        Event::Attended { sub, graph, values } => {
+        Event::Attended { sub, graph, first_vote, values } => {
             let graph = match (how, graph) {
                 (WrongTensor::Missing, _) | (_, None) => None,
                 (how, Some(graph)) => Some(AttentionGraph::Dense(how.of(&graph.to_dense()?)?)),
             };
-            method.on_event(site, Event::Attended { sub, graph, values: &how.of(values)? })
+            let first_vote = match (how, first_vote) {
+                (WrongTensor::Missing, _) | (_, None) => None,
+                (how, Some(vote)) => Some(how.of(&vote)?),
+            };
+            let values = &how.of(values)?;
+            method.on_event(site, Event::Attended { sub, graph, first_vote, values })
         }
         Event::After { sub, hidden } => method.on_event(site, Event::After { sub, hidden: &how.of(hidden)? }),
         Event::BlockExit { hidden } => method.on_event(site, Event::BlockExit { hidden: &how.of(hidden)? }),

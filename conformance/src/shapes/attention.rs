@@ -1,6 +1,6 @@
 //! The generic bodies, with the graph's own products booked to the method.
 
-use atedm_core::backend::{AttentionOptions, GraphRequest, Streamed, generic};
+use atedm_core::backend::{Attended, AttentionOptions, GraphRequest, Streamed, generic};
 use atedm_core::{AttentionGraph, AttentionOps, Partition, Result, Tensor};
 
 use super::{ShapeIndices, ShapeTensor};
@@ -11,15 +11,16 @@ impl AttentionOps for ShapeTensor {
         k: &Self,
         v: &Self,
         options: AttentionOptions<'_, Self>,
-    ) -> Result<(Self, Option<AttentionGraph<Self>>)> {
+    ) -> Result<Attended<Self>> {
         let AttentionOptions { scale, bias, graph } = options;
-        let GraphRequest::Voted(scores) = graph else { return generic::attention(q, k, v, options) };
-        let lazy = AttentionOptions { scale, bias, graph: GraphRequest::Lazy };
-        let (output, mut graph) = generic::attention(q, k, v, lazy)?;
-        if let Some(AttentionGraph::Streamed(streamed)) = &mut graph {
-            streamed.voted = Some(Self::votes(streamed, scores)?);
-        }
-        Ok((output, graph))
+        let GraphRequest::FirstVote(scores) = graph else { return generic::attention(q, k, v, options) };
+        let lazy = AttentionOptions { scale, bias, graph: &GraphRequest::Lazy };
+        let attended = generic::attention(q, k, v, lazy)?;
+        let first_vote = match &attended.graph {
+            Some(AttentionGraph::Streamed(streamed)) => Some(Self::votes(streamed, scores)?),
+            _ => None,
+        };
+        Ok(Attended { first_vote, ..attended })
     }
 
     fn votes(graph: &Streamed<Self>, scores: &Self) -> Result<Self> {

@@ -1,7 +1,7 @@
 //! Neural-network operations and attention in the wrapper.
 
 use atedm_conformance::host::Array;
-use atedm_core::backend::{AttentionOptions, Conv2dOptions, GraphRequest, Streamed, dims, generic};
+use atedm_core::backend::{Attended, AttentionOptions, Conv2dOptions, GraphRequest, Streamed, dims, generic};
 use atedm_core::reference::{NdDevice, NdIndices, NdTensor};
 use atedm_core::{AttentionGraph, AttentionOps, Indices, NnOps, Partition, Result, Tensor};
 
@@ -148,7 +148,7 @@ impl AttentionOps for Wrapped {
         k: &Self,
         v: &Self,
         options: AttentionOptions<'_, Self>,
-    ) -> Result<(Self, Option<AttentionGraph<Self>>)> {
+    ) -> Result<Attended<Self>> {
         let AttentionOptions { mut scale, mut bias, mut graph } = options;
         let even;
         match q.on.0 {
@@ -159,22 +159,24 @@ impl AttentionOps for Wrapped {
             Some(Fault::AttentionDropsKeyBias) => bias = bias.filter(|bias| bias.shape()[..3] != [1, 1, 1]),
             Some(Fault::AttentionAlwaysGivesAGraph) => {
                 if matches!(graph, GraphRequest::None) {
-                    graph = GraphRequest::Lazy;
+                    graph = &GraphRequest::Lazy;
                 }
             }
             Some(Fault::AttentionVotesEarly) => {
-                if let GraphRequest::Voted(scores) = graph {
-                    even = scores.affine(0.0, 1.0)?;
-                    graph = GraphRequest::Voted(&even);
+                if let GraphRequest::FirstVote(scores) = graph {
+                    even = GraphRequest::FirstVote(scores.affine(0.0, 1.0)?);
+                    graph = &even;
                 }
             }
             _ => {}
         }
-        let (output, mut graph) = generic::attention(q, k, v, AttentionOptions { scale, bias, graph })?;
-        if let (true, Some(AttentionGraph::Streamed(streamed))) = (q.on.does(Fault::LseIsOff), &mut graph) {
+        let mut attended = generic::attention(q, k, v, AttentionOptions { scale, bias, graph })?;
+        if let (true, Some(AttentionGraph::Streamed(streamed))) =
+            (q.on.does(Fault::LseIsOff), &mut attended.graph)
+        {
             streamed.lse = streamed.lse.affine(1.0, 1e-3)?;
         }
-        Ok((output, graph))
+        Ok(attended)
     }
 
     fn votes(graph: &Streamed<Self>, scores: &Self) -> Result<Self> {

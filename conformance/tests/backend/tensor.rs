@@ -122,6 +122,15 @@ impl Indices for WrappedIndices {
         self.lists.dims()
     }
 
+    fn gather(&self, at: &Self) -> Result<Self> {
+        if !self.on.does(Fault::ComposesTheFirstList) {
+            return generic::indices_gather(self, at);
+        }
+        let rows = self.to_host()?;
+        let first = Self::from_host(&vec![rows[0].clone(); rows.len()], &self.on)?;
+        generic::indices_gather(&first, at)
+    }
+
     fn complement(&self, n: usize) -> Result<Self> {
         let rest: Self = generic::indices_complement(self, n)?;
         if !self.on.does(Fault::ComplementDescends) {

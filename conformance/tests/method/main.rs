@@ -18,7 +18,7 @@ use toy::{Toy, counts};
 fn subject(fault: Option<Fault>) -> Subject<Reference64> {
     Subject::new("toy", (NdDevice, DType::F64), move || Ok(Box::new(Toy::new(false, fault))))
         .with_idle(move || Ok(Box::new(Toy::new(true, fault))))
-        .with_counts(move |_, depth, grid, _, _| Some(counts(depth, grid, fault)))
+        .with_counts(move |block, _| Some(counts(block, fault)))
 }
 
 #[test]

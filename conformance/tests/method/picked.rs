@@ -1,5 +1,7 @@
 //! A reduction that keeps some tokens and gives every other one the value of a kept one, perhaps with a fault.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use atedm_core::plugin::{IndexPlan, Reduction, expect_tokens};
 use atedm_core::reference::{NdDevice, NdIndices, NdTensor};
 use atedm_core::{DType, Indices, Partition, Result, Tensor};
@@ -75,16 +77,24 @@ impl Reduction<NdTensor> for Picked {
         }
     }
 
-    fn positions(&self) -> Option<Result<Vec<Vec<u32>>>> {
+    fn positions(&self) -> Option<Result<NdIndices>> {
         let mut rows = self.kept.clone();
         match self.fault {
             Some(Fault::PositionsDescend) => rows.iter_mut().for_each(|row| row.reverse()),
             Some(Fault::PositionsLieBeyond) => rows.iter_mut().flatten().for_each(|place| *place += 1000),
             Some(Fault::PositionsRepeat) => rows.iter_mut().for_each(|row| row.fill(0)),
             Some(Fault::PositionsAreOfOneRow) => rows.extend_from_within(..1),
+            Some(Fault::PositionsWander) => {
+                static CALLS: AtomicUsize = AtomicUsize::new(0);
+                let calls = CALLS.fetch_add(1, Ordering::Relaxed);
+                for row in &mut rows {
+                    let turn = calls % row.len().max(1);
+                    row.rotate_left(turn);
+                }
+            }
             _ => {}
         }
-        Some(Ok(rows))
+        Some(NdIndices::from_host(&rows, &NdDevice))
     }
 
     fn clone_box(&self) -> Box<dyn Reduction<NdTensor>> {

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use atedm_conformance::host::Array;
 use atedm_core::backend::dims;
 use atedm_core::plugin::LayerTokens;
-use atedm_core::plugin::{Action, BlockId, Event, Grid, Row, Run, Scope, Site, Sublayer, TokenReducer};
+use atedm_core::plugin::{Action, BlockId, BlockShape, Event, Row, Run, Scope, Site, Sublayer, TokenReducer};
 use atedm_core::reference::NdTensor;
 use atedm_core::{Error, Result};
 
@@ -149,7 +149,10 @@ impl TokenReducer<NdTensor> for Toy {
                 let kept = vec![(0..half(site.tokens) as u32).collect(); batch];
                 Ok(Action::UntilExit(Box::new(Picked::new(kept, site.tokens, (0, 0), None)?)))
             }
-            Event::After { sub: Sublayer::FeedForward, hidden } if !self.idle => {
+            Event::Before { sub: Sublayer::JointAttention, .. } if self.has(Fault::RefusesInTwoLines) => {
+                Err(Error::config("toy", "does not take\njoint attention"))
+            }
+            Event::After { sub, hidden } if sub.has_feed_forward() && !self.idle => {
                 self.after_layer(site, hidden)
             }
             Event::BlockExit { .. } => {
@@ -162,12 +165,15 @@ impl TokenReducer<NdTensor> for Toy {
 }
 
 /// The counts that the method follows.
-pub(crate) fn counts(depth: usize, grid: Grid, fault: Option<Fault>) -> Vec<LayerTokens> {
+pub(crate) fn counts(block: &BlockShape, fault: Option<Fault>) -> Vec<LayerTokens> {
     let more = usize::from(fault == Some(Fault::CountsAreOneMore));
-    let (all, kept) = (grid.tokens(), half(grid.tokens()) + more);
-    if depth == 1 {
-        return vec![LayerTokens { self_keys: kept, ..LayerTokens::whole(all) }];
+    let (all, kept) = (block.grid.tokens(), half(block.grid.tokens()) + more);
+    if block.depth == 1 {
+        return vec![LayerTokens { self_keys: kept, ..block.layer(all) }];
     }
-    let layer = |layer: usize| LayerTokens::whole(if layer == 0 { all } else { kept });
-    (0..depth).map(layer).collect()
+    let of = |tokens: usize| match fault {
+        Some(Fault::CountsAreOfAUNet) => LayerTokens::whole(tokens),
+        _ => block.layer(tokens),
+    };
+    (0..block.depth).map(|layer| of(if layer == 0 { all } else { kept })).collect()
 }

@@ -1,4 +1,4 @@
-//! AT-EDM's configuration: plain data with a gate in front of it.
+//! AT-EDM's configuration: plain data that is checked before use.
 
 use std::collections::BTreeMap;
 
@@ -369,7 +369,7 @@ impl AtEdmConfig {
         self.validate()?;
         let placement = self.placement();
         placement.expect_solved()?;
-        Ok(PrunePlan::new(self, placement.gate(schedules)?))
+        Ok(PrunePlan::new(self, placement.build(schedules)?))
     }
 
     /// The method itself, with the built-in schedules; scorers, selectors and recoveries are looked up in `parts`.

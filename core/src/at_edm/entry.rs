@@ -1,5 +1,6 @@
 //! AT-EDM in a registry: what it is before a tensor exists, and its presets by name.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::config::AtEdmConfig;
@@ -12,6 +13,9 @@ use crate::backend::AttentionOps;
 use crate::plugin::{
     BlockShape, Facts, LayerTokens, MethodPlan, ModelShape, Options, Registry, Scoring, StepOf, scoring_of,
 };
+
+/// Votes that count as converged.
+const CONVERGED: usize = 50;
 
 /// AT-EDM's configuration with its counts.
 #[derive(Debug, Clone)]
@@ -27,10 +31,10 @@ impl AtEdmPlan {
     /// [`Error::Config`](crate::Error::Config) naming the option that is wrong.
     pub fn new(config: AtEdmConfig, facts: &Facts<'_>) -> Result<Self> {
         let placement = config.placement().located(facts)?;
-        let gate = placement.gate_for(facts)?;
+        let schedule = placement.build_for(facts)?;
         let config = config.placed(placement);
         config.validate()?;
-        Ok(Self { counts: PrunePlan::new(&config, gate), config })
+        Ok(Self { counts: PrunePlan::new(&config, schedule), config })
     }
 
     /// The configuration, its levels resolved.
@@ -46,7 +50,7 @@ impl AtEdmPlan {
     /// Fewest tokens that a sublayer of `block` runs on; `None` where the block is left whole.
     fn kept(&self, block: &BlockShape, step: StepOf) -> Result<Option<usize>> {
         let whole = block.grid.tokens();
-        let layers = self.counts.tokens(block.id, block.depth, whole, step.index, step.total)?;
+        let layers = self.counts.tokens(block, step)?;
         Ok(layers.iter().map(LayerTokens::least).min().filter(|&kept| kept < whole))
     }
 
@@ -81,8 +85,7 @@ impl MethodPlan for AtEdmPlan {
     }
 
     fn tokens(&self, block: &BlockShape, step: StepOf) -> Result<Option<Vec<LayerTokens>>> {
-        let BlockShape { id, depth, grid } = *block;
-        self.counts.tokens(id, depth, grid.tokens(), step.index, step.total).map(Some)
+        self.counts.tokens(block, step).map(Some)
     }
 
     fn scoring(&self, block: &BlockShape, step: StepOf) -> Result<Scoring> {
@@ -109,6 +112,24 @@ impl MethodPlan for AtEdmPlan {
         let mut plan = self.clone();
         plan.config.epsilon = 0.0;
         Some(Box::new(plan))
+    }
+
+    /// [`CONVERGED`] votes from equal scores at every evaluation, whichever scorer is configured.
+    fn converged(&self) -> Option<Box<dyn MethodPlan>> {
+        let config = AtEdmConfig {
+            scorer: "page-rank".into(),
+            scorer_options: Options::new(),
+            max_iterations: CONVERGED,
+            level_iterations: BTreeMap::new(),
+            cold_iterations: None,
+            warm_start: false,
+            epsilon: 0.0,
+            rescore_every: 1,
+            selector: "top-k".into(),
+            selector_options: Options::new(),
+            ..self.config.clone()
+        };
+        Some(Box::new(Self { config, counts: self.counts.clone() }))
     }
 
     fn remarks(&self, model: &ModelShape) -> Result<Vec<String>> {
@@ -176,11 +197,11 @@ mod tests {
 
     fn shape(level: usize, side: usize) -> BlockShape {
         let id = BlockId { stage: Stage::Mid, stage_index: 0, index: 0, count: 1, level };
-        BlockShape { id, depth: 3, grid: Grid { height: side, width: side } }
+        BlockShape::new(id, 3, Grid::new(side, side))
     }
 
     fn model() -> ModelShape {
-        ModelShape { blocks: vec![shape(1, 64), shape(2, 32)], steps: 4, timesteps: None }
+        ModelShape::new(vec![shape(1, 64), shape(2, 32)], 4)
     }
 
     fn remarks(options: Value) -> String {

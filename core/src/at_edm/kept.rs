@@ -52,12 +52,12 @@ impl<T: Tensor> KeptSets<T> {
         self.memory.clear();
     }
 
-    /// The set that still serves `site`, where `kept` tokens are to stay.
-    pub(super) fn serving(&self, site: &Site<'_>, kept: usize) -> Option<KeptSet<T>> {
+    /// The set that `site` can use again, where `kept` tokens are to stay.
+    pub(super) fn find(&self, site: &Site<'_>, kept: usize) -> Option<KeptSet<T>> {
         if self.every <= 1 {
             return None;
         }
-        let serves = |set: &&KeptSet<T>| {
+        let fits_here = |set: &&KeptSet<T>| {
             // A run that starts over without saying so counts backwards.
             let age = site.step.evaluation.checked_sub(set.scored_at);
             let fits = set.partition.tokens() == site.tokens && set.partition.kept.dims().1 == kept;
@@ -65,11 +65,11 @@ impl<T: Tensor> KeptSets<T> {
                 && set.uses < self.every
                 && age.is_some_and(|age| age < self.every)
         };
-        self.memory.batch(site).filter(serves).cloned()
+        self.memory.batch(site).filter(fits_here).cloned()
     }
 
-    /// `site` has scored and kept this.
-    pub(super) fn scored(
+    /// Stores what `site` has found by scoring.
+    pub(super) fn insert(
         &mut self,
         site: &Site<'_>,
         partition: &Partition<T>,
@@ -82,8 +82,8 @@ impl<T: Tensor> KeptSets<T> {
         }
     }
 
-    /// `set` has served `site` once more.
-    pub(super) fn served(&mut self, site: &Site<'_>, set: KeptSet<T>) {
+    /// Counts that `site` has used `set` once more.
+    pub(super) fn count_use(&mut self, site: &Site<'_>, set: KeptSet<T>) {
         self.memory.remember(site, KeptSet { uses: set.uses + 1, ..set });
     }
 }

@@ -73,7 +73,7 @@ mod tests {
             layer: 0,
             depth: 2,
             step: Step { index: 0, total: 1, evaluation: 0, sigma: 1.0, timestep: 999.0 },
-            grid: Grid { height: 2, width: 2 },
+            grid: Grid::new(2, 2),
             tokens: 4,
             protected: (0, 0),
             rows,

@@ -12,16 +12,16 @@ use std::sync::Arc;
 
 use super::entry::AtEdmPlan;
 use super::kept::{KeptSet, KeptSets};
-use super::options::{PrunePoint, ScoreSource};
+use super::options::ScoreSource;
 use super::parts::Parts;
 use super::plan::{LayerQuery, PrunePlan};
 use super::recovery::{RecoveryInput, TokenRecovery};
-use super::scoring::{Ballot, ScoreInput, ScoreNeeds, TokenScorer};
+use super::scoring::{FirstVoteQuery, ScoreInput, ScoreNeeds, TokenScorer};
 use super::selection::TokenSelector;
-use crate::backend::{AttentionGraph, AttentionOps, Partition, Streamed, dims};
+use crate::backend::{AttentionGraph, AttentionOps, GraphRequest, Partition, dims};
 use crate::plugin::{
     Action, BlockId, BuildContext, Event, GuidanceMasks, MaskKey, MaskSet, PruneRecord, Run, SharedObserver,
-    Site, Sublayer, TokenReducer, Wants, lock,
+    Site, Sublayer, TokenReducer, lock,
 };
 use crate::{DType, Error, Indices, Result, Tensor};
 
@@ -66,11 +66,20 @@ struct PruningLayer<T: Tensor> {
     /// The dtype of scores.
     dtype: DType,
     device: T::Device,
-    /// The kept set of an earlier evaluation, where it still serves.
-    serving: Option<KeptSet<T>>,
+    /// The kept set of an earlier evaluation that is used again.
+    reused: Option<KeptSet<T>>,
     self_graph: Option<AttentionGraph<T>>,
+    /// The vote that self-attention cast on its way.
+    first_vote: Option<T>,
     cross_graph: Option<AttentionGraph<T>>,
     values: Option<T>,
+}
+
+/// What an attention sublayer shows of itself.
+struct Shown<'a, T> {
+    graph: Option<AttentionGraph<T>>,
+    first_vote: Option<T>,
+    values: &'a T,
 }
 
 /// A selection with what led to it.
@@ -107,20 +116,20 @@ impl<T: AttentionOps> AtEdm<T> {
 
     /// What the scorer must be given in `layer`; nothing when kept sets are replayed, or one serves again.
     fn score_needs(&self, layer: &PruningLayer<T>) -> ScoreNeeds {
-        let scores = self.replay.is_none() && layer.serving.is_none();
+        let scores = self.replay.is_none() && layer.reused.is_none();
         if scores { self.scorer.needs() } else { ScoreNeeds::default() }
     }
 
     /// Whether scorer or recovery need the graph of `sub` in `layer`.
     fn needs_graph(&self, sub: Sublayer, layer: &PruningLayer<T>) -> bool {
         let scored = self.score_needs(layer).graph;
-        let planned = layer.serving.as_ref().is_some_and(|set| set.plan.is_some());
+        let planned = layer.reused.as_ref().is_some_and(|set| set.plan.is_some());
         match sub {
-            Sublayer::SelfAttention => {
+            Sublayer::CrossAttention => scored == Some(ScoreSource::CrossAttention),
+            sub if sub.has_self_graph() => {
                 scored == Some(ScoreSource::SelfAttention) || (self.recovery.needs_graph() && !planned)
             }
-            Sublayer::CrossAttention => scored == Some(ScoreSource::CrossAttention),
-            Sublayer::FeedForward => false,
+            _ => false,
         }
     }
 
@@ -155,8 +164,9 @@ impl<T: AttentionOps> AtEdm<T> {
                 batch,
                 dtype: hidden.dtype().accumulator(),
                 device: hidden.device(),
-                serving: self.serving(site, kept)?,
+                reused: self.reusable_set(site, kept)?,
                 self_graph: None,
+                first_vote: None,
                 cross_graph: None,
                 values: None,
             }),
@@ -165,21 +175,25 @@ impl<T: AttentionOps> AtEdm<T> {
         Ok(())
     }
 
-    /// The kept set of an earlier evaluation that serves this one too.
-    fn serving(&self, site: &Site<'_>, kept: usize) -> Result<Option<KeptSet<T>>> {
-        let serving = self.kept_sets.serving(site, kept).filter(|_| !self.block.chosen_anew);
-        let (Some(set), Some(masks)) = (&serving, &self.replay) else { return Ok(serving) };
+    /// The kept set of an earlier evaluation that can be used again.
+    fn reusable_set(&self, site: &Site<'_>, kept: usize) -> Result<Option<KeptSet<T>>> {
+        let found = self.kept_sets.find(site, kept).filter(|_| !self.block.chosen_anew);
+        let (Some(set), Some(masks)) = (&found, &self.replay) else { return Ok(found) };
         // A replay reuses what the recorded run reused, and only where its kept sets say the same.
         let recorded = masks.get(&MaskKey::of(site)).map(|entry| &entry.kept);
-        Ok(if recorded == Some(&set.partition.kept.to_host()?) { serving } else { None })
+        Ok(if recorded == Some(&set.partition.kept.to_host()?) { found } else { None })
     }
 
     /// The request for a self-attention graph: with a first vote, if the scorer's start and the heads are known.
-    fn graph_request(&self, site: &Site<'_>, sub: Sublayer, layer: &PruningLayer<T>) -> Result<Wants<T>> {
-        let votes = sub == Sublayer::SelfAttention
-            && self.score_needs(layer).graph == Some(ScoreSource::SelfAttention);
-        let ballot = match self.heads.get(&site.block) {
-            Some(&heads) if votes => self.scorer.first_ballot(&Ballot {
+    fn graph_request(
+        &self,
+        site: &Site<'_>,
+        sub: Sublayer,
+        layer: &PruningLayer<T>,
+    ) -> Result<GraphRequest<T>> {
+        let votes = sub.has_self_graph() && self.score_needs(layer).graph == Some(ScoreSource::SelfAttention);
+        let scores = match self.heads.get(&site.block) {
+            Some(&heads) if votes => self.scorer.first_vote_scores(&FirstVoteQuery {
                 site,
                 entry_tokens: self.block.entry_tokens,
                 positions: self.block.positions.as_ref(),
@@ -189,24 +203,19 @@ impl<T: AttentionOps> AtEdm<T> {
             })?,
             _ => None,
         };
-        Ok(ballot.map_or(Wants::Graph, Wants::Voted))
+        Ok(scores.map_or(GraphRequest::Lazy, GraphRequest::FirstVote))
     }
 
-    fn attended(
-        &mut self,
-        site: &Site<'_>,
-        sub: Sublayer,
-        graph: Option<AttentionGraph<T>>,
-        values: &T,
-    ) -> Result<()> {
+    fn attended(&mut self, site: &Site<'_>, sub: Sublayer, shown: Shown<'_, T>) -> Result<()> {
+        let Shown { graph, first_vote, values } = shown;
         if let (Some(observer), Some(graph)) = (&self.observer, &graph) {
             let mut observer = lock(observer)?;
             if observer.wants_graph(site, sub) {
-                observer.graph(site, sub, &unvoted(graph))?;
+                observer.graph(site, sub, graph)?;
             }
         }
         let Some(mut layer) = self.layer.take() else { return Ok(()) };
-        if sub == Sublayer::SelfAttention {
+        if sub.has_self_graph() {
             if let Some(graph) = &graph {
                 let [_, heads, _, _] = graph.dims()?;
                 self.heads.insert(site.block, heads);
@@ -214,9 +223,11 @@ impl<T: AttentionOps> AtEdm<T> {
             layer.values = self.score_needs(&layer).values.then(|| values.clone());
         }
         if self.needs_graph(sub, &layer) {
-            match sub {
-                Sublayer::SelfAttention => layer.self_graph = graph,
-                _ => layer.cross_graph = graph,
+            if sub.has_self_graph() {
+                layer.self_graph = graph;
+                layer.first_vote = first_vote;
+            } else {
+                layer.cross_graph = graph;
             }
         }
         self.layer = Some(layer);
@@ -225,12 +236,10 @@ impl<T: AttentionOps> AtEdm<T> {
 
     /// What follows a sublayer: pruning, if this is the prune point of a pruning layer.
     fn after(&mut self, site: &Site<'_>, sub: Sublayer, hidden: &T) -> Result<Action<T>> {
-        let prunes = match self.plan.prune_point() {
-            PrunePoint::AfterFf => sub == Sublayer::FeedForward,
-            PrunePoint::BeforeFf => sub == Sublayer::CrossAttention,
-        };
-        if !prunes && sub == Sublayer::FeedForward && self.layer.is_some() {
-            let reason = format!("before_ff needs a cross-attention, which {} does not report", site.block);
+        let prunes = self.plan.prune_point().is_after(sub);
+        if !prunes && sub.has_feed_forward() && self.layer.is_some() {
+            let reason =
+                format!("before_ff needs a cross- or joint attention, which {} does not report", site.block);
             return Err(Error::config("prune_point", reason));
         }
         match self.layer.take() {
@@ -243,8 +252,8 @@ impl<T: AttentionOps> AtEdm<T> {
     }
 
     fn prune(&mut self, site: &Site<'_>, hidden: &T, mut layer: PruningLayer<T>) -> Result<Action<T>> {
-        let serving = layer.serving.take();
-        let choice = match (&self.replay, &serving) {
+        let reused = layer.reused.take();
+        let choice = match (&self.replay, &reused) {
             (Some(masks), _) => {
                 let partition = masks.partition(site, layer.batch, layer.kept, &layer.device)?;
                 Choice { partition, scores: None, votes: 0 }
@@ -270,8 +279,8 @@ impl<T: AttentionOps> AtEdm<T> {
                 None => kept.clone(),
             });
         }
-        self.block.chosen_anew |= serving.is_none();
-        let again = serving.as_ref().and_then(|set| set.plan.as_ref()).map(|plan| plan.clone_box());
+        self.block.chosen_anew |= reused.is_none();
+        let again = reused.as_ref().and_then(|set| set.plan.as_ref()).map(|plan| plan.clone_box());
         let reduction = match again {
             Some(plan) => plan,
             None => self.recovery.plan(RecoveryInput {
@@ -283,11 +292,11 @@ impl<T: AttentionOps> AtEdm<T> {
                 positions: positions.as_ref(),
             })?,
         };
-        match serving {
-            Some(set) => self.kept_sets.served(site, set),
+        match reused {
+            Some(set) => self.kept_sets.count_use(site, set),
             None => {
                 let lasting = self.recovery.needs_graph() && self.recovery.reusable();
-                self.kept_sets.scored(site, &choice.partition, lasting.then(|| reduction.clone_box()));
+                self.kept_sets.insert(site, &choice.partition, lasting.then(|| reduction.clone_box()));
             }
         }
         Ok(Action::UntilExit(reduction))
@@ -300,9 +309,16 @@ impl<T: AttentionOps> AtEdm<T> {
             Some(ScoreSource::CrossAttention) => layer.cross_graph.as_ref(),
             None => None,
         };
-        let values = layer.values.as_ref();
-        let (entry_tokens, positions) = (self.block.entry_tokens, self.block.positions.as_ref());
-        let input = ScoreInput { site, hidden, graph, values, entry_tokens, positions, seed: self.seed };
+        let input = ScoreInput {
+            site,
+            hidden,
+            graph,
+            first_vote: layer.first_vote.as_ref(),
+            values: layer.values.as_ref(),
+            entry_tokens: self.block.entry_tokens,
+            positions: self.block.positions.as_ref(),
+            seed: self.seed,
+        };
         let scores = self.scorer.score(&input)?;
         let batch = layer.batch;
         if scores.tokens.shape() != [batch, site.tokens] {
@@ -355,14 +371,14 @@ impl<T: AttentionOps> TokenReducer<T> for AtEdm<T> {
         self.scorer.begin_run(run)
     }
 
-    fn wants(&mut self, site: &Site<'_>, sub: Sublayer) -> Result<Wants<T>> {
+    fn wants(&mut self, site: &Site<'_>, sub: Sublayer) -> Result<GraphRequest<T>> {
         match &self.layer {
             Some(layer) if self.needs_graph(sub, layer) => return self.graph_request(site, sub, layer),
             _ => {}
         }
         match &self.observer {
-            Some(observer) if lock(observer)?.wants_graph(site, sub) => Ok(Wants::Graph),
-            _ => Ok(Wants::Nothing),
+            Some(observer) if lock(observer)?.wants_graph(site, sub) => Ok(GraphRequest::Lazy),
+            _ => Ok(GraphRequest::None),
         }
     }
 
@@ -372,8 +388,8 @@ impl<T: AttentionOps> TokenReducer<T> for AtEdm<T> {
                 self.enter_layer(site, hidden)?;
                 Ok(Action::Continue)
             }
-            Event::Attended { sub, graph, values } => {
-                self.attended(site, sub, graph, values)?;
+            Event::Attended { sub, graph, first_vote, values } => {
+                self.attended(site, sub, Shown { graph, first_vote, values })?;
                 Ok(Action::Continue)
             }
             Event::After { sub, hidden } => self.after(site, sub, hidden),
@@ -384,13 +400,5 @@ impl<T: AttentionOps> TokenReducer<T> for AtEdm<T> {
             }
             Event::Before { .. } => Ok(Action::Continue),
         }
-    }
-}
-
-/// The graph without the vote that was cast for the scorer: nobody else knows what with.
-fn unvoted<T: AttentionOps>(graph: &AttentionGraph<T>) -> AttentionGraph<T> {
-    match graph.clone() {
-        AttentionGraph::Streamed(streamed) => AttentionGraph::Streamed(Streamed { voted: None, ..streamed }),
-        dense => dense,
     }
 }

@@ -14,13 +14,14 @@
 //! # #[cfg(feature = "reference")]
 //! # fn main() -> atedm_core::Result<()> {
 //! use atedm_core::at_edm::{AtEdmConfig, Parts};
-//! use atedm_core::plugin::{BlockId, BuildContext, Stage};
+//! use atedm_core::plugin::{BlockId, BlockShape, BuildContext, Grid, Stage, StepOf};
 //! use atedm_core::reference::NdTensor;
 //!
 //! let config = AtEdmConfig::default().with_ratio(0.5)?;
 //! // Without a tensor: the tokens that each of a block's three layers runs on, at step 20 of 50.
 //! let block = BlockId { stage: Stage::Mid, stage_index: 0, index: 0, count: 1, level: 2 };
-//! let layers = config.plan()?.tokens(block, 3, 1024, 20, 50)?;
+//! let block = BlockShape::new(block, 3, Grid::new(32, 32));
+//! let layers = config.plan()?.tokens(&block, StepOf { index: 20, total: 50 })?;
 //! assert_eq!([0, 1, 2].map(|layer| layers[layer].self_attention), [1024, 512, 512]);
 //! // The method itself, to be handed to `BlockPass::enter`.
 //! let method = config.build::<NdTensor>(&BuildContext::default(), &Parts::with_builtins())?;
@@ -51,5 +52,5 @@ pub use options::{Bicubic, CrossVote, Heads, Norm, PrunePoint, ScoreSource};
 pub use parts::Parts;
 pub use plan::{LayerQuery, PrunePlan, pruned_tokens};
 pub use recovery::{RecoveryInput, TokenRecovery};
-pub use scoring::{Ballot, ScoreInput, ScoreNeeds, Scores, TokenScorer};
+pub use scoring::{FirstVoteQuery, ScoreInput, ScoreNeeds, Scores, TokenScorer};
 pub use selection::{TokenSelector, TopK};

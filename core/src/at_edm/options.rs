@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::plugin::Sublayer;
+
 /// Where in the pruning layer the tokens are removed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -9,8 +11,20 @@ pub enum PrunePoint {
     /// After the layer's feed-forward (paper, section 3.1, step 4).
     #[default]
     AfterFf,
-    /// Before it, after cross-attention ("prune early"; the published FLOPs fit this one).
+    /// Before it, after cross-attention or joint attention ("prune early"; the published FLOPs fit this one).
     BeforeFf,
+}
+
+impl PrunePoint {
+    /// Whether it comes once `sub` has run. Where attention and feed-forward are one sublayer, both points are its end.
+    pub fn is_after(self, sub: Sublayer) -> bool {
+        match self {
+            Self::AfterFf => sub.has_feed_forward(),
+            Self::BeforeFf => {
+                matches!(sub, Sublayer::CrossAttention | Sublayer::JointAttention | Sublayer::Parallel)
+            }
+        }
+    }
 }
 
 /// Which attention map the votes are cast with.

@@ -3,7 +3,7 @@
 use super::config::AtEdmConfig;
 use super::options::PrunePoint;
 use crate::Result;
-use crate::plugin::{BlockId, Gate, LayerTokens};
+use crate::plugin::{BlockId, BlockShape, LayerTokens, PlacedSchedule, StepOf};
 
 /// One layer of a block at one step: what a [`PrunePlan`] decides about.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -27,17 +27,17 @@ pub struct LayerQuery {
 /// AT-EDM's decisions about counts, without a tensor: which layers prune, and to how many tokens.
 #[derive(Debug, Clone)]
 pub struct PrunePlan {
-    gate: Gate,
+    schedule: PlacedSchedule,
     prune_layers: Vec<usize>,
     prune_point: PrunePoint,
     keep_multiple: usize,
 }
 
 impl PrunePlan {
-    /// The plan of `config`, as much as `gate` lets through.
-    pub(super) fn new(config: &AtEdmConfig, gate: Gate) -> Self {
+    /// The plan of `config`, as much as `schedule` lets through.
+    pub(super) fn new(config: &AtEdmConfig, schedule: PlacedSchedule) -> Self {
         Self {
-            gate,
+            schedule,
             prune_layers: config.prune_layers.clone(),
             prune_point: config.prune_point,
             keep_multiple: config.keep_multiple.max(1),
@@ -46,7 +46,7 @@ impl PrunePlan {
 
     /// The same for another ratio, in place of a budget if there is one.
     pub(super) fn with_ratio(&self, ratio: f64) -> Result<Self> {
-        Ok(Self { gate: self.gate.with_ratio(ratio)?, ..self.clone() })
+        Ok(Self { schedule: self.schedule.with_ratio(ratio)?, ..self.clone() })
     }
 
     /// The same with another multiple that kept counts are rounded up to.
@@ -69,7 +69,7 @@ impl PrunePlan {
     /// # Errors
     /// [`Error::Config`](crate::Error::Config) when τ exceeds them.
     pub fn begin(&self, steps: usize) -> Result<()> {
-        self.gate.begin(steps)
+        self.schedule.begin(steps)
     }
 
     /// The number of tokens that `query`'s layer keeps, or `None` where it does not prune: no pruning layer, the
@@ -81,38 +81,42 @@ impl PrunePlan {
         if query.layer + 1 >= query.depth || !self.prune_layers.contains(&query.layer) {
             return Ok(None);
         }
-        let ratio = self.gate.ratio(query.block, query.step, query.total)?;
+        let ratio = self.schedule.ratio(query.block, query.step, query.total)?;
         let removable = query.tokens.saturating_sub(query.protected);
         let kept = query.tokens - pruned_tokens(ratio, removable);
         let kept = kept.div_ceil(self.keep_multiple).saturating_mul(self.keep_multiple).min(query.tokens);
         Ok((kept < query.tokens).then_some(kept))
     }
 
-    /// The tokens that each of the `depth` layers of `block` runs on at `step` of `total`, from `tokens` at its entry.
+    /// The tokens that each layer of `block` runs on at `step`.
     ///
     /// # Errors
     /// As [`PrunePlan::kept`].
-    pub fn tokens(
-        &self,
-        block: BlockId,
-        depth: usize,
-        tokens: usize,
-        step: usize,
-        total: usize,
-    ) -> Result<Vec<LayerTokens>> {
-        let mut stream = tokens;
+    pub fn tokens(&self, block: &BlockShape, step: StepOf) -> Result<Vec<LayerTokens>> {
+        let mut stream = block.grid.tokens();
         let layer_tokens = |layer: usize| {
-            let query = LayerQuery { block, layer, depth, step, total, tokens: stream, protected: 0 };
-            let mut layer = LayerTokens::whole(stream);
+            let query = LayerQuery {
+                block: block.id,
+                layer,
+                depth: block.depth,
+                step: step.index,
+                total: step.total,
+                tokens: stream,
+                protected: 0,
+            };
+            let mut layer = block.layer(stream);
             if let Some(kept) = self.kept(&query)? {
                 stream = kept;
-                if self.prune_point == PrunePoint::BeforeFf {
-                    layer.feed_forward = kept;
+                let point = block.sublayers.iter().position(|&sub| self.prune_point.is_after(sub));
+                for &sub in
+                    block.sublayers.iter().skip(point.map_or(block.sublayers.len(), |point| point + 1))
+                {
+                    layer.set(sub, kept, kept);
                 }
             }
             Ok(layer)
         };
-        (0..depth).map(layer_tokens).collect()
+        (0..block.depth).map(layer_tokens).collect()
     }
 }
 
@@ -126,10 +130,19 @@ pub fn pruned_tokens(ratio: f64, tokens: usize) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plugin::{Levels, Stage};
+    use crate::plugin::{Grid, Levels, Stage, Sublayer};
 
     fn block(stage: Stage, stage_index: usize, index: usize, count: usize, level: usize) -> BlockId {
         BlockId { stage, stage_index, index, count, level }
+    }
+
+    /// What every layer of a block runs on at a step.
+    fn tokens(
+        plan: &PrunePlan,
+        (id, depth, tokens): (BlockId, usize, usize),
+        (index, total): (usize, usize),
+    ) -> Vec<LayerTokens> {
+        plan.tokens(&BlockShape::new(id, depth, Grid::new(1, tokens)), StepOf { index, total }).unwrap()
     }
 
     /// SD-XL's eleven attention blocks with depth and tokens at 1024 px.
@@ -168,9 +181,7 @@ mod tests {
         for step in [0, 14, 15, 49] {
             let pruned: Vec<String> = sdxl()
                 .into_iter()
-                .filter(|&(id, depth, tokens)| {
-                    plan.tokens(id, depth, tokens, step, 50).unwrap()[depth - 1].self_attention < tokens
-                })
+                .filter(|&block| tokens(&plan, block, (step, 50))[block.1 - 1].self_attention < block.2)
                 .map(|(id, ..)| id.name())
                 .collect();
             let late = step >= 15;
@@ -184,30 +195,51 @@ mod tests {
     #[test]
     fn prune_point_decides_the_first_feed_forward() {
         let mid = block(Stage::Mid, 0, 0, 1, 2);
-        let after = AtEdmConfig::default().plan().unwrap().tokens(mid, 3, 1024, 0, 50).unwrap();
+        let after = tokens(&AtEdmConfig::default().plan().unwrap(), (mid, 3, 1024), (0, 50));
         assert_eq!(after, [LayerTokens::whole(1024), LayerTokens::whole(379), LayerTokens::whole(379)]);
         let before = AtEdmConfig::default().with_prune_point(PrunePoint::BeforeFf);
-        let before = before.plan().unwrap().tokens(mid, 3, 1024, 0, 50).unwrap();
+        let before = tokens(&before.plan().unwrap(), (mid, 3, 1024), (0, 50));
         assert_eq!(before[0], LayerTokens { feed_forward: 379, ..LayerTokens::whole(1024) });
         assert_eq!(before[1..], after[1..]);
+    }
+
+    #[test]
+    fn where_attention_and_feed_forward_are_one_both_points_are_its_end() {
+        use Sublayer::{FeedForward, JointAttention, Parallel};
+        let step = StepOf { index: 0, total: 1 };
+        let mid = BlockShape::new(block(Stage::Mid, 0, 0, 1, 0), 2, Grid::new(10, 10));
+        for point in [PrunePoint::AfterFf, PrunePoint::BeforeFf] {
+            let plan =
+                AtEdmConfig { schedule: "constant".into(), ..AtEdmConfig::default() }.with_prune_point(point);
+            let plan = plan.plan().unwrap();
+            let layer = |tokens| LayerTokens { cross_attention: 0, ..LayerTokens::whole(tokens) };
+            assert_eq!(plan.tokens(&mid.made_of(&[Parallel]), step).unwrap(), [layer(100), layer(37)]);
+            let first = match point {
+                PrunePoint::AfterFf => layer(100),
+                PrunePoint::BeforeFf => LayerTokens { feed_forward: 37, ..layer(100) },
+            };
+            let joint = mid.made_of(&[JointAttention, FeedForward]);
+            assert_eq!(plan.tokens(&joint, step).unwrap(), [first, layer(37)]);
+        }
     }
 
     #[test]
     fn several_layers_compound_and_the_last_never_prunes() {
         let mid = block(Stage::Mid, 0, 0, 1, 0);
         let config = AtEdmConfig { ratio: 0.5, prune_layers: vec![0, 1, 2], ..AtEdmConfig::default() };
-        let tokens = config.plan().unwrap().tokens(mid, 3, 100, 0, 1).unwrap();
-        assert_eq!(tokens.iter().map(|l| l.self_attention).collect::<Vec<_>>(), [100, 50, 25]);
-        let single = config.plan().unwrap().tokens(mid, 1, 100, 0, 1).unwrap();
+        let plan = config.plan().unwrap();
+        let three = tokens(&plan, (mid, 3, 100), (0, 1));
+        assert_eq!(three.iter().map(|l| l.self_attention).collect::<Vec<_>>(), [100, 50, 25]);
+        let single = tokens(&plan, (mid, 1, 100), (0, 1));
         assert_eq!(single, [LayerTokens::whole(100)]);
     }
 
     #[test]
     fn kept_counts_round_up_to_a_multiple_but_never_above_all() {
         let mid = block(Stage::Mid, 0, 0, 1, 0);
-        let kept = |multiple: usize, tokens: usize| {
+        let kept = |multiple: usize, whole: usize| {
             let config = AtEdmConfig { keep_multiple: multiple, ..AtEdmConfig::default() };
-            config.plan().unwrap().tokens(mid, 2, tokens, 0, 1).unwrap()[1].self_attention
+            tokens(&config.plan().unwrap(), (mid, 2, whole), (0, 1))[1].self_attention
         };
         assert_eq!(kept(1, 1024), 379);
         assert_eq!(kept(8, 1024), 384);
@@ -222,9 +254,9 @@ mod tests {
         let dagger = AtEdmConfig { levels: dagger.levels.resolved(2), ..dagger };
         assert_eq!(dagger.levels, Levels::List(vec![2]));
         let plan = dagger.plan().unwrap();
-        for (id, depth, tokens) in sdxl() {
-            let last = plan.tokens(id, depth, tokens, 20, 50).unwrap()[depth - 1].self_attention;
-            assert_eq!(last < tokens, id.level == 2, "{id}");
+        for block @ (id, depth, whole) in sdxl() {
+            let last = tokens(&plan, block, (20, 50))[depth - 1].self_attention;
+            assert_eq!(last < whole, id.level == 2, "{id}");
         }
     }
 

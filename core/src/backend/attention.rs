@@ -18,14 +18,14 @@ use crate::Result;
 use crate::backend::generic;
 
 /// What the caller wants to know of the attention map, so that nobody pays for what is not used.
-#[derive(Debug)]
-pub enum GraphRequest<'a, T> {
+#[derive(Debug, Clone)]
+pub enum GraphRequest<T> {
     /// Nothing.
     None,
     /// The graph; votes are cast when asked for.
     Lazy,
     /// The graph, and these starting scores `[b, h, m]` are known: the forward pass may cast the first vote itself.
-    Voted(&'a T),
+    FirstVote(T),
     /// The map itself, stored in the tokens' dtype, and the output made from it: attention as it is without a fused
     /// kernel (the paper's "w/o FO").
     Stored,
@@ -39,16 +39,10 @@ pub struct AttentionOptions<'a, T> {
     /// Added to every query's logits: `[b or 1, h or 1, m or 1, n]` in the accumulator dtype (a causal mask, say).
     pub bias: Option<&'a T>,
     /// What to return of the map.
-    pub graph: GraphRequest<'a, T>,
+    pub graph: &'a GraphRequest<T>,
 }
 
 // By hand: a derive would ask for `T: Copy`, and these hold only references.
-impl<T> Clone for GraphRequest<'_, T> {
-    fn clone(&self) -> Self {
-        *self
-    }
-}
-impl<T> Copy for GraphRequest<'_, T> {}
 impl<T> Clone for AttentionOptions<'_, T> {
     fn clone(&self) -> Self {
         *self
@@ -56,12 +50,12 @@ impl<T> Clone for AttentionOptions<'_, T> {
 }
 impl<T> Copy for AttentionOptions<'_, T> {}
 
-impl<T: AttentionOps> GraphRequest<'_, T> {
+impl<T: AttentionOps> GraphRequest<T> {
     /// The graph of these queries and keys if one is asked for: for models whose own kernel returns none.
     pub fn from_qk(&self, q: &T, k: &T, scale: f64) -> Result<Option<AttentionGraph<T>>> {
         match self {
             Self::None => Ok(None),
-            Self::Lazy | Self::Voted(_) => AttentionGraph::from_qk(q, k, scale).map(Some),
+            Self::Lazy | Self::FirstVote(_) => AttentionGraph::from_qk(q, k, scale).map(Some),
             Self::Stored => Ok(Some(AttentionGraph::Dense(
                 AttentionGraph::from_qk(q, k, scale)?.to_dense()?.cast(q.dtype())?,
             ))),
@@ -72,8 +66,19 @@ impl<T: AttentionOps> GraphRequest<'_, T> {
 impl<T> AttentionOptions<'_, T> {
     /// Scale `1/√dim`, no bias, no graph.
     pub fn for_dim(dim: usize) -> Self {
-        Self { scale: 1.0 / (dim as f64).sqrt(), bias: None, graph: GraphRequest::None }
+        Self { scale: 1.0 / (dim as f64).sqrt(), bias: None, graph: &GraphRequest::None }
     }
+}
+
+/// What [`AttentionOps::attention`] gives.
+#[derive(Debug, Clone)]
+pub struct Attended<T> {
+    /// `[b, h, m, d]`.
+    pub hidden: T,
+    /// The graph, if it was asked for.
+    pub graph: Option<AttentionGraph<T>>,
+    /// The vote `[b, h, n]` that the forward pass cast with the scores of [`GraphRequest::FirstVote`], if it cast one.
+    pub first_vote: Option<T>,
 }
 
 /// A map that is recomputed in tiles from queries, keys and each row's log-sum-exp.
@@ -87,8 +92,6 @@ pub struct Streamed<T> {
     pub lse: T,
     /// Factor on `q·k`.
     pub scale: f64,
-    /// The first vote, if the forward pass cast it ([`GraphRequest::Voted`]): `[b, h, n]`.
-    pub voted: Option<T>,
 }
 
 /// One attention layer's map, `[b, h, m, n]`, as an operator. It owns handles and outlives no layer.
@@ -102,13 +105,14 @@ pub enum AttentionGraph<T> {
 
 /// Attention with the graph as a by-product. The only place where a backend overrides a graph step.
 pub trait AttentionOps: NnOps {
-    /// `softmax(q kᵀ scale + bias) v` for `q [b, h, m, d]`, `k, v [b, h, n, d]` → `[b, h, m, d]`, and the graph if asked for.
+    /// `softmax(q kᵀ scale + bias) v` for `q [b, h, m, d]`, `k, v [b, h, n, d]` → `[b, h, m, d]`; beside it the graph and the
+    /// first vote, as far as they are asked for.
     fn attention(
         q: &Self,
         k: &Self,
         v: &Self,
         options: AttentionOptions<'_, Self>,
-    ) -> Result<(Self, Option<AttentionGraph<Self>>)> {
+    ) -> Result<Attended<Self>> {
         generic::attention(q, k, v, options)
     }
 
@@ -155,14 +159,6 @@ impl<T: AttentionOps> AttentionGraph<T> {
         match self {
             Self::Dense(map) => map.dtype().accumulator(),
             Self::Streamed(s) => s.lse.dtype(),
-        }
-    }
-
-    /// The vote that the forward pass cast already, if it did.
-    pub fn first_vote(&self) -> Option<&T> {
-        match self {
-            Self::Dense(_) => None,
-            Self::Streamed(s) => s.voted.as_ref(),
         }
     }
 

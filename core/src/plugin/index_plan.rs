@@ -78,8 +78,12 @@ impl<T: Tensor> Reduction<T> for IndexPlan<T> {
         reduced.gather(1, &self.source)
     }
 
-    fn positions(&self) -> Option<Result<Vec<Vec<u32>>>> {
-        Some(self.kept.to_host())
+    fn name(&self) -> &str {
+        "index plan"
+    }
+
+    fn positions(&self) -> Option<Result<T::Indices>> {
+        Some(Ok(self.kept.clone()))
     }
 
     fn clone_box(&self) -> Box<dyn Reduction<T>> {

@@ -51,7 +51,7 @@ pub struct MaskEntry {
     pub positions: Vec<Vec<u32>>,
     /// Votes cast.
     pub votes: usize,
-    /// Height and width of the block's full token grid.
+    /// Height and width of the block's full token grid; the frames of a video stand one below the other.
     pub grid: (usize, usize),
 }
 

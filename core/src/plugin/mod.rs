@@ -7,7 +7,7 @@
 //! |---|---|---|
 //! | [`Event::LayerEnter`], as a layer begins | `Continue`, `UntilExit` | shrinks the stream until the block's exit |
 //! | [`Event::Before`], before a sublayer runs | `Continue`, `Around` | shrinks the sublayer's input |
-//! | attention only: [`TokenReducer::wants`] | [`Wants`] | asks attention for its graph, or for a first vote too |
+//! | attention only: [`TokenReducer::wants`] | [`GraphRequest`](crate::GraphRequest) | asks attention for its graph, or for a first vote too |
 //! | attention only: [`Event::Attended`], with that graph | `Continue` | restores the output, adds it to the stream |
 //! | [`Event::After`], when the sum is made | `Continue`, `UntilExit` | shrinks the stream until the block's exit |
 //! | [`Event::BlockExit`], with every token restored | `Continue` | hands the stream back |
@@ -17,17 +17,17 @@
 //! ```
 //! # #[cfg(feature = "reference")]
 //! # fn main() -> atedm_core::Result<()> {
-//! use atedm_core::backend::AttentionOptions;
+//! use atedm_core::backend::{Attended, AttentionOptions};
 //! use atedm_core::plugin::*;
 //! use atedm_core::reference::{NdDevice, NdTensor};
-//! use atedm_core::{AttentionOps, DType, Result, Tensor};
+//! use atedm_core::{AttentionOps, DType, GraphRequest, Result, Tensor};
 //!
 //! struct Listener(Vec<&'static str>);
 //!
 //! impl TokenReducer<NdTensor> for Listener {
-//!     fn wants(&mut self, _: &Site<'_>, _: Sublayer) -> Result<Wants<NdTensor>> {
+//!     fn wants(&mut self, _: &Site<'_>, _: Sublayer) -> Result<GraphRequest<NdTensor>> {
 //!         self.0.push("wants");
-//!         Ok(Wants::Graph)
+//!         Ok(GraphRequest::Lazy)
 //!     }
 //!     fn on_event(&mut self, _: &Site<'_>, event: Event<'_, NdTensor>) -> Result<Action<NdTensor>> {
 //!         self.0.push(match event {
@@ -45,15 +45,15 @@
 //! let x = NdTensor::full(1.0, &[1, 4, 2], DType::F32, &NdDevice)?;
 //! let (mut listener, rows) = (Listener(Vec::new()), Row::singles(1));
 //! let step = Step { index: 0, total: 1, evaluation: 0, sigma: 1.0, timestep: 999.0 };
-//! let grid = Grid { height: 2, width: 2 };
+//! let grid = Grid::new(2, 2);
 //! let mut pass = BlockPass::enter(&mut listener, &step, &rows, BlockId::whole(), 1, grid);
 //! let x = pass.layer(0, x)?;
 //! let x = pass.attention(Sublayer::SelfAttention, x, |x| Ok(x.clone()), |input| {
 //!     let heads = |x: &NdTensor| x.reshape(&[1, 1, 4, 2]);
 //!     let (q, kv) = (heads(input.queries)?, heads(input.keys_values)?);
 //!     let options = AttentionOptions { graph: input.graph, ..AttentionOptions::for_dim(2) };
-//!     let (attended, graph) = NdTensor::attention(&q, &kv, &kv, options)?;
-//!     Ok(AttentionOutput { hidden: attended.reshape(&[1, 4, 2])?, graph, values: kv })
+//!     let Attended { hidden, graph, first_vote } = NdTensor::attention(&q, &kv, &kv, options)?;
+//!     Ok(AttentionOutput { hidden: hidden.reshape(&[1, 4, 2])?, graph, first_vote, values: kv })
 //! })?;
 //! pass.exit(x)?;
 //! assert_eq!(listener.0, ["enter", "before", "wants", "attended", "after", "exit"]);
@@ -63,11 +63,18 @@
 //! # fn main() {}
 //! ```
 //!
+//! # Places
+//! Removed tokens leave gaps, and what belongs to a place has to follow the tokens: rotary tables, masks, modulations. Inputs
+//! of sublayers hand out the rows of such a table ([`AttentionInput::query_rows`], [`AttentionInput::key_rows`],
+//! [`FeedForwardInput::rows`]). A model that asks for them says so ([`ModelShape::needs_positions`]), and a method whose tokens
+//! stand for no single places ([`MethodPlan::gives_positions`]) is refused before the first step.
+//!
 //! # A method before any tensor exists
 //! A [`MethodCatalogue`] describes a method by its name and options as a [`MethodPlan`]: its settings and token counts, for
 //! the model and steps of a run ([`Facts`]). A [`Registry`] builds the [`TokenReducer`] of that plan. [`Placement`] holds the
 //! options that every method shares: how much is reduced, where and when.
 
+mod block;
 mod index_plan;
 mod levels;
 mod masks;
@@ -76,6 +83,7 @@ pub mod options;
 mod pass;
 mod placement;
 mod plan;
+mod positions;
 mod reducer;
 mod registry;
 pub mod schedule;
@@ -84,19 +92,21 @@ mod sharing;
 mod site;
 mod tokens;
 
+pub use block::{BlockId, BlockName, Stage, StageName};
 pub use index_plan::{IndexPlan, stream_order};
 pub use levels::Levels;
 pub(crate) use levels::index_list;
 pub use masks::{MaskEntry, MaskKey, MaskSet};
 pub use observe::{MaskRecorder, PruneObserver, PruneRecord, SharedObserver, lock};
 pub use options::{Options, PartSpec};
-pub use pass::{AttentionInput, AttentionOutput, BlockPass};
-pub use placement::{Gate, Placement, check_ratio};
+pub use pass::{AttentionInput, AttentionOutput, BlockPass, FeedForwardInput};
+pub use placement::{PlacedSchedule, Placement, check_ratio};
 pub use plan::{Facts, MethodPlan, RunTells, Scoring, Whole, scoring_of};
-pub use reducer::{Action, Event, Reduction, Run, Scope, TokenReducer, Unpruned, Wants, expect_tokens};
+pub use positions::Positions;
+pub use reducer::{Action, Event, Reduction, Run, Scope, TokenReducer, Unpruned, expect_tokens};
 pub use registry::{BuildContext, MethodCatalogue, Registry};
 pub use schedule::{PruningSchedule, ScheduleQuery, ScheduleRegistry, Tau};
 pub use scheduled::{Scheduled, WithRatio};
 pub use sharing::GuidanceMasks;
-pub use site::{BlockId, BlockName, Branch, Grid, Row, Site, Stage, Step, Sublayer};
+pub use site::{Branch, Grid, Row, Site, Step, Sublayer};
 pub use tokens::{BlockShape, LayerTokens, ModelShape, StepOf};

@@ -3,9 +3,9 @@
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::masks::{MaskEntry, MaskKey, MaskSet};
-use super::reducer::{Action, Event, TokenReducer, Wants};
+use super::reducer::{Action, Event, TokenReducer};
 use super::site::{Site, Sublayer};
-use crate::backend::{AttentionGraph, AttentionOps};
+use crate::backend::{AttentionGraph, AttentionOps, GraphRequest};
 use crate::{Error, Indices, Result, Tensor};
 
 /// One pruning decision.
@@ -92,7 +92,7 @@ impl<T: AttentionOps> PruneObserver<T> for MaskRecorder {
             scores,
             positions: record.positions.map(|positions| positions.to_host()).transpose()?.unwrap_or_default(),
             votes: record.votes,
-            grid: (site.grid.height, site.grid.width),
+            grid: (site.grid.frames * site.grid.height, site.grid.width),
         };
         self.masks.insert(MaskKey::of(site), entry);
         Ok(())
@@ -105,8 +105,8 @@ pub(crate) struct Watching<T: AttentionOps> {
 }
 
 impl<T: AttentionOps> TokenReducer<T> for Watching<T> {
-    fn wants(&mut self, site: &Site<'_>, sub: Sublayer) -> Result<Wants<T>> {
-        Ok(if lock(&self.observer)?.wants_graph(site, sub) { Wants::Graph } else { Wants::Nothing })
+    fn wants(&mut self, site: &Site<'_>, sub: Sublayer) -> Result<GraphRequest<T>> {
+        Ok(if lock(&self.observer)?.wants_graph(site, sub) { GraphRequest::Lazy } else { GraphRequest::None })
     }
 
     fn on_event(&mut self, site: &Site<'_>, event: Event<'_, T>) -> Result<Action<T>> {

@@ -8,25 +8,70 @@
 //!     x = pass.layer(i, x)?;
 //!     x = pass.attention(SelfAttention,  x, |x| norm1(x), |input| attn1(input))?;
 //!     x = pass.attention(CrossAttention, x, |x| norm2(x), |input| attn2(input, text))?;
-//!     x = pass.feed_forward(x, |x| norm3(x), |x| ff(x))?;
+//!     x = pass.feed_forward(x, |x| norm3(x), |input| ff(input.tokens))?;
 //! }
 //! x = pass.exit(x)?;
 //! ```
+//!
+//! Two more forms of layers:
+//!
+//! ```text
+//! x = pass.attention(JointAttention, x, |x| norm1(x), |input| {      two streams: the closure holds the text itself,
+//!     let (image, text_out) = joint(input, &text)?;                  and hands the text's output out in a variable
+//!     text = text_out;
+//!     Ok(image)
+//! })?;
+//! x = pass.parallel(x, |x| norm(x), |input| attend_and_feed_forward(input))?;
+//! ```
+//!
+//! Rotary embeddings: [`AttentionInput::query_rows`] and [`AttentionInput::key_rows`] give the rows of a table that belong to
+//! the tokens at hand.
 
+use super::block::BlockId;
+use super::positions::{Positions, Stack};
 use super::reducer::{Action, Event, Reduction, Scope, TokenReducer};
-use super::site::{BlockId, Grid, Row, Site, Step, Sublayer};
-use crate::backend::{AttentionGraph, AttentionOps, GraphRequest};
+use super::site::{Grid, Row, Site, Step, Sublayer};
+use crate::backend::{AttentionGraph, AttentionOps, GraphRequest, Tensor};
 use crate::{Error, Result};
 
 /// What an attention sublayer gets: inputs already normalised and, if a plugin says so, reduced.
 #[derive(Debug)]
-pub struct AttentionInput<'a, T> {
-    /// `[b, m, channels]`, to be projected to queries.
+pub struct AttentionInput<'a, T: Tensor> {
+    /// `[b, m, channels]`, to be projected to queries (in a parallel sublayer to the feed-forward's input, too).
     pub queries: &'a T,
     /// `[b, n, channels]`, to be projected to keys and values; for cross-attention ignore it and use the text.
     pub keys_values: &'a T,
+    /// Where queries stand in the sequence that entered the block.
+    pub query_positions: Positions<'a, T>,
+    /// Where keys and values stand in it; for cross-attention ignore it.
+    pub key_positions: Positions<'a, T>,
     /// What to return of the map.
-    pub graph: GraphRequest<'a, T>,
+    pub graph: &'a GraphRequest<T>,
+}
+
+impl<'a, T: Tensor> AttentionInput<'a, T> {
+    /// The input of a sublayer outside of any pass: these tokens, none missing.
+    pub fn whole(tokens: &'a T, graph: &'a GraphRequest<T>) -> Self {
+        let (query_positions, key_positions) = (Positions::whole(), Positions::whole());
+        Self { queries: tokens, keys_values: tokens, query_positions, key_positions, graph }
+    }
+
+    /// The rows of a table, `[tokens, d]` or `[b, tokens, d]` with a row for every token of the block's entry, that belong
+    /// to the queries: `[b, m, d]`; the table itself while nothing is reduced.
+    ///
+    /// # Errors
+    /// As [`Positions::rows`].
+    pub fn query_rows(&self, table: &T) -> Result<T> {
+        self.query_positions.rows(table)
+    }
+
+    /// The same for keys and values: `[b, n, d]`.
+    ///
+    /// # Errors
+    /// As [`Positions::rows`].
+    pub fn key_rows(&self, table: &T) -> Result<T> {
+        self.key_positions.rows(table)
+    }
 }
 
 /// What an attention sublayer gives back.
@@ -36,14 +81,42 @@ pub struct AttentionOutput<T> {
     pub hidden: T,
     /// The graph, if it was asked for.
     pub graph: Option<AttentionGraph<T>>,
+    /// The vote that attention cast on its way ([`Attended::first_vote`](crate::backend::Attended::first_vote)).
+    pub first_vote: Option<T>,
     /// The values `[b, h, n, dim]`.
     pub values: T,
 }
 
+/// What a feed-forward gets.
+#[derive(Debug)]
+pub struct FeedForwardInput<'a, T: Tensor> {
+    /// `[b, m, channels]`, already normalised and, if a plugin says so, reduced.
+    pub tokens: &'a T,
+    /// Where they stand in the sequence that entered the block.
+    pub positions: Positions<'a, T>,
+}
+
+impl<T: Tensor> FeedForwardInput<'_, T> {
+    /// The rows of a table that belong to the tokens: as [`AttentionInput::query_rows`].
+    ///
+    /// # Errors
+    /// As [`Positions::rows`].
+    pub fn rows(&self, table: &T) -> Result<T> {
+        self.positions.rows(table)
+    }
+}
+
 /// A reduction of one sublayer's inputs.
-type Around<T> = (Scope, Box<dyn Reduction<T>>);
+struct Around<T: Tensor> {
+    scope: Scope,
+    by: Box<dyn Reduction<T>>,
+}
 
 /// One pass through one attention block: turns a reducer's actions into shrinking and restoring, and checks them.
+///
+/// It ends with [`BlockPass::exit`]. One that is dropped with fewer tokens than it was given, although no call failed, is a
+/// mistake of the model: debug builds panic.
+#[must_use = "tokens that were removed come back with `exit`"]
 pub struct BlockPass<'a, T: AttentionOps> {
     reducer: &'a mut dyn TokenReducer<T>,
     rows: &'a [Row],
@@ -53,7 +126,9 @@ pub struct BlockPass<'a, T: AttentionOps> {
     grid: Grid,
     protected: (usize, usize),
     layer: usize,
-    stack: Vec<Box<dyn Reduction<T>>>,
+    stack: Stack<T>,
+    /// Whether a call is under way, or ended with an error.
+    under_way: bool,
 }
 
 impl<'a, T: AttentionOps> BlockPass<'a, T> {
@@ -75,7 +150,8 @@ impl<'a, T: AttentionOps> BlockPass<'a, T> {
             grid,
             protected: (0, 0),
             layer: 0,
-            stack: Vec::new(),
+            stack: Stack::new(),
+            under_way: false,
         }
     }
 
@@ -105,9 +181,18 @@ impl<'a, T: AttentionOps> BlockPass<'a, T> {
         }
     }
 
+    /// One call of the model's: an error in it ends the pass, which then need not reach its exit.
+    fn call<R>(&mut self, body: impl FnOnce(&mut Self) -> Result<R>) -> Result<R> {
+        self.under_way = true;
+        let result = body(self)?;
+        self.under_way = false;
+        Ok(result)
+    }
+
     /// Handles an event whose only active answer is to shrink the stream until the exit.
     fn shrink_stream(&mut self, event: Event<'_, T>, name: &str, hidden: T) -> Result<T> {
         let site = self.site(tokens(&hidden)?);
+        self.stack.enter(site.tokens);
         match self.reducer.on_event(&site, event)? {
             Action::Continue => Ok(hidden),
             Action::UntilExit(reduction) => {
@@ -122,21 +207,47 @@ impl<'a, T: AttentionOps> BlockPass<'a, T> {
     /// Asks for a reduction around one sublayer.
     fn around(&mut self, sub: Sublayer, hidden: &T, normed: &T) -> Result<Option<Around<T>>> {
         let site = self.site(tokens(hidden)?);
+        self.stack.enter(site.tokens);
         match self.reducer.on_event(&site, Event::Before { sub, hidden, normed })? {
             Action::Continue => Ok(None),
-            Action::Around { scope, by } => Ok(Some((scope, by))),
+            Action::Around { scope, by } => Ok(Some(Around { scope, by })),
             Action::UntilExit(_) => Err(self.misplaced("UntilExit", "Before")),
         }
     }
 
-    /// Layer `index` begins with this residual stream.
-    pub fn layer(&mut self, index: usize, hidden: T) -> Result<T> {
-        self.layer = index;
+    /// Adds a sublayer's output to the stream and tells of it.
+    fn add(&mut self, sub: Sublayer, hidden: &T, full: &T) -> Result<T> {
+        let hidden = hidden.add(full)?;
         let handle = hidden.clone();
-        self.shrink_stream(Event::LayerEnter { hidden: &handle }, "LayerEnter", hidden)
+        self.shrink_stream(Event::After { sub, hidden: &handle }, "After", hidden)
+    }
+
+    /// Where the stream's tokens, as it is now, stand in the sequence that entered the block: for tables that are used
+    /// outside of sublayers, such as the scale and shift of a norm.
+    pub fn positions(&self) -> Positions<'_, T> {
+        self.stack.positions()
+    }
+
+    /// Layer `index` begins with this residual stream.
+    ///
+    /// # Errors
+    /// Those of the reducer and of the backend's operations; [`Error::Plugin`] for an answer that is not allowed.
+    pub fn layer(&mut self, index: usize, hidden: T) -> Result<T> {
+        self.call(|pass| {
+            pass.layer = index;
+            let handle = hidden.clone();
+            pass.shrink_stream(Event::LayerEnter { hidden: &handle }, "LayerEnter", hidden)
+        })
     }
 
     /// One attention sublayer with its residual: `hidden + attend(norm(hidden))`.
+    ///
+    /// In [`Sublayer::JointAttention`] the stream is the image's. `attend` holds the text and hands the text's output out
+    /// itself; its graph is the image part of the map, of image queries and image keys alone
+    /// ([`GraphRequest::from_qk`]), and its values are the image's.
+    ///
+    /// # Errors
+    /// As [`BlockPass::layer`]; those of `norm` and `attend`.
     pub fn attention(
         &mut self,
         sub: Sublayer,
@@ -144,61 +255,103 @@ impl<'a, T: AttentionOps> BlockPass<'a, T> {
         norm: impl FnOnce(&T) -> Result<T>,
         attend: impl FnOnce(AttentionInput<'_, T>) -> Result<AttentionOutput<T>>,
     ) -> Result<T> {
-        let normed = norm(&hidden)?;
-        let around = self.around(sub, &hidden, &normed)?;
-        let site = self.site(tokens(&hidden)?);
-        let wants = self.reducer.wants(&site, sub)?;
-        let reduced = around.as_ref().map(|(_, by)| by.shrink(&normed)).transpose()?;
-        let (queries, keys_values) = match (&around, &reduced) {
-            (Some((Scope::Queries, _)), Some(small)) => (small, &normed),
-            (Some((Scope::KeysValues, _)), Some(small)) => (&normed, small),
-            (Some((Scope::Both, _)), Some(small)) => (small, small),
-            _ => (&normed, &normed),
-        };
-        let output = attend(AttentionInput { queries, keys_values, graph: wants.request() })?;
-        let event = Event::Attended { sub, graph: output.graph, values: &output.values };
-        match self.reducer.on_event(&site, event)? {
-            Action::Continue => {}
-            _ => return Err(self.misplaced("a reduction", "Attended")),
-        }
-        let full = match &around {
-            Some((Scope::Queries | Scope::Both, by)) => by.restore(&output.hidden)?,
-            _ => output.hidden,
-        };
-        let hidden = hidden.add(&full)?;
-        let handle = hidden.clone();
-        self.shrink_stream(Event::After { sub, hidden: &handle }, "After", hidden)
+        self.call(|pass| {
+            let normed = norm(&hidden)?;
+            let around = pass.around(sub, &hidden, &normed)?;
+            let site = pass.site(tokens(&hidden)?);
+            let wants = pass.reducer.wants(&site, sub)?;
+            let reduced = around.as_ref().map(|around| around.by.shrink(&normed)).transpose()?;
+            let (whole, positions) = (&normed, pass.stack.positions());
+            let of = |reduces: fn(Scope) -> bool| match (&around, &reduced) {
+                (Some(Around { scope, by }), Some(small)) if reduces(*scope) => {
+                    (small, positions.around(Some(by.as_ref())))
+                }
+                _ => (whole, positions),
+            };
+            let (queries, query_positions) = of(|scope| scope != Scope::KeysValues);
+            let (keys_values, key_positions) = of(|scope| scope != Scope::Queries);
+            let graph = &wants;
+            let input = AttentionInput { queries, keys_values, query_positions, key_positions, graph };
+            let AttentionOutput { hidden: attended, graph, first_vote, values } = attend(input)?;
+            let event = Event::Attended { sub, graph, first_vote, values: &values };
+            match pass.reducer.on_event(&site, event)? {
+                Action::Continue => {}
+                _ => return Err(pass.misplaced("a reduction", "Attended")),
+            }
+            let full = match &around {
+                Some(Around { scope: Scope::Queries | Scope::Both, by }) => by.restore(&attended)?,
+                _ => attended,
+            };
+            pass.add(sub, &hidden, &full)
+        })
+    }
+
+    /// One sublayer that is attention and feed-forward at once, with its residual: `hidden + branch(norm(hidden))`. Its
+    /// feed-forward runs on [`AttentionInput::queries`].
+    ///
+    /// # Errors
+    /// As [`BlockPass::attention`].
+    pub fn parallel(
+        &mut self,
+        hidden: T,
+        norm: impl FnOnce(&T) -> Result<T>,
+        branch: impl FnOnce(AttentionInput<'_, T>) -> Result<AttentionOutput<T>>,
+    ) -> Result<T> {
+        self.attention(Sublayer::Parallel, hidden, norm, branch)
     }
 
     /// The feed-forward sublayer with its residual: `hidden + feed_forward(norm(hidden))`.
+    ///
+    /// # Errors
+    /// As [`BlockPass::layer`]; those of `norm` and `feed_forward`.
     pub fn feed_forward(
         &mut self,
         hidden: T,
         norm: impl FnOnce(&T) -> Result<T>,
-        feed_forward: impl FnOnce(&T) -> Result<T>,
+        feed_forward: impl FnOnce(FeedForwardInput<'_, T>) -> Result<T>,
     ) -> Result<T> {
-        let sub = Sublayer::FeedForward;
-        let normed = norm(&hidden)?;
-        let full = match self.around(sub, &hidden, &normed)? {
-            Some((_, by)) => by.restore(&feed_forward(&by.shrink(&normed)?)?)?,
-            None => feed_forward(&normed)?,
-        };
-        let hidden = hidden.add(&full)?;
-        let handle = hidden.clone();
-        self.shrink_stream(Event::After { sub, hidden: &handle }, "After", hidden)
+        self.call(|pass| {
+            let sub = Sublayer::FeedForward;
+            let normed = norm(&hidden)?;
+            let around = pass.around(sub, &hidden, &normed)?;
+            let positions = pass.stack.positions();
+            let full = match &around {
+                Some(Around { by, .. }) => {
+                    let positions = positions.around(Some(by.as_ref()));
+                    by.restore(&feed_forward(FeedForwardInput { tokens: &by.shrink(&normed)?, positions })?)?
+                }
+                None => feed_forward(FeedForwardInput { tokens: &normed, positions })?,
+            };
+            pass.add(sub, &hidden, &full)
+        })
     }
 
     /// Leaves the block: restores every token, last reduction first.
+    ///
+    /// # Errors
+    /// As [`BlockPass::layer`].
     pub fn exit(mut self, hidden: T) -> Result<T> {
-        let mut hidden = hidden;
-        while let Some(reduction) = self.stack.pop() {
-            hidden = reduction.restore(&hidden)?;
-        }
-        let site = self.site(tokens(&hidden)?);
-        match self.reducer.on_event(&site, Event::BlockExit { hidden: &hidden })? {
-            Action::Continue => Ok(hidden),
-            _ => Err(self.misplaced("a reduction", "BlockExit")),
-        }
+        self.call(|pass| {
+            let mut hidden = hidden;
+            while let Some(reduction) = pass.stack.pop() {
+                hidden = reduction.restore(&hidden)?;
+            }
+            let site = pass.site(tokens(&hidden)?);
+            match pass.reducer.on_event(&site, Event::BlockExit { hidden: &hidden })? {
+                Action::Continue => Ok(hidden),
+                _ => Err(pass.misplaced("a reduction", "BlockExit")),
+            }
+        })
+    }
+}
+
+impl<T: AttentionOps> Drop for BlockPass<'_, T> {
+    fn drop(&mut self) {
+        debug_assert!(
+            self.stack.is_empty() || self.under_way || std::thread::panicking(),
+            "the pass through {} was dropped without `exit`: its stream lacks tokens",
+            self.block
+        );
     }
 }
 

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::block::BlockId;
 use super::levels::Levels;
 use super::options::{Options, from_table, to_table};
 use super::plan::Facts;
@@ -9,7 +10,6 @@ use super::schedule::{
     PruningSchedule, SCHEDULE, ScheduleQuery, ScheduleRegistry, ScheduleTable, Tau, missing_table, share,
 };
 use super::sharing::GuidanceMasks;
-use super::site::BlockId;
 use crate::{Error, Result};
 
 /// What users of token merging know `ratio` as.
@@ -183,27 +183,26 @@ impl Placement {
         expect_solved(self.budget_tflops)
     }
 
-    /// The gate of this placement: its schedule, confined to its levels. With a budget that is still to be solved, every
-    /// question to the gate is an error.
+    /// The schedule of this placement, confined to its levels. While a budget is not solved, every question to it is an error.
     ///
     /// # Errors
     /// [`Error::Config`] for a value out of range, an unresolved `"deepest"`, or a schedule that is not registered.
-    pub fn gate(&self, schedules: &ScheduleRegistry) -> Result<Gate> {
+    pub fn build(&self, schedules: &ScheduleRegistry) -> Result<PlacedSchedule> {
         self.validate()?;
-        let gate = Gate::new(schedules.build(self)?, self.levels.clone(), self.ratio)?;
-        Ok(Gate { budget: self.budget_tflops, ..gate })
+        let schedule = PlacedSchedule::new(schedules.build(self)?, self.levels.clone(), self.ratio)?;
+        Ok(PlacedSchedule { budget: self.budget_tflops, ..schedule })
     }
 
-    /// [`Placement::gate`] for a method that is being described: its schedule fits the steps of the run, if they are known.
+    /// [`Placement::build`] for a method that is being described: its schedule fits the steps of the run, if they are known.
     ///
     /// # Errors
-    /// As [`Placement::gate`]; [`Error::Config`] when the schedule does not fit the steps.
-    pub fn gate_for(&self, facts: &Facts<'_>) -> Result<Gate> {
-        let gate = self.gate(facts.schedules)?;
+    /// As [`Placement::build`]; [`Error::Config`] when the schedule does not fit the steps.
+    pub fn build_for(&self, facts: &Facts<'_>) -> Result<PlacedSchedule> {
+        let schedule = self.build(facts.schedules)?;
         if let Some(model) = facts.model {
-            gate.begin(model.steps)?;
+            schedule.begin(model.steps)?;
         }
-        Ok(gate)
+        Ok(schedule)
     }
 }
 
@@ -219,7 +218,7 @@ fn expect_solved(budget: Option<f64>) -> Result<()> {
 
 /// A schedule confined to some levels: the one place that decides whether and how much a block is reduced.
 #[derive(Debug)]
-pub struct Gate {
+pub struct PlacedSchedule {
     schedule: Box<dyn PruningSchedule>,
     levels: Levels,
     ratio: f64,
@@ -227,8 +226,8 @@ pub struct Gate {
     budget: Option<f64>,
 }
 
-impl Gate {
-    /// A gate that lets `ratio` through at `levels`, as `schedule` distributes it.
+impl PlacedSchedule {
+    /// A schedule that lets `ratio` through at `levels`, as `schedule` distributes it.
     ///
     /// # Errors
     /// [`Error::Config`] when `ratio` is not in `[0, 1)` or `levels` is an unresolved [`Levels::Deepest`].
@@ -263,7 +262,7 @@ impl Gate {
         }
     }
 
-    /// The same gate for another ratio, in place of a budget if there is one.
+    /// The same schedule for another ratio, in place of a budget if there is one.
     ///
     /// # Errors
     /// [`Error::Config`] when `ratio` is not in `[0, 1)`.
@@ -281,7 +280,7 @@ impl Gate {
     }
 }
 
-impl Clone for Gate {
+impl Clone for PlacedSchedule {
     fn clone(&self) -> Self {
         let Self { schedule, levels, ratio, budget } = self;
         Self { schedule: schedule.clone_box(), levels: levels.clone(), ratio: *ratio, budget: *budget }
@@ -349,20 +348,20 @@ mod tests {
     }
 
     #[test]
-    fn a_gate_answers_once_its_budget_is_solved() {
+    fn a_placed_schedule_answers_once_its_budget_is_solved() {
         let schedules = ScheduleRegistry::with_builtins();
         let block = BlockId { stage: Stage::Mid, stage_index: 0, index: 0, count: 1, level: 2 };
-        let shape = BlockShape { id: block, depth: 1, grid: Grid { height: 2, width: 2 } };
-        let model = ModelShape { blocks: vec![shape], steps: 4, timesteps: None };
+        let shape = BlockShape::new(block, 1, Grid::new(2, 2));
+        let model = ModelShape::new(vec![shape], 4);
         let facts = Facts::new(&schedules).of_model(&model);
         let placement = Placement { levels: Levels::Deepest, ..read(json!({})).unwrap().0 };
-        assert!(placement.gate(&schedules).is_err(), "which level is deepest?");
+        assert!(placement.build(&schedules).is_err(), "which level is deepest?");
         let placement = placement.located(&facts).unwrap();
-        let gate = placement.gate_for(&facts).unwrap();
-        assert!(gate.ratio(block, 0, 4).unwrap_err().to_string().starts_with("budget_tflops: "));
-        assert_eq!(gate.with_ratio(0.25).unwrap().ratio(block, 0, 4).unwrap(), 0.25);
+        let schedule = placement.build_for(&facts).unwrap();
+        assert!(schedule.ratio(block, 0, 4).unwrap_err().to_string().starts_with("budget_tflops: "));
+        assert_eq!(schedule.with_ratio(0.25).unwrap().ratio(block, 0, 4).unwrap(), 0.25);
         let late = Placement { schedule: "prune-less".into(), tau: Tau::Steps(5), ..placement.clone() };
-        assert!(late.gate_for(&facts).unwrap_err().to_string().starts_with("tau: "));
+        assert!(late.build_for(&facts).unwrap_err().to_string().starts_with("tau: "));
         let below = Placement { levels: Levels::List(vec![3]), ..placement };
         assert!(below.located(&facts).unwrap_err().to_string().starts_with("levels: "));
     }

@@ -94,6 +94,18 @@ pub trait MethodPlan: Any + std::fmt::Debug + Send + Sync {
         None
     }
 
+    /// The same method with scores that are iterated until they no longer change, whatever that costs: its kept sets are
+    /// what those of fewer votes are compared with. `None` where no scores are iterated.
+    fn converged(&self) -> Option<Box<dyn MethodPlan>> {
+        None
+    }
+
+    /// Whether every token that it leaves stands for one place of those before, so that rotary tables and the like can
+    /// follow. A model that [needs positions](ModelShape::needs_positions) refuses a method that gives none.
+    fn gives_positions(&self) -> bool {
+        true
+    }
+
     /// Whether telling an observer takes time that the method alone would not, so that who only counts had better ask
     /// [`MethodPlan::tokens`].
     fn is_slow_to_watch(&self) -> bool {
@@ -111,7 +123,7 @@ pub trait MethodPlan: Any + std::fmt::Debug + Send + Sync {
 
 impl dyn MethodPlan {
     /// The plan as its own type, if it is of that type.
-    pub fn downcast_ref<P: MethodPlan>(&self) -> Option<&P> {
+    pub(crate) fn downcast_ref<P: MethodPlan>(&self) -> Option<&P> {
         let any: &dyn Any = self;
         any.downcast_ref()
     }

@@ -39,6 +39,8 @@ pub enum Event<'a, T> {
         sub: Sublayer,
         /// The graph, if [`TokenReducer::wants`] asked for it. Keep it no longer than this layer.
         graph: Option<AttentionGraph<T>>,
+        /// The vote `[b, h, tokens]` that attention cast on its way, if it was asked for one and cast it.
+        first_vote: Option<T>,
         /// The values `[b, h, tokens, dim]`.
         values: &'a T,
     },
@@ -70,7 +72,7 @@ pub enum Scope {
 /// The answer to an [`Event`].
 #[derive(Debug)]
 #[non_exhaustive]
-pub enum Action<T> {
+pub enum Action<T: Tensor> {
     /// Nothing.
     Continue,
     /// Reduce this sublayer's input, restore its output before the residual (ToMe, ToDo).
@@ -85,44 +87,29 @@ pub enum Action<T> {
 }
 
 /// A way to make fewer tokens and to get all of them back: index, dense and grid-resize plans are implementors.
-pub trait Reduction<T>: Send + std::fmt::Debug {
+pub trait Reduction<T: Tensor>: Send + std::fmt::Debug {
     /// Tokens after shrinking.
     fn kept(&self) -> usize;
     /// `[b, tokens, channels]` → `[b, kept, channels]`.
     fn shrink(&self, full: &T) -> Result<T>;
     /// `[b, kept, channels]` → `[b, tokens, channels]`.
     fn restore(&self, reduced: &T) -> Result<T>;
-    /// For each batch row the positions, among the tokens before shrinking, that the kept tokens stand for; `None` if they stand for no single ones.
-    fn positions(&self) -> Option<Result<Vec<Vec<u32>>>> {
+    /// What errors call it.
+    fn name(&self) -> &str {
+        std::any::type_name::<Self>()
+    }
+    /// The positions `[b, kept]`, among the tokens before shrinking, that the kept tokens stand for; `None` if they stand for
+    /// no single ones. A token that several were merged into stands for the one that they were merged into.
+    fn positions(&self) -> Option<Result<T::Indices>> {
         None
+    }
+    /// The positions of the tokens that stand in the kept ones' places in records and pictures: [`Reduction::positions`],
+    /// but for mixtures of many tokens around a chosen one, which stand for no single position.
+    fn representatives(&self) -> Option<Result<T::Indices>> {
+        self.positions()
     }
     /// A copy, for plans cached over layers and steps.
     fn clone_box(&self) -> Box<dyn Reduction<T>>;
-}
-
-/// What a reducer wants of an attention sublayer: it pays only for what it uses.
-#[derive(Debug, Clone)]
-pub enum Wants<T> {
-    /// Nothing.
-    Nothing,
-    /// The attention graph, lazily.
-    Graph,
-    /// The attention graph, with the first vote from these scores `[b, h, m]`.
-    Voted(T),
-    /// The attention graph with its map stored ([`GraphRequest::Stored`]).
-    Stored,
-}
-
-impl<T> Wants<T> {
-    /// As the request to the attention operation.
-    pub fn request(&self) -> GraphRequest<'_, T> {
-        match self {
-            Self::Nothing => GraphRequest::None,
-            Self::Graph => GraphRequest::Lazy,
-            Self::Voted(scores) => GraphRequest::Voted(scores),
-            Self::Stored => GraphRequest::Stored,
-        }
-    }
 }
 
 /// A method that makes attention blocks cheaper. Object-safe, chosen by name from a registry.
@@ -136,8 +123,8 @@ pub trait TokenReducer<T: AttentionOps>: Send {
         Ok(())
     }
     /// What this attention sublayer should return besides its output.
-    fn wants(&mut self, _site: &Site<'_>, _sub: Sublayer) -> Result<Wants<T>> {
-        Ok(Wants::Nothing)
+    fn wants(&mut self, _site: &Site<'_>, _sub: Sublayer) -> Result<GraphRequest<T>> {
+        Ok(GraphRequest::None)
     }
     /// An event; see [`Event`] for the answers allowed.
     fn on_event(&mut self, site: &Site<'_>, event: Event<'_, T>) -> Result<Action<T>>;

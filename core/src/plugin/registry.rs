@@ -55,9 +55,15 @@ impl MethodCatalogue {
     /// The method `name` with these options, for a model if `facts` hold one.
     ///
     /// # Errors
-    /// [`Error::Config`] for an unknown name, listing the known ones, or for options that do not fit.
+    /// [`Error::Config`] for an unknown name, listing the known ones, or for options that do not fit; [`Error::Plugin`] for a
+    /// model that needs positions and a method that gives none.
     pub fn describe(&self, name: &str, options: &Options, facts: &Facts<'_>) -> Result<Box<dyn MethodPlan>> {
-        self.methods.get(name)?(options, facts)
+        let plan = self.methods.get(name)?(options, facts)?;
+        if facts.model.is_some_and(|model| model.needs_positions) && !plan.gives_positions() {
+            let reason = "leaves tokens that stand for no single places, and this model gathers rotary or other tables by them";
+            return Err(Error::Plugin { name: name.into(), reason: reason.into() });
+        }
+        Ok(plan)
     }
 
     /// Facts that hold the registered schedules and nothing else.

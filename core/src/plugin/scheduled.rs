@@ -1,11 +1,11 @@
 //! A wrapper that gives any method a schedule and levels. Denoising-steps-aware pruning (DSAP, paper section 3.3) "is also
 //! applicable to other methods".
 
-use super::placement::Gate;
-use super::reducer::{Action, Event, Run, TokenReducer, Wants};
+use super::placement::PlacedSchedule;
+use super::reducer::{Action, Event, Run, TokenReducer};
 use super::site::{Row, Site, Step, Sublayer};
 use crate::Result;
-use crate::backend::AttentionOps;
+use crate::backend::{AttentionOps, GraphRequest};
 
 /// A method whose strength can change from site to site, so that a schedule can set it.
 pub trait WithRatio {
@@ -13,22 +13,22 @@ pub trait WithRatio {
     fn set_ratio(&mut self, ratio: f64);
 }
 
-/// Any method under a schedule, confined to some levels: where the gate says 0 the method is not asked at all.
+/// Any method under a schedule, confined to some levels: where the schedule says 0 the method is not asked at all.
 #[derive(Debug)]
 pub struct Scheduled<R> {
     inner: R,
-    gate: Gate,
+    schedule: PlacedSchedule,
 }
 
 impl<R: WithRatio> Scheduled<R> {
-    /// `inner` under `gate`.
-    pub fn new(inner: R, gate: Gate) -> Self {
-        Self { inner, gate }
+    /// `inner` under `schedule`.
+    pub fn new(inner: R, schedule: PlacedSchedule) -> Self {
+        Self { inner, schedule }
     }
 
     /// The method, set to this site's strength, or `None` where it rests.
     fn awake(&mut self, site: &Site<'_>) -> Result<Option<&mut R>> {
-        let ratio = self.gate.ratio(site.block, site.step.index, site.step.total)?;
+        let ratio = self.schedule.ratio(site.block, site.step.index, site.step.total)?;
         if ratio == 0.0 {
             return Ok(None);
         }
@@ -39,7 +39,7 @@ impl<R: WithRatio> Scheduled<R> {
 
 impl<T: AttentionOps, R: TokenReducer<T> + WithRatio> TokenReducer<T> for Scheduled<R> {
     fn begin_run(&mut self, run: &Run<'_>) -> Result<()> {
-        self.gate.begin(run.steps)?;
+        self.schedule.begin(run.steps)?;
         self.inner.begin_run(run)
     }
 
@@ -47,10 +47,10 @@ impl<T: AttentionOps, R: TokenReducer<T> + WithRatio> TokenReducer<T> for Schedu
         self.inner.begin_step(step, rows)
     }
 
-    fn wants(&mut self, site: &Site<'_>, sub: Sublayer) -> Result<Wants<T>> {
+    fn wants(&mut self, site: &Site<'_>, sub: Sublayer) -> Result<GraphRequest<T>> {
         match self.awake(site)? {
             Some(inner) => inner.wants(site, sub),
-            None => Ok(Wants::Nothing),
+            None => Ok(GraphRequest::None),
         }
     }
 

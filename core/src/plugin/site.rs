@@ -1,74 +1,10 @@
 //! Where and when in the model a plugin is asked: blocks, layers, steps, rows.
 
-use std::fmt;
-use std::str::FromStr;
-
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, Result};
+use super::block::BlockId;
 
-/// One attention block of a U-Net-shaped model: a run of transformer layers between convolutions.
-///
-/// Written `down.1.0`, `mid.0`, `up.0.2`: stage, index of the stage, index of the block in it (diffusers'
-/// `down_blocks.1.attentions.0`). A plain transformer is one `mid` block.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct BlockId {
-    /// Down, mid or up path.
-    pub stage: Stage,
-    /// Which down or up stage, from the input (0 for mid).
-    pub stage_index: usize,
-    /// Which attention block within the stage.
-    pub index: usize,
-    /// How many attention blocks the stage has.
-    pub count: usize,
-    /// Resolution level: 0 is the full latent size, each downsampling adds one.
-    pub level: usize,
-}
-
-/// The part of the U-Net.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Stage {
-    /// Before the middle, resolution falling.
-    Down,
-    /// The bottom.
-    Mid,
-    /// After the middle, resolution rising.
-    Up,
-}
-
-impl BlockId {
-    /// A model that is one run of transformer layers: `mid.0` at level 0.
-    pub fn whole() -> Self {
-        Self { stage: Stage::Mid, stage_index: 0, index: 0, count: 1, level: 0 }
-    }
-
-    /// Whether the prune-less schedule spares this block: the first of a down-stage or the last of an up-stage (paper, section 3.3).
-    pub fn is_stage_edge(&self) -> bool {
-        match self.stage {
-            Stage::Down => self.index == 0,
-            Stage::Mid => false,
-            Stage::Up => self.index + 1 == self.count,
-        }
-    }
-
-    /// The name: `down.1.0`, `mid.0`, `up.0.2`.
-    pub fn name(&self) -> String {
-        self.to_string()
-    }
-}
-
-impl fmt::Display for BlockId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.stage {
-            Stage::Down => write!(f, "down.{}.{}", self.stage_index, self.index),
-            Stage::Mid => write!(f, "mid.{}", self.index),
-            Stage::Up => write!(f, "up.{}.{}", self.stage_index, self.index),
-        }
-    }
-}
-
-/// The sublayers of a transformer layer, in order.
+/// The sublayers of transformer layers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Sublayer {
@@ -76,8 +12,25 @@ pub enum Sublayer {
     SelfAttention,
     /// Image tokens attend to text tokens.
     CrossAttention,
+    /// Image and text tokens, in two streams, attend to both (FLUX's double-stream layers, SD3). The image's stream is the
+    /// one that is reduced; its graph is the image part of the map, rows normalised over image keys.
+    JointAttention,
     /// Per token.
     FeedForward,
+    /// Attention and feed-forward at once, as one branch on one input (FLUX's single-stream layers).
+    Parallel,
+}
+
+impl Sublayer {
+    /// Whether image tokens attend to image tokens in it, so that its graph is square.
+    pub fn has_self_graph(self) -> bool {
+        matches!(self, Self::SelfAttention | Self::JointAttention | Self::Parallel)
+    }
+
+    /// Whether a layer's feed-forward is in it.
+    pub fn has_feed_forward(self) -> bool {
+        matches!(self, Self::FeedForward | Self::Parallel)
+    }
 }
 
 /// Which half of classifier-free guidance a batch row belongs to.
@@ -123,19 +76,31 @@ pub struct Step {
     pub timestep: f64,
 }
 
-/// Height and width of a token grid; tokens are row-major.
+/// A token grid: frames of `height x width` tokens. Tokens are row-major, frame after frame; a picture is one frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Grid {
-    /// Rows.
+    /// Frames; 1 for a picture.
+    pub frames: usize,
+    /// Rows of a frame.
     pub height: usize,
-    /// Columns.
+    /// Columns of a frame.
     pub width: usize,
 }
 
 impl Grid {
-    /// `height * width`.
-    pub fn tokens(&self) -> usize {
-        self.height * self.width
+    /// A picture: one frame.
+    pub const fn new(height: usize, width: usize) -> Self {
+        Self::of_frames(1, height, width)
+    }
+
+    /// A video of so many frames.
+    pub const fn of_frames(frames: usize, height: usize, width: usize) -> Self {
+        Self { frames, height, width }
+    }
+
+    /// `frames * height * width`.
+    pub const fn tokens(&self) -> usize {
+        self.frames * self.height * self.width
     }
 }
 
@@ -164,33 +129,5 @@ impl Site<'_> {
     /// Whether this is the block's last layer.
     pub fn is_last_layer(&self) -> bool {
         self.layer + 1 == self.depth
-    }
-}
-
-impl Serialize for BlockId {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
-
-/// A block's name without the facts that only the model knows: what configs and mask files hold.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct BlockName(pub String);
-
-impl FromStr for BlockName {
-    type Err = Error;
-    fn from_str(text: &str) -> Result<Self> {
-        let parts: Vec<&str> = text.split('.').collect();
-        let numbers = |from: usize| parts[from..].iter().all(|p| p.parse::<usize>().is_ok());
-        let ok = match parts.first() {
-            Some(&"down") | Some(&"up") => parts.len() == 3 && numbers(1),
-            Some(&"mid") => parts.len() == 2 && numbers(1),
-            _ => false,
-        };
-        if ok {
-            Ok(Self(text.to_string()))
-        } else {
-            Err(Error::config("block", format!("expected down.S.I, mid.I or up.S.I, got {text:?}")))
-        }
     }
 }

@@ -6,8 +6,9 @@ use atedm_core::at_edm::scoring::RandomScores;
 use atedm_core::at_edm::{AtEdmConfig, Parts, PrunePoint, ScoreInput, TokenScorer};
 use atedm_core::backend::{AttentionGraph, dims};
 use atedm_core::plugin::{
-    Action, Branch, BuildContext, Event, GuidanceMasks, MaskEntry, MaskRecorder, MaskSet, PruneObserver,
-    PruneRecord, Reduction, Registry, Row, SharedObserver, Site, Sublayer, TokenReducer,
+    Action, BlockShape, Branch, BuildContext, Event, Grid, GuidanceMasks, MaskEntry, MaskRecorder, MaskSet,
+    PruneObserver, PruneRecord, Reduction, Registry, Row, SharedObserver, Site, StepOf, Sublayer,
+    TokenReducer,
 };
 use atedm_core::reference::{NdDevice, NdTensor};
 use atedm_core::{Indices, Result, Tensor};
@@ -196,8 +197,16 @@ fn protected_tokens_always_stay() {
 
 /// The input of a scorer that needs neither graph nor values.
 fn unscored<'a>(site: &'a Site<'a>, hidden: &'a NdTensor) -> ScoreInput<'a, NdTensor> {
-    let entry_tokens = site.tokens;
-    ScoreInput { site, hidden, graph: None, values: None, entry_tokens, positions: None, seed: 7 }
+    ScoreInput {
+        site,
+        hidden,
+        graph: None,
+        first_vote: None,
+        values: None,
+        entry_tokens: site.tokens,
+        positions: None,
+        seed: 7,
+    }
 }
 
 #[test]
@@ -301,6 +310,7 @@ fn before_ff_prunes_ahead_of_the_feed_forward() {
     let config = AtEdmConfig { prune_point: PrunePoint::BeforeFf, ..config() };
     let toy = Toy::new(69, 2, GRID);
     let method = build(&config);
-    let tokens = method.plan().tokens(toy.block, 2, 20, 0, 1).unwrap();
+    let shape = BlockShape::new(toy.block, 2, Grid::new(4, 5));
+    let tokens = method.plan().tokens(&shape, StepOf { index: 0, total: 1 }).unwrap();
     assert_eq!((tokens[0].cross_attention, tokens[0].feed_forward), (20, 8));
 }

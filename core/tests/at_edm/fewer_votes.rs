@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use atedm_core::at_edm::scoring::{PageRank, PageRankOptions, WarmPageRank};
+use atedm_core::at_edm::scoring::{PageRank, PageRankOptions, Start, WarmPageRank};
 use atedm_core::at_edm::{AtEdmConfig, Parts, ScoreInput, ScoreSource, TokenScorer};
 use atedm_core::backend::AttentionGraph;
 use atedm_core::plugin::{BuildContext, Grid, PruneObserver, PruneRecord, Row, Run, Site, Stage, Sublayer};
@@ -14,7 +14,7 @@ use crate::support::{Random, batch, block, single, site, step, tensor, values};
 use crate::toy::{Asked, Toy};
 use crate::watched::{Seen, Watched, image, warm};
 
-use Asked::{Graph, Voted};
+use Asked::{FirstVote, Graph};
 
 fn cold(votes: usize) -> AtEdmConfig {
     AtEdmConfig { max_iterations: votes, epsilon: 0.0, ..config() }
@@ -51,7 +51,7 @@ fn the_forward_pass_casts_the_warm_vote() {
         let lazy = Watched::lazily(&config).steps(&toy, &inputs);
         for (i, (voted, lazy)) in voted.iter().zip(&lazy).enumerate() {
             assert_eq!(lazy.asked, Graph);
-            assert_eq!(voted.asked, if i == 0 { Graph } else { Voted });
+            assert_eq!(voted.asked, if i == 0 { Graph } else { FirstVote });
             assert_eq!(voted.entry().scores, lazy.entry().scores, "step {i}");
             assert_eq!(voted.output, lazy.output);
         }
@@ -85,8 +85,7 @@ fn observers_see_graphs_without_the_methods_vote() {
         fn wants_graph(&self, _: &Site<'_>, sub: Sublayer) -> bool {
             sub == Sublayer::SelfAttention
         }
-        fn graph(&mut self, _: &Site<'_>, _: Sublayer, graph: &AttentionGraph<NdTensor>) -> Result<()> {
-            assert!(graph.first_vote().is_none());
+        fn graph(&mut self, _: &Site<'_>, _: Sublayer, _: &AttentionGraph<NdTensor>) -> Result<()> {
             self.0 += 1;
             Ok(())
         }
@@ -98,7 +97,7 @@ fn observers_see_graphs_without_the_methods_vote() {
     for i in 0..2 {
         let (hidden, text) = (batch(&inputs.hidden), batch(&inputs.text));
         let (_, asked) = toy.run(&mut method, &step(i, 2), &single(1), hidden, &text).unwrap();
-        assert_eq!(asked[0], if i == 0 { Graph } else { Voted });
+        assert_eq!(asked[0], if i == 0 { Graph } else { FirstVote });
     }
     assert_eq!(shown.lock().unwrap().0, 4);
 }
@@ -127,7 +126,7 @@ fn warm_scores_follow_their_rows() {
         text: steps[1].text.iter().rev().cloned().collect(),
     };
     let seen = method.step(&toy, &step(1, 4), &[image(1), image(0)], &swapped);
-    assert_eq!(seen.asked, Voted);
+    assert_eq!(seen.asked, FirstVote);
     same(1, 1, &seen, 0);
     same(1, 0, &seen, 1);
     // One after the other.
@@ -182,12 +181,13 @@ fn score(
 ) -> Result<Vec<f64>> {
     let [batch, _, tokens, _] = graph.dims()?;
     let hidden = tensor(&vec![0.0; batch * tokens], &[batch, tokens, 1]);
-    let site = Site { tokens, ..site(Grid { height: 1, width: tokens }, rows) };
+    let site = Site { tokens, ..site(Grid::new(1, tokens), rows) };
     let at = positions.map(|(rows, _)| Indices::from_host(rows, &NdDevice)).transpose()?;
     let input = ScoreInput {
         site: &site,
         hidden: &hidden,
         graph: Some(graph),
+        first_vote: None,
         values: None,
         entry_tokens: positions.map_or(tokens, |(_, entry)| entry),
         positions: at.as_ref(),
@@ -219,7 +219,8 @@ fn warm_scores_follow_tokens_through_an_earlier_layer() {
     let mut scorer = WarmPageRank::new(one_vote());
     let first = score(&mut scorer, &graph, &rows, Some((&at, 9))).unwrap();
     let vote = |start: &[f64]| {
-        let (scores, _) = one_vote().per_head(&graph, Some(&tensor(start, &[1, 1, 4]))).unwrap();
+        let (scores, _) =
+            one_vote().per_head(&graph, Start::from_scores(&tensor(start, &[1, 1, 4]))).unwrap();
         values(&scores)
     };
     // 4 is gone and 6 is new: it starts from the mean, 1/4.

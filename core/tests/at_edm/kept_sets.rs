@@ -12,7 +12,7 @@ use crate::support::{block, single, step};
 use crate::toy::{Asked, Toy};
 use crate::watched::{Seen, Watched, image, warm};
 
-use Asked::{Graph, Nothing, Voted};
+use Asked::{FirstVote, Graph, Nothing};
 
 fn rescored(every: usize) -> AtEdmConfig {
     AtEdmConfig { rescore_every: every, ..config() }
@@ -26,7 +26,7 @@ fn a_kept_set_serves_n_evaluations() {
     let inputs: Vec<&Inputs> = steps.iter().collect();
     let seen = Watched::new(&rescored(3)).steps(&toy, &inputs);
     let asked: Vec<Asked> = seen.iter().map(|seen| seen.asked).collect();
-    assert_eq!(asked, [Graph, Nothing, Nothing, Voted, Nothing, Nothing, Voted]);
+    assert_eq!(asked, [Graph, Nothing, Nothing, FirstVote, Nothing, Nothing, FirstVote]);
     for (i, seen_now) in seen.iter().enumerate() {
         let origin = &seen[i / 3 * 3];
         let (now, then) = (seen_now.entry(), origin.entry());
@@ -73,10 +73,10 @@ fn a_set_that_does_not_fit_is_scored_anew() {
     // Too old after a pause, and a run that starts over.
     assert_eq!(
         asked_over(&rescored(3), &toy, &at(&[0, 1, 4, 5, 0])),
-        [Graph, Nothing, Voted, Nothing, Voted]
+        [Graph, Nothing, FirstVote, Nothing, FirstVote]
     );
     // The same evaluation over and over: each set serves three times.
-    assert_eq!(asked_over(&rescored(3), &toy, &at(&[5; 4])), [Graph, Nothing, Nothing, Voted]);
+    assert_eq!(asked_over(&rescored(3), &toy, &at(&[5; 4])), [Graph, Nothing, Nothing, FirstVote]);
     // Another count.
     let falling =
         ScheduleEntry { steps: [Tau::Steps(0), Tau::Steps(2)], blocks: vec!["*".into()], ratio: 0.3 };
@@ -85,20 +85,26 @@ fn a_set_that_does_not_fit_is_scored_anew() {
         table: Some(ScheduleTable { entries: vec![falling] }),
         ..rescored(9)
     };
-    assert_eq!(asked_over(&table, &toy, &at(&[0, 1, 2, 3])), [Graph, Nothing, Voted, Nothing]);
+    assert_eq!(asked_over(&table, &toy, &at(&[0, 1, 2, 3])), [Graph, Nothing, FirstVote, Nothing]);
     // Blocks that the schedule spares first.
     let edge = Toy { block: block(Stage::Down, 0, 0, 2, 0), ..Toy::new(92, 2, GRID) };
     let early = AtEdmConfig { tau: Tau::Steps(2), rescore_every: 2, ..AtEdmConfig::default() };
-    assert_eq!(asked_over(&early, &edge, &at(&[0, 1, 2, 3, 4])), [Nothing, Nothing, Graph, Nothing, Voted]);
+    assert_eq!(
+        asked_over(&early, &edge, &at(&[0, 1, 2, 3, 4])),
+        [Nothing, Nothing, Graph, Nothing, FirstVote]
+    );
     // Other rows, or the same in another order; two batches that take turns each have their own.
     let turns = |calls: &[(usize, &[u64])]| -> Vec<(Step, Vec<Row>)> {
         let rows = |images: &[u64]| images.iter().map(|&i| image(i)).collect();
         calls.iter().map(|&(index, images)| (step(index, 50), rows(images))).collect()
     };
     let calls = turns(&[(0, &[0, 1]), (1, &[1, 0]), (2, &[1, 0]), (3, &[1]), (4, &[1])]);
-    assert_eq!(asked_over(&rescored(9), &toy, &calls), [Graph, Voted, Nothing, Voted, Nothing]);
+    assert_eq!(asked_over(&rescored(9), &toy, &calls), [Graph, FirstVote, Nothing, FirstVote, Nothing]);
     let calls = turns(&[(0, &[0]), (0, &[1]), (1, &[0]), (1, &[1]), (2, &[0]), (2, &[1])]);
-    assert_eq!(asked_over(&rescored(2), &toy, &calls), [Graph, Voted, Nothing, Nothing, Voted, Voted]);
+    assert_eq!(
+        asked_over(&rescored(2), &toy, &calls),
+        [Graph, FirstVote, Nothing, Nothing, FirstVote, FirstVote]
+    );
     // Other protected tokens.
     let mut method = Watched::new(&rescored(9));
     let mut protected = |index: usize, protected: (usize, usize)| {
@@ -110,7 +116,7 @@ fn a_set_that_does_not_fit_is_scored_anew() {
     assert_eq!(seen.asked, Nothing);
     assert!((2..5).all(|token| seen.entry().kept[0].contains(&token)));
     let seen = protected(2, (12, 15));
-    assert_eq!(seen.asked, Voted);
+    assert_eq!(seen.asked, FirstVote);
     assert!((12..15).all(|token| seen.entry().kept[0].contains(&token)));
 }
 
@@ -191,7 +197,7 @@ fn halves_of_guidance_share_what_serves() {
         for i in 0..4 {
             let seen = method.step(&toy, &step(i, 4), &rows, &Inputs::new(140 + i as u64, 2));
             assert_eq!(seen.entry().kept[0], seen.entry().kept[1]);
-            assert_eq!(seen.asked, [Graph, Nothing, Voted, Nothing][i]);
+            assert_eq!(seen.asked, [Graph, Nothing, FirstVote, Nothing][i]);
         }
     }
 }

@@ -2,15 +2,16 @@
 
 use atedm_core::at_edm::{AtEdm, AtEdmConfig, Parts, PrunePoint, ScoreSource};
 use atedm_core::plugin::{
-    Action, BuildContext, Event, Grid, Levels, Run, Site, Stage, Sublayer, Tau, TokenReducer, Unpruned, Wants,
+    Action, BlockShape, BuildContext, Event, Grid, Levels, Run, Site, Stage, StepOf, Sublayer, Tau,
+    TokenReducer, Unpruned,
 };
 use atedm_core::reference::NdTensor;
-use atedm_core::{Error, Result};
+use atedm_core::{Error, GraphRequest, Result};
 
 use crate::support::{Matrix, Random, assert_close, batch, block, matrices, single, step, values};
 use crate::toy::{Asked, CHANNELS, TEXT, Toy};
 
-pub(crate) const GRID: Grid = Grid { height: 4, width: 5 };
+pub(crate) const GRID: Grid = Grid::new(4, 5);
 
 pub(crate) struct Inputs {
     pub(crate) hidden: Vec<Matrix>,
@@ -109,9 +110,9 @@ fn the_forward_pass_votes_once_the_heads_are_known() {
     let mut method = build(&config());
     let (first, asked_first) = run(&toy, &mut method, &inputs).unwrap();
     let (second, asked_second) = run(&toy, &mut method, &inputs).unwrap();
-    use Asked::{Graph, Nothing, Voted};
+    use Asked::{FirstVote, Graph, Nothing};
     assert_eq!(asked_first, [Graph, Nothing, Nothing, Nothing, Nothing, Nothing]);
-    assert_eq!(asked_second, [Voted, Nothing, Nothing, Nothing, Nothing, Nothing]);
+    assert_eq!(asked_second, [FirstVote, Nothing, Nothing, Nothing, Nothing, Nothing]);
     assert_close(&values(&second), &values(&first), 1e-10);
     let rows = single(2);
     method.begin_run(&Run { steps: 1, seed: 0, rows: &rows }).unwrap();
@@ -174,7 +175,7 @@ fn the_plan_and_the_method_agree_on_counts() {
         seen: Vec<usize>,
     }
     impl TokenReducer<NdTensor> for Counting {
-        fn wants(&mut self, site: &Site<'_>, sub: Sublayer) -> Result<Wants<NdTensor>> {
+        fn wants(&mut self, site: &Site<'_>, sub: Sublayer) -> Result<GraphRequest<NdTensor>> {
             self.inner.wants(site, sub)
         }
         fn on_event(&mut self, site: &Site<'_>, event: Event<'_, NdTensor>) -> Result<Action<NdTensor>> {
@@ -191,7 +192,8 @@ fn the_plan_and_the_method_agree_on_counts() {
                 AtEdmConfig { prune_point, ratio, keep_multiple, prune_layers: vec![0, 2], ..config() };
             let mut counting = Counting { inner: build(&config), seen: Vec::new() };
             run(&toy, &mut counting, &Inputs::new(43, 1)).unwrap();
-            let planned = config.plan().unwrap().tokens(toy.block, 4, GRID.tokens(), 0, 1).unwrap();
+            let shape = BlockShape::new(toy.block, 4, GRID);
+            let planned = config.plan().unwrap().tokens(&shape, StepOf { index: 0, total: 1 }).unwrap();
             let planned: Vec<usize> =
                 planned.iter().flat_map(|l| [l.self_attention, l.cross_attention, l.feed_forward]).collect();
             assert_eq!(counting.seen, planned, "{config:?}");

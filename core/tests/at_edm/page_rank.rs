@@ -1,8 +1,8 @@
 //! G-WPR against the oracle, and its properties.
 
-use atedm_core::at_edm::scoring::{Ballot, PageRank, PageRankOptions};
+use atedm_core::at_edm::scoring::{FirstVoteQuery, PageRank, PageRankOptions, Start};
 use atedm_core::at_edm::{CrossVote, Heads, Norm, ScoreInput, ScoreSource, TokenScorer};
-use atedm_core::backend::{AttentionGraph, Streamed};
+use atedm_core::backend::AttentionGraph;
 use atedm_core::plugin::Grid;
 use atedm_core::reference::{NdDevice, NdTensor};
 use atedm_core::{DType, Tensor};
@@ -53,7 +53,7 @@ impl Maps {
 }
 
 fn ranked(options: PageRankOptions, graph: &AttentionGraph<NdTensor>) -> (Vec<f64>, usize) {
-    let (scores, votes) = PageRank::new(options).unwrap().per_head(graph, None).unwrap();
+    let (scores, votes) = PageRank::new(options).unwrap().per_head(graph, Start::equal()).unwrap();
     (values(&scores), votes)
 }
 
@@ -197,7 +197,7 @@ fn a_uniform_map_converges_at_once_and_epsilon_zero_never() {
 fn column_mean_is_one_vote() {
     let maps = Maps::new(9, 1, 1, 6, 6, 2.0);
     let scorer = PageRank::column_mean(PageRankOptions::default());
-    let (scores, votes) = scorer.per_head(&maps.graphs()[0], None).unwrap();
+    let (scores, votes) = scorer.per_head(&maps.graphs()[0], Start::equal()).unwrap();
     let map = maps.map(0);
     let expected: Vec<f64> = (0..6).map(|j| map.iter().map(|row| row[j]).sum::<f64>() / 6.0).collect();
     assert_close(&values(&scores), &expected, 1e-12);
@@ -210,16 +210,17 @@ fn the_forward_passes_vote_is_used_once() {
     let maps = Maps::new(10, 1, 1, 4, 4, 2.0);
     let [AttentionGraph::Streamed(streamed), _] = maps.graphs() else { panic!("streamed form expected") };
     let marker = tensor(&[4.0, 3.0, 2.0, 1.0], &[1, 1, 4]);
-    let graph = AttentionGraph::Streamed(Streamed { voted: Some(marker), ..streamed });
+    let graph = AttentionGraph::Streamed(streamed);
+    let after = |scores| Start { scores, first_vote: Some(&marker) };
     let scorer = PageRank::column_mean(PageRankOptions::default());
-    let (scores, _) = scorer.per_head(&graph, None).unwrap();
+    let (scores, _) = scorer.per_head(&graph, after(None)).unwrap();
     assert_close(&values(&scores), &[0.4, 0.3, 0.2, 0.1], 1e-12);
     let start = tensor(&[0.25; 4], &[1, 1, 4]);
-    let (scores, votes) = scorer.per_head(&graph, Some(&start)).unwrap();
+    let (scores, votes) = scorer.per_head(&graph, after(Some(&start))).unwrap();
     assert_close(&values(&scores), &[0.4, 0.3, 0.2, 0.1], 1e-12);
     assert_eq!(votes, 1);
     let two = PageRankOptions { max_iterations: 2, epsilon: 0.0, ..PageRankOptions::default() };
-    let (scores, votes) = PageRank::new(two).unwrap().per_head(&graph, None).unwrap();
+    let (scores, votes) = PageRank::new(two).unwrap().per_head(&graph, after(None)).unwrap();
     let mut second = [0.0; 4];
     for (row, weight) in maps.map(0).iter().zip([0.4, 0.3, 0.2, 0.1]) {
         second.iter_mut().zip(row).for_each(|(sum, a)| *sum += weight * a);
@@ -233,9 +234,9 @@ fn a_warm_start_is_where_voting_begins() {
     let maps = Maps::new(11, 1, 2, 5, 5, 2.0);
     let graph = &maps.graphs()[0];
     let options = |most| PageRankOptions { max_iterations: most, epsilon: 0.0, ..PageRankOptions::default() };
-    let (two, _) = PageRank::new(options(2)).unwrap().per_head(graph, None).unwrap();
-    let (resumed, _) = PageRank::new(options(3)).unwrap().per_head(graph, Some(&two)).unwrap();
-    let (five, _) = PageRank::new(options(5)).unwrap().per_head(graph, None).unwrap();
+    let (two, _) = PageRank::new(options(2)).unwrap().per_head(graph, Start::equal()).unwrap();
+    let (resumed, _) = PageRank::new(options(3)).unwrap().per_head(graph, Start::from_scores(&two)).unwrap();
+    let (five, _) = PageRank::new(options(5)).unwrap().per_head(graph, Start::equal()).unwrap();
     assert_eq!(values(&resumed), values(&five));
 }
 
@@ -246,7 +247,7 @@ fn heads_combine_by_rms_mean_or_maximum() {
     let (per_head, _) = ranked(PageRankOptions::default(), graph);
     let hidden = tensor(&[0.0; 12], &[2, 6, 1]);
     let rows = single(2);
-    let site = site(Grid { height: 2, width: 3 }, &rows);
+    let site = site(Grid::new(2, 3), &rows);
     for (heads, combine) in [
         (
             Heads::Rms,
@@ -260,6 +261,7 @@ fn heads_combine_by_rms_mean_or_maximum() {
             site: &site,
             hidden: &hidden,
             graph: Some(graph),
+            first_vote: None,
             values: None,
             entry_tokens: 6,
             positions: None,
@@ -276,10 +278,10 @@ fn heads_combine_by_rms_mean_or_maximum() {
 }
 
 #[test]
-fn the_first_ballot_is_uniform_and_only_for_self_attention() {
+fn the_first_vote_is_of_equal_scores_and_only_for_self_attention() {
     let rows = single(2);
-    let ballot = Ballot {
-        site: &site(Grid { height: 1, width: 5 }, &rows),
+    let query = FirstVoteQuery {
+        site: &site(Grid::new(1, 5), &rows),
         entry_tokens: 5,
         positions: None,
         shape: [2, 3, 5],
@@ -287,11 +289,11 @@ fn the_first_ballot_is_uniform_and_only_for_self_attention() {
         device: NdDevice,
     };
     let own = PageRank::new(PageRankOptions::default()).unwrap();
-    let uniform: NdTensor = own.first_ballot(&ballot).unwrap().unwrap();
+    let uniform: NdTensor = own.first_vote_scores(&query).unwrap().unwrap();
     assert_eq!(uniform.shape(), [2, 3, 5]);
     assert_eq!(values(&uniform), vec![0.2; 30]);
     let cross = PageRankOptions { source: ScoreSource::CrossAttention, ..PageRankOptions::default() };
-    let none: Option<NdTensor> = PageRank::new(cross).unwrap().first_ballot(&ballot).unwrap();
+    let none: Option<NdTensor> = PageRank::new(cross).unwrap().first_vote_scores(&query).unwrap();
     assert!(none.is_none());
 }
 
@@ -307,8 +309,10 @@ fn bad_options_and_shapes_are_errors() {
         assert!(PageRank::new(options).unwrap_err().to_string().starts_with(field));
     }
     let oblong = AttentionGraph::Dense(tensor(&[0.5; 6], &[1, 1, 3, 2]));
-    assert!(PageRank::new(base).unwrap().per_head(&oblong, None).is_err());
+    assert!(PageRank::new(base).unwrap().per_head(&oblong, Start::equal()).is_err());
     let square = AttentionGraph::Dense(tensor(&[0.5; 4], &[1, 1, 2, 2]));
     let start = tensor(&[1.0; 3], &[1, 1, 3]);
-    assert!(PageRank::new(base).unwrap().per_head(&square, Some(&start)).is_err());
+    assert!(PageRank::new(base).unwrap().per_head(&square, Start::from_scores(&start)).is_err());
+    let early = Start { scores: None, first_vote: Some(&start) };
+    assert!(PageRank::new(base).unwrap().per_head(&square, early).is_err());
 }

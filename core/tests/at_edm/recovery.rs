@@ -62,7 +62,7 @@ fn plan(
 fn kept_tokens_come_back_bit_by_bit() {
     let mut random = Random(20);
     for round in 0..12 {
-        let grid = Grid { height: 2 + round % 4, width: 3 + round % 3 };
+        let grid = Grid::new(2 + round % 4, 3 + round % 3);
         let tokens = grid.tokens();
         let kept = kept_rows(&mut random, 2, tokens, 1 + round % tokens);
         let hidden = batch(&[random.matrix(tokens, 4, 1.0), random.matrix(tokens, 4, 1.0)]);
@@ -70,7 +70,7 @@ fn kept_tokens_come_back_bit_by_bit() {
         for recovery in recoveries() {
             let plan = plan(recovery.as_ref(), &kept, &hidden, &graph, grid).clone_box();
             assert_eq!(plan.kept(), kept[0].len());
-            assert_eq!(plan.positions().unwrap().unwrap(), kept);
+            assert_eq!(plan.positions().unwrap().unwrap().to_host().unwrap(), kept);
             let shrunk = matrices(&plan.shrink(&hidden).unwrap());
             let restored = matrices(&plan.restore(&batch(&shrunk)).unwrap());
             let original = matrices(&hidden);
@@ -91,7 +91,7 @@ fn kept_tokens_come_back_bit_by_bit() {
 fn similarity_copies_the_strongest_kept_token() {
     let mut random = Random(21);
     let tokens = 12;
-    let grid = Grid { height: 3, width: 4 };
+    let grid = Grid::new(3, 4);
     let kept = kept_rows(&mut random, 2, tokens, 5);
     let graph = graph(&mut random, 2, tokens);
     let maps = values(&graph.to_dense().unwrap());
@@ -118,7 +118,7 @@ fn similarity_copies_the_strongest_kept_token() {
 fn ties_copy_the_lowest_index() {
     let graph = AttentionGraph::Dense(tensor(&[0.25; 16], &[1, 1, 4, 4]));
     let hidden = batch(&[vec![vec![0.0], vec![1.0], vec![2.0], vec![3.0]]]);
-    let plan = plan(&SimilarityCopy, &[vec![1, 3]], &hidden, &graph, Grid { height: 2, width: 2 });
+    let plan = plan(&SimilarityCopy, &[vec![1, 3]], &hidden, &graph, Grid::new(2, 2));
     let restored = plan.restore(&plan.shrink(&hidden).unwrap()).unwrap();
     assert_eq!(values(&restored), [1.0, 1.0, 1.0, 3.0]);
 }
@@ -126,7 +126,7 @@ fn ties_copy_the_lowest_index() {
 #[test]
 fn direct_gives_the_old_value_and_zero_gives_none() {
     let mut random = Random(22);
-    let grid = Grid { height: 2, width: 3 };
+    let grid = Grid::new(2, 3);
     let hidden = random.matrix(6, 2, 1.0);
     let graph = graph(&mut random, 1, 6);
     let reduced = random.matrix(2, 2, 1.0);
@@ -172,7 +172,7 @@ fn interpolated(field: &[Option<f64>], grid: Grid, cell: usize) -> (f64, f64) {
 #[test]
 fn bicubic_follows_its_definition() {
     let mut random = Random(23);
-    let grid = Grid { height: 6, width: 9 };
+    let grid = Grid::new(6, 9);
     let kept = kept_rows(&mut random, 1, 54, 30);
     let hidden = random.matrix(54, 1, 1.0);
     let graph = graph(&mut random, 1, 54);
@@ -196,7 +196,7 @@ fn bicubic_follows_its_definition() {
 
 #[test]
 fn bicubic_keeps_constants_and_fails_in_holes() {
-    let grid = Grid { height: 16, width: 16 };
+    let grid = Grid::new(16, 16);
     let constant = batch(&[vec![vec![2.0]; 256]]);
     let graph = AttentionGraph::Dense(tensor(&[0.0], &[1, 1, 1, 1]));
     let restored = |mode: Bicubic, kept: Vec<u32>| {
@@ -222,8 +222,33 @@ fn bicubic_keeps_constants_and_fails_in_holes() {
 }
 
 #[test]
+fn bicubic_fills_each_frame_of_a_video_for_itself() {
+    let mut random = Random(25);
+    let frames = [random.matrix(20, 3, 1.0), random.matrix(20, 3, 1.0)];
+    let kept: [Vec<u32>; 2] =
+        [(0..20).filter(|i| i % 3 > 0).collect(), (0..20).filter(|i| i % 4 > 0).collect()];
+    let graph = AttentionGraph::Dense(tensor(&[0.0], &[1, 1, 1, 1]));
+    let later: Vec<u32> = kept[1].iter().map(|i| i + 20).collect();
+    let of_both = [kept[0].clone(), later].concat();
+    let video = batch(&[frames.concat()]);
+    for mode in [Bicubic::Plain, Bicubic::Normalised] {
+        let restored = |hidden: &NdTensor, kept: &Vec<u32>, grid: Grid| {
+            let kept = std::slice::from_ref(kept);
+            let plan = plan(&BicubicInterpolation { mode }, kept, hidden, &graph, grid);
+            values(&plan.restore(&plan.shrink(hidden).unwrap()).unwrap())
+        };
+        let alone: Vec<f64> = frames
+            .iter()
+            .zip(&kept)
+            .flat_map(|(frame, kept)| restored(&batch(std::slice::from_ref(frame)), kept, Grid::new(4, 5)))
+            .collect();
+        assert_close(&restored(&video, &of_both, Grid::of_frames(2, 4, 5)), &alone, 1e-12);
+    }
+}
+
+#[test]
 fn bicubic_finds_its_cells_after_an_earlier_pruning() {
-    let grid = Grid { height: 4, width: 5 };
+    let grid = Grid::new(4, 5);
     let stream: Vec<u32> = vec![0, 1, 2, 4, 6, 7, 8, 9, 11, 12, 13, 15, 16, 18, 19];
     let kept: Vec<u32> = vec![0, 2, 3, 5, 7, 8, 10, 11, 14];
     let mut random = Random(24);
@@ -257,7 +282,7 @@ fn bicubic_needs_a_whole_grid() {
         partition: partition(&[vec![0, 1, 2]], 6),
         graph: None,
         hidden: &hidden,
-        grid: Grid { height: 2, width: 2 },
+        grid: Grid::new(2, 2),
         entry_tokens: 6,
         positions: None,
     };

@@ -4,9 +4,9 @@ use atedm_core::at_edm::scoring::RandomScores;
 use atedm_core::at_edm::{Parts, ScoreInput, Scores, TokenScorer};
 use atedm_core::backend::dims;
 use atedm_core::plugin::{
-    Action, BlockShape, BuildContext, Event, Facts, Gate, Levels, MaskRecorder, ModelShape, Options,
-    PruningSchedule, Registry, RunTells, ScheduleQuery, Scheduled, Site, Stage, StepOf, TokenReducer,
-    Unpruned, WithRatio,
+    Action, BlockShape, BuildContext, Event, Facts, Levels, MaskRecorder, ModelShape, Options,
+    PlacedSchedule, PruningSchedule, Registry, RunTells, ScheduleQuery, Scheduled, Site, Stage, StepOf,
+    TokenReducer, Unpruned, WithRatio,
 };
 use atedm_core::reference::NdTensor;
 use atedm_core::{Error, Result, Tensor};
@@ -126,8 +126,8 @@ fn names_are_listed_unique_and_known() {
             Err(error) => assert!(error.to_string().starts_with(expected), "{error}"),
         }
     }
-    let deep = BlockShape { id: block(Stage::Mid, 0, 0, 1, 2), depth: 2, grid: GRID };
-    let model = ModelShape { blocks: vec![deep], steps: 10, timesteps: None };
+    let deep = BlockShape::new(block(Stage::Mid, 0, 0, 1, 2), 2, GRID);
+    let model = ModelShape::new(vec![deep], 10);
     let describe = |name: &str, options: Value| {
         let facts = registry.catalogue().facts().of_model(&model);
         registry.catalogue().describe(name, options.as_object().unwrap(), &facts)
@@ -214,16 +214,16 @@ impl PruningSchedule for Falling {
 
 #[test]
 fn any_method_runs_under_a_schedule_and_levels() {
-    let gate = || Gate::new(Box::new(Falling), Levels::List(vec![0]), 0.5).unwrap();
-    assert_eq!(gate().ratio(mid(), 1, 4).unwrap(), 0.375);
+    let schedule = || PlacedSchedule::new(Box::new(Falling), Levels::List(vec![0]), 0.5).unwrap();
+    assert_eq!(schedule().ratio(mid(), 1, 4).unwrap(), 0.375);
     let below = block(Stage::Mid, 0, 0, 1, 1);
-    assert_eq!(gate().clone().ratio(below, 1, 4).unwrap(), 0.0);
+    assert_eq!(schedule().clone().ratio(below, 1, 4).unwrap(), 0.0);
     let inputs = Inputs::new(67, 1);
     let rows = single(1);
     let mut seen = Vec::new();
     for level in [0, 1] {
         let toy = Toy { block: block(Stage::Mid, 0, 0, 1, level), ..Toy::new(66, 2, GRID) };
-        let mut method = Scheduled::new(First { ratio: 9.0, asked: Vec::new() }, gate());
+        let mut method = Scheduled::new(First { ratio: 9.0, asked: Vec::new() }, schedule());
         for index in 0..2 {
             let text = batch(&inputs.text);
             toy.run(&mut method, &step(index, 2), &rows, batch(&inputs.hidden), &text).unwrap();
@@ -247,9 +247,9 @@ fn a_schedule_outside_its_bounds_is_an_error() {
         }
     }
     for wild in [1.0, -0.1, f64::NAN] {
-        let gate = Gate::new(Box::new(Wild(wild)), Levels::All, 0.5).unwrap();
-        assert!(matches!(gate.ratio(mid(), 0, 1), Err(Error::Plugin { .. })), "{wild}");
+        let schedule = PlacedSchedule::new(Box::new(Wild(wild)), Levels::All, 0.5).unwrap();
+        assert!(matches!(schedule.ratio(mid(), 0, 1), Err(Error::Plugin { .. })), "{wild}");
     }
-    assert!(Gate::new(Box::new(Wild(0.1)), Levels::All, 1.0).is_err());
-    assert!(Gate::new(Box::new(Wild(0.1)), Levels::Deepest, 0.1).is_err());
+    assert!(PlacedSchedule::new(Box::new(Wild(0.1)), Levels::All, 1.0).is_err());
+    assert!(PlacedSchedule::new(Box::new(Wild(0.1)), Levels::Deepest, 0.1).is_err());
 }

@@ -2,7 +2,7 @@
 
 use atedm_core::at_edm::AtEdmConfig;
 use atedm_core::plugin::schedule::{Constant, PruneLess, PruneMore, ScheduleTable, Table};
-use atedm_core::plugin::{BlockId, PruningSchedule, ScheduleQuery, Stage, Tau};
+use atedm_core::plugin::{BlockId, BlockShape, Grid, PruningSchedule, ScheduleQuery, Stage, StepOf, Tau};
 
 use crate::support::block;
 
@@ -90,6 +90,7 @@ fn bad_tables_name_the_entry() {
 fn a_table_is_an_option() {
     let table = table("entries = [{ ratio = 0.25, steps = [0, 15], blocks = ['down.*'] }]");
     let config = AtEdmConfig { schedule: "table".into(), table: Some(table), ..AtEdmConfig::default() };
-    let tokens = config.plan().unwrap().tokens(block(Stage::Down, 1, 0, 2, 1), 2, 100, 3, 50).unwrap();
+    let shape = BlockShape::new(block(Stage::Down, 1, 0, 2, 1), 2, Grid::new(10, 10));
+    let tokens = config.plan().unwrap().tokens(&shape, StepOf { index: 3, total: 50 }).unwrap();
     assert_eq!(tokens[1].self_attention, 75);
 }

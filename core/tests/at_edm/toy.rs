@@ -1,7 +1,7 @@
 //! A toy attention block, once through `BlockPass` and once in plain loops with AT-EDM written out.
 
 use atedm_core::at_edm::{AtEdmConfig, PrunePoint, ScoreSource, pruned_tokens};
-use atedm_core::backend::{AttentionOps, AttentionOptions, GraphRequest};
+use atedm_core::backend::{Attended, AttentionOps, AttentionOptions, GraphRequest};
 use atedm_core::plugin::{
     AttentionInput, AttentionOutput, BlockId, BlockPass, Grid, Row, Step, Sublayer, TokenReducer,
 };
@@ -34,7 +34,7 @@ pub(crate) struct Toy {
 pub(crate) enum Asked {
     Nothing,
     Graph,
-    Voted,
+    FirstVote,
 }
 
 impl Toy {
@@ -69,7 +69,7 @@ impl Toy {
                     |input: AttentionInput<'_, NdTensor>| layer.attend(4, &input, Some(text), &mut asked);
                 x = pass.attention(Sublayer::CrossAttention, x, same, cross)?;
             }
-            x = pass.feed_forward(x, same, |x| layer.feed_forward(x))?;
+            x = pass.feed_forward(x, same, |input| layer.feed_forward(input.tokens))?;
         }
         Ok((pass.exit(x)?, asked))
     }
@@ -174,7 +174,7 @@ impl Layer {
         asked.push(match input.graph {
             GraphRequest::None => Asked::Nothing,
             GraphRequest::Lazy | GraphRequest::Stored => Asked::Graph,
-            GraphRequest::Voted(_) => Asked::Voted,
+            GraphRequest::FirstVote(_) => Asked::FirstVote,
         });
         let source = text.unwrap_or(input.keys_values);
         let (q, k, v) = (
@@ -183,9 +183,9 @@ impl Layer {
             self.split(source, first + 2)?,
         );
         let options = AttentionOptions { graph: input.graph, ..AttentionOptions::for_dim(DIM) };
-        let (heads, graph) = NdTensor::attention(&q, &k, &v, options)?;
+        let Attended { hidden: heads, graph, first_vote } = NdTensor::attention(&q, &k, &v, options)?;
         let merged = heads.permute(&[0, 2, 1, 3])?.reshape(&input.queries.shape())?;
-        Ok(AttentionOutput { hidden: self.project(&merged, first + 3)?, graph, values: v })
+        Ok(AttentionOutput { hidden: self.project(&merged, first + 3)?, graph, first_vote, values: v })
     }
 
     fn feed_forward(&self, x: &NdTensor) -> Result<NdTensor> {

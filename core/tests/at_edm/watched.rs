@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
+use atedm_core::GraphRequest;
 use atedm_core::Result;
 use atedm_core::at_edm::{AtEdmConfig, Parts};
 use atedm_core::plugin::{
     Action, BuildContext, Event, MaskEntry, MaskRecorder, MaskSet, Row, Site, Step, Sublayer, TokenReducer,
-    Wants,
 };
 use atedm_core::reference::NdTensor;
 
@@ -70,9 +70,9 @@ impl Watched {
 pub(crate) struct Lazily(Box<dyn TokenReducer<NdTensor>>);
 
 impl TokenReducer<NdTensor> for Lazily {
-    fn wants(&mut self, site: &Site<'_>, sub: Sublayer) -> Result<Wants<NdTensor>> {
+    fn wants(&mut self, site: &Site<'_>, sub: Sublayer) -> Result<GraphRequest<NdTensor>> {
         Ok(match self.0.wants(site, sub)? {
-            Wants::Voted(_) => Wants::Graph,
+            GraphRequest::FirstVote(_) => GraphRequest::Lazy,
             other => other,
         })
     }

@@ -9,7 +9,7 @@ use crate::layers::Transformer;
 pub fn forward(model: &Transformer, x: &Tensor) -> Result<Tensor> {
     let mut x = x.clone();
     for layer in &model.layers {
-        let [q, k, v] = layer.project(&layer.norm1.forward(&x)?)?;
+        let [q, k, v] = layer.project(&layer.norm1.forward(&x)?, &model.rotary)?;
         x = (&x + layer.attend(&q, &k, &v)?)?;
         x = (&x + layer.feed_forward(&layer.norm2.forward(&x)?)?)?;
     }

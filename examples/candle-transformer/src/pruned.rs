@@ -1,12 +1,13 @@
 //! The model after: the same with token pruning.
 
-use atedm_candle::{CandleBlockPass, CandleTensor};
+use atedm_candle::{CandleBlockPass, CandleTensor, CandleTokens};
 use atedm_core::plugin::{BlockId, Grid, Row, Step, TokenReducer};
 use candle_core::{Result, Tensor};
 use candle_nn::Module;
 
 use crate::layers::Transformer;
 
+// ANCHOR: forward
 /// A method, for the image that is being made.
 pub type Method<'a> = &'a mut dyn TokenReducer<CandleTensor>;
 
@@ -16,9 +17,11 @@ pub fn forward(model: &Transformer, x: &Tensor, by: Method<'_>, step: &Step, gri
     let mut pass = CandleBlockPass::enter(by, step, &rows, BlockId::whole(), model.layers.len(), grid);
     for (index, layer) in model.layers.iter().enumerate() {
         x = pass.layer(index, x)?;
-        let attend = |q: &Tensor, k: &Tensor, v: &Tensor| layer.attend(q, k, v);
-        x = pass.self_attention(x, &layer.norm1, |x| layer.project(x), layer.scale(), attend)?;
+        // the rotary tables' rows of the tokens that are still there
+        let project = |x: &CandleTokens<'_>| layer.project(x, &model.rotary.of(|table| x.rows(table))?);
+        x = pass.self_attention(x, &layer.norm1, project, layer.scale(), |q, k, v| layer.attend(q, k, v))?;
         x = pass.feed_forward(x, &layer.norm2, |x| layer.feed_forward(x))?;
     }
     model.norm_out.forward(&pass.exit(x)?)
 }
+// ANCHOR_END: forward

@@ -4,28 +4,33 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use atedm_candle::CandleTensor;
+use atedm_candle::{CandleIndices, CandleTensor};
 use atedm_core::at_edm::{AtEdmConfig, Parts};
-use atedm_core::plugin::{BuildContext, Grid, Row, Run, Step, TokenReducer, Unpruned};
+use atedm_core::plugin::{
+    Action, BuildContext, Event, Grid, IndexPlan, Row, Run, Site, Step, TokenReducer, Unpruned,
+};
+use atedm_core::{Indices, Partition};
 use candle_core::{DType, Device, Result, Tensor};
 use candle_nn::{VarBuilder, VarMap};
-use example_candle_transformer::layers::Transformer;
+use example_candle_transformer::layers::{Rotary, Transformer};
 use example_candle_transformer::{plain, pruned};
 
 const CHANNELS: usize = 128;
 const LAYERS: usize = 8;
-const GRID: Grid = Grid { height: 24, width: 24 };
+const GRID: Grid = Grid::new(24, 24);
 const STEP: Step = Step { index: 40, total: 50, evaluation: 40, sigma: 1.0, timestep: 200.0 };
 
 fn model() -> Result<Transformer> {
     let weights = VarMap::new();
-    Transformer::load(CHANNELS, 4, LAYERS, VarBuilder::from_varmap(&weights, DType::F32, &Device::Cpu))
+    let weights = VarBuilder::from_varmap(&weights, DType::F32, &Device::Cpu);
+    Transformer::load([CHANNELS, 4, LAYERS], [GRID.height, GRID.width], weights)
 }
 
 fn input() -> Result<Tensor> {
     Tensor::randn(0f32, 1.0, (2, GRID.tokens(), CHANNELS), &Device::Cpu)
 }
 
+// ANCHOR: method
 fn at_edm(ratio: f64) -> Box<dyn TokenReducer<CandleTensor>> {
     let config = AtEdmConfig { ratio, ..AtEdmConfig::default() };
     let mut method = config.build(&BuildContext::default(), &Parts::with_builtins()).unwrap();
@@ -33,6 +38,7 @@ fn at_edm(ratio: f64) -> Box<dyn TokenReducer<CandleTensor>> {
     method.begin_step(&STEP, &Row::singles(2)).unwrap();
     Box::new(method)
 }
+// ANCHOR_END: method
 
 /// Lines of code (no comments, no blanks) that one file has and another does not.
 fn added(before: &str, after: &str) -> usize {
@@ -64,6 +70,47 @@ fn without_pruning_nothing_changes() -> Result<()> {
     assert_eq!(before, identity);
     let ratio_zero = pruned::forward(&model, &x, &mut *at_edm(0.0), &STEP, GRID)?;
     assert_eq!(before, ratio_zero.flatten_all()?.to_vec1::<f32>()?);
+    Ok(())
+}
+
+/// Keeps every third token, from the block's entry to its exit.
+struct EveryThird;
+
+impl TokenReducer<CandleTensor> for EveryThird {
+    fn on_event(
+        &mut self,
+        site: &Site<'_>,
+        event: Event<'_, CandleTensor>,
+    ) -> atedm_core::Result<Action<CandleTensor>> {
+        if !matches!(event, Event::LayerEnter { .. }) || site.layer > 0 {
+            return Ok(Action::Continue);
+        }
+        let kept: Vec<u32> = (0..site.tokens as u32).step_by(3).collect();
+        let donors = vec![vec![0; site.tokens - kept.len()]; site.rows.len()];
+        let partition = Partition::from_kept(&vec![kept; site.rows.len()], site.tokens, &Device::Cpu)?;
+        let donors = CandleIndices::from_host(&donors, &Device::Cpu)?;
+        Ok(Action::UntilExit(Box::new(IndexPlan::new(&partition, &donors)?)))
+    }
+}
+
+/// A model of the kept tokens alone, with their rows of the rotary tables, gives what the pruned model gives them.
+#[test]
+fn rotary_tables_follow_the_tokens() -> Result<()> {
+    let (model, x) = (model()?, input()?);
+    let third = Tensor::arange_step(0u32, GRID.tokens() as u32, 3, &Device::Cpu)?;
+    let kept = |x: &Tensor, axis: usize| x.index_select(&third, axis);
+    let pruned = kept(&pruned::forward(&model, &x, &mut EveryThird, &STEP, GRID)?, 1)?;
+    let theirs = model.rotary.of(|table| kept(table, 0))?;
+    // those of as many tokens in a narrower grid
+    let others = Rotary::new([GRID.height, GRID.width / 3], CHANNELS / 4, &Device::Cpu)?;
+    let mut alone = model;
+    let mut off = |rotary: Rotary| -> Result<f32> {
+        alone.rotary = rotary;
+        let alone = plain::forward(&alone, &kept(&x, 1)?)?;
+        (&pruned - &alone)?.abs()?.flatten_all()?.max(0)?.to_scalar()
+    };
+    let (right, wrong) = (off(theirs)?, off(others)?);
+    assert!(right < 1e-4 && wrong > 1e-2, "{right} with their own rows, {wrong} with others'");
     Ok(())
 }
 

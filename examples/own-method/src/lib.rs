@@ -12,8 +12,8 @@
 use atedm::Extension;
 use atedm_core::plugin::options::unknown_option;
 use atedm_core::plugin::{
-    Action, BlockShape, BuildContext, Event, Facts, Gate, IndexPlan, LayerTokens, MethodPlan, Options,
-    Placement, Registry, Site, StepOf, TokenReducer,
+    Action, BlockShape, BuildContext, Event, Facts, IndexPlan, LayerTokens, MethodPlan, Options,
+    PlacedSchedule, Placement, Registry, Site, StepOf, TokenReducer,
 };
 use atedm_core::{AttentionOps, Error, Indices, Partition, Result};
 
@@ -24,7 +24,7 @@ pub struct EveryKth {
     /// Ratio or budget, levels, schedule: the options that every method shares.
     placement: Placement,
     /// The ratio of a block at a step, as the placement says.
-    gate: Gate,
+    schedule: PlacedSchedule,
 }
 
 impl EveryKth {
@@ -50,7 +50,7 @@ impl EveryKth {
             return Err(unknown_option(key, Placement::KEYS.into_iter().chain(["every"])));
         }
         let placement = placement.located(facts)?;
-        Ok(Self { gate: placement.gate_for(facts)?, placement })
+        Ok(Self { schedule: placement.build_for(facts)?, placement })
     }
 }
 
@@ -60,9 +60,9 @@ impl MethodPlan for EveryKth {
     }
 
     fn tokens(&self, block: &BlockShape, step: StepOf) -> Result<Option<Vec<LayerTokens>>> {
-        let ratio = self.gate.ratio(block.id, step.index, step.total)?;
+        let ratio = self.schedule.ratio(block.id, step.index, step.total)?;
         let kept = kept(block.grid.tokens(), ratio);
-        Ok(Some(vec![LayerTokens::whole(kept); block.depth]))
+        Ok(Some(vec![block.layer(kept); block.depth]))
     }
 
     fn budget_tflops(&self) -> Option<f64> {
@@ -72,7 +72,8 @@ impl MethodPlan for EveryKth {
     fn with_ratio(&self, ratio: f64) -> Option<Result<Box<dyn MethodPlan>>> {
         let solved = || {
             let placement = self.placement.clone().with_ratio(ratio)?;
-            let plan: Box<dyn MethodPlan> = Box::new(Self { placement, gate: self.gate.with_ratio(ratio)? });
+            let plan: Box<dyn MethodPlan> =
+                Box::new(Self { placement, schedule: self.schedule.with_ratio(ratio)? });
             Ok(plan)
         };
         Some(solved())
@@ -89,14 +90,14 @@ fn kept(tokens: usize, ratio: f64) -> usize {
 /// The method itself, on tensors.
 #[derive(Debug)]
 pub struct Spaced {
-    gate: Gate,
+    schedule: PlacedSchedule,
 }
 
 impl<T: AttentionOps> TokenReducer<T> for Spaced {
     fn on_event(&mut self, site: &Site<'_>, event: Event<'_, T>) -> Result<Action<T>> {
         // As a block begins, the stream shrinks; as it ends, the pass restores it.
         let Event::LayerEnter { hidden } = event else { return Ok(Action::Continue) };
-        let ratio = self.gate.ratio(site.block, site.step.index, site.step.total)?;
+        let ratio = self.schedule.ratio(site.block, site.step.index, site.step.total)?;
         // Protected tokens stay, wherever they stand among the others.
         let (start, end) = site.protected;
         let free: Vec<u32> =
@@ -132,6 +133,6 @@ impl Extension for Mine {
 
 fn build<T: AttentionOps>(plan: &EveryKth, _: &BuildContext<T>) -> Result<Box<dyn TokenReducer<T>>> {
     plan.placement.expect_solved()?;
-    Ok(Box::new(Spaced { gate: plan.gate.clone() }))
+    Ok(Box::new(Spaced { schedule: plan.schedule.clone() }))
 }
 // ANCHOR_END: register

@@ -17,11 +17,11 @@ fn subject() -> Subject<Reference64> {
         }
     };
     Subject::new("every-kth", (NdDevice, DType::F64), build(3)).with_idle(build(1)).with_counts(
-        |id, depth, grid, index, total| {
+        |block, step| {
             let schedules = ScheduleRegistry::with_builtins();
             let options = json!({"every": 3}).as_object().cloned()?;
             let plan = EveryKth::describe(&options, &atedm_core::plugin::Facts::new(&schedules)).ok()?;
-            plan.tokens(&BlockShape { id, depth, grid }, StepOf { index, total }).ok()?
+            plan.tokens(block, step).ok()?
         },
     )
 }

@@ -193,8 +193,8 @@ impl UNetConfig {
     /// The grid of each resolution level for latents of `height` × `width`; level 0 is the latents' own.
     pub fn grids(&self, height: usize, width: usize) -> Vec<Grid> {
         let half = |n: usize| if self.downsample_padding == 1 { n.div_ceil(2) } else { n / 2 };
-        let next = |grid: &Grid| Some(Grid { height: half(grid.height), width: half(grid.width) });
-        std::iter::successors(Some(Grid { height, width }), next).take(self.down.len()).collect()
+        let next = |grid: &Grid| Some(Grid::new(half(grid.height), half(grid.width)));
+        std::iter::successors(Some(Grid::new(height, width)), next).take(self.down.len()).collect()
     }
 
     /// Every attention block, in the order in which a forward pass meets them, for latents of `height` × `width`.

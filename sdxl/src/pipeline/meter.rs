@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 
 use atedm_core::plugin::{
-    Action, BlockId, Event, Grid, LayerTokens, Row, Run, Scope, Site, Step, Sublayer, TokenReducer, Wants,
+    Action, BlockId, Event, Grid, LayerTokens, Row, Run, Scope, Site, Step, Sublayer, TokenReducer,
 };
-use atedm_core::{AttentionOps, Result};
+use atedm_core::{AttentionOps, GraphRequest, Result};
 
 use super::request::StepCost;
 use crate::config::UNetConfig;
@@ -52,7 +52,7 @@ impl<T: AttentionOps> TokenReducer<T> for Metered<'_, T> {
         self.inner.begin_step(step, rows)
     }
 
-    fn wants(&mut self, site: &Site<'_>, sub: Sublayer) -> Result<Wants<T>> {
+    fn wants(&mut self, site: &Site<'_>, sub: Sublayer) -> Result<GraphRequest<T>> {
         self.inner.wants(site, sub)
     }
 
@@ -72,11 +72,8 @@ impl<T: AttentionOps> TokenReducer<T> for Metered<'_, T> {
             };
             let whole = LayerTokens::whole(site.tokens);
             let layer = self.counts.entry((site.block, site.layer)).or_insert(whole);
-            match sub {
-                Sublayer::SelfAttention => (layer.self_attention, layer.self_keys) = (queries, keys),
-                Sublayer::CrossAttention => layer.cross_attention = queries,
-                Sublayer::FeedForward => layer.feed_forward = queries.min(keys),
-            }
+            let queries = if sub == Sublayer::FeedForward { queries.min(keys) } else { queries };
+            layer.set(sub, queries, keys);
         }
         Ok(action)
     }

@@ -74,7 +74,7 @@ pub(super) fn generate<B: Backend>(
         };
         let prediction = evaluate(pipeline, &input, &mut reducer)?;
         reducer.end_step(&prediction)?;
-        costs.push(reducer.take(unet, Grid { height, width }, text, (index, rows.len()))?);
+        costs.push(reducer.take(unet, Grid::new(height, width), text, (index, rows.len()))?);
         let prediction = guidance.combine(prediction.cast(latents.dtype())?, images)?;
         latents = sampler.step(&prediction, index, &latents, noise.as_mut())?;
         expect_finite(

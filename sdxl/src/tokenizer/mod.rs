@@ -10,7 +10,7 @@ mod words;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use atedm_core::{Error, Result};
+use atedm_core::{Error, Result, one_line};
 use tokenizers::{Encoding, Tokenizer};
 
 use self::added::Added;
@@ -149,7 +149,7 @@ impl ClipTokenizer {
 
     fn split(&self, text: &str) -> Result<Encoding> {
         let encoded = self.tokenizer.encode(text, false);
-        encoded.map_err(|error| Error::config("prompt", one_line(&error.to_string())))
+        encoded.map_err(|error| Error::config("prompt", one_line(error)))
     }
 
     /// `prompt`, whose tokens are `tokens`, with all vectors of its added tokens.
@@ -184,10 +184,6 @@ fn side(config: Option<&Fields>, name: &str, whole: Option<&Fields>, part: &str)
 
 fn broken(file: &Path, reason: &str) -> Error {
     Error::config(file.display().to_string(), one_line(reason))
-}
-
-fn one_line(text: &str) -> String {
-    text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use atedm_core::{Error, Result};
+use atedm_core::{Error, Result, one_line};
 use serde_json::Value;
 use tokenizers::models::bpe::{BPE, Merges, Vocab};
 use tokenizers::normalizers::{Lowercase, NFC, Replace, Sequence as Normalizers};
@@ -14,7 +14,7 @@ use tokenizers::{
     SplitDelimiterBehavior, Tokenizer,
 };
 
-use super::{broken, one_line};
+use super::broken;
 use crate::config::Fields;
 use crate::text_file;
 
@@ -133,8 +133,7 @@ pub(crate) struct WordSplitter {
 impl WordSplitter {
     pub(crate) fn new() -> Result<Self> {
         let made = splitting();
-        let (normalizers, words) =
-            made.map_err(|error| Error::config("words", one_line(&error.to_string())))?;
+        let (normalizers, words) = made.map_err(|error| Error::config("words", one_line(error)))?;
         Ok(Self { normalizers, words })
     }
 
@@ -148,6 +147,6 @@ impl WordSplitter {
             let pieces = pieces.get_splits(OffsetReferential::Normalized, OffsetType::Byte);
             Ok(pieces.into_iter().map(|(piece, ..)| piece.to_string()).collect())
         };
-        split().map_err(|error| Error::config(format!("caption {text:?}"), one_line(&error.to_string())))
+        split().map_err(|error| Error::config(format!("caption {text:?}"), one_line(error)))
     }
 }

@@ -3,10 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use atedm_conformance::tolerance::relative_l2;
-use atedm_core::plugin::{Action, Branch, Event, Row, Site, Step, Sublayer, TokenReducer, Unpruned, Wants};
+use atedm_core::plugin::{Action, Branch, Event, Row, Site, Step, Sublayer, TokenReducer, Unpruned};
 use atedm_core::plugin::{BlockId, Grid, Stage};
 use atedm_core::reference::{NdDevice, Reference32};
-use atedm_core::{Backend, DType, NnOps, Result, Tensor, WeightSource, Weights};
+use atedm_core::{Backend, DType, GraphRequest, NnOps, Result, Tensor, WeightSource, Weights};
 use serde_json::Value;
 
 use super::embedding::sinusoids;
@@ -166,8 +166,8 @@ struct Maps {
 }
 
 impl TokenReducer<T> for Maps {
-    fn wants(&mut self, _site: &Site<'_>, _sub: Sublayer) -> Result<Wants<T>> {
-        Ok(Wants::Graph)
+    fn wants(&mut self, _site: &Site<'_>, _sub: Sublayer) -> Result<GraphRequest<T>> {
+        Ok(GraphRequest::Lazy)
     }
 
     fn on_event(&mut self, site: &Site<'_>, event: Event<'_, T>) -> Result<Action<T>> {
@@ -204,7 +204,7 @@ fn transformer() {
             let watch = &mut |_: std::fmt::Arguments<'_>, _: &T| Ok(());
             let mut place = Place { emb: &embedding, text: &text, step: &STEP, rows: &ROWS, reducer, watch };
             if layer {
-                let grid = Grid { height: 6, width: 5 };
+                let grid = Grid::new(6, 5);
                 transformer.run(golden.tensor("transformer.layer0.input"), grid, &mut place).unwrap()
             } else {
                 transformer.forward(input.clone(), &mut place).unwrap()

@@ -6,7 +6,7 @@
 //! image + proj_out(x)
 //! ```
 
-use atedm_core::backend::{AttentionOptions, dims};
+use atedm_core::backend::{Attended, AttentionOptions, dims};
 use atedm_core::plugin::{AttentionInput, AttentionOutput, BlockId, BlockPass, Grid, Sublayer};
 use atedm_core::{AttentionOps, Result, Weights};
 
@@ -68,7 +68,7 @@ impl<T: AttentionOps> Transformer<T> {
         let [_, _, height, width] = dims(&image, "attention block")?;
         let mut hidden = self.proj_in.forward(&to_tokens(&self.norm.forward(&image)?)?)?;
         if !self.layers.is_empty() {
-            hidden = self.run(hidden, Grid { height, width }, place)?;
+            hidden = self.run(hidden, Grid::new(height, width), place)?;
         }
         to_image(&self.proj_out.forward(&hidden)?, height, width)?.add(&image)
     }
@@ -92,8 +92,11 @@ impl<T: AttentionOps> Transformer<T> {
                 |x| layer.norm2.forward(x),
                 |input| layer.attn2.on_text(&input, text),
             )?;
-            hidden =
-                pass.feed_forward(hidden, |x| layer.norm3.forward(x), |x| layer.feed_forward.forward(x))?;
+            hidden = pass.feed_forward(
+                hidden,
+                |x| layer.norm3.forward(x),
+                |input| layer.feed_forward.forward(input.tokens),
+            )?;
         }
         pass.exit(hidden)
     }
@@ -198,8 +201,9 @@ impl<T: AttentionOps> Attention<T> {
     ) -> Result<AttentionOutput<T>> {
         let [_, _, _, dim] = dims(&q, "attention")?;
         let options = AttentionOptions { graph: input.graph, ..AttentionOptions::for_dim(dim) };
-        let (hidden, graph) = T::attention(&q, &k, &values, options)?;
-        Ok(AttentionOutput { hidden: self.to_out.forward(&merge_heads(&hidden)?)?, graph, values })
+        let Attended { hidden, graph, first_vote } = T::attention(&q, &k, &values, options)?;
+        let hidden = self.to_out.forward(&merge_heads(&hidden)?)?;
+        Ok(AttentionOutput { hidden, graph, first_vote, values })
     }
 }
 

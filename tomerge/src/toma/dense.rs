@@ -95,8 +95,17 @@ impl<T: Tensor> Reduction<T> for DensePlan<T> {
         self.product(&self.unmerge, reduced)?.gather(1, &self.places)
     }
 
-    fn positions(&self) -> Option<Result<Vec<Vec<u32>>>> {
-        Some(Ok(self.standing.clone()))
+    fn name(&self) -> &str {
+        "dense plan (ToMA)"
+    }
+
+    /// None: every reduced token is a mixture of its tile.
+    fn positions(&self) -> Option<Result<T::Indices>> {
+        None
+    }
+
+    fn representatives(&self) -> Option<Result<T::Indices>> {
+        Some(T::Indices::from_host(&self.standing, &self.order.device()))
     }
 
     fn clone_box(&self) -> Box<dyn Reduction<T>> {

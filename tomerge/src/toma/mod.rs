@@ -30,7 +30,7 @@ use atedm_core::{AttentionOps, Indices, Result};
 
 use crate::around::{Moment, Planner};
 use crate::matching::normalised;
-use crate::rules::Rules;
+use crate::method_options::MethodOptions;
 
 /// ToMA.
 #[derive(Debug)]

@@ -5,8 +5,8 @@ use atedm_core::{Error, Result};
 use serde::{Deserialize, Serialize};
 
 use crate::around::Moment;
+use crate::method_options::{BlockAtStep, MethodOptions};
 use crate::reuse::Reuse;
-use crate::rules::{Place, Rules};
 use crate::tome::{check_sublayers, merges};
 
 /// What ToMA can be told besides where and how much.
@@ -45,7 +45,7 @@ impl Default for TomaOptions {
     }
 }
 
-/// A grid in equal tiles.
+/// A grid in equal tiles, each within one frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Tiles {
     grid: Grid,
@@ -56,7 +56,7 @@ pub struct Tiles {
 impl Tiles {
     /// How many there are.
     pub fn count(&self) -> usize {
-        self.rows * self.columns
+        self.grid.frames * self.rows * self.columns
     }
 
     /// Tokens of each.
@@ -75,8 +75,11 @@ impl Tiles {
     pub fn order(&self) -> Vec<u32> {
         let (height, width) = (self.grid.height / self.rows, self.grid.width / self.columns);
         let tiles = (0..self.rows).flat_map(|row| (0..self.columns).map(move |column| (row, column)));
-        let tokens = |(row, column): (usize, usize)| {
-            let line = move |y: usize| (row * height + y) * self.grid.width + column * width;
+        let tiles = (0..self.grid.frames)
+            .flat_map(|frame| tiles.clone().map(move |(row, column)| (frame, row, column)));
+        let tokens = |(frame, row, column): (usize, usize, usize)| {
+            let top = frame * self.grid.height + row * height;
+            let line = move |y: usize| (top + y) * self.grid.width + column * width;
             (0..height).flat_map(move |y| (0..width).map(move |x| (line(y) + x) as u32))
         };
         tiles.flat_map(tokens).collect()
@@ -98,7 +101,7 @@ impl TomaOptions {
     }
 }
 
-impl Rules for TomaOptions {
+impl MethodOptions for TomaOptions {
     fn validate(&self) -> Result<()> {
         if self.num_tiles == 0 {
             return Err(Error::config("num_tiles", "expected at least 1, got 0"));
@@ -111,7 +114,7 @@ impl Rules for TomaOptions {
         self.reuse.validate()
     }
 
-    fn kept(&self, ratio: f64, &Place { grid, .. }: &Place) -> usize {
+    fn kept(&self, ratio: f64, &BlockAtStep { grid, .. }: &BlockAtStep) -> usize {
         let tiles = self.tiles_of(grid);
         tiles.count() * tiles.kept(ratio)
     }
@@ -141,20 +144,23 @@ mod tests {
     fn tiles_divide_the_grid() {
         let options = TomaOptions::default();
         let of = |height, width| {
-            let tiles = options.tiles_of(Grid { height, width });
+            let tiles = options.tiles_of(Grid::new(height, width));
             (tiles.rows, tiles.columns, tiles.tokens())
         };
         assert_eq!(of(64, 64), (4, 4, 256));
         assert_eq!(of(6, 9), (3, 3, 6));
         assert_eq!(of(13, 7), (1, 1, 91));
         assert_eq!(of(2, 10), (2, 2, 5));
-        let tiles = options.tiles_of(Grid { height: 2, width: 6 });
+        let tiles = options.tiles_of(Grid::new(2, 6));
         assert_eq!(tiles.order(), [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11].map(|i| i as u32));
-        let tiles = Tiles { grid: Grid { height: 2, width: 4 }, rows: 1, columns: 2 };
+        let video = Tiles { grid: Grid::of_frames(2, 2, 4), rows: 1, columns: 2 };
+        assert_eq!((video.count(), video.tokens()), (4, 4));
+        assert_eq!(video.order(), [0, 1, 4, 5, 2, 3, 6, 7, 8, 9, 12, 13, 10, 11, 14, 15]);
+        let tiles = Tiles { grid: Grid::new(2, 4), rows: 1, columns: 2 };
         assert_eq!(tiles.order(), [0, 1, 4, 5, 2, 3, 6, 7]);
         assert_eq!((tiles.kept(0.0), tiles.kept(0.5), tiles.kept(0.99)), (4, 2, 1));
         // of 54 tokens 21 go, and of the 33 left each of 9 tiles keeps 3, not 6 - floor(2.4)
-        let nine = options.tiles_of(Grid { height: 6, width: 9 });
+        let nine = options.tiles_of(Grid::new(6, 9));
         assert_eq!([0.0, 0.1, 0.4, 0.5].map(|ratio| nine.kept(ratio)), [6, 5, 3, 3]);
     }
 }

@@ -8,8 +8,8 @@ use crate::draws::Generator;
 use crate::grid::Cells;
 use crate::matching::ThresholdCount;
 use crate::merge::MergeKernel;
+use crate::method_options::{BlockAtStep, MethodOptions};
 use crate::reuse::Reuse;
-use crate::rules::{Place, Rules};
 
 /// Whose ToMe it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -116,13 +116,13 @@ impl TomeOptions {
     }
 }
 
-impl Rules for TomeOptions {
+impl MethodOptions for TomeOptions {
     fn validate(&self) -> Result<()> {
         if ![1, 2, 4, 8].contains(&self.max_downsample) {
             let reason = format!("expected 1, 2, 4 or 8, got {}", self.max_downsample);
             return Err(Error::config("max_downsample", reason));
         }
-        self.cells(Grid { height: 1, width: 1 }).validate()?;
+        self.cells(Grid::new(1, 1)).validate()?;
         check_sublayers(self.merged())?;
         if self.variant == Variant::Comfy {
             for (field, set) in [("merge_crossattn", self.merge_crossattn), ("merge_mlp", self.merge_mlp)] {
@@ -136,7 +136,7 @@ impl Rules for TomeOptions {
         self.reuse.validate()
     }
 
-    fn kept(&self, ratio: f64, &Place { level, grid, .. }: &Place) -> usize {
+    fn kept(&self, ratio: f64, &BlockAtStep { level, grid, .. }: &BlockAtStep) -> usize {
         grid.tokens() - self.counts(ratio, level, grid).map_or(0, |counts| counts.merged)
     }
 
@@ -171,10 +171,11 @@ impl Rules for TomeOptions {
     }
 }
 
-/// Whether a method reduces a sublayer: its `merge_attn`, `merge_crossattn` and `merge_mlp`.
+/// Whether a method reduces a sublayer: its `merge_attn`, `merge_crossattn` and `merge_mlp`. Joint attention and parallel
+/// sublayers go by `merge_attn`.
 pub(crate) fn merges(sub: Sublayer, [attention, cross_attention, feed_forward]: [bool; 3]) -> bool {
     match sub {
-        Sublayer::SelfAttention => attention,
+        Sublayer::SelfAttention | Sublayer::JointAttention | Sublayer::Parallel => attention,
         Sublayer::CrossAttention => cross_attention,
         Sublayer::FeedForward => feed_forward,
     }

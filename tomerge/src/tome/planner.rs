@@ -8,7 +8,7 @@ use crate::around::{Moment, Planner};
 use crate::draws::Draws;
 use crate::matching::{Sides, match_tokens};
 use crate::merge::{MergePlan, Merges};
-use crate::rules::Rules;
+use crate::method_options::MethodOptions;
 
 /// ToMe.
 #[derive(Debug)]

@@ -8,8 +8,19 @@ use atedm_core::plugin::{
     TokenReducer,
 };
 use atedm_core::reference::{NdDevice, NdTensor};
-use atedm_core::{DType, Result, Tensor};
+use atedm_core::{DType, Indices, Result, Tensor};
 use serde_json::{Value, json};
+
+/// The tokens that a reduction leaves, as rows on the host.
+pub(crate) trait Places {
+    fn places(&self) -> Vec<Vec<u32>>;
+}
+
+impl Places for dyn Reduction<NdTensor> {
+    fn places(&self) -> Vec<Vec<u32>> {
+        self.representatives().unwrap().unwrap().to_host().unwrap()
+    }
+}
 
 /// A method on the reference backend.
 pub(crate) type Method = Box<dyn TokenReducer<NdTensor>>;

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use atedm_core::{Error, Result};
+use atedm_core::{Error, Result, one_line};
 use serde::{Deserialize, Serialize};
 
 use super::optimizer::Course;
@@ -187,8 +187,4 @@ impl Part {
             Self::Diffusion => "diffusion",
         }
     }
-}
-
-fn one_line(error: &toml::de::Error) -> String {
-    error.to_string().split_whitespace().collect::<Vec<_>>().join(" ")
 }

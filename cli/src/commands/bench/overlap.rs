@@ -2,10 +2,11 @@
 
 use std::sync::{Arc, Mutex};
 
-use atedm_core::at_edm::scoring::{PageRank, PageRankOptions};
-use atedm_core::at_edm::{AtEdmConfig, AtEdmPlan, Heads, LayerQuery, PrunePlan, ScoreSource};
-use atedm_core::plugin::{BuildContext, PruneObserver, PruneRecord, SharedObserver, Site, Sublayer};
-use atedm_core::{AttentionGraph, AttentionOps, Backend, DType, DeviceOf, Error, Indices, Result};
+use atedm_core::plugin::{
+    Action, BuildContext, Event, PruneObserver, PruneRecord, Registry, Row, Run, SharedObserver, Site, Step,
+    Sublayer, TokenReducer,
+};
+use atedm_core::{AttentionOps, Backend, DType, DeviceOf, Error, GraphRequest, Indices, Result};
 use atedm_sdxl::pipeline::{Decoding, Pipeline, Proceed, Request, TextEncoders};
 
 use crate::Extension;
@@ -13,96 +14,123 @@ use crate::args::BenchArgs;
 use crate::commands::subject::{Costed, Subject};
 use crate::extension::registry;
 use crate::failure::{Failure, Outcome};
-use crate::method::Workload;
+use crate::method::{Method, Workload};
 use crate::model::Model;
 
-/// Votes that count as converged.
-const CONVERGED: usize = 50;
 /// What the trajectory is of.
 const PROMPT: &str = "a red circle on a blue background";
 
-/// Compares each kept set with that of [`CONVERGED`] votes from equal scores on the same map.
-struct Comparison<T: AttentionOps> {
-    config: AtEdmConfig,
-    counts: PrunePlan,
-    rank: PageRank,
-    /// The converged scores `[b, tokens]` of the layer that is about to prune.
-    converged: Option<T>,
-    shares: Vec<f64>,
-}
+/// The kept sets of every decision, one a batch row, in the order of the decisions.
+#[derive(Debug, Default)]
+struct KeptSets(Vec<Vec<Vec<u32>>>);
 
-impl<T: AttentionOps> Comparison<T> {
-    fn new(plan: &AtEdmPlan) -> Result<Self> {
-        let config = plan.config().clone();
-        let rank = PageRank::new(PageRankOptions {
-            source: config.score,
-            max_iterations: CONVERGED,
-            epsilon: 0.0,
-            norm: config.norm,
-            heads: config.heads,
-            damping: config.damping,
-            cross_vote: config.cross_vote,
-        })?;
-        Ok(Self { counts: plan.counts().clone(), config, rank, converged: None, shares: Vec::new() })
-    }
-
-    fn combined(&self, scores: &T) -> Result<T> {
-        let [batch, _, tokens] = atedm_core::backend::dims(scores, "overlap")?;
-        let combined = match self.config.heads {
-            // the root would change no order
-            Heads::Rms => scores.mul(scores)?.mean(1)?,
-            Heads::Mean => scores.mean(1)?,
-            Heads::Max => scores.max(1)?,
-        };
-        combined.reshape(&[batch, tokens])
-    }
-}
-
-impl<T: AttentionOps> PruneObserver<T> for Comparison<T> {
-    fn wants_graph(&self, site: &Site<'_>, sub: Sublayer) -> bool {
-        let voting = match self.config.score {
-            ScoreSource::SelfAttention => Sublayer::SelfAttention,
-            ScoreSource::CrossAttention => Sublayer::CrossAttention,
-        };
-        let query = LayerQuery {
-            block: site.block,
-            layer: site.layer,
-            depth: site.depth,
-            step: site.step.index,
-            total: site.step.total,
-            tokens: site.tokens,
-            protected: site.protected.1.saturating_sub(site.protected.0),
-        };
-        sub == voting && matches!(self.counts.kept(&query), Ok(Some(_)))
-    }
-
-    fn graph(&mut self, site: &Site<'_>, sub: Sublayer, graph: &AttentionGraph<T>) -> Result<()> {
-        if <Self as PruneObserver<T>>::wants_graph(self, site, sub) {
-            let (scores, _) = self.rank.per_head(graph, None)?;
-            self.converged = Some(self.config.guidance.share(self.combined(&scores)?, site.rows)?);
-        }
-        Ok(())
-    }
-
+impl<T: AttentionOps> PruneObserver<T> for KeptSets {
     fn pruned(&mut self, _site: &Site<'_>, record: &PruneRecord<'_, T>) -> Result<()> {
-        let Some(converged) = self.converged.take() else { return Ok(()) };
-        let (_, kept) = record.kept.dims();
-        let ideal = converged.split_top_k(kept)?.kept.to_host()?;
-        for (ours, ideal) in record.kept.to_host()?.iter().zip(&ideal) {
-            // both ascend
-            let common = ours.iter().filter(|token| ideal.binary_search(token).is_ok()).count();
-            self.shares.push(common as f64 / kept.max(1) as f64);
-        }
+        self.0.push(record.kept.to_host()?);
         Ok(())
     }
 }
 
-/// The plan of a method that keeps what G-WPR's votes say: there is nothing to compare for others.
-fn voting(costed: &Costed) -> Option<&AtEdmPlan> {
-    costed.method.plan().downcast_ref()
+/// A method with what it keeps.
+struct Recorded<T: AttentionOps> {
+    reducer: Box<dyn TokenReducer<T>>,
+    kept: Arc<Mutex<KeptSets>>,
+    /// Whether it asked for the graph of the attention that runs now.
+    asked: bool,
 }
 
-/// For each method the mean over steps, blocks and rows of one run; `None` for methods that do not vote.
+impl<T: AttentionOps> Recorded<T> {
+    fn new(method: &Method, registry: &Registry<T>) -> Result<Self> {
+        let kept = Arc::new(Mutex::new(KeptSets::default()));
+        let observer: SharedObserver<T> = kept.clone();
+        let context = BuildContext { observer: Some(observer), ..BuildContext::default() };
+        Ok(Self { reducer: method.build(registry, &context)?, kept, asked: false })
+    }
+
+    fn wants(&mut self, site: &Site<'_>, sub: Sublayer) -> Result<GraphRequest<T>> {
+        let request = self.reducer.wants(site, sub)?;
+        self.asked = !matches!(request, GraphRequest::None);
+        Ok(request)
+    }
+
+    fn taken(&self) -> Result<KeptSets> {
+        let reason = "panicked on an earlier call".into();
+        let mut kept = self.kept.lock().map_err(|_| Error::Plugin { name: "observer".into(), reason })?;
+        Ok(std::mem::take(&mut kept))
+    }
+}
+
+/// The method decides; the converged one is told the same and not obeyed.
+struct Compared<T: AttentionOps> {
+    method: Recorded<T>,
+    converged: Recorded<T>,
+}
+
+impl<T: AttentionOps> TokenReducer<T> for Compared<T> {
+    fn begin_run(&mut self, run: &Run<'_>) -> Result<()> {
+        self.converged.reducer.begin_run(run)?;
+        self.method.reducer.begin_run(run)
+    }
+
+    fn begin_step(&mut self, step: &Step, rows: &[Row]) -> Result<()> {
+        self.converged.reducer.begin_step(step, rows)?;
+        self.method.reducer.begin_step(step, rows)
+    }
+
+    fn wants(&mut self, site: &Site<'_>, sub: Sublayer) -> Result<GraphRequest<T>> {
+        self.converged.wants(site, sub)?;
+        let request = self.method.wants(site, sub)?;
+        let only_converged = self.converged.asked && !self.method.asked;
+        Ok(if only_converged { GraphRequest::Lazy } else { request })
+    }
+
+    fn on_event(&mut self, site: &Site<'_>, event: Event<'_, T>) -> Result<Action<T>> {
+        let told: Option<Event<'_, T>> = match &event {
+            Event::LayerEnter { hidden } => Some(Event::LayerEnter { hidden }),
+            Event::Before { sub, hidden, normed } => Some(Event::Before { sub: *sub, hidden, normed }),
+            Event::Attended { sub, graph, values, .. } => {
+                let graph = graph.clone().filter(|_| self.converged.asked);
+                Some(Event::Attended { sub: *sub, graph, first_vote: None, values })
+            }
+            Event::After { sub, hidden } => Some(Event::After { sub: *sub, hidden }),
+            Event::BlockExit { hidden } => Some(Event::BlockExit { hidden }),
+            _ => None,
+        };
+        if let Some(told) = told {
+            self.converged.reducer.on_event(site, told)?;
+        }
+        let event = match event {
+            Event::Attended { sub, first_vote, values, .. } if !self.method.asked => {
+                Event::Attended { sub, graph: None, first_vote, values }
+            }
+            other => other,
+        };
+        self.method.reducer.on_event(site, event)
+    }
+
+    fn end_step(&mut self, prediction: &T) -> Result<()> {
+        self.converged.reducer.end_step(prediction)?;
+        self.method.reducer.end_step(prediction)
+    }
+}
+
+impl<T: AttentionOps> Compared<T> {
+    /// The mean share of what the method kept that converged scores keep too; `None` where nothing was kept.
+    fn share(&self) -> Result<Option<f64>> {
+        let (ours, ideal) = (self.method.taken()?.0, self.converged.taken()?.0);
+        let rows = ours.iter().flatten().zip(ideal.iter().flatten());
+        let shares: Vec<f64> = rows.map(|(ours, ideal)| shared(ours, ideal)).collect();
+        Ok((!shares.is_empty()).then(|| shares.iter().sum::<f64>() / shares.len() as f64))
+    }
+}
+
+/// The share of `kept` that is in `ideal`; both ascend.
+fn shared(kept: &[u32], ideal: &[u32]) -> f64 {
+    let common = kept.iter().filter(|token| ideal.binary_search(token).is_ok()).count();
+    common as f64 / kept.len().max(1) as f64
+}
+
+/// For each method the mean over steps, blocks and rows of one run; `None` for methods that do not iterate scores.
 pub(super) fn overlaps<B: Backend>(
     model: &Model,
     subject: &Subject,
@@ -112,34 +140,45 @@ pub(super) fn overlaps<B: Backend>(
     extension: &impl Extension,
 ) -> Outcome<Vec<Option<f64>>> {
     let work = subject.workload(args.steps);
-    if methods.iter().all(|costed| voting(costed).is_none()) {
+    let converged: Vec<Option<Method>> = methods.iter().map(|costed| costed.method.converged()).collect();
+    if converged.iter().all(Option::is_none) {
         return Ok(vec![None; methods.len()]);
     }
     let pipeline = Pipeline::<B>::load_with(&model.checkpoint, dtype, device, TextEncoders::PerRun)
         .map_err(Failure::run)?;
-    let of = |costed: &&Costed| overlap(&pipeline, costed, subject, &work, extension);
-    methods.iter().map(of).collect()
+    let registry = registry::<B::Tensor>(extension)?;
+    let of = |(costed, converged): (&&Costed, &Option<Method>)| match converged {
+        Some(converged) => {
+            let method = Recorded::new(&costed.method, &registry)?;
+            let compared = Compared { method, converged: Recorded::new(converged, &registry)? };
+            overlap(&pipeline, compared, subject, &work)
+        }
+        None => Ok(None),
+    };
+    methods.iter().zip(&converged).map(of).collect()
 }
 
 fn overlap<B: Backend>(
     pipeline: &Pipeline<B>,
-    costed: &Costed,
+    mut compared: Compared<B::Tensor>,
     subject: &Subject,
     work: &Workload<'_>,
-    extension: &impl Extension,
 ) -> Outcome<Option<f64>> {
-    let Some(plan) = voting(costed) else { return Ok(None) };
-    let comparison = Arc::new(Mutex::new(Comparison::<B::Tensor>::new(plan)?));
-    let observer: SharedObserver<B::Tensor> = comparison.clone();
-    let context = BuildContext { observer: Some(observer), ..BuildContext::default() };
-    let mut reducer = costed.method.build(&registry::<B::Tensor>(extension)?, &context)?;
     let mut request = Request::new([PROMPT]);
     (request.width, request.height) = (Some(subject.size.0), Some(subject.size.1));
     request.steps = work.steps;
     request.decoding = Decoding::Skip;
-    pipeline.generate(&request, reducer.as_mut(), &mut |_| Proceed::Continue(())).map_err(Failure::run)?;
-    let reason = "panicked on an earlier call".into();
-    let comparison = comparison.lock().map_err(|_| Error::Plugin { name: "observer".into(), reason })?;
-    let shares = &comparison.shares;
-    Ok((!shares.is_empty()).then(|| shares.iter().sum::<f64>() / shares.len() as f64))
+    pipeline.generate(&request, &mut compared, &mut |_| Proceed::Continue(())).map_err(Failure::run)?;
+    Ok(compared.share()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::shared;
+
+    #[test]
+    fn the_share_is_of_what_is_kept() {
+        assert_eq!(shared(&[0, 2, 5, 7], &[2, 3, 7, 9]), 0.5);
+        assert_eq!(shared(&[], &[]), 0.0);
+    }
 }

@@ -105,7 +105,7 @@ mod tests {
 
     fn costed<R>(method: &str, options: Value, of: impl FnOnce(&Costed, &Workload<'_>) -> R) -> R {
         let unet = UNetConfig::sdxl_base();
-        let (latents, scheduler) = (Grid { height: 128, width: 128 }, SchedulerConfig::sdxl());
+        let (latents, scheduler) = (Grid::new(128, 128), SchedulerConfig::sdxl());
         let work =
             Workload { unet: &unet, latents, text: 77, steps: 50, scheduler: &scheduler, sampler: None };
         let options = options.as_object().cloned().unwrap_or_else(Map::new);

@@ -3,11 +3,13 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use atedm_core::at_edm::{Ballot, RecoveryInput, ScoreInput, ScoreNeeds, Scores, TokenRecovery, TokenScorer};
-use atedm_core::plugin::{
-    Action, BlockId, Event, Reduction, Registry, Row, Run, Site, Step, Sublayer, TokenReducer, Wants,
+use atedm_core::at_edm::{
+    FirstVoteQuery, RecoveryInput, ScoreInput, ScoreNeeds, Scores, TokenRecovery, TokenScorer,
 };
-use atedm_core::{AttentionOps, Result};
+use atedm_core::plugin::{
+    Action, BlockId, Event, Reduction, Registry, Row, Run, Site, Step, Sublayer, TokenReducer,
+};
+use atedm_core::{AttentionOps, GraphRequest, Result, Tensor};
 
 use super::clock::{Phase, SharedClock};
 use crate::Extension;
@@ -56,13 +58,13 @@ impl<T: AttentionOps> TokenReducer<T> for Timed<T> {
         self.clock.during(self.own, || inner.begin_step(step, rows))
     }
 
-    fn wants(&mut self, site: &Site<'_>, sub: Sublayer) -> Result<Wants<T>> {
+    fn wants(&mut self, site: &Site<'_>, sub: Sublayer) -> Result<GraphRequest<T>> {
         let inner = &mut self.inner;
         let wants = self.clock.during(Phase::Scoring, || inner.wants(site, sub))?;
         match &wants {
-            Wants::Graph => self.asked.push(Asked::Graph(site.block)),
-            Wants::Voted(_) => self.asked.push(Asked::Vote(site.block)),
-            Wants::Nothing | Wants::Stored => {}
+            GraphRequest::Lazy => self.asked.push(Asked::Graph(site.block)),
+            GraphRequest::FirstVote(_) => self.asked.push(Asked::Vote(site.block)),
+            GraphRequest::None | GraphRequest::Stored => {}
         }
         self.clock.turn(Phase::Attention)?;
         Ok(wants)
@@ -87,12 +89,12 @@ impl<T: AttentionOps> TokenReducer<T> for Timed<T> {
 }
 
 #[derive(Debug)]
-struct TimedReduction<T> {
+struct TimedReduction<T: Tensor> {
     inner: Box<dyn Reduction<T>>,
     clock: SharedClock,
 }
 
-impl<T: std::fmt::Debug + 'static> Reduction<T> for TimedReduction<T> {
+impl<T: Tensor> Reduction<T> for TimedReduction<T> {
     fn kept(&self) -> usize {
         self.inner.kept()
     }
@@ -105,8 +107,16 @@ impl<T: std::fmt::Debug + 'static> Reduction<T> for TimedReduction<T> {
         self.clock.during(Phase::Recovery, || self.inner.restore(reduced))
     }
 
-    fn positions(&self) -> Option<Result<Vec<Vec<u32>>>> {
+    fn name(&self) -> &str {
+        self.inner.name()
+    }
+
+    fn positions(&self) -> Option<Result<T::Indices>> {
         self.inner.positions()
+    }
+
+    fn representatives(&self) -> Option<Result<T::Indices>> {
+        self.inner.representatives()
     }
 
     fn clone_box(&self) -> Box<dyn Reduction<T>> {
@@ -129,8 +139,8 @@ impl<T: AttentionOps> TokenScorer<T> for TimedScorer<T> {
         self.inner.begin_run(run)
     }
 
-    fn first_ballot(&self, ballot: &Ballot<'_, T>) -> Result<Option<T>> {
-        self.inner.first_ballot(ballot)
+    fn first_vote_scores(&self, query: &FirstVoteQuery<'_, T>) -> Result<Option<T>> {
+        self.inner.first_vote_scores(query)
     }
 
     fn score(&mut self, input: &ScoreInput<'_, T>) -> Result<Scores<T>> {

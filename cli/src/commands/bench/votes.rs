@@ -74,15 +74,15 @@ fn price<B: Backend>(shape: [usize; 3], bench: &Bench<B>, clock: &SharedClock) -
     };
     let (q, k, v) = (draw()?, draw()?, draw()?);
     let scores = B::Tensor::full(1.0 / tokens as f64, &[batch, heads, tokens], dtype.accumulator(), device)?;
-    let seconds = |graph: GraphRequest<'_, B::Tensor>| {
+    let seconds = |graph: &GraphRequest<B::Tensor>| {
         let options = AttentionOptions { graph, ..AttentionOptions::for_dim(dim) };
         let attend = || B::inference(|| B::Tensor::attention(&q, &k, &v, options)).map(drop);
         Ok(clock.time(Detail::Total, attend)?.1.total())
     };
-    let requests = [GraphRequest::None, GraphRequest::Lazy, GraphRequest::Voted(&scores)];
+    let requests = [GraphRequest::None, GraphRequest::Lazy, GraphRequest::FirstVote(scores)];
     let mut times: [Vec<f64>; 3] = Default::default();
     for round in 0..=ROUNDS {
-        for (times, request) in times.iter_mut().zip(requests) {
+        for (times, request) in times.iter_mut().zip(&requests) {
             let time = seconds(request)?;
             if round > 0 {
                 times.push(time);

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use atedm_core::one_line;
 use serde::{Deserialize, Serialize};
 
 use crate::experiment::prompt_table::names_columns;
@@ -93,11 +94,6 @@ fn lines(text: &str) -> Outcome<Vec<PromptText>> {
     };
     let filled = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
     filled.map(prompt).collect()
-}
-
-/// Some of COCO's captions have spaces and line ends around or within them.
-fn one_line(caption: &str) -> String {
-    caption.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 /// As `prompts.jsonl`.

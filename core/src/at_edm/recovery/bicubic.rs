@@ -20,13 +20,14 @@
 //! neighbours are all pruned gets zero, the failure that the paper shows in Fig. 9. `normalised` divides by the sum
 //! of the weights of kept cells, where that sum is at least 1/8 (below, near-cancelling weights would only add noise).
 //!
-//! Cells outside the grid and cells that an earlier layer pruned count as pruned. The interpolation is separable,
+//! Cells outside the grid and cells that an earlier layer pruned count as pruned, and so do other frames. The interpolation is separable,
 //! `K_h X K_w`, and runs as two matrix products on the device.
 
+use super::scatter::{Background, ScatterPlan};
 use super::{RecoveryInput, TokenRecovery};
 use crate::at_edm::options::Bicubic;
 use crate::backend::{AttentionOps, dims};
-use crate::plugin::{Grid, Reduction, expect_tokens};
+use crate::plugin::{Grid, Reduction};
 use crate::{DType, Error, Indices, Result, Tensor};
 
 /// k(0), k(1), k(2), k(3).
@@ -44,9 +45,9 @@ pub struct BicubicInterpolation {
 impl<T: AttentionOps> TokenRecovery<T> for BicubicInterpolation {
     fn plan(&self, input: RecoveryInput<'_, T>) -> Result<Box<dyn Reduction<T>>> {
         if input.entry_tokens != input.grid.tokens() {
-            let Grid { height, width } = input.grid;
+            let Grid { frames, height, width } = input.grid;
             let reason = format!(
-                "bicubic needs a whole grid of tokens: {height} x {width} is not {}",
+                "bicubic needs a whole grid of tokens: {frames} x {height} x {width} is not {}",
                 input.entry_tokens
             );
             return Err(Error::config("recovery", reason));
@@ -55,27 +56,18 @@ impl<T: AttentionOps> TokenRecovery<T> for BicubicInterpolation {
             Some(positions) => positions.gather(&input.partition.kept)?,
             None => input.partition.kept.clone(),
         };
-        let mut plan = BicubicPlan {
-            tokens: input.partition.tokens(),
-            kept: input.partition.kept,
-            cells,
-            stream: input.positions.cloned(),
-            grid: input.grid,
-            factor: None,
-        };
+        let mut surroundings =
+            Surroundings::<T> { cells, stream: input.positions.cloned(), grid: input.grid, factor: None };
         if self.mode == Bicubic::Normalised {
-            plan.factor = Some(plan.normalisation(input.hidden)?);
+            surroundings.factor = Some(surroundings.normalisation(input.hidden)?);
         }
-        Ok(Box::new(plan))
+        Ok(Box::new(ScatterPlan::new(input.partition, surroundings)))
     }
 }
 
+/// What the kept cells say of all cells around them.
 #[derive(Debug, Clone)]
-struct BicubicPlan<T: Tensor> {
-    /// Kept positions in the stream, `[b, kept]`.
-    kept: T::Indices,
-    /// Tokens in the stream before shrinking.
-    tokens: usize,
+struct Surroundings<T: Tensor> {
     /// Grid cells of the kept tokens, `[b, kept]`.
     cells: T::Indices,
     /// Grid cells of the stream's tokens, `[b, tokens]`; `None` when it is the whole grid.
@@ -85,26 +77,23 @@ struct BicubicPlan<T: Tensor> {
     factor: Option<T>,
 }
 
-impl<T: Tensor> BicubicPlan<T> {
+impl<T: Tensor> Surroundings<T> {
     /// The interpolation at every cell, `[b, cells, channels]`, from kept tokens `[b, kept, channels]`.
     fn interpolate(&self, reduced: &T) -> Result<T> {
         let [batch, _, channels] = dims(reduced, "bicubic interpolation")?;
-        let Grid { height, width } = self.grid;
-        let zeros = T::full(0.0, &[batch, height * width, channels], reduced.dtype(), &reduced.device())?;
+        let Grid { frames, height, width } = self.grid;
+        let cells = self.grid.tokens();
+        let zeros = T::full(0.0, &[batch, cells, channels], reduced.dtype(), &reduced.device())?;
         let field = reduced.scatter_into(&zeros, &self.cells)?;
-        let rows = band::<T>(height, batch, reduced)?.matmul(&field.reshape(&[
-            batch,
-            height,
-            width * channels,
-        ])?)?;
-        let columns = rows.reshape(&[batch, height, width, channels])?.permute(&[0, 2, 1, 3])?;
-        let both = band::<T>(width, batch, reduced)?.matmul(&columns.reshape(&[
-            batch,
-            width,
-            height * channels,
-        ])?)?;
-        let both = both.reshape(&[batch, width, height, channels])?.permute(&[0, 2, 1, 3])?;
-        both.reshape(&[batch, height * width, channels])?.affine(1.0 / 3.0, 0.0)
+        // every frame is a picture of its own
+        let pictures = batch * frames;
+        let lines = field.reshape(&[pictures, height, width * channels])?;
+        let rows = band::<T>(height, pictures, reduced)?.matmul(&lines)?;
+        let columns = rows.reshape(&[pictures, height, width, channels])?.permute(&[0, 2, 1, 3])?;
+        let columns = columns.reshape(&[pictures, width, height * channels])?;
+        let both = band::<T>(width, pictures, reduced)?.matmul(&columns)?;
+        let both = both.reshape(&[pictures, width, height, channels])?.permute(&[0, 2, 1, 3])?;
+        both.reshape(&[batch, cells, channels])?.affine(1.0 / 3.0, 0.0)
     }
 
     /// One over the weight that each cell's kept neighbours carry, in the dtype of `like`.
@@ -125,30 +114,17 @@ fn band<T: Tensor>(len: usize, batch: usize, like: &T) -> Result<T> {
     T::from_f32(&one.repeat(batch), &[batch, len, len], like.dtype(), &like.device())
 }
 
-impl<T: Tensor> Reduction<T> for BicubicPlan<T> {
-    fn kept(&self) -> usize {
-        self.kept.dims().1
-    }
-    fn shrink(&self, full: &T) -> Result<T> {
-        expect_tokens(full, self.tokens, "bicubic: shrink")?;
-        full.gather(1, &self.kept)
-    }
-    fn restore(&self, reduced: &T) -> Result<T> {
-        expect_tokens(reduced, Reduction::<T>::kept(self), "bicubic: restore")?;
+impl<T: Tensor> Background<T> for Surroundings<T> {
+    const NAME: &'static str = "bicubic interpolation";
+
+    fn behind(&self, reduced: &T, _tokens: usize) -> Result<T> {
         let mut cells = self.interpolate(reduced)?;
         if let Some(factor) = &self.factor {
             cells = cells.mul(factor)?;
         }
-        let stream = match &self.stream {
-            Some(positions) => cells.gather(1, positions)?,
-            None => cells,
-        };
-        reduced.scatter_into(&stream, &self.kept)
-    }
-    fn positions(&self) -> Option<Result<Vec<Vec<u32>>>> {
-        Some(self.kept.to_host())
-    }
-    fn clone_box(&self) -> Box<dyn Reduction<T>> {
-        Box::new(self.clone())
+        match &self.stream {
+            Some(positions) => cells.gather(1, positions),
+            None => Ok(cells),
+        }
     }
 }

@@ -2,6 +2,7 @@
 
 mod bicubic;
 mod direct;
+mod scatter;
 mod similarity;
 mod zero;
 

@@ -31,7 +31,7 @@ mod warm;
 
 pub use comparison::{TokenNorm, ValueNorm};
 pub(in crate::at_edm) use page_rank::check_level_iterations;
-pub use page_rank::{PageRank, PageRankOptions};
+pub use page_rank::{PageRank, PageRankOptions, Start};
 pub use random::RandomScores;
 pub use warm::WarmPageRank;
 pub(in crate::at_edm) use warm::check_cold_iterations;
@@ -59,6 +59,8 @@ pub struct ScoreInput<'a, T: Tensor> {
     pub hidden: &'a T,
     /// The graph, if needed: `[b, h, tokens, tokens]` for self-, `[b, h, tokens, text]` for cross-attention.
     pub graph: Option<&'a AttentionGraph<T>>,
+    /// The vote `[b, h, tokens]` that attention cast on its way with [`TokenScorer::first_vote_scores`], if it cast one.
+    pub first_vote: Option<&'a T>,
     /// The values `[b, h, tokens, dim]` of self-attention, if needed.
     pub values: Option<&'a T>,
     /// Tokens in the stream when the block began.
@@ -117,12 +119,12 @@ pub trait TokenScorer<T: AttentionOps>: Send + std::fmt::Debug {
     }
 
     /// The scores `[b, h, tokens]` whose vote the attention's forward pass may cast on the way, if they are known
-    /// before it runs; asked only of scorers that need the self-attention graph. If it does cast it, the graph that
-    /// [`TokenScorer::score`] then gets holds it ([`AttentionGraph::first_vote`]).
+    /// before it runs; asked only of scorers that need the self-attention graph. If it does cast it,
+    /// [`TokenScorer::score`] then gets it as [`ScoreInput::first_vote`].
     ///
     /// # Errors
     /// As the backend's operations.
-    fn first_ballot(&self, _ballot: &Ballot<'_, T>) -> Result<Option<T>> {
+    fn first_vote_scores(&self, _query: &FirstVoteQuery<'_, T>) -> Result<Option<T>> {
         Ok(None)
     }
 
@@ -133,9 +135,9 @@ pub trait TokenScorer<T: AttentionOps>: Send + std::fmt::Debug {
     fn score(&mut self, input: &ScoreInput<'_, T>) -> Result<Scores<T>>;
 }
 
-/// The place and form of the scores that the first vote is cast with.
+/// Asks for the scores that the first vote is cast with: where, and of which form.
 #[derive(Debug)]
-pub struct Ballot<'a, T: Tensor> {
+pub struct FirstVoteQuery<'a, T: Tensor> {
     /// The pruning layer; `site.tokens` tokens are to be scored.
     pub site: &'a Site<'a>,
     /// Tokens in the stream when the block began.

@@ -26,7 +26,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Ballot, ScoreInput, ScoreNeeds, Scores, TokenScorer, heads};
+use super::{FirstVoteQuery, ScoreInput, ScoreNeeds, Scores, TokenScorer, heads};
 use crate::at_edm::options::{CrossVote, Heads, Norm, ScoreSource};
 use crate::backend::{AttentionGraph, AttentionOps};
 use crate::plugin::check_ratio;
@@ -52,7 +52,7 @@ pub struct PageRankOptions {
     pub heads: Heads,
     /// The share of each vote that is spread evenly.
     pub damping: f64,
-    /// The way back from text to image tokens.
+    /// How text tokens' scores become image tokens' scores.
     pub cross_vote: CrossVote,
 }
 
@@ -67,6 +67,27 @@ impl Default for PageRankOptions {
             damping: 0.0,
             cross_vote: CrossVote::default(),
         }
+    }
+}
+
+/// Where G-WPR begins.
+#[derive(Debug)]
+pub struct Start<'a, T> {
+    /// The starting scores `[b, h, m]`; `None`: 1/M each.
+    pub scores: Option<&'a T>,
+    /// The first vote `[b, h, n]`, if it was cast already. It must have been cast with `scores`.
+    pub first_vote: Option<&'a T>,
+}
+
+impl<'a, T> Start<'a, T> {
+    /// From equal scores.
+    pub fn equal() -> Self {
+        Self { scores: None, first_vote: None }
+    }
+
+    /// From these scores `[b, h, m]`.
+    pub fn from_scores(scores: &'a T) -> Self {
+        Self { scores: Some(scores), first_vote: None }
     }
 }
 
@@ -132,15 +153,15 @@ impl PageRank {
         Self { options, level_iterations: BTreeMap::new() }
     }
 
-    /// The scores of every head `[b, h, m]` and the votes cast, from `start [b, h, m]` (`None`: 1/M each). A vote that
-    /// the graph holds already ([`AttentionGraph::first_vote`]) counts as the first, and must have been cast with `start`.
+    /// The scores of every head `[b, h, m]` and the votes cast.
     ///
     /// # Errors
-    /// [`Error::Shape`] when self-attention's map is not square, or `start` has another shape.
+    /// [`Error::Shape`] when self-attention's map is not square, or the starting scores or the first vote have another
+    /// shape.
     pub fn per_head<T: AttentionOps>(
         &self,
         graph: &AttentionGraph<T>,
-        start: Option<&T>,
+        Start { scores: start, first_vote }: Start<'_, T>,
     ) -> Result<(T, usize)> {
         let [batch, head_count, m, n] = graph.dims()?;
         if self.options.source == ScoreSource::SelfAttention && m != n {
@@ -155,21 +176,30 @@ impl PageRank {
                 start.shape(),
             ));
         }
-        let mut cast = graph.first_vote().cloned();
+        if let Some(vote) = first_vote
+            && vote.shape() != [batch, head_count, n]
+        {
+            return Err(Error::shape(
+                "G-WPR",
+                format!("a first vote [{batch}, {head_count}, {n}]"),
+                vote.shape(),
+            ));
+        }
+        let mut first_vote = first_vote.cloned();
         let mut scores = match start {
             Some(start) => start.clone(),
             None => T::full(1.0 / m as f64, &[batch, head_count, m], graph.score_dtype(), &graph.device())?,
         };
-        let mut way_back = WayBack::new(self.options, n);
+        let mut to_queries = KeysToQueries::new(self.options, n);
         let mut resting = vec![false; batch * head_count];
         let mut votes = 0;
         while votes < self.options.max_iterations {
-            let voted = match cast.take() {
-                Some(voted) => voted,
+            let vote = match first_vote.take() {
+                Some(vote) => vote,
                 None => graph.votes(&scores)?,
             };
             votes += 1;
-            let next = self.normalised(way_back.queries(graph, voted)?)?;
+            let next = self.normalised(to_queries.scores(graph, vote)?)?;
             if self.options.epsilon == 0.0 {
                 scores = next;
                 continue;
@@ -202,43 +232,42 @@ impl PageRank {
 }
 
 /// From the keys' scores to the queries' scores: the function f of Algorithm 1, with what it computes only once.
-struct WayBack<T: Tensor> {
+struct KeysToQueries<T: Tensor> {
     options: PageRankOptions,
     keys: usize,
     entropy: Option<T>,
     strongest_key: Option<T::Indices>,
 }
 
-impl<T: AttentionOps> WayBack<T> {
+impl<T: AttentionOps> KeysToQueries<T> {
     fn new(options: PageRankOptions, keys: usize) -> Self {
         Self { options, keys, entropy: None, strongest_key: None }
     }
 
     /// `[b, h, n]` → `[b, h, m]`, before normalisation.
-    fn queries(&mut self, graph: &AttentionGraph<T>, voted: T) -> Result<T> {
+    fn scores(&mut self, graph: &AttentionGraph<T>, vote: T) -> Result<T> {
         let damping = self.options.damping;
-        let voted =
-            if damping > 0.0 { voted.affine(1.0 - damping, damping / self.keys as f64)? } else { voted };
+        let vote = if damping > 0.0 { vote.affine(1.0 - damping, damping / self.keys as f64)? } else { vote };
         if self.options.source == ScoreSource::SelfAttention {
-            return Ok(voted);
+            return Ok(vote);
         }
         match self.options.cross_vote {
-            CrossVote::Plain => graph.read(&voted),
+            CrossVote::Plain => graph.read(&vote),
             CrossVote::Entropy => {
                 let entropy = match self.entropy.take() {
                     Some(entropy) => entropy,
                     None => graph.row_entropy()?.clamp_min(LEAST_ENTROPY)?,
                 };
-                let queries = graph.read(&voted)?.div(&entropy)?;
+                let queries = graph.read(&vote)?.div(&entropy)?;
                 self.entropy = Some(entropy);
                 Ok(queries)
             }
-            CrossVote::Hard => self.hard(graph, &voted),
+            CrossVote::Hard => self.hard(graph, &vote),
         }
     }
 
     /// Each query takes the score of the key it attends to most.
-    fn hard(&mut self, graph: &AttentionGraph<T>, voted: &T) -> Result<T> {
+    fn hard(&mut self, graph: &AttentionGraph<T>, vote: &T) -> Result<T> {
         let [batch, head_count, m, n] = graph.dims()?;
         let strongest = match self.strongest_key.take() {
             Some(strongest) => strongest,
@@ -248,7 +277,7 @@ impl<T: AttentionOps> WayBack<T> {
                 columns.argmax_rows()?
             }
         };
-        let queries = voted.reshape(&[batch * head_count, n])?.gather(1, &strongest)?;
+        let queries = vote.reshape(&[batch * head_count, n])?.gather(1, &strongest)?;
         self.strongest_key = Some(strongest);
         queries.reshape(&[batch, head_count, m])
     }
@@ -276,15 +305,17 @@ impl<T: AttentionOps> TokenScorer<T> for PageRank {
         ScoreNeeds { graph: Some(self.options.source), values: false }
     }
 
-    fn first_ballot(&self, ballot: &Ballot<'_, T>) -> Result<Option<T>> {
+    fn first_vote_scores(&self, query: &FirstVoteQuery<'_, T>) -> Result<Option<T>> {
         if self.options.source != ScoreSource::SelfAttention {
             return Ok(None);
         }
-        T::full(1.0 / ballot.shape[2] as f64, &ballot.shape, ballot.dtype, &ballot.device).map(Some)
+        T::full(1.0 / query.shape[2] as f64, &query.shape, query.dtype, &query.device).map(Some)
     }
 
     fn score(&mut self, input: &ScoreInput<'_, T>) -> Result<Scores<T>> {
-        let (scores, votes) = self.at_level(input.site.block.level).per_head(input.graph()?, None)?;
+        let (scores, votes) = self
+            .at_level(input.site.block.level)
+            .per_head(input.graph()?, Start { scores: None, first_vote: input.first_vote })?;
         Ok(Scores { tokens: self.combine(&scores)?, votes })
     }
 }

@@ -5,7 +5,7 @@ use rand_chacha::rand_core::{Rng, SeedableRng};
 
 use super::{ScoreInput, Scores, TokenScorer};
 use crate::backend::{AttentionOps, dims};
-use crate::plugin::{Branch, Row, Site, Stage};
+use crate::plugin::{Branch, Row, Site};
 use crate::{Error, Result};
 
 /// Uniform scores from ChaCha8. A row's draw depends on the seed, its image and guidance half, the U-Net evaluation,
@@ -34,11 +34,7 @@ impl<T: AttentionOps> TokenScorer<T> for RandomScores {
 
 /// All that a draw depends on, as the generator's 32-byte key.
 fn key(seed: u64, row: &Row, site: &Site<'_>) -> [u8; 32] {
-    let stage: u8 = match site.block.stage {
-        Stage::Down => 0,
-        Stage::Mid => 1,
-        Stage::Up => 2,
-    };
+    let [part, stage, index] = site.block.numbers();
     let branch: u8 = match row.branch {
         Branch::Single => 0,
         Branch::Cond => 1,
@@ -48,9 +44,10 @@ fn key(seed: u64, row: &Row, site: &Site<'_>) -> [u8; 32] {
     key[..8].copy_from_slice(&seed.to_le_bytes());
     key[8..16].copy_from_slice(&row.image.to_le_bytes());
     key[16..20].copy_from_slice(&(site.step.evaluation as u32).to_le_bytes());
-    key[20..22].copy_from_slice(&[stage, branch]);
+    key[20..22].copy_from_slice(&[part as u8, branch]);
     key[22..26].copy_from_slice(&(site.layer as u32).to_le_bytes());
-    key[26..28].copy_from_slice(&(site.block.stage_index as u16).to_le_bytes());
-    key[28..30].copy_from_slice(&(site.block.index as u16).to_le_bytes());
+    key[26..28].copy_from_slice(&(stage as u16).to_le_bytes());
+    key[28..30].copy_from_slice(&(index as u16).to_le_bytes());
+    key[30..32].copy_from_slice(&((stage >> 16) as u16).to_le_bytes());
     key
 }

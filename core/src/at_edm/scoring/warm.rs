@@ -9,7 +9,7 @@
 //! that entered the block: where an earlier pruning layer now keeps other tokens, each token that was scored before
 //! starts from its own score, and the others from their head's mean.
 
-use super::{Ballot, PageRank, ScoreInput, ScoreNeeds, Scores, TokenScorer};
+use super::{FirstVoteQuery, PageRank, ScoreInput, ScoreNeeds, Scores, Start, TokenScorer};
 use crate::at_edm::memory::RowMemory;
 use crate::backend::{AttentionOps, dims};
 use crate::plugin::{Run, Site};
@@ -121,9 +121,9 @@ impl<T: AttentionOps> TokenScorer<T> for WarmPageRank<T> {
         Ok(())
     }
 
-    fn first_ballot(&self, ballot: &Ballot<'_, T>) -> Result<Option<T>> {
-        let &Ballot { site, entry_tokens, positions, shape, .. } = ballot;
-        match self.rank.first_ballot(ballot)? {
+    fn first_vote_scores(&self, query: &FirstVoteQuery<'_, T>) -> Result<Option<T>> {
+        let &FirstVoteQuery { site, entry_tokens, positions, shape, .. } = query;
+        match self.rank.first_vote_scores(query)? {
             None => Ok(None),
             Some(equal) => {
                 Ok(Some(self.start(&Stream { site, entry_tokens, positions }, shape)?.unwrap_or(equal)))
@@ -140,7 +140,8 @@ impl<T: AttentionOps> TokenScorer<T> for WarmPageRank<T> {
             (None, Some(cap)) => self.rank.capped(cap),
             _ => self.rank.at_level(site.block.level),
         };
-        let (scores, votes) = rank.per_head(input.graph()?, start.as_ref())?;
+        let start = Start { scores: start.as_ref(), first_vote: input.first_vote };
+        let (scores, votes) = rank.per_head(input.graph()?, start)?;
         self.remember(&stream, &scores)?;
         Ok(Scores { tokens: self.rank.combine(&scores)?, votes })
     }

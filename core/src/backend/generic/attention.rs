@@ -9,7 +9,8 @@
 //! ```
 
 use crate::backend::{
-    AttentionGraph, AttentionOptions, GraphRequest, Indices, Partition, Streamed, Tensor, dims, shape,
+    Attended, AttentionGraph, AttentionOptions, GraphRequest, Indices, Partition, Streamed, Tensor, dims,
+    shape,
 };
 use crate::{DType, Error, Result};
 
@@ -17,12 +18,7 @@ use crate::{DType, Error, Result};
 const ROW_BLOCK: usize = 512;
 
 /// Attention by blocks of query rows; the graph comes back streamed (dense where a bias is part of the map).
-pub fn attention<T: Tensor>(
-    q: &T,
-    k: &T,
-    v: &T,
-    options: AttentionOptions<'_, T>,
-) -> Result<(T, Option<AttentionGraph<T>>)> {
+pub fn attention<T: Tensor>(q: &T, k: &T, v: &T, options: AttentionOptions<'_, T>) -> Result<Attended<T>> {
     let AttentionOptions { scale, bias, graph } = options;
     if matches!(graph, GraphRequest::Stored) {
         return stored(q, k, v, (scale, bias));
@@ -50,37 +46,33 @@ pub fn attention<T: Tensor>(
             (_, None) => sums.push(total.ln()?.add(&max)?),
         }
     }
-    let output = concat(outputs, 2)?.cast(dtype)?;
-    let graph = match (graph, bias) {
-        (GraphRequest::None, _) => None,
-        (_, Some(_)) => Some(AttentionGraph::Dense(concat(maps, 2)?)),
+    let hidden = concat(outputs, 2)?.cast(dtype)?;
+    let (graph, first_vote) = match (graph, bias) {
+        (GraphRequest::None, _) => (None, None),
+        (_, Some(_)) => (Some(AttentionGraph::Dense(concat(maps, 2)?)), None),
         (request, None) => {
             let lse = drop_last(&concat(sums, 2)?)?;
-            let mut streamed = Streamed { q: q.clone(), k: k.clone(), lse, scale, voted: None };
-            if let GraphRequest::Voted(scores) = request {
-                streamed.voted = Some(votes(&streamed, scores)?);
-            }
-            Some(AttentionGraph::Streamed(streamed))
+            let streamed = Streamed { q: q.clone(), k: k.clone(), lse, scale };
+            let first_vote = match request {
+                GraphRequest::FirstVote(scores) => Some(votes(&streamed, scores)?),
+                _ => None,
+            };
+            (Some(AttentionGraph::Streamed(streamed)), first_vote)
         }
     };
-    Ok((output, graph))
+    Ok(Attended { hidden, graph, first_vote })
 }
 
 /// Attention with its whole map stored, everything in the tokens' dtype but what the softmax does inside.
-fn stored<T: Tensor>(
-    q: &T,
-    k: &T,
-    v: &T,
-    (scale, bias): (f64, Option<&T>),
-) -> Result<(T, Option<AttentionGraph<T>>)> {
+fn stored<T: Tensor>(q: &T, k: &T, v: &T, (scale, bias): (f64, Option<&T>)) -> Result<Attended<T>> {
     let mut logits = q.affine(scale, 0.0)?.matmul(&k.permute(&[0, 1, 3, 2])?)?;
     if let Some(bias) = bias {
         logits = logits.add(&bias.cast(q.dtype())?)?;
     }
     let map = logits.softmax()?;
     drop(logits);
-    let output = map.matmul(v)?;
-    Ok((output, Some(AttentionGraph::Dense(map))))
+    let hidden = map.matmul(v)?;
+    Ok(Attended { hidden, graph: Some(AttentionGraph::Dense(map)), first_vote: None })
 }
 
 /// The streamed graph of queries and keys: one pass for the log-sum-exp.
@@ -94,7 +86,7 @@ pub fn streamed_from_qk<T: Tensor>(q: &T, k: &T, scale: f64) -> Result<Streamed<
         let max = logits.max(3)?;
         sums.push(logits.sub(&max)?.exp()?.sum(3)?.ln()?.add(&max)?);
     }
-    Ok(Streamed { q: q.clone(), k: k.clone(), lse: drop_last(&concat(sums, 2)?)?, scale, voted: None })
+    Ok(Streamed { q: q.clone(), k: k.clone(), lse: drop_last(&concat(sums, 2)?)?, scale })
 }
 
 /// `ln A` for query rows `start .. start + len`: `[b, h, len, n]`.

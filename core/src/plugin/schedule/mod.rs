@@ -15,7 +15,7 @@ pub use registry::ScheduleRegistry;
 pub use table::{ScheduleEntry, ScheduleTable, Table};
 pub use tau::Tau;
 
-use super::site::BlockId;
+use super::block::BlockId;
 use crate::Result;
 
 /// One question to a schedule: how much of this block is removed at this step?

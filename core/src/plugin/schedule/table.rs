@@ -70,8 +70,9 @@ impl ScheduleEntry {
                 other => other.replace('*', "0"),
             };
             complete.parse::<BlockName>().map_err(|_| {
-                let reason =
-                    format!("expected down.S.I, mid.I, up.S.I (each part may be *), got {pattern:?}");
+                let reason = format!(
+                    "expected down.S.I, mid.I, up.S.I or NAME.I (each number may be *), got {pattern:?}"
+                );
                 Error::config(field("blocks"), reason)
             })?;
         }

@@ -7,7 +7,7 @@ use crate::reuse::Reuse;
 
 /// Where and when something is reduced.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Place {
+pub struct BlockAtStep {
     /// The block's resolution level.
     pub level: usize,
     /// The block's token grid.
@@ -17,7 +17,7 @@ pub struct Place {
 }
 
 /// A method's own options: whether they are right, and what they come to.
-pub trait Rules {
+pub trait MethodOptions {
     /// That every value is in range and no two contradict each other.
     ///
     /// # Errors
@@ -25,7 +25,7 @@ pub trait Rules {
     fn validate(&self) -> Result<()>;
 
     /// The tokens that `ratio` leaves at `place`.
-    fn kept(&self, ratio: f64, place: &Place) -> usize;
+    fn kept(&self, ratio: f64, place: &BlockAtStep) -> usize;
 
     /// What of `sub`'s input is reduced; `None` where it runs whole.
     fn scope(&self, sub: Sublayer) -> Option<Scope>;

@@ -1,0 +1,150 @@
+//! Which tokens of a block's entry a sublayer runs on: what per-token tables are gathered by.
+//!
+//! Rotary tables, masks and modulations belong to places, and a token keeps its place when others are gone. With the stream
+//! as it entered the block numbered `0..tokens`, and reductions of the stream stacked one on the other:
+//!
+//! ```text
+//! stream     p₀ = kept₀          pᵢ = pᵢ₋₁[keptᵢ]       UntilExit, in the order of the answers
+//! sublayer   p[kept]                                     Around, of its queries, its keys or both
+//! table      table[p]                                    what the sublayer's tokens are rotated, masked or scaled with
+//! ```
+
+use std::cell::OnceCell;
+
+use super::reducer::Reduction;
+use crate::backend::Tensor;
+use crate::{Error, Indices, Result};
+
+/// The reductions of a stream that wait for the block's exit.
+#[derive(Debug)]
+pub(super) struct Stack<T: Tensor> {
+    /// Tokens at the block's entry, once known.
+    entry: Option<usize>,
+    reductions: Vec<Box<dyn Reduction<T>>>,
+    /// Positions of the stream's tokens, once they were asked for.
+    positions: OnceCell<T::Indices>,
+}
+
+impl<T: Tensor> Stack<T> {
+    pub(super) fn new() -> Self {
+        Self { entry: None, reductions: Vec::new(), positions: OnceCell::new() }
+    }
+
+    /// Notes the tokens of the stream, which are those of the entry the first time.
+    pub(super) fn enter(&mut self, tokens: usize) {
+        self.entry.get_or_insert(tokens);
+    }
+
+    pub(super) fn push(&mut self, reduction: Box<dyn Reduction<T>>) {
+        self.reductions.push(reduction);
+        self.positions = OnceCell::new();
+    }
+
+    pub(super) fn pop(&mut self) -> Option<Box<dyn Reduction<T>>> {
+        self.positions = OnceCell::new();
+        self.reductions.pop()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.reductions.is_empty()
+    }
+
+    /// The stream's positions.
+    pub(super) fn positions(&self) -> Positions<'_, T> {
+        Positions { stack: Some(self), around: None }
+    }
+
+    /// `[b, tokens]`; `None` while the stream is whole.
+    fn indices(&self) -> Result<Option<T::Indices>> {
+        if let Some(known) = self.positions.get() {
+            return Ok(Some(known.clone()));
+        }
+        let mut composed: Option<T::Indices> = None;
+        for reduction in &self.reductions {
+            composed = Some(then(composed, reduction.as_ref())?);
+        }
+        Ok(composed.map(|composed| self.positions.get_or_init(|| composed).clone()))
+    }
+}
+
+/// Positions after one reduction more.
+fn then<T: Tensor>(before: Option<T::Indices>, reduction: &dyn Reduction<T>) -> Result<T::Indices> {
+    let kept = reduction.positions().ok_or_else(|| Error::Plugin {
+        name: reduction.name().into(),
+        reason:
+            "its tokens stand for no single positions, by which this model gathers rotary or other tables"
+                .into(),
+    })??;
+    match before {
+        Some(before) => before.gather(&kept),
+        None => Ok(kept),
+    }
+}
+
+/// The places of some tokens in the sequence that entered the block. Nothing is computed until it is asked for.
+#[derive(Debug)]
+pub struct Positions<'a, T: Tensor> {
+    /// `None` outside of any pass.
+    stack: Option<&'a Stack<T>>,
+    around: Option<&'a dyn Reduction<T>>,
+}
+
+// By hand: a derive would ask for `T: Copy`, and these are only references.
+impl<T: Tensor> Clone for Positions<'_, T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+impl<T: Tensor> Copy for Positions<'_, T> {}
+
+impl<'a, T: Tensor> Positions<'a, T> {
+    /// Those of tokens of which none is missing, outside of any pass.
+    pub fn whole() -> Self {
+        Self { stack: None, around: None }
+    }
+
+    /// The same tokens after a reduction around their sublayer.
+    pub(super) fn around(self, by: Option<&'a dyn Reduction<T>>) -> Self {
+        Self { around: by, ..self }
+    }
+
+    /// The place of every token, `[b, m]`; `None` while nothing is reduced.
+    ///
+    /// # Errors
+    /// [`Error::Plugin`] naming a reduction whose tokens stand for no single positions.
+    pub fn indices(&self) -> Result<Option<T::Indices>> {
+        let stream = self.stack.map_or(Ok(None), Stack::indices)?;
+        match self.around {
+            Some(around) => then(stream, around).map(Some),
+            None => Ok(stream),
+        }
+    }
+
+    /// The rows of a table, `[tokens, d]` or `[b, tokens, d]` with a row for every token of the entry, that belong to these
+    /// tokens: `[b, m, d]`; the table itself while nothing is reduced.
+    ///
+    /// # Errors
+    /// As [`Positions::indices`]; [`Error::Shape`] for a table of other tokens or rows.
+    pub fn rows(&self, table: &T) -> Result<T> {
+        const OP: &str = "rows of a table";
+        let shape = table.shape();
+        let (rows, tokens) = match shape[..] {
+            [tokens, _] => (1, tokens),
+            [rows, tokens, _] => (rows, tokens),
+            _ => return Err(Error::shape(OP, "[tokens, d] or [batch, tokens, d]", shape)),
+        };
+        if let Some(entry) = self.stack.and_then(|stack| stack.entry)
+            && tokens != entry
+        {
+            return Err(Error::shape(OP, format!("a row for each of the block's {entry} tokens"), shape));
+        }
+        let Some(at) = self.indices()? else { return Ok(table.clone()) };
+        let (batch, _) = at.dims();
+        let table = table.reshape(&[rows, tokens, shape[shape.len() - 1]])?;
+        match rows {
+            rows if rows == batch => table.gather(1, &at),
+            1 => T::concat(&vec![&table; batch], 0)?.gather(1, &at),
+            _ => Err(Error::shape(OP, format!("one table or {batch}, one for each row"), shape)),
+        }
+    }
+}
