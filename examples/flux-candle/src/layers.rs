@@ -50,10 +50,11 @@ pub(crate) fn modulate(x: &Tensor, shift: &Tensor, scale: &Tensor) -> Result<Ten
 
 /// Projections to queries, keys and values, with a norm on queries and keys.
 #[derive(Debug)]
-pub struct Projections {
+struct Projections {
     linears: [Linear; 3],
     norms: [RmsNorm; 2],
     heads: usize,
+    dim: usize,
 }
 
 impl Projections {
@@ -61,15 +62,13 @@ impl Projections {
         let (channels, dim) = (config.channels(), config.attention_head_dim);
         let [q, k, v] = linears.map(|name| linear(channels, channels, weights.pp(name)));
         let [norm_q, norm_k] = norms.map(|name| rms_norm(dim, EPS, weights.pp(name)));
-        Ok(Self { linears: [q?, k?, v?], norms: [norm_q?, norm_k?], heads: config.num_attention_heads })
+        Ok(Self { linears: [q?, k?, v?], norms: [norm_q?, norm_k?], heads: config.num_attention_heads, dim })
     }
 
-    /// Queries, keys and values of `[batch, tokens, channels]`, each `[batch, heads, tokens, dim]`; queries and keys are
-    /// turned by `table`.
-    pub fn forward(&self, x: &Tensor, table: &Tensor) -> Result<[Tensor; 3]> {
-        let (batch, tokens, channels) = x.dims3()?;
+    fn qkv(&self, x: &Tensor, table: &Tensor) -> Result<[Tensor; 3]> {
+        let (batch, tokens, _) = x.dims3()?;
         let split = |linear: &Linear| {
-            let shape = (batch, tokens, self.heads, channels / self.heads);
+            let shape = (batch, tokens, self.heads, self.dim);
             linear.forward(x)?.reshape(shape)?.transpose(1, 2)?.contiguous()
         };
         let [q, k, v] = &self.linears;
@@ -81,32 +80,37 @@ impl Projections {
 
 /// Attention over text and image together. Both give queries, keys and values `[batch, heads, tokens, dim]`; both get
 /// `[batch, tokens, channels]`.
-pub fn attend(text: &[Tensor; 3], image: &[Tensor; 3]) -> Result<[Tensor; 2]> {
-    let both = |i: usize| Tensor::cat(&[&text[i], &image[i]], 2);
+pub fn attend(text: &[Tensor; 3], image: [&Tensor; 3]) -> Result<[Tensor; 2]> {
+    let both = |i: usize| Tensor::cat(&[&text[i], image[i]], 2);
     let (q, k, v) = (both(0)?, both(1)?, both(2)?);
-    let logits = (q.matmul(&k.t()?)? * scale(&q)?)?;
+    let logits = (q.matmul(&k.t()?)? * scale(q.dim(D::Minus1)?))?;
     let out = candle_nn::ops::softmax_last_dim(&logits)?.matmul(&v)?.transpose(1, 2)?.flatten_from(2)?;
     let (of_text, of_image) = (text[0].dim(2)?, image[0].dim(2)?);
     Ok([out.narrow(1, 0, of_text)?.contiguous()?, out.narrow(1, of_text, of_image)?.contiguous()?])
 }
 
-/// The factor on `q·k` of heads `[…, dim]`.
-pub fn scale(q: &Tensor) -> Result<f64> {
-    Ok((q.dim(D::Minus1)? as f64).powf(-0.5))
+/// The factor on `q·k` of heads with so many channels.
+pub(crate) fn scale(dim: usize) -> f64 {
+    (dim as f64).powf(-0.5)
 }
 
 /// One stream of a layer of two.
 #[derive(Debug)]
 pub struct Stream {
     modulation: Linear,
-    /// To queries, keys and values.
-    pub project: Projections,
+    projections: Projections,
     out: Linear,
     up: Linear,
     down: Linear,
 }
 
 impl Stream {
+    /// Queries, keys and values of normed tokens `[batch, tokens, channels]`, each `[batch, heads, tokens, dim]`; queries
+    /// and keys are turned by `table`.
+    pub fn qkv(&self, normed: &Tensor, table: &Tensor) -> Result<[Tensor; 3]> {
+        self.projections.qkv(normed, table)
+    }
+
     /// `[batch, channels]` → the modulations of attention and feed-forward.
     pub fn modulations(&self, time: &Tensor) -> Result<[Modulation; 2]> {
         let all = Modulation::all(&self.modulation, time, 2)?;
@@ -146,7 +150,7 @@ impl Double {
         let stream = |norm: &str, linears, norms, out: &str, ff: &str| {
             Ok::<_, candle_core::Error>(Stream {
                 modulation: linear(channels, 6 * channels, weights.pp(norm))?,
-                project: Projections::load(config, linears, norms, &weights.pp("attn"))?,
+                projections: Projections::load(config, linears, norms, &weights.pp("attn"))?,
                 out: linear(channels, channels, weights.pp(out))?,
                 up: linear(channels, 4 * channels, weights.pp(ff).pp("net.0.proj"))?,
                 down: linear(4 * channels, channels, weights.pp(ff).pp("net.2"))?,
@@ -171,8 +175,7 @@ impl Double {
 #[derive(Debug)]
 pub struct Single {
     modulation: Linear,
-    /// To queries, keys and values.
-    pub project: Projections,
+    projections: Projections,
     up: Linear,
     out: Linear,
 }
@@ -184,10 +187,16 @@ impl Single {
         let (linears, norms) = (["to_q", "to_k", "to_v"], ["norm_q", "norm_k"]);
         Ok(Self {
             modulation: linear(channels, 3 * channels, weights.pp("norm.linear"))?,
-            project: Projections::load(config, linears, norms, &weights.pp("attn"))?,
+            projections: Projections::load(config, linears, norms, &weights.pp("attn"))?,
             up: linear(channels, 4 * channels, weights.pp("proj_mlp"))?,
             out: linear(5 * channels, channels, weights.pp("proj_out"))?,
         })
+    }
+
+    /// Queries, keys and values of normed tokens `[batch, tokens, channels]`, each `[batch, heads, tokens, dim]`; queries
+    /// and keys are turned by `table`.
+    pub fn qkv(&self, normed: &Tensor, table: &Tensor) -> Result<[Tensor; 3]> {
+        self.projections.qkv(normed, table)
     }
 
     /// `[batch, channels]` → the layer's modulation.
@@ -198,5 +207,40 @@ impl Single {
     /// The output of tokens that were attended to `attended`, their feed-forward beside it: `[batch, tokens, channels]`.
     pub fn out(&self, attended: &Tensor, normed: &Tensor) -> Result<Tensor> {
         self.out.forward(&Tensor::cat(&[attended, &self.up.forward(normed)?.gelu()?], D::Minus1)?)
+    }
+}
+
+/// A layer of either form.
+#[allow(clippy::large_enum_variant, reason = "one a layer")]
+#[derive(Debug)]
+pub enum Layer {
+    /// Two streams.
+    Double(Double),
+    /// One stream.
+    Single(Single),
+}
+
+/// A run of layers of one form.
+#[derive(Debug)]
+pub struct Block {
+    /// `double` or `single`.
+    pub stage: &'static str,
+    /// Which run of its stage.
+    pub index: usize,
+    /// How many runs its stage has.
+    pub count: usize,
+    /// The layers.
+    pub layers: Vec<Layer>,
+}
+
+impl Block {
+    /// Collects the layers of a run.
+    pub fn load(
+        stage: &'static str,
+        index: usize,
+        count: usize,
+        layers: impl Iterator<Item = Result<Layer>>,
+    ) -> Result<Self> {
+        Ok(Self { stage, index, count, layers: layers.collect::<Result<_>>()? })
     }
 }

@@ -4,7 +4,7 @@ use candle_core::{D, DType, Result, Tensor, bail};
 use candle_nn::{Linear, Module, VarBuilder, linear};
 
 use crate::config::Config;
-use crate::layers::{Double, Single, modulate};
+use crate::layers::{Block, Double, Layer, Single, modulate, scale};
 use crate::rotary;
 
 /// Sines and cosines of a time step.
@@ -14,15 +14,14 @@ const FREQUENCIES: usize = 256;
 #[derive(Debug)]
 pub struct Flux {
     axes: [usize; 3],
+    dim: usize,
     image_in: Linear,
     text_in: Linear,
     time: Mlp,
     guidance: Option<Mlp>,
     pooled: Mlp,
-    /// Layers of two streams.
-    pub double: Vec<Double>,
-    /// Layers of one stream.
-    pub single: Vec<Single>,
+    /// The layers. The first is a run of its own: first-block caches look at what it does.
+    pub blocks: Vec<Block>,
     modulation_out: Linear,
     out: Linear,
 }
@@ -44,12 +43,10 @@ pub struct Inputs {
     pub guidance: Option<Tensor>,
 }
 
-/// What enters the layers.
+/// What the layers get besides the image.
 #[derive(Debug)]
-pub struct Entry {
-    /// The image's tokens `[batch, height·width, channels]`.
-    pub image: Tensor,
-    /// The text's tokens `[batch, text tokens, channels]`.
+pub struct Conditions {
+    /// The text's tokens `[batch, text tokens, channels]`, which the layers change.
     pub text: Tensor,
     /// Time, guidance and pooled text `[batch, channels]`.
     pub time: Tensor,
@@ -66,28 +63,39 @@ impl Flux {
         let embed = weights.pp("time_text_embed");
         let mlp = |from, name: &str| Mlp::load(from, channels, &embed.pp(name));
         let guidance = config.guidance_embeds.then(|| mlp(FREQUENCIES, "guidance_embedder")).transpose()?;
-        let double = |i| Double::load(config, &weights.pp("transformer_blocks").pp(i));
-        let single = |i| Single::load(config, &weights.pp("single_transformer_blocks").pp(i));
+        let double = |i| Double::load(config, &weights.pp("transformer_blocks").pp(i)).map(Layer::Double);
+        let single =
+            |i| Single::load(config, &weights.pp("single_transformer_blocks").pp(i)).map(Layer::Single);
+        let first = config.num_layers.min(1);
         let out_channels = config.out_channels.unwrap_or(config.in_channels);
         Ok(Self {
             axes: config.axes_dims_rope,
+            dim: config.attention_head_dim,
             image_in: linear(config.in_channels, channels, weights.pp("x_embedder"))?,
             text_in: linear(config.joint_attention_dim, channels, weights.pp("context_embedder"))?,
             time: mlp(FREQUENCIES, "timestep_embedder")?,
             guidance,
             pooled: mlp(config.pooled_projection_dim, "text_embedder")?,
-            double: (0..config.num_layers).map(double).collect::<Result<_>>()?,
-            single: (0..config.num_single_layers).map(single).collect::<Result<_>>()?,
+            blocks: vec![
+                Block::load("double", 0, 2, (0..first).map(double))?,
+                Block::load("double", 1, 2, (first..config.num_layers).map(double))?,
+                Block::load("single", 0, 1, (0..config.num_single_layers).map(single))?,
+            ],
             modulation_out: linear(channels, 2 * channels, weights.pp("norm_out.linear"))?,
             out: linear(channels, out_channels, weights.pp("proj_out"))?,
         })
     }
 
-    /// Embeds the inputs.
+    /// The factor on `q·k`.
+    pub fn scale(&self) -> f64 {
+        scale(self.dim)
+    }
+
+    /// The image's tokens `[batch, height·width, channels]` and what goes with them.
     ///
     /// # Errors
     /// When the grid has not as many tokens as the latents, or guidance is missing or not an input of this model.
-    pub fn enter(&self, inputs: &Inputs) -> Result<Entry> {
+    pub fn enter(&self, inputs: &Inputs) -> Result<(Tensor, Conditions)> {
         let Inputs { latents, grid: (height, width), text, pooled, time, guidance } = inputs;
         if height * width != latents.dim(1)? {
             bail!("a grid of {height} x {width} is not that of {} latents", latents.dim(1)?);
@@ -102,13 +110,13 @@ impl Flux {
             (None, Some(_)) => bail!("this model has no guidance scale"),
         }
         let table = |coordinates: Vec<_>| rotary::table(&self.axes, &coordinates, latents.device());
-        Ok(Entry {
-            image: self.image_in.forward(latents)?,
+        let with = Conditions {
             text: self.text_in.forward(text)?,
             time: (embedded + self.pooled.forward(pooled)?)?,
             image_table: table(rotary::of_image(*height, *width))?,
             text_table: table(rotary::of_text(text.dim(1)?))?,
-        })
+        };
+        Ok((self.image_in.forward(latents)?, with))
     }
 
     /// The prediction `[batch, height·width, channels]` from the image's tokens.

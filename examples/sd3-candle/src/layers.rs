@@ -1,6 +1,6 @@
 //! One layer: an image's stream and a text's stream with joint attention.
 
-use candle_core::{D, Result, Tensor};
+use candle_core::{D, Result, Tensor, bail};
 use candle_nn::{Linear, Module, RmsNorm, VarBuilder, linear, rms_norm};
 use candle_transformers::models::mmdit::blocks::{
     DiTBlock, LayerNormNoAffine, ModulateIntermediates, QkvOnlyDiTBlock,
@@ -50,6 +50,7 @@ pub struct ImageLayer {
     second: Option<AttnProjections>,
     feed_forward: Mlp,
     heads: usize,
+    dim: usize,
 }
 
 impl ImageLayer {
@@ -64,6 +65,7 @@ impl ImageLayer {
             second: second.then(|| attention("attn2")).transpose()?,
             feed_forward: Mlp::new(channels, 4 * channels, weights.pp("mlp"))?,
             heads,
+            dim: config.attention_head_dim,
         })
     }
 
@@ -84,23 +86,25 @@ impl ImageLayer {
         split(self.attention.pre_attention(&by.attention.input(normed)?)?, self.heads)
     }
 
-    /// The attention's output, to be added to the stream, from what the joint attention gave `[batch, tokens, channels]`
-    /// and from normed queries and keys: what the image attends to alone, if this layer does that, comes with it.
-    pub fn out(
-        &self,
-        attended: &Tensor,
-        queries: &Tensor,
-        keys: &Tensor,
-        by: &Modulations,
-    ) -> Result<Tensor> {
+    /// The attention's output, to be added to the stream, from what joint attention gave `[batch, tokens, channels]`.
+    /// What the image attends to alone, if this layer does that, comes with it: `normed` holds the normed tokens, once
+    /// for queries and keys, or queries' first and keys' last.
+    pub fn out(&self, attended: &Tensor, normed: &[Tensor], by: &Modulations) -> Result<Tensor> {
         let out = by.attention.output(&self.attention.post_attention(attended)?)?;
         let (Some(second), Some(by)) = (&self.second, &by.second) else { return Ok(out) };
-        let project = |normed: &Tensor| split(second.pre_attention(&by.input(normed)?)?, self.heads);
-        let [q, mut k, mut v] = project(queries)?;
-        if queries.id() != keys.id() {
-            [_, k, v] = project(keys)?;
+        let mut parts = Vec::with_capacity(normed.len());
+        for normed in normed {
+            parts.push(split(second.pre_attention(&by.input(normed)?)?, self.heads)?);
         }
-        out + by.output(&second.post_attention(&attend(&q, &k, &v)?)?)?
+        let (Some([q, _, _]), Some([_, k, v])) = (parts.first(), parts.last()) else {
+            bail!("attention without tokens");
+        };
+        out + by.output(&second.post_attention(&attend(q, k, v)?)?)?
+    }
+
+    /// The factor on `q·k`.
+    pub fn scale(&self) -> f64 {
+        scale(self.dim)
     }
 
     /// The feed-forward's output, to be added to the stream, of normed tokens.
@@ -174,32 +178,30 @@ impl Layer {
     }
 
     /// The text after the layer; the last layer's comes back as it was.
-    pub fn text_out(&self, text: Tensor, attended: &Tensor, turn: &TextTurn) -> Result<Tensor> {
+    pub fn text_out(&self, text: &Tensor, attended: &Tensor, turn: &TextTurn) -> Result<Tensor> {
         match (&self.text, &turn.modulation) {
-            (TextLayer::Through(block), Some(modulation)) => {
-                block.post_attention(attended, &text, modulation)
-            }
-            _ => Ok(text),
+            (TextLayer::Through(block), Some(modulation)) => block.post_attention(attended, text, modulation),
+            _ => Ok(text.clone()),
         }
     }
 }
 
 /// Attention over text and image together. Both give queries, keys and values; both get `[batch, tokens, channels]`.
-pub fn attend_jointly(text: &[Tensor; 3], image: &[Tensor; 3]) -> Result<[Tensor; 2]> {
-    let both = |i: usize| Tensor::cat(&[&text[i], &image[i]], 2);
+pub fn attend_jointly(text: &[Tensor; 3], image: [&Tensor; 3]) -> Result<[Tensor; 2]> {
+    let both = |i: usize| Tensor::cat(&[&text[i], image[i]], 2);
     let out = attend(&both(0)?, &both(1)?, &both(2)?)?;
     let (of_text, of_image) = (text[0].dim(2)?, image[0].dim(2)?);
     Ok([out.narrow(1, 0, of_text)?.contiguous()?, out.narrow(1, of_text, of_image)?.contiguous()?])
 }
 
 fn attend(q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor> {
-    let map = candle_nn::ops::softmax_last_dim(&(q.matmul(&k.t()?)? * scale(q)?)?)?;
+    let map = candle_nn::ops::softmax_last_dim(&(q.matmul(&k.t()?)? * scale(q.dim(D::Minus1)?))?)?;
     map.matmul(v)?.transpose(1, 2)?.flatten_from(2)
 }
 
-/// The factor on `q·k` of heads `[…, dim]`.
-pub fn scale(q: &Tensor) -> Result<f64> {
-    Ok((q.dim(D::Minus1)? as f64).powf(-0.5))
+/// The factor on `q·k` of heads with so many channels.
+fn scale(dim: usize) -> f64 {
+    (dim as f64).powf(-0.5)
 }
 
 /// Queries and keys `[batch, tokens, channels]` and values `[batch, tokens, heads, dim]` → `[batch, heads, tokens, dim]`.

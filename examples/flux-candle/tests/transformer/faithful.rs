@@ -1,16 +1,12 @@
 //! The plain port beside diffusers, on a small checkpoint that diffusers wrote (`make_fixture.py`).
-#![allow(clippy::unwrap_used, reason = "helpers of tests")]
-
-mod support;
 
 use candle_core::{DType, Device, Result, Tensor};
 use candle_nn::VarBuilder;
 use example_flux_candle::model::{Flux, Inputs};
 use example_flux_candle::plain;
-use support::{Fixture, relative};
 
-/// The largest relative L2 distance from diffusers, in f32.
-const TOLERANCE: f64 = 2e-5;
+use crate::cases::{TOLERANCE, relative};
+use crate::fixture::{self, Fixture};
 
 #[test]
 fn the_prediction_is_diffusers_own() -> Result<()> {
@@ -53,7 +49,7 @@ fn what_does_not_fit_is_an_error_that_says_so() -> Result<()> {
     assert!(grid.contains("5 x 10") && grid.contains("60 latents"), "{grid}");
     let guidance = message(&Inputs { guidance: None, ..inputs.clone() });
     assert!(guidance.contains("needs a guidance scale"), "{guidance}");
-    let mut config = support::config()?;
+    let mut config = fixture::config()?;
     config.guidance_embeds = false;
     let zeros = VarBuilder::zeros(DType::F32, &Device::Cpu);
     let schnell = Flux::load(&config, &zeros)?;

@@ -15,7 +15,8 @@ pub(crate) struct Fixture {
     expected: HashMap<String, Tensor>,
 }
 
-fn folder() -> PathBuf {
+/// Where its files are.
+pub(crate) fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixture")
 }
 
@@ -49,10 +50,4 @@ impl Fixture {
             None => bail!("expected.safetensors has no {name}"),
         }
     }
-}
-
-/// The L2 distance of `a` from `b`, relative to the size of `b`.
-pub(crate) fn relative(a: &Tensor, b: &Tensor) -> Result<f64> {
-    let norm = |x: &Tensor| x.to_dtype(DType::F64)?.sqr()?.sum_all()?.to_scalar::<f64>();
-    Ok((norm(&(a - b)?)? / norm(b)?).sqrt())
 }

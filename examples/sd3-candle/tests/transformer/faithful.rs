@@ -1,8 +1,5 @@
 //! The plain forward pass beside diffusers, on a small checkpoint that diffusers made (`make_fixture.py`), and its layers
 //! beside candle-transformers' own.
-#![allow(clippy::unwrap_used, reason = "helpers of tests")]
-
-mod support;
 
 use candle_core::{Result, Tensor};
 use candle_nn::Module;
@@ -12,10 +9,9 @@ use candle_transformers::models::mmdit::blocks::{
 use example_sd3_candle::layers::{Layer, attend_jointly, norm};
 use example_sd3_candle::model::{Entry, Inputs};
 use example_sd3_candle::plain;
-use support::{Fixture, config, relative, weights};
 
-/// The largest relative L2 distance from diffusers, in f32.
-const TOLERANCE: f64 = 2e-5;
+use crate::cases::{TOLERANCE, relative};
+use crate::fixture::{Fixture, config, weights};
 
 #[test]
 fn the_prediction_is_diffusers_own() -> Result<()> {
@@ -50,11 +46,12 @@ fn every_input_matters() -> Result<()> {
 /// One of our layers: text and image after it.
 fn run(layer: &Layer, text: &Tensor, image: &Tensor, time: &Tensor) -> Result<[Tensor; 2]> {
     let (of_text, by) = (layer.text_in(text, time)?, layer.image.modulations(time)?);
-    let normed = norm().forward(image)?;
-    let [text_out, image_out] = attend_jointly(&of_text.qkv, &layer.image.project(&normed, &by)?)?;
-    let image = (image + layer.image.out(&image_out, &normed, &normed, &by)?)?;
+    let normed = [norm().forward(image)?];
+    let of_image = layer.image.project(&normed[0], &by)?;
+    let [text_out, image_out] = attend_jointly(&of_text.qkv, of_image.each_ref())?;
+    let image = (image + layer.image.out(&image_out, &normed, &by)?)?;
     let image = (&image + layer.image.feed_forward(&norm().forward(&image)?, &by)?)?;
-    Ok([layer.text_out(text.clone(), &text_out, &of_text)?, image])
+    Ok([layer.text_out(text, &text_out, &of_text)?, image])
 }
 
 #[test]
