@@ -4,4 +4,4 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 bash tests/libtorch.sh
-exec cargo test --workspace --locked --features atedm/train,atedm/emoji,atedm-tests/tch "$@"
+exec cargo test --workspace --locked --features atedm/train,atedm/emoji,atedm-tests/tch,example-wan-like/tch "$@"

@@ -2,7 +2,7 @@
 
 use atedm_core::backend::{Partition, shape};
 use atedm_core::{DType, Error, Result, Tensor};
-use tch::{Device, Kind, Tensor as Raw};
+use tch::{Device, Tensor as Raw};
 
 use crate::TchIndices;
 use crate::error::{OrBackend, TorchResult};

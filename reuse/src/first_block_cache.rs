@@ -161,15 +161,11 @@ impl<T: AttentionOps> FirstBlockCache<T> {
 
     /// For each row whether its image uses the rest again.
     fn decide(&self, added: &T, rows: &[Row]) -> Result<Vec<bool>> {
+        // how far each row moved, and the size of what was kept of it
         let mut sums: Vec<Option<(f64, f64)>> = Vec::with_capacity(rows.len());
-        let known: Vec<bool> = rows.iter().map(|row| self.memory.has(&Of::Added, &[*row])).collect();
-        for (i, (row, known)) in rows.iter().zip(known).enumerate() {
-            let kept = if known { self.memory.recall(&Of::Added, &[*row])? } else { None };
-            sums.push(match kept {
-                Some(kept) => {
-                    let now = added.narrow(0, i, 1)?;
-                    Some((mean_size(&now.sub(&kept)?)?, mean_size(&kept)?))
-                }
+        for (i, row) in rows.iter().enumerate() {
+            sums.push(match self.memory.recall(&Of::Added, &[*row])? {
+                Some(kept) => Some((mean_size(&added.narrow(0, i, 1)?.sub(&kept)?)?, mean_size(&kept)?)),
                 None => None,
             });
         }

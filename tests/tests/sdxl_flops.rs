@@ -8,7 +8,8 @@ use atedm_conformance::tolerance::PUBLISHED_TFLOPS;
 use atedm_conformance::trace::{TokenTrace, Tracing};
 use atedm_core::at_edm::{AtEdmConfig, Parts, PrunePoint};
 use atedm_core::plugin::{
-    Action, BuildContext, Event, Grid, NestId, NestSite, Row, Run, Site, Step, Tau, TokenReducer, Unpruned,
+    Action, BlockShape, BuildContext, Event, Grid, NestId, NestSite, Row, Run, Site, Step, StepOf, Tau,
+    TokenReducer, Unpruned,
 };
 use atedm_core::{DType, Result, Weights};
 use atedm_sdxl::flops;
@@ -59,7 +60,7 @@ fn pruned(config: &AtEdmConfig, step: usize) -> (Ledger, TokenTrace) {
 fn by_formula(config: &AtEdmConfig, step: usize) -> u64 {
     let plan = config.plan().unwrap();
     let cost = flops::pruned(&UNetConfig::sdxl_base(), LATENTS, TEXT, None, |block| {
-        plan.tokens(block.id, block.depth, block.grid.tokens(), step, STEPS)
+        plan.tokens(&BlockShape::new(block.id, block.depth, block.grid), StepOf { index: step, total: STEPS })
     });
     cost.unwrap().sum().total()
 }
@@ -110,7 +111,12 @@ fn at_edm_costs_what_is_published() {
             assert_eq!(ledger.model.macs(), by_formula(&config, step), "{what}, step {step}");
             let plan = config.plan().unwrap();
             for block in UNetConfig::sdxl_base().blocks(LATENTS.height, LATENTS.width) {
-                let planned = plan.tokens(block.id, block.depth, block.grid.tokens(), step, STEPS).unwrap();
+                let planned = plan
+                    .tokens(
+                        &BlockShape::new(block.id, block.depth, block.grid),
+                        StepOf { index: step, total: STEPS },
+                    )
+                    .unwrap();
                 assert_eq!(trace[&block.id], planned, "{what}, step {step}, {}", block.id);
             }
             ledger.model.tflop()

@@ -193,14 +193,16 @@ impl Placement {
         Ok(PlacedSchedule { budget: self.budget_tflops, ..schedule })
     }
 
-    /// [`Placement::build`] for a method that is being described: its schedule fits the steps of the run, if they are known.
+    /// [`Placement::build`] for a method that is being described: its schedule fits the model and the steps of the run, if they
+    /// are known.
     ///
     /// # Errors
-    /// As [`Placement::build`]; [`Error::Config`] when the schedule does not fit the steps.
+    /// As [`Placement::build`]; [`Error::Config`] when the schedule does not fit the model or the steps.
     pub fn build_for(&self, facts: &Facts<'_>) -> Result<PlacedSchedule> {
         let schedule = self.build(facts.schedules)?;
         if let Some(model) = facts.model {
             schedule.begin(model.steps)?;
+            schedule.schedule.check_blocks(&model.blocks)?;
         }
         Ok(schedule)
     }

@@ -75,14 +75,32 @@ fn bad_tables_name_the_entry() {
         ("entries = [{ ratio = 0.1, steps = [5, 5] }]", "t.entries[0].steps: "),
         ("entries = [{ ratio = 0.1, blocks = [] }]", "t.entries[0].blocks: "),
         ("entries = [{ ratio = 0.1, blocks = ['down.1'] }]", "t.entries[0].blocks: "),
-        ("entries = [{ ratio = 0.1, blocks = ['middle.0'] }]", "t.entries[0].blocks: "),
+        ("entries = [{ ratio = 0.1, blocks = ['Middle.0'] }]", "t.entries[0].blocks: "),
         ("entries = [{ ratio = 0.1, blocks = [''] }]", "t.entries[0].blocks: "),
     ] {
         let error = table(text).validate("t").unwrap_err().to_string();
         assert!(error.starts_with(field), "{text}: {error}");
     }
-    for pattern in ["*", "down.*", "down.*.0", "up.2.*", "mid.*", "mid.0", "up.0.2"] {
+    for pattern in ["*", "down.*", "down.*.0", "up.2.*", "mid.*", "mid.0", "up.0.2", "double.*", "blocks.3"] {
         table(&format!("entries = [{{ ratio = 0.1, blocks = ['{pattern}'] }}]")).validate("t").unwrap();
+    }
+}
+
+/// Whether a transformer has a stage of that name only the model knows.
+#[test]
+fn a_table_that_names_a_stage_the_model_lacks_is_refused() {
+    let shape = |name: &str| BlockShape::new(BlockId::named(name, 0, 1).unwrap(), 2, Grid::new(2, 2));
+    let blocks = [shape("double"), shape("single")];
+    let of = |pattern: &str| {
+        let entries = format!("entries = [{{ ratio = 0.1 }}, {{ ratio = 0.2, blocks = ['{pattern}'] }}]");
+        Table::new(table(&entries)).unwrap().check_blocks(&blocks)
+    };
+    for fits in ["double.*", "single.0", "*", "down.3.0"] {
+        of(fits).unwrap();
+    }
+    for lacks in ["middle.0", "double.1"] {
+        let error = of(lacks).unwrap_err().to_string();
+        assert_eq!(error, format!("table.entries[1].blocks: the model has no block {lacks:?}"));
     }
 }
 

@@ -3,7 +3,7 @@
 use atedm::Extension;
 use atedm_conformance::method::Subject;
 use atedm_core::DType;
-use atedm_core::plugin::{BlockShape, BuildContext, MethodPlan, Registry, ScheduleRegistry, StepOf};
+use atedm_core::plugin::{BuildContext, MethodPlan, Registry, ScheduleRegistry};
 use atedm_core::reference::{NdDevice, NdTensor, Reference64};
 use example_own_method::{EveryKth, Mine};
 use serde_json::json;

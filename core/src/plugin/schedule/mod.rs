@@ -16,6 +16,7 @@ pub use table::{ScheduleEntry, ScheduleTable, Table};
 pub use tau::Tau;
 
 use super::block::BlockId;
+use super::tokens::BlockShape;
 use crate::Result;
 
 /// One question to a schedule: how much of this block is removed at this step?
@@ -41,6 +42,14 @@ pub trait PruningSchedule: Send + Sync + std::fmt::Debug {
     /// # Errors
     /// [`Error::Config`](crate::Error::Config) when the schedule does not fit so many steps.
     fn begin(&self, _steps: usize) -> Result<()> {
+        Ok(())
+    }
+
+    /// Checks that the schedule fits a model with these blocks.
+    ///
+    /// # Errors
+    /// [`Error::Config`](crate::Error::Config) when it names a block that the model lacks.
+    fn check_blocks(&self, _blocks: &[BlockShape]) -> Result<()> {
         Ok(())
     }
 

@@ -16,7 +16,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{PruningSchedule, ScheduleQuery, Tau, share};
-use crate::plugin::{BlockId, BlockName, check_ratio};
+use crate::plugin::{BlockId, BlockName, BlockShape, check_ratio};
 use crate::{Error, Result};
 
 /// One line of a [`ScheduleTable`].
@@ -139,6 +139,22 @@ impl PruningSchedule for Table {
     fn begin(&self, steps: usize) -> Result<()> {
         let mut bounds = self.table.entries.iter().flat_map(|entry| entry.steps);
         bounds.try_for_each(|bound| bound.fits("table.steps", steps))
+    }
+    /// Only names of a transformer's stages: a U-Net's have a form of their own, and one table serves U-Nets of any size.
+    fn check_blocks(&self, blocks: &[BlockShape]) -> Result<()> {
+        let of_unet = |pattern: &str| {
+            pattern.split('.').next().is_some_and(|stage| ["*", "down", "mid", "up"].contains(&stage))
+        };
+        for (i, entry) in self.table.entries.iter().enumerate() {
+            let lacking = |pattern: &&String| {
+                !of_unet(pattern) && !blocks.iter().any(|block| matches(pattern, block.id))
+            };
+            if let Some(pattern) = entry.blocks.iter().find(lacking) {
+                let reason = format!("the model has no block {pattern:?}");
+                return Err(Error::config(format!("table.entries[{i}].blocks"), reason));
+            }
+        }
+        Ok(())
     }
     fn clone_box(&self) -> Box<dyn PruningSchedule> {
         Box::new(self.clone())

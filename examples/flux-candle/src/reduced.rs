@@ -1,0 +1,55 @@
+//! The forward pass after: the same with fewer image tokens.
+
+use atedm_candle::{CandleBlockPass, CandleTensor, CandleTokens};
+use atedm_core::plugin::{BlockId, Grid, Row, Step, TokenReducer};
+use candle_core::{Error, Result, Tensor};
+use candle_nn::Module;
+
+use crate::layers::{Layer, attend};
+use crate::model::{Flux, Inputs};
+
+/// A method, for the images that are being made.
+pub type Method<'a> = &'a mut dyn TokenReducer<CandleTensor>;
+
+// ANCHOR: forward
+/// The prediction `[batch, height·width, channels]`.
+pub fn forward(model: &Flux, inputs: &Inputs, method: Method<'_>, step: &Step) -> Result<Tensor> {
+    let (mut image, mut with) = model.enter(inputs)?;
+    let (rows, grid) = (Row::singles(image.dim(0)?), Grid::new(inputs.grid.0, inputs.grid.1));
+    for block in &model.blocks {
+        let id = BlockId::named(block.stage, block.index, block.count).map_err(Error::wrap)?;
+        let mut pass = CandleBlockPass::enter(method, step, &rows, id, block.layers.len(), grid);
+        for (index, layer) in block.layers.iter().enumerate() {
+            image = pass.layer(index, image)?;
+            match layer {
+                Layer::Double(layer) => {
+                    let [before, after] = layer.image.modulations(&with.time)?;
+                    let text_by = layer.text.modulations(&with.time)?;
+                    let of_text = layer.text.qkv(&text_by[0].forward(&with.text)?, &with.text_table)?;
+                    let qkv = |x: &CandleTokens<'_>| layer.image.qkv(x, &x.rows(&with.image_table)?);
+                    image = pass.joint_attention(image, &before, qkv, model.scale(), |q, k, v| {
+                        let [text_out, image_out] = attend(&of_text, [q, k, v])?;
+                        with.text = layer.text.finish(&with.text, &text_out, &text_by)?;
+                        before.gate(&layer.image.out(&image_out)?)
+                    })?;
+                    image =
+                        pass.feed_forward(image, &after, |x| after.gate(&layer.image.feed_forward(x)?))?;
+                }
+                Layer::Single(layer) => {
+                    let by = layer.modulation(&with.time)?;
+                    let text_normed = by.forward(&with.text)?;
+                    let of_text = layer.qkv(&text_normed, &with.text_table)?;
+                    let qkv = |x: &CandleTokens<'_>| layer.qkv(x, &x.rows(&with.image_table)?);
+                    image = pass.parallel(image, &by, qkv, model.scale(), |normed, q, k, v| {
+                        let [text_out, image_out] = attend(&of_text, [q, k, v])?;
+                        with.text = (&with.text + by.gate(&layer.out(&text_out, &text_normed)?)?)?;
+                        by.gate(&layer.out(&image_out, normed)?)
+                    })?;
+                }
+            }
+        }
+        image = pass.exit(image)?;
+    }
+    model.exit(&image, &with.time)
+}
+// ANCHOR_END: forward
