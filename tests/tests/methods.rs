@@ -203,17 +203,18 @@ fn presets_of_reuse_conform() {
 
 #[test]
 fn other_settings_of_reuse_conform() {
-    assert_conforming([
-        ("deepcache", json!({"cache_interval": 2, "cache_branch_id": 1}), &[]),
-        ("deepcache", json!({"cache_interval": 2, "uniform": false, "center": 0}), &[]),
-        ("tgate", json!({"gate_step": 2, "sp_interval": 2, "fi_interval": 2, "warm_up": 0}), &[]),
-        ("tgate", json!({"gate_step": 1, "fi_interval": 3}), &[]),
-        ("tgate", json!({"gate_step": 4, "sp_interval": 3, "warm_up": 1}), &[]),
-        ("first-block-cache", json!({"threshold": 1.4}), &[]),
-        ("first-block-cache", json!({"threshold": 1e9}), &[]),
-        ("step-forecast", json!({"cache_interval": 2, "disable_cache_before_step": 1, "max_order": 2}), &[]),
-        ("step-forecast", json!({"cache_interval": 3, "max_order": 0, "disable_cache_after_step": 4}), &[]),
-    ]);
+    let settings = [
+        ("deepcache", json!({"cache_interval": 2, "cache_branch_id": 1})),
+        ("deepcache", json!({"cache_interval": 2, "uniform": false, "center": 0})),
+        ("tgate", json!({"gate_step": 2, "sp_interval": 2, "fi_interval": 2, "warm_up": 0})),
+        ("tgate", json!({"gate_step": 1, "fi_interval": 3})),
+        ("tgate", json!({"gate_step": 4, "sp_interval": 3, "warm_up": 1})),
+        ("first-block-cache", json!({"threshold": 1.4})),
+        ("first-block-cache", json!({"threshold": 1e9})),
+        ("step-forecast", json!({"cache_interval": 2, "disable_cache_before_step": 1, "max_order": 2})),
+        ("step-forecast", json!({"cache_interval": 3, "max_order": 0, "disable_cache_after_step": 4})),
+    ];
+    assert_conforming(settings.map(|(name, options)| (name, options, &[][..])));
 }
 
 #[test]
