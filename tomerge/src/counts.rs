@@ -92,7 +92,7 @@ impl TokenPlan {
     pub fn effect(&self, block: BlockId, grid: Grid, step: usize, total: usize) -> Result<Effect> {
         let asked = self.schedule.ratio(block, step, total)?;
         let tokens = grid.tokens();
-        let place = BlockAtStep { level: block.level, grid, timestep: self.timestep(step, total) };
+        let place = BlockAtStep { level: block.level, grid, step, timestep: self.timestep(step, total) };
         let kept = if asked == 0.0 { tokens } else { self.method.options().kept(asked, &place) };
         Ok(Effect { tokens, kept, asked })
     }
