@@ -156,7 +156,13 @@ fn merging_presets() -> Vec<Method> {
     // Similarity draws destinations in the last fifth of the time.
     let late = ["todo", "todo-sdxl"].map(|name| (name, json!({}), &DRAWS_OF_A_BATCH[1..]));
     let whole_batch = [("toma", json!({}), FIRST_ROW_DECIDES), ("sito", json!({}), NOISE_OF_A_BATCH)];
-    drawing.into_iter().chain(others).chain(late).chain(whole_batch).collect()
+    let drawing = drawing.into_iter().chain([
+        ("ibtm", json!({}), DRAWS_OF_A_BATCH),
+        ("ibtm", json!({"rng": "chacha", "merge_from": 1}), &[]),
+        ("dito", json!({}), &[]),
+        ("dito", json!({"interval": 2, "merge_mlp": true, "ratio": 0.7}), &[]),
+    ]);
+    drawing.chain(others).chain(late).chain(whole_batch).collect()
 }
 
 fn reusing_presets() -> Vec<Method> {

@@ -12,7 +12,9 @@ mod nn;
 pub mod shape;
 mod tensor;
 
-pub use attention::{Attended, AttentionGraph, AttentionOps, AttentionOptions, GraphRequest, Streamed};
+pub use attention::{
+    Attended, AttentionGraph, AttentionOps, AttentionOptions, Donors, GraphRequest, Streamed,
+};
 pub use nn::{Conv2dOptions, NnOps};
 pub use tensor::{Indices, Partition, Tensor, axis_len, dims};
 
