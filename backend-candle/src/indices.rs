@@ -104,4 +104,12 @@ impl Indices for CandleIndices {
         let tensor = Tensor::cat(&filled, 1).and_then(|t| t.contiguous()).or_backend("indices concat")?;
         Ok(Self { tensor, bound })
     }
+
+    fn reshape(&self, batch: usize, count: usize) -> Result<Self> {
+        if self.dims().0 * self.dims().1 != batch * count || count == 0 {
+            return generic::indices_reshape(self, batch, count);
+        }
+        let tensor = self.tensor.reshape((batch, count)).or_backend("indices reshape")?;
+        Ok(Self { tensor, bound: self.bound })
+    }
 }

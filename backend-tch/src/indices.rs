@@ -130,6 +130,14 @@ impl Indices for TchIndices {
         let bound = parts.iter().map(|part| part.bound).max().unwrap_or(0);
         Ok(Self { tensor, dims: (parts[0].dims.0, count), bound })
     }
+
+    fn reshape(&self, batch: usize, count: usize) -> Result<Self> {
+        if self.dims.0 * self.dims.1 != batch * count {
+            return generic::indices_reshape(self, batch, count);
+        }
+        let tensor = self.tensor.f_reshape([batch as i64, count as i64]).or_backend("indices reshape")?;
+        Ok(Self { tensor, dims: (batch, count), bound: self.bound })
+    }
 }
 
 #[cfg(test)]

@@ -85,7 +85,7 @@ impl FirstBlockCachePlan {
     /// # Errors
     /// [`Error::Config`] for kept sets to replay.
     pub fn build<T: AttentionOps>(&self, context: &BuildContext<T>) -> Result<Box<dyn TokenReducer<T>>> {
-        crate::registry::no_replay(context)?;
+        crate::checks::no_replay(context)?;
         Ok(Box::new(FirstBlockCache::new(self.options)))
     }
 }

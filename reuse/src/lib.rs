@@ -31,6 +31,7 @@
 // A library has nothing to tell on streams: what happens is logged or returned.
 #![deny(clippy::print_stderr, clippy::print_stdout)]
 
+mod checks;
 pub mod deepcache;
 pub mod first_block_cache;
 mod memory;

@@ -1,7 +1,7 @@
 //! The methods by name.
 
-use atedm_core::plugin::{BuildContext, Registry};
-use atedm_core::{AttentionOps, Error, Result};
+use atedm_core::plugin::Registry;
+use atedm_core::{AttentionOps, Result};
 
 use crate::deepcache::DeepCachePlan;
 use crate::first_block_cache::FirstBlockCachePlan;
@@ -11,7 +11,7 @@ use crate::tgate::TGatePlan;
 /// Adds every method of this crate.
 ///
 /// # Errors
-/// [`Error::Config`] when a name is taken.
+/// [`Error::Config`](atedm_core::Error::Config) when a name is taken.
 pub fn register<T: AttentionOps>(registry: &mut Registry<T>) -> Result<()> {
     registry.register_method("deepcache", DeepCachePlan::describe, DeepCachePlan::build)?;
     registry.register_method("tgate", TGatePlan::describe, TGatePlan::build)?;
@@ -21,18 +21,4 @@ pub fn register<T: AttentionOps>(registry: &mut Registry<T>) -> Result<()> {
         FirstBlockCachePlan::build,
     )?;
     registry.register_method("step-forecast", StepForecastPlan::describe, StepForecastPlan::build)
-}
-
-/// Checks that no kept sets are to be replayed: these methods remove no tokens.
-///
-/// # Errors
-/// [`Error::Config`] naming `masks`.
-pub(crate) fn no_replay<T: AttentionOps>(context: &BuildContext<T>) -> Result<()> {
-    match context.replay {
-        Some(_) => Err(Error::config(
-            "masks",
-            "kept sets can be replayed for AT-EDM only: this method keeps every token",
-        )),
-        None => Ok(()),
-    }
 }

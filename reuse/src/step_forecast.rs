@@ -22,7 +22,7 @@ use atedm_core::plugin::{
 use atedm_core::{AttentionOps, Error, Result};
 use serde::{Deserialize, Serialize};
 
-use crate::deepcache::expect_heard;
+use crate::checks::expect_heard;
 use crate::memory::{Memory, StepCounter};
 use crate::options::{at_least_one, read, settings};
 
@@ -96,7 +96,7 @@ impl StepForecastPlan {
     /// # Errors
     /// [`Error::Config`] for kept sets to replay.
     pub fn build<T: AttentionOps>(&self, context: &BuildContext<T>) -> Result<Box<dyn TokenReducer<T>>> {
-        crate::registry::no_replay(context)?;
+        crate::checks::no_replay(context)?;
         Ok(Box::new(StepForecast::new(self.options.clone())))
     }
 }

@@ -135,7 +135,7 @@ impl TGatePlan {
     /// # Errors
     /// [`Error::Config`] for kept sets to replay.
     pub fn build<T: AttentionOps>(&self, context: &BuildContext<T>) -> Result<Box<dyn TokenReducer<T>>> {
-        crate::registry::no_replay(context)?;
+        crate::checks::no_replay(context)?;
         Ok(Box::new(TGate::new(self.options)))
     }
 }

@@ -156,7 +156,13 @@ fn merging_presets() -> Vec<Method> {
     // Similarity draws destinations in the last fifth of the time.
     let late = ["todo", "todo-sdxl"].map(|name| (name, json!({}), &DRAWS_OF_A_BATCH[1..]));
     let whole_batch = [("toma", json!({}), FIRST_ROW_DECIDES), ("sito", json!({}), NOISE_OF_A_BATCH)];
-    drawing.into_iter().chain(others).chain(late).chain(whole_batch).collect()
+    let drawing = drawing.into_iter().chain([
+        ("ibtm", json!({}), DRAWS_OF_A_BATCH),
+        ("ibtm", json!({"rng": "chacha", "merge_from": 1}), &[]),
+        ("dito", json!({}), &[]),
+        ("dito", json!({"interval": 2, "merge_mlp": true, "ratio": 0.7}), &[]),
+    ]);
+    drawing.chain(others).chain(late).chain(whole_batch).collect()
 }
 
 fn reusing_presets() -> Vec<Method> {
@@ -203,17 +209,18 @@ fn presets_of_reuse_conform() {
 
 #[test]
 fn other_settings_of_reuse_conform() {
-    assert_conforming([
-        ("deepcache", json!({"cache_interval": 2, "cache_branch_id": 1}), &[]),
-        ("deepcache", json!({"cache_interval": 2, "uniform": false, "center": 0}), &[]),
-        ("tgate", json!({"gate_step": 2, "sp_interval": 2, "fi_interval": 2, "warm_up": 0}), &[]),
-        ("tgate", json!({"gate_step": 1, "fi_interval": 3}), &[]),
-        ("tgate", json!({"gate_step": 4, "sp_interval": 3, "warm_up": 1}), &[]),
-        ("first-block-cache", json!({"threshold": 1.4}), &[]),
-        ("first-block-cache", json!({"threshold": 1e9}), &[]),
-        ("step-forecast", json!({"cache_interval": 2, "disable_cache_before_step": 1, "max_order": 2}), &[]),
-        ("step-forecast", json!({"cache_interval": 3, "max_order": 0, "disable_cache_after_step": 4}), &[]),
-    ]);
+    let settings = [
+        ("deepcache", json!({"cache_interval": 2, "cache_branch_id": 1})),
+        ("deepcache", json!({"cache_interval": 2, "uniform": false, "center": 0})),
+        ("tgate", json!({"gate_step": 2, "sp_interval": 2, "fi_interval": 2, "warm_up": 0})),
+        ("tgate", json!({"gate_step": 1, "fi_interval": 3})),
+        ("tgate", json!({"gate_step": 4, "sp_interval": 3, "warm_up": 1})),
+        ("first-block-cache", json!({"threshold": 1.4})),
+        ("first-block-cache", json!({"threshold": 1e9})),
+        ("step-forecast", json!({"cache_interval": 2, "disable_cache_before_step": 1, "max_order": 2})),
+        ("step-forecast", json!({"cache_interval": 3, "max_order": 0, "disable_cache_after_step": 4})),
+    ];
+    assert_conforming(settings.map(|(name, options)| (name, options, &[][..])));
 }
 
 #[test]

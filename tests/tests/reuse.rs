@@ -115,7 +115,8 @@ fn output(name: &str, options: &Value, start: usize) -> Output<<Reference32 as B
     let case = &cases[0];
     let opened = Checkpoint::open(fixtures().join("tiny-a"), OpenOptions::default()).unwrap();
     let pipeline = Pipeline::<Reference32>::load(&opened, DType::F32, &NdDevice).unwrap();
-    let latents = golden.array(case["start"].as_str().unwrap()).upload(DType::F32, &NdDevice).unwrap();
+    let latents = golden.array(case["start"].as_str().unwrap());
+    let latents: <Reference32 as Backend>::Tensor = latents.upload(DType::F32, &NdDevice).unwrap();
     let mut request = Request { decoding: Decoding::Skip, ..request(case, latents.clone()) };
     if start > 0 {
         request.initial = InitialLatents::Noisy { latents, start };

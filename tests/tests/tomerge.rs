@@ -35,6 +35,7 @@ fn methods() -> Vec<(&'static str, Value)> {
         ("toma", json!({"attention_scale": 5.0, "merge_mlp": true})),
         ("toma", json!({"attention_scale": 5.0, "compare": "normalised"})),
         ("sito", json!({"rng": "chacha"})),
+        ("ibtm", json!({"rng": "chacha"})),
         ("sito", json!({"noise_alpha": 0, "merge_crossattn": true, "merge_mlp": true})),
     ]
 }

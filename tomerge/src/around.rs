@@ -1,8 +1,8 @@
 //! A method that reduces sublayers one by one: a plan a layer, made of the layer's input and used around its sublayers.
 
 use atedm_core::plugin::{
-    Action, Event, PruneRecord, Reduction, Run, Scope, SharedObserver, Site, Sublayer, TokenReducer,
-    WithRatio, lock,
+    Action, Event, PruneRecord, Reduction, Row, Run, Scope, SharedObserver, Site, Step, Sublayer,
+    TokenReducer, WithRatio, lock,
 };
 use atedm_core::{AttentionOps, Indices, Result};
 use serde::{Deserialize, Serialize};
@@ -34,6 +34,17 @@ pub trait Planner<T: AttentionOps>: Send {
 
     /// A run begins.
     fn begin(&mut self, _run: &Run<'_>) {}
+
+    /// A step begins on these rows.
+    fn begin_step(&mut self, _step: &Step, _rows: &[Row]) {}
+
+    /// A step ended with this model output `[rows, channels, height, width]`.
+    ///
+    /// # Errors
+    /// As the backend's operations.
+    fn end_step(&mut self, _prediction: &T) -> Result<()> {
+        Ok(())
+    }
 
     /// The plan for `site`, whose tokens are `metric` `[b, tokens, channels]`; `None` where nothing is reduced.
     ///
@@ -69,21 +80,28 @@ impl<T: AttentionOps> AroundSublayers<T> {
         if is_whole(site) {
             let Self { planner, ratio, store, .. } = self;
             self.current = store.plan(site, *ratio, || planner.plan(site, metric, *ratio))?;
-            self.tell(site, metric)?;
+            if let Some(plan) = &self.current {
+                tell(self.observer.as_ref(), site, plan.as_ref(), &metric.device())?;
+            }
         }
         Ok(())
     }
+}
 
-    fn tell(&self, site: &Site<'_>, metric: &T) -> Result<()> {
-        let (Some(observer), Some(plan)) = (&self.observer, &self.current) else { return Ok(()) };
-        let Some(representatives) = plan.representatives() else { return Ok(()) };
-        let mut kept = representatives?.to_host()?;
-        kept.iter_mut().for_each(|row| row.sort_unstable());
-        let kept = T::Indices::from_host(&kept, &metric.device())?;
-        let record =
-            PruneRecord { scores: None, kept: &kept, positions: None, votes: 0, tokens: site.tokens };
-        lock(observer)?.pruned(site, &record)
-    }
+/// Tells an observer which tokens `plan` keeps.
+pub(crate) fn tell<T: AttentionOps>(
+    observer: Option<&SharedObserver<T>>,
+    site: &Site<'_>,
+    plan: &dyn Reduction<T>,
+    device: &T::Device,
+) -> Result<()> {
+    let Some(observer) = observer else { return Ok(()) };
+    let Some(representatives) = plan.representatives() else { return Ok(()) };
+    let mut kept = representatives?.to_host()?;
+    kept.iter_mut().for_each(|row| row.sort_unstable());
+    let kept = T::Indices::from_host(&kept, device)?;
+    let record = PruneRecord { scores: None, kept: &kept, positions: None, votes: 0, tokens: site.tokens };
+    lock(observer)?.pruned(site, &record)
 }
 
 impl<T: AttentionOps> WithRatio for AroundSublayers<T> {
@@ -98,6 +116,15 @@ impl<T: AttentionOps> TokenReducer<T> for AroundSublayers<T> {
         self.store.clear();
         self.planner.begin(run);
         Ok(())
+    }
+
+    fn begin_step(&mut self, step: &Step, rows: &[Row]) -> Result<()> {
+        self.planner.begin_step(step, rows);
+        Ok(())
+    }
+
+    fn end_step(&mut self, prediction: &T) -> Result<()> {
+        self.planner.end_step(prediction)
     }
 
     fn on_event(&mut self, site: &Site<'_>, event: Event<'_, T>) -> Result<Action<T>> {

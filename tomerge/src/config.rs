@@ -7,6 +7,8 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::counts::TokenPlan;
+use crate::dito::DitoOptions;
+use crate::ibtm::IbtmOptions;
 use crate::method_options::MethodOptions;
 use crate::presets;
 use crate::sito::SitoOptions;
@@ -27,6 +29,10 @@ pub enum Method {
     Toma(TomaOptions),
     /// Similarity-based token pruning.
     Sito(SitoOptions),
+    /// Importance-based token merging.
+    Ibtm(IbtmOptions),
+    /// Merging by the similarity of outputs.
+    Dito(DitoOptions),
 }
 
 impl Method {
@@ -37,6 +43,8 @@ impl Method {
             Self::Todo(options) => options,
             Self::Toma(options) => options,
             Self::Sito(options) => options,
+            Self::Ibtm(options) => options,
+            Self::Dito(options) => options,
         }
     }
 
@@ -47,6 +55,8 @@ impl Method {
             Self::Todo(_) => Self::Todo(from_table(table)?),
             Self::Toma(_) => Self::Toma(from_table(table)?),
             Self::Sito(_) => Self::Sito(from_table(table)?),
+            Self::Ibtm(_) => Self::Ibtm(from_table(table)?),
+            Self::Dito(_) => Self::Dito(from_table(table)?),
         })
     }
 }

@@ -92,7 +92,8 @@ impl TokenPlan {
     pub fn effect(&self, &BlockShape { id, grid, .. }: &BlockShape, step: StepOf) -> Result<Effect> {
         let asked = self.schedule.ratio(id, step.index, step.total)?;
         let tokens = grid.tokens();
-        let place = BlockAtStep { level: id.level, grid, timestep: self.timestep(step) };
+        let timestep = self.timestep(step);
+        let place = BlockAtStep { level: id.level, grid, step: step.index, timestep };
         let kept = if asked == 0.0 { tokens } else { self.method.options().kept(asked, &place) };
         Ok(Effect { tokens, kept, asked })
     }

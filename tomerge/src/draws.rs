@@ -64,6 +64,27 @@ impl Draws {
         (!odd).then(|| self.below(cells.cell_size(), cells.destinations(), site))
     }
 
+    /// A permutation of `0..count` for one image.
+    pub(crate) fn permutation(&mut self, count: usize, site: &Site<'_>, image: u64) -> Vec<u32> {
+        let mut order: Vec<u32> = (0..count as u32).collect();
+        // Torch's `randperm` for fewer than some 200 million.
+        let mut shuffle = |next: &mut dyn FnMut() -> u32| {
+            for at in 0..count.saturating_sub(1) {
+                order.swap(at, at + next() as usize % (count - at));
+            }
+        };
+        match self {
+            Self::Torch(torch) => shuffle(&mut || torch.words.next_u32()),
+            Self::ChaCha(seed) => {
+                let mut words = ChaCha8Rng::from_seed(key(*seed, site));
+                // A stream an image; those of noise are one, two and three above.
+                words.set_stream(image << 2);
+                shuffle(&mut || words.next_u32());
+            }
+        }
+        order
+    }
+
     /// `count` standard normal numbers for every row of the batch, row after row.
     pub(crate) fn normals(&mut self, count: usize, site: &Site<'_>) -> Vec<f32> {
         match self {
@@ -175,6 +196,27 @@ mod tests {
         let first = draws.below(4, 5, &site(0, &rows));
         let second = draws.below(4, 7, &site(1, &rows));
         assert_eq!([first, second].concat(), TORCH_SEED_7);
+    }
+
+    /// `torch.manual_seed(7); torch.randperm(10), torch.randperm(5)` of torch 2.11.
+    #[test]
+    fn torch_permutations() {
+        let rows = Row::singles(1);
+        let mut draws = Draws::new(Generator::Torch, 7);
+        assert_eq!(draws.permutation(10, &site(0, &rows), 0), [5, 0, 3, 4, 1, 7, 9, 6, 8, 2]);
+        assert_eq!(draws.permutation(5, &site(0, &rows), 1), [1, 3, 0, 2, 4]);
+    }
+
+    #[test]
+    fn own_permutations_depend_on_the_image_and_the_place() {
+        let rows = Row::singles(1);
+        let of = |layer, image| Draws::new(Generator::ChaCha, 7).permutation(40, &site(layer, &rows), image);
+        let mut sorted = of(0, 3);
+        sorted.sort_unstable();
+        assert_eq!(sorted, (0..40).collect::<Vec<u32>>());
+        assert_eq!(of(0, 3), of(0, 3));
+        assert_ne!(of(0, 3), of(0, 4));
+        assert_ne!(of(0, 3), of(1, 3));
     }
 
     #[test]

@@ -9,6 +9,8 @@ use atedm_core::{AttentionOps, Error, Result};
 use crate::around::{AroundSublayers, Planner};
 use crate::config::{MergeConfig, Method};
 use crate::counts::TokenPlan;
+use crate::dito::Dito;
+use crate::ibtm::Ibtm;
 use crate::sito::Sito;
 use crate::todo::Todo;
 use crate::toma::Toma;
@@ -73,6 +75,12 @@ impl MergeOutline {
             Method::Todo(options) => Box::new(Todo::new(options, guidance, context.seed)),
             Method::Toma(options) => Box::new(Toma { options, guidance }),
             Method::Sito(options) => Box::new(Sito::new(options, guidance, context.seed)),
+            Method::Ibtm(options) => Box::new(Ibtm::new(options, guidance, context.seed)),
+            Method::Dito(options) => {
+                let method =
+                    Dito::new(options, guidance, (placement.ratio, context.seed), context.observer.clone());
+                return Ok(Box::new(Scheduled::new(method, schedule)));
+            }
         };
         let method = AroundSublayers::new(planner, placement.ratio, reuse, context.observer.clone());
         Ok(Box::new(Scheduled::new(method, schedule)))
@@ -90,6 +98,8 @@ impl MethodPlan for MergeOutline {
             Method::Todo(_) => "todo",
             Method::Toma(_) => "toma",
             Method::Sito(_) => "sito",
+            Method::Ibtm(_) => "ibtm",
+            Method::Dito(_) => "dito",
         })
     }
 
@@ -101,12 +111,12 @@ impl MethodPlan for MergeOutline {
     }
 
     fn scoring(&self, block: &BlockShape, step: StepOf) -> Result<Scoring> {
-        let reuse = self.config.method.options().reuse();
+        let options = self.config.method.options();
         let kept = |step: StepOf| {
             let effect = self.counts.effect(block, step)?;
             Ok(effect.applies().then_some(effect.kept))
         };
-        scoring_of(step, kept, |_, now| !reuse.is_fresh(now), Scoring::Fresh)
+        scoring_of(step, kept, |at, now| options.serves(at, now), Scoring::Fresh)
     }
 
     fn budget_tflops(&self) -> Option<f64> {

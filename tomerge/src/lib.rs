@@ -5,7 +5,7 @@
 //! - [`MergeOutline`]: a method as a registry knows it; [`TokenPlan`]: token counts without a tensor.
 //! - [`around`]: what all methods share as [`TokenReducer`](atedm_core::plugin::TokenReducer)s; a [`Planner`] is the rest.
 //! - [`tome`]: ToMe. [`grid`], [`matching`] and [`merge`] are its steps.
-//! - [`mod@todo`]: ToDo; [`toma`]: ToMA; [`sito`]: SiTo. What their options come to are [`MethodOptions`].
+//! - [`mod@todo`]: ToDo; [`toma`]: ToMA; [`sito`]: SiTo; [`ibtm`]: IBTM; [`dito`]: DiTo. What their options come to are [`MethodOptions`].
 //! - [`reuse`]: plans that are used again over steps and layers.
 
 // A library has nothing to tell on streams: what happens is logged or returned.
@@ -14,9 +14,11 @@
 pub mod around;
 mod config;
 mod counts;
+pub mod dito;
 mod draws;
 mod entry;
 pub mod grid;
+pub mod ibtm;
 pub mod matching;
 pub mod merge;
 mod method_options;

@@ -68,16 +68,29 @@ impl<T: Tensor> MergePlan<T> {
         kernel: MergeKernel,
         device: &T::Device,
     ) -> Result<Self> {
+        Self::of_rows(&vec![split.clone(); merges.merged.len()], merges, tokens, kernel, device)
+    }
+
+    /// [`MergePlan::new`] with a split for every row of the batch; all have as many destinations.
+    ///
+    /// # Errors
+    /// As [`MergePlan::new`].
+    pub fn of_rows(
+        splits: &[Split],
+        merges: &Merges,
+        tokens: usize,
+        kernel: MergeKernel,
+        device: &T::Device,
+    ) -> Result<Self> {
         let mut rows = Rows::default();
-        for (merged, destination) in merges.merged.iter().zip(&merges.destination) {
+        for ((merged, destination), split) in merges.merged.iter().zip(&merges.destination).zip(splits) {
             rows.add(split, merged, destination, tokens)?;
         }
         let upload = |rows: &[Vec<u32>]| T::Indices::from_host(rows, device);
-        let groups = split.destinations.len();
-        let destinations = vec![split.destinations.clone(); rows.members.len()];
+        let destinations: Vec<Vec<u32>> = splits.iter().map(|split| split.destinations.clone()).collect();
         let none_alone = rows.alone.iter().all(Vec::is_empty);
-        if groups == 0 {
-            return Err(Error::shape("merge plan", "at least one destination", [tokens, groups]));
+        if destinations.iter().any(Vec::is_empty) {
+            return Err(Error::shape("merge plan", "at least one destination", [tokens, 0]));
         }
         Ok(Self {
             kernel,

@@ -12,6 +12,8 @@ pub struct BlockAtStep {
     pub level: usize,
     /// The block's token grid.
     pub grid: Grid,
+    /// 0-based index of the step in the full schedule.
+    pub step: usize,
     /// The time step that the model is told, 0 to 1000.
     pub timestep: f64,
 }
@@ -48,6 +50,11 @@ pub trait MethodOptions {
     /// How long plans are used again.
     fn reuse(&self) -> Reuse {
         Reuse::default()
+    }
+
+    /// Whether what was found out at step `at` is used at the later step `now`.
+    fn serves(&self, _at: usize, now: usize) -> bool {
+        !self.reuse().is_fresh(now)
     }
 
     /// Why no block is reduced although a ratio is asked for; `finest` is the finest level with attention.

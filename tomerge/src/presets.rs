@@ -9,22 +9,39 @@
 //! | `todo-sdxl` | factor 2 at SD-XL's finest attention level | |
 //! | `toma` | r = 0.5 in 16 tiles, plans used for 5 steps and by all layers of a block, the first row chooses | arXiv 2509.10918 |
 //! | `sito` | r = 0.5 | AAAI 2025 |
+//! | `ibtm` | r = 0.7, importance decides from the third step on | its authors' program, `demo_sd.py` |
+//! | `dito` | r = 0.5, correspondences of outputs for 4 steps | after arXiv 2605.22011 |
 //!
-//! `toma` and `sito` reduce self-attention at all levels; `merge_crossattn` and `merge_mlp` add the other sublayers.
+//! `toma`, `sito`, `ibtm` and `dito` reduce self-attention at all levels; `merge_crossattn` and `merge_mlp` add the other sublayers.
 
 use atedm_core::plugin::{GuidanceMasks, Placement, Registry};
 use atedm_core::{AttentionOps, Result};
 
 use crate::config::{MergeConfig, Method};
+use crate::dito::DitoOptions;
 use crate::entry::MergeOutline;
+use crate::ibtm::IbtmOptions;
 use crate::sito::SitoOptions;
 use crate::todo::TodoOptions;
 use crate::toma::TomaOptions;
 use crate::tome::{TomeOptions, Variant};
 
 /// The names of all presets.
-pub fn names() -> [&'static str; 10] {
-    ["tome", "tome-comfy", "tome-a", "tome-b", "tome-c", "tome-d", "todo", "todo-sdxl", "toma", "sito"]
+pub fn names() -> [&'static str; 12] {
+    [
+        "tome",
+        "tome-comfy",
+        "tome-a",
+        "tome-b",
+        "tome-c",
+        "tome-d",
+        "todo",
+        "todo-sdxl",
+        "toma",
+        "sito",
+        "ibtm",
+        "dito",
+    ]
 }
 
 /// The preset of this name.
@@ -57,6 +74,8 @@ pub fn find(name: &str) -> Option<MergeConfig> {
             method: Method::Toma(TomaOptions::default()),
         }),
         "sito" => at(0.5, Method::Sito(SitoOptions::default())),
+        "ibtm" => at(0.7, Method::Ibtm(IbtmOptions::default())),
+        "dito" => at(0.5, Method::Dito(DitoOptions::default())),
         _ => None,
     }
 }

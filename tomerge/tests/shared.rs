@@ -92,6 +92,15 @@ fn what_is_wrong_is_named() {
         ("sito", json!({"noise": "uniform"}), "noise: "),
         ("sito", json!({"sx": 2000}), "sx: "),
         ("sito", json!({"merge_attn": false}), "merge_attn: "),
+        ("ibtm", json!({"dst_share": 0.0}), "dst_share: expected a fraction"),
+        ("ibtm", json!({"pool_size": 0.9}), "pool_size: expected at least 1"),
+        ("ibtm", json!({"merge_from": 0}), "merge_from: expected at least 1"),
+        ("ibtm", json!({"dst_mode": "bottom"}), "dst_mode: "),
+        ("ibtm", json!({"merge_attn": false}), "merge_attn: "),
+        ("dito", json!({"interval": 1}), "interval: expected at least 2"),
+        ("dito", json!({"frequency_penalty": -0.1}), "frequency_penalty: "),
+        ("dito", json!({"sx": 1, "sy": 1}), "sx: "),
+        ("dito", json!({"reuse": {"steps": 2}}), "reuse: unknown option"),
     ] {
         let message = MergeConfig::from_options(name, &options(value.clone())).unwrap_err().to_string();
         assert!(message.starts_with(field), "{name} {value}: {message}");
@@ -252,6 +261,19 @@ fn silent_caps_and_silent_nothing_are_said() {
     assert_eq!(remarks("todo-sdxl", json!({})), "");
     assert_eq!(remarks("toma", json!({})), "");
     assert!(remarks("sito", json!({"ratio": 0.8})).starts_with("ratio 0.8 acts as 0.7500"));
+    assert_eq!(remarks("ibtm", json!({})), "");
+    assert_eq!(
+        remarks("ibtm", json!({"ratio": 0.8})),
+        "ratio 0.8 acts as 0.7500: destinations stay: a share of 0.25 of the tokens, and one a cell of 2 x 2"
+    );
+    assert_eq!(remarks("dito", json!({})), "");
+    assert!(
+        remarks(
+            "dito",
+            json!({"interval": 10, "schedule": "table", "table": {"entries": [{"steps": [1, 10], "ratio": 0.0}]}})
+        )
+        .starts_with("nothing is reduced: every step is a matching")
+    );
     let config =
         MergeConfig::from_options("tome", &options(json!({"ratio": 0.9, "max_downsample": 4}))).unwrap();
     let plan = config.plan_with(&schedules()).unwrap();

@@ -231,7 +231,7 @@ AT-EDM takes, its default first:
   max_iterations=5, epsilon=1e-4, damping=0, norm=l1 | l2
   cross_vote=entropy    | plain | hard: Eq. 1 and its variants, with score=cross
   heads=rms             | mean | max
-  recovery=similarity   | direct | bicubic | zero
+  recovery=similarity   | soft | direct | bicubic | zero
   guidance=per_row      | cond | mean: whose scores decide in the two halves of guidance
   keep_multiple=1       kept counts are rounded up to a multiple of this";
 

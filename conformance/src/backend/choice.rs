@@ -257,9 +257,18 @@ pub fn indices_against_plain_lists<B: Backend>(device: &DeviceOf<B>, dtype: DTyp
         let inverse =
             each(&|b| (0..n as u32).map(|i| order[b].iter().position(|&j| j == i).unwrap() as u32).collect());
         assert_eq!(on_order.inverse()?.to_host()?, inverse, "inverse");
+        let flat = order.concat();
+        for (rows, count) in [(batch * n, 1), (1, batch * n), (n, batch)] {
+            let reshaped: Vec<Vec<u32>> = flat.chunks(count).map(<[u32]>::to_vec).collect();
+            let on_reshaped = on_order.reshape(rows, count)?;
+            assert_eq!(on_reshaped.dims(), (rows, count), "reshape");
+            assert_eq!(on_reshaped.to_host()?, reshaped, "reshape");
+        }
     }
     let all = lab.indices(&[vec![2, 0, 1], vec![0, 1, 2]])?;
-    assert_eq!(all.complement(3)?.dims(), (2, 0), "the complement of everything is empty");
+    let none = all.complement(3)?;
+    assert_eq!(none.dims(), (2, 0), "the complement of everything is empty");
+    assert_eq!(none.reshape(3, 0)?.to_host()?, vec![Vec::<u32>::new(); 3], "empty lists");
     Ok(())
 }
 
@@ -273,6 +282,8 @@ pub fn indices_reject_misfits<B: Backend>(device: &DeviceOf<B>, dtype: DType) ->
     rejects("concat of another batch", || IndicesOf::<B>::concat(&[&x, &lab.indices(&[vec![0]])?]));
     rejects("concat of nothing", || IndicesOf::<B>::concat(&[]));
     rejects("complement below an entry", || x.complement(2)?.to_host());
+    rejects("reshape to fewer entries", || x.reshape(1, 3));
+    rejects("reshape to more entries", || x.reshape(2, 3));
     rejects("inverse of a repeat", || lab.indices(&[vec![0, 0]])?.inverse()?.to_host());
     rejects("inverse with a gap", || lab.indices(&[vec![0, 2]])?.inverse()?.to_host());
     Ok(())

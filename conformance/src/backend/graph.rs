@@ -11,14 +11,14 @@ use crate::oracle;
 use crate::tolerance::{assert_close, assert_close_as};
 
 /// A graph in both forms, and its map on the host.
-struct Graph<T: AttentionOps> {
-    streamed: Streamed<T>,
-    dense: AttentionGraph<T>,
-    map: Array,
+pub(super) struct Graph<T: AttentionOps> {
+    pub(super) streamed: Streamed<T>,
+    pub(super) dense: AttentionGraph<T>,
+    pub(super) map: Array,
 }
 
 impl<T: AttentionOps> Graph<T> {
-    fn forms(&self) -> [(&'static str, AttentionGraph<T>); 2] {
+    pub(super) fn forms(&self) -> [(&'static str, AttentionGraph<T>); 2] {
         [("dense", self.dense.clone()), ("streamed", AttentionGraph::Streamed(self.streamed.clone()))]
     }
 }
@@ -26,7 +26,10 @@ impl<T: AttentionOps> Graph<T> {
 const SIZES: [[usize; 5]; 5] =
     [[1, 1, 1, 1, 1], [2, 3, 7, 7, 5], [1, 2, 9, 4, 8], [2, 1, 3, 11, 3], [1, 2, 65, 67, 33]];
 
-fn graph<B: Backend>(lab: &mut Lab<'_, B>, [b, h, m, n, d]: [usize; 5]) -> Result<Graph<TensorOf<B>>> {
+pub(super) fn graph<B: Backend>(
+    lab: &mut Lab<'_, B>,
+    [b, h, m, n, d]: [usize; 5],
+) -> Result<Graph<TensorOf<B>>> {
     let (q, k) = (lab.normals(&[b, h, m, d])?, lab.normals(&[b, h, n, d])?);
     let scale = 1.5 / (d as f64).sqrt();
     let map = oracle::attention_map(&q.host, &k.host, scale, None);
@@ -35,7 +38,7 @@ fn graph<B: Backend>(lab: &mut Lab<'_, B>, [b, h, m, n, d]: [usize; 5]) -> Resul
     Ok(Graph { streamed: Streamed { q: q.on, k: k.on, lse, scale }, dense, map })
 }
 
-fn partition<B: Backend>(
+pub(super) fn partition<B: Backend>(
     lab: &mut Lab<'_, B>,
     b: usize,
     kept: usize,

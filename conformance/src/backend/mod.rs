@@ -14,6 +14,7 @@ pub mod at_edm;
 pub mod attention;
 pub mod block;
 pub mod choice;
+pub mod donors;
 pub mod graph;
 pub mod layout;
 pub mod memory;
@@ -127,6 +128,10 @@ checks! { $;
         row_entropy_of_one_hot_rows second_moment_against_the_oracle strongest_against_the_oracle
         strongest_takes_the_lowest_of_equals streamed_equals_dense graph_from_queries_and_keys
         graph_overrides_equal_the_generic_bodies graphs_beyond_one_block graph_rejects_misfits;
+    donors:
+        block_against_the_oracle top_k_against_the_oracle top_k_takes_the_lowest_of_equals
+        one_donor_is_the_strongest donors_of_nan_are_errors donors_beyond_one_block
+        donor_overrides_equal_the_generic_bodies donors_reject_misfits soft_copy_against_the_oracle;
     seam:
         unpruned_is_the_plain_block reductions_form_a_stack around_is_undone_before_the_residual
         misplaced_answers_are_errors reducers_pay_only_for_what_they_want
@@ -161,6 +166,7 @@ mod tests {
             ("nn", include_str!("nn.rs")),
             ("attention", include_str!("attention.rs")),
             ("graph", include_str!("graph.rs")),
+            ("donors", include_str!("donors.rs")),
             ("seam", include_str!("seam.rs")),
             ("reuse", include_str!("reuse.rs")),
             ("at_edm", include_str!("at_edm.rs")),

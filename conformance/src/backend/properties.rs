@@ -1,7 +1,7 @@
 //! Invariants over random sizes and values. Cases are drawn from a fixed seed; `PROPTEST_CASES` sets how many.
 
 use atedm_core::at_edm::recovery::{
-    BicubicInterpolation, DirectCopy, RecoveryInput, SimilarityCopy, TokenRecovery, ZeroPadding,
+    BicubicInterpolation, DirectCopy, RecoveryInput, SimilarityCopy, SoftCopy, TokenRecovery, ZeroPadding,
 };
 use atedm_core::at_edm::scoring::{PageRank, PageRankOptions, Start};
 use atedm_core::at_edm::{AtEdmConfig, Bicubic, Parts, PrunePoint};
@@ -68,8 +68,9 @@ pub fn kept_rows_survive_every_recovery<B: Backend>(device: &DeviceOf<B>, dtype:
             0.5,
         )?;
         let rows: Vec<Vec<u32>> = (0..batch).map(|_| lab.draws.subset(kept, n)).collect();
-        let recoveries: [Box<dyn TokenRecovery<TensorOf<B>>>; 5] = [
+        let recoveries: [Box<dyn TokenRecovery<TensorOf<B>>>; 6] = [
             Box::new(SimilarityCopy),
+            Box::new(SoftCopy::default()),
             Box::new(DirectCopy),
             Box::new(ZeroPadding),
             Box::new(BicubicInterpolation { mode: Bicubic::Plain }),

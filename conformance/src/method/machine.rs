@@ -257,7 +257,7 @@ impl<'a, B: Backend> Machine<'a, B> {
             }
         }
         if let Some(last) = outputs.last() {
-            watched.end_step(&self.prediction(last)?)?;
+            watched.end_step(&self.prediction(&rows, last)?)?;
         }
         let block = |block: &TestBlock<TensorOf<B>>| {
             let grid = at_level(picture.grid, block.id.level);
@@ -274,9 +274,10 @@ impl<'a, B: Backend> Machine<'a, B> {
         table(tokens).upload(self.dtype, self.device)
     }
 
-    /// What stands for the model's output `[rows, tokens, channels, 1]`.
-    fn prediction(&self, rows: &BTreeMap<Row, Array>) -> Result<TensorOf<B>> {
-        let data: Vec<f64> = rows.values().flat_map(|row| row.data.clone()).collect();
+    /// What stands for the model's output `[rows, tokens, channels, 1]`, in the order of the run's rows.
+    fn prediction(&self, rows: &[Row], outputs: &BTreeMap<Row, Array>) -> Result<TensorOf<B>> {
+        let of = |row: &Row| outputs.get(row).map(|output| output.data.clone());
+        let data: Vec<f64> = rows.iter().filter_map(of).flatten().collect();
         let tokens = data.len() / rows.len() / CHANNELS;
         Array::new(&[rows.len(), tokens, CHANNELS, 1], data).upload(self.dtype, self.device)
     }

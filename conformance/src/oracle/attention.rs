@@ -68,6 +68,30 @@ pub fn strongest(map: &Array, kept: &[Vec<u32>], pruned: &[Vec<u32>]) -> Vec<Vec
     (0..kept.len()).map(|b| pruned[b].iter().map(|&column| best(b, column)).collect()).collect()
 }
 
+/// The mean over heads between the rows `rows` and the columns `columns`, column by column: `[b, columns, rows]`.
+pub fn block(map: &Array, rows: &[Vec<u32>], columns: &[Vec<u32>]) -> Array {
+    let mean = head_mean(map);
+    Array::from_fn(&[rows.len(), columns[0].len(), rows[0].len()], |i| {
+        mean.at(&[i[0], rows[i[0]][i[2]] as usize, columns[i[0]][i[1]] as usize])
+    })
+}
+
+/// For each pruned column the positions within `kept`, ascending, of the `k` kept rows that attend to it most; among
+/// equals the lowest.
+pub fn top_k(map: &Array, kept: &[Vec<u32>], pruned: &[Vec<u32>], k: usize) -> Vec<Vec<Vec<u32>>> {
+    let block = block(map, kept, pruned);
+    let of = |batch: usize, column: usize| {
+        let value = |at: u32| block.at(&[batch, column, at as usize]);
+        let mut order: Vec<u32> = (0..kept[batch].len() as u32).collect();
+        // stable: equals stay in their order
+        order.sort_by(|&a, &b| value(b).total_cmp(&value(a)));
+        order.truncate(k);
+        order.sort_unstable();
+        order
+    };
+    (0..kept.len()).map(|b| (0..pruned[b].len()).map(|column| of(b, column)).collect()).collect()
+}
+
 fn four(map: &Array) -> [usize; 4] {
     [map.shape[0], map.shape[1], map.shape[2], map.shape[3]]
 }

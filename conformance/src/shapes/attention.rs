@@ -1,6 +1,6 @@
 //! The generic bodies, with the graph's own products booked to the method.
 
-use atedm_core::backend::{Attended, AttentionOptions, GraphRequest, Streamed, generic};
+use atedm_core::backend::{Attended, AttentionOptions, Donors, GraphRequest, Streamed, generic};
 use atedm_core::{AttentionGraph, AttentionOps, Partition, Result, Tensor};
 
 use super::{ShapeIndices, ShapeTensor};
@@ -29,5 +29,13 @@ impl AttentionOps for ShapeTensor {
 
     fn strongest(graph: &Streamed<Self>, partition: &Partition<Self>) -> Result<ShapeIndices> {
         graph.q.device().scoring(|| generic::strongest(graph, partition))
+    }
+
+    fn block(graph: &Streamed<Self>, rows: &ShapeIndices, columns: &ShapeIndices) -> Result<Self> {
+        graph.q.device().scoring(|| generic::block(graph, rows, columns))
+    }
+
+    fn top_k(graph: &Streamed<Self>, partition: &Partition<Self>, k: usize) -> Result<Donors<Self>> {
+        graph.q.device().scoring(|| generic::top_k(graph, partition, k))
     }
 }

@@ -61,6 +61,17 @@ impl Indices for ShapeIndices {
     fn inverse(&self) -> Result<Self> {
         Ok(self.clone())
     }
+
+    fn reshape(&self, batch: usize, count: usize) -> Result<Self> {
+        match self.batch * self.count == batch * count {
+            true => Ok(Self::new(batch, count, &self.device)),
+            false => Err(Error::shape(
+                "indices reshape",
+                format!("{} entries", self.batch * self.count),
+                [batch, count],
+            )),
+        }
+    }
 }
 
 fn same_batch(a: &ShapeIndices, b: &ShapeIndices) -> Result<()> {

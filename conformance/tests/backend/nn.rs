@@ -1,9 +1,11 @@
 //! Neural-network operations and attention in the wrapper.
 
 use atedm_conformance::host::Array;
-use atedm_core::backend::{Attended, AttentionOptions, Conv2dOptions, GraphRequest, Streamed, dims, generic};
+use atedm_core::backend::{
+    Attended, AttentionOptions, Conv2dOptions, Donors, GraphRequest, Streamed, dims, generic,
+};
 use atedm_core::reference::{NdDevice, NdIndices, NdTensor};
-use atedm_core::{AttentionGraph, AttentionOps, Indices, NnOps, Partition, Result, Tensor};
+use atedm_core::{AttentionGraph, AttentionOps, Error, Indices, NnOps, Partition, Result, Tensor};
 
 use crate::faults::Fault;
 use crate::tensor::{Wrapped, WrappedIndices};
@@ -209,6 +211,70 @@ impl AttentionOps for Wrapped {
                 WrappedIndices::from_host(&places, &partition.kept.device())
             }
             _ => generic::strongest(graph, partition),
+        }
+    }
+
+    fn block(graph: &Streamed<Self>, rows: &WrappedIndices, columns: &WrappedIndices) -> Result<Self> {
+        match graph.q.on.0 {
+            Some(Fault::BlockByRow) => generic::block(graph, rows, columns)?.permute(&[0, 2, 1]),
+            Some(Fault::BlockOfTheFirstHead) => {
+                let first = |x: &Self| x.narrow(1, 0, 1);
+                let (q, k, lse) = (first(&graph.q)?, first(&graph.k)?, first(&graph.lse)?);
+                generic::block(&Streamed { q, k, lse, scale: graph.scale }, rows, columns)
+            }
+            _ => generic::block(graph, rows, columns),
+        }
+    }
+
+    fn top_k(graph: &Streamed<Self>, partition: &Partition<Self>, k: usize) -> Result<Donors<Self>> {
+        let right = generic::top_k(graph, partition, k);
+        let on = graph.q.on;
+        let (batch, pruned) = partition.pruned.dims();
+        let bent = |donors: &Donors<Self>, bend: &dyn Fn(&mut [u32])| {
+            let mut rows = donors.kept.to_host()?;
+            rows.iter_mut().for_each(|row| row.chunks_mut(k).for_each(bend));
+            WrappedIndices::from_host(&rows, &on)
+        };
+        match on.0 {
+            Some(Fault::TopKDescends) => {
+                let right = right?;
+                Ok(Donors { kept: bent(&right, &|list| list.reverse())?, ..right })
+            }
+            Some(Fault::TopKForgetsAttention) => {
+                let right = right?;
+                Ok(Donors { attention: right.attention.affine(0.0, 1.0 / k as f64)?, ..right })
+            }
+            Some(Fault::TopKIgnoresNan) => match right {
+                Err(Error::NotFinite { .. }) => {
+                    let rows = vec![(0..k as u32).collect::<Vec<_>>().repeat(pruned); batch];
+                    let attention = Self::full(0.0, &[batch, pruned, k], graph.lse.dtype(), &on)?;
+                    Ok(Donors { kept: WrappedIndices::from_host(&rows, &on)?, attention })
+                }
+                right => right,
+            },
+            // what follows the first 512 columns is taken from them
+            Some(Fault::TopKOfOneBlock) if pruned > 512 => {
+                let right = right?;
+                let first = right.attention.narrow(1, 0, 512)?;
+                let rest = right.attention.narrow(1, 0, pruned - 512)?;
+                Ok(Donors { attention: Self::concat(&[&first, &rest], 1)?, ..right })
+            }
+            Some(Fault::TopKTakesTheLast) => {
+                let mut kept = partition.kept.to_host()?;
+                kept.iter_mut().for_each(|row| row.reverse());
+                let most = partition.kept.dims().1 as u32 - 1;
+                let turned = Partition {
+                    kept: WrappedIndices::from_host(&kept, &on)?,
+                    pruned: partition.pruned.clone(),
+                };
+                let turned = generic::top_k(graph, &turned, k)?;
+                let kept = bent(&turned, &|list| {
+                    list.iter_mut().for_each(|place| *place = most - *place);
+                    list.reverse();
+                })?;
+                Ok(Donors { kept, ..turned })
+            }
+            _ => right,
         }
     }
 }

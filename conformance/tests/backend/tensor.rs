@@ -145,6 +145,17 @@ impl Indices for WrappedIndices {
         let inverse = generic::indices_inverse(self)?;
         Ok(if self.on.does(Fault::InverseDoesNothing) { self.clone() } else { inverse })
     }
+
+    fn reshape(&self, batch: usize, count: usize) -> Result<Self> {
+        let right: Self = generic::indices_reshape(self, batch, count)?;
+        if !self.on.does(Fault::ReshapesListsByColumns) {
+            return Ok(right);
+        }
+        let (rows, columns) = (self.to_host()?, self.dims().1);
+        let flat: Vec<u32> = (0..columns).flat_map(|i| rows.iter().map(move |row| row[i])).collect();
+        let rows: Vec<Vec<u32>> = flat.chunks(count.max(1)).map(<[u32]>::to_vec).collect();
+        Self::from_host(&rows, &self.on)
+    }
 }
 
 impl Tensor for Wrapped {

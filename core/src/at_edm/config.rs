@@ -81,10 +81,10 @@ pub struct AtEdmConfig {
     /// Options of a registered selector. Default: none.
     #[serde(skip_serializing_if = "Options::is_empty")]
     pub selector_options: Options,
-    /// The recovery's registered name: `similarity`, `direct`, `zero`, `bicubic`, or a registered one.
+    /// The recovery's registered name: `similarity`, `soft`, `direct`, `zero`, `bicubic`, or a registered one.
     /// Default `similarity`.
     pub recovery: String,
-    /// Options of a registered recovery. Default: none.
+    /// Options of `soft` ([`SoftCopy`](super::recovery::SoftCopy)) or of a registered recovery. Default: none.
     #[serde(skip_serializing_if = "Options::is_empty")]
     pub recovery_options: Options,
     /// Bicubic recovery: `plain` (pruned neighbours are zeros) or `normalised`. Default `plain`.

@@ -4,7 +4,9 @@
 use std::sync::Arc;
 
 use super::config::AtEdmConfig;
-use super::recovery::{BicubicInterpolation, DirectCopy, SimilarityCopy, TokenRecovery, ZeroPadding};
+use super::recovery::{
+    BicubicInterpolation, DirectCopy, SimilarityCopy, SoftCopy, TokenRecovery, ZeroPadding,
+};
 use super::scoring::{
     PageRank, PageRankOptions, RandomScores, TokenNorm, TokenScorer, ValueNorm, WarmPageRank,
 };
@@ -228,7 +230,7 @@ fn selectors<T: AttentionOps>() -> [(String, PartBuilder<dyn TokenSelector<T>>);
     [part::<dyn TokenSelector<T>>("top-k", |_| Ok(Box::new(TopK)))]
 }
 
-fn recoveries<T: AttentionOps>() -> [(String, PartBuilder<dyn TokenRecovery<T>>); 4] {
+fn recoveries<T: AttentionOps>() -> [(String, PartBuilder<dyn TokenRecovery<T>>); 5] {
     [
         part::<dyn TokenRecovery<T>>("similarity", |_| Ok(Box::new(SimilarityCopy))),
         part::<dyn TokenRecovery<T>>("direct", |_| Ok(Box::new(DirectCopy))),
@@ -236,5 +238,13 @@ fn recoveries<T: AttentionOps>() -> [(String, PartBuilder<dyn TokenRecovery<T>>)
         part::<dyn TokenRecovery<T>>("bicubic", |config| {
             Ok(Box::new(BicubicInterpolation { mode: config.bicubic }))
         }),
+        // its options are a table of its own, as those of a registered recovery
+        ("soft".into(), Arc::new(|spec| soft(spec))),
     ]
+}
+
+fn soft<T: AttentionOps>(spec: &PartSpec<'_, AtEdmConfig>) -> Result<Box<dyn TokenRecovery<T>>> {
+    let soft: SoftCopy = spec.parse()?;
+    soft.validate()?;
+    Ok(Box::new(soft))
 }

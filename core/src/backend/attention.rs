@@ -8,12 +8,14 @@
 //! row_entropy()           −Σ_j A_ij ln A_ij                  denominator of Eq. 1          [b, h, m]
 //! second_moment()         Σ_j A_ij²                          variance of Fig. 5            [b, h, m]
 //! strongest(partition)    argmax_{i kept} mean_h A[i, b]     similarity copy               [b, pruned]
+//! top_k(partition, k)     the k highest of the same          soft copy                     [b, pruned, k]
+//! block(rows, columns)    mean_h A[i, b]                     a part of the map             [b, columns, rows]
 //! ```
 //!
 //! [`AttentionGraph`] offers them over two forms: `Dense`, a stored map, and `Streamed`, which recomputes
 //! `A_ij = exp(q_i·k_j·scale + bias_j − lse_i)` in tiles. Algorithms never see which.
 
-use super::{NnOps, Partition};
+use super::{NnOps, Partition, Tensor};
 use crate::Result;
 use crate::backend::generic;
 
@@ -103,6 +105,15 @@ pub enum AttentionGraph<T> {
     Streamed(Streamed<T>),
 }
 
+/// For every pruned token the kept tokens that attend to it most, by their mean over heads.
+#[derive(Debug, Clone)]
+pub struct Donors<T: Tensor> {
+    /// `[b, pruned * k]`: for one pruned token after the other its `k` positions within `partition.kept`, ascending.
+    pub kept: T::Indices,
+    /// How much each of them attends to it, `[b, pruned, k]`, in the dtype of scores.
+    pub attention: T,
+}
+
 /// Attention with the graph as a by-product. The only place where a backend overrides a graph step.
 pub trait AttentionOps: NnOps {
     /// `softmax(q kᵀ scale + bias) v` for `q [b, h, m, d]`, `k, v [b, h, n, d]` → `[b, h, m, d]`; beside it the graph and the
@@ -125,6 +136,17 @@ pub trait AttentionOps: NnOps {
     /// (mean over heads; ties to the lowest): `[b, pruned]`.
     fn strongest(graph: &Streamed<Self>, partition: &Partition<Self>) -> Result<Self::Indices> {
         generic::strongest(graph, partition)
+    }
+
+    /// The map between the queries `rows` and the keys `columns`, mean over heads: `[b, columns, rows]` in the dtype of
+    /// scores.
+    fn block(graph: &Streamed<Self>, rows: &Self::Indices, columns: &Self::Indices) -> Result<Self> {
+        generic::block(graph, rows, columns)
+    }
+
+    /// For each pruned column the `k` kept rows that attend to it most (mean over heads; among equals the lowest).
+    fn top_k(graph: &Streamed<Self>, partition: &Partition<Self>, k: usize) -> Result<Donors<Self>> {
+        generic::top_k(graph, partition, k)
     }
 }
 
@@ -199,6 +221,30 @@ impl<T: AttentionOps> AttentionGraph<T> {
         match self {
             Self::Dense(map) => generic::dense_strongest(map, partition),
             Self::Streamed(s) => T::strongest(s, partition),
+        }
+    }
+
+    /// For each pruned column the `k` kept rows that attend to it most, by their mean over heads; among equals the lowest.
+    ///
+    /// # Errors
+    /// [`Error::Shape`](crate::Error::Shape) when `k` is 0 or above the number of kept tokens, or when no token is pruned;
+    /// [`Error::NotFinite`](crate::Error::NotFinite) when the map holds a NaN.
+    pub fn top_k(&self, partition: &Partition<T>, k: usize) -> Result<Donors<T>> {
+        match self {
+            Self::Dense(map) => generic::dense_top_k(map, partition, k),
+            Self::Streamed(s) => T::top_k(s, partition, k),
+        }
+    }
+
+    /// The part of the map between the queries `rows` (`[b, rows]`) and the keys `columns` (`[b, columns]`), mean over
+    /// heads: `[b, columns, rows]`, so that what one key receives is contiguous. Nothing larger than it is stored.
+    ///
+    /// # Errors
+    /// [`Error::Shape`](crate::Error::Shape) when one of the sets is empty or does not fit the map.
+    pub fn block(&self, rows: &T::Indices, columns: &T::Indices) -> Result<T> {
+        match self {
+            Self::Dense(map) => generic::dense_block(map, rows, columns),
+            Self::Streamed(s) => T::block(s, rows, columns),
         }
     }
 

@@ -12,7 +12,9 @@ mod nn;
 pub mod shape;
 mod tensor;
 
-pub use attention::{Attended, AttentionGraph, AttentionOps, AttentionOptions, GraphRequest, Streamed};
+pub use attention::{
+    Attended, AttentionGraph, AttentionOps, AttentionOptions, Donors, GraphRequest, Streamed,
+};
 pub use nn::{Conv2dOptions, NnOps};
 pub use tensor::{Indices, Partition, Tensor, axis_len, dims};
 
@@ -20,7 +22,7 @@ use crate::Result;
 
 /// The version of the contract: of the traits here and of the seam in [`plugin`](crate::plugin). It is raised whenever a
 /// backend or a method that conformed may no longer do so; reports of the conformance suites carry it.
-pub const CONTRACT_VERSION: u32 = 1;
+pub const CONTRACT_VERSION: u32 = 2;
 
 /// A tensor library with its devices: an umbrella of types, used by model-level code (`UNet<B>`).
 pub trait Backend: 'static {

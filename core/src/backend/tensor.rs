@@ -164,6 +164,13 @@ pub trait Indices: Clone + Send + std::fmt::Debug + 'static {
     fn inverse(&self) -> Result<Self> {
         generic::indices_inverse(self)
     }
+    /// The same entries, row after row, as `batch` lists of `count`.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] when there are not as many.
+    fn reshape(&self, batch: usize, count: usize) -> Result<Self> {
+        generic::indices_reshape(self, batch, count)
+    }
 }
 
 /// The two halves of a selection over `n` tokens: every index of `0..n` is in exactly one, and both ascend.

@@ -1,11 +1,13 @@
 //! Recoveries: kept tokens come back bit by bit, the others as each recovery says.
 
 use atedm_core::Indices;
-use atedm_core::at_edm::recovery::{BicubicInterpolation, DirectCopy, SimilarityCopy, ZeroPadding};
+use atedm_core::at_edm::recovery::{BicubicInterpolation, DirectCopy, SimilarityCopy, SoftCopy, ZeroPadding};
 use atedm_core::at_edm::{Bicubic, RecoveryInput, TokenRecovery};
 use atedm_core::backend::{AttentionGraph, Partition};
-use atedm_core::plugin::{Grid, IndexPlan, Reduction};
+use atedm_core::plugin::{BuildContext, Grid, IndexPlan, Reduction, Registry};
 use atedm_core::reference::{NdDevice, NdIndices, NdTensor};
+
+use serde_json::{Value, json};
 
 use crate::oracle;
 use crate::support::{Matrix, Random, assert_close, batch, matrices, tensor, values};
@@ -15,6 +17,7 @@ type Recovery = Box<dyn TokenRecovery<NdTensor>>;
 fn recoveries() -> Vec<Recovery> {
     vec![
         Box::new(SimilarityCopy),
+        Box::new(SoftCopy::default()),
         Box::new(DirectCopy),
         Box::new(ZeroPadding),
         Box::new(BicubicInterpolation { mode: Bicubic::Plain }),
@@ -111,6 +114,85 @@ fn similarity_copies_the_strongest_kept_token() {
             let at = row.iter().position(|&i| i == donor).unwrap();
             assert_eq!(restored[b][*p], reduced[b][at]);
         }
+    }
+}
+
+/// One head's map of a batch row, from those of all.
+fn head(maps: &[f64], b: usize, h: usize, tokens: usize) -> Matrix {
+    let from = (b * 2 + h) * tokens * tokens;
+    maps[from..from + tokens * tokens].chunks(tokens).map(<[f64]>::to_vec).collect()
+}
+
+#[test]
+fn soft_takes_the_weighted_mean_of_the_strongest() {
+    let mut random = Random(22);
+    let (tokens, grid) = (12, Grid::new(3, 4));
+    let kept = kept_rows(&mut random, 2, tokens, 5);
+    let graph = graph(&mut random, 2, tokens);
+    let maps = values(&graph.to_dense().unwrap());
+    let hidden = batch(&[random.matrix(tokens, 3, 1.0), random.matrix(tokens, 3, 1.0)]);
+    let reduced: Vec<Matrix> = (0..2).map(|_| random.matrix(5, 3, 1.0)).collect();
+    // with fewer kept tokens than k, all of them
+    for (k, temperature, of) in [(2, 1.0, 2), (3, 0.25, 3), (5, 4.0, 5), (9, 1.0, 5)] {
+        let plan = plan(&SoftCopy { k, temperature }, &kept, &hidden, &graph, grid);
+        let restored = matrices(&plan.restore(&batch(&reduced)).unwrap());
+        for b in 0..2 {
+            let heads = [head(&maps, b, 0, tokens), head(&maps, b, 1, tokens)];
+            for p in (0..tokens).filter(|p| !kept[b].contains(&(*p as u32))) {
+                let received = |at: usize| {
+                    let row = kept[b][at] as usize;
+                    (heads[0][row][p] + heads[1][row][p]) / 2.0
+                };
+                let mut order: Vec<usize> = (0..5).collect();
+                order.sort_by(|&i, &j| received(j).total_cmp(&received(i)));
+                let weight = |at: usize| received(at).powf(1.0 / temperature);
+                let total: f64 = order[..of].iter().map(|&at| weight(at)).sum();
+                let expected: Vec<f64> = (0..3)
+                    .map(|c| order[..of].iter().map(|&at| weight(at) / total * reduced[b][at][c]).sum())
+                    .collect();
+                assert_close(&restored[b][p], &expected, 1e-12);
+            }
+        }
+    }
+}
+
+#[test]
+fn soft_with_one_donor_is_similarity_bit_by_bit() {
+    let mut random = Random(23);
+    for round in 0..8 {
+        let grid = Grid::new(2 + round % 3, 4);
+        let tokens = grid.tokens();
+        let kept = kept_rows(&mut random, 2, tokens, 1 + round % (tokens - 1));
+        let hidden = batch(&[random.matrix(tokens, 4, 1.0), random.matrix(tokens, 4, 1.0)]);
+        let graph = graph(&mut random, 2, tokens);
+        let restore = |recovery: &dyn TokenRecovery<NdTensor>| {
+            let plan = plan(recovery, &kept, &hidden, &graph, grid);
+            matrices(&plan.restore(&plan.shrink(&hidden).unwrap()).unwrap())
+        };
+        let soft = restore(&SoftCopy { k: 1, temperature: 0.7 });
+        assert_eq!(soft, restore(&SimilarityCopy));
+        if kept[0].len() > 1 {
+            assert_ne!(restore(&SoftCopy { k: 2, temperature: 1.0 }), soft);
+        }
+    }
+}
+
+#[test]
+fn soft_knows_its_options() {
+    for (soft, field) in [
+        (SoftCopy { k: 0, temperature: 1.0 }, "recovery_options.k: "),
+        (SoftCopy { k: 2, temperature: 0.0 }, "recovery_options.temperature: "),
+        (SoftCopy { k: 2, temperature: f64::NAN }, "recovery_options.temperature: "),
+    ] {
+        assert!(soft.validate().unwrap_err().to_string().starts_with(field));
+    }
+    let registry = Registry::<NdTensor>::with_builtins();
+    let build = |options: Value| registry.build("at-edm", &options, &BuildContext::default()).map(|_| ());
+    build(json!({"recovery": "soft"})).unwrap();
+    build(json!({"recovery": {"name": "soft", "k": 3, "temperature": 0.5}})).unwrap();
+    for options in [json!({"name": "soft", "k": 0}), json!({"name": "soft", "donors": 3})] {
+        let message = build(json!({"recovery": options})).unwrap_err().to_string();
+        assert!(message.starts_with("recovery_options"), "{message}");
     }
 }
 

@@ -23,6 +23,7 @@ pub fn forward<T: AttentionOps>(model: &Wan<T>, input: &Input<'_, T>, by: By<'_,
 
         let attention = &block.self_attention;
         let norm = |x: &T| block.modulated_norm(x, &first);
+        // ANCHOR: self_attention
         x = pass.attention(Sublayer::SelfAttention, x, norm, |input| {
             let rope = [&input.query_rows(&rope)?, &input.key_rows(&rope)?];
             let [q, k, values] = attention.project(input.queries, input.keys_values, Some(rope))?;
@@ -31,6 +32,7 @@ pub fn forward<T: AttentionOps>(model: &Wan<T>, input: &Input<'_, T>, by: By<'_,
             let hidden = attention.output(&attended.hidden)?.mul(&first.gate)?;
             Ok(AttentionOutput { hidden, graph: attended.graph, first_vote: attended.first_vote, values })
         })?;
+        // ANCHOR_END: self_attention
 
         let attention = &block.cross_attention;
         let norm = |x: &T| block.norm2(x);

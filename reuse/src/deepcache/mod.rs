@@ -24,6 +24,7 @@ use serde::{Deserialize, Serialize};
 
 pub use schedule::uneven_steps;
 
+use crate::checks::expect_heard;
 use crate::memory::{Memory, StepCounter};
 use crate::options::{at_least_one, read};
 
@@ -127,7 +128,7 @@ impl DeepCachePlan {
     /// # Errors
     /// [`Error::Config`] for kept sets to replay.
     pub fn build<T: AttentionOps>(&self, context: &BuildContext<T>) -> Result<Box<dyn TokenReducer<T>>> {
-        crate::registry::no_replay(context)?;
+        crate::checks::no_replay(context)?;
         Ok(Box::new(DeepCache::new(self.options.clone())))
     }
 }
@@ -221,16 +222,5 @@ impl<T: AttentionOps> TokenReducer<T> for DeepCache<T> {
 
     fn end_step(&mut self, _prediction: &T) -> Result<()> {
         expect_heard(self.heard, "cache_branch_id", self.options.nest())
-    }
-}
-
-/// Checks that a model has told of the nest that a method works on.
-///
-/// # Errors
-/// [`Error::Config`] naming the option that chose the nest.
-pub(crate) fn expect_heard(heard: bool, field: &str, nest: NestId) -> Result<()> {
-    match heard {
-        true => Ok(()),
-        false => Err(Error::config(field, format!("the model tells of no {nest}"))),
     }
 }

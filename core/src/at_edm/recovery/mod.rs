@@ -4,11 +4,13 @@ mod bicubic;
 mod direct;
 mod scatter;
 mod similarity;
+mod soft;
 mod zero;
 
 pub use bicubic::BicubicInterpolation;
 pub use direct::DirectCopy;
 pub use similarity::SimilarityCopy;
+pub use soft::SoftCopy;
 pub use zero::ZeroPadding;
 
 use crate::backend::{AttentionGraph, AttentionOps, Partition};

@@ -9,8 +9,7 @@
 //! ```
 
 use crate::backend::{
-    Attended, AttentionGraph, AttentionOptions, GraphRequest, Indices, Partition, Streamed, Tensor, dims,
-    shape,
+    Attended, AttentionGraph, AttentionOptions, GraphRequest, Streamed, Tensor, dims, shape,
 };
 use crate::{DType, Error, Result};
 
@@ -142,26 +141,6 @@ fn per_row<T: Tensor>(graph: &Streamed<T>, reduce: impl Fn(&T) -> Result<T>) -> 
     concat(rows?, 2)
 }
 
-/// The argmax over retained rows of the head-mean map, by blocks of pruned columns.
-pub fn strongest<T: Tensor>(graph: &Streamed<T>, partition: &Partition<T>) -> Result<T::Indices> {
-    let (_, kept) = partition.kept.dims();
-    let (_, pruned) = partition.pruned.dims();
-    if kept == 0 || pruned == 0 {
-        return Err(Error::shape("strongest", "at least one kept and one pruned token", [kept, pruned]));
-    }
-    let wide = graph.lse.dtype();
-    let queries = graph.q.gather(2, &partition.kept)?.cast(wide)?;
-    let lse = add_last(&graph.lse.gather(2, &partition.kept)?)?;
-    let keys = graph.k.gather(2, &partition.pruned)?.cast(wide)?;
-    let mut parts = Vec::new();
-    for (start, len) in row_blocks(pruned) {
-        let columns = keys.narrow(2, start, len)?.permute(&[0, 1, 3, 2])?;
-        let map = queries.matmul(&columns)?.affine(graph.scale, 0.0)?.sub(&lse)?.exp()?;
-        parts.push(head_mean(&map)?.argmax_rows()?);
-    }
-    T::Indices::concat(&parts.iter().collect::<Vec<_>>())
-}
-
 /// `Aᵀ s` on a stored map `[b, h, m, n]` with `[b, h, m]`.
 pub fn dense_votes<T: Tensor>(map: &T, scores: &T) -> Result<T> {
     let [b, h, m, n] = dims(map, "votes")?;
@@ -190,12 +169,6 @@ pub fn dense_second_moment<T: Tensor>(map: &T) -> Result<T> {
     drop_last(&map.mul(map)?.sum(3)?)
 }
 
-/// The argmax over retained rows on a stored map.
-pub fn dense_strongest<T: Tensor>(map: &T, partition: &Partition<T>) -> Result<T::Indices> {
-    let among = map.gather(2, &partition.kept)?.gather(3, &partition.pruned)?;
-    head_mean(&among.cast(among.dtype().accumulator())?)?.argmax_rows()
-}
-
 /// Scores over a graph of maps or log-sum-exps of `dtype`: of this shape, in its accumulator.
 fn expect_scores<T: Tensor>(scores: &T, expected: [usize; 3], dtype: DType, op: &'static str) -> Result<()> {
     shape::scores(op, &scores.shape(), expected)?;
@@ -206,16 +179,16 @@ fn expect_scores<T: Tensor>(scores: &T, expected: [usize; 3], dtype: DType, op: 
     Ok(())
 }
 
-fn head_mean<T: Tensor>(map: &T) -> Result<T> {
+pub(super) fn head_mean<T: Tensor>(map: &T) -> Result<T> {
     let [b, _, m, n] = dims(map, "head mean")?;
     map.mean(1)?.reshape(&[b, m, n])
 }
 
-fn row_blocks(rows: usize) -> impl Iterator<Item = (usize, usize)> {
+pub(super) fn row_blocks(rows: usize) -> impl Iterator<Item = (usize, usize)> {
     (0..rows).step_by(ROW_BLOCK).map(move |start| (start, ROW_BLOCK.min(rows - start)))
 }
 
-fn concat<T: Tensor>(mut parts: Vec<T>, axis: usize) -> Result<T> {
+pub(super) fn concat<T: Tensor>(mut parts: Vec<T>, axis: usize) -> Result<T> {
     match parts.len() {
         0 => Err(Error::shape("attention", "at least one query", [0])),
         1 => Ok(parts.swap_remove(0)),
@@ -223,7 +196,7 @@ fn concat<T: Tensor>(mut parts: Vec<T>, axis: usize) -> Result<T> {
     }
 }
 
-fn add_last<T: Tensor>(x: &T) -> Result<T> {
+pub(super) fn add_last<T: Tensor>(x: &T) -> Result<T> {
     let mut shape = x.shape();
     shape.push(1);
     x.reshape(&shape)

@@ -199,3 +199,18 @@ pub fn indices_inverse<I: Indices>(indices: &I) -> Result<I> {
     }
     I::from_host(&rows, &indices.device())
 }
+
+/// [`Indices::reshape`] on the host.
+pub fn indices_reshape<I: Indices>(indices: &I, batch: usize, count: usize) -> Result<I> {
+    let (from_batch, from_count) = indices.dims();
+    if from_batch * from_count != batch * count {
+        let expected = format!("{} entries", from_batch * from_count);
+        return Err(Error::shape("indices reshape", expected, [batch, count]));
+    }
+    if count == 0 {
+        return I::from_host(&vec![Vec::new(); batch], &indices.device());
+    }
+    let flat = indices.to_host()?.concat();
+    let rows: Vec<Vec<u32>> = flat.chunks(count).map(<[u32]>::to_vec).collect();
+    I::from_host(&rows, &indices.device())
+}
