@@ -3,8 +3,8 @@
 use atedm_core::plugin::{self, NestSite, TokenReducer};
 use candle_core::{Error, Result, Tensor};
 
-use crate::CandleTensor;
 use crate::error::OrBackend;
+use crate::value::CandleTensor;
 
 /// [`atedm_core::plugin::nest`] over plain [`candle_core::Tensor`]s: runs `inner` on `x`, unless the method has an output
 /// in its place. In a transformer nest `i` is all blocks from block `i` on.

@@ -39,8 +39,8 @@ fn macs_are_exact_at_any_size() {
             }
         };
         assert_eq!(flops::full(&config, grid, 77).unwrap().sum().total(), full);
-        assert_eq!(flops::pruned(&config, grid, 77, plan(false)).unwrap().sum().total(), after);
-        assert_eq!(flops::pruned(&config, grid, 77, plan(true)).unwrap().sum().total(), before);
+        assert_eq!(flops::pruned(&config, grid, 77, None, plan(false)).unwrap().sum().total(), after);
+        assert_eq!(flops::pruned(&config, grid, 77, None, plan(true)).unwrap().sum().total(), before);
     }
 }
 

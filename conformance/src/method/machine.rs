@@ -235,10 +235,17 @@ impl<'a, B: Backend> Machine<'a, B> {
         let mut outputs: Vec<BTreeMap<Row, Array>> = vec![BTreeMap::new(); self.blocks.len()];
         for batch in picture.batches() {
             let gathered = RefCell::new(Vec::new());
-            let visits =
-                Visits { machine: self, picture, evaluation, step, rows: &batch, stops_in, gathered: &gathered };
+            let visits = Visits {
+                machine: self,
+                picture,
+                evaluation,
+                step,
+                rows: &batch,
+                stops_in,
+                gathered: &gathered,
+            };
             let all = Array::read(&visits.nest(0, watched)?)?;
-            all_gathered.extend(gathered.into_inner());
+            all_gathered.extend(gathered.take());
             let rows = all.data.len() / batch.len();
             for (&row, mut data) in batch.iter().zip(all.data.chunks(rows)) {
                 for (index, outputs) in outputs.iter_mut().enumerate() {

@@ -27,7 +27,7 @@ fn subject(fault: Option<Fault>) -> Subject<Reference64> {
 fn reusing(fault: Option<Fault>) -> Subject<Reference64> {
     Subject::new("reusing", (NdDevice, DType::F64), move || Ok(Box::new(Reusing::new(fault))))
         .with_idle(|| Ok(Box::new(Unpruned)))
-        .with_counts(|block, depth, grid, step, _| Some(reusing::counts(block, depth, grid, step)))
+        .with_counts(|block, step| Some(reusing::counts(block, step.index)))
         .with_replaced(reusing::replaced)
 }
 

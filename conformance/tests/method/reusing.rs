@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use atedm_core::backend::dims;
 use atedm_core::plugin::{
-    Action, BlockId, Event, Grid, LayerTokens, NestId, NestSite, Row, Run, Site, StepOf, Sublayer,
+    Action, BlockId, BlockShape, Event, LayerTokens, NestId, NestSite, Row, Run, Site, StepOf, Sublayer,
     TokenReducer,
 };
 use atedm_core::reference::NdTensor;
@@ -41,15 +41,15 @@ fn is_kept(block: BlockId, layer: usize) -> bool {
 }
 
 /// The tokens that are planned.
-pub(crate) fn counts(block: BlockId, depth: usize, grid: Grid, step: usize) -> Vec<LayerTokens> {
+pub(crate) fn counts(block: &BlockShape, step: usize) -> Vec<LayerTokens> {
     let layer = |layer| {
-        let whole = LayerTokens::whole(grid.tokens());
-        match reuses(step) && is_kept(block, layer) {
+        let whole = block.layer(block.grid.tokens());
+        match reuses(step) && is_kept(block.id, layer) {
             true => LayerTokens { cross_attention: 0, ..whole },
             false => whole,
         }
     };
-    (0..depth).map(layer).collect()
+    (0..block.depth).map(layer).collect()
 }
 
 impl Reusing {

@@ -22,7 +22,7 @@ impl MethodPlan for ToyPlan {
     }
 
     fn tokens(&self, block: &BlockShape, _: StepOf) -> Result<Option<Vec<LayerTokens>>> {
-        Ok(Some(toy::counts(block.depth, block.grid, None)))
+        Ok(Some(toy::counts(block, None)))
     }
 }
 
@@ -38,9 +38,8 @@ impl MethodPlan for ReusingPlan {
     }
 
     fn tokens(&self, block: &BlockShape, step: StepOf) -> Result<Option<Vec<LayerTokens>>> {
-        let BlockShape { id, depth, grid, .. } = *block;
         let index = if self.sublayers { step.index } else { 0 };
-        Ok(Some(reusing::counts(id, depth, grid, index)))
+        Ok(Some(reusing::counts(block, index)))
     }
 
     fn replaced(&self, step: StepOf) -> Option<NestId> {

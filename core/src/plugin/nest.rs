@@ -13,10 +13,7 @@
 
 use std::fmt;
 
-use super::reducer::TokenReducer;
 use super::site::{Row, Step};
-use crate::Result;
-use crate::backend::AttentionOps;
 
 /// The number of a nest: how many others contain it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -52,24 +49,4 @@ pub struct NestSite<'a> {
     pub step: Step,
     /// What each batch row is.
     pub rows: &'a [Row],
-}
-
-/// Runs `inner` on `hidden` as a nest, unless the reducer has an output in its place.
-///
-/// `inner` gets the reducer back, for the blocks and nests that lie in this one.
-///
-/// # Errors
-/// Those of the reducer and of `inner`.
-pub fn nest<T: AttentionOps>(
-    reducer: &mut dyn TokenReducer<T>,
-    site: &NestSite<'_>,
-    hidden: T,
-    inner: impl FnOnce(&mut dyn TokenReducer<T>, T) -> Result<T>,
-) -> Result<T> {
-    if let Some(output) = reducer.enter_nest(site, &hidden)? {
-        return Ok(output);
-    }
-    let output = inner(reducer, hidden)?;
-    let instead = reducer.leave_nest(site, &output)?;
-    Ok(instead.unwrap_or(output))
 }

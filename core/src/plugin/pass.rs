@@ -28,6 +28,7 @@
 //! the tokens at hand.
 
 use super::block::BlockId;
+use super::nest::NestSite;
 use super::positions::{Positions, Stack};
 use super::reducer::{Action, Event, Reduction, Scope, TokenReducer};
 use super::site::{Grid, Row, Site, Step, Sublayer};
@@ -374,6 +375,26 @@ impl<T: AttentionOps> Drop for BlockPass<'_, T> {
             self.block
         );
     }
+}
+
+/// Runs `inner` on `hidden` as a nest, unless the reducer has an output in its place.
+///
+/// `inner` gets the reducer back, for the blocks and nests that lie in this one.
+///
+/// # Errors
+/// Those of the reducer and of `inner`.
+pub fn nest<T: AttentionOps>(
+    reducer: &mut dyn TokenReducer<T>,
+    site: &NestSite<'_>,
+    hidden: T,
+    inner: impl FnOnce(&mut dyn TokenReducer<T>, T) -> Result<T>,
+) -> Result<T> {
+    if let Some(output) = reducer.enter_nest(site, &hidden)? {
+        return Ok(output);
+    }
+    let output = inner(reducer, hidden)?;
+    let instead = reducer.leave_nest(site, &output)?;
+    Ok(instead.unwrap_or(output))
 }
 
 fn tokens<T: AttentionOps>(hidden: &T) -> Result<usize> {

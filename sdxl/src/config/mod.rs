@@ -4,8 +4,8 @@
 //! file and the field, so that no checkpoint is run as something else than it is.
 
 mod fields;
+mod layout;
 mod limits;
-mod nests;
 mod parameters;
 mod text;
 mod unet;
@@ -13,10 +13,10 @@ mod unet_json;
 mod vae;
 
 pub(crate) use fields::Fields;
-pub use nests::NestInfo;
-pub(crate) use nests::Nesting;
+pub(crate) use layout::Nesting;
+pub use layout::{BlockInfo, NestInfo};
 pub use text::{TextActivation, TextEncoderConfig};
-pub use unet::{BlockInfo, DownStage, MidStage, UNetConfig, UpStage};
+pub use unet::{DownStage, MidStage, UNetConfig, UpStage};
 pub use vae::{KlConfig, TinyVaeConfig, VaeConfig};
 
 /// The type of a stage without the prefix of old checkpoints, which diffusers takes off too.

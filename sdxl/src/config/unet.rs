@@ -1,9 +1,5 @@
 //! What an SD-XL U-Net is made of: diffusers' `UNet2DConditionModel`.
 
-use atedm_core::plugin::{BlockId, Grid, NestId, Stage};
-
-use super::nests::Nesting;
-
 /// One stage of the down path.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
@@ -113,26 +109,6 @@ pub struct UNetConfig {
     pub conv_out_kernel: usize,
 }
 
-/// One attention block, as [`UNetConfig::blocks`] lists them.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct BlockInfo {
-    /// Which.
-    pub id: BlockId,
-    /// Channels.
-    pub channels: usize,
-    /// Attention heads.
-    pub heads: usize,
-    /// Transformer layers.
-    pub depth: usize,
-    /// Channels of the text.
-    pub text_channels: usize,
-    /// Its tokens' grid.
-    pub grid: Grid,
-    /// The innermost nest that holds it.
-    pub nest: NestId,
-}
-
 impl UNetConfig {
     /// SD-XL base 1.0: 2,567,463,684 parameters.
     ///
@@ -197,47 +173,5 @@ impl UNetConfig {
     /// Channels of the first and last stage.
     pub(crate) fn base_channels(&self) -> usize {
         self.down.first().map_or(0, |stage| stage.channels)
-    }
-
-    /// The grid of each resolution level for latents of `height` × `width`; level 0 is the latents' own.
-    pub fn grids(&self, height: usize, width: usize) -> Vec<Grid> {
-        let half = |n: usize| if self.downsample_padding == 1 { n.div_ceil(2) } else { n / 2 };
-        let next = |grid: &Grid| Some(Grid::new(half(grid.height), half(grid.width)));
-        std::iter::successors(Some(Grid::new(height, width)), next).take(self.down.len()).collect()
-    }
-
-    /// Every attention block, in the order in which a forward pass meets them, for latents of `height` × `width`.
-    ///
-    /// Blocks without transformer layers are left out: there is nothing to prune in them.
-    pub fn blocks(&self, height: usize, width: usize) -> Vec<BlockInfo> {
-        let grids = self.grids(height, width);
-        let mut blocks = Vec::new();
-        let nesting = Nesting::of(self);
-        let mut push = |stage, stage_index, level: usize, depths: &[usize], shape: (usize, usize, usize)| {
-            let (channels, heads, text_channels) = shape;
-            for (index, &depth) in depths.iter().enumerate().filter(|(_, depth)| **depth > 0) {
-                let id = BlockId { stage, stage_index, index, count: depths.len(), level };
-                let nest = match stage {
-                    Stage::Down => nesting.down(stage_index, index),
-                    Stage::Mid => nesting.mid(),
-                    Stage::Up => nesting.up(stage_index, index),
-                };
-                let grid = grids[level];
-                blocks.push(BlockInfo { id, channels, heads, depth, text_channels, grid, nest });
-            }
-        };
-        for (i, stage) in self.down.iter().enumerate() {
-            let depths = stage.attention.as_deref().unwrap_or_default();
-            push(Stage::Down, i, i, depths, (stage.channels, stage.heads, stage.text_channels));
-        }
-        let last = self.down.len().saturating_sub(1);
-        if let Some(mid) = &self.mid {
-            push(Stage::Mid, 0, last, mid.attention.as_slice(), (mid.channels, mid.heads, mid.text_channels));
-        }
-        for (i, stage) in self.up.iter().enumerate() {
-            let depths = stage.attention.as_deref().unwrap_or_default();
-            push(Stage::Up, i, last - i, depths, (stage.channels, stage.heads, stage.text_channels));
-        }
-        blocks
     }
 }

@@ -97,7 +97,7 @@ fn noun(object: &Object, omission: Omission) -> String {
 }
 
 /// Captions that hold every word of the grammar at least once, for learning a vocabulary.
-    // There are as many scenes as the largest set has members. Each set is walked in its own order.
+// There are as many scenes as the largest set has members. Each set is walked in its own order.
 pub(crate) fn vocabulary_captions() -> impl Iterator<Item = String> {
     (0..Colour::ALL.len()).flat_map(|step| {
         let object = |step: usize| Object {

@@ -10,11 +10,13 @@
 //! The outer member is asked first. What it gives in a nest's or a sublayer's place, the others are not asked about: to
 //! it they are part of the model. Two members may not do the same thing at the same place, see [`StackPlan::new`].
 
+mod name;
 mod plan;
 mod reducer;
 
 use serde_json::Value;
 
+pub use name::{JOIN, is_stack, members};
 pub use plan::StackPlan;
 
 use super::options::Options;
@@ -23,21 +25,8 @@ use super::reducer::TokenReducer;
 use crate::backend::AttentionOps;
 use crate::{Error, Result};
 
-/// What joins the names of a stack's members.
-pub const JOIN: char = '+';
-
 /// The option that a stack has itself: the mean TFLOPs of an evaluation, met by the one member that has a ratio.
 const BUDGET: &str = "budget_tflops";
-
-/// Whether a name is that of a stack.
-pub fn is_stack(name: &str) -> bool {
-    name.contains(JOIN)
-}
-
-/// The names of a stack's members, outer first.
-pub fn members(name: &str) -> impl Iterator<Item = &str> {
-    name.split(JOIN).map(str::trim)
-}
 
 /// Describes every member by its table of options, and all of them together.
 pub(super) fn describe(

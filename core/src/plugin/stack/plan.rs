@@ -204,6 +204,11 @@ struct Claims<'a> {
     sublayers: Vec<Vec<Vec<[Claim; 3]>>>,
 }
 
+/// The tokens of each sublayer; of self-attention the fewer of its queries and its keys.
+fn each(layer: LayerTokens) -> [usize; 3] {
+    [layer.self_attention.min(layer.self_keys), layer.cross_attention, layer.feed_forward]
+}
+
 const SUBLAYERS: [&str; 3] = ["self-attention", "cross-attention", "feed-forward"];
 
 impl<'a> Claims<'a> {
@@ -217,18 +222,18 @@ impl<'a> Claims<'a> {
         let mut sublayers = Vec::with_capacity(model.steps);
         for step in model.each_step() {
             let block = |block: &BlockShape| -> Result<Vec<[Claim; 3]>> {
-                let whole = block.grid.tokens();
-                let claim = |tokens: usize| match tokens {
+                // a sublayer that the block's layers do not have has 0 tokens, too
+                let claim = |(tokens, whole): (usize, usize)| match tokens {
+                    fewer if fewer >= whole => Claim::Nothing,
                     0 => Claim::Replaces,
-                    fewer if fewer < whole => Claim::Reduces,
-                    _ => Claim::Nothing,
+                    _ => Claim::Reduces,
                 };
-                let layer = |layer: LayerTokens| {
-                    [layer.self_attention.min(layer.self_keys), layer.cross_attention, layer.feed_forward]
-                        .map(claim)
+                let layer = |(layer, whole): (LayerTokens, LayerTokens)| {
+                    let (layer, whole) = (each(layer), each(whole));
+                    [(layer[0], whole[0]), (layer[1], whole[1]), (layer[2], whole[2])].map(claim)
                 };
                 let layers = plan.tokens(block, step)?.unwrap_or_default();
-                Ok(layers.into_iter().map(layer).collect())
+                Ok(layers.into_iter().zip(block.whole()).map(layer).collect())
             };
             sublayers.push(model.blocks.iter().map(block).collect::<Result<_>>()?);
         }
@@ -238,7 +243,7 @@ impl<'a> Claims<'a> {
 
     fn check(&self, inner: &Claims<'_>, model: &ModelShape) -> Result<()> {
         let conflict = |reason: String| {
-            let field = format!("{}{}{}", self.name, super::JOIN, inner.name);
+            let field = format!("{}{}{}", self.name, super::name::JOIN, inner.name);
             Err(Error::config(field, reason))
         };
         let nest = self.nests.iter().flatten().find(|nest| inner.nests.contains(&Some(**nest)));

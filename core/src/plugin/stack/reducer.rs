@@ -60,7 +60,7 @@ impl<T: AttentionOps> Stack<T> {
             site.block,
             site.layer
         );
-        Error::Plugin { name: names.join(&super::JOIN.to_string()), reason }
+        Error::Plugin { name: names.join(&super::name::JOIN.to_string()), reason }
     }
 }
 

@@ -1,10 +1,30 @@
-//! Which nest every part of the U-Net lies in.
+//! Where everything stands in the U-Net at one size: grids, attention blocks, and the nests that hold them.
 
 use std::ops::Range;
 
-use atedm_core::plugin::{Grid, NestId};
+use atedm_core::plugin::{BlockId, Grid, NestId, Stage};
 
-use super::UNetConfig;
+use super::unet::{DownStage, MidStage, UNetConfig, UpStage};
+
+/// One attention block, as [`UNetConfig::blocks`] lists them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct BlockInfo {
+    /// Which.
+    pub id: BlockId,
+    /// Channels.
+    pub channels: usize,
+    /// Attention heads.
+    pub heads: usize,
+    /// Transformer layers.
+    pub depth: usize,
+    /// Channels of the text.
+    pub text_channels: usize,
+    /// Its tokens' grid.
+    pub grid: Grid,
+    /// The innermost nest that holds it.
+    pub nest: NestId,
+}
 
 /// A nest of the U-Net, as [`UNetConfig::nests`] lists them.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,7 +74,61 @@ impl<'a> Nesting<'a> {
     }
 }
 
+/// Sizes that the attention blocks of a stage have in common.
+struct BlockSizes {
+    channels: usize,
+    heads: usize,
+    text_channels: usize,
+}
+
+/// The nest of a stage's layer.
+type NestOf<'a> = &'a dyn Fn(usize) -> NestId;
+
 impl UNetConfig {
+    /// The grid of each resolution level for latents of `height` × `width`; level 0 is the latents' own.
+    pub fn grids(&self, height: usize, width: usize) -> Vec<Grid> {
+        let half = |n: usize| if self.downsample_padding == 1 { n.div_ceil(2) } else { n / 2 };
+        let next = |grid: &Grid| Some(Grid::new(half(grid.height), half(grid.width)));
+        std::iter::successors(Some(Grid::new(height, width)), next).take(self.down.len()).collect()
+    }
+
+    /// Every attention block, in the order in which a forward pass meets them, for latents of `height` × `width`.
+    ///
+    /// Blocks without transformer layers are left out: there is nothing to prune in them.
+    pub fn blocks(&self, height: usize, width: usize) -> Vec<BlockInfo> {
+        let grids = self.grids(height, width);
+        let mut blocks = Vec::new();
+        let nesting = Nesting::of(self);
+        let mut push =
+            |stage, stage_index, level: usize, depths: &[usize], shape: BlockSizes, nest: NestOf<'_>| {
+                let BlockSizes { channels, heads, text_channels } = shape;
+                for (index, &depth) in depths.iter().enumerate().filter(|(_, depth)| **depth > 0) {
+                    let id = BlockId { stage, stage_index, index, count: depths.len(), level };
+                    let (grid, nest) = (grids[level], nest(index));
+                    blocks.push(BlockInfo { id, channels, heads, depth, text_channels, grid, nest });
+                }
+            };
+        for (i, stage) in self.down.iter().enumerate() {
+            let DownStage { channels, heads, text_channels, .. } = *stage;
+            let depths = stage.attention.as_deref().unwrap_or_default();
+            let sizes = BlockSizes { channels, heads, text_channels };
+            push(Stage::Down, i, i, depths, sizes, &|layer| nesting.down(i, layer));
+        }
+        let last = self.down.len().saturating_sub(1);
+        if let Some(mid) = &self.mid {
+            let MidStage { channels, heads, text_channels, .. } = *mid;
+            let sizes = BlockSizes { channels, heads, text_channels };
+            push(Stage::Mid, 0, last, mid.attention.as_slice(), sizes, &|_| nesting.mid());
+        }
+        for (i, stage) in self.up.iter().enumerate() {
+            let UpStage { channels, heads, text_channels, .. } = *stage;
+            let depths = stage.attention.as_deref().unwrap_or_default();
+            let sizes = BlockSizes { channels, heads, text_channels };
+            push(Stage::Up, i, last - i, depths, sizes, &|layer| nesting.up(i, layer));
+        }
+        blocks
+    }
+
     /// Every nest from the outermost on, for latents of `height` × `width`.
     pub fn nests(&self, height: usize, width: usize) -> Vec<NestInfo> {
         let nesting = Nesting::of(self);
@@ -74,7 +148,7 @@ impl UNetConfig {
         }
         let nest = |(number, (channels, grid)): (usize, (usize, Grid))| {
             let id = NestId(number);
-            let inside = |block: &super::BlockInfo| id.contains(block.nest);
+            let inside = |block: &BlockInfo| id.contains(block.nest);
             let start = blocks.iter().position(inside).unwrap_or(blocks.len());
             let end = blocks.iter().rposition(inside).map_or(start, |last| last + 1);
             NestInfo { id, blocks: start..end, channels, grid }
