@@ -65,7 +65,6 @@ pub fn registry_with<T: AttentionOps>(extension: &impl Extension, parts: Parts<T
     let mut registry = Registry::with_parts(parts);
     atedm_tomerge::register(&mut registry)?;
     atedm_reuse::register(&mut registry)?;
-    atedm_reuse::register(&mut registry)?;
     extension.register(&mut registry)?;
     Ok(registry)
 }
