@@ -123,14 +123,14 @@ impl Stream {
     }
 
     /// The feed-forward.
-    pub fn feed_forward(&self, x: &Tensor) -> Result<Tensor> {
+    pub fn mlp(&self, x: &Tensor) -> Result<Tensor> {
         self.down.forward(&self.up.forward(x)?.gelu()?)
     }
 
     /// What follows attention, both residuals included: `[batch, tokens, channels]`.
     pub fn finish(&self, x: &Tensor, attended: &Tensor, by: &[Modulation; 2]) -> Result<Tensor> {
         let x = (x + by[0].gate(&self.out(attended)?)?)?;
-        &x + by[1].gate(&self.feed_forward(&by[1].forward(&x)?)?)?
+        &x + by[1].gate(&self.mlp(&by[1].forward(&x)?)?)?
     }
 }
 
@@ -229,6 +229,8 @@ pub struct Block {
     pub index: usize,
     /// How many runs its stage has.
     pub count: usize,
+    /// Which run of the model.
+    pub number: usize,
     /// The layers.
     pub layers: Vec<Layer>,
 }
@@ -236,11 +238,10 @@ pub struct Block {
 impl Block {
     /// Collects the layers of a run.
     pub fn load(
-        stage: &'static str,
-        index: usize,
-        count: usize,
+        number: usize,
+        (stage, index, count): (&'static str, usize, usize),
         layers: impl Iterator<Item = Result<Layer>>,
     ) -> Result<Self> {
-        Ok(Self { stage, index, count, layers: layers.collect::<Result<_>>()? })
+        Ok(Self { stage, index, count, number, layers: layers.collect::<Result<_>>()? })
     }
 }

@@ -45,7 +45,7 @@ pub struct Inputs {
 
 /// What the layers get besides the image.
 #[derive(Debug)]
-pub struct Conditions {
+pub struct Context {
     /// The text's tokens `[batch, text tokens, channels]`, which the layers change.
     pub text: Tensor,
     /// Time, guidance and pooled text `[batch, channels]`.
@@ -54,6 +54,10 @@ pub struct Conditions {
     pub image_table: Tensor,
     /// The text's rotary table `[text tokens, dim]`.
     pub text_table: Tensor,
+    /// Rows and columns of the image's tokens.
+    pub grid: (usize, usize),
+    /// The factor on `q·k`.
+    pub scale: f64,
 }
 
 impl Flux {
@@ -77,25 +81,20 @@ impl Flux {
             guidance,
             pooled: mlp(config.pooled_projection_dim, "text_embedder")?,
             blocks: vec![
-                Block::load("double", 0, 2, (0..first).map(double))?,
-                Block::load("double", 1, 2, (first..config.num_layers).map(double))?,
-                Block::load("single", 0, 1, (0..config.num_single_layers).map(single))?,
+                Block::load(0, ("double", 0, 2), (0..first).map(double))?,
+                Block::load(1, ("double", 1, 2), (first..config.num_layers).map(double))?,
+                Block::load(2, ("single", 0, 1), (0..config.num_single_layers).map(single))?,
             ],
             modulation_out: linear(channels, 2 * channels, weights.pp("norm_out.linear"))?,
             out: linear(channels, out_channels, weights.pp("proj_out"))?,
         })
     }
 
-    /// The factor on `q·k`.
-    pub fn scale(&self) -> f64 {
-        scale(self.dim)
-    }
-
     /// The image's tokens `[batch, height·width, channels]` and what goes with them.
     ///
     /// # Errors
     /// When the grid has not as many tokens as the latents, or guidance is missing or not an input of this model.
-    pub fn enter(&self, inputs: &Inputs) -> Result<(Tensor, Conditions)> {
+    pub fn enter(&self, inputs: &Inputs) -> Result<(Tensor, Context)> {
         let Inputs { latents, grid: (height, width), text, pooled, time, guidance } = inputs;
         if height * width != latents.dim(1)? {
             bail!("a grid of {height} x {width} is not that of {} latents", latents.dim(1)?);
@@ -110,11 +109,13 @@ impl Flux {
             (None, Some(_)) => bail!("this model has no guidance scale"),
         }
         let table = |coordinates: Vec<_>| rotary::table(&self.axes, &coordinates, latents.device());
-        let with = Conditions {
+        let with = Context {
             text: self.text_in.forward(text)?,
             time: (embedded + self.pooled.forward(pooled)?)?,
             image_table: table(rotary::of_image(*height, *width))?,
             text_table: table(rotary::of_text(text.dim(1)?))?,
+            grid: inputs.grid,
+            scale: scale(self.dim),
         };
         Ok((self.image_in.forward(latents)?, with))
     }

@@ -6,4 +6,5 @@ mod cases;
 mod faithful;
 mod fixture;
 mod misplaced;
+mod nests;
 mod reduced;
