@@ -71,7 +71,7 @@ impl<T: AttentionOps> TokenReducer<T> for Stack<T> {
 
     /// Guidance goes on as long as every member wants it.
     fn wants_guidance(&mut self, step: &Step) -> bool {
-        self.members.iter_mut().fold(true, |all, member| member.reducer.wants_guidance(step) && all)
+        self.members.iter_mut().all(|member| member.reducer.wants_guidance(step))
     }
 
     fn begin_step(&mut self, step: &Step, rows: &[Row]) -> Result<()> {
