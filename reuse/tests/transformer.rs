@@ -47,7 +47,7 @@ impl Transformer {
             let time = step.index as f64 / 10.0;
             let weight = &self.weights[block];
             let x =
-                pass.feed_forward(x, |x| Ok(x.clone()), |x| tanh(&product(x, weight)?.affine(1.0, time)?))?;
+                pass.feed_forward(x, |x| Ok(x.clone()), |x| tanh(&product(x.tokens, weight)?.affine(1.0, time)?))?;
             let x = pass.exit(x)?;
             match block + 1 < self.weights.len() {
                 true => self.from(block + 1, x, (step, rows), reducer),

@@ -121,7 +121,7 @@ impl Variant {
         let mut registry = Registry::with_builtins();
         atedm_tomerge::register(&mut registry)?;
         let mut method = registry.build(method, &options, &BuildContext::default())?;
-        method.begin_run(&Run { steps: 50, seed: 0, rows: &Row::singles(1) })?;
+        method.begin_run(&Run::new(50, 0, &Row::singles(1)))?;
         Ok(Self { name, method: Some(method), reuses, best: Seconds::NONE })
     }
 

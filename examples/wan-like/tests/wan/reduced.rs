@@ -34,7 +34,7 @@ fn method<T: AttentionOps>(name: &str, options: &Value) -> (Method<T>, Arc<Mutex
     let context = BuildContext { observer: Some(recorder.clone()), ..BuildContext::default() };
     let mut method = registry().build(name, options, &context).unwrap();
     let rows = Row::singles(2);
-    method.begin_run(&Run { steps: STEP.total, seed: 0, rows: &rows }).unwrap();
+    method.begin_run(&Run::new(STEP.total, 0, &rows)).unwrap();
     method.begin_step(&STEP, &rows).unwrap();
     (method, recorder)
 }
