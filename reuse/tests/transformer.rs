@@ -46,8 +46,11 @@ impl Transformer {
             let x = pass.layer(0, x)?;
             let time = step.index as f64 / 10.0;
             let weight = &self.weights[block];
-            let x =
-                pass.feed_forward(x, |x| Ok(x.clone()), |x| tanh(&product(x.tokens, weight)?.affine(1.0, time)?))?;
+            let x = pass.feed_forward(
+                x,
+                |x| Ok(x.clone()),
+                |x| tanh(&product(x.tokens, weight)?.affine(1.0, time)?),
+            )?;
             let x = pass.exit(x)?;
             match block + 1 < self.weights.len() {
                 true => self.from(block + 1, x, (step, rows), reducer),

@@ -7,7 +7,8 @@
 use atedm_conformance::method::{Subject, run_suite};
 use atedm_conformance::report::KnownFailure;
 use atedm_core::plugin::{
-    BlockId, BlockShape, BuildContext, Grid, MethodPlan, ModelShape, NestShape, Options, Registry, Stage, stack,
+    BlockId, BlockShape, BuildContext, Grid, MethodPlan, ModelShape, NestShape, Options, Registry, Stage,
+    stack,
 };
 use atedm_core::reference::{NdDevice, NdTensor, Reference64};
 use atedm_core::{DType, Result};
