@@ -16,6 +16,7 @@ pub type By<'a, T> = (&'a mut dyn TokenReducer<T>, &'a Step, &'a [Row]);
 pub fn forward<T: AttentionOps>(model: &Wan<T>, input: &Input<'_, T>, by: By<'_, T>) -> Result<T> {
     let Embedded { tokens: mut x, grid, rope, time, modulation, text } = model.embed(input)?;
     let places = Grid::of_frames(grid[0], grid[1], grid[2]);
+    // ANCHOR: pass
     let mut pass = BlockPass::enter(by.0, by.1, by.2, BlockId::whole(), model.blocks.len(), places);
     for (index, block) in model.blocks.iter().enumerate() {
         let [first, last] = block.modulations(&modulation)?;
@@ -47,5 +48,6 @@ pub fn forward<T: AttentionOps>(model: &Wan<T>, input: &Input<'_, T>, by: By<'_,
         let norm = |x: &T| block.modulated_norm(x, &last);
         x = pass.feed_forward(x, norm, |input| block.feed_forward(input.tokens)?.mul(&last.gate))?;
     }
+    // ANCHOR_END: pass
     model.head.forward(&pass.exit(x)?, &time, grid)
 }
