@@ -73,6 +73,9 @@ pub struct Gathered<T> {
     pub keys: Option<Result<T>>,
 }
 
+/// Takes the rows of a table that belong to tokens.
+type Gather<'a, T> = &'a dyn Fn(&T) -> Result<T>;
+
 impl<T> Probe<T> {
     /// A probe with this table.
     pub fn new(table: T) -> Self {
@@ -169,7 +172,7 @@ impl<T: AttentionOps> TestBlock<T> {
         x: T,
         visit: &Visit<'_, T>,
     ) -> Result<T> {
-        let note = |queries: &dyn Fn(&T) -> Result<T>, keys: Option<&dyn Fn(&T) -> Result<T>>| {
+        let note = |queries: Gather<'_, T>, keys: Option<Gather<'_, T>>| {
             if let Some(Probe { table, seen }) = visit.probe {
                 let keys = keys.map(|rows| rows(table));
                 seen.borrow_mut().push(Gathered { layer: index, sub, queries: queries(table), keys });
@@ -190,7 +193,7 @@ impl<T: AttentionOps> TestBlock<T> {
         }
         pass.attention(sub, x, normed, |input| {
             visit.alive(index, sub)?;
-            let keys: &dyn Fn(&T) -> Result<T> = &|table| input.key_rows(table);
+            let keys: Gather<'_, T> = &|table| input.key_rows(table);
             note(&|table| input.query_rows(table), sub.has_self_graph().then_some(keys));
             self.branch(sub, layer, &input, visit.text)
         })

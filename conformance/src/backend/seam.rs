@@ -280,7 +280,8 @@ pub fn tables_follow_the_tokens<B: Backend>(device: &DeviceOf<B>, dtype: DType) 
         rows.iter().map(|row| row.iter().copied().step_by(stride).collect()).collect()
     };
     let twice = every(&once, 3);
-    let expected: [(Option<Vec<Vec<u32>>>, Option<Vec<Vec<u32>>>); 6] = [
+    type Places = Option<Vec<Vec<u32>>>;
+    let expected: [(Places, Places); 6] = [
         (None, None),
         (Some(once.clone()), None),
         (Some(once), None),
