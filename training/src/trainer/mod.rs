@@ -26,7 +26,6 @@ mod state;
 mod tests;
 mod trained;
 
-pub use diffusion::min_snr;
 pub use optimizer::{AdamW, Course};
 pub use parameters::{Handles, Parameters, Slot};
 pub use recipe::{AutoencoderRecipe, Data, DiffusionRecipe, Part, Recipe};

@@ -13,6 +13,7 @@ use atedm_tch::{Device, TchTensor, Torch};
 use tch::{Kind, Tensor as Raw};
 
 use super::course::{Progress, Worker};
+use super::diffusion::min_snr;
 use super::init::{Init, ends_branch};
 use super::state::{self, Belonging};
 use super::*;
