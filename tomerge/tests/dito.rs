@@ -7,9 +7,9 @@ mod common;
 
 use std::collections::BTreeMap;
 
-use atedm_core::DType;
 use atedm_core::plugin::{Event, Grid, Row, Scope, Site, Sublayer};
 use atedm_core::reference::NdTensor;
+use atedm_core::{DType, Indices};
 use common::*;
 use serde_json::{Value, json};
 
@@ -160,7 +160,7 @@ fn destinations_are_drawn_anew_at_every_matching() {
         let place = |step| at_step(&site(grid, &rows), step);
         runs(&mut method, &place(2 * matching), Sublayer::SelfAttention, [&output, &output]);
         let answer = runs(&mut method, &place(2 * matching + 1), Sublayer::SelfAttention, [&output, &output]);
-        let mut standing = answer.unwrap().1.positions().unwrap().unwrap();
+        let mut standing = answer.unwrap().1.positions().unwrap().unwrap().to_host().unwrap();
         standing.iter_mut().for_each(|row| row.sort_unstable());
         standing
     };

@@ -7,7 +7,7 @@ mod common;
 
 use atedm_core::plugin::{BlockId, Branch, Grid, Row, Scope, Site, Step};
 use atedm_core::reference::NdTensor;
-use atedm_core::{DType, Tensor};
+use atedm_core::{DType, Indices, Tensor};
 use common::*;
 use serde_json::{Value, json};
 
@@ -193,7 +193,7 @@ fn without_importance_sources_of_cells_are_pruned() {
         // pruned: every token that goes on is one of the stream's
         assert_eq!(small.iter().all(|token| full.contains(token)), !important, "{rows:?} step {step}");
         if !important {
-            let standing = &by.positions().unwrap().unwrap()[0];
+            let standing = &by.positions().unwrap().unwrap().to_host().unwrap()[0];
             for cell in 0..6 {
                 let corner = cell / 3 * 12 + cell % 3 * 2;
                 let of = [corner, corner + 1, corner + 6, corner + 7];
@@ -214,16 +214,48 @@ fn importance_is_of_the_run_and_of_predictions_that_fit() {
     let mut method = after_two_steps(json!({"dst_mode": "top_k"}), &rows, &prediction, 1);
     let hidden = tokens([2, 16, 5], 76, DType::F64);
     let place = at_step(&site(grid, &rows), 2);
-    let important = plan(&mut method, &place, &hidden).unwrap().unwrap().1.positions().unwrap().unwrap();
+    let important = plan(&mut method, &place, &hidden)
+        .unwrap()
+        .unwrap()
+        .1
+        .positions()
+        .unwrap()
+        .unwrap()
+        .to_host()
+        .unwrap();
     let other = prediction.permute(&[0, 1, 3, 2]).unwrap();
     let mut turned = after_two_steps(json!({"dst_mode": "top_k"}), &rows, &other, 1);
-    let turned = plan(&mut turned, &place, &hidden).unwrap().unwrap().1.positions().unwrap().unwrap();
+    let turned = plan(&mut turned, &place, &hidden)
+        .unwrap()
+        .unwrap()
+        .1
+        .positions()
+        .unwrap()
+        .unwrap()
+        .to_host()
+        .unwrap();
     assert_ne!(important, turned, "importance decides");
     begin(&mut method, &rows, 1).unwrap();
-    let forgotten = plan(&mut method, &place, &hidden).unwrap().unwrap().1.positions().unwrap().unwrap();
+    let forgotten = plan(&mut method, &place, &hidden)
+        .unwrap()
+        .unwrap()
+        .1
+        .positions()
+        .unwrap()
+        .unwrap()
+        .to_host()
+        .unwrap();
     let mut fresh = build("ibtm", json!({"dst_mode": "top_k"})).unwrap();
     begin(&mut fresh, &rows, 1).unwrap();
-    let fresh = plan(&mut fresh, &place, &hidden).unwrap().unwrap().1.positions().unwrap().unwrap();
+    let fresh = plan(&mut fresh, &place, &hidden)
+        .unwrap()
+        .unwrap()
+        .1
+        .positions()
+        .unwrap()
+        .unwrap()
+        .to_host()
+        .unwrap();
     assert_eq!(forgotten, fresh, "a new run knows nothing of the last");
     let step = Step { index: 0, total: 10, evaluation: 0, sigma: 1.0, timestep: 900.0 };
     method.begin_step(&step, &rows).unwrap();

@@ -356,7 +356,7 @@ fn written(model: &Architecture, vocabulary: &Vocabulary, to: &Path) {
 }
 
 fn learnt() -> Vocabulary {
-    let captions: Vec<String> = crate::scenes::vocabulary_captions().collect();
+    let captions: Vec<String> = crate::scenes::caption::vocabulary_captions().collect();
     Vocabulary::learn(captions.iter().map(String::as_str), 4096).unwrap()
 }
 
