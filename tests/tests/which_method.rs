@@ -196,7 +196,7 @@ fn outcome(name: &str, kind: &Kind, plain: &[Vec<f32>]) -> Result<(bool, bool)> 
     Ok((changed, spy.wants_graph))
 }
 
-/// Methods that differ by their settings alone: the name of the first stands for all.
+/// Methods that differ by their settings alone stand in one row.
 fn families() -> Vec<(String, Vec<String>)> {
     let (registry, model) = (registry(), KINDS[0].shape());
     let mut families: Vec<(String, Vec<String>)> = Vec::new();
@@ -215,16 +215,22 @@ fn families() -> Vec<(String, Vec<String>)> {
     families
 }
 
+/// In a row, the first preset that acts on a U-Net stands for all.
 fn tables() -> String {
     let plain: Vec<_> = KINDS.iter().map(|kind| outputs(kind, &mut Unpruned).unwrap()).collect();
-    let families = families();
+    let families: Vec<(String, Vec<String>)> = families()
+        .into_iter()
+        .map(|(_, names)| {
+            let acts = |name: &&String| matches!(outcome(name, &KINDS[0], &plain[0]), Ok((true, _)));
+            (names.iter().find(acts).unwrap_or(&names[0]).clone(), names)
+        })
+        .collect();
     let mut notes: Vec<String> = Vec::new();
     let mut text = String::from("| method |");
     KINDS.iter().for_each(|kind| text += &format!(" {} |", kind.title));
     text += " asks for the attention graph | holds outputs from step to step |\n|---|";
     text += &"---|".repeat(KINDS.len() + 2);
-    for (_, names) in &families {
-        let name = &names[0];
+    for (name, names) in &families {
         text +=
             &format!("\n| {} |", names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", "));
         let mut graph = false;
@@ -258,14 +264,13 @@ fn tables() -> String {
     }
     text +=
         "On a U-Net, does the method of the row stack with that of the column, the row's outside?\n\n|  |";
-    families.iter().for_each(|(_, names)| text += &format!(" `{}` |", names[0]));
+    families.iter().for_each(|(name, _)| text += &format!(" `{name}` |"));
     text += "\n|---|";
     text += &"---|".repeat(families.len());
-    for (_, outer) in &families {
-        text += &format!("\n| `{}` |", outer[0]);
-        for (_, inner) in &families {
-            let stacks =
-                outer != inner && describe(&format!("{}+{}", outer[0], inner[0]), &KINDS[0].shape()).is_ok();
+    for (outer, _) in &families {
+        text += &format!("\n| `{outer}` |");
+        for (inner, _) in &families {
+            let stacks = outer != inner && describe(&format!("{outer}+{inner}"), &KINDS[0].shape()).is_ok();
             text += if outer == inner {
                 "  |"
             } else if stacks {
