@@ -146,13 +146,12 @@ impl MethodPlan for TGatePlan {
     }
 
     fn tokens(&self, block: &BlockShape, step: StepOf) -> Result<Option<Vec<LayerTokens>>> {
-        let tokens = |sub| match self.options.of(sub, step.index) {
-            Use::Again => 0,
-            _ => block.grid.tokens(),
-        };
-        let (own, cross) = (tokens(Sublayer::SelfAttention), tokens(Sublayer::CrossAttention));
-        let whole = LayerTokens::whole(block.grid.tokens());
-        let layer = LayerTokens { self_attention: own, self_keys: own, cross_attention: cross, ..whole };
+        let mut layer = block.layer(block.grid.tokens());
+        for sub in [Sublayer::SelfAttention, Sublayer::CrossAttention] {
+            if block.sublayers.contains(&sub) && matches!(self.options.of(sub, step.index), Use::Again) {
+                layer.set(sub, 0, 0);
+            }
+        }
         Ok(Some(vec![layer; block.depth]))
     }
 

@@ -173,7 +173,7 @@ fn scoring_is_streamed_and_counted_apart() {
 /// Gives an output of one nest, and of nothing else.
 struct Without {
     nest: NestId,
-    output: ShapeTensor,
+    shape: [usize; 4],
 }
 
 impl TokenReducer<ShapeTensor> for Without {
@@ -181,8 +181,10 @@ impl TokenReducer<ShapeTensor> for Without {
         Ok(Action::Continue)
     }
 
-    fn enter_nest(&mut self, site: &NestSite<'_>, _: &ShapeTensor) -> Result<Option<ShapeTensor>> {
-        Ok((site.nest == self.nest).then(|| self.output.clone()))
+    // on the device of the run, whose ledger counts what follows
+    fn enter_nest(&mut self, site: &NestSite<'_>, hidden: &ShapeTensor) -> Result<Option<ShapeTensor>> {
+        let output = || ShapeTensor::new(&self.shape, DType::F32, &hidden.device());
+        Ok((site.nest == self.nest).then(output))
     }
 }
 
@@ -196,8 +198,7 @@ fn without_a_nest_the_rest_runs() {
     assert_eq!(nests.len(), 10);
     for nest in nests {
         let shape = [1, nest.channels, nest.grid.height, nest.grid.width];
-        let output = ShapeTensor::new(&shape, DType::F32, &ShapeDevice::default());
-        let (ledger, trace) = evaluate(Without { nest: nest.id, output }, 0);
+        let (ledger, trace) = evaluate(Without { nest: nest.id, shape }, 0);
         let whole = |block: &atedm_sdxl::config::BlockInfo| {
             Ok(vec![atedm_core::plugin::LayerTokens::whole(block.grid.tokens()); block.depth])
         };

@@ -110,7 +110,7 @@ fn names_are_listed_unique_and_known() {
         (
             "at-edm",
             json!({"recovery": "hope"}),
-            "recovery: expected one of bicubic, direct, similarity, zero",
+            "recovery: expected one of bicubic, direct, similarity, soft, zero",
         ),
         ("at-edm", json!({"selector": "x"}), "selector: expected one of top-k"),
         (

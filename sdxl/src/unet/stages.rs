@@ -88,7 +88,7 @@ pub(crate) struct DownStep<T>(Down<T>);
 enum Down<T> {
     /// The U-Net's first convolution.
     First(Conv2d<T>),
-    Layer(Layer<T>),
+    Layer(Box<Layer<T>>),
     /// The strided convolution at the end of a stage.
     Halving {
         stage: usize,
@@ -119,7 +119,8 @@ impl<T: AttentionOps> DownStep<T> {
             let weights = weights.scope("resnets").scope(i);
             let resnet = Resnet::load(&weights, resnet_shape(config, inputs, channels))?;
             let attention = attentions.next();
-            Ok(Self(Down::Layer(Layer { path: "down_blocks", stage: index, index: i, resnet, attention })))
+            let layer = Layer { path: "down_blocks", stage: index, index: i, resnet, attention };
+            Ok(Self(Down::Layer(Box::new(layer))))
         };
         let mut steps = (0..stage.layers).map(layer).collect::<Result<Vec<_>>>()?;
         if stage.downsample {
