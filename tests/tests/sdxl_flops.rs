@@ -11,7 +11,7 @@ use atedm_core::plugin::{
     Action, BlockShape, BuildContext, Event, Grid, NestId, NestSite, Row, Run, Site, Step, StepOf, Tau,
     TokenReducer, Unpruned,
 };
-use atedm_core::{DType, Result, Weights};
+use atedm_core::{DType, Result, Tensor, Weights};
 use atedm_sdxl::flops;
 use atedm_sdxl::unet::{UNet, UNetConfig, UNetInput};
 

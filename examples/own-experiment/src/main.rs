@@ -1,4 +1,6 @@
-//! `example-own-experiment CHECKPOINT [STEPS]`: the table of the experiment, on a folder such as `assets/atedm-shapes`.
+//! `example-own-experiment CHECKPOINT [STEPS]` prints the table of the experiment on a checkpoint's folder.
+//!
+//! `cargo run -p atedm-shapes --example write -- FOLDER` writes such a folder.
 
 use std::io::{Error, Write, stdout};
 use std::path::Path;

@@ -7,8 +7,9 @@ use example_own_experiment::{away_from_the_mean, table};
 
 #[test]
 fn a_closure_is_a_scorer_and_rows_are_typed() {
-    let checkpoint = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../assets/atedm-shapes");
-    let rows = away_from_the_mean(&checkpoint, 2).unwrap();
+    let checkpoint = tempfile::tempdir().unwrap();
+    atedm_shapes::write(checkpoint.path()).unwrap();
+    let rows = away_from_the_mean(checkpoint.path(), 2).unwrap();
     let labels: Vec<&str> = rows.iter().map(|row| row.label.as_str()).collect();
     let points = [
         "none",
