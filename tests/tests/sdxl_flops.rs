@@ -41,7 +41,7 @@ fn evaluate<R: TokenReducer<ShapeTensor>>(reducer: R, step: usize) -> (Ledger, T
         rows: &rows,
     };
     let prediction = unet.forward(&input, &mut reducer).unwrap();
-    assert_eq!(atedm_core::Tensor::shape(&prediction), [1, 4, LATENTS.height, LATENTS.width]);
+    assert_eq!(prediction.shape(), [1, 4, LATENTS.height, LATENTS.width]);
     (device.ledger(), reducer.trace().clone())
 }
 
