@@ -200,7 +200,9 @@ mod tests {
         let back: Report = serde_json::from_str(&json).unwrap();
         assert_eq!(back, report);
         let text = report.to_string();
-        let last = "backend example, contract 1: 1 passed, 1 failed, 1 known failures, 0 not applicable";
-        assert_eq!(text.lines().last(), Some(last), "{text}");
+        let last = format!(
+            "backend example, contract {CONTRACT_VERSION}: 1 passed, 1 failed, 1 known failures, 0 not applicable"
+        );
+        assert_eq!(text.lines().last(), Some(last.as_str()), "{text}");
     }
 }

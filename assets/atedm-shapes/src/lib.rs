@@ -2,7 +2,7 @@
 //!
 //! # The crate
 //!
-//! [`FILES`] is the model's folder as diffusers lays it out, [`write`] puts it on the disk:
+//! [`FILES`] is the model's folder as diffusers lays it out, [`write()`] puts it on the disk:
 //!
 //! ```
 //! let folder = std::env::temp_dir().join(format!("atedm-shapes-{}", std::process::id()));

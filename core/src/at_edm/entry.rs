@@ -114,7 +114,7 @@ impl MethodPlan for AtEdmPlan {
         Some(Box::new(plan))
     }
 
-    /// [`CONVERGED`] votes from equal scores at every evaluation, whichever scorer is configured.
+    /// 50 votes from equal scores at every evaluation, whichever scorer is configured.
     fn converged(&self) -> Option<Box<dyn MethodPlan>> {
         let config = AtEdmConfig {
             scorer: "page-rank".into(),

@@ -4,7 +4,7 @@ use ndarray::{ArcArray, IxDyn};
 
 /// An array of f32 or f64 in host memory with shared data: `clone` copies a handle, and views share it.
 ///
-/// Stored 16-bit floats are widened to f32 when they are read; a cast to one is [`Error::Unsupported`].
+/// Stored 16-bit floats are widened to f32 when they are read; a cast to one is [`Error::Unsupported`](crate::Error::Unsupported).
 #[derive(Debug, Clone)]
 pub enum NdTensor {
     /// 32-bit floats.

@@ -66,7 +66,7 @@ impl RunCost {
         self.mean(Macs::total)
     }
 
-    /// The mean TFLOP by kind of operation, named as in [`Macs::by_kind`].
+    /// The mean TFLOP by kind of operation, named as in the table of `atedm flops`.
     pub fn mean_by_kind(&self) -> Vec<(&'static str, f64)> {
         let kinds = Macs::default().by_kind();
         let of = |(i, (name, _)): (usize, &(&'static str, u64))| {

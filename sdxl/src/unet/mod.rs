@@ -10,7 +10,7 @@
 //! ```
 //!
 //! Skip connections enclose each other, and the code is the recursion that they are (`nests.rs`): what lies between
-//! pushing skip connection d and popping it is [nest](atedm_core::plugin::nest) d + 1, the whole evaluation nest 0.
+//! pushing skip connection d and popping it is nest d + 1 ([`nest`](atedm_core::plugin::nest())), the whole evaluation nest 0.
 //! Attention blocks run through [`BlockPass`](atedm_core::plugin::BlockPass), where methods like AT-EDM take hold.
 
 mod context;

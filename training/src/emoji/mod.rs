@@ -47,7 +47,8 @@ impl EmojiOptions {
     pub(crate) const GROUPS: [&str; 5] =
         ["animals-nature", "food-drink", "travel-places", "activities", "objects"];
 
-    /// The stream of the first seed, with one or two objects of [`EmojiOptions::GROUPS`].
+    /// The stream of the first seed, with one or two objects: animals, food, places, activities and
+    /// things.
     pub fn new(folder: impl Into<PathBuf>) -> Self {
         let groups = Self::GROUPS.map(str::to_owned).to_vec();
         Self { folder: folder.into(), groups, seed: 0, objects: Objects::default() }
