@@ -42,13 +42,12 @@ pub struct EmojiOptions {
 }
 
 impl EmojiOptions {
-    /// Animals, food, places, activities and things: drawings that can stand in a scene (no faces, people, signs and
-    /// flags).
+    /// Animals, food, places, activities and things. These drawings can stand in a scene. Faces, people, signs and
+    /// flags are left out.
     pub(crate) const GROUPS: [&str; 5] =
         ["animals-nature", "food-drink", "travel-places", "activities", "objects"];
 
-    /// The stream of the first seed, with one or two objects: animals, food, places, activities and
-    /// things.
+    /// Options for the stream of the first seed with one or two objects: animals, food, places, activities and things.
     pub fn new(folder: impl Into<PathBuf>) -> Self {
         let groups = Self::GROUPS.map(str::to_owned).to_vec();
         Self { folder: folder.into(), groups, seed: 0, objects: Objects::default() }

@@ -255,7 +255,7 @@ impl Training<'_> {
         Parameters::new(list, values, self.options.device)?.handles().weights(Kind::Float)
     }
 
-    /// The standard deviation of the autoencoder's latents over the first training scenes. Also its peak signal-to-noise
+    /// The standard deviation of the autoencoder's latents over the first training scenes, and its peak signal-to-noise
     /// ratio on held-out scenes, in decibels.
     fn measure(&self, averaged: &[NamedTensor]) -> Result<(f64, f64)> {
         let weights = self.stored(averaged)?.scope(Folder::Vae.folder());
