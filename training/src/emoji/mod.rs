@@ -6,8 +6,8 @@
 //! `recipes/training/fetch-emoji.sh DIR` fetches both into the layout that [`EmojiOptions::folder`] expects. This crate
 //! contains no part of them.
 //!
-//! About a tenth of all (drawing, background style, background colour) triples and of all pairs of drawings never occur in
-//! [`Split::Train`]; each scene of `Split::HeldOut` shows one.
+//! About a tenth of all (drawing, background style, background colour) triples never occur in [`Split::Train`]. The
+//! same holds for a tenth of all pairs of drawings. Each scene of `Split::HeldOut` shows one of them.
 //!
 //! An index gives the same scene on every machine. `resvg` draws its pixels in single precision, so they may differ in
 //! the last bit between processors.
