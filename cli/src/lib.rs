@@ -40,7 +40,6 @@
 //! - `positions` (I64 `[rows, tokens]`): grid positions of a stream that was pruned before.
 //! - `votes` (I64 `[1]`): the votes cast.
 //! - `site` (I64 `[4]`): tokens, grid height, grid width, U-Net evaluation.
-//! `votes` (I64 `[1]`) and `site` (I64 `[4]`: tokens, grid height, grid width, U-Net evaluation). `--masks-in` replays `kept`.
 
 // The standard macros panic if the reader is gone. `tell` and `commands::print` do not.
 #![deny(clippy::print_stderr, clippy::print_stdout)]

@@ -74,7 +74,6 @@ fn of_model(failure: Failure, written: Written<'_>, typed: Option<&str>) -> Fail
 }
 
 /// Makes the missing images. `before` runs after all checks, before the first file of the run is written.
-/// be checked has been.
 pub(super) fn make_images(
     written: Written<'_>,
     request: &Request<'_>,

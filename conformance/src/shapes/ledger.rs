@@ -45,8 +45,8 @@ pub struct Ledger {
     pub parameters: u64,
     /// Number of elements of the largest tensor that an operation made.
     pub largest_tensor: usize,
-    /// Number of elements of the largest `[rows, columns]`: the last two of four axes, which is the size of an
-    /// attention map of one head and row.
+    /// Number of elements of the largest `[rows, columns]`: the last two of four axes. An attention map of one head and
+    /// row has this size.
     pub largest_map: usize,
     account: Account,
 }

@@ -190,8 +190,8 @@ impl<B: Backend> Vae<B> {
         config.dtype_beside(dtype)
     }
 
-    /// The dtype to encode an image in when everything else runs in `dtype`: f32 if `force_upcast` is set and `dtype`
-    /// is f16 or bf16. diffusers also encodes in f32 then, although it decodes in bf16.
+    /// The dtype to encode an image in when everything else runs in `dtype`. It is f32 if `force_upcast` is set and
+    /// `dtype` is f16 or bf16. This follows diffusers, which still decodes in bf16.
     pub fn encoding_dtype(config: &VaeConfig, dtype: DType) -> DType {
         let half = matches!(dtype, DType::F16 | DType::BF16);
         if half && config.force_upcast() { DType::F32 } else { dtype }
