@@ -24,7 +24,7 @@ pub struct Merged {
 /// The name of an additional file, and a function that makes it from the sorted records.
 pub type ExtraFile = (&'static str, fn(&[&Record]) -> Outcome<Vec<u8>>);
 
-/// Merges runs' folders into a new one, with `extra` files. A folder that contains `shard-…` folders stands for these.
+/// Merges runs' folders into a new one, with `extra` files. A folder with `shard-…` folders is replaced by these.
 pub fn merge(inputs: &[PathBuf], output: &Path, extra: &[ExtraFile]) -> Outcome<Merged> {
     let mut folders = Vec::new();
     for input in inputs {

@@ -120,7 +120,7 @@ impl Model {
     /// Like [`Model::open`], with another name in results.
     ///
     /// # Errors
-    /// Those of [`Model::open`].
+    /// The errors of [`Model::open`].
     pub fn named(folder: &Path, name: impl Into<String>) -> Outcome<Self> {
         let checkpoint = Checkpoint::open(folder, OpenOptions::default()).map_err(Failure::run)?;
         let tokenizers = checkpoint.tokenizers().map_err(Failure::run)?;
@@ -142,7 +142,7 @@ impl Model {
     /// The requested width and height in pixels, or the checkpoint's own.
     ///
     /// # Errors
-    /// Those of [`AskedSize::or_own`].
+    /// The errors of [`AskedSize::or_own`].
     pub fn size(&self, asked: AskedSize<'_>) -> Outcome<Size> {
         let factor = self.checkpoint.vae().factor();
         let own = self.checkpoint.unet().sample_size.map(|latents| latents * factor);

@@ -139,7 +139,7 @@ impl Plan {
     /// A plan of one point. Its errors need no label.
     ///
     /// # Errors
-    /// Those of [`Plan::new`].
+    /// The errors of [`Plan::new`].
     pub fn single<T: AttentionOps>(
         options: RunOptions,
         point: &Point,

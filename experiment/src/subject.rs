@@ -72,7 +72,7 @@ impl Subject {
     /// An opened model.
     ///
     /// # Errors
-    /// Those of [`Subject::of_folder`].
+    /// The errors of [`Subject::of_folder`].
     pub fn of_model(model: Model) -> Outcome<Self> {
         let subject = Self::read(model.checkpoint.root(), model.name())?;
         Ok(Self { files: Files::Model(Box::new(model)), ..subject })
@@ -81,7 +81,7 @@ impl Subject {
     /// The subject at the requested size, or the checkpoint's own size.
     ///
     /// # Errors
-    /// Those of [`AskedSize::or_own`].
+    /// The errors of [`AskedSize::or_own`].
     pub fn sized(mut self, asked: AskedSize<'_>) -> Outcome<Self> {
         let own = self.unet.sample_size.map(|latents| latents * self.factor);
         self.size = asked.or_own(self.factor, own)?;

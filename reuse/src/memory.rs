@@ -47,7 +47,7 @@ impl<K: Eq + Hash, T: Tensor> Memory<K, T> {
     /// Stores the mean over the halves of guidance. All rows of an image then have the same value.
     ///
     /// # Errors
-    /// Those of [`Memory::keep`].
+    /// The errors of [`Memory::keep`].
     pub fn keep_mean(&mut self, place: K, rows: &[Row], value: &T) -> Result<()> {
         let mut images: Vec<u64> = Vec::new();
         let mut image_of = |row: &Row| match images.iter().position(|&image| image == row.image) {

@@ -75,7 +75,7 @@ pub(crate) enum AblateAction {
 /// Flags of `atedm ablate merge`.
 #[derive(Debug, Args)]
 pub(crate) struct MergeArgs {
-    /// Folders of one run; a folder with shards in it stands for its shards
+    /// Folders of one run; a folder with shards means its shards
     #[arg(value_name = "DIR", required = true)]
     pub(crate) folders: Vec<PathBuf>,
     /// The new folder; images are linked if the file system can, else copied

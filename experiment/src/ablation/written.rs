@@ -50,7 +50,7 @@ impl Written<'_> {
     /// Makes the plan for an opened model. Warns of prompts that do not fit it.
     ///
     /// # Errors
-    /// Those of [`Written::plan`], and of reading the checkpoint's files.
+    /// The errors of [`Written::plan`], and of reading the checkpoint's files.
     pub fn plan_for<T: AttentionOps>(
         &self,
         model: &Model,

@@ -88,7 +88,7 @@ impl DeepCacheOptions {
     /// For each step of a run, whether it computes everything.
     ///
     /// # Errors
-    /// Those of [`uneven_steps`].
+    /// The errors of [`uneven_steps`].
     pub fn full_steps(&self, steps: usize) -> Result<Vec<bool>> {
         match self.uniform || self.cache_interval == 1 {
             true => Ok((0..steps).map(|step| step.is_multiple_of(self.cache_interval)).collect()),

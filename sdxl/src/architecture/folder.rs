@@ -73,7 +73,7 @@ impl Folder<'_> {
     /// replaced.
     ///
     /// # Errors
-    /// Those of [`Folder::files`] and [`check_place`]; [`Error::Io`] if the folder cannot be written.
+    /// The errors of [`Folder::files`] and [`check_place`]; [`Error::Io`] if the folder cannot be written.
     pub fn write(&self, dir: &Path, values: impl FnMut(Part, &Parameter) -> Result<Vec<f32>>) -> Result<()> {
         check_place(dir)?;
         write_folder(dir, &self.files(values)?)

@@ -28,7 +28,7 @@ const OTHERS: [(&str, &str); 5] = [
 /// Reads `model_index.json` of a checkpoint whose pipeline runs here.
 ///
 /// # Errors
-/// Those of [`super::Checkpoint::open`].
+/// The errors of [`super::Checkpoint::open`].
 pub(super) fn model_index(root: &Path) -> Result<Fields> {
     if root.exists() && !root.is_dir() {
         return Err(Error::config(root.display().to_string(), not_a_folder(root)));

@@ -76,7 +76,7 @@ fn of_variant(folder: &Path, part: Part, variant: Option<&str>) -> Result<Option
     match index {
         Some(index) if index_goes_first || !single.exists() => shards(folder, index).map(Some),
         _ if single.exists() => Ok(Some(vec![single.into()])),
-        // A dead link stands for a file that should be read. So another variant must not replace it.
+        // A dead link means that the file should be read. So another variant must not replace it.
         _ => std::iter::once(&single)
             .chain(&indices)
             .try_for_each(|path| refuse_dead_link(path))

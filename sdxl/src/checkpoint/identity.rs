@@ -16,7 +16,7 @@ const SAMPLE: usize = 4 << 10;
 /// The identity of the checkpoint in `root`, opened with default options (see [`Checkpoint::identity`]).
 ///
 /// # Errors
-/// Those of [`Checkpoint::open`] and [`Checkpoint::identity`].
+/// The errors of [`Checkpoint::open`] and [`Checkpoint::identity`].
 pub fn identity(root: impl AsRef<Path>) -> Result<String> {
     Checkpoint::open(root, OpenOptions::default())?.identity()
 }

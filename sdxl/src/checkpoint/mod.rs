@@ -196,11 +196,11 @@ impl Checkpoint {
     /// Both tokenizers, each with its text encoder's context as the longest prompt.
     ///
     /// # Errors
-    /// Those of [`ClipTokenizer::open`].
+    /// The errors of [`ClipTokenizer::open`].
     pub fn tokenizers(&self) -> Result<[ClipTokenizer; 2]> {
         let open = |folder: &str, encoder: &TextEncoderConfig| {
             let folder = self.root.join(folder);
-            // A tokenizer works without some of its files. But a dead link stands for a file that should be there.
+            // A tokenizer works without some of its files. But a dead link means that the file should be there.
             TOKENIZER_FILES.iter().try_for_each(|name| files::refuse_dead_link(&folder.join(name)))?;
             let tokenizer = ClipTokenizer::open(&folder, encoder.context)?;
             tokenizer.check_special(encoder.vocabulary)?;

@@ -102,7 +102,7 @@ impl VaeConfig {
     /// Reads `vae/config.json` of a checkpoint whose `model_index.json` names `class`.
     ///
     /// # Errors
-    /// Those of [`VaeConfig::read`].
+    /// The errors of [`VaeConfig::read`].
     pub(crate) fn read_as(file: &Path, class: &str) -> Result<Self> {
         Self::from_fields(&Fields::read(file)?.with("_class_name", json!(class)))
     }

@@ -33,7 +33,7 @@ impl RunCost {
     /// A run of `steps` steps. `cost` gives the cost of the evaluation at a step.
     ///
     /// # Errors
-    /// Those of `cost`.
+    /// The errors of `cost`.
     pub fn new(steps: usize, mut cost: impl FnMut(usize) -> Result<UNetCost>) -> Result<Self> {
         let mut classes: Vec<StepClass> = Vec::new();
         for step in 0..steps {

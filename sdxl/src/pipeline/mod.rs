@@ -60,7 +60,7 @@ impl<B: Backend> Pipeline<B> {
     /// weights, and a run needs them only at its start.
     ///
     /// # Errors
-    /// Those of [`Pipeline::load`]. With [`TextEncoders::PerRun`], an error in an encoder appears only at the start of
+    /// The errors of [`Pipeline::load`]. With [`TextEncoders::PerRun`], an error in an encoder appears only at the start of
     /// a run.
     pub fn load_with(
         checkpoint: &Checkpoint,

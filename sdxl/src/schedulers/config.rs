@@ -108,7 +108,7 @@ impl SchedulerConfig {
     /// Reads the file `path` of a checkpoint whose `model_index.json` names `class`.
     ///
     /// # Errors
-    /// Those of [`SchedulerConfig::from_file`].
+    /// The errors of [`SchedulerConfig::from_file`].
     pub(crate) fn from_file_as(path: &Path, class: &str) -> Result<Self> {
         Self::from_fields(parse(&text_file::read(path)?, path)?.with("_class_name", class.into()), path)
     }

@@ -28,7 +28,7 @@ use self::icons::Icon;
 use self::scene::EmojiScene;
 use super::scenes::{Composed, Objects, Position, Relation, SceneSource, Size, Split, Style, Tone};
 
-/// Where the packages are, and which parts of them are used.
+/// The folder of the packages, and the parts of them to use.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EmojiOptions {
     /// Holds `noto/icons.json`, `emojibase/en/data.json` and `emojibase/meta/groups.json`.

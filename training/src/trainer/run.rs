@@ -35,7 +35,7 @@ const MERGES: usize = 4096;
 /// Scenes from which the scaling factor is measured: it follows from the standard deviation of their latents.
 const MEASURED: u64 = 256;
 
-/// Where and how to run a recipe.
+/// The folder and device of a training, and how to run it.
 #[derive(Debug, Clone)]
 pub struct Options {
     /// The training's own folder.
