@@ -56,7 +56,7 @@ impl RunCost {
         self.classes.iter().max_by_key(|class| class.cost.sum().total())
     }
 
-    /// The cheapest steps: those with full pruning.
+    /// The cheapest steps: the normal ones, with full pruning.
     pub fn cheapest(&self) -> Option<&StepClass> {
         self.classes.iter().min_by_key(|class| class.cost.sum().total())
     }
