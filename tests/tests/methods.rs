@@ -203,6 +203,23 @@ fn stacks_conform() {
     ]);
 }
 
+/// The gate gives outputs of the layers whose tokens the other member reduces.
+#[test]
+fn stacks_of_a_gate_and_a_reduction_conform() {
+    let gate = json!({"gate_step": 2, "sp_interval": 2, "fi_interval": 2, "warm_up": 0});
+    let with = |name: &'static str, member: &str, more: Value| -> Method {
+        (name, json!({"tgate": gate, member: more}), &[])
+    };
+    let constant = json!({"schedule": "constant", "ratio": 0.5});
+    assert_conforming([
+        with("tgate+at-edm-fast", "at-edm-fast", json!({})),
+        with("at-edm-fast+tgate", "at-edm-fast", constant.clone()),
+        with("tgate+at-edm", "at-edm", json!({"prune_layers": [0, 1], "recovery": "direct", "ratio": 0.4})),
+        with("tgate+tome-c", "tome-c", json!({})),
+        with("tome-c+tgate", "tome-c", json!({"merge_crossattn": true})),
+    ]);
+}
+
 #[test]
 fn presets_of_reuse_conform() {
     assert_conforming(reusing_presets());

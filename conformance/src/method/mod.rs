@@ -167,6 +167,7 @@ method_checks! { $;
     every_life_runs
     a_token_always_stays
     shrink_and_restore_fit
+    what_is_added_is_restored_apart
     a_copy_does_the_same
     positions_name_what_stays
     transformers_run_or_are_refused

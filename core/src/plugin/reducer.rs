@@ -28,7 +28,7 @@ impl<'a> Run<'a> {
 /// What the model tells at one point of a transformer layer.
 #[derive(Debug)]
 #[non_exhaustive]
-pub enum Event<'a, T> {
+pub enum Event<'a, T: Tensor> {
     /// A layer begins. Allowed answers: `Continue`, `UntilExit`.
     LayerEnter {
         /// The residual stream `[b, tokens, channels]`.
@@ -42,6 +42,8 @@ pub enum Event<'a, T> {
         hidden: &'a T,
         /// The sublayer's normalised input `[b, tokens, channels]`.
         normed: &'a T,
+        /// What has shrunk the stream since the block's entry.
+        reductions: Reductions<'a, T>,
     },
     /// An attention sublayer has run; its output is not yet added. Allowed answer: `Continue`.
     Attended {
@@ -64,6 +66,8 @@ pub enum Event<'a, T> {
         hidden: &'a T,
         /// What was added `[b, tokens, channels]`.
         output: &'a T,
+        /// What had shrunk the stream when it was added.
+        reductions: Reductions<'a, T>,
     },
     /// The block ends, everything is restored. Allowed answer: `Continue`.
     BlockExit {
@@ -110,6 +114,12 @@ pub trait Reduction<T: Tensor>: Send + std::fmt::Debug {
     fn shrink(&self, full: &T) -> Result<T>;
     /// `[b, kept, channels]` → `[b, tokens, channels]`.
     fn restore(&self, reduced: &T) -> Result<T>;
+    /// [`Reduction::restore`] for what a sublayer adds to the tokens:
+    /// `restore(x + added) = restore(x) + restore_added(added)`. The default is `restore`, which is right unless `restore`
+    /// brings values of its own, as direct copy does.
+    fn restore_added(&self, added: &T) -> Result<T> {
+        self.restore(added)
+    }
     /// What errors call it.
     fn name(&self) -> &str {
         std::any::type_name::<Self>()
@@ -126,6 +136,48 @@ pub trait Reduction<T: Tensor>: Send + std::fmt::Debug {
     }
     /// A copy, for plans cached over layers and steps.
     fn clone_box(&self) -> Box<dyn Reduction<T>>;
+}
+
+/// The reductions that lie between a block's entry and its stream, in the order in which they were made.
+#[derive(Debug)]
+pub struct Reductions<'a, T: Tensor>(&'a [Box<dyn Reduction<T>>]);
+
+// By hand: a derive would ask for `T: Copy`, and this is only a reference.
+impl<T: Tensor> Clone for Reductions<'_, T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+impl<T: Tensor> Copy for Reductions<'_, T> {}
+
+impl<'a, T: Tensor> Reductions<'a, T> {
+    /// These reductions.
+    pub fn new(reductions: &'a [Box<dyn Reduction<T>>]) -> Self {
+        Self(reductions)
+    }
+
+    /// Those of a stream that is whole.
+    pub fn none() -> Self {
+        Self(&[])
+    }
+
+    /// What belongs to the stream's tokens of a sublayer's output for every token of the block's entry:
+    /// `[b, all tokens, channels]` → `[b, tokens, channels]`.
+    ///
+    /// # Errors
+    /// Those of the reductions, such as [`Error::Shape`](crate::Error::Shape) for another number of tokens.
+    pub fn shrink(&self, whole: &T) -> Result<T> {
+        self.0.iter().try_fold(whole.clone(), |output, reduction| reduction.shrink(&output))
+    }
+
+    /// A sublayer's output for every token of the block's entry: removed tokens get what the block's exit would give them.
+    /// `[b, tokens, channels]` → `[b, all tokens, channels]`.
+    ///
+    /// # Errors
+    /// As [`Reductions::shrink`].
+    pub fn restore_added(&self, output: &T) -> Result<T> {
+        self.0.iter().rev().try_fold(output.clone(), |output, reduction| reduction.restore_added(&output))
+    }
 }
 
 /// A method that makes attention blocks cheaper. Object-safe, chosen by name from a registry.

@@ -121,6 +121,10 @@ impl<T: Tensor> Reduction<T> for TimedReduction<T> {
         self.clock.during(Phase::Recovery, || self.inner.restore(reduced))
     }
 
+    fn restore_added(&self, added: &T) -> Result<T> {
+        self.clock.during(Phase::Recovery, || self.inner.restore_added(added))
+    }
+
     fn name(&self) -> &str {
         self.inner.name()
     }
