@@ -1,6 +1,6 @@
-//! AT-EDM on the reference backend, against plain loops and by its properties.
+//! AT-EDM on the reference backend: comparisons with plain loops, and tests of its properties.
 #![cfg(feature = "reference")]
-// Helpers outside `#[test]` functions fail a test by unwrapping, too.
+// Helpers outside `#[test]` functions may unwrap, too: this fails the test.
 #![allow(clippy::unwrap_used)]
 
 mod config;
