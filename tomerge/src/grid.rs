@@ -1,9 +1,9 @@
-//! The token grid in cells: which tokens are destinations, and which may be merged into them.
+//! The token grid in cells. It says which tokens are destinations, and which may be merged into them.
 
 use atedm_core::plugin::{Grid, Site};
 use atedm_core::{Error, Result};
 
-/// Cells of `sy` x `sx` tokens over each frame of a grid. What is left over at the bottom and at the right is in no cell.
+/// Cells of `sy` x `sx` tokens over each frame of a grid. The remainder at the bottom and at the right belongs to no cell.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Cells {
     /// The token grid.
@@ -14,7 +14,7 @@ pub struct Cells {
     pub sy: usize,
 }
 
-/// Every token as a source or a destination, both ascending.
+/// Every token as a source or a destination. Both lists ascend.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Split {
     /// Tokens that may be merged into a destination.
@@ -24,29 +24,29 @@ pub struct Split {
 }
 
 impl Cells {
-    /// How many cells a frame has: rows and columns of them.
+    /// The number of cells in a frame, as rows and columns of cells.
     pub fn counts(&self) -> (usize, usize) {
         (self.grid.height / self.sy.max(1), self.grid.width / self.sx.max(1))
     }
 
-    /// How many destinations there are, one a cell.
+    /// The number of destinations, one for each cell.
     pub fn destinations(&self) -> usize {
         let (rows, columns) = self.counts();
         self.grid.frames * rows * columns
     }
 
-    /// Tokens of one cell.
+    /// The number of tokens in one cell.
     pub(crate) fn cell_size(&self) -> usize {
         self.sx * self.sy
     }
 
-    /// That cells have a size, and more than one token.
+    /// Checks that cells have a size and more than one token.
     ///
     /// # Errors
-    /// [`Error::Config`] naming `sx` or `sy`.
+    /// [`Error::Config`] with field `sx` or `sy`.
     pub fn validate(&self) -> Result<()> {
         for (field, stride) in [("sx", self.sx), ("sy", self.sy)] {
-            // A cell is a part of a token grid, and those have some thousand tokens.
+            // A cell is a part of a token grid, and grids have some thousand tokens.
             if !(1..=1024).contains(&stride) {
                 return Err(Error::config(field, format!("expected 1 to 1024, got {stride}")));
             }
@@ -60,7 +60,7 @@ impl Cells {
         Ok(())
     }
 
-    /// The token (row-major) of the grid at `offset` (row-major) in `cell`.
+    /// The grid's token (row-major) at `offset` (row-major) in `cell`.
     fn token(&self, cell: usize, offset: usize) -> usize {
         let (rows, columns) = self.counts();
         let (frame, cell) = (cell / (rows * columns).max(1), cell % (rows * columns).max(1));
@@ -69,7 +69,8 @@ impl Cells {
         (frame * self.grid.height + row) * self.grid.width + column
     }
 
-    /// For every cell the offset of the token with the highest of `scores`, one a token of the grid; the lowest on ties.
+    /// For every cell: the offset of the token with the highest score. `scores` holds one score for each token of
+    /// the grid. On ties the lowest offset wins.
     pub fn best(&self, scores: &[f32]) -> Vec<u32> {
         let best = |cell: usize| {
             let mut best = (f32::NEG_INFINITY, 0);
@@ -85,7 +86,7 @@ impl Cells {
     }
 
     /// The split in which cell `i` (row-major over cells) has its token `offsets[i]` (row-major within the cell) as
-    /// destination; without offsets, its first.
+    /// destination. Without offsets, each cell's first token is the destination.
     pub fn split(&self, offsets: Option<&[u32]>) -> Split {
         let mut is_destination = vec![false; self.grid.tokens()];
         for cell in 0..self.destinations() {
@@ -103,7 +104,7 @@ impl Cells {
 }
 
 impl Split {
-    /// The same split as positions in a stream that has protected tokens `start..end` in it besides the grid's.
+    /// The same split as positions in a stream that holds protected tokens `start..end` besides the grid's tokens.
     #[must_use]
     pub fn around(mut self, (start, end): (usize, usize)) -> Self {
         let gap = end.saturating_sub(start) as u32;
@@ -118,8 +119,8 @@ impl Split {
     }
 }
 
-/// Whether the stream holds exactly the block's grid and the protected tokens: else another method has shrunk it, and
-/// nobody knows which token is where.
+/// Whether the stream holds exactly the block's grid and the protected tokens. If not, another method has shrunk
+/// it, and the place of each token is unknown.
 pub(crate) fn is_whole(site: &Site<'_>) -> bool {
     let (start, end) = site.protected;
     site.tokens == site.grid.tokens() + end.saturating_sub(start) && start <= site.grid.tokens()
