@@ -47,9 +47,9 @@ pub struct CandleTokens<'a> {
 }
 
 impl CandleTokens<'_> {
-    /// The rows of a table that belong to these tokens: `[batch, m, d]`. The table is `[tokens, d]` or `[batch,
-    /// tokens, d]`, with a row for every token of the block's entry. While nothing is reduced the result is the
-    /// table itself. Rotary tables, masks and modulations need it.
+    /// The rows of a table that belong to these tokens: `[batch, m, d]`. The table is `[tokens, d]` or
+    /// `[batch, tokens, d]`, with a row for every token of the block's entry. While nothing is reduced the result
+    /// is the table itself. Rotary tables, masks and modulations need it.
     ///
     /// # Errors
     /// Fails for a table with another number of tokens, and for a method whose tokens have no single places.

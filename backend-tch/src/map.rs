@@ -3,10 +3,10 @@
 //! # One vote
 //! With `A_ij = exp(q_i·k_j·scale − lse_i)`, a vote is `u_j = Σ_i A_ij s_i`. On the CPU, blocks of rows of the map
 //! are computed and consumed, so nothing of size `m x n` is stored. The same holds for inputs that the GPU's kernel
-//! does not support. On a GPU a vote is one call of fused attention with the roles swapped: `ln u_j = logsumexp_i
-//! (k_j·q_i·scale + ln s_i − lse_i)`. The kernel takes its bias only in the tokens' dtype, and bf16 biases are off
-//! by up to 27 %. The bias is therefore split into three pieces in the tokens' dtype, 24 bits in all. They are
-//! three more dimensions of the queries, against ones in the keys.
+//! does not support. On a GPU a vote is one call of fused attention with the roles swapped:
+//! `ln u_j = logsumexp_i (k_j·q_i·scale + ln s_i − lse_i)`. The kernel takes its bias only in the tokens' dtype,
+//! and bf16 biases are off by up to 27 %. The bias is therefore split into three pieces in the tokens' dtype, 24
+//! bits in all. They are three more dimensions of the queries, against ones in the keys.
 
 use tch::{Kind, Tensor as Raw};
 

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Reuse {
-    /// Make a new plan every so many steps. 1 means at every step. Default 1.
+    /// A new plan is made every `steps` steps. 1 means at every step. Default 1.
     pub steps: usize,
     /// Alternative to `steps`: the steps, in the full schedule, at which new plans are made. Default: none.
     pub at: Option<Vec<usize>>,

@@ -75,8 +75,8 @@ pub struct TodoOptions {
     pub sx: usize,
     /// The rows of a cell. Default 2.
     pub sy: usize,
-    /// Whether `similarity` draws the destination within each cell. If not, it is the first token. With `rng =
-    /// "torch"` a batch with an odd number of rows draws none. Default true.
+    /// Whether `similarity` draws the destination within each cell. If not, it is the first token. With
+    /// `rng = "torch"` a batch with an odd number of rows draws none. Default true.
     pub use_rand: bool,
     /// The generator that draws: `torch` or `chacha`. Default `torch`.
     pub rng: Generator,

@@ -1,8 +1,8 @@
 //! Finds for each pruned column the kept row that attends to it most, without a map.
 //!
-//! A task is one block of columns. It walks the kept rows in ascending blocks and sums `e^(q_i·k_j · scale −
-//! lse_i)` over the heads in order. It keeps each column's largest mean so far. Only a strictly larger mean
-//! replaces it, so the lowest row wins ties.
+//! A task is one block of columns. It walks the kept rows in ascending blocks and sums
+//! `e^(q_i·k_j · scale − lse_i)` over the heads in order. It keeps each column's largest mean so far. Only a
+//! strictly larger mean replaces it, so the lowest row wins ties.
 
 use gemm::Parallelism;
 use rayon::prelude::*;

@@ -1,8 +1,8 @@
 //! Finds for each pruned column the kept row that attends to it most, without a map.
 //!
-//! A task is a panel of 64 columns. It walks the kept rows in ascending blocks and sums `e^(q_i·k_j · scale −
-//! lse_i)` over the heads in order. It keeps each column's largest sum so far. Only a strictly larger sum replaces
-//! it, so the lowest row wins ties.
+//! A task is a panel of 64 columns. It walks the kept rows in ascending blocks and sums
+//! `e^(q_i·k_j · scale − lse_i)` over the heads in order. It keeps each column's largest sum so far. Only a
+//! strictly larger sum replaces it, so the lowest row wins ties.
 
 use std::arch::x86_64::{
     __m512i, _CMP_GT_OQ, _CMP_UNORD_Q, _mm512_add_ps, _mm512_cmp_ps_mask, _mm512_fmadd_ps,

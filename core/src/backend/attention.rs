@@ -12,8 +12,8 @@
 //! block(rows, columns)    mean_h A[i, b]                     a part of the map             [b, columns, rows]
 //! ```
 //!
-//! [`AttentionGraph`] offers them in two forms. `Dense` is a stored map. `Streamed` recomputes `A_ij =
-//! exp(q_i·k_j·scale + bias_j − lse_i)` in tiles. Algorithms never see which form they get.
+//! [`AttentionGraph`] offers them in two forms. `Dense` is a stored map. `Streamed` recomputes
+//! `A_ij = exp(q_i·k_j·scale + bias_j − lse_i)` in tiles. Algorithms never see which form they get.
 
 use super::{NnOps, Partition, Tensor};
 use crate::Result;
@@ -133,8 +133,8 @@ pub trait AttentionOps: NnOps {
         generic::votes(graph, scores)
     }
 
-    /// For each pruned column: the position within `partition.kept` of the kept row that attends to it most, `[b,
-    /// pruned]`. The mean over heads decides; on ties the lowest row wins.
+    /// For each pruned column: the position within `partition.kept` of the kept row that attends to it most,
+    /// `[b, pruned]`. The mean over heads decides; on ties the lowest row wins.
     fn strongest(graph: &Streamed<Self>, partition: &Partition<Self>) -> Result<Self::Indices> {
         generic::strongest(graph, partition)
     }

@@ -29,9 +29,9 @@ impl Conv2dOptions {
     pub fn output_len(&self, input: usize, kernel: usize) -> usize {
         (input + self.pad_before + self.pad_after).saturating_sub(kernel) / self.stride + 1
     }
-    /// The output's shape `[b, co, h', w']`, for the shapes of the image `[b, ci, h, w]`, the weight `[co, ci, kh,
-    /// kw]` and the bias `[co]`. Every backend checks it before a convolution. A batch or channel count of 0
-    /// passes; a backend may refuse it.
+    /// The output's shape `[b, co, h', w']`. Its inputs are the shapes of the image `[b, ci, h, w]`, the weight
+    /// `[co, ci, kh, kw]` and the bias `[co]`. Every backend calls it before a convolution. A batch or channel
+    /// count of 0 passes; a backend may refuse it.
     ///
     /// # Errors
     /// [`Error::Shape`] if the shapes do not fit, the kernel is empty, or the padded image is smaller than the
@@ -72,8 +72,8 @@ impl Conv2dOptions {
 
 /// Neural-network operations.
 pub trait NnOps: Tensor {
-    /// 2-D convolution (cross-correlation, as in torch): `[b, ci, h, w]` with `weight [co, ci, kh, kw]` and `bias
-    /// [co]` → `[b, co, h', w']`.
+    /// 2-D convolution (cross-correlation, as in torch): `[b, ci, h, w]` with `weight [co, ci, kh, kw]` and
+    /// `bias [co]` → `[b, co, h', w']`.
     ///
     /// # Errors
     /// As [`Conv2dOptions::output_shape`], and [`Error::DType`] unless all operands have one float dtype.

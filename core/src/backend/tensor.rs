@@ -108,8 +108,8 @@ pub trait Tensor: Clone + Send + std::fmt::Debug + 'static {
     /// [`Error::NotFinite`] if a score is NaN. [`Error::Shape`] if `kept` is 0 or above `n`.
     fn split_top_k(&self, kept: usize) -> Result<Partition<Self>>;
 
-    /// For `[batch, n, m]`: the row with the largest value, for each batch and column of the last axis, `[batch,
-    /// m]`. On ties the lowest row wins.
+    /// For `[batch, n, m]`: the row with the largest value, for each batch and column of the last axis,
+    /// `[batch, m]`. On ties the lowest row wins.
     ///
     /// # Errors
     /// [`Error::NotFinite`] if a value is NaN.
@@ -119,15 +119,15 @@ pub trait Tensor: Clone + Send + std::fmt::Debug + 'static {
     /// `out[b, .., i, ..] = self[b, .., at[b, i], ..]`.
     fn gather(&self, axis: usize, at: &Self::Indices) -> Result<Self>;
 
-    /// Returns `base` (`[batch, n, channels]`) with row `at[b, i]` replaced by `self[b, i]` (`[batch, count,
-    /// channels]`). `at` must not contain repeats.
+    /// Returns `base` (`[batch, n, channels]`) with row `at[b, i]` replaced by `self[b, i]`
+    /// (`[batch, count, channels]`). `at` must not contain repeats.
     fn scatter_into(&self, base: &Self, at: &Self::Indices) -> Result<Self> {
         generic::scatter_into(self, base, at)
     }
 
-    /// The mean of the rows of each segment, for example of tokens that are merged. `self` is `[batch, n,
-    /// channels]`. `segments` (`[batch, n]`) gives each row's segment, below `count`. The result is `[batch, count,
-    /// channels]`, with zeros for a segment without rows. Sums run in the accumulator dtype, in one fixed order.
+    /// The mean of the rows of each segment, for example of tokens that are merged. `self` is `[batch, n, channels]`.
+    /// `segments` (`[batch, n]`) gives each row's segment, below `count`. The result is `[batch, count, channels]`,
+    /// with zeros for a segment without rows. Sums run in the accumulator dtype, in one fixed order.
     ///
     /// # Errors
     /// [`Error::Shape`] when a segment is not below `count`, or when there are no rows or no segments.

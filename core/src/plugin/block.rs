@@ -128,8 +128,8 @@ impl BlockId {
         self.to_string()
     }
 
-    /// Numbers that identify the block, for the seeds of random generators: of the part of the model, of the stage,
-    /// and of the block in it.
+    /// Numbers that identify the block: of the part of the model, of the stage, and of the block in it. They are
+    /// part of the seeds of random generators.
     pub fn numbers(&self) -> [u32; 3] {
         let (part, stage) = match self.stage {
             Stage::Down => (0, self.stage_index as u32),

@@ -8,8 +8,8 @@
 //! | d + 1 | the part between pushing skip connection d and popping it | all blocks from block d + 1 on |
 //!
 //! DeepCache skips nest b + 1 of a U-Net for `cache_branch_id = b` (`deepcache` 0.1.1, `extension`). The code of
-//! its paper counts stages and layers: `cache_layer_id = s`, `cache_block_id = l` is the nest after skip connection
-//! `s · (layers per stage + 1) + l + 1`. A first-block cache skips nest 1 of a transformer.
+//! its paper counts stages and layers. There `cache_layer_id = s` and `cache_block_id = l` mean the nest after skip
+//! connection `s · (layers per stage + 1) + l + 1`. A first-block cache skips nest 1 of a transformer.
 
 use std::fmt;
 
@@ -43,7 +43,7 @@ impl fmt::Display for NestId {
 /// The place and time at which a reducer hears of a nest.
 #[derive(Debug, Clone, Copy)]
 pub struct NestSite<'a> {
-    /// Which nest.
+    /// The nest.
     pub nest: NestId,
     /// The denoising step.
     pub step: Step,

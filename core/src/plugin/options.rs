@@ -11,7 +11,7 @@
 //! max_iterations = 5
 //! ```
 //!
-//! An option is an error when only parts read it that were not chosen. Otherwise nobody would see that it has no effect.
+//! An option that only unchosen parts read is an error. Otherwise nobody would see that it has no effect.
 
 use std::collections::BTreeMap;
 

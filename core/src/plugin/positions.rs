@@ -120,8 +120,8 @@ impl<'a, T: Tensor> Positions<'a, T> {
         }
     }
 
-    /// The rows of a table that belong to these tokens: `[b, m, d]`. The table is `[tokens, d]` or `[b, tokens,
-    /// d]`, with a row for every token of the entry. While nothing is reduced the result is the table itself.
+    /// The rows of a table that belong to these tokens: `[b, m, d]`. The table is `[tokens, d]` or `[b, tokens, d]`,
+    /// with a row for every token of the entry. While nothing is reduced the result is the table itself.
     ///
     /// # Errors
     /// As [`Positions::indices`]. [`Error::Shape`] for a table with other numbers of tokens or rows.

@@ -15,7 +15,7 @@ pub enum Sublayer {
     /// Image and text tokens, in two streams, attend to both (FLUX's double-stream layers, SD3). Methods reduce the
     /// image's stream. Its graph is the image part of the map, with rows normalised over image keys.
     JointAttention,
-    /// A network that treats each token alone.
+    /// A network that runs on each token separately.
     FeedForward,
     /// Attention and feed-forward at once, as one branch on one input (FLUX's single-stream layers).
     Parallel,

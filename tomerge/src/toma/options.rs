@@ -13,8 +13,8 @@ use crate::tome::{check_sublayers, merges};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct TomaOptions {
-    /// The maximum number of tiles, a square number. A grid that does not divide into so many gets fewer. 1 is one
-    /// tile. Default 16.
+    /// The maximum number of tiles, a square number. A grid that does not divide into that many gets fewer. 1 is
+    /// one tile. Default 16.
     pub num_tiles: usize,
     /// s, the factor on similarities before the softmax. A higher s moves each token closer to a single
     /// destination. Default 1000.

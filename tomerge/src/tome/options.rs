@@ -55,8 +55,8 @@ pub struct TomeOptions {
     /// Alternative to a ratio (CA-ToMe): merge the sources whose similarity is at least this, in `[-1, 1]`. 1
     /// merges nothing. A `ratio` of 0 then still means that nothing is merged. Default: none.
     pub threshold: Option<f64>,
-    /// The row whose number of such sources all rows merge: the one with the `most` (CA-ToMe), or the one with the
-    /// `fewest`, so that no row merges below the threshold. Default `most`.
+    /// The row whose number of such sources all rows merge: the one with the `most` (CA-ToMe) or with the `fewest`.
+    /// With `fewest` no row merges below the threshold. Default `most`.
     pub threshold_count: ThresholdCount,
     /// How long a plan is reused. Default: not at all.
     pub reuse: Reuse,

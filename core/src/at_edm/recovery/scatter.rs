@@ -9,8 +9,8 @@ pub(super) trait Background<T>: Clone + std::fmt::Debug + Send + 'static {
     /// The recovery's name in errors.
     const NAME: &'static str;
 
-    /// A value for each of `tokens` tokens, `[b, tokens, channels]`. `reduced` holds the kept tokens `[b, kept,
-    /// channels]` and sets the dtype.
+    /// A value for each of `tokens` tokens, `[b, tokens, channels]`. `reduced` holds the kept tokens
+    /// `[b, kept, channels]` and sets the dtype.
     ///
     /// # Errors
     /// Those of the backend's operations.
