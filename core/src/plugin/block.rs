@@ -32,7 +32,7 @@ pub struct BlockId {
 pub enum Stage {
     /// Before the middle of a U-Net, where the resolution falls.
     Down,
-    /// The middle of a U-Net.
+    /// The middle of a U-Net. A transformer that is a single run of layers may use it, too.
     Mid,
     /// After the middle of a U-Net, where the resolution rises.
     Up,
