@@ -1,5 +1,6 @@
 //! A whole method of your own: every block runs on evenly spaced tokens. Each token that was left out then gets the
-//! value of the last kept token before it. The method ignores the tokens' values, so every other method should be better.
+//! value of the last kept token before it. The method ignores the tokens' values, so every other method should be
+//! better.
 //!
 //! ```text
 //! own-method flops --prune every-kth --prune-opt every=3
