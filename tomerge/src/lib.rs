@@ -1,10 +1,9 @@
 #![doc = include_str!("../README.md")]
 //!
 //! # Structure
-//! - [`MergeConfig`]: a method with all its options. [`presets`]: named settings. [`register`] adds them to a registry.
-//! - [`MergeOutline`]: a method as a registry holds it. [`TokenPlan`]: token counts without a tensor.
-//! - [`around`]: the common part of all methods, as [`TokenReducer`](atedm_core::plugin::TokenReducer)s. A
-//!   [`Planner`] adds the rest.
+//! - [`MergeConfig`]: a method with all its options; [`presets`]: named settings, and [`register`] for a registry.
+//! - [`MergeOutline`]: a method as a registry knows it; [`TokenPlan`]: token counts without a tensor.
+//! - [`around`]: what all methods share as [`TokenReducer`](atedm_core::plugin::TokenReducer)s; a [`Planner`] is the rest.
 //! - [`tome`]: ToMe. [`grid`], [`matching`] and [`merge`] are its steps.
 //! - [`mod@todo`]: ToDo; [`toma`]: ToMA; [`sito`]: SiTo; [`ibtm`]: IBTM; [`dito`]: DiTo. [`MethodOptions`] gives
 //!   the consequences of their options.

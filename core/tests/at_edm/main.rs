@@ -1,6 +1,6 @@
-//! AT-EDM on the reference backend: comparisons with plain loops, and tests of its properties.
+//! AT-EDM on the reference backend, against plain loops and by its properties.
 #![cfg(feature = "reference")]
-// Helpers outside `#[test]` functions may unwrap, too: this fails the test.
+// Helpers outside `#[test]` functions fail a test by unwrapping, too.
 #![allow(clippy::unwrap_used)]
 
 mod config;

@@ -1,4 +1,4 @@
-//! Plain loops over dense maps in f64. They are slow and hard to get wrong.
+//! Plain loops over dense maps in f64: slow, and hard to get wrong.
 
 use crate::support::Matrix;
 
@@ -45,7 +45,7 @@ impl Votes {
     }
 }
 
-/// Algorithm 1 on the map of one head. It returns the scores and the number of votes cast.
+/// Algorithm 1 on one head's map: the scores, and the votes cast.
 pub(crate) fn page_rank(map: &Matrix, votes: Votes) -> (Vec<f64>, usize) {
     let (m, n) = (map.len(), map[0].len());
     let mut s = vec![1.0 / m as f64; m];
@@ -88,7 +88,7 @@ pub(crate) fn rms(heads: &[Vec<f64>]) -> Vec<f64> {
     (0..heads[0].len()).map(|j| square(j).sqrt()).collect()
 }
 
-/// The `kept` highest scores and the rest, both ascending. Among equal scores the lower index comes first.
+/// The `kept` best, ascending, the lower index first among equals; and the rest.
 pub(crate) fn top_k(scores: &[f64], kept: usize) -> (Vec<usize>, Vec<usize>) {
     let mut order: Vec<usize> = (0..scores.len()).collect();
     order.sort_by(|&a, &b| scores[b].partial_cmp(&scores[a]).unwrap().then(a.cmp(&b)));
@@ -98,7 +98,7 @@ pub(crate) fn top_k(scores: &[f64], kept: usize) -> (Vec<usize>, Vec<usize>) {
     (keep, prune)
 }
 
-/// For each pruned token: the kept token that attends to it most, in the mean over heads. On ties the lowest wins.
+/// For each pruned token the kept token that attends to it most, mean over heads, the lowest on ties.
 pub(crate) fn donors(maps: &[Matrix], kept: &[usize], pruned: &[usize]) -> Vec<usize> {
     let received = |i: usize, b: usize| maps.iter().map(|map| map[i][b]).sum::<f64>();
     let best = |&b: &usize| {

@@ -1,4 +1,4 @@
-//! A toy attention block. It runs through `BlockPass`, and in plain loops with AT-EDM written out.
+//! A toy attention block, once through `BlockPass` and once in plain loops with AT-EDM written out.
 
 use atedm_core::at_edm::{AtEdmConfig, PrunePoint, ScoreSource, pruned_tokens};
 use atedm_core::backend::{Attended, AttentionOps, AttentionOptions, GraphRequest};
@@ -29,7 +29,7 @@ pub(crate) struct Toy {
     pub(crate) with_cross: bool,
 }
 
-/// What the method requested of the attention sublayers.
+/// What the attention sublayers were asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Asked {
     Nothing,
@@ -46,7 +46,7 @@ impl Toy {
         Self { layers, block: mid(), grid, protected: (0, 0), with_cross: true }
     }
 
-    /// One pass over `[b, n, CHANNELS]` with text `[b, TEXT, CHANNELS]`. It also returns each request to attention.
+    /// One pass over `[b, n, CHANNELS]` with text `[b, TEXT, CHANNELS]`; also what every attention was asked for.
     pub(crate) fn run(
         &self,
         reducer: &mut dyn TokenReducer<NdTensor>,
@@ -74,7 +74,7 @@ impl Toy {
         Ok((pass.exit(x)?, asked))
     }
 
-    /// The same computation for one image in plain loops.
+    /// The same for one image in plain loops.
     pub(crate) fn oracle(&self, config: &AtEdmConfig, hidden: &Matrix, text: &Matrix) -> Matrix {
         let mut x = hidden.clone();
         let mut stack = Vec::new();

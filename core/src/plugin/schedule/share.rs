@@ -1,9 +1,9 @@
-//! Fractions that a configuration may write as a share.
+//! Fractions that may be written as shares.
 
 use serde::Deserializer;
 use serde::de::{self, Visitor};
 
-/// Deserialises a fraction from a number, `0.3`, or a share, `"30%"`. Both give exactly the same f64.
+/// Deserialises a fraction written as a number, `0.3`, or as a share, `"30%"`: both are the same f64, to the last bit.
 pub(crate) fn share<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
     struct ShareVisitor;
     impl Visitor<'_> for ShareVisitor {
@@ -21,7 +21,7 @@ pub(crate) fn share<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D
             Ok(number as f64)
         }
         fn visit_str<E: de::Error>(self, text: &str) -> Result<f64, E> {
-            // Moving the decimal point in the text rounds once. Dividing the number would round twice.
+            // Moving the decimal point in the text rounds once; dividing the number would round twice.
             let fraction = match text.strip_suffix('%') {
                 Some(percent) => format!("{}e-2", percent.trim()).parse(),
                 None => text.parse(),
