@@ -60,7 +60,7 @@ pub struct AroundSublayers<T: AttentionOps> {
     ratio: f64,
     store: PlanStore<T>,
     observer: Option<SharedObserver<T>>,
-    /// The plan of the layer that is running.
+    /// The plan of the layer that runs now.
     current: Option<Box<dyn Reduction<T>>>,
 }
 
@@ -89,7 +89,7 @@ impl<T: AttentionOps> AroundSublayers<T> {
     }
 }
 
-/// Reports to an observer which tokens `plan` keeps.
+/// Tells an observer which tokens `plan` keeps.
 pub(crate) fn tell<T: AttentionOps>(
     observer: Option<&SharedObserver<T>>,
     site: &Site<'_>,

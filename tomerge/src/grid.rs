@@ -3,7 +3,7 @@
 use atedm_core::plugin::{Grid, Site};
 use atedm_core::{Error, Result};
 
-/// Cells of `sy` x `sx` tokens over each frame of a grid. The remainder at the bottom and at the right belongs to no cell.
+/// Cells of `sy` x `sx` tokens over each frame of a grid. What is left over at the bottom and at the right is in no cell.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Cells {
     /// The token grid.
@@ -14,7 +14,7 @@ pub struct Cells {
     pub sy: usize,
 }
 
-/// Every token as a source or a destination. Both lists ascend.
+/// Every token as a source or a destination, both ascending.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Split {
     /// Tokens that may be merged into a destination.
@@ -24,12 +24,12 @@ pub struct Split {
 }
 
 impl Cells {
-    /// The number of cells in a frame, as rows and columns of cells.
+    /// How many cells a frame has: rows and columns of them.
     pub fn counts(&self) -> (usize, usize) {
         (self.grid.height / self.sy.max(1), self.grid.width / self.sx.max(1))
     }
 
-    /// The number of destinations, one for each cell.
+    /// How many destinations there are, one a cell.
     pub fn destinations(&self) -> usize {
         let (rows, columns) = self.counts();
         self.grid.frames * rows * columns
@@ -40,7 +40,7 @@ impl Cells {
         self.sx * self.sy
     }
 
-    /// Checks that cells have a size and more than one token.
+    /// That cells have a size, and more than one token.
     ///
     /// # Errors
     /// [`Error::Config`] with field `sx` or `sy`.
@@ -69,8 +69,7 @@ impl Cells {
         (frame * self.grid.height + row) * self.grid.width + column
     }
 
-    /// For every cell: the offset of the token with the highest score. `scores` holds one score for each token of
-    /// the grid. On ties the lowest offset wins.
+    /// For every cell the offset of the token with the highest of `scores`, one a token of the grid; the lowest on ties.
     pub fn best(&self, scores: &[f32]) -> Vec<u32> {
         let best = |cell: usize| {
             let mut best = (f32::NEG_INFINITY, 0);
@@ -86,7 +85,7 @@ impl Cells {
     }
 
     /// The split in which cell `i` (row-major over cells) has its token `offsets[i]` (row-major within the cell) as
-    /// destination. Without offsets, each cell's first token is the destination.
+    /// destination; without offsets, its first.
     pub fn split(&self, offsets: Option<&[u32]>) -> Split {
         let mut is_destination = vec![false; self.grid.tokens()];
         for cell in 0..self.destinations() {
@@ -104,7 +103,7 @@ impl Cells {
 }
 
 impl Split {
-    /// The same split as positions in a stream that holds protected tokens `start..end` besides the grid's tokens.
+    /// The same split as positions in a stream that has protected tokens `start..end` in it besides the grid's.
     #[must_use]
     pub fn around(mut self, (start, end): (usize, usize)) -> Self {
         let gap = end.saturating_sub(start) as u32;

@@ -1,14 +1,13 @@
 //! AT-EDM: attention-driven, training-free token pruning (Wang et al., CVPR 2024), behind the plugin seam.
 //!
 //! # Structure
-//! - [`AtEdmConfig`] is data. [`AtEdmConfig::build`] makes the method [`AtEdm`] of it, and [`AtEdmConfig::plan`]
-//!   only the counts.
-//! - [`scoring`]: how much each token matters ([`TokenScorer`]; G-WPR is [`scoring::PageRank`]).
+//! - [`AtEdmConfig`] is data; [`AtEdmConfig::build`] makes the method [`AtEdm`] of it, [`AtEdmConfig::plan`] the bare counts.
+//! - [`scoring`]: which tokens matter ([`TokenScorer`]; G-WPR is [`scoring::PageRank`]).
 //! - [`selection`]: which tokens stay ([`TokenSelector`]).
-//! - [`recovery`]: what replaces the other tokens before the next convolution ([`TokenRecovery`]).
-//! - [`Parts`]: scorers, selectors and recoveries by name. Every method has a
-//!   [`Placement`](crate::plugin::Placement), which says where and when it prunes.
-//! - [`AtEdmPlan`]: the method without a tensor, as a registry holds it.
+//! - [`recovery`]: what stands for the others before the next convolution ([`TokenRecovery`]).
+//! - [`Parts`]: scorers, selectors and recoveries by name. Where and when is every method's question:
+//!   [`Placement`](crate::plugin::Placement).
+//! - [`AtEdmPlan`]: the method without a tensor, as a registry knows it.
 //! - [`presets`]: the paper's settings by name.
 //!
 //! ```

@@ -20,8 +20,8 @@ pub use tensor::{Indices, Partition, Tensor, axis_len, dims};
 
 use crate::Result;
 
-/// The version of the contract: of these traits and of the seam in [`plugin`](crate::plugin). It rises whenever a
-/// backend or method that conformed may no longer conform. Reports of the conformance suites carry it.
+/// The version of the contract: of the traits here and of the seam in [`plugin`](crate::plugin). It is raised whenever a
+/// backend or a method that conformed may no longer do so; reports of the conformance suites carry it.
 pub const CONTRACT_VERSION: u32 = 2;
 
 /// A tensor library with its devices. This umbrella of types serves code at model level (`UNet<B>`).

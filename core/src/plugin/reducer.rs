@@ -110,7 +110,7 @@ pub trait Reduction<T: Tensor>: Send + std::fmt::Debug {
     fn shrink(&self, full: &T) -> Result<T>;
     /// `[b, kept, channels]` → `[b, tokens, channels]`.
     fn restore(&self, reduced: &T) -> Result<T>;
-    /// Its name in errors.
+    /// What errors call it.
     fn name(&self) -> &str {
         std::any::type_name::<Self>()
     }
@@ -128,14 +128,14 @@ pub trait Reduction<T: Tensor>: Send + std::fmt::Debug {
     fn clone_box(&self) -> Box<dyn Reduction<T>>;
 }
 
-/// A method that makes attention blocks cheaper. It is object-safe, and a registry finds it by name.
+/// A method that makes attention blocks cheaper. Object-safe, chosen by name from a registry.
 pub trait TokenReducer<T: AttentionOps>: Send {
-    /// A run begins. The method must forget the state of earlier images.
+    /// A run begins: forget per-image state.
     fn begin_run(&mut self, _run: &Run<'_>) -> Result<()> {
         Ok(())
     }
-    /// Whether a step of a guided run is guided. The model asks before [`TokenReducer::begin_step`]. Without
-    /// guidance the batch has only the negative rows, and their output is the prediction (T-GATE).
+    /// Whether a step of a guided run is guided; asked before [`TokenReducer::begin_step`]. Without guidance the batch is
+    /// its negative rows alone, and what they give is the prediction (T-GATE).
     fn wants_guidance(&mut self, _step: &Step) -> bool {
         true
     }
@@ -147,18 +147,18 @@ pub trait TokenReducer<T: AttentionOps>: Send {
     fn wants(&mut self, _site: &Site<'_>, _sub: Sublayer) -> Result<GraphRequest<T>> {
         Ok(GraphRequest::None)
     }
-    /// Answers an event. [`Event`] lists the allowed answers.
+    /// An event; see [`Event`] for the answers allowed.
     fn on_event(&mut self, site: &Site<'_>, event: Event<'_, T>) -> Result<Action<T>>;
-    /// A nest is about to run on `hidden`. An answer replaces its output. With `None` the nest runs.
+    /// A nest is about to run on `hidden`. The answer stands for its output; with `None` it runs.
     fn enter_nest(&mut self, _site: &NestSite<'_>, _hidden: &T) -> Result<Option<T>> {
         Ok(None)
     }
-    /// A nest has run and gave `output`. An answer replaces this output. A method that reuses earlier outputs can
-    /// thus decide for each row of a batch. A nest whose output was replaced before it ran is not reported.
+    /// A nest has run and gave `output`. The answer, if any, stands for it: so a method that uses earlier outputs again can
+    /// decide for each row of a batch. Not told of a nest whose output was given in its place.
     fn leave_nest(&mut self, _site: &NestSite<'_>, _output: &T) -> Result<Option<T>> {
         Ok(None)
     }
-    /// A denoising step ended. `_prediction` is the model's output `[b, c, h, w]`.
+    /// A denoising step ended with this model output `[b, c, h, w]`.
     fn end_step(&mut self, _prediction: &T) -> Result<()> {
         Ok(())
     }
@@ -174,7 +174,7 @@ impl<T: AttentionOps> TokenReducer<T> for Unpruned {
     }
 }
 
-/// Checks that a tensor has the tokens `[b, n, c]` that a reduction expects.
+/// Checks that a tensor has the tokens `[b, n, c]` a reduction expects.
 pub fn expect_tokens<T: Tensor>(tensor: &T, tokens: usize, op: &'static str) -> Result<()> {
     let shape = tensor.shape();
     if shape.len() == 3 && shape[1] == tokens {

@@ -46,7 +46,7 @@ impl LayerTokens {
         }
     }
 
-    /// The smallest number on which any sublayer runs; 0 if none runs.
+    /// The fewest that any sublayer runs on; 0 if none runs.
     pub fn least(&self) -> usize {
         let each = [self.self_attention, self.self_keys, self.cross_attention, self.feed_forward];
         each.into_iter().filter(|tokens| *tokens > 0).min().unwrap_or(0)
