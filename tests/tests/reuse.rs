@@ -8,9 +8,7 @@ use std::collections::BTreeMap;
 
 use atedm_conformance::host::Array;
 use atedm_conformance::tolerance::{LATENTS, relative_l2};
-use atedm_core::plugin::{
-    Action, BuildContext, Event, NestId, NestSite, Registry, Run, Site, Step, TokenReducer,
-};
+use atedm_core::plugin::{BuildContext, NestId, NestSite, Registry, TokenReducer};
 use atedm_core::reference::{NdDevice, Reference32};
 use atedm_core::{AttentionOps, Backend, DType, DeviceOf, Result, Tensor};
 use atedm_sdxl::checkpoint::{Checkpoint, OpenOptions};
@@ -25,14 +23,8 @@ struct Noting<'a, T> {
 }
 
 impl<T: AttentionOps> TokenReducer<T> for Noting<'_, T> {
-    fn begin_run(&mut self, run: &Run<'_>) -> Result<()> {
-        self.method.begin_run(run)
-    }
-    fn wants_guidance(&mut self, step: &Step) -> bool {
-        self.method.wants_guidance(step)
-    }
-    fn on_event(&mut self, site: &Site<'_>, event: Event<'_, T>) -> Result<Action<T>> {
-        self.method.on_event(site, event)
+    fn inner(&mut self) -> Option<&mut dyn TokenReducer<T>> {
+        Some(self.method)
     }
     fn enter_nest(&mut self, site: &NestSite<'_>, hidden: &T) -> Result<Option<T>> {
         let output = self.method.enter_nest(site, hidden)?;
@@ -40,12 +32,6 @@ impl<T: AttentionOps> TokenReducer<T> for Noting<'_, T> {
             self.replaced.entry(site.nest).or_default().push(site.step.index);
         }
         Ok(output)
-    }
-    fn leave_nest(&mut self, site: &NestSite<'_>, output: &T) -> Result<Option<T>> {
-        self.method.leave_nest(site, output)
-    }
-    fn end_step(&mut self, prediction: &T) -> Result<()> {
-        self.method.end_step(prediction)
     }
 }
 

@@ -77,6 +77,14 @@ pub trait MethodPlan: Any + std::fmt::Debug + Send + Sync {
         None
     }
 
+    /// Whether a guided run is guided at `step`, in a run that begins with the first step. Where it is not, an image is one
+    /// row, of its negative prompt, in place of two, and the step costs half. The method's
+    /// [`TokenReducer::wants_guidance`](super::TokenReducer::wants_guidance) must answer the same. A run without guidance
+    /// does not ask.
+    fn wants_guidance(&self, _step: StepOf) -> bool {
+        true
+    }
+
     /// Values that the method holds for one batch row from one step to the next: outputs to be used again. What it knows
     /// of single tokens is left out.
     fn memory(&self, _model: &ModelShape) -> u64 {

@@ -49,12 +49,8 @@ impl<T: AttentionOps> Timed<T> {
 }
 
 impl<T: AttentionOps> TokenReducer<T> for Timed<T> {
-    fn begin_run(&mut self, run: &Run<'_>) -> Result<()> {
-        self.inner.begin_run(run)
-    }
-
-    fn wants_guidance(&mut self, step: &Step) -> bool {
-        self.inner.wants_guidance(step)
+    fn inner(&mut self) -> Option<&mut dyn TokenReducer<T>> {
+        Some(self.inner.as_mut())
     }
 
     fn begin_step(&mut self, step: &Step, rows: &[Row]) -> Result<()> {
