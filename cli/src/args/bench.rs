@@ -27,7 +27,7 @@ pub(crate) struct BenchArgs {
     /// Pixels across and down [default: the model's own size]
     #[arg(long, value_name = "PIXELS", value_parser = parse::positive, allow_negative_numbers = true)]
     pub(crate) size: Option<usize>,
-    /// Rows of one U-Net evaluation (guidance makes two an image)
+    /// Rows of one U-Net evaluation; an even number stands for guided images of two rows each
     #[arg(long, value_name = "N", default_value = "1", value_parser = parse::positive, allow_negative_numbers = true)]
     pub(crate) batch: usize,
     /// Methods to time beside the full model

@@ -17,6 +17,8 @@ pub(super) struct Evaluation {
     pub(super) step: usize,
     /// Entries of the batch.
     pub(super) rows: usize,
+    /// Entries of the run's batch, with both halves of guidance.
+    pub(super) run_rows: usize,
 }
 
 /// Passes everything on to `inner`, and notes each sublayer's tokens.
@@ -38,7 +40,7 @@ impl<'a, T: AttentionOps> Metered<'a, T> {
         config: &UNetConfig,
         latents: Grid,
         text: usize,
-        Evaluation { step, rows }: Evaluation,
+        Evaluation { step, rows, run_rows }: Evaluation,
     ) -> Result<StepCost> {
         let (counts, replaced) = (std::mem::take(&mut self.counts), self.replaced.take());
         let layers = |block: &crate::config::BlockInfo| {
@@ -48,7 +50,7 @@ impl<'a, T: AttentionOps> Metered<'a, T> {
                 .collect())
         };
         let macs = flops::pruned(config, latents, text, replaced, layers)?.sum();
-        Ok(StepCost { step, rows, macs })
+        Ok(StepCost { step, rows, run_rows, macs })
     }
 }
 
