@@ -1,4 +1,4 @@
-//! `bench` on small models: the JSON's form, figures that fit each other, and what is refused.
+//! `bench` on small models: the JSON's form, consistent figures, and refused input.
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
@@ -10,7 +10,7 @@ use std::path::Path;
 use common::{atedm, fail, names, tiny};
 use serde_json::Value;
 
-/// Runs `bench` on the tiny checkpoint; gives the table and the JSON.
+/// Runs `bench` on the tiny checkpoint. Returns the table and the JSON.
 fn bench(folder: &Path, more: &[&str]) -> (String, Value) {
     let model = tiny().to_str().unwrap();
     let args = ["bench", "--model", model, "--size", "64", "--repeats", "2", "--quiet", "--json", "b.json"];
@@ -31,7 +31,7 @@ fn figure(value: &Value, key: &str) -> f64 {
     value[key].as_f64().unwrap_or_else(|| panic!("{key} in {value}"))
 }
 
-/// Everything that must hold between the figures of one method.
+/// Checks all relations between the figures of one method.
 fn consistent(report: &Value, row: &Value) {
     let full = figure(report, "full_ms");
     let (less, normal, mean) =
@@ -74,7 +74,7 @@ fn figures_fit_each_other() {
         assert_eq!(keys(row), expected);
         assert_eq!(row["name"], name);
         consistent(&report, row);
-        // a checkpoint's own weights: kept sets were compared along a run
+        // with a checkpoint's own weights, kept sets were compared along a run
         assert!((0.3..=1.0).contains(&figure(row, "overlap")), "{row}");
     }
     for words in

@@ -130,7 +130,7 @@ fn masks_are_drawn() {
     ] {
         assert!(found.contains(&name.to_string()), "{name} in {found:?}");
     }
-    // Spared in the first step.
+    // These blocks are spared in the first step.
     assert!(!found.contains(&"step-000-down.1.0-layer-0.png".to_string()));
     assert_eq!(found.iter().filter(|name| name.starts_with("step-")).count(), 7 + 11);
     let drawn = read_png(&work.path().join("m/step-003-mid.0-layer-0.png"));
@@ -141,7 +141,7 @@ fn masks_are_drawn() {
         let line = format!("<polyline fill=\"none\" opacity=\"1\" stroke=\"{colour}\" stroke-width=\"2\"");
         assert_eq!(svg.matches(&line).count(), 1, "{colour}");
     }
-    // Two prompts, nothing pruned: pictures and the chart only.
+    // Two prompts and no pruning give only pictures and the chart.
     let args = [
         "masks",
         "--model",

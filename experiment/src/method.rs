@@ -1,5 +1,5 @@
-//! A pruning method made ready for one model, size and number of steps: its options checked, a budget solved for a
-//! ratio, and its token counts and FLOPs known before anything runs. Which method it is, nobody asks here.
+//! A pruning method prepared for one model, size and number of steps. Its options are checked, a budget is solved for a
+//! ratio, and its token counts and FLOPs are known before anything runs. This code treats all methods alike.
 
 use std::sync::Arc;
 
@@ -24,15 +24,15 @@ pub use crate::workload::{GUIDANCE_SCALE, Workload, shape};
 pub struct Method {
     /// The registered name.
     pub name: String,
-    /// Every option with its value, a budget replaced by the ratio that meets it.
+    /// Every option with its value. A budget is replaced by the ratio that meets it.
     pub settings: Value,
     plan: Arc<dyn MethodPlan>,
     remarks: Vec<String>,
 }
 
 impl Method {
-    /// Describes `spec` for the workload and solves its budget. Methods that draw random numbers draw them from `rng`
-    /// unless their options name a generator.
+    /// Describes `spec` for the workload and solves its budget. Methods that draw random numbers use `rng` unless their
+    /// options name a generator.
     pub fn resolve(
         spec: &PruneSpec,
         work: &Workload<'_>,
@@ -61,17 +61,17 @@ impl Method {
         Self { name: name.into(), settings, plan: plan.into(), remarks: Vec::new() }
     }
 
-    /// What its user should know of options that do less here than they say, a line each.
+    /// Notes for the user on options that have less effect here than their names say, one line each.
     pub fn remarks(&self) -> &[String] {
         &self.remarks
     }
 
-    /// What it is, without a tensor.
+    /// The method's plan, without tensors.
     pub fn plan(&self) -> &dyn MethodPlan {
         self.plan.as_ref()
     }
 
-    /// The same without rules that stop its work early, where it has some.
+    /// The same method without rules that stop its work early, if it has some.
     pub fn without_early_stop(&self) -> Self {
         match self.plan.without_early_stop() {
             Some(plan) => Self::of_plan(&self.name, plan),
@@ -79,12 +79,12 @@ impl Method {
         }
     }
 
-    /// The same with scores that are iterated until they no longer change, where it iterates scores.
+    /// The same method with scores that are iterated until they no longer change; `None` if it iterates none.
     pub fn converged(&self) -> Option<Self> {
         self.plan.converged().map(|plan| Self::of_plan(&self.name, plan))
     }
 
-    /// Builds it.
+    /// Builds the method.
     pub fn build<T: AttentionOps>(
         &self,
         registry: &Registry<T>,
@@ -93,18 +93,18 @@ impl Method {
         registry.build_plan(&self.name, self.plan(), context)
     }
 
-    /// Builds it once and lets it go, so that a bad option of a part is found before weights are read.
+    /// Builds the method once and drops it. This finds bad options of its parts before weights are read.
     pub fn check<T: AttentionOps>(&self, registry: &Registry<T>) -> Outcome {
         self.build(registry, &BuildContext::default())?;
         Ok(())
     }
 
-    /// Whether it is the identity.
+    /// Whether it is the unpruned model.
     pub fn is_none(&self) -> bool {
         self.name == "none"
     }
 
-    /// The tokens that each layer of a block runs on at a step; `None` where only a run tells.
+    /// The tokens that each layer of a block runs on at a step; `None` if only a run can tell.
     pub fn tokens(&self, block: &BlockInfo, index: usize, total: usize) -> Outcome<Option<Vec<LayerTokens>>> {
         Ok(self.plan.tokens(&shape(block), StepOf { index, total })?)
     }
@@ -124,12 +124,12 @@ impl Method {
         rows(self.plan(), work, StepOf { index, total: work.steps })
     }
 
-    /// The cost of the evaluation at each step; `None` where only a run tells.
+    /// The cost of the evaluation at each step; `None` if only a run can tell.
     pub fn step_costs(&self, work: &Workload<'_>) -> Outcome<Option<Vec<EvaluationCost>>> {
         Ok(step_costs(self.plan(), work)?)
     }
 
-    /// TFLOPs (2 × MAC) of the evaluation at each step, for each of the run's rows; `None` where only a run tells.
+    /// TFLOPs (2 × MAC) of the evaluation at each step, for each of the run's rows; `None` if only a run can tell.
     pub fn step_tflops(&self, work: &Workload<'_>) -> Outcome<Option<Vec<f64>>> {
         Ok(self.step_costs(work)?.map(tflops))
     }
@@ -235,8 +235,8 @@ mod tests {
             assert!((mean(&steps) - budget).abs() < 0.005, "{}", mean(&steps));
             assert!(method.settings.get("ratio").is_some());
         }
-        // keys and values alone: of the 10 layers with 4096 tokens a quarter of them stays, and with it of the products;
-        // half in the ten steps from time step 181 on
+        // only keys and values are reduced: the 10 layers with 4096 tokens keep a quarter of them, and half in the ten
+        // steps from time step 181 on; the products shrink in proportion
         let (_, steps) = resolve("todo-sdxl", json!({})).unwrap();
         let saved = |share: f64| {
             let (tokens, channels) = (4096.0 * share, 640.0);
@@ -246,7 +246,7 @@ mod tests {
             let expected = 6.761215 - saved(share);
             assert!((steps[step] - expected).abs() < 1e-3, "step {step}: {} {expected}", steps[step]);
         }
-        // where only a run tells
+        // only a run can tell
         assert!(resolve("tome", json!({"threshold": 0.9})).unwrap().1.is_empty());
         for (preset, options) in [("todo-sdxl", json!({})), ("tome", json!({"threshold": 0.9}))] {
             let mut options = options;
@@ -254,7 +254,7 @@ mod tests {
             let message = resolve(preset, options).unwrap_err().to_string();
             assert!(message.contains("budget_tflops: no ratio decides"), "{message}");
         }
-        // tomesd's default reaches no block of SD-XL
+        // tomesd's default affects no block of SD-XL
         let (method, steps) = resolve("tome", json!({})).unwrap();
         assert_eq!(readable(steps[0]), "6.761 TFLOP");
         assert_eq!(method.settings["max_downsample"], 1);
@@ -275,7 +275,7 @@ mod tests {
         assert!(message.contains("budget_tflops: expected at least 3.09"), "{message}");
     }
 
-    /// A method of which only a run can tell what it removes.
+    /// A method whose token counts only a run can tell.
     struct Opaque;
 
     impl Extension for Opaque {
@@ -298,7 +298,7 @@ mod tests {
         assert!(error.starts_with("budget_tflops: no ratio decides"), "{error}");
     }
 
-    /// A method that computes a nest at even steps and gives its output again at odd ones.
+    /// A method that computes a nest at even steps and reuses its output at odd ones.
     struct EverySecond;
 
     #[derive(Debug)]
@@ -350,24 +350,25 @@ mod tests {
         );
     }
 
-    /// The steps of a stack cost what its members leave: nothing in the nest, fewer tokens elsewhere.
+    /// The cost of a stack's steps follows from all its members: nothing in the nest, fewer tokens elsewhere.
     #[test]
     fn a_stacks_costs_are_those_of_its_members_together() {
         let of = |method: &str, options: Value| resolve_with(method, options, EverySecond, None);
         let (_, alone) = of("at-edm", json!({})).unwrap();
         let (method, both) = of("every-second+at-edm", json!({"every-second": {"nest": 9}})).unwrap();
         let middle = |steps: &[f64], step: usize| steps[step] - both[step];
-        // at even steps it is AT-EDM; at odd ones the middle is missing, which AT-EDM prunes from the first step on
+        // even steps cost what AT-EDM costs; at odd ones the middle is missing, which AT-EDM prunes from the first step
+        // on
         assert!((0..50).step_by(2).all(|step| middle(&alone, step) == 0.0));
         let (missing, late) = (middle(&alone, 1), middle(&alone, 49));
         assert!((missing - late).abs() < 1e-9 && missing > 0.3, "{missing} {late}");
         assert_eq!(method.settings["every-second"], json!({"nest": 9}));
         assert_eq!(method.settings["at-edm"]["ratio"], 0.63);
         assert_eq!(method.name, "every-second+at-edm");
-        // settings say it all
+        // the settings are complete
         let (again, steps) = of("every-second+at-edm", method.settings.clone()).unwrap();
         assert_eq!((again.settings, steps), (method.settings, both));
-        // a budget is the stack's, wherever it stands
+        // a budget applies to the whole stack, wherever it is written
         for options in [json!({"budget_tflops": 2.2}), json!({"at-edm": {"budget_tflops": 2.2}})] {
             let (method, steps) = of("every-second+at-edm", options).unwrap();
             assert!((mean(&steps) - 2.2).abs() < 0.005, "{}", mean(&steps));
@@ -396,7 +397,7 @@ mod tests {
             let error = of(method, options).unwrap_err().to_string();
             assert!(error.starts_with(expected), "{method}: {error}");
         }
-        // where they meet nowhere they go together: levels of their own
+        // members that share no block can be stacked: each has its own levels
         let (_, steps) =
             of("at-edm+tome-c", json!({"at-edm": {"levels": [2]}, "tome-c": {"levels": [1]}})).unwrap();
         let (_, one) = of("at-edm", json!({"levels": [2]})).unwrap();
@@ -422,7 +423,7 @@ mod tests {
         }
     }
 
-    /// What a run is depends on the table, not on the name of its file.
+    /// A run depends on the table, not on the name of its file.
     #[test]
     fn settings_hold_the_table_that_a_file_holds() {
         let dir = tempfile::tempdir().unwrap();

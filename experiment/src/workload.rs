@@ -9,7 +9,7 @@ use atedm_sdxl::schedulers::{SamplerChoice, SchedulerConfig};
 
 use crate::failure::Outcome;
 
-/// What counts and costs depend on.
+/// The properties of a run that token counts and costs depend on.
 #[derive(Debug, Clone, Copy)]
 pub struct Workload<'a> {
     /// The U-Net.
@@ -22,7 +22,7 @@ pub struct Workload<'a> {
     pub steps: usize,
     /// The checkpoint's scheduler.
     pub scheduler: &'a SchedulerConfig,
-    /// The sampler that was asked for instead of the checkpoint's.
+    /// The sampler that replaces the checkpoint's.
     pub sampler: Option<SamplerChoice>,
     /// Whether an image has a row for each half of guidance, until the method ends it.
     pub guided: bool,
@@ -37,13 +37,13 @@ impl Workload<'_> {
         self.unet.blocks(self.latents.height, self.latents.width)
     }
 
-    /// The time step of every step; `None` where the sampler cannot make so many.
+    /// The time step of every step; `None` if the sampler cannot make this number of steps.
     pub fn timesteps(&self) -> Option<Vec<f64>> {
         let sampler = self.scheduler.build::<NdTensor>(self.sampler, self.steps);
         sampler.ok().map(|sampler| sampler.timesteps().to_vec())
     }
 
-    /// What a method is described for.
+    /// The description of the model that methods get.
     pub fn shape(&self) -> ModelShape {
         let blocks = self.blocks().iter().map(shape).collect();
         let nests = self.unet.nests(self.latents.height, self.latents.width).into_iter().map(nest_shape);
@@ -54,13 +54,13 @@ impl Workload<'_> {
         }
     }
 
-    /// TFLOPs (2 × MAC, one sample) of one evaluation with nothing pruned.
+    /// TFLOPs (2 × MAC, one sample) of one evaluation without pruning.
     pub fn whole_tflop(&self) -> Outcome<f64> {
         Ok(flops::full(self.unet, self.latents, self.text)?.sum().tflop())
     }
 }
 
-/// A block without the facts that counts do not depend on.
+/// A block with only those facts that token counts depend on.
 pub fn shape(block: &BlockInfo) -> BlockShape {
     BlockShape::new(block.id, block.depth, block.grid).with_channels(block.channels)
 }
@@ -75,7 +75,7 @@ pub(crate) fn rows(plan: &dyn MethodPlan, work: &Workload<'_>, step: StepOf) -> 
     if work.guided && !plan.wants_guidance(step) { Rows::Half } else { Rows::All }
 }
 
-/// The cost of the evaluation at each step under a plan; `None` where only a run tells.
+/// The cost of the evaluation at each step under a plan; `None` if only a run can tell.
 pub(crate) fn step_costs(plan: &dyn MethodPlan, work: &Workload<'_>) -> Result<Option<Vec<EvaluationCost>>> {
     let mut steps = Vec::with_capacity(work.steps);
     let blocks = work.blocks();
@@ -101,7 +101,7 @@ pub(crate) fn tflops(costs: Vec<EvaluationCost>) -> Vec<f64> {
     costs.iter().map(EvaluationCost::tflop).collect()
 }
 
-/// The error for a budget of a method whose cost no ratio decides.
+/// The error for a budget of a method whose cost does not depend on a ratio.
 pub(crate) fn no_ratio() -> Error {
     let reason =
         "no ratio decides what this method costs, or only a run shows it: give it options of its own";

@@ -1,4 +1,4 @@
-//! `atedm bench`: the U-Net at its real size, whole and under each method ([`atedm_experiment::bench`]).
+//! `atedm bench`: times the U-Net at its real size, whole and with each method ([`atedm_experiment::bench`]).
 
 use atedm_core::{Backend, DeviceOf};
 use atedm_experiment::bench::{Race, RaceOptions, Report, contestant};
@@ -16,7 +16,7 @@ use crate::model::{open_for, subject};
 use crate::progress::Progress;
 use crate::prune;
 
-/// Times what is asked for and prints it.
+/// Runs the benchmark and prints the result.
 pub(crate) fn run(args: &BenchArgs, extension: &impl Extension) -> Outcome {
     let model = match args.model.as_deref() {
         Some(typed) if !args.generated => Some(open_for(&args.engine, Some(typed))?),
@@ -57,7 +57,7 @@ pub(crate) fn run(args: &BenchArgs, extension: &impl Extension) -> Outcome {
     print(&report.to_text())
 }
 
-/// A method by name, with the options of all.
+/// A method by name, with the options that apply to all methods.
 fn spec(name: &str, args: &BenchArgs) -> Outcome<PruneSpec> {
     prune::spec(&PruneArgs {
         prune: Some(name.to_string()),
@@ -74,7 +74,7 @@ impl<E: Extension> Task for Race<'_, E> {
     }
 }
 
-/// Reads a line, whatever it says.
+/// Reads a line and ignores its content.
 fn wait_for_turn() -> Outcome {
     match std::io::stdin().read_line(&mut String::new()) {
         Ok(0) => Err(Failure::run("--paced: the standard input ended before the last round")),

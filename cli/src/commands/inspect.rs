@@ -1,4 +1,4 @@
-//! `atedm inspect`: a checkpoint's blocks, what a configuration prunes in them at which steps, and what that costs.
+//! `atedm inspect`: shows a checkpoint's blocks, what a configuration prunes in them at which steps, and the cost.
 
 use atedm_core::DType;
 use atedm_core::plugin::{LayerTokens, NestId};
@@ -20,7 +20,7 @@ use crate::failure::{Failure, Outcome};
 use crate::model::{asked, open};
 use crate::{prune, tell};
 
-/// Prints what is asked for.
+/// Collects the facts and prints them.
 pub(crate) fn run(args: &InspectArgs, extension: &impl Extension) -> Outcome {
     let spec = prune::spec(&args.prune)?;
     let model = open(args.model.as_deref(), None)?;
@@ -39,18 +39,18 @@ pub(crate) fn run(args: &InspectArgs, extension: &impl Extension) -> Outcome {
     print(text.trim_end())
 }
 
-/// Consecutive steps at which the method does the same.
+/// Consecutive steps with the same work.
 struct Phase {
     steps: std::ops::Range<usize>,
     tflop: f64,
     rows: Rows,
     /// The nest that does not run.
     replaced: Option<NestId>,
-    /// For each block the tokens of its layers.
+    /// For each block, the tokens of its layers.
     layers: Vec<Vec<LayerTokens>>,
 }
 
-/// Everything that is shown.
+/// The data of the output.
 struct Report<'a> {
     model: &'a Model,
     parts: Vec<(&'static str, String)>,
@@ -60,7 +60,7 @@ struct Report<'a> {
     blocks: Vec<BlockInfo>,
     whole_tflop: f64,
     memory: Memory,
-    /// `None` where only a run tells.
+    /// `None` if only a run can tell.
     phases: Option<Vec<Phase>>,
 }
 
@@ -90,7 +90,7 @@ impl<'a> Report<'a> {
         Some(sum / self.work.steps as f64)
     }
 
-    /// Bytes that the method holds between steps for one image in f32.
+    /// Bytes that the method stores between steps for one image in f32.
     fn held(&self) -> u64 {
         let rows = if self.work.guided { 2 } else { 1 };
         let values = self.method.plan().memory(&self.work.shape());
@@ -255,7 +255,7 @@ fn phases(method: &Method, work: &Workload<'_>, tflops: &[f64]) -> Outcome<Vec<P
     Ok(phases)
 }
 
-/// `1024 -> 379 from layer 1 on`: where the stream shrinks, and to how many tokens.
+/// Describes where the stream shrinks, and to how many tokens: `1024 -> 379 from layer 1 on`.
 fn kept_words(block: &BlockInfo, layers: &[LayerTokens]) -> String {
     let all = block.grid.tokens();
     let mut words = Vec::new();
@@ -284,7 +284,7 @@ fn kept_words(block: &BlockInfo, layers: &[LayerTokens]) -> String {
     if words.is_empty() { format!("{all}, whole") } else { format!("{all}, {}", words.join(", ")) }
 }
 
-/// The sublayers of a layer that do not run, because an earlier output is used again.
+/// The sublayers of a layer that do not run, because an earlier output is reused.
 fn idle_words(layer: &LayerTokens) -> String {
     let each = [
         ("self-attention", layer.self_attention),
@@ -295,7 +295,7 @@ fn idle_words(layer: &LayerTokens) -> String {
     idle.join(" and ")
 }
 
-/// The same layer with what does not run on the whole stream.
+/// The same layer, in which sublayers that do not run count as having the whole stream.
 fn running(layer: &LayerTokens, stream: usize) -> LayerTokens {
     let or_all = |tokens: usize| if tokens == 0 { stream } else { tokens };
     LayerTokens {

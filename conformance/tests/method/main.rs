@@ -1,6 +1,6 @@
-//! The checks of the method suite bite: each of many broken methods fails the check that is meant for it.
+//! Tests the checks of the method suite: each of many broken methods must fail the check that is meant for it.
 
-// helpers outside `#[test]` functions are tests, too
+// helpers outside `#[test]` functions are tests too
 #![allow(clippy::unwrap_used)]
 
 mod faults;
@@ -71,7 +71,7 @@ fn a_nest_that_was_not_planned_is_found() {
     assert_eq!(failed, ["nests_are_those_planned"], "{report}");
 }
 
-/// What a subject says nothing of is not checked, and the report says so.
+/// Checks of things that a subject does not describe are skipped, and the report says so.
 #[test]
 fn a_method_without_counts_is_not_held_to_any() {
     let bare = Subject::<Reference64>::new("whole", (NdDevice, DType::F64), || Ok(Box::new(Unpruned)));

@@ -1,4 +1,4 @@
-//! A stack of two methods: the outer one uses a nest's output again, the inner one removes tokens.
+//! A stack of two methods: the outer one reuses a nest's output, the inner one removes tokens.
 
 use atedm_conformance::method::{Subject, checks, run_suite};
 use atedm_conformance::report::{Outcome, Status};
@@ -26,7 +26,7 @@ impl MethodPlan for ToyPlan {
     }
 }
 
-/// Uses the nest's output again; with `sublayers` cross-attention's, too.
+/// Reuses the nest's output, and with `sublayers` also cross-attention's.
 #[derive(Debug)]
 struct ReusingPlan {
     sublayers: bool,
@@ -180,7 +180,7 @@ fn members_that_do_the_same_are_refused_before_the_first_step() {
     assert_eq!(error.unwrap_err().to_string(), "method: expected a name without +, got \"a+b\"");
 }
 
-/// Without a model nothing is known beforehand, and the run finds it.
+/// Without a model, the conflict is not known beforehand. The run detects it.
 #[test]
 fn members_that_do_the_same_are_refused_while_they_run() {
     let build = || {

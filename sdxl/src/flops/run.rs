@@ -1,4 +1,4 @@
-//! The cost of a whole run: which steps cost what, and their mean.
+//! The cost of a whole run: the cost of each step, and the mean.
 
 use atedm_core::Result;
 
@@ -43,13 +43,13 @@ impl EvaluationCost {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct StepClass {
-    /// The steps' 0-based indices, ascending; never empty.
+    /// The 0-based indices of the steps, ascending; never empty.
     pub steps: Vec<usize>,
-    /// The cost of one evaluation at any of them.
+    /// The cost of one evaluation at any of these steps.
     pub cost: EvaluationCost,
 }
 
-/// One evaluation at each step of a run, steps of equal cost together.
+/// The evaluations of a run, one per step. Steps of equal cost are grouped.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RunCost {
@@ -58,10 +58,10 @@ pub struct RunCost {
 }
 
 impl RunCost {
-    /// A run of `steps` steps whose evaluations cost what `cost` says.
+    /// A run of `steps` steps. `cost` gives the cost of the evaluation at a step.
     ///
     /// # Errors
-    /// Those of `cost`.
+    /// The errors of `cost`.
     pub fn new(steps: usize, mut cost: impl FnMut(usize) -> Result<EvaluationCost>) -> Result<Self> {
         let mut classes: Vec<StepClass> = Vec::new();
         for step in 0..steps {
@@ -74,17 +74,17 @@ impl RunCost {
         Ok(Self { classes, steps })
     }
 
-    /// The groups of steps, in the order in which they begin.
+    /// The groups of steps, ordered by their first step.
     pub fn classes(&self) -> &[StepClass] {
         &self.classes
     }
 
-    /// The dearest steps: the prune-less ones of a schedule that has such.
+    /// The most expensive steps: the prune-less steps, if the schedule has some.
     pub fn dearest(&self) -> Option<&StepClass> {
         self.classes.iter().max_by(|a, b| a.cost.tflop().total_cmp(&b.cost.tflop()))
     }
 
-    /// The cheapest steps: the normal ones.
+    /// The cheapest steps: the normal ones, with full pruning.
     pub fn cheapest(&self) -> Option<&StepClass> {
         self.classes.iter().min_by(|a, b| a.cost.tflop().total_cmp(&b.cost.tflop()))
     }
@@ -100,7 +100,7 @@ impl RunCost {
         self.mean(|cost| cost.sum().total())
     }
 
-    /// The mean TFLOP by kind of operation, named as in the table of `atedm flops`.
+    /// The mean TFLOP by kind of operation, with the names of the table of `atedm flops`.
     pub fn mean_by_kind(&self) -> Vec<(&'static str, f64)> {
         let kinds = Macs::default().by_kind();
         let of = |(i, (name, _)): (usize, &(&'static str, u64))| {
@@ -109,7 +109,7 @@ impl RunCost {
         kinds.iter().enumerate().map(of).collect()
     }
 
-    /// The mean TFLOP by part of the U-Net, named as [`PartCost::name`](super::PartCost::name).
+    /// The mean TFLOP by part of the U-Net, with the names of [`PartCost::name`](super::PartCost::name).
     pub fn mean_by_part(&self) -> Vec<(String, f64)> {
         let Some(first) = self.classes.first() else { return Vec::new() };
         let mean = |name: &str| self.mean(|cost| cost.part(name).map_or(0, Macs::total));
@@ -139,7 +139,7 @@ mod tests {
     #[test]
     fn equal_steps_are_one_class_and_means_are_weighted() {
         let tera = 1_000_000_000_000;
-        // dear at steps 0 and 3 of 4
+        // steps 0 and 3 of 4 are expensive
         let run =
             RunCost::new(4, |step| Ok(cost(tera, if step % 3 == 0 { 3 * tera } else { tera }))).unwrap();
         let steps: Vec<&[usize]> = run.classes().iter().map(|class| class.steps.as_slice()).collect();
