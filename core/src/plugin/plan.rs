@@ -77,10 +77,10 @@ pub trait MethodPlan: Any + std::fmt::Debug + Send + Sync {
         None
     }
 
-    /// Whether a guided run is guided at `step`, in a run that begins with the first step. Where it is not, an image is one
-    /// row, of its negative prompt, in place of two, and the step costs half. The method's
-    /// [`TokenReducer::wants_guidance`](super::TokenReducer::wants_guidance) must answer the same. A run without guidance
-    /// does not ask.
+    /// Whether a guided run still uses guidance at `step`, if it begins with the first step. Without guidance an image has
+    /// one batch row instead of two, for its negative prompt. So the step costs half. The method's
+    /// [`TokenReducer::wants_guidance`](super::TokenReducer::wants_guidance) must give the same answer. Only guided runs
+    /// ask.
     fn wants_guidance(&self, _step: StepOf) -> bool {
         true
     }

@@ -130,10 +130,10 @@ pub trait Reduction<T: Tensor>: Send + std::fmt::Debug {
 
 /// A method that makes attention blocks cheaper. Object-safe, chosen by name from a registry.
 ///
-/// Every function has a default that leaves the model as it is. A wrapper around another method names it by
-/// [`TokenReducer::inner`], and writes only the functions in which it does something itself.
+/// Every function has a default that changes nothing. A wrapper around another method returns that method from
+/// [`TokenReducer::inner`]. It then implements only the functions whose behaviour it changes.
 pub trait TokenReducer<T: AttentionOps>: Send {
-    /// The method that this one wraps. The defaults of all other functions ask it. `None`: this is a method of its own.
+    /// The method that this one wraps; `None` if it wraps none. By default, every other function calls the wrapped method.
     fn inner(&mut self) -> Option<&mut dyn TokenReducer<T>> {
         None
     }
@@ -142,7 +142,7 @@ pub trait TokenReducer<T: AttentionOps>: Send {
         self.inner().map_or(Ok(()), |inner| inner.begin_run(run))
     }
     /// Whether a step of a guided run is guided; asked before [`TokenReducer::begin_step`]. Without guidance the batch is
-    /// its negative rows alone, and what they give is the prediction (T-GATE). The method's plan says the same beforehand
+    /// its negative rows alone, and what they give is the prediction (T-GATE). The method's plan must give the same answer
     /// ([`MethodPlan::wants_guidance`](super::MethodPlan::wants_guidance)).
     fn wants_guidance(&mut self, step: &Step) -> bool {
         self.inner().is_none_or(|inner| inner.wants_guidance(step))
