@@ -204,7 +204,8 @@ mod tests {
             assert_eq!(guided[10..], half, "{method}");
         }
         // a budget is the mean of such steps
-        let options = json!({"tgate": {"sp_interval": 1}, "budget_tflops": 3.7});
+        let options =
+            json!({"tgate": {"sp_interval": 1}, "tome": {"max_downsample": 2}, "budget_tflops": 3.7});
         let (_, steps) = resolve("tgate+tome", options).unwrap();
         assert!((mean(&steps) - 3.7).abs() < 0.005, "{}", mean(&steps));
         assert!(steps[0] > 6.0 && steps[10] < 3.1, "{steps:?}");
