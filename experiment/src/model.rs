@@ -13,7 +13,7 @@ use atedm_sdxl::vae::TileOptions;
 use crate::failure::{Failure, Outcome};
 use crate::inputs::{Inputs, of_checkpoint};
 use crate::listener::Listener;
-use crate::method::Workload;
+use crate::method::{GUIDANCE_SCALE, Workload};
 
 /// The longest side accepted, in pixels.
 pub const LONGEST_SIDE: usize = 1 << 15;
@@ -170,7 +170,7 @@ impl Model {
         Ok(of_checkpoint(Some(self.checkpoint.identity().map_err(Failure::run)?)))
     }
 
-    /// The properties that token counts and costs depend on, at this size.
+    /// The properties that token counts and costs depend on, at this size. The run is guided if the U-Net allows it.
     pub fn workload(&self, size: Size, steps: usize) -> Workload<'_> {
         Workload {
             unet: self.checkpoint.unet(),
@@ -179,6 +179,7 @@ impl Model {
             steps,
             scheduler: self.checkpoint.scheduler(),
             sampler: None,
+            guided: self.checkpoint.unet().is_guided(GUIDANCE_SCALE),
         }
     }
 

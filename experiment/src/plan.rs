@@ -298,7 +298,12 @@ impl<T: AttentionOps> Planner<'_, T> {
         let Self { options, inputs, platform, registry, listener } = self;
         let sampling = &point.sampling;
         inputs.work.scheduler.build::<NdTensor>(sampling.scheduler, sampling.steps)?;
-        let work = Workload { steps: sampling.steps, sampler: sampling.scheduler, ..inputs.work };
+        let work = Workload {
+            steps: sampling.steps,
+            sampler: sampling.scheduler,
+            guided: inputs.work.unet.is_guided(sampling.guidance_scale),
+            ..inputs.work
+        };
         let method = Method::resolve(&point.spec, &work, registry.catalogue(), Some(options.rng))?;
         method.remarks().iter().for_each(|remark| listener.warning(remark));
         method.check(registry)?;

@@ -11,7 +11,7 @@ use atedm_sdxl::schedulers::SchedulerConfig;
 
 use crate::failure::{Failure, Outcome};
 use crate::inputs::{Inputs, of_checkpoint};
-use crate::method::{Method, Workload};
+use crate::method::{GUIDANCE_SCALE, Method, Workload};
 use crate::model::{AskedSize, Model, Size};
 use crate::spec::PruneSpec;
 
@@ -122,7 +122,7 @@ impl Subject {
         })
     }
 
-    /// The properties that token counts and costs depend on, over `steps` steps.
+    /// The properties that token counts and costs depend on, over `steps` steps. The run is guided if the U-Net allows it.
     pub fn workload(&self, steps: usize) -> Workload<'_> {
         Workload {
             unet: &self.unet,
@@ -131,6 +131,7 @@ impl Subject {
             steps,
             scheduler: &self.scheduler,
             sampler: None,
+            guided: self.unet.is_guided(GUIDANCE_SCALE),
         }
     }
 }

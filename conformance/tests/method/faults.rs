@@ -12,6 +12,7 @@ pub(crate) enum Fault {
     DecidesByTheMeanOfTheBatch,
     FailsOnOddGrids,
     ForgetsOnlyAtTheExit,
+    GuidesOneStepMore,
     IdleRemovesOne,
     IdleRounds,
     KeepsNothing,
@@ -83,6 +84,7 @@ pub(crate) const FAULTS: &[(Fault, &str)] = &[
 
 /// Every fault of a method that reuses earlier outputs, with the check that must find it.
 pub(crate) const REUSE_FAULTS: &[(Fault, &str)] = &[
+    (GuidesOneStepMore, "guidance_ends_as_planned"),
     (NestOutputsAreOfOneRow, "images_do_not_depend_on_their_batch"),
     (NestOutputsAreTooShort, "every_life_runs"),
     (NestsAreForgottenAtTheEnd, "a_cancelled_run_leaves_nothing"),

@@ -65,8 +65,8 @@ impl AtEdmPlan {
     }
 
     /// The tokens that each layer of `block` runs on at `step`. A layer without a map prunes only as long as a kept set of an
-    /// earlier step serves, which is why earlier steps are walked through. The rows of the batch are taken to stay the same:
-    /// where they change, as when guidance ends, a run does not use a set again.
+    /// earlier step serves, which is why earlier steps are walked through. When guidance ends, the batch has other rows
+    /// and no set serves any longer.
     fn layers(&self, block: &BlockShape, step: StepOf) -> Result<Vec<LayerTokens>> {
         if self.others.is_empty() {
             return self.counts.tokens(block, step);
@@ -76,8 +76,13 @@ impl AtEdmPlan {
         // by layer: the step that scored, and the counts then
         let mut sets: BTreeMap<usize, (usize, usize, usize)> = BTreeMap::new();
         let mut layers = Vec::new();
+        let mut guided = true;
         for index in first..=step.index {
             let step = StepOf { index, ..step };
+            if self.others.want_guidance(step) != guided {
+                guided = !guided;
+                sets.clear();
+            }
             let mut chosen_anew = false;
             layers = self.counts.tokens_where(block, step, |Prunable { layer, tokens, kept }| {
                 let serves = |&(at, of, left): &(usize, usize, usize)| {
@@ -151,7 +156,9 @@ impl MethodPlan for AtEdmPlan {
         let cold = self.config.warm_start && self.config.cold_iterations.is_some();
         let first = if cold { Scoring::First } else { Scoring::Fresh };
         let every = self.config.rescore_every;
-        scoring_of(step, |step| self.kept(block, step), |found, now| now - found < every, first)
+        let guided = |index| self.others.want_guidance(StepOf { index, ..step });
+        let serves = |found, now| now - found < every && guided(found) == guided(now);
+        scoring_of(step, |step| self.kept(block, step), serves, first)
     }
 
     fn budget_tflops(&self) -> Option<f64> {

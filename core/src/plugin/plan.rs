@@ -92,6 +92,14 @@ pub trait MethodPlan: Any + std::fmt::Debug + Send + Sync {
         None
     }
 
+    /// Whether a guided run still uses guidance at `step`, if it begins with the first step. Without guidance an image has
+    /// one batch row instead of two, for its negative prompt. So the step costs half. The method's
+    /// [`TokenReducer::wants_guidance`](super::TokenReducer::wants_guidance) must give the same answer. Only guided runs
+    /// ask.
+    fn wants_guidance(&self, _step: StepOf) -> bool {
+        true
+    }
+
     /// Values that the method holds for one batch row from one step to the next: outputs to be used again. What it knows
     /// of single tokens is left out.
     fn memory(&self, _model: &ModelShape) -> u64 {
@@ -186,6 +194,11 @@ impl Others {
             }
         }
         Ok(true)
+    }
+
+    /// Whether all of them want guidance at `step`.
+    pub fn want_guidance(&self, step: StepOf) -> bool {
+        self.0.iter().all(|plan| plan.wants_guidance(step))
     }
 }
 

@@ -181,38 +181,48 @@ impl<'a, T: Tensor> Reductions<'a, T> {
 }
 
 /// A method that makes attention blocks cheaper. Object-safe, chosen by name from a registry.
+///
+/// Every function has a default that changes nothing. A wrapper around another method returns that method from
+/// [`TokenReducer::inner`]. It then implements only the functions whose behaviour it changes.
 pub trait TokenReducer<T: AttentionOps>: Send {
+    /// The method that this one wraps; `None` if it wraps none. By default, every other function calls the wrapped method.
+    fn inner(&mut self) -> Option<&mut dyn TokenReducer<T>> {
+        None
+    }
     /// A run begins: forget per-image state.
-    fn begin_run(&mut self, _run: &Run<'_>) -> Result<()> {
-        Ok(())
+    fn begin_run(&mut self, run: &Run<'_>) -> Result<()> {
+        self.inner().map_or(Ok(()), |inner| inner.begin_run(run))
     }
     /// Whether a step of a guided run is guided; asked before [`TokenReducer::begin_step`]. Without guidance the batch is
-    /// its negative rows alone, and what they give is the prediction (T-GATE).
-    fn wants_guidance(&mut self, _step: &Step) -> bool {
-        true
+    /// its negative rows alone, and what they give is the prediction (T-GATE). The method's plan must give the same answer
+    /// ([`MethodPlan::wants_guidance`](super::MethodPlan::wants_guidance)).
+    fn wants_guidance(&mut self, step: &Step) -> bool {
+        self.inner().is_none_or(|inner| inner.wants_guidance(step))
     }
     /// A denoising step begins.
-    fn begin_step(&mut self, _step: &Step, _rows: &[Row]) -> Result<()> {
-        Ok(())
+    fn begin_step(&mut self, step: &Step, rows: &[Row]) -> Result<()> {
+        self.inner().map_or(Ok(()), |inner| inner.begin_step(step, rows))
     }
     /// What this attention sublayer should return besides its output.
-    fn wants(&mut self, _site: &Site<'_>, _sub: Sublayer) -> Result<GraphRequest<T>> {
-        Ok(GraphRequest::None)
+    fn wants(&mut self, site: &Site<'_>, sub: Sublayer) -> Result<GraphRequest<T>> {
+        self.inner().map_or(Ok(GraphRequest::None), |inner| inner.wants(site, sub))
     }
     /// An event; see [`Event`] for the answers allowed.
-    fn on_event(&mut self, site: &Site<'_>, event: Event<'_, T>) -> Result<Action<T>>;
+    fn on_event(&mut self, site: &Site<'_>, event: Event<'_, T>) -> Result<Action<T>> {
+        self.inner().map_or(Ok(Action::Continue), |inner| inner.on_event(site, event))
+    }
     /// A nest is about to run on `hidden`. The answer stands for its output; with `None` it runs.
-    fn enter_nest(&mut self, _site: &NestSite<'_>, _hidden: &T) -> Result<Option<T>> {
-        Ok(None)
+    fn enter_nest(&mut self, site: &NestSite<'_>, hidden: &T) -> Result<Option<T>> {
+        self.inner().map_or(Ok(None), |inner| inner.enter_nest(site, hidden))
     }
     /// A nest has run and gave `output`. The answer, if any, stands for it: so a method that uses earlier outputs again can
     /// decide for each row of a batch. Not told of a nest whose output was given in its place.
-    fn leave_nest(&mut self, _site: &NestSite<'_>, _output: &T) -> Result<Option<T>> {
-        Ok(None)
+    fn leave_nest(&mut self, site: &NestSite<'_>, output: &T) -> Result<Option<T>> {
+        self.inner().map_or(Ok(None), |inner| inner.leave_nest(site, output))
     }
     /// A denoising step ended with this model output `[b, c, h, w]`.
-    fn end_step(&mut self, _prediction: &T) -> Result<()> {
-        Ok(())
+    fn end_step(&mut self, prediction: &T) -> Result<()> {
+        self.inner().map_or(Ok(()), |inner| inner.end_step(prediction))
     }
 }
 
@@ -220,11 +230,7 @@ pub trait TokenReducer<T: AttentionOps>: Send {
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Unpruned;
 
-impl<T: AttentionOps> TokenReducer<T> for Unpruned {
-    fn on_event(&mut self, _site: &Site<'_>, _event: Event<'_, T>) -> Result<Action<T>> {
-        Ok(Action::Continue)
-    }
-}
+impl<T: AttentionOps> TokenReducer<T> for Unpruned {}
 
 /// Checks that a tensor has the tokens `[b, n, c]` a reduction expects.
 pub fn expect_tokens<T: Tensor>(tensor: &T, tokens: usize, op: &'static str) -> Result<()> {
