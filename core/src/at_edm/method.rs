@@ -10,7 +10,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::entry::AtEdmPlan;
+use super::config::AtEdmConfig;
 use super::kept::{KeptSet, KeptSets};
 use super::options::ScoreSource;
 use super::parts::Parts;
@@ -90,11 +90,16 @@ struct Choice<T: Tensor> {
 }
 
 impl<T: AttentionOps> AtEdm<T> {
-    pub(super) fn new(plan: &AtEdmPlan, context: &BuildContext<T>, parts: &Parts<T>) -> Result<Self> {
-        let config = plan.config();
+    /// The method of `config`, which follows the counts of `plan`.
+    pub(super) fn new(
+        config: &AtEdmConfig,
+        plan: PrunePlan,
+        context: &BuildContext<T>,
+        parts: &Parts<T>,
+    ) -> Result<Self> {
         config.placement().expect_solved()?;
         Ok(Self {
-            plan: plan.counts().clone(),
+            plan,
             scorer: parts.scorer(config)?,
             selector: parts.selector(config)?,
             recovery: parts.recovery(config)?,

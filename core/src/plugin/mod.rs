@@ -82,6 +82,7 @@
 //! options that every method shares: how much is reduced, where and when.
 
 mod block;
+mod fraction;
 mod index_plan;
 mod levels;
 mod masks;
@@ -89,6 +90,7 @@ mod nest;
 mod observe;
 pub mod options;
 mod pass;
+mod placed;
 mod placement;
 mod plan;
 mod positions;
@@ -102,6 +104,8 @@ pub mod stack;
 mod tokens;
 
 pub use block::{BlockId, BlockName, Stage, StageName};
+pub use fraction::check_ratio;
+pub(crate) use fraction::share;
 pub use index_plan::{IndexPlan, stream_order};
 pub use levels::Levels;
 pub(crate) use levels::index_list;
@@ -110,7 +114,8 @@ pub use nest::{NestId, NestSite};
 pub use observe::{MaskRecorder, PruneObserver, PruneRecord, SharedObserver, lock};
 pub use options::{Options, PartSpec};
 pub use pass::{AttentionInput, AttentionOutput, BlockPass, FeedForwardInput, nest};
-pub use placement::{PlacedSchedule, Placement, check_ratio};
+pub use placed::PlacedSchedule;
+pub use placement::Placement;
 pub use plan::{Facts, MethodPlan, RunTells, Scoring, Whole, scoring_of};
 pub use positions::Positions;
 pub use reducer::{Action, Event, Reduction, Run, Scope, TokenReducer, Unpruned, expect_tokens};

@@ -2,7 +2,7 @@
 //! applicable to other methods".
 
 use super::nest::NestSite;
-use super::placement::PlacedSchedule;
+use super::placed::PlacedSchedule;
 use super::reducer::{Action, Event, Run, TokenReducer};
 use super::site::{Row, Site, Step, Sublayer};
 use crate::Result;

@@ -3,16 +3,9 @@
 use std::sync::Arc;
 
 use super::{Constant, PruneLess, PruneMore, PruningSchedule, Table};
-use crate::plugin::Placement;
-use crate::plugin::options::{Named, PartSlot, PartSpec};
-use crate::{Error, Result};
-
-/// A schedule among the options of a placement.
-pub(crate) const SCHEDULE: PartSlot = PartSlot {
-    name: "schedule",
-    options: "schedule_options",
-    builtin: &[("prune-less", &["tau"]), ("prune-more", &["tau"]), ("constant", &[]), ("table", &["table"])],
-};
+use crate::Result;
+use crate::plugin::options::{Named, PartSpec};
+use crate::plugin::placement::{Placement, SCHEDULE, missing_table};
 
 type Builder = Arc<dyn Fn(&PartSpec<'_, Placement>) -> Result<Box<dyn PruningSchedule>> + Send + Sync>;
 
@@ -41,7 +34,7 @@ impl ScheduleRegistry {
     /// Adds a schedule.
     ///
     /// # Errors
-    /// [`Error::Config`] when the name is taken or empty.
+    /// [`Error::Config`](crate::Error::Config) when the name is taken or empty.
     pub fn register(
         &mut self,
         name: &str,
@@ -53,7 +46,7 @@ impl ScheduleRegistry {
     /// The schedule that `placement` names.
     ///
     /// # Errors
-    /// [`Error::Config`] for an unknown name, listing the known ones, or for bad options.
+    /// [`Error::Config`](crate::Error::Config) for an unknown name, listing the known ones, or for bad options.
     pub fn build(&self, placement: &Placement) -> Result<Box<dyn PruningSchedule>> {
         let spec = PartSpec::new(&SCHEDULE, &placement.schedule_options, placement);
         self.schedules.get(&placement.schedule)?(&spec)
@@ -63,11 +56,6 @@ impl ScheduleRegistry {
     pub fn names(&self) -> Vec<&str> {
         self.schedules.names()
     }
-}
-
-/// The error for `schedule = "table"` without one.
-pub(crate) fn missing_table() -> Error {
-    Error::config("schedule", "\"table\" needs either table or schedule_file")
 }
 
 /// An entry for a schedule whose settings are fields of the placement.

@@ -15,8 +15,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{PruningSchedule, ScheduleQuery, Tau, share};
-use crate::plugin::{BlockId, BlockName, BlockShape, check_ratio};
+use super::{PruningSchedule, ScheduleQuery, Tau};
+use crate::plugin::{BlockId, BlockName, BlockShape, check_ratio, share};
 use crate::{Error, Result};
 
 /// One line of a [`ScheduleTable`].
