@@ -11,20 +11,12 @@ use std::path::{Path, PathBuf};
 
 use atedm_sdxl::output::{self, UNFINISHED};
 
+use super::layout::{CONFIG, IMAGES, INFO, LATENTS, MASKS, PROMPTS, RESULTS};
 use super::members::{Members, inside};
 use super::reading::{check_files, parse_lines, same_run};
 use super::record::{PromptLine, Record, RunInfo};
 use crate::failure::{Failure, Outcome};
 use crate::files::{DATA_MOST, OutputDir, OutputFile, read_from};
-
-pub(crate) const CONFIG: &str = "config.toml";
-pub(crate) const INFO: &str = "run.json";
-pub(crate) const PROMPTS: &str = "prompts.jsonl";
-pub(crate) const RESULTS: &str = "results.jsonl";
-pub(crate) const IMAGES: &str = "images";
-pub(crate) const LATENTS: &str = "latents";
-/// What was kept, of the prompts that the configuration names: `masks/POINT/PROMPT.safetensors`, as `--masks-out` writes it.
-pub(crate) const MASKS: &str = "masks";
 
 /// What a run begins with: written once, the same whenever it is taken up again.
 #[derive(Debug)]

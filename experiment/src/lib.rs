@@ -46,7 +46,8 @@
 //! latents/POINT/PROMPT.safetensors     final latents of the unpruned images that others are compared with
 //! shard-M-of-N/          with --shard: such a folder for each shard, instead of the files above
 //! ```
-//! Where a file of an image is follows from the plan (`members`); what a folder's files say is checked against it (`reading`).
+//! The module `layout` has these names. A run's plan decides which files belong to it (`members`), and what the files say is
+//! checked against the plan (`reading`).
 //! A picture is written under a temporary name and renamed before its line is appended, so a line's files are always there.
 //! A line without its end is dropped when a run is resumed. `atedm ablate merge` makes one folder of many, its lines
 //! sorted by id.
@@ -71,6 +72,7 @@ pub mod gathered;
 pub mod grid;
 pub mod init_image;
 pub mod inputs;
+mod layout;
 pub mod listener;
 mod members;
 pub mod memory;
@@ -81,7 +83,6 @@ pub mod observe;
 pub mod pictures;
 pub mod plan;
 pub mod platform;
-mod prompt_table;
 pub mod prompts;
 mod reading;
 pub mod record;

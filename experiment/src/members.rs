@@ -1,30 +1,15 @@
-//! What a run's folder may hold, and where: its plan decides, never a line in one of its files.
+//! Which files a run's folder may hold. The run's plan decides this, and no file in the folder does.
 
 use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::folder::{IMAGES, LATENTS, MASKS};
+use super::layout::{image_path, latents_path};
 use super::record::{PromptLine, Record, RunInfo};
 use crate::failure::{Failure, Outcome};
 
-/// Letters of a point's id at most: it is a folder's name, and with an ending a file's.
+/// The greatest length of a point's id. The id names a folder and, with an extension, a file.
 pub(crate) const LONGEST_ID: usize = 240;
-
-/// The picture of an image, below its run's folder.
-pub(crate) fn image_path(id: &str) -> String {
-    format!("{IMAGES}/{id}.png")
-}
-
-/// Its final latents, if they are kept.
-pub(crate) fn latents_path(id: &str) -> String {
-    format!("{LATENTS}/{id}.safetensors")
-}
-
-/// Its kept sets, if they are stored.
-pub(crate) fn masks_path(id: &str) -> String {
-    format!("{MASKS}/{id}.safetensors")
-}
 
 /// The points and prompts of a run.
 #[derive(Debug)]

@@ -5,8 +5,8 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
-use super::folder::{CONFIG, INFO, PROMPTS, RESULTS};
 use super::grid::slug;
+use super::layout::{CONFIG, INFO, PROMPTS, RESULTS};
 use super::members::{LONGEST_ID, Members, file_inside, inside};
 use super::prompts::check_id;
 use super::record::{FORMAT, PointInfo, PromptLine, Record, RunInfo, Settings};

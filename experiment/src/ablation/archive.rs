@@ -3,17 +3,20 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use super::Before;
 use crate::engine::{FinishedBatch, FinishedImage, Sink};
 use crate::failure::Outcome;
 use crate::files::{ImageFacts, latents_bytes, mask_metadata, masks_bytes, png_bytes, text_chunks};
 use crate::folder::RunFolder;
+use crate::layout::{image_path, latents_path, masks_path};
 use crate::listener::{Listener, Psnr, WrittenImage};
-use crate::members::{Members, image_path, latents_path, masks_path};
+use crate::members::Members;
 use crate::merge::begun_folders;
 use crate::pictures::{Reference, ReferenceFiles, References, missing};
 use crate::reading::{read_info, read_results, same_run};
 use crate::record::{FORMAT, PromptLine, Provenance, Record, RunInfo};
+
+/// What a caller does before the first file of a run is written.
+pub type Before<'a> = Box<dyn FnOnce() -> Outcome + 'a>;
 
 /// Records of the run's other folders, by id, each with its folder.
 pub(super) type Elsewhere = BTreeMap<String, (PathBuf, Record)>;

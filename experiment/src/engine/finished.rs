@@ -1,8 +1,8 @@
-//! What a run gives.
+//! The results of a run.
 
 use atedm_core::plugin::MaskSet;
 
-use super::ImageTask;
+use super::task::ImageTask;
 use crate::failure::{Failure, Outcome};
 use crate::files::{LatentsFile, Picture};
 use crate::observe::Watched;

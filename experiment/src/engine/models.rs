@@ -9,7 +9,10 @@ use atedm_sdxl::pipeline::{
     Conditioning, InitialLatents, Pipeline, Proceed, Request, StepReport, TextEmbeddings, TextEncoders,
 };
 
-use super::{Batch, FinishedBatch, ImageTask, PlannedRun, Sink};
+use super::finished::FinishedBatch;
+use super::run::PlannedRun;
+use super::sink::Sink;
+use super::task::{Batch, ImageTask};
 use crate::failure::{Failure, Outcome};
 use crate::files::{LatentsFile, Picture};
 use crate::listener::Phase;

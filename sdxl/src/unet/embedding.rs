@@ -3,7 +3,7 @@
 use atedm_core::backend::dims;
 use atedm_core::{AttentionOps, DType, Error, NnOps, Result, Weights};
 
-use super::UNetInput;
+use super::input::UNetInput;
 use crate::config::UNetConfig;
 use crate::layers::{Bias, Linear};
 
