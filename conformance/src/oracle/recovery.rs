@@ -22,9 +22,9 @@ pub enum Recovery {
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Pruned {
-    /// Kept positions in the stream before.
+    /// The kept tokens of each row, as positions in the stream before.
     pub kept: Vec<Vec<u32>>,
-    /// The others.
+    /// The other tokens of each row.
     pub pruned: Vec<Vec<u32>>,
     /// The self-attention map of that layer, `[b, h, tokens, tokens]`.
     pub map: Array,
@@ -32,6 +32,20 @@ pub struct Pruned {
     pub hidden: Array,
     /// The grid position of every token of the stream before.
     pub positions: Vec<Vec<u32>>,
+}
+
+impl Pruned {
+    /// The decision to keep the tokens `kept` of `hidden`; all other tokens are pruned.
+    pub fn new(kept: Vec<Vec<u32>>, map: Array, hidden: Array, positions: Vec<Vec<u32>>) -> Self {
+        let all = 0..hidden.shape[1] as u32;
+        let pruned = kept.iter().map(|row| all.clone().filter(|token| !row.contains(token)).collect());
+        Self { pruned: pruned.collect(), kept, map, hidden, positions }
+    }
+
+    /// The kept tokens, `[b, kept, channels]`.
+    pub fn reduced(&self) -> Array {
+        super::gather(&self.hidden, 1, &self.kept)
+    }
 }
 
 /// The kept tokens `[b, kept, c]` back to `[b, tokens, c]`.
