@@ -24,8 +24,8 @@
 use std::collections::BTreeMap;
 
 use atedm_core::plugin::{
-    Action, BlockId, Event, Grid, GuidanceMasks, Reduction, Row, Run, Scope, SharedObserver, Site, Sublayer,
-    TokenReducer, WithRatio,
+    Action, BlockId, BuildContext, Event, Grid, GuidanceMasks, Reduction, Row, Run, Scope, SharedObserver,
+    Site, Sublayer, TokenReducer, WithRatio,
 };
 use atedm_core::{AttentionOps, Error, Indices, Result};
 use serde::{Deserialize, Serialize};
@@ -174,10 +174,11 @@ impl<T: AttentionOps> Dito<T> {
     pub(crate) fn new(
         options: DitoOptions,
         guidance: GuidanceMasks,
-        (ratio, seed): (f64, u64),
-        observer: Option<SharedObserver<T>>,
+        ratio: f64,
+        context: &BuildContext<T>,
     ) -> Self {
-        let draws = Draws::new(options.rng, seed);
+        let draws = Draws::new(options.rng, context.seed);
+        let observer = context.observer.clone();
         let (found, selected) = (BTreeMap::new(), BTreeMap::new());
         Self { options, guidance, ratio, draws, observer, found, selected }
     }

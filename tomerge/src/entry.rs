@@ -78,8 +78,7 @@ impl MergeOutline {
             Method::Sito(options) => Box::new(Sito::new(options, guidance, context.seed)),
             Method::Ibtm(options) => Box::new(Ibtm::new(options, guidance, context.seed)),
             Method::Dito(options) => {
-                let method =
-                    Dito::new(options, guidance, (placement.ratio, context.seed), context.observer.clone());
+                let method = Dito::new(options, guidance, placement.ratio, context);
                 return Ok(Box::new(Scheduled::new(method, schedule)));
             }
         };
