@@ -1,4 +1,4 @@
-//! Schedules by name. They need no tensor, so that counts can be planned without one.
+//! Schedules by name. A schedule needs no tensor, so token counts can be planned without one.
 
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ pub struct ScheduleRegistry {
 }
 
 impl ScheduleRegistry {
-    /// `prune-less`, `prune-more`, `constant` and `table`.
+    /// A registry with the built-in schedules: `prune-less`, `prune-more`, `constant` and `table`.
     pub fn with_builtins() -> Self {
         let mut schedules = Named::new("schedule");
         schedules.extend([
@@ -43,7 +43,7 @@ impl ScheduleRegistry {
         self.schedules.insert(name, Arc::new(builder))
     }
 
-    /// The schedule that `placement` names.
+    /// Builds the schedule that `placement` names.
     ///
     /// # Errors
     /// [`Error::Config`](crate::Error::Config) for an unknown name, listing the known ones, or for bad options.
@@ -58,7 +58,7 @@ impl ScheduleRegistry {
     }
 }
 
-/// An entry for a schedule whose settings are fields of the placement.
+/// An entry for a schedule without an options table: its settings are fields of the placement.
 fn builtin(
     name: &str,
     build: impl Fn(&Placement) -> Result<Box<dyn PruningSchedule>> + Send + Sync + 'static,
