@@ -3,6 +3,15 @@
 use super::{Architecture, Parameter, Vocabulary};
 use crate::checkpoint::Part;
 
+/// The mean loss over a stretch of training steps.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct MeanLoss {
+    /// The last step of the stretch.
+    pub step: usize,
+    /// The mean loss of its steps.
+    pub loss: f64,
+}
+
 /// What is told of a trained model, beyond its sizes.
 #[derive(Debug, Clone, Copy)]
 pub struct ModelCard<'a> {
@@ -20,8 +29,8 @@ pub struct ModelCard<'a> {
     pub steps: usize,
     /// Pictures seen in them.
     pub images: usize,
-    /// The loss, averaged over stretches of steps: the last step of each and the mean, a row of the card's table.
-    pub losses: &'a [(usize, f64)],
+    /// The loss of the U-Net, averaged over stretches of steps. Each stretch is a row of the card's table.
+    pub losses: &'a [MeanLoss],
     /// What the autoencoder keeps of held-out pictures: peak signal to noise, decibels.
     pub vae_psnr: f64,
     /// Measured quality, Markdown; without it the card says that nothing was measured.
@@ -101,7 +110,7 @@ impl ModelCard<'_> {
 
     fn loss_table(&self) -> String {
         let mut table = String::from("| step | loss |\n|---:|---:|\n");
-        for (step, loss) in self.losses {
+        for MeanLoss { step, loss } in self.losses {
             table.push_str(&format!("| {} | {loss:.4} |\n", grouped(*step)));
         }
         table
@@ -129,7 +138,7 @@ mod tests {
     #[test]
     fn cards_tell_what_was_done_and_what_was_not() {
         let (architecture, vocabulary) = (small(), Vocabulary::of_words([]));
-        let losses = [(2500, 0.5), (5000, 0.01)];
+        let losses = [(2500, 0.5), (5000, 0.01)].map(|(step, loss)| MeanLoss { step, loss });
         let card = ModelCard {
             name: "atedm-t",
             architecture: &architecture,

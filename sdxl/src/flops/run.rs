@@ -21,6 +21,15 @@ impl StepClass {
     }
 }
 
+/// The mean cost of a kind of operation or of a part of the U-Net.
+#[derive(Debug, Clone, PartialEq)]
+pub struct MeanCost {
+    /// The kind or the part.
+    pub name: String,
+    /// The mean over the steps of a run, in TFLOP (2 × MAC, one sample).
+    pub tflop: f64,
+}
+
 /// One evaluation at each step of a run, steps of equal cost together.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
@@ -66,24 +75,26 @@ impl RunCost {
         self.mean(Macs::total)
     }
 
-    /// The mean TFLOP by kind of operation, named as in the table of `atedm flops`.
-    pub fn mean_by_kind(&self) -> Vec<(&'static str, f64)> {
+    /// The mean cost of each kind of operation, with the names of the table of `atedm flops`.
+    pub fn mean_by_kind(&self) -> Vec<MeanCost> {
         let kinds = Macs::default().by_kind();
-        let of = |(i, (name, _)): (usize, &(&'static str, u64))| {
-            (*name, self.mean(|macs| macs.by_kind().get(i).map_or(0, |kind| kind.1)))
+        let of = |(i, (name, _)): (usize, &(&'static str, u64))| MeanCost {
+            name: name.to_string(),
+            tflop: self.mean(|macs| macs.by_kind().get(i).map_or(0, |kind| kind.1)),
         };
         kinds.iter().enumerate().map(of).collect()
     }
 
-    /// The mean TFLOP by part of the U-Net, named as [`PartCost::name`](super::PartCost::name).
-    pub fn mean_by_part(&self) -> Vec<(String, f64)> {
+    /// The mean cost of each part of the U-Net, with the names of [`PartCost::name`](super::PartCost::name).
+    pub fn mean_by_part(&self) -> Vec<MeanCost> {
         let Some(first) = self.classes.first() else { return Vec::new() };
         let total = |name: &str| -> u64 {
             let of = |class: &StepClass| class.cost.part(name).map_or(0, Macs::total);
             self.classes.iter().map(|class| class.steps.len() as u64 * of(class)).sum()
         };
         let mean = |name: &str| tflop(total(name)) / self.steps as f64;
-        first.cost.parts.iter().map(|part| (part.name.clone(), mean(&part.name))).collect()
+        let of = |name: &String| MeanCost { name: name.clone(), tflop: mean(name) };
+        first.cost.parts.iter().map(|part| of(&part.name)).collect()
     }
 
     fn mean(&self, of: impl Fn(&Macs) -> u64) -> f64 {
@@ -117,9 +128,9 @@ mod tests {
         assert_eq!((run.dearest().unwrap().tflop(), run.cheapest().unwrap().tflop()), (8.0, 4.0));
         assert_eq!(run.mean_tflop(), 6.0);
         let by_kind = run.mean_by_kind();
-        assert_eq!(by_kind[0], ("conv 3x3", 2.0));
-        assert_eq!(by_kind[8], ("feed-forward", 4.0));
-        let by_part: Vec<f64> = run.mean_by_part().into_iter().map(|(_, tflop)| tflop).collect();
+        assert_eq!(by_kind[0], MeanCost { name: "conv 3x3".into(), tflop: 2.0 });
+        assert_eq!(by_kind[8], MeanCost { name: "feed-forward".into(), tflop: 4.0 });
+        let by_part: Vec<f64> = run.mean_by_part().into_iter().map(|part| part.tflop).collect();
         assert_eq!(by_part, [2.0, 4.0]);
     }
 
