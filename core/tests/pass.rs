@@ -1,7 +1,7 @@
-//! What a pass asks of a model: that it comes to its exit, and what it gives: the places of tokens.
+//! What a pass requires of a model, namely that it reaches its exit, and what it gives: the places of tokens.
 
 #![cfg(feature = "reference")]
-// helpers outside `#[test]` functions are tests, too
+// helpers outside `#[test]` functions belong to the tests, too
 #![allow(clippy::unwrap_used)]
 
 use atedm_core::backend::Partition;
@@ -14,7 +14,7 @@ use atedm_core::{DType, Error, Indices, Result, Tensor};
 
 const STEP: Step = Step { index: 0, total: 1, evaluation: 0, sigma: 1.0, timestep: 999.0 };
 
-/// Keeps tokens 1 and 3 of four as the block begins; their mean alone if it mixes.
+/// Keeps tokens 1 and 3 of four when the block begins. If it mixes, it keeps only their mean.
 struct Keeps {
     mixes: bool,
 }
@@ -79,7 +79,7 @@ fn a_pass_that_forgets_its_exit_panics() {
     assert!(said.contains("mid.0 was dropped without `exit`"), "{said}");
 }
 
-/// A pass that lacks no token, and one in which something failed, need no exit.
+/// A pass needs no exit if no token is missing or something failed.
 #[test]
 fn a_pass_that_failed_is_dropped_in_peace() {
     let rows = Row::singles(1);
@@ -91,7 +91,7 @@ fn a_pass_that_failed_is_dropped_in_peace() {
     assert!(matches!(error, Error::Cancelled));
 }
 
-/// The place of every token at each point of a layer, by a table that holds the numbers of the tokens.
+/// The place of every token at each point of a layer, from a table that holds the numbers of the tokens.
 #[test]
 fn every_closure_can_ask_where_its_tokens_stand() {
     let rows = Row::singles(1);
@@ -117,7 +117,7 @@ fn every_closure_can_ask_where_its_tokens_stand() {
         })
         .unwrap();
     assert_eq!(pass.exit(x).unwrap().to_f32().unwrap(), [4.0, 4.0, 12.0, 12.0]);
-    // while nothing is reduced it is the table itself, whatever its shape
+    // while nothing is reduced the result is the table itself, whatever its shape
     let mut unpruned = Unpruned;
     let mut whole = entered(&mut unpruned, &rows);
     let x = whole.layer(0, stream()).unwrap();

@@ -74,6 +74,11 @@ impl TGateOptions {
         at_least_one("fi_interval", self.fi_interval)
     }
 
+    /// Whether a step is guided.
+    fn guides(&self, step: usize) -> bool {
+        step < self.gate_step
+    }
+
     fn of(&self, sub: Sublayer, step: usize) -> Use {
         match sub {
             Sublayer::CrossAttention if step < self.gate_step => Use::KeepMean,
@@ -155,6 +160,10 @@ impl MethodPlan for TGatePlan {
         Ok(Some(vec![layer; block.depth]))
     }
 
+    fn wants_guidance(&self, step: StepOf) -> bool {
+        self.options.guides(step.index)
+    }
+
     fn memory(&self, model: &ModelShape) -> u64 {
         let keeps =
             |step: usize| matches!(self.options.of(Sublayer::SelfAttention, step), Use::Keep | Use::KeepMean);
@@ -200,7 +209,7 @@ impl<T: AttentionOps> TokenReducer<T> for TGate<T> {
     }
 
     fn wants_guidance(&mut self, step: &Step) -> bool {
-        self.steps.number(step.index) < self.options.gate_step
+        self.options.guides(self.steps.number(step.index))
     }
 
     fn on_event(&mut self, site: &Site<'_>, event: Event<'_, T>) -> Result<Action<T>> {

@@ -104,10 +104,11 @@ fn subject(name: &'static str, options: &Value) -> Subject<Reference64> {
         idle_options(member).into_iter().for_each(|(key, value)| table[key] = value);
     }
     let plan = describe(name, options).unwrap();
-    let again = describe(name, options).unwrap();
+    let [again, guidance] = [(); 2].map(|()| describe(name, options).unwrap());
     let subject = Subject::new(format!("{name} {options}"), (NdDevice, DType::F64), build(options.clone()))
         .with_idle(build(idle))
-        .with_counts(move |block, step| plan.tokens(block, step).unwrap());
+        .with_counts(move |block, step| plan.tokens(block, step).unwrap())
+        .with_guidance(move |step| guidance.wants_guidance(step));
     // what a first-block cache leaves out, only a run can tell
     if name == "first-block-cache" {
         subject

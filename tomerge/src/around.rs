@@ -1,4 +1,5 @@
-//! A method that reduces sublayers one by one: a plan a layer, made of the layer's input and used around its sublayers.
+//! A method that reduces sublayers one by one. It makes one plan for each layer from the layer's input, and uses it
+//! around the layer's sublayers.
 
 use atedm_core::plugin::{
     Action, Event, PruneRecord, Reduction, Row, Run, Scope, SharedObserver, Site, Step, Sublayer,
@@ -10,50 +11,50 @@ use serde::{Deserialize, Serialize};
 use crate::grid::is_whole;
 use crate::reuse::{PlanStore, Reuse};
 
-/// Of what a plan is made.
+/// The tensor from which a plan is made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Moment {
-    /// The residual stream as the layer gets it, before its first norm.
+    /// The residual stream that enters the layer, before its first norm.
     #[default]
     LayerInput,
     /// The normalised input of self-attention, or of the layer's joint attention or parallel sublayer.
     Normalised,
 }
 
-/// What distinguishes one method from another: how a plan is made, and around which sublayers it is used.
+/// The part in which methods differ: how to make a plan, and around which sublayers to use it.
 pub trait Planner<T: AttentionOps>: Send {
-    /// Of what plans are made.
+    /// The tensor from which plans are made.
     fn moment(&self) -> Moment {
         Moment::LayerInput
     }
 
-    /// What of `sub`'s input is reduced; `None` where it runs whole.
+    /// The part of `sub`'s input that is reduced. `None` where the sublayer runs whole.
     fn scope(&self, sub: Sublayer) -> Option<Scope>;
 
     /// A run begins.
     fn begin(&mut self, _run: &Run<'_>) {}
 
-    /// A step begins on these rows.
+    /// A step begins with these rows.
     fn begin_step(&mut self, _step: &Step, _rows: &[Row]) {}
 
-    /// A step ended with this model output `[rows, channels, height, width]`.
+    /// A step ended. `_prediction` is the model's output `[rows, channels, height, width]`.
     ///
     /// # Errors
-    /// As the backend's operations.
+    /// Those of the backend's operations.
     fn end_step(&mut self, _prediction: &T) -> Result<()> {
         Ok(())
     }
 
-    /// The plan for `site`, whose tokens are `metric` `[b, tokens, channels]`; `None` where nothing is reduced.
+    /// Makes the plan for `site`. `metric` holds its tokens `[b, tokens, channels]`. `None` where nothing is reduced.
     ///
     /// # Errors
-    /// As the backend's operations.
+    /// Those of the backend's operations.
     fn plan(&mut self, site: &Site<'_>, metric: &T, ratio: f64) -> Result<Option<Box<dyn Reduction<T>>>>;
 }
 
-/// A [`Planner`] as a [`TokenReducer`].
+/// Makes a [`TokenReducer`] of a [`Planner`].
 pub struct AroundSublayers<T: AttentionOps> {
     planner: Box<dyn Planner<T>>,
     ratio: f64,
@@ -64,7 +65,7 @@ pub struct AroundSublayers<T: AttentionOps> {
 }
 
 impl<T: AttentionOps> AroundSublayers<T> {
-    /// `planner` with a ratio (a schedule sets another), its plans used again as `reuse` says.
+    /// Wraps `planner`. A schedule may replace the ratio. `reuse` says how long its plans serve.
     pub fn new(
         planner: Box<dyn Planner<T>>,
         ratio: f64,
@@ -74,7 +75,7 @@ impl<T: AttentionOps> AroundSublayers<T> {
         Self { planner, ratio, store: PlanStore::new(reuse), observer, current: None }
     }
 
-    /// Makes the layer's plan, or takes one made before.
+    /// Makes the layer's plan, or takes an earlier one.
     fn enter(&mut self, site: &Site<'_>, metric: &T) -> Result<()> {
         self.current = None;
         if is_whole(site) {

@@ -204,3 +204,21 @@ pub fn nests_are_those_planned<B: Backend>(subject: &Subject<B>) -> Result<()> {
     });
     Ok(())
 }
+
+/// Guidance ends at the steps planned, in guided runs of the full schedule.
+pub fn guidance_ends_as_planned<B: Backend>(subject: &Subject<B>) -> Result<()> {
+    let machine = subject.machine()?;
+    let Some(guidance) = &subject.guidance else { return Ok(()) };
+    forall(RUNS, pictures(), |picture| {
+        let picture = Picture { first: 0, guided: true, ..picture };
+        let count = picture.steps * picture.evaluations;
+        let played = finished(subject.play(&machine, &evaluations(&picture, count))?)?;
+        for evaluation in &played.evaluations {
+            let (index, total) = (evaluation.step.index, evaluation.step.total);
+            let (planned, got) = (guidance(StepOf { index, total }), evaluation.guided);
+            assert_eq!(got, planned, "step {index} of {total}: whether it is guided, and what was planned");
+        }
+        Ok(())
+    });
+    Ok(())
+}

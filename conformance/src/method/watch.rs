@@ -3,9 +3,9 @@
 use std::collections::BTreeSet;
 
 use atedm_core::plugin::{
-    Action, Event, NestId, NestSite, Reduction, Row, Run, Scope, Site, Step, Sublayer, TokenReducer,
+    Action, Event, NestId, NestSite, Reduction, Row, Scope, Site, Step, Sublayer, TokenReducer,
 };
-use atedm_core::{AttentionGraph, AttentionOps, GraphRequest, Indices, Result, Tensor};
+use atedm_core::{AttentionGraph, AttentionOps, Indices, Result, Tensor};
 
 use super::wrong::{self, WrongTensor};
 use crate::host::Array;
@@ -192,22 +192,14 @@ impl<'a, T: AttentionOps> Watched<'a, T> {
 }
 
 impl<T: AttentionOps> TokenReducer<T> for Watched<'_, T> {
-    fn begin_run(&mut self, run: &Run<'_>) -> Result<()> {
-        self.method.begin_run(run)
-    }
-
-    fn wants_guidance(&mut self, step: &Step) -> bool {
-        self.method.wants_guidance(step)
+    fn inner(&mut self) -> Option<&mut dyn TokenReducer<T>> {
+        Some(self.method)
     }
 
     fn begin_step(&mut self, step: &Step, rows: &[Row]) -> Result<()> {
         self.trace.clear();
         self.replaced.clear();
         self.method.begin_step(step, rows)
-    }
-
-    fn wants(&mut self, site: &Site<'_>, sub: Sublayer) -> Result<GraphRequest<T>> {
-        self.method.wants(site, sub)
     }
 
     fn on_event(&mut self, site: &Site<'_>, event: Event<'_, T>) -> Result<Action<T>> {
@@ -267,10 +259,6 @@ impl<T: AttentionOps> TokenReducer<T> for Watched<'_, T> {
             Some(how) => self.method.leave_nest(site, &how.of(output)?),
             None => self.method.leave_nest(site, output),
         }
-    }
-
-    fn end_step(&mut self, prediction: &T) -> Result<()> {
-        self.method.end_step(prediction)
     }
 }
 

@@ -76,6 +76,14 @@ pub trait MethodPlan: Any + std::fmt::Debug + Send + Sync {
         None
     }
 
+    /// Whether a guided run still uses guidance at `step`, if it begins with the first step. Without guidance an image has
+    /// one batch row instead of two, for its negative prompt. So the step costs half. The method's
+    /// [`TokenReducer::wants_guidance`](super::TokenReducer::wants_guidance) must give the same answer. Only guided runs
+    /// ask.
+    fn wants_guidance(&self, _step: StepOf) -> bool {
+        true
+    }
+
     /// The number of values that the method holds for one batch row from one step to the next, to use outputs again. Its
     /// knowledge of single tokens does not count.
     fn memory(&self, _model: &ModelShape) -> u64 {

@@ -66,13 +66,13 @@ struct Compared<T: AttentionOps> {
 }
 
 impl<T: AttentionOps> TokenReducer<T> for Compared<T> {
+    fn inner(&mut self) -> Option<&mut dyn TokenReducer<T>> {
+        Some(self.method.reducer.as_mut())
+    }
+
     fn begin_run(&mut self, run: &Run<'_>) -> Result<()> {
         self.converged.reducer.begin_run(run)?;
         self.method.reducer.begin_run(run)
-    }
-
-    fn wants_guidance(&mut self, step: &Step) -> bool {
-        self.method.reducer.wants_guidance(step)
     }
 
     fn begin_step(&mut self, step: &Step, rows: &[Row]) -> Result<()> {

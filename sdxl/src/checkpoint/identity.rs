@@ -1,4 +1,4 @@
-//! What tells one checkpoint from another: a hash that takes a moment, whatever the checkpoint's size.
+//! A hash that identifies a checkpoint. It takes only a moment, whatever the checkpoint's size.
 
 use std::path::{Path, PathBuf};
 
@@ -8,30 +8,34 @@ use sha2::{Digest, Sha256};
 use super::{Checkpoint, OpenOptions, Part, TOKENIZER_FILES};
 use crate::weights::SafetensorsSource;
 
-/// Tensors of at most this many bytes are read whole.
+/// Tensors of at most this many bytes are read completely.
 const WHOLE: usize = 16 << 10;
-/// Of a larger tensor this many bytes are read at its start, in its middle and at its end.
+/// Bytes that are read at the start, in the middle and at the end of a larger tensor.
 const SAMPLE: usize = 4 << 10;
 
-/// The identity of the checkpoint in `root`, opened without options: see [`Checkpoint::identity`].
+/// The identity of the checkpoint in `root`, opened with default options (see [`Checkpoint::identity`]).
 ///
 /// # Errors
-/// As [`Checkpoint::open`] and [`Checkpoint::identity`].
+/// The errors of [`Checkpoint::open`] and [`Checkpoint::identity`].
 pub fn identity(root: impl AsRef<Path>) -> Result<String> {
     Checkpoint::open(root, OpenOptions::default())?.identity()
 }
 
 impl Checkpoint {
-    /// SHA-256, in 64 hexadecimal digits, of what a run reads: whether two checkpoints are the same one.
+    /// Identifies a checkpoint: SHA-256 over the data that a run reads, in 64 hexadecimal digits.
     ///
-    /// Covered are the bytes of `model_index.json`, of the parts' and the scheduler's configurations and of the tokenizers, and
-    /// of each part's weights the files' sizes and every tensor's name, dtype, shape and samples of its bytes. A tensor of up to
-    /// 16 KiB is sampled whole, a larger one at its start, middle and end: SD-XL's 7 GB take a moment. So a fine-tuned model has
-    /// another identity; one with single values changed between the samples has not. The folder's name and place and the weight
-    /// files' names do not matter.
+    /// The hash covers:
+    /// - the bytes of `model_index.json`, of the configurations of parts and scheduler, and of the tokenizers;
+    /// - the sizes of the weight files;
+    /// - every tensor's name, dtype, shape and samples of its bytes.
+    ///
+    /// A tensor of up to 16 KiB is hashed completely, a larger one at its start, middle and end. So SD-XL's 7 GB take a
+    /// moment. A fine-tuned model has another identity. A model with a few values changed between the samples has the
+    /// same identity. The names of the folder and the weight files do not matter, nor does the folder's place.
     ///
     /// # Errors
-    /// [`Error::Io`] naming a file that cannot be read, [`Error::Weights`] one that is no whole safetensors file.
+    /// [`Error::Io`] naming a file that cannot be read. [`Error::Weights`] naming a file that is not a complete
+    /// safetensors file.
     pub fn identity(&self) -> Result<String> {
         let mut sum = Fields(Sha256::new());
         sum.field(b"atedm checkpoint 1");
@@ -41,7 +45,7 @@ impl Checkpoint {
                     sum.field(label.as_bytes());
                     sum.field(&bytes);
                 }
-                // which files there are differs between checkpoints
+                // checkpoints differ in which of these files exist
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
                 Err(source) => return Err(Error::io(path, source)),
             }
@@ -61,7 +65,7 @@ impl Checkpoint {
         Ok(sum.0.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
     }
 
-    /// Every file but the weights that a run may read, with a name that does not depend on where it is.
+    /// Every file except the weights that a run may read. Its name does not depend on the folder's place.
     fn small_files(&self) -> Vec<(String, PathBuf)> {
         let below = |name: String| {
             let path = self.root.join(&name);
@@ -83,7 +87,7 @@ impl Checkpoint {
     }
 }
 
-/// A hash of fields, each behind its length: no two lists of fields are the same bytes.
+/// A hash of fields. Each field follows its length, so different lists of fields are different bytes.
 struct Fields(Sha256);
 
 impl Fields {
@@ -93,7 +97,7 @@ impl Fields {
     }
 }
 
-/// The whole, or its start, middle and end.
+/// The whole tensor, or its start, middle and end.
 fn samples(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
     let length = bytes.len();
     let (size, starts) = match length <= WHOLE {

@@ -1,4 +1,4 @@
-//! Checkpoints: a diffusers folder as it is.
+//! Checkpoints: diffusers folders, without conversion.
 //!
 //! ```text
 //! model_index.json                 which pipeline, and whether an absent negative prompt is zeroed
@@ -25,7 +25,7 @@ use crate::weights::{Contents, SafetensorsSource, WeightFile};
 pub use identity::identity;
 pub use part::Part;
 
-/// Everything that a tokenizer may be read from.
+/// All files that a tokenizer may be read from.
 const TOKENIZER_FILES: [&str; 6] = [
     "vocab.json",
     "merges.txt",
@@ -35,21 +35,21 @@ const TOKENIZER_FILES: [&str; 6] = [
     "added_tokens.json",
 ];
 
-/// How to open a checkpoint.
+/// Options for opening a checkpoint.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct OpenOptions {
-    /// Read the files of this variant (`fp16`) and no others. Without it plain files are preferred, then `fp16`, then `bf16`.
+    /// Read only the files of this variant (`fp16`). Without it, plain files are preferred, then `fp16`, then `bf16`.
     pub variant: Option<String>,
-    /// Another autoencoder than the folder's own: a folder with `config.json` and weights, or with the two files
-    /// `taesdxl_encoder.safetensors` and `taesdxl_decoder.safetensors`.
+    /// An autoencoder that replaces the folder's own. It is a folder with `config.json` and weights, or with the two
+    /// files `taesdxl_encoder.safetensors` and `taesdxl_decoder.safetensors`.
     pub vae: Option<PathBuf>,
 }
 
-/// An SD-XL checkpoint whose configurations are read and whose weight files are found, but not opened.
+/// An SD-XL checkpoint. Its configurations are read and its weight files are found, but not opened.
 #[derive(Debug, Clone)]
 pub struct Checkpoint {
     root: PathBuf,
-    /// Where the autoencoder is.
+    /// The autoencoder's folder.
     vae_folder: PathBuf,
     text_encoders: [TextEncoderConfig; 2],
     unet: UNetConfig,
@@ -63,12 +63,12 @@ impl Checkpoint {
     /// Reads the configurations in `root` and finds its weight files.
     ///
     /// # Errors
-    /// [`Error::Io`] or [`Error::Weights`] for missing files, [`Error::Config`] naming the file and the field for what does not
-    /// parse, is not implemented or does not fit together.
+    /// [`Error::Io`] or [`Error::Weights`] for missing files. [`Error::Config`] naming the file and the field if a
+    /// value does not parse, is not implemented or does not fit the other parts.
     pub fn open(root: impl AsRef<Path>, options: OpenOptions) -> Result<Self> {
         let root = root.as_ref();
         let index = door::model_index(root)?;
-        // As in diffusers, the index says what each part is, whatever the part's own file says.
+        // As in diffusers, the index decides the class of each part, even if the part's own file names another.
         let [first, second, unet, own_vae] = Part::ALL.map(|part| class(&index, part));
         let (first, second) = (first?, second?);
         unet?;
@@ -125,12 +125,12 @@ impl Checkpoint {
         &self.scheduler
     }
 
-    /// Whether an absent negative prompt is all zeros (else it is the empty prompt's encoding).
+    /// Whether an absent negative prompt becomes zeros. If not, it becomes the encoding of the empty prompt.
     pub fn force_zeros_for_empty_prompt(&self) -> bool {
         self.zero_empty_prompt
     }
 
-    /// Whether the parts fit each other.
+    /// Checks that the parts fit each other.
     fn check_fit(&self) -> Result<()> {
         let field = |part: Part, name: &str| {
             format!("{}: {name}", self.root.join(part.folder()).join("config.json").display())
@@ -170,7 +170,7 @@ impl Checkpoint {
         Ok(())
     }
 
-    /// Maps the weights of `part`; they will be given in `dtype` on `device`.
+    /// Maps the weights of `part` into memory. They are converted to `dtype` on `device` when they are used.
     ///
     /// # Errors
     /// [`Error::Io`] or [`Error::Weights`] naming the file that is missing, truncated or broken.
@@ -183,7 +183,7 @@ impl Checkpoint {
         &self.files[part as usize]
     }
 
-    /// How many parameters the weight files of `part` hold, and in which dtypes: by their headers alone.
+    /// The number of parameters in the weight files of `part`, and their dtypes. Only the headers are read.
     ///
     /// # Errors
     /// [`Error::Io`] or [`Error::Weights`] naming the file.
@@ -193,14 +193,14 @@ impl Checkpoint {
         Ok(contents)
     }
 
-    /// Both tokenizers, each cut to its text encoder's context.
+    /// Both tokenizers, each with its text encoder's context as the longest prompt.
     ///
     /// # Errors
-    /// As [`ClipTokenizer::open`].
+    /// The errors of [`ClipTokenizer::open`].
     pub fn tokenizers(&self) -> Result<[ClipTokenizer; 2]> {
         let open = |folder: &str, encoder: &TextEncoderConfig| {
             let folder = self.root.join(folder);
-            // A tokenizer does without some of its files, but not without those that somebody meant to be there.
+            // A tokenizer works without some of its files. But a dead link means that the file should be there.
             TOKENIZER_FILES.iter().try_for_each(|name| files::refuse_dead_link(&folder.join(name)))?;
             let tokenizer = ClipTokenizer::open(&folder, encoder.context)?;
             tokenizer.check_special(encoder.vocabulary)?;
@@ -210,7 +210,7 @@ impl Checkpoint {
         Ok([open("tokenizer", first)?, open("tokenizer_2", second)?])
     }
 
-    /// The image size that diffusers makes by default: the U-Net's `sample_size` times the autoencoder's factor.
+    /// diffusers' default image size: the U-Net's `sample_size` times the autoencoder's factor.
     pub fn default_size(&self) -> Option<usize> {
         self.unet.sample_size.map(|latents| latents * self.vae.factor())
     }
@@ -221,7 +221,7 @@ fn named_class<'a>(index: &'a Fields, part: &str) -> Option<&'a str> {
     index.get(part)?.get(1)?.as_str()
 }
 
-/// [`named_class`], which must be one that runs here.
+/// The [`named_class`], which must be one that runs here.
 fn class(index: &Fields, part: Part) -> Result<&str> {
     let name = part.folder();
     let known: &[&str] = match part {
@@ -236,7 +236,7 @@ fn class(index: &Fields, part: Part) -> Result<&str> {
     }
 }
 
-/// An autoencoder outside the checkpoint.
+/// Reads an autoencoder outside the checkpoint.
 fn other_vae(folder: &Path, variant: Option<&str>) -> Result<(VaeConfig, Vec<WeightFile>)> {
     let config = folder.join("config.json");
     let original = ["encoder", "decoder"].map(|side| WeightFile {

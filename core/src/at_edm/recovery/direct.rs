@@ -1,4 +1,4 @@
-//! Direct copy (paper, section 3.2, baseline III): a pruned token comes back as it left.
+//! Direct copy (paper, section 3.2, baseline III): a pruned token returns unchanged.
 
 use super::scatter::{Background, ScatterPlan};
 use super::{RecoveryInput, TokenRecovery};
@@ -6,7 +6,7 @@ use crate::backend::AttentionOps;
 use crate::plugin::Reduction;
 use crate::{Result, Tensor};
 
-/// Each pruned token takes the value it had when it was pruned; later layers never see it.
+/// Each pruned token takes the value that it had when it was pruned. Later layers never see it.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct DirectCopy;
 

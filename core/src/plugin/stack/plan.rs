@@ -125,6 +125,11 @@ impl MethodPlan for StackPlan {
         self.members.iter().filter_map(|member| member.plan.replaced(step)).min()
     }
 
+    /// Guidance goes on as long as every member wants it.
+    fn wants_guidance(&self, step: StepOf) -> bool {
+        self.members.iter().all(|member| member.plan.wants_guidance(step))
+    }
+
     fn memory(&self, model: &ModelShape) -> u64 {
         self.members.iter().fold(0, |sum, member| sum.saturating_add(member.plan.memory(model)))
     }
