@@ -14,7 +14,7 @@ mod vocabulary;
 
 use serde::{Deserialize, Serialize};
 
-pub use card::ModelCard;
+pub use card::{MeanLoss, ModelCard};
 pub use folder::{Folder, NamedTensor, PartTensors, check_place, listed};
 pub use parameters::{Parameter, Role};
 pub use vocabulary::Vocabulary;

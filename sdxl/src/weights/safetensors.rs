@@ -117,12 +117,9 @@ impl<D> SafetensorsSource<D> {
         Ok(())
     }
 
-    /// Every name with its shape, sorted by name.
-    pub fn list(&self) -> Vec<(String, Vec<usize>)> {
-        let mut all: Vec<_> =
-            self.tensors.iter().map(|(name, entry)| (name.clone(), entry.shape.clone())).collect();
-        all.sort();
-        all
+    /// The names of all tensors, in no order.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.tensors.keys().map(String::as_str)
     }
 
     /// Every tensor in its stored form, sorted by name. Only the pages of `bytes` that the caller reads are loaded.
