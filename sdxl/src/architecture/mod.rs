@@ -1,13 +1,14 @@
 //! A small SD-XL described by a few numbers: its configurations, its parameters, its tokenizers.
 //!
 //! - [`Architecture`]: the numbers, as a TOML table of a training recipe holds them.
-//! - [`Vocabulary`]: byte-level BPE learnt from captions.
+//! - [`Vocabulary`]: byte-level BPE learnt from captions, or CLIP's own.
 //! - [`Parameter`]: a tensor as diffusers and transformers name and shape it.
 //! - [`Folder`]: all of it written as a diffusers folder, with a [`ModelCard`] as its `README.md`.
 
 mod card;
 mod check;
-mod documents;
+pub(crate) mod clip;
+pub(crate) mod documents;
 mod folder;
 mod parameters;
 mod vocabulary;
@@ -18,6 +19,7 @@ pub use card::ModelCard;
 pub use folder::{Folder, NamedTensor, PartTensors, check_place, listed};
 pub use parameters::{Parameter, Role};
 pub use vocabulary::Vocabulary;
+pub(crate) use vocabulary::pretty;
 
 /// The sizes of an SD-XL: everything that its configurations and the shapes of its weights depend on, but the vocabulary.
 ///

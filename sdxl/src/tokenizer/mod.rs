@@ -5,6 +5,7 @@
 //! the module `added` lists.
 
 mod added;
+mod files;
 mod words;
 
 use std::collections::BTreeSet;
@@ -14,6 +15,7 @@ use atedm_core::{Error, Result, one_line};
 use tokenizers::{Encoding, Tokenizer};
 
 use self::added::Added;
+pub(crate) use self::files::Files;
 use self::words::Vocabulary;
 pub(crate) use self::words::WordSplitter;
 use crate::config::Fields;
@@ -53,11 +55,16 @@ impl ClipTokenizer {
     /// # Errors
     /// [`Error::Io`] for a missing file; [`Error::Config`] naming the file and the field for broken ones.
     pub fn open(folder: &Path, context: usize) -> Result<Self> {
-        let whole = Fields::read_if_there(&folder.join("tokenizer.json"))?;
-        let settings = folder.join("tokenizer_config.json");
-        let config = Fields::read_if_there(&settings)?;
-        let added = Added::read(folder, config.as_ref(), whole.as_ref())?;
-        let vocabulary = Vocabulary::read(folder, whole.as_ref())?;
+        Self::of_files(Files::Folder(folder), context)
+    }
+
+    /// [`ClipTokenizer::open`] of files wherever they are.
+    pub(crate) fn of_files(files: Files<'_>, context: usize) -> Result<Self> {
+        let whole = files.fields_if_there("tokenizer.json")?;
+        let settings = files.path("tokenizer_config.json");
+        let config = files.fields_if_there("tokenizer_config.json")?;
+        let added = Added::read(files, config.as_ref(), whole.as_ref())?;
+        let vocabulary = Vocabulary::read(files, whole.as_ref())?;
         let file = vocabulary.file.clone();
         // Python writes a missing token as "None", and so it fails where an unknown one is met.
         let mut tokenizer = vocabulary.tokenizer(added.text("unk_token").unwrap_or("None"))?;

@@ -1,6 +1,6 @@
 //! From a text to words, and the vocabulary that they are looked up in.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use atedm_core::{Error, Result, one_line};
 use serde_json::Value;
@@ -15,8 +15,8 @@ use tokenizers::{
 };
 
 use super::broken;
+use super::files::Files;
 use crate::config::Fields;
-use crate::text_file;
 
 /// Words, contractions, single digits and runs of other signs (OpenAI CLIP).
 const WORDS: &str =
@@ -33,17 +33,17 @@ impl Vocabulary {
     /// The vocabulary of `whole`, which is `tokenizer.json`, if there is one; else of `vocab.json` and `merges.txt`.
     ///
     /// As in transformers, nothing but tokens and merges is taken from `tokenizer.json` here: the way to words is CLIP's.
-    pub(super) fn read(folder: &Path, whole: Option<&Fields>) -> Result<Self> {
+    pub(super) fn read(files: Files<'_>, whole: Option<&Fields>) -> Result<Self> {
         match whole {
             Some(whole) => Self::of_whole(whole),
-            None => Self::of_two(folder),
+            None => Self::of_two(files),
         }
     }
 
-    fn of_two(folder: &Path) -> Result<Self> {
-        let [file, merges] = ["vocab.json", "merges.txt"].map(|name| folder.join(name));
-        let vocabulary = Fields::read(&file)?;
-        let text = text_file::read(&merges)?;
+    fn of_two(files: Files<'_>) -> Result<Self> {
+        let [file, merges] = ["vocab.json", "merges.txt"].map(|name| files.path(name));
+        let vocabulary = files.fields("vocab.json")?;
+        let text = files.text("merges.txt")?;
         let pairs = text.lines().enumerate().filter(|(_, line)| !line.starts_with("#version"));
         let pair = |(number, line): (usize, &str)| {
             pair(line).ok_or_else(|| broken(&merges, &format!("line {}: expected two tokens", number + 1)))
