@@ -108,7 +108,7 @@ impl fmt::Debug for Model {
 }
 
 impl Model {
-    /// Opens a folder as diffusers writes it. Results call it by the folder's name.
+    /// Opens a folder as diffusers writes it, or a single safetensors file. Results call it by its name.
     ///
     /// # Errors
     /// [`Failure::Run`] naming the file that is missing or broken.
