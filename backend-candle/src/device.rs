@@ -2,11 +2,10 @@
 //!
 //! # Threads
 //! The CPU kernels run on rayon's global pool. Candle's matrix products and convolutions run there too. The variable
-//! `RAYON_NUM_THREADS` (or else the number of physical cores) tells Candle into how many tasks it cuts a product. Candle
-//! also has a small pool of its own for element-wise work (`CANDLE_NUM_THREADS`, or else the same number).
-//! [`set_threads`] sets the global pool. A program that wants the same number for Candle's own share sets
-//! `RAYON_NUM_THREADS` before its first thread starts. No kernel of this crate cuts its sums by the number of threads, so
-//! results are the same for any number.
+//! `RAYON_NUM_THREADS` (or else the number of physical cores) sets into how many tasks Candle cuts a product. Candle also
+//! has its own small pool for element-wise work (`CANDLE_NUM_THREADS`, or else the same number). [`set_threads`] sets the
+//! global pool. For the same number in Candle's own part, a program sets `RAYON_NUM_THREADS` before its first thread
+//! starts. No kernel of this crate cuts its sums by the number of threads, so results are the same for any number.
 
 use atedm_core::{Error, Result, one_line};
 use candle_core::Device;

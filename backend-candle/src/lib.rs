@@ -1,17 +1,17 @@
 #![doc = include_str!("../README.md")]
 //!
 //! # Structure
-//! - [`Candle`] is the [`Backend`]. [`CandleTensor`] is a newtype with `From` and `Into` both ways, so that users keep
+//! - [`Candle`] is the [`Backend`]. [`CandleTensor`] is a newtype with `From` and `Into` both ways, so users keep
 //!   [`candle_core::Tensor`]. [`CandleIndices`] holds index lists as a `u32` tensor.
 //! - [`device`]: devices by name, and the number of threads.
 //! - [`weights`]: weights from a [`candle_nn::VarBuilder`].
-//! - `value`: the newtype. `tensor`, `nn`, `attention`: the three trait levels. On the CPU, they pass f32 tensors (other dtypes by blocks) to
-//!   `cpu`, which has blocked and threaded kernels. What those kernels do not support goes through Candle's own
-//!   operations, or through the generic bodies of [`atedm_core::backend::generic`], so that gradients survive.
+//! - `value`: the newtype. `tensor`, `nn`, `attention`: the three trait levels. On the CPU they pass f32 tensors (other
+//!   dtypes in blocks) to `cpu`, which has blocked and threaded kernels. Candle's own operations do what those kernels
+//!   do not support, or the generic bodies of [`atedm_core::backend::generic`] do it. Gradients survive on this path.
 //!
 //! # Building for CUDA
-//! The feature `cuda` needs a CUDA toolkit (`nvcc` and the libraries) and the compute capability of the GPU. That is 90
-//! for an H100 or H200. A driver is needed only where the program runs:
+//! The feature `cuda` needs a CUDA toolkit (`nvcc` and the libraries) and the compute capability of the GPU. That
+//! is 90 for an H100 or H200. Only the machine that runs the program needs a driver:
 //!
 //! ```text
 //! CUDA_HOME=/usr/local/cuda CUDA_COMPUTE_CAP=90 cargo build --release -p atedm-candle --features cuda
@@ -50,8 +50,8 @@ impl Backend for Candle {
     const NAME: &'static str = NAME;
     type Tensor = CandleTensor;
 
-    /// Runs `f` with the CPU kernels even if a tensor is a variable. The kernels record no gradients. Without this call,
-    /// an operation on a variable, or on a result of one, is Candle's own and differentiable.
+    /// Runs `f` with the CPU kernels even if a tensor is a variable. The kernels record no gradients. Without this
+    /// call, Candle's own differentiable operations serve variables and results of variables.
     fn inference<R>(f: impl FnOnce() -> R) -> R {
         cpu::view::inference(f)
     }

@@ -54,7 +54,7 @@ impl NnOps for CandleTensor {
             };
             return resized().map(Self).or_backend("upsample_nearest");
         }
-        // The indices are computed in integers. Candle's own resize goes through a floating-point scale.
+        // The indices are computed in integers. Candle's own resize uses a floating-point scale.
         let source = |from: usize, to: usize| {
             let at: Vec<u32> = (0..to).map(|i| (i * from / to) as u32).collect();
             Raw::from_vec(at, to, self.0.device())
@@ -234,7 +234,7 @@ fn linear(x: &Raw, weight: &Raw, bias: Option<&Raw>) -> CandleResult<Raw> {
     let values = with_layer(weight, bias, |layer| {
         let mut values = Vec::with_capacity(wide.elem_count() / inner * out);
         match (wide.is_contiguous(), wide.dims()) {
-            // For example an image seen as tokens. Its matrices are operands of products without a copy.
+            // An image seen as tokens is an example. Its matrices are operands of products without a copy.
             (false, &[batch, rows, _]) => {
                 let view = View::new(&wide)?;
                 for b in 0..batch {

@@ -32,14 +32,14 @@ use crate::error::OrBackend;
 /// # }
 /// ```
 ///
-/// All attention comes in the same form: `project` makes queries, keys and values `[batch, heads, tokens, dim]` of normalised
-/// tokens, `attend` is the model's own kernel with its output projection (and its gate), and `scale` is the factor on `q·k`.
-/// The kernel need not return a map: the graph is made of queries and keys, where a method asks for it.
+/// All attention methods have the same form. `project` makes queries, keys and values `[batch, heads, tokens, dim]` from
+/// normalised tokens. `attend` is the model's own kernel with its output projection and gate. `scale` is the factor on
+/// `q·k`. The kernel need not return a map. If a method asks for the graph, the pass makes it from queries and keys.
 #[must_use = "tokens that were removed come back with `exit`"]
 pub struct CandleBlockPass<'a>(BlockPass<'a, CandleTensor>);
 
-/// The tokens that a sublayer runs on, `[batch, tokens, channels]`, normalised and, if the method says so, reduced; with
-/// their places in the sequence that entered the block.
+/// The tokens on which a sublayer runs, `[batch, tokens, channels]`. They are normalised, and reduced if the method
+/// says so. Their places in the sequence that entered the block are known.
 #[derive(Debug)]
 pub struct CandleTokens<'a> {
     tensor: &'a Tensor,
@@ -47,11 +47,12 @@ pub struct CandleTokens<'a> {
 }
 
 impl CandleTokens<'_> {
-    /// The rows of a table, `[tokens, d]` or `[batch, tokens, d]` with a row for every token of the block's entry, that belong
-    /// to these tokens: `[batch, m, d]`; the table itself while nothing is reduced. For rotary tables, masks, modulations.
+    /// The rows of a table that belong to these tokens: `[batch, m, d]`. The table is `[tokens, d]` or
+    /// `[batch, tokens, d]`, with a row for every token of the block's entry. While nothing is reduced the result
+    /// is the table itself. Rotary tables, masks and modulations need it.
     ///
     /// # Errors
-    /// For a table of other tokens, and for a method whose tokens stand for no single places.
+    /// Fails for a table with another number of tokens, and for a method whose tokens have no single places.
     pub fn rows(&self, table: &Tensor) -> Result<Tensor> {
         to_candle(self.positions.rows(&table.clone().into()))
     }
@@ -78,7 +79,7 @@ impl<'a> CandleBlockPass<'a> {
         Self(BlockPass::enter(method, step, rows, block, depth, grid))
     }
 
-    /// Tokens `start..end` may not be removed: text or register tokens in the same sequence.
+    /// Protects tokens `start..end` from removal, such as text or register tokens in the same sequence.
     pub fn with_protected(self, start: usize, end: usize) -> Self {
         Self(self.0.with_protected(start, end))
     }
@@ -91,8 +92,8 @@ impl<'a> CandleBlockPass<'a> {
         to_candle(self.0.layer(index, x.into()))
     }
 
-    /// The rows of a table that belong to the stream's tokens as they are now: [`CandleTokens::rows`] for what is used outside
-    /// of sublayers, such as the scale and shift of a norm.
+    /// The rows of a table that belong to the current tokens of the stream, as in [`CandleTokens::rows`]. It serves
+    /// uses outside of sublayers, such as the scale and shift of a norm.
     ///
     /// # Errors
     /// As [`CandleTokens::rows`].
@@ -100,8 +101,7 @@ impl<'a> CandleBlockPass<'a> {
         to_candle(self.0.positions().rows(&table.clone().into()))
     }
 
-    /// Self-attention with its residual. The pass calls `project` once more where a method reduces keys and queries
-    /// differently.
+    /// Self-attention with its residual. The pass calls `project` again where a method reduces keys and queries differently.
     ///
     /// # Errors
     /// As [`CandleBlockPass::layer`].
@@ -117,9 +117,8 @@ impl<'a> CandleBlockPass<'a> {
         self.within_image(Sublayer::SelfAttention, x, norm, (project, scale, kernel))
     }
 
-    /// Joint attention of two streams with the image's residual: `x` is the image's stream. `project` makes the image's
-    /// queries, keys and values; `attend` joins the text's to them, keeps the text's output for itself and returns the
-    /// image's.
+    /// Joint attention of two streams with the image's residual. `x` is the image's stream. `project` makes the image's
+    /// queries, keys and values. `attend` joins the text's to them, stores the text's output itself, and returns the image's.
     ///
     /// # Errors
     /// As [`CandleBlockPass::layer`].
@@ -135,8 +134,8 @@ impl<'a> CandleBlockPass<'a> {
         self.within_image(Sublayer::JointAttention, x, norm, (project, scale, kernel))
     }
 
-    /// Attention and feed-forward as one branch, with its residual. `branch` gets the normalised tokens, for the feed-forward,
-    /// and the queries, keys and values.
+    /// Attention and feed-forward as one branch, with its residual. `branch` gets the normalised tokens (for the
+    /// feed-forward) and the queries, keys and values.
     ///
     /// # Errors
     /// As [`CandleBlockPass::layer`].

@@ -6,8 +6,8 @@ use candle_core::{Error, Result, Tensor};
 use crate::error::OrBackend;
 use crate::value::CandleTensor;
 
-/// [`atedm_core::plugin::nest`] over plain [`candle_core::Tensor`]s: runs `inner` on `x`, unless the method has an output
-/// in its place. In a transformer nest `i` is all blocks from block `i` on.
+/// Calls [`atedm_core::plugin::nest`] for plain [`candle_core::Tensor`]s. It runs `inner` on `x`, unless the method
+/// gives an output instead. In a transformer nest `i` is all blocks from block `i` on.
 ///
 /// ```
 /// # use atedm_candle::nest;

@@ -1,11 +1,11 @@
-//! [`CandleTensor`]: a newtype, what it converts from and to, and its dtype.
+//! [`CandleTensor`]: a newtype, its conversions, and its dtype.
 
 use atedm_core::{DType, Error, Result};
 use candle_core::{DType as CandleDType, Tensor as Raw};
 
 /// A [`candle_core::Tensor`] of dtype f16, bf16, f32 or f64 that knows the operations of AT-EDM.
 ///
-/// `From` and `Into` convert both ways at no cost; Candle's other dtypes are refused by the operations.
+/// `From` and `Into` convert both ways at no cost. The operations refuse Candle's other dtypes.
 #[derive(Debug, Clone)]
 pub struct CandleTensor(pub(crate) Raw);
 
@@ -39,7 +39,7 @@ impl AsRef<Raw> for CandleTensor {
     }
 }
 
-/// Candle's name of our dtype.
+/// The Candle dtype for our dtype.
 pub(crate) fn to_candle(dtype: DType) -> CandleDType {
     match dtype {
         DType::F16 => CandleDType::F16,
@@ -69,7 +69,7 @@ impl CandleTensor {
         Err(Error::DType { op, expected: "f16, bf16, f32 or f64".to_string(), got })
     }
 
-    /// Fails unless both have one float dtype.
+    /// Fails unless both tensors have one float dtype.
     pub(crate) fn same_dtype(&self, other: &Self, op: &'static str) -> Result<()> {
         self.float(op)?;
         if self.0.dtype() == other.0.dtype() {

@@ -1,7 +1,7 @@
 //! The contract of the three trait levels on Candle: conventions, errors instead of panics, conversions, weights. The
 //! tests also compare Candle with the reference backend.
 
-#![allow(clippy::unwrap_used)] // also the helpers are tests
+#![allow(clippy::unwrap_used)] // helpers belong to the tests, too
 
 use std::collections::HashMap;
 

@@ -1,6 +1,6 @@
 //! Compares the CPU kernels with the generic bodies in f64, on sizes that no block divides.
 
-#![allow(clippy::unwrap_used)] // also the helpers are tests
+#![allow(clippy::unwrap_used)] // helpers belong to the tests, too
 
 use atedm_candle::{Candle, CandleIndices, CandleTensor, Device};
 use atedm_core::backend::{Attended, AttentionOptions, Conv2dOptions, GraphRequest, generic};
@@ -151,7 +151,7 @@ fn convolutions() {
 
 #[test]
 fn a_convolution_of_several_tiles() {
-    // 1153 · 9 rows of columns leave 303 pixels a tile: 5 tiles, cut inside of image rows
+    // 1153 · 9 rows of columns leave 303 pixels for each tile: 5 tiles, cut inside image rows
     let x = noise(11, &[1, 1153, 36, 37]);
     let weight = noise(12, &[2, 1153, 3, 3]);
     let options = Conv2dOptions::same(3);
@@ -290,7 +290,7 @@ fn a_bias_goes_through_the_generic_body() {
     assert!(matches!(graph, Some(AttentionGraph::Dense(_))));
 }
 
-/// Everything that is cut into pieces, as bytes. It must not depend on the number of threads.
+/// Every operation that cuts its work into pieces, as bytes. The result must not depend on the number of threads.
 fn workload() -> Vec<Vec<u8>> {
     let size = [2, 2, 300, 300, 16];
     let (q, k, v) = tokens(DType::F32, size);

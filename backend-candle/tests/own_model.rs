@@ -1,6 +1,6 @@
-//! The pass in Candle's own types: every form of layer gives what it gives without a pass, and tables follow the tokens.
+//! The pass in Candle's own types. Every form of layer gives the same result as without a pass, and tables follow the tokens.
 
-// helpers outside `#[test]` functions are tests, too
+// helpers outside `#[test]` functions belong to the tests, too
 #![allow(clippy::unwrap_used)]
 
 use atedm_candle::{CandleBlockPass, CandleIndices, CandleTensor, CandleTokens};
@@ -22,7 +22,7 @@ fn noise(shape: &[usize], seed: u32) -> Tensor {
     Tensor::from_vec((0..count as u32).map(value).collect::<Vec<_>>(), shape, &Device::Cpu).unwrap()
 }
 
-/// A layer's weights; attention of one head, whose queries and keys are shifted by a table of their places.
+/// The weights of a layer. Its attention has one head, and a table of places shifts queries and keys.
 struct Model {
     weights: [Tensor; 3],
     text: Tensor,
@@ -50,19 +50,19 @@ impl Model {
         candle_nn::ops::softmax_last_dim(&q.matmul(&k.t()?)?)?.matmul(v)?.squeeze(1)
     }
 
-    /// The image's keys and values with the text's.
+    /// Joins the image's keys and values with the text's.
     fn jointly(&self, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor> {
         let text = self.text.unsqueeze(1)?;
         Self::attend(q, &Tensor::cat(&[&text, k], 2)?, &Tensor::cat(&[&text, v], 2)?)
     }
 
-    /// A layer of each form by hand, on these tokens with these rows of the table.
+    /// A layer of each form by hand, on these tokens and these rows of the table.
     fn plain(&self, x: &Tensor, table: &Tensor) -> Result<Tensor> {
         let [q, k, v] = self.project(&halved(x)?, table)?;
         self.after_self_attention(&(x + Self::attend(&q, &k, &v)?)?, table)
     }
 
-    /// The forms after the first.
+    /// The forms after self-attention.
     fn after_self_attention(&self, x: &Tensor, table: &Tensor) -> Result<Tensor> {
         let [q, k, v] = self.to_text(&halved(x)?, table)?;
         let x = (x + Self::attend(&q, &k, &v)?)?;
@@ -74,7 +74,7 @@ impl Model {
         &x + (Self::attend(&q, &k, &v)? + normed.sqr()?)?
     }
 
-    /// The same through a pass.
+    /// The same layers through a pass.
     fn passed(&self, x: &Tensor, method: &mut dyn TokenReducer<CandleTensor>) -> Result<Tensor> {
         let rows = Row::singles(1);
         let (block, grid) = (BlockId::whole(), Grid::new(3, 4));
@@ -100,7 +100,7 @@ fn off(a: &Tensor, b: &Tensor) -> f32 {
     (a - b).unwrap().abs().unwrap().flatten_all().unwrap().max(0).unwrap().to_scalar().unwrap()
 }
 
-/// Tokens 1, 4, 7, ..; of the stream until the exit, or of keys and values of self-attention.
+/// Keeps tokens 1, 4, 7, ... of the stream until the exit, or of keys and values of self-attention.
 struct Thirds {
     around_keys: bool,
     heard: Vec<Sublayer>,
@@ -152,7 +152,7 @@ fn every_form_of_layer_is_what_it_is_without_a_pass() {
     assert!(off(&model.passed(&x, &mut Unpruned).unwrap(), &plain) < 1e-6);
 }
 
-/// The kept tokens are a model of their own: their rows of the table went with them.
+/// The kept tokens give the result of a model of only these tokens: their rows of the table went with them.
 #[test]
 fn tables_follow_the_tokens_through_every_form() {
     let model = Model::new();
@@ -169,7 +169,7 @@ fn tables_follow_the_tokens_through_every_form() {
     assert_eq!(method.heard, [SelfAttention, CrossAttention, JointAttention, Parallel]);
 }
 
-/// Keys and values that are reduced alone have places of their own.
+/// Keys and values that are reduced without the queries have their own places.
 #[test]
 fn reduced_keys_take_their_own_rows() {
     let model = Model::new();

@@ -1,6 +1,6 @@
-//! Attention, the first vote, a later vote and the argmax of similarity copy in bf16 on the CPU, at SD-XL's sizes, against
-//! libtorch's own fused attention. All take turns in one process; the fastest of all turns, in milliseconds, as other
-//! programs on the machine only ever add.
+//! Attention, the first vote, a later vote and the argmax of similarity copy in bf16 on the CPU, at SD-XL's sizes.
+//! The bench compares them with libtorch's own fused attention. All take turns in one process. The figure is the
+//! fastest of all turns in milliseconds, because other programs on the machine can only add time.
 //!
 //! `cargo bench -p atedm-tch --bench attention`
 
@@ -11,7 +11,7 @@ use atedm_core::{AttentionOps, Partition, Result};
 use atedm_tch::TchTensor;
 use tch::{Device, Kind, Tensor};
 
-/// Heads, queries, keys: both levels, their pruned sizes at 63 %, and the text's 77 tokens.
+/// Heads, queries and keys: both levels, their sizes when pruned at 63 %, and the 77 tokens of the text.
 const SIZES: [(i64, i64, i64); 8] = [
     (10, 4096, 4096),
     (20, 1024, 1024),
@@ -36,7 +36,7 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-/// Random tokens `[1, h, rows, dim]`, with heads inside as projections leave them.
+/// Random tokens `[1, h, rows, dim]`, with heads inside as projections produce them.
 fn heads(h: i64, rows: i64) -> Tensor {
     let tokens = Tensor::randn([1, rows, h, DIM], (Kind::Float, Device::Cpu)).to_kind(Kind::BFloat16);
     tokens.permute([0, 2, 1, 3])

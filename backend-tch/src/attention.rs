@@ -1,7 +1,6 @@
-//! Level 3 on libtorch: fused attention with its log-sum-exp, votes and argmax in blocks of the map.
+//! Level 3 on libtorch: fused attention with its log-sum-exp, and votes and argmax in blocks of the map.
 //!
-//! bf16 on a processor that multiplies it goes to kernels of our own ([`bf16`]), everything else to libtorch's
-//! operations.
+//! On a processor with bf16 products, our own kernels ([`bf16`]) handle bf16. Libtorch's operations handle everything else.
 
 use atedm_core::backend::{Attended, AttentionGraph, AttentionOptions, GraphRequest, Streamed, generic};
 use atedm_core::{AttentionOps, Error, Indices, Partition, Result, Tensor};
@@ -97,7 +96,7 @@ impl AttentionOps for TchTensor {
     }
 }
 
-/// Whether these are queries `[b, h, m, dim]` and keys `[b, h, n, dim]` of one dtype, none of them empty.
+/// Whether these are queries `[b, h, m, dim]` and keys `[b, h, n, dim]` of one dtype. Neither may be empty.
 fn fitting(q: &TchTensor, k: &TchTensor) -> bool {
     let (left, right) = (q.shape(), k.shape());
     q.float("attention").is_ok()

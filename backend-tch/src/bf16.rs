@@ -1,4 +1,4 @@
-//! The kernels of [`cpu`](crate::cpu) on tensors: bf16 on a processor that multiplies it.
+//! Runs the kernels of [`cpu`](crate::cpu) on tensors: bf16 on a processor with bf16 products.
 
 use tch::{Device, Kind, Tensor as Raw};
 
@@ -6,7 +6,7 @@ use crate::cpu::{self, Cpu, Heads, Pass};
 use crate::error::TorchResult;
 use crate::map::{Fused, Map};
 
-/// The kernels, if they take heads of these tensors: bf16 on the CPU, outside of any gradient.
+/// The kernels, if they support heads of these tensors: bf16 on the CPU, without gradients.
 pub(crate) fn kernels(operands: &[&Raw]) -> Option<Cpu> {
     let takes = |x: &&Raw| {
         x.device() == Device::Cpu
@@ -20,7 +20,7 @@ pub(crate) fn kernels(operands: &[&Raw]) -> Option<Cpu> {
     Cpu::detect(usize::try_from(tch::get_num_threads()).unwrap_or(1))
 }
 
-/// `softmax(q kᵀ scale) v`; `scores` are f32 `[b, h, m]`.
+/// `softmax(q kᵀ scale) v`. `scores` are f32 `[b, h, m]`.
 pub(crate) fn attention(
     cpu: Cpu,
     q: &Raw,
@@ -58,7 +58,7 @@ pub(crate) fn votes(cpu: Cpu, map: &Map<'_>, scores: &Raw) -> TorchResult<Raw> {
     Ok(votes)
 }
 
-/// For each key the query with the largest head mean: `[b, n]`; `None` for a NaN.
+/// For each key the query with the largest head mean: `[b, n]`. `None` for a NaN.
 pub(crate) fn strongest(cpu: Cpu, map: &Map<'_>) -> TorchResult<Option<Raw>> {
     let [b, _, _, n] = map.dims()?;
     let (q, k, lse) = (rows(map.q)?, rows(map.k)?, map.lse.f_contiguous()?);
@@ -68,12 +68,12 @@ pub(crate) fn strongest(cpu: Cpu, map: &Map<'_>) -> TorchResult<Option<Raw>> {
     if ordered { Raw::f_from_slice(&at)?.f_reshape([b, n]).map(Some) } else { Ok(None) }
 }
 
-/// The tensor with whole rows.
+/// The tensor with contiguous rows.
 fn rows(x: &Raw) -> TorchResult<Raw> {
     if x.stride().last() == Some(&1) { Ok(x.shallow_clone()) } else { x.f_contiguous() }
 }
 
-/// The view on `[b, h, rows, dim]`, wherever its rows lie.
+/// The tensor as `[b, h, rows, dim]`, with rows at any place in memory.
 fn heads(x: &Raw) -> TorchResult<Heads<'_>> {
     let (size, stride) = (x.size(), x.stride());
     let four =
@@ -87,31 +87,31 @@ fn heads(x: &Raw) -> TorchResult<Heads<'_>> {
     found().ok_or_else(|| tch::TchError::Shape(format!("heads {size:?} with strides {stride:?}")))
 }
 
-/// `len` elements from the first on.
+/// The `len` elements from the first on.
 #[allow(unsafe_code)]
 fn bits(x: &Raw, len: usize) -> &[u16] {
-    // SAFETY: a bf16 tensor on the CPU (`kernels`), of whose storage these are the elements from its first to its last
-    // (`heads`); `x` keeps it alive, and nothing here writes to it.
+    // SAFETY: this is a bf16 tensor on the CPU (`kernels`). These are the elements of its storage from its first to
+    // its last (`heads`). `x` keeps them alive, and nothing here writes to them.
     unsafe { std::slice::from_raw_parts(x.data_ptr().cast::<u16>(), len) }
 }
 
 /// The elements of a new bf16 tensor.
 #[allow(unsafe_code)]
 fn bits_mut(x: &mut Raw) -> &mut [u16] {
-    // SAFETY: made here as zeros in one piece, and nobody else has a handle on it.
+    // SAFETY: the tensor was made here as contiguous zeros, and no other handle on it exists.
     unsafe { std::slice::from_raw_parts_mut(x.data_ptr().cast::<u16>(), x.numel()) }
 }
 
 /// The elements of a contiguous f32 tensor on the CPU.
 #[allow(unsafe_code)]
 fn numbers(x: &Raw) -> &[f32] {
-    // SAFETY: the caller's `f_contiguous` made it one piece, and its dtype is the accumulator of bf16; `x` keeps it alive.
+    // SAFETY: the caller's `f_contiguous` made it contiguous. Its dtype is f32, the accumulator of bf16. `x` keeps it alive.
     unsafe { std::slice::from_raw_parts(x.data_ptr().cast::<f32>(), x.numel()) }
 }
 
 /// The elements of a new f32 tensor.
 #[allow(unsafe_code)]
 fn numbers_mut(x: &mut Raw) -> &mut [f32] {
-    // SAFETY: as `bits_mut`, of f32.
+    // SAFETY: as in `bits_mut`, for f32.
     unsafe { std::slice::from_raw_parts_mut(x.data_ptr().cast::<f32>(), x.numel()) }
 }

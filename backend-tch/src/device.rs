@@ -1,13 +1,13 @@
-//! Devices by name, the number of threads on the CPU, and libtorch's CUDA half.
+//! Devices by name, the number of threads on the CPU, and the CUDA part of libtorch.
 //!
 //! # CUDA
-//! A linker drops `libtorch_cuda.so`, since no symbol of it is named, and libtorch then knows no GPU. [`parse`] loads it
-//! when a CUDA device is asked for. That must happen before the first tensor is made: libtorch looks for its CUDA half
-//! once. It and the CUDA libraries it needs are those of the `torch` package on PyPI with its dependencies.
+//! A linker drops `libtorch_cuda.so`, because no program names a symbol of it. libtorch then finds no GPU. [`parse`]
+//! loads it for a CUDA device. This must happen before the first tensor is made, because libtorch looks for its CUDA
+//! part once. Use this library and its CUDA libraries from the `torch` package on PyPI and its dependencies.
 //!
 //! # Threads
-//! libtorch has a pool of its own (OpenMP; `OMP_NUM_THREADS`, else one a core), which the attention kernels of this crate
-//! use, too. [`set_threads`] sets its size.
+//! libtorch has its own pool (OpenMP; `OMP_NUM_THREADS` threads, or else one for each core). The attention kernels
+//! of this crate use it, too. [`set_threads`] sets its size.
 
 use atedm_core::{Error, Result};
 use tch::{Cuda, Device};
@@ -17,8 +17,8 @@ use crate::error::NAME;
 /// The device called `cpu`, `cuda` or `cuda:N`.
 ///
 /// # Errors
-/// [`Error::Config`] for another name; [`Error::Unsupported`] where libtorch's CUDA half cannot be loaded, or there is no
-/// such GPU.
+/// [`Error::Config`] for another name. [`Error::Unsupported`] if libtorch's CUDA part cannot be loaded, or if this
+/// GPU does not exist.
 pub fn parse(name: &str) -> Result<Device> {
     let unknown = || Error::config("device", format!("expected cpu, cuda or cuda:N, got {name:?}"));
     if name == "cpu" {
@@ -46,7 +46,7 @@ pub fn parse(name: &str) -> Result<Device> {
 /// Sets the number of threads of libtorch and of the kernels of this crate.
 ///
 /// # Errors
-/// [`Error::Config`] for 0 threads, or more than libtorch can count.
+/// [`Error::Config`] for 0 threads, or for more threads than libtorch can count.
 pub fn set_threads(threads: usize) -> Result<()> {
     let count = i32::try_from(threads).ok().filter(|&count| count > 0);
     let count = count.ok_or_else(|| {
@@ -56,16 +56,16 @@ pub fn set_threads(threads: usize) -> Result<()> {
     Ok(())
 }
 
-/// For a program that runs models on the CPU, once, when it starts: the C library keeps some freed memory (256 MiB) for
-/// the next tensors. By itself it gives every large block back to the system, which fills each page with zeros when it is
-/// lent again: 4 to 7 % of the processor time of SD-XL's widest layers. It concerns tensors made by the main thread (other threads'
-/// heaps are small). Does nothing without glibc.
+/// Keeps some freed memory (256 MiB) in the C library for the next tensors. A program that runs models on the CPU calls
+/// it once, when it starts. By default the C library returns every large block to the system. The system fills each
+/// page with zeros when it lends it again. This takes 4 to 7 % of the processor time of SD-XL's widest layers. The call
+/// affects tensors that the main thread makes; the heaps of other threads are small. Without glibc it does nothing.
 pub fn keep_freed_memory() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     {
         const KEPT: libc::c_int = 256 << 20;
         const LARGEST: libc::c_int = 1 << 30;
-        // SAFETY: sets two numbers of the allocator; where it refuses one, it goes on as before.
+        // SAFETY: this sets two numbers of the allocator. If it refuses one, it continues as before.
         #[allow(unsafe_code)]
         unsafe {
             libc::mallopt(libc::M_TRIM_THRESHOLD, KEPT);
@@ -76,7 +76,7 @@ pub fn keep_freed_memory() {
 
 #[cfg(all(unix, not(feature = "doc-only")))]
 mod cuda {
-    //! Loading `libtorch_cuda`.
+    //! Loads `libtorch_cuda`.
 
     use std::ffi::CStr;
 
@@ -85,10 +85,11 @@ mod cuda {
     const LIBRARY: &CStr =
         if cfg!(target_os = "macos") { c"libtorch_cuda.dylib" } else { c"libtorch_cuda.so" };
 
-    /// Loads libtorch's CUDA half for the rest of the process; does nothing where it is loaded already.
+    /// Loads libtorch's CUDA part for the rest of the process. Does nothing if it is already loaded.
     pub(super) fn load() -> Result<(), String> {
-        // SAFETY: both calls take or give nul-terminated strings, and `dlerror`'s is copied at once. The library's
-        // initialisers register libtorch's CUDA operations, which is what it is loaded for; it is never unloaded.
+        // SAFETY: both calls take or return nul-terminated strings, and the string of `dlerror` is copied at once.
+        // The library's initialisers register libtorch's CUDA operations, which is the purpose of loading it. It is
+        // never unloaded.
         #[allow(unsafe_code)]
         let failure = unsafe {
             if libc::dlopen(LIBRARY.as_ptr(), libc::RTLD_NOW | libc::RTLD_GLOBAL).is_null() {
@@ -115,7 +116,7 @@ mod cuda {
 
 #[cfg(not(all(unix, not(feature = "doc-only"))))]
 mod cuda {
-    /// Elsewhere the user's own program links it.
+    /// Does nothing: on other systems the user's own program links it.
     pub(super) fn load() -> Result<(), String> {
         Ok(())
     }

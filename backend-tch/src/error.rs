@@ -1,4 +1,4 @@
-//! libtorch's errors as ours.
+//! Converts libtorch's errors into ours.
 
 use atedm_core::{Error, Result, one_line};
 use tch::TchError;
@@ -6,10 +6,10 @@ use tch::TchError;
 /// The name of the backend in configs, errors and metadata.
 pub(crate) const NAME: &str = "tch";
 
-/// What libtorch's own operations return.
+/// The result of libtorch's own operations.
 pub type TorchResult<T> = std::result::Result<T, TchError>;
 
-/// Turns libtorch's error into an [`Error::Backend`] in the name of an operation: for code that calls tch beside us.
+/// Turns libtorch's error into an [`Error::Backend`] that names an operation. Code that calls tch beside this crate needs it.
 pub trait OrBackend<T> {
     /// The value, or the error on one line.
     fn or_backend(self, op: &'static str) -> Result<T>;
@@ -29,7 +29,7 @@ fn bare(error: TchError) -> TchError {
     }
 }
 
-/// What libtorch says before its back-trace, on one line.
+/// The part of libtorch's message before its back-trace, on one line.
 pub(crate) fn without_back_trace(text: &str) -> String {
     one_line(text.split("Exception raised from").next().unwrap_or(text))
 }

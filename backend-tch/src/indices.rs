@@ -6,7 +6,7 @@ use tch::{Device, Kind, Tensor};
 
 use crate::error::OrBackend;
 
-/// Index lists `[batch, count]`, a contiguous `i64` tensor, with a bound that every entry is below.
+/// Index lists `[batch, count]` as a contiguous `i64` tensor. All entries are below a known bound.
 ///
 /// The bound lets a gather on a GPU check its range without reading the list back.
 #[derive(Debug)]
@@ -28,12 +28,12 @@ impl TchIndices {
         &self.tensor
     }
 
-    /// Wraps a contiguous `i64` tensor `[batch, count]` whose entries are known to be from 0 to below `bound`.
+    /// Wraps a contiguous `i64` tensor `[batch, count]` whose entries are known to lie in `0..bound`.
     pub(crate) fn with_bound(tensor: Tensor, dims: (usize, usize), bound: usize) -> Self {
         Self { tensor, dims, bound }
     }
 
-    /// Checks that every entry is below `len`; reads the list back only if the known bound does not show it.
+    /// Checks that every entry is below `len`. It reads the list back only if the known bound is not enough.
     pub(crate) fn check_below(&self, len: usize, op: &'static str) -> Result<()> {
         if self.bound <= len || self.dims.0 * self.dims.1 == 0 {
             return Ok(());
@@ -46,7 +46,7 @@ impl TchIndices {
 impl TryFrom<Tensor> for TchIndices {
     type Error = Error;
 
-    /// Takes an integer tensor `[batch, count]`; entries below 0 are an [`Error::Shape`].
+    /// Takes an integer tensor `[batch, count]`. Entries below 0 give an [`Error::Shape`].
     fn try_from(tensor: Tensor) -> Result<Self> {
         let kind = tensor.f_kind().or_backend("indices")?;
         if !matches!(kind, Kind::Uint8 | Kind::Int8 | Kind::Int16 | Kind::Int | Kind::Int64) {

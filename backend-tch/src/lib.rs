@@ -1,22 +1,22 @@
 #![doc = include_str!("../README.md")]
 //!
 //! # Structure
-//! - [`Torch`], the [`Backend`], and [`TchTensor`], a newtype with `From` and `Into` both ways, so that users keep
-//!   [`tch::Tensor`]; [`TchIndices`], index lists as an `i64` tensor.
-//! - [`device`]: devices by name, the number of threads, and what must be loaded before a GPU is used.
+//! - [`Torch`] is the [`Backend`]. [`TchTensor`] is a newtype with `From` and `Into` both ways, so users keep
+//!   [`tch::Tensor`]. [`TchIndices`] holds index lists as an `i64` tensor.
+//! - [`device`]: devices by name, the number of threads, and the library that a GPU needs.
 //! - [`weights`]: weights from a [`tch::nn::VarStore`].
-//! - `value`: the newtype; `tensor`, `nn`, `attention`: the three trait levels, each call through tch's fallible twin (`f_…`);
-//!   `map`: the attention map in libtorch's operations.
-//! - `cpu`: attention, votes and argmax of our own on processors with AVX512-BF16; `bf16` runs them on tensors.
+//! - `value`: the newtype. `tensor`, `nn`, `attention`: the three trait levels. Each call uses tch's fallible
+//!   version (`f_…`). `map`: the attention map in libtorch's operations.
+//! - `cpu`: our own attention, votes and argmax for processors with AVX512-BF16. `bf16` runs them on tensors.
 //!
 //! # Gradients
-//! No operation switches gradients off, and none works in place on an operand: a user's own variables can be trained
-//! through the same model. Only [`Backend::inference`] runs without them.
+//! No operation switches gradients off, and none works in place on an operand. A user's own variables can therefore
+//! be trained through the same model. Only [`Backend::inference`] runs without gradients.
 //!
 //! # Building
-//! tch 0.24 is made for libtorch 2.11.0, whose folder the environment variable `LIBTORCH` names (`<site-packages>/torch`
-//! of a Python installation will do). The feature `doc-only` documents without it. A binary's own build script emits the
-//! run path: link arguments do not propagate. It finds the folder in `DEP_ATEDM_TCH_LIBTORCH_LIB`:
+//! tch 0.24 is made for libtorch 2.11.0. The environment variable `LIBTORCH` names its folder; `<site-packages>/torch` of
+//! a Python installation is enough. The feature `doc-only` builds the documentation without libtorch. Link arguments do
+//! not propagate, so a binary's own build script emits the run path. It finds the folder in `DEP_ATEDM_TCH_LIBTORCH_LIB`:
 //!
 //! ```no_run
 //! // build.rs
@@ -61,7 +61,7 @@ impl Backend for Torch {
         f()
     }
 
-    /// Waits for a GPU by reading one number that is computed after everything queued; on the CPU nothing is queued.
+    /// Waits for a GPU. It reads one number that is computed after all queued work. On the CPU nothing is queued.
     fn synchronize(device: &Device) -> Result<()> {
         if *device == Device::Cpu {
             return Ok(());

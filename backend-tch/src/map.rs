@@ -1,22 +1,23 @@
-//! The attention map by what it is recomputed from, in libtorch's operations; fused attention with its log-sum-exp.
+//! The attention map, recomputed in libtorch's operations, and fused attention with its log-sum-exp.
 //!
 //! # One vote
-//! With `A_ij = exp(q_i·k_j·scale − lse_i)`, `u_j = Σ_i A_ij s_i`. On the CPU, and for what the GPU's kernel does not take,
-//! blocks of rows of the map are computed and consumed, so that nothing of size `m x n` is stored. On a GPU a vote is
-//! itself one call of fused attention with the roles swapped: `ln u_j = logsumexp_i (k_j·q_i·scale + ln s_i − lse_i)`.
-//! The kernel takes its bias in the tokens' dtype only, and bf16 biases are off by up to 27 %; so the bias travels as
-//! three more dimensions of the queries, each a piece of it in the tokens' dtype, against ones in the keys: 24 bits in all.
+//! With `A_ij = exp(q_i·k_j·scale − lse_i)`, a vote is `u_j = Σ_i A_ij s_i`. On the CPU, blocks of rows of the map
+//! are computed and consumed, so nothing of size `m x n` is stored. The same holds for inputs that the GPU's kernel
+//! does not support. On a GPU a vote is one call of fused attention with the roles swapped:
+//! `ln u_j = logsumexp_i (k_j·q_i·scale + ln s_i − lse_i)`. The kernel takes its bias only in the tokens' dtype,
+//! and bf16 biases are off by up to 27 %. The bias is therefore split into three pieces in the tokens' dtype, 24
+//! bits in all. They are three more dimensions of the queries, against ones in the keys.
 
 use tch::{Kind, Tensor as Raw};
 
 use crate::error::TorchResult;
 
-/// Entries of the map that are at hand at once: a block stays in the CPU's caches, a GPU wants larger ones.
+/// The number of map entries in memory at once. A block stays in the CPU's caches. A GPU needs larger blocks.
 const CPU_BLOCK: usize = 1 << 21;
 const GPU_BLOCK: usize = 1 << 26;
 
-/// Whether libtorch has a fused kernel for these that tells the log-sum-exp: on a GPU not in f64, and only for rows of
-/// whole 16 bytes.
+/// Whether libtorch has a fused kernel for these that returns the log-sum-exp. On a GPU it has none for f64, and it
+/// needs rows of whole 16 bytes.
 pub(crate) fn fused_takes(operands: &[&Raw]) -> bool {
     let whole = |x: &&Raw| {
         let size = x.f_kind().map_or(0, Kind::elt_size_in_bytes);
@@ -26,19 +27,19 @@ pub(crate) fn fused_takes(operands: &[&Raw]) -> bool {
     operands.iter().all(|x| !x.device().is_cuda() || whole(x))
 }
 
-/// What fused attention gives.
+/// The result of fused attention.
 pub(crate) struct Fused {
-    /// `[b, h, m, dim]`.
+    /// The output, `[b, h, m, dim]`.
     pub(crate) output: Raw,
-    /// `[b, h, m]` in the accumulator dtype.
+    /// The log-sum-exp, `[b, h, m]` in the accumulator dtype.
     pub(crate) lse: Raw,
-    /// `[b, h, n]`, if the kernel cast the first vote.
+    /// The first vote `[b, h, n]`, if the kernel cast it.
     pub(crate) first_vote: Option<Raw>,
 }
 
 /// libtorch's fused attention with its log-sum-exp.
 pub(crate) fn fused(q: &Raw, k: &Raw, v: &Raw, scale: f64) -> TorchResult<Fused> {
-    // the kernels want whole rows of `dim`; the other axes may lie as they like
+    // the kernels need contiguous rows of `dim`; the other axes may have any strides
     let rows = |x: &Raw| if x.stride().last() == Some(&1) { Ok(x.shallow_clone()) } else { x.f_contiguous() };
     let (q, k, v) = (&rows(q)?, &rows(k)?, &rows(v)?);
     let bias: Option<&Raw> = None;
@@ -49,11 +50,11 @@ pub(crate) fn fused(q: &Raw, k: &Raw, v: &Raw, scale: f64) -> TorchResult<Fused>
     }
     let (output, lse, _, _) =
         Raw::f_internal_scaled_dot_product_efficient_attention(q, k, v, bias, true, 0.0, false, scale)?;
-    // the rows of the log-sum-exp are padded to a multiple of 32
+    // the kernel pads the rows of the log-sum-exp to a multiple of 32
     Ok(Fused { output, lse: lse.f_narrow(2, 0, q.size4()?.2)?, first_vote: None })
 }
 
-/// A map by what it is recomputed from: queries `[b, h, m, dim]`, keys `[b, h, n, dim]`, log-sum-exp `[b, h, m]`.
+/// A map as its sources: queries `[b, h, m, dim]`, keys `[b, h, n, dim]` and log-sum-exp `[b, h, m]`.
 pub(crate) struct Map<'a> {
     pub(crate) q: &'a Raw,
     pub(crate) k: &'a Raw,
@@ -62,7 +63,7 @@ pub(crate) struct Map<'a> {
 }
 
 impl Map<'_> {
-    /// `[b, h, m, n]`.
+    /// The shape `[b, h, m, n]`.
     pub(crate) fn dims(&self) -> TorchResult<[i64; 4]> {
         let (b, h, m, _) = self.q.size4()?;
         Ok([b, h, m, self.k.size4()?.2])
@@ -76,13 +77,13 @@ impl Map<'_> {
         x.f_to_kind(self.lse.f_kind()?)?.f_reshape(stacked)
     }
 
-    /// As many rows, of so many entries each, as a block holds.
+    /// The number of rows in a block, for rows of `entries` entries.
     fn block(&self, entries: i64) -> i64 {
         let limit = if self.q.device().is_cuda() { GPU_BLOCK } else { CPU_BLOCK };
         (limit as i64 / entries.max(1)).max(1)
     }
 
-    /// `Aᵀ s`, by blocks of rows of all heads.
+    /// `Aᵀ s`, in blocks of rows of all heads.
     pub(crate) fn votes_by_blocks(&self, scores: &Raw) -> TorchResult<Raw> {
         let [b, h, m, n] = self.dims()?;
         let (q, keys) = (self.stacked(self.q)?, self.stacked(self.k)?.f_transpose(1, 2)?);
@@ -99,19 +100,20 @@ impl Map<'_> {
         votes.f_reshape([b, h, n])
     }
 
-    /// Whether a vote on these scores is one call of fused attention: on a GPU, where all scores have logarithms.
+    /// Whether a vote on these scores can be one call of fused attention. It needs a GPU, and all scores must have
+    /// logarithms.
     pub(crate) fn swaps(&self, scores: &Raw) -> TorchResult<bool> {
         let fits = self.q.device().is_cuda() && fused_takes(&[self.q, self.k]) && self.scale > 0.0;
         Ok(fits && scores.f_min()?.f_double_value(&[])? >= 0.0)
     }
 
-    /// `Aᵀ s` as the log-sum-exp of fused attention with the roles swapped; scores of 0 and above, a scale above 0.
+    /// `Aᵀ s` as the log-sum-exp of fused attention with the roles swapped. Scores must be at least 0, and the scale above 0.
     pub(crate) fn votes_by_swapped_roles(&self, scores: &Raw) -> TorchResult<Raw> {
         const MORE: i64 = 8;
         let kind = self.q.f_kind()?;
         let [b, h, m, n] = self.dims()?;
         let dim = self.q.size4()?.3;
-        // a score of 0 has no logarithm; one of 1e-37 is none either beside the others
+        // a score of 0 has no logarithm; 1e-37 in its place is nothing beside the others
         let mut rest = scores.f_clamp_min(1e-37)?.f_log()?.f_sub(self.lse)?.f_mul_scalar(1.0 / self.scale)?;
         let zeros = |rows: i64, columns: i64| Raw::f_zeros([b, h, rows, columns], (kind, self.q.device()));
         let mut columns = vec![self.q.shallow_clone()];
@@ -124,16 +126,16 @@ impl Map<'_> {
         let keys = Raw::f_cat(&columns, 3)?;
         let ones = Raw::f_ones([b, h, n, 3], (kind, self.q.device()))?;
         let queries = Raw::f_cat(&[self.k.shallow_clone(), ones, zeros(n, MORE - 3)?], 3)?;
-        // the output is not used: the fewer values the better, but the CPU's kernel wants as many as there are keys
+        // the output is not used, so few values are best, but the CPU's kernel needs as many as there are keys
         let values =
             if keys.device().is_cuda() { keys.f_narrow(3, dim, MORE)? } else { keys.shallow_clone() };
         fused(&queries, &keys, &values, self.scale)?.lse.f_exp()
     }
 
-    /// For each column the row with the largest head mean, by blocks of columns: `[b, n]`; `None` for a NaN.
+    /// For each column the row with the largest head mean, in blocks of columns: `[b, n]`. `None` for a NaN.
     ///
-    /// Rows are padded to whole tiles of any matrix product: one that computes the last rows of a matrix by another
-    /// kernel rounds equal rows differently, and there would be no ties.
+    /// Rows are padded to whole tiles of any matrix product. Otherwise a product might compute the last rows of a
+    /// matrix with another kernel. It would then round equal rows differently, and there would be no ties.
     pub(crate) fn strongest_rows(&self) -> TorchResult<Option<Raw>> {
         const TILE: i64 = 192;
         let [b, h, m, n] = self.dims()?;
@@ -161,7 +163,7 @@ mod tests {
 
     use super::*;
 
-    /// What runs on a GPU, on the CPU's kernel: exact, although the bias travels in the tokens' dtype.
+    /// Runs the GPU's computation on the CPU's kernel. It is exact, although the bias travels in the tokens' dtype.
     #[test]
     fn swapped_roles_give_the_votes_of_the_blocks() {
         for kind in [Kind::Float, Kind::BFloat16, Kind::Half] {
@@ -177,7 +179,7 @@ mod tests {
                 let swapped = map.votes_by_swapped_roles(&scores).unwrap();
                 assert_eq!(swapped.size(), [2, 3, n]);
                 let off = ((swapped - &blocks) / &blocks).abs().max().double_value(&[]);
-                // one piece fewer is off by up to 4e-4; libtorch's own exponential in half dtypes by some 1e-5
+                // one piece fewer is off by up to 4e-4; libtorch's own exponential in half dtypes is off by about 1e-5
                 let allowed = if kind == Kind::Float { 2e-5 } else { 1e-4 };
                 assert!(off < allowed, "{kind:?} {m} {n}: {off}");
             }
@@ -187,7 +189,7 @@ mod tests {
     #[test]
     fn rows_of_odd_bytes_are_not_for_the_gpu_kernel() {
         let of = |dim: i64, kind| Raw::zeros([1, 1, 2, dim], (kind, Device::Cpu));
-        // on the CPU all are taken
+        // on the CPU the kernel supports all of them
         assert!(fused_takes(&[&of(5, Kind::Half), &of(5, Kind::Double)]));
     }
 }

@@ -1,4 +1,4 @@
-//! Level 2 on libtorch: its own kernels. Half dtypes accumulate in f32 inside them.
+//! Level 2 on libtorch, with its own kernels. They accumulate half dtypes in f32.
 
 use atedm_core::backend::{Conv2dOptions, dims, generic, shape};
 use atedm_core::{Error, Indices, NnOps, Result, Tensor};
@@ -26,7 +26,8 @@ impl NnOps for TchTensor {
             } else {
                 (self.0.f_constant_pad_nd([before, after, before, after])?, 0)
             };
-            // libtorch's defaults, but for two: cuDNN tries its algorithms once a shape, and f32 stays f32 (not TF32)
+            // libtorch's defaults with two changes: cuDNN tries its algorithms once for each shape, and f32 does
+            // not become TF32
             let (benchmark, deterministic, cudnn, tf32) = (true, false, true, false);
             image.f_internal_convolution(
                 &weight.0,
@@ -46,8 +47,8 @@ impl NnOps for TchTensor {
         convolved().map(Self).or_backend("conv2d")
     }
 
-    /// On the CPU with the channels last: what follows (norm, activation, sum) keeps that order, and an image is then a
-    /// row of tokens as it lies. A user's variable stays as it is, so that it can be trained.
+    /// On the CPU it puts the channels last. The following operations (norm, activation, sum) keep that order. An image
+    /// then has the memory layout of a row of tokens. A user's variable stays unchanged, so that it can be trained.
     fn conv2d_weight(self) -> Result<Self> {
         let kind = self.0.f_kind().or_backend("conv2d_weight")?;
         let pays = self.0.device() == Device::Cpu && matches!(kind, Kind::Float | Kind::BFloat16);
@@ -64,7 +65,7 @@ impl NnOps for TchTensor {
             return self
                 .unary("upsample_nearest", |x| x.f_upsample_nearest2d(sizes(&[height, width]), None, None));
         }
-        // indices in integers: libtorch's own goes through an f32 scale, which is exact for a factor of two
+        // the indices are computed in integers; libtorch uses an f32 scale, which is exact for a factor of two
         let source = |from: usize, to: usize| -> TorchResult<Raw> {
             let at: Vec<i64> = (0..to).map(|i| (i * from / to) as i64).collect();
             Raw::f_from_slice(&at)?.f_to_device(self.0.device())
@@ -117,7 +118,7 @@ impl NnOps for TchTensor {
     }
 
     fn group_norm_silu(&self, groups: usize, weight: &Self, bias: &Self, epsilon: f64) -> Result<Self> {
-        // in place on the norm's own result: nobody else has a handle on it
+        // in place on the norm's own result, to which no other handle exists
         let Self(mut normed) = self.group_norm(groups, weight, bias, epsilon)?;
         normed.f_silu_().map(Self).or_backend("group_norm_silu")
     }
@@ -133,7 +134,7 @@ impl NnOps for TchTensor {
     }
 }
 
-/// Whether libtorch's norms take these; if not, the generic body does, or reports what is wrong.
+/// Whether libtorch's norms support these. If not, the generic body computes the norm or reports the fault.
 fn norm_fits(x: &TchTensor, channels: usize, weight: &TchTensor, bias: &TchTensor) -> bool {
     let fits = |y: &TchTensor| y.shape() == [channels] && y.0.f_kind().ok() == x.0.f_kind().ok();
     x.float("norm").is_ok() && x.0.numel() > 0 && fits(weight) && fits(bias)
@@ -157,7 +158,7 @@ mod tests {
         TchTensor::from(x.grad()).to_f32().unwrap()
     }
 
-    /// What works in place on results of its own leaves gradients as they are.
+    /// Operations that work in place on their own results leave gradients unchanged.
     #[test]
     fn fused_operations_have_the_gradients_of_their_parts() {
         tch::manual_seed(4);
@@ -174,7 +175,7 @@ mod tests {
         assert!(close(fused, parts));
     }
 
-    /// A variable is trained as it is; other weights are laid out, with the same values.
+    /// A variable is trained in its own layout. Other weights get a new layout with the same values.
     #[test]
     fn weights_of_a_convolution_are_laid_out_once() {
         let raw = Raw::randn([4, 3, 3, 3], (Kind::Float, Device::Cpu));

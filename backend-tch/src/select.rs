@@ -1,4 +1,4 @@
-//! Choice and movement of tokens.
+//! Selects and moves tokens.
 
 use atedm_core::backend::{Partition, shape};
 use atedm_core::{Error, Indices, Result, Tensor};
@@ -15,7 +15,7 @@ fn refuse_nan(x: &Raw, op: &'static str, what: &str) -> Result<()> {
     if nan == 0 { Ok(()) } else { Err(Error::NotFinite { what: what.to_string() }) }
 }
 
-/// [`Tensor::split_top_k`]: a stable sort, so that equal scores keep their order.
+/// [`Tensor::split_top_k`]: a stable sort keeps the order of equal scores.
 pub(crate) fn split_top_k(scores: &TchTensor, kept: usize) -> Result<Partition<TchTensor>> {
     let [batch, n] = shape::split_top_k(&scores.shape(), kept)?;
     let raw = scores.float("split_top_k")?;
@@ -25,14 +25,14 @@ pub(crate) fn split_top_k(scores: &TchTensor, kept: usize) -> Result<Partition<T
         Ok(TchIndices::with_bound(part.f_sort(1, false)?.0, (batch, len), n))
     };
     let split = || -> TorchResult<_> {
-        // + 0.0 turns -0.0 into 0.0, which a sort by bits would tell apart
+        // + 0.0 turns -0.0 into 0.0, because a sort by bits would separate them
         let order = raw.f_detach()?.f_add_scalar(0.0)?.f_sort_stable(true, 1, true)?.1;
         Ok(Partition { kept: ascending(&order, 0, kept)?, pruned: ascending(&order, kept, n - kept)? })
     };
     split().or_backend("split_top_k")
 }
 
-/// [`Tensor::argmax_rows`]. libtorch's `argmax` promises the first of equals, and takes a NaN for the largest.
+/// [`Tensor::argmax_rows`]. libtorch's `argmax` returns the first of equal values and treats a NaN as the largest.
 pub(crate) fn argmax_rows(x: &TchTensor) -> Result<TchIndices> {
     let [batch, n, m] = shape::argmax_rows(&x.shape())?;
     let raw = x.float("argmax_rows")?;
@@ -42,7 +42,7 @@ pub(crate) fn argmax_rows(x: &TchTensor) -> Result<TchIndices> {
     Ok(TchIndices::with_bound(at, (batch, m), n))
 }
 
-/// [`Tensor::gather`]: whole runs of the axes behind `axis` are copied.
+/// [`Tensor::gather`]: it copies whole runs of the axes behind `axis`.
 pub(crate) fn gather(x: &TchTensor, axis: usize, at: &TchIndices) -> Result<TchTensor> {
     let shape = x.shape();
     let result = shape::gather(&shape, axis, at.dims())?;

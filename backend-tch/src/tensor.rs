@@ -10,7 +10,7 @@ use crate::select;
 use crate::value::{TchTensor, from_kind, sizes, to_kind};
 
 impl TchTensor {
-    /// A binary operation with only length-1 axes broadcast.
+    /// A binary operation that broadcasts only axes of length 1.
     fn binary(
         &self,
         other: &Self,
@@ -55,7 +55,7 @@ impl Tensor for TchTensor {
         Raw::f_full(sizes(shape), value, (to_kind(dtype), *device)).map(Self).or_backend("full")
     }
 
-    /// The element type; [`DType::F32`] for a tensor of one of libtorch's other dtypes, which every operation refuses.
+    /// The element type. It is [`DType::F32`] for a tensor of one of libtorch's other dtypes, which every operation refuses.
     fn dtype(&self) -> DType {
         self.0.f_kind().ok().and_then(from_kind).unwrap_or(DType::F32)
     }
@@ -151,7 +151,7 @@ impl Tensor for TchTensor {
         if self.0.dim() == 0 {
             return Err(Error::shape("softmax", "at least 1 axis", []));
         }
-        // half dtypes are computed in f32 inside
+        // libtorch computes half dtypes in f32 inside
         self.unary("softmax", |x| x.f_softmax(-1, None))
     }
 

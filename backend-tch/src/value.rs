@@ -1,16 +1,16 @@
-//! [`TchTensor`]: a newtype, what it converts from and to, and its dtype.
+//! [`TchTensor`]: a newtype, its conversions, and its dtype.
 
 use atedm_core::{DType, Error, Result, Tensor};
 use tch::{Kind, Tensor as Raw};
 
 /// A [`tch::Tensor`] of dtype f16, bf16, f32 or f64 that knows the operations of AT-EDM.
 ///
-/// `From` and `Into` convert both ways at no cost; libtorch's other dtypes are refused by the operations.
+/// `From` and `Into` convert both ways at no cost. The operations refuse libtorch's other dtypes.
 #[derive(Debug)]
 pub struct TchTensor(pub(crate) Raw);
 
 impl Clone for TchTensor {
-    /// A handle on the same elements.
+    /// A handle to the same elements.
     fn clone(&self) -> Self {
         Self(self.0.shallow_clone())
     }
@@ -46,7 +46,7 @@ impl AsRef<Raw> for TchTensor {
     }
 }
 
-/// libtorch's name of our dtype.
+/// The libtorch dtype for our dtype.
 pub(crate) fn to_kind(dtype: DType) -> Kind {
     match dtype {
         DType::F16 => Kind::Half,
@@ -66,7 +66,7 @@ pub(crate) fn from_kind(kind: Kind) -> Option<DType> {
     }
 }
 
-/// A shape as libtorch takes it.
+/// A shape in libtorch's form.
 pub(crate) fn sizes(shape: &[usize]) -> Vec<i64> {
     shape.iter().map(|&len| len as i64).collect()
 }
@@ -82,7 +82,7 @@ impl TchTensor {
         Err(Error::DType { op, expected: "f16, bf16, f32 or f64".to_string(), got })
     }
 
-    /// Fails unless both have one float dtype.
+    /// Fails unless both tensors have one float dtype.
     pub(crate) fn same_dtype(&self, other: &Self, op: &'static str) -> Result<()> {
         self.float(op)?;
         other.float(op)?;

@@ -8,21 +8,21 @@ use tch::nn::VarStore;
 
 use crate::TchTensor;
 
-/// A [`WeightSource`] over a [`VarStore`]: its tensors are shared, not copied, with the dtype and device they have.
+/// A [`WeightSource`] over a [`VarStore`]. It shares the store's tensors without a copy, with their dtype and device.
 ///
-/// Names are the store's own (`unet.conv_in.weight`): those of the checkpoint if the store was filled under them.
+/// Names are those of the store (`unet.conv_in.weight`). They equal the checkpoint's if the store was filled under them.
 pub struct VarStoreSource {
     variables: HashMap<String, tch::Tensor>,
     origin: PathBuf,
 }
 
 impl VarStoreSource {
-    /// Weights of this store, called `VarStore` in error messages.
+    /// Weights of this store. Error messages call it `VarStore`.
     pub fn new(store: &VarStore) -> Self {
         Self { variables: store.variables(), origin: PathBuf::from("VarStore") }
     }
 
-    /// The same, with the file or description that error messages name.
+    /// The same source, with a file or description for error messages.
     #[must_use]
     pub fn named(self, origin: impl Into<PathBuf>) -> Self {
         Self { origin: origin.into(), ..self }
@@ -82,7 +82,7 @@ mod tests {
         assert_eq!(message, "my model: block.0.weight: expected shape [3, 2], got [2, 3]");
         let message = weights.tensor("bias", &[3]).unwrap_err().to_string();
         assert_eq!(message, "my model: block.0.bias: missing, expected shape [3]");
-        // gradients reach the user's variable through our operations, but for `inference`
+        // gradients reach the user's variable through our operations, except inside `inference`
         let loss = weight.mul(&weight).unwrap().sum(1).unwrap().sum(0).unwrap();
         assert!(tch::Tensor::from(&loss).requires_grad());
         tch::Tensor::from(loss).f_backward().unwrap();

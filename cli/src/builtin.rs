@@ -1,8 +1,8 @@
-//! The model that comes with the program: the crate `atedm-shapes`, in the binary (feature `embedded`).
+//! The model that comes with the program: the crate `atedm-shapes`, embedded in the binary (feature `embedded`).
 //!
-//! Weights are memory-mapped from files, so it is unpacked to a temporary folder for as long as it is in use, and removed
-//! when a signal ends the process. A process that is killed cannot remove its folder; the next one does, as nobody holds
-//! the lock of the file in it any more.
+//! Weights are memory-mapped from files. So the model is unpacked to a temporary folder while it is in use. The folder
+//! is removed when a signal ends the process. A killed process cannot remove its folder. The next process does, because
+//! nobody holds the lock of a file in it any more.
 
 use std::fs;
 use std::io::Write as _;
@@ -14,61 +14,61 @@ use tempfile::TempDir;
 
 use crate::failure::{Failure, Outcome};
 
-/// What it is called where models are named (`--model`, `model = …`). A file or folder of that name goes first.
+/// The model's name for `--model` and `model = …`. A file or folder of that name takes precedence.
 pub(crate) const NAME: &str = "atedm-shapes";
 
-/// Whether a model named like this is the built-in one.
+/// Whether this name means the built-in model.
 pub(crate) fn is_meant(named: &str) -> bool {
     named == NAME && !Path::new(named).exists()
 }
 
-/// What temporary folders' names begin with.
+/// The prefix of the temporary folders' names.
 const PREFIX: &str = "atedm-shapes-";
-/// The file whose lock says that a folder is in use.
+/// The file whose lock marks a folder as in use.
 const IN_USE: &str = "in-use";
 
-/// The model on the disk; dropping it removes it.
+/// The model on the disk. Dropping it removes it.
 pub(crate) struct Unpacked {
-    /// Locked; dropped before the folder that it is in.
+    /// The locked file. It is dropped before its folder.
     _lock: fs::File,
-    /// The folder above it, removed with it.
+    /// The parent folder, which is removed with it.
     above: TempDir,
-    /// [`NAME`] with a hash of its files: another build's model has another name in everything that is written.
+    /// [`NAME`] with a hash of the model's files. So models of different builds have different names in results.
     name: String,
 }
 
 impl Unpacked {
-    /// Where it is.
+    /// The model's folder.
     pub(crate) fn folder(&self) -> PathBuf {
         self.above.path().join(NAME)
     }
 
-    /// What results call it.
+    /// The model's name in results.
     pub(crate) fn name(&self) -> &str {
         &self.name
     }
 }
 
-/// Removed under the lock of [`IN_PLACE`]: either here or by [`remove_all`].
+/// The folder is removed under the lock of [`IN_PLACE`], either here or by [`remove_all`].
 impl Drop for Unpacked {
     fn drop(&mut self) {
         let mut in_place = in_place();
         let above = self.above.path();
-        // What cannot be removed now is abandoned, and removed by the next run.
+        // If the folder cannot be removed now, the next run removes it.
         let _ = fs::remove_dir_all(above);
         in_place.retain(|folder| folder != above);
     }
 }
 
-/// The folders that this process has unpacked. Whoever makes or removes one holds the lock, so that none appears while
-/// the process ends.
+/// The folders that this process has unpacked. Code that creates or removes one holds the lock, so no folder can appear
+/// while the process ends.
 static IN_PLACE: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
 
 fn in_place() -> MutexGuard<'static, Vec<PathBuf>> {
     IN_PLACE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Removes every folder, and calls `end` before another can be made.
+/// Removes every folder, and calls `end` before another can be created.
 #[cfg(unix)]
 fn remove_all(end: &dyn Fn()) {
     let in_place = in_place();
@@ -78,17 +78,17 @@ fn remove_all(end: &dyn Fn()) {
     end();
 }
 
-/// Unpacks it.
+/// Unpacks the model.
 pub(crate) fn unpack() -> Outcome<Unpacked> {
     #[cfg(unix)]
     crate::signals::clean_up_with(remove_all);
     unpack_below(&std::env::temp_dir(), &files())
 }
 
-/// A file's path below the model's folder, and its content in parts.
+/// A file: its path below the model's folder, and its content in parts.
 type File = (&'static str, &'static [&'static [u8]]);
 
-/// What is in the binary.
+/// The files in the binary.
 fn files() -> Vec<File> {
     #[cfg(feature = "embedded")]
     return atedm_shapes::FILES.iter().map(|file| (file.path, file.parts)).collect();
@@ -128,7 +128,8 @@ fn unpack_below(temporary: &Path, files: &[File]) -> Outcome<Unpacked> {
     Ok(Unpacked { _lock: lock, above, name: format!("{NAME} {hash} (built in)") })
 }
 
-/// Marks a folder as in use. The mark gets its name when it is locked: one that is not locked is abandoned.
+/// Marks a folder as in use. The marker file gets its name only after it is locked. A marker without a lock means an
+/// abandoned folder.
 fn locked(folder: &Path) -> std::io::Result<fs::File> {
     let unmarked = folder.join("new");
     let lock = fs::File::create(&unmarked)?;
@@ -137,7 +138,8 @@ fn locked(folder: &Path) -> std::io::Result<fs::File> {
     Ok(lock)
 }
 
-/// Removes what killed processes left. What fails is another user's, or being removed just now.
+/// Removes the folders of killed processes. Errors are ignored: such a folder belongs to another user, or is being
+/// removed.
 fn remove_abandoned(temporary: &Path) {
     let Ok(entries) = fs::read_dir(temporary) else { return };
     let ours = entries.flatten().filter(|entry| entry.file_name().to_string_lossy().starts_with(PREFIX));
@@ -186,7 +188,7 @@ mod tests {
         let alive = unpack_below(temporary.path(), TWO).unwrap();
         let killed = unpack_below(temporary.path(), TWO).unwrap();
         let left = killed.folder();
-        // as a kill does it: the lock is gone, the folder is not
+        // like a kill: the lock is gone, the folder remains
         killed._lock.unlock().unwrap();
         std::mem::forget(killed);
         let others = temporary.path().join("atedm-shapes-other");
@@ -203,7 +205,7 @@ mod tests {
         let first = name(TWO);
         assert!(first.starts_with("atedm-shapes ") && first.ends_with(" (built in)"), "{first}");
         assert_eq!(first, name(TWO));
-        // where a file was cut is no part of it
+        // the place where a file was split does not matter
         assert_eq!(first, name(&[TWO[0], ("unet/b", &[b"12"])]));
         assert_ne!(first, name(&[TWO[0], ("unet/b", &[b"13"])]));
         assert_ne!(first, name(&[TWO[0], ("unet/c", &[b"12"])]));
@@ -215,7 +217,7 @@ mod tests {
         let missing = temporary.path().join("missing");
         let failure = unpack_below(&missing, TWO).err().unwrap().to_string();
         assert!(failure.contains("missing: the built-in model cannot be unpacked here"), "{failure}");
-        // half of it does not stay either
+        // a half-written folder does not remain either
         let failure =
             unpack_below(temporary.path(), &[TWO[0], ("a.json/b", &[b""])]).err().unwrap().to_string();
         assert!(failure.contains("cannot be unpacked here"), "{failure}");

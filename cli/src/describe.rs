@@ -1,4 +1,4 @@
-//! A checkpoint's parts in a few words each.
+//! Describes a checkpoint's parts in a few words each.
 
 use atedm_sdxl::checkpoint::{Checkpoint, Part};
 use atedm_sdxl::config::{TextEncoderConfig, UNetConfig, VaeConfig};
@@ -6,10 +6,10 @@ use atedm_sdxl::schedulers::{Prediction, SchedulerConfig};
 
 use crate::failure::{Failure, Outcome};
 
-/// What a checkpoint in one file is.
+/// The description of a checkpoint in one file.
 const SINGLE_FILE: &str = "single file with the original names, SD-XL";
 
-/// Each part's folder, what it is, and what its weight files hold.
+/// For each part: its folder, a description, and the contents of its weight files.
 pub(crate) fn parts(checkpoint: &Checkpoint) -> Outcome<Vec<(&'static str, String)>> {
     let [first, second] = checkpoint.text_encoders();
     let words = |part: Part, words: String| -> Outcome<(&'static str, String)> {
@@ -70,7 +70,7 @@ fn joined(words: impl Iterator<Item = String>) -> String {
     words.collect::<Vec<_>>().join("/")
 }
 
-/// How many parameters a part's files hold, and in which dtypes.
+/// The number of parameters in a part's files, and their dtypes.
 fn weights(checkpoint: &Checkpoint, part: Part) -> Outcome<String> {
     let contents = checkpoint.contents(part).map_err(Failure::run)?;
     let dtypes: Vec<String> = contents.dtypes.into_iter().collect();
@@ -79,7 +79,7 @@ fn weights(checkpoint: &Checkpoint, part: Part) -> Outcome<String> {
     Ok(format!("{} parameters, {}{shards}", readable(contents.parameters), dtypes.join(" and ")))
 }
 
-/// A large count as a person reads it.
+/// A large count in a readable form.
 fn readable(count: u64) -> String {
     match count as f64 {
         large if large >= 1e9 => format!("{:.2} G", large / 1e9),

@@ -1,4 +1,4 @@
-//! From names to types: the one place that picks a backend. Everything generic stops here.
+//! Chooses the backend's type by name. This is the only place that does so; generic code stops here.
 
 use atedm_core::reference::{NdDevice, Reference32, Reference64};
 use atedm_core::{Backend, DType, DeviceOf};
@@ -11,14 +11,14 @@ use crate::failure::{Failure, Outcome};
 
 /// Work that is the same on every backend.
 pub(crate) trait Task {
-    /// What it gives.
+    /// The result of the work.
     type Output;
 
-    /// Does it on `device`.
+    /// Does the work on `device`.
     fn run<B: Backend>(self, device: DeviceOf<B>) -> Outcome<Self::Output>;
 }
 
-/// Makes the images of a plan on the backend that the user asked for.
+/// Makes the images of a plan on the chosen backend.
 pub(crate) fn run_plan(
     engine: &EngineArgs,
     run: PlannedRun<'_>,
@@ -28,7 +28,7 @@ pub(crate) fn run_plan(
     dispatch(engine, Images { run, extension, sink })
 }
 
-/// The images of a plan.
+/// The task that makes the images of a plan.
 struct Images<'a, E> {
     run: PlannedRun<'a>,
     extension: &'a E,
@@ -43,7 +43,7 @@ impl<E: Extension> Task for Images<'_, E> {
     }
 }
 
-/// Runs `task` on the backend, device and dtype that the user asked for.
+/// Runs `task` on the chosen backend, device and dtype.
 pub(crate) fn dispatch<W: Task>(engine: &EngineArgs, task: W) -> Outcome<W::Output> {
     check_deterministic(engine)?;
     set_threads(engine)?;
@@ -96,7 +96,7 @@ fn torch<W: Task>(_engine: &EngineArgs, _task: W) -> Outcome<W::Output> {
     Err(lacking("tch"))
 }
 
-/// The backend that was asked for is not in this build.
+/// The error if this build lacks the chosen backend.
 #[cfg(not(all(feature = "candle", feature = "tch")))]
 fn lacking(feature: &str) -> Failure {
     let built = [("candle", cfg!(feature = "candle")), ("tch", cfg!(feature = "tch")), ("ndarray", true)];
@@ -107,8 +107,8 @@ fn lacking(feature: &str) -> Failure {
     ))
 }
 
-/// The kernels on the CPU sum in an order that depends on nothing but the shapes and the number of threads; those of
-/// GPU libraries promise nothing.
+/// CPU kernels sum in an order that depends only on the shapes and the number of threads. GPU libraries do not
+/// guarantee an order.
 fn check_deterministic(engine: &EngineArgs) -> Outcome {
     if engine.deterministic && engine.device != Device::Cpu {
         return Err(Failure::usage(format!("--deterministic: expected --device cpu, got {}", engine.device)));

@@ -1,10 +1,10 @@
-//! How a command's failure leaves the program: one line and an exit code.
+//! Turns a command's failure into one line and an exit code.
 
 use std::process::ExitCode;
 
 pub(crate) use atedm_experiment::failure::{Failure, Outcome};
 
-/// 2 where the command line or a configuration is at fault, 1 where a file or the run is.
+/// 2 for an error on the command line or in a configuration, 1 for an error in a file or the run.
 pub(crate) fn exit_code(failure: &Failure) -> ExitCode {
     ExitCode::from(match failure {
         Failure::Usage(_) => 2,
@@ -12,7 +12,7 @@ pub(crate) fn exit_code(failure: &Failure) -> ExitCode {
     })
 }
 
-/// A clap error as one line: its own words without the usage text and the hint at `--help`.
+/// A clap error on one line, without the usage text and the hint to `--help`.
 pub(crate) fn from_clap(error: &clap::Error) -> Failure {
     if error.kind() == clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
         return Failure::usage(

@@ -1,6 +1,6 @@
 #![doc = include_str!("../README.md")]
 //!
-//! An outside crate ships its own program with [`main_with`] and an [`Extension`] that registers its plugins; the whole
+//! An outside crate ships its own program with [`main_with`] and an [`Extension`] that registers its plugins. The whole
 //! command line then knows them by name.
 //!
 //! ```no_run
@@ -25,19 +25,23 @@
 //! ```
 //!
 //! # Structure
-//! What the commands do is the library [`atedm_experiment`]; here are the command line and the terminal.
-//! - `args`: what was typed; `prune`, `sample`, `model`: the flags' meaning; `failure`: errors as an exit code.
-//! - `commands`: one file a command; `dispatch`: the one `match` that picks a backend.
-//! - `tell`: the one place that writes to the standard error stream; `threads`: how many; `signals`: what goes before a kill.
-//! - `builtin`: the trained model in the binary; `tiny`: the random checkpoint of `init-tiny`.
+//! The library [`atedm_experiment`] does the work of the commands. This crate has the command line and the terminal.
+//! - `args`: the command line. `prune`, `sample`, `model`: the meaning of flags. `failure`: errors as an exit code.
+//! - `commands`: one file per command. `dispatch`: the only `match` that chooses a backend.
+//! - `tell`: the only place that writes to the standard error stream. `threads`: the number of threads. `signals`:
+//!   clean-up before a signal ends the process.
+//! - `builtin`: the trained model in the binary. `tiny`: the random checkpoint of `init-tiny`.
 //!
 //! # Mask files
-//! `--masks-out` writes safetensors with one group of tensors for each pruning decision, named
-//! `step.{step}.{block}.layer.{layer}.{field}`: `kept` (I64 `[rows, kept]`, ascending positions in the token stream),
-//! `scores` (F32 `[rows, tokens]`), `positions` (I64 `[rows, tokens]`, grid positions of a stream that was pruned before),
-//! `votes` (I64 `[1]`) and `site` (I64 `[4]`: tokens, grid height, grid width, U-Net evaluation). `--masks-in` replays `kept`.
+//! `--masks-out` writes safetensors with one group of tensors for each pruning decision. Names are
+//! `step.{step}.{block}.layer.{layer}.{field}`. The fields are:
+//! - `kept` (I64 `[rows, kept]`): ascending positions in the token stream. `--masks-in` replays them.
+//! - `scores` (F32 `[rows, tokens]`): the scores.
+//! - `positions` (I64 `[rows, tokens]`): grid positions of a stream that was pruned before.
+//! - `votes` (I64 `[1]`): the votes cast.
+//! - `site` (I64 `[4]`): tokens, grid height, grid width, U-Net evaluation.
 
-// They panic where nobody can read: `tell` and `commands::print` do not.
+// The standard macros panic if the reader is gone. `tell` and `commands::print` do not.
 #![deny(clippy::print_stderr, clippy::print_stdout)]
 
 mod args;
@@ -63,13 +67,13 @@ use clap::Parser;
 
 pub use atedm_experiment::Extension;
 
-/// The whole program, with an outside crate's plugins in it: parses the command line, runs the command, and reports a
-/// failure as one line `error: …` with exit code 2 (command line or configuration) or 1 (files or the run).
+/// Runs the whole program with an outside crate's plugins. It parses the command line and runs the command. A failure
+/// is reported as one line `error: …` with exit code 2 (command line or configuration) or 1 (files or the run).
 pub fn main_with(extension: impl Extension) -> ExitCode {
     run_with(std::env::args_os(), extension)
 }
 
-/// [`main_with`] on a command line of the caller's: the program's name, then its arguments.
+/// Like [`main_with`], with the caller's own command line: the program's name, then its arguments.
 pub fn run_with<A>(arguments: impl IntoIterator<Item = A>, extension: impl Extension) -> ExitCode
 where
     A: Into<OsString> + Clone,
@@ -78,7 +82,7 @@ where
     let cli = match args::Cli::try_parse_from(arguments) {
         Ok(cli) => cli,
         Err(answer) if !answer.use_stderr() => {
-            // Help or version. Should the reader of a pipe be gone, there is nobody to tell.
+            // Help or version. If the reader of a pipe is gone, nobody needs an error.
             let _ = answer.print();
             return ExitCode::SUCCESS;
         }
@@ -95,11 +99,11 @@ fn report(failure: &failure::Failure) -> ExitCode {
     failure::exit_code(failure)
 }
 
-/// Spans and events of the libraries, on the standard error stream, if `ATEDM_LOG` asks for them (`ATEDM_LOG=debug`).
+/// Writes spans and events of the libraries to the standard error stream if `ATEDM_LOG` is set (`ATEDM_LOG=debug`).
 fn start_log() {
     if let Ok(filter) = tracing_subscriber::EnvFilter::try_from_env("ATEDM_LOG") {
         let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(|| tell::Log);
-        // Fails only if a caller has a subscriber of its own, which then is the one to use.
+        // This fails only if the caller has its own subscriber. Then that one is used.
         let _ = subscriber.try_init();
     }
 }

@@ -1,5 +1,5 @@
-//! The program `atedm` with nothing but what comes with it. A program with plugins of its own calls
-//! [`atedm::main_with`] in the same way.
+//! The program `atedm` with only the built-in plugins. A program with its own plugins calls [`atedm::main_with`] in the
+//! same way.
 
 use std::process::ExitCode;
 

@@ -1,4 +1,4 @@
-//! The checkpoint that `--model` names, else the one that is built in.
+//! Opens the checkpoint of `--model`, or the built-in one.
 
 use std::path::{Path, PathBuf};
 
@@ -10,8 +10,8 @@ use crate::args::EngineArgs;
 use crate::builtin;
 use crate::failure::{Failure, Outcome};
 
-/// Opens a folder, a single file or, with the cargo feature `hub`, fetches a hub id; opens the built-in model if none is named. Of a hub id's
-/// files those of `variant` are fetched, where there are any.
+/// Opens a folder or a single file, or fetches a hub id (cargo feature `hub`). Opens the built-in model if none is named.
+/// Of a hub id's files, those of `variant` are fetched if they exist.
 pub(crate) fn open(typed: Option<&str>, variant: Option<&str>) -> Outcome<Model> {
     match typed.filter(|typed| !builtin::is_meant(typed)) {
         Some(typed) => Model::named(&folder_of(typed, variant)?, named(typed)),
@@ -23,13 +23,13 @@ pub(crate) fn open(typed: Option<&str>, variant: Option<&str>) -> Outcome<Model>
     }
 }
 
-/// [`open`] for a run: of a hub id's files those in half precision, where the run is.
+/// Like [`open`], for a run. If the run uses half precision, a hub id's half-precision files are fetched.
 pub(crate) fn open_for(engine: &EngineArgs, typed: Option<&str>) -> Outcome<Model> {
     let half = DType::from(engine.dtype).size_in_bytes() == 2;
     open(typed, half.then_some("fp16"))
 }
 
-/// SD-XL base 1.0, or the checkpoint `typed`: of a folder the configurations are enough, weights need not be there.
+/// SD-XL base 1.0, or the checkpoint `typed`. For a folder, the configurations suffice; weights may be missing.
 pub(crate) fn subject(typed: Option<&str>) -> Outcome<Subject> {
     match typed {
         None => Ok(Subject::sdxl_base()),
@@ -46,7 +46,7 @@ pub(crate) fn asked(width: Option<usize>, height: Option<usize>) -> AskedSize<'s
     }
 }
 
-/// A folder or a file without the folders above it; a hub id as it is.
+/// The name of a folder or file without its parents, or a hub id unchanged.
 fn named(typed: &str) -> String {
     let path = Path::new(typed);
     let name = path.file_name().and_then(|name| name.to_str()).filter(|_| path.exists());

@@ -9,24 +9,25 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 
 use crate::tell;
 
-/// A bar over denoising steps: steps, time left, seconds a step. Hidden when asked for or when nobody watches.
+/// A bar over denoising steps with steps, time left and seconds per step. It is hidden if the user asks for that, or if
+/// the error stream is no terminal.
 #[derive(Debug)]
 pub(crate) struct Progress {
     bar: ProgressBar,
     quiet: bool,
-    /// Whether it is shown, so that lines have to go above it.
+    /// Whether it is shown. Lines must then be written above it.
     shown: Cell<bool>,
 }
 
 impl Progress {
-    /// A bar over `steps`, not yet shown.
+    /// A bar over `steps`. It is not shown yet.
     pub(crate) fn new(steps: usize, quiet: bool) -> Self {
         let shown = !quiet && std::io::stderr().is_terminal();
         let target = if shown { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
         let bar = ProgressBar::with_draw_target(Some(steps as u64), target);
         let seconds_a_step = |state: &ProgressState, out: &mut dyn std::fmt::Write| {
             let done = state.pos();
-            // A write to the bar's own buffer: nothing to report.
+            // This writes to the bar's own buffer and cannot fail.
             let _ = if done == 0 {
                 write!(out, "–")
             } else {
@@ -40,14 +41,14 @@ impl Progress {
         Self { bar, quiet, shown: Cell::new(false) }
     }
 
-    /// What happens now.
+    /// Shows the current phase.
     pub(crate) fn phase(&self, words: &'static str) {
         self.shown.set(true);
         self.bar.set_message(words);
         self.bar.tick();
     }
 
-    /// This many steps are done.
+    /// Shows that this many steps are done.
     pub(crate) fn done(&self, steps: usize) {
         self.bar.set_position(steps as u64);
     }
@@ -58,14 +59,14 @@ impl Progress {
         self.shown.set(false);
     }
 
-    /// A line for the user, unless they asked for quiet.
+    /// Prints a line for the user, unless they asked for quiet.
     pub(crate) fn say(&self, line: &str) {
         if !self.quiet {
             self.above(|| tell::line(line));
         }
     }
 
-    /// Writes where the bar does not stand in the way.
+    /// Calls `write` while the bar is out of the way.
     fn above(&self, write: impl FnOnce()) {
         match self.shown.get() {
             true => self.bar.suspend(write),

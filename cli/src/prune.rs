@@ -1,4 +1,4 @@
-//! From `--prune`, `--prune-opt` and `--prune-config` to a method's name and its options.
+//! Turns `--prune`, `--prune-opt` and `--prune-config` into a method's name and options.
 
 use std::path::Path;
 
@@ -9,7 +9,7 @@ use serde_json::Map;
 use crate::args::PruneArgs;
 use crate::failure::{Failure, Outcome};
 
-/// Reads the flags, and the file if there is one. A single option wins over the file's.
+/// Reads the flags, and the file if there is one. An option on the command line overrides the file's.
 pub(crate) fn spec(args: &PruneArgs) -> Outcome<PruneSpec> {
     let mut spec = match &args.prune_config {
         Some(path) => from_file(path, args.prune.as_deref())?,
@@ -23,7 +23,8 @@ pub(crate) fn spec(args: &PruneArgs) -> Outcome<PruneSpec> {
     Ok(spec)
 }
 
-/// `method = "…"` and the options, from a TOML file. `--prune` may give the method instead, but not another one.
+/// Reads `method = "…"` and the options from a TOML file. `--prune` may name the method if the file does not, but not a
+/// different one.
 fn from_file(path: &Path, typed_method: Option<&str>) -> Outcome<PruneSpec> {
     let text = read_text(path, CONFIG_MOST)?;
     let at = |reason: String| Failure::usage(format!("{}: {reason}", path.display()));

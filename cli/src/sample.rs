@@ -1,5 +1,5 @@
-//! One sampling run, as `generate` and `masks` share it: a plan of one point and one batch, made ready without a backend. What
-//! of `--prompt`, `--latents` and the like is read, `compare` reads in the same way.
+//! One sampling run for `generate` and `masks`: a plan of one point and one batch, prepared without a backend.
+//! `compare` reads `--prompt`, `--latents` and similar flags with the same functions.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -30,7 +30,7 @@ use crate::failure::{Failure, Outcome};
 use crate::model::{asked, open_for};
 use crate::progress::Progress;
 
-/// A run with everything checked that can be checked before weights are read.
+/// A run after all checks that are possible before weights are read.
 pub(crate) struct Job<'a> {
     engine: &'a EngineArgs,
     platform: Platform,
@@ -42,19 +42,19 @@ pub(crate) struct Job<'a> {
     replay: Option<Replay>,
 }
 
-/// What a run gives.
+/// The result of a run.
 pub(crate) struct Sampled {
     pub(crate) pictures: Vec<Picture>,
     pub(crate) latents: LatentsFile,
-    /// What the U-Net cost.
+    /// The cost of the U-Net.
     pub(crate) flops: Flops,
     pub(crate) times: Times,
-    /// What was seen of it.
+    /// The data collected during the run.
     pub(crate) watched: Watched,
 }
 
 impl<'a> Job<'a> {
-    /// Opens the checkpoint and the input files and checks every setting against them.
+    /// Opens the checkpoint and the input files, and checks every setting against them.
     pub(crate) fn prepare(
         sample: &SampleArgs,
         engine: &'a EngineArgs,
@@ -121,13 +121,13 @@ impl<'a> Job<'a> {
         &self.point().method
     }
 
-    /// The attention blocks' names, in the order of a forward pass.
+    /// The names of the attention blocks, in the order of a forward pass.
     pub(crate) fn block_names(&self) -> Vec<String> {
         let steps = self.point().info.settings.steps;
         self.model.workload(self.size, steps).blocks().iter().map(|block| block.id.name()).collect()
     }
 
-    /// Runs it on the backend that the user asked for.
+    /// Runs the job on the chosen backend.
     pub(crate) fn run(
         &self,
         extension: &impl Extension,
@@ -139,7 +139,7 @@ impl<'a> Job<'a> {
         taker.sampled.ok_or_else(|| Failure::run("the run made no image"))
     }
 
-    /// What the picture of prompt `index` says of itself.
+    /// The metadata for the picture of prompt `index`.
     pub(crate) fn facts(&self, index: usize, sampled: &Sampled) -> ImageFacts {
         let facts = ImageFacts::of(
             &self.point().info,
@@ -156,7 +156,7 @@ impl<'a> Job<'a> {
     }
 }
 
-/// Takes the one batch.
+/// Takes the only batch.
 struct Taker<'a> {
     replay: Option<&'a Replay>,
     sampled: Option<Sampled>,
@@ -169,7 +169,7 @@ impl Sink for Taker<'_> {
         Ok(())
     }
 
-    /// There is one point: its name says nothing. Kept sets that do not fit are the mask file's fault.
+    /// There is only one point, so errors do not name it. If kept sets do not fit, the mask file is at fault.
     fn blame(&self, error: Error, _task: &ImageTask<'_>) -> Failure {
         match (&self.replay, error) {
             (Some(replay), Error::Config { field, reason }) if field == "masks" => {
@@ -180,7 +180,7 @@ impl Sink for Taker<'_> {
     }
 }
 
-/// What all images of a command have in common.
+/// The options that all images of a command share.
 pub(crate) fn run_options(
     sample: &SampleArgs,
     title: String,
@@ -198,7 +198,7 @@ pub(crate) fn run_options(
     })
 }
 
-/// A method under the flags' sampling.
+/// A point with this method and the flags' sampling.
 pub(crate) fn point(label: String, spec: PruneSpec, sample: &SampleArgs) -> Point {
     Point {
         label: label.clone(),
@@ -216,18 +216,18 @@ pub(crate) fn point(label: String, spec: PruneSpec, sample: &SampleArgs) -> Poin
     }
 }
 
-/// `--vae-tiling`.
+/// The tiles of `--vae-tiling`.
 pub(crate) fn tiles(sample: &SampleArgs) -> AskedPixels<'static> {
     AskedPixels { key: "--vae-tiling", pixels: sample.vae_tiling }
 }
 
-/// `--latents`: noise for every prompt.
+/// The noise of `--latents` for every prompt.
 pub(crate) fn noise(sample: &SampleArgs, work: &Workload<'_>) -> Outcome<Option<LatentsFile>> {
     let shape = [sample.prompt.len(), work.unet.in_channels, work.latents.height, work.latents.width];
     sample.latents.as_deref().map(|path| read_latents(path, shape)).transpose()
 }
 
-/// `--init-image`, which must have the output's size.
+/// The picture of `--init-image`. It must have the output's size.
 pub(crate) fn init_image(sample: &SampleArgs, size: Size) -> Outcome<Option<InitImage>> {
     let Some(path) = &sample.init_image else { return Ok(None) };
     let strength =

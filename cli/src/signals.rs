@@ -1,4 +1,4 @@
-//! What is removed before a signal ends the process: the destructors of a process that is interrupted do not run.
+//! Cleans up before a signal ends the process. Destructors do not run when a process is interrupted.
 
 use std::sync::Once;
 
@@ -6,12 +6,12 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use signal_hook::low_level::emulate_default_handler;
 
-/// From now on, calls `clean` when the process is interrupted or terminated, and then ends it by that same signal, so that
-/// the caller learns what happened (a shell shows 130 or 143). Once a process; later calls do nothing.
+/// From now on, calls `clean` when the process is interrupted or terminated, and then ends it by the same signal. So
+/// the caller sees the signal (a shell shows 130 or 143). Later calls in the same process do nothing.
 pub(crate) fn clean_up_with(clean: fn(end: &dyn Fn())) {
     static WATCHING: Once = Once::new();
     WATCHING.call_once(|| {
-        // Without the thread or the handlers, what is left is removed by the next run.
+        // Without the thread or the handlers, the next run removes what remains.
         let Ok(mut signals) = Signals::new(watched(ignored())) else { return };
         let wait = move || {
             if let Some(signal) = signals.forever().next() {
@@ -24,8 +24,8 @@ pub(crate) fn clean_up_with(clean: fn(end: &dyn Fn())) {
     });
 }
 
-/// The signals that would end the process, given the set of those it ignores: `nohup` and shells that start something in
-/// the background have it ignore some, and it goes on doing so. Where the set is not known, a hang-up is left alone.
+/// The signals to handle, given the set of signals that the process ignores. `nohup`, and shells that start background
+/// jobs, make a process ignore some; it must continue to ignore them. If the set is unknown, a hang-up is not handled.
 fn watched(ignored: Option<u64>) -> Vec<i32> {
     let is_watched = |signal: &i32| match ignored {
         Some(set) => set & (1 << (signal - 1)) == 0,
@@ -34,7 +34,7 @@ fn watched(ignored: Option<u64>) -> Vec<i32> {
     [SIGHUP, SIGINT, SIGTERM].into_iter().filter(is_watched).collect()
 }
 
-/// The set of ignored signals, signal 1 in the lowest bit (Linux).
+/// The set of ignored signals (Linux). Signal 1 is the lowest bit.
 fn ignored() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let set = status.lines().find_map(|line| line.strip_prefix("SigIgn:"))?;

@@ -1,7 +1,7 @@
-//! What the user is told beside a command's answer: the one place that writes to the standard error stream.
+//! Messages to the user, in addition to a command's answer. Only this file writes to the standard error stream.
 //!
-//! Every message is one line of at most [`LONGEST`] characters, harmless to a terminal. A stream that is closed or full is
-//! no failure: whatever a run makes is worth more than a line about it.
+//! Every message is one line of at most [`LONGEST`] characters, without characters that could control a terminal. A
+//! closed or full stream is no failure, because the result of a run is worth more than a message.
 
 use std::borrow::Cow;
 use std::fmt::Display;
@@ -9,31 +9,32 @@ use std::io::{self, Write};
 
 use atedm_experiment::failure::without_breaks;
 
-/// The most characters of a message.
+/// The longest message, in characters.
 pub(crate) const LONGEST: usize = 300;
-/// Values up to this length stay whole in a message that is too long.
+/// In a message that is too long, values up to this length are not cut.
 const KEPT_WHOLE: usize = 60;
-/// What stands where a value was cut.
+/// The mark for a cut value.
 const CUT: char = '…';
 
-/// A line for the user.
+/// Writes a line for the user.
 pub(crate) fn line(message: impl Display) {
-    // Nobody reads it, or the disk under it is full: the run goes on.
+    // If nobody reads it, or the disk is full, the run continues.
     let _ = io::stderr().write_all(format!("{}\n", shown(&message.to_string())).as_bytes());
 }
 
-/// A warning.
+/// Writes a warning.
 pub(crate) fn warning(message: impl Display) {
     line(format_args!("warning: {message}"));
 }
 
-/// A message as it may be shown: one line, harmless, not too long.
+/// Makes a message safe to show: one line, without control characters, not too long.
 pub(crate) fn shown(message: &str) -> String {
     shortened(&harmless(&without_breaks(message)))
 }
 
-/// The text with everything escaped that could command a terminal or hide text: control characters (line feeds apart),
-/// and invisible characters that turn the direction of writing or break lines. Escapes are JSON's, so that JSON stays what it is.
+/// Escapes characters that could control a terminal or hide text. These are control characters except line feeds, and
+/// invisible characters that change the writing direction or break lines. Escapes are JSON's, so JSON stays valid and
+/// equal.
 pub(crate) fn harmless(text: &str) -> Cow<'_, str> {
     if !text.contains(is_harmful) {
         return Cow::Borrowed(text);
@@ -52,7 +53,7 @@ pub(crate) fn harmless(text: &str) -> Cow<'_, str> {
     Cow::Owned(escaped)
 }
 
-/// Joiners (U+200C, U+200D) are part of written words and of emoji, so they stay.
+/// Joiners (U+200C, U+200D) are part of words and of emoji, so they are not escaped.
 fn is_harmful(character: char) -> bool {
     character.is_control() && character != '\n'
         || matches!(character,
@@ -60,7 +61,8 @@ fn is_harmful(character: char) -> bool {
             | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
 }
 
-/// At most [`LONGEST`] characters: the longest values are cut in their middle first, then the message itself.
+/// Shortens a message to [`LONGEST`] characters. The longest values are cut in their middle first, then the message
+/// itself.
 fn shortened(message: &str) -> String {
     let length = |text: &str| text.chars().count();
     let mut excess = length(message).saturating_sub(LONGEST);
@@ -80,7 +82,7 @@ fn shortened(message: &str) -> String {
     cut(&values.concat(), LONGEST)
 }
 
-/// The message in parts: quoted text is one value, any other run without spaces another.
+/// Splits a message into values: a quoted text is one value, and so is any other run without spaces.
 fn values(message: &str) -> Vec<&str> {
     let mut parts = Vec::new();
     let mut rest = message;
@@ -97,7 +99,7 @@ fn values(message: &str) -> Vec<&str> {
     parts
 }
 
-/// Bytes of the quoted text that begins here, its quotation marks included; `None` if nothing ends it.
+/// The length in bytes of the quoted text at the start, with its quotation marks. `None` if it is not closed.
 fn quoted(text: &str) -> Option<usize> {
     let mut escaped = false;
     text.char_indices().skip(1).find_map(|(at, character)| match character {
@@ -109,7 +111,7 @@ fn quoted(text: &str) -> Option<usize> {
     })
 }
 
-/// The text, or its two ends where it has more than `most` characters.
+/// The text, or its two ends if it has more than `most` characters.
 fn cut(text: &str, most: usize) -> String {
     let count = text.chars().count();
     if count <= most {
@@ -121,7 +123,7 @@ fn cut(text: &str, most: usize) -> String {
     begin.chain([CUT]).chain(text.chars().skip(count - back)).collect()
 }
 
-/// The standard error stream for the libraries' log: harmless, and never an error.
+/// The standard error stream for the libraries' log. It escapes harmful characters and never fails.
 pub(crate) struct Log;
 
 impl Write for Log {
@@ -169,7 +171,7 @@ mod tests {
         assert_eq!(count(&message), LONGEST);
         assert!(message.starts_with("/start/x") && message.contains('…'), "{message}");
         assert!(message.ends_with("x/end.json: norm_num_groups: expected at least 1, got 0"), "{message}");
-        // a quoted text is one value, whatever is in it
+        // a quoted text is one value, whatever its content
         let prompt = format!("first {} \\\" last", "word ".repeat(1000));
         let message =
             shown(&format!("warning: encoder 1 takes 77 tokens: the last 930 of {prompt:?} are cut off"));
@@ -179,7 +181,7 @@ mod tests {
             "{message}"
         );
         assert!(message.ends_with("last\" are cut off"), "{message}");
-        // the shorter of two long values stays whole where that is enough
+        // the shorter of two long values is not cut if that suffices
         let (long, short) = ("l".repeat(4000), "s".repeat(100));
         let message = shown(&format!("{long}: {short}: expected less"));
         assert!(message.contains(&short) && count(&message) == LONGEST, "{message}");

@@ -1,20 +1,19 @@
-//! How many threads compute. A pool of thousands of them fails to start or brings the machine to its knees, so what was asked
-//! for is bounded.
+//! Limits the number of threads. A pool of thousands of threads fails to start, or makes the machine unusable.
 
 use atedm_experiment::platform::cores;
 
 use crate::args::{BackendKind, EngineArgs};
 use crate::tell;
 
-/// Threads that a core gets at most.
+/// The maximum number of threads per core.
 const PER_CORE: usize = 4;
 
-/// What rayon reads (Candle and the reference run on its pool).
+/// The variables that rayon reads. Candle and the reference run on its pool.
 const RAYON: [&str; 2] = ["RAYON_NUM_THREADS", "RAYON_RS_NUM_CPUS"];
-/// What libtorch's pool reads.
+/// The variables that libtorch's pool reads.
 const OPENMP: [&str; 2] = ["OMP_NUM_THREADS", "MKL_NUM_THREADS"];
 
-/// Bounds what was asked for by `--threads` or else by the environment, with a warning.
+/// Limits the number from `--threads`, or else from the environment, with a warning.
 pub(crate) fn settle(engine: &mut EngineArgs) {
     engine.threads = match engine.threads {
         Some(asked) => Some(bounded("--threads", asked)),
@@ -22,7 +21,8 @@ pub(crate) fn settle(engine: &mut EngineArgs) {
     };
 }
 
-/// The number to set where the environment asks for too many threads of this backend's pool; else the pool reads it itself.
+/// The number to set if the environment asks for too many threads of this backend's pool. Otherwise `None`, and the
+/// pool reads the variable itself.
 pub(crate) fn from_environment(backend: BackendKind) -> Option<usize> {
     let names = match backend {
         BackendKind::Tch => OPENMP,
@@ -45,7 +45,7 @@ fn bounded(asker: &str, asked: usize) -> usize {
     asked.min(most)
 }
 
-/// The number; of OpenMP's list (one for each level of nesting) the first.
+/// Parses the number. OpenMP allows a list, with one number per level of nesting; the first one counts.
 fn count(value: &str) -> Option<usize> {
     value.split(',').next()?.trim().parse().ok()
 }

@@ -1,4 +1,4 @@
-//! A tiny SD-XL with seeded random weights, as a diffusers folder: for trying the program without a download.
+//! A tiny SD-XL with seeded random weights, as a diffusers folder. With it you can try the program without a download.
 
 use atedm_core::DType;
 use atedm_experiment::files::NamedFile;
@@ -9,11 +9,11 @@ use rand_chacha::rand_core::{Rng, SeedableRng};
 
 use crate::failure::Outcome;
 
-/// One sentence that stands wherever the folder is announced.
+/// The notice in every text about the folder.
 pub(crate) const NOTICE: &str =
     "UNTRAINED: random weights, for trying the program only; its pictures are noise";
 
-/// Words that are one token each; any other text falls apart into letters.
+/// Words that are one token each. Any other text splits into letters.
 #[rustfmt::skip]
 const WORDS: [&str; 48] = [
     "a", "an", "the", "of", "in", "on", "at", "and", "with", "photo", "picture", "painting", "drawing", "red", "green",
@@ -47,7 +47,7 @@ fn architecture() -> Architecture {
     }
 }
 
-/// The folder's files: path below the folder, and content. The same seed gives the same bytes.
+/// The files of the folder: path below the folder, and content. The same seed gives the same bytes.
 pub(crate) fn files(seed: u64) -> Outcome<Vec<NamedFile>> {
     let (architecture, vocabulary) = (architecture(), Vocabulary::of_words(WORDS));
     let folder = Folder {
@@ -57,7 +57,7 @@ pub(crate) fn files(seed: u64) -> Outcome<Vec<NamedFile>> {
         card: &readme(seed),
         dtype: DType::F32,
     };
-    // A stream of random numbers for each part.
+    // Each part has its own stream of random numbers.
     let mut streams = Part::ALL.map(|part| {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         rng.set_stream(part as u64);
@@ -75,8 +75,8 @@ fn readme(seed: u64) -> String {
     )
 }
 
-/// The standard deviation of a parameter's random values. A weight's output has the size of its input; queries and keys of the
-/// transformers are larger, so that the maps of random weights are not flat.
+/// The standard deviation of a parameter's random values. A weight's output has the size of its input. Queries and keys
+/// of the transformers are larger, so that the attention maps of random weights are not flat.
 fn deviation(parameter: &Parameter) -> f32 {
     let name = &parameter.name;
     let gain = match name.rsplit_once(".to_") {
@@ -87,7 +87,7 @@ fn deviation(parameter: &Parameter) -> f32 {
     gain / (inputs.max(1) as f32).sqrt()
 }
 
-/// A parameter's values.
+/// The values of a parameter.
 fn values(parameter: &Parameter, rng: &mut ChaCha8Rng) -> Vec<f32> {
     match parameter.role {
         Role::Scale => vec![1.0; parameter.count()],
@@ -97,7 +97,7 @@ fn values(parameter: &Parameter, rng: &mut ChaCha8Rng) -> Vec<f32> {
     }
 }
 
-/// Uniform values of that standard deviation: no function whose last bit differs between platforms is involved.
+/// Uniform values with this standard deviation. It uses no function whose last bit differs between platforms.
 fn uniform(count: usize, deviation: f32, rng: &mut ChaCha8Rng) -> Vec<f32> {
     let half_width = deviation * 3f32.sqrt();
     let unit = |bits: u32| (bits >> 8) as f32 * (2.0 / (1 << 24) as f32) - 1.0;
@@ -120,11 +120,11 @@ mod tests {
         assert!(!differing.contains(&"tokenizer/vocab.json"));
     }
 
-    /// Tests and published results name this folder by its seed alone.
+    /// Tests and published results identify this folder by its seed alone.
     #[test]
     fn seed_0_is_what_it_always_was() {
         let mut files = files(0).unwrap();
-        // the program's version stands in it
+        // it contains the program's version
         files.retain(|(name, _)| name != "README.md");
         files.sort();
         let mut hash = Sha256::new();

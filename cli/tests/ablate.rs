@@ -17,10 +17,10 @@ use serde_json::{Value, json};
 const USAGE: i32 = 2;
 const RUN: i32 = 1;
 
-/// Sampling that is quick, before prompts and grid.
+/// Settings for quick sampling, to be written before prompts and grid.
 const SMALL: &str = "steps = 2\nwidth = 64\nheight = 64\n";
 
-/// A configuration of this many prompts under three methods, in a folder of its own.
+/// A configuration with this many prompts and three methods, in its own folder.
 fn small_run(folder: &Path, prompts: usize) -> PathBuf {
     let prompts: String = (0..prompts).map(|n| format!("p{n} = \"a picture of {n} foxes\"\n")).collect();
     let grid = "[[grid]]\nmethod = \"at-edm\"\noptions = { ratio = 0.5 }\n[[grid]]\nmethod = \"tome-c\"\n";
@@ -29,7 +29,7 @@ fn small_run(folder: &Path, prompts: usize) -> PathBuf {
     path
 }
 
-/// `atedm ablate` on the tiny checkpoint, not yet started.
+/// The command `atedm ablate` on the tiny checkpoint, not yet started.
 fn ablate(config: &Path, output: &Path, more: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_atedm"));
     command.arg("ablate").arg(config).arg("--model").arg(tiny()).arg("--output").arg(output);
@@ -62,7 +62,7 @@ fn lines(folder: &Path) -> usize {
         .map_or(0, |bytes| bytes.iter().filter(|&&byte| byte == b'\n').count())
 }
 
-/// Every file below a folder but `results.jsonl` and `run.json`, with its bytes.
+/// Every file below a folder except `results.jsonl` and `run.json`, with its bytes.
 fn files(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     fn walk(root: &Path, folder: &Path, found: &mut BTreeMap<PathBuf, Vec<u8>>) {
         for entry in fs::read_dir(folder).unwrap() {
@@ -85,7 +85,7 @@ fn assert_same_run(folder: &Path, expected: &Path) {
     assert_eq!(files(folder), files(expected));
 }
 
-/// Waits until a folder has so many lines, or the process has ended.
+/// Waits until a folder has this many lines, or the process has ended.
 fn wait_for_lines(child: &mut Child, folder: &Path, count: usize) -> bool {
     let began = Instant::now();
     while lines(folder) < count {
@@ -133,7 +133,7 @@ fn a_grid_is_made_and_told_of() {
     );
     assert!(owl["flops"]["mean_tflop"].as_f64().unwrap() < owl["flops"]["whole_tflop"].as_f64().unwrap());
     let level = &owl["tokens"][0];
-    // 64 pixels: 4 x 4 tokens at level 1, of which floor(0.63 * 16) go
+    // 64 pixels: 4 x 4 tokens at level 1, of which floor(0.63 * 16) are removed
     assert_eq!((&level["level"], &level["tokens"], &level["kept"]), (&json!(1), &json!(16.0), &json!(6.0)));
     assert!(level["votes"].as_f64().unwrap() >= 1.0);
     assert_eq!(owl["provenance"]["backend"], if cfg!(feature = "candle") { "candle" } else { "ndarray" });
@@ -141,7 +141,8 @@ fn a_grid_is_made_and_told_of() {
         found.values().map(|record| record["config_hash"].as_str().unwrap()).collect();
     assert_eq!(hashes.len(), 6, "a hash a point");
 
-    // The same picture as generate makes, which knows its settings; distances are those of the files.
+    // The picture is the same as from `generate`, except for settings in its metadata. Distances are those of the
+    // files.
     let [image, plain] = ["at-edm_guidance_scale=5_recovery=zero", "none_guidance_scale=5"]
         .map(|point| read_png(&run.join("images").join(point).join("owl.png")));
     let model = tiny().to_str().unwrap();
@@ -208,7 +209,7 @@ fn shards_of_three_schedulers_merge_to_the_unsharded_run() {
     });
     assert_eq!(merged_info, info);
 
-    // One shard twice under two names: each id is expected once.
+    // The same shard under two names: each id is expected once.
     let copy = work.path().join("copy");
     fs::create_dir(&copy).unwrap();
     for name in ["run.json", "results.jsonl"] {
@@ -230,7 +231,7 @@ fn the_number_of_shards_may_change() {
     let (whole, shards, merged) =
         (work.path().join("whole"), work.path().join("shards"), work.path().join("merged"));
     finish(&mut ablate(&config, &whole, &[]));
-    // Killed as one of three, where a prompt may be half done, then taken up as two.
+    // Killed as one of three shards, where a prompt may be half done, then continued as one of two.
     let mut first = ablate(&config, &shards, &["--shard", "0/3"]).spawn().unwrap();
     wait_for_lines(&mut first, &shards.join("shard-0-of-3"), 1);
     first.kill().unwrap();
@@ -249,8 +250,8 @@ fn the_number_of_shards_may_change() {
     assert_same_run(&merged, &whole);
 }
 
-/// A kill at random moments between images and within them, twenty times. The moments are of a fixed seed, as far as a
-/// machine's pace allows.
+/// Twenty kills at random moments between images and within them. The moments come from a fixed seed, as far as the
+/// machine's speed allows.
 #[test]
 fn killed_at_twenty_moments_it_resumes_to_the_uninterrupted_run() {
     let work = tempfile::tempdir().unwrap();
@@ -265,7 +266,7 @@ fn killed_at_twenty_moments_it_resumes_to_the_uninterrupted_run() {
     for kill in 0..20 {
         let before = lines(&run);
         let mut child = ablate(&config, &run, &["--resume"]).spawn().unwrap();
-        // every fourth kill falls into the start of the program, the others between any two moments of the work
+        // every fourth kill is during the start of the program, the others at any moments of the work
         let (more, pause) =
             if kill % 4 == 0 { (0, random(300)) } else { (1 + random(2) as usize, random(40)) };
         assert!(wait_for_lines(&mut child, &run, before + more), "kill {kill}: the run ended by itself");
@@ -278,7 +279,7 @@ fn killed_at_twenty_moments_it_resumes_to_the_uninterrupted_run() {
     assert!(left > 0, "the last resumption has work");
     finish(&mut ablate(&config, &run, &["--resume"]));
     assert_same_run(&run, &whole);
-    // Whoever looks again finds nothing to do.
+    // Another run has nothing to do.
     let text = fs::read(run.join("results.jsonl")).unwrap();
     finish(&mut ablate(&config, &run, &["--resume"]));
     assert_eq!(fs::read(run.join("results.jsonl")).unwrap(), text);
@@ -297,12 +298,12 @@ fn what_a_kill_leaves_is_dropped_and_made_again() {
     fs::write(run.join("images/tome-c/.atedm-x1"), b"half").unwrap();
     finish(&mut ablate(&config, &run, &["--resume"]));
     assert_same_run(&run, &whole);
-    // a last line of zeros, as a power cut may leave it
+    // a last line of zeros, as after a power cut
     let kept: Vec<&str> = lines.lines().take(5).collect();
     fs::write(run.join("results.jsonl"), format!("{}\n\0\0\0\0\n", kept.join("\n"))).unwrap();
     finish(&mut ablate(&config, &run, &["--resume"]));
     assert_same_run(&run, &whole);
-    // but a broken line in the middle is nobody's doing
+    // but a broken line in the middle is an error
     fs::write(run.join("results.jsonl"), format!("{}\nbroken\n{}\n", kept[0], kept[1])).unwrap();
     let args = [
         "ablate",
@@ -355,7 +356,7 @@ fn folders_are_not_mixed_up() {
     let message = fail(work.path(), &args, RUN);
     assert!(message.contains("letter.txt"), "{message}");
     assert_eq!(names(&work.path().join("own")), ["letter.txt"]);
-    // another title is no other run
+    // another title does not make it another run
     fs::write(&config, format!("title = \"renamed\"\n{text}")).unwrap();
     finish(&mut ablate(&config, &run, &["--resume"]));
 }
@@ -431,7 +432,7 @@ fn bad_configurations_are_named_and_leave_nothing() {
     assert!(message.contains("run.json"), "{message}");
 }
 
-/// Prompts from a file take the place of the configuration's, and seeds follow ids, not places.
+/// Prompts from a file replace the configuration's. Seeds depend on ids, not on positions.
 #[test]
 fn prompts_come_from_files() {
     let work = tempfile::tempdir().unwrap();
@@ -462,7 +463,7 @@ fn kept_sets_of_named_prompts_are_stored_merged_and_reported() {
     assert!(stored.iter().all(|path| files(&run)[path] == files(&merged)[path]));
     succeed(work.path(), &["report", "merged", "--output", "page.html"]);
     assert!(fs::read_to_string(work.path().join("page.html")).unwrap().contains("Pruned tokens are dark"));
-    // what is stored beside the images does not change them
+    // files stored next to the images do not change them
     fs::write(&config, text).unwrap();
     finish(&mut ablate(&config, &plain, &[]));
     let pictures = |folder: &Path| -> BTreeMap<PathBuf, Vec<u8>> {

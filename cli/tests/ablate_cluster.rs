@@ -1,4 +1,4 @@
-//! The files of `recipes/cluster`: the array script is run as SLURM runs it, the manifest's arguments are tried.
+//! The files of `recipes/cluster`. The array script is run as SLURM runs it, and the manifest's arguments are tried.
 
 #![cfg(unix)]
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]

@@ -1,4 +1,5 @@
-//! The paper's configurations in `recipes/paper`: each is planned for SD-XL base, without weights, and costs what the paper says.
+//! The paper's configurations in `recipes/paper`. Each is planned for SD-XL base without weights, and must cost what
+//! the paper says.
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
@@ -34,7 +35,7 @@ fn plan(name: &str) -> Vec<Value> {
 fn costs(name: &str) -> Vec<(String, String)> {
     let printed = |point: &Value| {
         let tflop = point["planned_tflop"].as_f64().unwrap();
-        // the paper cuts 6.76 off to 6.7 and rounds the others
+        // the paper truncates 6.76 to 6.7 and rounds the others
         let tflop = if point["settings"]["method"] == "none" { "6.7".into() } else { format!("{tflop:.1}") };
         (point["label"].as_str().unwrap().to_string(), tflop)
     };
@@ -117,7 +118,7 @@ fn figures_8_and_9() {
     assert_eq!(costs("fig9"), pairs(&rows));
 }
 
-/// The budget is one, so that pruning less in more steps means pruning more in the others.
+/// The budget is fixed, so pruning less in more steps means pruning more in the others.
 #[test]
 fn figure_10() {
     let points = plan("fig10");
@@ -130,7 +131,7 @@ fn figure_10() {
     }
     assert_eq!(taus, [0, 5, 15, 30, 45]);
     assert!(ratios.is_sorted() && ratios[0] > 0.5 && ratios[4] < 0.9, "{ratios:?}");
-    // the paper's own setting, of which it prints both the ratio and the budget
+    // the paper's own setting; the paper prints both its ratio and its budget
     assert!((ratios[2] - 0.63).abs() < 0.005, "{ratios:?}");
 }
 

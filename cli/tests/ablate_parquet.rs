@@ -1,4 +1,4 @@
-//! `atedm ablate merge --parquet`: in a build with the cargo feature `parquet` a file of columns, in any other one clear line.
+//! `atedm ablate merge --parquet`: with the cargo feature `parquet` a file of columns, without it one clear line.
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
@@ -8,7 +8,7 @@ use std::fs;
 
 use common::{succeed, tiny};
 
-/// A merged run of two prompts under one method, if merging with `--parquet` succeeds.
+/// A merged run of two prompts and one method, if merging with `--parquet` succeeds.
 fn merged() -> tempfile::TempDir {
     let work = tempfile::tempdir().unwrap();
     let text = "steps = 2\nwidth = 64\nheight = 64\n[prompts]\na = \"one\"\nb = \"two\"\n\

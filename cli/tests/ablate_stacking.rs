@@ -1,4 +1,4 @@
-//! Pruning stacked on few-step sampling and on image to image: τ is counted in the full schedule.
+//! Pruning combined with few-step sampling and with image to image. τ is counted in the full schedule.
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
@@ -16,10 +16,10 @@ use atedm_sdxl::schedulers::SamplerChoice;
 use common::{fail, read_png, succeed, tiny};
 use serde_json::{Value, json};
 
-/// Blocks of the tiny U-Net by level, and those of them that the prune-less schedule spares.
+/// Blocks of the tiny U-Net by level, and how many of them the prune-less schedule spares.
 const BLOCKS: [(u64, u64, u64); 2] = [(1, 5, 2), (2, 6, 2)];
 
-/// Four steps of LCM: τ spares the edges of the stages in as many of the four.
+/// Four steps of LCM: τ spares the edges of the stages in this many of the four.
 #[test]
 fn few_steps_of_lcm_are_pruned_by_the_schedule() {
     let work = tempfile::tempdir().unwrap();
@@ -63,7 +63,8 @@ fn few_steps_of_lcm_are_pruned_by_the_schedule() {
     }
 }
 
-/// The same by flags: of six steps the last three run on a picture, and τ = 4 spares the edges of stages in the first of them.
+/// The same with flags: of six steps, the last three run on a picture. τ = 4 spares the edges of stages in the first of
+/// them.
 #[test]
 fn the_program_starts_from_a_picture() {
     let work = tempfile::tempdir().unwrap();
@@ -130,7 +131,7 @@ fn the_program_starts_from_a_picture() {
     refused(&["--strength", "0.5"], 2, "--init-image");
 }
 
-/// What a run made, and the blocks that were pruned at each step.
+/// The results of a run, and the blocks that were pruned at each step.
 struct Run {
     output: Output<NdTensor>,
     pruned: BTreeMap<usize, BTreeSet<String>>,
@@ -172,7 +173,8 @@ fn image_to_image_counts_tau_in_the_full_schedule() {
         let steps: Vec<usize> = whole.output.costs.iter().map(|cost| cost.step).collect();
         assert_eq!(steps, [3, 4, 5]);
 
-        // τ = 4: of the steps that run, only step 3 prunes less; were τ counted from the start, step 4 to 5 would too
+        // τ = 4: of the steps that run, only step 3 prunes less; if τ were counted from the start, steps 4 and 5 would
+        // too
         let pruned = run(&pipeline, &request, "at-edm", json!({"ratio": 0.5, "tau": 4}));
         let spared = ["down.1.0", "down.2.0", "up.0.2", "up.1.2"];
         let at = |run: &Run, step: usize| spared.map(|block| run.pruned[&step].contains(block));
@@ -189,7 +191,7 @@ fn image_to_image_counts_tau_in_the_full_schedule() {
                 && pruned_macs[1] < pruned_macs[0]
                 && pruned_macs[1] == pruned_macs[2]
         );
-        // the share of six steps that is four
+        // the share of six steps that equals four
         let share = run(&pipeline, &request, "at-edm", json!({"ratio": 0.5, "tau": "67%"}));
         assert_eq!(share.pruned, pruned.pruned);
         assert_eq!(share.output.latents.to_f32().unwrap(), pruned.output.latents.to_f32().unwrap());

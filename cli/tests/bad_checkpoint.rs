@@ -1,4 +1,4 @@
-//! Checkpoints that are something else, or claim sizes of no model: one line, before anything is made of them.
+//! Checkpoints of another kind, or with impossible sizes. Each gives one line before anything is built from them.
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 const RUN: i32 = 1;
 const UNET: &str = "unet/diffusion_pytorch_model.safetensors";
 
-/// `generate`, `inspect` and `flops` on `model` must refuse it in the same words.
+/// `generate`, `inspect` and `flops` on `model` must refuse it with the same words.
 fn refused(model: &Path, named: &[&str]) {
     let model = model.to_str().unwrap();
     let generate = ["generate", "--model", model, "--prompt", "a fox", "--output", "out.png", "--steps", "2"];
@@ -48,7 +48,7 @@ fn a_file_in_the_folders_place() {
     refused(&root.join("text_encoder"), &["one part of a checkpoint: expected"]);
 }
 
-/// What `generate` and `inspect` say of the U-Net's file; `flops` reads no weights.
+/// The message of `generate` and `inspect` about the U-Net's file; `flops` reads no weights.
 fn unet_file(root: &Path, named: &[&str]) {
     let model = root.to_str().unwrap();
     refuses(&["generate", "--model", model, "--prompt", "a fox", "--output", "o.png", "--steps", "2"], named);

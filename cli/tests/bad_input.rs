@@ -1,5 +1,5 @@
-//! Bad input: one line that names the file or field and what was expected, exit code 2 (usage, configuration) or 1
-//! (files, run), and nothing left behind.
+//! Bad input gives one line that names the file or field and what was expected. The exit code is 2 (usage,
+//! configuration) or 1 (files, run). No files are left behind.
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
@@ -18,7 +18,7 @@ const RUN: i32 = 1;
 /// Flags of a small, quick run without `--model`, `--output` and `--prompt`.
 const SMALL: [&str; 6] = ["--width", "64", "--height", "64", "--steps", "2"];
 
-/// `generate` on `model` with a prompt, an output and these flags (later ones win) must fail; gives the line.
+/// `generate` on `model` with a prompt, an output and these flags (later ones win) must fail. Returns the line.
 fn refused(model: &Path, more: &[&str], code: i32, named: &[&str]) {
     let work = tempfile::tempdir().unwrap();
     let model = model.to_str().unwrap();
@@ -177,10 +177,10 @@ fn outputs_that_cannot_be_written() {
 #[cfg(target_os = "linux")]
 #[test]
 fn a_read_only_folder_is_found_out_before_the_run() {
-    // Nobody may create files in there, the administrator included.
+    // Nobody may create files in there, not even the administrator.
     let output = "/proc/self/fdinfo/out.png";
     let work = tempfile::tempdir().unwrap();
-    // A checkpoint that is not there either: the output is looked at first.
+    // The checkpoint is missing too: the output is checked first.
     let args = ["generate", "--model", "missing", "--prompt", "a fox", "--output", output];
     let line = fail(work.path(), &args, RUN);
     assert!(line.contains(output) && line.contains("writable"), "{line}");
@@ -225,7 +225,7 @@ fn masks_that_do_not_fit() {
     let path = work.path().join("m.safetensors");
     let masks = path.to_str().unwrap();
     let prune = ["--prune", "at-edm", "--masks-in"];
-    // Other counts, another grid, no such step, a method that prunes nothing.
+    // Other counts, another grid, an unknown step, a method that prunes nothing.
     refused(
         tiny(),
         &[&prune[..], &[masks, "--prune-opt", "ratio=0.3"]].concat(),

@@ -1,4 +1,4 @@
-//! The commands where `--model` names nothing: with the model that is built in, and in a build without one.
+//! Commands without `--model`: with the built-in model, and in a build without one.
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
@@ -14,7 +14,7 @@ const USAGE: i32 = 2;
 
 const CONFIG: &str = "steps = 1\n[prompts]\nstar = \"a red star\"\n[[grid]]\nmethod = \"none\"\n";
 
-/// A working folder with `tmp`, where temporary files go, `c.toml` and `captions.txt`.
+/// A working folder with `tmp` for temporary files, `c.toml` and `captions.txt`.
 fn work() -> tempfile::TempDir {
     let work = tempfile::tempdir().unwrap();
     fs::create_dir(work.path().join("tmp")).unwrap();
@@ -23,7 +23,7 @@ fn work() -> tempfile::TempDir {
     work
 }
 
-/// Runs the program with its temporary files in `tmp`, where nothing may stay.
+/// Runs the program with its temporary files in `tmp`. Nothing may remain there.
 fn run(work: &Path, line: &str) -> Output {
     let tmp = work.join("tmp");
     let args = line.split(' ').map(|word| word.replace('_', " "));
@@ -46,7 +46,7 @@ fn refused(work: &Path, line: &str, code: i32) -> String {
     errors
 }
 
-/// A folder of the built-in model's name is a folder like any other.
+/// A folder with the built-in model's name is used like any other folder.
 #[test]
 fn a_folder_of_its_name_goes_first() {
     let work = work();
@@ -96,7 +96,7 @@ mod with {
 
     const RUN: i32 = 1;
 
-    /// Runs it; gives the standard output.
+    /// Runs the program. Returns its standard output.
     fn succeed(work: &Path, line: &str) -> String {
         let output = run(work, line);
         assert!(output.status.success(), "{line}\n{}", String::from_utf8_lossy(&output.stderr));
@@ -157,7 +157,7 @@ mod with {
         assert_eq!(names(&work.path().join("export/images/none")).len(), 1);
         let shown = json(&succeed(work.path(), "flops --model atedm-shapes --prune at-edm --json"));
         assert!(is_its_name(shown["model"].as_str().unwrap()), "{shown}");
-        // the paper's model, as ever
+        // the paper's model, as always
         assert_eq!(json(&succeed(work.path(), "flops --prune at-edm --json"))["model"], "SD-XL base 1.0");
     }
 
@@ -169,7 +169,7 @@ mod with {
         let settings = json(&info)["points"][0]["settings"].clone();
         assert!(is_its_name(settings["model"].as_str().unwrap()), "{settings}");
         succeed(work.path(), "ablate c.toml --quiet --output run --resume");
-        // a plan of it is the run's
+        // its plan is the run's plan
         let named = format!("model = \"atedm-shapes\"\n{CONFIG}");
         fs::write(work.path().join("named.toml"), named).unwrap();
         let planned = json(&succeed(work.path(), "ablate named.toml --plan --json"));

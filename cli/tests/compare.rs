@@ -44,7 +44,7 @@ fn methods_stand_side_by_side() {
         let distances = &image["distances"];
         match index % 4 {
             0 => assert!(distances.is_null()),
-            // nothing is pruned: equal to the last bit
+            // nothing is pruned, so the images are equal to the last bit
             3 => {
                 assert!(distances["psnr"].is_null() && distances["latent_l2"] == 0.0, "{distances}");
                 assert!((distances["ssim"].as_f64().unwrap() - 1.0).abs() < 1e-12);
@@ -83,7 +83,7 @@ fn the_pictures_are_those_of_generate() {
     args.extend(["--width", "64", "--height", "64", "--prune", "at-edm", "--output", "o.png", "--quiet"]);
     succeed(work.path(), &args);
     let picture = read_png(&work.path().join("o.png"));
-    // at 64 pixels a side the sheet shows every pixel: each row of the picture is somewhere on it
+    // with 64 pixels per side, the sheet shows every pixel: each row of the picture is somewhere on it
     let row = &picture.pixels[..64 * 3];
     assert!(sheet.pixels.windows(row.len()).step_by(3).any(|window| window == row));
 }

@@ -46,7 +46,7 @@ fn folders_and_lists_are_as_the_evaluators_read_them() {
     let out = work.path().join("out");
     assert_eq!(names(&out), ["captions", "eval.toml", "images", "prompts.jsonl", "run"]);
     assert_eq!(names(&out.join("images")), ["at-edm"]);
-    // nothing but pictures, named as COCO's photographs
+    // nothing but pictures, with the names of COCO's photographs
     let pictures = ["000000000139.png", "000000000285.png", "000000000632.png"];
     assert_eq!(names(&out.join("images/at-edm")), pictures);
     assert_eq!(
@@ -59,7 +59,7 @@ fn folders_and_lists_are_as_the_evaluators_read_them() {
     for name in pictures {
         assert_eq!(common::read_png(&out.join("images/at-edm").join(name)).size, (64, 64));
     }
-    // the same again has nothing to do; another method is another export
+    // repeating it has nothing to do; another method is another export
     let again = flags("coco.json", "out", &[&SMALL[..], &prune, &["--resume"]].concat());
     assert!(succeed(work.path(), &again).contains("all 3 images are there"));
     let said = fail(work.path(), &flags("coco.json", "out", &[&SMALL[..], &["--resume"]].concat()), 1);
@@ -102,7 +102,7 @@ fn shards_make_one_export_of_a_grid() {
     let whole = succeed(work.path(), &flags("lines.txt", "whole", &["--grid", "grid.toml"]));
     assert!(whole.contains("2 folders in images/ of 2 images each"), "{whole}");
     assert_eq!(names(&work.path().join("whole")), ["captions", "images", "prompts.jsonl", "run"]);
-    // ids are line numbers; two shards, of which one may have nothing to do
+    // ids are line numbers; of two shards, one may have nothing to do
     let said: Vec<String> = ["0/2", "1/2"].map(|shard| succeed(work.path(), &grid("parts", shard))).into();
     assert!(said[1].contains("2 folders in images/ of 2 images each"), "{said:?}");
     for point in names(&work.path().join("whole/images")) {
@@ -135,7 +135,7 @@ fn what_is_wrong_is_said_in_one_line() {
         assert!(said.contains(named), "{said}");
     }
     assert!(fail(work.path(), &["eval"], 2).contains("export"));
-    // a mistyped method leaves nothing that stands in the way of the right one
+    // a mistyped method leaves nothing that prevents the correct one
     fail(work.path(), &flags("lines.txt", "out", &["--prune", "at-edn"]), 2);
     succeed(work.path(), &flags("lines.txt", "out", &SMALL));
 }

@@ -1,4 +1,4 @@
-//! `flops`: the paper's figures, budgets, a checkpoint of another shape, and what is refused.
+//! `flops`: the paper's figures, budgets, a checkpoint of another shape, and refused input.
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
@@ -59,7 +59,7 @@ fn the_papers_figures_are_the_default() {
     {
         assert_eq!(shown(&report["full"]["blocks"][block]), tflop, "{block}");
     }
-    // a mean is the same, summed by kind or by block
+    // the mean is the same, summed by kind or by block
     for row in report["methods"].as_array().unwrap() {
         for split in ["kinds", "blocks"] {
             let sum: f64 = row[split].as_object().unwrap().values().map(|part| part.as_f64().unwrap()).sum();
@@ -88,7 +88,7 @@ fn budgets_are_solved_or_name_the_least() {
     let work = tempfile::tempdir().unwrap();
     let line = fail(work.path(), &["flops", "--prune", "at-edm", "--budget", "2.9"], 2);
     assert!(line.contains("budget_tflops") && line.contains("3.090 TFLOP"), "{line}");
-    // the default rows: those out of reach are told of, the others shown
+    // of the default rows, those out of reach give a warning, and the others are shown
     let output = atedm(work.path(), &["flops", "--budget", "2.9", "--json"]);
     let warned = String::from_utf8(output.stderr).unwrap();
     assert_eq!(warned.lines().filter(|line| line.starts_with("warning: at-edm")).count(), 3, "{warned}");
@@ -109,7 +109,7 @@ fn another_checkpoint_needs_no_weights() {
     let report = json(&[&size[..], &more].concat());
     assert_eq!((report["width"].as_u64(), report["latents"][0].as_u64()), (Some(128), Some(24)));
     assert_eq!(report["methods"][0]["ratio"], 0.5);
-    // `inspect` opens the whole checkpoint and comes to the same
+    // `inspect` opens the whole checkpoint and gives the same result
     let whole = [
         "inspect",
         "--json",
@@ -131,6 +131,27 @@ fn another_checkpoint_needs_no_weights() {
     }
     let table = text(&["--model", bare.to_str().unwrap(), "--width", "64", "--height", "64"]);
     assert!(table.contains("MFLOP") || table.contains("GFLOP"), "{table}");
+}
+
+/// SD-XL over 50 steps: ten guided ones, then 40 of one row in place of two.
+#[test]
+fn steps_without_guidance_count_half() {
+    let report = json(&["--prune", "tgate", "--prune-opt", "sp_interval=1"]);
+    let (full, row) = (&report["full"], &report["methods"][0]);
+    let figure = |value: &Value| value.as_f64().unwrap();
+    let whole = figure(&full["mean_tflop"]);
+    let kinds = ["cross-attention q,k,v,out", "cross-attention products"];
+    let half = 0.5 * (whole - kinds.iter().map(|kind| figure(&full["kinds"][kind])).sum::<f64>());
+    for (key, expected) in [
+        ("prune_less_tflop", whole),
+        ("normal_tflop", half),
+        ("mean_tflop", (10.0 * whole + 40.0 * half) / 50.0),
+    ] {
+        assert!((figure(&row[key]) - expected).abs() < 1e-9, "{key}: {} {expected}", row[key]);
+    }
+    let table = text(&["--prune", "tgate"]);
+    assert!(table.contains("a step at which guidance has ended counts half"), "{table}");
+    assert!(!text(&["--prune", "deepcache"]).contains("guidance"));
 }
 
 #[test]
@@ -157,7 +178,7 @@ fn what_is_wrong_is_named() {
 fn what_a_run_counts_is_what_the_model_says() {
     let work = tempfile::tempdir().unwrap();
     let model = tiny().to_str().unwrap();
-    // one side of self-attention alone, all sublayers, a stream that stays short
+    // one side of self-attention only, all sublayers, a stream that stays short
     for (method, options) in [
         ("todo", "downsample_factor=2,downsample_factor_level_2=2,downsample_factor_level_3=2"),
         ("tome-comfy", "max_downsample=4,ratio=0.5"),

@@ -20,7 +20,7 @@ const BACKENDS: &[&str] = &[
     "candle",
 ];
 
-/// f32 on two engines: sums in another order, over a few steps.
+/// Tolerance for f32 on two engines, which sum in different orders over a few steps.
 const TOLERANCE: f64 = 1e-4;
 
 /// `generate` in `work` with a prompt, 3 steps at 128 × 128 pixels, and these flags.
@@ -41,7 +41,7 @@ fn generate(work: &Path, more: &[&str]) -> String {
     succeed(work, &args)
 }
 
-/// The final latents of such a run.
+/// The final latents of a run with these flags.
 fn final_latents(more: &[&str]) -> Vec<f32> {
     let work = tempfile::tempdir().unwrap();
     generate(work.path(), &[&["--save-latents", "l.safetensors", "--quiet"], more].concat());
@@ -82,10 +82,10 @@ fn double_precision_stays_close() {
 #[cfg(feature = "candle")]
 #[test]
 fn half_precision_runs() {
-    // Without guidance, which would multiply the rounding by its scale.
+    // Without guidance, because it would multiply the rounding by its scale.
     let flags = ["--backend", "candle", "--guidance-scale", "1", "--rng-dtype", "f32"];
     let single = final_latents(&flags);
-    // A handful of times the dtype's own rounding, 2⁻¹¹ and 2⁻⁸.
+    // A few times the dtype's own rounding, 2⁻¹¹ and 2⁻⁸.
     for (dtype, most) in [("f16", 0.01), ("bf16", 0.05)] {
         let half = final_latents(&[&flags[..], &["--dtype", dtype]].concat());
         let distance = relative_l2(&half, &single);
@@ -123,7 +123,8 @@ fn masks_replay_to_the_same_latents() {
     let work = tempfile::tempdir().unwrap();
     let file = work.path().join("m.safetensors");
     let masks = file.to_str().unwrap();
-    // Similarity copy makes a second discrete choice, which masks do not hold: between backends another recovery is compared.
+    // Similarity copy makes a second discrete choice that masks do not hold. So backends are compared with another
+    // recovery.
     for (recovery, between) in [("similarity", false), ("direct", true)] {
         let options = format!("prune_layers=0+1,ratio=0.4,recovery={recovery}");
         let run = |backend: &str, more: [&str; 2]| {
@@ -141,7 +142,7 @@ fn masks_replay_to_the_same_latents() {
     }
 }
 
-/// As [`final_latents`], for runs that write more files elsewhere.
+/// Like [`final_latents`], for runs that write more files elsewhere.
 fn final_latents_with(more: &[&str]) -> Vec<f32> {
     let work = tempfile::tempdir().unwrap();
     generate(work.path(), &[&["--save-latents", "l.safetensors", "--quiet"], more].concat());
@@ -157,7 +158,7 @@ fn mask_files_hold_what_is_documented() {
     );
     let bytes = fs::read(work.path().join("m.safetensors")).unwrap();
     let file = SafeTensors::deserialize(&bytes).unwrap();
-    // The last up block at level 1 is spared in the first step only; blocks of 64 tokens keep 32.
+    // The last up block at level 1 is spared only in the first step. Blocks of 64 tokens keep 32.
     assert!(file.tensor("step.0.up.1.2.layer.0.kept").is_err());
     let kept = file.tensor("step.1.up.1.2.layer.0.kept").unwrap();
     assert_eq!((kept.dtype(), kept.shape()), (Dtype::I64, &[2, 32][..]));
@@ -195,7 +196,7 @@ fn given_latents_take_the_place_of_the_seed() {
     }
 }
 
-/// Noise is torch's of the run's dtype, unless another is asked for.
+/// Noise is drawn in the run's dtype as torch does, unless another dtype is chosen.
 #[cfg(feature = "candle")]
 #[test]
 fn noise_is_drawn_in_the_dtype_of_the_run() {
@@ -242,7 +243,7 @@ fn several_prompts_are_one_batch() {
     assert!(said.contains("out-0.png, out-1.png"), "{said}");
     let (shape, values) = latents(&work.path().join("l.safetensors"));
     assert_eq!(shape, [2, 4, 16, 16]);
-    // Image 0 of a batch is the image alone, with the generator that says so.
+    // With `chacha`, image 0 of a batch equals the image alone.
     let alone = final_latents(&["--prompt", "a red fox", "--rng", "chacha"]);
     assert!(relative_l2(&values[..alone.len()], &alone) < TOLERANCE);
     let prompt =
@@ -351,7 +352,7 @@ fn guidance_off_and_sizes_of_the_checkpoint() {
     ];
     succeed(work.path(), &args);
     assert_eq!(read_png(&work.path().join("out.png")).size, (256, 256));
-    // 72 = 9 latents: the U-Net halves what does not divide.
+    // 72 pixels are 9 latents, so the U-Net halves an odd size.
     generate(work.path(), &["--width", "72", "--height", "40", "--prune", "at-edm"]);
     assert_eq!(read_png(&work.path().join("out.png")).size, (72, 40));
 }

@@ -1,4 +1,4 @@
-//! A run that the machine cannot hold ends in one line before anything is loaded.
+//! A run that needs too much memory ends with one line before anything is loaded.
 
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
@@ -10,7 +10,7 @@ use std::process::Command;
 use common::{atedm, names, tiny};
 use serde_json::Value;
 
-/// Runs `generate` at this size with an address space of so many kilobytes; gives the exit code and what it said.
+/// Runs `generate` at this size with an address space of this many kilobytes. Returns the exit code and the message.
 fn limited(kilobytes: u64, size: &str) -> (Option<i32>, String) {
     let work = tempfile::tempdir().unwrap();
     let script = format!("ulimit -v {kilobytes} && exec \"$@\"");
@@ -29,7 +29,7 @@ fn limited(kilobytes: u64, size: &str) -> (Option<i32>, String) {
 
 #[test]
 fn a_size_beyond_the_limit_is_refused_before_loading() {
-    // far more than the program with its libraries maps, far less than the pictures need
+    // far more than the program and its libraries map, far less than the pictures need
     let (code, errors) = limited(6_000_000, "16384");
     assert_eq!(code, Some(1), "{errors}");
     assert!(errors.starts_with("error: the run needs about ") && errors.lines().count() == 1, "{errors}");
@@ -51,7 +51,7 @@ fn inspect_says_what_a_run_needs() {
         serde_json::from_str::<Value>(&shown(size, &["--json"])).unwrap()["memory"].clone()
     };
     let (small, large) = (memory("64"), memory("128"));
-    // four times the pixels are four times the activations, and the same weights
+    // four times the pixels need four times the activations, and the same weights
     for (key, factor) in [("decoding", 4), ("denoising", 4), ("unet", 1), ("vae", 1), ("text_encoders", 1)] {
         let [before, after] = [&small, &large].map(|memory| memory[key].as_u64().unwrap());
         assert!(before > 0 && after == factor * before, "{key}: {before} and {after}");

@@ -1,4 +1,5 @@
-//! Noise in half precision and pictures to start from: against diffusers' runs of a seed, and what the program says of it.
+//! Noise in half precision and pictures as a start: compared with diffusers' runs of the same seed, and the program's
+//! messages.
 
 #![cfg(feature = "candle")]
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
@@ -65,8 +66,8 @@ fn latents(work: &Path, more: &[&str]) -> Vec<f32> {
     floats(&fs::read(work.join("l.safetensors")).unwrap(), "latents")
 }
 
-/// A seed gives what diffusers makes of it in the same dtype, from noise and from a picture, whatever draws noise on the way:
-/// to the rounding of the dtype, where noise of another dtype is 1.2 off.
+/// A seed gives diffusers' result in the same dtype, up to its rounding. This holds from noise and from a picture, for
+/// everything that draws noise. Noise of another dtype differs by 1.2.
 #[test]
 fn seeds_in_half_precision_are_diffusers() {
     let work = tempfile::tempdir().unwrap();
@@ -92,7 +93,7 @@ fn seeds_in_half_precision_are_diffusers() {
     }
 }
 
-/// In f32 as well, and `--init-mean` starts from elsewhere.
+/// The same in f32. `--init-mean` starts from different latents.
 #[test]
 fn a_picture_is_encoded_as_diffusers_does() {
     let work = tempfile::tempdir().unwrap();
@@ -117,7 +118,7 @@ fn a_picture_is_encoded_as_diffusers_does() {
     assert!(mean > 0.1, "{mean}");
 }
 
-/// Every command that makes pictures says what its noise is.
+/// Every command that makes pictures reports its noise.
 #[test]
 fn the_noise_is_said() {
     let work = tempfile::tempdir().unwrap();
@@ -157,7 +158,7 @@ fn the_noise_is_said() {
     }
 }
 
-/// A VAE that overflows in f16 gives no black picture: an error that names it, whatever the command.
+/// A VAE that overflows in f16 gives an error that names it, not a black picture. This holds for every command.
 #[test]
 fn a_vae_that_overflows_is_an_error() {
     let copy = tiny_copy();
@@ -173,7 +174,7 @@ fn a_vae_that_overflows_is_an_error() {
         (place, tensor.data().len(), tensor.dtype())
     };
     assert_eq!(dtype, safetensors::Dtype::F32);
-    // 30000: finite, and so are all other weights
+    // 30000 is finite, and so are all other weights
     for value in bytes[place..place + length].chunks_exact_mut(4) {
         value.copy_from_slice(&30_000f32.to_le_bytes());
     }
@@ -208,14 +209,14 @@ fn a_vae_that_overflows_is_an_error() {
     succeed(work.path(), &args.iter().map(String::as_str).collect::<Vec<_>>());
 }
 
-/// A checkpoint of EDM's kind runs as it is, and takes no other sampler.
+/// A checkpoint of EDM's kind runs without changes, and refuses other samplers.
 #[test]
 fn edm_checkpoints_run_as_they_are() {
     let copy = tiny_copy();
     let config = r#"{"_class_name": "EDMDPMSolverMultistepScheduler", "sigma_min": 0.002, "sigma_max": 80.0, "sigma_data": 0.5,
         "num_train_timesteps": 1000, "prediction_type": "epsilon", "rho": 7.0, "solver_order": 2}"#;
     replace(copy.path(), "scheduler/scheduler_config.json", config.as_bytes());
-    // the index says what a part is
+    // the index decides the class of a part
     let index = fs::read_to_string(copy.path().join("model_index.json")).unwrap();
     let index = index.replace("EulerDiscreteScheduler", "EDMDPMSolverMultistepScheduler");
     replace(copy.path(), "model_index.json", index.as_bytes());

@@ -1,4 +1,4 @@
-//! The program as a process: a standard error stream that cannot be written, what reaches the terminal, signals, threads.
+//! The program as a process: an unwritable standard error stream, output to the terminal, signals, threads.
 
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
@@ -25,10 +25,10 @@ fn program(folder: &Path, args: &[&str]) -> Command {
     command
 }
 
-/// Runs it with a standard error stream of each kind that nothing can be written to; gives the exit code of each.
+/// Runs the program with each kind of unwritable standard error stream. Returns the exit code of each.
 fn unheard(folder: &Path, args: &[&str]) -> Vec<Option<i32>> {
     let mut codes = Vec::new();
-    // the libraries' log goes there, too
+    // the libraries' log goes there too
     for log in [None, Some("trace")] {
         let with_log = |mut command: Command| {
             command.envs(log.map(|level| ("ATEDM_LOG", level))).stdout(Stdio::null());
@@ -55,7 +55,7 @@ fn a_lost_error_stream_is_no_failure() {
     let model = tiny().to_str().unwrap();
     fs::write(work.path().join("grid.toml"), GRID).unwrap();
     let small = ["--width", "64", "--height", "64", "--steps", "1"];
-    // a prompt that is too long is warned of, progress is told, a summary is written
+    // a warning about a long prompt, progress, and a summary are written
     let long = "a red fox ".repeat(60);
     let generate = ["generate", "--model", model, "--prompt", &long, "--output", "o.png"];
     assert_eq!(unheard(work.path(), &[&generate[..], &small].concat()), [Some(0); 6]);
@@ -68,15 +68,15 @@ fn a_lost_error_stream_is_no_failure() {
     assert_eq!(unheard(work.path(), &merge)[0], Some(0));
     assert_eq!(unheard(work.path(), &["report", "run-0"]), [Some(0); 6]);
     assert_eq!(unheard(work.path(), &["flops", "--prune", "tome"]), [Some(0); 6]);
-    // and a failure is what it was
+    // and the exit code of a failure is unchanged
     assert_eq!(unheard(work.path(), &["generate", "--steps", "0"]), [Some(USAGE); 6]);
     assert_eq!(unheard(work.path(), &["inspect", "--model", "gone"]), [Some(RUN); 6]);
 }
 
-/// Text that would colour a terminal, set its title, hide and turn what follows.
+/// Text that would colour a terminal, set its title, hide text and change its direction.
 const HOSTILE: &str = "a\u{1b}[31mb\u{1b}]0;c\u{7}\u{9b}2J\u{202e}d\u{7f}\te";
 
-/// One line, harmless, not too long.
+/// Asserts one line, harmless and not too long.
 fn assert_tame(line: &str) {
     let text = line.strip_suffix('\n').unwrap();
     let bad = |c: char| c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
@@ -169,7 +169,7 @@ fn send(signal: &str, child: &Child) {
     assert!(Command::new("kill").args([signal, &child.id().to_string()]).status().unwrap().success());
 }
 
-/// Waits until it is so, at most a minute.
+/// Waits until the condition holds, at most a minute.
 fn wait_until(what: &str, is_so: impl Fn() -> bool) {
     let begun = Instant::now();
     while !is_so() {
@@ -185,7 +185,7 @@ mod signals {
     const SIGINT: i32 = 2;
     const SIGTERM: i32 = 15;
 
-    /// Starts it with its temporary files in `tmp`, and waits until the built-in model lies there.
+    /// Starts it with its temporary files in `tmp`, and waits until the built-in model is there.
     fn start(work: &Path, command: &mut Command) -> Child {
         let tmp = work.join("tmp");
         fs::create_dir_all(&tmp).unwrap();
@@ -205,7 +205,7 @@ mod signals {
                 let mut child = start(work.path(), &mut program(work.path(), &LONG));
                 std::thread::sleep(Duration::from_millis(wait));
                 send(name, &child);
-                // what a shell shows as 128 and the signal's number
+                // a shell shows 128 plus the signal's number
                 assert_eq!(child.wait().unwrap().signal(), Some(signal), "{name} after {wait} ms");
                 assert_eq!(names(&work.path().join("tmp")), [""; 0], "{name} after {wait} ms");
                 assert_eq!(names(work.path()), ["tmp"]);
@@ -263,7 +263,7 @@ mod signals {
         let before = lines();
         assert_eq!(names(&work.path().join("tmp")), [""; 0]);
         let status = program(work.path(), &args).env("TMPDIR", work.path().join("tmp")).status().unwrap();
-        // the unpruned image of each prompt and the pruned one
+        // the unpruned image of each prompt, and the pruned one
         assert!(status.success() && before < 8 && lines() == 8, "{before}, then {}", lines());
     }
 }
@@ -304,7 +304,7 @@ fn threads_are_bounded() {
             .collect();
         assert_eq!(threads, [most as u64; 2], "{flags:?} {variable:?}");
     }
-    // what is within the bound is left alone
+    // values within the limit are not changed
     let args = ["ablate", "grid.toml", "--model", model, "--quiet", "--output", "run"];
     let made = program(work.path(), &args).env("RAYON_NUM_THREADS", "2").output().unwrap();
     assert!(made.status.success() && made.stderr.is_empty(), "{:?}", told(&made));

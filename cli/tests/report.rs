@@ -1,4 +1,4 @@
-//! `atedm report`: a page of a real ablation of a tiny checkpoint, finished, cut off, in shards, and not begun.
+//! `atedm report`: pages of a real ablation of a tiny checkpoint: finished, interrupted, in shards, and not begun.
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
@@ -13,7 +13,7 @@ use tempfile::TempDir;
 
 const HOSTILE: &str = "<img src=x onerror=alert(1)> & \\\"quotes\\\" </script>";
 
-/// Three points, three prompts; made once.
+/// An ablation with three points and three prompts, made once.
 fn ablation() -> &'static Path {
     static MADE: OnceLock<TempDir> = OnceLock::new();
     MADE.get_or_init(|| {
@@ -88,7 +88,7 @@ fn a_finished_run_is_one_page_without_links_outside() {
         assert!(!html.contains(markup), "{markup}");
     }
     assert_eq!(html.matches("</script>").count(), 1);
-    // 9 images: of each prompt two are compared with the third
+    // 9 images: for each prompt, two are compared with the third
     assert_eq!(html.matches("src=\"data:image/png;base64,").count(), 9);
     assert_eq!(html.matches("class=\"compare\"").count(), 6);
     // ratio, the FLOPs: four distances and the time, then four distances against the ratio
@@ -110,7 +110,7 @@ fn figures_are_those_of_the_records() {
     let mean = ssim.iter().sum::<f64>() / 3.0;
     let (low, high) = ssim.iter().fold((1.0, 0.0), |(l, h), &v| (f64::min(l, v), f64::max(h, v)));
     assert!(html.contains(&format!(">{mean:.3}<small>[")), "{mean}");
-    // 1000 draws of three values hold three times the lowest and three times the highest: 3.7 % each
+    // of 1000 draws of three values, 3.7 % are three times the lowest, and 3.7 % three times the highest
     assert!(html.contains(&format!("[{low:.3}, {high:.3}]<br>N = 3")), "{low} {high}");
 }
 
@@ -125,7 +125,7 @@ fn shards_are_gathered_and_unfinished_runs_are_shown() {
     let results = work.path().join("run/results.jsonl");
     let lines = fs::read_to_string(&results).unwrap();
     let first: String = lines.split_inclusive('\n').take(4).collect();
-    // a kill may leave the beginning of a line
+    // a kill may leave the start of a line
     fs::write(&results, first + "{\"format\": 1, \"id\": \"at-e").unwrap();
     let html = page(work.path(), &[]);
     assert!(html.contains("Not finished: 4 of 9 images.") && html.contains("not finished</td>"));

@@ -1,5 +1,5 @@
-//! Runs' folders from anywhere: what their files say leads nowhere else, what decides an image is in a run's identity, and an
-//! error leaves nothing behind.
+//! Runs' folders from any source. Their files must not lead outside, a run's identity includes everything that decides
+//! an image, and an error leaves no files behind.
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
@@ -44,7 +44,7 @@ fn copy_all(from: &Path, to: &Path) {
     }
 }
 
-/// A copy of it, `run`, with a picture of somebody else's beside it.
+/// A copy of it, `run`, next to a picture that belongs to somebody else.
 fn copied() -> TempDir {
     let work = tempfile::tempdir().unwrap();
     copy_all(ablation(), work.path());
@@ -53,7 +53,7 @@ fn copied() -> TempDir {
     work
 }
 
-/// Every command that reads a run refuses it with this line, and makes and changes nothing.
+/// Every command that reads a run refuses it with this line, and creates and changes nothing.
 fn refused(work: &Path, named: &[&str]) {
     let before = files(work);
     let model = tiny().to_str().unwrap();
@@ -68,7 +68,7 @@ fn refused(work: &Path, named: &[&str]) {
     }
 }
 
-/// Every file with its bytes; links as where they lead.
+/// Every file with its bytes; for a link, its target.
 fn files(folder: &Path) -> Vec<(PathBuf, Vec<u8>)> {
     let mut found = Vec::new();
     for entry in fs::read_dir(folder).unwrap().map(Result::unwrap) {
@@ -147,7 +147,7 @@ fn names_in_a_plan_are_names() {
 #[test]
 fn links_in_a_run_are_not_followed() {
     use std::os::unix::fs::symlink;
-    // each of a run's files and folders, moved away and linked back
+    // each of a run's files and folders is moved away and replaced by a link
     for name in [
         "images",
         "images/none",
@@ -161,12 +161,12 @@ fn links_in_a_run_are_not_followed() {
         fs::rename(&place, &away).unwrap();
         symlink(&away, &place).unwrap();
         if away.is_dir() {
-            // what looks unfinished there is not ours
+            // files there that look unfinished are not ours
             fs::write(away.join(".atedm-x"), "mine").unwrap();
         }
         refused(work.path(), &[name, "expected no link inside a run's folder"]);
     }
-    // what a link in the run's folder itself leads to is left alone, a loop of links too
+    // the target of a link in the run's folder is not touched, and neither is a loop of links
     let work = copied();
     fs::write(work.path().join("private/.atedm-x"), "mine").unwrap();
     symlink(work.path().join("private"), work.path().join("run/notes")).unwrap();
@@ -175,12 +175,12 @@ fn links_in_a_run_are_not_followed() {
     let resume = ["ablate", "c.toml", "--model", model, "--output", "run", "--resume", "--quiet"];
     succeed(work.path(), &resume);
     assert_eq!(fs::read(work.path().join("private/.atedm-x")).unwrap(), b"mine");
-    // shards that lie elsewhere are named, not linked
+    // shards elsewhere are named, not linked
     symlink(work.path().join("private"), work.path().join("run/shard-0-of-2")).unwrap();
     refused(work.path(), &["shard-0-of-2", "expected no link"]);
 }
 
-/// `ablate` with this configuration and these flags is refused, and makes nothing.
+/// `ablate` with this configuration and these flags is refused, and creates nothing.
 fn not_begun(config: &str, more: &[&str], code: i32, named: &[&str]) {
     let work = tempfile::tempdir().unwrap();
     fs::write(work.path().join("c.toml"), config).unwrap();
@@ -205,7 +205,7 @@ fn what_can_be_checked_is_checked_before_the_first_file() {
     not_begun(&wide, &model, USAGE, &["c.toml: width: expected a multiple of 8", "got 65"]);
     not_begun(&format!("model = \"gone\"\n{plain}"), &[], RUN, &["c.toml: model: gone"]);
     not_begun(&wide, &["--plan"], USAGE, &["c.toml: width: expected a multiple of 8"]);
-    // the engine, and weights that break off
+    // the engine, and truncated weights
     let other = ["--backend", "ndarray", "--device", "cuda:0"];
     not_begun(&plain, &[&model[..], &other].concat(), USAGE, &["--device"]);
     let broken = tiny_copy();
@@ -272,7 +272,7 @@ fn a_schedules_file_counts_by_what_is_in_it() {
     };
     succeed(work.path(), &args("0/2"));
     fs::write(work.path().join("t.toml"), "[[entries]]\nratio = 0.5\n").unwrap();
-    // shards of two tables never become one result
+    // shards of two tables never give one result
     let message = fail(work.path(), &args("0/2"), RUN);
     assert!(message.contains("is of another run") && message.contains("options.table"), "{message}");
     let message = fail(work.path(), &args("1/2"), RUN);
@@ -330,7 +330,7 @@ fn sizes_are_counted_first() {
     assert!(line.contains("vast.txt") && line.contains("at most 65536 bytes"), "{line}");
 }
 
-/// The prompts of a run as its folder has them.
+/// The prompts of a run in its folder.
 fn prompts_of(folder: &Path) -> Vec<(String, String)> {
     let text = fs::read_to_string(folder.join("prompts.jsonl")).unwrap();
     let lines = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());

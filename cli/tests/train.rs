@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use common::{fail, names, succeed};
 
-/// The recipe that trains in seconds, of a few steps more.
+/// The recipe that trains in seconds, with a few more steps.
 fn recipe(folder: &Path) -> PathBuf {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../recipes/training/tiny.toml");
     let text = fs::read_to_string(&source).unwrap();
@@ -27,8 +27,8 @@ fn losses(out: &Path) -> [String; 2] {
     ["autoencoder", "diffusion"].map(|part| fs::read_to_string(out.join(part).join("loss.csv")).unwrap())
 }
 
-/// Killed (SIGKILL) at moments of a fixed seed, each time a little further on, a training ends with the losses and the model
-/// of one that nobody interrupted, to the byte.
+/// A training is killed (SIGKILL) repeatedly, each time a little later; the moments come from a fixed seed. It must end
+/// with the same losses and model as an uninterrupted training, to the byte.
 #[test]
 fn killed_again_and_again_it_resumes_to_the_same_bytes() {
     let work = tempfile::tempdir().unwrap();
@@ -49,7 +49,7 @@ fn killed_again_and_again_it_resumes_to_the_same_bytes() {
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
-        // a third of the whole and a share of it that no two attempts have in common
+        // a third of the whole, and a share of it that differs between attempts
         let share = f64::from(attempt * 37 % 101) / 101.0;
         let deadline = Instant::now() + whole.mul_f64(0.3 + 0.2 * share).max(Duration::from_millis(50));
         let ended = loop {
@@ -83,7 +83,7 @@ fn killed_again_and_again_it_resumes_to_the_same_bytes() {
     assert_eq!(names(&killed.join("model")), names(&whole.join("model")));
 }
 
-/// Stopped by the clock, it says so, and the model that is there makes pictures.
+/// Stopped by the time limit, it says so, and its model makes pictures.
 #[test]
 fn stopped_it_leaves_a_model_that_draws() {
     let work = tempfile::tempdir().unwrap();
@@ -91,7 +91,7 @@ fn stopped_it_leaves_a_model_that_draws() {
     succeed(work.path(), &["train", "recipe.toml", "--out", "t", "--quiet"]);
     let again = succeed(work.path(), &["train", "recipe.toml", "--out", "t"]);
     assert!(again.contains("wrote t/model: 12 steps trained"), "{again}");
-    // what was measured gets into the card, and nothing else changes
+    // the measured quality is put into the card, and nothing else changes
     let of = |name: &str| fs::read(work.path().join("t/model").join(name)).unwrap();
     let weights = of("unet/diffusion_pytorch_model.safetensors");
     fs::write(work.path().join("quality.md"), "Colours: 90 % of 256.\n").unwrap();
@@ -164,14 +164,14 @@ fn wrong_inputs_are_one_line() {
         assert!(line.contains(named), "{line}");
         assert!(!work.path().join("u").exists(), "{args:?}");
     }
-    // a folder of another recipe is left as it is
+    // the folder of another recipe is not changed
     succeed(work.path(), &["train", "recipe.toml", "--out", "t", "--quiet", "--stop-after", "0"]);
     fs::write(&file, fs::read_to_string(&file).unwrap().replace("seed = 5", "seed = 6")).unwrap();
     let line = fail(work.path(), &["train", "recipe.toml", "--out", "t"], 1);
     assert!(line.contains("state.safetensors: was written with another recipe"), "{line}");
 }
 
-/// The trainer takes emoji as it takes shapes.
+/// The trainer accepts emoji like shapes.
 #[cfg(feature = "emoji")]
 #[test]
 fn emoji_are_trained_on() {

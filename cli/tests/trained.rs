@@ -1,4 +1,4 @@
-//! The trained model through the program, beside what diffusers makes of it (tests/fixtures/README.md).
+//! Compares the trained model in the program with diffusers (tests/fixtures/README.md).
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 

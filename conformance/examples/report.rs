@@ -1,4 +1,4 @@
-//! Both suites on what `atedm-core` brings: the reference backend, and AT-EDM as it is set by default.
+//! Runs both suites on what `atedm-core` brings: the reference backend, and AT-EDM with its default settings.
 //!
 //! `cargo run -p atedm-conformance --example report -- --format json`
 

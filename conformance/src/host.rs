@@ -1,4 +1,4 @@
-//! Arrays on the host in f64, how they travel to a backend and back, and seeded draws to fill them.
+//! Arrays of f64 on the host, their conversion to and from a backend, and seeded draws.
 
 use atedm_core::{DType, Result, Tensor};
 use half::{bf16, f16};
@@ -13,16 +13,16 @@ pub struct Array {
 }
 
 impl Array {
-    /// An array of these elements.
+    /// An array with these elements.
     ///
     /// # Panics
-    /// When their number is not the shape's.
+    /// If their number does not match the shape.
     pub fn new(shape: &[usize], data: Vec<f64>) -> Self {
         assert_eq!(shape.iter().product::<usize>(), data.len(), "elements of {shape:?}");
         Self { shape: shape.to_vec(), data }
     }
 
-    /// Every element from its multi-index.
+    /// An array whose elements are functions of their multi-index.
     pub fn from_fn(shape: &[usize], mut f: impl FnMut(&[usize]) -> f64) -> Self {
         let mut index = vec![0; shape.len()];
         let mut data = Vec::with_capacity(shape.iter().product());
@@ -39,12 +39,12 @@ impl Array {
         Self::new(shape, data)
     }
 
-    /// All elements equal.
+    /// An array of equal elements.
     pub fn full(shape: &[usize], value: f64) -> Self {
         Self::from_fn(shape, |_| value)
     }
 
-    /// The element at a multi-index; an axis of length 1 takes any index (it broadcasts).
+    /// The element at a multi-index. An axis of length 1 accepts any index (it broadcasts).
     pub fn at(&self, index: &[usize]) -> f64 {
         let flat = self.shape.iter().zip(index).fold(0, |flat, (&len, &i)| {
             let i = if len == 1 { 0 } else { i };
@@ -54,22 +54,22 @@ impl Array {
         self.data[flat]
     }
 
-    /// Every element mapped.
+    /// Applies `f` to every element.
     pub fn map(&self, f: impl Fn(f64) -> f64) -> Self {
         Self { shape: self.shape.clone(), data: self.data.iter().map(|&x| f(x)).collect() }
     }
 
-    /// The same elements under another shape.
+    /// The same elements with another shape.
     pub fn reshaped(&self, shape: &[usize]) -> Self {
         Self::new(shape, self.data.clone())
     }
 
-    /// Every element rounded to the nearest value of `dtype`: what a tensor of that dtype can hold.
+    /// Rounds every element to the nearest value of `dtype`, as a tensor of that dtype stores it.
     pub fn rounded(&self, dtype: DType) -> Self {
         self.map(|x| round_to(x, dtype))
     }
 
-    /// As little-endian bytes of `dtype`.
+    /// The elements as little-endian bytes of `dtype`.
     pub fn bytes(&self, dtype: DType) -> Vec<u8> {
         let element = |&x: &f64| match dtype {
             DType::F16 => f16::from_f64(x).to_le_bytes().to_vec(),
@@ -80,12 +80,12 @@ impl Array {
         self.data.iter().flat_map(element).collect()
     }
 
-    /// On a device, in `dtype` (rounded).
+    /// Uploads the array to a device in `dtype` (rounded).
     pub fn upload<T: Tensor>(&self, dtype: DType, device: &T::Device) -> Result<T> {
         T::from_bytes(&self.bytes(dtype), dtype, &self.shape, device)
     }
 
-    /// A tensor's elements.
+    /// Reads a tensor's elements.
     pub fn read<T: Tensor>(tensor: &T) -> Result<Self> {
         let bytes = tensor.to_bytes()?;
         let dtype = tensor.dtype();
@@ -115,7 +115,7 @@ pub fn round_to(x: f64, dtype: DType) -> f64 {
 pub struct Draws(u64);
 
 impl Draws {
-    /// From a seed.
+    /// Draws from a seed.
     pub fn new(seed: u64) -> Self {
         Self(seed)
     }
@@ -128,17 +128,17 @@ impl Draws {
         z ^ (z >> 31)
     }
 
-    /// Uniform in `[0, 1)`.
+    /// A uniform number in `[0, 1)`.
     pub fn unit(&mut self) -> f64 {
         (self.bits() >> 11) as f64 / (1u64 << 53) as f64
     }
 
-    /// Uniform in `0..below`.
+    /// A uniform number in `0..below`.
     pub fn below(&mut self, below: usize) -> usize {
         (self.unit() * below as f64) as usize
     }
 
-    /// Standard normal (Box–Muller, the cosine half).
+    /// A standard normal number (Box–Muller, the cosine half).
     pub fn normal(&mut self) -> f64 {
         let radius = (-2.0 * (1.0 - self.unit()).ln()).sqrt();
         radius * (std::f64::consts::TAU * self.unit()).cos()
@@ -154,7 +154,7 @@ impl Draws {
         Array::from_fn(shape, |_| low + (high - low) * self.unit())
     }
 
-    /// `0..n` in random order.
+    /// The numbers `0..n` in random order.
     pub fn permutation(&mut self, n: usize) -> Vec<u32> {
         let mut order: Vec<u32> = (0..n as u32).collect();
         for i in (1..n).rev() {
@@ -163,7 +163,7 @@ impl Draws {
         order
     }
 
-    /// `count` different indices of `0..n`, ascending.
+    /// `count` distinct indices of `0..n`, ascending.
     pub fn subset(&mut self, count: usize, n: usize) -> Vec<u32> {
         let mut some = self.permutation(n);
         some.truncate(count);

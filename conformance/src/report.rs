@@ -1,22 +1,22 @@
-//! What a suite found, as data: a test asserts it, people read it, and a machine reads it as JSON.
+//! The results of a suite as data. A test asserts them, people read them, and programs read them as JSON.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use atedm_core::{CONTRACT_VERSION, DType, Result};
 use serde::{Deserialize, Serialize};
 
-/// A check that is known not to pass: data, so that it is seen, and so that it goes when the cause goes.
+/// A check that is known to fail. It is data, so that it stays visible and is removed when its cause is.
 #[derive(Debug, Clone, Copy)]
 pub struct KnownFailure {
     /// The check's name.
     pub check: &'static str,
     /// The dtypes it fails for.
     pub dtypes: &'static [DType],
-    /// Why, and where this is followed up.
+    /// The reason, and where it is tracked.
     pub reason: &'static str,
 }
 
-/// How one check ended.
+/// The status of one check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
@@ -25,33 +25,33 @@ pub enum Status {
     Passed,
     /// It failed.
     Failed,
-    /// It failed, as its entry among the known failures says.
+    /// It failed, and is listed among the known failures.
     KnownFailure,
-    /// It passed although it is listed among the known failures.
+    /// It passed, but is listed among the known failures.
     UnexpectedPass,
-    /// The subject has nothing that it could check.
+    /// The check does not apply to the subject.
     NotApplicable,
 }
 
-/// One check in one dtype.
+/// The outcome of one check in one dtype.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Outcome {
-    /// The group that the check belongs to.
+    /// The check's group.
     pub group: String,
-    /// Its name.
+    /// The check's name.
     pub check: String,
     /// The dtype of the tensors.
     pub dtype: DType,
-    /// How it ended.
+    /// The status.
     pub status: Status,
-    /// What failed, in one line, or why it is known to fail.
+    /// The failure, in one line, or the reason of a known failure.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub message: Option<String>,
 }
 
 impl Outcome {
-    /// Runs one check: an error or a panic fails it. A check that is listed in `known` is expected to fail.
+    /// Runs one check. An error or a panic fails it. A check that is listed in `known` is expected to fail.
     pub fn of(
         (group, check): (&str, &str),
         dtype: DType,
@@ -73,7 +73,7 @@ impl Outcome {
         Self { group: group.to_string(), check: check.to_string(), dtype, status, message }
     }
 
-    /// A check that does not concern the subject.
+    /// A check that does not apply to the subject.
     pub(crate) fn not_applicable((group, check): (&str, &str), dtype: DType) -> Self {
         let (group, check) = (group.to_string(), check.to_string());
         Self { group, check, dtype, status: Status::NotApplicable, message: None }
@@ -84,10 +84,10 @@ impl Outcome {
         !matches!(self.status, Status::Failed | Status::UnexpectedPass)
     }
 
-    /// Panics unless the outcome is the expected one; a known failure is printed.
+    /// Prints a known failure. Panics unless the outcome is the expected one.
     ///
     /// # Panics
-    /// When it is not.
+    /// If the outcome is not the expected one.
     pub fn assert(&self, subject: &str) {
         let Self { check, dtype, status, message, .. } = self;
         let message = message.as_deref().unwrap_or_default();
@@ -100,7 +100,7 @@ impl Outcome {
     }
 }
 
-/// Everything that a suite found about one subject.
+/// All results of a suite for one subject.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 #[must_use = "a report that nobody reads hides what failed"]
@@ -111,7 +111,7 @@ pub struct Report {
     pub suite: String,
     /// The name of the backend or the method.
     pub subject: String,
-    /// Every check, in the suite's order.
+    /// All outcomes, in the suite's order.
     pub outcomes: Vec<Outcome>,
 }
 
@@ -125,13 +125,13 @@ impl Report {
         self.outcomes.iter().all(Outcome::is_expected)
     }
 
-    /// The outcomes that are not expected.
+    /// The unexpected outcomes.
     pub fn faults(&self) -> impl Iterator<Item = &Outcome> {
         self.outcomes.iter().filter(|outcome| !outcome.is_expected())
     }
 }
 
-/// One line a fault, and a last line with the numbers.
+/// One line per fault, and a last line with the numbers.
 impl std::fmt::Display for Report {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         for Outcome { group, check, dtype, message, .. } in self.faults() {
@@ -150,7 +150,7 @@ impl std::fmt::Display for Report {
     }
 }
 
-/// What went wrong, if anything did.
+/// The failure of a check, if it fails.
 fn failure(run: impl FnOnce() -> Result<()>) -> Option<String> {
     let text = match catch_unwind(AssertUnwindSafe(run)) {
         Ok(Ok(())) => return None,

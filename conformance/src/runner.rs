@@ -1,4 +1,4 @@
-//! A program around the suites: it prints reports, as text or as JSON.
+//! A program for the suites. It prints reports as text or as JSON.
 
 use std::process::ExitCode;
 
@@ -6,7 +6,7 @@ use atedm_core::{Error, Result};
 
 use crate::report::Report;
 
-/// How reports are printed.
+/// The format of printed reports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Format {
     Text,
@@ -14,7 +14,7 @@ enum Format {
 }
 
 impl Format {
-    /// From a program's arguments, without its name: nothing, or `--format text` or `--format json`.
+    /// Reads a program's arguments, without its name: nothing, `--format text` or `--format json`.
     fn parse(arguments: &[&str]) -> Result<Self> {
         match arguments {
             [] | ["--format", "text"] | ["--format=text"] => Ok(Self::Text),
@@ -39,8 +39,8 @@ impl Format {
     }
 }
 
-/// The `main` of a program that prints the reports of `suites` to the standard output: with `--format json` as a JSON
-/// array, else as text. It fails when a report has a fault.
+/// The `main` of a program that prints the reports of `suites` to the standard output. With `--format json` they are a
+/// JSON array, else text. The program fails if a report has a fault.
 pub fn main_with(suites: impl FnOnce() -> Vec<Report>) -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let format = Format::parse(&arguments.iter().map(String::as_str).collect::<Vec<_>>());

@@ -1,21 +1,21 @@
-//! How far results may lie apart: one row per dtype, for all checks of this crate.
+//! The allowed differences between results: one row per dtype, for all checks of this crate.
 
 use approx::relative_eq;
 use atedm_core::{DType, Result, Tensor};
 
 use crate::host::Array;
 
-/// How far two results of the same computation may lie apart: `|a − b| ≤ absolute` or
-/// `|a − b| ≤ relative · max(|a|, |b|)`.
+/// The allowed difference between two results of the same computation: `|a − b| ≤ absolute` or `|a − b| ≤ relative ·
+/// max(|a|, |b|)`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Tolerance {
-    /// Share of the larger magnitude.
+    /// The allowed share of the larger magnitude.
     pub relative: f64,
-    /// Distance that is always allowed, for values around 1 whose sum cancels.
+    /// The difference that is always allowed, for values around 1 whose sum cancels.
     pub absolute: f64,
 }
 
-/// One operation or a short chain of them, on values around 1, against the oracle in f64.
+/// Tolerance for one operation or a short chain, on values around 1, against the oracle in f64.
 pub fn operation(dtype: DType) -> Tolerance {
     match dtype {
         DType::F64 => Tolerance { relative: 1e-11, absolute: 1e-11 },
@@ -25,7 +25,7 @@ pub fn operation(dtype: DType) -> Tolerance {
     }
 }
 
-/// A whole transformer block or more: relative L2 against the oracle in f64.
+/// Tolerance for a whole transformer block or more: relative L2 against the oracle in f64.
 pub fn chain(dtype: DType) -> f64 {
     match dtype {
         DType::F64 => 1e-12,
@@ -35,38 +35,38 @@ pub fn chain(dtype: DType) -> f64 {
     }
 }
 
-/// Scores of cross-attention: relative L2 against the oracle in f64. Eq. 1 divides by the entropy of a row, which is near
-/// zero where one text token has nearly all attention: there an error of the logits of 1e-7 is one of 1e-4 in the score,
-/// and those scores are the largest.
+/// Tolerance for scores of cross-attention: relative L2 against the oracle in f64. Eq. 1 divides by the entropy of a
+/// row. The entropy is near zero if one text token has nearly all attention. An error of 1e-7 in the logits is then
+/// 1e-4 in the score, and those scores are the largest.
 pub fn entropy_scores(dtype: DType) -> f64 {
     10.0 * chain(dtype)
 }
 
-/// Final latents against diffusers, unpruned, f32: relative L2.
+/// Tolerance for final latents against diffusers, unpruned, f32: relative L2.
 pub const LATENTS: f64 = 2e-5;
 
-/// Final latents with AT-EDM against an independent implementation in f64: relative L2.
+/// Tolerance for final latents with AT-EDM against an independent implementation in f64: relative L2.
 pub const PRUNED_LATENTS: f64 = 1e-4;
 
-/// Decoded pictures: steps of an 8-bit channel.
+/// Tolerance for decoded pictures, in steps of an 8-bit channel.
 pub const PIXEL_STEPS: u8 = 1;
 
-/// Published FLOPs are printed to four digits.
+/// Tolerance for published TFLOPs, which are printed to four digits.
 pub const PUBLISHED_TFLOPS: f64 = 6e-4;
 
-/// Asserts that two arrays agree within the row of `dtype`; names the worst element otherwise.
+/// Asserts that two arrays agree within the tolerance of `dtype`. Otherwise the message names the worst element.
 ///
 /// # Panics
-/// When they do not.
+/// If they do not agree.
 #[track_caller]
 pub fn assert_arrays_close(actual: &Array, expected: &Array, dtype: DType, what: &str) {
     assert_within(actual, expected, operation(dtype), what);
 }
 
-/// [`assert_arrays_close`] with the tolerance given.
+/// Like [`assert_arrays_close`], with a given tolerance.
 ///
 /// # Panics
-/// When they do not agree.
+/// If they do not agree.
 #[track_caller]
 pub fn assert_within(actual: &Array, expected: &Array, tolerance: Tolerance, what: &str) {
     assert_eq!(actual.shape, expected.shape, "{what}: shape");
@@ -93,19 +93,20 @@ pub fn assert_within(actual: &Array, expected: &Array, tolerance: Tolerance, wha
     }
 }
 
-/// Asserts that a tensor agrees with the oracle's array within the row of the tensor's dtype.
+/// Asserts that a tensor agrees with the oracle's array within the tolerance of its dtype.
 ///
 /// # Panics
-/// When it does not.
+/// If they do not agree.
 #[track_caller]
 pub fn assert_close<T: Tensor>(actual: &T, expected: &Array, what: &str) {
     assert_close_as(actual, expected, actual.dtype(), what);
 }
 
-/// [`assert_close`] with the row of another dtype: for results in the accumulator dtype of coarser inputs.
+/// Like [`assert_close`], with the tolerance of another dtype. It is for results in the accumulator dtype of coarser
+/// inputs.
 ///
 /// # Panics
-/// When they do not agree.
+/// If they do not agree.
 #[track_caller]
 pub fn assert_close_as<T: Tensor>(actual: &T, expected: &Array, row: DType, what: &str) {
     assert_arrays_close(&read(actual, what), expected, row, what);
@@ -114,17 +115,17 @@ pub fn assert_close_as<T: Tensor>(actual: &T, expected: &Array, row: DType, what
 /// Asserts that a tensor has exactly these elements.
 ///
 /// # Panics
-/// When it has not.
+/// If it does not.
 #[track_caller]
 pub fn assert_exact<T: Tensor>(actual: &T, expected: &Array, what: &str) {
     assert_within(&read(actual, what), expected, Tolerance { relative: 0.0, absolute: 0.0 }, what);
 }
 
-/// Asserts that scores `[.., n]` of about `1/n` each agree: multiplied by `n`, so that the absolute tolerance cannot
-/// hide them, within the row of `dtype`.
+/// Asserts that scores `[.., n]` of about `1/n` each agree within the tolerance of `dtype`. They are multiplied by `n`,
+/// so that the absolute tolerance cannot hide errors.
 ///
 /// # Panics
-/// When they do not.
+/// If they do not agree.
 #[track_caller]
 pub fn assert_mass_close<T: Tensor>(actual: &T, expected: &Array, dtype: DType, what: &str) {
     let n = expected.shape.last().copied().unwrap_or(1) as f64;
@@ -135,16 +136,16 @@ pub fn assert_mass_close<T: Tensor>(actual: &T, expected: &Array, dtype: DType, 
 /// Asserts that the result of a chain of operations is close in relative L2.
 ///
 /// # Panics
-/// When it is not.
+/// If it is not.
 #[track_caller]
 pub fn assert_chain_close<T: Tensor>(actual: &T, expected: &Array, dtype: DType, what: &str) {
     assert_chain_arrays(&read(actual, what), expected, dtype, what);
 }
 
-/// [`assert_chain_close`] of arrays.
+/// Like [`assert_chain_close`], for arrays.
 ///
 /// # Panics
-/// When they are not close.
+/// If they are not close.
 #[track_caller]
 pub fn assert_chain_arrays(actual: &Array, expected: &Array, dtype: DType, what: &str) {
     assert_relative_l2(actual, expected, chain(dtype), what);
@@ -153,7 +154,7 @@ pub fn assert_chain_arrays(actual: &Array, expected: &Array, dtype: DType, what:
 /// Asserts that the relative L2 distance of two arrays is at most `allowed`.
 ///
 /// # Panics
-/// When it is not.
+/// If it is larger.
 #[track_caller]
 pub fn assert_relative_l2(actual: &Array, expected: &Array, allowed: f64, what: &str) {
     assert_eq!(actual.shape, expected.shape, "{what}: shape");
@@ -167,10 +168,10 @@ fn read<T: Tensor>(tensor: &T, what: &str) -> Array {
     read.unwrap_or_else(|error| panic!("{what}: {error}"))
 }
 
-/// `‖a − b‖₂ / ‖b‖₂` in f64 (the plain norm of `a` where `b` is zero).
+/// `‖a − b‖₂ / ‖b‖₂` in f64. If `b` is zero, it is the norm of `a`.
 ///
 /// # Panics
-/// When they are not of one length.
+/// If the lengths differ.
 #[track_caller]
 pub fn relative_l2<X: Copy + Into<f64>>(actual: &[X], expected: &[X]) -> f64 {
     assert_eq!(actual.len(), expected.len(), "relative L2 of two lengths");

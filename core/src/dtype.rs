@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Error, Result};
 
-/// The element type of a tensor. No operation promotes one silently.
+/// The element type of a tensor. No operation converts one silently.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum DType {
@@ -19,7 +19,7 @@ pub enum DType {
 }
 
 impl DType {
-    /// Bytes of one element.
+    /// The size of one element in bytes.
     pub fn size_in_bytes(self) -> usize {
         match self {
             Self::F16 | Self::BF16 => 2,
@@ -28,13 +28,13 @@ impl DType {
         }
     }
 
-    /// The dtype in which softmax and everything about the attention graph is computed for tokens of this dtype:
-    /// f64 for f64, f32 for all others.
+    /// The dtype in which softmax and the attention graph are computed for tokens of this dtype: f64 for f64, f32
+    /// for all others.
     pub fn accumulator(self) -> Self {
         if self == Self::F64 { Self::F64 } else { Self::F32 }
     }
 
-    /// The name, as in configs: `f16`, `bf16`, `f32`, `f64`.
+    /// The name in configs: `f16`, `bf16`, `f32`, `f64`.
     pub fn name(self) -> &'static str {
         match self {
             Self::F16 => "f16",

@@ -2,9 +2,9 @@
 
 use std::path::PathBuf;
 
-/// What can go wrong anywhere in the workspace, as one concrete enum.
+/// Everything that can go wrong in the workspace, as one concrete enum.
 ///
-/// Every message is one line, and names the operation, the field, the file or the tensor at fault.
+/// Every message is one line. It names the operation, the field, the file or the tensor at fault.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -18,17 +18,17 @@ pub enum Error {
         /// The shape it got.
         got: Vec<usize>,
     },
-    /// An operation got a dtype that it does not take, or two that differ.
+    /// An operation got a dtype that it does not support, or two different dtypes.
     #[error("{op}: expected dtype {expected}, got {got}")]
     DType {
         /// The operation.
         op: &'static str,
         /// What was expected.
         expected: String,
-        /// What came.
+        /// What it got.
         got: String,
     },
-    /// A value that must be finite is not (a NaN score has no order).
+    /// A value that must be finite is not finite. A NaN score, for example, has no rank.
     #[error("{what} is not finite")]
     NotFinite {
         /// What held the value.
@@ -45,7 +45,7 @@ pub enum Error {
     /// A weight file or a tensor in it is missing or does not fit.
     #[error("{}: {reason}", weights_place(file, tensor))]
     Weights {
-        /// The file, or what stands for one.
+        /// The file, or a description of the source.
         file: PathBuf,
         /// The tensor's name; empty when the file itself is at fault.
         tensor: String,
@@ -95,7 +95,7 @@ fn weights_place(file: &std::path::Path, tensor: &str) -> String {
     if tensor.is_empty() { file.display().to_string() } else { format!("{}: {tensor}", file.display()) }
 }
 
-/// Which link on the way to `path`, itself included, leads nowhere.
+/// The first link on the way to `path`, or `path` itself, whose target is missing.
 fn dead_link(path: &std::path::Path) -> Option<String> {
     let (link, target) = path
         .ancestors()
@@ -105,7 +105,7 @@ fn dead_link(path: &std::path::Path) -> Option<String> {
     Some(format!("{name}is a link to {}, which is missing", target.display()))
 }
 
-/// The text on one line, every run of white space a single space: for what other libraries say in several lines.
+/// The text on one line, with one space for every run of white space. Other libraries give messages of several lines.
 pub fn one_line(text: impl std::fmt::Display) -> String {
     text.to_string().split_whitespace().collect::<Vec<_>>().join(" ")
 }
@@ -114,17 +114,17 @@ pub fn one_line(text: impl std::fmt::Display) -> String {
 pub type Result<T> = std::result::Result<T, Error>;
 
 impl Error {
-    /// A [`Error::Config`] for `field`.
+    /// An [`Error::Config`] for `field`.
     pub fn config(field: impl Into<String>, reason: impl Into<String>) -> Self {
         Self::Config { field: field.into(), reason: reason.into() }
     }
 
-    /// A [`Error::Shape`] for `op`.
+    /// An [`Error::Shape`] for `op`.
     pub fn shape(op: &'static str, expected: impl Into<String>, got: impl Into<Vec<usize>>) -> Self {
         Self::Shape { op, expected: expected.into(), got: got.into() }
     }
 
-    /// A [`Error::Io`] for `path`. Where a link to nowhere is why there is no such file, the message says so.
+    /// An [`Error::Io`] for `path`. If the file is missing because a link's target is missing, the message says so.
     pub fn io(path: impl Into<PathBuf>, source: std::io::Error) -> Self {
         let path = path.into();
         let source = match dead_link(&path) {
@@ -136,7 +136,7 @@ impl Error {
         Self::Io { path, source }
     }
 
-    /// A [`Error::Weights`] for a tensor (or, with an empty name, for the file itself).
+    /// An [`Error::Weights`] for a tensor. An empty name means the file itself.
     pub fn weights(file: impl Into<PathBuf>, tensor: impl Into<String>, reason: impl Into<String>) -> Self {
         Self::Weights { file: file.into(), tensor: tensor.into(), reason: reason.into() }
     }

@@ -5,9 +5,9 @@
 //! - [`backend`]: three small trait levels ([`Tensor`], [`NnOps`], [`AttentionOps`]) and their generic bodies.
 //! - [`plugin`]: the seam between a model and a method ([`plugin::TokenReducer`], [`plugin::BlockPass`]).
 //! - `reference` (feature `reference`): the plain backend on `ndarray`, in f32 and f64.
-//! - [`weights`]: named tensors, wherever they come from.
+//! - [`weights`]: named tensors from any source.
 
-// A library has nothing to tell on streams: what happens is logged or returned.
+// A library writes to no stream. It logs or returns what happens.
 #![deny(clippy::print_stderr, clippy::print_stdout)]
 
 pub mod at_edm;

@@ -1,4 +1,4 @@
-//! Where weights come from: a directory-like view of named tensors.
+//! The source of weights: a directory-like view of named tensors.
 
 use std::path::PathBuf;
 use std::rc::Rc;
@@ -7,15 +7,15 @@ use crate::{Error, Result, Tensor};
 
 /// Gives tensors by their full name in the checkpoint.
 ///
-/// Implemented by safetensors readers, by Candle's `VarBuilder`, and by generators of random weights.
+/// Safetensors readers, Candle's `VarBuilder` and generators of random weights implement it.
 pub trait WeightSource<T> {
-    /// The tensor `name`, of exactly `shape`, in the dtype and on the device that the source was opened for.
+    /// Returns the tensor `name` of exactly `shape`, in the dtype and on the device of this source.
     ///
     /// # Errors
-    /// [`Error::Weights`] naming the tensor, when it is missing, has another shape or an unsupported dtype.
+    /// [`Error::Weights`] names the tensor when it is missing, or has another shape or an unsupported dtype.
     fn tensor(&self, name: &str, shape: &[usize]) -> Result<T>;
 
-    /// Whether there is a tensor of this name.
+    /// Whether a tensor of this name exists.
     fn contains(&self, name: &str) -> bool;
 
     /// The shape of `name`, if it is known without loading it.
@@ -23,11 +23,11 @@ pub trait WeightSource<T> {
         None
     }
 
-    /// A file or description for error messages.
+    /// A file or a description, for error messages.
     fn origin(&self) -> PathBuf;
 }
 
-/// Named tensors below a prefix; `scope` is like `cd` into a directory. Names are those of the diffusers checkpoint.
+/// Named tensors below a prefix. `scope` works like `cd` into a directory. Names are those of the diffusers checkpoint.
 pub struct Weights<T> {
     source: Rc<dyn WeightSource<T>>,
     prefix: String,
@@ -45,7 +45,7 @@ impl<T: Tensor> Weights<T> {
         Self { source: Rc::new(source), prefix: String::new() }
     }
 
-    /// The view below `name` (a number, too: `scope(0)`).
+    /// The view below `name`, which may be a number: `scope(0)`.
     pub fn scope(&self, name: impl std::fmt::Display) -> Self {
         let prefix =
             if self.prefix.is_empty() { name.to_string() } else { format!("{}.{name}", self.prefix) };
@@ -61,12 +61,12 @@ impl<T: Tensor> Weights<T> {
         self.source.tensor(&self.full_name(name), shape)
     }
 
-    /// The tensor `name` if there is one.
+    /// The tensor `name`, or `None` if it does not exist.
     pub fn optional(&self, name: &str, shape: &[usize]) -> Result<Option<T>> {
         if self.contains(name) { self.tensor(name, shape).map(Some) } else { Ok(None) }
     }
 
-    /// Whether there is a tensor of this name.
+    /// Whether a tensor of this name exists.
     pub fn contains(&self, name: &str) -> bool {
         self.source.contains(&self.full_name(name))
     }

@@ -1,5 +1,5 @@
-//! The generic bodies on the reference backend: the streamed graph against the stored map, and both against plain
-//! loops in f64.
+//! The generic bodies on the reference backend. Tests compare the streamed graph with the stored map, and both with
+//! plain loops in f64.
 #![cfg(feature = "reference")]
 #![allow(clippy::unwrap_used, reason = "a test: helpers may panic, too")]
 
@@ -10,7 +10,7 @@ use atedm_core::{AttentionGraph, AttentionOps, DType, Error, Indices, NnOps, Par
 const BOTH: [DType; 2] = [DType::F32, DType::F64];
 const HOST: &NdDevice = &NdDevice;
 
-/// Queries above one row block (512), so that the seams between blocks count.
+/// More queries than one row block (512), so that the tests cover the seams between blocks.
 const LONG: [usize; 5] = [2, 3, 530, 37, 8];
 /// Few tokens, for maps that are to be hard.
 const SHORT: [usize; 5] = [1, 2, 7, 5, 4];
@@ -38,7 +38,7 @@ fn values(tensor: &NdTensor) -> Vec<f64> {
     bytes.as_chunks::<8>().0.iter().map(|&raw| f64::from_le_bytes(raw)).collect()
 }
 
-/// Agreement to the rounding of `dtype`, relative to the largest expected value.
+/// Asserts equality within the rounding of `dtype`, relative to the largest expected value.
 fn near(got: &NdTensor, shape: &[usize], expected: &[f64]) {
     assert_eq!(got.shape(), shape);
     let most = expected.iter().fold(0.0f64, |most, x| most.max(x.abs()));
@@ -50,7 +50,7 @@ fn near(got: &NdTensor, shape: &[usize], expected: &[f64]) {
     }
 }
 
-/// One attention problem: sizes, queries, keys, values, and the map by plain loops in f64.
+/// One attention problem: sizes, queries, keys, values, and the map from plain loops in f64.
 struct Problem {
     sizes: [usize; 5],
     q: NdTensor,
@@ -74,7 +74,7 @@ impl Problem {
         AttentionGraph::from_qk(&self.q, &self.k, self.scale).unwrap()
     }
 
-    /// The streamed graph and the stored one.
+    /// The streamed graph and the stored graph.
     fn both(&self) -> [AttentionGraph<NdTensor>; 2] {
         let streamed = self.streamed();
         assert!(matches!(streamed, AttentionGraph::Streamed(_)));
@@ -143,7 +143,7 @@ fn attention_and_its_map() {
     }
 }
 
-/// What is added to the logit of query `i` and key `j`.
+/// The bias on the logit of query `i` and key `j`.
 type Bias<'a> = &'a dyn Fn(usize, usize) -> f64;
 
 #[test]
@@ -229,7 +229,7 @@ fn row_entropy_and_second_moment() {
 #[test]
 fn a_one_hot_row_has_no_entropy_and_a_flat_row_the_most() {
     for dtype in BOTH {
-        // query 0 sees key 2 alone (the others underflow to 0), query 1 sees all alike
+        // query 0 sees only key 2 (the others underflow to 0), and query 1 sees all keys equally
         let q = tensor(dtype, &[1000.0, 0.0], &[1, 1, 2, 1]);
         let k = tensor(dtype, &[-1.0, 0.0, 3.0, -2.0], &[1, 1, 4, 1]);
         let streamed = AttentionGraph::from_qk(&q, &k, 1.0).unwrap();
@@ -247,7 +247,7 @@ fn a_one_hot_row_has_no_entropy_and_a_flat_row_the_most() {
 #[test]
 fn strongest_is_the_first_argmax_of_the_head_mean() {
     for dtype in BOTH {
-        // square maps, tokens above one column block among the pruned
+        // square maps, with more pruned tokens than one column block
         let sizes @ [b, h, n, _, _] = [2, 3, 700, 700, 8];
         let p = Problem::new(dtype, sizes, 0.35, 13);
         let partition = random(dtype, &[b, n], 14).split_top_k(120).unwrap();
@@ -274,7 +274,7 @@ fn strongest_is_the_first_argmax_of_the_head_mean() {
 #[test]
 fn strongest_takes_the_lowest_kept_row_on_ties() {
     for dtype in BOTH {
-        // all queries alike: every row of the map is the same
+        // all queries are equal, so every row of the map is the same
         let q = NdTensor::full(0.5, &[1, 2, 6, 3], dtype, HOST).unwrap();
         let graph = AttentionGraph::from_qk(&q, &random(dtype, &[1, 2, 6, 3], 1), 1.0).unwrap();
         let partition = Partition::<NdTensor>::from_kept(&[vec![1, 4, 5]], 6, HOST).unwrap();
@@ -373,7 +373,7 @@ fn linear_and_geglu_beside_plain_loops() {
             };
             let expected: Vec<f64> = (0..b * n * out).map(entry).collect();
             near(&x.linear(&weight, bias).unwrap(), &[b, n, out], &expected);
-            // the first half is the value, the second the gate
+            // the first half is the value, and the second half is the gate
             let gated: Vec<f64> = expected
                 .chunks(out)
                 .flat_map(|row| (0..out / 2).map(|o| row[o] * gelu(row[o + out / 2])).collect::<Vec<_>>())
@@ -391,7 +391,7 @@ fn gelu(x: f64) -> f64 {
     if z.abs() > 5.9 {
         return x.max(0.0);
     }
-    // erf z = 2/√π e^(−z²) Σ 2ⁿ z^(2n+1) / (1·3·…·(2n+1)): all terms of one sign, so nothing cancels
+    // erf z = 2/√π e^(−z²) Σ 2ⁿ z^(2n+1) / (1·3·…·(2n+1)): all terms have one sign, so nothing cancels
     let (mut term, mut sum, mut n) = (z, z, 0.0);
     while term.abs() > 1e-18 * sum.abs() {
         n += 1.0;

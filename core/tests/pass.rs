@@ -1,20 +1,21 @@
-//! What a pass asks of a model: that it comes to its exit, and what it gives: the places of tokens.
+//! What a pass requires of a model, namely that it reaches its exit, and what it gives: the places of tokens.
 
 #![cfg(feature = "reference")]
-// helpers outside `#[test]` functions are tests, too
+// helpers outside `#[test]` functions belong to the tests, too
 #![allow(clippy::unwrap_used)]
 
 use atedm_core::backend::Partition;
 use atedm_core::plugin::{
     Action, AttentionOutput, BlockId, BlockPass, BlockShape, Event, Grid, IndexPlan, LayerTokens, MethodPlan,
-    ModelShape, Options, Reduction, Registry, Row, Site, Step, StepOf, Sublayer, TokenReducer, Unpruned,
+    ModelShape, Options, Reduction, Reductions, Registry, Row, Site, Step, StepOf, Sublayer, TokenReducer,
+    Unpruned,
 };
 use atedm_core::reference::{NdDevice, NdIndices, NdTensor};
 use atedm_core::{DType, Error, Indices, Result, Tensor};
 
 const STEP: Step = Step { index: 0, total: 1, evaluation: 0, sigma: 1.0, timestep: 999.0 };
 
-/// Keeps tokens 1 and 3 of four as the block begins; their mean alone if it mixes.
+/// Keeps tokens 1 and 3 of four when the block begins. If it mixes, it keeps only their mean.
 struct Keeps {
     mixes: bool,
 }
@@ -79,7 +80,7 @@ fn a_pass_that_forgets_its_exit_panics() {
     assert!(said.contains("mid.0 was dropped without `exit`"), "{said}");
 }
 
-/// A pass that lacks no token, and one in which something failed, need no exit.
+/// A pass needs no exit if no token is missing or something failed.
 #[test]
 fn a_pass_that_failed_is_dropped_in_peace() {
     let rows = Row::singles(1);
@@ -91,7 +92,7 @@ fn a_pass_that_failed_is_dropped_in_peace() {
     assert!(matches!(error, Error::Cancelled));
 }
 
-/// The place of every token at each point of a layer, by a table that holds the numbers of the tokens.
+/// The place of every token at each point of a layer, from a table that holds the numbers of the tokens.
 #[test]
 fn every_closure_can_ask_where_its_tokens_stand() {
     let rows = Row::singles(1);
@@ -117,7 +118,7 @@ fn every_closure_can_ask_where_its_tokens_stand() {
         })
         .unwrap();
     assert_eq!(pass.exit(x).unwrap().to_f32().unwrap(), [4.0, 4.0, 12.0, 12.0]);
-    // while nothing is reduced it is the table itself, whatever its shape
+    // while nothing is reduced the result is the table itself, whatever its shape
     let mut unpruned = Unpruned;
     let mut whole = entered(&mut unpruned, &rows);
     let x = whole.layer(0, stream()).unwrap();
@@ -168,4 +169,24 @@ fn a_model_that_needs_places_refuses_a_method_without() {
     describe("at-edm", &rotary).unwrap();
     let error = describe("mixing", &rotary).unwrap_err().to_string();
     assert!(error.starts_with("plugin mixing: leaves tokens that stand for no single places"), "{error}");
+}
+
+/// Two reductions of a stream: what was kept for every token is cut to the stream's tokens, and comes back from them.
+#[test]
+fn outputs_follow_all_reductions_of_the_stream() {
+    let plan = |kept: &[u32], tokens: usize, donors: &[u32]| -> Box<dyn Reduction<NdTensor>> {
+        let partition = Partition::from_kept(&[kept.to_vec()], tokens, &NdDevice).unwrap();
+        let donors = NdIndices::from_host(&[donors.to_vec()], &NdDevice).unwrap();
+        Box::new(IndexPlan::new(&partition, &donors).unwrap())
+    };
+    // token 0 goes and takes the value of token 3; then token 2 goes and takes that of token 1
+    let made = [plan(&[1, 2, 3], 4, &[2]), plan(&[0, 2], 3, &[0])];
+    let reductions = Reductions::new(&made);
+    let small = reductions.shrink(&stream()).unwrap();
+    assert_eq!(small.to_f32().unwrap(), [1.0, 3.0]);
+    assert_eq!(reductions.restore_added(&small).unwrap().to_f32().unwrap(), [3.0, 1.0, 1.0, 3.0]);
+    assert!(reductions.shrink(&small).is_err());
+    let whole = Reductions::none();
+    assert_eq!(whole.shrink(&small).unwrap().to_f32().unwrap(), [1.0, 3.0]);
+    assert_eq!(whole.restore_added(&small).unwrap().to_f32().unwrap(), [1.0, 3.0]);
 }

@@ -1,4 +1,4 @@
-//! Attention with a stored map: the same output and the same graph as without one.
+//! Attention with a stored map gives the same output and the same graph as attention without one.
 
 #![cfg(feature = "reference")]
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]

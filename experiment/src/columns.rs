@@ -1,4 +1,4 @@
-//! Results as a Parquet file: a row an image, a column a field; options and tokens as JSON.
+//! Results as a Parquet file: one row per image, one column per field. Options and tokens are JSON.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use parquet::schema::parser::parse_message_type;
 use super::record::{Distances, Record};
 use crate::failure::{Failure, Outcome};
 
-/// What a column holds of a record.
+/// The value of a column for a record.
 enum Of {
     Text(fn(&Record) -> Option<String>),
     Whole(fn(&Record) -> Option<i64>),
@@ -22,7 +22,7 @@ fn distance(record: &Record, of: fn(&Distances) -> f64) -> Option<f64> {
     record.distances.as_ref().map(of)
 }
 
-/// Every column with its name.
+/// All columns with their names.
 fn columns() -> Vec<(&'static str, Of)> {
     use Of::{Number, Text, Whole};
     vec![
@@ -64,7 +64,7 @@ fn columns() -> Vec<(&'static str, Of)> {
     ]
 }
 
-/// The file's bytes, its rows in the order of `records`.
+/// The bytes of the file. Its rows are in the order of `records`.
 pub fn parquet_bytes(records: &[&Record]) -> Outcome<Vec<u8>> {
     write(records).map_err(|error| Failure::run(format!("Parquet: {error}")))
 }
@@ -106,7 +106,7 @@ fn write(records: &[&Record]) -> Result<Vec<u8>, ParquetError> {
     Ok(bytes)
 }
 
-/// The values that are there, and for every row 1 if its value is (the format's definition level).
+/// The values that exist. Also, for every row, 1 if its value exists (the format's definition level).
 fn present<V>(values: impl Iterator<Item = Option<V>>) -> (Vec<V>, Vec<i16>) {
     let all: Vec<Option<V>> = values.collect();
     let there = all.iter().map(|value| i16::from(value.is_some())).collect();

@@ -1,4 +1,4 @@
-//! The configuration of a run: a TOML file with prompts, how they are sampled, and a grid of methods and options.
+//! The configuration of a run: a TOML file with prompts, sampling settings, and a grid of methods and options.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -13,7 +13,7 @@ use super::sampling::{dtype, sampler};
 use crate::failure::{Failure, Outcome};
 use crate::files::{CONFIG_MOST, read_text};
 
-/// Who wrote a configuration, which is how its keys are called where something is wrong with them.
+/// The origin of a configuration. Error messages name its keys accordingly.
 #[derive(Debug, Clone, Copy)]
 pub enum Origin<'a> {
     /// A file.
@@ -25,7 +25,7 @@ pub enum Origin<'a> {
 }
 
 impl Origin<'_> {
-    /// A key as its writer knows it: `vae_tiling`, or `--vae-tiling`.
+    /// The name of a key for this origin: `vae_tiling`, or `--vae-tiling`.
     pub fn key(self, key: &str) -> String {
         match self {
             Self::File(_) | Self::Code => key.to_string(),
@@ -33,7 +33,7 @@ impl Origin<'_> {
         }
     }
 
-    /// A failure with the file in front of it.
+    /// Puts the file's name in front of a failure.
     pub fn blamed(self, failure: Failure) -> Failure {
         match self {
             Self::File(path) => failure.within(path.display()),
@@ -42,67 +42,67 @@ impl Origin<'_> {
     }
 }
 
-/// A configuration as it was read, its prompts too.
+/// A parsed configuration, with its prompts.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
-    /// What the run is called.
+    /// The title of the run.
     pub title: String,
     /// The checkpoint.
     pub model: Option<String>,
-    /// The run's seed; each prompt's is made of it and of the prompt's id.
+    /// The run's seed. Each prompt's seed is derived from it and the prompt's id.
     pub seed: u64,
-    /// Pixels across; the checkpoint's own if not given.
+    /// Width in pixels; the checkpoint's own if `None`.
     pub width: Option<usize>,
-    /// Pixels down; the checkpoint's own if not given.
+    /// Height in pixels; the checkpoint's own if `None`.
     pub height: Option<usize>,
     /// Generator of the noise.
     pub rng: RngKind,
-    /// What it draws in.
+    /// The dtype that the noise is drawn in.
     pub noise_dtype: NoiseDType,
-    /// Decode in tiles.
+    /// Width and height in pixels of the tiles for decoding; `None` for whole images.
     pub vae_tiling: Option<usize>,
-    /// Whether images are compared with the unpruned ones.
+    /// Whether images are compared with the unpruned images.
     pub distances: bool,
-    /// What grid entries are sampled with unless they say otherwise.
+    /// The sampling settings of grid entries that set none of their own.
     pub sampling: Sampling,
-    /// Budget of every entry that names neither a budget nor a ratio.
+    /// The budget of every entry that names neither a budget nor a ratio.
     pub budget_tflops: Option<f64>,
     /// Ids of the prompts whose kept sets are stored.
     pub masks: Vec<String>,
-    /// Prompts in the order of their ids.
+    /// The prompts, ordered by id.
     pub prompts: Vec<PromptText>,
-    /// The grid's entries, each a product of its axes.
+    /// The grid's entries. Each is a product of its axes.
     pub grid: Vec<GridEntry>,
 }
 
-/// A `[[grid]]` table as it was written.
+/// A `[[grid]]` table in its written form.
 #[derive(Debug, Clone, PartialEq, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct GridEntry {
-    /// What its points are called; the method's name if not given.
+    /// The prefix of the points' names; the method's name if `None`.
     pub name: Option<String>,
-    /// The method, or a list of methods that run as one, unless `each` varies it.
+    /// The method, or a list of methods that run as a stack. `None` if `each` varies the method.
     #[serde(deserialize_with = "crate::spec::read_name")]
     pub method: Option<String>,
     /// Options of every point.
     pub options: toml::Table,
-    /// Axes: a list of values for each key.
+    /// The axes: a list of values per key.
     pub each: toml::Table,
-    /// Instead of a ratio.
+    /// A budget that replaces a ratio.
     pub budget_tflops: Option<f64>,
-    /// Instead of the run's.
+    /// Replaces the run's steps.
     pub steps: Option<usize>,
-    /// Instead of the run's.
+    /// Replaces the run's guidance scale.
     pub guidance_scale: Option<f64>,
-    /// Instead of the run's.
+    /// Replaces the run's scheduler.
     pub scheduler: Option<String>,
-    /// Instead of the run's.
+    /// Replaces the run's negative prompt.
     pub negative_prompt: Option<String>,
-    /// Instead of the run's.
+    /// Replaces the run's attention.
     pub attention: Option<Attention>,
 }
 
-/// The file's own form.
+/// The structure of the TOML file.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct File {
@@ -128,20 +128,20 @@ struct File {
 }
 
 impl GridEntry {
-    /// A method with its options as they are by default.
+    /// A method with its default options.
     pub fn new(method: impl Into<String>) -> Self {
         Self { method: Some(method.into()), ..Self::default() }
     }
 
-    /// The same with an option of every point: `prune_layers`, `recovery`.
+    /// Sets an option of every point: `prune_layers`, `recovery`.
     #[must_use]
     pub fn option(mut self, key: impl Into<String>, value: impl Into<toml::Value>) -> Self {
         self.options.insert(key.into(), value.into());
         self
     }
 
-    /// The same with an axis: a point for each of these values of an option, and of `steps`, `guidance_scale`, `scheduler`,
-    /// `attention` or `budget_tflops`. Axes multiply.
+    /// Adds an axis: one point for each of these values. The key is an option, or `steps`, `guidance_scale`,
+    /// `scheduler`, `attention` or `budget_tflops`. Axes multiply.
     #[must_use]
     pub fn each<V: Into<toml::Value>>(
         mut self,
@@ -181,10 +181,10 @@ impl Default for File {
 }
 
 impl Config {
-    /// Prompts, each an id and a text, and a grid; the rest as a file has it by default.
+    /// A configuration with these prompts (id and text) and this grid. Everything else has the default of a file.
     ///
     /// # Errors
-    /// [`Failure::Usage`] for no prompts, ids that cannot name files or are there twice, and for an empty grid.
+    /// [`Failure::Usage`] if there are no prompts, if an id is repeated or cannot name a file, or if the grid is empty.
     pub fn new<Id: Into<String>, Text: Into<String>>(
         title: impl Into<String>,
         prompts: impl IntoIterator<Item = (Id, Text)>,
@@ -196,13 +196,13 @@ impl Config {
         Self::of(file, title.into(), prompts)
     }
 
-    /// Reads a file; `prompts` is a file of prompts that takes the place of the configuration's own.
+    /// Reads a file. `prompts` is a file of prompts that replaces the configuration's own prompts.
     pub fn read(path: &Path, prompts: Option<&Path>) -> Outcome<(Self, String)> {
         let prompts = prompts.map(|path| read_prompts(path, None)).transpose()?;
         Self::read_with(path, prompts)
     }
 
-    /// [`Config::read`] with prompts that have been read, if any.
+    /// Like [`Config::read`], with prompts that have been read already, if any.
     pub fn read_with(path: &Path, prompts: Option<Vec<PromptText>>) -> Outcome<(Self, String)> {
         let text = read_text(path, CONFIG_MOST)?;
         let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
@@ -212,7 +212,7 @@ impl Config {
         Ok((config, text))
     }
 
-    /// `folder` is what a relative `prompts_file` starts from.
+    /// Parses a configuration. A relative `prompts_file` starts from `folder`.
     pub fn parse(text: &str, name: &str, folder: &Path, prompts: Option<Vec<PromptText>>) -> Outcome<Self> {
         let file: File = toml::from_str(text).map_err(|error| in_toml(text, &error))?;
         let prompts = match (prompts, &file.prompts_file, file.prompts.is_empty()) {
@@ -227,7 +227,7 @@ impl Config {
         Self::of(file, name.to_string(), prompts)
     }
 
-    /// `title` counts where the file has none.
+    /// Makes the configuration. `title` is used if the file has none.
     fn of(file: File, title: String, prompts: Vec<PromptText>) -> Outcome<Self> {
         if prompts.is_empty() {
             return Err(Failure::usage(
@@ -271,7 +271,7 @@ impl Config {
     }
 }
 
-/// What is wrong with a TOML text, with its line and, where the message names no key, the key of that line.
+/// Describes an error in a TOML text, with its line. If the message names no key, it adds the key of that line.
 fn in_toml(text: &str, error: &toml::de::Error) -> Failure {
     let Some(before) = error.span().and_then(|span| text.get(..span.start)) else {
         return Failure::usage(error.message());
@@ -279,7 +279,7 @@ fn in_toml(text: &str, error: &toml::de::Error) -> Failure {
     let number = 1 + before.matches('\n').count();
     let line = text.lines().nth(number - 1).unwrap_or_default();
     let of_key = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
-    // a value of the wrong kind: the message tells the kind alone
+    // a value of the wrong type: the message names only the type
     let key = line.split_once('=').map(|(key, _)| key.trim()).filter(|key| key.chars().all(of_key));
     let key = key.filter(|_| error.message().starts_with("invalid"));
     let key = key.map_or(String::new(), |key| format!("{key}: "));

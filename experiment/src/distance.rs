@@ -1,9 +1,9 @@
-//! How far two pictures are apart: PSNR and SSIM of 8-bit pictures, L2 of latents.
+//! Distances between two pictures: PSNR and SSIM of 8-bit pictures, L2 of latents.
 
 use crate::files::Picture;
 
-/// Peak signal-to-noise ratio in dB over all channels: `10 log₁₀(255² / MSE)`; `None` for equal pictures, of which it
-/// is infinite, and for pictures of two sizes.
+/// Peak signal-to-noise ratio in dB over all channels: `10 log₁₀(255² / MSE)`. `None` for equal pictures, where it is
+/// infinite, and for pictures of two sizes.
 pub(crate) fn psnr(a: &Picture, b: &Picture) -> Option<f64> {
     if (a.width, a.height) != (b.width, b.height) {
         return None;
@@ -13,13 +13,13 @@ pub(crate) fn psnr(a: &Picture, b: &Picture) -> Option<f64> {
     (squares > 0).then(|| 10.0 * (255.0 * 255.0 / mean).log10())
 }
 
-/// Structural similarity (Wang, Bovik, Sheikh and Simoncelli 2004) of the pictures in grey:
+/// Structural similarity (Wang, Bovik, Sheikh and Simoncelli 2004) of the grey pictures:
 /// ```text
 /// SSIM(x, y) = (2 μx μy + C1)(2 σxy + C2) / ((μx² + μy² + C1)(σx² + σy² + C2)),   C1 = (0.01·255)², C2 = (0.03·255)²
 /// ```
-/// with means, variances and covariance under an 11 × 11 Gaussian window of σ = 1.5, averaged over all places where the
-/// window lies inside the picture. Grey is Rec. 601 luma. A picture with a side below 11 pixels is compared under one
-/// window as large as it; pictures of two sizes have 0.
+/// The means, variances and covariance use an 11 × 11 Gaussian window of σ = 1.5. The result is averaged over all
+/// places where the window lies inside the picture. Grey is Rec. 601 luma. Along a side below 11 pixels, the window is
+/// as long as that side. Pictures of two sizes give 0.
 pub(crate) fn ssim(a: &Picture, b: &Picture) -> f64 {
     if (a.width, a.height) != (b.width, b.height) || a.rgb.is_empty() {
         return 0.0;
@@ -52,7 +52,8 @@ fn luma(picture: &Picture) -> Vec<f64> {
     picture.rgb.chunks(3).map(grey).collect()
 }
 
-/// Weights of the window along one side: a Gaussian of σ = 1.5 over 11 places (or as many as there are), of sum 1.
+/// Weights of the window in one dimension: a Gaussian of σ = 1.5 over 11 places (or fewer, if `length` is less), with
+/// sum 1.
 fn window(length: usize) -> Vec<f64> {
     const SIDE: usize = 11;
     const SIGMA: f64 = 1.5;
@@ -64,7 +65,7 @@ fn window(length: usize) -> Vec<f64> {
     weights.iter().map(|weight| weight / sum).collect()
 }
 
-/// Weighted means at every place where the window fits: first along rows, then along columns.
+/// Weighted means at every place where the window fits, first along rows, then along columns.
 fn blurred(values: &[f64], width: usize) -> Vec<f64> {
     let width = width.max(1);
     let across = window(width);
@@ -87,7 +88,7 @@ fn dot(a: &[f64], b: &[f64]) -> f64 {
     a.iter().zip(b).map(|(a, b)| a * b).sum()
 }
 
-/// `‖a − b‖₂` and `‖a − b‖₂ / ‖b‖₂`, which is 0 where b is; no numbers where a value is none.
+/// `‖a − b‖₂` and `‖a − b‖₂ / ‖b‖₂`. The ratio is 0 if `b` is 0. Both are NaN if a value is NaN.
 pub(crate) fn l2(a: &[f32], b: &[f32]) -> (f64, f64) {
     let norm = |values: &mut dyn Iterator<Item = f64>| values.map(|v| v * v).sum::<f64>().sqrt();
     let distance = norm(&mut a.iter().zip(b).map(|(&a, &b)| f64::from(a) - f64::from(b)));
@@ -113,10 +114,10 @@ mod tests {
     fn psnr_of_known_errors() {
         let a = grey(16, 16, |x, y| (x * 7 + y * 3) as u8);
         assert_eq!(psnr(&a, &a), None);
-        // every value off by 5: 20 log10(255 / 5)
+        // every value differs by 5: 20 log10(255 / 5)
         let b = grey(16, 16, |x, y| (x * 7 + y * 3 + 5) as u8);
         assert!((psnr(&a, &b).unwrap() - 34.151_403_521_958_73).abs() < 1e-9);
-        // one channel of one pixel off by 255
+        // one channel of one pixel differs by 255
         let mut c = a.clone();
         c.rgb[0] = 255;
         let expected = 10.0 * (16.0 * 16.0 * 3.0f64).log10();
@@ -128,12 +129,12 @@ mod tests {
     fn ssim_of_known_pictures() {
         let a = grey(32, 24, |x, y| (x * 8 + y * 3 % 7) as u8);
         assert!((ssim(&a, &a) - 1.0).abs() < 1e-12);
-        // Flat pictures have no variance: only the luminance term is left.
+        // Flat pictures have no variance, so only the luminance term remains.
         let (flat, other) = (grey(20, 20, |_, _| 100), grey(20, 20, |_, _| 150));
         let c1 = 2.55f64 * 2.55;
         let expected = (2.0 * 100.0 * 150.0 + c1) / (100.0 * 100.0 + 150.0 * 150.0 + c1);
         assert!((ssim(&flat, &other) - expected).abs() < 1e-9, "{}", ssim(&flat, &other));
-        // A checkerboard against its negative is anticorrelated.
+        // A checkerboard and its negative are anticorrelated.
         let board = grey(20, 20, |x, y| if (x + y) % 2 == 0 { 0 } else { 255 });
         let negative = grey(20, 20, |x, y| if (x + y) % 2 == 0 { 255 } else { 0 });
         assert!(ssim(&board, &negative) < -0.9, "{}", ssim(&board, &negative));
@@ -142,7 +143,7 @@ mod tests {
         assert!(ssim(&grey(4, 4, |_, _| 9), &grey(4, 4, |_, _| 9)) > 0.999);
     }
 
-    /// Against the definition with the whole two-dimensional window at every place.
+    /// Compares with the definition: the whole two-dimensional window at every place.
     #[test]
     fn ssim_of_noise_is_the_definition() {
         let mut state = 7u32;
@@ -182,8 +183,8 @@ mod tests {
         assert!((ssim_grey(&a, &b, width) - sum / places).abs() < 1e-12);
     }
 
-    /// Against scikit-image 0.26: `structural_similarity(…, gaussian_weights=True, sigma=1.5, use_sample_covariance=False,
-    /// data_range=255)` of the luma, and `peak_signal_noise_ratio` of the pictures.
+    /// Compares with scikit-image 0.26: `structural_similarity(…, gaussian_weights=True, sigma=1.5,
+    /// use_sample_covariance=False, data_range=255)` of the luma, and `peak_signal_noise_ratio` of the pictures.
     #[test]
     fn both_agree_with_scikit_image() {
         let mut state = 7u32;

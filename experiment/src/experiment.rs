@@ -1,4 +1,4 @@
-//! The door for programs: a grid in Rust, closures as scorers, typed rows back.
+//! The interface for programs: a grid in Rust, closures as scorers, results as typed rows.
 
 use std::fmt;
 use std::sync::Arc;
@@ -23,7 +23,7 @@ use crate::pictures::{References, missing};
 use crate::platform::Platform;
 use crate::record::{Distances, Flops, LevelTokens, PromptLine, Settings, Times};
 
-/// An experiment on one backend: a model, and scorers of one's own beside those that come with AT-EDM.
+/// An experiment on one backend: a model, and the caller's own scorers in addition to AT-EDM's.
 pub struct Experiment<B: Backend> {
     model: Model,
     device: DeviceOf<B>,
@@ -31,38 +31,39 @@ pub struct Experiment<B: Backend> {
     parts: Parts<B::Tensor>,
 }
 
-/// An image of an experiment.
+/// One image of an experiment.
 #[derive(Debug, Clone)]
 pub struct Row {
-    /// The point as a person reads it: `at-edm ratio=0.3`; `none` is the unpruned model.
+    /// The point's readable name: `at-edm ratio=0.3`; `none` is the unpruned model.
     pub label: String,
-    /// What its grid entry varies, and this point's values.
+    /// The keys that the grid entry varies, with this point's values.
     pub varied: Value,
-    /// Everything that decides the image, beside prompt and seed.
+    /// All settings that decide the image, except prompt and seed.
     pub settings: Settings,
     /// The prompt with its seed.
     pub prompt: PromptLine,
-    /// What the U-Net cost.
+    /// The cost of the U-Net.
     pub flops: Flops,
-    /// What was left of the tokens, a line a resolution level.
+    /// The tokens that the method left, one line per resolution level.
     pub tokens: Vec<LevelTokens>,
-    /// How long it took.
+    /// The time that the image took.
     pub times: Times,
-    /// How far it is from the unpruned image of the same prompt, seed and sampling; `None` for that image itself.
+    /// The distances to the unpruned image of the same prompt, seed and sampling; `None` for that image itself.
     pub distances: Option<Distances>,
     /// The picture.
     pub picture: Picture,
 }
 
 impl<B: Backend> Experiment<B> {
-    /// An experiment on `device`, which `platform` names.
+    /// An experiment on `device`. `platform` describes the device.
     pub fn new(model: Model, device: DeviceOf<B>, platform: Platform) -> Self {
         Self { model, device, platform, parts: Parts::with_builtins() }
     }
 
-    /// Adds a scorer, to be named by AT-EDM's option `scorer`. `score` is given the tokens that enter a pruning layer
-    /// (`input.hidden`: `[batch, tokens, channels]`) and answers `[batch, tokens]`, larger for tokens to keep. One that needs
-    /// attention maps or a memory is a [`TokenScorer`], for [`Experiment::parts`].
+    /// Adds a scorer under a name that AT-EDM's option `scorer` can then take. `score` gets the tokens that enter a
+    /// pruning layer (`input.hidden`: `[batch, tokens, channels]`). It returns `[batch, tokens]`, with larger values
+    /// for tokens to keep. A scorer that needs attention maps or a memory is a [`TokenScorer`]; add it to
+    /// [`Experiment::parts`].
     ///
     /// # Errors
     /// [`Failure::Usage`](crate::Failure::Usage) if the name is taken.
@@ -79,16 +80,16 @@ impl<B: Backend> Experiment<B> {
         Ok(self)
     }
 
-    /// AT-EDM's parts, to add scorers, selectors and recoveries.
+    /// AT-EDM's parts. Add scorers, selectors and recoveries to them.
     pub fn parts(&mut self) -> &mut Parts<B::Tensor> {
         &mut self.parts
     }
 
-    /// Makes the images of a configuration, and of the unpruned model where they are compared with it: a row an image, prompt
-    /// by prompt, unpruned images first.
+    /// Makes the images of a configuration. If distances are wanted, it makes the unpruned images too. There is one row
+    /// per image, ordered by prompt, with unpruned images first.
     ///
     /// # Errors
-    /// What is wrong with the configuration, and whatever the model, the backend or a method reports.
+    /// The errors of the configuration, the model, the backend and the methods.
     pub fn rows(self, config: &Config, listener: &dyn Listener) -> Outcome<Vec<Row>> {
         let Self { model, device, platform, parts } = self;
         let registry: Registry<B::Tensor> = registry_with(&(), parts)?;

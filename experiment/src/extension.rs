@@ -1,11 +1,11 @@
-//! Plugins of an outside crate, for whichever backend the user picks at run time.
+//! Plugins of an outside crate, for any backend that the user chooses at run time.
 
 use atedm_core::at_edm::Parts;
 use atedm_core::plugin::Registry;
 use atedm_core::{AttentionOps, Result};
 
-/// Adds methods and schedules to the registry, and scorers, selectors and recoveries to AT-EDM's parts, so that `--prune`
-/// and `--prune-opt` can name them. Called for the backend in use, and for a plan before it.
+/// Adds methods and schedules to the registry, and scorers, selectors and recoveries to AT-EDM's parts. `--prune` and
+/// `--prune-opt` can then name them. It is called for the backend in use, and before that for the plan.
 ///
 /// ```
 /// use atedm_core::plugin::{Registry, Unpruned, Whole};
@@ -28,7 +28,7 @@ pub trait Extension {
     /// Registers scorers, selectors and recoveries of AT-EDM under their names.
     ///
     /// # Errors
-    /// [`atedm_core::Error::Config`] when a name is taken.
+    /// [`atedm_core::Error::Config`] if a name is taken.
     fn parts<T: AttentionOps>(&self, _parts: &mut Parts<T>) -> Result<()> {
         Ok(())
     }
@@ -36,13 +36,13 @@ pub trait Extension {
     /// Registers methods and schedules under their names.
     ///
     /// # Errors
-    /// [`atedm_core::Error::Config`] when a name is taken.
+    /// [`atedm_core::Error::Config`] if a name is taken.
     fn register<T: AttentionOps>(&self, _registry: &mut Registry<T>) -> Result<()> {
         Ok(())
     }
 }
 
-/// Nothing but what comes with the program.
+/// No extension: only the built-in methods.
 impl Extension for () {}
 
 /// The built-in registry with an extension's names added.
@@ -50,14 +50,14 @@ pub fn registry<T: AttentionOps>(extension: &impl Extension) -> Result<Registry<
     registry_with(extension, parts(extension)?)
 }
 
-/// AT-EDM's parts with an extension's added.
+/// AT-EDM's parts with an extension's parts added.
 pub fn parts<T: AttentionOps>(extension: &impl Extension) -> Result<Parts<T>> {
     let mut parts = Parts::with_builtins();
     extension.parts(&mut parts)?;
     Ok(parts)
 }
 
-/// [`registry`] with AT-EDM made of these parts.
+/// Like [`registry`], with AT-EDM made of these parts.
 pub fn registry_with<T: AttentionOps>(extension: &impl Extension, parts: Parts<T>) -> Result<Registry<T>> {
     let mut registry = Registry::with_parts(parts);
     atedm_tomerge::register(&mut registry)?;

@@ -1,40 +1,40 @@
-//! How an experiment fails: one line, and whose fault it is.
+//! Errors of an experiment: a message of one line, and whether the input or the run is at fault.
 
 use std::fmt;
 use std::path::Path;
 
 use atedm_core::Error;
 
-/// What went wrong, told on one line that names the culprit: a key, a file, an image.
+/// An error. Its message is one line that names the key, the file or the image at fault.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Failure {
-    /// A configuration, or what a command line says.
+    /// An error in a configuration or on the command line.
     Usage(String),
-    /// A file, or the run itself.
+    /// An error in a file, or in the run itself.
     Run(String),
 }
 
-/// What may fail in an experiment.
+/// The result of an operation that may fail.
 pub type Outcome<T = ()> = Result<T, Failure>;
 
 impl Failure {
-    /// A configuration or a command line is at fault.
+    /// An error in a configuration or on the command line.
     pub fn usage(message: impl fmt::Display) -> Self {
         Self::Usage(message.to_string())
     }
 
-    /// A file or the run is at fault.
+    /// An error in a file or in the run.
     pub fn run(message: impl fmt::Display) -> Self {
         Self::Run(message.to_string())
     }
 
-    /// A file is at fault, whatever kind of error was found in it.
+    /// An error in a file, whatever its cause.
     pub fn file(path: &Path, reason: impl fmt::Display) -> Self {
         Self::run(format!("{}: {reason}", path.display()))
     }
 
-    /// The same failure, with the place it concerns in front.
+    /// The same failure, with its place in front of the message.
     pub fn within(self, place: impl fmt::Display) -> Self {
         match self {
             Self::Usage(message) => Self::Usage(format!("{place}: {message}")),
@@ -61,7 +61,7 @@ impl From<Error> for Failure {
     }
 }
 
-/// A text on one line: libraries' messages may span several; ours never do.
+/// Puts a text on one line. Messages of libraries may span several lines; ours never do.
 pub fn without_breaks(text: &str) -> String {
     text.split(['\n', '\r']).map(str::trim).filter(|part| !part.is_empty()).collect::<Vec<_>>().join(" ")
 }

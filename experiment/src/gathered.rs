@@ -1,4 +1,4 @@
-//! What a run's folder holds, shards gathered.
+//! The contents of a run's folder, with the shards combined.
 
 use std::collections::btree_map::{BTreeMap, Entry};
 use std::path::{Path, PathBuf};
@@ -10,41 +10,41 @@ use crate::merge::run_folders;
 use crate::reading::{read_config, read_info, read_prompt_lines, read_results};
 use crate::record::{PointInfo, PromptLine, Record, RunInfo};
 
-/// A finished image and the folder that its files lie in.
+/// A finished image and the folder of its files.
 #[derive(Debug)]
 pub struct StoredImage {
     /// The run's folder.
     pub folder: PathBuf,
-    /// Its line.
+    /// Its line of `results.jsonl`.
     pub record: Record,
 }
 
 impl StoredImage {
-    /// Its masks, if there is such a file.
+    /// The path of its masks, if the file exists.
     pub fn masks(&self) -> Outcome<Option<PathBuf>> {
         file_inside(&self.folder, &masks_path(&self.record.id))
     }
 }
 
-/// A run, as far as it is done.
+/// The finished part of a run.
 #[derive(Debug)]
 pub struct Gathered {
     /// `run.json`.
     pub info: RunInfo,
     /// All prompts of the run.
     pub prompts: Vec<PromptLine>,
-    /// The configuration as it was written.
+    /// The text of the configuration.
     pub config: String,
-    /// Folders that results were read from.
+    /// Number of folders that results were read from.
     pub folders: usize,
-    /// By id. Of images that several shards made, the first shard's.
+    /// The images by id. If several shards made an image, the first shard's.
     pub records: BTreeMap<String, StoredImage>,
-    /// Images that were there more than once.
+    /// Number of images that occurred more than once.
     pub doubles: usize,
 }
 
 impl Gathered {
-    /// Reads a run's folder, and the shards in it.
+    /// Reads a run's folder and the shards in it.
     pub fn read(folder: &Path) -> Outcome<Self> {
         let folders = run_folders(folder)?;
         let first = folders.first().map_or(folder, PathBuf::as_path);
@@ -76,7 +76,7 @@ impl Gathered {
         Ok(run)
     }
 
-    /// Images of the whole run.
+    /// Number of images in the whole run.
     pub fn total(&self) -> usize {
         self.info.points.len() * self.prompts.len()
     }
@@ -91,7 +91,7 @@ impl Gathered {
         self.prompts.iter().filter_map(|prompt| Some(&self.image(&point.id, &prompt.id)?.record))
     }
 
-    /// The first prompts that have images, at most so many.
+    /// The first prompts that have images, at most `count`.
     pub fn first_prompts(&self, count: usize) -> Vec<&PromptLine> {
         let has_any = |prompt: &&PromptLine| {
             self.info.points.iter().any(|point| self.image(&point.id, &prompt.id).is_some())
@@ -102,7 +102,7 @@ impl Gathered {
     /// The prompts with these ids.
     ///
     /// # Errors
-    /// [`Failure::Usage`] with an id that no prompt has.
+    /// [`Failure::Usage`] with the id that no prompt has.
     pub fn prompts_of(&self, ids: &[String]) -> Outcome<Vec<&PromptLine>> {
         let find = |id: &String| {
             self.prompts

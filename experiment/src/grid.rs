@@ -1,4 +1,4 @@
-//! From grid entries to points: the product of each entry's axes.
+//! Turns grid entries into points: the product of each entry's axes.
 
 use serde_json::{Map, Value};
 
@@ -8,27 +8,28 @@ use super::sampling::sampler;
 use crate::failure::{Failure, Outcome};
 use crate::spec::{PruneSpec, json_from_toml, name_of};
 
-/// One point: a method with its options, and how images are sampled under it.
+/// One point: a method with its options, and sampling settings.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Point {
-    /// The entry's name and what varies.
+    /// The entry's name and the varied values.
     pub label: String,
     /// The entry's name.
     pub grid: String,
-    /// What varies in the entry, and this point's values.
+    /// The keys that the entry varies, with this point's values.
     pub varied: Map<String, Value>,
     /// The method and its options.
     pub spec: PruneSpec,
-    /// How images are sampled.
+    /// The sampling settings.
     pub sampling: Sampling,
-    /// The budget that was asked for, by whomever.
+    /// The requested budget in TFLOP, from whichever table sets it.
     pub budget_tflops: Option<f64>,
 }
 
-/// Points of a run at most. Each is checked, solved and written with all of its settings before anything runs.
+/// The largest number of points in a run. Each point is checked, solved and written with all its settings before
+/// anything runs.
 const MOST_POINTS: usize = 10_000;
 
-/// All points of a configuration, entry by entry; the last axis (axes are in the order of their names) varies fastest.
+/// All points of a configuration, entry by entry. Axes are ordered by name, and the last axis varies fastest.
 pub fn points(config: &Config) -> Outcome<Vec<Point>> {
     let mut grid = Vec::with_capacity(config.grid.len());
     let mut count = 0usize;
@@ -52,7 +53,7 @@ pub fn points(config: &Config) -> Outcome<Vec<Point>> {
     Ok(points)
 }
 
-/// An axis: a key, which may lead into tables, and its values.
+/// An axis: a key (a path into nested tables), and its values.
 type Axis = (Vec<String>, Vec<Value>);
 
 fn expand(entry: &GridEntry, axes: &[Axis], config: &Config) -> Outcome<Vec<Point>> {
@@ -67,7 +68,7 @@ fn expand(entry: &GridEntry, axes: &[Axis], config: &Config) -> Outcome<Vec<Poin
     combinations.iter().map(|chosen| point(entry, config, chosen)).collect()
 }
 
-/// Lists are axes; tables lead to axes of their entries.
+/// Collects the axes of a table. A list is an axis. A table contains the axes of its entries.
 fn axes_of(table: &toml::Table, path: &mut Vec<String>, axes: &mut Vec<Axis>) -> Outcome {
     for (key, value) in table {
         path.extend(key.split('.').map(str::to_string));
@@ -179,7 +180,7 @@ fn point(entry: &GridEntry, config: &Config, chosen: &[(&[String], &Value)]) -> 
     })
 }
 
-/// Sets an entry of nested tables; what the entry fixes may not vary too.
+/// Sets an entry of nested tables. An entry cannot both fix and vary a key.
 fn insert(table: &mut Map<String, Value>, path: &[String], value: &Value) -> Result<(), String> {
     match path {
         [] => Ok(()),
@@ -194,7 +195,7 @@ fn insert(table: &mut Map<String, Value>, path: &[String], value: &Value) -> Res
     }
 }
 
-/// A value without quotes, lists joined by `+`.
+/// A value without quotes. The items of a list are joined by `+`.
 fn plain(value: &Value) -> String {
     match value {
         Value::String(text) => text.clone(),
@@ -203,11 +204,11 @@ fn plain(value: &Value) -> String {
     }
 }
 
-/// A label as a folder's name: what does not fit becomes `_`.
+/// Turns a label into a folder's name. Characters that are not allowed become `_`.
 pub fn slug(label: &str) -> String {
     let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '=' | '+' | '-');
     let slug: String = label.chars().map(|c| if fits(c) { c } else { '_' }).collect();
-    // a dot in front would hide the folder, or lead out of it
+    // a leading dot would hide the folder, or lead out of it
     if slug.starts_with('.') { format!("_{slug}") } else { slug }
 }
 
@@ -263,7 +264,7 @@ mod tests {
         );
     }
 
-    /// Ten axes of a hundred values: 10^20 points, of which none may be made.
+    /// Ten axes of a hundred values give 10^20 points. None may be made.
     #[test]
     fn points_are_counted_before_they_are_made() {
         let values = (0..100).map(|value| value.to_string()).collect::<Vec<_>>().join(", ");

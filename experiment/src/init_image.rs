@@ -1,4 +1,4 @@
-//! Image to image. The picture's latents are brought to the noise of a step in the middle of the schedule.
+//! Image to image: a picture's latents get the noise of a step in the middle of the schedule.
 
 use std::path::{Path, PathBuf};
 
@@ -12,28 +12,29 @@ use crate::files::{DATA_MOST, Picture, read_bytes, read_png};
 use crate::inputs::digest;
 use crate::model::Size;
 
-/// Part of the schedule that runs on a picture when nobody says how much: diffusers' for SD-XL.
+/// The default part of the schedule that runs on a picture: diffusers' for SD-XL.
 const STRENGTH: f64 = 0.3;
 
-/// Which latents of a picture a run starts from.
+/// The latents of a picture that a run starts from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StartFrom {
-    /// Drawn by the run's generator, before its noise.
+    /// Latents that the run's generator draws, before its noise.
     Drawn,
-    /// The mean.
+    /// The mean of the distribution.
     Mean,
 }
 
-/// How much of the schedule runs on a picture.
+/// The part of the schedule that runs on a picture.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Strength {
     share: f64,
-    /// The first step to run, in the full schedule.
+    /// The first step to run, as an index in the full schedule.
     start: usize,
 }
 
 impl Strength {
-    /// The part of `steps` that runs, from 0 to 1; diffusers' for SD-XL if `None`. The last `⌊share · steps⌋` steps run.
+    /// `share` is the part of `steps` that runs, from 0 to 1; `None` means diffusers' default for SD-XL. The last
+    /// `⌊share · steps⌋` steps run.
     ///
     /// # Errors
     /// [`Failure::Usage`] if no step is left.
@@ -59,7 +60,7 @@ pub struct InitImage {
 }
 
 impl InitImage {
-    /// Reads the picture, which must have the output's `size`.
+    /// Reads the picture. It must have the output's `size`.
     ///
     /// # Errors
     /// [`Failure::Run`] naming the file.
@@ -73,7 +74,7 @@ impl InitImage {
         self.strength.share
     }
 
-    /// What it is, by its content and strength.
+    /// A hash of its content and strength.
     ///
     /// # Errors
     /// [`Failure::Run`] naming the file.
@@ -82,7 +83,7 @@ impl InitImage {
         Ok(digest(format!("{content} {}", self.strength()).as_bytes()))
     }
 
-    /// What every image starts from: latents that each run draws from the autoencoder's distribution, or their mean.
+    /// The start of every image: the autoencoder's distribution, from which each run draws, or its mean.
     pub(crate) fn initial<B: Backend>(
         &self,
         pipeline: &Pipeline<B>,
@@ -95,7 +96,7 @@ impl InitImage {
         Ok(InitialLatents::Encoded { distribution, start: self.strength.start })
     }
 
-    /// In the dtype that diffusers encodes in, which may be another than that of decoding.
+    /// Encodes the picture in the dtype that diffusers encodes in. Decoding may use another dtype.
     fn encode<B: Backend>(
         &self,
         pipeline: &Pipeline<B>,

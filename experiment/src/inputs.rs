@@ -1,13 +1,13 @@
-//! What a run reads beside its configuration, by its content: a path says nothing of what is in a file.
+//! Hashes of the files that a run reads besides its configuration. A hash identifies the content; a path does not.
 
 use std::collections::BTreeMap;
 
 use sha2::{Digest, Sha256};
 
-/// Hashes by what they are of: `checkpoint`, `init_image`, `latents`.
+/// Hashes by input: `checkpoint`, `init_image`, `latents`.
 pub type Inputs = BTreeMap<String, String>;
 
-/// What is known of a checkpoint by its identity, if there is one: a plan needs no weights.
+/// The inputs of a checkpoint with this identity. It is `None` if weights are missing, because a plan needs no weights.
 pub fn of_checkpoint(identity: Option<String>) -> Inputs {
     identity.map(|identity| ("checkpoint".to_string(), digest(identity.as_bytes()))).into_iter().collect()
 }

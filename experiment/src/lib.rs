@@ -1,5 +1,5 @@
-//! Experiments with token-reducing methods on SD-XL, as a library. The program `atedm` is its command line; this crate writes to
-//! no stream, reads no command line and ends no process.
+//! Experiments with token-reducing methods on SD-XL, as a library. The program `atedm` is its command line. This crate
+//! writes to no standard stream, reads no command line and ends no process.
 //!
 //! # A grid in Rust
 //! ```no_run
@@ -24,17 +24,21 @@
 //! ```
 //!
 //! # Structure
-//! - [`config`] (a run's TOML file, or a program's), [`grid`] (entries become points), [`prompts`], [`spec`] and [`method`] (a
-//!   method, its budget solved, its costs known) → [`plan`]: every point checked before any weight is read.
-//! - [`engine`]: a [`PlannedRun`](engine::PlannedRun) on a backend; whoever is a [`Sink`](engine::Sink) takes its images.
-//!   `generate` and `masks` are a plan of one point and one batch.
-//! - [`ablation`]: a plan's images in a folder, resumable and in [`shard`]s; [`merge`] makes one folder of many; [`gathered`] reads
-//!   them again; [`record`]: what its files say.
+//! - [`config`]: the TOML file of a run, or its equivalent in a program. [`grid`] turns its entries into points.
+//!   [`prompts`], [`spec`] and [`method`] prepare prompts and methods: options checked, budget solved, costs known.
+//! - [`plan`]: a checked run. Every point is checked before any weight is read.
+//! - [`engine`]: a [`PlannedRun`](engine::PlannedRun) on a backend. A [`Sink`](engine::Sink) receives its images.
+//!   `generate` and `masks` are plans of one point and one batch.
+//! - [`ablation`]: writes a plan's images to a folder. It can resume, and it can work in [`shard`]s. [`merge`] makes
+//!   one folder of many. [`gathered`] reads them again. [`record`] defines the contents of the files.
 //! - [`Experiment`]: a plan's images as typed rows.
-//! - [`pictures`]: distances to the unpruned images. [`report`]: one HTML page of a folder. [`bench`](mod@bench): the U-Net timed.
-//! - [`files`]: latents, masks, PNG and its metadata, written whole or not at all; [`draw`]: overlays, contact sheet, charts.
-//! - [`model`], [`subject`]: a checkpoint opened, or known by its configurations alone. [`platform`], [`memory`]: what computes.
-//! - [`failure`]: what goes wrong, and whose fault it is; [`listener`]: who hears how it goes on.
+//! - [`pictures`]: distances to the unpruned images. [`report`]: one HTML page per folder. [`bench`](mod@bench): times
+//!   the U-Net.
+//! - [`files`]: latents, masks, PNG and its metadata, written completely or not at all. [`draw`]: overlays, contact
+//!   sheets, charts.
+//! - [`model`], [`subject`]: an opened checkpoint, or one of which only the configurations are known.
+//! - [`platform`], [`memory`]: the backend and device, and a check of the memory.
+//! - [`failure`]: errors, and who is at fault. [`listener`]: receives progress and warnings.
 //!
 //! # A run's folder
 //! ```text
@@ -46,12 +50,12 @@
 //! latents/POINT/PROMPT.safetensors     final latents of the unpruned images that others are compared with
 //! shard-M-of-N/          with --shard: such a folder for each shard, instead of the files above
 //! ```
-//! Where a file of an image is follows from the plan (`members`); what a folder's files say is checked against it (`reading`).
-//! A picture is written under a temporary name and renamed before its line is appended, so a line's files are always there.
-//! A line without its end is dropped when a run is resumed. `atedm ablate merge` makes one folder of many, its lines
-//! sorted by id.
+//! The plan decides where the files of an image are (`members`). The contents of a folder are checked against it
+//! (`reading`). A picture is written under a temporary name and renamed before its line is appended. So the files of a
+//! line always exist. When a run is resumed, an incomplete last line is dropped. `atedm ablate merge` makes one folder
+//! of many, with the lines sorted by id.
 
-// A library has nothing to tell on streams: what happens is returned, or told to a listener.
+// A library must not write to the standard streams. Events are returned, or passed to a listener.
 #![deny(clippy::print_stderr, clippy::print_stdout)]
 
 pub mod ablation;
@@ -93,6 +97,7 @@ mod stored;
 pub mod subject;
 mod table;
 mod tally;
+mod workload;
 
 pub use config::{Config, GridEntry, Sampling};
 pub use experiment::{Experiment, Row};

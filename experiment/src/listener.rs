@@ -1,15 +1,15 @@
-//! Who hears how an experiment goes on. The library itself writes to no stream.
+//! Receivers of an experiment's progress. The library itself writes to no stream.
 
 use crate::record::{Flops, Times};
 
-/// What is being done.
+/// A phase of the work.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
     /// Weights are read.
     Loading,
     /// The U-Net runs.
     Denoising,
-    /// The autoencoder makes a picture of the latents.
+    /// The autoencoder decodes the latents to a picture.
     Decoding,
 }
 
@@ -18,57 +18,58 @@ pub enum Phase {
 pub struct WrittenImage<'a> {
     /// Its prompt's id.
     pub prompt: &'a str,
-    /// Its point, as a person reads it.
+    /// The readable name of its point.
     pub label: &'a str,
-    /// Images that are there, this one among them.
+    /// Number of images in the folder, this one included.
     pub count: usize,
-    /// Images of the whole run, or of its shard.
+    /// Number of images of the whole run, or of its shard.
     pub total: usize,
-    /// What the U-Net cost.
+    /// The cost of the U-Net.
     pub flops: Flops,
-    /// How long it took.
+    /// The time that the image took.
     pub times: Times,
-    /// How far it is from the unpruned image, where it is compared with one.
+    /// The distance to the unpruned image, if they are compared.
     pub psnr: Option<Psnr>,
 }
 
-/// How far a picture is from another one.
+/// The distance between two pictures.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Psnr {
-    /// Not at all.
+    /// The pictures are equal.
     Equal,
     /// Peak signal-to-noise ratio in dB.
     Decibels(f64),
 }
 
-/// Hears how an experiment goes on. Each method has an empty body: implement those that matter.
+/// Receives the progress of an experiment. Every method has an empty default; implement those that you need.
 pub trait Listener {
-    /// Something is not as its writer may think, and the run goes on: one line, without the word "warning".
+    /// Warns of something that the user may not expect. The run continues. The message is one line, without the word
+    /// "warning".
     fn warning(&self, _message: &str) {}
 
-    /// A run of images begins, with this many denoising steps in all.
+    /// A run of images begins. It has this many denoising steps in total.
     fn begin(&self, _steps: usize) {}
 
-    /// What happens now.
+    /// A phase begins.
     fn phase(&self, _phase: Phase) {}
 
-    /// The models are loaded: from here on, steps count.
+    /// The models are loaded. Steps count from here on.
     fn ready(&self) {}
 
-    /// This many denoising steps are done, of all images.
+    /// This many denoising steps are done, over all images.
     fn steps_done(&self, _steps: usize) {}
 
-    /// An image is in the run's folder, its line in `results.jsonl`.
+    /// An image is in the run's folder, and its line is in `results.jsonl`.
     fn written(&self, _image: &WrittenImage<'_>) {}
 
-    /// No image is made any more.
+    /// All images are made.
     fn end(&self) {}
 
-    /// How a benchmark gets on, in a few words.
+    /// The progress of a benchmark, in a few words.
     fn note(&self, _words: &str) {}
 }
 
-/// Nobody listens.
+/// A listener that ignores everything.
 impl Listener for () {}
 
 fn _object_safe(_: &dyn Listener) {}

@@ -1,4 +1,5 @@
-//! What a run needs beside what this machine has: an error before the weights are read, not an abort after minutes.
+//! Compares the memory that a run needs with the memory of this machine. The error comes before the weights are read,
+//! not as an abort after minutes.
 
 use atedm_core::DType;
 use atedm_sdxl::checkpoint::Checkpoint;
@@ -8,30 +9,31 @@ use crate::failure::{Failure, Outcome};
 use crate::method;
 use crate::platform::Platform;
 
-/// How far the estimate may be above what the machine says is available: caches make room, and the estimate is one.
+/// The factor by which the estimate may exceed the available memory. Caches can be freed, and the estimate is not
+/// exact.
 const MARGIN: f64 = 1.2;
 
-/// What is in memory at once.
+/// The settings that decide how much is in memory at once.
 #[derive(Debug, Clone, Copy)]
 pub struct AtOnce {
-    /// Images of a batch.
+    /// Images in the batch.
     pub images: usize,
-    /// Classifier-free guidance: above 1 an image has two rows, unless the U-Net takes the scale itself.
+    /// The guidance scale. Above 1, an image has two rows, unless the U-Net takes the scale as an input.
     pub guidance_scale: f64,
-    /// Side of the tiles in which images are decoded, in pixels.
+    /// Width and height in pixels of the tiles in which images are decoded; `None` for whole images.
     pub tile: Option<usize>,
     /// Element type of weights and activations.
     pub dtype: DType,
 }
 
-/// What decides how much memory a run takes.
+/// The properties of a run that its memory depends on.
 pub fn workload(work: &method::Workload<'_>, at_once: AtOnce) -> Workload {
     let AtOnce { images, guidance_scale, tile, dtype } = at_once;
-    let guided = guidance_scale > 1.0 && work.unet.guidance_channels.is_none();
+    let guided = work.unet.is_guided(guidance_scale);
     Workload { latents: work.latents, images, guided, dtype, tile }
 }
 
-/// Refuses a run on the CPU that needs far more memory than there is. Where that is unknown, nothing is refused.
+/// Refuses a run on the CPU that needs far more memory than is available. If that is unknown, no run is refused.
 pub fn check(checkpoint: &Checkpoint, work: &Workload, platform: &Platform) -> Outcome {
     if !platform.is_cpu() {
         return Ok(());
@@ -47,7 +49,7 @@ pub fn check(checkpoint: &Checkpoint, work: &Workload, platform: &Platform) -> O
     }
 }
 
-/// Bytes as a person reads them.
+/// Bytes in a readable unit.
 pub fn readable(bytes: u64) -> String {
     match bytes as f64 {
         large if large >= 1e9 => format!("{:.1} GB", large / 1e9),
@@ -55,17 +57,17 @@ pub fn readable(bytes: u64) -> String {
     }
 }
 
-/// What a limit leaves this process.
+/// The memory that a limit leaves for this process.
 struct Room {
-    /// Bytes that are available.
+    /// Available bytes.
     there: u64,
-    /// The largest estimate that is not refused.
+    /// The largest estimate that is accepted.
     most: u64,
-    /// Whose limit it is.
+    /// The name of the limit, for messages.
     whose: &'static str,
 }
 
-/// The least room that any limit leaves this process.
+/// The least memory that any limit leaves for this process.
 fn available() -> Option<Room> {
     let read = |file: &str| std::fs::read_to_string(file).unwrap_or_default();
     let (memory, limits, status) =
@@ -83,19 +85,19 @@ fn available() -> Option<Room> {
     machine.into_iter().chain(limit).min_by_key(|room| room.most)
 }
 
-/// `MemAvailable` and `SwapFree` of `/proc/meminfo`.
+/// The sum of `MemAvailable` and `SwapFree` in `/proc/meminfo`.
 fn machine(meminfo: &str) -> Option<u64> {
     Some(kilobytes(meminfo, "MemAvailable:")?.saturating_add(kilobytes(meminfo, "SwapFree:").unwrap_or(0)))
 }
 
-/// What the soft limit of `/proc/self/limits` leaves beside `VmSize` of `/proc/self/status`; `None` without a limit.
+/// The soft limit of `/proc/self/limits` minus `VmSize` of `/proc/self/status`; `None` without a limit.
 fn limit(limits: &str, status: &str) -> Option<u64> {
     let line = limits.lines().find_map(|line| line.strip_prefix("Max address space"))?;
     let soft: u64 = line.split_whitespace().next()?.parse().ok()?;
     Some(soft.saturating_sub(kilobytes(status, "VmSize:").unwrap_or(0)))
 }
 
-/// `NAME:   N kB` in bytes.
+/// The value of `NAME:   N kB` in bytes.
 fn kilobytes(text: &str, name: &str) -> Option<u64> {
     let line = text.lines().find_map(|line| line.strip_prefix(name))?;
     line.split_whitespace().next()?.parse::<u64>().ok()?.checked_mul(1024)

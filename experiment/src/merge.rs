@@ -1,4 +1,4 @@
-//! One folder of many: what shards made, checked to be complete and without doubles, its lines sorted by id.
+//! Makes one folder of many. The images of the shards must be complete and without duplicates. Lines are sorted by id.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -13,18 +13,18 @@ use super::record::{PromptLine, Record, RunInfo};
 use crate::failure::{Failure, Outcome};
 use crate::files::{NamedFile, OutputDir};
 
-/// What was merged.
+/// The result of a merge.
 pub struct Merged {
-    /// Folders that were read.
+    /// Number of folders that were read.
     pub folders: usize,
-    /// Images in the new one.
+    /// Number of images in the new folder.
     pub images: usize,
 }
 
-/// A file that goes beside the lines, and how it is made of the sorted records.
+/// The name of an additional file, and a function that makes it from the sorted records.
 pub type ExtraFile = (&'static str, fn(&[&Record]) -> Outcome<Vec<u8>>);
 
-/// Merges runs' folders into a new one, with `extra` files. A folder that holds `shard-…` folders stands for these.
+/// Merges runs' folders into a new one, with `extra` files. A folder with `shard-…` folders is replaced by these.
 pub fn merge(inputs: &[PathBuf], output: &Path, extra: &[ExtraFile]) -> Outcome<Merged> {
     let mut folders = Vec::new();
     for input in inputs {
@@ -57,7 +57,7 @@ pub fn merge(inputs: &[PathBuf], output: &Path, extra: &[ExtraFile]) -> Outcome<
     Ok(Merged { folders: folders.len(), images: records.len() })
 }
 
-/// The folder itself and the shards in it, whichever hold results. A link among them is an error: it leads out of the run.
+/// The folder and its shards, if they hold results. A link among them is an error, because it leads out of the run.
 pub fn run_folders(folder: &Path) -> Outcome<Vec<PathBuf>> {
     let found = begun_folders(folder)?;
     if found.is_empty() {
@@ -69,11 +69,11 @@ pub fn run_folders(folder: &Path) -> Outcome<Vec<PathBuf>> {
     Ok(found)
 }
 
-/// [`run_folders`] of a folder in which nothing may have begun.
+/// Like [`run_folders`], but returns an empty list if no run has begun in the folder.
 pub fn begun_folders(folder: &Path) -> Outcome<Vec<PathBuf>> {
     let mut found = Vec::new();
     let holds_results = |folder: &Path| Ok::<bool, Failure>(file_inside(folder, INFO)?.is_some());
-    // what is named may be a link, what is in it not
+    // the named folder may be a link, but its contents may not
     if folder.is_dir() && holds_results(folder)? {
         found.push(folder.to_path_buf());
     }
@@ -93,7 +93,7 @@ pub fn begun_folders(folder: &Path) -> Outcome<Vec<PathBuf>> {
     Ok(found)
 }
 
-/// The run that all folders are of.
+/// The run that all folders belong to.
 fn common_info(folders: &[PathBuf]) -> Outcome<RunInfo> {
     let Some((first, rest)) = folders.split_first() else {
         return Err(Failure::usage("merge: expected at least one folder"));
@@ -108,7 +108,7 @@ fn common_info(folders: &[PathBuf]) -> Outcome<RunInfo> {
     Ok(RunInfo { shard: None, ..info })
 }
 
-/// That there is a line for every point and prompt.
+/// Checks that there is a line for every point and prompt.
 fn complete(info: &RunInfo, prompts: &[PromptLine], records: &BTreeMap<String, (&Path, Record)>) -> Outcome {
     let ids = info.points.iter().flat_map(|point| prompts.iter().map(move |prompt| (&point.id, &prompt.id)));
     let ids = ids.map(|(point, prompt)| format!("{point}/{prompt}"));
@@ -122,7 +122,7 @@ fn complete(info: &RunInfo, prompts: &[PromptLine], records: &BTreeMap<String, (
     Ok(())
 }
 
-/// The new folder, which appears with everything in it. Images are linked where the file system can, else copied.
+/// Writes the new folder, which appears with everything in it. Images are linked if the file system can, else copied.
 fn write(output: &Path, records: &BTreeMap<String, (&Path, Record)>, files: &[NamedFile]) -> Outcome {
     let failed = |error: std::io::Error| Failure::file(output, error);
     let parent = output.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
@@ -132,7 +132,7 @@ fn write(output: &Path, records: &BTreeMap<String, (&Path, Record)>, files: &[Na
     for (folder, record) in records.values() {
         let masks = masks_path(&record.id);
         for name in [Some(&record.image), record.latents.as_ref(), Some(&masks)].into_iter().flatten() {
-            // lines were checked to name what is there; masks are there or not
+            // the lines were checked, so their files exist; masks are optional
             if let Some(file) = file_inside(folder, name)? {
                 link(&file, &staging.path().join(name))?;
             }
@@ -146,11 +146,11 @@ fn write(output: &Path, records: &BTreeMap<String, (&Path, Record)>, files: &[Na
     }
     open_up(staging.path()).map_err(failed)?;
     if output.exists() {
-        // it is empty
+        // the folder is empty
         fs::remove_dir(output).map_err(failed)?;
     }
     fs::rename(staging.path(), output).map_err(failed)?;
-    // The folder has moved: there is nothing left for the guard to remove.
+    // The folder has moved, so the guard has nothing left to remove.
     let _moved = staging.keep();
     Ok(())
 }
@@ -163,7 +163,7 @@ fn link(from: &Path, to: &Path) -> Outcome {
     fs::hard_link(from, to).or_else(|_| fs::copy(from, to).map(drop)).map_err(failed)
 }
 
-/// A temporary folder is its owner's alone; a result is as open as any other new folder.
+/// A temporary folder is private to its owner. This gives a result the permissions of any other new folder.
 #[cfg(unix)]
 fn open_up(path: &Path) -> std::io::Result<()> {
     use std::os::unix::fs::PermissionsExt;

@@ -1,94 +1,38 @@
-//! A pruning method made ready for one model, size and number of steps: its options checked, a budget solved for a
-//! ratio, and its token counts and FLOPs known before anything runs. Which method it is, nobody asks here.
+//! A pruning method prepared for one model, size and number of steps. Its options are checked, a budget is solved for a
+//! ratio, and its token counts and FLOPs are known before anything runs. This code treats all methods alike.
 
 use std::sync::Arc;
 
 use atedm_core::AttentionOps;
 use atedm_core::plugin::{
-    BlockShape, BuildContext, Grid, LayerTokens, MethodCatalogue, MethodPlan, ModelShape, NestId, NestShape,
-    Registry, StepOf, TokenReducer,
+    BuildContext, LayerTokens, MethodCatalogue, MethodPlan, NestId, Registry, StepOf, TokenReducer,
 };
-use atedm_core::reference::NdTensor;
-use atedm_sdxl::config::{BlockInfo, NestInfo, UNetConfig};
-use atedm_sdxl::flops::{self, UNetCost};
+use atedm_sdxl::config::BlockInfo;
+use atedm_sdxl::flops::{EvaluationCost, Rows};
 use atedm_sdxl::rng::RngKind;
-use atedm_sdxl::schedulers::{SamplerChoice, SchedulerConfig};
 use serde_json::Value;
 
 use crate::failure::Outcome;
 use crate::spec::PruneSpec;
 use crate::table::inline_tables;
+use crate::workload::{no_ratio, rows, solve, step_costs, tflops};
 
-/// What counts and costs depend on.
-#[derive(Debug, Clone, Copy)]
-pub struct Workload<'a> {
-    /// The U-Net.
-    pub unet: &'a UNetConfig,
-    /// The latents' grid.
-    pub latents: Grid,
-    /// Text tokens.
-    pub text: usize,
-    /// Denoising steps.
-    pub steps: usize,
-    /// The checkpoint's scheduler.
-    pub scheduler: &'a SchedulerConfig,
-    /// The sampler that was asked for instead of the checkpoint's.
-    pub sampler: Option<SamplerChoice>,
-}
-
-impl Workload<'_> {
-    /// The U-Net's attention blocks at this size.
-    pub fn blocks(&self) -> Vec<BlockInfo> {
-        self.unet.blocks(self.latents.height, self.latents.width)
-    }
-
-    /// The time step of every step; `None` where the sampler cannot make so many.
-    pub fn timesteps(&self) -> Option<Vec<f64>> {
-        let sampler = self.scheduler.build::<NdTensor>(self.sampler, self.steps);
-        sampler.ok().map(|sampler| sampler.timesteps().to_vec())
-    }
-
-    /// What a method is described for.
-    pub fn shape(&self) -> ModelShape {
-        let blocks = self.blocks().iter().map(shape).collect();
-        let nests = self.unet.nests(self.latents.height, self.latents.width).into_iter().map(nest_shape);
-        ModelShape {
-            nests: nests.collect(),
-            timesteps: self.timesteps(),
-            ..ModelShape::new(blocks, self.steps)
-        }
-    }
-
-    /// TFLOPs (2 × MAC, one sample) of one evaluation with nothing pruned.
-    pub fn whole_tflop(&self) -> Outcome<f64> {
-        Ok(flops::full(self.unet, self.latents, self.text)?.sum().tflop())
-    }
-}
-
-/// A block without the facts that counts do not depend on.
-pub fn shape(block: &BlockInfo) -> BlockShape {
-    BlockShape::new(block.id, block.depth, block.grid).with_channels(block.channels)
-}
-
-fn nest_shape(nest: NestInfo) -> NestShape {
-    let values = (nest.channels as u64).saturating_mul(nest.grid.tokens() as u64);
-    NestShape { blocks: nest.blocks, values }
-}
+pub use crate::workload::{GUIDANCE_SCALE, Workload, shape};
 
 /// A method by name with checked options.
 #[derive(Debug, Clone)]
 pub struct Method {
     /// The registered name.
     pub name: String,
-    /// Every option with its value, a budget replaced by the ratio that meets it.
+    /// Every option with its value. A budget is replaced by the ratio that meets it.
     pub settings: Value,
     plan: Arc<dyn MethodPlan>,
     remarks: Vec<String>,
 }
 
 impl Method {
-    /// Describes `spec` for the workload and solves its budget. Methods that draw random numbers draw them from `rng`
-    /// unless their options name a generator.
+    /// Describes `spec` for the workload and solves its budget. Methods that draw random numbers use `rng` unless their
+    /// options name a generator.
     pub fn resolve(
         spec: &PruneSpec,
         work: &Workload<'_>,
@@ -117,17 +61,17 @@ impl Method {
         Self { name: name.into(), settings, plan: plan.into(), remarks: Vec::new() }
     }
 
-    /// What its user should know of options that do less here than they say, a line each.
+    /// Notes for the user on options that have less effect here than their names say, one line each.
     pub fn remarks(&self) -> &[String] {
         &self.remarks
     }
 
-    /// What it is, without a tensor.
+    /// The method's plan, without tensors.
     pub fn plan(&self) -> &dyn MethodPlan {
         self.plan.as_ref()
     }
 
-    /// The same without rules that stop its work early, where it has some.
+    /// The same method without rules that stop its work early, if it has some.
     pub fn without_early_stop(&self) -> Self {
         match self.plan.without_early_stop() {
             Some(plan) => Self::of_plan(&self.name, plan),
@@ -135,12 +79,12 @@ impl Method {
         }
     }
 
-    /// The same with scores that are iterated until they no longer change, where it iterates scores.
+    /// The same method with scores that are iterated until they no longer change; `None` if it iterates none.
     pub fn converged(&self) -> Option<Self> {
         self.plan.converged().map(|plan| Self::of_plan(&self.name, plan))
     }
 
-    /// Builds it.
+    /// Builds the method.
     pub fn build<T: AttentionOps>(
         &self,
         registry: &Registry<T>,
@@ -149,18 +93,18 @@ impl Method {
         registry.build_plan(&self.name, self.plan(), context)
     }
 
-    /// Builds it once and lets it go, so that a bad option of a part is found before weights are read.
+    /// Builds the method once and drops it. This finds bad options of its parts before weights are read.
     pub fn check<T: AttentionOps>(&self, registry: &Registry<T>) -> Outcome {
         self.build(registry, &BuildContext::default())?;
         Ok(())
     }
 
-    /// Whether it is the identity.
+    /// Whether it is the unpruned model.
     pub fn is_none(&self) -> bool {
         self.name == "none"
     }
 
-    /// The tokens that each layer of a block runs on at a step; `None` where only a run tells.
+    /// The tokens that each layer of a block runs on at a step; `None` if only a run can tell.
     pub fn tokens(&self, block: &BlockInfo, index: usize, total: usize) -> Outcome<Option<Vec<LayerTokens>>> {
         Ok(self.plan.tokens(&shape(block), StepOf { index, total })?)
     }
@@ -170,62 +114,34 @@ impl Method {
         self.plan.replaced(StepOf { index, total })
     }
 
-    /// The cost of the evaluation at each step; `None` where only a run tells.
-    pub fn step_costs(&self, work: &Workload<'_>) -> Outcome<Option<Vec<UNetCost>>> {
+    /// Whether a guided run is guided at a step.
+    pub fn wants_guidance(&self, index: usize, total: usize) -> bool {
+        self.plan.wants_guidance(StepOf { index, total })
+    }
+
+    /// The rows of a step's evaluation.
+    pub fn rows(&self, work: &Workload<'_>, index: usize) -> Rows {
+        rows(self.plan(), work, StepOf { index, total: work.steps })
+    }
+
+    /// The cost of the evaluation at each step; `None` if only a run can tell.
+    pub fn step_costs(&self, work: &Workload<'_>) -> Outcome<Option<Vec<EvaluationCost>>> {
         Ok(step_costs(self.plan(), work)?)
     }
 
-    /// TFLOPs (2 × MAC, one sample) of the evaluation at each step; `None` where only a run tells.
+    /// TFLOPs (2 × MAC) of the evaluation at each step, for each of the run's rows; `None` if only a run can tell.
     pub fn step_tflops(&self, work: &Workload<'_>) -> Outcome<Option<Vec<f64>>> {
         Ok(self.step_costs(work)?.map(tflops))
     }
 }
 
-/// The cost of the evaluation at each step under a plan; `None` where only a run tells.
-fn step_costs(plan: &dyn MethodPlan, work: &Workload<'_>) -> atedm_core::Result<Option<Vec<UNetCost>>> {
-    let mut steps = Vec::with_capacity(work.steps);
-    let blocks = work.blocks();
-    for index in 0..work.steps {
-        let step = StepOf { index, total: work.steps };
-        let replaced = plan.replaced(step);
-        let mut layers = Vec::with_capacity(blocks.len());
-        for block in &blocks {
-            let Some(tokens) = plan.tokens(&shape(block), step)? else { return Ok(None) };
-            layers.push((block.id, tokens));
-        }
-        steps.push(flops::pruned(work.unet, work.latents, work.text, replaced, |block| {
-            let tokens = layers.iter().find(|(id, _)| *id == block.id).map(|(_, tokens)| tokens.clone());
-            Ok(tokens.unwrap_or_default())
-        })?);
-    }
-    Ok(Some(steps))
-}
-
-fn tflops(costs: Vec<UNetCost>) -> Vec<f64> {
-    costs.iter().map(|cost| cost.sum().tflop()).collect()
-}
-
-/// The error for a budget of a method whose cost no ratio decides.
-fn no_ratio() -> atedm_core::Error {
-    let reason =
-        "no ratio decides what this method costs, or only a run shows it: give it options of its own";
-    atedm_core::Error::config("budget_tflops", reason)
-}
-
-/// `plan` with the ratio that meets a budget, or an error that names what can be reached.
-fn solve(budget: f64, plan: &dyn MethodPlan, work: &Workload<'_>) -> atedm_core::Result<Box<dyn MethodPlan>> {
-    let with = |ratio: f64| plan.with_ratio(ratio).unwrap_or_else(|| Err(no_ratio()));
-    let mean = |ratio: f64| {
-        let steps = tflops(step_costs(with(ratio)?.as_ref(), work)?.ok_or_else(no_ratio)?);
-        Ok(steps.iter().sum::<f64>() / work.steps.max(1) as f64)
-    };
-    with(flops::solve_ratio(budget, mean)?)
-}
-
 #[cfg(test)]
 mod tests {
-    use atedm_core::plugin::{Options, RunTells};
+    use atedm_core::plugin::{BlockShape, Grid, ModelShape, Options, RunTells};
+    use atedm_core::reference::NdTensor;
+    use atedm_sdxl::config::UNetConfig;
     use atedm_sdxl::flops::readable;
+    use atedm_sdxl::schedulers::SchedulerConfig;
     use serde_json::json;
 
     use super::*;
@@ -242,10 +158,20 @@ mod tests {
         extension: impl Extension,
         rng: Option<RngKind>,
     ) -> Outcome<(Method, Vec<f64>)> {
+        resolve_at(7.0, method, options, extension, rng)
+    }
+
+    fn resolve_at(
+        guidance_scale: f64,
+        method: &str,
+        options: Value,
+        extension: impl Extension,
+        rng: Option<RngKind>,
+    ) -> Outcome<(Method, Vec<f64>)> {
         let unet = UNetConfig::sdxl_base();
         let (latents, scheduler) = (Grid::new(128, 128), SchedulerConfig::sdxl());
-        let work =
-            Workload { unet: &unet, latents, text: 77, steps: 50, scheduler: &scheduler, sampler: None };
+        let (text, steps, sampler, guided) = (77, 50, None, unet.is_guided(guidance_scale));
+        let work = Workload { unet: &unet, latents, text, steps, scheduler: &scheduler, sampler, guided };
         let Value::Object(options) = options else { panic!("expected a table") };
         let spec = PruneSpec { method: method.into(), options };
         let method = Method::resolve(&spec, &work, registry::<NdTensor>(&extension)?.catalogue(), rng)?;
@@ -265,6 +191,24 @@ mod tests {
         assert_eq!(readable(steps[0]), "6.761 TFLOP");
         let (_, steps) = resolve("at-edm-dagger", json!({"prune_point": "before_ff"})).unwrap();
         assert_eq!(format!("{:.3}", mean(&steps)), "4.538");
+    }
+
+    /// T-GATE ends guidance at step 10: an image is one row in place of two, unless it was one before.
+    #[test]
+    fn steps_without_guidance_cost_half() {
+        for (method, options) in [("tgate", json!({})), ("deepcache+tgate", json!({}))] {
+            let steps = |scale: f64| resolve_at(scale, method, options.clone(), (), None).unwrap().1;
+            let (guided, single) = (steps(7.0), steps(1.0));
+            assert_eq!(guided[..10], single[..10], "{method}");
+            let half: Vec<f64> = single[10..].iter().map(|step| 0.5 * step).collect();
+            assert_eq!(guided[10..], half, "{method}");
+        }
+        // a budget is the mean of such steps
+        let options =
+            json!({"tgate": {"sp_interval": 1}, "tome": {"max_downsample": 2}, "budget_tflops": 3.7});
+        let (_, steps) = resolve("tgate+tome", options).unwrap();
+        assert!((mean(&steps) - 3.7).abs() < 0.005, "{}", mean(&steps));
+        assert!(steps[0] > 6.0 && steps[10] < 3.1, "{steps:?}");
     }
 
     #[test]
@@ -292,8 +236,8 @@ mod tests {
             assert!((mean(&steps) - budget).abs() < 0.005, "{}", mean(&steps));
             assert!(method.settings.get("ratio").is_some());
         }
-        // keys and values alone: of the 10 layers with 4096 tokens a quarter of them stays, and with it of the products;
-        // half in the ten steps from time step 181 on
+        // only keys and values are reduced: the 10 layers with 4096 tokens keep a quarter of them, and half in the ten
+        // steps from time step 181 on; the products shrink in proportion
         let (_, steps) = resolve("todo-sdxl", json!({})).unwrap();
         let saved = |share: f64| {
             let (tokens, channels) = (4096.0 * share, 640.0);
@@ -303,7 +247,7 @@ mod tests {
             let expected = 6.761215 - saved(share);
             assert!((steps[step] - expected).abs() < 1e-3, "step {step}: {} {expected}", steps[step]);
         }
-        // where only a run tells
+        // only a run can tell
         assert!(resolve("tome", json!({"threshold": 0.9})).unwrap().1.is_empty());
         for (preset, options) in [("todo-sdxl", json!({})), ("tome", json!({"threshold": 0.9}))] {
             let mut options = options;
@@ -311,7 +255,7 @@ mod tests {
             let message = resolve(preset, options).unwrap_err().to_string();
             assert!(message.contains("budget_tflops: no ratio decides"), "{message}");
         }
-        // tomesd's default reaches no block of SD-XL
+        // tomesd's default affects no block of SD-XL
         let (method, steps) = resolve("tome", json!({})).unwrap();
         assert_eq!(readable(steps[0]), "6.761 TFLOP");
         assert_eq!(method.settings["max_downsample"], 1);
@@ -332,7 +276,7 @@ mod tests {
         assert!(message.contains("budget_tflops: expected at least 3.09"), "{message}");
     }
 
-    /// A method of which only a run can tell what it removes.
+    /// A method whose token counts only a run can tell.
     struct Opaque;
 
     impl Extension for Opaque {
@@ -355,7 +299,7 @@ mod tests {
         assert!(error.starts_with("budget_tflops: no ratio decides"), "{error}");
     }
 
-    /// A method that computes a nest at even steps and gives its output again at odd ones.
+    /// A method that computes a nest at even steps and reuses its output at odd ones.
     struct EverySecond;
 
     #[derive(Debug)]
@@ -407,24 +351,25 @@ mod tests {
         );
     }
 
-    /// The steps of a stack cost what its members leave: nothing in the nest, fewer tokens elsewhere.
+    /// The cost of a stack's steps follows from all its members: nothing in the nest, fewer tokens elsewhere.
     #[test]
     fn a_stacks_costs_are_those_of_its_members_together() {
         let of = |method: &str, options: Value| resolve_with(method, options, EverySecond, None);
         let (_, alone) = of("at-edm", json!({})).unwrap();
         let (method, both) = of("every-second+at-edm", json!({"every-second": {"nest": 9}})).unwrap();
         let middle = |steps: &[f64], step: usize| steps[step] - both[step];
-        // at even steps it is AT-EDM; at odd ones the middle is missing, which AT-EDM prunes from the first step on
+        // even steps cost what AT-EDM costs; at odd ones the middle is missing, which AT-EDM prunes from the first step
+        // on
         assert!((0..50).step_by(2).all(|step| middle(&alone, step) == 0.0));
         let (missing, late) = (middle(&alone, 1), middle(&alone, 49));
         assert!((missing - late).abs() < 1e-9 && missing > 0.3, "{missing} {late}");
         assert_eq!(method.settings["every-second"], json!({"nest": 9}));
         assert_eq!(method.settings["at-edm"]["ratio"], 0.63);
         assert_eq!(method.name, "every-second+at-edm");
-        // settings say it all
+        // the settings are complete
         let (again, steps) = of("every-second+at-edm", method.settings.clone()).unwrap();
         assert_eq!((again.settings, steps), (method.settings, both));
-        // a budget is the stack's, wherever it stands
+        // a budget applies to the whole stack, wherever it is written
         for options in [json!({"budget_tflops": 2.2}), json!({"at-edm": {"budget_tflops": 2.2}})] {
             let (method, steps) = of("every-second+at-edm", options).unwrap();
             assert!((mean(&steps) - 2.2).abs() < 0.005, "{}", mean(&steps));
@@ -453,7 +398,7 @@ mod tests {
             let error = of(method, options).unwrap_err().to_string();
             assert!(error.starts_with(expected), "{method}: {error}");
         }
-        // where they meet nowhere they go together: levels of their own
+        // members that share no block can be stacked: each has its own levels
         let (_, steps) =
             of("at-edm+tome-c", json!({"at-edm": {"levels": [2]}, "tome-c": {"levels": [1]}})).unwrap();
         let (_, one) = of("at-edm", json!({"levels": [2]})).unwrap();
@@ -479,7 +424,7 @@ mod tests {
         }
     }
 
-    /// What a run is depends on the table, not on the name of its file.
+    /// A run depends on the table, not on the name of its file.
     #[test]
     fn settings_hold_the_table_that_a_file_holds() {
         let dir = tempfile::tempdir().unwrap();

@@ -1,4 +1,4 @@
-//! A checkpoint that is opened but not loaded, and sizes that go with it.
+//! An opened checkpoint whose weights are not loaded, and the sizes that fit it.
 
 use std::any::Any;
 use std::fmt;
@@ -13,22 +13,22 @@ use atedm_sdxl::vae::TileOptions;
 use crate::failure::{Failure, Outcome};
 use crate::inputs::{Inputs, of_checkpoint};
 use crate::listener::Listener;
-use crate::method::Workload;
+use crate::method::{GUIDANCE_SCALE, Workload};
 
-/// Longest side accepted, in pixels.
+/// The longest side accepted, in pixels.
 pub const LONGEST_SIDE: usize = 1 << 15;
 
 /// A picture's size in pixels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Size {
-    /// Pixels across.
+    /// Width in pixels.
     pub width: usize,
-    /// Pixels down.
+    /// Height in pixels.
     pub height: usize,
 }
 
 impl Size {
-    /// The grid of latents of which an autoencoder of this factor makes such a picture.
+    /// The grid of latents that an autoencoder with this factor decodes to a picture of this size.
     pub fn latents(self, factor: usize) -> Grid {
         Grid::new(self.height / factor, self.width / factor)
     }
@@ -40,29 +40,29 @@ impl fmt::Display for Size {
     }
 }
 
-/// A number of pixels that may have been asked for, with the key or flag by which its writer knows it.
+/// An optional number of pixels from the user, with the key or flag that sets it.
 #[derive(Debug, Clone, Copy)]
 pub struct AskedPixels<'a> {
     /// The key, for messages.
     pub key: &'a str,
-    /// The number; `None` leaves it to the checkpoint.
+    /// The number; `None` means the checkpoint's own.
     pub pixels: Option<usize>,
 }
 
-/// Width and height that may have been asked for.
+/// An optional width and height from the user.
 #[derive(Debug, Clone, Copy)]
 pub struct AskedSize<'a> {
-    /// Pixels across.
+    /// Width in pixels.
     pub width: AskedPixels<'a>,
-    /// Pixels down.
+    /// Height in pixels.
     pub height: AskedPixels<'a>,
 }
 
 impl AskedSize<'_> {
-    /// Width and height: as asked for, else `own`; each a multiple of 8 that the autoencoder's `factor` can make.
+    /// The requested width and height, or `own`. Each must be a multiple of 8 that the autoencoder's `factor` can make.
     ///
     /// # Errors
-    /// [`Failure::Usage`] with the key of a side that is none.
+    /// [`Failure::Usage`] with the key of a wrong side.
     pub fn or_own(self, factor: usize, own: Option<usize>) -> Outcome<Size> {
         Ok(Size { width: self.width.or_own(factor, own)?, height: self.height.or_own(factor, own)? })
     }
@@ -91,13 +91,13 @@ impl AskedPixels<'_> {
     }
 }
 
-/// An opened checkpoint: its configurations are read, its weights are not.
+/// An opened checkpoint. Its configurations are read; its weights are not.
 pub struct Model {
-    /// Its configurations and where its files are.
+    /// The configurations and the paths of the files.
     pub checkpoint: Checkpoint,
     name: String,
     tokenizers: [ClipTokenizer; 2],
-    /// What has to be there as long as the files may be read.
+    /// An object that must live as long as the files may be read.
     held: Option<Box<dyn Any + Send>>,
 }
 
@@ -108,7 +108,7 @@ impl fmt::Debug for Model {
 }
 
 impl Model {
-    /// Opens a folder as diffusers writes it, or a single safetensors file. Results call it by its name.
+    /// Opens a folder that diffusers wrote, or a single safetensors file. Results use its name.
     ///
     /// # Errors
     /// [`Failure::Run`] naming the file that is missing or broken.
@@ -117,39 +117,39 @@ impl Model {
         Self::named(folder, name)
     }
 
-    /// [`Model::open`] under another name.
+    /// Like [`Model::open`], with another name in results.
     ///
     /// # Errors
-    /// As [`Model::open`].
+    /// The errors of [`Model::open`].
     pub fn named(folder: &Path, name: impl Into<String>) -> Outcome<Self> {
         let checkpoint = Checkpoint::open(folder, OpenOptions::default()).map_err(Failure::run)?;
         let tokenizers = checkpoint.tokenizers().map_err(Failure::run)?;
         Ok(Self { checkpoint, tokenizers, name: name.into(), held: None })
     }
 
-    /// The same, which keeps `what` as long as it lives: the guard of a folder that is removed after use.
+    /// Stores `what` as long as the model lives, such as the guard of a temporary folder.
     #[must_use]
     pub fn holding(mut self, what: impl Any + Send) -> Self {
         self.held = Some(Box::new(what));
         self
     }
 
-    /// What results call it.
+    /// The model's name in results.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// Width and height in pixels: as asked for, else the checkpoint's own.
+    /// The requested width and height in pixels, or the checkpoint's own.
     ///
     /// # Errors
-    /// As [`AskedSize::or_own`].
+    /// The errors of [`AskedSize::or_own`].
     pub fn size(&self, asked: AskedSize<'_>) -> Outcome<Size> {
         let factor = self.checkpoint.vae().factor();
         let own = self.checkpoint.unet().sample_size.map(|latents| latents * factor);
         asked.or_own(factor, own)
     }
 
-    /// That the autoencoder can decode in tiles of so many pixels.
+    /// Checks that the autoencoder can decode in tiles of this size.
     ///
     /// # Errors
     /// [`Failure::Usage`] with the key.
@@ -162,7 +162,7 @@ impl Model {
         fits.map_err(|error| Failure::from(error).within(asked.key))
     }
 
-    /// What the checkpoint is, by its content.
+    /// The hash of the checkpoint's content.
     ///
     /// # Errors
     /// [`Failure::Run`] naming a file that cannot be read.
@@ -170,7 +170,7 @@ impl Model {
         Ok(of_checkpoint(Some(self.checkpoint.identity().map_err(Failure::run)?)))
     }
 
-    /// What counts and costs depend on, at this size.
+    /// The properties that token counts and costs depend on, at this size. The run is guided if the U-Net allows it.
     pub fn workload(&self, size: Size, steps: usize) -> Workload<'_> {
         Workload {
             unet: self.checkpoint.unet(),
@@ -179,13 +179,14 @@ impl Model {
             steps,
             scheduler: self.checkpoint.scheduler(),
             sampler: None,
+            guided: self.checkpoint.unet().is_guided(GUIDANCE_SCALE),
         }
     }
 
     /// Warns of prompts that do not fit the text encoders, before anything runs.
     ///
     /// # Errors
-    /// What the tokenizers report.
+    /// The errors of the tokenizers.
     pub fn warn_of_long_prompts<'a>(
         &self,
         prompts: impl Iterator<Item = &'a String>,
@@ -207,7 +208,7 @@ impl Model {
     }
 }
 
-/// Whole, or in tiles of this many pixels, which overlap as the autoencoder's `own` ones do.
+/// Decodes whole images, or tiles of this many pixels with the overlap of the autoencoder's `own` tiles.
 pub(crate) fn decoding(tiles: Option<usize>, own: TileOptions) -> Decoding {
     match tiles {
         Some(size) => Decoding::Tiled(Some(TileOptions { size, ..own })),

@@ -1,4 +1,4 @@
-//! Watching a run: what is left of the tokens, every pruning decision, and the variance of the attention maps.
+//! Observes a run: remaining tokens, pruning decisions, and the variance of the attention maps.
 
 use std::collections::BTreeMap;
 
@@ -10,45 +10,45 @@ use atedm_core::{AttentionGraph, AttentionOps, Result};
 use crate::record::LevelTokens;
 use crate::tally::Tally;
 
-/// What is noted of a run beside its images.
+/// The data to collect during a run, besides its images.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Watch {
-    /// How many tokens reductions leave, by resolution level.
+    /// The number of tokens after reductions, by resolution level.
     pub tokens: bool,
-    /// Every pruning decision, which is read back from the device.
+    /// Every pruning decision. They are read back from the device.
     pub masks: bool,
-    /// The variance of self-attention's maps, which costs a pass over each.
+    /// The variance of self-attention's maps. This takes an additional pass over each map.
     pub variance: bool,
 }
 
 impl Watch {
-    /// What a record tells.
+    /// The data that a record holds.
     pub const TOKENS: Self = Self { tokens: true, masks: false, variance: false };
 
-    /// Whether there is nothing to watch.
+    /// Whether there is nothing to observe.
     pub(crate) fn is_nothing(self) -> bool {
         self == Self::default()
     }
 }
 
-/// What was seen of a run.
+/// The data that were collected during a run.
 #[derive(Debug, Clone, Default)]
 pub struct Watched {
-    /// The pruning decisions, if they were asked for.
+    /// The pruning decisions, if requested.
     pub masks: Option<MaskSet>,
-    /// The variance of the maps, if it was asked for.
+    /// The variance of the maps, if requested.
     pub variance: Option<Variance>,
     rows: Vec<Row>,
 }
 
 impl Watched {
-    /// The batch row that stands for an image: its prompt's. `None` if nothing was reduced.
+    /// The batch row of an image's prompt (not its unconditional row). `None` if nothing was reduced.
     pub fn row_of(&self, image: u64) -> Option<usize> {
         self.rows.iter().position(|row| row.image == image && row.branch != Branch::Uncond)
     }
 }
 
-/// Sees what [`Watch`] asks for.
+/// Collects the data that [`Watch`] asks for.
 #[derive(Debug, Default)]
 pub(crate) struct Watcher {
     watch: Watch,
@@ -63,12 +63,12 @@ impl Watcher {
         Self { watch, ..Self::default() }
     }
 
-    /// What was left of the tokens.
+    /// The remaining tokens by level.
     pub(crate) fn levels(&self) -> Vec<LevelTokens> {
         self.tally.levels()
     }
 
-    /// Takes what else was seen.
+    /// Takes the other collected data.
     pub(crate) fn take(&mut self) -> Watched {
         Watched {
             masks: self.watch.masks.then(|| self.recorder.take()),
@@ -97,7 +97,7 @@ impl<T: AttentionOps> PruneObserver<T> for Watcher {
     }
 
     fn graph(&mut self, site: &Site<'_>, sub: Sublayer, graph: &AttentionGraph<T>) -> Result<()> {
-        // A method may show graphs that it asked for on its own account.
+        // A method may report graphs that it requested for itself.
         let wanted = <Self as PruneObserver<T>>::wants_graph(self, site, sub);
         if !wanted {
             return Ok(());
@@ -110,14 +110,14 @@ impl<T: AttentionOps> PruneObserver<T> for Watcher {
     }
 }
 
-/// The variance of a map's entries. Rows sum to one, so that the mean entry is 1/N, and
-/// `Var = (Σ_j A_ij²)/N − 1/N²`, averaged over rows `i`.
+/// The variance of a map's entries. Rows sum to one, so the mean entry is 1/N. `Var = (Σ_j A_ij²)/N − 1/N²`, averaged
+/// over rows `i`.
 fn entry_variance(second_moment: f64, keys: usize) -> f64 {
     let n = keys.max(1) as f64;
     (second_moment / n - 1.0 / (n * n)).max(0.0)
 }
 
-/// The mean variance of self-attention's maps, by resolution level and step. Only each block's first layer counts: it
+/// The mean variance of self-attention's maps, by resolution level and step. Only each block's first layer counts. It
 /// always has all tokens, and a map's variance depends on their number.
 #[derive(Debug, Clone, Default)]
 pub struct Variance {
@@ -131,7 +131,7 @@ impl Variance {
         *count += 1;
     }
 
-    /// For each level its points `(step, variance)`.
+    /// The points `(step, variance)` of each level.
     pub fn by_level(&self) -> BTreeMap<usize, Vec<(f64, f64)>> {
         let mut levels: BTreeMap<usize, Vec<(f64, f64)>> = BTreeMap::new();
         for (&(level, step), &(sum, count)) in &self.sums {
@@ -147,7 +147,7 @@ mod tests {
 
     #[test]
     fn variance_of_known_maps() {
-        // Uniform rows have none; one-hot rows of 4 have mean 1/4 and mean square 1/4.
+        // Uniform rows have no variance. One-hot rows of 4 have mean 1/4 and mean square 1/4.
         assert_eq!(entry_variance(0.25, 4), 0.0);
         assert!((entry_variance(1.0, 4) - (0.25 - 1.0 / 16.0)).abs() < 1e-12);
         let mut variance = Variance::default();

@@ -1,4 +1,4 @@
-//! Unpruned pictures that others are compared with: of this process, else from the run's folder.
+//! The unpruned pictures for comparison, from this process or from the run's folder.
 
 use std::collections::btree_map::{BTreeMap, Entry};
 use std::path::Path;
@@ -9,7 +9,7 @@ use crate::engine::FinishedImage;
 use crate::failure::{Failure, Outcome};
 use crate::files::{LatentsFile, Picture, read_latents, read_png};
 
-/// Where an unpruned image lies.
+/// The files of an unpruned image.
 #[derive(Debug, Clone, Copy)]
 pub struct ReferenceFiles<'a> {
     /// The picture.
@@ -30,13 +30,13 @@ pub struct Reference {
 }
 
 impl Reference {
-    /// Reads both files, which must be of the size of another image of the run.
+    /// Reads both files. They must have the size of `like`, another image of the run.
     pub fn read(id: &str, files: ReferenceFiles<'_>, like: &FinishedImage<'_>) -> Outcome<Self> {
         let picture = read_png(files.picture, like.picture.size())?;
         Ok(Self { id: id.into(), picture, latents: read_latents(files.latents, like.latents.shape)? })
     }
 
-    /// How far another picture of the same size is from this one.
+    /// The distances of another picture of the same size to this one.
     pub fn distances(&self, picture: &Picture, latents: &LatentsFile) -> Outcome<Distances> {
         let [own, other] = [&self.picture, picture].map(Picture::size);
         if own != other {
@@ -56,18 +56,18 @@ impl Reference {
     }
 }
 
-/// The unpruned images of the prompt at work, with which the others are compared.
+/// The unpruned images of the current prompt, with which the others are compared.
 #[derive(Debug, Default)]
 pub struct References {
     by_place: BTreeMap<usize, Reference>,
 }
 
 impl References {
-    /// How far an image is from the unpruned one, which is made before it; `read` finds one that this process did not make, by
-    /// its id. `None` for images that are compared with none.
+    /// The distances of an image to the unpruned one; `None` if the image is not compared. The unpruned image is made
+    /// first. If another process made it, `read` finds it by its id.
     ///
     /// # Errors
-    /// What `read` reports, and [`Failure::Run`] for pictures of two sizes.
+    /// The errors of `read`, and [`Failure::Run`] for pictures of two sizes.
     pub fn distances(
         &mut self,
         image: &FinishedImage<'_>,
@@ -84,7 +84,7 @@ impl References {
         reference.distances(&image.picture, &image.latents).map(Some)
     }
 
-    /// Keeps an image if others are compared with it.
+    /// Stores an image if others are compared with it.
     pub fn keep(&mut self, image: &FinishedImage<'_>) {
         if image.point.is_reference {
             self.forget_but(&image.prompt.id);
@@ -93,13 +93,13 @@ impl References {
         }
     }
 
-    /// Another prompt's images are not needed any more.
+    /// Drops the images of other prompts.
     fn forget_but(&mut self, prompt: &str) {
         self.by_place.retain(|_, reference| reference.id.ends_with(&format!("/{prompt}")));
     }
 }
 
-/// The error for an unpruned image that is nowhere.
+/// The error for an unpruned image that does not exist.
 pub fn missing(id: &str) -> Failure {
     Failure::run(format!("{id}: expected this image before those compared with it"))
 }

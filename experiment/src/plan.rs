@@ -1,5 +1,5 @@
-//! A run made ready before any weight is read: every point's options checked, its budget solved, its costs known; every
-//! prompt with its seed.
+//! Prepares a run before any weight is read. The options of every point are checked, its budget is solved and its costs
+//! are known. Every prompt has its seed.
 
 use std::collections::HashMap;
 
@@ -23,74 +23,74 @@ use crate::model::Size;
 use crate::platform::Platform;
 use crate::spec::{PruneSpec, in_label};
 
-/// What a plan must know of the model that it is for.
+/// The facts about the model that a plan needs.
 #[derive(Debug, Clone)]
 pub struct PlanInputs<'a> {
-    /// Its name.
+    /// The model's name.
     pub model: &'a str,
     /// The size of every image.
     pub size: Size,
-    /// What costs depend on; its steps are each point's own.
+    /// The properties that costs depend on. Each point replaces the steps by its own.
     pub work: Workload<'a>,
-    /// Hashes of its files, and of what else every image starts from.
+    /// Hashes of the model's files, and of other inputs of all images.
     pub hashes: Inputs,
 }
 
-/// What all points of a run have in common.
+/// The options that all points of a run share.
 #[derive(Debug, Clone)]
 pub struct RunOptions {
-    /// What the run is called.
+    /// The title of the run.
     pub title: String,
     /// The prompts with their seeds.
     pub prompts: Vec<PromptLine>,
     /// Generator of the noise.
     pub rng: RngKind,
-    /// What it draws in.
+    /// The dtype that the noise is drawn in.
     pub noise_dtype: NoiseDType,
-    /// Side of the tiles in which images are decoded, in pixels; `None` for whole images.
+    /// Width and height in pixels of the tiles in which images are decoded; `None` for whole images.
     pub vae_tiling: Option<usize>,
-    /// Ids of the prompts whose kept sets are stored: beside the images, which they do not change.
+    /// Ids of the prompts whose kept sets are stored. This does not change the images.
     pub masks: Vec<String>,
-    /// Whether unpruned images are added where needed, and others compared with them.
+    /// Whether unpruned images are added where needed, and the others compared with them.
     pub distances: bool,
 }
 
-/// Images of a run at most.
+/// The largest number of images in a run.
 const MOST_IMAGES: usize = 10_000_000;
 
 /// A point that is ready to run.
 #[derive(Debug, Clone)]
 pub struct PlannedPoint {
-    /// What `run.json` says of it.
+    /// The point's entry in `run.json`.
     pub info: PointInfo,
-    /// The method, its budget solved.
+    /// The method, with its budget solved.
     pub method: Method,
-    /// Sampler instead of the checkpoint's.
+    /// A sampler that replaces the checkpoint's.
     pub sampler: Option<SamplerChoice>,
-    /// The point whose images this one's are compared with, by its place in [`Plan::points`].
+    /// The index in [`Plan::points`] of the point with which this point's images are compared.
     pub reference: Option<usize>,
-    /// Whether other points are compared with it.
+    /// Whether other points are compared with this one.
     pub is_reference: bool,
 }
 
 /// A whole run.
 #[derive(Debug, Clone)]
 pub struct Plan {
-    /// What the run is called.
+    /// The title of the run.
     pub title: String,
-    /// Those that others are compared with come first.
+    /// The points. Those that others are compared with come first.
     pub points: Vec<PlannedPoint>,
     /// The prompts with their seeds.
     pub prompts: Vec<PromptLine>,
     /// Generator of the noise.
     pub rng: RngKind,
-    /// What it draws in.
+    /// The dtype that the noise is drawn in.
     pub noise_dtype: NoiseDType,
-    /// Side of the tiles in which images are decoded, in pixels; `None` for whole images.
+    /// Width and height in pixels of the tiles in which images are decoded; `None` for whole images.
     pub vae_tiling: Option<usize>,
     /// Ids of the prompts whose kept sets are stored.
     pub masks: Vec<String>,
-    /// Hash of all that decides the results.
+    /// Hash of everything that decides the results.
     pub run_hash: String,
 }
 
@@ -98,7 +98,7 @@ impl Plan {
     /// Checks every point against the model and the registry.
     ///
     /// # Errors
-    /// [`Failure::Usage`] with the label of the point that is wrong, its option or its budget.
+    /// [`Failure::Usage`] with the label of the wrong point, and its option or budget.
     pub fn new<T: AttentionOps>(
         options: RunOptions,
         mut points: Vec<Point>,
@@ -136,10 +136,10 @@ impl Plan {
         Self::of(options, planned)
     }
 
-    /// A plan of one point, whose errors need no label.
+    /// A plan of one point. Its errors need no label.
     ///
     /// # Errors
-    /// As [`Plan::new`].
+    /// The errors of [`Plan::new`].
     pub fn single<T: AttentionOps>(
         options: RunOptions,
         point: &Point,
@@ -161,7 +161,7 @@ impl Plan {
         Ok(Self { points, title, prompts, rng, noise_dtype, vae_tiling, masks, run_hash })
     }
 
-    /// That no two points make the same images, whatever they are called.
+    /// Checks that no two points make the same images, whatever their names.
     pub fn check_each_once(&self) -> Outcome {
         let mut seen: HashMap<String, &str> = HashMap::new();
         for point in &self.points {
@@ -176,7 +176,7 @@ impl Plan {
         Ok(())
     }
 
-    /// What `run.json` says.
+    /// The content of `run.json`.
     pub fn info(&self, shard: Option<[usize; 2]>) -> RunInfo {
         RunInfo {
             format: FORMAT,
@@ -196,7 +196,8 @@ impl Point {
     }
 }
 
-/// Puts the unpruned model in front for every sampling that has pruned points, and moves it there where the grid has it.
+/// Puts the unpruned model in front, once for each sampling that has pruned points. If the grid has it already, it is
+/// moved there.
 fn add_references(points: &mut Vec<Point>) {
     let mut front: Vec<Point> = Vec::new();
     for point in points.iter().filter(|point| !point.is_whole()) {
@@ -205,7 +206,7 @@ fn add_references(points: &mut Vec<Point>) {
         }
         let own = points.iter().find(|other| other.is_whole() && other.sampling == point.sampling);
         let mut reference = own.cloned().unwrap_or_else(|| unpruned(point));
-        // What varies may not tell them apart: entries have their own sampling too.
+        // The varied values may not distinguish them, because entries have their own sampling too.
         if own.is_none() && points.iter().chain(&front).any(|other| other.label == reference.label) {
             let Sampling { steps, guidance_scale, scheduler, .. } = &point.sampling;
             let scheduler = scheduler.map_or(String::new(), |choice| format!(" scheduler={choice}"));
@@ -237,7 +238,7 @@ fn unpruned(point: &Point) -> Point {
     }
 }
 
-/// Each point's id, from its label.
+/// The id of each point, from its label.
 fn ids(points: &[Point]) -> Outcome<Vec<String>> {
     let mut seen: HashMap<String, &str> = HashMap::new();
     let mut ids = Vec::with_capacity(points.len());
@@ -249,7 +250,7 @@ fn ids(points: &[Point]) -> Outcome<Vec<String>> {
                 "grid: expected names of 1 to {LONGEST_ID} letters with what varies, got {length}: {label:?}"
             )));
         }
-        // Some file systems do not tell a from A.
+        // Some file systems do not distinguish a from A.
         if let Some(other) = seen.insert(id.to_ascii_lowercase(), &point.label) {
             return Err(Failure::usage(format!(
                 "grid: {other:?} and {:?} have one name: give their entries names of their own",
@@ -261,7 +262,8 @@ fn ids(points: &[Point]) -> Outcome<Vec<String>> {
     Ok(ids)
 }
 
-/// The hash of what settings do: presets are their settings, and a share of the steps is a number of them.
+/// A hash of the settings' effect. A preset hashes like the settings that it stands for, and a share of the steps like
+/// a number of them.
 fn canonical(point: &PlannedPoint) -> Outcome<String> {
     let mut settings = point.info.settings.clone();
     if let Some(family) = point.method.plan().family() {
@@ -271,7 +273,7 @@ fn canonical(point: &PlannedPoint) -> Outcome<String> {
     hash(&settings)
 }
 
-/// Writes every `tau` as a number of steps: a method's own, and those of a stack's members in their tables.
+/// Replaces every `tau` by a number of steps: the method's own, and those in the tables of a stack's members.
 fn whole_tau(options: &mut Value, steps: usize) {
     let Value::Object(table) = options else { return };
     for (key, value) in table {
@@ -282,7 +284,7 @@ fn whole_tau(options: &mut Value, steps: usize) {
     }
 }
 
-/// What a point is checked against.
+/// The data that a point is checked against.
 struct Planner<'a, T: AttentionOps> {
     options: &'a RunOptions,
     inputs: &'a PlanInputs<'a>,
@@ -296,7 +298,12 @@ impl<T: AttentionOps> Planner<'_, T> {
         let Self { options, inputs, platform, registry, listener } = self;
         let sampling = &point.sampling;
         inputs.work.scheduler.build::<NdTensor>(sampling.scheduler, sampling.steps)?;
-        let work = Workload { steps: sampling.steps, sampler: sampling.scheduler, ..inputs.work };
+        let work = Workload {
+            steps: sampling.steps,
+            sampler: sampling.scheduler,
+            guided: inputs.work.unet.is_guided(sampling.guidance_scale),
+            ..inputs.work
+        };
         let method = Method::resolve(&point.spec, &work, registry.catalogue(), Some(options.rng))?;
         method.remarks().iter().for_each(|remark| listener.warning(remark));
         method.check(registry)?;
@@ -347,7 +354,7 @@ fn hash(value: &impl Serialize) -> Outcome<String> {
     Ok(digest(json.to_string().as_bytes()))
 }
 
-/// The same with every table's keys in order, whatever the library's own order is.
+/// The same value with the keys of every table sorted, whatever the library's order is.
 fn sorted(value: Value) -> Value {
     match value {
         Value::Object(table) => {

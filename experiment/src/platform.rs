@@ -1,4 +1,4 @@
-//! What computes: part of every result's provenance, and of what a run's memory is checked against.
+//! The backend, device and machine. They are part of every result's provenance, and of the memory check.
 
 use std::fs;
 
@@ -6,10 +6,10 @@ use atedm_core::{Backend, DType};
 
 use crate::record::Provenance;
 
-/// What computes an experiment.
+/// The backend and device of an experiment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Platform {
-    /// The tensor library by its name ([`Backend::NAME`]).
+    /// The name of the backend ([`Backend::NAME`]).
     pub backend: String,
     /// `cpu`, `cuda:0`, `metal`.
     pub device: String,
@@ -20,17 +20,17 @@ pub struct Platform {
 }
 
 impl Platform {
-    /// A backend on the CPU, with a thread a core.
+    /// A backend on the CPU, with one thread per core.
     pub fn cpu<B: Backend>(dtype: DType) -> Self {
         Self { backend: B::NAME.into(), device: "cpu".into(), dtype, threads: cores() }
     }
 
-    /// Whether the processor computes.
+    /// Whether the CPU computes.
     pub fn is_cpu(&self) -> bool {
         self.device == "cpu"
     }
 
-    /// The provenance of what this process computes.
+    /// The provenance of results of this process.
     pub fn provenance(&self) -> Provenance {
         let number = self.device.strip_prefix("cuda:").and_then(|number| number.parse().ok());
         Provenance {
@@ -45,19 +45,19 @@ impl Platform {
     }
 }
 
-/// Threads of the machine that this process may use.
+/// The number of CPU threads that this process may use.
 pub fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
 
-/// The processor's name, where the system tells; else its architecture.
+/// The processor's name if the system reports it, else its architecture.
 pub fn processor() -> String {
     let text = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let name = text.lines().find_map(|line| line.strip_prefix("model name")?.split_once(':'));
     name.map_or_else(|| std::env::consts::ARCH.to_string(), |(_, name)| name.trim().to_string())
 }
 
-/// The name of an NVIDIA GPU as its driver for Linux tells it: a folder a device, in the order of the bus.
+/// The name of an NVIDIA GPU from its Linux driver. The driver has one folder per device, in the order of the bus.
 fn gpu(number: usize) -> Option<String> {
     let entries = fs::read_dir("/proc/driver/nvidia/gpus").ok()?;
     let mut folders: Vec<_> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();

@@ -1,14 +1,14 @@
-//! What is kept of every finished image: one line of `results.jsonl`, and the run that it belongs to, `run.json`.
+//! The stored data of every finished image (one line of `results.jsonl`) and of its run (`run.json`).
 //!
-//! Times and the machine aside, a line depends on the configuration, the prompt's id and the seed alone: neither on which
-//! shard made it, nor on what was made before it.
+//! Except for times and machine, a line depends only on the configuration, the prompt's id and the seed. It does not
+//! depend on the shard that made it, or on what was made before it.
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::inputs::Inputs;
 
-/// The form of lines and of `run.json`; raised when a field changes its meaning.
+/// The version of lines and of `run.json`. It is raised when a field changes its meaning.
 pub const FORMAT: u32 = 1;
 
 /// One finished image.
@@ -19,70 +19,70 @@ pub struct Record {
     pub format: u32,
     /// Unique in a run: `POINT/PROMPT`, from [`Record::point`] and [`Record::prompt_id`].
     pub id: String,
-    /// The point of the grid, by its id: letters, digits and `._=+-` (it names folders).
+    /// The id of the point in the grid: letters, digits and `._=+-`. It names folders.
     pub point: String,
-    /// The point as a person reads it: `at-edm tau=15`.
+    /// The readable name of the point: `at-edm tau=15`.
     pub label: String,
     /// The prompt's id.
     pub prompt_id: String,
     /// The prompt.
     pub prompt: String,
-    /// The seed of the noise: the prompt's own, else one made of the run's seed and the prompt's id.
+    /// The seed of the noise: the prompt's own, else one derived from the run's seed and the prompt's id.
     pub seed: u64,
-    /// Hash of [`Record::settings`] with backend and dtype: equal hashes are the same configuration.
+    /// Hash of [`Record::settings`] with backend and dtype. Equal hashes mean equal configurations.
     pub config_hash: String,
-    /// How it was made.
+    /// The settings that the image was made with.
     pub settings: Settings,
-    /// What the U-Net cost.
+    /// The cost of the U-Net.
     pub flops: Flops,
-    /// What was left of the tokens where the method reduced them, a line a resolution level, finest first. Empty for
-    /// the unpruned model, and for a plugin that tells its observer nothing.
+    /// The remaining tokens where the method reduced them, one line per resolution level, finest first. Empty for the
+    /// unpruned model, and for a plugin that reports nothing to its observer.
     pub tokens: Vec<LevelTokens>,
-    /// How long it took.
+    /// The time that the image took.
     pub times: Times,
-    /// How far it is from the unpruned image of the same prompt, seed and sampling; `null` for that image itself, and
-    /// where the configuration asks for none.
+    /// The distances to the unpruned image of the same prompt, seed and sampling. `null` for that image itself, and if
+    /// the configuration asks for no distances.
     pub distances: Option<Distances>,
-    /// The picture, relative to the run's folder, `/` between parts: `images/POINT/PROMPT.png`.
+    /// The path of the picture in the run's folder, parts separated by `/`: `images/POINT/PROMPT.png`.
     pub image: String,
-    /// The final latents, if they are kept: `latents/POINT/PROMPT.safetensors`. Those of unpruned images are, as long
-    /// as the run compares with them.
+    /// The path of the final latents, if they are stored: `latents/POINT/PROMPT.safetensors`. Those of unpruned images
+    /// are stored if the run compares with them.
     pub latents: Option<String>,
-    /// What computed it.
+    /// The backend and machine that computed it.
     pub provenance: Provenance,
 }
 
-/// Everything that decides an image, beside prompt and seed.
+/// All settings that decide an image, except prompt and seed.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Settings {
-    /// The checkpoint, as named, without the folders above it.
+    /// The name of the checkpoint, without the folders above it.
     pub model: String,
     /// The method's registered name; `none` is the unpruned model.
     pub method: String,
-    /// Every option of a method of ours with its value, a budget solved for its ratio; a plugin's as they were given.
+    /// Every option with its value; a budget is replaced by its ratio. For a plugin, the options as they were given.
     pub options: Value,
     /// Denoising steps of the full schedule.
     pub steps: usize,
-    /// Sampler: a name of `--scheduler`, else the class that the checkpoint names.
+    /// The sampler: a name of `--scheduler`, else the class that the checkpoint names.
     pub scheduler: String,
-    /// Classifier-free guidance.
+    /// The classifier-free guidance scale.
     pub guidance_scale: f64,
-    /// What is steered away from.
+    /// The negative prompt.
     pub negative_prompt: Option<String>,
-    /// Pixels across.
+    /// Width in pixels.
     pub width: usize,
-    /// Pixels down.
+    /// Height in pixels.
     pub height: usize,
     /// Generator of the noise: `torch` or `chacha`.
     pub rng: String,
-    /// What it draws in; before this was written, f32 always.
+    /// The dtype that the noise is drawn in. Older records lack it; it was always f32 then.
     #[serde(default = "single")]
     pub rng_dtype: String,
-    /// `fused`, or `stored`: every attention map is stored, as without a fused kernel.
+    /// `fused`, or `stored`. With `stored`, every attention map is stored, as without a fused kernel.
     pub attention: Attention,
-    /// Hashes of the content of files that were read: `checkpoint` (configurations, tokenizers and samples of the weights),
-    /// and in `compare` `init_image` (with its strength) and `latents`. Empty in records of before they were kept.
+    /// Hashes of the content of files that were read: `checkpoint` (configurations, tokenizers and samples of the
+    /// weights). In `compare` also `init_image` (with its strength) and `latents`. Empty in older records.
     #[serde(default)]
     pub inputs: Inputs,
 }
@@ -98,26 +98,27 @@ impl Settings {
     }
 }
 
-/// How attention is computed where a method asks for no map.
+/// How attention is computed if a method asks for no map.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Attention {
-    /// By the backend's fused kernel.
+    /// With the backend's fused kernel.
     #[default]
     Fused,
     /// With its map stored: the paper's "without fused operation".
     Stored,
 }
 
-/// TFLOP (2 × MAC) of one sample in one U-Net evaluation.
+/// TFLOP (2 × MAC) of one U-Net evaluation, for each of the run's rows. A step at which guidance has ended counts half: it
+/// has one row of an image in place of two.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Flops {
-    /// Mean over the run's evaluations, as they really ran.
+    /// Mean over the run's evaluations, as they actually ran.
     pub mean_tflop: f64,
-    /// Of the unpruned model.
+    /// The cost of the unpruned model.
     pub whole_tflop: f64,
-    /// U-Net evaluations, each on all rows of its batch.
+    /// Number of U-Net evaluations. Each runs on all rows of its step.
     pub evaluations: usize,
 }
 
@@ -127,25 +128,25 @@ pub struct Flops {
 pub struct LevelTokens {
     /// Resolution level: 0 is the full latent size.
     pub level: usize,
-    /// How often tokens were reduced there, over all blocks, layers and evaluations.
+    /// Number of reductions at this level, over all blocks, layers and evaluations.
     pub decisions: u64,
-    /// Mean tokens of a batch row before a reduction.
+    /// Mean number of tokens of a batch row before a reduction.
     pub tokens: f64,
-    /// Mean tokens of a batch row after it.
+    /// Mean number of tokens of a batch row after a reduction.
     pub kept: f64,
-    /// Mean votes cast for a decision (0 for methods that do not vote).
+    /// Mean number of votes per decision (0 for methods that do not vote).
     pub votes: f64,
 }
 
-/// Seconds of the wall clock. Never compared between runs.
+/// Wall-clock times in seconds. Runs are never compared by them.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Times {
-    /// A denoising step: the mean without the first one, where there are more.
+    /// Mean time of a denoising step. The first step is left out if there are more.
     pub seconds_per_step: f64,
-    /// The whole image, decoding too; without text encoding, which serves all points.
+    /// Time of the whole image with decoding, without text encoding. The text encoding serves all points.
     pub seconds: f64,
-    /// When the line was written: seconds since 1970 (UTC).
+    /// The time when the line was written, in seconds since 1970 (UTC).
     pub finished_at: u64,
 }
 
@@ -155,23 +156,23 @@ pub struct Times {
 pub struct Distances {
     /// The other image's [`Record::id`].
     pub to: String,
-    /// Peak signal-to-noise ratio of the 8-bit pictures in dB; `null` where they are equal and it is infinite.
+    /// Peak signal-to-noise ratio of the 8-bit pictures in dB. `null` if they are equal, where it is infinite.
     pub psnr: Option<f64>,
-    /// Structural similarity of the 8-bit pictures in grey, 1 where they are equal (Wang et al. 2004).
+    /// Structural similarity of the 8-bit pictures in grey; 1 if they are equal (Wang et al. 2004).
     pub ssim: f64,
     /// `‖a − b‖₂` of the final latents.
     pub latent_l2: f64,
-    /// `‖a − b‖₂ / ‖b‖₂`, `b` the unpruned image's.
+    /// `‖a − b‖₂ / ‖b‖₂`, where `b` is the unpruned image's.
     pub latent_l2_relative: f64,
 }
 
-/// What computed an image.
+/// The backend and machine that computed an image.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Provenance {
     /// The program's version.
     pub atedm: String,
-    /// Tensor library.
+    /// The backend.
     pub backend: String,
     /// `cpu`, `cuda:0`, `metal`.
     pub device: String,
@@ -179,27 +180,27 @@ pub struct Provenance {
     pub dtype: String,
     /// The processor's name.
     pub cpu: String,
-    /// The GPU's name, if it computed and the system tells.
+    /// The GPU's name, if a GPU computed and the system reports it.
     pub gpu: Option<String>,
     /// Threads on the CPU.
     pub threads: usize,
 }
 
-/// `run.json`: what a folder of results holds when it is complete. All shards of a run have the same, `shard` aside.
+/// `run.json`: the planned contents of a folder of results. It is the same in all shards of a run, except for `shard`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RunInfo {
     /// [`FORMAT`].
     pub format: u32,
-    /// Hash of all that decides the results: points, prompts with their seeds, backend and dtype.
+    /// Hash of everything that decides the results: points, prompts with their seeds, backend and dtype.
     pub run_hash: String,
     /// The configuration's `title`, else its file's name.
     pub title: String,
-    /// The points, in the order of the grid; unpruned images that others are compared with come first.
+    /// The points, in the order of the grid. Unpruned points for comparison come first.
     pub points: Vec<PointInfo>,
-    /// Prompts of the whole run (`prompts.jsonl` lists them).
+    /// Number of prompts in the whole run (`prompts.jsonl` lists them).
     pub prompts: usize,
-    /// This folder's shard of the prompts: `[index, count]`, counted from 0; `null` for all.
+    /// This folder's shard of the prompts: `[index, count]`, counted from 0. `null` if it has all prompts.
     pub shard: Option<[usize; 2]>,
 }
 
@@ -207,25 +208,25 @@ pub struct RunInfo {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PointInfo {
-    /// As [`Record::point`].
+    /// See [`Record::point`].
     pub id: String,
-    /// As [`Record::label`].
+    /// See [`Record::label`].
     pub label: String,
-    /// The grid entry's name, shared by its points.
+    /// The name of the grid entry. All its points share it.
     pub grid: String,
-    /// What varies within the grid entry, and this point's values: `{"tau": 15}`.
+    /// The keys that the grid entry varies, with this point's values: `{"tau": 15}`.
     pub varied: Value,
-    /// As [`Record::config_hash`].
+    /// See [`Record::config_hash`].
     pub config_hash: String,
-    /// As [`Record::settings`].
+    /// See [`Record::settings`].
     pub settings: Settings,
     /// The budget that the ratio was solved for, in TFLOP.
     pub budget_tflops: Option<f64>,
-    /// Mean TFLOP of an evaluation by formula; `null` for a plugin, of which only a run tells.
+    /// Mean TFLOP of an evaluation by formula. `null` for a plugin whose cost only a run can tell.
     pub planned_tflop: Option<f64>,
     /// TFLOP of the unpruned model.
     pub whole_tflop: f64,
-    /// The id of the point whose images this one's are compared with.
+    /// The id of the point with which this point's images are compared.
     pub reference: Option<String>,
 }
 
@@ -233,7 +234,7 @@ pub struct PointInfo {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PromptLine {
-    /// Unique, letters, digits and `._-`.
+    /// The id: unique, letters, digits and `._-`.
     pub id: String,
     /// The text.
     pub prompt: String,
@@ -245,7 +246,7 @@ pub struct PromptLine {
 mod tests {
     use super::*;
 
-    /// What was made before the dtype of noise was written was made of f32's.
+    /// Before the dtype of noise was recorded, noise was always f32.
     #[test]
     fn old_settings_had_noise_in_f32() {
         let text = r#"{"model": "m", "method": "none", "options": {}, "steps": 2, "scheduler": "ddim", "guidance_scale": 7.0,

@@ -1,4 +1,4 @@
-//! How images are sampled.
+//! Sampling settings.
 
 use atedm_core::{DType, Error};
 use atedm_sdxl::rng::{NoiseDType, RngKind};
@@ -8,23 +8,23 @@ use crate::failure::{Failure, Outcome};
 use crate::prompts::check_length;
 use crate::record::Attention;
 
-/// How an image is sampled.
+/// The sampling settings of an image.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Sampling {
-    /// Denoising steps.
+    /// Number of denoising steps.
     pub steps: usize,
-    /// Classifier-free guidance.
+    /// The classifier-free guidance scale.
     pub guidance_scale: f64,
-    /// Sampler instead of the checkpoint's.
+    /// A sampler that replaces the checkpoint's.
     pub scheduler: Option<SamplerChoice>,
-    /// What is steered away from.
+    /// The negative prompt.
     pub negative_prompt: Option<String>,
     /// How attention is computed.
     pub attention: Attention,
 }
 
 impl Sampling {
-    /// The same, if every number is in range.
+    /// Returns the settings if every number is in range.
     pub fn checked(self) -> Outcome<Self> {
         if let Some(text) = &self.negative_prompt {
             check_length(text).map_err(|reason| Failure::usage(format!("negative_prompt: {reason}")))?;
@@ -42,12 +42,12 @@ impl Sampling {
     }
 }
 
-/// A sampler by its name.
+/// Parses the name of a sampler.
 pub(crate) fn sampler(name: &str) -> Outcome<SamplerChoice> {
     Ok(name.parse()?)
 }
 
-/// The element type of noise by its name.
+/// Parses the name of a noise dtype.
 pub(crate) fn dtype(name: &str) -> Outcome<DType> {
     let reason = |error| match error {
         Error::Config { reason, .. } => Failure::usage(reason),
@@ -56,10 +56,10 @@ pub(crate) fn dtype(name: &str) -> Outcome<DType> {
     name.parse().map_err(|error| reason(error).within("rng_dtype"))
 }
 
-/// What a generator draws in, if `asked` for that; `key` is what asked, for the message.
+/// The dtype that a generator draws in, if the user `asked` for one. `key` names the option in messages.
 ///
 /// # Errors
-/// [`Failure::Usage`] for a generator that draws in one type alone.
+/// [`Failure::Usage`] for another dtype than f32 with a generator that always draws in f32.
 pub fn noise_dtype(rng: RngKind, asked: Option<DType>, key: &str) -> Outcome<NoiseDType> {
     match (rng, asked) {
         (_, None) => Ok(NoiseDType::OfModel),

@@ -1,4 +1,4 @@
-//! Which part of the prompts this process works on: typed, or told by the scheduler that started it.
+//! The part of the prompts that this process works on. The user or a cluster's scheduler sets it.
 
 use std::fmt;
 use std::str::FromStr;
@@ -6,21 +6,21 @@ use std::str::FromStr;
 use super::prompts::shard_of;
 use crate::failure::{Failure, Outcome};
 
-/// Shard `index` of `count`, counted from 0.
+/// Shard `index` of `count`. Shards are counted from 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Shard {
-    /// Which one.
+    /// The index.
     pub index: usize,
-    /// Of how many.
+    /// The number of shards.
     pub count: usize,
 }
 
 impl Shard {
-    /// Everything.
+    /// The shard that holds everything.
     pub const WHOLE: Self = Self { index: 0, count: 1 };
 
-    /// The typed shard; else what the environment says; else everything. `count` is the number of shards where a
-    /// scheduler tells the index alone.
+    /// The given shard, else the shard from the environment, else everything. `count` is the number of shards; some
+    /// schedulers set only the index.
     pub fn find(
         typed: Option<Self>,
         count: Option<usize>,
@@ -35,7 +35,7 @@ impl Shard {
                 Failure::usage(format!("{name}: expected a whole number, got {text:?} (or give --shard)"))
             })
         };
-        // A SLURM array: its ids may begin anywhere and have gaps of one width.
+        // A SLURM array. Its ids may begin anywhere and have equal gaps.
         if let Some(id) = number("SLURM_ARRAY_TASK_ID")? {
             let least = number("SLURM_ARRAY_TASK_MIN")?.unwrap_or(0);
             let step = number("SLURM_ARRAY_TASK_STEP")?.unwrap_or(1).max(1);
@@ -75,12 +75,12 @@ impl Shard {
         Ok(Self { index, count })
     }
 
-    /// Whether a prompt belongs to it.
+    /// Whether a prompt belongs to this shard.
     pub fn takes(self, id: &str) -> bool {
         shard_of(id, self.count) == self.index
     }
 
-    /// Whether it is everything.
+    /// Whether this shard is everything.
     pub fn is_whole(self) -> bool {
         self.count == 1
     }

@@ -1,4 +1,4 @@
-//! A method's name and its options, as configurations and command lines write them.
+//! A method's name and options, in the form of configurations and command lines.
 
 use atedm_core::plugin::stack::JOIN;
 use serde::de::Error as _;
@@ -7,36 +7,36 @@ use serde_json::{Map, Number, Value};
 
 use crate::failure::{Failure, Outcome};
 
-/// A method as a configuration names it.
+/// A method and its options in a configuration.
 #[derive(Debug, Clone, PartialEq)]
 pub struct PruneSpec {
     /// The registered name.
     pub method: String,
-    /// Its options, an object.
+    /// The options: a JSON object.
     pub options: Map<String, Value>,
 }
 
 impl PruneSpec {
-    /// A method with its options as they are by default.
+    /// A method with its default options.
     pub fn new(method: impl Into<String>) -> Self {
         Self { method: method.into(), options: Map::new() }
     }
 
-    /// The same with an option set.
+    /// Sets an option.
     #[must_use]
     pub fn with(mut self, key: impl Into<String>, value: impl Into<Value>) -> Self {
         self.options.insert(key.into(), value.into());
         self
     }
 
-    /// `at-edm prune_point=before_ff`: the method and its options.
+    /// A label with the method and its options: `at-edm prune_point=before_ff`.
     pub fn label(&self) -> String {
         let option = |(key, value): (&String, &Value)| in_label(key, value);
         std::iter::once(self.method.clone()).chain(self.options.iter().map(option)).collect()
     }
 }
 
-/// ` key=value`, text without quotes; a table's entries as ` key.entry=value`.
+/// An option in a label: ` key=value`, with text unquoted. A table's entries are ` key.entry=value`.
 pub fn in_label(key: &str, value: &Value) -> String {
     match value {
         Value::String(text) => format!(" {key}={text}"),
@@ -47,7 +47,7 @@ pub fn in_label(key: &str, value: &Value) -> String {
     }
 }
 
-/// A method's name, or those of a stack's members as a list, outer first.
+/// A method's name, or the names of a stack's members as a list, outer first.
 pub fn name_of(written: &Value) -> Option<String> {
     match written {
         Value::String(name) => Some(name.clone()),
@@ -59,20 +59,20 @@ pub fn name_of(written: &Value) -> Option<String> {
     }
 }
 
-/// [`name_of`] for a table that serde reads.
+/// Reads [`name_of`] from a table with serde.
 ///
 /// # Errors
-/// If the value is neither.
+/// An error if the value is neither a name nor a list of names.
 pub fn read_name<'de, D: Deserializer<'de>>(from: D) -> Result<Option<String>, D::Error> {
     let written = Value::deserialize(from)?;
     let name = name_of(&written);
     name.map(Some).ok_or_else(|| D::Error::custom("expected the name of a method, or a list of names"))
 }
 
-/// Reads `key=value,key=value`; `a.b=1` sets entry `b` of table `a`, `1+2` is a list.
+/// Reads `key=value,key=value`. `a.b=1` sets entry `b` of table `a`. `1+2` is a list.
 ///
 /// # Errors
-/// What is wrong with the first pair that cannot be read.
+/// An error about the first pair that cannot be read.
 pub fn read_options(list: &str, into: &mut Map<String, Value>) -> Outcome {
     for pair in list.split(',').map(str::trim).filter(|pair| !pair.is_empty()) {
         let Some((key, text)) = pair.split_once('=') else {
@@ -103,7 +103,7 @@ fn insert(table: &mut Map<String, Value>, path: &[&str], value: Value) -> Result
     }
 }
 
-/// One value: a boolean, a number, a list joined by `+`, else text (shares such as `30%` stay text).
+/// Reads one value: a boolean, a number, a list joined by `+`, else text. Shares such as `30%` remain text.
 fn read_value(text: &str) -> Result<Value, String> {
     match text {
         "" => return Err("expected a value".into()),
@@ -126,7 +126,7 @@ fn read_value(text: &str) -> Result<Value, String> {
     Ok(Value::String(text.to_string()))
 }
 
-/// A TOML value as JSON; what JSON cannot hold is an error.
+/// A TOML value as JSON. Values that JSON cannot represent are errors.
 pub fn json_from_toml(value: toml::Value) -> Result<Value, String> {
     Ok(match value {
         toml::Value::String(text) => Value::String(text),
@@ -148,7 +148,7 @@ pub fn json_from_toml(value: toml::Value) -> Result<Value, String> {
     })
 }
 
-/// Puts `over` on top of `base`, table by table.
+/// Merges `over` into `base`, table by table. Values of `over` win.
 pub fn merge(base: &mut Map<String, Value>, over: Map<String, Value>) {
     for (key, value) in over {
         match (base.get_mut(&key), value) {

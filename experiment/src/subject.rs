@@ -1,4 +1,4 @@
-//! The U-Net that `flops` and `bench` speak of, known by its configuration alone: SD-XL base's, or a checkpoint's.
+//! The U-Net of `flops` and `bench`: SD-XL base's, or a checkpoint's. Only its configuration is needed.
 
 use std::path::{Path, PathBuf};
 
@@ -11,45 +11,45 @@ use atedm_sdxl::schedulers::SchedulerConfig;
 
 use crate::failure::{Failure, Outcome};
 use crate::inputs::{Inputs, of_checkpoint};
-use crate::method::{Method, Workload};
+use crate::method::{GUIDANCE_SCALE, Method, Workload};
 use crate::model::{AskedSize, Model, Size};
 use crate::spec::PruneSpec;
 
 /// A U-Net at one size.
 pub struct Subject {
-    /// What it is called.
+    /// Its name.
     pub name: String,
     /// Its configuration.
     pub unet: UNetConfig,
-    /// Its size in pixels; none before [`Subject::sized`].
+    /// Its size in pixels. It is unset before [`Subject::sized`].
     pub size: Size,
-    /// Pixels a latent, in each direction.
+    /// Pixels per latent, in each direction.
     factor: usize,
-    /// Text tokens.
+    /// Number of text tokens.
     pub text: usize,
-    /// Its scheduler; SD-XL's where it names none.
+    /// Its scheduler; SD-XL's if it names none.
     pub scheduler: SchedulerConfig,
     /// The checkpoint's files, if there are any.
     files: Files,
 }
 
-/// Before a size is known.
+/// The placeholder for an unknown size.
 const NO_SIZE: Size = Size { width: 0, height: 0 };
 
-/// Where a checkpoint's files are.
+/// The location of a checkpoint's files.
 enum Files {
     /// There are none.
     None,
-    /// In a folder, where weights may be missing.
+    /// Files in a folder. Weights may be missing.
     Folder(PathBuf),
-    /// Those of an opened checkpoint.
+    /// Files of an opened checkpoint.
     Checkpoint(Box<Checkpoint>),
-    /// Those of a model that is unpacked or in a cache.
+    /// Files of a model that is unpacked or in a cache.
     Model(Box<Model>),
 }
 
 impl Subject {
-    /// SD-XL base 1.0, of which no file is needed.
+    /// SD-XL base 1.0. It needs no files.
     pub fn sdxl_base() -> Self {
         Self {
             name: "SD-XL base 1.0".into(),
@@ -62,7 +62,7 @@ impl Subject {
         }
     }
 
-    /// The checkpoint in a folder: its configurations are enough, weights need not be there.
+    /// The checkpoint in a folder. Its configurations suffice; weights may be missing.
     ///
     /// # Errors
     /// [`Failure::Run`] naming the configuration that is missing or broken.
@@ -89,10 +89,10 @@ impl Subject {
         }
     }
 
-    /// At the size asked for under these names, else the checkpoint's own.
+    /// The subject at the requested size, or the checkpoint's own size.
     ///
     /// # Errors
-    /// As [`AskedSize::or_own`].
+    /// The errors of [`AskedSize::or_own`].
     pub fn sized(mut self, asked: AskedSize<'_>) -> Outcome<Self> {
         let own = self.unet.sample_size.map(|latents| latents * self.factor);
         self.size = asked.or_own(self.factor, own)?;
@@ -124,7 +124,7 @@ impl Subject {
         })
     }
 
-    /// What the checkpoint is, by its content; nothing without a checkpoint whose files are all there.
+    /// The hash of the checkpoint's content. Empty without a checkpoint, or if files are missing.
     pub fn inputs(&self) -> Inputs {
         of_checkpoint(match &self.files {
             Files::None => None,
@@ -134,7 +134,7 @@ impl Subject {
         })
     }
 
-    /// What counts and costs depend on, over `steps` steps.
+    /// The properties that token counts and costs depend on, over `steps` steps. The run is guided if the U-Net allows it.
     pub fn workload(&self, steps: usize) -> Workload<'_> {
         Workload {
             unet: &self.unet,
@@ -143,6 +143,7 @@ impl Subject {
             steps,
             scheduler: &self.scheduler,
             sampler: None,
+            guided: self.unet.is_guided(GUIDANCE_SCALE),
         }
     }
 }
@@ -152,24 +153,24 @@ fn name_of(path: &Path) -> String {
     path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned()
 }
 
-/// A method with the cost of a run under it.
+/// A method with the cost of a run.
 pub struct Costed {
-    /// The method, its budget solved.
+    /// The method, with its budget solved.
     pub method: Method,
-    /// Its name and the options that were typed.
+    /// The method's name and the options from the user.
     pub label: String,
-    /// The run's cost; `None` where only a run tells.
+    /// The cost of the run; `None` if only a run can tell.
     pub cost: Option<RunCost>,
 }
 
 impl Costed {
-    /// Checks `spec`'s options, solves its budget, and works out what every step costs.
+    /// Checks `spec`'s options, solves its budget, and computes the cost of every step.
     pub fn new(spec: &PruneSpec, work: &Workload<'_>, catalogue: &MethodCatalogue) -> Outcome<Self> {
         let method = Method::resolve(spec, work, catalogue, None)?;
         Ok(Self { cost: run_cost(&method, work)?, label: spec.label(), method })
     }
 
-    /// The ratio it removes, where the method has one.
+    /// The ratio of removed tokens, if the method has one.
     pub fn ratio(&self) -> Option<f64> {
         self.method.settings.get("ratio").and_then(serde_json::Value::as_f64)
     }

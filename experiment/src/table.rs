@@ -1,5 +1,5 @@
-//! `schedule_file`: a schedule's table in a file, read here and put in its place among the options. What a run is depends on
-//! the table, so that its record and its hash hold the table, and methods read no files.
+//! `schedule_file`: a file with a schedule's table. The file is read here, and its table replaces the option. A run
+//! depends on the table, so its record and hash hold the table. Methods read no files.
 
 use std::path::{Path, PathBuf};
 
@@ -18,12 +18,13 @@ const TABLE: &str = "table";
 /// Options in which no file is named.
 pub(crate) struct Inlined {
     pub(crate) options: Options,
-    /// Where tables came from files: empty for the method's own table, `member.` for that of a stack's member.
+    /// The places of tables that came from files. It is empty for the method's own table, and `member.` for that of a
+    /// stack's member.
     places: Vec<String>,
 }
 
 impl Inlined {
-    /// An error about the table is one about the option that named its file.
+    /// Renames an error about the table to one about the option that named its file.
     pub(crate) fn named(&self, error: Error) -> Error {
         let place = |field: &str| self.places.iter().find(|place| field.strip_prefix(*place) == Some(TABLE));
         match error {
@@ -36,7 +37,7 @@ impl Inlined {
     }
 }
 
-/// [`inline_table`] for a method, or for each member of a stack.
+/// Runs [`inline_table`] for a method, or for each member of a stack.
 pub(crate) fn inline_tables(method: &str, options: &Options) -> Outcome<Inlined> {
     if !stack::is_stack(method) {
         return inline_table(options);
@@ -51,7 +52,7 @@ pub(crate) fn inline_tables(method: &str, options: &Options) -> Outcome<Inlined>
     Ok(all)
 }
 
-/// `options` with the content of `schedule_file` as their `table`; the option may stand in the table `schedule`, too.
+/// Replaces `schedule_file` in `options` by its content as `table`. The option may also be in the table `schedule`.
 fn inline_table(options: &Options) -> Outcome<Inlined> {
     let mut options = options.clone();
     let nested = options.get_mut("schedule").and_then(Value::as_object_mut);

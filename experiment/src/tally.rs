@@ -1,4 +1,4 @@
-//! Counting what a method leaves of the tokens, without reading anything back from the device.
+//! Counts the tokens that a method leaves, without reading anything back from the device.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +10,7 @@ use super::record::LevelTokens;
 use crate::failure::Outcome;
 use crate::method::{Method, Workload};
 
-/// Sums over decisions at one level.
+/// Sums over the decisions at one level.
 #[derive(Debug, Clone, Copy, Default)]
 struct Sums {
     decisions: u64,
@@ -26,7 +26,7 @@ pub(crate) struct Tally {
 }
 
 impl Tally {
-    /// The counts of a method by formula, for methods that are slow to watch. `None` where only a run tells.
+    /// The counts of a method by formula, for methods that are slow to observe. `None` if only a run can tell.
     pub(crate) fn planned(method: &Method, work: &Workload<'_>) -> Outcome<Option<Self>> {
         let mut tally = Self::default();
         for step in 0..work.steps {
@@ -36,7 +36,7 @@ impl Tally {
                 let Some(layers) = method.tokens(&block, step, work.steps)? else { return Ok(None) };
                 let tokens = block.grid.tokens();
                 for layer in layers {
-                    // a method that reduces keys alone keeps every token, and one that does not run removes none
+                    // a method that reduces only keys keeps every token; a layer that does not run removes none
                     let each = [layer.self_attention, layer.cross_attention, layer.feed_forward];
                     let kept = each.into_iter().filter(|kept| *kept > 0).min().unwrap_or(tokens);
                     if kept < tokens {

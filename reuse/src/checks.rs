@@ -1,9 +1,9 @@
-//! What every method of this crate checks.
+//! Checks that several methods of this crate share.
 
 use atedm_core::plugin::{BuildContext, NestId};
 use atedm_core::{AttentionOps, Error, Result};
 
-/// Checks that no kept sets are to be replayed: these methods remove no tokens.
+/// Checks that there are no kept sets to replay, because these methods remove no tokens.
 ///
 /// # Errors
 /// [`Error::Config`] naming `masks`.
@@ -17,10 +17,10 @@ pub(crate) fn no_replay<T: AttentionOps>(context: &BuildContext<T>) -> Result<()
     }
 }
 
-/// Checks that a model has told of the nest that a method works on.
+/// Checks that the model has reported the nest that a method works on.
 ///
 /// # Errors
-/// [`Error::Config`] naming the option that chose the nest.
+/// [`Error::Config`] naming the option that selects the nest.
 pub(crate) fn expect_heard(heard: bool, field: &str, nest: NestId) -> Result<()> {
     match heard {
         true => Ok(()),

@@ -1,23 +1,26 @@
-//! A first-block cache: what a model's first block adds tells whether the rest would give much the same as before.
+//! A first-block cache. The output of a model's first block predicts whether the rest would change much. If not, the
+//! rest is reused.
 //!
 //! ```text
 //! added = stream after the first block - stream before it
-//! moved = mean |added - kept added| / mean |kept added|
-//! moved <= threshold:  the rest gives its input + its kept residual       (the kept output where the shapes differ)
-//! else:                the rest runs; added and its residual are kept
+//! moved = mean |added - stored added| / mean |stored added|
+//! moved <= threshold:  the rest gives its input + its stored residual     (the stored output where the shapes differ)
+//! else:                the rest runs; added and its residual are stored
 //! ```
 //!
-//! The rest is a nest: of a transformer nest 1, all blocks after the first one; of a U-Net nest 2, all between its second
-//! skip connection and its use, where the first block is what lies between the first two skip connections.
+//! The rest is a nest. In a transformer it is nest 1: all blocks after the first one. In a U-Net it is nest 2:
+//! everything between the second skip connection and its use. The U-Net's first block is then the part between the
+//! first two skip connections.
 //!
 //! The measure and the default are those of diffusers' `FirstBlockCacheConfig` (after ParaAttention), which is made for
-//! transformers.
+//! transformers. There are four departures:
 //!
-//! 1. diffusers decides for a batch; here each image decides for itself, with both its halves of guidance, so that its
-//!    result does not depend on others. A batch runs if one of its images must; the others' outputs stay those kept.
-//! 2. Where a nest's output has not the shape of its input, the output itself is kept. In SD-XL the shapes are the same.
-//! 3. Where the first block changes the shape of the stream, the stream after it is measured.
-//! 4. A measure that is not a number makes the nest run.
+//! 1. diffusers decides for a whole batch. Here each image decides for itself, with both its halves of guidance, so its
+//!    result does not depend on other images. A batch runs if one of its images must run. The others then still reuse
+//!    their stored outputs.
+//! 2. If a nest's output has another shape than its input, the output itself is stored. In SD-XL the shapes are equal.
+//! 3. If the first block changes the shape of the stream, the stream after it is measured.
+//! 4. If the measure is not a number, the nest runs.
 
 use atedm_core::plugin::{
     Action, BlockShape, BuildContext, Event, Facts, LayerTokens, MethodPlan, ModelShape, NestId, NestShape,
@@ -33,7 +36,8 @@ use crate::options::{read, settings};
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct FirstBlockCacheOptions {
-    /// How far what the first block adds may move before the rest runs again, relative to its mean size. Default 0.05.
+    /// The threshold on `moved`: how much the first block's contribution may change, relative to its mean size. Default
+    /// 0.05.
     pub threshold: f64,
 }
 
@@ -59,14 +63,14 @@ impl FirstBlockCacheOptions {
     }
 }
 
-/// A first-block cache as a registry knows it: what it leaves out, only a run can tell.
+/// The plan of a first-block cache. Only a run can tell what it leaves out.
 #[derive(Debug, Clone)]
 pub struct FirstBlockCachePlan {
     options: FirstBlockCacheOptions,
 }
 
 impl FirstBlockCachePlan {
-    /// The method from its options.
+    /// Makes the plan from the method's options.
     ///
     /// # Errors
     /// [`Error::Config`] naming the option that is wrong or does not fit the model.
@@ -80,10 +84,10 @@ impl FirstBlockCachePlan {
         Ok(Self { options })
     }
 
-    /// The method itself.
+    /// Builds the method.
     ///
     /// # Errors
-    /// [`Error::Config`] for kept sets to replay.
+    /// [`Error::Config`] if there are kept sets to replay.
     pub fn build<T: AttentionOps>(&self, context: &BuildContext<T>) -> Result<Box<dyn TokenReducer<T>>> {
         crate::checks::no_replay(context)?;
         Ok(Box::new(FirstBlockCache::new(self.options)))
@@ -99,47 +103,47 @@ impl MethodPlan for FirstBlockCachePlan {
         Ok(None)
     }
 
-    /// What the first block adds has the size of the output of the nest around it.
+    /// The first block's contribution has the size of the output of the nest around it.
     fn memory(&self, model: &ModelShape) -> u64 {
         let values = |nest: Option<&NestShape>| nest.map_or(0, |nest| nest.values);
         values(rest_of(model)) + values(model.nest(NestId(1)))
     }
 }
 
-/// The nest after the first block: nest 1 where that leaves a block out, else nest 2.
+/// The nest after the first block: nest 1 if it leaves a block out, else nest 2.
 fn rest_of(model: &ModelShape) -> Option<&NestShape> {
     let outer = model.nest(NestId(1)).filter(|nest| nest.blocks.start > 0);
     outer.or_else(|| model.nest(NestId(2)))
 }
 
-/// What is kept of an image.
+/// The tensors stored for an image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Of {
-    /// What the first block added.
+    /// The first block's contribution.
     Added,
-    /// What the rest added, or gave.
+    /// The residual of the rest, or its output.
     Rest,
 }
 
-/// How far an evaluation is.
+/// The progress of an evaluation.
 #[derive(Debug)]
 enum Stage<T> {
     /// Before the first block.
     Begun,
-    /// In the first block, which this stream entered.
+    /// In the first block. The stream had this value before it.
     First(T),
     /// In the rest.
     Rest(NestId, Entered<T>),
-    /// After it.
+    /// After the rest.
     Past,
 }
 
-/// What is known as the rest runs.
+/// The data of the rest while it runs.
 #[derive(Debug)]
 struct Entered<T> {
     hidden: T,
     added: T,
-    /// For each row whether the rest of its image is used again although the nest runs.
+    /// For each row, whether the rest of its image is reused although the nest runs.
     again: Vec<bool>,
 }
 
@@ -149,19 +153,19 @@ pub struct FirstBlockCache<T> {
     options: FirstBlockCacheOptions,
     memory: Memory<Of, T>,
     stage: Stage<T>,
-    /// Whether the model has told of a nest after the first block.
+    /// Whether the model has reported a nest after the first block.
     heard: bool,
 }
 
 impl<T: AttentionOps> FirstBlockCache<T> {
-    /// The method with these options, which must be valid.
+    /// Creates the method. The options must be valid.
     pub fn new(options: FirstBlockCacheOptions) -> Self {
         Self { options, memory: Memory::default(), stage: Stage::Begun, heard: false }
     }
 
-    /// For each row whether its image uses the rest again.
+    /// For each row, whether its image reuses the rest.
     fn decide(&self, added: &T, rows: &[Row]) -> Result<Vec<bool>> {
-        // how far each row moved, and the size of what was kept of it
+        // for each row, the size of its change and the size of its stored value
         let mut sums: Vec<Option<(f64, f64)>> = Vec::with_capacity(rows.len());
         for (i, row) in rows.iter().enumerate() {
             sums.push(match self.memory.recall(&Of::Added, &[*row])? {
@@ -181,7 +185,7 @@ impl<T: AttentionOps> FirstBlockCache<T> {
         Ok(rows.iter().map(|row| of_image(row.image).is_some_and(|moved| moved <= threshold)).collect())
     }
 
-    /// What the rest gives if it is used again: for `hidden` `[rows, ..]`.
+    /// The output of the rest if it is reused, for `hidden` `[rows, ..]`.
     fn again(&self, hidden: &T, rows: &[Row]) -> Result<Option<T>> {
         let Some(rest) = self.memory.recall(&Of::Rest, rows)? else { return Ok(None) };
         match rest.shape() == hidden.shape() {
@@ -191,7 +195,7 @@ impl<T: AttentionOps> FirstBlockCache<T> {
     }
 }
 
-/// The mean of the absolute values, on the host.
+/// The mean of the absolute values, computed on the host.
 fn mean_size<T: Tensor>(tensor: &T) -> Result<f64> {
     let tensor = tensor.cast(tensor.dtype().accumulator())?;
     let size = tensor.clamp_min(0.0)?.add(&tensor.affine(-1.0, 0.0)?.clamp_min(0.0)?)?;
@@ -208,7 +212,7 @@ impl<T: AttentionOps> TokenReducer<T> for FirstBlockCache<T> {
     }
 
     fn on_event(&mut self, _site: &Site<'_>, event: Event<'_, T>) -> Result<Action<T>> {
-        // a transformer's first block begins without a nest of its own
+        // a transformer's first block has no nest of its own
         if let (Event::LayerEnter { hidden }, Stage::Begun) = (event, &self.stage) {
             self.stage = Stage::First(hidden.clone());
         }

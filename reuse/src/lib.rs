@@ -1,21 +1,23 @@
-//! What earlier steps computed is used again: training-free methods as plugins of AT-EDM's framework, on any backend and any
-//! model that tells of its nests and sublayers, written from the facts of their papers and reference programs.
+//! Training-free methods that reuse the results of earlier steps, as plugins of AT-EDM's framework. They run on any
+//! backend, and on any model that reports its nests and sublayers. They were written from the facts of the papers and
+//! reference programs.
 //!
-//! | name | what is used again | when | source |
+//! | name | reused results | when | source |
 //! |---|---|---|---|
 //! | `deepcache` | a nest of a U-Net | between full steps, even or uneven | DeepCache, arXiv 2312.00858 |
 //! | `tgate` | outputs of cross- and self-attention; guidance ends | from the gate step on | T-GATE, arXiv 2404.02747 |
-//! | `first-block-cache` | all after the first block | while that block changes little | diffusers, after ParaAttention |
+//! | `first-block-cache` | everything after the first block | while that block changes little | diffusers, after ParaAttention |
 //! | `step-forecast` | whole evaluations, continued by a Taylor series of order 0 to 2 | between steps that run | TaylorSeer, arXiv 2503.06923 |
 //!
 //! # Structure
-//! - [`deepcache`], [`tgate`], [`first_block_cache`], [`step_forecast`]: one file or folder a method. Each has options, a plan
-//!   without a tensor ([`MethodPlan`](atedm_core::plugin::MethodPlan)), and a
+//! - [`deepcache`], [`tgate`], [`first_block_cache`], [`step_forecast`]: the methods. Each has options, a plan without
+//!   tensors ([`MethodPlan`](atedm_core::plugin::MethodPlan)), and a
 //!   [`TokenReducer`](atedm_core::plugin::TokenReducer).
-//! - [`Memory`]: what is kept of earlier steps, by place, image and guidance half; every run begins with none.
-//! - [`register`]: the methods in a registry.
+//! - [`Memory`]: the stored results of earlier steps, by place, image and guidance half. It is empty at the start of
+//!   every run.
+//! - [`register`]: adds the methods to a registry.
 //!
-//! Steps are counted from a run's first, as the authors' programs do; plans are those of runs of a full schedule.
+//! As in the authors' programs, steps are counted from the first step of a run. Plans are for runs of a full schedule.
 //!
 //! ```
 //! use atedm_core::plugin::{BuildContext, Registry};
@@ -28,7 +30,7 @@
 //! # Ok::<(), atedm_core::Error>(())
 //! ```
 
-// A library has nothing to tell on streams: what happens is logged or returned.
+// A library must not write to the standard streams. Events are logged or returned.
 #![deny(clippy::print_stderr, clippy::print_stdout)]
 
 mod checks;

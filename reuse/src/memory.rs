@@ -1,4 +1,4 @@
-//! What earlier steps gave, by place and by row of the batch.
+//! The results of earlier steps, by place and by row of the batch.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -6,13 +6,13 @@ use std::hash::Hash;
 use atedm_core::plugin::{Row, Run};
 use atedm_core::{Error, Result, Tensor};
 
-/// Tensors `[rows, ..]` by place; each row is remembered by its image and guidance half, whatever batch it came in.
+/// Tensors `[rows, ..]` by place. A row is stored under its image and guidance half, independent of its batch.
 #[derive(Debug)]
 pub struct Memory<K, T> {
     places: HashMap<K, Vec<Kept<T>>>,
 }
 
-/// A tensor as it came, and where in it each row is.
+/// A stored tensor, and the position of each row in it.
 #[derive(Debug)]
 struct Kept<T> {
     at: Vec<(Row, usize)>,
@@ -26,15 +26,15 @@ impl<K, T> Default for Memory<K, T> {
 }
 
 impl<K: Eq + Hash, T: Tensor> Memory<K, T> {
-    /// Forgets everything.
+    /// Removes everything.
     pub fn clear(&mut self) {
         self.places.clear();
     }
 
-    /// Keeps `value` `[rows, ..]` in place of what there was of these rows.
+    /// Stores `value` `[rows, ..]`. It replaces earlier values of these rows.
     ///
     /// # Errors
-    /// [`Error::Shape`] if it has another number of rows.
+    /// [`Error::Shape`] if `value` has another number of rows.
     pub fn keep(&mut self, place: K, rows: &[Row], value: &T) -> Result<()> {
         let shape = value.shape();
         if shape.first() != Some(&rows.len()) {
@@ -44,10 +44,10 @@ impl<K: Eq + Hash, T: Tensor> Memory<K, T> {
         Ok(())
     }
 
-    /// Keeps the mean over the halves of guidance: all rows of an image remember the same.
+    /// Stores the mean over the halves of guidance. All rows of an image then have the same value.
     ///
     /// # Errors
-    /// As [`Memory::keep`].
+    /// The errors of [`Memory::keep`].
     pub fn keep_mean(&mut self, place: K, rows: &[Row], value: &T) -> Result<()> {
         let mut images: Vec<u64> = Vec::new();
         let mut image_of = |row: &Row| match images.iter().position(|&image| image == row.image) {
@@ -83,15 +83,15 @@ impl<K: Eq + Hash, T: Tensor> Memory<K, T> {
         kept.push(Kept { at, value });
     }
 
-    /// Whether every one of these rows is remembered here.
+    /// Whether all of these rows are stored here.
     pub fn has(&self, place: &K, rows: &[Row]) -> bool {
         rows.iter().all(|row| self.find(place, row).is_some())
     }
 
-    /// What is remembered of these rows `[rows, ..]`; `None` unless there is something of every one.
+    /// The stored values of these rows `[rows, ..]`. `None` unless all of them are stored.
     ///
     /// # Errors
-    /// Those of the backend.
+    /// The errors of the backend.
     pub fn recall(&self, place: &K, rows: &[Row]) -> Result<Option<T>> {
         let Some(found) = rows.iter().map(|row| self.find(place, row)).collect::<Option<Vec<_>>>() else {
             return Ok(None);
@@ -111,7 +111,7 @@ impl<K: Eq + Hash, T: Tensor> Memory<K, T> {
         all.find_map(|kept| kept.at.iter().find(|(of, _)| of == row).map(|(_, at)| (kept, *at)))
     }
 
-    /// Bytes of the tensors that are held.
+    /// Bytes of all stored tensors.
     pub fn bytes(&self) -> usize {
         let of = |kept: &Kept<T>| {
             kept.value.shape().iter().product::<usize>() * kept.value.dtype().size_in_bytes()
@@ -120,15 +120,15 @@ impl<K: Eq + Hash, T: Tensor> Memory<K, T> {
     }
 }
 
-/// Counts the steps of a run from the one that comes first, as the authors' programs do: a run that starts from an image
-/// begins late in the schedule.
+/// Counts the steps of a run from its first step, as the authors' programs do. A run that starts from an image begins
+/// late in the schedule.
 #[derive(Debug, Default)]
 pub(crate) struct StepCounter {
     first: usize,
 }
 
 impl StepCounter {
-    /// A run begins.
+    /// Starts a run.
     pub(crate) fn begin(&mut self, run: &Run<'_>) {
         self.first = run.first;
     }

@@ -1,4 +1,4 @@
-//! The methods by name.
+//! Registers the methods by name.
 
 use atedm_core::plugin::Registry;
 use atedm_core::{AttentionOps, Result};
@@ -11,7 +11,7 @@ use crate::tgate::TGatePlan;
 /// Adds every method of this crate.
 ///
 /// # Errors
-/// [`Error::Config`](atedm_core::Error::Config) when a name is taken.
+/// [`Error::Config`](atedm_core::Error::Config) if a name is taken.
 pub fn register<T: AttentionOps>(registry: &mut Registry<T>) -> Result<()> {
     registry.register_method("deepcache", DeepCachePlan::describe, DeepCachePlan::build)?;
     registry.register_method("tgate", TGatePlan::describe, TGatePlan::build)?;

@@ -1,5 +1,5 @@
-//! Whole evaluations forecast from earlier ones: TaylorSeer (arXiv 2503.06923) on the model's output, as diffusers'
-//! `TaylorSeerCacheConfig` does it where only the last projection is cached.
+//! Forecasts whole evaluations from earlier ones: TaylorSeer (arXiv 2503.06923) on the model's output. It corresponds
+//! to diffusers' `TaylorSeerCacheConfig` if only the last projection is cached.
 //!
 //! ```text
 //! step k of the run runs if k < disable_cache_before_step, or k >= disable_cache_after_step,
@@ -9,15 +9,17 @@
 //! y'' = (y' - y'_1) / (n - n_1)
 //! ```
 //!
-//! 1. Differences are kept as the outputs they come from, in the model's type, and combined in its accumulator's; diffusers
-//!    rounds them to bf16 by default.
-//! 2. A sampler that evaluates twice a step forecasts both evaluations of it; diffusers counts evaluations.
+//! There are two departures:
+//!
+//! 1. Outputs are stored in the model's type, and their differences are computed in its accumulator's type. diffusers
+//!    stores differences, and rounds them to bf16 by default.
+//! 2. If a sampler evaluates twice per step, both evaluations of a step are forecast. diffusers counts evaluations.
 
 use std::collections::VecDeque;
 
 use atedm_core::plugin::{
-    Action, BlockShape, BuildContext, Event, Facts, LayerTokens, MethodPlan, ModelShape, NestId, NestSite,
-    Options, Row, Run, Site, StepOf, TokenReducer,
+    BlockShape, BuildContext, Facts, LayerTokens, MethodPlan, ModelShape, NestId, NestSite, Options, Row,
+    Run, StepOf, TokenReducer,
 };
 use atedm_core::{AttentionOps, Error, Result};
 use serde::{Deserialize, Serialize};
@@ -26,15 +28,15 @@ use crate::checks::expect_heard;
 use crate::memory::{Memory, StepCounter};
 use crate::options::{at_least_one, read, settings};
 
-/// Options of a forecast of evaluations, named and set as in diffusers.
+/// Options of a forecast of evaluations. Names and defaults are those of diffusers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct StepForecastOptions {
-    /// After the first steps every so many-th runs; 1 is every step. Default 5.
+    /// The interval between steps that run, after the first steps; 1 means every step. Default 5.
     pub cache_interval: usize,
-    /// The first steps, which all run: at least 1. Default 3.
+    /// The number of first steps, which all run; at least 1. Default 3.
     pub disable_cache_before_step: usize,
-    /// From this step on all run. Default: none.
+    /// The step from which on all steps run. Default: none.
     pub disable_cache_after_step: Option<usize>,
     /// The order of the Taylor series: 0, 1 or 2. Default 1.
     pub max_order: usize,
@@ -60,7 +62,7 @@ impl StepForecastOptions {
         }
     }
 
-    /// Whether a step of the run, counted from its first, is computed.
+    /// Whether a step runs. Steps are counted from the run's first step.
     pub fn runs(&self, step: usize) -> bool {
         let Some(after) = step.checked_sub(self.disable_cache_before_step) else { return true };
         let is_late = self.disable_cache_after_step.is_some_and(|late| step >= late);
@@ -68,14 +70,14 @@ impl StepForecastOptions {
     }
 }
 
-/// A forecast of evaluations as a registry knows it.
+/// The plan of a forecast of evaluations.
 #[derive(Debug, Clone)]
 pub struct StepForecastPlan {
     options: StepForecastOptions,
 }
 
 impl StepForecastPlan {
-    /// The method from its options.
+    /// Makes the plan from the method's options.
     ///
     /// # Errors
     /// [`Error::Config`] naming the option that is wrong or does not fit the run.
@@ -91,10 +93,10 @@ impl StepForecastPlan {
         Ok(Self { options })
     }
 
-    /// The method itself.
+    /// Builds the method.
     ///
     /// # Errors
-    /// [`Error::Config`] for kept sets to replay.
+    /// [`Error::Config`] if there are kept sets to replay.
     pub fn build<T: AttentionOps>(&self, context: &BuildContext<T>) -> Result<Box<dyn TokenReducer<T>>> {
         crate::checks::no_replay(context)?;
         Ok(Box::new(StepForecast::new(self.options.clone())))
@@ -125,19 +127,19 @@ impl MethodPlan for StepForecastPlan {
 pub struct StepForecast<T> {
     options: StepForecastOptions,
     steps: StepCounter,
-    /// What the last steps that ran gave, the newest first.
+    /// The outputs of the last steps that ran, newest first.
     ran: VecDeque<(usize, Memory<(), T>)>,
-    /// Whether the model has told of its evaluations.
+    /// Whether the model has reported its evaluations.
     heard: bool,
 }
 
 impl<T: AttentionOps> StepForecast<T> {
-    /// The method with these options, which must be valid.
+    /// Creates the method. The options must be valid.
     pub fn new(options: StepForecastOptions) -> Self {
         Self { options, steps: StepCounter::default(), ran: VecDeque::new(), heard: false }
     }
 
-    /// The forecast for these rows at a step; `None` where nothing is known of them.
+    /// The forecast for these rows at a step. `None` if nothing is stored for them.
     fn forecast(&self, step: usize, rows: &[Row]) -> Result<Option<T>> {
         let mut known = Vec::new();
         for (ran, memory) in self.ran.iter().take(self.options.max_order + 1) {
@@ -163,8 +165,8 @@ impl<T: AttentionOps> StepForecast<T> {
     }
 }
 
-/// How much each of the last outputs counts in the forecast of `step`: the Taylor series of the order that they allow.
-/// `ran` holds the steps of at most three, the newest first.
+/// The weights of the last outputs in the forecast of `step`: a Taylor series of the highest order that they allow.
+/// `ran` holds the steps of at most three outputs, newest first.
 fn weights(step: usize, ran: &[usize]) -> Vec<f64> {
     let between = |later: usize, earlier: usize| ran[later].abs_diff(ran[earlier]) as f64;
     let Some(&newest) = ran.first() else { return Vec::new() };
@@ -188,10 +190,6 @@ impl<T: AttentionOps> TokenReducer<T> for StepForecast<T> {
         self.steps.begin(run);
         self.ran.clear();
         Ok(())
-    }
-
-    fn on_event(&mut self, _site: &Site<'_>, _event: Event<'_, T>) -> Result<Action<T>> {
-        Ok(Action::Continue)
     }
 
     fn enter_nest(&mut self, site: &NestSite<'_>, _hidden: &T) -> Result<Option<T>> {
@@ -246,8 +244,8 @@ mod tests {
         assert_eq!(ran(every, 6), [0, 1, 2, 3, 4, 5]);
     }
 
-    /// A series of order n continues a polynomial of degree n: exactly where the last steps that ran are one apart, which
-    /// makes divided differences of degree 1 exact anyway.
+    /// A series of order n continues a polynomial of degree n if the last steps that ran are one apart. For degree 1,
+    /// divided differences are always exact.
     #[test]
     fn a_line_is_continued_and_the_second_order_bends() {
         let line = |step: usize| 3.0 + 2.0 * step as f64;

@@ -1,6 +1,7 @@
-//! A transformer that tells of its nests, against diffusers' hook for the first-block cache and in batches.
+//! A transformer that reports its nests. It is compared with diffusers' hook for the first-block cache, and run in
+//! batches.
 
-// helpers outside `#[test]` functions are tests, too
+// helpers outside `#[test]` functions are tests too
 #![allow(clippy::unwrap_used)]
 
 use atedm_core::plugin::{
@@ -14,10 +15,10 @@ use serde_json::{Value, json};
 const TOKENS: usize = 5;
 const CHANNELS: usize = 6;
 
-/// Blocks `x + tanh(x W + time)`. The whole evaluation is nest 0, all blocks from block d on are nest d.
+/// Blocks `x + tanh(x W + time)`. The whole evaluation is nest 0. Nest d is all blocks from block d on.
 struct Transformer {
     weights: Vec<NdTensor>,
-    /// Blocks that ran.
+    /// Number of blocks that ran.
     ran: usize,
 }
 
@@ -91,7 +92,7 @@ fn method(name: &str, options: &Value) -> Box<dyn TokenReducer<NdTensor>> {
     registry.build(name, options, &BuildContext::default()).unwrap()
 }
 
-/// A run of `x ← x − 0.04 f(x)`; with the steps at which every block ran.
+/// A run of `x ← x − 0.04 f(x)`. Also returns the steps at which every block ran.
 fn run(
     file: &SafeTensors<'_>,
     mut x: NdTensor,
@@ -144,7 +145,7 @@ fn a_first_block_cache_is_diffusers() {
     }
 }
 
-/// Images decide for themselves, so that one that must run changes nothing for another that need not.
+/// Images decide separately. An image that must run does not change one that need not.
 #[test]
 fn images_of_a_batch_decide_for_themselves() {
     let (bytes, _) = fixture();
@@ -167,7 +168,7 @@ fn images_of_a_batch_decide_for_themselves() {
     }
 }
 
-/// What a model does not tell of cannot be used again, and the method says so.
+/// If the model does not report the nest, it cannot be reused, and the method says so.
 #[test]
 fn a_model_without_the_nest_is_refused() {
     let (bytes, _) = fixture();
@@ -179,7 +180,7 @@ fn a_model_without_the_nest_is_refused() {
     assert_eq!(error.to_string(), "cache_branch_id: the model tells of no nest 8");
 }
 
-/// Every second step of a run takes nest 2 from memory: by hand, and by DeepCache.
+/// Every second step of a run takes nest 2 from memory, both by hand and with DeepCache.
 #[test]
 fn deepcache_leaves_out_a_nest_of_a_transformer_too() {
     let (bytes, _) = fixture();
@@ -196,7 +197,7 @@ fn deepcache_leaves_out_a_nest_of_a_transformer_too() {
     assert_eq!((whole.len(), end.to_f32().unwrap()), (6, plain.to_f32().unwrap()));
 }
 
-/// Every option that is out of range is named in one line.
+/// The error of every option out of range is one line that names it.
 #[test]
 fn bad_options_are_named() {
     for (name, options, message) in [

@@ -1,7 +1,7 @@
-//! Checkpoints by hub id (feature `hub`): the files of a diffusers folder, fetched once into the usual cache.
+//! Checkpoints by hub id (feature `hub`). The files of a diffusers folder are fetched once into the usual cache.
 //!
-//! Honoured, as by `huggingface_hub`: `HF_HOME`, `HF_HUB_CACHE`, `HF_TOKEN` (else the token file), `HF_ENDPOINT` and
-//! `HF_HUB_OFFLINE`. The cache is shared with Python: `models--org--name/{blobs,refs,snapshots}`.
+//! These variables work as with `huggingface_hub`: `HF_HOME`, `HF_HUB_CACHE`, `HF_TOKEN` (else the token file),
+//! `HF_ENDPOINT` and `HF_HUB_OFFLINE`. Python shares the cache: `models--org--name/{blobs,refs,snapshots}`.
 
 use std::path::{Path, PathBuf};
 
@@ -9,28 +9,28 @@ use atedm_core::{Error, Result, one_line};
 use hf_hub::api::sync::{ApiBuilder, ApiError, ApiRepo};
 use hf_hub::{Cache, Repo, RepoType};
 
-/// Where to fetch from and where to keep it.
+/// The server to fetch from, and the cache to store files in.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HubSettings {
     /// The cache folder (`~/.cache/huggingface/hub`).
     pub cache: PathBuf,
-    /// Another server than the hub's own.
+    /// A server other than the hub's own.
     pub endpoint: Option<String>,
-    /// For gated and private repositories.
+    /// The token for gated and private repositories.
     pub token: Option<String>,
-    /// Never ask the network.
+    /// Whether to use only the cache, without the network.
     pub offline: bool,
-    /// Draw a progress bar for each file.
+    /// Whether to draw a progress bar for each file.
     pub progress: bool,
 }
 
 impl HubSettings {
-    /// From the environment.
+    /// Reads the settings from the environment.
     pub fn from_environment() -> Self {
         Self::from_variables(|name| std::env::var(name).ok())
     }
 
-    /// From variables looked up by name.
+    /// Reads the settings from variables that `variable` looks up by name.
     pub fn from_variables(variable: impl Fn(&str) -> Option<String>) -> Self {
         let text = |name: &str| variable(name).filter(|value| !value.is_empty());
         let path = |name: &str| text(name).map(PathBuf::from);
@@ -50,7 +50,7 @@ impl HubSettings {
     }
 }
 
-/// Whether `model` reads as a hub id (`org/name`) rather than as a folder.
+/// Whether `model` has the form of a hub id (`org/name`), not of a folder.
 pub fn is_hub_id(model: &str) -> bool {
     let part = |p: &str| {
         !p.is_empty()
@@ -60,10 +60,11 @@ pub fn is_hub_id(model: &str) -> bool {
     !Path::new(model).exists() && model.split('/').count() == 2 && model.split('/').all(part)
 }
 
-/// The local folder of `id`'s main revision, with every file that a checkpoint needs; `variant` as in `.fp16.`.
+/// Returns the local folder of `id`'s main revision, with every file that a checkpoint needs. `variant` is the
+/// variant's name (`fp16` in `.fp16.`).
 ///
 /// # Errors
-/// [`Error::Weights`] naming the id, when it cannot be reached, does not exist, or (offline) is not in the cache.
+/// [`Error::Weights`] naming the id if it cannot be reached, does not exist, or (offline) is not in the cache.
 pub fn snapshot(id: &str, variant: Option<&str>, settings: &HubSettings) -> Result<PathBuf> {
     let repo = Repo::new(id.to_string(), RepoType::Model);
     let cached = || Cache::new(settings.cache.clone()).repo(repo.clone()).get(INDEX);
@@ -82,7 +83,7 @@ pub fn snapshot(id: &str, variant: Option<&str>, settings: &HubSettings) -> Resu
     let api = builder.build().map_err(|e| failed(one_line(e)))?.repo(repo.clone());
     let info = match api.info() {
         Ok(info) => info,
-        // without a network, what was fetched before still serves
+        // without a network, use what was fetched before
         Err(error) => match cached().as_deref().and_then(folder_of) {
             Some(folder) if !is_refusal(&error) => return Ok(folder),
             _ => return Err(failed(one_line(error))),
@@ -113,13 +114,13 @@ fn folder_of(index: &Path) -> Option<PathBuf> {
     index.parent().map(Path::to_path_buf)
 }
 
-/// Whether the server answered, and said no.
+/// Whether the server answered with a refusal.
 fn is_refusal(error: &ApiError) -> bool {
-    // the client's error type is not ours to name; a status code is how it prints an answer
+    // We cannot name the client's error type. It prints a server's answer as a status code.
     matches!(error, ApiError::RequestError(_)) && error.to_string().contains("http status")
 }
 
-/// The files of `names` that a checkpoint needs: configurations, tokenizers, and one form of each part's weights.
+/// The files among `names` that a checkpoint needs: configurations, tokenizers, and one form of each part's weights.
 pub fn needed_files(names: &[String], variant: Option<&str>) -> Vec<String> {
     let folders = ["unet", "vae", "text_encoder", "text_encoder_2"];
     let mut needed: Vec<String> = names

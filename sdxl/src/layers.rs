@@ -1,4 +1,4 @@
-//! Layers shared by the models: weights with their geometry, named as in the checkpoint.
+//! Layers that the models share. Each holds its weights and its geometry. Names are those of the checkpoint.
 
 use atedm_core::backend::{AttentionOptions, Conv2dOptions, dims};
 use atedm_core::{AttentionOps, NnOps, Result, Weights};
@@ -17,7 +17,7 @@ fn bias<T: NnOps>(weights: &Weights<T>, bias: Bias, channels: usize) -> Result<O
     }
 }
 
-/// `[.., inputs]` → `[.., outputs]`.
+/// A linear layer: `[.., inputs]` → `[.., outputs]`.
 #[derive(Debug)]
 pub(crate) struct Linear<T> {
     pub(crate) weight: T,
@@ -29,7 +29,8 @@ impl<T: NnOps> Linear<T> {
         Ok(Self { weight: weights.tensor("weight", &[outputs, inputs])?, bias: bias(weights, has, outputs)? })
     }
 
-    /// A 1×1 convolution (`[outputs, inputs, 1, 1]` in the checkpoint) as the linear layer over pixels that it is.
+    /// Loads a 1×1 convolution (`[outputs, inputs, 1, 1]` in the checkpoint) as the equivalent linear layer over
+    /// pixels.
     pub(crate) fn load_pointwise(weights: &Weights<T>, inputs: usize, outputs: usize) -> Result<Self> {
         let weight = weights.tensor("weight", &[outputs, inputs, 1, 1])?.reshape(&[outputs, inputs])?;
         Ok(Self { weight, bias: bias(weights, Bias::With, outputs)? })
@@ -40,7 +41,7 @@ impl<T: NnOps> Linear<T> {
     }
 }
 
-/// `[b, inputs, h, w]` → `[b, outputs, h', w']`.
+/// A convolution: `[b, inputs, h, w]` → `[b, outputs, h', w']`.
 #[derive(Debug)]
 pub(crate) struct Conv2d<T> {
     weight: T,
@@ -59,12 +60,12 @@ pub(crate) struct ConvShape {
 }
 
 impl ConvShape {
-    /// Odd kernel, stride 1, the size kept, with a bias.
+    /// An odd kernel with stride 1 and a bias. The output has the size of the input.
     pub(crate) fn same(inputs: usize, outputs: usize, kernel: usize) -> Self {
         Self { inputs, outputs, kernel, options: Conv2dOptions::same(kernel), bias: Bias::With }
     }
 
-    /// 3×3 with stride 2.
+    /// A 3×3 kernel with stride 2.
     pub(crate) fn halving(channels: usize, options: Conv2dOptions) -> Self {
         Self { inputs: channels, outputs: channels, kernel: 3, options, bias: Bias::With }
     }
@@ -74,7 +75,8 @@ impl ConvShape {
     }
 }
 
-/// The downsampler's geometry for diffusers' `padding`: with 0, one row and column of zeros at the end only.
+/// The downsampler's geometry for diffusers' `padding`. With 0, one row and one column of zeros are added at the end
+/// only.
 pub(crate) fn downsampling(padding: usize) -> Conv2dOptions {
     match padding {
         0 => Conv2dOptions { stride: 2, pad_before: 0, pad_after: 1 },
@@ -113,7 +115,7 @@ impl<T: NnOps> GroupNorm<T> {
         x.group_norm(self.groups, &self.weight, &self.bias, self.epsilon)
     }
 
-    /// Followed by `x · sigmoid(x)`.
+    /// The norm, followed by `x · sigmoid(x)`.
     pub(crate) fn forward_silu(&self, x: &T) -> Result<T> {
         x.group_norm_silu(self.groups, &self.weight, &self.bias, self.epsilon)
     }
@@ -165,7 +167,7 @@ pub(crate) fn to_image<T: NnOps>(tokens: &T, height: usize, width: usize) -> Res
     tokens.reshape(&[b, height, width, c])?.permute(&[0, 3, 1, 2])
 }
 
-/// Attention without a graph, of projected queries, keys and values `[b, n, c]`.
+/// Attention without a graph, on projected queries, keys and values `[b, n, c]`.
 pub(crate) fn plain_attention<T: AttentionOps>(
     q: &T,
     k: &T,
@@ -180,7 +182,7 @@ pub(crate) fn plain_attention<T: AttentionOps>(
     merge_heads(&hidden)
 }
 
-/// The residual block of U-Net and autoencoder: diffusers' `ResnetBlock2D`.
+/// The residual block of U-Net and autoencoder (diffusers' `ResnetBlock2D`):
 ///
 /// `x' = shortcut(x) + conv2(silu(norm2(conv1(silu(norm1(x))) + time)))`
 #[derive(Debug)]
@@ -199,11 +201,11 @@ pub(crate) struct Resnet<T> {
 pub(crate) struct ResnetShape {
     pub(crate) inputs: usize,
     pub(crate) outputs: usize,
-    /// Channels of the time embedding, if there is one.
+    /// Channels of the time embedding, if the block takes one.
     pub(crate) time: Option<usize>,
     pub(crate) groups: usize,
     pub(crate) epsilon: f64,
-    /// What the output is divided by.
+    /// The divisor of the output.
     pub(crate) scale: f64,
 }
 
@@ -224,7 +226,7 @@ impl<T: NnOps> Resnet<T> {
         })
     }
 
-    /// `x [b, inputs, h, w]`, `time [b, channels]` already through SiLU → `[b, outputs, h, w]`.
+    /// Maps `x [b, inputs, h, w]` to `[b, outputs, h, w]`. `time [b, channels]` has already been through SiLU.
     pub(crate) fn forward(&self, x: &T, time: Option<&T>) -> Result<T> {
         let mut hidden = self.conv1.forward(&self.norm1.forward_silu(x)?)?;
         if let (Some(project), Some(time)) = (&self.time, time) {
@@ -232,7 +234,7 @@ impl<T: NnOps> Resnet<T> {
             let [b, c] = dims(&shift, "time embedding")?;
             hidden = hidden.add(&shift.reshape(&[b, c, 1, 1])?)?;
         }
-        // At full resolution these are the largest tensors there are: none is kept longer than needed.
+        // At full resolution these are the largest tensors of all. So each is freed as early as possible.
         let normed = self.norm2.forward_silu(&hidden)?;
         drop(hidden);
         let hidden = self.conv2.forward(&normed)?;

@@ -1,17 +1,17 @@
 #![doc = include_str!("../README.md")]
 //!
 //! # Structure
-//! - [`checkpoint`]: a diffusers folder as it is, its configurations ([`config`]) and weights ([`weights`]);
-//!   `hub` (a cargo feature) fetches one by its id.
+//! - [`checkpoint`]: a diffusers folder without conversion, with its configurations ([`config`]) and weights
+//!   ([`weights`]). `hub` (a cargo feature) fetches one by its id.
 //! - [`architecture`]: a small SD-XL described by a few numbers: its configurations, parameters and tokenizers.
-//! - The models: [`tokenizer`], [`text`] (CLIP), [`unet`], [`vae`]. The U-Net asks an
+//! - The models: [`tokenizer`], [`text`] (CLIP), [`unet`], [`vae`]. The U-Net calls an
 //!   [`atedm_core::plugin::TokenReducer`] at each of its attention blocks.
 //! - Sampling: [`schedulers`], [`rng`] (torch's generator, and a portable one).
 //! - [`pipeline`]: text to image, step by step.
-//! - [`flops`]: what an evaluation costs, by formula; [`memory`]: how many bytes a run needs.
-//! - [`output`]: files written whole or not at all.
+//! - [`flops`]: the cost of an evaluation by formula. [`memory`]: the memory that a run needs, in bytes.
+//! - [`output`]: writes files completely or not at all.
 
-// A library has nothing to tell on streams: what happens is logged or returned.
+// A library must not write to the standard streams. Events are logged or returned.
 #![deny(clippy::print_stderr, clippy::print_stdout)]
 
 pub mod architecture;

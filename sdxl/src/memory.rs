@@ -1,9 +1,11 @@
-//! How much memory a run needs, by formula: before anything is loaded.
+//! The memory that a run needs, by formula, before anything is loaded.
 //!
-//! Counted are the weights in the run's dtype, and the tensors that are alive together where the U-Net and the autoencoder's
-//! decoder need most: the stream, the skip connections, and what a residual block, a transformer layer or an enlargement holds
-//! besides, and a fixed amount for the program. Attention maps are not stored, so none is counted. Left out are what a pruning
-//! method keeps, and the encoder of image to image, which needs less than the decoder.
+//! The estimate counts the weights in the run's dtype, and a fixed amount for the program. It also counts the tensors
+//! that are alive at the peaks of the U-Net and of the autoencoder's decoder. These are the stream, the skip
+//! connections, and the intermediate tensors of a residual block, a transformer layer or an enlargement.
+//!
+//! Attention maps are not stored, so they do not count. The estimate leaves out the memory of a pruning method, and the
+//! encoder of image to image. The encoder needs less than the decoder.
 
 use atedm_core::plugin::Grid;
 use atedm_core::{DType, Result};
@@ -11,28 +13,28 @@ use atedm_core::{DType, Result};
 use crate::checkpoint::{Checkpoint, Part};
 use crate::config::{KlConfig, TinyVaeConfig, UNetConfig, VaeConfig};
 
-/// The program, its tokenizers, and its kernels' buffers on the CPU: as measured, 40 MB.
+/// The program, its tokenizers, and its kernels' buffers on the CPU: 40 MB (measured).
 const PROGRAM: u64 = 40_000_000;
 
-/// What a run's memory depends on besides the checkpoint.
+/// The properties of a run that its memory depends on, besides the checkpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Workload {
     /// Height and width of the latents.
     pub latents: Grid,
-    /// Images of the batch.
+    /// Images in the batch.
     pub images: usize,
     /// Whether each image has a second row for classifier-free guidance.
     pub guided: bool,
-    /// The dtype of the run. The autoencoder's may be another ([`VaeConfig::dtype_beside`]).
+    /// The dtype of the run. The autoencoder's dtype may differ ([`VaeConfig::dtype_beside`]).
     pub dtype: DType,
-    /// Side of the tiles in which images are decoded, in pixels; `None` for whole images.
+    /// Width and height in pixels of the tiles in which images are decoded; `None` for whole images.
     pub tile: Option<usize>,
 }
 
-/// Bytes that a run needs.
+/// The bytes that a run needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Memory {
-    /// Weights of both text encoders, which are needed only before the first step.
+    /// Weights of both text encoders. They are needed only before the first step.
     pub text_encoders: u64,
     /// Weights of the U-Net.
     pub unet: u64,
@@ -45,7 +47,7 @@ pub struct Memory {
 }
 
 impl Memory {
-    /// By the headers of the checkpoint's weight files and by its configurations.
+    /// Computes the estimate from the headers of the checkpoint's weight files and from its configurations.
     ///
     /// # Errors
     /// [`atedm_core::Error::Io`] or [`atedm_core::Error::Weights`] naming a weight file whose header cannot be read.
@@ -64,19 +66,19 @@ impl Memory {
         })
     }
 
-    /// The most at one time, the program included, for a run that frees the text encoders before its first step.
+    /// The peak of a run that frees the text encoders before its first step, the program included.
     pub fn peak(&self) -> u64 {
         let activations = self.text_encoders.max(self.denoising).max(self.decoding);
         [self.unet, self.vae, activations].into_iter().fold(PROGRAM, u64::saturating_add)
     }
 }
 
-/// Sizes beyond counting become the largest number.
+/// Converts a number of values to bytes. Sizes that are too large become the largest number.
 fn bytes(values: f64, dtype: DType) -> u64 {
     (values * dtype.size_in_bytes() as f64) as u64
 }
 
-/// Most values of activations in a U-Net evaluation.
+/// The peak number of activation values in a U-Net evaluation.
 fn unet_values(config: &UNetConfig, work: &Workload) -> f64 {
     let grids = config.grids(work.latents.height, work.latents.width);
     let pixels: Vec<f64> = grids.iter().map(|grid| grid.tokens() as f64).collect();
@@ -91,7 +93,7 @@ fn unet_values(config: &UNetConfig, work: &Workload) -> f64 {
     for (i, stage) in config.down.iter().enumerate() {
         for layer in 0..stage.layers {
             let from = if layer == 0 { stage.in_channels } else { stage.channels };
-            // the stream that comes in is the latest skip connection itself
+            // the input stream is the latest skip connection itself, so it counts once
             let resnet = resnet(from, stage.channels) - from as f64;
             let depth = stage.attention.as_ref().and_then(|depths| depths.get(layer));
             let held: f64 = skips.iter().sum();
@@ -129,15 +131,15 @@ fn unet_values(config: &UNetConfig, work: &Workload) -> f64 {
     rows * peak
 }
 
-/// Channels alive together in a residual block, its input included.
+/// Channels that are alive together in a residual block, its input included.
 fn resnet(from: usize, to: usize) -> f64 {
     let (from, to) = (from as f64, to as f64);
-    // first the input's norm beside the first convolution's output; at the end both summands beside the sum
+    // first the input's norm and the first convolution's output; at the end both summands and the sum
     let summands = if from == to { 1.0 } else { 2.0 };
     from + (from + to).max((summands + 1.0) * to)
 }
 
-/// Most values of activations while one image is decoded.
+/// The peak number of activation values while one image is decoded.
 fn vae_values(config: &VaeConfig, work: &Workload) -> f64 {
     let tile = work.tile.map_or(usize::MAX, |pixels| (pixels / config.factor().max(1)).max(1));
     let latents = work.latents.height.min(tile) as f64 * work.latents.width.min(tile) as f64;
@@ -168,7 +170,7 @@ fn tiny_values(config: &TinyVaeConfig, latents: f64) -> f64 {
     let growth = (config.upsampling * config.upsampling) as f64;
     let stages = config.decoder_blocks.len().saturating_sub(1) as i32;
     let pixels = latents * growth.powi(stages);
-    // a block's input, inner state, output, sum, and that cut off at 0; or the stream, enlarged, and convolved
+    // a block's input, inner state, output, sum and clipped sum; or the stream, enlarged, and convolved
     channels * pixels * 5.0f64.max(if stages > 0 { 1.0 / growth + 2.0 } else { 0.0 })
 }
 
@@ -190,8 +192,8 @@ mod tests {
         VaeConfig::from_json(std::path::Path::new("vae/config.json"), json).unwrap()
     }
 
-    /// SD-XL's decoder needs most in the first residual block of the last stage: 256 channels in, normed, and 128 out, at full
-    /// size.
+    /// SD-XL's decoder has its peak in the first residual block of the last stage, at full size. The block has 256
+    /// channels in, which are normed, and 128 out.
     #[test]
     fn decoding_sd_xl() {
         let config = vae(vec![128, 256, 512, 512]);
@@ -207,8 +209,8 @@ mod tests {
         assert_eq!(vae_values(&tiny, &work(128, 1)), 320.0 * 1024.0 * 1024.0);
     }
 
-    /// The U-Net needs most in the first feed-forward of `up.1`: 640 channels on a quarter of the latents, beside the skip
-    /// connections of `down.0`, of its downsampling, and of `down.1`'s first layer.
+    /// The U-Net has its peak in the first feed-forward of `up.1`: 640 channels on a quarter of the latents. The skip
+    /// connections of `down.0`, of its downsampling, and of `down.1`'s first layer are alive too.
     #[test]
     fn evaluating_sd_xl() {
         let config = UNetConfig::sdxl_base();

@@ -1,4 +1,5 @@
-//! Files written whole or not at all: beside their place under a temporary name, then renamed into it.
+//! Writes files completely or not at all. A file is first written next to its place under a temporary name, then
+//! renamed.
 
 use std::fs;
 use std::io::{self, Write};
@@ -7,16 +8,16 @@ use std::path::Path;
 use atedm_core::{Error, Result};
 use tempfile::{NamedTempFile, TempDir};
 
-/// What names of files and folders begin with that are still being written, or whose writer was killed.
+/// The prefix of the names of unfinished files and folders. They are still being written, or their writer was killed.
 pub const UNFINISHED: &str = ".atedm-";
 
-/// A file below a folder: its path there (`/` between parts), and its content.
+/// A file below a folder: its path in the folder (parts separated by `/`), and its content.
 pub type NamedFile = (String, Vec<u8>);
 
-/// Writes a file, or replaces it.
+/// Writes a file or replaces it.
 ///
 /// # Errors
-/// [`Error::Io`] naming `path`; what was there before is then still there.
+/// [`Error::Io`] naming `path`. The previous file is then unchanged.
 pub fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {
     let write = || -> io::Result<()> {
         let mut file = temporary_file(folder_of(path))?;
@@ -27,8 +28,8 @@ pub fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {
     write().map_err(|source| Error::io(path, source))
 }
 
-/// Writes files below a folder. A new folder appears with all of them at once; in one that exists, files of the same names
-/// are replaced one by one after all have been written.
+/// Writes files below a folder. A new folder appears with all of them at once. In an existing folder, files of the same
+/// names are replaced one by one after all have been written.
 ///
 /// # Errors
 /// [`Error::Io`] naming the folder.
@@ -45,7 +46,7 @@ pub fn write_folder(path: &Path, files: &[NamedFile]) -> Result<()> {
         }
         if !exists {
             fs::rename(staging.path(), path)?;
-            // The folder has moved: there is nothing left for the guard to remove.
+            // The folder has moved, so the guard has nothing left to remove.
             let _moved = staging.keep();
             return Ok(());
         }
@@ -59,17 +60,18 @@ pub fn write_folder(path: &Path, files: &[NamedFile]) -> Result<()> {
     write().map_err(|source| Error::io(path, source))
 }
 
-/// Makes a folder of what `fill` writes into the folder that it is given. `path` must be new or empty; it appears whole.
+/// Makes a folder of the files that `fill` writes into the folder that it gets. `path` must be new or empty. The folder
+/// appears whole.
 ///
 /// # Errors
-/// Those of `fill`; [`Error::Io`] naming the folder.
+/// The errors of `fill`. [`Error::Io`] naming the folder.
 pub fn create_folder(path: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
     let failed = |source| Error::io(path, source);
     let parent = folder_of(path);
     fs::create_dir_all(parent).map_err(failed)?;
     let staging = temporary_dir(parent).map_err(failed)?;
     fill(staging.path())?;
-    // An empty folder gives way; one with files in it is an error.
+    // This removes an empty folder, and fails if there are files in it.
     if path.is_dir() {
         fs::remove_dir(path).map_err(failed)?;
     }
@@ -79,7 +81,8 @@ pub fn create_folder(path: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Res
     Ok(())
 }
 
-/// Whether files can be made in `folder`: makes one and removes it, which alone also finds read-only disks.
+/// Checks that files can be created in `folder`. It creates one and removes it, because only that detects read-only
+/// disks.
 ///
 /// # Errors
 /// [`Error::Io`] naming the folder.
@@ -87,10 +90,11 @@ pub fn check_writable(folder: &Path) -> Result<()> {
     temporary_file(folder).map(drop).map_err(|source| Error::io(folder, source))
 }
 
-/// Removes what a killed process left in `folder`, if there is such a folder. Only for one that nobody else writes to.
+/// Removes the unfinished files of a killed process from `folder`, if the folder exists. No other process may write to
+/// it.
 ///
 /// # Errors
-/// [`Error::Io`] naming what cannot be removed.
+/// [`Error::Io`] naming the file or folder that cannot be removed.
 pub fn remove_unfinished(folder: &Path) -> Result<()> {
     let entries = match fs::read_dir(folder) {
         Ok(entries) => entries,
@@ -106,7 +110,7 @@ pub fn remove_unfinished(folder: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The folder a path lies in.
+/// The folder that contains `path`.
 pub fn folder_of(path: &Path) -> &Path {
     path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
@@ -116,7 +120,7 @@ fn permissions(mode: u32) -> fs::Permissions {
     std::os::unix::fs::PermissionsExt::from_mode(mode)
 }
 
-/// A temporary file with the permissions of any other new file, not with a secret's.
+/// A temporary file with the permissions of any other new file. The default permissions are those for secrets.
 fn temporary_file(folder: &Path) -> io::Result<NamedTempFile> {
     let mut builder = tempfile::Builder::new();
     builder.prefix(UNFINISHED);
@@ -171,7 +175,7 @@ mod tests {
         fs::write(path.join("mine"), b"").unwrap();
         write_folder(&path, &files[..1]).unwrap();
         assert_eq!(names(&path), ["a", "mine", "sub"]);
-        // a folder stands where a file should: the one error, and no temporary name stays
+        // a folder is in the file's place: the only error, and no temporary file remains
         let wrong = [("sub".to_string(), b"3".to_vec())];
         assert!(matches!(write_folder(&path, &wrong), Err(Error::Io { .. })));
         assert_eq!(names(&path), ["a", "mine", "sub"]);

@@ -13,13 +13,13 @@ use atedm_core::{AttentionOps, Backend, DeviceOf, Error, Indices, Result, Tensor
 use crate::config::{TextActivation, TextEncoderConfig};
 use crate::layers::{Bias, LayerNorm, Linear, plain_attention};
 
-/// What a text encoder gives for a batch of prompts.
+/// The output of a text encoder for a batch of prompts.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct TextOutput<T> {
     /// The penultimate hidden states `[b, length, channels]`.
     pub hidden: T,
-    /// The pooled projection `[b, projection]`; only from an encoder that has one.
+    /// The pooled projection `[b, projection]`, if the encoder has one.
     pub pooled: Option<T>,
 }
 
@@ -33,21 +33,21 @@ pub struct TextEncoder<B: Backend> {
     pooling: Option<Pooling<B::Tensor>>,
 }
 
-/// The way from the last layer to the pooled output.
+/// The layers from the last one to the pooled output.
 #[derive(Debug)]
 struct Pooling<T> {
     norm: LayerNorm<T>,
     projection: Linear<T>,
 }
 
-/// What a constant mask's forbidden logits get: as the least f32, far below any logit, but finite.
+/// The mask's value for forbidden logits: the least f32. It is far below any logit, but finite.
 const FORBIDDEN: f32 = f32::MIN;
 
 impl<B: Backend> TextEncoder<B> {
     /// Loads the tensors of a text encoder.
     ///
-    /// Their names may begin with `text_model.` or not: transformers 5 drops it for encoders without a projection. The last
-    /// layer of an encoder without a projection is not read, since nothing depends on it.
+    /// Names may begin with `text_model.` or not, because transformers 5 drops the prefix for encoders without a
+    /// projection. Nothing depends on the last layer of an encoder without a projection, so it is not read.
     ///
     /// # Errors
     /// [`Error::Weights`] naming the tensor that is missing or has another shape.
@@ -76,15 +76,15 @@ impl<B: Backend> TextEncoder<B> {
         })
     }
 
-    /// The configuration it was loaded with.
+    /// The configuration that it was loaded with.
     pub fn config(&self) -> &TextEncoderConfig {
         &self.config
     }
 
-    /// Encodes rows of token ids, all of one length.
+    /// Encodes rows of token ids. All rows must have one length.
     ///
     /// # Errors
-    /// [`Error::Shape`] if there are no ids, rows differ in length or are longer than the context;
+    /// [`Error::Shape`] if there are no ids, if rows differ in length, or if they are longer than the context.
     /// [`Error::Config`] if an id is outside the vocabulary.
     pub fn encode(&self, ids: &[Vec<u32>], device: &DeviceOf<B>) -> Result<TextOutput<B::Tensor>> {
         let _span = tracing::debug_span!("text encoder", prompts = ids.len()).entered();
@@ -127,18 +127,19 @@ impl<B: Backend> TextEncoder<B> {
         Ok((ids.len(), length))
     }
 
-    /// Where the pooled state is read: the first end token; with the legacy end token 2 the first of the highest ids.
+    /// The position of the pooled state: the first end token. With the legacy end token 2, it is the first of the
+    /// highest ids.
     fn end_position(&self, ids: &[u32]) -> u32 {
         let end = match self.config.end_token {
             2 => ids.iter().copied().max().unwrap_or(0),
             end => end,
         };
-        // transformers' argmax over "is the end token" gives 0 where there is none.
+        // If there is no end token, transformers' argmax over "is the end token" gives 0.
         ids.iter().position(|id| *id == end).unwrap_or(0) as u32
     }
 }
 
-/// `[1, 1, length, length]`: 0 where a token may look, far below any logit where it may not.
+/// The mask `[1, 1, length, length]`: 0 where a token may attend, far below any logit elsewhere.
 fn causal_mask<T: Tensor>(length: usize, like: &T) -> Result<T> {
     let at = |i: usize| if i % length <= i / length { 0.0 } else { FORBIDDEN };
     let values: Vec<f32> = (0..length * length).map(at).collect();
@@ -194,7 +195,7 @@ impl<T: AttentionOps> Layer<T> {
     }
 }
 
-/// Joins the encoders' hidden states along channels: `[b, length, c1 + c2]`, the U-Net's text.
+/// Joins the encoders' hidden states along channels: `[b, length, c1 + c2]`. This is the U-Net's text input.
 ///
 /// # Errors
 /// [`Error::Shape`] if their batches or lengths differ.

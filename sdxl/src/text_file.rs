@@ -1,10 +1,10 @@
-//! Files of text: configurations, vocabularies, prompts.
+//! Reads text files: configurations, vocabularies, prompts.
 
 use std::path::Path;
 
 use atedm_core::{Error, Result};
 
-/// Reads a file of UTF-8, without the byte order mark that some editors write at its start.
+/// Reads a UTF-8 file. It removes the byte order mark that some editors write at the start.
 ///
 /// # Errors
 /// [`Error::Io`] if it cannot be read or is not UTF-8.
@@ -13,7 +13,7 @@ pub fn read(path: impl AsRef<Path>) -> Result<String> {
     std::fs::read_to_string(path).map(without_mark).map_err(|source| Error::io(path, source))
 }
 
-/// The text without a byte order mark at its start.
+/// Removes a byte order mark at the start of the text.
 pub fn without_mark(mut text: String) -> String {
     if text.starts_with(BYTE_ORDER_MARK) {
         text.drain(..BYTE_ORDER_MARK.len_utf8());

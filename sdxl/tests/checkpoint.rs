@@ -1,4 +1,4 @@
-//! Reading diffusers folders: variants, shards, names, and everything that can be wrong with them.
+//! Reads diffusers folders: variants, shards, names, and all kinds of errors.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
@@ -37,7 +37,7 @@ fn load(root: &Path) -> Result<()> {
     checkpoint.tokenizers().map(drop)
 }
 
-/// The message of loading `root`, one line that names every one of `parts`.
+/// The message of loading `root`: one line that names every one of `parts`.
 #[track_caller]
 fn fails(root: &Path, parts: &[&str]) -> Error {
     let error = load(root).expect_err("it must not load");
@@ -105,7 +105,7 @@ fn plain_files_come_before_variants() {
     assert!(Checkpoint::open(folder.path(), odd).unwrap_err().to_string().starts_with("variant: "));
 }
 
-/// Splits the U-Net in two files and writes an index of this name.
+/// Splits the U-Net into two files and writes an index of this name.
 fn shard(root: &Path, index: &str) -> [std::path::PathBuf; 2] {
     let all = marked(3.0);
     let (odd, even): (Vec<_>, Vec<_>) = all.into_iter().enumerate().partition(|(i, _)| i % 2 == 1);
@@ -246,7 +246,7 @@ fn broken_and_missing_configurations_are_named() {
         let folder = checkpoint();
         let file = folder.path().join(name);
         for broken in ["", "{\"a\": ", "[]", "\u{0}"] {
-            // A tokenizer's settings are looked up, so that an empty list is as good as none.
+            // A tokenizer's settings are looked up by key, so an empty list counts as none.
             if broken != "[]" || !name.starts_with("tokenizer") {
                 std::fs::write(&file, broken).unwrap();
                 fails(folder.path(), &[name]);
@@ -310,7 +310,7 @@ fn parts_must_fit_each_other() {
     }
 }
 
-/// As in diffusers, `model_index.json` says what a part is; what the part's own file says of its class does not count.
+/// As in diffusers, `model_index.json` decides the class of a part. The class in the part's own file is ignored.
 #[test]
 fn the_index_names_the_classes() {
     for own in [json!(null), json!([]), json!(["CLIPModel"]), json!(["CLIPTextModel"])] {
@@ -332,7 +332,7 @@ fn the_index_names_the_classes() {
     assert_eq!(opened.scheduler().class, Some(SchedulerClass::Euler));
     edit(&folder.path().join("model_index.json"), |json| json["scheduler"][1] = json!("DDIMScheduler"));
     assert_eq!(open(folder.path()).unwrap().scheduler().class, Some(SchedulerClass::Ddim));
-    // an autoencoder that does not run here does not matter where another is given
+    // an autoencoder that does not run here does not matter if another is given
     let index = folder.path().join("model_index.json");
     edit(&index, |json| json["vae"][1] = json!("ConsistencyDecoderVAE"));
     fails(folder.path(), &["model_index.json: vae", "AutoencoderKL", "ConsistencyDecoderVAE"]);
@@ -368,7 +368,7 @@ fn a_byte_order_mark_is_accepted_in_every_file_of_text() {
     assert_eq!(tokens, marked);
 }
 
-/// An absent negative prompt is all zeros by default, but not where the file says `null`.
+/// An absent negative prompt is all zeros by default, but not if the file says `null`.
 #[test]
 fn null_counts_as_false_in_the_index() {
     let folder = checkpoint();
@@ -421,7 +421,7 @@ fn another_autoencoder_may_be_named() {
     assert!(checkpoint.files(Part::Vae)[0].path.starts_with(tiny.path()));
 }
 
-/// Whatever a field of a configuration holds, there is a message or a model, never a panic.
+/// Whatever a field of a configuration holds, the result is a message or a model, never a panic.
 #[test]
 fn any_field_may_hold_nonsense() {
     let folder = checkpoint();
@@ -474,7 +474,7 @@ fn any_field_may_hold_nonsense() {
     assert!(opened > 0, "harmless values load");
 }
 
-/// A byte changed anywhere in a header gives a message or a model, never a panic.
+/// A changed byte anywhere in a header gives a message or a model, never a panic.
 #[test]
 fn any_byte_of_a_header_may_be_wrong() {
     let folder = checkpoint();

@@ -1,4 +1,4 @@
-//! Which of several weight files is read, and what is said of paths and files that are something else.
+//! Checks which of several weight files is read, and the messages about paths and files of another kind.
 
 #![allow(clippy::unwrap_used)]
 
@@ -13,7 +13,7 @@ use safetensors::tensor::Dtype;
 use serde_json::{Value, json};
 use support::{T, checkpoint, tensors_of, weight_file, write_json, write_tensors};
 
-/// A bias of each part, by which its files are told apart.
+/// A bias of each part. Its value identifies the file.
 fn marked(part: Part) -> (&'static str, usize) {
     match part {
         Part::TextEncoder => ("text_model.final_layer_norm.bias", 8),
@@ -23,7 +23,7 @@ fn marked(part: Part) -> (&'static str, usize) {
     }
 }
 
-/// Writes the part's tensors, its marked one all `value`, as one file of this name.
+/// Writes the part's tensors to one file of this name. The marked bias is all `value`.
 fn write_file(root: &Path, part: Part, name: &str, value: f32) {
     let (bias, channels) = marked(part);
     let mut tensors = tensors_of(part);
@@ -31,7 +31,7 @@ fn write_file(root: &Path, part: Part, name: &str, value: f32) {
     write_tensors(&root.join(part.folder()).join(name), &tensors, Dtype::F32);
 }
 
-/// The same as one shard and an index of this name.
+/// Like [`write_file`], as one shard and an index of this name.
 fn write_index(root: &Path, part: Part, index: &str, value: f32) {
     let shard = format!("{}-{value}-00001-of-00001.safetensors", part.stem());
     write_file(root, part, &shard, value);
@@ -64,7 +64,7 @@ fn of_a_single_file_and_an_index_diffusers_reads_the_index_and_transformers_the_
         write_file(root, part, &format!("{stem}.safetensors"), 1.0);
         write_index(root, part, &format!("{stem}.safetensors.index.json"), 2.0);
         assert_eq!(value(root, part, None), read, "{part:?}");
-        // either alone is enough
+        // one of them is enough
         let single = weight_file(root, part);
         let index = single.with_extension("safetensors.index.json");
         std::fs::rename(&index, root.join("away")).unwrap();
@@ -93,13 +93,13 @@ fn variants_choose_alike() {
         assert_eq!(value(root, part, Some("fp16")), 3.0);
         write_index(root, part, index, 4.0);
         assert_eq!(value(root, part, Some("fp16")), 4.0, "{index}");
-        // another variant's index does not reach the plain files
+        // another variant's index does not affect the plain files
         assert_eq!(value(root, part, None), 1.0, "{index}");
         write_index(root, part, &format!("{stem}.safetensors.index.json"), 2.0);
         assert_eq!(value(root, part, None), 2.0);
         assert_eq!(value(root, part, Some("fp16")), 4.0);
     }
-    // an older name of an index goes after the newer one
+    // the newer name of an index takes precedence over the older one
     let folder = checkpoint();
     let root = folder.path();
     std::fs::remove_file(weight_file(root, part)).unwrap();
@@ -143,21 +143,21 @@ fn links_to_nowhere_are_named_as_such() {
         "text_encoder/model.safetensors",
         "text_encoder_2/config.json",
         "tokenizer/vocab.json",
-        // what a tokenizer may lack is read where it is meant to be
+        // an optional file of a tokenizer must be readable if it exists
         "tokenizer/tokenizer.json",
         "tokenizer_2/special_tokens_map.json",
         "tokenizer_2/added_tokens.json",
     ] {
         dead(name.into());
     }
-    // a file of another variant is no substitute
+    // a file of another variant does not replace it
     let folder = checkpoint();
     let file = weight_file(folder.path(), Part::UNet);
     std::fs::copy(&file, file.with_extension("fp16.safetensors")).unwrap();
     std::fs::remove_file(&file).unwrap();
     std::os::unix::fs::symlink("blob", &file).unwrap();
     assert!(refused(folder.path()).contains("is a link to blob, which is missing"));
-    // files that nobody reads may be gone
+    // files that nobody reads may be missing
     let folder = checkpoint();
     std::os::unix::fs::symlink("blob", folder.path().join("unet/flax_model.msgpack")).unwrap();
     std::os::unix::fs::symlink("blob", folder.path().join("unet/diffusion_pytorch_model.fp16.safetensors"))

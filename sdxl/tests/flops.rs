@@ -1,4 +1,4 @@
-//! Costs and sizes by formula against exact counts of an independent model of SD-XL base.
+//! Compares costs and sizes by formula with exact counts of an independent model of SD-XL base.
 
 #![allow(clippy::unwrap_used)]
 
@@ -12,8 +12,8 @@ use atedm_sdxl::checkpoint::Part;
 use atedm_sdxl::config::{BlockInfo, UNetConfig};
 use atedm_sdxl::flops;
 
-/// Latent height and width; multiply-accumulates of one sample whole, and pruned at 63 % in every block after and before
-/// the first layer's feed-forward.
+/// Latent height and width, then multiply-accumulates of one sample: whole, and pruned at 63 % in every block after and
+/// before the first layer's feed-forward.
 const COUNTS: [(usize, usize, u64, u64, u64); 4] = [
     (128, 128, 3_380_618_199_040, 2_032_429_911_040, 1_892_936_535_040),
     (64, 64, 794_389_381_120, 498_580_326_400, 463_736_473_600),

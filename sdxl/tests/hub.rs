@@ -1,4 +1,4 @@
-//! Checkpoints by hub id, against a server on the loopback address.
+//! Tests checkpoints by hub id with a server on the loopback address.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 #![cfg(feature = "hub")]
 
@@ -19,7 +19,7 @@ const FILES: [(&str, &str); 8] = [
     ("vae_1_0/config.json", "no"),
 ];
 
-/// A hub with one model; answers until the test ends, and notes what was asked with which token.
+/// A hub with one model. It answers until the test ends, and records each request with its token.
 fn serve() -> (String, Arc<Mutex<Vec<String>>>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let endpoint = format!("http://{}", listener.local_addr().unwrap());

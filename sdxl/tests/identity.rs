@@ -1,4 +1,4 @@
-//! Whether two checkpoints are the same one.
+//! Checks when two checkpoints have the same identity.
 
 #![allow(clippy::unwrap_used)]
 

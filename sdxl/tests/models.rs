@@ -1,4 +1,4 @@
-//! Text encoders, tokenizers and autoencoders against the outputs of transformers and diffusers (tests/fixtures).
+//! Compares text encoders, tokenizers and autoencoders with the outputs of transformers and diffusers (tests/fixtures).
 
 #![allow(clippy::unwrap_used)]
 
@@ -60,7 +60,7 @@ fn close(got: &T, expected: &T, what: &str) {
     assert!(distance <= MODULE, "{what}: {distance:e} from diffusers");
 }
 
-/// Values of distinct sizes and signs, without a generator.
+/// Values with different sizes and signs, made without a generator.
 fn wave(shape: &[usize], step: f32) -> T {
     let values: Vec<f32> = (0..shape.iter().product()).map(|i: usize| (i as f32 * step).sin()).collect();
     T::from_f32(&values, shape, DType::F32, &NdDevice).unwrap()
@@ -169,7 +169,7 @@ fn tiles_have_the_shape_of_the_whole() {
         let tiled = vae.decode_tiled(&latents, &tiles).unwrap();
         assert_eq!(tiled.shape(), whole.shape());
         assert!(tiled.to_f32().unwrap().iter().all(|v| v.is_finite()));
-        // Within the first tile's reach of nothing else there is only what that tile decodes to.
+        // The region that only the first tile reaches holds only what that tile decodes to.
         let side = size / vae.factor();
         let first = vae.decode(&latents.narrow(2, 0, side).unwrap().narrow(3, 0, side).unwrap()).unwrap();
         let corner = |image: &T| image.narrow(2, 0, size / 2).unwrap().narrow(3, 0, size / 2).unwrap();
@@ -181,7 +181,7 @@ fn tiles_have_the_shape_of_the_whole() {
     }
 }
 
-/// The overlap of an autoencoder's own tiles, at any size of tile, gives diffusers' picture.
+/// With the overlap of an autoencoder's own tiles, any tile size gives diffusers' picture.
 #[test]
 fn tiles_of_a_tiny_autoencoder_are_diffusers() {
     let open = || {
@@ -248,7 +248,7 @@ fn tiny_autoencoders_have_two_styles_of_names() {
     let diffusers: Weights<T> = Weights::new(source);
     let expected = Vae::<Reference32>::load(&diffusers, &VaeConfig::Tiny(config.clone())).unwrap();
 
-    // The same values in the two files of the original, where the decoder's numbers begin one later.
+    // The same values in the two files of the original, where the decoder's numbers are higher by one.
     let folder = tempfile::tempdir().unwrap();
     let files = ["encoder", "decoder"].map(|side| {
         let prefix = format!("{side}.layers.");
@@ -274,7 +274,7 @@ fn tiny_autoencoders_have_two_styles_of_names() {
     );
 }
 
-/// With the real TAESDXL: a picture survives encoding and decoding.
+/// With the real TAESDXL, a picture survives encoding and decoding.
 #[test]
 fn taesdxl() {
     let Ok(folder) = std::env::var("ATEDM_TAESDXL") else {
@@ -300,11 +300,11 @@ fn taesdxl() {
     let back = vae.decode(&latents).unwrap();
     let error = back.sub(&picture).unwrap().to_f32().unwrap();
     let mean_square = error.iter().map(|e| e * e).sum::<f32>() / error.len() as f32;
-    // Values span 2, so that this is a peak signal-to-noise ratio of 20 dB.
+    // Values span 2, so this is a peak signal-to-noise ratio of 20 dB.
     assert!(mean_square < 0.04, "mean square error {mean_square}");
 }
 
-/// Special and added tokens from all files of a folder, as `tests/python/tokenizer_cases.py` drew them.
+/// Special and added tokens from all files of a folder, in random cases of `tests/python/tokenizer_cases.py`.
 #[test]
 fn added_tokens_are_those_of_transformers() {
     let vocabulary = fixtures().join("tiny-a/tokenizer");

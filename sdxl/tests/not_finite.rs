@@ -1,4 +1,4 @@
-//! Weights that give NaN: the error names the first part and step that was not finite.
+//! Weights that give NaN. The error names the first part and step with a value that is not finite.
 #![allow(clippy::unwrap_used)]
 
 mod pipeline_support;
@@ -14,7 +14,7 @@ use pipeline_support::{copy_of, tensor};
 use safetensors::SafeTensors;
 use serde_json::json;
 
-/// Makes a value of a tensor NaN. The file is a copy that nobody has mapped.
+/// Sets a value of a tensor to NaN. The file is a copy that nobody has mapped.
 fn poison(file: &Path, name: &str) {
     let mut bytes = std::fs::read(file).unwrap();
     let place = {
@@ -70,7 +70,7 @@ fn the_first_module_of_the_unet_is_named() {
     assert!(error.starts_with("step 2 of 0 to 2: conv_in of"), "{error}");
 }
 
-/// A method that sees NaN first does not take the blame.
+/// If a method sees NaN first, the error still names the module.
 #[test]
 fn the_module_is_named_with_pruning_too() {
     let options = json!({"schedule": "constant"});
@@ -92,7 +92,7 @@ fn text_encoders_are_named() {
     }
 }
 
-/// A picture of NaN would be a black one.
+/// Without the error, a picture of NaN would be black.
 #[test]
 fn the_autoencoder_is_named() {
     for decoding in [Decoding::Whole, Decoding::Tiled(None)] {

@@ -1,4 +1,4 @@
-//! Text to image against what diffusers makes of the same checkpoints, and what the pipeline refuses.
+//! Compares text to image with diffusers on the same checkpoints, and checks what the pipeline refuses.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
@@ -81,7 +81,7 @@ fn request_of(case: &Value) -> Request<NdTensor> {
     request
 }
 
-/// Runs every case of a checkpoint's golden file; returns the worst distances without and with pruning.
+/// Runs every case of a checkpoint's golden file. Returns the largest distances without and with pruning.
 fn compare_with_diffusers(name: &str) -> (f64, f64) {
     let trained = tempfile::tempdir().unwrap();
     let pipeline = load(match name {
@@ -144,7 +144,7 @@ fn atedm_shapes_is_diffusers() {
     println!("atedm-shapes: worst relative L2 {:.2e} plain, {:.2e} pruned", worst.0, worst.1);
 }
 
-/// A seed gives the latents that the same noise gives when it is passed in.
+/// A seed gives the same latents as the same noise passed in.
 #[test]
 fn seeds_and_given_noise_agree() {
     let pipeline = tiny();
@@ -157,7 +157,7 @@ fn seeds_and_given_noise_agree() {
     assert_eq!(generate(&pipeline, &request).unwrap().latents.to_f32().unwrap(), drawn);
 }
 
-/// With `chacha` an image of a batch is the image alone, to rounding; with `torch` it is not, as in diffusers.
+/// With `chacha`, an image in a batch equals the image alone, up to rounding. With `torch` it differs, as in diffusers.
 #[test]
 fn chacha_images_stand_alone() {
     let pipeline = tiny();
@@ -179,7 +179,7 @@ fn chacha_images_stand_alone() {
     assert!(relative_l2(&first_of(RngKind::ChaCha, 2), &alone) > 1e-2);
 }
 
-/// Own embeddings give what the prompts that they came from give, negative ones too.
+/// Embeddings give the same result as the prompts that they came from, also negative ones.
 #[test]
 fn embeddings_stand_for_prompts() {
     let pipeline = tiny();
@@ -192,7 +192,7 @@ fn embeddings_stand_for_prompts() {
     assert_eq!(generate(&pipeline, &request).unwrap().latents.to_f32().unwrap(), expected);
 }
 
-/// A run stopped after a step and taken up there ends where the whole run ends.
+/// A run that stops after a step and continues there ends like the uninterrupted run.
 #[test]
 fn a_run_can_be_taken_up() {
     let pipeline = tiny();
@@ -211,7 +211,7 @@ fn a_run_can_be_taken_up() {
     assert_eq!(rest.latents.to_f32().unwrap(), whole.latents.to_f32().unwrap());
     assert_eq!(rest.costs.iter().map(|cost| cost.step).collect::<Vec<_>>(), [2, 3]);
 
-    // Image to image: noise of the level of step 3 on the result, and one step back.
+    // Image to image: the result gets the noise of step 3, and one step removes it.
     request.initial = InitialLatents::Clean { latents: whole.latents.clone(), start: 3 };
     let near = generate(&pipeline, &request).unwrap().latents.to_f32().unwrap();
     assert!(relative_l2(&near, &whole.latents.to_f32().unwrap()) < 1.0);
@@ -229,7 +229,7 @@ fn the_callback_cancels() {
     assert_eq!(seen, 1);
 }
 
-/// What a reducer is told about a run.
+/// Records what a reducer is told about a run.
 #[derive(Default)]
 struct Diary {
     run: Option<(usize, u64, Vec<Row>)>,
@@ -273,7 +273,7 @@ fn reducers_are_told_of_every_step() {
     assert!(diary.steps.windows(2).all(|pair| pair[0].sigma > pair[1].sigma));
     assert_eq!(diary.ends, vec![vec![4, 4, 8, 8]; 3]);
 
-    // Taken up later, steps still count in the full schedule.
+    // A continued run still counts its steps in the full schedule.
     let latents = tensor(&[0.1; 2 * 4 * 8 * 8], &[2, 4, 8, 8]);
     request.initial = InitialLatents::Noisy { latents, start: 1 };
     request.guidance_scale = 1.0;
@@ -284,7 +284,7 @@ fn reducers_are_told_of_every_step() {
     assert_eq!(diary.run.unwrap().2, [0, 1].map(|image| Row { image, branch: Branch::Single }));
 }
 
-/// Costs are those of the formula, whole and pruned.
+/// Costs equal the formula, whole and pruned.
 #[test]
 fn costs_are_what_ran() {
     let pipeline = tiny();
@@ -313,7 +313,7 @@ fn cut_prompts_are_reported() {
     assert!(generate(&pipeline, &short("a cat")).unwrap().cut.is_empty());
 }
 
-/// Decoding in tiles that cover everything is decoding at once.
+/// A tile that covers everything gives the same image as decoding at once.
 #[test]
 fn decoding() {
     let pipeline = tiny();
@@ -330,7 +330,7 @@ fn decoding() {
     assert!(generate(&pipeline, &request).unwrap().images.is_none());
 }
 
-/// Each bad request is one line that names the field.
+/// Each bad request gives one line that names the field.
 #[test]
 fn bad_requests_name_the_field() {
     let pipeline = tiny();

@@ -1,5 +1,5 @@
-//! Whole runs from a prompt and a seed against diffusers': samplers that draw noise, several images a prompt, own
-//! sizes, and a consistency-distilled U-Net.
+//! Compares whole runs from a prompt and a seed with diffusers' runs: samplers that draw noise, several images per
+//! prompt, custom sizes, and a consistency-distilled U-Net.
 #![allow(clippy::unwrap_used)]
 
 mod pipeline_support;
@@ -49,7 +49,7 @@ fn check<B: Backend<Tensor = NdTensor>>(pipeline: &Pipeline<B>, request: &Reques
     assert!(distance <= LATENTS, "{name}: {distance:e}");
 }
 
-/// Ancestral noise comes from the generator that made the initial latents, for the whole batch at once.
+/// Ancestral noise comes from the generator of the initial latents, for the whole batch at once.
 #[test]
 fn euler_ancestral_with_own_sizes() {
     let mut request = request(&[CIRCLE, CAT], 5, 6.0, "euler-a");
@@ -67,12 +67,12 @@ fn several_images_of_a_prompt() {
     let mut request = request(&[CIRCLE], 5, 6.0, "ddim");
     request.images_per_prompt = 3;
     check(&load::<Reference32>(fixtures().join("tiny-a"), DType::F32), &request, "ddim");
-    // torch draws another noise for a pipeline in f64
+    // torch draws different noise for a pipeline in f64
     request.noise_dtype = NoiseDType::Always(DType::F32);
     check(&load::<Reference64>(fixtures().join("tiny-a"), DType::F64), &request, "ddim");
 }
 
-/// tiny-a with a guidance input in its U-Net: the scale goes in there, and no negative rows are run.
+/// tiny-a with a guidance input in its U-Net. The scale is that input, and no negative rows run.
 #[test]
 fn consistency_distilled() {
     let folder = copy_of("tiny-a");
@@ -87,7 +87,7 @@ fn consistency_distilled() {
     let (weight, shape) = (golden().bytes("cond_proj.weight"), golden().shape("cond_proj.weight"));
     let view = TensorView::new(Dtype::F32, shape, &weight).unwrap();
     tensors.insert("time_embedding.cond_proj.weight".to_string(), view);
-    // Over a copied file, which is not mapped by anyone.
+    // This overwrites a copied file that nobody has mapped.
     std::fs::write(&file, safetensors::serialize(&tensors, None).unwrap()).unwrap();
 
     let pipeline = load::<Reference32>(folder.path(), DType::F32);
@@ -99,7 +99,7 @@ fn consistency_distilled() {
     }
 }
 
-/// Image to image: the generator draws the picture's latents, then the noise; a batch shares the first draw.
+/// Image to image: the generator draws the picture's latents, then the noise. A batch shares the first draw.
 #[test]
 fn image_to_image() {
     let folder = fixtures().join("tiny-a-expected");
@@ -141,7 +141,7 @@ fn image_to_image() {
     }
 }
 
-/// With a stream for each image, an image of a batch draws what it draws alone.
+/// With one stream per image, an image in a batch draws the same numbers as alone.
 #[test]
 fn image_to_image_with_chacha_stands_alone() {
     let pipeline = load::<Reference32>(fixtures().join("tiny-a"), DType::F32);

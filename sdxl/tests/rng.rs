@@ -1,4 +1,4 @@
-//! Noise: torch's own values, and the promises of the portable generator.
+//! Compares noise with torch's own values, and checks the guarantees of the portable generator.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
@@ -37,7 +37,7 @@ fn seed_0_is_torchs() {
     assert_eq!(TorchRng::new(0).randn(20), SEED_0);
 }
 
-/// Every draw that torch 2.11 wrote, bit for bit.
+/// Every golden draw of torch 2.11 is reproduced bit for bit.
 #[test]
 fn all_golden_draws_are_torchs() {
     let golden = Golden::open(fixtures().join("torch_randn.safetensors"));
@@ -61,7 +61,8 @@ fn all_golden_draws_are_torchs() {
     assert!(compared >= 80, "only {compared} draws");
 }
 
-/// The other dtypes have paths of their own in torch: f16 and bf16 bit for bit, f64 to the C library's last bit.
+/// Torch has a separate algorithm for each other dtype. f16 and bf16 agree bit for bit, f64 to the C library's last
+/// bit.
 #[test]
 fn draws_in_other_dtypes_are_torchs() {
     let golden = Golden::open(fixtures().join("torch_randn_dtypes.safetensors"));
@@ -88,7 +89,7 @@ fn draws_in_other_dtypes_are_torchs() {
     assert_eq!(compared, [30; 3]);
 }
 
-/// An autoencoder in f32 beside a pipeline in f16 draws from the same generator.
+/// An autoencoder in f32 and a pipeline in f16 draw from the same generator.
 #[test]
 fn one_generator_draws_in_two_dtypes() {
     let golden = Golden::open(fixtures().join("torch_randn_dtypes.safetensors"));
@@ -107,13 +108,14 @@ fn the_dtype_of_noise() {
     assert_eq!(draw(RngKind::ChaCha, DType::F16), draw(RngKind::ChaCha, DType::F32));
 }
 
-/// The high half of a seed does not count, as in torch.
+/// As in torch, the high half of a seed is ignored.
 #[test]
 fn seeds_are_32_bits() {
     assert_eq!(TorchRng::new(7).randn(64), TorchRng::new((1 << 40) + 7).randn(64));
 }
 
-/// Below 16 values normals come in pairs, and the second of a pair waits for the next small draw, over large ones.
+/// Below 16 values, normals come in pairs. The second one waits for the next small draw, even if large ones come
+/// between.
 #[test]
 fn small_draws_share_pairs() {
     let five = TorchRng::new(3).randn(5);
@@ -126,7 +128,8 @@ fn small_draws_share_pairs() {
     assert_eq!(with_large.randn(1), five[1..2]);
 }
 
-/// torch draws the whole buffer, then the last 16 afresh: a tensor of 20 begins as one of 16 only up to the rest.
+/// Torch draws the whole buffer, then the last 16 values again. So a tensor of 20 begins like one of 16 only up to
+/// those.
 #[test]
 fn the_tail_is_drawn_afresh() {
     let (sixteen, twenty) = (TorchRng::new(11).randn(16), TorchRng::new(11).randn(20));
@@ -134,7 +137,7 @@ fn the_tail_is_drawn_afresh() {
     assert_ne!(sixteen[4..], twenty[4..16]);
 }
 
-/// An image of a batch has the noise that it has alone; another image, another seed and the next draw have others.
+/// An image in a batch has the same noise as alone. Another image, another seed and the next draw have different noise.
 #[test]
 fn chacha_images_do_not_depend_on_the_batch() {
     let shape = |rows| [rows, 4, 3, 5];
@@ -171,8 +174,8 @@ fn chacha_is_standard_normal() {
     );
 }
 
-/// The stream is part of the interface: pictures by seed must not change between versions. The values were checked
-/// against a ChaCha20 written apart, with Box–Muller in f64.
+/// The stream is part of the interface: a seed must give the same picture in every version. The values were checked
+/// against an independent ChaCha20, with Box–Muller in f64.
 #[test]
 fn chacha_is_pinned() {
     let values = ChaChaNoise::new(1234, [0]).standard_normal(&[1, 3]).unwrap();

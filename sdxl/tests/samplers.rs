@@ -1,4 +1,4 @@
-//! Samplers against diffusers' trajectories, and what they refuse.
+//! Compares samplers with diffusers' trajectories, and checks what they refuse.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
@@ -14,7 +14,7 @@ use atedm_sdxl::schedulers::{Sampler, SamplerChoice, SchedulerConfig};
 use pipeline_support::{Golden, LATENTS, LEGACY_SIGMAS, SIGMAS, TIMESTEPS, fixtures, json, tensor};
 use serde_json::{Value, json};
 
-/// Noise that diffusers drew, step by step.
+/// Recorded noise that diffusers drew, step by step.
 struct Recorded {
     noises: Vec<f32>,
     used: usize,
@@ -32,7 +32,7 @@ fn config(value: &Value) -> atedm_core::Result<SchedulerConfig> {
     SchedulerConfig::from_json(&value.to_string(), Path::new("scheduler_config.json"))
 }
 
-/// What stands for a U-Net: `0.8 x + 0.3 sin(2 x + step)`.
+/// A substitute for a U-Net: `0.8 x + 0.3 sin(2 x + step)`.
 fn pseudo_output(scaled: &[f32], step: usize) -> Vec<f32> {
     scaled.iter().map(|&x| 0.8 * x + 0.3 * (2.0 * x + step as f32).sin()).collect()
 }
@@ -116,7 +116,7 @@ fn compare_trajectories(file: &str) -> usize {
     compared
 }
 
-/// What else a checkpoint with EDM's preconditioning may be sampled with: nothing.
+/// A checkpoint with EDM's preconditioning accepts no other sampler.
 #[test]
 fn models_of_another_kind_take_no_choice() {
     let configs = [
@@ -142,7 +142,7 @@ fn models_of_another_kind_take_no_choice() {
     assert!(build_error(&config(&sample).unwrap(), None, 4).contains("prediction_type: expected epsilon"));
 }
 
-/// A default of LCM's alone is no reason to refuse a checkpoint to others.
+/// A default that only LCM uses must not make other samplers refuse a checkpoint.
 #[test]
 fn few_training_steps() {
     let few = config(&json!({"_class_name": "EulerDiscreteScheduler", "num_train_timesteps": 40})).unwrap();
@@ -157,7 +157,7 @@ fn few_training_steps() {
     );
 }
 
-/// The discretisation of the original SD-XL code, in f64: `t = ⌊linspace(999, 0, n)⌋` without the end.
+/// The discretization of the original SD-XL code, in f64: `t = ⌊linspace(999, 0, n)⌋` without the end.
 #[test]
 fn euler_sgm_is_sgms_discretisation() {
     let betas = |t: usize| {
@@ -183,7 +183,7 @@ fn euler_sgm_is_sgms_discretisation() {
     }
 }
 
-/// A perfect prediction of the noise leads from any start to the clean sample, whatever the sampler.
+/// A perfect prediction of the noise leads from any start to the clean sample, with every sampler.
 #[test]
 fn true_noise_gives_back_the_clean_sample() {
     struct Silent;
@@ -197,7 +197,7 @@ fn true_noise_gives_back_the_clean_sample() {
     let noise = tensor(&(0..16).map(|i| (i as f32 * 1.3).cos()).collect::<Vec<_>>(), &shape);
     let mut spec = SchedulerConfig::sdxl();
     spec.set_alpha_to_one = Some(true);
-    // Samplers that add no noise of their own, from the top and from the middle.
+    // Samplers that add no noise of their own, starting at the top and in the middle.
     for choice in [
         SamplerChoice::Euler,
         SamplerChoice::EulerKarras,
@@ -219,7 +219,7 @@ fn true_noise_gives_back_the_clean_sample() {
     }
 }
 
-/// Without a choice the checkpoint's class decides; a choice takes the checkpoint's fields over.
+/// Without a choice, the checkpoint's class decides. A choice takes over the checkpoint's fields.
 #[test]
 fn choices_change_only_what_they_name() {
     let first = |config: &SchedulerConfig, choice| {
@@ -243,8 +243,8 @@ fn choices_change_only_what_they_name() {
     assert_ne!(levels(None), levels(Some(SamplerChoice::Euler)));
 }
 
-/// DDIM clips latents if the checkpoint's own DDIM config does not say otherwise, as in diffusers, but never because a
-/// user chose it over a config of another class.
+/// As in diffusers, DDIM clips latents unless the checkpoint's own DDIM config forbids it. It never clips because a
+/// user chose DDIM over a config of another class.
 #[test]
 fn ddim_clips_only_where_the_checkpoint_does() {
     let step = |class: &str, extra: &str, choice| {
@@ -295,7 +295,7 @@ fn steps_out_of_range() {
     );
 }
 
-/// Every count of steps up to the largest gives a falling schedule of finite levels, and steps work at its ends.
+/// Every number of steps up to the largest gives a falling schedule of finite levels, and steps work at its ends.
 #[test]
 fn every_count_of_steps_works() {
     let sdxl = SchedulerConfig::sdxl();
@@ -319,7 +319,7 @@ fn every_count_of_steps_works() {
     }
 }
 
-/// Each bad or unsupported value is named with its file.
+/// Errors name each bad or unsupported value with its file.
 #[test]
 fn bad_configs_name_file_and_field() {
     let cases = [
@@ -358,8 +358,8 @@ fn bad_configs_name_file_and_field() {
     assert_eq!(error, "s.json: expected a JSON object");
 }
 
-/// Measured on diffusers 0.42: each key set to `null` in each class's config. Flags are false, numbers and names cannot be
-/// used where the class reads them.
+/// Measured with diffusers 0.42: each key is set to `null` in each class's config. Flags count as false. Numbers and
+/// names are errors if the class reads them.
 #[test]
 fn null_is_what_python_makes_of_none() {
     let common = ["num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "prediction_type"];
@@ -410,14 +410,14 @@ fn null_is_what_python_makes_of_none() {
             assert_eq!(of(key, json!(null)).unwrap(), of(key, json!(false)).unwrap(), "{class} {key}");
         }
     }
-    // what does not clip needs no range
+    // without clipping, no range is needed
     let ddim = |clip| {
         config(&json!({"_class_name": "DDIMScheduler", "clip_sample": clip, "clip_sample_range": null}))
     };
     assert!(ddim(json!(null)).is_ok() && ddim(json!(true)).is_err());
 }
 
-/// An unknown class is an error only if it is asked for; unknown keys and Python's `-Infinity` never are.
+/// An unknown class is an error only if it is used. Unknown keys and Python's `-Infinity` are never errors.
 #[test]
 fn unknown_class() {
     let text = r#"{"_class_name": "PNDMScheduler", "skip_prk_steps": true, "lambda_min_clipped": -Infinity}"#;

@@ -1,4 +1,4 @@
-//! Where random destinations and noise come from.
+//! The source of random destinations and noise.
 
 use atedm_core::plugin::{Row, Site};
 use rand_chacha::ChaCha8Rng;
@@ -8,27 +8,27 @@ use serde::{Deserialize, Serialize};
 
 use crate::grid::Cells;
 
-/// Which generator draws; the names are those of the program's `--rng`.
+/// The generator that draws. The names are those of the program's `--rng`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum Generator {
-    /// Torch's CPU generator: what a method's own program draws when `torch.manual_seed(seed)` comes just before its
-    /// first call. One stream for the whole run, so that a draw depends on all before it.
+    /// Torch's CPU generator. A method's own program draws the same numbers if it calls `torch.manual_seed(seed)`
+    /// just before its first draw. One stream serves the whole run, so a draw depends on all earlier draws.
     #[default]
     Torch,
-    /// ChaCha8, keyed by seed, evaluation, block and layer: a draw depends on nothing else.
+    /// ChaCha8, with seed, evaluation, block and layer as its key. A draw depends on nothing else.
     ChaCha,
 }
 
-/// Draws of one run.
+/// The draws of one run.
 #[derive(Debug, Clone)]
 pub(crate) enum Draws {
     Torch(Box<Torch>),
     ChaCha(u64),
 }
 
-/// Torch's generator with the normal number that waits in it.
+/// Torch's generator, with the second normal number of a pair while it waits.
 #[derive(Debug, Clone)]
 pub(crate) struct Torch {
     words: Mt,
@@ -44,11 +44,11 @@ impl Draws {
         }
     }
 
-    /// `count` numbers below `below`, for the whole batch alike.
+    /// `count` numbers below `below`. All images of the batch share them.
     pub(crate) fn below(&mut self, below: usize, count: usize, site: &Site<'_>) -> Vec<u32> {
         let below = below.max(1) as u32;
         match self {
-            // Torch's `randint` for small ranges: a word's remainder.
+            // Torch's `randint` for small ranges takes the remainder of a word.
             Self::Torch(torch) => (0..count).map(|_| torch.words.next_u32() % below).collect(),
             Self::ChaCha(seed) => {
                 let mut words = ChaCha8Rng::from_seed(key(*seed, site));
@@ -57,8 +57,8 @@ impl Draws {
         }
     }
 
-    /// The destination within each cell, for the whole batch alike; `None` for the first, also where torch's draws are
-    /// asked for an odd number of rows, as in tomesd.
+    /// The destination within each cell; all images of the batch share them. `None` means the first token. As in
+    /// tomesd, that is also the case for torch's draws with an odd number of rows.
     pub(crate) fn offsets(&mut self, cells: &Cells, site: &Site<'_>) -> Option<Vec<u32>> {
         let odd = site.rows.len() % 2 == 1 && matches!(self, Self::Torch(_));
         (!odd).then(|| self.below(cells.cell_size(), cells.destinations(), site))
@@ -67,7 +67,7 @@ impl Draws {
     /// A permutation of `0..count` for one image.
     pub(crate) fn permutation(&mut self, count: usize, site: &Site<'_>, image: u64) -> Vec<u32> {
         let mut order: Vec<u32> = (0..count as u32).collect();
-        // Torch's `randperm` for fewer than some 200 million.
+        // Torch's `randperm` for fewer than about 200 million numbers.
         let mut shuffle = |next: &mut dyn FnMut() -> u32| {
             for at in 0..count.saturating_sub(1) {
                 order.swap(at, at + next() as usize % (count - at));
@@ -77,7 +77,7 @@ impl Draws {
             Self::Torch(torch) => shuffle(&mut || torch.words.next_u32()),
             Self::ChaCha(seed) => {
                 let mut words = ChaCha8Rng::from_seed(key(*seed, site));
-                // A stream an image; those of noise are one, two and three above.
+                // Each image has its own stream. The three streams after it are for noise.
                 words.set_stream(image << 2);
                 shuffle(&mut || words.next_u32());
             }
@@ -85,14 +85,14 @@ impl Draws {
         order
     }
 
-    /// `count` standard normal numbers for every row of the batch, row after row.
+    /// `count` standard normal numbers for each row of the batch, row after row.
     pub(crate) fn normals(&mut self, count: usize, site: &Site<'_>) -> Vec<f32> {
         match self {
             Self::Torch(torch) => torch.randn(site.rows.len() * count),
             Self::ChaCha(seed) => {
                 let of_row = |row: &Row| {
                     let mut words = ChaCha8Rng::from_seed(key(*seed, site));
-                    // A stream a row, so that a row's noise does not depend on its batch.
+                    // Each row has its own stream, so its noise does not depend on its batch.
                     words.set_stream((row.image << 2) + 1 + row.branch as u64);
                     let mut uniforms = || f64::from(words.next_u32()) / 4_294_967_296.0;
                     let pairs = (0..count.div_ceil(2)).flat_map(|_| box_muller(uniforms(), uniforms()));
@@ -105,14 +105,14 @@ impl Draws {
 }
 
 impl Torch {
-    /// `torch.randn(count)` in f32, to within rounding: torch's vector code has polynomials of its own.
+    /// `torch.randn(count)` in f32, within rounding. Torch's vector code uses its own polynomials.
     fn randn(&mut self, count: usize) -> Vec<f32> {
         if count < 16 {
             return (0..count).map(|_| self.one() as f32).collect();
         }
         let mut values: Vec<f32> = (0..count).map(|_| self.uniform()).collect();
         values.as_chunks_mut::<16>().0.iter_mut().for_each(sixteen);
-        // What is left over is not made normal: the last 16 are drawn afresh instead.
+        // Numbers beyond a multiple of 16 stay uniform at first. Torch then draws the last 16 afresh.
         if let (false, Some(last)) = (count.is_multiple_of(16), values.last_chunk_mut::<16>()) {
             last.fill_with(|| self.uniform());
             sixteen(last);
@@ -120,18 +120,18 @@ impl Torch {
         values
     }
 
-    /// 24 bits in `[0, 1)`.
+    /// A number in `[0, 1)` with 24 bits.
     fn uniform(&mut self) -> f32 {
         (self.words.next_u32() & 0x00ff_ffff) as f32 / (1 << 24) as f32
     }
 
-    /// 53 bits in `[0, 1)`, of two words, the high one first.
+    /// A number in `[0, 1)` with 53 bits, from two words. The high word comes first.
     fn uniform_f64(&mut self) -> f64 {
         let (high, low) = (u64::from(self.words.next_u32()), u64::from(self.words.next_u32()));
         ((high << 32 | low) & ((1 << 53) - 1)) as f64 / (1u64 << 53) as f64
     }
 
-    /// One normal number; those of a pair come one after the other.
+    /// One normal number. The two of a pair come one after the other.
     fn one(&mut self) -> f64 {
         if let Some(waiting) = self.waiting.take() {
             return waiting;
@@ -143,13 +143,13 @@ impl Torch {
     }
 }
 
-/// Two standard normal numbers from two uniform ones in `[0, 1)`: `√(−2 ln(1 − u)) (cos 2πv, sin 2πv)`.
+/// Makes two standard normal numbers of two uniform ones in `[0, 1)`: `√(−2 ln(1 − u)) (cos 2πv, sin 2πv)`.
 fn box_muller(u: f64, v: f64) -> [f64; 2] {
     let (radius, angle) = ((-2.0 * (-u).ln_1p()).sqrt(), std::f64::consts::TAU * v);
     [radius * angle.cos(), radius * angle.sin()]
 }
 
-/// 16 uniform numbers in place into 16 normal ones; number `j` pairs with `j + 8`.
+/// Turns 16 uniform numbers into 16 normal ones, in place. Number `j` pairs with `j + 8`.
 fn sixteen(block: &mut [f32; 16]) {
     let (first, second) = block.split_at_mut(8);
     for (a, b) in first.iter_mut().zip(second) {
@@ -157,7 +157,7 @@ fn sixteen(block: &mut [f32; 16]) {
     }
 }
 
-/// All that a draw depends on, as the generator's 32-byte key.
+/// Everything on which a draw depends, as the generator's 32-byte key.
 fn key(seed: u64, site: &Site<'_>) -> [u8; 32] {
     let [part, stage, index] = site.block.numbers();
     let mut key = *b"atedm token merging draws v1\0\0\0\0";

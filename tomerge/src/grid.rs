@@ -1,4 +1,4 @@
-//! The token grid in cells: which tokens are destinations, and which may be merged into them.
+//! The token grid in cells. It says which tokens are destinations, and which may be merged into them.
 
 use atedm_core::plugin::{Grid, Site};
 use atedm_core::{Error, Result};
@@ -35,7 +35,7 @@ impl Cells {
         self.grid.frames * rows * columns
     }
 
-    /// Tokens of one cell.
+    /// The number of tokens in one cell.
     pub(crate) fn cell_size(&self) -> usize {
         self.sx * self.sy
     }
@@ -43,10 +43,10 @@ impl Cells {
     /// That cells have a size, and more than one token.
     ///
     /// # Errors
-    /// [`Error::Config`] naming `sx` or `sy`.
+    /// [`Error::Config`] with field `sx` or `sy`.
     pub fn validate(&self) -> Result<()> {
         for (field, stride) in [("sx", self.sx), ("sy", self.sy)] {
-            // A cell is a part of a token grid, and those have some thousand tokens.
+            // A cell is a part of a token grid, and grids have some thousand tokens.
             if !(1..=1024).contains(&stride) {
                 return Err(Error::config(field, format!("expected 1 to 1024, got {stride}")));
             }
@@ -60,7 +60,7 @@ impl Cells {
         Ok(())
     }
 
-    /// The token (row-major) of the grid at `offset` (row-major) in `cell`.
+    /// The grid's token (row-major) at `offset` (row-major) in `cell`.
     fn token(&self, cell: usize, offset: usize) -> usize {
         let (rows, columns) = self.counts();
         let (frame, cell) = (cell / (rows * columns).max(1), cell % (rows * columns).max(1));
@@ -118,8 +118,8 @@ impl Split {
     }
 }
 
-/// Whether the stream holds exactly the block's grid and the protected tokens: else another method has shrunk it, and
-/// nobody knows which token is where.
+/// Whether the stream holds exactly the block's grid and the protected tokens. If not, another method has shrunk
+/// it, and the place of each token is unknown.
 pub(crate) fn is_whole(site: &Site<'_>) -> bool {
     let (start, end) = site.protected;
     site.tokens == site.grid.tokens() + end.saturating_sub(start) && start <= site.grid.tokens()

@@ -1,4 +1,4 @@
-//! Importance-based token merging (IBTM, arXiv 2411.16720): tokens on which guidance acts most are merged least.
+//! Importance-based token merging (IBTM, arXiv 2411.16720). Tokens on which guidance acts most are merged least.
 //!
 //! ```text
 //! importance h_i  mean over channels of |ε_cond − ε_uncond| at the step before, resized to the block's grid by area
@@ -8,19 +8,19 @@
 //! merged          every source below the pool's lowest h, then the most similar of the others: r in all
 //! ```
 //!
-//! What is left of the pool's sources stays alone. A destination and its sources become their mean. Until there is a
-//! prediction to learn from (the first `merge_from` steps) the authors' program picks destinations as ToMe does and prunes
-//! the sources (the destination alone goes on); so do we.
+//! The pool's remaining sources stay alone. A destination and its sources become their mean. Importance needs an
+//! earlier prediction, so it does not decide in the first `merge_from` steps. There the authors' program picks
+//! destinations as ToMe does and prunes the sources, so only the destination remains. We do the same.
 //!
-//! Read from the authors' program (`cvlab-stonybrook/importance-token-merge`, commit 4c2c319: `tomesd/merge.py`,
-//! `tomesd/patch.py`, `pipe_sd.py`, `demo_sd.py`). Where we differ:
+//! This follows the authors' program (`cvlab-stonybrook/importance-token-merge`, commit 4c2c319: `tomesd/merge.py`,
+//! `tomesd/patch.py`, `pipe_sd.py`, `demo_sd.py`). We differ in four points:
 //!
-//! 1. `levels` says where tokens are merged; theirs has tomesd's `max_downsample = 1`, which is no block of SD-XL.
-//! 2. Equal importance keeps the lower index first (theirs: no order), and destinations are listed in the order of the
-//!    stream (theirs: as drawn), which decides between equal similarities alone.
-//! 3. A ratio that leaves fewer tokens than there are destinations is lowered and said; theirs stops with an error.
-//! 4. Without guidance, or where the halves of an image are not in one batch, no token has importance. Every step is then
-//!    as the first ones; theirs stops with an error.
+//! 1. `levels` says where tokens are merged. The program uses tomesd's `max_downsample = 1`, which selects no block of SD-XL.
+//! 2. Among equal importances the lower index comes first (the program: no order). Destinations are listed in
+//!    stream order (the program: as drawn). This matters only between equal similarities.
+//! 3. A ratio that leaves fewer tokens than destinations is lowered, and the user is told. The program stops with an error.
+//! 4. Without guidance, or if the halves of an image are not in one batch, no token has importance. Every step then
+//!    runs like the first ones. The program stops with an error.
 
 use std::collections::BTreeMap;
 
@@ -36,42 +36,42 @@ use crate::matching::{Sides, match_tokens};
 use crate::merge::{MergeKernel, MergePlan, Merges};
 use crate::method_options::{BlockAtStep, MethodOptions};
 
-/// Added to the similarity of unimportant sources, so that they are merged before all others.
+/// Added to the similarity of unimportant sources, so that they are merged first.
 const BEFORE_ALL: f32 = 4.0;
 
-/// How destinations are chosen from the pool of important tokens.
+/// How to choose destinations from the pool of important tokens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum DstMode {
-    /// Drawn.
+    /// Draw them at random.
     #[default]
     Random,
-    /// The most important.
+    /// Take the most important tokens.
     TopK,
 }
 
-/// What IBTM can be told besides where and how much.
+/// The options of IBTM besides where and how much it merges.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct IbtmOptions {
-    /// The share of tokens that are destinations, above 0 and below 1 (the program's `kk`). Default 0.25.
+    /// The fraction of tokens that are destinations, above 0 and below 1 (the program's `kk`). Default 0.25.
     pub dst_share: f64,
-    /// The size of the pool of important tokens, as a multiple of the tokens that stay, at least 1 (the program's `pp`).
-    /// Default 1.4.
+    /// The size of the pool of important tokens, as a multiple of the number of tokens that stay (the program's `pp`). It
+    /// is at least 1. Default 1.4.
     pub pool_size: f64,
-    /// How destinations are chosen from the pool: `random` or `top_k`. Default `random`.
+    /// How to choose destinations from the pool: `random` or `top_k`. Default `random`.
     pub dst_mode: DstMode,
-    /// The first step, in the full schedule, at which importance decides; at least 1. Default 2.
+    /// The first step, in the full schedule, at which importance decides. At least 1. Default 2.
     pub merge_from: usize,
     /// Whether self-attention runs on merged tokens. Default true.
     pub merge_attn: bool,
-    /// Whether cross-attention does. Default false.
+    /// Whether cross-attention runs on merged tokens. Default false.
     pub merge_crossattn: bool,
-    /// Whether the feed-forward does. Default false.
+    /// Whether the feed-forward runs on merged tokens. Default false.
     pub merge_mlp: bool,
-    /// Which generator draws destinations: `torch` (`torch.randperm` after `torch.manual_seed(seed)`, one image after the
-    /// other) or `chacha`. Default `torch`.
+    /// The generator that draws destinations: `torch` (`torch.randperm` after `torch.manual_seed(seed)`, one image
+    /// after the other) or `chacha`. Default `torch`.
     pub rng: Generator,
 }
 
@@ -90,14 +90,14 @@ impl Default for IbtmOptions {
     }
 }
 
-/// What a ratio comes to on a grid.
+/// The counts that follow from a ratio on a grid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Counts {
-    /// Sources that are merged.
+    /// The number of sources that are merged.
     merged: usize,
-    /// Destinations.
+    /// The number of destinations.
     destinations: usize,
-    /// Important tokens.
+    /// The number of important tokens.
     pool: usize,
 }
 
@@ -106,13 +106,13 @@ impl IbtmOptions {
         [self.merge_attn, self.merge_crossattn, self.merge_mlp]
     }
 
-    /// ToMe's cells, for steps without importance.
+    /// ToMe's cells. Steps without importance use them.
     fn cells(grid: Grid) -> Cells {
         Cells { grid, sx: 2, sy: 2 }
     }
 
-    /// `None` where nothing is merged. The count of merged tokens is the same with and without importance, so that costs
-    /// are known before a run.
+    /// The counts for a ratio. `None` where nothing is merged. The number of merged tokens is the same with and
+    /// without importance, so costs are known before a run.
     fn counts(&self, ratio: f64, grid: Grid) -> Option<Counts> {
         let tokens = grid.tokens();
         let (destinations, cells) =
@@ -152,7 +152,7 @@ impl MethodOptions for IbtmOptions {
     }
 }
 
-/// How much guidance acts on each place of the latents, by rows.
+/// How much guidance acts on each place of the latents, row by row.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Importance {
     height: usize,
@@ -161,7 +161,7 @@ pub(crate) struct Importance {
 }
 
 impl Importance {
-    /// What it comes to on `grid`, frame after frame: the mean of all places that a token touches (torch's `area`).
+    /// The importance on `grid`, frame after frame: the mean over all places that a token touches (torch's `area`).
     fn on(&self, grid: Grid) -> Vec<f32> {
         let (rows, columns) = (spans(self.height, grid.height), spans(self.width, grid.width));
         let mut frame = Vec::with_capacity(grid.height * grid.width);
@@ -177,12 +177,12 @@ impl Importance {
     }
 }
 
-/// For each of `to` cells the places of `from` that it touches.
+/// For each of `to` cells: the places of `from` that it touches.
 fn spans(from: usize, to: usize) -> Vec<std::ops::Range<usize>> {
     (0..to).map(|i| i * from / to..((i + 1) * from).div_ceil(to)).collect()
 }
 
-/// The pool of one image and its lowest importance, by falling importance; the lower index first among equals.
+/// The pool of one image, by falling importance, and its lowest importance. Among equals the lower index comes first.
 fn pool(importance: &[f32], size: usize) -> (Vec<u32>, f32) {
     let mut order: Vec<u32> = (0..importance.len() as u32).collect();
     order.sort_by(|&i, &j| importance[j as usize].total_cmp(&importance[i as usize]));
@@ -191,17 +191,17 @@ fn pool(importance: &[f32], size: usize) -> (Vec<u32>, f32) {
     (order, lowest)
 }
 
-/// IBTM.
+/// The planner of IBTM.
 #[derive(Debug)]
 pub(crate) struct Ibtm {
     options: IbtmOptions,
     guidance: GuidanceMasks,
-    /// The draws of the pool, and those of ToMe's cells: the authors' program forks its generator for the latter.
+    /// The draws of the pool and of ToMe's cells. The authors' program forks its generator for the cells.
     pools: Draws,
     cells: Draws,
-    /// The rows of the step that runs.
+    /// The rows of the running step.
     rows: Vec<Row>,
-    /// By image, of the evaluation before.
+    /// The importance by image, from the previous evaluation.
     importance: BTreeMap<u64, Importance>,
 }
 
@@ -212,7 +212,7 @@ impl Ibtm {
         Self { options, guidance, pools: draws.clone(), cells: draws, rows, importance }
     }
 
-    /// The importance of every row's image; `None` where it does not decide at this step.
+    /// The importance of every row's image. `None` where importance does not decide at this step.
     fn known(&self, site: &Site<'_>) -> Option<Vec<&Importance>> {
         let deciding = |row: &Row| match (self.guidance, site.rows.first()) {
             (GuidanceMasks::First, Some(first)) => first.image,
@@ -224,7 +224,7 @@ impl Ibtm {
             .flatten()
     }
 
-    /// Without importance: ToMe's cells, whose sources are pruned.
+    /// The plan without importance: ToMe's cells, with pruned sources.
     fn by_cells<T: AttentionOps>(
         &mut self,
         site: &Site<'_>,
@@ -294,7 +294,7 @@ impl<T: AttentionOps> Planner<T> for Ibtm {
         self.rows = rows.to_vec();
     }
 
-    /// Learns what guidance did: `prediction` is `[rows, channels, height, width]`.
+    /// Learns how guidance acted. `prediction` is `[rows, channels, height, width]`.
     fn end_step(&mut self, prediction: &T) -> Result<()> {
         let [batch, channels, height, width] = dims(prediction, "importance of tokens")?;
         if batch != self.rows.len() {

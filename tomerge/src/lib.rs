@@ -5,10 +5,11 @@
 //! - [`MergeOutline`]: a method as a registry knows it; [`TokenPlan`]: token counts without a tensor.
 //! - [`around`]: what all methods share as [`TokenReducer`](atedm_core::plugin::TokenReducer)s; a [`Planner`] is the rest.
 //! - [`tome`]: ToMe. [`grid`], [`matching`] and [`merge`] are its steps.
-//! - [`mod@todo`]: ToDo; [`toma`]: ToMA; [`sito`]: SiTo; [`ibtm`]: IBTM; [`dito`]: DiTo. What their options come to are [`MethodOptions`].
-//! - [`reuse`]: plans that are used again over steps and layers.
+//! - [`mod@todo`]: ToDo; [`toma`]: ToMA; [`sito`]: SiTo; [`ibtm`]: IBTM; [`dito`]: DiTo. [`MethodOptions`] gives
+//!   the consequences of their options.
+//! - [`reuse`]: plans that serve several steps and layers.
 
-// A library has nothing to tell on streams: what happens is logged or returned.
+// A library writes to no stream. It logs or returns what happens.
 #![deny(clippy::print_stderr, clippy::print_stdout)]
 
 pub mod around;

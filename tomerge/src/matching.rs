@@ -1,4 +1,4 @@
-//! Bipartite soft matching: which source resembles which destination most (ToMe, arXiv 2303.17604).
+//! Bipartite soft matching finds the most similar destination for each source (ToMe, arXiv 2303.17604).
 //!
 //! ```text
 //! c_ij  = s_i·d_j / (|s_i| |d_j|)          source i, destination j
@@ -6,8 +6,8 @@
 //! m_i   = c_i,d(i)                         by which sources are chosen
 //! ```
 //!
-//! Dividing by `|s_i|` changes no argmax, so it is done to the maxima alone; and sources come in blocks, so that no
-//! matrix of all sources and destinations is ever stored.
+//! Division by `|s_i|` changes no argmax, so only the maxima are divided. Sources come in blocks. The matrix of all
+//! sources and destinations is therefore never stored.
 
 use atedm_core::backend::dims;
 use atedm_core::plugin::{GuidanceMasks, Row};
@@ -16,37 +16,37 @@ use serde::{Deserialize, Serialize};
 
 use crate::grid::Split;
 
-/// The length below which a token counts as zero: its similarity to everything is 0, not a NaN.
+/// A token shorter than this counts as zero. Its similarity to every token is 0 instead of NaN.
 pub(crate) const SHORTEST: f64 = 1e-12;
 
-/// The most entries of one block of similarities a batch row.
+/// The maximum number of entries in one block of similarities, for each batch row.
 const BLOCK: usize = 1 << 20;
 
-/// Whose number of similar tokens counts under a threshold, since all rows of a batch merge equally many.
+/// The row whose number of similar tokens counts under a threshold. All rows of a batch merge equally many tokens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum ThresholdCount {
-    /// The row's that has the most (CA-ToMe): the others merge tokens below the threshold, too.
+    /// The row with the most (CA-ToMe). The other rows then merge tokens below the threshold, too.
     #[default]
     Most,
-    /// The row's that has the fewest: no row merges what is less similar.
+    /// The row with the fewest. No row then merges tokens below the threshold.
     Fewest,
 }
 
-/// For every source its best destination.
+/// The best destination of every source.
 #[derive(Debug, Clone)]
 pub struct Matching<T: Tensor> {
-    /// The cosine similarity to it, `[b, sources]`, in the accumulator dtype.
+    /// The cosine similarity to the destination, `[b, sources]`, in the accumulator dtype.
     pub similarity: T,
-    /// Its number among the destinations, `[b, sources]`.
+    /// The destination's number among the destinations, `[b, sources]`.
     pub destination: T::Indices,
 }
 
 /// `|x|` over the channels of `[b, n, c]`, at least [`SHORTEST`], in the accumulator dtype: `[b, n, 1]`.
 ///
 /// # Errors
-/// As the backend's operations.
+/// Those of the backend's operations.
 pub(crate) fn lengths<T: Tensor>(x: &T) -> Result<T> {
     let wide = x.cast(x.dtype().accumulator())?;
     wide.mul(&wide)?.sum(2)?.sqrt()?.clamp_min(SHORTEST)
@@ -57,12 +57,12 @@ pub(crate) fn normalised<T: Tensor>(x: &T) -> Result<T> {
     x.cast(x.dtype().accumulator())?.div(&lengths(x)?)?.cast(x.dtype())
 }
 
-/// Tokens of one side and the other, `[b, sources]` and `[b, destinations]`: positions in the stream.
+/// The tokens of both sides, `[b, sources]` and `[b, destinations]`, as positions in the stream.
 #[derive(Debug, Clone)]
 pub struct Sides<T: Tensor> {
-    /// Tokens that look for a destination.
+    /// The tokens that need a destination.
     pub sources: T::Indices,
-    /// Tokens that may be found.
+    /// The tokens that can be chosen.
     pub destinations: T::Indices,
 }
 
@@ -70,18 +70,18 @@ impl<T: Tensor> Sides<T> {
     /// The same split for every row of a batch.
     ///
     /// # Errors
-    /// As the backend's index operations.
+    /// Those of the backend's index operations.
     pub fn of_split(split: &Split, batch: usize, device: &T::Device) -> Result<Self> {
         let at = |places: &[u32]| T::Indices::from_host(&vec![places.to_vec(); batch], device);
         Ok(Self { sources: at(&split.sources)?, destinations: at(&split.destinations)? })
     }
 }
 
-/// Matches sources to destinations by the cosine similarity of their rows of `metric` `[b, n, c]`. With `guidance`, the
-/// halves of an image share their similarities.
+/// Matches sources to destinations by the cosine similarity of their rows of `metric` `[b, n, c]`. `guidance` says
+/// whether the halves of an image share their similarities.
 ///
 /// # Errors
-/// [`atedm_core::Error::NotFinite`] when a token holds a NaN, [`atedm_core::Error::Shape`] when a side is empty.
+/// [`atedm_core::Error::NotFinite`] when a token holds a NaN. [`atedm_core::Error::Shape`] when a side is empty.
 pub(crate) fn match_tokens<T: AttentionOps>(
     metric: &T,
     sides: &Sides<T>,
@@ -102,7 +102,7 @@ pub(crate) fn match_tokens<T: AttentionOps>(
     for start in (0..count).step_by(length) {
         let length = length.min(count - start);
         let block = sources.narrow(1, start, length)?.permute(&[0, 2, 1])?;
-        // A column a source: the argmax over rows is what every backend has.
+        // Each source is a column, because every backend has the argmax over rows.
         let mut similarity = destinations.matmul(&block)?;
         if shared {
             let flat = similarity.reshape(&[batch, columns * length])?;
@@ -119,7 +119,8 @@ pub(crate) fn match_tokens<T: AttentionOps>(
 }
 
 impl<T: Tensor> Matching<T> {
-    /// The `merged` sources most similar to their destinations, and the rest; both ascending. Equals keep the lower.
+    /// The `merged` sources that are most similar to their destinations, and the rest. Both ascend. On ties the
+    /// lower index is merged.
     ///
     /// # Errors
     /// [`atedm_core::Error::Shape`] when `merged` is 0 or above the number of sources.
@@ -127,11 +128,11 @@ impl<T: Tensor> Matching<T> {
         self.similarity.split_top_k(merged)
     }
 
-    /// How many sources of every row are merged under `threshold`: as many as are at least that similar in the row that
-    /// `count` names. A threshold of 1 merges nothing, equal tokens neither.
+    /// The number of sources that every row merges under `threshold`. The row that `count` names decides: its
+    /// sources of at least this similarity are counted. A threshold of 1 merges nothing, not even equal tokens.
     ///
     /// # Errors
-    /// As the backend's operations.
+    /// Those of the backend's operations.
     pub(crate) fn at_least(&self, threshold: f64, count: ThresholdCount) -> Result<usize> {
         if threshold >= 1.0 {
             return Ok(0);

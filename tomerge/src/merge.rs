@@ -1,4 +1,4 @@
-//! The plan that merges tokens: some stay alone, some form groups of which one token each goes on.
+//! The plan that merges tokens. Some tokens stay alone. The others form groups, and each group becomes one token.
 
 use atedm_core::plugin::{Reduction, expect_tokens};
 use atedm_core::{Error, Indices, Result, Tensor};
@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::grid::Split;
 use crate::matching::lengths;
 
-/// What one token is made of several.
+/// How several tokens become one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
@@ -15,52 +15,52 @@ pub enum MergeKernel {
     /// Their mean (tomesd).
     #[default]
     Mean,
-    /// Their mean, made as long as the longest of them (MLERP; ToFu, arXiv 2312.01026): a mean of tokens that point
-    /// apart is shorter than any of them, and the layers behind do not expect that.
+    /// Their mean, scaled to the length of the longest (MLERP; ToFu, arXiv 2312.01026). A mean of tokens in
+    /// different directions is shorter than any of them, and later layers do not expect this.
     Mlerp,
-    /// The destination alone: the others are pruned.
+    /// The destination only. The other tokens are pruned.
     Prune,
 }
 
-/// Which tokens of every row are merged into which.
+/// For every row, the tokens that are merged, and their destinations.
 ///
-/// Reduced tokens come in the order (alone, groups). Shrinking gathers the members of the groups, sorted by group, and
-/// takes their means; restoring is one gather. No scatter, no atomics: the same result every time.
+/// Reduced tokens have the order (alone, groups). Shrinking gathers the members of the groups, sorted by group, and takes
+/// their means. Restoring is one gather. There is no scatter and no atomic operation, so the result is always the same.
 #[derive(Debug, Clone)]
 pub struct MergePlan<T: Tensor> {
     kernel: MergeKernel,
-    /// Tokens that stay alone, `[b, alone]`; none where all are in groups.
+    /// The tokens that stay alone, `[b, alone]`. `None` where all are in groups.
     alone: Option<T::Indices>,
-    /// The members of all groups, sorted by group, its destination first: `[b, members]`.
+    /// The members of all groups, `[b, members]`, sorted by group. Each destination comes first in its group.
     members: T::Indices,
     /// The group of every member, `[b, members]`, ascending.
     groups: T::Indices,
-    /// Destinations, `[b, groups]`.
+    /// The destinations, `[b, groups]`.
     destinations: T::Indices,
-    /// Where each group begins among the members, row by row.
+    /// The start of each group among the members, row by row.
     begins: Vec<Vec<u32>>,
-    /// For every token the reduced token whose value it takes back, `[b, tokens]`.
+    /// For every token: the reduced token whose value it takes when restored, `[b, tokens]`.
     source: T::Indices,
-    /// Protected and grid tokens together.
+    /// The number of protected and grid tokens together.
     tokens: usize,
 }
 
-/// Sources of a [`Split`] and where they go, for every row of a batch.
+/// The sources of a [`Split`] and their destinations, for every row of a batch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Merges {
-    /// Numbers of the sources that are merged, ascending; as many in every row.
+    /// The numbers of the merged sources, ascending. Every row has equally many.
     pub merged: Vec<Vec<u32>>,
-    /// For every source (merged or not) the number of its destination.
+    /// For every source, merged or not, the number of its destination.
     pub destination: Vec<Vec<u32>>,
 }
 
 impl<T: Tensor> MergePlan<T> {
-    /// The plan in which `merges` happen among the tokens of `split`, of a stream of `tokens`; tokens in neither side
-    /// of the split stay alone.
+    /// The plan that applies `merges` to the tokens of `split` in a stream of `tokens`. Tokens on neither side of
+    /// the split stay alone.
     ///
     /// # Errors
-    /// [`Error::Shape`] when a number is out of range, or rows merge different counts.
+    /// [`Error::Shape`] when a number is out of range or rows merge different counts.
     pub fn new(
         split: &Split,
         merges: &Merges,
@@ -71,7 +71,7 @@ impl<T: Tensor> MergePlan<T> {
         Self::of_rows(&vec![split.clone(); merges.merged.len()], merges, tokens, kernel, device)
     }
 
-    /// [`MergePlan::new`] with a split for every row of the batch; all have as many destinations.
+    /// [`MergePlan::new`] with one split for each row of the batch. All splits must have equally many destinations.
     ///
     /// # Errors
     /// As [`MergePlan::new`].
@@ -104,17 +104,17 @@ impl<T: Tensor> MergePlan<T> {
         })
     }
 
-    /// For each row the tokens that go on under their own position, ascending: those alone and the destinations.
+    /// For each row, ascending: the tokens that keep their own position, namely the tokens alone and the destinations.
     ///
     /// # Errors
-    /// As the backend's index operations.
+    /// Those of the backend's index operations.
     pub fn standing(&self) -> Result<Vec<Vec<u32>>> {
         let mut rows = self.order()?.to_host()?;
         rows.iter_mut().for_each(|row| row.sort_unstable());
         Ok(rows)
     }
 
-    /// The same in the order of the reduced tokens, `[b, kept]`.
+    /// The same tokens in the order of the reduced tokens, `[b, kept]`.
     fn order(&self) -> Result<T::Indices> {
         match &self.alone {
             Some(alone) => T::Indices::concat(&[alone, &self.destinations]),
@@ -148,7 +148,7 @@ impl<T: Tensor> MergePlan<T> {
     }
 }
 
-/// What is built row by row.
+/// The lists that are built row by row.
 #[derive(Default)]
 struct Rows {
     alone: Vec<Vec<u32>>,
@@ -219,7 +219,7 @@ impl<T: Tensor> Reduction<T> for MergePlan<T> {
         "merge plan"
     }
 
-    /// A group stands where its destination does.
+    /// A group has the position of its destination.
     fn positions(&self) -> Option<Result<T::Indices>> {
         Some(self.order())
     }

@@ -1,4 +1,4 @@
-//! Plans that are used again over steps and layers.
+//! Plans that serve several steps and layers.
 
 use std::collections::BTreeMap;
 
@@ -6,15 +6,15 @@ use atedm_core::plugin::{BlockId, Reduction, Row, Site};
 use atedm_core::{Error, Result, Tensor};
 use serde::{Deserialize, Serialize};
 
-/// How long a plan is used again (CA-ToMe, arXiv 2501.00946; ToMA).
+/// How long a plan is reused (CA-ToMe, arXiv 2501.00946; ToMA).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Reuse {
-    /// A plan is made anew at every so many-th step: 1 is every step. Default 1.
+    /// A new plan is made every `steps` steps. 1 means at every step. Default 1.
     pub steps: usize,
-    /// Instead: the steps, in the full schedule, at which plans are made anew. Default: none.
+    /// Alternative to `steps`: the steps, in the full schedule, at which new plans are made. Default: none.
     pub at: Option<Vec<usize>>,
-    /// Layers of a block that share a plan: 1 is none. Default 1.
+    /// The number of layers of a block that share a plan. 1 means no sharing. Default 1.
     pub layers: usize,
 }
 
@@ -25,10 +25,10 @@ impl Default for Reuse {
 }
 
 impl Reuse {
-    /// That every value is in range.
+    /// Checks that every value is in range.
     ///
     /// # Errors
-    /// [`Error::Config`] naming the field and what was expected.
+    /// [`Error::Config`] with the field and the expected value.
     pub fn validate(&self) -> Result<()> {
         for (field, every) in [("reuse.steps", self.steps), ("reuse.layers", self.layers)] {
             if every == 0 {
@@ -41,7 +41,7 @@ impl Reuse {
         Ok(())
     }
 
-    /// Whether plans of `step` are made anew, whatever there is.
+    /// Whether step `step` makes new plans, even if earlier plans exist.
     pub(crate) fn is_fresh(&self, step: usize) -> bool {
         match &self.at {
             Some(steps) => steps.contains(&step),
@@ -49,13 +49,13 @@ impl Reuse {
         }
     }
 
-    /// Whether nothing is ever used again.
+    /// Whether no plan is ever reused.
     pub(crate) fn is_off(&self) -> bool {
         self.steps == 1 && self.at.is_none() && self.layers == 1
     }
 }
 
-/// A plan and what it was made for.
+/// A plan, and the conditions for which it was made.
 struct Stored<T: Tensor> {
     evaluation: usize,
     tokens: usize,
@@ -63,8 +63,7 @@ struct Stored<T: Tensor> {
     plan: Option<Box<dyn Reduction<T>>>,
 }
 
-/// Plans by block, group of layers, and the rows of the batch: images that are evaluated one after the other have plans
-/// of their own.
+/// Plans by block, group of layers, and rows of the batch. Images that are evaluated one after the other have separate plans.
 pub(crate) struct PlanStore<T: Tensor> {
     reuse: Reuse,
     plans: BTreeMap<(BlockId, usize, Vec<Row>), Stored<T>>,
@@ -79,8 +78,8 @@ impl<T: Tensor> PlanStore<T> {
         self.plans.clear();
     }
 
-    /// The plan for `site` at `ratio`: one made before, or else what `make` gives. A plan for other tokens, rows or
-    /// another ratio is never used again.
+    /// The plan for `site` at `ratio`. It is an earlier plan if one fits, or else the result of `make`. A plan for
+    /// other tokens, other rows or another ratio does not fit.
     pub(crate) fn plan(
         &mut self,
         site: &Site<'_>,

@@ -1,4 +1,5 @@
-//! Similarity-based token pruning (SiTo, AAAI 2025): keep what resembles most others, copy back from what resembles most.
+//! Similarity-based token pruning (SiTo, AAAI 2025). It keeps the tokens that resemble most others. A pruned token
+//! copies the output of the kept token that it resembles most.
 //!
 //! ```text
 //! b_i    = β Σ_j c_ij + α n_i                  c: cosine similarity, n: standard normal noise
@@ -7,10 +8,10 @@
 //! back   : each pruned token takes the output of the kept token most similar to it, base or not
 //! ```
 //!
-//! The sum over `j` is one product with the sum of all directions, `x̂_i · Σ_j x̂_j`, so that no N×N matrix is needed.
-//! As in its authors' program every row of the batch has noise of its own; one draw for all rows is an option
-//! (`noise = "shared"`). Theirs compares in f16, whatever the model's dtype; we compare in the model's, in which rounding
-//! decides less.
+//! The sum over `j` is one product with the sum of all directions, `x̂_i · Σ_j x̂_j`. It needs no N×N matrix. As in
+//! the authors' program, every row of the batch has its own noise. The option `noise = "shared"` uses one draw for
+//! all rows. The authors' program compares in f16, whatever the model's dtype. We compare in the model's dtype,
+//! where rounding matters less.
 
 use atedm_core::backend::dims;
 use atedm_core::plugin::{Grid, GuidanceMasks, IndexPlan, Reduction, Run, Scope, Site, Sublayer};
@@ -24,47 +25,47 @@ use crate::matching::{Sides, ThresholdCount, match_tokens, normalised};
 use crate::method_options::{BlockAtStep, MethodOptions};
 use crate::reuse::Reuse;
 
-/// Whose noise decides between tokens of a cell.
+/// The noise that decides between tokens of a cell.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Noise {
-    /// Every row of the batch has its own (the authors' program).
+    /// Every row of the batch has its own noise (the authors' program).
     #[default]
     PerRow,
-    /// One draw serves all rows, so that the halves of guidance differ in their similarities alone.
+    /// One draw serves all rows. The halves of guidance then differ only in their similarities.
     Shared,
 }
 
-/// What SiTo can be told besides where and how much.
+/// The options of SiTo besides where and how much it prunes.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct SitoOptions {
-    /// Columns of a cell, of which one token is a base. Default 2.
+    /// The columns of a cell. One token of each cell is a base. Default 2.
     pub sx: usize,
-    /// Rows of a cell. Default 2.
+    /// The rows of a cell. Default 2.
     pub sy: usize,
-    /// α, the weight of noise in the choice of bases; 0 makes it deterministic. Default 0.1.
+    /// α, the weight of noise in the choice of bases. 0 makes the choice deterministic. Default 0.1.
     pub noise_alpha: f64,
-    /// β, the weight of similarity in it. Default 1.
+    /// β, the weight of similarity in the choice of bases. Default 1.
     pub sim_beta: f64,
-    /// Whose noise it is: `per_row` or `shared`. Default `per_row`.
+    /// The kind of noise: `per_row` or `shared`. Default `per_row`.
     pub noise: Noise,
     /// Whether self-attention runs on the kept tokens. Default true.
     pub merge_attn: bool,
-    /// Whether cross-attention does. Default false.
+    /// Whether cross-attention runs on the kept tokens. Default false.
     pub merge_crossattn: bool,
-    /// Whether the feed-forward does. Default false.
+    /// Whether the feed-forward runs on the kept tokens. Default false.
     pub merge_mlp: bool,
-    /// Which generator draws the noise: `torch` (as the authors' program in f32 after `torch.manual_seed(seed)`) or
-    /// `chacha`. Default `torch`.
+    /// The generator that draws the noise: `torch` (as the authors' program in f32 after `torch.manual_seed(seed)`)
+    /// or `chacha`. Default `torch`.
     pub rng: Generator,
-    /// Instead of a ratio: tokens are pruned that are at least this similar to a base, in `[-1, 1]`; 1 prunes nothing.
-    /// Default: none.
+    /// Alternative to a ratio: prune the tokens whose similarity to a base is at least this, in `[-1, 1]`. 1 prunes
+    /// nothing. Default: none.
     pub threshold: Option<f64>,
-    /// Whose number of such tokens all rows of the batch prune: `most` or `fewest` have. Default `most`.
+    /// The row whose number of such tokens all rows prune: the one with the `most` or the `fewest`. Default `most`.
     pub threshold_count: ThresholdCount,
-    /// How long a plan is used again. Default: not at all.
+    /// How long a plan is reused. Default: not at all.
     pub reuse: Reuse,
 }
 
@@ -97,7 +98,7 @@ impl SitoOptions {
         Cells { grid, sx: self.sx, sy: self.sy }
     }
 
-    /// How many tokens of `grid` are pruned.
+    /// The number of tokens of `grid` that are pruned.
     fn pruned(&self, ratio: f64, grid: Grid) -> usize {
         let bases = self.cells(grid).destinations();
         let wanted = (ratio * grid.tokens() as f64).floor() as usize;
@@ -139,7 +140,7 @@ impl MethodOptions for SitoOptions {
     }
 }
 
-/// SiTo.
+/// The planner of SiTo.
 #[derive(Debug)]
 pub(crate) struct Sito {
     options: SitoOptions,
@@ -172,7 +173,7 @@ impl Sito {
     }
 }
 
-/// The place as its first row alone has it.
+/// The same place for a batch of only its first row.
 fn first_row<'a>(site: &Site<'a>) -> Site<'a> {
     Site { rows: site.rows.get(..1).unwrap_or_default(), ..*site }
 }
@@ -224,7 +225,7 @@ impl<T: AttentionOps> Planner<T> for Sito {
         let gone = sides.sources.gather(&matching.choose(pruned)?.kept)?;
         let kept = gone.complement(site.tokens)?;
         let partition = Partition::<T> { kept: kept.clone(), pruned: gone.clone() };
-        // Protected tokens are kept and may be copied from, like any other.
+        // Protected tokens are kept. Like other kept tokens, they may be copied.
         let back = Sides::<T> { sources: gone, destinations: kept };
         let donors = match_tokens(metric, &back, self.guidance, site.rows)?.destination;
         Ok(Some(Box::new(IndexPlan::new(&partition, &donors)?)))

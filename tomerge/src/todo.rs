@@ -1,15 +1,15 @@
-//! Token Downsampling (ToDo, arXiv 2402.13573): self-attention's keys and values come from a coarser token grid.
+//! Token Downsampling (ToDo, arXiv 2402.13573). The keys and values of self-attention come from a coarser token grid.
 //!
 //! ```text
 //! x + attn(queries: norm(x), keys and values: downsample(norm(x)))
 //! ```
 //!
-//! Neighbours are alike at high resolution, so one of each `f x f` cell is enough to attend to. Queries stay whole:
-//! nothing is restored, nothing is compared, and fused attention stays as it is. The projections of keys and values see
-//! fewer tokens, too.
+//! At high resolution neighbours are alike, so attention needs only one token of each `f x f` cell. Queries stay
+//! whole. Nothing is restored or compared, and fused attention stays unchanged. The projections of keys and values
+//! also see fewer tokens.
 //!
-//! Late in a run details count. So the authors' program has a second method by time step: once `t / 1000` is no more than
-//! `timestep_threshold_switch`, keys and values are merged by similarity, as [ToMe](crate::tome) merges, instead.
+//! Late in a run details matter. The authors' program therefore has a second method by time step. Once `t / 1000`
+//! is at most `timestep_threshold_switch`, it merges keys and values by similarity, as [ToMe](crate::tome) does.
 
 use atedm_core::plugin::{
     Grid, GuidanceMasks, IndexPlan, Reduction, Run, Scope, Site, Sublayer, check_ratio,
@@ -22,63 +22,63 @@ use crate::draws::Generator;
 use crate::method_options::{BlockAtStep, MethodOptions};
 use crate::tome::{Tome, TomeOptions};
 
-/// Which token stands for a cell.
+/// The token that represents a cell.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum DownsampleMethod {
-    /// The one at the cell's middle: `floor((i + 1/2) · in / out)`, as torch's `nearest-exact`.
+    /// The token at the cell's middle: `floor((i + 1/2) · in / out)`, as in torch's `nearest-exact`.
     #[default]
     NearestExact,
-    /// The first: `floor(i · in / out)`, as torch's `nearest`.
+    /// The first token: `floor(i · in / out)`, as in torch's `nearest`.
     Nearest,
 }
 
-/// How keys and values become fewer.
+/// How to reduce keys and values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum TodoMethod {
-    /// They stay.
+    /// Keep them all.
     None,
-    /// They are merged by similarity.
+    /// Merge them by similarity.
     Similarity,
-    /// They come from a coarser grid.
+    /// Take them from a coarser grid.
     Downsample,
 }
 
-/// What ToDo can be told besides where and when. Names and defaults are those of its authors' program.
+/// The options of ToDo besides where and when it works. Names and defaults are those of its authors' program.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct TodoOptions {
-    /// The factor, in each direction, at the full latent size (level 0); 1 is none. Default 2.
+    /// The factor in each direction at the full latent size (level 0). 1 keeps the grid. Default 2.
     pub downsample_factor: usize,
-    /// The factor at half of it (level 1): the finest at which SD-XL has attention. Default 1.
+    /// The factor at half the latent size (level 1), the finest at which SD-XL has attention. Default 1.
     pub downsample_factor_level_2: usize,
-    /// The factor at a quarter of it (level 2). Default 1.
+    /// The factor at a quarter of the latent size (level 2). Default 1.
     pub downsample_factor_level_3: usize,
     /// `nearest-exact` or `nearest`. Default `nearest-exact`.
     pub downsample_method: DownsampleMethod,
-    /// What is done while `t / 1000`, t being the time step, is above `timestep_threshold_switch`: `downsample`,
+    /// The method while `t / 1000` is above `timestep_threshold_switch`, where t is the time step: `downsample`,
     /// `similarity` or `none`. Default `downsample`.
     pub merge_method: TodoMethod,
-    /// What is done from there on. Default `similarity`.
+    /// The method from there on. Default `similarity`.
     pub secondary_merge_method: TodoMethod,
-    /// The `t / 1000` at which the second method takes over, in `[0, 1]`. Default 0.2.
+    /// The second method takes over at this `t / 1000`, in `[0, 1]`. Default 0.2.
     pub timestep_threshold_switch: f64,
-    /// The `t / 1000` at which keys and values stay whole again, in `[0, 1]`; at 0 only the time step 0 does. Default 0.
+    /// From this `t / 1000` on keys and values stay whole, in `[0, 1]`. With 0 they do so only at time step 0. Default 0.
     pub timestep_threshold_stop: f64,
-    /// The fraction of keys and values that `similarity` removes at level 1, in `[0, 1)`. (At level 0 it is `ratio`, at
-    /// others nothing.) Default 0.5.
+    /// The fraction of keys and values that `similarity` removes at level 1, in `[0, 1)`. (At level 0 it is
+    /// `ratio`. At other levels nothing is removed.) Default 0.5.
     pub ratio_level_2: f64,
-    /// Columns of a cell, of which one token is a destination of `similarity`. Default 2.
+    /// The columns of a cell. One token of each cell is a destination of `similarity`. Default 2.
     pub sx: usize,
-    /// Rows of a cell. Default 2.
+    /// The rows of a cell. Default 2.
     pub sy: usize,
-    /// Whether `similarity` draws the destination within each cell; else it is the first. With `rng = "torch"` a batch
-    /// of an odd number of rows draws none. Default true.
+    /// Whether `similarity` draws the destination within each cell. If not, it is the first token. With
+    /// `rng = "torch"` a batch with an odd number of rows draws none. Default true.
     pub use_rand: bool,
-    /// Which generator draws: `torch` or `chacha`. Default `torch`.
+    /// The generator that draws: `torch` or `chacha`. Default `torch`.
     pub rng: Generator,
 }
 
@@ -103,14 +103,14 @@ impl Default for TodoOptions {
 }
 
 impl TodoOptions {
-    /// The factor at `level`; 1 below the three that have one.
+    /// The factor at `level`. Levels deeper than the first three have factor 1.
     pub fn factor(&self, level: usize) -> usize {
         let factors =
             [self.downsample_factor, self.downsample_factor_level_2, self.downsample_factor_level_3];
         factors.get(level).copied().unwrap_or(1)
     }
 
-    /// What is done at this time step.
+    /// The method at this time step.
     pub fn method(&self, timestep: f64) -> TodoMethod {
         let share = timestep / 1000.0;
         if share <= self.timestep_threshold_stop {
@@ -122,25 +122,25 @@ impl TodoOptions {
         }
     }
 
-    /// The fraction that similarity removes at `level`, where `ratio` is that of level 0.
+    /// The fraction that similarity removes at `level`. `ratio` is the fraction of level 0.
     fn similar(&self, ratio: f64, level: usize) -> f64 {
         [ratio, self.ratio_level_2].get(level).copied().unwrap_or(0.0)
     }
 
-    /// Merging by similarity, as ToMe's options.
+    /// The options of ToMe for merging by similarity.
     fn similarity(&self) -> TomeOptions {
         let Self { sx, sy, use_rand, rng, .. } = *self;
         TomeOptions { max_downsample: 8, sx, sy, use_rand, rng, ..TomeOptions::default() }
     }
 
-    /// The coarser grid at `level`, if it is one.
+    /// The coarser grid at `level`, if the factor makes one.
     pub(crate) fn coarse(&self, level: usize, grid: Grid) -> Option<Grid> {
         let factor = self.factor(level).max(1);
         let coarse = Grid::of_frames(grid.frames, grid.height / factor, grid.width / factor);
         (coarse.tokens() > 0 && coarse.tokens() < grid.tokens()).then_some(coarse)
     }
 
-    /// For every place of a side of `coarse` tokens its place among `fine`.
+    /// For every place on a side of `coarse` tokens: its place on the side of `fine` tokens.
     fn places(&self, fine: usize, coarse: usize) -> Vec<usize> {
         let place = |i: usize| match self.downsample_method {
             DownsampleMethod::NearestExact => (2 * i + 1) * fine / (2 * coarse),
@@ -198,7 +198,7 @@ impl MethodOptions for TodoOptions {
     }
 }
 
-/// ToDo.
+/// The planner of ToDo.
 #[derive(Debug)]
 pub(crate) struct Todo {
     options: TodoOptions,
@@ -232,7 +232,7 @@ impl Todo {
             kept.extend(rows.iter().flat_map(|&y| columns.iter().map(move |&x| place(frame, y * width + x))));
         }
         kept.sort_unstable();
-        // Keys and values are not restored; were they, each token would take its cell's.
+        // Keys and values are not restored. If they were, each token would take the value of its cell.
         let nearest = |frame: usize, y: usize, x: usize| {
             let (row, column) = (y * coarse.height / height, x * coarse.width / width);
             place(frame, rows[row] * width + columns[column])
@@ -253,7 +253,7 @@ impl Todo {
 }
 
 impl<T: AttentionOps> Planner<T> for Todo {
-    /// Keys and values are compared as their projections get them.
+    /// The method compares keys and values as their projections get them.
     fn moment(&self) -> Moment {
         Moment::Normalised
     }

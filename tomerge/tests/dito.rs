@@ -1,13 +1,13 @@
-//! DiTo against plain loops.
+//! Compares DiTo with plain loops.
 
-// helpers outside `#[test]` functions are tests, too
+// helpers outside `#[test]` functions belong to the tests, too
 #![allow(clippy::unwrap_used)]
 
 mod common;
 
 use std::collections::BTreeMap;
 
-use atedm_core::plugin::{Event, Grid, Row, Scope, Site, Sublayer};
+use atedm_core::plugin::{Event, Grid, Reductions, Row, Scope, Site, Sublayer};
 use atedm_core::reference::NdTensor;
 use atedm_core::{DType, Indices};
 use common::*;
@@ -19,7 +19,7 @@ fn dito(more: Value) -> Method {
     build("dito", options).unwrap()
 }
 
-/// Tells of a sublayer that gave `output`, and what was answered before it, which got `input`.
+/// Reports a sublayer that got `input` and gave `output`. It returns the answer before the sublayer.
 fn runs(
     method: &mut Method,
     place: &Site<'_>,
@@ -27,12 +27,14 @@ fn runs(
     [input, output]: [&NdTensor; 2],
 ) -> Option<Around> {
     let answer = before(method, place, sub, input).unwrap();
-    method.on_event(place, Event::After { sub, hidden: output, output }).unwrap();
+    method
+        .on_event(place, Event::After { sub, hidden: output, output, reductions: Reductions::none() })
+        .unwrap();
     answer
 }
 
-/// For each token the lowest whose value it shares: ToMe's rule on what is `compared`, where a token merged at a share
-/// `merged[i]` of earlier matchings loses `penalty` times that.
+/// For each token: the lowest token whose value it shares. It applies ToMe's rule to `compared`. A token merged in
+/// a share `merged[i]` of earlier matchings loses `penalty` times that share.
 fn naive(compared: &[Vec<f64>], grid: Grid, r: usize, penalty: f64, merged: &[f64]) -> Vec<usize> {
     let is_destination = |i: usize| {
         let (y, x) = (i / grid.width, i % grid.width);
@@ -121,7 +123,7 @@ fn tokens_that_were_merged_often_are_merged_less() {
             times.iter().max().unwrap() - times.iter().filter(|t| **t > 0).min().unwrap()
         };
         if penalty == 5.0 {
-            // 27 sources, 14 of them merged each time: no one is merged three times before all were merged once
+            // 27 sources, 14 of them merged each time: no source is merged three times before all were merged once
             assert!(times.iter().all(|times| spread(times) <= 2), "{times:?}");
         }
     }

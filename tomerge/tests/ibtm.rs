@@ -1,6 +1,6 @@
-//! IBTM against plain loops, and against what its authors' program gives.
+//! Compares IBTM with plain loops and with results of its authors' program.
 
-// helpers outside `#[test]` functions are tests, too
+// helpers outside `#[test]` functions belong to the tests, too
 #![allow(clippy::unwrap_used)]
 
 mod common;
@@ -19,7 +19,7 @@ const ROWS: [Row; 4] = [
     Row { image: 1, branch: Branch::Cond },
 ];
 
-/// The method after its first two steps, the second of which ended with `prediction`.
+/// The method after its first two steps. The second step ended with `prediction`.
 fn after_two_steps(options: Value, rows: &[Row], prediction: &NdTensor, seed: u64) -> Method {
     let mut method = build("ibtm", options).unwrap();
     begin(&mut method, rows, seed).unwrap();
@@ -31,7 +31,7 @@ fn after_two_steps(options: Value, rows: &[Row], prediction: &NdTensor, seed: u6
     method
 }
 
-/// For each token the lowest that shares its value, in plain loops; `destinations` are given.
+/// For each token: the lowest token that shares its value, in plain loops with given `destinations`.
 fn naive(rows: &[Vec<f64>], heat: &[f64], destinations: &[usize], pool: usize, r: usize) -> Vec<usize> {
     let mut sorted = heat.to_vec();
     sorted.sort_by(|a, b| b.total_cmp(a));
@@ -47,7 +47,7 @@ fn naive(rows: &[Vec<f64>], heat: &[f64], destinations: &[usize], pool: usize, r
         }
         sources.push((heat[source] >= least, best.0, source, best.1));
     }
-    // unimportant ones first, then by similarity
+    // unimportant sources first, then by similarity
     sources.sort_by(|a, b| a.0.cmp(&b.0).then(b.1.total_cmp(&a.1)));
     let mut into: Vec<usize> = (0..rows.len()).collect();
     for &(.., source, destination) in sources.iter().take(r) {
@@ -56,7 +56,7 @@ fn naive(rows: &[Vec<f64>], heat: &[f64], destinations: &[usize], pool: usize, r
     lowest(&into)
 }
 
-/// The mean over channels of the difference of two rows, and the mean over each token's places.
+/// The mean over channels of the difference of two rows, then the mean over each token's places.
 fn heat(prediction: &NdTensor, [cond, uncond]: [usize; 2], grid: Grid) -> Vec<f64> {
     let [_, channels, height, width] = <[usize; 4]>::try_from(prediction.shape()).unwrap();
     let values: Vec<f64> = prediction.to_f32().unwrap().into_iter().map(f64::from).collect();
@@ -106,7 +106,7 @@ fn unimportant_tokens_are_merged_first() {
                 let expected = naive(&rows_of(&hidden, row), &heat, &order[..destinations], pool, r);
                 assert_eq!(labels(by.as_ref(), 4, row), expected, "{grid:?} {ratio} row {row}");
             }
-            // both halves of an image are merged into the same tokens, and a group is its members' mean
+            // both halves of an image are merged into the same tokens, and a group becomes its members' mean
             let small = rows_of(&by.shrink(&hidden).unwrap(), 3);
             let whole = rows_of(&by.restore(&by.shrink(&hidden).unwrap()).unwrap(), 3);
             let (full, of) = (rows_of(&hidden, 3), labels(by.as_ref(), 4, 3));
@@ -122,8 +122,8 @@ fn unimportant_tokens_are_merged_first() {
     }
 }
 
-/// What `matching_by_heat_map` of the authors' program (commit 4c2c319) gives in f64 with torch 2.11, after
-/// `torch.manual_seed(11)`, for the same numbers in three layers one after the other.
+/// The results of `matching_by_heat_map` of the authors' program (commit 4c2c319) in f64 with torch 2.11, after
+/// `torch.manual_seed(11)`, for the same numbers in three consecutive layers.
 #[test]
 fn groups_are_those_of_the_authors_program() {
     const LAYERS: [(f64, u64, [[usize; 24]; 4]); 3] = [
@@ -160,7 +160,7 @@ fn groups_are_those_of_the_authors_program() {
     ];
     let grid = Grid::new(4, 6);
     let prediction = tokens([4, 3, 96], 90, DType::F64).reshape(&[4, 3, 8, 12]).unwrap();
-    // a schedule gives the third layer, in a block of its own, another ratio
+    // a schedule gives the third layer, in its own block, another ratio
     let table = json!({"entries": [{"blocks": ["mid.1"], "ratio": 0.7}]});
     let options = json!({"ratio": 0.5, "schedule": "table", "table": table});
     let mut method = after_two_steps(options, &ROWS, &prediction, 11);
@@ -190,7 +190,7 @@ fn without_importance_sources_of_cells_are_pruned() {
         assert_eq!(by.kept(), 12);
         let full = rows_of(&hidden, 0);
         let small = rows_of(&by.shrink(&hidden).unwrap(), 0);
-        // pruned: every token that goes on is one of the stream's
+        // pruned: every remaining token is one of the stream's tokens
         assert_eq!(small.iter().all(|token| full.contains(token)), !important, "{rows:?} step {step}");
         if !important {
             let standing = &by.positions().unwrap().unwrap().to_host().unwrap()[0];

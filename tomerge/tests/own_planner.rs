@@ -1,6 +1,6 @@
-//! A stranger's method of merging, as the guide shows it.
+//! A user's own method of merging, as the guide shows it.
 
-// Helpers outside `#[test]` functions are tests, too.
+// Helpers outside `#[test]` functions belong to the tests, too.
 #![allow(clippy::unwrap_used)]
 
 // ANCHOR: planner
@@ -79,6 +79,6 @@ fn the_guides_planner_halves_self_attention() {
     let x = pass.attention(Sublayer::SelfAttention, x, |x| Ok(x.clone()), sum).unwrap();
     let x = pass.exit(x).unwrap();
     assert_eq!(seen, 3);
-    // every token plus the even one at or before it
+    // every token, plus the even token at or before it
     assert_eq!(x.to_f32().unwrap(), [0., 2., 2., 4., 8., 10., 10., 12., 16., 18.]);
 }

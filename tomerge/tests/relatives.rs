@@ -1,6 +1,6 @@
-//! ToMA and SiTo against the same in plain loops.
+//! Compares ToMA and SiTo with the same methods in plain loops.
 
-// helpers outside `#[test]` functions are tests, too
+// helpers outside `#[test]` functions belong to the tests, too
 #![allow(clippy::unwrap_used)]
 
 mod common;
@@ -18,7 +18,7 @@ fn naive_destinations(tile: &[Vec<f64>], kept: usize) -> Vec<usize> {
         let near = |i: usize| chosen.iter().map(|&d| cosine(&tile[d], &tile[i])).fold(-1.0, f64::max);
         let gain = |j: usize| (0..n).map(|i| (cosine(&tile[j], &tile[i]) - near(i)).max(0.0)).sum::<f64>();
         let most = (0..n).filter(|j| !chosen.contains(j)).map(gain).fold(-1.0, f64::max);
-        // two that only gain from each other gain the same: the lower is taken
+        // two tokens that gain only from each other have equal gains, and the lower one is taken
         let best = (0..n).find(|j| !chosen.contains(j) && gain(*j) >= most - 1e-7);
         chosen.push(best.unwrap());
     }
@@ -40,7 +40,7 @@ fn naive_shares(tile: &[Vec<f64>], chosen: &[usize], scale: f64) -> Vec<Vec<f64>
 
 #[test]
 fn toma_merges_and_unmerges_by_products() {
-    // the authors' program: what a tile keeps is of all that stay, and the first row chooses for the batch
+    // the authors' program: a tile keeps its part of all tokens that stay, and the first row chooses for the batch
     for (height, width, num_tiles, tile_grid, ratio, kept, guidance) in [
         (4, 6, 4, (2, 3), 0.5, 3, "per_row"),
         (4, 6, 1, (4, 6), 0.5, 12, "per_row"),
@@ -93,7 +93,7 @@ fn toma_merges_and_unmerges_by_products() {
                     })
                     .collect();
                 for (row, expected) in rows_of(&small, b)[tile * kept..].iter().zip(&merged) {
-                    // destinations are chosen in f32, weights are not
+                    // destinations are chosen in f32, but weights are not
                     near(row, expected, true);
                 }
                 let restored = rows_of(&whole, b);
@@ -143,7 +143,7 @@ fn toma_uses_plans_again() {
     assert_ne!(standing(5, 0, 6), first, "then they are made anew");
 }
 
-/// SiTo in plain loops, without noise: for each token the one whose output it takes.
+/// SiTo in plain loops, without noise. For each token: the token whose output it takes.
 fn naive_sito(rows: &[Vec<f64>], grid: Grid, r: usize) -> Vec<usize> {
     let n = rows.len();
     let score = |i: usize| (0..n).map(|j| cosine(&rows[i], &rows[j])).sum::<f64>();
@@ -206,7 +206,7 @@ fn sito_draws_its_noise_from_the_seed() {
     assert_eq!(kept(1, 0.0), kept(2, 0.0));
 }
 
-/// `torch.manual_seed(7); torch.randn(2, 16)` of torch 2.11: with noise alone a base is its cell's highest.
+/// `torch.manual_seed(7); torch.randn(2, 16)` of torch 2.11. With noise alone a base is the highest of its cell.
 #[test]
 fn sito_has_noise_of_its_own_for_every_row() {
     const NOISE: [[f64; 16]; 2] = [
@@ -232,7 +232,7 @@ fn sito_has_noise_of_its_own_for_every_row() {
     };
     assert_ne!(bases(&NOISE[0]), bases(&NOISE[1]));
     for (noise, of) in [("per_row", [0, 1]), ("shared", [0, 0])] {
-        // all but the bases go
+        // all tokens except the bases are pruned
         let options = json!({"ratio": 0.75, "noise_alpha": 1.0, "sim_beta": 0.0, "noise": noise});
         let mut sito = build("sito", options).unwrap();
         begin(&mut sito, &rows, 7).unwrap();

@@ -1,6 +1,6 @@
-//! What all methods here share: names, options, schedules, levels, counts, observers, plans used again.
+//! Tests of all methods of this crate: names, options, schedules, levels, counts, observers, reused plans.
 
-// helpers outside `#[test]` functions are tests, too
+// helpers outside `#[test]` functions belong to the tests, too
 #![allow(clippy::unwrap_used)]
 
 mod common;
@@ -35,7 +35,7 @@ fn every_preset_is_a_method_and_survives_being_written() {
         let config = MergeConfig::preset(name).unwrap();
         config.validate().unwrap();
         assert_eq!(MergeConfig::from_options(name, &Map::new()).unwrap(), config, "{name}");
-        // written out, every option of it can be laid over any preset of the same method
+        // in full, every option can be laid over any preset of the same method
         let written = config.to_options().unwrap();
         assert_eq!(MergeConfig::from_options(name, &written).unwrap(), config, "{name}");
         registry.build(name, &Value::Null, &BuildContext::default()).unwrap();
@@ -106,7 +106,7 @@ fn what_is_wrong_is_named() {
         assert!(message.starts_with(field), "{name} {value}: {message}");
         assert!(!message.contains('\n'), "{message}");
     }
-    // what only building finds
+    // errors that only building finds
     for (value, field) in [
         (json!({"levels": "deepest"}), "levels: "),
         (json!({"budget_tflops": 4.1}), "budget_tflops: "),
@@ -148,7 +148,7 @@ fn block(stage: Stage, index: usize, count: usize, level: usize) -> BlockId {
     BlockId { stage, stage_index: 1, index, count, level }
 }
 
-/// Every method in blocks of two levels, in and out of the schedule: what runs is what the counts say.
+/// Every method in blocks of two levels, inside and outside the schedule. The run matches the counts.
 #[test]
 fn schedules_levels_and_counts_hold_for_all_methods() {
     let rows = Row::singles(2);
@@ -214,7 +214,7 @@ fn schedules_levels_and_counts_hold_for_all_methods() {
         }
     }
     assert!(seen > 60, "{seen}: hardly anything was reduced");
-    // prune-less spares the stage's first block in the first four steps
+    // prune-less leaves the stage's first block whole in the first four steps
     let config = options(json!({"schedule": "prune-less", "tau": 4, "max_downsample": 4}));
     let plan = MergeConfig::from_options("tome", &config).unwrap().plan_with(&schedules()).unwrap();
     let grid = Grid::new(8, 8);
@@ -304,7 +304,7 @@ fn observers_are_told_where_what_was_kept() {
     let (_, entry) = masks.iter().next().unwrap();
     assert_eq!((entry.tokens, entry.kept.len(), entry.kept[0].len(), entry.grid), (24, 2, 12, (4, 6)));
     assert!(entry.kept.iter().all(|row| row.is_sorted()));
-    // destinations are always among them
+    // the kept tokens always include the destinations
     assert!([0, 2, 4, 12, 14, 16].iter().all(|place| entry.kept[1].contains(place)));
 }
 
@@ -315,7 +315,7 @@ fn plans_are_used_again_until_they_are_made_anew() {
     let of = |reuse: Value, steps: &[(usize, usize)]| -> Vec<usize> {
         let mut method = build("tome", plain(json!({"ratio": 0.4, "reuse": reuse}))).unwrap();
         begin(&mut method, &rows, 0).unwrap();
-        // the tokens of every call differ: which call's plan is it?
+        // the tokens of every call differ, so they show which call's plan is used
         let mut plans: Vec<Vec<usize>> = Vec::new();
         let mut from = Vec::new();
         for (call, &(step, layer)) in steps.iter().enumerate() {
@@ -337,7 +337,7 @@ fn plans_are_used_again_until_they_are_made_anew() {
     let layers = [(0, 0), (0, 1), (0, 2), (0, 3), (1, 0), (1, 1)];
     assert_eq!(of(json!({"layers": 2}), &layers), [0, 0, 2, 2, 4, 4]);
     assert_eq!(of(json!({"layers": 2, "steps": 2}), &layers), [0, 0, 2, 2, 0, 0]);
-    // a new run forgets
+    // a new run forgets earlier plans
     let mut method = build("tome", plain(json!({"ratio": 0.4, "reuse": {"steps": 9}}))).unwrap();
     let mut standing = |seed: u64| {
         begin(&mut method, &rows, 0).unwrap();
@@ -347,7 +347,7 @@ fn plans_are_used_again_until_they_are_made_anew() {
     assert_ne!(standing(1), standing(2));
 }
 
-/// What the program asks a method before any tensor exists.
+/// The questions that the program asks a method before any tensor exists.
 #[test]
 fn a_plan_says_what_its_method_draws_costs_and_uses_again() {
     let mut registry = Registry::<NdTensor>::with_builtins();
@@ -356,11 +356,11 @@ fn a_plan_says_what_its_method_draws_costs_and_uses_again() {
     let facts = registry.catalogue().facts().of_model(&model).with_rng("chacha");
     let describe =
         |name: &str, value: Value| registry.catalogue().describe(name, &options(value), &facts).unwrap();
-    // methods that draw take the program's generator, unless they name one
+    // methods that draw use the program's generator, unless they name one
     assert_eq!(describe("tome", json!({})).settings()["rng"], "chacha");
     assert_eq!(describe("tome", json!({"rng": "torch"})).settings()["rng"], "torch");
     assert_eq!(describe("toma", json!({})).settings().get("rng"), None);
-    // a ratio solves a budget where it decides the cost
+    // a ratio solves a budget if it decides the cost
     let budget = describe("tome-c", json!({"budget_tflops": 4.0}));
     assert_eq!((budget.budget_tflops(), budget.settings().get("ratio")), (Some(4.0), None));
     let solved = budget.with_ratio(0.25).unwrap().unwrap();
@@ -370,7 +370,7 @@ fn a_plan_says_what_its_method_draws_costs_and_uses_again() {
     assert!(by_data.with_ratio(0.25).is_none());
     let step = |index| StepOf { index, total: 10 };
     assert_eq!(by_data.tokens(&model.blocks[0], step(0)).unwrap(), None);
-    // plans of every fifth step serve the four after it
+    // plans of every fifth step serve the next four steps
     use Scoring::{Fresh, Reused};
     let toma = describe("toma", json!({"reuse": {"steps": 5}}));
     let scoring = |index| toma.scoring(&model.blocks[0], step(index)).unwrap();

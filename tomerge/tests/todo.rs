@@ -1,6 +1,6 @@
-//! ToDo against the same in plain loops, and what its time steps mean.
+//! Compares ToDo with the same method in plain loops, and tests its time steps.
 
-// helpers outside `#[test]` functions are tests, too
+// helpers outside `#[test]` functions belong to the tests, too
 #![allow(clippy::unwrap_used)]
 
 mod common;
@@ -10,7 +10,7 @@ use atedm_core::plugin::{BlockId, Grid, Row, Scope, Site, Sublayer};
 use common::*;
 use serde_json::json;
 
-/// Every frame of a video is made coarser for itself.
+/// Every frame of a video is downsampled separately.
 #[test]
 fn todo_keeps_the_frames_of_a_video() {
     let rows = Row::singles(1);
@@ -46,7 +46,7 @@ fn todo_takes_keys_and_values_from_a_coarser_grid() {
         for (row, &place) in rows_of(&small, 1).iter().zip(&expected) {
             assert_eq!(row, &rows_of(&hidden, 1)[place as usize]);
         }
-        // kept tokens come back as themselves
+        // kept tokens return unchanged
         let restored = rows_of(&by.restore(&small).unwrap(), 0);
         for &place in &expected {
             assert_eq!(restored[place as usize], rows_of(&hidden, 0)[place as usize]);
@@ -76,7 +76,7 @@ fn todo_has_a_factor_for_each_level_and_stops_in_time() {
     let stop = json!({"downsample_factor": 2, "timestep_threshold_stop": 0.35});
     let times = [351.0, 350.5, 350.0, 349.0, 0.0];
     assert_eq!(times.map(|time| kept(stop.clone(), 0, time)), [Some(16), Some(16), None, None, None]);
-    // the defaults: a quarter stays, from 200 on half (of level 1, too), and at 0 all
+    // the defaults: a quarter stays; from 200 on half stays, at level 1 too; at 0 all stay
     let times = [999.0, 200.5, 200.0, 1.0, 0.0];
     let expected = [Some(16), Some(16), Some(32), Some(32), None];
     assert_eq!(times.map(|time| kept(json!({}), 0, time)), expected);
@@ -84,7 +84,7 @@ fn todo_has_a_factor_for_each_level_and_stops_in_time() {
     assert_eq!(times.map(|time| kept(json!({}), 2, time)), [None; 5]);
     let ratios = json!({"ratio": 0.25, "ratio_level_2": 0.375});
     assert_eq!([0, 1, 2].map(|level| kept(ratios.clone(), level, 100.0)), [Some(48), Some(40), None]);
-    // no more than a destination a cell stays
+    // at most one destination for each cell stays
     assert_eq!(kept(json!({"ratio_level_2": 0.9, "sx": 4}), 1, 100.0), Some(8));
     // either method at either time
     let swapped = json!({"merge_method": "similarity", "secondary_merge_method": "downsample",
@@ -115,7 +115,7 @@ fn todo_merges_keys_and_values_by_similarity_in_the_end() {
         let small = by.shrink(&normed).unwrap();
         let places = by.places();
         for (b, places) in places.iter().enumerate() {
-            // keys and values are compared as their projections get them
+            // the method compares keys and values as their projections get them
             let full = rows_of(&normed, b);
             let into = naive_tome(&full, grid, (2, 2), r);
             assert_eq!(labels(by.as_ref(), 2, b), lowest(&into), "{grid:?} row {b}");
@@ -131,7 +131,7 @@ fn todo_merges_keys_and_values_by_similarity_in_the_end() {
             assert!(before(&mut todo, &site, sub, &normed).unwrap().is_none());
         }
     }
-    // destinations are drawn as ToMe draws them, and only where similarity is asked
+    // destinations are drawn as in ToMe, and only for similarity
     let grid = Grid::new(6, 6);
     let rows = Row::singles(2);
     let hidden = tokens([2, 36, 5], 4, DType::F32);

@@ -1,6 +1,6 @@
-//! ToMe against the same in plain loops, and what its options mean.
+//! Compares ToMe with the same method in plain loops, and tests its options.
 
-// helpers outside `#[test]` functions are tests, too
+// helpers outside `#[test]` functions belong to the tests, too
 #![allow(clippy::unwrap_used)]
 
 mod common;
@@ -49,7 +49,7 @@ fn sets_means_and_restoring_against_plain_loops() {
                         .collect();
                     near(&restored[i], &mean, dtype == DType::F64);
                 }
-                // reduced tokens stand for the alone and the destinations, each once
+                // reduced tokens represent the tokens alone and the destinations, each once
                 let mut standing = places.clone();
                 standing.sort_unstable();
                 let expected: Vec<u32> = (0..n).filter(|&i| into[i] == i).map(|i| i as u32).collect();
@@ -83,7 +83,7 @@ fn kernels() {
                 (0..16).filter(|&j| into[j] == into[i]).map(|j| length(&full[j])).fold(0.0, f64::max);
             let mean = &rows_of(&mean, b)[i];
             let scaled: Vec<f64> = mean.iter().map(|x| x / length(mean) * longest).collect();
-            // lengths travel as f32
+            // lengths are stored as f32
             near(&rows_of(&mlerp, b)[i], &scaled, false);
             near(&rows_of(&pruned, b)[i], &full[into[i]], true);
         }
@@ -101,7 +101,7 @@ fn every_sublayer_takes_the_layers_plan() {
     let site = site(grid, &rows);
     enter(&mut method, &site, &hidden).unwrap();
     assert!(before(&mut method, &site, Sublayer::SelfAttention, &hidden).unwrap().is_none());
-    // by then the stream is another one; the plan is not
+    // the stream has changed by then, but the plan has not
     for sub in [Sublayer::CrossAttention, Sublayer::FeedForward] {
         let (_, by) = before(&mut method, &site, sub, &later).unwrap().unwrap();
         let expected = lowest(&naive_tome(&rows_of(&hidden, 1), grid, (2, 2), 12));
@@ -135,7 +135,7 @@ fn equal_similarities_keep_the_lower_index() {
     let hidden = tensor(&[1.0; 48], &[1, 16, 3], DType::F32);
     let mut method = build("tome", plain(json!({"ratio": 0.25}))).unwrap();
     let by = plan(&mut method, &site(grid, &rows), &hidden).unwrap().unwrap().1;
-    // sources 1, 3, 4, 5 go into destination 0
+    // sources 1, 3, 4, 5 are merged into destination 0
     assert_eq!(labels(by.as_ref(), 1, 0), [0, 0, 2, 0, 0, 0, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15]);
 }
 
@@ -181,7 +181,7 @@ fn a_threshold_merges_as_many_as_one_row_has() {
     let grid = Grid::new(6, 6);
     let rows = Row::singles(3);
     let hidden = tokens([3, 36, 3], 10, DType::F64);
-    // how many sources of each row have a destination that similar
+    // how many sources of each row have a destination of at least this similarity
     let similar = |threshold: f64| {
         [0, 1, 2].map(|b| {
             let full = rows_of(&hidden, b);
@@ -201,7 +201,7 @@ fn a_threshold_merges_as_many_as_one_row_has() {
             let mut method = build("tome", plain(options.clone())).unwrap();
             let by = plan(&mut method, &site(grid, &rows), &hidden).unwrap().map(|(_, by)| by);
             assert_eq!(by.as_ref().map_or(36, |by| by.kept()), 36 - merged, "{options}");
-            // the most similar go, in rows with fewer of them, too
+            // the most similar are merged, also in rows with fewer of them
             for b in 0..3 {
                 let expected = lowest(&naive_tome(&rows_of(&hidden, b), grid, (2, 2), merged));
                 if let Some(by) = &by {
@@ -252,14 +252,14 @@ fn draws_are_those_of_the_seed() {
         assert_eq!(first, run(rng, 5, &rows, &hidden), "{rng}");
         assert_ne!(first, run(rng, 6, &rows, &hidden), "{rng}");
     }
-    // torch's stream goes on from draw to draw; ours depends on the place alone, whatever else is in the batch
+    // torch's stream continues from draw to draw; ours depends only on the place, whatever else the batch holds
     let [first, second] = run("torch", 5, &rows, &hidden);
     assert_ne!(first, second);
     let [first, second] = run("chacha", 5, &rows, &hidden);
     assert_eq!(first, second);
     let alone = hidden.narrow(0, 0, 1).unwrap();
     assert_eq!(run("chacha", 5, &rows[..1], &alone)[0][0], first[0]);
-    // as in tomesd, torch's draws are left out for an odd number of rows
+    // as in tomesd, torch draws nothing for an odd number of rows
     let odd = run("torch", 5, &rows[..1], &alone);
     let mut undrawn = build("tome", plain(json!({"ratio": 0.5}))).unwrap();
     let place = Site { rows: &rows[..1], ..site };

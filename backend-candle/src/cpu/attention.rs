@@ -1,4 +1,4 @@
-//! Attention and votes by blocks of query rows; the map `[b, h, m, n]` is never stored.
+//! Attention and votes in blocks of query rows. The map `[b, h, m, n]` is never stored.
 //!
 //! For a block of rows `i` of one head, with all keys at once:
 //!
@@ -9,9 +9,9 @@
 //! u_j  += Σ_i P_ij s_i / l_i         only if a vote is asked for: the block's rows are whole, so the first vote is free
 //! ```
 //!
-//! A later vote computes the same block with `P_ij = e^(S_ij − lse_i)`. A task is one block of rows of one batch entry,
-//! with all heads in turn. So its outputs are one contiguous piece. Each block's votes are kept apart and added in the
-//! order of the blocks.
+//! A later vote computes the same block with `P_ij = e^(S_ij − lse_i)`. A task is one block of rows of one batch
+//! entry, with all heads in turn. Its outputs are therefore contiguous. The votes of each block are stored
+//! separately and added in the order of the blocks.
 
 use gemm::Parallelism;
 use rayon::prelude::*;
@@ -60,7 +60,7 @@ pub(crate) struct Attended {
     pub(crate) first_vote: Option<Vec<f32>>,
 }
 
-/// One task's share of the sums.
+/// The part of the sums that one task computes.
 struct Block {
     /// `[h, rows]`.
     lse: Vec<f32>,
@@ -186,7 +186,7 @@ pub(crate) fn votes(pass: Pass<'_>, lse: &[f32]) -> Vec<f32> {
     sum_votes(&by_batch, heads * n)
 }
 
-/// Replaces each row by `e^(S − max)`. Gives its log-sum-exp, and 1 over its sum.
+/// Replaces each row by `e^(S − max)`. Returns its log-sum-exp, and 1 divided by its sum.
 #[inline(always)]
 fn exponentials(map: &mut [f32], lse: &mut [f32], inverse: &mut [f32]) {
     let columns = map.len() / lse.len().max(1);

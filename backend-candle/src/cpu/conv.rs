@@ -4,9 +4,9 @@
 //! out[co, p] = Σ_k W[co, k] · column[k, p] + bias[co],    k = (ci, dy, dx),   p = output pixel
 //! ```
 //!
-//! All threads lay out the columns of one tile (a few megabytes, so that they stay in the last cache). Then one product
-//! over all threads writes the tile's pixels in place. The whole column matrix never exists, and each weight is read once
-//! per tile. A 1 x 1 kernel needs no columns, because the image is the matrix.
+//! All threads lay out the columns of one tile. A tile has a few megabytes, so it stays in the last cache. Then one
+//! product over all threads writes the tile's pixels in place. The whole column matrix never exists, and each
+//! weight is read once per tile. A 1 x 1 kernel needs no columns, because the image is the matrix.
 
 use rayon::prelude::*;
 
@@ -29,7 +29,7 @@ pub(crate) struct Geometry {
     pub(crate) after: usize,
 }
 
-/// Elements of a tile's columns: 12 MiB.
+/// The number of elements in the columns of a tile: 12 MiB.
 const TILE_ELEMENTS: usize = 3 << 20;
 
 /// The convolution of `[b, ci, h, w]` with weights `[co, ci · kh · kw]`.
@@ -38,7 +38,7 @@ pub(crate) fn conv2d(x: &[f32], weight: &[f32], bias: Option<&[f32]>, geometry: 
         geometry;
     let (pixels, depth) = (oh * ow, ci * kh * kw);
     let direct = (kh, kw, stride, before, after) == (1, 1, 1, 0, 0);
-    // All tiles have one size, so that the last is not tiny.
+    // All tiles have one size. Otherwise the last could be tiny.
     let tiles = pixels.div_ceil((TILE_ELEMENTS / depth).max(256)).max(1);
     let tile = if direct { pixels } else { pixels.div_ceil(tiles) };
     let mut columns = if direct { Vec::new() } else { vec![0.0; depth * tile] };

@@ -1,4 +1,4 @@
-//! Linear layers as one product straight into the output, and GEGLU by blocks of rows.
+//! Linear layers as one product that writes straight into the output, and GEGLU in blocks of rows.
 
 use rayon::prelude::*;
 
@@ -14,7 +14,7 @@ pub(crate) struct Layer<'a> {
 }
 
 impl Layer<'_> {
-    /// Appends the rows `x Wᵀ + b` (`rows` of them) to `y`.
+    /// Appends the `rows` rows of `x Wᵀ + b` to `y`.
     pub(crate) fn append(&self, x: Mat<'_>, rows: usize, y: &mut Vec<f32>) {
         let start = y.len();
         let into = match self.bias {
@@ -32,8 +32,8 @@ impl Layer<'_> {
     }
 }
 
-/// Rows that GEGLU projects at once. They are enough for the product, and few enough that the wide rows stay in the
-/// cache.
+/// The number of rows that GEGLU projects at once. It is large enough for the product, and small enough that the
+/// wide rows stay in the cache.
 const GEGLU_ROWS: usize = 384;
 
 /// `h = x Wᵀ + b` for rows of `inner` elements, then the first half of `h` times the GELU of the second.
@@ -42,7 +42,7 @@ pub(crate) fn geglu(x: &[f32], inner: usize, layer: Layer<'_>) -> Vec<f32> {
     let rows = x.len() / inner;
     let half = width / 2;
     let mut out = vec![0.0; rows * half];
-    // All blocks have one size, so that the last is not tiny.
+    // All blocks have one size. Otherwise the last could be tiny.
     let block = rows.div_ceil(rows.div_ceil(GEGLU_ROWS).max(1)).max(1);
     let mut wide = vec![0.0; block * width];
     // The activation pass adds the bias. This is cheaper than starting the product from the bias.

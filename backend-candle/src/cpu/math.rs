@@ -1,9 +1,9 @@
-//! Element functions that vectorise. They have no branches, no calls and no fused multiply-add. (A fused multiply-add
-//! would be a library call where the instruction set lacks it.)
+//! Element functions that vectorise. They have no branches, no calls and no fused multiply-add. Some instruction
+//! sets lack a fused multiply-add, and it would then be a library call.
 
 use std::f32::consts::{FRAC_1_SQRT_2, LOG2_E};
 
-/// Lanes of the sums. They fill two AVX-512 registers. Their number is fixed, so that sums are the same on every machine.
+/// The number of lanes of the sums. They fill two AVX-512 registers. The number is fixed, so sums are equal on every machine.
 pub(crate) const LANES: usize = 32;
 
 /// Runs `f` compiled for the best instruction set of this machine. `f` and all that it calls must be marked
@@ -13,7 +13,7 @@ pub(crate) fn vectorised<R>(f: impl FnOnce() -> R) -> R {
     pulp::Arch::new().dispatch(f)
 }
 
-/// To add and subtract this number rounds a small float to an integer. The integer is then in the low bits.
+/// Adding and then subtracting this number rounds a small float to an integer. The integer is in the low bits of the sum.
 const ROUND: f32 = 12_582_912.0;
 
 /// `2^k` for `-126 <= k <= 127`.
@@ -24,8 +24,8 @@ fn power_of_two(k: i32) -> f32 {
 
 /// `e^x`, to about 1 unit in the last place. Beyond the range of f32 it is 0 or infinity. NaN stays NaN.
 ///
-/// `x = n ln 2 + r` with `|r| <= ln 2 / 2`. `e^r` is Cephes' polynomial (`expf`). `2^n` is two factors, so that subnormal
-/// results and the largest ones are right.
+/// `x = n ln 2 + r` with `|r| <= ln 2 / 2`. `e^r` is Cephes' polynomial (`expf`). `2^n` is a product of two
+/// factors, so that subnormal results and the largest results are right.
 #[inline(always)]
 pub(crate) fn exp(x: f32) -> f32 {
     let x = if x < -104.0 { -104.0 } else { x };
@@ -144,11 +144,11 @@ pub(crate) fn max_of(values: &[f32]) -> f32 {
     )
 }
 
-/// `values[j] = e^(values[j] − shift)`; the sum of the results.
+/// Sets `values[j] = e^(values[j] − shift)` and returns the sum of the results.
 #[inline(always)]
 pub(crate) fn exp_and_sum(values: &mut [f32], shift: f32) -> f32 {
     let mut total = 0.0;
-    // Two loops over data that stays in the first cache. As one loop, they need more registers than there are.
+    // Two loops over data in the first cache. One loop would need more registers than exist.
     for run in values.chunks_mut(4096) {
         for value in run.iter_mut() {
             *value = exp(*value - shift);

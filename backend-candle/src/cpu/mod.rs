@@ -1,9 +1,9 @@
 //! Blocked, threaded kernels for the CPU in f32, on plain slices.
 //!
-//! Everything heavy is a matrix product of the `gemm` crate (which Candle uses as well). The rest is one or two passes
-//! over memory, split over rayon's global pool. Their inner loops are compiled for each instruction set, and `pulp`
-//! chooses one at run time. Pieces are cut by sizes alone, never by the number of threads. Sums over pieces run in a
-//! fixed order. So a result does not depend on the number of threads.
+//! All heavy work is matrix products of the `gemm` crate, which Candle uses as well. The rest is one or two passes
+//! over memory, split over rayon's global pool. Inner loops are compiled for each instruction set, and `pulp`
+//! chooses one at run time. Work is cut by sizes, never by the number of threads, and sums over pieces run in a
+//! fixed order. A result therefore does not depend on the number of threads.
 
 pub(crate) mod attention;
 pub(crate) mod conv;

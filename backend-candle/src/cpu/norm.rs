@@ -14,7 +14,7 @@ pub(crate) enum Activation {
     Silu,
 }
 
-/// A norm's factors, one per channel, and the number that is added to the variance.
+/// The factors of a norm, one for each channel, and the number added to the variance.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Affine<'a> {
     pub(crate) weight: &'a [f32],

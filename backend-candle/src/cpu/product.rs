@@ -28,8 +28,7 @@ pub(crate) enum Update {
 }
 
 impl<'a> Mat<'a> {
-    /// A matrix of `size` rows and columns. Panics if the slice is too short for it; only a bug in this crate can cause
-    /// this.
+    /// A matrix of `size` rows and columns. Panics if the slice is too short. Only a bug in this crate can cause this.
     pub(crate) fn new(data: &'a [f32], size: (usize, usize), strides: (usize, usize)) -> Self {
         assert!(reach(size, strides) <= data.len(), "matrix {size:?} by {strides:?} beyond {}", data.len());
         Self { data, size, strides }
@@ -61,7 +60,7 @@ impl<'a> MatMut<'a> {
     }
 }
 
-/// The number of elements from the first to the last one.
+/// The number of elements from the first to the last one, both included.
 fn reach((rows, columns): (usize, usize), (down, across): (usize, usize)) -> usize {
     if rows == 0 || columns == 0 { 0 } else { (rows - 1) * down + (columns - 1) * across + 1 }
 }
@@ -80,9 +79,9 @@ pub(crate) fn product(
     if m == 0 || n == 0 {
         return;
     }
-    // SAFETY: every element (i, j) of the three matrices lies inside its slice (checked by the constructors, and the
-    // sizes agree, checked above); the destination is borrowed mutably, so it overlaps neither operand, and its rows
-    // do not overlap each other; strides are lengths of slices, so they fit isize.
+    // SAFETY: every element (i, j) of the three matrices lies inside its slice: the constructors check this, and
+    // the check above shows that the sizes agree. The destination is borrowed mutably, so it overlaps neither
+    // operand. Its rows do not overlap each other. Strides are lengths of slices, so they fit isize.
     #[allow(unsafe_code)]
     unsafe {
         gemm::gemm(

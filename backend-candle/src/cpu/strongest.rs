@@ -1,8 +1,8 @@
 //! Finds for each pruned column the kept row that attends to it most, without a map.
 //!
-//! A task is one block of columns. It walks the kept rows in ascending blocks, sums `e^(q_i·k_j · scale − lse_i)` over
-//! the heads in order, and keeps each column's largest mean so far. Only a strictly larger mean replaces it, so the
-//! lowest row wins ties.
+//! A task is one block of columns. It walks the kept rows in ascending blocks and sums
+//! `e^(q_i·k_j · scale − lse_i)` over the heads in order. It keeps each column's largest mean so far. Only a
+//! strictly larger mean replaces it, so the lowest row wins ties.
 
 use gemm::Parallelism;
 use rayon::prelude::*;
@@ -15,8 +15,8 @@ use super::product::{MatMut, Update, product};
 const COLUMNS: usize = 128;
 const ROWS: usize = 256;
 
-/// Rows `[b, pruned]` among the kept ones, for gathered queries `[b, h, kept, dim]`, their log-sum-exp `[b, h, kept]`
-/// and gathered keys `[b, h, pruned, dim]`; `None` if a value is NaN.
+/// The strongest rows `[b, pruned]` among the kept ones. `q` holds gathered queries `[b, h, kept, dim]`, `lse`
+/// their log-sum-exp `[b, h, kept]`, and `k` gathered keys `[b, h, pruned, dim]`. `None` if a value is NaN.
 pub(crate) fn strongest(q: Heads<'_>, lse: &[f32], k: Heads<'_>, scale: f32) -> Option<Vec<u32>> {
     let [batch, _, _, _] = q.dims;
     let pruned = k.dims[2];
@@ -34,7 +34,7 @@ pub(crate) fn strongest(q: Heads<'_>, lse: &[f32], k: Heads<'_>, scale: f32) -> 
     finite.then_some(best)
 }
 
-/// One task: columns from `first` on, of batch entry `b`. Gives whether no value was NaN.
+/// One task: the columns from `first` on, of batch entry `b`. Returns whether no value was NaN.
 fn columns(
     b: usize,
     first: usize,

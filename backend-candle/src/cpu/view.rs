@@ -29,7 +29,7 @@ pub(crate) fn takes(tensors: &[&Tensor]) -> bool {
     })
 }
 
-/// The tensor in f32 and contiguous. It is the same tensor if it is so already.
+/// The tensor in f32 and contiguous. A tensor that already has this form is not copied.
 pub(crate) fn dense_f32(x: &Tensor) -> Result<Tensor> {
     x.to_dtype(DType::F32)?.contiguous()
 }

@@ -1,4 +1,4 @@
-//! Attention by blocks of query rows with all keys at hand.
+//! Attention in blocks of query rows, each against all keys.
 //!
 //! For a block of rows `i` of one head, panel after panel of 64 keys `j`:
 //!
@@ -8,13 +8,12 @@
 //! O_i  += Σ_j P_ij v_j
 //! ```
 //!
-//! and at the end `O_i / l_i`, `lse_i = r_i ln 2 + ln l_i`, and, if a vote is asked for, `u_j += Σ_i P_ij s_i / l_i` over the
-//! block's own `P`, which is kept for that.
+//! At the end the results are `O_i / l_i` and `lse_i = r_i ln 2 + ln l_i`. If a vote is requested, there is also
+//! `u_j += Σ_i P_ij s_i / l_i` over the block's own `P`, which is stored for it.
 //!
-//! `r_i` need not be the row's maximum, as floating point has room: it must only keep sums from overflowing and the
-//! largest terms from vanishing. `|q_i| max_j |k_j|` bounds the logits, so `r_i = max(0, bound − 80)` does, and no pass looks
-//! for maxima. Where a bound is so far above the truth that a row's sum nearly vanishes, the block is done again with
-//! its maxima.
+//! `r_i` need not be the row's maximum. It must only keep sums from overflow and the largest terms from underflow.
+//! `|q_i| max_j |k_j|` bounds the logits, so `r_i = max(0, bound − 80)` is enough, and no pass looks for maxima. If a
+//! bound is so far above the true maximum that a row's sum nearly vanishes, the block is computed again with its maxima.
 
 use std::arch::x86_64::{
     __m512bh, _mm512_add_ps, _mm512_cvtne2ps_pbh, _mm512_cvtneps_pbh, _mm512_fmadd_ps, _mm512_mask_max_ps,
@@ -32,18 +31,18 @@ use super::packed::{Head, Packed};
 use super::pool::parallel;
 use super::tile::{LANES, Lanes, NO_LANES, Pairs, ROWS, Sums, Tile, exp2, product, zeros};
 
-/// Tiles of a block: what is read and written for each panel stays in the first cache.
+/// The number of tiles in a block. All data that a panel reads and writes stays in the first cache.
 const TILES: usize = 8;
-/// Rows of a block.
+/// The number of rows in a block.
 pub(super) const BLOCK: usize = TILES * ROWS;
-/// Panels after which the sums of `O` leave the registers.
+/// After this many panels the sums of `O` leave the registers.
 const GROUP: usize = 4;
-/// Blocks of a task at most.
+/// The maximum number of blocks in a task.
 const BLOCKS: usize = 8;
 
-/// Exponents (of 2) that a row's terms may reach; beyond, its reference is raised.
+/// The largest exponent (of 2) that a row's terms may reach. Beyond it the row's reference is raised.
 const ROOM: f32 = 80.0;
-/// A row whose sum is below this, with a raised reference, is done again.
+/// A row with a raised reference is computed again if its sum is below this.
 const VANISHED: f32 = 1.0 / (1u64 << 60) as f32;
 
 /// One task: rows of one head.
@@ -53,9 +52,9 @@ struct Part<'a> {
     lse: &'a mut [f32],
 }
 
-/// `softmax(q kᵀ scale) v` with the log-sum-exp of every row and, given scores, the first vote.
+/// `softmax(q kᵀ scale) v` with the log-sum-exp of every row. With scores it also gives the first vote.
 ///
-/// One parallel region: a head is packed by its first task, and its votes are added by its last one.
+/// It is one parallel region. The first task of a head packs it, and the last task adds its votes.
 pub(crate) fn attention(cpu: Cpu, pass: Pass<'_>, v: Heads<'_>, into: Attended<'_>) {
     let [batch, heads, m, n] = pass.sizes();
     let [_, _, values, dim] = v.dims();
@@ -72,7 +71,7 @@ pub(crate) fn attention(cpu: Cpu, pass: Pass<'_>, v: Heads<'_>, into: Attended<'
             parts.push(Part { head: (at / heads, at % heads), start: group * rows, lse });
         }
     }
-    // first one task of each head, so that no thread waits for another one to pack it
+    // one task of each head comes first, so that no thread waits for another to pack it
     parts.sort_by_key(|part| part.start);
     let mut tallies = Vec::new();
     if let (Some(first_vote), Some(_)) = (first_vote, pass.scores) {
@@ -106,24 +105,24 @@ pub(crate) fn attention(cpu: Cpu, pass: Pass<'_>, v: Heads<'_>, into: Attended<'
     );
 }
 
-/// What all tasks share.
+/// The data that all tasks share.
 struct Call<'a> {
     pass: Pass<'a>,
     packed: Packed<'a>,
     output: Output<'a>,
-    /// Elements of a value.
+    /// The number of elements in a value.
     dim: usize,
     panels: Vec<Panel>,
-    /// For each head; empty if there is no vote.
+    /// One for each head. Empty if there is no vote.
     tallies: Vec<Mutex<Tally<'a>>>,
 }
 
-/// One thread's working memory.
+/// The working memory of one thread.
 struct Scratch {
     q: [Tile; TILES],
-    /// `P` of a group of panels, or of all if a vote is cast.
+    /// `P` of a group of panels, or of all panels if a vote is cast.
     weights: Vec<[Tile; TILES]>,
-    /// `r_i`, negative, and the lanes of `l_i`.
+    /// `−r_i`, and the lanes of `l_i`.
     shift: [[f32; ROWS]; TILES],
     sums: [[Lanes; ROWS]; TILES],
 }
@@ -142,7 +141,7 @@ impl Scratch {
 }
 
 impl Call<'_> {
-    /// All blocks of one task; values have at most `D` registers.
+    /// Computes all blocks of one task. Values fill at most `D` registers.
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
     fn part<const D: usize>(&self, scratch: &mut Scratch, part: Part<'_>) {
         let Part { head, start, lse } = part;
@@ -173,7 +172,7 @@ impl Call<'_> {
         let packed = self.packed.head(head);
         let longest = packed.longest() * factor.abs();
         for (tile, shift) in scratch.q.iter().zip(&mut scratch.shift).take(tiles) {
-            // also for NaN, which stays
+            // a NaN takes the second branch and stays NaN
             *shift = squares(tile)
                 .map(|square| square.sqrt() * longest)
                 .map(|bound| if bound <= ROOM { 0.0 } else { ROOM - bound });
@@ -194,12 +193,12 @@ impl Call<'_> {
             *lse = (f64::from(sum.ln()) - f64::from(scratch.shift[tile][row]) * LN_2) as f32;
             *share = pass.scores.map_or(0.0, |s| s[(head.0 * heads + head.1) * m + start + i] * inverse);
             let at = ((head.0 * m + start + i) * heads + head.1) * dim;
-            // SAFETY: this row of this head belongs to this task.
+            // SAFETY: only this task uses this row of this head.
             #[allow(unsafe_code)]
             let to = unsafe { output.row(at, *dim) };
             for (to, &lanes) in to.chunks_mut(LANES).zip(&out[tile][row]) {
                 let rounded = _mm512_cvtneps_pbh(_mm512_mul_ps(lanes, _mm512_set1_ps(inverse)));
-                // SAFETY: both are 32 bytes, of which every pattern is valid.
+                // SAFETY: both are 32 bytes, and every bit pattern is valid.
                 #[allow(unsafe_code)]
                 let rounded: [u16; LANES] = unsafe { std::mem::transmute(rounded) };
                 to.copy_from_slice(&rounded[..to.len()]);
@@ -210,7 +209,7 @@ impl Call<'_> {
         }
     }
 
-    /// `P`, its sums and `O` over all panels.
+    /// Computes `P`, its sums and `O` over all panels.
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
     fn outputs<const D: usize>(&self, scratch: &mut Scratch, head: &Head, out: &mut [Sums<D>]) {
         let factor = (f64::from(self.pass.scale) * LOG2_E) as f32;
@@ -259,7 +258,7 @@ impl Call<'_> {
     }
 }
 
-/// The lanes' maxima with those of one panel.
+/// The maxima of the lanes, updated with one panel.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
 fn raise<const C: usize>(q: &[Tile], keys: &[Pairs], last: u16, factor: f32, maxima: &mut [[Lanes; ROWS]]) {
     let keys = keys.as_chunks::<C>().0;
@@ -274,7 +273,7 @@ fn raise<const C: usize>(q: &[Tile], keys: &[Pairs], last: u16, factor: f32, max
     }
 }
 
-/// `P` of one panel, for all tiles of a block.
+/// Computes `P` of one panel for all tiles of a block.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
 fn exponentials<const C: usize>(
     q: &[Tile],
@@ -311,7 +310,7 @@ fn exponentials<const C: usize>(
 #[inline]
 #[target_feature(enable = "avx512f")]
 fn bits(values: __m512bh) -> [u32; LANES] {
-    // SAFETY: both are 64 bytes, of which every pattern is valid.
+    // SAFETY: both are 64 bytes, and every bit pattern is valid.
     #[allow(unsafe_code)]
     unsafe {
         std::mem::transmute::<__m512bh, [u32; LANES]>(values)

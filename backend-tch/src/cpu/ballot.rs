@@ -1,7 +1,7 @@
-//! The first vote, cast by attention itself from its own `P` in bf16: `u_j += Σ_i P_ij s_i / l_i`.
+//! The first vote. Attention casts it from its own `P` in bf16: `u_j += Σ_i P_ij s_i / l_i`.
 //!
-//! Half of a pair of bf16, shifted or masked, is the f32 itself; so a register of pairs gives one of even columns and one
-//! of odd ones, and the votes stay in that order until all are added.
+//! Half of a bf16 pair, shifted or masked, is the f32 itself. A register of pairs therefore gives one register of
+//! even columns and one of odd columns. The votes stay in this order until all are added.
 
 use std::arch::x86_64::{
     _mm512_add_ps, _mm512_and_si512, _mm512_castsi512_ps, _mm512_fmadd_ps, _mm512_set1_epi32, _mm512_set1_ps,
@@ -11,7 +11,7 @@ use std::arch::x86_64::{
 use super::pack::PANEL;
 use super::tile::{LANES, Lanes, Pairs, ROWS, Tile, floats};
 
-/// Votes of a panel: of keys `0, 2, .. 30`, `1, 3, .. 31`, and the same from 32 on.
+/// The votes of a panel: of keys `0, 2, .. 30`, of keys `1, 3, .. 31`, and the same from key 32 on.
 pub(super) type Ballot = [Lanes; 4];
 
 /// `ballot_j += Σ_i shares_i P_ij` for one panel of a block.
@@ -23,7 +23,7 @@ pub(super) fn cast(ballot: &mut Ballot, weights: &[Tile], shares: &[f32]) {
         for (row, &share) in tile.0.iter().zip(shares) {
             let share = _mm512_set1_ps(share);
             for (line, sums) in row.as_chunks::<LANES>().0.iter().zip(sums.as_chunks_mut::<2>().0) {
-                // SAFETY: both are 64 bytes, of which every pattern is valid.
+                // SAFETY: both are 64 bytes, and every bit pattern is valid.
                 #[allow(unsafe_code)]
                 let pairs: Pairs = unsafe { std::mem::transmute(*line) };
                 let values = [_mm512_slli_epi32::<16>(pairs), _mm512_and_si512(pairs, odd)];
@@ -38,19 +38,19 @@ pub(super) fn cast(ballot: &mut Ballot, weights: &[Tile], shares: &[f32]) {
     }
 }
 
-/// One head's votes until all of its tasks have cast theirs.
+/// The votes of one head while its tasks cast theirs.
 #[derive(Debug)]
 pub(super) struct Tally<'a> {
-    /// `[n]`.
+    /// The votes, `[n]`.
     pub(super) votes: &'a mut [f32],
-    /// How many tasks there are.
+    /// The number of tasks.
     pub(super) tasks: usize,
-    /// The first row of each task so far, and its ballots, one a panel.
+    /// For each finished task: its first row, and one ballot for each panel.
     pub(super) cast: Vec<(usize, Vec<Ballot>)>,
 }
 
 impl Tally<'_> {
-    /// The last task adds all of them, in the order of the rows.
+    /// Stores the ballots of a task. The last task adds all of them in the order of the rows.
     pub(super) fn add(&mut self, start: usize, ballots: Vec<Ballot>) {
         self.cast.push((start, ballots));
         if self.cast.len() < self.tasks {

@@ -1,4 +1,4 @@
-//! The kernels' signatures where there are no kernels: nobody can hold the [`Cpu`] they ask for.
+//! The signatures of the kernels on machines without them. They need a [`Cpu`], and none can exist there.
 
 use super::{Attended, Cpu, Heads, Pass};
 

@@ -1,26 +1,26 @@
-//! Queries, keys and values in memory, and what the kernels are asked for.
+//! Queries, keys and values in memory, and the inputs and outputs of the kernels.
 
 use std::marker::PhantomData;
 
-/// Elements of a head at most: 32 pairs of bf16, one row of a tile.
+/// The maximum number of elements in a head: 32 pairs of bf16, one row of a tile.
 pub(crate) const MAX_DIM: usize = 64;
 
-/// Whether the kernels take heads of this size.
+/// Whether the kernels support heads of this size.
 pub(crate) fn fits(dim: usize) -> bool {
     (1..=MAX_DIM).contains(&dim)
 }
 
-/// `[b, h, rows, dim]` as bf16 bits, anywhere in a slice; a row's elements are neighbours.
+/// `[b, h, rows, dim]` as bf16 bits, anywhere in a slice. The elements of a row are contiguous.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Heads<'a> {
     data: &'a [u16],
     dims: [usize; 4],
-    /// Between batch entries, heads and rows.
+    /// The strides between batch entries, heads and rows.
     strides: [usize; 3],
 }
 
 impl<'a> Heads<'a> {
-    /// `None` if the rows are not whole, something is empty, a head is too long, or the slice ends too early.
+    /// `None` if rows are not contiguous, something is empty, a head is too long, or the slice is too short.
     pub(crate) fn new(data: &'a [u16], dims: [usize; 4], strides: [usize; 4]) -> Option<Self> {
         let [by_batch, by_head, by_row, by_element] = strides;
         if dims.contains(&0) || !fits(dims[3]) || (by_element != 1 && dims[3] > 1) {
@@ -45,21 +45,21 @@ impl<'a> Heads<'a> {
     }
 }
 
-/// What a pass over the queries needs.
+/// The input of a pass over the queries.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Pass<'a> {
     /// `[b, h, m, dim]`.
     pub(crate) q: Heads<'a>,
     /// `[b, h, n, dim]`.
     pub(crate) k: Heads<'a>,
-    /// Factor on `q·k`.
+    /// The factor on `q·k`.
     pub(crate) scale: f32,
-    /// Scores `[b, h, m]`, if a vote is to be cast.
+    /// Scores `[b, h, m]`, if a vote is requested.
     pub(crate) scores: Option<&'a [f32]>,
 }
 
 impl Pass<'_> {
-    /// Batch, heads, queries, keys; panics if queries and keys do not belong together, which only a bug here can cause.
+    /// Batch, heads, queries, keys. Panics if queries and keys do not fit each other. Only a bug here can cause this.
     pub(super) fn sizes(&self) -> [usize; 4] {
         let [batch, heads, m, dim] = self.q.dims;
         let [other_batch, other_heads, n, other_dim] = self.k.dims;
@@ -75,25 +75,25 @@ impl Pass<'_> {
     }
 }
 
-/// Where [`attention`](super::attention()) writes.
+/// The memory to which [`attention`](super::attention()) writes.
 #[derive(Debug)]
 pub(crate) struct Attended<'a> {
-    /// `[b, m, h, dim]` as bf16 bits: tokens outside, heads inside, as the next layer wants them.
+    /// The output `[b, m, h, dim]` as bf16 bits: tokens outside, heads inside. The next layer needs this order.
     pub(crate) output: &'a mut [u16],
-    /// `[b, h, m]`.
+    /// The log-sum-exp `[b, h, m]`.
     pub(crate) lse: &'a mut [f32],
-    /// `[b, h, n]`, written if there are scores.
+    /// The first vote `[b, h, n]`, written if there are scores.
     pub(crate) first_vote: Option<&'a mut [f32]>,
 }
 
-/// Output rows, written by several threads.
+/// The output rows, which several threads write.
 pub(super) struct Output<'a> {
     data: *mut u16,
     len: usize,
     all: PhantomData<&'a mut [u16]>,
 }
 
-// SAFETY: every row is written by one task only (see `Output::row`).
+// SAFETY: only one task writes each row (see `Output::row`).
 #[allow(unsafe_code)]
 unsafe impl Sync for Output<'_> {}
 
@@ -103,16 +103,16 @@ impl<'a> Output<'a> {
         Self { data: all.as_mut_ptr(), len: all.len(), all: PhantomData }
     }
 
-    /// `len` elements from `at` on.
+    /// The `len` elements from `at` on.
     ///
     /// # Safety
-    /// No other task may ask for any of them.
+    /// No other task may access these elements.
     #[allow(unsafe_code)]
     #[allow(clippy::mut_from_ref)]
     pub(super) unsafe fn row(&self, at: usize, len: usize) -> &mut [u16] {
         assert!(at.checked_add(len).is_some_and(|end| end <= self.len), "a row beyond the output");
-        // SAFETY: inside of the slice (checked), which is borrowed for as long as `self` lives; the caller sees to it
-        // that nobody else holds these elements.
+        // SAFETY: the elements lie inside the slice (checked), which is borrowed as long as `self` lives. The
+        // caller ensures that nobody else accesses these elements.
         unsafe { std::slice::from_raw_parts_mut(self.data.add(at), len) }
     }
 }

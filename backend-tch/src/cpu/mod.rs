@@ -1,12 +1,12 @@
-//! Attention, votes and the argmax of similarity copy in bf16 on the CPU's own instructions (AVX512-BF16), on plain
-//! slices; the map `[b, h, m, n]` is never stored.
+//! Attention, votes and the argmax of similarity copy in bf16 on plain slices. They use the CPU's own instructions
+//! (AVX512-BF16). The map `[b, h, m, n]` is never stored.
 //!
-//! Found at run time ([`Cpu::detect`]); on other machines, and for heads that do not [`fit`](fits), the caller goes on
-//! with libtorch's operations.
+//! [`Cpu::detect`] looks for the instructions at run time. On other machines, and for heads that do not
+//! [`fit`](fits), the caller uses libtorch's operations.
 //!
 //! | file | what |
 //! |---|---|
-//! | `heads` | where queries, keys and values lie |
+//! | `heads` | queries, keys and values in memory |
 //! | `pack`, `packed` | their copies in the order in which the instruction reads them |
 //! | `tile` | the product of 6 rows and 64 columns, and the exponential |
 //! | `pool` | tasks on the threads that libtorch already has |
@@ -14,8 +14,8 @@
 //! | `ballot` | the vote that attention casts itself |
 //! | `elsewhere` | their signatures on other architectures |
 //!
-//! Work is cut by sizes alone, never by the number of threads, and sums over pieces run in a fixed order: a result does
-//! not depend on how many threads computed it.
+//! Work is cut by sizes, never by the number of threads, and sums over pieces run in a fixed order. A result
+//! therefore does not depend on the number of threads.
 
 mod heads;
 
@@ -47,7 +47,7 @@ pub(crate) use heads::{Attended, Heads, Pass, fits};
 #[cfg(target_arch = "x86_64")]
 pub(crate) use {attention::attention, strongest::strongest, votes::votes};
 
-/// Proof that this machine has the instructions; the threads to use.
+/// Proof that this machine has the instructions, with the number of threads to use.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Cpu {
     #[cfg(target_arch = "x86_64")]
@@ -57,7 +57,7 @@ pub(crate) struct Cpu {
 }
 
 impl Cpu {
-    /// `None` where the instructions are missing.
+    /// `None` if the instructions are missing.
     #[cfg(target_arch = "x86_64")]
     pub(crate) fn detect(threads: usize) -> Option<Self> {
         let has = is_x86_feature_detected!("avx512f")
@@ -67,7 +67,7 @@ impl Cpu {
         has.then(|| Self { threads: threads.max(1) })
     }
 
-    /// `None`: the kernels are written for x86.
+    /// Always `None`, because the kernels are written for x86.
     #[cfg(not(target_arch = "x86_64"))]
     pub(crate) fn detect(_threads: usize) -> Option<Self> {
         None

@@ -1,7 +1,7 @@
 //! Copies of queries, keys and values in the order in which [`product`](super::tile::product) reads them.
 //!
-//! Keys and values come in panels of 64 keys, the last one with as many registers of 16 as it needs; what is beyond the
-//! last key, row or element is zero.
+//! Keys and values come in panels of 64 keys. The last panel has only as many registers of 16 keys as it needs.
+//! Places beyond the last key, row or element are zero.
 
 use std::arch::x86_64::{
     _mm512_dpbf16_ps, _mm512_loadu_si512, _mm512_max_ps, _mm512_reduce_add_ps, _mm512_reduce_max_ps,
@@ -12,16 +12,16 @@ use std::arch::x86_64::{
 use super::heads::Heads;
 use super::tile::{LANES, PAIRS, Pairs, ROWS, Tile, bf16, halves, numbers};
 
-/// Keys of a panel, and their registers.
+/// The number of keys in a panel, and the number of their registers.
 pub(super) const PANEL: usize = 64;
 pub(super) const WIDTH: usize = PANEL / LANES;
 
 /// One panel of `n` keys.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Panel {
-    /// Its number.
+    /// The panel's number.
     pub(super) at: usize,
-    /// Its keys.
+    /// The number of its keys.
     pub(super) len: usize,
 }
 
@@ -36,7 +36,7 @@ impl Panel {
         self.at * PANEL
     }
 
-    /// Registers of columns.
+    /// The number of registers of columns.
     pub(super) fn width(self) -> usize {
         self.len.div_ceil(LANES)
     }
@@ -47,12 +47,12 @@ impl Panel {
     }
 }
 
-/// Pairs in a row of `dim` elements.
+/// The number of pairs in a row of `dim` elements.
 pub(super) fn pairs(dim: usize) -> usize {
     dim.div_ceil(2)
 }
 
-/// Rows `start .. start + len` of one head as tiles, of which there must be enough.
+/// Packs rows `start .. start + len` of one head as tiles. There must be enough tiles.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
 pub(super) fn pack_rows(
     tiles: &mut [Tile],
@@ -66,7 +66,7 @@ pub(super) fn pack_rows(
     }
 }
 
-/// One row, or zeros.
+/// One row, or zeros if it does not exist.
 #[inline]
 fn pack_row(to: &mut [u32; PAIRS], heads: &Heads<'_>, (b, h): (usize, usize), row: Option<usize>) {
     let to = halves(to);
@@ -85,7 +85,8 @@ fn pack_row(to: &mut [u32; PAIRS], heads: &Heads<'_>, (b, h): (usize, usize), ro
     to[len..].fill(0);
 }
 
-/// Keys of one panel: `[pairs, width]` registers, one column a key. The square of the longest key's length.
+/// Packs the keys of one panel as `[pairs, width]` registers, with one column for each key. Returns the square of
+/// the longest key's length.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
 pub(super) fn pack_keys(columns: &mut [Pairs], heads: &Heads<'_>, head: (usize, usize), panel: Panel) -> f32 {
     let mut longest = _mm512_setzero_ps();
@@ -115,14 +116,14 @@ pub(super) fn pack_keys(columns: &mut [Pairs], heads: &Heads<'_>, head: (usize, 
 #[target_feature(enable = "avx512f")]
 fn load(row: &[u32; PAIRS], from: usize) -> Pairs {
     let part: &[u32; LANES] = &row.as_chunks().0[from / LANES];
-    // SAFETY: a register of 64 bytes from as many.
+    // SAFETY: a register of 64 bytes is read from 64 bytes.
     #[allow(unsafe_code)]
     unsafe {
         _mm512_loadu_si512(part.as_ptr().cast())
     }
 }
 
-/// Row `i` of 16 numbers becomes column `i`: pairs of rows, then of pairs, within quarters of 4; then the quarters.
+/// Transposes 16 rows of 16 numbers. It exchanges pairs of rows, then pairs of these within quarters of 4, then the quarters.
 #[inline]
 #[target_feature(enable = "avx512f")]
 fn transpose(rows: [Pairs; LANES]) -> [Pairs; LANES] {
@@ -142,7 +143,7 @@ fn transpose(rows: [Pairs; LANES]) -> [Pairs; LANES] {
     let mut columns = by_four;
     for c in 0..4 {
         let [p, q, r, s] = [by_four[c], by_four[4 + c], by_four[8 + c], by_four[12 + c]];
-        // quarters 0 and 2, and 1 and 3, of both
+        // quarters 0 and 2, then 1 and 3, of both
         let (even, odd) = (_mm512_shuffle_i32x4::<0x88>(p, q), _mm512_shuffle_i32x4::<0xdd>(p, q));
         let (even_after, odd_after) =
             (_mm512_shuffle_i32x4::<0x88>(r, s), _mm512_shuffle_i32x4::<0xdd>(r, s));
@@ -154,7 +155,7 @@ fn transpose(rows: [Pairs; LANES]) -> [Pairs; LANES] {
     columns
 }
 
-/// Values of one panel: `[width · 8, registers]`, a pair of keys a row, one column an element of `dim`.
+/// Packs the values of one panel as `[width · 8, registers]`. A row is a pair of keys, and a column is an element of `dim`.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
 pub(super) fn pack_values(columns: &mut [Pairs], heads: &Heads<'_>, (b, h): (usize, usize), panel: Panel) {
     let across = heads.dims()[3].div_ceil(LANES) * LANES;
@@ -172,7 +173,7 @@ pub(super) fn pack_values(columns: &mut [Pairs], heads: &Heads<'_>, (b, h): (usi
     }
 }
 
-/// The squares of a tile's rows' lengths.
+/// The squared lengths of the rows of a tile.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
 pub(super) fn squares(tile: &Tile) -> [f32; ROWS] {

@@ -1,4 +1,4 @@
-//! Keys and values of all heads, each head packed by the first task that asks for it.
+//! Keys and values of all heads. The first task that needs a head packs it.
 
 use std::sync::{Mutex, OnceLock};
 
@@ -7,10 +7,10 @@ use super::heads::Heads;
 use super::pack::{PANEL, Panel, WIDTH, pack_keys, pack_values, pairs};
 use super::tile::{LANES, NO_PAIRS, PAIRS, Pairs};
 
-/// Memory of heads that are done with: fresh pages would cost a call several percent.
+/// Memory of finished heads, for reuse. Fresh pages would cost a call several percent.
 static SPARE: Mutex<Vec<[Vec<Pairs>; 2]>> = Mutex::new(Vec::new());
 
-/// All heads.
+/// The keys and values of all heads.
 #[derive(Debug)]
 pub(super) struct Packed<'a> {
     cpu: Cpu,
@@ -20,13 +20,13 @@ pub(super) struct Packed<'a> {
 }
 
 impl<'a> Packed<'a> {
-    /// Nothing is packed yet.
+    /// Starts with no head packed.
     pub(super) fn new(cpu: Cpu, keys: Heads<'a>, values: Heads<'a>) -> Self {
         let [batch, heads, _, _] = keys.dims();
         Self { cpu, keys, values, heads: (0..batch * heads).map(|_| OnceLock::new()).collect() }
     }
 
-    /// One head; other tasks that ask for it wait until it is packed.
+    /// One head. Other tasks that need it wait until it is packed.
     pub(super) fn head(&self, (b, h): (usize, usize)) -> &Head {
         let at = b * self.keys.dims()[1] + h;
         self.heads[at].get_or_init(|| Head::new(self.cpu, &self.keys, &self.values, (b, h)))
@@ -41,12 +41,12 @@ impl Drop for Packed<'_> {
     }
 }
 
-/// One head.
+/// The keys and values of one head.
 #[derive(Debug)]
 pub(super) struct Head {
-    /// Keys and values, a panel after the other.
+    /// Keys and values, panel after panel.
     columns: [Vec<Pairs>; 2],
-    /// Registers of a whole panel.
+    /// The number of registers in a whole panel.
     by_panel: [usize; 2],
     longest: f32,
 }

@@ -1,18 +1,18 @@
-//! Tasks on several threads, those of libtorch where it has some.
+//! Tasks on several threads. They are libtorch's threads, if it has some.
 //!
-//! libtorch's workers (OpenMP) spin for some milliseconds after each of its operations, waiting for the next one. A
-//! second pool would have to share the cores with them; as the next parallel region of the same pool, the tasks find
-//! them awake. The entry is looked up by name, as libtorch brings its own copy of the library.
+//! libtorch's workers (OpenMP) spin for some milliseconds after each operation, waiting for the next one. A second
+//! pool would share the cores with them. Tasks that run as the next parallel region of the same pool find the
+//! workers awake. The entry is looked up by name, because libtorch brings its own copy of the library.
 
 use std::ffi::{c_uint, c_void};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, OnceLock};
 
-/// `GOMP_parallel(region, data, threads, flags)`: GNU's and LLVM's OpenMP both have it.
+/// `GOMP_parallel(region, data, threads, flags)`. Both GNU's and LLVM's OpenMP have it.
 type Parallel = unsafe extern "C" fn(extern "C" fn(*mut c_void), *mut c_void, c_uint, c_uint);
 
-/// Runs `task(scratch, item)` for every item, started in their order, on at most `threads` threads, this one included;
-/// each makes its own scratch.
+/// Runs `task(scratch, item)` for every item on at most `threads` threads, including this one. Items start in their
+/// order. Each thread makes its own scratch.
 pub(super) fn parallel<I: Send, S>(
     threads: usize,
     items: impl IntoIterator<Item = I>,
@@ -22,7 +22,7 @@ pub(super) fn parallel<I: Send, S>(
     parallel_in(openmp(), threads, items, scratch, task);
 }
 
-/// As [`parallel`], in a region of this OpenMP library, or else on threads of its own.
+/// Like [`parallel`], in a region of this OpenMP library, or else on new threads.
 fn parallel_in<I: Send, S>(
     openmp: Option<Parallel>,
     threads: usize,
@@ -53,29 +53,29 @@ fn parallel_in<I: Send, S>(
     }
 }
 
-/// Every thread of an OpenMP region runs `work`; returns when all have.
+/// Runs `work` on every thread of an OpenMP region, and returns when all have finished.
 #[allow(unsafe_code)]
 fn region<F: Fn() + Sync>(openmp: Parallel, threads: usize, work: &F) {
     extern "C" fn enter<F: Fn() + Sync>(work: *mut c_void) {
-        // SAFETY: `region` passes a reference to an `F` that may be shared between threads, and outlives the region.
+        // SAFETY: `region` passes a reference to an `F` that threads may share, and that outlives the region.
         let work = unsafe { &*work.cast::<F>() };
         work();
     }
     let threads = c_uint::try_from(threads).unwrap_or(c_uint::MAX);
-    // SAFETY: `openmp` is the function of this type (see `openmp`); it calls `enter` with the pointer given, on at most
-    // as many threads, and returns when every one has left it.
+    // SAFETY: `openmp` is the function of this type (see `openmp`). It calls `enter` with the given pointer on at
+    // most as many threads, and returns when every thread has left it.
     unsafe { openmp(enter::<F>, std::ptr::from_ref(work).cast_mut().cast(), threads, 0) }
 }
 
-/// The entry of the OpenMP library that this process has loaded, if it has.
+/// The entry of the OpenMP library that this process has loaded, if any.
 fn openmp() -> Option<Parallel> {
     static FOUND: OnceLock<Option<Parallel>> = OnceLock::new();
     #[allow(unsafe_code)]
     *FOUND.get_or_init(|| {
-        // SAFETY: a look-up of a name that ends in zero, among the libraries already loaded.
+        // SAFETY: this looks up a name that ends in zero, among the loaded libraries.
         let entry = unsafe { libc::dlsym(libc::RTLD_DEFAULT, c"GOMP_parallel".as_ptr()) };
-        // SAFETY: the name belongs to this one function, whose signature is part of GCC's stable binary interface;
-        // a null pointer becomes `None`.
+        // SAFETY: the name belongs to this one function, whose signature is part of GCC's stable binary interface.
+        // A null pointer becomes `None`.
         unsafe { std::mem::transmute::<*mut c_void, Option<Parallel>>(entry) }
     })
 }

@@ -1,8 +1,8 @@
-//! For each pruned column the kept row that attends to it most, without a map.
+//! Finds for each pruned column the kept row that attends to it most, without a map.
 //!
-//! A task is a panel of 64 columns. It walks the kept rows in ascending blocks, sums `e^(q_i·k_j · scale − lse_i)` over the
-//! heads in order, and keeps each column's largest sum so far. Only a strictly larger one replaces it, so that the lowest
-//! row wins ties.
+//! A task is a panel of 64 columns. It walks the kept rows in ascending blocks and sums
+//! `e^(q_i·k_j · scale − lse_i)` over the heads in order. It keeps each column's largest sum so far. Only a
+//! strictly larger sum replaces it, so the lowest row wins ties.
 
 use std::arch::x86_64::{
     __m512i, _CMP_GT_OQ, _CMP_UNORD_Q, _mm512_add_ps, _mm512_cmp_ps_mask, _mm512_fmadd_ps,
@@ -17,12 +17,12 @@ use super::pack::{PANEL, Panel, WIDTH, pack_keys, pack_rows, pairs};
 use super::pool::parallel;
 use super::tile::{LANES, Lanes, NO_PAIRS, Pairs, ROWS, Sums, Tile, exp2, numbers, product, zeros};
 
-/// Tiles of a block: their sums stay in the first cache.
+/// The number of tiles in a block. Their sums stay in the first cache.
 const TILES: usize = 8;
 const BLOCK: usize = TILES * ROWS;
 
-/// Rows among the kept ones for gathered queries `[b, h, kept, dim]` and pruned keys `[b, h, pruned, dim]` (the pass), and
-/// the queries' log-sum-exp `[b, h, kept]`, into `[b, pruned]`. `false` if a value is NaN.
+/// Writes to `[b, pruned]` the strongest rows among the kept ones. The pass holds gathered queries `[b, h, kept, dim]`
+/// and pruned keys `[b, h, pruned, dim]`. `lse` is the queries' log-sum-exp `[b, h, kept]`. `false` if a value is NaN.
 #[must_use]
 pub(crate) fn strongest(cpu: Cpu, pass: Pass<'_>, lse: &[f32], into: &mut [i64]) -> bool {
     let [batch, heads, kept, pruned] = pass.sizes();
@@ -58,16 +58,16 @@ pub(crate) fn strongest(cpu: Cpu, pass: Pass<'_>, lse: &[f32], into: &mut [i64])
     ordered.into_inner()
 }
 
-/// A panel of columns of one batch entry.
+/// One panel of columns of one batch entry.
 struct Task<'a> {
     batch: usize,
     panel: Panel,
-    /// `[h, kept]`.
+    /// The log-sum-exp, `[h, kept]`.
     lse: &'a [f32],
     best: &'a mut [i64],
 }
 
-/// Whether no value was NaN.
+/// Runs the task. `false` if a value is NaN.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
 fn columns<const C: usize>(pass: &Pass<'_>, keys: &mut [Pairs], task: Task<'_>) -> bool {
     let Task { batch, panel, lse, best } = task;
@@ -104,7 +104,7 @@ fn columns<const C: usize>(pass: &Pass<'_>, keys: &mut [Pairs], task: Task<'_>) 
     found.nan == 0
 }
 
-/// `sums[i, j] += e^(q_i·k_j · scale − lse_i)` of one head.
+/// `sums[i, j] += e^(q_i·k_j · scale − lse_i)` for one head.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
 fn add<const C: usize>(q: &[Tile], keys: &[Pairs], factor: f32, shift: &[[f32; ROWS]], sums: &mut [Sums<C>]) {
     let keys = keys.as_chunks::<C>().0;
@@ -120,11 +120,11 @@ fn add<const C: usize>(q: &[Tile], keys: &[Pairs], factor: f32, shift: &[[f32; R
     }
 }
 
-/// Each column's largest sum, and its row.
+/// The largest sum of each column, and its row.
 struct Best<const C: usize> {
     highest: [Lanes; C],
     row: [__m512i; C],
-    /// Columns, of any register, that were NaN.
+    /// The columns, of any register, that were NaN.
     nan: u16,
 }
 

@@ -1,11 +1,11 @@
-//! The kernels against plain loops in f64.
+//! Compares the kernels with plain loops in f64.
 #![cfg(target_arch = "x86_64")]
 
 use half::bf16;
 
 use super::{Attended, Cpu, Heads, Pass, attention, fits, strongest, votes};
 
-/// The kernels, or a line that says what was not tested.
+/// The kernels. Without them, prints a line that says what was not tested.
 fn cpu(threads: usize) -> Option<Cpu> {
     let cpu = Cpu::detect(threads);
     if cpu.is_none() {
@@ -24,7 +24,7 @@ fn noise(len: usize, seed: u64, size: f32) -> Vec<u16> {
     (0..len).map(|_| bf16::from_f32((uniform() + uniform() + uniform()) * 2.0 * size).to_bits()).collect()
 }
 
-/// Batch, heads, rows, dim with heads inside, `[b, rows, h, dim]`, and `gap` unused elements behind each row.
+/// Batch, heads, rows and dim. Heads lie inside, `[b, rows, h, dim]`, and `gap` unused elements follow each row.
 struct Operand {
     data: Vec<u16>,
     dims: [usize; 4],
@@ -57,7 +57,7 @@ impl Operand {
     }
 }
 
-/// One attention's operands, and the map and log-sum-exp in f64.
+/// The operands of one attention, and its map and log-sum-exp in f64.
 struct Case {
     q: Operand,
     k: Operand,
@@ -99,7 +99,7 @@ impl Case {
         Some((output, lse, first_vote))
     }
 
-    /// Everything the kernels compute, within what rounding to bf16 once allows.
+    /// Checks all results of the kernels, within the error of one rounding to bf16.
     fn check(&self) {
         let Some((output, lse, first_vote)) = self.run(2) else {
             return;
@@ -181,7 +181,7 @@ fn logits_far_beyond_the_room() {
 
 #[test]
 fn a_bound_far_above_every_logit() {
-    // queries and keys are long and orthogonal but for one small element: the bound is 1250, the logits are about 1
+    // queries and keys are long and orthogonal except for one small element: the bound is 1250, the logits are about 1
     let mut case = Case::new([1, 1, 20, 90, 64], 0, 1.0);
     let long = bf16::from_f32(100.0).to_bits();
     for i in 0..20 {

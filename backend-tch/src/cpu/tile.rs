@@ -1,8 +1,8 @@
 //! The product of 6 rows with 16 to 64 columns in bf16, accumulated in f32, and the exponential.
 //!
-//! `vdpbf16ps` adds to each of 16 f32 the product of a pair: `c_j += a_2t b_2t,j + a_2t+1 b_2t+1,j`. So the right operand
-//! holds, for each pair `t` of the inner dimension, the pairs of 16 columns in a register; the left one's pair is one
-//! 32-bit number for all 16. 6 x 4 registers of sums leave 8 of 32 for the operands.
+//! `vdpbf16ps` adds to each of 16 f32 the product of a pair: `c_j += a_2t b_2t,j + a_2t+1 b_2t+1,j`. For each pair
+//! `t` of the inner dimension, the right operand therefore holds the pairs of 16 columns in a register. The pair of
+//! the left operand is one 32-bit number for all 16. 6 x 4 registers of sums leave 8 of 32 for the operands.
 
 use std::arch::x86_64::{
     __m512, __m512bh, __m512i, _MM_FROUND_TO_NEAREST_INT, _mm512_dpbf16_ps, _mm512_fmadd_ps,
@@ -10,13 +10,13 @@ use std::arch::x86_64::{
     _mm512_sub_ps,
 };
 
-/// Elements of a register.
+/// The number of elements in a register.
 pub(super) const LANES: usize = 16;
 
-/// Rows of a tile.
+/// The number of rows in a tile.
 pub(super) const ROWS: usize = 6;
 
-/// Pairs in a row of a tile.
+/// The number of pairs in a row of a tile.
 pub(super) const PAIRS: usize = 32;
 
 /// 16 sums.
@@ -25,7 +25,7 @@ pub(super) type Lanes = __m512;
 /// 16 pairs of bf16.
 pub(super) type Pairs = __m512i;
 
-/// Sums of a tile: `C` registers of columns.
+/// The sums of a tile: `C` registers of columns.
 pub(super) type Sums<const C: usize> = [[Lanes; C]; ROWS];
 
 /// Left operand: 6 rows of 32 pairs.
@@ -52,7 +52,7 @@ pub(super) fn product<const C: usize>(left: &Tile, right: &[[Pairs; C]], mut sum
     sums
 }
 
-/// Sums to start from.
+/// The sums at the start.
 #[inline]
 #[target_feature(enable = "avx512f")]
 pub(super) fn zeros<const C: usize>() -> Sums<C> {
@@ -63,17 +63,17 @@ pub(super) fn zeros<const C: usize>() -> Sums<C> {
 #[inline]
 #[target_feature(enable = "avx512f")]
 pub(super) fn bf16(pairs: Pairs) -> __m512bh {
-    // SAFETY: both are 64 bytes, of which every pattern is valid.
+    // SAFETY: both are 64 bytes, and every bit pattern is valid.
     #[allow(unsafe_code)]
     unsafe {
         std::mem::transmute::<Pairs, __m512bh>(pairs)
     }
 }
 
-/// `2^x` to 2e-7; less than `2^-126` loses digits and ends at 0; NaN and `-inf` become NaN.
+/// `2^x` to 2e-7. Results below `2^-126` lose digits and end at 0. NaN and `-inf` become NaN.
 ///
-/// `x = n + f` with `|f| <= 1/2`, a polynomial for `2^f` whose first two terms are exactly 1 and ln 2, and `n` added to its
-/// exponent. Rounding and scaling run beside the multipliers, which are what there is too little of.
+/// It splits `x = n + f` with `|f| <= 1/2`. A polynomial gives `2^f`; its first two terms are exactly 1 and ln 2.
+/// `n` is added to its exponent. Multipliers are the bottleneck, and rounding and scaling run beside them.
 #[inline]
 #[target_feature(enable = "avx512f")]
 pub(super) fn exp2(x: Lanes) -> Lanes {
@@ -90,7 +90,7 @@ pub(super) fn exp2(x: Lanes) -> Lanes {
 
 /// All bits zero.
 pub(super) const NO_PAIRS: Pairs = {
-    // SAFETY: 64 bytes, of which every pattern is valid.
+    // SAFETY: 64 bytes, and every bit pattern is valid.
     #[allow(unsafe_code)]
     unsafe {
         std::mem::zeroed()
@@ -108,7 +108,7 @@ pub(super) const NO_LANES: Lanes = {
 
 /// The numbers of a register.
 pub(super) fn floats(lanes: Lanes) -> [f32; LANES] {
-    // SAFETY: the same 64 bytes, of which every pattern is valid.
+    // SAFETY: the same 64 bytes, and every bit pattern is valid.
     #[allow(unsafe_code)]
     unsafe {
         std::mem::transmute::<Lanes, [f32; LANES]>(lanes)
@@ -117,8 +117,8 @@ pub(super) fn floats(lanes: Lanes) -> [f32; LANES] {
 
 /// The 32-bit numbers of registers.
 pub(super) fn numbers(registers: &mut [Pairs]) -> &mut [u32] {
-    // SAFETY: the same memory, borrowed as long; 64 bytes are 16 numbers of 4, of which every pattern is valid, and
-    // their alignment is less.
+    // SAFETY: the same memory, borrowed for the same time. 64 bytes are 16 numbers of 4 bytes. Every bit pattern is
+    // valid, and numbers need less alignment.
     #[allow(unsafe_code)]
     unsafe {
         std::slice::from_raw_parts_mut(registers.as_mut_ptr().cast(), registers.len() * LANES)
@@ -127,7 +127,7 @@ pub(super) fn numbers(registers: &mut [Pairs]) -> &mut [u32] {
 
 /// The elements of a row of pairs.
 pub(super) fn halves(row: &mut [u32; PAIRS]) -> &mut [u16; 2 * PAIRS] {
-    // SAFETY: the same memory, borrowed as long; on x86 the low half of a number comes first, as in a pair.
+    // SAFETY: the same memory, borrowed for the same time. On x86 the low half of a number comes first, as in a pair.
     #[allow(unsafe_code)]
     unsafe {
         &mut *std::ptr::from_mut(row).cast()
@@ -151,7 +151,7 @@ mod tests {
             println!("skipped: this processor has no AVX-512");
             return;
         }
-        // SAFETY: the feature was found above.
+        // SAFETY: the check above found the feature.
         let value = |x: f32| unsafe { one(x) }[7];
         let mut worst = 0f64;
         for i in -125_999..127_000 {

@@ -1,7 +1,7 @@
 //! A vote on keys without the map: `u_j = Σ_i s_i A_ij` with `A_ij = e^(q_i·k_j · scale − lse_i)`.
 //!
-//! A task is some panels of 64 keys of one head, against which all queries pass; so each vote is summed in one place,
-//! block of rows by block of rows.
+//! A task is some panels of 64 keys of one head, and all queries pass over them. Each vote is therefore summed in
+//! one place, block of rows by block of rows.
 
 use std::arch::x86_64::{_mm512_add_ps, _mm512_fmadd_ps, _mm512_set1_ps, _mm512_setzero_ps};
 use std::f64::consts::LOG2_E;
@@ -12,13 +12,14 @@ use super::pack::{PANEL, Panel, WIDTH, pack_keys, pack_rows, pairs};
 use super::pool::parallel;
 use super::tile::{LANES, Lanes, NO_LANES, NO_PAIRS, Pairs, ROWS, Tile, exp2, floats, product, zeros};
 
-/// Panels of a task.
+/// The number of panels in a task.
 const PANELS: usize = 4;
-/// Tiles of a block.
+/// The number of tiles in a block.
 const TILES: usize = 16;
 const BLOCK: usize = TILES * ROWS;
 
-/// `Aᵀ s` for the pass's scores and the rows' log-sum-exp `[b, h, m]`, into `[b, h, n]`. Nothing is written without scores.
+/// Writes `Aᵀ s` to `[b, h, n]`, for the pass's scores and the rows' log-sum-exp `[b, h, m]`. Without scores it
+/// writes nothing.
 pub(crate) fn votes(cpu: Cpu, pass: Pass<'_>, lse: &[f32], into: &mut [f32]) {
     let Some(scores) = pass.scores else {
         return;
@@ -51,7 +52,7 @@ struct Task<'a> {
     votes: &'a mut [f32],
 }
 
-/// One thread's working memory.
+/// The working memory of one thread.
 struct Scratch {
     keys: Vec<Pairs>,
     q: [Tile; TILES],
@@ -98,7 +99,7 @@ fn columns(pass: &Pass<'_>, scratch: &mut Scratch, task: Task<'_>) {
     }
 }
 
-/// The votes of a block of rows on one panel. Columns beyond the last key hold what nobody reads.
+/// The votes of a block of rows on one panel. Columns beyond the last key hold values that nobody reads.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
 fn cast<const C: usize>(
     q: &[Tile],

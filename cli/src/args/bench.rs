@@ -1,4 +1,4 @@
-//! `atedm bench`.
+//! Flags of `atedm bench`.
 
 use std::path::PathBuf;
 
@@ -6,7 +6,7 @@ use clap::Args;
 
 use super::{EngineArgs, PRUNE_OPT_HELP, parse};
 
-/// `atedm bench`.
+/// Flags of `atedm bench`.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  \
     atedm bench --backend tch --dtype bf16                         SD-XL's U-Net at 1024 px, whole and pruned\n  \
@@ -17,20 +17,20 @@ use super::{EngineArgs, PRUNE_OPT_HELP, parse};
 pub(crate) struct BenchArgs {
     #[command(flatten)]
     pub(crate) engine: EngineArgs,
-    /// Checkpoint: a folder as diffusers writes it, or a hub id; atedm-shapes is the built-in model
-    /// [default: SD-XL base's U-Net with generated weights]
+    /// Checkpoint: a diffusers folder or a hub id; atedm-shapes is the built-in model [default: SD-XL base's U-Net with
+    /// generated weights]
     #[arg(long, value_name = "DIR")]
     pub(crate) model: Option<String>,
-    /// Take --model's configuration alone, with generated weights (the weight files need not be there)
+    /// Use only --model's configuration, with generated weights (the weight files may be missing)
     #[arg(long, requires = "model")]
     pub(crate) generated: bool,
-    /// Pixels across and down [default: the model's own size]
+    /// Width and height in pixels [default: the model's own size]
     #[arg(long, value_name = "PIXELS", value_parser = parse::positive, allow_negative_numbers = true)]
     pub(crate) size: Option<usize>,
-    /// Rows of one U-Net evaluation (guidance makes two an image)
+    /// Rows of one U-Net evaluation; an even number stands for guided images of two rows each
     #[arg(long, value_name = "N", default_value = "1", value_parser = parse::positive, allow_negative_numbers = true)]
     pub(crate) batch: usize,
-    /// Methods to time beside the full model
+    /// Methods to time, in addition to the full model
     #[arg(
         long,
         value_name = "NAME,…",
@@ -41,22 +41,22 @@ pub(crate) struct BenchArgs {
     /// Options of every method (repeatable)
     #[arg(long, value_name = "KEY=VALUE,…", action = clap::ArgAction::Append, long_help = PRUNE_OPT_HELP)]
     pub(crate) prune_opt: Vec<String>,
-    /// Rounds; each runs the full model and every method once, and medians are shown
+    /// Number of rounds; each runs the full model and every method once, and medians are shown
     #[arg(long, value_name = "N", default_value = "3", value_parser = parse::positive, allow_negative_numbers = true)]
     pub(crate) repeats: usize,
-    /// Denoising steps of the schedule that the mean is taken over
+    /// Denoising steps of the schedule for the mean
     #[arg(long, value_name = "N", default_value = "50", value_parser = parse::positive, allow_negative_numbers = true)]
     pub(crate) steps: usize,
-    /// Store every attention map, in the full model too (the paper's "w/o FO"): no fused attention
+    /// Store every attention map, also in the full model (the paper's "w/o FO"): no fused attention
     #[arg(long)]
     pub(crate) unfused: bool,
     /// Also write the figures as JSON
     #[arg(long, value_name = "FILE")]
     pub(crate) json: Option<PathBuf>,
-    /// Wait for a line on the standard input before each round: to take turns with another program
+    /// Before each round, wait for a line on the standard input, to take turns with another program
     #[arg(long)]
     pub(crate) paced: bool,
-    /// No progress on the error stream
+    /// Show no progress on the error stream
     #[arg(long, short)]
     pub(crate) quiet: bool,
 }

@@ -1,4 +1,4 @@
-//! `atedm compare`.
+//! Flags of `atedm compare`.
 
 use std::path::PathBuf;
 
@@ -6,7 +6,7 @@ use clap::Args;
 
 use super::{EngineArgs, SampleArgs, parse};
 
-/// `atedm compare`.
+/// Flags of `atedm compare`.
 #[derive(Debug, Args)]
 #[command(
     after_help = "Example:\n  atedm compare --model sdxl-base --prompt \"a red fox\" --prompt \"a lighthouse\" \\\n    \
@@ -15,7 +15,7 @@ use super::{EngineArgs, SampleArgs, parse};
 pub(crate) struct CompareArgs {
     #[command(flatten)]
     pub(crate) sample: SampleArgs,
-    /// Draw each prompt with these seeds, instead of --seed
+    /// Make each prompt with each of these seeds; replaces --seed
     #[arg(long, value_name = "N,N,…", value_delimiter = ',', value_parser = parse::seed, conflicts_with_all = ["seed", "latents"], help_heading = "Image")]
     pub(crate) seeds: Vec<u64>,
     #[command(flatten)]
@@ -24,7 +24,7 @@ pub(crate) struct CompareArgs {
     /// first column
     #[arg(long, value_name = "NAME[:KEY=VALUE,…],…", required = true, help_heading = "Pruning")]
     pub(crate) methods: Vec<String>,
-    /// The contact sheet: a row a prompt, a column a method
+    /// The contact sheet: one row per prompt, one column per method
     #[arg(long, short, value_name = "OUT.png", help_heading = "Output")]
     pub(crate) output: PathBuf,
     /// Longer side of each picture on the sheet, in pixels
@@ -33,7 +33,7 @@ pub(crate) struct CompareArgs {
     /// Print the table as JSON
     #[arg(long, help_heading = "Output")]
     pub(crate) json: bool,
-    /// No progress bar
+    /// Show no progress bar
     #[arg(long, short, help_heading = "Output")]
     pub(crate) quiet: bool,
 }

@@ -1,4 +1,4 @@
-//! `atedm eval`.
+//! Flags of `atedm eval`.
 
 use std::path::PathBuf;
 
@@ -7,7 +7,7 @@ use clap::{Args, Subcommand};
 
 use super::{DTypeKind, EngineArgs, MODEL_HELP, PruneArgs, RNG_DTYPE_HELP, RngName, ShardArgs, parse};
 
-/// `atedm eval`.
+/// Flags of `atedm eval`.
 #[derive(Debug, Args)]
 #[command(arg_required_else_help = false)]
 pub(crate) struct EvalArgs {
@@ -15,14 +15,14 @@ pub(crate) struct EvalArgs {
     pub(crate) action: EvalAction,
 }
 
-/// What `eval` does.
+/// Subcommands of `eval`.
 #[derive(Debug, Subcommand)]
 pub(crate) enum EvalAction {
-    /// Make an image for each caption, in folders as pytorch-fid, clean-fid and open_clip read them
+    /// Make an image for each caption, in folders that pytorch-fid, clean-fid and open_clip read
     Export(Box<ExportArgs>),
 }
 
-/// `atedm eval export`.
+/// Flags of `atedm eval export`.
 #[derive(Debug, Args)]
 #[command(
     after_help = "Example:\n  atedm eval export --captions captions_val2017.json --limit 5000 --model sdxl-base --width 1024 --height 1024 \\\n    \
@@ -30,19 +30,19 @@ pub(crate) enum EvalAction {
     pytorch_fid reals at-edm/images/at-edm                (docs: Evaluation)"
 )]
 pub(crate) struct ExportArgs {
-    /// Captions: COCO's JSON (of each image the first caption by annotation id), .jsonl, .csv or .tsv as `atedm ablate` reads
-    /// them, or any other file with a prompt on each line
+    /// Captions: COCO's JSON (each image's first caption by annotation id), .jsonl, .csv or .tsv as in `atedm ablate`,
+    /// or any other file with one prompt per line
     #[arg(long, value_name = "FILE")]
     pub(crate) captions: PathBuf,
     /// Only the first N images of COCO by image id, or the first N lines
     #[arg(long, value_name = "N", value_parser = parse::positive, allow_negative_numbers = true)]
     pub(crate) limit: Option<usize>,
-    /// Folder for everything; must not hold another export
+    /// Folder for all results; must not contain another export
     #[arg(long, short, value_name = "DIR")]
     pub(crate) output: PathBuf,
     #[arg(long, value_name = "MODEL", help = MODEL_HELP)]
     pub(crate) model: Option<String>,
-    /// An ablation's configuration for several methods or guidance scales at once; its prompts are not used
+    /// An ablation's configuration, for several methods or guidance scales at once; its prompts are ignored
     #[arg(long, value_name = "FILE.toml", conflicts_with_all = [
         "prune", "prune_opt", "prune_config", "steps", "guidance_scale", "scheduler", "negative_prompt", "seed", "width",
         "height", "rng", "rng_dtype", "vae_tiling",
@@ -56,34 +56,34 @@ pub(crate) struct ExportArgs {
     pub(crate) shards: ShardArgs,
     #[command(flatten)]
     pub(crate) engine: EngineArgs,
-    /// No progress and no lines about finished images
+    /// Show no progress and no lines about finished images
     #[arg(long, short)]
     pub(crate) quiet: bool,
 }
 
-/// How each image is sampled.
+/// The sampling of each image.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Image")]
 pub(crate) struct ExportSampling {
     /// Denoising steps
     #[arg(long, value_name = "N", default_value = "50", value_parser = parse::positive, allow_negative_numbers = true)]
     pub(crate) steps: usize,
-    /// Classifier-free guidance
+    /// Classifier-free guidance scale
     #[arg(long, value_name = "SCALE", default_value = "7", value_parser = parse::finite, allow_negative_numbers = true)]
     pub(crate) guidance_scale: f64,
     /// Sampler, as in `atedm generate` [default: what the checkpoint's scheduler_config.json says]
     #[arg(long, value_name = "NAME", value_parser = parse::scheduler)]
     pub(crate) scheduler: Option<SamplerChoice>,
-    /// What to steer away from
+    /// Negative prompt
     #[arg(long, value_name = "TEXT")]
     pub(crate) negative_prompt: Option<String>,
-    /// The run's seed; each caption's own is made of it and of the caption's id, whatever else is in the run
+    /// The run's seed; each caption's seed depends only on it and on the caption's id
     #[arg(long, value_name = "N", default_value = "0", value_parser = parse::seed, allow_negative_numbers = true)]
     pub(crate) seed: u64,
-    /// Pixels across [default: the checkpoint's own size]
+    /// Width in pixels [default: the checkpoint's own size]
     #[arg(long, value_name = "PIXELS", value_parser = parse::positive, allow_negative_numbers = true)]
     pub(crate) width: Option<usize>,
-    /// Pixels down [default: the checkpoint's own size]
+    /// Height in pixels [default: the checkpoint's own size]
     #[arg(long, value_name = "PIXELS", value_parser = parse::positive, allow_negative_numbers = true)]
     pub(crate) height: Option<usize>,
     /// Generator of the noise
@@ -91,7 +91,7 @@ pub(crate) struct ExportSampling {
     pub(crate) rng: RngName,
     #[arg(long, value_name = "TYPE", help = RNG_DTYPE_HELP)]
     pub(crate) rng_dtype: Option<DTypeKind>,
-    /// Decode in overlapping tiles of this many pixels [512 if not given]
+    /// Decode in overlapping tiles of this many pixels [512 if no number is given]
     #[arg(long, value_name = "PIXELS", num_args = 0..=1, default_missing_value = "512", value_parser = parse::positive, allow_negative_numbers = true)]
     pub(crate) vae_tiling: Option<usize>,
 }

@@ -1,4 +1,4 @@
-//! `atedm flops`.
+//! Flags of `atedm flops`.
 
 use std::path::PathBuf;
 
@@ -6,7 +6,7 @@ use clap::Args;
 
 use super::{PRUNE_OPT_HELP, parse};
 
-/// `atedm flops`.
+/// Flags of `atedm flops`.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  \
     atedm flops                                                    SD-XL base at 1024 px, the paper's AT-EDM and AT-EDM†\n  \
@@ -14,17 +14,17 @@ use super::{PRUNE_OPT_HELP, parse};
     atedm flops --prune at-edm --prune-opt prune_point=before_ff --budget 4.1\n  \
     atedm flops --model my-sdxl --width 768 --height 1024 --json")]
 pub(crate) struct FlopsArgs {
-    /// Checkpoint: a folder as diffusers writes it (its configurations are read, its weights are not), or a hub id;
-    /// atedm-shapes is the built-in model [default: SD-XL base 1.0's configuration]
+    /// Checkpoint: a diffusers folder (only its configurations are read) or a hub id; atedm-shapes is the built-in
+    /// model [default: SD-XL base 1.0's configuration]
     #[arg(long, value_name = "DIR")]
     pub(crate) model: Option<String>,
-    /// Denoising steps of the schedule that the mean is taken over
+    /// Denoising steps of the schedule for the mean
     #[arg(long, value_name = "N", default_value = "50", value_parser = parse::positive, allow_negative_numbers = true)]
     pub(crate) steps: usize,
-    /// Pixels across [default: the checkpoint's own size]
+    /// Width in pixels [default: the checkpoint's own size]
     #[arg(long, value_name = "PIXELS", value_parser = parse::positive, allow_negative_numbers = true)]
     pub(crate) width: Option<usize>,
-    /// Pixels down [default: the checkpoint's own size]
+    /// Height in pixels [default: the checkpoint's own size]
     #[arg(long, value_name = "PIXELS", value_parser = parse::positive, allow_negative_numbers = true)]
     pub(crate) height: Option<usize>,
     /// Methods, one row each [default: at-edm and at-edm-dagger, each with both prune points]
@@ -37,11 +37,11 @@ pub(crate) struct FlopsArgs {
     /// Method and options from a TOML file (repeatable, one row each); --prune-opt wins
     #[arg(long, value_name = "FILE.toml", help_heading = "Pruning")]
     pub(crate) prune_config: Vec<PathBuf>,
-    /// Solve every method's ratio for this mean, in TFLOP a U-Net evaluation
+    /// Solve every method's ratio for this mean, in TFLOP per U-Net evaluation
     #[arg(long, value_name = "TFLOP", value_parser = parse::finite, allow_negative_numbers = true)]
     #[arg(help_heading = "Pruning")]
     pub(crate) budget: Option<f64>,
-    /// The same as JSON
+    /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,
 }

@@ -1,4 +1,4 @@
-//! What was typed: the command line, in groups that the commands share.
+//! The command line. Flags are in groups that the commands share.
 
 mod ablate;
 mod bench;
@@ -44,7 +44,7 @@ pub(crate) use train::{Activations, TrainArgs};
     disable_help_subcommand = true
 )]
 pub(crate) struct Cli {
-    /// What to do.
+    /// The command.
     #[command(subcommand)]
     pub(crate) command: Command,
 }
@@ -54,35 +54,36 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Make images from prompts.
     Generate(Box<GenerateArgs>),
-    /// Show a checkpoint's blocks, what a configuration prunes in them, and what that costs.
+    /// Show a checkpoint's blocks, what a configuration prunes in them, and the cost.
     Inspect(Box<InspectArgs>),
-    /// Make an image and draw what was pruned on the way (the paper's Fig. 8 and Fig. 5).
+    /// Make an image and draw the pruned tokens (the paper's Fig. 8 and Fig. 5).
     Masks(Box<MasksArgs>),
-    /// Show what a U-Net evaluation costs by kind and by block, whole and pruned (the paper's Fig. 2 and Tables 1 and 2).
+    /// Show the cost of a U-Net evaluation by kind and by block, whole and pruned (the paper's Fig. 2 and Tables 1 and
+    /// 2).
     Flops(Box<FlopsArgs>),
     /// Time the U-Net at its real size, whole and under each method (no checkpoint needed).
     Bench(Box<BenchArgs>),
-    /// Make the same images under several methods: a contact sheet, distances to the unpruned images, FLOPs, times.
+    /// Make the same images with several methods: a contact sheet, distances to the unpruned images, FLOPs, times.
     Compare(Box<CompareArgs>),
-    /// Make the images of a grid of methods and options, resumable and in shards, with a line of results for each.
+    /// Make the images of a grid of methods and options, with one line of results each. Resumable, in shards.
     Ablate(Box<AblateArgs>),
-    /// Write one HTML page of an ablation: tables, curves, images, configurations. Needs no network to read.
+    /// Write one HTML page for an ablation: tables, curves, images, configurations. It needs no network.
     Report(ReportArgs),
-    /// Make images for captions, in folders as FID and CLIP programs read them.
+    /// Make images for captions, in folders that FID and CLIP programs read.
     Eval(EvalArgs),
-    /// Write composed scenes with captions, exact masks and labels: what `atedm train` learns from.
+    /// Write composed scenes with captions, exact masks and labels. `atedm train` learns from such scenes.
     Scenes(ScenesArgs),
-    /// Train a small SD-XL from nothing: its autoencoder, then its U-Net and text encoders. Resumable.
+    /// Train a small SD-XL from random weights: first its autoencoder, then its U-Net and text encoders. Resumable.
     #[cfg(feature = "train")]
     Train(TrainArgs),
     /// Write a single-file SD-XL checkpoint as a diffusers folder.
     Convert(ConvertArgs),
-    /// Write a tiny SD-XL with random weights: it makes noise, but needs no download.
+    /// Write a tiny SD-XL with random weights. It makes only noise, but needs no download.
     InitTiny(InitTinyArgs),
 }
 
 impl Command {
-    /// Where its arithmetic happens, if it asks for that.
+    /// The engine's flags, if the command has them.
     pub(crate) fn engine(&mut self) -> Option<&mut EngineArgs> {
         match self {
             Self::Generate(args) => Some(&mut args.engine),
@@ -99,7 +100,7 @@ impl Command {
     }
 }
 
-/// `atedm generate`.
+/// Flags of `atedm generate`.
 #[derive(Debug, Args)]
 #[command(
     after_help = "Example:\n  atedm generate --model sdxl-base --prompt \"a red fox in the snow\" \\\n    \
@@ -118,35 +119,35 @@ pub(crate) struct GenerateArgs {
     pub(crate) output: OutputArgs,
 }
 
-/// What to draw, and how it is sampled.
+/// The prompt and the sampling.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Image")]
 pub(crate) struct SampleArgs {
     #[arg(long, value_name = "MODEL", help = MODEL_HELP)]
     pub(crate) model: Option<String>,
-    /// What to draw; give it several times for one batch (writes OUT-0.png, OUT-1.png, …)
+    /// Prompt; repeat it for a batch of several images (writes OUT-0.png, OUT-1.png, …)
     #[arg(long, value_name = "TEXT", required = true)]
     pub(crate) prompt: Vec<String>,
-    /// What to steer away from
+    /// Negative prompt
     #[arg(long, value_name = "TEXT")]
     pub(crate) negative_prompt: Option<String>,
     /// Denoising steps
     #[arg(long, value_name = "N", default_value = "50", value_parser = parse::positive, allow_negative_numbers = true)]
     pub(crate) steps: usize,
-    /// Classifier-free guidance; 1 or less runs the prompt alone
+    /// Classifier-free guidance scale; with 1 or less only the prompt runs
     #[arg(long, value_name = "SCALE", default_value = "7", value_parser = parse::finite, allow_negative_numbers = true)]
     pub(crate) guidance_scale: f64,
     /// Seed of the initial noise
     #[arg(long, value_name = "N", default_value = "0", value_parser = parse::seed, allow_negative_numbers = true)]
     pub(crate) seed: u64,
-    /// Pixels across [default: the checkpoint's own size]
+    /// Width in pixels [default: the checkpoint's own size]
     #[arg(long, value_name = "PIXELS", value_parser = parse::positive, allow_negative_numbers = true)]
     pub(crate) width: Option<usize>,
-    /// Pixels down [default: the checkpoint's own size]
+    /// Height in pixels [default: the checkpoint's own size]
     #[arg(long, value_name = "PIXELS", value_parser = parse::positive, allow_negative_numbers = true)]
     pub(crate) height: Option<usize>,
-    /// Sampler: euler, euler-karras, euler-trailing, euler-sgm (the paper's), euler-a, ddim, dpm++2m,
-    /// dpm++2m-karras, lcm [default: what the checkpoint's scheduler_config.json says]
+    /// Sampler: euler, euler-karras, euler-trailing, euler-sgm (the paper's), euler-a, ddim, dpm++2m, dpm++2m-karras,
+    /// lcm [default: from the checkpoint's scheduler_config.json]
     #[arg(long, value_name = "NAME", value_parser = parse::scheduler)]
     pub(crate) scheduler: Option<SamplerChoice>,
     /// Generator of the noise: torch gives diffusers' CPU latents for a seed, chacha is portable
@@ -154,24 +155,25 @@ pub(crate) struct SampleArgs {
     pub(crate) rng: RngName,
     #[arg(long, value_name = "TYPE", help = RNG_DTYPE_HELP)]
     pub(crate) rng_dtype: Option<DTypeKind>,
-    /// Start from these latents instead of noise of the seed: one f32 tensor `latents [B,4,h,w]`, standard normal
+    /// Start from these latents, not from noise of the seed: one f32 tensor `latents [B,4,h,w]`, standard normal
     #[arg(long, value_name = "IN.safetensors")]
     pub(crate) latents: Option<PathBuf>,
-    /// Start from this picture (image to image): a PNG of the output's size, 8-bit RGB
+    /// Start from this picture (image to image): an 8-bit RGB PNG of the output's size
     #[arg(long, value_name = "IN.png", conflicts_with = "latents")]
     pub(crate) init_image: Option<PathBuf>,
-    /// With --init-image: start from the mean of the picture's latents, instead of latents drawn from their distribution
+    /// With --init-image: start from the mean of the picture's latents, not from a draw from their distribution
     #[arg(long, requires = "init_image")]
     pub(crate) init_mean: bool,
-    /// With --init-image: the share of the schedule that runs; 1 leaves nothing of the picture [default: 0.3]
+    /// With --init-image: the share of the schedule that runs; with 1 nothing of the picture remains [default: 0.3]
     #[arg(long, value_name = "SHARE", requires = "init_image", value_parser = parse::finite, allow_negative_numbers = true)]
     pub(crate) strength: Option<f64>,
-    /// Decode in overlapping tiles of this many pixels [512 if not given]: less memory, nearly the same picture (diffusers' VAE tiling)
+    /// Decode in overlapping tiles of this many pixels [512 if no number is given]: less memory, nearly the same
+    /// picture (diffusers' VAE tiling)
     #[arg(long, value_name = "PIXELS", num_args = 0..=1, default_missing_value = "512", value_parser = parse::positive, allow_negative_numbers = true)]
     pub(crate) vae_tiling: Option<usize>,
 }
 
-/// Where the arithmetic happens.
+/// The backend, device and precision.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Engine")]
 pub(crate) struct EngineArgs {
@@ -184,16 +186,16 @@ pub(crate) struct EngineArgs {
     /// Element type of weights and activations (f64: CPU only)
     #[arg(long, value_name = "TYPE", default_value = "f32")]
     pub(crate) dtype: DTypeKind,
-    /// Threads on the CPU, at most four a core [default: one a core]
+    /// CPU threads, at most four per core [default: one per core]
     #[arg(long, value_name = "N", value_parser = parse::positive, allow_negative_numbers = true)]
     pub(crate) threads: Option<usize>,
-    /// Same command, same machine, same bits; refuses devices that cannot promise it
+    /// Guarantee the same bits for the same command on the same machine; refuses devices that cannot
     #[arg(long)]
     pub(crate) deterministic: bool,
 }
 
 impl EngineArgs {
-    /// What computes.
+    /// The platform that these flags select.
     pub(crate) fn platform(&self) -> Platform {
         Platform {
             backend: self.backend.name().to_string(),
@@ -204,23 +206,24 @@ impl EngineArgs {
     }
 }
 
-/// Which tokens are left out.
+/// The pruning method.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Pruning")]
 pub(crate) struct PruneArgs {
-    /// Method: none, at-edm, at-edm-dagger, at-edm-fast, at-edm-dagger-fast, at-edm-a … at-edm-d, tome-c and other merging, a plugin's name, or several joined by +, outer first [default: none; at-edm for masks]
+    /// Method: none, at-edm, at-edm-dagger, at-edm-fast, at-edm-dagger-fast, at-edm-a … at-edm-d, tome-c and other
+    /// merging, a plugin's name, or several joined by +, outer first [default: none; at-edm for masks]
     #[arg(long, value_name = "NAME")]
     pub(crate) prune: Option<String>,
     /// The method's options: ratio=0.63,tau=30%,prune_point=before_ff,levels=1+2 (repeatable; a.b=1 sets a table's entry)
     #[arg(long, value_name = "KEY=VALUE,…", action = clap::ArgAction::Append, long_help = PRUNE_OPT_HELP)]
     pub(crate) prune_opt: Vec<String>,
-    /// Method and options from a TOML file: `method = "at-edm"` and one line an option; --prune-opt wins.
-    /// `method = ["a", "b"]` is `a+b`, with the options of each in a table of its name
+    /// Method and options from a TOML file: `method = "at-edm"` and one line per option; --prune-opt wins. `method =
+    /// ["a", "b"]` is `a+b`, with the options of each in a table of its name
     #[arg(long, value_name = "FILE.toml")]
     pub(crate) prune_config: Option<PathBuf>,
 }
 
-/// Every option of AT-EDM, its default first.
+/// Every option of AT-EDM. The first value is the default.
 const PRUNE_OPT_HELP: &str = "\
 The method's options, as key=value,key=value,… (repeatable; a.b=1 sets entry b of table a, 1+2 is a list).
 Of methods joined by + each takes its own: --prune todo-sdxl+at-edm --prune-opt at-edm.levels=2,at-edm.ratio=0.5.
@@ -240,19 +243,19 @@ AT-EDM takes, its default first:
   guidance=per_row      | cond | mean: whose scores decide in the two halves of guidance
   keep_multiple=1       kept counts are rounded up to a multiple of this";
 
-/// Masks read from and written to files.
+/// Mask files to read and to write.
 #[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = "Pruning")]
 pub(crate) struct ReplayArgs {
     /// Write scores, kept sets and votes of every site and step
     #[arg(long, value_name = "FILE.safetensors")]
     pub(crate) masks_out: Option<PathBuf>,
-    /// Take the kept sets from such a file instead of scoring
+    /// Take the kept sets from a file of --masks-out, without scoring
     #[arg(long, value_name = "FILE.safetensors")]
     pub(crate) masks_in: Option<PathBuf>,
 }
 
-/// What `generate` writes.
+/// The output files of `generate`.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Output")]
 pub(crate) struct OutputArgs {
@@ -262,15 +265,15 @@ pub(crate) struct OutputArgs {
     /// Also write the final latents, before the VAE's scaling: one f32 tensor `latents [B,4,h,w]`
     #[arg(long, value_name = "OUT.safetensors")]
     pub(crate) save_latents: Option<PathBuf>,
-    /// Leave the prompt and the settings out of the picture
+    /// Leave the prompt and the settings out of the picture's metadata
     #[arg(long)]
     pub(crate) no_metadata: bool,
-    /// No progress bar and no summary
+    /// Show no progress bar and no summary
     #[arg(long, short)]
     pub(crate) quiet: bool,
 }
 
-/// `atedm inspect`.
+/// Flags of `atedm inspect`.
 #[derive(Debug, Args)]
 #[command(
     after_help = "Example:\n  atedm inspect --model sdxl-base --prune at-edm --prune-opt ratio=0.63 --width 1024 --height 1024"
@@ -278,23 +281,23 @@ pub(crate) struct OutputArgs {
 pub(crate) struct InspectArgs {
     #[arg(long, value_name = "MODEL", help = MODEL_HELP)]
     pub(crate) model: Option<String>,
-    /// Denoising steps that the schedule is shown for
+    /// Denoising steps of the schedule
     #[arg(long, value_name = "N", default_value = "50", value_parser = parse::positive, allow_negative_numbers = true)]
     pub(crate) steps: usize,
-    /// Pixels across [default: the checkpoint's own size]
+    /// Width in pixels [default: the checkpoint's own size]
     #[arg(long, value_name = "PIXELS", value_parser = parse::positive, allow_negative_numbers = true)]
     pub(crate) width: Option<usize>,
-    /// Pixels down [default: the checkpoint's own size]
+    /// Height in pixels [default: the checkpoint's own size]
     #[arg(long, value_name = "PIXELS", value_parser = parse::positive, allow_negative_numbers = true)]
     pub(crate) height: Option<usize>,
     #[command(flatten)]
     pub(crate) prune: PruneArgs,
-    /// The same as JSON
+    /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,
 }
 
-/// `atedm masks`.
+/// Flags of `atedm masks`.
 #[derive(Debug, Args)]
 #[command(
     after_help = "Example:\n  atedm masks --model sdxl-base --prompt \"a red fox in the snow\" --prune at-edm \\\n    \
@@ -307,55 +310,55 @@ pub(crate) struct MasksArgs {
     pub(crate) engine: EngineArgs,
     #[command(flatten)]
     pub(crate) prune: PruneArgs,
-    /// Take the kept sets from such a file instead of scoring
+    /// Take the kept sets from a file of --masks-out, without scoring
     #[arg(long, value_name = "FILE.safetensors", help_heading = "Pruning")]
     pub(crate) masks_in: Option<PathBuf>,
-    /// Folder for the pictures: one a block and step, and contact-sheet.png
+    /// Folder for the pictures: one per block and step, and contact-sheet.png
     #[arg(long, short, value_name = "DIR", help_heading = "Output")]
     pub(crate) output_dir: PathBuf,
     /// Steps to draw, counted from 0 [default: five, spread over the run]
     #[arg(long, value_name = "N,N,…", value_delimiter = ',', value_parser = parse::step, help_heading = "Output")]
     pub(crate) steps_shown: Vec<usize>,
-    /// Also draw variance.svg: the variance of the attention maps at every step (costs a pass over each map)
+    /// Also draw variance.svg: the variance of the attention maps at every step (takes another pass over each map)
     #[arg(long, help_heading = "Output")]
     pub(crate) variance: bool,
-    /// No progress bar and no summary
+    /// Show no progress bar and no summary
     #[arg(long, short, help_heading = "Output")]
     pub(crate) quiet: bool,
 }
 
-/// `atedm init-tiny`.
+/// Flags of `atedm init-tiny`.
 #[derive(Debug, Args)]
 #[command(
     after_help = "Example:\n  atedm init-tiny tiny && atedm generate --model tiny --prompt \"a red fox\" --output fox.png"
 )]
 pub(crate) struct InitTinyArgs {
-    /// Folder to write; must not exist, or be empty
+    /// Folder to write; must be new or empty
     #[arg(value_name = "DIR")]
     pub(crate) dir: PathBuf,
-    /// Seed of the weights: the same seed gives the same bytes
+    /// Seed of the weights; the same seed gives the same bytes
     #[arg(long, value_name = "N", default_value = "0", value_parser = parse::seed, allow_negative_numbers = true)]
     pub(crate) seed: u64,
 }
 
-/// What `--rng-dtype` takes.
+/// Help of `--rng-dtype`.
 const RNG_DTYPE_HELP: &str = "\
     Element type that torch's noise is drawn in; f32 gives one picture over types [default: that of --dtype, as diffusers draws]";
 
-/// What `--model` takes.
+/// Help of `--model`.
 #[cfg(feature = "embedded")]
 const MODEL_HELP: &str = "\
     Checkpoint: a folder as diffusers writes it, a single safetensors file, or a hub id such as \
     stabilityai/stable-diffusion-xl-base-1.0 \
     [default: atedm-shapes, the small model that is built in]";
-/// A first picture.
+/// An example for the first picture.
 #[cfg(feature = "embedded")]
 const EXAMPLE: &str = "Example: atedm generate --prompt \"a large red star on the left\" --output star.png";
-/// A first picture where nothing is built in.
+/// An example for the first picture, in a build without a model.
 #[cfg(not(feature = "embedded"))]
 const EXAMPLE: &str = "Example: atedm generate --model sdxl-base --prompt \"a red fox\" --output fox.png";
 
-/// What `--model` takes where nothing is built in.
+/// Help of `--model`, in a build without a model.
 #[cfg(not(feature = "embedded"))]
 const MODEL_HELP: &str = "\
     Checkpoint: a folder as diffusers writes it, a single safetensors file, or a hub id such as \
@@ -369,7 +372,7 @@ const DEFAULT_BACKEND: &str = "tch";
 #[cfg(not(any(feature = "candle", feature = "tch")))]
 const DEFAULT_BACKEND: &str = "ndarray";
 
-/// A tensor library by name.
+/// A backend by name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum BackendKind {
     /// Candle (CPU, CUDA, Metal)
@@ -381,7 +384,7 @@ pub(crate) enum BackendKind {
 }
 
 impl BackendKind {
-    /// The name, as typed.
+    /// The name on the command line.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Candle => "candle",
@@ -425,7 +428,7 @@ pub(crate) enum RngName {
 }
 
 impl RngName {
-    /// The name, as typed.
+    /// The name on the command line.
     pub(crate) fn name(self) -> &'static str {
         RngKind::from(self).name()
     }

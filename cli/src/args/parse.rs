@@ -1,4 +1,4 @@
-//! Values of single flags.
+//! Parsers for the values of single flags.
 
 use std::fmt;
 use std::str::FromStr;
@@ -6,27 +6,27 @@ use std::str::FromStr;
 use atedm_core::Error;
 use atedm_sdxl::schedulers::SamplerChoice;
 
-/// A whole number of at least 1.
+/// Parses a whole number of at least 1.
 pub(super) fn positive(text: &str) -> Result<usize, String> {
     text.parse().ok().filter(|&n| n > 0).ok_or_else(|| "expected a whole number of at least 1".to_string())
 }
 
-/// A step's index.
+/// Parses a step's index.
 pub(super) fn step(text: &str) -> Result<usize, String> {
     text.trim().parse().map_err(|_| "expected steps counted from 0, such as 0,15,30".to_string())
 }
 
-/// A seed.
+/// Parses a seed.
 pub(super) fn seed(text: &str) -> Result<u64, String> {
     text.parse().map_err(|_| format!("expected a whole number from 0 to {}", u64::MAX))
 }
 
-/// A number that is neither NaN nor infinite.
+/// Parses a finite number.
 pub(super) fn finite(text: &str) -> Result<f64, String> {
     text.parse().ok().filter(|x: &f64| x.is_finite()).ok_or_else(|| "expected a finite number".to_string())
 }
 
-/// A sampler's name.
+/// Parses a sampler's name.
 pub(super) fn scheduler(text: &str) -> Result<SamplerChoice, String> {
     text.parse().map_err(|error| match error {
         Error::Config { reason, .. } => reason,
@@ -34,10 +34,10 @@ pub(super) fn scheduler(text: &str) -> Result<SamplerChoice, String> {
     })
 }
 
-/// A device, as typed.
+/// A device on the command line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Device {
-    /// The processor.
+    /// The CPU.
     Cpu,
     /// An NVIDIA GPU by number.
     Cuda(usize),

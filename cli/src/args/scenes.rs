@@ -1,4 +1,4 @@
-//! `atedm scenes`.
+//! Flags of `atedm scenes`.
 
 use std::path::PathBuf;
 
@@ -7,32 +7,32 @@ use clap::{Args, ValueEnum};
 
 use super::parse;
 
-/// `atedm scenes`.
+/// Flags of `atedm scenes`.
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  atedm scenes --out held-out --split held-out --single --count 256\n  \
     atedm ablate grid.toml --prompts held-out/prompts.tsv --output run   (the pictures' names are the prompts' ids)")]
 pub(crate) struct ScenesArgs {
-    /// Folder to write; must not exist, or be empty. It gets NNNNN.png, masks/NNNNN.png (white where an object is),
+    /// Folder to write; must be new or empty. It gets NNNNN.png, masks/NNNNN.png (white where an object is),
     /// captions.txt, prompts.tsv (ids and captions) and labels.jsonl
     #[arg(long, value_name = "DIR")]
     pub(crate) out: PathBuf,
     /// Scenes for training, or scenes that each show a combination that training never shows
     #[arg(long, value_name = "NAME", default_value = "train")]
     pub(crate) split: SplitName,
-    /// Scenes of one object only
+    /// Only scenes with one object
     #[arg(long)]
     pub(crate) single: bool,
-    /// How many scenes, from the first of the seed's stream
+    /// Number of scenes, starting with the first of the seed's stream
     #[arg(long, value_name = "N", default_value = "64", value_parser = count, allow_negative_numbers = true)]
     pub(crate) count: usize,
-    /// Seed of the stream: the same seed gives the same bytes on every machine
+    /// Seed of the stream; the same seed gives the same bytes on every machine
     #[arg(long, value_name = "N", default_value = "0", value_parser = parse::seed, allow_negative_numbers = true)]
     pub(crate) seed: u64,
-    /// Scenes of emoji instead of shapes, from the packages that `recipes/training/fetch-emoji.sh` lays out in this folder
+    /// Scenes of emoji, not of shapes, from the packages that `recipes/training/fetch-emoji.sh` puts in this folder
     #[cfg(feature = "emoji")]
     #[arg(long, value_name = "DIR")]
     pub(crate) emoji: Option<PathBuf>,
-    /// Pixels of a side
+    /// Width and height in pixels
     #[arg(long, value_name = "PIXELS", default_value = "64", value_parser = side, allow_negative_numbers = true)]
     pub(crate) size: usize,
 }
@@ -55,12 +55,12 @@ impl From<SplitName> for Split {
     }
 }
 
-/// As many as names of five digits tell apart.
+/// File names have five digits, which limits the count.
 fn count(text: &str) -> Result<usize, String> {
     within(text, 1, 100_000)
 }
 
-/// Below 16 pixels no shape can be told.
+/// Below 16 pixels, no shape can be recognized.
 fn side(text: &str) -> Result<usize, String> {
     within(text, 16, 2048)
 }

@@ -1,4 +1,4 @@
-//! `atedm train`.
+//! Flags of `atedm train`.
 
 use std::path::PathBuf;
 
@@ -6,7 +6,7 @@ use clap::{Args, ValueEnum};
 
 use super::{Device, parse};
 
-/// `atedm train`.
+/// Flags of `atedm train`.
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  atedm train recipes/training/shapes.toml --out trained\n  \
     atedm generate --model trained/model --prompt \"a large red star on the left\" --output star.png\n\n\
@@ -15,8 +15,8 @@ pub(crate) struct TrainArgs {
     /// The recipe: sizes, data, courses, seed
     #[arg(value_name = "RECIPE.toml")]
     pub(crate) recipe: PathBuf,
-    /// Folder of the training; it gets the states, loss.csv of both courses, samples/ and model/, a diffusers folder (f16) of the
-    /// averaged weights at every state
+    /// Folder of the training. It gets the states, loss.csv of both courses, samples/, and model/: a diffusers folder
+    /// (f16) of the averaged weights at every state
     #[arg(long, value_name = "DIR")]
     pub(crate) out: PathBuf,
     /// Device: cpu or cuda:N
@@ -28,24 +28,24 @@ pub(crate) struct TrainArgs {
     /// Minutes between two states; 0 writes one after every step
     #[arg(long, value_name = "MINUTES", default_value = "10", value_parser = parse::finite, allow_negative_numbers = true)]
     pub(crate) save_every: f64,
-    /// Markdown of what was measured on the model, for its card; given to a finished training, only the card changes
+    /// Markdown with measured quality, for the model's card; if the training is finished, only the card changes
     #[arg(long, value_name = "FILE.md")]
     pub(crate) quality: Option<PathBuf>,
-    /// Stop, resumable, after this many minutes
+    /// Stop after this many minutes; the training can be resumed
     #[arg(long, value_name = "MINUTES", value_parser = parse::finite, allow_negative_numbers = true)]
     pub(crate) stop_after: Option<f64>,
-    /// Only on what gives the same bytes again (the CPU)
+    /// Allow only devices that give the same bytes again (the CPU)
     #[arg(long)]
     pub(crate) deterministic: bool,
-    /// No progress and no lines on the way
+    /// Show no progress and no messages on the way
     #[arg(long, short)]
     pub(crate) quiet: bool,
 }
 
-/// Types that a training computes in.
+/// Types of the activations in a training.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Activations {
-    /// Everywhere
+    /// For all devices
     F32,
     /// For GPUs
     Bf16,

@@ -1,4 +1,4 @@
-//! `atedm ablate`: the images of a grid of methods and options.
+//! `atedm ablate`: makes the images of a grid of methods and options.
 
 use std::path::Path;
 
@@ -44,9 +44,9 @@ pub(crate) fn run(args: &AblateArgs, extension: &impl Extension) -> Outcome {
     make_images(written, &request, extension, Box::new(|| Ok(())))
 }
 
-/// What was typed beside a configuration.
+/// The flags that apply in addition to a configuration.
 pub(super) struct Request<'a> {
-    /// The checkpoint, instead of the configuration's.
+    /// The checkpoint that replaces the configuration's.
     pub(super) model: Option<&'a str>,
     /// The run's folder.
     pub(super) output: &'a Path,
@@ -65,7 +65,7 @@ fn show_plan(written: Written<'_>, args: &AblateArgs, extension: &impl Extension
     show(&plan.info(None), args.json)
 }
 
-/// A model that a configuration names is its fault; one that was typed is not.
+/// An error in a model that the configuration names is the configuration's. In one from the command line it is not.
 fn of_model(failure: Failure, written: Written<'_>, typed: Option<&str>) -> Failure {
     match (typed, &written.config.model) {
         (None, Some(_)) => written.origin.blamed(failure.within("model")),
@@ -73,8 +73,7 @@ fn of_model(failure: Failure, written: Written<'_>, typed: Option<&str>) -> Fail
     }
 }
 
-/// Makes the images that are not there yet. `before` is done before the first file of the run is written, when all that can
-/// be checked has been.
+/// Makes the missing images. `before` runs after all checks, before the first file of the run is written.
 pub(super) fn make_images(
     written: Written<'_>,
     request: &Request<'_>,
@@ -104,7 +103,7 @@ pub(super) fn make_images(
     Ok(())
 }
 
-/// The plan on the standard output stream.
+/// Prints the plan to the standard output.
 fn show(info: &RunInfo, json: bool) -> Outcome {
     let text = if json { serde_json::to_string_pretty(info).map_err(Failure::run)? } else { table(info) };
     print(text.trim_end())
@@ -137,13 +136,13 @@ fn table(info: &RunInfo) -> String {
     lines.join("\n")
 }
 
-/// How `results.parquet` is made.
+/// The function that makes `results.parquet`.
 #[cfg(feature = "parquet")]
 fn parquet_file() -> Outcome<ExtraFile> {
     Ok(("results.parquet", atedm_experiment::columns::parquet_bytes))
 }
 
-/// The feature is not in this build.
+/// The error if this build lacks the feature.
 #[cfg(not(feature = "parquet"))]
 fn parquet_file() -> Outcome<ExtraFile> {
     Err(Failure::usage("--parquet: this build lacks the cargo feature `parquet`"))

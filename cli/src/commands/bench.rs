@@ -1,4 +1,4 @@
-//! `atedm bench`: the U-Net at its real size, whole and under each method ([`atedm_experiment::bench`]).
+//! `atedm bench`: times the U-Net at its real size, whole and with each method ([`atedm_experiment::bench`]).
 
 use atedm_core::{Backend, DeviceOf};
 use atedm_experiment::bench::{Race, RaceOptions, Report, contestant};
@@ -16,7 +16,7 @@ use crate::model::{open_for, subject};
 use crate::progress::Progress;
 use crate::prune;
 
-/// Times what is asked for and prints it.
+/// Runs the benchmark and prints the result.
 pub(crate) fn run(args: &BenchArgs, extension: &impl Extension) -> Outcome {
     let model = match args.model.as_deref() {
         Some(typed) if !args.generated => Some(open_for(&args.engine, Some(typed))?),
@@ -29,7 +29,9 @@ pub(crate) fn run(args: &BenchArgs, extension: &impl Extension) -> Outcome {
     };
     let subject = subject.sized(AskedSize { width: side, height: side })?;
     let output = args.json.as_deref().map(OutputFile::prepare).transpose()?;
-    let work = subject.workload(args.steps);
+    let options =
+        RaceOptions { batch: args.batch, repeats: args.repeats, steps: args.steps, unfused: args.unfused };
+    let work = options.workload(&subject);
     let progress = Progress::new(0, args.quiet);
     let mut methods = Vec::new();
     for name in &args.methods {
@@ -37,12 +39,7 @@ pub(crate) fn run(args: &BenchArgs, extension: &impl Extension) -> Outcome {
     }
     let mut before_round = || if args.paced { wait_for_turn() } else { Ok(()) };
     let race = Race {
-        options: RaceOptions {
-            batch: args.batch,
-            repeats: args.repeats,
-            steps: args.steps,
-            unfused: args.unfused,
-        },
+        options,
         extension,
         subject: &subject,
         model: model.as_ref(),
@@ -60,7 +57,7 @@ pub(crate) fn run(args: &BenchArgs, extension: &impl Extension) -> Outcome {
     print(&report.to_text())
 }
 
-/// A method by name, with the options of all.
+/// A method by name, with the options that apply to all methods.
 fn spec(name: &str, args: &BenchArgs) -> Outcome<PruneSpec> {
     prune::spec(&PruneArgs {
         prune: Some(name.to_string()),
@@ -77,7 +74,7 @@ impl<E: Extension> Task for Race<'_, E> {
     }
 }
 
-/// Reads a line, whatever it says.
+/// Reads a line and ignores its content.
 fn wait_for_turn() -> Outcome {
     match std::io::stdin().read_line(&mut String::new()) {
         Ok(0) => Err(Failure::run("--paced: the standard input ended before the last round")),

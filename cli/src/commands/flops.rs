@@ -1,11 +1,11 @@
-//! `atedm flops`: what one U-Net evaluation costs, by kind of operation and by block, whole and pruned: the paper's Fig. 2
-//! and the TFLOPs of its Tables 1 and 2, by formula.
+//! `atedm flops`: the cost of one U-Net evaluation by formula, by kind of operation and by block, whole and pruned.
+//! These are the paper's Fig. 2 and the TFLOPs of its Tables 1 and 2.
 
 use atedm_core::reference::NdTensor;
 use atedm_experiment::extension::registry;
 use atedm_experiment::spec::PruneSpec;
 use atedm_experiment::subject::{Costed, Subject};
-use atedm_sdxl::flops::{RunCost, Unit};
+use atedm_sdxl::flops::{RunCost, StepClass, Unit};
 use serde_json::{Map, Value, json};
 
 use super::print::print;
@@ -15,7 +15,7 @@ use crate::failure::{Failure, Outcome};
 use crate::model::{asked as size, subject};
 use crate::{prune, tell};
 
-/// Prints what is asked for.
+/// Computes the costs and prints them.
 pub(crate) fn run(args: &FlopsArgs, extension: &impl Extension) -> Outcome {
     let subject = subject(args.model.as_deref())?.sized(size(args.width, args.height))?;
     let work = subject.workload(args.steps);
@@ -28,7 +28,7 @@ pub(crate) fn run(args: &FlopsArgs, extension: &impl Extension) -> Outcome {
     for spec in &asked.specs {
         match Row::new(spec, &work, &registry) {
             Ok(row) => rows.push(row),
-            // of the rows that nobody asked for by name, those that a budget cannot reach are only told of
+            // default rows that cannot reach the budget only give a warning
             Err(failure) if asked.by_default && args.budget.is_some() => refused.push((spec, failure)),
             Err(failure) => return Err(failure),
         }
@@ -50,13 +50,13 @@ pub(crate) fn run(args: &FlopsArgs, extension: &impl Extension) -> Outcome {
     print(text.trim_end())
 }
 
-/// Which rows are asked for.
+/// The requested rows.
 struct Asked {
     specs: Vec<PruneSpec>,
     by_default: bool,
 }
 
-/// One configuration a file, else one a method; without either the paper's.
+/// One row per configuration file, else one per method, else the paper's rows.
 fn specs(args: &FlopsArgs) -> Outcome<Asked> {
     let one = |prune: Option<&String>, file: Option<&std::path::PathBuf>, point: Option<&str>| {
         let mut typed = args.prune_opt.clone();
@@ -83,7 +83,7 @@ fn specs(args: &FlopsArgs) -> Outcome<Asked> {
     Ok(Asked { specs: specs?, by_default: args.prune.is_empty() && args.prune_config.is_empty() })
 }
 
-/// One configuration and what it costs.
+/// One configuration and its cost.
 struct Row {
     costed: Costed,
     cost: RunCost,
@@ -107,14 +107,14 @@ impl Row {
         }
     }
 
-    /// TFLOP of a prune-less step, of a normal one, and of the mean.
+    /// TFLOP of a prune-less step, of a normal step, and the mean.
     fn tflops(&self) -> [f64; 3] {
-        let of = |class: Option<&atedm_sdxl::flops::StepClass>| class.map_or(0.0, |class| class.tflop());
+        let of = |class: Option<&StepClass>| class.map_or(0.0, |class| class.cost.tflop());
         [of(self.cost.dearest()), of(self.cost.cheapest()), self.cost.mean_tflop()]
     }
 }
 
-/// Everything that is shown.
+/// The data of the output.
 struct Report<'a> {
     subject: &'a Subject,
     steps: usize,
@@ -133,8 +133,13 @@ impl Report<'_> {
                 self.subject.name, work.latents.width, work.latents.height, self.subject.text, self.steps
             ),
             format!("{} (2 x MAC) of one U-Net evaluation on one sample", unit.name),
-            String::new(),
         ];
+        if self.rows.iter().any(|row| row.cost.unguided_steps() > 0) {
+            lines.push(
+                "a step at which guidance has ended counts half: an image is one row in place of two".into(),
+            );
+        }
+        lines.push(String::new());
         let wide = self.rows.iter().map(|row| row.costed.label.chars().count()).max().unwrap_or(0).max(13);
         lines.push(format!(
             "    {:<wide$} {:>7} {:>11} {:>8} {:>8} {:>8}",
@@ -156,7 +161,7 @@ impl Report<'_> {
         lines.join("\n")
     }
 
-    /// The full model's cost by kind or by block with its shares, and every row's mean beside it.
+    /// The full model's cost by kind or by block with its shares, and the mean of every row.
     fn breakdown(
         &self,
         lines: &mut Vec<String>,
@@ -213,7 +218,7 @@ impl Report<'_> {
             "latents": [work.latents.height, work.latents.width],
             "text_tokens": self.subject.text,
             "steps": self.steps,
-            "flops_unit": "TFLOP: 2 x MAC, one sample, one U-Net evaluation; mean over the steps",
+            "flops_unit": "TFLOP: 2 x MAC, one sample, one U-Net evaluation; mean over the steps, of which those without guidance count half",
             "full": row(&self.whole),
             "methods": self.rows.iter().map(row).collect::<Vec<Value>>(),
         })

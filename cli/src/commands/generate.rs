@@ -1,4 +1,4 @@
-//! `atedm generate`.
+//! `atedm generate`: makes images from prompts.
 
 use std::path::{Path, PathBuf};
 
@@ -44,7 +44,7 @@ pub(crate) fn run(args: &GenerateArgs, extension: &impl Extension) -> Outcome {
     Ok(())
 }
 
-/// Every file that the command will write.
+/// The files that the command will write.
 struct Outputs {
     pictures: Vec<OutputFile>,
     latents: Option<OutputFile>,
@@ -52,7 +52,7 @@ struct Outputs {
 }
 
 impl Outputs {
-    /// Finds out before the run whether they can be written.
+    /// Checks before the run that the files can be written.
     fn prepare(args: &OutputArgs, replay: &ReplayArgs, images: usize) -> Outcome<Self> {
         let prepare = |path: &PathBuf| OutputFile::prepare(path);
         let outputs = Self {

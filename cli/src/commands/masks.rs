@@ -1,4 +1,4 @@
-//! `atedm masks`: the paper's Fig. 8 and Fig. 5 from a real run.
+//! `atedm masks`: draws the paper's Fig. 8 and Fig. 5 from a real run.
 
 use atedm_core::plugin::{MaskEntry, MaskKey, MaskSet};
 
@@ -13,14 +13,14 @@ use crate::progress::Progress;
 use crate::prune;
 use crate::sample::Job;
 
-/// The longer side of an overlay is at least this many pixels.
+/// The minimum length of an overlay's longer side, in pixels.
 const OVERLAY: usize = 256;
-/// The longer side of a cell of the contact sheet.
+/// The length of a cell's longer side on the contact sheet, in pixels.
 const CELL: usize = 160;
-/// Columns of the contact sheet when no steps are asked for.
+/// The number of columns on the contact sheet if the user chooses no steps.
 const STEPS_SHOWN: usize = 5;
 
-/// Makes the image and draws.
+/// Makes the image and draws the figures.
 pub(crate) fn run(args: &MasksArgs, extension: &impl Extension) -> Outcome {
     let mut typed = args.prune.clone();
     if typed.prune_config.is_none() {
@@ -68,7 +68,7 @@ pub(crate) fn run(args: &MasksArgs, extension: &impl Extension) -> Outcome {
     Ok(())
 }
 
-/// The steps asked for, or some spread over the run from its first to its last.
+/// The steps that the user chose, or some that are spread over the whole run.
 fn steps_shown(asked: &[usize], steps: usize) -> Outcome<Vec<usize>> {
     if let Some(beyond) = asked.iter().find(|&&step| step >= steps) {
         let last = steps - 1;
@@ -93,7 +93,7 @@ struct Gallery<'a> {
 }
 
 impl Gallery<'_> {
-    /// Every overlay as a PNG file with its name, and all of them on one sheet: a row a block, a column a step.
+    /// Every overlay as a PNG file with its name, and a sheet with one row per block and one column per step.
     fn draw(&self, blocks: &[String], title: String) -> Outcome<(Vec<NamedFile>, Picture)> {
         let mut files = Vec::new();
         let columns = self.steps.iter().map(|step| format!("step {step}")).collect();
@@ -123,7 +123,7 @@ impl Gallery<'_> {
     }
 }
 
-/// The paper's Fig. 5: a line a resolution level.
+/// The paper's Fig. 5: one line per resolution level.
 fn variance_chart(variance: &Variance) -> Outcome<String> {
     let series = variance.by_level().into_iter();
     let chart = Chart {

@@ -1,4 +1,4 @@
-//! `atedm report`: one HTML page of a run's folder ([`atedm_experiment::report`]).
+//! `atedm report`: writes one HTML page for a run's folder ([`atedm_experiment::report`]).
 
 use atedm_experiment::files::OutputFile;
 use atedm_experiment::gathered::Gathered;

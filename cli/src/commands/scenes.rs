@@ -1,4 +1,4 @@
-//! `atedm scenes`.
+//! `atedm scenes`: writes scenes with captions, masks and labels.
 
 use atedm_training::scenes::{Labels, Objects, SceneSource, Shapes, Split};
 use serde::Serialize;
@@ -34,7 +34,7 @@ pub(crate) fn run(args: &ScenesArgs) -> Outcome {
     Ok(())
 }
 
-/// The stream that was asked for.
+/// The requested stream of scenes.
 fn source(args: &ScenesArgs) -> Outcome<Box<dyn SceneSource>> {
     let objects = if args.single { Objects::One } else { Objects::OneOrTwo };
     #[cfg(feature = "emoji")]

@@ -1,4 +1,4 @@
-//! `atedm train`.
+//! `atedm train`: trains a small SD-XL.
 
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -22,12 +22,12 @@ use crate::failure::{Failure, Outcome};
 use crate::progress::Progress;
 use crate::{tell, threads};
 
-/// Prompts of a grid of samples, steps and guidance of its images.
+/// Settings of the sample sheets: number of prompts, steps and guidance.
 const SAMPLES: u64 = 8;
 const STEPS: usize = 20;
 const GUIDANCE: f64 = 4.0;
 
-/// Trains the recipe, from where the folder's states are.
+/// Trains the recipe, starting from the folder's states.
 pub(crate) fn run(args: &TrainArgs) -> Outcome {
     if args.deterministic && args.device != Device::Cpu {
         return Err(Failure::usage(format!("--deterministic: expected --device cpu, got {}", args.device)));
@@ -55,7 +55,7 @@ pub(crate) fn run(args: &TrainArgs) -> Outcome {
     let limit = args.stop_after.map(|value| minutes("--stop-after", value)).transpose()?;
     let model = args.out.join("model");
     check_place(&model)?;
-    // a killed training's
+    // remove the unfinished files of a killed training
     for folder in [&args.out, &model] {
         remove_unfinished(folder)?;
     }
@@ -94,7 +94,7 @@ pub(crate) fn run(args: &TrainArgs) -> Outcome {
     Ok(())
 }
 
-/// The bar of one course, and its latest losses.
+/// The progress bar of one course, and its latest losses.
 struct Course {
     part: Part,
     bar: Progress,
@@ -103,7 +103,7 @@ struct Course {
     since: Instant,
 }
 
-/// Shows losses, ends the training when its time is over, writes models and samples.
+/// Shows losses, ends the training after the time limit, and writes models and samples.
 struct Watch<'a> {
     recipe: &'a Recipe,
     quality: Option<String>,
@@ -159,7 +159,7 @@ impl Observer for Watch<'_> {
 }
 
 impl Watch<'_> {
-    /// A sheet of held-out prompts, drawn by the model as it is.
+    /// Draws a sheet of held-out prompts with the current model.
     fn sample(&self, model: &Path, step: u64) -> Outcome {
         let checkpoint = Checkpoint::open(model, OpenOptions::default())?;
         let pipeline = Pipeline::<Torch>::load(&checkpoint, DType::F32, &self.device)?;

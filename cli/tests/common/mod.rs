@@ -1,4 +1,4 @@
-//! What the program's tests share: running it, and a tiny checkpoint to run it on.
+//! Shared code of the program's tests: running it, and a tiny checkpoint.
 
 #![allow(dead_code, reason = "each test binary uses its own part")]
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
@@ -15,7 +15,7 @@ pub(crate) fn atedm(folder: &Path, args: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_atedm")).args(args).current_dir(folder).output().unwrap()
 }
 
-/// Runs the program, which must succeed; gives what it wrote to the standard error stream.
+/// Runs the program, which must succeed. Returns its standard error stream.
 pub(crate) fn succeed(folder: &Path, args: &[&str]) -> String {
     let output = atedm(folder, args);
     let errors = String::from_utf8(output.stderr).unwrap();
@@ -23,7 +23,7 @@ pub(crate) fn succeed(folder: &Path, args: &[&str]) -> String {
     errors
 }
 
-/// Runs the program, which must fail with `code` and say why in one line; gives that line.
+/// Runs the program, which must fail with `code` and one line of explanation. Returns that line.
 pub(crate) fn fail(folder: &Path, args: &[&str], code: i32) -> String {
     let output = atedm(folder, args);
     let errors = String::from_utf8(output.stderr).unwrap();
@@ -67,7 +67,7 @@ fn link(from: &Path, to: &Path) {
     }
 }
 
-/// Replaces a file of a copy, leaving the file that it was linked to alone.
+/// Replaces a file of a copy. The original file, which it was linked to, is not changed.
 pub(crate) fn replace(copy: &Path, name: &str, content: &[u8]) {
     let path = copy.join(name);
     fs::remove_file(&path).unwrap();

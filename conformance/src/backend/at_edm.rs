@@ -1,4 +1,4 @@
-//! AT-EDM itself on a backend: scores, selections and recoveries against an implementation that stores every map.
+//! AT-EDM on a backend: compares scores, selections and recoveries with an implementation that stores every map.
 
 use std::sync::Arc;
 
@@ -22,7 +22,7 @@ fn config() -> AtEdmConfig {
     AtEdmConfig { schedule: "constant".into(), epsilon: 0.0, ..AtEdmConfig::default() }
 }
 
-/// Runs a block under a configuration; also what was decided.
+/// Runs a block under a configuration. Returns the output and the decisions.
 fn run<T: AttentionOps>(block: &TestBlock<T>, config: &AtEdmConfig, rows: &[Row]) -> Result<(T, MaskSet)> {
     let recorder = MaskRecorder::shared();
     let context = BuildContext { observer: Some(recorder.clone()), ..BuildContext::default() };
@@ -35,7 +35,7 @@ fn singles<T: AttentionOps>(block: &TestBlock<T>, config: &AtEdmConfig) -> Resul
     run(block, config, &Row::singles(block.hidden.host.shape[0]))
 }
 
-/// The precision of recorded scores, which are f32.
+/// The precision of recorded scores, which are always f32.
 fn recorded(dtype: DType) -> DType {
     if dtype == DType::F64 { DType::F32 } else { dtype }
 }
@@ -45,7 +45,7 @@ fn only(masks: &MaskSet) -> &MaskEntry {
     masks.iter().next().expect("one").1
 }
 
-/// Maps of random queries and keys, `[2, 3, m, n]`.
+/// The maps of random queries and keys, `[2, 3, m, n]`.
 fn map<B: Backend>(lab: &mut Lab<'_, B>, m: usize, n: usize) -> Result<(AttentionGraph<TensorOf<B>>, Array)> {
     let (q, k) = (lab.normals(&[2, 3, m, 6])?, lab.normals(&[2, 3, n, 6])?);
     let graph = AttentionGraph::from_qk(&q.on, &k.on, 0.8)?;
@@ -69,7 +69,7 @@ fn assert_ranks<B: Backend>(
     Ok(())
 }
 
-/// G-WPR on self-attention: votes, norms, damping, and the stopping rule.
+/// G-WPR on self-attention agrees with the oracle: votes, norms, damping, and the stopping rule.
 pub fn page_rank_on_self_attention<B: Backend>(device: &DeviceOf<B>, dtype: DType) -> Result<()> {
     let mut lab = Lab::<B>::new(device, dtype, 1);
     let (graph, host) = map(&mut lab, 37, 37)?;
@@ -83,7 +83,7 @@ pub fn page_rank_on_self_attention<B: Backend>(device: &DeviceOf<B>, dtype: DTyp
     assert_ranks::<B>(&graph, &host, PageRankOptions { epsilon: 1e-2, max_iterations: 50, ..base }, dtype)
 }
 
-/// G-WPR on cross-attention: Eq. 1 and the other ways back to the image tokens.
+/// G-WPR on cross-attention agrees with the oracle: Eq. 1 and the other ways back to the image tokens.
 pub fn page_rank_on_cross_attention<B: Backend>(device: &DeviceOf<B>, dtype: DType) -> Result<()> {
     let mut lab = Lab::<B>::new(device, dtype, 2);
     let (graph, host) = map(&mut lab, 37, 11)?;
@@ -99,11 +99,11 @@ pub fn page_rank_on_cross_attention<B: Backend>(device: &DeviceOf<B>, dtype: DTy
     Ok(())
 }
 
-/// A head at rest keeps its scores: one row's scores do not depend on the rest of the batch.
+/// A head that has converged keeps its scores. So the scores of a row do not depend on the rest of the batch.
 pub fn convergence_is_judged_per_head<B: Backend>(device: &DeviceOf<B>, dtype: DType) -> Result<()> {
     let mut lab = Lab::<B>::new(device, dtype, 3);
     let (graph, host) = map(&mut lab, 23, 23)?;
-    // the first image attends evenly everywhere and rests at once
+    // the first image attends evenly everywhere and converges at once
     let maps = Array::from_fn(&host.shape, |i| if i[0] == 0 { 1.0 / 23.0 } else { host.at(i) });
     let both = lab.sample_as(maps, dtype.accumulator())?;
     let alone = both.on.narrow(0, 1, 1)?;
@@ -116,7 +116,7 @@ pub fn convergence_is_judged_per_head<B: Backend>(device: &DeviceOf<B>, dtype: D
     Ok(())
 }
 
-/// Scorers to compare with: column mean, value norm, token norm, and seeded random numbers.
+/// The comparison scorers agree with the oracle: column mean, value norm, token norm, and seeded random numbers.
 pub fn comparison_scorers_against_the_oracle<B: Backend>(device: &DeviceOf<B>, dtype: DType) -> Result<()> {
     let block = small(&mut Lab::<B>::new(device, dtype, 4), 2)?;
     let scored = |scorer: &str| -> Result<Array> {
@@ -159,8 +159,8 @@ fn scores_of_the_oracle<T: AttentionOps>(block: &TestBlock<T>, score: PageRankOp
     seen.expect("one pruning layer")
 }
 
-/// Runs a pruned block on both sides: scores agree, the kept sets follow from the backend's scores by the exact rule,
-/// and with those kept sets the outputs agree.
+/// Runs a pruned block on both sides. The scores must agree. The kept sets must follow from the backend's scores by the
+/// exact rule. With those kept sets, the outputs must agree.
 fn assert_pruned<T: AttentionOps>(
     block: &TestBlock<T>,
     config: &AtEdmConfig,
@@ -200,7 +200,7 @@ fn assert_pruned<T: AttentionOps>(
             };
             assert_relative_l2(&seen, scores, allowed, &format!("scores of layer {layer}, {what}"));
             let kept = tokens - (config.ratio * tokens as f64).floor() as usize;
-            // discrete choices do not survive rounding: below f64 they follow from the backend's own scores
+            // rounding can change discrete choices, so below f64 they are made from the backend's own scores
             let decisive = if dtype == DType::F64 { &scores.data } else { &seen.data };
             for (b, row) in decisive.chunks(tokens).enumerate() {
                 let rule = oracle::split_top_k(row, kept).0;
@@ -208,13 +208,14 @@ fn assert_pruned<T: AttentionOps>(
             }
             entry.kept.clone()
         });
-    // the weights of normalised bicubic recovery are f32 in every dtype
+    // the weights of normalized bicubic recovery are f32 in every dtype
     let precision = if recovery == Recovery::Bicubic(Bicubic::Normalised) { recorded(dtype) } else { dtype };
     assert_chain_close(&output, &expected, precision, &what);
     Ok(())
 }
 
-/// Both prune points, every recovery, several pruning layers, self and cross, norms and heads.
+/// Pruned blocks agree with the oracle: both prune points, every recovery, several pruning layers, self and cross,
+/// norms and heads.
 pub fn pruned_blocks_against_the_oracle<B: Backend>(device: &DeviceOf<B>, dtype: DType) -> Result<()> {
     let block = small(&mut Lab::<B>::new(device, dtype, 5), 3)?;
     let bicubic = |bicubic| AtEdmConfig { recovery: "bicubic".into(), bicubic, ..config() };
@@ -231,8 +232,8 @@ pub fn pruned_blocks_against_the_oracle<B: Backend>(device: &DeviceOf<B>, dtype:
             Recovery::Direct,
         ),
     ];
-    // two donors that half precision cannot tell apart would swap whole tokens; `strongest_against_the_oracle` is
-    // the check of donors there
+    // if half precision cannot distinguish two donors, a swap would exchange whole tokens;
+    // `strongest_against_the_oracle` checks donors there
     if dtype == dtype.accumulator() {
         cases.push((config(), Recovery::Similarity));
         cases.push((AtEdmConfig { score: ScoreSource::CrossAttention, ..config() }, Recovery::Similarity));
@@ -248,7 +249,7 @@ pub fn pruned_blocks_against_the_oracle<B: Backend>(device: &DeviceOf<B>, dtype:
     Ok(())
 }
 
-/// Ratio 0 removes nothing: bit by bit the whole block.
+/// With ratio 0, the output equals the whole block bit by bit.
 pub fn ratio_zero_is_the_identity<B: Backend>(device: &DeviceOf<B>, dtype: DType) -> Result<()> {
     let block = small(&mut Lab::<B>::new(device, dtype, 6), 2)?;
     let (output, masks) = singles(&block, &AtEdmConfig { ratio: 0.0, ..config() })?;
@@ -257,7 +258,7 @@ pub fn ratio_zero_is_the_identity<B: Backend>(device: &DeviceOf<B>, dtype: DType
     Ok(())
 }
 
-/// A block of one layer is never pruned, at either prune point.
+/// A block with one layer is never pruned, at either prune point.
 pub fn depth_one_is_the_identity<B: Backend>(device: &DeviceOf<B>, dtype: DType) -> Result<()> {
     let block = small(&mut Lab::<B>::new(device, dtype, 7), 1)?;
     let whole = Array::read(&block.run(&mut Unpruned)?)?;
@@ -269,7 +270,7 @@ pub fn depth_one_is_the_identity<B: Backend>(device: &DeviceOf<B>, dtype: DType)
     Ok(())
 }
 
-/// Kept sets of one run, replayed, give the same output bit by bit, and are never scored.
+/// If the kept sets of a run are replayed, the output is equal bit by bit, and nothing is scored.
 pub fn replayed_masks_give_the_same_output<B: Backend>(device: &DeviceOf<B>, dtype: DType) -> Result<()> {
     let block = small(&mut Lab::<B>::new(device, dtype, 8), 3)?;
     let config = AtEdmConfig { prune_layers: vec![0, 1], ratio: 0.4, ..config() };
@@ -280,7 +281,7 @@ pub fn replayed_masks_give_the_same_output<B: Backend>(device: &DeviceOf<B>, dty
     Ok(())
 }
 
-/// With shared masks both halves of guidance keep the same tokens; per row they do not.
+/// With shared masks, both halves of guidance keep the same tokens. With masks per row, they do not.
 pub fn guidance_masks_are_shared<B: Backend>(device: &DeviceOf<B>, dtype: DType) -> Result<()> {
     let block = small(&mut Lab::<B>::new(device, dtype, 9), 2)?;
     let rows = [Branch::Uncond, Branch::Cond].map(|branch| Row { image: 0, branch });
@@ -304,9 +305,9 @@ pub fn guidance_masks_are_shared<B: Backend>(device: &DeviceOf<B>, dtype: DType)
     Ok(())
 }
 
-/// Protected tokens stay, whatever their scores.
+/// Protected tokens are kept, whatever their scores.
 pub fn protected_tokens_stay<B: Backend>(device: &DeviceOf<B>, dtype: DType) -> Result<()> {
-    use atedm_core::plugin::{Action, Event, Grid, Site, Sublayer, TokenReducer};
+    use atedm_core::plugin::{Action, Event, Grid, Reductions, Site, Sublayer, TokenReducer};
     let mut lab = Lab::<B>::new(device, dtype, 10);
     let hidden = lab.normals(&[1, 30, 4])?.on;
     let parts = Parts::with_builtins();
@@ -326,24 +327,29 @@ pub fn protected_tokens_stay<B: Backend>(device: &DeviceOf<B>, dtype: DType) -> 
         rows: &rows,
     };
     reducer.on_event(&site, Event::LayerEnter { hidden: &hidden })?;
-    let event = Event::After { sub: Sublayer::FeedForward, hidden: &hidden, output: &hidden };
+    let event = Event::After {
+        sub: Sublayer::FeedForward,
+        hidden: &hidden,
+        output: &hidden,
+        reductions: Reductions::none(),
+    };
     let answer = reducer.on_event(&site, event)?;
     assert!(matches!(answer, Action::UntilExit(_)));
     let masks = recorder.lock().unwrap().take();
     let kept = &only(&masks).kept[0];
     assert!((10..18).all(|token| kept.contains(&token)), "{kept:?}");
-    // 0.9 of the 22 others are removed
+    // 0.9 of the other 22 are removed
     assert_eq!(kept.len(), 30 - 19);
     Ok(())
 }
 
-/// Votes that the forward pass cast on the way lead to the same kept sets as votes cast afterwards.
+/// A vote that the forward pass casts gives the same kept sets as a vote that is cast afterwards.
 pub fn a_first_vote_on_the_way_changes_nothing<B: Backend>(device: &DeviceOf<B>, dtype: DType) -> Result<()> {
     let block = small(&mut Lab::<B>::new(device, dtype, 11), 2)?;
     let recorder = MaskRecorder::shared();
     let context = BuildContext { observer: Some(recorder.clone()), ..BuildContext::default() };
     let mut reducer = config().build(&context, &Parts::with_builtins())?;
-    // the heads of a block are known from its second pass on, and with them the first vote
+    // the heads of a block are known from its second pass on; from then on there is a first vote
     let mut runs = Vec::new();
     for _ in 0..2 {
         block.run(&mut reducer)?;

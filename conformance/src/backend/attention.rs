@@ -1,4 +1,4 @@
-//! Attention, and the graph as its by-product.
+//! Checks of attention, and of the graph that it can also return.
 
 use atedm_core::backend::{Attended, AttentionOptions, GraphRequest, Streamed, generic};
 use atedm_core::{AttentionGraph, AttentionOps, Backend, DType, DeviceOf, Result, Tensor};
@@ -8,7 +8,7 @@ use crate::host::Array;
 use crate::oracle;
 use crate::tolerance::{assert_close, assert_close_as};
 
-/// Queries, keys and values of `[b, h, m, d]` and `[b, h, n, d]`.
+/// Queries `[b, h, m, d]`, and keys and values `[b, h, n, d]`.
 struct Heads<T> {
     q: Sample<T>,
     k: Sample<T>,
@@ -16,7 +16,7 @@ struct Heads<T> {
     scale: f64,
 }
 
-/// Odd sizes: self-attention, cross-attention, one query, one key, no multiple of anything.
+/// Odd sizes: self-attention, cross-attention, one query, one key. None is a multiple of a block size.
 const SIZES: [[usize; 5]; 6] = [
     [1, 1, 1, 1, 1],
     [2, 3, 7, 7, 5],
@@ -35,7 +35,7 @@ fn options<T>(scale: f64) -> AttentionOptions<'static, T> {
     AttentionOptions { scale, bias: None, graph: &GraphRequest::None }
 }
 
-/// The streamed form of a graph that came without a bias.
+/// The streamed form of a graph without a bias.
 fn streamed<T: AttentionOps>(graph: Option<AttentionGraph<T>>) -> Option<Streamed<T>> {
     match graph {
         Some(AttentionGraph::Streamed(streamed)) => Some(streamed),
@@ -43,7 +43,7 @@ fn streamed<T: AttentionOps>(graph: Option<AttentionGraph<T>>) -> Option<Streame
     }
 }
 
-/// `softmax(q kᵀ scale) v`.
+/// `softmax(q kᵀ scale) v` agrees with the oracle.
 pub fn attention_against_the_oracle<B: Backend>(device: &DeviceOf<B>, dtype: DType) -> Result<()> {
     let mut lab = Lab::<B>::new(device, dtype, 1);
     for size in SIZES {
@@ -58,7 +58,8 @@ pub fn attention_against_the_oracle<B: Backend>(device: &DeviceOf<B>, dtype: DTy
     Ok(())
 }
 
-/// Biases of every allowed shape, among them a causal mask of minus infinity; a graph with a bias is that of its map.
+/// Biases of every allowed shape, among them a causal mask of minus infinity. The graph of attention with a bias is the
+/// graph of its map.
 pub fn attention_with_every_bias<B: Backend>(device: &DeviceOf<B>, dtype: DType) -> Result<()> {
     let mut lab = Lab::<B>::new(device, dtype, 2);
     let [b, h, m, n, d] = [2, 3, 7, 7, 5];
@@ -83,7 +84,7 @@ pub fn attention_with_every_bias<B: Backend>(device: &DeviceOf<B>, dtype: DType)
     Ok(())
 }
 
-/// Heads split by a permutation, as every model has them: the operands are views.
+/// Attention works on views. Every model splits heads by a permutation, so the operands are views.
 pub fn attention_of_views<B: Backend>(device: &DeviceOf<B>, dtype: DType) -> Result<()> {
     let mut lab = Lab::<B>::new(device, dtype, 3);
     let (b, h, m, n, d) = (2, 3, 9, 5, 4);
@@ -105,10 +106,10 @@ pub fn attention_of_views<B: Backend>(device: &DeviceOf<B>, dtype: DType) -> Res
     Ok(())
 }
 
-/// Logits around ±200: nothing overflows, the far keys vanish.
+/// Logits around ±200 do not overflow, and distant keys get no weight.
 pub fn attention_of_large_logits<B: Backend>(device: &DeviceOf<B>, dtype: DType) -> Result<()> {
     let lab = Lab::<B>::new(device, dtype, 4);
-    // whole numbers, exact in every dtype, so that the logits are
+    // whole numbers are exact in every dtype, and so are the logits
     let q = lab.sample(Array::from_fn(&[1, 1, 5, 2], |i| (i[2] as f64 - 2.0) * (1.0 + i[3] as f64)))?;
     let k = lab.sample(Array::from_fn(&[1, 1, 6, 2], |i| 20.0 * (i[2] as f64 - 3.0)))?;
     let v = lab.counting(&[1, 1, 6, 2])?;
@@ -122,7 +123,7 @@ pub fn attention_of_large_logits<B: Backend>(device: &DeviceOf<B>, dtype: DType)
     Ok(())
 }
 
-/// The override, whatever it fuses, against the generic body.
+/// The override agrees with the generic body, whatever it fuses.
 pub fn attention_equals_the_generic_body<B: Backend>(device: &DeviceOf<B>, dtype: DType) -> Result<()> {
     let mut lab = Lab::<B>::new(device, dtype, 5);
     for size in SIZES.into_iter().chain([[1, 2, 131, 131, 40], [1, 1, 260, 77, 64]]) {
@@ -146,7 +147,7 @@ pub fn attention_equals_the_generic_body<B: Backend>(device: &DeviceOf<B>, dtype
     Ok(())
 }
 
-/// What a request is called in messages.
+/// The name of a request in messages.
 trait RequestName {
     fn request_name(&self) -> &'static str;
 }
@@ -162,7 +163,7 @@ impl<T> RequestName for GraphRequest<T> {
     }
 }
 
-/// No request, no graph; and a graph's size is that of the map.
+/// There is a graph only if one is requested. Its size is that of the map.
 pub fn graphs_come_only_when_asked_for<B: Backend>(device: &DeviceOf<B>, dtype: DType) -> Result<()> {
     let mut lab = Lab::<B>::new(device, dtype, 6);
     let Heads { q, k, v, scale } = heads(&mut lab, [2, 3, 7, 5, 4])?;
@@ -175,7 +176,7 @@ pub fn graphs_come_only_when_asked_for<B: Backend>(device: &DeviceOf<B>, dtype: 
     Ok(())
 }
 
-/// The log-sum-exp, in the accumulator dtype whatever the tokens are.
+/// The log-sum-exp has the accumulator dtype, whatever the tokens' dtype is.
 pub fn log_sum_exp_is_in_the_accumulator<B: Backend>(device: &DeviceOf<B>, dtype: DType) -> Result<()> {
     let mut lab = Lab::<B>::new(device, dtype, 7);
     for size in SIZES {
@@ -192,7 +193,7 @@ pub fn log_sum_exp_is_in_the_accumulator<B: Backend>(device: &DeviceOf<B>, dtype
     Ok(())
 }
 
-/// A vote cast by the forward pass is the vote cast afterwards.
+/// A vote by the forward pass equals a vote that is cast afterwards.
 pub fn attention_casts_the_first_vote<B: Backend>(device: &DeviceOf<B>, dtype: DType) -> Result<()> {
     let mut lab = Lab::<B>::new(device, dtype, 8);
     for size in SIZES.into_iter().chain([[1, 2, 131, 131, 40]]) {
@@ -212,7 +213,7 @@ pub fn attention_casts_the_first_vote<B: Backend>(device: &DeviceOf<B>, dtype: D
     Ok(())
 }
 
-/// Heads, widths and lengths that do not fit, a bias or scores of another shape.
+/// Misfits are errors: heads, widths and lengths that do not fit, and a bias or scores of another shape.
 pub fn attention_rejects_misfits<B: Backend>(device: &DeviceOf<B>, dtype: DType) -> Result<()> {
     let lab = Lab::<B>::new(device, dtype, 9);
     let of = |shape: &[usize]| -> Result<TensorOf<B>> { Ok(lab.counting(shape)?.on) };

@@ -1,4 +1,4 @@
-//! A small transformer block on a backend, written as a model outside would write it, beside its oracle.
+//! A small transformer block on a backend, written as an outside model would write it, and its oracle.
 
 use std::cell::RefCell;
 
@@ -14,7 +14,7 @@ use crate::oracle::{self, AttentionWeights, BlockShape, LayerWeights, NORM_EPSIL
 /// A block with seeded weights, its input and its text, on the host and on a device.
 #[derive(Debug, Clone)]
 pub struct TestBlock<T> {
-    /// On the host.
+    /// The weights on the host.
     pub host: oracle::Block,
     /// The same weights on the device.
     pub layers: Vec<LayerWeights<T>>,
@@ -24,56 +24,56 @@ pub struct TestBlock<T> {
     pub text: Sample<T>,
     /// The token grid.
     pub grid: Grid,
-    /// Which block of a model it plays.
+    /// The id of the block in a model.
     pub id: BlockId,
-    /// What each of its layers is made of.
+    /// The sublayers of each of its layers.
     pub sublayers: &'static [Sublayer],
 }
 
-/// One pass through a block: what comes in, where and when, and whether it comes to its end.
+/// One pass through a block: its inputs, its place and step, and where it stops.
 #[derive(Debug, Clone, Copy)]
 #[non_exhaustive]
 pub struct Visit<'a, T> {
     /// The residual stream `[b, tokens, channels]`.
     pub hidden: &'a T,
-    /// The text `[b, l, text]`.
+    /// The text tokens `[b, l, text]`.
     pub text: &'a T,
     /// The image tokens' grid.
     pub grid: Grid,
-    /// What each batch row is.
+    /// The role of each batch row.
     pub rows: &'a [Row],
     /// The denoising step.
     pub step: Step,
-    /// Tokens of the stream that stay, `start..end`.
+    /// Tokens of the stream that must not be removed, `start..end`.
     pub protected: (usize, usize),
     /// The layer and the sublayer in which the model fails with [`Error::Cancelled`].
     pub stops_in: Option<(usize, Sublayer)>,
-    /// A table that every sublayer gathers by the places of its tokens.
+    /// A table that every sublayer gathers by the positions of its tokens.
     pub probe: Option<&'a Probe<T>>,
 }
 
-/// What every sublayer got of a per-token table.
+/// Records the rows of a per-token table that every sublayer gets.
 #[derive(Debug)]
 pub struct Probe<T> {
-    /// `[tokens, d]`, a row for every token of the block's entry.
+    /// The table `[tokens, d]`, with a row for every token at the block's entry.
     pub table: T,
     seen: RefCell<Vec<Gathered<T>>>,
 }
 
-/// The rows that one sublayer got.
+/// The table rows that one sublayer got.
 #[derive(Debug)]
 pub struct Gathered<T> {
     /// The layer.
     pub layer: usize,
     /// The sublayer.
     pub sub: Sublayer,
-    /// For its queries, or the feed-forward's tokens.
+    /// The rows for its queries, or for the feed-forward's tokens.
     pub queries: Result<T>,
-    /// For its keys and values, if they are tokens of the stream.
+    /// The rows for its keys and values, if these are tokens of the stream.
     pub keys: Option<Result<T>>,
 }
 
-/// Takes the rows of a table that belong to tokens.
+/// Takes the rows of a table that belong to a sublayer's tokens.
 type Gather<'a, T> = &'a dyn Fn(&T) -> Result<T>;
 
 impl<T> Probe<T> {
@@ -82,14 +82,14 @@ impl<T> Probe<T> {
         Self { table, seen: RefCell::new(Vec::new()) }
     }
 
-    /// What was gathered, in the order of the sublayers.
+    /// The gathered rows, in the order of the sublayers.
     pub fn gathered(self) -> Vec<Gathered<T>> {
         self.seen.into_inner()
     }
 }
 
 impl<T> Visit<'_, T> {
-    /// Comes to its end, unless it stops in this sublayer.
+    /// Fails with [`Error::Cancelled`] if the pass stops in this sublayer.
     fn alive(&self, layer: usize, sub: Sublayer) -> Result<()> {
         if self.stops_in == Some((layer, sub)) { Err(Error::Cancelled) } else { Ok(()) }
     }
@@ -101,7 +101,7 @@ pub fn first_step(steps: usize) -> Step {
 }
 
 impl<T: AttentionOps> TestBlock<T> {
-    /// Weights, stream and text from the lab's draws, rounded to its dtype.
+    /// A block with weights, stream and text drawn from the lab, rounded to its dtype.
     pub fn new<B: Backend<Tensor = T>>(
         lab: &mut Lab<'_, B>,
         shape: BlockShape,
@@ -121,35 +121,35 @@ impl<T: AttentionOps> TestBlock<T> {
         Ok(Self { layers: layers?, hidden, text, grid, id: BlockId::whole(), sublayers, host })
     }
 
-    /// The same weights in layers of other sublayers. Joint attention takes the text's keys and values from the weights of
-    /// cross-attention; a parallel sublayer is self-attention and feed-forward on one norm.
+    /// The same weights with other sublayers. Joint attention takes the text's keys and values from the weights of
+    /// cross-attention. A parallel sublayer is self-attention and feed-forward on one norm.
     pub fn made_of(self, id: BlockId, sublayers: &'static [Sublayer]) -> Self {
         Self { id, sublayers, ..self }
     }
 
-    /// The oracle on the whole block, as a block of a U-Net.
+    /// The oracle's output for the whole block, as a block of a U-Net.
     pub fn expected(&self) -> crate::host::Array {
         self.host.run(&self.hidden.host, &self.text.host)
     }
 
-    /// The block under a reducer, in the first of 10 steps.
+    /// Runs the block under a reducer, in the first of 10 steps.
     pub fn run(&self, reducer: &mut dyn TokenReducer<T>) -> Result<T> {
         self.run_rows(reducer, &Row::singles(self.hidden.host.shape[0]))
     }
 
-    /// [`TestBlock::run`] with the batch rows given.
+    /// Like [`TestBlock::run`], with given batch rows.
     pub fn run_rows(&self, reducer: &mut dyn TokenReducer<T>, rows: &[Row]) -> Result<T> {
         self.run_at(reducer, rows, first_step(10))
     }
 
-    /// [`TestBlock::run_rows`] at the step given.
+    /// Like [`TestBlock::run_rows`], at a given step.
     pub fn run_at(&self, reducer: &mut dyn TokenReducer<T>, rows: &[Row], step: Step) -> Result<T> {
         let (hidden, text, grid) = (&self.hidden.on, &self.text.on, self.grid);
         let visit = Visit { hidden, text, grid, rows, step, protected: (0, 0), stops_in: None, probe: None };
         self.visit(reducer, visit)
     }
 
-    /// The block's weights on another stream.
+    /// Runs the block's weights on another stream.
     pub fn visit(&self, reducer: &mut dyn TokenReducer<T>, visit: Visit<'_, T>) -> Result<T> {
         let (start, end) = visit.protected;
         let pass = BlockPass::enter(reducer, &visit.step, visit.rows, self.id, self.layers.len(), visit.grid);
@@ -234,7 +234,7 @@ impl<T: AttentionOps> TestBlock<T> {
         Ok(AttentionOutput { hidden: merged.linear(out, Some(&weights.bias))?, graph, first_vote, values: v })
     }
 
-    /// Image queries over the keys of image and text. A layer of text that follows would take its own output from here.
+    /// Image queries over the keys of image and text. If a text layer followed, it would take its own output from here.
     fn attend_jointly(
         &self,
         layer: &LayerWeights<T>,
@@ -303,7 +303,7 @@ fn norm<T: AttentionOps>(x: &T, [weight, bias]: &[T; 2]) -> Result<T> {
     x.layer_norm(weight, bias, NORM_EPSILON)
 }
 
-/// The block of most checks: two heads of 8, on a grid of 5 x 7.
+/// The block that most checks use: two heads of 8, on a grid of 5 x 7.
 pub fn small<B: Backend>(lab: &mut Lab<'_, B>, depth: usize) -> Result<TestBlock<TensorOf<B>>> {
     let shape = BlockShape { depth, heads: 2, channels: 16, text: 12, text_tokens: 5 };
     TestBlock::new(lab, shape, 2, Grid::new(5, 7))

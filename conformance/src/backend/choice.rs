@@ -1,4 +1,4 @@
-//! Choice and movement of tokens: splits, argmax, gathers, scatters, index lists.
+//! Checks of choosing and moving tokens: splits, argmax, gathers, scatters, index lists.
 
 use atedm_core::backend::generic;
 use atedm_core::{Backend, DType, DeviceOf, Error, Indices, Partition, Result, Tensor};
@@ -23,7 +23,7 @@ fn assert_split<B: Backend>(scores: &Array, on: &TensorOf<B>, kept: usize, what:
     Ok(())
 }
 
-/// The highest stay, in both lists by position, for every count.
+/// The highest scores are kept, and both lists are ordered by position, for every count.
 pub fn split_top_k_against_the_oracle<B: Backend>(device: &DeviceOf<B>, dtype: DType) -> Result<()> {
     let mut lab = Lab::<B>::new(device, dtype, 1);
     for (batch, n) in [(1, 1), (1, 2), (3, 7), (2, 33), (2, 130)] {
@@ -35,7 +35,7 @@ pub fn split_top_k_against_the_oracle<B: Backend>(device: &DeviceOf<B>, dtype: D
     Ok(())
 }
 
-/// Few distinct values: among equals the lower index stays.
+/// Among equal scores, the lower index is kept. The values are few, so that many are equal.
 pub fn equal_scores_keep_the_lower_index<B: Backend>(device: &DeviceOf<B>, dtype: DType) -> Result<()> {
     let mut lab = Lab::<B>::new(device, dtype, 2);
     for (distinct, n) in [(1, 9), (2, 40), (3, 65), (2, 1024)] {
@@ -60,7 +60,7 @@ pub fn negative_zero_equals_zero<B: Backend>(device: &DeviceOf<B>, dtype: DType)
     Ok(())
 }
 
-/// A NaN score has no order.
+/// A NaN score has no order, so it is an error.
 pub fn nan_scores_are_errors<B: Backend>(device: &DeviceOf<B>, dtype: DType) -> Result<()> {
     let lab = Lab::<B>::new(device, dtype, 4);
     for place in 0..6 {
@@ -77,7 +77,7 @@ pub fn nan_scores_are_errors<B: Backend>(device: &DeviceOf<B>, dtype: DType) -> 
     Ok(())
 }
 
-/// Infinities are above and below everything else.
+/// Infinite scores are above and below all others.
 pub fn infinite_scores_have_an_order<B: Backend>(device: &DeviceOf<B>, dtype: DType) -> Result<()> {
     let lab = Lab::<B>::new(device, dtype, 5);
     let (high, low) = (f64::INFINITY, f64::NEG_INFINITY);
@@ -88,7 +88,7 @@ pub fn infinite_scores_have_an_order<B: Backend>(device: &DeviceOf<B>, dtype: DT
     Ok(())
 }
 
-/// 0 and more than there are.
+/// A kept count of 0, or above the number of tokens, is an error.
 pub fn kept_counts_out_of_range_are_errors<B: Backend>(device: &DeviceOf<B>, dtype: DType) -> Result<()> {
     let lab = Lab::<B>::new(device, dtype, 6);
     let scores = lab.counting(&[2, 5])?.on;
@@ -100,7 +100,7 @@ pub fn kept_counts_out_of_range_are_errors<B: Backend>(device: &DeviceOf<B>, dty
     Ok(())
 }
 
-/// The row with the largest value of every column.
+/// For every column, the row with the largest value.
 pub fn argmax_rows_against_the_oracle<B: Backend>(device: &DeviceOf<B>, dtype: DType) -> Result<()> {
     let mut lab = Lab::<B>::new(device, dtype, 7);
     for shape in [[1, 1, 1], [2, 7, 1], [1, 1, 5], [2, 9, 4], [3, 65, 33]] {
@@ -114,7 +114,7 @@ pub fn argmax_rows_against_the_oracle<B: Backend>(device: &DeviceOf<B>, dtype: D
     Ok(())
 }
 
-/// Equal values: the lowest row; all below zero and infinite ones, too.
+/// Among equal values, the lowest row is taken. This also holds for negative and infinite values.
 pub fn argmax_rows_takes_the_lowest_of_equals<B: Backend>(device: &DeviceOf<B>, dtype: DType) -> Result<()> {
     let mut lab = Lab::<B>::new(device, dtype, 8);
     let values = Array::from_fn(&[2, 37, 19], |_| -1.0 - lab.draws.below(3) as f64);
@@ -125,7 +125,7 @@ pub fn argmax_rows_takes_the_lowest_of_equals<B: Backend>(device: &DeviceOf<B>, 
     Ok(())
 }
 
-/// Entries in any order, with repeats, row by row of the batch, along every axis but the first.
+/// Gathers entries in any order, with repeats, per batch row, along every axis except the first.
 pub fn gather_along_every_axis<B: Backend>(device: &DeviceOf<B>, dtype: DType) -> Result<()> {
     let mut lab = Lab::<B>::new(device, dtype, 9);
     for shape in [&[2, 5][..], &[2, 5, 3], &[2, 3, 5, 4], &[1, 2, 3, 4]] {
@@ -154,7 +154,7 @@ pub fn gather_along_every_axis<B: Backend>(device: &DeviceOf<B>, dtype: DType) -
     Ok(())
 }
 
-/// Indices beyond the axis, another batch, an axis that is not there, and axis 0.
+/// Misfits are errors: indices beyond the axis, another batch, an unknown axis, and axis 0.
 pub fn gather_rejects_misfits<B: Backend>(device: &DeviceOf<B>, dtype: DType) -> Result<()> {
     let lab = Lab::<B>::new(device, dtype, 10);
     let x = lab.counting(&[2, 3, 4])?.on;
@@ -163,14 +163,14 @@ pub fn gather_rejects_misfits<B: Backend>(device: &DeviceOf<B>, dtype: DType) ->
     rejects("an unknown axis", || x.gather(3, &fits));
     for rows in [vec![vec![0, 3], vec![0, 1]], vec![vec![0, 1]], vec![vec![0, 1]; 3]] {
         rejects(&format!("{rows:?}"), || {
-            // a backend may notice when the list is made or when the entries are taken; reading back waits for it
+            // some backends check when the list is made, others when entries are taken; reading back waits for both
             x.gather(1, &lab.indices(&rows)?)?.to_bytes()
         });
     }
     Ok(())
 }
 
-/// Rows are replaced, all others stay bit-exact.
+/// The rows are replaced, and all others stay equal bit by bit.
 pub fn scatter_into_replaces_rows<B: Backend>(device: &DeviceOf<B>, dtype: DType) -> Result<()> {
     let mut lab = Lab::<B>::new(device, dtype, 11);
     for (batch, n, count, channels) in [(1, 1, 1, 1), (2, 7, 3, 4), (2, 5, 5, 3), (3, 33, 8, 5)] {
@@ -182,7 +182,7 @@ pub fn scatter_into_replaces_rows<B: Backend>(device: &DeviceOf<B>, dtype: DType
     Ok(())
 }
 
-/// Counts, channels and places that do not fit.
+/// Misfits are errors: wrong counts, channels and places.
 pub fn scatter_into_rejects_misfits<B: Backend>(device: &DeviceOf<B>, dtype: DType) -> Result<()> {
     let lab = Lab::<B>::new(device, dtype, 12);
     let (base, rows) = (lab.counting(&[2, 5, 3])?.on, lab.counting(&[2, 2, 3])?.on);
@@ -197,7 +197,7 @@ pub fn scatter_into_rejects_misfits<B: Backend>(device: &DeviceOf<B>, dtype: DTy
     Ok(())
 }
 
-/// Means of segments: random ones, all rows in one, every row its own, some without rows.
+/// Means of segments: random segments, one segment for all rows, one per row, and segments without rows.
 pub fn segment_mean_against_the_oracle<B: Backend>(device: &DeviceOf<B>, dtype: DType) -> Result<()> {
     let mut lab = Lab::<B>::new(device, dtype, 15);
     for (batch, n, count, channels) in
@@ -222,7 +222,7 @@ pub fn segment_mean_against_the_oracle<B: Backend>(device: &DeviceOf<B>, dtype: 
     Ok(())
 }
 
-/// Segments that do not fit the rows, or that are not there.
+/// Misfits are errors: segments that do not fit the rows, or do not exist.
 pub fn segment_mean_rejects_misfits<B: Backend>(device: &DeviceOf<B>, dtype: DType) -> Result<()> {
     let lab = Lab::<B>::new(device, dtype, 16);
     let rows = lab.counting(&[2, 3, 4])?.on;
@@ -236,7 +236,7 @@ pub fn segment_mean_rejects_misfits<B: Backend>(device: &DeviceOf<B>, dtype: DTy
     Ok(())
 }
 
-/// Composition, concatenation, complement and inverse against plain lists.
+/// Composition, concatenation, complement and inverse agree with plain lists.
 pub fn indices_against_plain_lists<B: Backend>(device: &DeviceOf<B>, dtype: DType) -> Result<()> {
     let mut lab = Lab::<B>::new(device, dtype, 13);
     for (batch, n) in [(1, 1), (2, 5), (3, 40)] {
@@ -272,7 +272,7 @@ pub fn indices_against_plain_lists<B: Backend>(device: &DeviceOf<B>, dtype: DTyp
     Ok(())
 }
 
-/// Ragged lists, other batches, entries out of range, what is no permutation.
+/// Misfits are errors: ragged lists, other batches, entries out of range, and lists that are no permutation.
 pub fn indices_reject_misfits<B: Backend>(device: &DeviceOf<B>, dtype: DType) -> Result<()> {
     let lab = Lab::<B>::new(device, dtype, 14);
     rejects("ragged rows", || lab.indices(&[vec![0, 1], vec![0]]));
@@ -289,7 +289,7 @@ pub fn indices_reject_misfits<B: Backend>(device: &DeviceOf<B>, dtype: DType) ->
     Ok(())
 }
 
-/// A partition from kept lists has the rest as its other half; lists that are not ascending are errors.
+/// The other half of a partition from kept lists is the rest. Lists that are not ascending are errors.
 pub fn partitions_are_checked<B: Backend>(device: &DeviceOf<B>, dtype: DType) -> Result<()> {
     let _ = dtype;
     let from = |rows: &[Vec<u32>]| Partition::<TensorOf<B>>::from_kept(rows, 5, device);

@@ -1,4 +1,4 @@
-//! Parts of the attention map, and the kept tokens that pruned ones take their values from.
+//! Checks of parts of the attention map, and of the kept tokens that give their values to pruned tokens.
 
 use atedm_core::at_edm::recovery::SoftCopy;
 use atedm_core::at_edm::{RecoveryInput, TokenRecovery};
@@ -14,11 +14,11 @@ use crate::host::Array;
 use crate::oracle;
 use crate::tolerance::{assert_arrays_close, assert_close_as};
 
-/// Batch, heads, tokens, kept tokens, donors.
+/// Sizes: batch, heads, tokens, kept tokens, donors.
 const SIZES: [(usize, usize, usize, usize, usize); 5] =
     [(1, 1, 2, 1, 1), (2, 3, 7, 3, 2), (1, 2, 9, 8, 8), (2, 4, 33, 13, 4), (1, 3, 130, 47, 5)];
 
-/// The lists of donors of every pruned token.
+/// The donors of every pruned token, as lists.
 fn lists<T: AttentionOps>(donors: &Donors<T>, k: usize) -> Result<Vec<Vec<Vec<u32>>>> {
     let rows = donors.kept.to_host()?;
     Ok(rows.iter().map(|row| row.chunks(k).map(<[u32]>::to_vec).collect()).collect())
@@ -44,7 +44,7 @@ pub fn block_against_the_oracle<B: Backend>(device: &DeviceOf<B>, dtype: DType) 
     Ok(())
 }
 
-/// The kept tokens that attend to a pruned one most, ascending, and how much they do.
+/// The kept tokens that attend most to a pruned token, ascending, and their attention.
 pub fn top_k_against_the_oracle<B: Backend>(device: &DeviceOf<B>, dtype: DType) -> Result<()> {
     let mut lab = Lab::<B>::new(device, dtype, 22);
     for (b, h, n, kept, k) in SIZES {
@@ -64,7 +64,7 @@ pub fn top_k_against_the_oracle<B: Backend>(device: &DeviceOf<B>, dtype: DType) 
             for (b, (got, expected)) in got.iter().zip(&expected).enumerate() {
                 for (column, (got, expected)) in got.iter().zip(expected).enumerate() {
                     assert!(got.windows(2).all(|pair| pair[0] < pair[1]), "{form}: {got:?} does not ascend");
-                    // two rows whose means the dtype cannot tell apart may stand for each other
+                    // if the dtype cannot distinguish the means of two rows, either may be chosen
                     let sorted = |from: &[u32]| {
                         let mut values: Vec<f64> = from.iter().map(|&at| value(b, column, at)).collect();
                         values.sort_by(f64::total_cmp);
@@ -78,7 +78,7 @@ pub fn top_k_against_the_oracle<B: Backend>(device: &DeviceOf<B>, dtype: DType) 
     Ok(())
 }
 
-/// Rows that attend to a column alike: the lowest are taken, in both forms.
+/// If rows attend equally to a column, the lowest are taken, in both forms.
 pub fn top_k_takes_the_lowest_of_equals<B: Backend>(device: &DeviceOf<B>, dtype: DType) -> Result<()> {
     let mut lab = Lab::<B>::new(device, dtype, 23);
     let (q, k) = (lab.sample(Array::full(&[2, 2, 41, 4], 0.5))?, lab.normals(&[2, 2, 41, 4])?);
@@ -92,7 +92,7 @@ pub fn top_k_takes_the_lowest_of_equals<B: Backend>(device: &DeviceOf<B>, dtype:
     Ok(())
 }
 
-/// With one donor it is the strongest.
+/// A single donor is the strongest.
 pub fn one_donor_is_the_strongest<B: Backend>(device: &DeviceOf<B>, dtype: DType) -> Result<()> {
     let mut lab = Lab::<B>::new(device, dtype, 24);
     for (b, h, n, kept, _) in SIZES {
@@ -109,7 +109,7 @@ pub fn one_donor_is_the_strongest<B: Backend>(device: &DeviceOf<B>, dtype: DType
     Ok(())
 }
 
-/// A NaN has no place in an order, but a part of the map may hold it.
+/// NaN has no order, so donors fail. But a part of the map may contain NaN.
 pub fn donors_of_nan_are_errors<B: Backend>(device: &DeviceOf<B>, dtype: DType) -> Result<()> {
     let mut lab = Lab::<B>::new(device, dtype, 25);
     let mut values = lab.draws.normals(&[1, 2, 6, 3]);
@@ -127,7 +127,7 @@ pub fn donors_of_nan_are_errors<B: Backend>(device: &DeviceOf<B>, dtype: DType) 
     Ok(())
 }
 
-/// More columns than any tile: the parts must fit together.
+/// More columns than any tile or block has. The parts must fit together.
 pub fn donors_beyond_one_block<B: Backend>(device: &DeviceOf<B>, dtype: DType) -> Result<()> {
     let mut lab = Lab::<B>::new(device, dtype, 26);
     let (n, kept, k) = (1030, 19, 3);
@@ -135,7 +135,7 @@ pub fn donors_beyond_one_block<B: Backend>(device: &DeviceOf<B>, dtype: DType) -
     let partition = partition(&mut lab, 1, kept, n)?;
     let (stay, go) = (partition.kept.to_host()?, partition.pruned.to_host()?);
     let graph = AttentionGraph::Streamed(streamed);
-    // entries of about 1/n, brought to about 1, so that the absolute tolerance cannot hide them
+    // entries of about 1/n, scaled to about 1, so that the absolute tolerance cannot hide errors
     let wide = |x: &Array| x.map(|value| value * n as f64);
     let block = oracle::block(&map, &stay, &go);
     let got = Array::read(&graph.block(&partition.kept, &partition.pruned)?)?;
@@ -148,7 +148,7 @@ pub fn donors_beyond_one_block<B: Backend>(device: &DeviceOf<B>, dtype: DType) -
     Ok(())
 }
 
-/// The overridable steps against their generic bodies.
+/// The overridable steps agree with their generic bodies.
 pub fn donor_overrides_equal_the_generic_bodies<B: Backend>(
     device: &DeviceOf<B>,
     dtype: DType,
@@ -168,7 +168,7 @@ pub fn donor_overrides_equal_the_generic_bodies<B: Backend>(
     Ok(())
 }
 
-/// Counts that cannot be, and sets that do not fit the map.
+/// Misfits are errors: impossible counts, and sets that do not fit the map.
 pub fn donors_reject_misfits<B: Backend>(device: &DeviceOf<B>, dtype: DType) -> Result<()> {
     let mut lab = Lab::<B>::new(device, dtype, 28);
     let graph = graph(&mut lab, [2, 3, 7, 7, 4])?;
@@ -187,7 +187,7 @@ pub fn donors_reject_misfits<B: Backend>(device: &DeviceOf<B>, dtype: DType) -> 
     Ok(())
 }
 
-/// Pruned tokens are weighted means of their donors.
+/// Pruned tokens become weighted means of their donors.
 pub fn soft_copy_against_the_oracle<B: Backend>(device: &DeviceOf<B>, dtype: DType) -> Result<()> {
     let mut lab = Lab::<B>::new(device, dtype, 29);
     for (temperature, k) in [(1.0, 4), (0.5, 3), (3.0, 100)] {

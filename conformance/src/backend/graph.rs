@@ -1,4 +1,4 @@
-//! The attention graph as an operator, in its two forms.
+//! Checks of the attention graph as an operator, in its two forms.
 
 use atedm_core::backend::{Streamed, generic};
 use atedm_core::{
@@ -48,7 +48,7 @@ pub(super) fn partition<B: Backend>(
     Partition::from_kept(&rows, n, lab.device)
 }
 
-/// `Aᵀ s`.
+/// `Aᵀ s` agrees with the oracle.
 pub fn votes_against_the_oracle<B: Backend>(device: &DeviceOf<B>, dtype: DType) -> Result<()> {
     let mut lab = Lab::<B>::new(device, dtype, 1);
     for size in SIZES {
@@ -64,7 +64,7 @@ pub fn votes_against_the_oracle<B: Backend>(device: &DeviceOf<B>, dtype: DType) 
     Ok(())
 }
 
-/// `A s`.
+/// `A s` agrees with the oracle.
 pub fn read_against_the_oracle<B: Backend>(device: &DeviceOf<B>, dtype: DType) -> Result<()> {
     let mut lab = Lab::<B>::new(device, dtype, 2);
     for size in SIZES {
@@ -78,7 +78,7 @@ pub fn read_against_the_oracle<B: Backend>(device: &DeviceOf<B>, dtype: DType) -
     Ok(())
 }
 
-/// `−Σ A ln A`.
+/// `−Σ A ln A` agrees with the oracle.
 pub fn row_entropy_against_the_oracle<B: Backend>(device: &DeviceOf<B>, dtype: DType) -> Result<()> {
     let mut lab = Lab::<B>::new(device, dtype, 3);
     for size in SIZES {
@@ -91,7 +91,7 @@ pub fn row_entropy_against_the_oracle<B: Backend>(device: &DeviceOf<B>, dtype: D
     Ok(())
 }
 
-/// `0·ln 0 = 0`: rows that see one key only have entropy 0, not NaN.
+/// `0·ln 0 = 0`: rows that attend to only one key have entropy 0, not NaN.
 pub fn row_entropy_of_one_hot_rows<B: Backend>(device: &DeviceOf<B>, dtype: DType) -> Result<()> {
     let lab = Lab::<B>::new(device, dtype, 4);
     let map = Array::from_fn(&[1, 2, 3, 4], |i| f64::from(u8::from(i[2] == i[3])));
@@ -106,7 +106,7 @@ pub fn row_entropy_of_one_hot_rows<B: Backend>(device: &DeviceOf<B>, dtype: DTyp
     Ok(())
 }
 
-/// `Σ A²`.
+/// `Σ A²` agrees with the oracle.
 pub fn second_moment_against_the_oracle<B: Backend>(device: &DeviceOf<B>, dtype: DType) -> Result<()> {
     let mut lab = Lab::<B>::new(device, dtype, 5);
     for size in SIZES {
@@ -119,7 +119,7 @@ pub fn second_moment_against_the_oracle<B: Backend>(device: &DeviceOf<B>, dtype:
     Ok(())
 }
 
-/// The kept row that attends to a pruned column most, in the mean over heads.
+/// The kept row that attends most to a pruned column, in the mean over heads.
 pub fn strongest_against_the_oracle<B: Backend>(device: &DeviceOf<B>, dtype: DType) -> Result<()> {
     let mut lab = Lab::<B>::new(device, dtype, 6);
     for (b, h, n, kept) in [(1, 1, 2, 1), (2, 3, 7, 3), (1, 2, 9, 8), (2, 4, 33, 13), (1, 3, 130, 47)] {
@@ -130,7 +130,7 @@ pub fn strongest_against_the_oracle<B: Backend>(device: &DeviceOf<B>, dtype: DTy
         let mean = oracle::head_mean(&graph.map);
         for (form, graph) in graph.forms() {
             let got = graph.strongest(&partition)?.to_host()?;
-            // two rows whose means the dtype cannot tell apart may stand for each other
+            // if the dtype cannot distinguish the means of two rows, either may be chosen
             let value =
                 |b: usize, i: usize, at: u32| mean.at(&[b, stay[b][at as usize] as usize, go[b][i] as usize]);
             for (b, row) in got.iter().enumerate() {
@@ -146,10 +146,10 @@ pub fn strongest_against_the_oracle<B: Backend>(device: &DeviceOf<B>, dtype: DTy
     Ok(())
 }
 
-/// Rows that attend to a column alike: the lowest wins, in both forms.
+/// If rows attend equally to a column, the lowest is taken, in both forms.
 pub fn strongest_takes_the_lowest_of_equals<B: Backend>(device: &DeviceOf<B>, dtype: DType) -> Result<()> {
     let mut lab = Lab::<B>::new(device, dtype, 7);
-    // every query is the same, so that every row of the map is
+    // all queries are equal, so all rows of the map are equal
     let (q, k) = (lab.sample(Array::full(&[2, 2, 41, 4], 0.5))?, lab.normals(&[2, 2, 41, 4])?);
     let streamed = AttentionGraph::from_qk(&q.on, &k.on, 0.5)?;
     let dense = AttentionGraph::Dense(streamed.to_dense()?);
@@ -159,7 +159,7 @@ pub fn strongest_takes_the_lowest_of_equals<B: Backend>(device: &DeviceOf<B>, dt
     Ok(())
 }
 
-/// The same graph in both forms gives the same answers, and its dense form is the oracle's map.
+/// Both forms of a graph give the same results. The dense form is the oracle's map.
 pub fn streamed_equals_dense<B: Backend>(device: &DeviceOf<B>, dtype: DType) -> Result<()> {
     let mut lab = Lab::<B>::new(device, dtype, 8);
     for size in SIZES {
@@ -184,7 +184,7 @@ pub fn streamed_equals_dense<B: Backend>(device: &DeviceOf<B>, dtype: DType) -> 
     Ok(())
 }
 
-/// A graph for kernels that give no log-sum-exp.
+/// A graph from queries and keys, for kernels that return no log-sum-exp.
 pub fn graph_from_queries_and_keys<B: Backend>(device: &DeviceOf<B>, dtype: DType) -> Result<()> {
     let mut lab = Lab::<B>::new(device, dtype, 9);
     for [b, h, m, n, d] in SIZES {
@@ -203,7 +203,7 @@ pub fn graph_from_queries_and_keys<B: Backend>(device: &DeviceOf<B>, dtype: DTyp
     Ok(())
 }
 
-/// The overridable steps against their generic bodies on odd sizes.
+/// The overridable steps agree with their generic bodies on odd sizes.
 pub fn graph_overrides_equal_the_generic_bodies<B: Backend>(
     device: &DeviceOf<B>,
     dtype: DType,
@@ -227,7 +227,7 @@ pub fn graph_overrides_equal_the_generic_bodies<B: Backend>(
     Ok(())
 }
 
-/// More rows than any tile or block: the parts must fit together.
+/// More rows than any tile or block has. The parts must fit together.
 pub fn graphs_beyond_one_block<B: Backend>(device: &DeviceOf<B>, dtype: DType) -> Result<()> {
     let mut lab = Lab::<B>::new(device, dtype, 11);
     let size = [1, 2, 1030, 1030, 4];
@@ -235,7 +235,7 @@ pub fn graphs_beyond_one_block<B: Backend>(device: &DeviceOf<B>, dtype: DType) -
     let scores = lab.scores(&size[..3], 0.0, 2.0 / 1030.0)?;
     let votes = oracle::votes(&map, &scores.host);
     let sum: f64 = votes.data.iter().sum();
-    // votes of about 1/n each, brought to about 1 each, so that the absolute tolerance cannot hide them
+    // votes of about 1/n each, scaled to about 1 each, so that the absolute tolerance cannot hide errors
     let wide = |x: &Array| x.map(|v| v * 1030.0 / sum);
     let got = TensorOf::<B>::votes(&streamed, &scores.on)?;
     crate::tolerance::assert_arrays_close(&wide(&Array::read(&got)?), &wide(&votes), dtype, "votes");
@@ -249,7 +249,7 @@ pub fn graphs_beyond_one_block<B: Backend>(device: &DeviceOf<B>, dtype: DType) -
     Ok(())
 }
 
-/// Scores and partitions that do not fit the map.
+/// Misfits are errors: scores and partitions that do not fit the map.
 pub fn graph_rejects_misfits<B: Backend>(device: &DeviceOf<B>, dtype: DType) -> Result<()> {
     let mut lab = Lab::<B>::new(device, dtype, 12);
     let graph = graph(&mut lab, [2, 3, 7, 5, 4])?;

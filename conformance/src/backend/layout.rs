@@ -1,4 +1,4 @@
-//! Host input and output, casts, shapes and views.
+//! Checks of host input and output, casts, shapes and views.
 
 use atedm_core::{Backend, DType, DeviceOf, Result, Tensor};
 
@@ -7,7 +7,7 @@ use crate::host::Array;
 use crate::oracle;
 use crate::tolerance::assert_exact;
 
-/// Bytes come back as they went in, and their number is checked.
+/// Bytes are read back unchanged, and their number is checked.
 pub fn bytes_round_trip<B: Backend>(device: &DeviceOf<B>, dtype: DType) -> Result<()> {
     let mut lab = Lab::<B>::new(device, dtype, 1);
     for shape in [&[7][..], &[1], &[3, 5], &[2, 1, 3], &[2, 3, 1, 5]] {
@@ -24,7 +24,7 @@ pub fn bytes_round_trip<B: Backend>(device: &DeviceOf<B>, dtype: DType) -> Resul
     Ok(())
 }
 
-/// f32 values go in rounded and come out widened.
+/// f32 values are rounded on input and widened on output.
 pub fn f32_round_trip<B: Backend>(device: &DeviceOf<B>, dtype: DType) -> Result<()> {
     let mut lab = Lab::<B>::new(device, dtype, 2);
     let host = lab.draws.normals(&[3, 7]).rounded(DType::F32);
@@ -48,7 +48,7 @@ pub fn full_fills<B: Backend>(device: &DeviceOf<B>, dtype: DType) -> Result<()> 
     Ok(())
 }
 
-/// Casts round to the nearest value, ties to even; a cast to the own dtype changes nothing.
+/// Casts round to the nearest value, ties to even. A cast to the same dtype changes nothing.
 pub fn cast_rounds_to_nearest<B: Backend>(device: &DeviceOf<B>, dtype: DType) -> Result<()> {
     let mut lab = Lab::<B>::new(device, dtype, 3);
     let mut values = lab.draws.normals(&[4, 9]);
@@ -63,7 +63,7 @@ pub fn cast_rounds_to_nearest<B: Backend>(device: &DeviceOf<B>, dtype: DType) ->
     Ok(())
 }
 
-/// The elements keep their row-major order under another shape, also from a view.
+/// A reshape keeps the row-major order of the elements, also for a view.
 pub fn reshape_keeps_the_order<B: Backend>(device: &DeviceOf<B>, dtype: DType) -> Result<()> {
     let lab = Lab::<B>::new(device, dtype, 4);
     let x = lab.counting(&[2, 3, 4])?;
@@ -79,7 +79,7 @@ pub fn reshape_keeps_the_order<B: Backend>(device: &DeviceOf<B>, dtype: DType) -
     Ok(())
 }
 
-/// Axes in numpy's order.
+/// `permute` orders axes as numpy does.
 pub fn permute_follows_numpy<B: Backend>(device: &DeviceOf<B>, dtype: DType) -> Result<()> {
     let lab = Lab::<B>::new(device, dtype, 5);
     let x = lab.counting(&[2, 3, 4, 5])?;
@@ -89,7 +89,7 @@ pub fn permute_follows_numpy<B: Backend>(device: &DeviceOf<B>, dtype: DType) -> 
     Ok(())
 }
 
-/// A run of one axis.
+/// `narrow` takes a run along one axis.
 pub fn narrow_takes_a_run<B: Backend>(device: &DeviceOf<B>, dtype: DType) -> Result<()> {
     let lab = Lab::<B>::new(device, dtype, 6);
     let x = lab.counting(&[2, 3, 5])?;
@@ -99,7 +99,7 @@ pub fn narrow_takes_a_run<B: Backend>(device: &DeviceOf<B>, dtype: DType) -> Res
     Ok(())
 }
 
-/// Parts of different lengths, also views, one after the other.
+/// `concat` joins parts of different lengths, also views.
 pub fn concat_joins<B: Backend>(device: &DeviceOf<B>, dtype: DType) -> Result<()> {
     let lab = Lab::<B>::new(device, dtype, 7);
     let (a, b) = (lab.counting(&[2, 3, 4])?, lab.counting(&[2, 1, 4])?);
@@ -116,7 +116,7 @@ pub fn concat_joins<B: Backend>(device: &DeviceOf<B>, dtype: DType) -> Result<()
     Ok(())
 }
 
-/// Whatever a view looks like in memory, its bytes are row-major.
+/// The bytes of a view are row-major, whatever its layout in memory is.
 pub fn views_read_back_row_major<B: Backend>(device: &DeviceOf<B>, dtype: DType) -> Result<()> {
     let lab = Lab::<B>::new(device, dtype, 8);
     let x = lab.counting(&[3, 4, 5])?;

@@ -1,4 +1,4 @@
-//! What AT-EDM remembers from one evaluation to the next.
+//! Checks of what AT-EDM remembers between evaluations.
 
 use atedm_core::at_edm::{AtEdmConfig, Parts};
 use atedm_core::plugin::{BuildContext, MaskEntry, MaskRecorder, Row, Step};
@@ -9,7 +9,7 @@ use super::support::Lab;
 use crate::host::Array;
 use crate::tolerance::assert_chain_arrays;
 
-/// Runs a block at this many steps under one method; what was decided at the last, and the last output.
+/// Runs a block for this many steps under one method. Returns the decision of the last step and its output.
 fn last_of<T: AttentionOps>(
     block: &TestBlock<T>,
     config: &AtEdmConfig,
@@ -33,7 +33,7 @@ fn config(max_iterations: usize) -> AtEdmConfig {
     AtEdmConfig { schedule: "constant".into(), epsilon: 0.0, max_iterations, ..AtEdmConfig::default() }
 }
 
-/// A warm start: one vote at each of three evaluations of the same tokens is three votes at once.
+/// A warm start: one vote at each of three evaluations of the same tokens equals three votes at once.
 pub fn warm_votes_add_up<B: Backend>(device: &DeviceOf<B>, dtype: DType) -> Result<()> {
     let block = small(&mut Lab::<B>::new(device, dtype, 1), 2)?;
     let (warm, _) = last_of(&block, &AtEdmConfig { warm_start: true, ..config(1) }, 3)?;
@@ -51,7 +51,7 @@ pub fn warm_votes_add_up<B: Backend>(device: &DeviceOf<B>, dtype: DType) -> Resu
     Ok(())
 }
 
-/// A kept set, and the rows that similarity copy takes, serve `rescore_every` evaluations.
+/// `rescore_every` evaluations reuse a kept set and the rows that similarity copy takes.
 pub fn kept_sets_serve_several_evaluations<B: Backend>(device: &DeviceOf<B>, dtype: DType) -> Result<()> {
     let block = small(&mut Lab::<B>::new(device, dtype, 2), 2)?;
     let every_step = last_of(&block, &config(2), 1)?;

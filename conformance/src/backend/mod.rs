@@ -1,7 +1,7 @@
-//! One suite for every backend: ordinary generic functions, each a claim of the contract, over every dtype a backend
-//! offers. `conformance_suite!` names them as tests, [`run_suite`] makes a [`Report`] of them.
+//! The suite for backends: generic functions, each of which checks one rule of the contract for every dtype that a
+//! backend offers. `conformance_suite!` makes them tests. [`run_suite`] makes a [`Report`] of them.
 //!
-//! A check is `fn(&DeviceOf<B>, DType) -> Result<()>`: an unexpected error or a failed assertion fails it.
+//! A check is `fn(&DeviceOf<B>, DType) -> Result<()>`. It fails by an unexpected error or a failed assertion.
 //!
 //! ```
 //! use atedm_core::DType;
@@ -29,13 +29,14 @@ use atedm_core::{Backend, DType, DeviceOf, Result};
 
 use crate::report::{KnownFailure, Outcome, Report};
 
-/// What every check is: an unexpected error or a failed assertion fails it.
+/// The type of a check. It fails by an unexpected error or a failed assertion.
 pub type CheckFn<B> = fn(&DeviceOf<B>, DType) -> Result<()>;
 
-/// Runs one check for every dtype. A listed failure that passes fails the run, as does an unlisted failure.
+/// Runs one check for every dtype. The run fails if an unlisted check fails, and also if a check passes that is listed
+/// as a known failure.
 ///
 /// # Panics
-/// When the outcome is not the expected one.
+/// If the outcome is not the expected one.
 pub fn run<B: Backend>(
     name: &str,
     check: CheckFn<B>,
@@ -48,7 +49,7 @@ pub fn run<B: Backend>(
     }
 }
 
-/// Runs every check for every dtype, whatever they give.
+/// Runs every check for every dtype, whatever the results are.
 pub fn run_suite<B: Backend>(device: &DeviceOf<B>, dtypes: &[DType], known: &[KnownFailure]) -> Report {
     let outcomes = checks::<B>().into_iter().flat_map(|(group, name, check)| {
         dtypes.iter().map(move |&dtype| Outcome::of((group, name), dtype, known, || check(device, dtype)))
@@ -156,7 +157,7 @@ checks! { $;
 mod tests {
     use super::*;
 
-    /// A check that is written but not listed would never run.
+    /// A check that is not listed would never run.
     #[test]
     fn every_check_is_listed() {
         let sources = [

@@ -1,4 +1,4 @@
-//! What a U-Net, an autoencoder and a text encoder need, and that overrides equal the generic bodies.
+//! Checks of the operations of a U-Net, an autoencoder and a text encoder, and of overrides against generic bodies.
 
 use atedm_core::backend::{Conv2dOptions, generic};
 use atedm_core::{Backend, DType, DeviceOf, Indices, NnOps, Result, Tensor};
@@ -8,7 +8,7 @@ use crate::host::Array;
 use crate::oracle;
 use crate::tolerance::{assert_close, assert_exact};
 
-/// Kernels 1 to 4, strides, uneven padding, one and many channels, images smaller than the kernel, batches, views.
+/// Kernels of 1 to 4, strides, uneven padding, one and many channels, images smaller than the kernel, batches, views.
 pub fn conv2d_against_the_oracle<B: Backend>(device: &DeviceOf<B>, dtype: DType) -> Result<()> {
     let mut lab = Lab::<B>::new(device, dtype, 1);
     let uneven = Conv2dOptions { stride: 2, pad_before: 0, pad_after: 1 };
@@ -45,7 +45,7 @@ pub fn conv2d_against_the_oracle<B: Backend>(device: &DeviceOf<B>, dtype: DType)
     Ok(())
 }
 
-/// Channels, axes, strides and kernels that do not fit.
+/// Misfits are errors: channels, axes, strides and kernels that do not fit.
 pub fn conv2d_rejects_misfits<B: Backend>(device: &DeviceOf<B>, dtype: DType) -> Result<()> {
     let lab = Lab::<B>::new(device, dtype, 2);
     let (x, weight) = (lab.counting(&[1, 3, 5, 5])?.on, lab.counting(&[4, 3, 3, 3])?.on);
@@ -74,7 +74,7 @@ pub fn upsample_nearest_against_the_oracle<B: Backend>(device: &DeviceOf<B>, dty
     Ok(())
 }
 
-/// Rows of a table, with repeats; ids beyond it are errors.
+/// Rows of a table, with repeats. Ids beyond the table are errors.
 pub fn embedding_against_the_oracle<B: Backend>(device: &DeviceOf<B>, dtype: DType) -> Result<()> {
     let mut lab = Lab::<B>::new(device, dtype, 4);
     let table = lab.normals(&[11, 6])?;
@@ -86,7 +86,7 @@ pub fn embedding_against_the_oracle<B: Backend>(device: &DeviceOf<B>, dtype: DTy
     Ok(())
 }
 
-/// GELU with the error function, SiLU and quick GELU, also far out.
+/// GELU with the error function, SiLU and quick GELU, also for large values.
 pub fn activations_against_the_oracle<B: Backend>(device: &DeviceOf<B>, dtype: DType) -> Result<()> {
     let mut lab = Lab::<B>::new(device, dtype, 5);
     let far = lab.sample(Array::new(&[2, 3], vec![-30.0, -9.0, -5.0, 5.0, 9.0, 30.0]))?;
@@ -101,7 +101,7 @@ pub fn activations_against_the_oracle<B: Backend>(device: &DeviceOf<B>, dtype: D
     Ok(())
 }
 
-/// Linear maps of one to four axes.
+/// Linear maps of tensors with one to four axes.
 pub fn linear_against_the_oracle<B: Backend>(device: &DeviceOf<B>, dtype: DType) -> Result<()> {
     let mut lab = Lab::<B>::new(device, dtype, 6);
     let (weight, bias) = (lab.weights(&[5, 7], 7)?, lab.normals(&[5])?);
@@ -135,7 +135,7 @@ pub fn layer_norm_against_the_oracle<B: Backend>(device: &DeviceOf<B>, dtype: DT
     Ok(())
 }
 
-/// Group norm, alone and followed by SiLU: one group, a group per channel, and between.
+/// Group norm, alone and followed by SiLU: one group, one group per channel, and numbers in between.
 pub fn group_norm_against_the_oracle<B: Backend>(device: &DeviceOf<B>, dtype: DType) -> Result<()> {
     let mut lab = Lab::<B>::new(device, dtype, 8);
     for (shape, groups) in
@@ -157,7 +157,7 @@ pub fn group_norm_against_the_oracle<B: Backend>(device: &DeviceOf<B>, dtype: DT
     Ok(())
 }
 
-/// Statistics in the accumulator dtype: values whose squares overflow or cancel in half precision.
+/// Statistics are computed in the accumulator dtype. The squares of these values overflow or cancel in half precision.
 pub fn norms_far_from_zero<B: Backend>(device: &DeviceOf<B>, dtype: DType) -> Result<()> {
     let mut lab = Lab::<B>::new(device, dtype, 9);
     let far = lab.draws.normals(&[2, 8, 40]).map(|x| 300.0 + 30.0 * x);
@@ -171,7 +171,7 @@ pub fn norms_far_from_zero<B: Backend>(device: &DeviceOf<B>, dtype: DType) -> Re
     Ok(())
 }
 
-/// Values so small that epsilon is as large as their variance: it is added to the variance, and it is the one given.
+/// Values so small that epsilon is as large as their variance. The given epsilon must be added to the variance.
 pub fn norms_near_zero<B: Backend>(device: &DeviceOf<B>, dtype: DType) -> Result<()> {
     let mut lab = Lab::<B>::new(device, dtype, 14);
     let near = lab.draws.normals(&[2, 8, 40]).map(|x| x / 256.0);
@@ -191,7 +191,7 @@ pub fn norms_near_zero<B: Backend>(device: &DeviceOf<B>, dtype: DType) -> Result
     Ok(())
 }
 
-/// The first half times the GELU of the second.
+/// The first half, times the GELU of the second half.
 pub fn geglu_against_the_oracle<B: Backend>(device: &DeviceOf<B>, dtype: DType) -> Result<()> {
     let mut lab = Lab::<B>::new(device, dtype, 10);
     let (weight, bias) = (lab.weights(&[10, 7], 7)?, lab.normals(&[10])?);
@@ -208,7 +208,7 @@ pub fn geglu_against_the_oracle<B: Backend>(device: &DeviceOf<B>, dtype: DType) 
     Ok(())
 }
 
-/// Every defaulted method of `NnOps` on odd sizes against its generic body.
+/// Every method of `NnOps` with a default agrees with its generic body on odd sizes.
 pub fn nn_overrides_equal_the_generic_bodies<B: Backend>(device: &DeviceOf<B>, dtype: DType) -> Result<()> {
     let mut lab = Lab::<B>::new(device, dtype, 11);
     for (tokens, channels) in [(1, 3), (13, 35), (67, 129)] {
@@ -236,7 +236,7 @@ pub fn nn_overrides_equal_the_generic_bodies<B: Backend>(device: &DeviceOf<B>, d
     Ok(())
 }
 
-/// Every defaulted method of `Tensor` and `Indices` against its generic body.
+/// Every method of `Tensor` and `Indices` with a default agrees with its generic body.
 pub fn tensor_overrides_equal_the_generic_bodies<B: Backend>(
     device: &DeviceOf<B>,
     dtype: DType,
@@ -268,7 +268,7 @@ pub fn tensor_overrides_equal_the_generic_bodies<B: Backend>(
     same(order.inverse()?, generic::indices_inverse(&order)?, "inverse")
 }
 
-/// Weights that do not fit.
+/// Misfits are errors: weights that do not fit.
 pub fn nn_rejects_misfits<B: Backend>(device: &DeviceOf<B>, dtype: DType) -> Result<()> {
     let lab = Lab::<B>::new(device, dtype, 13);
     let of = |shape: &[usize]| -> Result<TensorOf<B>> { Ok(lab.counting(shape)?.on) };

@@ -1,4 +1,4 @@
-//! Invariants over random sizes and values. Cases are drawn from a fixed seed; `PROPTEST_CASES` sets how many.
+//! Invariants over random sizes and values. Cases are drawn from a fixed seed. `PROPTEST_CASES` sets their number.
 
 use atedm_core::at_edm::recovery::{
     BicubicInterpolation, DirectCopy, RecoveryInput, SimilarityCopy, SoftCopy, TokenRecovery, ZeroPadding,
@@ -19,7 +19,8 @@ use crate::oracle::{self, BlockShape};
 use crate::random::{OPERATIONS, forall};
 use crate::tolerance::{assert_close, assert_close_as, assert_exact, assert_mass_close};
 
-/// Kept and pruned together are every index once, both ascend, and every kept score is at least every pruned one.
+/// Kept and pruned lists together contain every index once. Both ascend. Every kept score is at least as high as every
+/// pruned one.
 pub fn every_split_is_a_partition<B: Backend>(device: &DeviceOf<B>, dtype: DType) -> Result<()> {
     forall(OPERATIONS, (1..4usize, 1..90usize, 0.0..1.0, any::<u64>()), |(batch, n, share, seed)| {
         let scores = Lab::<B>::new(device, dtype, seed).normals(&[batch, n])?;
@@ -39,7 +40,7 @@ pub fn every_split_is_a_partition<B: Backend>(device: &DeviceOf<B>, dtype: DType
     Ok(())
 }
 
-/// Scores of few distinct values: exactly the oracle's split.
+/// With few distinct scores, the split is exactly the oracle's.
 pub fn ties_always_keep_the_lower_index<B: Backend>(device: &DeviceOf<B>, dtype: DType) -> Result<()> {
     forall(OPERATIONS, (2..200usize, 1..4usize, 0.0..1.0, any::<u64>()), |(n, distinct, share, seed)| {
         let mut lab = Lab::<B>::new(device, dtype, seed);
@@ -55,7 +56,7 @@ pub fn ties_always_keep_the_lower_index<B: Backend>(device: &DeviceOf<B>, dtype:
     Ok(())
 }
 
-/// Whatever recovers the pruned tokens, the kept ones come back bit by bit, and all tokens are there again.
+/// With any recovery, the kept tokens are restored bit by bit, and all tokens exist again.
 pub fn kept_rows_survive_every_recovery<B: Backend>(device: &DeviceOf<B>, dtype: DType) -> Result<()> {
     forall(OPERATIONS, (1..3usize, 2..7usize, 1..8usize, any::<u64>()), |(batch, height, width, seed)| {
         let mut lab = Lab::<B>::new(device, dtype, seed);
@@ -101,7 +102,7 @@ pub fn kept_rows_survive_every_recovery<B: Backend>(device: &DeviceOf<B>, dtype:
     Ok(())
 }
 
-/// Two index plans one after the other are one.
+/// Two index plans in sequence equal one composed plan.
 pub fn plans_compose<B: Backend>(device: &DeviceOf<B>, dtype: DType) -> Result<()> {
     forall(OPERATIONS, (3..40usize, any::<u64>()), |(n, seed)| {
         let mut lab = Lab::<B>::new(device, dtype, seed);
@@ -124,7 +125,7 @@ pub fn plans_compose<B: Backend>(device: &DeviceOf<B>, dtype: DType) -> Result<(
     Ok(())
 }
 
-/// Under L1 the scores of every head are non-negative and sum to one.
+/// With L1, the scores of every head are non-negative and sum to one.
 pub fn scores_are_a_distribution<B: Backend>(device: &DeviceOf<B>, dtype: DType) -> Result<()> {
     forall(OPERATIONS, (1..4usize, 1..40usize, 1..8usize, any::<u64>()), |(heads, n, votes, seed)| {
         let mut lab = Lab::<B>::new(device, dtype, seed);
@@ -140,7 +141,7 @@ pub fn scores_are_a_distribution<B: Backend>(device: &DeviceOf<B>, dtype: DType)
     Ok(())
 }
 
-/// Tokens in another order get the same scores, in that order.
+/// If tokens are permuted, their scores are permuted alike.
 pub fn permuting_tokens_permutes_scores<B: Backend>(device: &DeviceOf<B>, dtype: DType) -> Result<()> {
     forall(OPERATIONS, (1..3usize, 2..40usize, any::<u64>()), |(heads, n, seed)| {
         let mut lab = Lab::<B>::new(device, dtype, seed);
@@ -159,7 +160,7 @@ pub fn permuting_tokens_permutes_scores<B: Backend>(device: &DeviceOf<B>, dtype:
     Ok(())
 }
 
-/// Ratio 0, a block of one layer, and a layer that is the last: bit by bit the whole block.
+/// Ratio 0, a block of one layer, and pruning in the last layer all give the whole block bit by bit.
 pub fn sparing_configurations_are_identities<B: Backend>(device: &DeviceOf<B>, dtype: DType) -> Result<()> {
     let sizes = (1..4usize, 2..5usize, 2..6usize, 0.0..0.99, any::<u64>());
     forall(OPERATIONS, sizes, |(depth, height, width, ratio, seed)| {
@@ -183,7 +184,7 @@ pub fn sparing_configurations_are_identities<B: Backend>(device: &DeviceOf<B>, d
     Ok(())
 }
 
-/// Every product with the graph, in both forms.
+/// Every product with the graph agrees in both forms.
 pub fn both_forms_of_any_graph_agree<B: Backend>(device: &DeviceOf<B>, dtype: DType) -> Result<()> {
     forall(OPERATIONS, (1..3usize, 1..4usize, 1..50usize, 1..50usize, any::<u64>()), |(b, h, m, n, seed)| {
         let mut lab = Lab::<B>::new(device, dtype, seed);
@@ -200,7 +201,7 @@ pub fn both_forms_of_any_graph_agree<B: Backend>(device: &DeviceOf<B>, dtype: DT
     Ok(())
 }
 
-/// Whatever a backend overrides, on any size.
+/// Every override agrees with its generic body on any size.
 pub fn overrides_equal_the_generic_bodies_on_any_size<B: Backend>(
     device: &DeviceOf<B>,
     dtype: DType,
@@ -220,7 +221,7 @@ pub fn overrides_equal_the_generic_bodies_on_any_size<B: Backend>(
             same(x.geglu(&weight, None)?, generic::geglu(&x, &weight, None)?, "geglu")?;
             same(x.softmax()?, generic::softmax(&x)?, "softmax")?;
             let (scale, shift) = (lab.normals(&[c])?.on, lab.normals(&[c])?.on);
-            // two channels and their mean are ill-conditioned in any precision, hence the large epsilon
+            // two channels and their mean are ill-conditioned in any precision, so epsilon is large
             same(
                 x.layer_norm(&scale, &shift, 0.1)?,
                 generic::layer_norm(&x, &scale, &shift, 0.1)?,

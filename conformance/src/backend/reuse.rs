@@ -1,4 +1,4 @@
-//! Outputs that stand for what is not computed: of sublayers and of nests.
+//! Checks of outputs that replace the computation of sublayers and of nests.
 
 use atedm_core::plugin::{
     Action, Event, NestId, NestSite, Row, Site, Sublayer, TokenReducer, Unpruned, nest,
@@ -10,13 +10,13 @@ use super::support::{Lab, TensorOf, rejects};
 use crate::host::Array;
 use crate::tolerance::{assert_chain_close, assert_exact};
 
-/// Keeps the output of one sublayer, and gives it in its place once it is told to.
+/// Stores the output of one sublayer, and supplies it once it is told to.
 struct Keeper<T> {
     sub: Sublayer,
     layer: usize,
     kept: Option<T>,
     gives: bool,
-    /// Sublayers that ran, by their last event before the sum.
+    /// Number of sublayers that ran, counted at their last event before the sum.
     attended: usize,
     asked: usize,
     told: Vec<(Sublayer, T)>,
@@ -50,7 +50,7 @@ impl<T: AttentionOps> TokenReducer<T> for Keeper<T> {
                     self.kept = Some(output.clone());
                 }
                 if sub != Sublayer::FeedForward && !(self.gives && here(sub)) {
-                    // what is added is what the attention gave
+                    // the added tensor is the output of attention
                     let (_, before) = self.told.pop().ok_or(Error::Cancelled)?;
                     assert_exact(output, &Array::read(&before)?, "the output before and after the sum");
                 }
@@ -65,7 +65,7 @@ fn block<B: Backend>(device: &DeviceOf<B>, dtype: DType, seed: u64) -> Result<Te
     small(&mut Lab::<B>::new(device, dtype, seed), 2)
 }
 
-/// `Replace`: the sublayer does not run, and its own output in its place changes nothing.
+/// With `Replace`, the sublayer does not run. If it is replaced by its own output, nothing changes.
 pub fn a_kept_output_stands_for_its_sublayer<B: Backend>(device: &DeviceOf<B>, dtype: DType) -> Result<()> {
     let block = block::<B>(device, dtype, 21)?;
     let whole = Array::read(&block.run(&mut Unpruned)?)?;
@@ -78,7 +78,7 @@ pub fn a_kept_output_stands_for_its_sublayer<B: Backend>(device: &DeviceOf<B>, d
             assert_exact(&block.run(&mut keeper)?, &whole, &format!("{sub:?} of layer {layer} is given"));
             let ran = if sub == Sublayer::FeedForward { 4 } else { 3 };
             assert_eq!((keeper.attended, keeper.asked), (ran, ran), "{sub:?} of layer {layer}");
-            // another output is what is added
+            // another output is added as it is
             keeper.kept = keeper.kept.map(|kept| kept.affine(0.0, 0.0)).transpose()?;
             let without = block.run(&mut keeper)?;
             let off = crate::tolerance::relative_l2(&Array::read(&without)?.data, &whole.data);
@@ -88,7 +88,7 @@ pub fn a_kept_output_stands_for_its_sublayer<B: Backend>(device: &DeviceOf<B>, d
     Ok(())
 }
 
-/// An output that does not fit the stream is an error, and so is one where nothing is about to run.
+/// An output that does not fit the stream is an error. So is an output at an event where nothing is about to run.
 pub fn outputs_in_place_must_fit<B: Backend>(device: &DeviceOf<B>, dtype: DType) -> Result<()> {
     struct Answers<T>(&'static str, T);
     impl<T: AttentionOps> TokenReducer<T> for Answers<T> {
@@ -118,7 +118,7 @@ pub fn outputs_in_place_must_fit<B: Backend>(device: &DeviceOf<B>, dtype: DType)
     Ok(())
 }
 
-/// Hears of nests, and may have an output of one: in its place, or for one that ran.
+/// Records nests. It may supply the output of one, before it runs or after.
 struct Nests<T> {
     gives: Option<(NestId, T)>,
     instead: Option<(NestId, T)>,
@@ -144,8 +144,8 @@ impl<T: AttentionOps> TokenReducer<T> for Nests<T> {
     }
 }
 
-/// Nests are told of in the order in which they lie in one another; nothing happens in one whose output is given, and what is
-/// given for one that ran stands for its output.
+/// Nests are reported in the order of their nesting. If the output of a nest is supplied before it, nothing in it runs.
+/// An output supplied after it replaces its own.
 pub fn nests_enclose_each_other<B: Backend>(device: &DeviceOf<B>, dtype: DType) -> Result<()> {
     let block = block::<B>(device, dtype, 23)?;
     let (step, rows) = (first_step(10), Row::singles(2));

@@ -1,4 +1,4 @@
-//! The plugin seam: what a block pass makes of a reducer's answers.
+//! Checks of the plugin seam: the effect of a reducer's answers on a block pass.
 
 use atedm_core::plugin::{
     Action, BlockId, Event, IndexPlan, Reduction, Row, Scope, Site, Sublayer, TokenReducer, Unpruned,
@@ -12,10 +12,10 @@ use super::support::{Lab, TensorOf, rejects};
 use crate::host::Array;
 use crate::tolerance::{assert_chain_close, assert_exact};
 
-/// What a script answers to an event, told by layer and the event's name.
+/// The answer to an event, given by its layer and name.
 type Script<T> = Box<dyn FnMut(usize, &str) -> Option<Action<T>> + Send>;
 
-/// A reducer that follows a script and writes down what it sees.
+/// A reducer that follows a script and records the events.
 struct Scripted<T: Tensor> {
     script: Script<T>,
     wants: GraphRequest<T>,
@@ -46,7 +46,7 @@ impl<T: AttentionOps> TokenReducer<T> for Scripted<T> {
     fn on_event(&mut self, site: &Site<'_>, event: Event<'_, T>) -> Result<Action<T>> {
         let (name, tokens) = match &event {
             Event::LayerEnter { hidden } => ("enter".to_string(), hidden.shape()[1]),
-            Event::Before { sub, hidden, normed } => {
+            Event::Before { sub, hidden, normed, .. } => {
                 assert_eq!(hidden.shape(), normed.shape());
                 (format!("before {}", sub_name(*sub)), hidden.shape()[1])
             }
@@ -64,7 +64,7 @@ impl<T: AttentionOps> TokenReducer<T> for Scripted<T> {
     }
 }
 
-/// A plan that keeps every `stride`-th of `tokens`, and gives each removed token to the kept one before it.
+/// A plan that keeps every `stride`-th of `tokens`, and maps each removed token to the kept one before it.
 fn plan<T: AttentionOps>(
     tokens: usize,
     stride: usize,
@@ -83,7 +83,7 @@ fn block<B: Backend>(device: &DeviceOf<B>, dtype: DType, seed: u64) -> Result<Te
     small(&mut Lab::<B>::new(device, dtype, seed), 2)
 }
 
-/// The identity: the plain block of the oracle, and every event in order.
+/// The identity gives the oracle's plain block, and every event in order.
 pub fn unpruned_is_the_plain_block<B: Backend>(device: &DeviceOf<B>, dtype: DType) -> Result<()> {
     let block = block::<B>(device, dtype, 1)?;
     let whole = block.run(&mut Unpruned)?;
@@ -109,7 +109,7 @@ pub fn unpruned_is_the_plain_block<B: Backend>(device: &DeviceOf<B>, dtype: DTyp
     Ok(())
 }
 
-/// `UntilExit` at three events: the stream shrinks each time, and is restored in reverse.
+/// `UntilExit` at three events: the stream shrinks each time, and is restored in reverse order.
 pub fn reductions_form_a_stack<B: Backend>(device: &DeviceOf<B>, dtype: DType) -> Result<()> {
     let block = block::<B>(device, dtype, 2)?;
     let on = device.clone();
@@ -128,7 +128,7 @@ pub fn reductions_form_a_stack<B: Backend>(device: &DeviceOf<B>, dtype: DType) -
         reducer.seen.iter().map(|line| line.rsplit(' ').next().unwrap().parse().unwrap()).collect();
     let expected = [vec![35; 4], vec![18; 5], vec![6; 1], vec![3; 8], vec![35; 1]].concat();
     assert_eq!(counts, expected, "{:?}", reducer.seen);
-    // tokens 0 to 11 fall, step by step, to the first kept one
+    // tokens 0 to 11 are mapped to the first kept one, step by step
     let host = Array::read(&restored)?;
     for token in 1..12 {
         for channel in 0..16 {
@@ -138,7 +138,7 @@ pub fn reductions_form_a_stack<B: Backend>(device: &DeviceOf<B>, dtype: DType) -
     Ok(())
 }
 
-/// `Around` a sublayer: its input is reduced, its output restored before the residual is added.
+/// `Around` a sublayer: its input is reduced, and its output is restored before the residual is added.
 pub fn around_is_undone_before_the_residual<B: Backend>(device: &DeviceOf<B>, dtype: DType) -> Result<()> {
     let block = block::<B>(device, dtype, 3)?;
     let whole = Array::read(&block.run(&mut Unpruned)?)?;
@@ -167,7 +167,7 @@ pub fn around_is_undone_before_the_residual<B: Backend>(device: &DeviceOf<B>, dt
     Ok(())
 }
 
-/// Answers where they are not allowed are plugin errors.
+/// Answers that are not allowed at an event are plugin errors.
 pub fn misplaced_answers_are_errors<B: Backend>(device: &DeviceOf<B>, dtype: DType) -> Result<()> {
     let block = block::<B>(device, dtype, 4)?;
     let until_exit = ["before self", "before ff", "attended self", "attended cross", "exit"];
@@ -192,7 +192,7 @@ pub fn misplaced_answers_are_errors<B: Backend>(device: &DeviceOf<B>, dtype: DTy
     Ok(())
 }
 
-/// A graph comes with `GraphRequest::Lazy` and `GraphRequest::FirstVote`, and only then.
+/// There is a graph with `GraphRequest::Lazy` and `GraphRequest::FirstVote`, and only then.
 pub fn reducers_pay_only_for_what_they_want<B: Backend>(device: &DeviceOf<B>, dtype: DType) -> Result<()> {
     let block = block::<B>(device, dtype, 5)?;
     let scores = TensorOf::<B>::full(1.0 / 35.0, &[2, 2, 35], dtype.accumulator(), device)?;
@@ -208,7 +208,7 @@ pub fn reducers_pay_only_for_what_they_want<B: Backend>(device: &DeviceOf<B>, dt
     Ok(())
 }
 
-/// Joint attention and a parallel sublayer: the sums that they are without a pass, events of their own, and reductions
+/// Joint attention and a parallel sublayer equal the sums without a pass. They have their own events. Reductions work
 /// around them and until the exit.
 pub fn joint_and_parallel_layers_are_plain_sums<B: Backend>(
     device: &DeviceOf<B>,
@@ -257,8 +257,9 @@ pub fn joint_and_parallel_layers_are_plain_sums<B: Backend>(
     Ok(())
 }
 
-/// A per-token table, gathered where the stream is reduced twice and a sublayer once more: the rows of the tokens' places at
-/// the block's entry, for one table and for one a batch row. A table of other tokens is an error.
+/// A per-token table is gathered where the stream is reduced twice and a sublayer once more. The rows are those of the
+/// tokens' positions at the block's entry, for one table and for one per batch row. A table for other tokens is an
+/// error.
 pub fn tables_follow_the_tokens<B: Backend>(device: &DeviceOf<B>, dtype: DType) -> Result<()> {
     let lab = Lab::<B>::new(device, dtype, 7);
     let block = block::<B>(device, dtype, 7)?;
@@ -274,7 +275,7 @@ pub fn tables_follow_the_tokens<B: Backend>(device: &DeviceOf<B>, dtype: DType) 
             _ => None,
         })
     };
-    // the places by hand: even tokens of the first row, odd ones of the second; then every third of those
+    // the positions by hand: even tokens of the first row, odd ones of the second; then every third of those
     let once: Vec<Vec<u32>> = vec![(0..17).map(|i| 2 * i).collect(), (0..17).map(|i| 2 * i + 1).collect()];
     let every = |rows: &[Vec<u32>], stride: usize| -> Vec<Vec<u32>> {
         rows.iter().map(|row| row.iter().copied().step_by(stride).collect()).collect()
@@ -322,7 +323,7 @@ pub fn tables_follow_the_tokens<B: Backend>(device: &DeviceOf<B>, dtype: DType) 
     Ok(())
 }
 
-/// What a run of `block` gathers of this table.
+/// The rows of this table that a run of `block` gathers.
 fn probed<T: AttentionOps>(
     block: &TestBlock<T>,
     reducer: &mut dyn TokenReducer<T>,

@@ -1,4 +1,4 @@
-//! What the checks share: sample tensors with their host values, and assertions about errors.
+//! Shared code of the checks: sample tensors with their host values, and assertions about errors.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -11,68 +11,69 @@ pub type TensorOf<B> = <B as Backend>::Tensor;
 /// The index lists of a backend.
 pub type IndicesOf<B> = <TensorOf<B> as Tensor>::Indices;
 
-/// A device, a dtype, and seeded draws: what a check works with.
+/// The device, dtype and seeded draws that a check works with.
 #[derive(Debug)]
 pub struct Lab<'a, B: Backend> {
-    /// Where.
+    /// The device.
     pub device: &'a DeviceOf<B>,
-    /// In which dtype.
+    /// The dtype.
     pub dtype: DType,
-    /// The source of numbers.
+    /// The source of random numbers.
     pub draws: Draws,
 }
 
 /// The same values on the host and on the device.
 #[derive(Debug, Clone)]
 pub struct Sample<T> {
-    /// On the host, already rounded to the dtype.
+    /// The values on the host, already rounded to the dtype.
     pub host: Array,
-    /// On the device.
+    /// The values on the device.
     pub on: T,
 }
 
 impl<'a, B: Backend> Lab<'a, B> {
-    /// Draws start from `seed`.
+    /// A lab whose draws start from `seed`.
     pub fn new(device: &'a DeviceOf<B>, dtype: DType, seed: u64) -> Self {
         Self { device, dtype, draws: Draws::new(seed) }
     }
 
-    /// These values, rounded to the dtype.
+    /// A sample with these values, rounded to the dtype.
     pub fn sample(&self, values: Array) -> Result<Sample<TensorOf<B>>> {
         self.sample_as(values, self.dtype)
     }
 
-    /// These values, rounded to another dtype.
+    /// A sample with these values, rounded to another dtype.
     pub fn sample_as(&self, values: Array, dtype: DType) -> Result<Sample<TensorOf<B>>> {
         let host = values.rounded(dtype);
         Ok(Sample { on: host.upload(dtype, self.device)?, host })
     }
 
-    /// Standard normals.
+    /// A sample of standard normals.
     pub fn normals(&mut self, shape: &[usize]) -> Result<Sample<TensorOf<B>>> {
         let values = self.draws.normals(shape);
         self.sample(values)
     }
 
-    /// Normals with the standard deviation of a matrix of `fan_in` inputs, so that products stay around 1.
+    /// A sample of normals. Their standard deviation suits a matrix with `fan_in` inputs, so that products stay around
+    /// 1.
     pub fn weights(&mut self, shape: &[usize], fan_in: usize) -> Result<Sample<TensorOf<B>>> {
         let values = self.draws.normals(shape).map(|x| x / (fan_in as f64).sqrt());
         self.sample(values)
     }
 
-    /// Uniforms in `[low, high)`.
+    /// A sample of uniforms in `[low, high)`.
     pub fn uniforms(&mut self, shape: &[usize], low: f64, high: f64) -> Result<Sample<TensorOf<B>>> {
         let values = self.draws.uniforms(shape, low, high);
         self.sample(values)
     }
 
-    /// Uniforms in `[low, high)` in the accumulator dtype: scores.
+    /// A sample of uniforms in `[low, high)` in the accumulator dtype, for scores.
     pub fn scores(&mut self, shape: &[usize], low: f64, high: f64) -> Result<Sample<TensorOf<B>>> {
         let values = self.draws.uniforms(shape, low, high);
         self.sample_as(values, self.dtype.accumulator())
     }
 
-    /// `0, 1, 2, …` scaled to stay exact in every dtype.
+    /// A sample of `0, 1, 2, …`, scaled to be exact in every dtype.
     pub fn counting(&self, shape: &[usize]) -> Result<Sample<TensorOf<B>>> {
         let mut next = -1.0;
         self.sample(Array::from_fn(shape, |_| {
@@ -81,12 +82,12 @@ impl<'a, B: Backend> Lab<'a, B> {
         }))
     }
 
-    /// Index lists.
+    /// Index lists with these rows.
     pub fn indices(&self, rows: &[Vec<u32>]) -> Result<IndicesOf<B>> {
         IndicesOf::<B>::from_host(rows, self.device)
     }
 
-    /// A dtype other than this one that the backend can make, if any.
+    /// Another dtype that the backend can make, if any.
     pub fn other_dtype(&self) -> Option<DType> {
         let others = [DType::F64, DType::F32, DType::F16, DType::BF16];
         let makes = |dtype: &DType| {
@@ -96,15 +97,15 @@ impl<'a, B: Backend> Lab<'a, B> {
     }
 }
 
-/// The variant of an error, for messages.
+/// The name of an error's variant, for messages.
 fn variant(error: &Error) -> String {
     format!("{error:?}").split([' ', '{', '(']).next().unwrap_or_default().to_string()
 }
 
-/// Asserts that the operation fails with an error, not with a panic and not with a result; returns the error.
+/// Asserts that the operation fails with an error, not with a panic. Returns the error.
 ///
 /// # Panics
-/// When it does not.
+/// If the operation does not fail, or panics.
 #[track_caller]
 pub fn rejects<R>(what: &str, operation: impl FnOnce() -> Result<R>) -> Error {
     match catch_unwind(AssertUnwindSafe(operation)) {
@@ -117,20 +118,20 @@ pub fn rejects<R>(what: &str, operation: impl FnOnce() -> Result<R>) -> Error {
     }
 }
 
-/// [`rejects`] with an [`Error::DType`].
+/// Like [`rejects`], for an [`Error::DType`].
 ///
 /// # Panics
-/// When it does not.
+/// If it does not fail in that way.
 #[track_caller]
 pub fn rejects_dtype<R>(what: &str, operation: impl FnOnce() -> Result<R>) {
     let error = rejects(what, operation);
     assert!(matches!(error, Error::DType { .. }), "{what}: {} instead of DType: {error}", variant(&error));
 }
 
-/// [`rejects`] with an [`Error::NotFinite`].
+/// Like [`rejects`], for an [`Error::NotFinite`].
 ///
 /// # Panics
-/// When it does not.
+/// If it does not fail in that way.
 #[track_caller]
 pub fn rejects_nan<R>(what: &str, operation: impl FnOnce() -> Result<R>) {
     let error = rejects(what, operation);
@@ -138,25 +139,25 @@ pub fn rejects_nan<R>(what: &str, operation: impl FnOnce() -> Result<R>) {
     assert!(fits, "{what}: {} instead of NotFinite: {error}", variant(&error));
 }
 
-/// [`rejects`] with an [`Error::Shape`].
+/// Like [`rejects`], for an [`Error::Shape`].
 ///
 /// # Panics
-/// When it does not.
+/// If it does not fail in that way.
 #[track_caller]
 pub fn rejects_shape<R>(what: &str, operation: impl FnOnce() -> Result<R>) {
     let error = rejects(what, operation);
     assert!(matches!(error, Error::Shape { .. }), "{what}: {} instead of Shape: {error}", variant(&error));
 }
 
-/// `x` with the last two axes swapped in memory and back by a view: a tensor that is not contiguous, with the same
-/// values.
+/// A tensor with the values of `x` that is not contiguous: the last two axes are swapped in memory, and swapped back by
+/// a view.
 pub fn as_view<T: NnOps>(x: &T) -> Result<T> {
     let axes = x.shape().len();
     let mut order: Vec<usize> = (0..axes).collect();
     order.swap(axes - 1, axes - 2);
     let shape = x.shape();
     let swapped: Vec<usize> = order.iter().map(|&axis| shape[axis]).collect();
-    // through bytes, so that the swapped layout is the one in memory
+    // copies through bytes, so that the swapped layout is the one in memory
     let memory = T::from_bytes(&x.permute(&order)?.to_bytes()?, x.dtype(), &swapped, &x.device())?;
     memory.permute(&order)
 }

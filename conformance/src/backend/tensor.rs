@@ -1,4 +1,4 @@
-//! Arithmetic, products, softmax and reductions, and the conventions they follow.
+//! Checks of arithmetic, products, softmax and reductions, and of their conventions.
 
 use atedm_core::{Backend, DType, DeviceOf, Result, Tensor};
 
@@ -7,11 +7,11 @@ use crate::host::Array;
 use crate::oracle;
 use crate::tolerance::{assert_close, assert_exact};
 
-/// Length-1 axes of either side broadcast, on every axis.
+/// Axes of length 1 broadcast, on either side and on every axis.
 pub fn arithmetic_broadcasts_length_one_axes<B: Backend>(device: &DeviceOf<B>, dtype: DType) -> Result<()> {
     let mut lab = Lab::<B>::new(device, dtype, 1);
     let full = [2, 3, 4];
-    // every pair of masks of length-1 axes
+    // every pair of sets of length-1 axes
     for mask in 0..64 {
         let shape = |bits: usize| [0, 1, 2].map(|axis| if bits >> axis & 1 == 1 { 1 } else { full[axis] });
         let (a, b) = (lab.normals(&shape(mask & 7))?, lab.uniforms(&shape(mask >> 3), 0.5, 2.0)?);
@@ -27,7 +27,7 @@ pub fn arithmetic_broadcasts_length_one_axes<B: Backend>(device: &DeviceOf<B>, d
     Ok(())
 }
 
-/// No other lengths and no missing axes broadcast.
+/// Other lengths and missing axes do not broadcast.
 pub fn only_length_one_axes_broadcast<B: Backend>(device: &DeviceOf<B>, dtype: DType) -> Result<()> {
     let lab = Lab::<B>::new(device, dtype, 2);
     let x = lab.counting(&[2, 4, 3])?.on;
@@ -42,13 +42,13 @@ pub fn only_length_one_axes_broadcast<B: Backend>(device: &DeviceOf<B>, dtype: D
     Ok(())
 }
 
-/// Operands of two dtypes are an error, in every operation that takes two.
+/// Operands of two dtypes are an error in every operation with two operands.
 pub fn no_dtype_is_promoted<B: Backend>(device: &DeviceOf<B>, dtype: DType) -> Result<()> {
     use atedm_core::NnOps;
     use atedm_core::backend::Conv2dOptions;
     let lab = Lab::<B>::new(device, dtype, 3);
     let Some(other) = lab.other_dtype() else {
-        // a backend of one dtype has nothing to promote
+        // with only one dtype there is nothing to promote
         return Ok(());
     };
     let (x, y) = (lab.counting(&[2, 3, 3])?.on, TensorOf::<B>::full(1.0, &[2, 3, 3], other, device)?);
@@ -90,7 +90,7 @@ pub fn affine_exp_ln_sqrt<B: Backend>(device: &DeviceOf<B>, dtype: DType) -> Res
     Ok(())
 }
 
-/// Values below the bound rise to it; NaN stays NaN.
+/// Values below the bound become the bound. NaN stays NaN.
 pub fn clamp_min_keeps_nan<B: Backend>(device: &DeviceOf<B>, dtype: DType) -> Result<()> {
     let lab = Lab::<B>::new(device, dtype, 5);
     let values = vec![-1.0, 0.0, 0.5, f64::NAN, f64::INFINITY, f64::NEG_INFINITY, 0.25];
@@ -121,7 +121,7 @@ pub fn matmul_of_two_to_four_axes<B: Backend>(device: &DeviceOf<B>, dtype: DType
     Ok(())
 }
 
-/// Transposed, narrowed and expanded operands are multiplied as what they show, not as what lies in memory.
+/// Transposed, narrowed and expanded operands are multiplied by their visible values, not by the layout in memory.
 pub fn matmul_of_views<B: Backend>(device: &DeviceOf<B>, dtype: DType) -> Result<()> {
     let mut lab = Lab::<B>::new(device, dtype, 7);
     let a = lab.weights(&[2, 3, 5, 7], 7)?;
@@ -169,7 +169,7 @@ pub fn softmax_of_the_last_axis<B: Backend>(device: &DeviceOf<B>, dtype: DType) 
     Ok(())
 }
 
-/// Logits whose exponentials overflow the dtype, and masked ones.
+/// Logits whose exponentials overflow the dtype, and masked logits.
 pub fn softmax_of_large_logits<B: Backend>(device: &DeviceOf<B>, dtype: DType) -> Result<()> {
     let lab = Lab::<B>::new(device, dtype, 10);
     let low = f64::NEG_INFINITY;
@@ -178,7 +178,7 @@ pub fn softmax_of_large_logits<B: Backend>(device: &DeviceOf<B>, dtype: DType) -
     Ok(())
 }
 
-/// Sum, maximum and mean over every axis, which stays with length 1.
+/// Sum, maximum and mean over every axis. The axis stays, with length 1.
 pub fn reductions_keep_the_axis<B: Backend>(device: &DeviceOf<B>, dtype: DType) -> Result<()> {
     let mut lab = Lab::<B>::new(device, dtype, 11);
     let x = lab.normals(&[2, 3, 4, 5])?;
@@ -194,7 +194,7 @@ pub fn reductions_keep_the_axis<B: Backend>(device: &DeviceOf<B>, dtype: DType) 
     Ok(())
 }
 
-/// A sum of many small numbers does not stop growing where one more no longer changes it.
+/// A sum of many small numbers must not stall when one more number is below its rounding.
 pub fn half_precision_sums_do_not_stall<B: Backend>(device: &DeviceOf<B>, dtype: DType) -> Result<()> {
     let lab = Lab::<B>::new(device, dtype, 12);
     let x = lab.sample(Array::full(&[2, 5000], 1.0))?;
@@ -216,7 +216,7 @@ pub fn wrong_axes_are_errors<B: Backend>(device: &DeviceOf<B>, dtype: DType) -> 
     Ok(())
 }
 
-/// No operation changes its operands, nor a handle's copy.
+/// No operation changes its operands, or another handle on them.
 pub fn nothing_works_in_place<B: Backend>(device: &DeviceOf<B>, dtype: DType) -> Result<()> {
     let mut lab = Lab::<B>::new(device, dtype, 14);
     let (x, y) = (lab.uniforms(&[2, 4, 4], 0.5, 1.0)?, lab.uniforms(&[2, 4, 4], 0.5, 1.0)?);

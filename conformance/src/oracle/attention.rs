@@ -1,4 +1,4 @@
-//! Attention and everything asked of its map, on a stored map `[b, h, m, n]`.
+//! Attention and all operations on its map, with a stored map `[b, h, m, n]`.
 
 use super::{binary, matmul, permute, softmax, sum};
 use crate::host::Array;
@@ -57,7 +57,7 @@ pub fn head_mean(map: &Array) -> Array {
     })
 }
 
-/// For each pruned column the position within `kept` of the kept row that attends to it most, the lowest on ties.
+/// For each pruned column, the position within `kept` of the kept row that attends to it most. On ties, the lowest.
 pub fn strongest(map: &Array, kept: &[Vec<u32>], pruned: &[Vec<u32>]) -> Vec<Vec<u32>> {
     let mean = head_mean(map);
     let best = |batch: usize, column: u32| {
@@ -68,7 +68,7 @@ pub fn strongest(map: &Array, kept: &[Vec<u32>], pruned: &[Vec<u32>]) -> Vec<Vec
     (0..kept.len()).map(|b| pruned[b].iter().map(|&column| best(b, column)).collect()).collect()
 }
 
-/// The mean over heads between the rows `rows` and the columns `columns`, column by column: `[b, columns, rows]`.
+/// The head-mean map between the rows `rows` and the columns `columns`, column by column: `[b, columns, rows]`.
 pub fn block(map: &Array, rows: &[Vec<u32>], columns: &[Vec<u32>]) -> Array {
     let mean = head_mean(map);
     Array::from_fn(&[rows.len(), columns[0].len(), rows[0].len()], |i| {
@@ -76,14 +76,14 @@ pub fn block(map: &Array, rows: &[Vec<u32>], columns: &[Vec<u32>]) -> Array {
     })
 }
 
-/// For each pruned column the positions within `kept`, ascending, of the `k` kept rows that attend to it most; among
-/// equals the lowest.
+/// For each pruned column, the positions within `kept` of the `k` kept rows that attend to it most, ascending. Among
+/// equals, the lowest.
 pub fn top_k(map: &Array, kept: &[Vec<u32>], pruned: &[Vec<u32>], k: usize) -> Vec<Vec<Vec<u32>>> {
     let block = block(map, kept, pruned);
     let of = |batch: usize, column: usize| {
         let value = |at: u32| block.at(&[batch, column, at as usize]);
         let mut order: Vec<u32> = (0..kept[batch].len() as u32).collect();
-        // stable: equals stay in their order
+        // the sort is stable, so equal values keep their order
         order.sort_by(|&a, &b| value(b).total_cmp(&value(a)));
         order.truncate(k);
         order.sort_unstable();

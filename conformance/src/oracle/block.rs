@@ -1,4 +1,5 @@
-//! A block of transformer layers, whole or pruned by AT-EDM: an implementation of its own that stores every map.
+//! A block of transformer layers, whole or pruned by AT-EDM. This is an independent implementation that stores every
+//! map.
 
 use atedm_core::at_edm::scoring::PageRankOptions;
 use atedm_core::at_edm::{PrunePoint, ScoreSource};
@@ -14,30 +15,30 @@ pub const NORM_EPSILON: f64 = 1e-5;
 /// The sizes of a block.
 #[derive(Debug, Clone, Copy)]
 pub struct BlockShape {
-    /// Transformer layers.
+    /// Number of transformer layers.
     pub depth: usize,
-    /// Attention heads.
+    /// Number of attention heads.
     pub heads: usize,
     /// Width of the residual stream.
     pub channels: usize,
     /// Width of the text tokens.
     pub text: usize,
-    /// How many text tokens there are.
+    /// Number of text tokens.
     pub text_tokens: usize,
 }
 
-/// An attention sublayer: norm, `[out, in]` matrices to queries, keys and values, and back.
+/// An attention sublayer: the norm, and `[out, in]` matrices for queries, keys, values and the output.
 #[derive(Debug, Clone)]
 pub struct AttentionWeights<A> {
     /// Scale and shift of the norm.
     pub norm: [A; 2],
-    /// To queries, keys, values, and out.
+    /// The matrices for queries, keys, values, and the output.
     pub projections: [A; 4],
-    /// Bias of the last projection.
+    /// The bias of the output matrix.
     pub bias: A,
 }
 
-/// One layer. Generic over what holds a matrix, so that the same weights exist on the host and on a device.
+/// One layer. It is generic over the type of a matrix, so that the same weights exist on the host and on a device.
 #[derive(Debug, Clone)]
 pub struct LayerWeights<A> {
     /// Image tokens attend to image tokens.
@@ -46,9 +47,9 @@ pub struct LayerWeights<A> {
     pub cross_attention: AttentionWeights<A>,
     /// Scale and shift of the feed-forward's norm.
     pub norm: [A; 2],
-    /// GEGLU: weight and bias.
+    /// Weight and bias of GEGLU.
     pub expand: [A; 2],
-    /// Back to the channels: weight and bias.
+    /// Weight and bias of the projection back to the channels.
     pub contract: [A; 2],
 }
 
@@ -64,7 +65,7 @@ impl<A> AttentionWeights<A> {
 }
 
 impl<A> LayerWeights<A> {
-    /// Every matrix mapped.
+    /// Applies `f` to every matrix.
     pub fn map<O, E>(&self, mut f: impl FnMut(&A) -> Result<O, E>) -> Result<LayerWeights<O>, E> {
         Ok(LayerWeights {
             self_attention: self.self_attention.map(&mut f)?,
@@ -77,7 +78,7 @@ impl<A> LayerWeights<A> {
 }
 
 impl LayerWeights<Array> {
-    /// Plausible random weights; queries and keys are large enough for maps with clear favourites.
+    /// Plausible random weights. Queries and keys are large enough to give maps with clear maxima.
     pub fn random(shape: &BlockShape, draws: &mut Draws) -> Self {
         let BlockShape { channels: c, text, .. } = *shape;
         let matrix = |draws: &mut Draws, out: usize, inner: usize, gain: f64| {
@@ -107,13 +108,13 @@ impl LayerWeights<Array> {
 /// How a block is pruned.
 #[derive(Debug, Clone)]
 pub struct Pruning {
-    /// In which layers.
+    /// The layers that prune.
     pub layers: Vec<usize>,
-    /// Where in the layer.
+    /// The place in the layer.
     pub point: PrunePoint,
-    /// How tokens are scored.
+    /// The scoring of tokens.
     pub score: PageRankOptions,
-    /// What stands for pruned tokens at the exit.
+    /// The recovery of pruned tokens at the exit.
     pub recovery: Recovery,
     /// Height and width of the token grid.
     pub grid: [usize; 2],
@@ -129,17 +130,18 @@ pub struct Block {
 }
 
 impl Block {
-    /// Random weights.
+    /// A block with random weights.
     pub fn random(shape: BlockShape, draws: &mut Draws) -> Self {
         Self { shape, layers: (0..shape.depth).map(|_| LayerWeights::random(&shape, draws)).collect() }
     }
 
-    /// The whole block on `[b, n, c]` with text `[b, l, text]`.
+    /// Runs the whole block on `[b, n, c]` with text `[b, l, text]`.
     pub fn run(&self, hidden: &Array, text: &Array) -> Array {
         self.run_pruned(hidden, text, None, &mut |_, _| unreachable!("nothing is pruned"))
     }
 
-    /// The block under `pruning`; `choose` gets each pruning layer and its scores `[b, tokens]`, and says who stays.
+    /// Runs the block under `pruning`. `choose` gets each pruning layer and its scores `[b, tokens]`, and returns the
+    /// kept tokens.
     pub fn run_pruned(
         &self,
         hidden: &Array,

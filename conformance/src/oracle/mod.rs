@@ -1,4 +1,4 @@
-//! Every operation again, in plain loops over f64: slow, and nothing in it to get wrong.
+//! Every operation again, in plain loops over f64. They are slow, but simple enough to be certainly correct.
 
 mod attention;
 mod block;

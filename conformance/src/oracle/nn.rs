@@ -38,7 +38,7 @@ pub fn upsample_nearest(x: &Array, height: usize, width: usize) -> Array {
     })
 }
 
-/// Rows of a table `[vocabulary, channels]`.
+/// The rows of a table `[vocabulary, channels]` with these ids.
 pub fn embedding(table: &Array, ids: &[Vec<u32>]) -> Array {
     Array::from_fn(&[ids.len(), ids[0].len(), table.shape[1]], |i| {
         table.at(&[ids[i[0]][i[1]] as usize, i[2]])
@@ -79,7 +79,7 @@ pub fn quick_gelu(x: f64) -> f64 {
     x / (1.0 + (-1.702 * x).exp())
 }
 
-/// `[.., in]` with `[out, in]` and `[out]`.
+/// `x` `[.., in]` times `weight` `[out, in]`, plus `bias` `[out]`.
 pub fn linear(x: &Array, weight: &Array, bias: Option<&Array>) -> Array {
     let last = x.shape.len() - 1;
     let mut shape = x.shape.clone();
@@ -95,7 +95,7 @@ pub fn linear(x: &Array, weight: &Array, bias: Option<&Array>) -> Array {
     })
 }
 
-/// `(line − mean) / √(variance + ε)`, the biased variance.
+/// `(line − mean) / √(variance + ε)`, with the biased variance.
 fn normalised(line: &[f64], epsilon: f64) -> Vec<f64> {
     let n = line.len() as f64;
     let mean = line.iter().sum::<f64>() / n;

@@ -8,7 +8,7 @@ use crate::host::Array;
 /// One head's map, `rows[i][j]`.
 type Map = Vec<Vec<f64>>;
 
-/// The scores of every head `[b, h, m]`, and the votes that the slowest head cast.
+/// The scores of every head `[b, h, m]`, and the number of votes of the slowest head.
 pub fn page_rank(map: &Array, options: &PageRankOptions) -> (Array, usize) {
     let [b, h, m, n] = [map.shape[0], map.shape[1], map.shape[2], map.shape[3]];
     let (mut data, mut most) = (Vec::new(), 0);
@@ -72,7 +72,7 @@ fn normalised(scores: Vec<f64>, norm: Norm) -> Vec<f64> {
     scores.into_iter().map(|s| s / size).collect()
 }
 
-/// `[b, h, tokens]` over heads to `[b, tokens]`.
+/// Combines scores `[b, h, tokens]` over heads to `[b, tokens]`.
 pub fn combine_heads(scores: &Array, heads: Heads) -> Array {
     let [b, h, n] = [scores.shape[0], scores.shape[1], scores.shape[2]];
     Array::from_fn(&[b, n], |i| {

@@ -1,4 +1,4 @@
-//! What stands for pruned tokens at the block's exit (paper, section 3.2).
+//! The values that replace pruned tokens at the block's exit (paper, section 3.2).
 
 use atedm_core::at_edm::Bicubic;
 
@@ -8,9 +8,9 @@ use crate::host::Array;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Recovery {
-    /// The kept token that attends to the pruned one most.
+    /// The value of the kept token that attends most to the pruned one.
     Similarity,
-    /// The value when it was pruned.
+    /// The token's value when it was pruned.
     Direct,
     /// Zeros.
     Zero,
@@ -18,23 +18,23 @@ pub enum Recovery {
     Bicubic(Bicubic),
 }
 
-/// One pruning decision, with what its recovery needs.
+/// One pruning decision, with the data that its recovery needs.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Pruned {
-    /// Kept positions in the stream before.
+    /// Kept positions in the stream before the decision.
     pub kept: Vec<Vec<u32>>,
-    /// The others.
+    /// Pruned positions in that stream.
     pub pruned: Vec<Vec<u32>>,
     /// The self-attention map of that layer, `[b, h, tokens, tokens]`.
     pub map: Array,
-    /// The stream before, `[b, tokens, channels]`.
+    /// The stream before the decision, `[b, tokens, channels]`.
     pub hidden: Array,
-    /// The grid position of every token of the stream before.
+    /// The grid position of every token of that stream.
     pub positions: Vec<Vec<u32>>,
 }
 
-/// The kept tokens `[b, kept, c]` back to `[b, tokens, c]`.
+/// Restores the kept tokens `[b, kept, c]` to `[b, tokens, c]`.
 pub fn restore(reduced: &Array, decision: &Pruned, recovery: Recovery, grid: [usize; 2]) -> Array {
     let Pruned { kept, pruned, map, hidden, positions } = decision;
     let shape = [hidden.shape[0], hidden.shape[1], reduced.shape[2]];
@@ -90,7 +90,8 @@ impl<'a> Field<'a> {
         Self { reduced, batch, cells, grid, mode }
     }
 
-    /// A third of the kernel's sum over all other kept cells; by their weight where it is not nearly cancelled.
+    /// A third of the kernel-weighted sum over all other kept cells. In the normalized mode, it is divided by the
+    /// weights' sum unless that nearly cancels.
     fn at(&self, cell: usize, channel: usize) -> f64 {
         let [_, width] = self.grid;
         let (row, column) = ((cell / width) as isize, (cell % width) as isize);

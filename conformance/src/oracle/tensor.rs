@@ -1,8 +1,8 @@
-//! Arithmetic, reductions, choice and movement of tokens.
+//! Arithmetic, reductions, and choosing and moving tokens.
 
 use crate::host::Array;
 
-/// `f(a, b)` element by element, length-1 axes broadcast.
+/// `f(a, b)` element by element. Axes of length 1 broadcast.
 pub fn binary(a: &Array, b: &Array, f: impl Fn(f64, f64) -> f64) -> Array {
     let shape: Vec<usize> = a.shape.iter().zip(&b.shape).map(|(&m, &n)| if m == 1 { n } else { m }).collect();
     Array::from_fn(&shape, |i| f(a.at(i), b.at(i)))
@@ -32,7 +32,7 @@ pub fn narrow(x: &Array, axis: usize, start: usize, len: usize) -> Array {
     })
 }
 
-/// The parts one after the other along `axis`.
+/// Joins the parts along `axis`.
 pub fn concat(parts: &[&Array], axis: usize) -> Array {
     let mut shape = parts[0].shape.clone();
     shape[axis] = parts.iter().map(|part| part.shape[axis]).sum();
@@ -66,7 +66,7 @@ pub fn matmul(a: &Array, b: &Array) -> Array {
     })
 }
 
-/// `f` over every line along `axis`; the axis stays, with length 1.
+/// Applies `f` to every line along `axis`. The axis stays, with length 1.
 pub fn reduce(x: &Array, axis: usize, f: impl Fn(&[f64]) -> f64) -> Array {
     let mut shape = x.shape.clone();
     shape[axis] = 1;
@@ -104,15 +104,16 @@ pub fn softmax(x: &Array) -> Array {
     binary(&raised, &sum(&raised, axis), |a, b| a / b)
 }
 
-/// The positions of the `kept` highest of a row, ascending, and of the rest; the lower index first among equals.
+/// The positions of the `kept` highest values of a row, ascending, and those of the rest. Among equals, the lower index
+/// is kept.
 pub fn split_top_k(row: &[f64], kept: usize) -> (Vec<u32>, Vec<u32>) {
-    // a token stays if fewer than `kept` others beat it: those above it, and those equal to it before it
+    // a token is kept if fewer than `kept` others beat it: higher ones, and equal ones before it
     let beaten_by =
         |i: usize| (0..row.len()).filter(|&j| row[j] > row[i] || (row[j] == row[i] && j < i)).count();
     (0..row.len() as u32).partition(|&i| beaten_by(i as usize) < kept)
 }
 
-/// For `[b, n, m]` and each column the row with the largest value, the lowest on ties.
+/// For each column of `[b, n, m]`, the row with the largest value. On ties, the lowest.
 pub fn argmax_rows(x: &Array) -> Vec<Vec<u32>> {
     let [b, n, m] = [x.shape[0], x.shape[1], x.shape[2]];
     let best = |batch: usize, column: usize| {
@@ -146,7 +147,7 @@ pub fn scatter_into(rows: &Array, base: &Array, at: &[Vec<u32>]) -> Array {
     })
 }
 
-/// The mean of the rows of `[b, n, c]` in each of `count` segments; zeros where there are none.
+/// The mean of the rows of `[b, n, c]` in each of `count` segments. Empty segments give zeros.
 pub fn segment_mean(rows: &Array, segments: &[Vec<u32>], count: usize) -> Array {
     Array::from_fn(&[rows.shape[0], count, rows.shape[2]], |i| {
         let inside: Vec<f64> = (0..rows.shape[1])

@@ -1,4 +1,4 @@
-//! The generic bodies, with the graph's own products booked to the method.
+//! The generic bodies. The graph's own products count for the method.
 
 use atedm_core::backend::{Attended, AttentionOptions, Donors, GraphRequest, Streamed, generic};
 use atedm_core::{AttentionGraph, AttentionOps, Partition, Result, Tensor};

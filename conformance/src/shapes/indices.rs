@@ -1,11 +1,11 @@
-//! Index lists that know their lengths only.
+//! Index lists that know only their lengths.
 
 use atedm_core::backend::shape;
 use atedm_core::{Error, Indices, Result};
 
 use super::ShapeDevice;
 
-/// `batch` lists of `count` indices; read back, they count up.
+/// `batch` lists of `count` indices. When they are read, they are 0, 1, 2, …
 #[derive(Debug, Clone)]
 pub struct ShapeIndices {
     batch: usize,
@@ -14,7 +14,7 @@ pub struct ShapeIndices {
 }
 
 impl ShapeIndices {
-    /// Lists of these lengths.
+    /// Lists of this number and length.
     pub fn new(batch: usize, count: usize, device: &ShapeDevice) -> Self {
         Self { batch, count, device: device.clone() }
     }

@@ -1,68 +1,68 @@
-//! Where multiplies are booked.
+//! Counts multiply-accumulates.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Whose work it is.
+/// The account that work is counted for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum Account {
-    /// The model's: linear maps, convolutions, attention.
+    /// The model's work: linear maps, convolutions, attention.
     #[default]
     Model,
-    /// A pruning method's: votes, reads, similarity.
+    /// A pruning method's work: votes, reads, similarity.
     Scoring,
 }
 
 /// Multiply-accumulates by kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Tally {
-    /// Of matrix products.
+    /// Multiply-accumulates of matrix products.
     pub matmul: u64,
-    /// Of convolutions.
+    /// Multiply-accumulates of convolutions.
     pub convolution: u64,
 }
 
 impl Tally {
-    /// All kinds.
+    /// The sum over all kinds.
     pub fn macs(&self) -> u64 {
         self.matmul + self.convolution
     }
 
-    /// 2 × MAC · 10⁻¹².
+    /// The sum in TFLOP: 2 × MAC · 10⁻¹².
     pub fn tflop(&self) -> f64 {
         2e-12 * self.macs() as f64
     }
 }
 
-/// What a run would have cost.
+/// The cost that a run would have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Ledger {
     /// The model's own work.
     pub model: Tally,
-    /// The method's.
+    /// The method's own work.
     pub scoring: Tally,
-    /// Elements of all weights.
+    /// Number of elements of all weights.
     pub parameters: u64,
-    /// Elements of the largest tensor made by an operation.
+    /// Number of elements of the largest tensor that an operation made.
     pub largest_tensor: usize,
-    /// Elements of the largest `[.., rows, columns]` of one head of one row: last two of four axes, as an attention
-    /// map has them.
+    /// Number of elements of the largest `[rows, columns]`: the last two of four axes. An attention map of one head and
+    /// row has this size.
     pub largest_map: usize,
     account: Account,
 }
 
 impl Ledger {
-    /// Books multiply-accumulates of matrix products to whoever works.
+    /// Counts multiply-accumulates of matrix products for the current account.
     pub fn book_matmul(&mut self, macs: u64) {
         self.tally().matmul += macs;
     }
 
-    /// Books multiply-accumulates of convolutions.
+    /// Counts multiply-accumulates of convolutions for the current account.
     pub fn book_convolution(&mut self, macs: u64) {
         self.tally().convolution += macs;
     }
 
-    /// Notes a tensor that an operation made.
+    /// Records the size of a tensor that an operation made.
     pub fn note(&mut self, shape: &[usize]) {
         self.largest_tensor = self.largest_tensor.max(shape.iter().product());
         if let [_, _, rows, columns] = shape {
@@ -78,27 +78,27 @@ impl Ledger {
     }
 }
 
-/// A handle to a ledger: what tensors without data live on.
+/// A handle to a ledger. It is the device of tensors without data.
 #[derive(Debug, Clone, Default)]
 pub struct ShapeDevice(Arc<Mutex<Ledger>>);
 
 impl ShapeDevice {
-    /// What was booked so far.
+    /// The counts so far.
     pub fn ledger(&self) -> Ledger {
         self.with(|ledger| *ledger)
     }
 
-    /// Starts a new page; the weights stay counted.
+    /// Resets the counts, except for the weights.
     pub fn clear(&self) {
         self.with(|ledger| *ledger = Ledger { parameters: ledger.parameters, ..Ledger::default() });
     }
 
-    /// Works on the ledger.
+    /// Calls `f` with the ledger.
     pub fn with<R>(&self, f: impl FnOnce(&mut Ledger) -> R) -> R {
         f(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Runs `f` with everything booked to the method's account.
+    /// Runs `f` with all work counted for the method.
     pub fn scoring<R>(&self, f: impl FnOnce() -> R) -> R {
         let before = self.with(|ledger| std::mem::replace(&mut ledger.account, Account::Scoring));
         let result = f();

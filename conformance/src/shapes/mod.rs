@@ -1,8 +1,8 @@
-//! A backend without data: tensors are shapes, and what matters is what they would cost.
+//! A backend without data: tensors are shapes, and operations only count their cost.
 //!
-//! The generic bodies of a real model run on it unchanged, SD-XL at 1024 px too, in seconds and without memory. Every
-//! multiply-accumulate is booked in the [`Ledger`] behind the device: the model's own work apart from the method's
-//! scoring (votes, similarity), which published FLOPs leave out.
+//! The generic bodies of a real model run on it unchanged, even SD-XL at 1024 px. This takes seconds and no memory.
+//! Every multiply-accumulate is counted in the [`Ledger`] of the device. The method's scoring (votes, similarity) is
+//! counted apart from the model's own work, because published FLOPs leave it out.
 
 mod attention;
 mod indices;
@@ -18,7 +18,7 @@ use std::path::PathBuf;
 
 use atedm_core::{Backend, DType, Result, WeightSource};
 
-/// The backend.
+/// The backend without data.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Shapes;
 
@@ -27,7 +27,7 @@ impl Backend for Shapes {
     type Tensor = ShapeTensor;
 }
 
-/// Weights of any name and shape; their elements are counted as parameters.
+/// Weights of any name and shape. Their elements count as parameters.
 #[derive(Debug, Clone)]
 pub struct ShapeWeights(pub ShapeDevice);
 

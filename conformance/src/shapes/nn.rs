@@ -1,4 +1,4 @@
-//! Convolutions and element-wise functions; the rest are the generic bodies.
+//! Convolutions and element-wise functions. All other operations are the generic bodies.
 
 use atedm_core::backend::{Conv2dOptions, shape};
 use atedm_core::{Indices, NnOps, Result, Tensor};

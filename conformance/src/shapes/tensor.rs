@@ -1,4 +1,4 @@
-//! Tensors that know their shapes only.
+//! Tensors that know only their shapes.
 
 use atedm_core::backend::shape;
 use atedm_core::{DType, Error, Indices, Partition, Result, Tensor};
@@ -14,12 +14,12 @@ pub struct ShapeTensor {
 }
 
 impl ShapeTensor {
-    /// A tensor that nobody made: an input or a weight.
+    /// A tensor that no operation made: an input or a weight.
     pub fn new(shape: &[usize], dtype: DType, device: &ShapeDevice) -> Self {
         Self { shape: shape.to_vec(), dtype, device: device.clone() }
     }
 
-    /// What an operation on `self` makes.
+    /// The result of an operation on `self`.
     pub(super) fn made(&self, shape: Vec<usize>) -> Self {
         self.device.with(|ledger| ledger.note(&shape));
         Self { shape, ..self.clone() }
@@ -41,7 +41,7 @@ impl ShapeTensor {
         Ok(self.made(shape::broadcast(op, &self.shape, &other.shape)?))
     }
 
-    /// The same shape, newly made.
+    /// The result of an operation that keeps the shape.
     pub(super) fn mapped(&self) -> Result<Self> {
         Ok(self.made(self.shape.clone()))
     }
@@ -56,7 +56,7 @@ impl Tensor for ShapeTensor {
         Ok(Self::new(shape, stored, device))
     }
 
-    /// Zeros.
+    /// Gives zeros.
     fn to_bytes(&self) -> Result<Vec<u8>> {
         Ok(vec![0; self.shape.iter().product::<usize>() * self.dtype.size_in_bytes()])
     }

@@ -1,8 +1,8 @@
-//! Faults as data: what is broken, and the check that is meant to find it.
+//! Faults as data: the broken operation, and the check that must find it.
 
 use atedm_core::DType;
 
-/// One operation done wrong.
+/// One wrong operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Fault {
     AddLosesTheResidual,
@@ -75,7 +75,7 @@ pub(crate) enum Fault {
 
 use Fault::*;
 
-/// Every fault with the checks that are meant for it, and the dtype in which it shows.
+/// Every fault with the checks that must find it, and the dtype in which it appears.
 pub(crate) const FAULTS: &[(Fault, &[&str], DType)] = &[
     (AddLosesTheResidual, &["unpruned_is_the_plain_block"], DType::F32),
     (AffineInPlace, &["nothing_works_in_place"], DType::F32),

@@ -1,7 +1,7 @@
-//! The checks of the backend suite bite: each of many broken backends fails the check that is meant for it. A broken
-//! backend is the reference with one operation done wrong; the fault travels with the device.
+//! Tests the checks of the backend suite: each of many broken backends must fail the check that is meant for it. A
+//! broken backend is the reference with one wrong operation. The device carries the fault.
 
-// helpers outside `#[test]` functions are tests, too
+// helpers outside `#[test]` functions are tests too
 #![allow(clippy::unwrap_used)]
 
 mod faults;
@@ -14,7 +14,7 @@ use atedm_core::{Backend, DType};
 use faults::FAULTS;
 use tensor::{On, Wrapped};
 
-/// The reference, perhaps with a fault.
+/// The reference, optionally with a fault.
 #[derive(Debug)]
 struct Broken;
 

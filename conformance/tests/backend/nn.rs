@@ -10,21 +10,21 @@ use atedm_core::{AttentionGraph, AttentionOps, Error, Indices, NnOps, Partition,
 use crate::faults::Fault;
 use crate::tensor::{Wrapped, WrappedIndices};
 
-/// `x` with the mean over `axis` taken off, and the root of its variance.
+/// `x` minus its mean over `axis`, and the root of its variance.
 fn centred(x: &NdTensor, axis: usize) -> Result<(NdTensor, NdTensor)> {
     let centred = x.sub(&x.mean(axis)?)?;
     let deviation = centred.mul(&centred)?.mean(axis)?.sqrt()?;
     Ok((centred, deviation))
 }
 
-/// A vector of channels, shaped to be multiplied along `axis` of `axes`.
+/// A vector of channels, shaped for a product along `axis` of `axes`.
 fn along(vector: &NdTensor, axis: usize, axes: usize) -> Result<NdTensor> {
     let mut shape = vec![1; axes];
     shape[axis] = vector.shape()[0];
     vector.reshape(&shape)
 }
 
-/// Group norm whose groups are every so many-th channel instead of a run.
+/// A group norm whose groups are interleaved channels, not runs of channels.
 fn interleaved(
     x: &NdTensor,
     groups: usize,

@@ -1,4 +1,4 @@
-//! The reference's tensor in a wrapper that can do one operation wrong.
+//! The reference's tensor in a wrapper that can do one operation wrongly.
 
 use std::sync::{Arc, Mutex};
 
@@ -9,7 +9,7 @@ use atedm_core::{DType, Error, Indices, Partition, Result, Tensor};
 
 use crate::faults::Fault;
 
-/// Where tensors live, and what is done wrong there.
+/// The device of the tensors, and its fault.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct On(pub(crate) Option<Fault>);
 
@@ -22,7 +22,7 @@ impl On {
 /// A tensor of the reference.
 #[derive(Debug, Clone)]
 pub(crate) struct Wrapped {
-    // a cell, so that a fault can work in place
+    // a cell, so that a fault can change it in place
     cell: Arc<Mutex<NdTensor>>,
     pub(crate) on: On,
 }
@@ -60,7 +60,7 @@ impl Wrapped {
         WrappedIndices { lists, on: self.on }
     }
 
-    /// The other operand, if need be bent until it fits.
+    /// The other operand, changed to fit if the fault asks for that.
     fn operand(&self, other: &Self) -> Result<NdTensor> {
         let (mine, other) = (self.inner(), other.inner());
         let missing = mine.shape().len().saturating_sub(other.shape().len());
@@ -71,7 +71,7 @@ impl Wrapped {
         }
     }
 
-    /// The split of every row in the order that `order` says, the best first.
+    /// Splits every row in the order of `order`, best first.
     fn split(
         &self,
         kept: usize,

@@ -1,6 +1,6 @@
-//! Faults as data: what a method does wrong, and the check that is meant to find it.
+//! Faults as data: the error that a method makes, and the check that must find it.
 
-/// One thing done wrong.
+/// One error of a method.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Fault {
     AnswersTooEarly,
@@ -12,6 +12,7 @@ pub(crate) enum Fault {
     DecidesByTheMeanOfTheBatch,
     FailsOnOddGrids,
     ForgetsOnlyAtTheExit,
+    GuidesOneStepMore,
     IdleRemovesOne,
     IdleRounds,
     KeepsNothing,
@@ -37,6 +38,7 @@ pub(crate) enum Fault {
     RemembersByPlace,
     ReplacesTooLate,
     RestoresNan,
+    RestoresOneMore,
     RestoresTooFew,
     RestorePanics,
     ShrinkTakesAnything,
@@ -46,7 +48,7 @@ pub(crate) enum Fault {
 
 use Fault::*;
 
-/// Every fault of a method that removes tokens, with the check that is meant for it.
+/// Every fault of a method that removes tokens, with the check that must find it.
 pub(crate) const FAULTS: &[(Fault, &str)] = &[
     (AnswersTooEarly, "every_life_runs"),
     (CopyForgetsTheOrder, "a_copy_does_the_same"),
@@ -74,13 +76,15 @@ pub(crate) const FAULTS: &[(Fault, &str)] = &[
     (RefusesInTwoLines, "transformers_run_or_are_refused"),
     (RemembersByPlace, "images_may_take_turns"),
     (RestoresNan, "shrink_and_restore_fit"),
+    (RestoresOneMore, "what_is_added_is_restored_apart"),
     (RestoresTooFew, "shrink_and_restore_fit"),
     (RestorePanics, "reductions_refuse_what_does_not_fit"),
     (ShrinkTakesAnything, "reductions_refuse_what_does_not_fit"),
 ];
 
-/// Every fault of a method that uses earlier outputs again, with the check that is meant for it.
+/// Every fault of a method that reuses earlier outputs, with the check that must find it.
 pub(crate) const REUSE_FAULTS: &[(Fault, &str)] = &[
+    (GuidesOneStepMore, "guidance_ends_as_planned"),
     (NestOutputsAreOfOneRow, "images_do_not_depend_on_their_batch"),
     (NestOutputsAreTooShort, "every_life_runs"),
     (NestsAreForgottenAtTheEnd, "a_cancelled_run_leaves_nothing"),

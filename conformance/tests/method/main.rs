@@ -1,6 +1,6 @@
-//! The checks of the method suite bite: each of many broken methods fails the check that is meant for it.
+//! Tests the checks of the method suite: each of many broken methods must fail the check that is meant for it.
 
-// helpers outside `#[test]` functions are tests, too
+// helpers outside `#[test]` functions are tests too
 #![allow(clippy::unwrap_used)]
 
 mod faults;
@@ -29,11 +29,12 @@ fn reusing(fault: Option<Fault>) -> Subject<Reference64> {
         .with_idle(|| Ok(Box::new(Unpruned)))
         .with_counts(|block, step| Some(reusing::counts(block, step.index)))
         .with_replaced(reusing::replaced)
+        .with_guidance(reusing::guided)
 }
 
 #[test]
 fn without_a_fault_everything_passes() {
-    for subject in [subject(None).with_replaced(|_| None), reusing(None)] {
+    for subject in [subject(None).with_replaced(|_| None).with_guidance(|_| true), reusing(None)] {
         let report = run_suite(&subject, &[]);
         assert!(report.is_conforming(), "{report}");
         assert!(report.outcomes.iter().all(|outcome| outcome.status == Status::Passed), "{report}");
@@ -70,7 +71,7 @@ fn a_nest_that_was_not_planned_is_found() {
     assert_eq!(failed, ["nests_are_those_planned"], "{report}");
 }
 
-/// What a subject says nothing of is not checked, and the report says so.
+/// Checks of things that a subject does not describe are skipped, and the report says so.
 #[test]
 fn a_method_without_counts_is_not_held_to_any() {
     let bare = Subject::<Reference64>::new("whole", (NdDevice, DType::F64), || Ok(Box::new(Unpruned)));
@@ -81,7 +82,12 @@ fn a_method_without_counts_is_not_held_to_any() {
         .filter(|outcome| outcome.status == Status::NotApplicable)
         .map(|outcome| outcome.check.as_str())
         .collect();
-    let bound = ["asked_for_nothing_it_does_nothing", "counts_are_those_planned", "nests_are_those_planned"];
+    let bound = [
+        "asked_for_nothing_it_does_nothing",
+        "counts_are_those_planned",
+        "nests_are_those_planned",
+        "guidance_ends_as_planned",
+    ];
     assert_eq!(spared, bound);
     assert!(report.is_conforming(), "{report}");
 }

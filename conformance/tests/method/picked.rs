@@ -1,4 +1,4 @@
-//! A reduction that keeps some tokens and gives every other one the value of a kept one, perhaps with a fault.
+//! A reduction that keeps some tokens and gives all others the value of a kept one, optionally with a fault.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -17,7 +17,7 @@ pub(crate) struct Picked {
 }
 
 impl Picked {
-    /// These tokens of `tokens` stay in each row; the others take the first one's value.
+    /// Each row keeps these tokens of `tokens`. The others get the first one's value.
     pub(crate) fn new(
         kept: Vec<Vec<u32>>,
         tokens: usize,
@@ -56,6 +56,7 @@ impl Reduction<NdTensor> for Picked {
         let full = self.plan.restore(reduced);
         match self.fault {
             Some(Fault::RestoresTooFew) => full.and(Ok(reduced.clone())),
+            Some(Fault::RestoresOneMore) => full?.affine(1.0, 1.0),
             Some(Fault::RestoresNan) => full?.affine(f64::NAN, 0.0),
             Some(Fault::RestorePanics) => {
                 assert_eq!(reduced.shape()[1], self.plan.kept());

@@ -1,46 +1,51 @@
-//! A method that uses earlier outputs again: at every odd step nest 1 and one cross-attention outside of it give what
-//! they gave before.
+//! A method that reuses earlier outputs. At every odd step, nest 1 and one cross-attention outside it return their last
+//! output. From step 3 on it wants no guidance.
 
 use std::collections::BTreeMap;
 
 use atedm_core::backend::dims;
 use atedm_core::plugin::{
-    Action, BlockId, BlockShape, Event, LayerTokens, NestId, NestSite, Row, Run, Site, StepOf, Sublayer,
-    TokenReducer,
+    Action, BlockId, BlockShape, Event, LayerTokens, NestId, NestSite, Row, Run, Site, Step, StepOf,
+    Sublayer, TokenReducer,
 };
 use atedm_core::reference::NdTensor;
 use atedm_core::{Error, Result, Tensor};
 
 use crate::faults::Fault;
 
-/// The nest that is not computed at odd steps.
+/// The nest that does not run at odd steps.
 const NEST: NestId = NestId(1);
 
 #[derive(Debug)]
 pub(crate) struct Reusing {
     fault: Option<Fault>,
-    /// Whether no sublayer's output is used again.
+    /// Whether it reuses no sublayer's output.
     nests_only: bool,
     nests: BTreeMap<Row, NdTensor>,
     sublayers: BTreeMap<(BlockId, Row), NdTensor>,
 }
 
-/// Whether a step uses again what an earlier one gave.
+/// Whether a step reuses earlier outputs.
 fn reuses(index: usize) -> bool {
     index % 2 == 1
 }
 
-/// The nest that is planned not to run.
+/// Whether a guided run is planned to be guided at a step.
+pub(crate) fn guided(step: StepOf) -> bool {
+    step.index < 3
+}
+
+/// The nest that is planned to be replaced.
 pub(crate) fn replaced(step: StepOf) -> Option<NestId> {
     reuses(step.index).then_some(NEST)
 }
 
-/// Whether cross-attention may be replaced here: in the second layer of the block that no nest but 0 holds.
+/// Whether cross-attention is replaced here: in the second layer of the block that is only in nest 0.
 fn is_kept(block: BlockId, layer: usize) -> bool {
     block.level == 0 && block.index == 1 && layer == 1
 }
 
-/// The tokens that are planned.
+/// The planned tokens.
 pub(crate) fn counts(block: &BlockShape, step: usize) -> Vec<LayerTokens> {
     let layer = |layer| {
         let whole = block.layer(block.grid.tokens());
@@ -57,7 +62,7 @@ impl Reusing {
         Self { fault, nests_only: false, nests: BTreeMap::new(), sublayers: BTreeMap::new() }
     }
 
-    /// One that leaves sublayers alone.
+    /// The method without replaced sublayers.
     pub(crate) fn of_nests(fault: Option<Fault>) -> Self {
         Self { nests_only: true, ..Self::new(fault) }
     }
@@ -66,7 +71,7 @@ impl Reusing {
         self.fault == Some(fault)
     }
 
-    /// What is remembered of each row is remembered under this name.
+    /// The keys under which the rows' outputs are stored.
     fn keys(&self, rows: &[Row]) -> Vec<Row> {
         let key = |(place, row): (usize, &Row)| match self.has(Fault::NestsAreRememberedByPlace) {
             true => Row { image: place as u64, ..*row },
@@ -81,7 +86,7 @@ impl Reusing {
     }
 }
 
-/// The rows of a batch, each for itself.
+/// Splits a batch into its rows.
 fn each_row(output: &NdTensor, rows: usize) -> Result<Vec<NdTensor>> {
     let [batch, ..] = dims::<3, _>(output, "reusing")?;
     if batch != rows {
@@ -90,7 +95,7 @@ fn each_row(output: &NdTensor, rows: usize) -> Result<Vec<NdTensor>> {
     (0..rows).map(|row| output.narrow(0, row, 1)).collect()
 }
 
-/// The rows as a batch, if every one is there.
+/// Joins rows to a batch, if all of them exist.
 fn together(rows: Vec<Option<&NdTensor>>) -> Result<Option<NdTensor>> {
     let rows: Option<Vec<&NdTensor>> = rows.into_iter().collect();
     rows.map(|rows| NdTensor::concat(&rows, 0)).transpose()
@@ -107,6 +112,11 @@ impl TokenReducer<NdTensor> for Reusing {
             self.forget();
         }
         Ok(())
+    }
+
+    fn wants_guidance(&mut self, step: &Step) -> bool {
+        let late = usize::from(self.has(Fault::GuidesOneStepMore));
+        guided(StepOf { index: step.index - late.min(step.index), total: step.total })
     }
 
     fn on_event(&mut self, site: &Site<'_>, event: Event<'_, NdTensor>) -> Result<Action<NdTensor>> {

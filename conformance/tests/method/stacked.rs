@@ -1,4 +1,4 @@
-//! A stack of two methods: the outer one uses a nest's output again, the inner one removes tokens.
+//! A stack of two methods: the outer one reuses a nest's output, the inner one removes tokens.
 
 use atedm_conformance::method::{Subject, checks, run_suite};
 use atedm_conformance::report::{Outcome, Status};
@@ -26,7 +26,7 @@ impl MethodPlan for ToyPlan {
     }
 }
 
-/// Uses the nest's output again; with `sublayers` cross-attention's, too.
+/// Reuses the nest's output, and with `sublayers` also cross-attention's.
 #[derive(Debug)]
 struct ReusingPlan {
     sublayers: bool,
@@ -44,6 +44,10 @@ impl MethodPlan for ReusingPlan {
 
     fn replaced(&self, step: StepOf) -> Option<NestId> {
         reusing::replaced(step)
+    }
+
+    fn wants_guidance(&self, step: StepOf) -> bool {
+        reusing::guided(step)
     }
 
     fn memory(&self, model: &ModelShape) -> u64 {
@@ -75,12 +79,13 @@ fn subject(fault: Option<Fault>) -> Subject<Reference64> {
     const NAME: &str = "reusing+toy";
     let plan =
         || registry(None).catalogue().describe(NAME, &Options::new(), &registry(None).catalogue().facts());
-    let (counts, nests) = (plan().unwrap(), plan().unwrap());
+    let (counts, nests, guidance) = (plan().unwrap(), plan().unwrap(), plan().unwrap());
     Subject::new(NAME, (NdDevice, DType::F64), move || {
         registry(fault).build(NAME, &json!({}), &Default::default())
     })
     .with_counts(move |block, step| counts.tokens(block, step).unwrap())
     .with_replaced(move |step| nests.replaced(step))
+    .with_guidance(move |step| guidance.wants_guidance(step))
 }
 
 #[test]
@@ -95,6 +100,7 @@ fn a_members_fault_is_a_fault_of_the_stack() {
         (Fault::NestsAreRememberedByPlace, "images_may_take_turns"),
         (Fault::NestsAreNeverForgotten, "a_run_forgets_the_runs_before"),
         (Fault::NestsAreReplacedTooOften, "nests_are_those_planned"),
+        (Fault::GuidesOneStepMore, "guidance_ends_as_planned"),
     ];
     let all = checks::<Reference64>();
     for (fault, meant) in meant {
@@ -174,7 +180,7 @@ fn members_that_do_the_same_are_refused_before_the_first_step() {
     assert_eq!(error.unwrap_err().to_string(), "method: expected a name without +, got \"a+b\"");
 }
 
-/// Without a model nothing is known beforehand, and the run finds it.
+/// Without a model, the conflict is not known beforehand. The run detects it.
 #[test]
 fn members_that_do_the_same_are_refused_while_they_run() {
     let build = || {

@@ -1,5 +1,5 @@
-//! A method in which there is much to get wrong: it shrinks the stream by the tokens' values, reduces keys around
-//! self-attention, and remembers of each row whether large or small values stayed last.
+//! A method that is easy to get wrong. It shrinks the stream by the tokens' values and reduces keys around
+//! self-attention. For each row it remembers whether it last kept large or small values.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -21,12 +21,12 @@ fn half(tokens: usize) -> usize {
 
 #[derive(Debug)]
 pub(crate) struct Toy {
-    /// Whether anything is removed at all.
+    /// Whether it removes nothing.
     pub(crate) idle: bool,
     pub(crate) fault: Option<Fault>,
-    /// Whether the large values of a row stay next.
+    /// Whether a row keeps large values next time.
     large: BTreeMap<(BlockId, Row), bool>,
-    /// Layers of the block that were entered.
+    /// Layers of the block that the pass has entered.
     layers: usize,
     plans: BTreeMap<BlockId, Picked>,
 }
@@ -40,7 +40,7 @@ impl Toy {
         self.fault == Some(fault)
     }
 
-    /// The `count` tokens that stay in each row, those of `protected` among them.
+    /// The `count` tokens that each row keeps, including those of `protected`.
     fn pick(&mut self, site: &Site<'_>, hidden: &NdTensor, count: usize) -> Result<Picked> {
         let [batch, tokens, _] = dims(hidden, "toy")?;
         if batch != site.rows.len() || tokens != site.tokens {
@@ -85,7 +85,7 @@ impl Toy {
         Picked::new(kept, tokens, site.protected, self.fault)
     }
 
-    /// How many tokens stay where half of those that are not protected do.
+    /// The number of kept tokens if half of the unprotected ones are kept.
     fn count(&self, site: &Site<'_>) -> usize {
         let protected = site.protected.1 - site.protected.0;
         half(site.tokens - protected) + protected
@@ -164,7 +164,7 @@ impl TokenReducer<NdTensor> for Toy {
     }
 }
 
-/// The counts that the method follows.
+/// The planned counts of the method.
 pub(crate) fn counts(block: &BlockShape, fault: Option<Fault>) -> Vec<LayerTokens> {
     let more = usize::from(fault == Some(Fault::CountsAreOneMore));
     let (all, kept) = (block.grid.tokens(), half(block.grid.tokens()) + more);

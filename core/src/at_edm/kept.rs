@@ -1,20 +1,21 @@
 //! Kept sets that serve several evaluations (`rescore_every`).
 //!
-//! A site that scored at evaluation `e` keeps the same tokens until evaluation `e + n − 1`, and asks for no graph, no
-//! values and no vote on the way: what similarity copy found in the graph at `e` serves as long as the set does. It
-//! scores anew, whatever `n` says, where another number of tokens is to stay or is protected, where an earlier layer of
-//! the block has scored anew in this pass (positions in its stream then mean other tokens), and where the rows of the
-//! batch or their order have changed.
+//! A site that scored at evaluation `e` keeps the same tokens until evaluation `e + n − 1`. Until then it needs no
+//! graph, no values and no vote. The donors that similarity copy found in the graph at `e` serve as long as the set
+//! does. The site scores again, for any `n`, in these cases:
+//! - another number of tokens is to be kept, or other tokens are protected;
+//! - an earlier layer of the block has scored again in this pass, so positions in the stream mean other tokens;
+//! - the rows of the batch or their order have changed.
 
 use super::memory::RowMemory;
 use crate::backend::Partition;
 use crate::plugin::{Reduction, Site};
 use crate::{Indices, Tensor};
 
-/// The sets of a run, by site.
+/// The kept sets of a run, by site.
 #[derive(Debug)]
 pub(super) struct KeptSets<T: Tensor> {
-    /// n: how many evaluations a set serves.
+    /// n: the number of evaluations that a set serves.
     every: usize,
     memory: RowMemory<KeptSet<T>>,
 }
@@ -23,12 +24,12 @@ pub(super) struct KeptSets<T: Tensor> {
 #[derive(Debug)]
 pub(super) struct KeptSet<T: Tensor> {
     pub(super) partition: Partition<T>,
-    /// The recovery's plan, where it was made with the graph and can be used again.
+    /// The recovery's plan, if it was made with the graph and can be reused.
     pub(super) plan: Option<Box<dyn Reduction<T>>>,
     protected: (usize, usize),
-    /// The evaluation that scored.
+    /// The evaluation that computed the scores.
     scored_at: usize,
-    /// Evaluations that it served.
+    /// The number of evaluations that the set has served.
     uses: usize,
 }
 
@@ -43,7 +44,7 @@ impl<T: Tensor> Clone for KeptSet<T> {
 }
 
 impl<T: Tensor> KeptSets<T> {
-    /// Sets that serve `every` evaluations; with 1 nothing is remembered.
+    /// Sets that serve `every` evaluations each. With 1 it remembers nothing.
     pub(super) fn new(every: usize) -> Self {
         Self { every, memory: RowMemory::default() }
     }
@@ -52,13 +53,13 @@ impl<T: Tensor> KeptSets<T> {
         self.memory.clear();
     }
 
-    /// The set that `site` can use again, where `kept` tokens are to stay.
+    /// The set that `site` can reuse when it keeps `kept` tokens.
     pub(super) fn find(&self, site: &Site<'_>, kept: usize) -> Option<KeptSet<T>> {
         if self.every <= 1 {
             return None;
         }
         let fits_here = |set: &&KeptSet<T>| {
-            // A run that starts over without saying so counts backwards.
+            // The count falls when a run starts again without a notice.
             let age = site.step.evaluation.checked_sub(set.scored_at);
             let fits = set.partition.tokens() == site.tokens && set.partition.kept.dims().1 == kept;
             fits && set.protected == site.protected
@@ -68,7 +69,7 @@ impl<T: Tensor> KeptSets<T> {
         self.memory.batch(site).filter(fits_here).cloned()
     }
 
-    /// Stores what `site` has found by scoring.
+    /// Stores the set that `site` found by scoring.
     pub(super) fn insert(
         &mut self,
         site: &Site<'_>,
@@ -82,7 +83,7 @@ impl<T: Tensor> KeptSets<T> {
         }
     }
 
-    /// Counts that `site` has used `set` once more.
+    /// Counts one more use of `set` at `site`.
     pub(super) fn count_use(&mut self, site: &Site<'_>, set: KeptSet<T>) {
         self.memory.remember(site, KeptSet { uses: set.uses + 1, ..set });
     }

@@ -1,17 +1,17 @@
-//! What is remembered of batch rows from one evaluation to the next, per pruning layer.
+//! Values that each pruning layer remembers of batch rows from one evaluation to the next.
 
 use std::collections::BTreeMap;
 
 use crate::plugin::{BlockId, Row, Site};
 
-/// Values of whole batches by block, layer and row: the rows of a batch may change their order or part from each other
-/// between evaluations, and one row is remembered once per layer, by what it was last in.
+/// Values of whole batches, by block, layer and row. Between evaluations the rows of a batch may change their order
+/// or separate. Each layer remembers a row once, with the last batch that held it.
 #[derive(Debug, Clone)]
 pub(super) struct RowMemory<V> {
     places: BTreeMap<(BlockId, usize), Vec<Remembered<V>>>,
 }
 
-/// One batch's value; a row that was remembered anew elsewhere is gone from it.
+/// The value of one batch. A row leaves it when the layer remembers that row with another batch.
 #[derive(Debug, Clone)]
 struct Remembered<V> {
     rows: Vec<Option<Row>>,
@@ -30,7 +30,7 @@ impl<V> RowMemory<V> {
         self.places.clear();
     }
 
-    /// Remembers the value of `site`'s rows in place of what was known of them there.
+    /// Remembers the value of `site`'s rows. It replaces earlier values of these rows there.
     pub(super) fn remember(&mut self, site: &Site<'_>, value: V) {
         let batches = self.places.entry((site.block, site.layer)).or_default();
         for row in batches.iter_mut().flat_map(|batch| &mut batch.rows) {
@@ -40,14 +40,14 @@ impl<V> RowMemory<V> {
         batches.push(Remembered { rows: site.rows.iter().copied().map(Some).collect(), value });
     }
 
-    /// The value of a batch of exactly these rows in this order.
+    /// The value of a batch with exactly these rows in this order.
     pub(super) fn batch(&self, site: &Site<'_>) -> Option<&V> {
         let same =
             |batch: &&Remembered<V>| batch.rows.iter().copied().eq(site.rows.iter().copied().map(Some));
         self.at(site).iter().find(same).map(|batch| &batch.value)
     }
 
-    /// The value that `row` was last part of, and its place in that batch.
+    /// The last value that includes `row`, and the row's place in that batch.
     pub(super) fn row(&self, site: &Site<'_>, row: Row) -> Option<(&V, usize)> {
         let place = |batch: &Remembered<V>| batch.rows.iter().position(|other| *other == Some(row));
         self.at(site).iter().find_map(|batch| place(batch).map(|index| (&batch.value, index)))
@@ -95,7 +95,7 @@ mod tests {
         assert_eq!(memory.row(&site(&other), other[0]), None);
         let elsewhere = Site { layer: 1, ..site(&pair) };
         assert_eq!(memory.row(&elsewhere, pair[0]), None);
-        // A batch whose rows are all known better is dropped.
+        // A batch is dropped when newer batches hold all its rows.
         memory.remember(&site(&rows(&[1])), "first");
         assert_eq!(memory.places[&(BlockId::whole(), 0)].len(), 2);
         memory.clear();

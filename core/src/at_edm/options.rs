@@ -1,22 +1,24 @@
-//! The choices that the paper leaves open, each an enumeration whose default is the project's decision.
+//! The choices that the paper leaves open. Each is an enumeration, and its default is this project's decision.
 
 use serde::{Deserialize, Serialize};
 
 use crate::plugin::Sublayer;
 
-/// Where in the pruning layer the tokens are removed.
+/// The point in the pruning layer where the tokens are removed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum PrunePoint {
     /// After the layer's feed-forward (paper, section 3.1, step 4).
     #[default]
     AfterFf,
-    /// Before it, after cross-attention or joint attention ("prune early"; the published FLOPs fit this one).
+    /// Before the feed-forward, after cross-attention or joint attention ("prune early"). The published FLOPs fit
+    /// this choice.
     BeforeFf,
 }
 
 impl PrunePoint {
-    /// Whether it comes once `sub` has run. Where attention and feed-forward are one sublayer, both points are its end.
+    /// Whether this point comes right after `sub`. Where attention and feed-forward are one sublayer, both points
+    /// are its end.
     pub fn is_after(self, sub: Sublayer) -> bool {
         match self {
             Self::AfterFf => sub.has_feed_forward(),
@@ -27,7 +29,7 @@ impl PrunePoint {
     }
 }
 
-/// Which attention map the votes are cast with.
+/// The attention map that casts the votes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 pub enum ScoreSource {
     /// The pruning layer's self-attention.
@@ -43,14 +45,14 @@ pub enum ScoreSource {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Norm {
-    /// Scores sum to one in each head, so that the root mean square over heads rewards heads that single tokens out.
+    /// Scores sum to one in each head. The root mean square over heads then rewards heads that single tokens out.
     #[default]
     L1,
-    /// Scores have length one in each head: every head weighs the same.
+    /// Scores have length one in each head. Every head then has the same weight.
     L2,
 }
 
-/// How the scores of several heads become one.
+/// How to combine the scores of several heads into one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Heads {
@@ -63,25 +65,25 @@ pub enum Heads {
     Max,
 }
 
-/// The function `f(A, s_K)` that takes the text tokens' scores back to the image tokens in cross-attention.
+/// The function `f(A, s_K)` of cross-attention. It maps the text tokens' scores back to the image tokens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum CrossVote {
-    /// Eq. 1: `A s_K` over the row's entropy.
+    /// Eq. 1: `A s_K` divided by the row's entropy.
     #[default]
     Entropy,
-    /// `A s_K` alone, as if every row had unit entropy.
+    /// Only `A s_K`, as if every row had unit entropy.
     #[serde(alias = "unit-entropy")]
     Plain,
-    /// Each image token takes the score of the one text token it attends to most.
+    /// Each image token takes the score of the text token that it attends to most.
     Hard,
 }
 
-/// What bicubic recovery does about pruned neighbours.
+/// How bicubic recovery treats pruned neighbours.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Bicubic {
-    /// They count as zeros: the failure that the paper describes (section 4.4).
+    /// They count as zeros. This is the failure that the paper describes (section 4.4).
     #[default]
     Plain,
     /// The weights of the kept neighbours are scaled to sum to one.

@@ -1,20 +1,20 @@
-//! Which tokens stay, given their scores.
+//! The choice of the tokens that stay, by their scores.
 
 use crate::backend::Partition;
 use crate::plugin::Site;
 use crate::{Result, Tensor};
 
-/// Chooses the tokens that stay. Object-safe, found by name in a registry.
+/// Chooses the tokens that stay. It is object-safe, and a registry finds it by name.
 pub trait TokenSelector<T: Tensor>: Send + std::fmt::Debug {
-    /// Splits the tokens by their scores `[b, tokens]` into `kept` that stay and the rest, both ascending.
-    /// Protected tokens come with scores above all others.
+    /// Splits the tokens by their scores `[b, tokens]` into `kept` tokens that stay and the rest. Both ascend. The
+    /// scores of protected tokens are above all others.
     ///
     /// # Errors
     /// [`Error::NotFinite`](crate::Error::NotFinite) for a NaN score.
     fn select(&mut self, site: &Site<'_>, scores: &T, kept: usize) -> Result<Partition<T>>;
 }
 
-/// The highest scores stay, the lower index among equal ones (paper, section 3.1, step 3).
+/// The tokens with the highest scores stay. Among equal scores the lower index stays (paper, section 3.1, step 3).
 #[derive(Debug, Clone, Copy, Default)]
 pub struct TopK;
 

@@ -1,6 +1,6 @@
 //! Level 3: attention, and the attention graph as an operator that is never stored.
 //!
-//! The paper's `A` (one map per head) is a weighted directed graph; every method here wants only products with it:
+//! The paper's `A` (one map per head) is a weighted directed graph. Every method here needs only products with it:
 //!
 //! ```text
 //! votes(s_Q)              Aᵀ s_Q                             one G-WPR step                [b, h, n]
@@ -12,39 +12,39 @@
 //! block(rows, columns)    mean_h A[i, b]                     a part of the map             [b, columns, rows]
 //! ```
 //!
-//! [`AttentionGraph`] offers them over two forms: `Dense`, a stored map, and `Streamed`, which recomputes
-//! `A_ij = exp(q_i·k_j·scale + bias_j − lse_i)` in tiles. Algorithms never see which.
+//! [`AttentionGraph`] offers them in two forms. `Dense` is a stored map. `Streamed` recomputes
+//! `A_ij = exp(q_i·k_j·scale + bias_j − lse_i)` in tiles. Algorithms never see which form they get.
 
 use super::{NnOps, Partition, Tensor};
 use crate::Result;
 use crate::backend::generic;
 
-/// What the caller wants to know of the attention map, so that nobody pays for what is not used.
+/// What the caller needs from the attention map. A backend computes no more than this.
 #[derive(Debug, Clone)]
 pub enum GraphRequest<T> {
     /// Nothing.
     None,
-    /// The graph; votes are cast when asked for.
+    /// The graph. Votes are cast on request.
     Lazy,
-    /// The graph, and these starting scores `[b, h, m]` are known: the forward pass may cast the first vote itself.
+    /// The graph, with known starting scores `[b, h, m]`. The forward pass may cast the first vote itself.
     FirstVote(T),
-    /// The map itself, stored in the tokens' dtype, and the output made from it: attention as it is without a fused
-    /// kernel (the paper's "w/o FO").
+    /// The stored map in the tokens' dtype, and the output made from it. This is attention without a fused kernel
+    /// (the paper's "w/o FO").
     Stored,
 }
 
 /// Options of [`AttentionOps::attention`].
 #[derive(Debug)]
 pub struct AttentionOptions<'a, T> {
-    /// Factor on `q·k`, usually `1/√dim`.
+    /// The factor on `q·k`, usually `1/√dim`.
     pub scale: f64,
-    /// Added to every query's logits: `[b or 1, h or 1, m or 1, n]` in the accumulator dtype (a causal mask, say).
+    /// Added to every query's logits: `[b or 1, h or 1, m or 1, n]` in the accumulator dtype. A causal mask is an example.
     pub bias: Option<&'a T>,
     /// What to return of the map.
     pub graph: &'a GraphRequest<T>,
 }
 
-// By hand: a derive would ask for `T: Copy`, and these hold only references.
+// Written by hand: a derive would require `T: Copy`, but these hold only references.
 impl<T> Clone for AttentionOptions<'_, T> {
     fn clone(&self) -> Self {
         *self
@@ -53,7 +53,7 @@ impl<T> Clone for AttentionOptions<'_, T> {
 impl<T> Copy for AttentionOptions<'_, T> {}
 
 impl<T: AttentionOps> GraphRequest<T> {
-    /// The graph of these queries and keys if one is asked for: for models whose own kernel returns none.
+    /// The graph of these queries and keys, if one is requested. Models whose own kernel returns no graph use it.
     pub fn from_qk(&self, q: &T, k: &T, scale: f64) -> Result<Option<AttentionGraph<T>>> {
         match self {
             Self::None => Ok(None),
@@ -72,18 +72,19 @@ impl<T> AttentionOptions<'_, T> {
     }
 }
 
-/// What [`AttentionOps::attention`] gives.
+/// The result of [`AttentionOps::attention`].
 #[derive(Debug, Clone)]
 pub struct Attended<T> {
-    /// `[b, h, m, d]`.
+    /// The output, `[b, h, m, d]`.
     pub hidden: T,
-    /// The graph, if it was asked for.
+    /// The graph, if it was requested.
     pub graph: Option<AttentionGraph<T>>,
-    /// The vote `[b, h, n]` that the forward pass cast with the scores of [`GraphRequest::FirstVote`], if it cast one.
+    /// The vote `[b, h, n]` that the forward pass cast with the scores of [`GraphRequest::FirstVote`]. `None` if it
+    /// cast none.
     pub first_vote: Option<T>,
 }
 
-/// A map that is recomputed in tiles from queries, keys and each row's log-sum-exp.
+/// A map that is recomputed in tiles from queries, keys and the log-sum-exp of each row.
 #[derive(Debug, Clone)]
 pub struct Streamed<T> {
     /// Queries `[b, h, m, dim]`.
@@ -92,32 +93,32 @@ pub struct Streamed<T> {
     pub k: T,
     /// `ln Σ_j exp(q_i·k_j·scale)` per row, `[b, h, m]`, in the accumulator dtype.
     pub lse: T,
-    /// Factor on `q·k`.
+    /// The factor on `q·k`.
     pub scale: f64,
 }
 
-/// One attention layer's map, `[b, h, m, n]`, as an operator. It owns handles and outlives no layer.
+/// The map of one attention layer, `[b, h, m, n]`, as an operator. It holds handles and never outlives its layer.
 #[derive(Debug, Clone)]
 pub enum AttentionGraph<T> {
-    /// The stored map, in the accumulator dtype, or in the tokens' own ([`GraphRequest::Stored`]).
+    /// The stored map, in the accumulator dtype or, for [`GraphRequest::Stored`], in the tokens' dtype.
     Dense(T),
-    /// The recomputed map.
+    /// The map that is recomputed.
     Streamed(Streamed<T>),
 }
 
-/// For every pruned token the kept tokens that attend to it most, by their mean over heads.
+/// For every pruned token: the kept tokens that attend to it most, in the mean over heads.
 #[derive(Debug, Clone)]
 pub struct Donors<T: Tensor> {
-    /// `[b, pruned * k]`: for one pruned token after the other its `k` positions within `partition.kept`, ascending.
+    /// Positions within `partition.kept`, `[b, pruned * k]`: for each pruned token in turn its `k` donors, ascending.
     pub kept: T::Indices,
-    /// How much each of them attends to it, `[b, pruned, k]`, in the dtype of scores.
+    /// How much each donor attends to its pruned token, `[b, pruned, k]`, in the dtype of scores.
     pub attention: T,
 }
 
-/// Attention with the graph as a by-product. The only place where a backend overrides a graph step.
+/// Attention, with the graph as a by-product. Only here does a backend override a step of the graph.
 pub trait AttentionOps: NnOps {
-    /// `softmax(q kᵀ scale + bias) v` for `q [b, h, m, d]`, `k, v [b, h, n, d]` → `[b, h, m, d]`; beside it the graph and the
-    /// first vote, as far as they are asked for.
+    /// `softmax(q kᵀ scale + bias) v` for `q [b, h, m, d]` and `k, v [b, h, n, d]` → `[b, h, m, d]`. It also
+    /// returns the graph and the first vote, if they are requested.
     fn attention(
         q: &Self,
         k: &Self,
@@ -132,26 +133,27 @@ pub trait AttentionOps: NnOps {
         generic::votes(graph, scores)
     }
 
-    /// For each pruned column the position, within `partition.kept`, of the kept row that attends to it most
-    /// (mean over heads; ties to the lowest): `[b, pruned]`.
+    /// For each pruned column: the position within `partition.kept` of the kept row that attends to it most,
+    /// `[b, pruned]`. The mean over heads decides; on ties the lowest row wins.
     fn strongest(graph: &Streamed<Self>, partition: &Partition<Self>) -> Result<Self::Indices> {
         generic::strongest(graph, partition)
     }
 
-    /// The map between the queries `rows` and the keys `columns`, mean over heads: `[b, columns, rows]` in the dtype of
-    /// scores.
+    /// The map between the queries `rows` and the keys `columns`, in the mean over heads: `[b, columns, rows]`, in
+    /// the dtype of scores.
     fn block(graph: &Streamed<Self>, rows: &Self::Indices, columns: &Self::Indices) -> Result<Self> {
         generic::block(graph, rows, columns)
     }
 
-    /// For each pruned column the `k` kept rows that attend to it most (mean over heads; among equals the lowest).
+    /// For each pruned column: the `k` kept rows that attend to it most. The mean over heads decides; on ties the
+    /// lowest wins.
     fn top_k(graph: &Streamed<Self>, partition: &Partition<Self>, k: usize) -> Result<Donors<Self>> {
         generic::top_k(graph, partition, k)
     }
 }
 
 impl<T: AttentionOps> AttentionGraph<T> {
-    /// The graph of queries `[b, h, m, d]` and keys `[b, h, n, d]`, for models whose own kernel gives no log-sum-exp.
+    /// The graph of queries `[b, h, m, d]` and keys `[b, h, n, d]`. Models whose own kernel gives no log-sum-exp use it.
     pub fn from_qk(q: &T, k: &T, scale: f64) -> Result<Self> {
         Ok(Self::Streamed(generic::streamed_from_qk(q, k, scale)?))
     }
@@ -168,7 +170,7 @@ impl<T: AttentionOps> AttentionGraph<T> {
         }
     }
 
-    /// The device of the tensors behind it.
+    /// The device of its tensors.
     pub fn device(&self) -> T::Device {
         match self {
             Self::Dense(map) => map.device(),
@@ -176,7 +178,7 @@ impl<T: AttentionOps> AttentionGraph<T> {
         }
     }
 
-    /// The dtype of scores: the accumulator of the tokens'.
+    /// The dtype of scores: the accumulator of the tokens' dtype.
     pub fn score_dtype(&self) -> crate::DType {
         match self {
             Self::Dense(map) => map.dtype().accumulator(),
@@ -208,7 +210,7 @@ impl<T: AttentionOps> AttentionGraph<T> {
         }
     }
 
-    /// `Σ_j A_ij²` → `[b, h, m]`: for the variance of Fig. 5.
+    /// `Σ_j A_ij²` → `[b, h, m]`. The variance of Fig. 5 needs it.
     pub fn second_moment(&self) -> Result<T> {
         match self {
             Self::Dense(map) => generic::dense_second_moment(map),
@@ -216,7 +218,7 @@ impl<T: AttentionOps> AttentionGraph<T> {
         }
     }
 
-    /// For each pruned column the position, within `partition.kept`, of the kept row that attends to it most → `[b, pruned]`.
+    /// For each pruned column: the position within `partition.kept` of the kept row that attends to it most → `[b, pruned]`.
     pub fn strongest(&self, partition: &Partition<T>) -> Result<T::Indices> {
         match self {
             Self::Dense(map) => generic::dense_strongest(map, partition),
@@ -224,11 +226,12 @@ impl<T: AttentionOps> AttentionGraph<T> {
         }
     }
 
-    /// For each pruned column the `k` kept rows that attend to it most, by their mean over heads; among equals the lowest.
+    /// For each pruned column: the `k` kept rows that attend to it most. The mean over heads decides; on ties the
+    /// lowest wins.
     ///
     /// # Errors
-    /// [`Error::Shape`](crate::Error::Shape) when `k` is 0 or above the number of kept tokens, or when no token is pruned;
-    /// [`Error::NotFinite`](crate::Error::NotFinite) when the map holds a NaN.
+    /// [`Error::Shape`](crate::Error::Shape) when `k` is 0 or above the number of kept tokens, or when no token is
+    /// pruned. [`Error::NotFinite`](crate::Error::NotFinite) when the map holds a NaN.
     pub fn top_k(&self, partition: &Partition<T>, k: usize) -> Result<Donors<T>> {
         match self {
             Self::Dense(map) => generic::dense_top_k(map, partition, k),
@@ -236,8 +239,8 @@ impl<T: AttentionOps> AttentionGraph<T> {
         }
     }
 
-    /// The part of the map between the queries `rows` (`[b, rows]`) and the keys `columns` (`[b, columns]`), mean over
-    /// heads: `[b, columns, rows]`, so that what one key receives is contiguous. Nothing larger than it is stored.
+    /// The map between the queries `rows` (`[b, rows]`) and the keys `columns` (`[b, columns]`), in the mean over
+    /// heads. The result is `[b, columns, rows]`, so all that one key receives is contiguous. Nothing larger is stored.
     ///
     /// # Errors
     /// [`Error::Shape`](crate::Error::Shape) when one of the sets is empty or does not fit the map.
@@ -248,7 +251,7 @@ impl<T: AttentionOps> AttentionGraph<T> {
         }
     }
 
-    /// The same graph with a stored map: `[b, h, m, n]`. For small maps, tests, and methods that need single entries.
+    /// The same graph with a stored map, `[b, h, m, n]`. It serves small maps, tests, and methods that need single entries.
     pub fn to_dense(&self) -> Result<T> {
         match self {
             Self::Dense(map) => map.cast(map.dtype().accumulator()),

@@ -1,9 +1,9 @@
 //! The contract between algorithms and tensor libraries, in three small levels:
-//! [`Tensor`] (what pruning needs), [`NnOps`] (what a U-Net needs), [`AttentionOps`] (where attention is fused).
+//! [`Tensor`] (for pruning), [`NnOps`] (for a U-Net), [`AttentionOps`] (for fused attention).
 //!
-//! Which shapes fit an operation is decided in [`shape`], once for all backends.
+//! [`shape`] decides for all backends which shapes fit an operation.
 //!
-//! Every defaulted method's body is a public function in [`generic`], bounded by the *lower* level, so that an
+//! The body of every default method is a public function in [`generic`]. Only the *lower* level bounds it, so an
 //! override can be checked against it and can fall back to it.
 
 mod attention;
@@ -22,21 +22,21 @@ use crate::Result;
 
 /// The version of the contract: of the traits here and of the seam in [`plugin`](crate::plugin). It is raised whenever a
 /// backend or a method that conformed may no longer do so; reports of the conformance suites carry it.
-pub const CONTRACT_VERSION: u32 = 2;
+pub const CONTRACT_VERSION: u32 = 3;
 
-/// A tensor library with its devices: an umbrella of types, used by model-level code (`UNet<B>`).
+/// A tensor library with its devices. This umbrella of types serves code at model level (`UNet<B>`).
 pub trait Backend: 'static {
     /// The name in configs, errors and metadata.
     const NAME: &'static str;
-    /// The tensor, with everything a model needs.
+    /// The tensor, with every operation that a model needs.
     type Tensor: AttentionOps;
 
-    /// Runs `f` with gradients switched off (only libtorch has any).
+    /// Runs `f` without gradients. Only libtorch has gradients.
     fn inference<R>(f: impl FnOnce() -> R) -> R {
         f()
     }
 
-    /// Waits until everything queued on `device` is done: for timings.
+    /// Waits until all queued work on `device` is done. Timings need it.
     fn synchronize(_device: &DeviceOf<Self>) -> Result<()>
     where
         Self: Sized,

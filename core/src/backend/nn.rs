@@ -1,4 +1,4 @@
-//! Level 2: what a U-Net, an autoencoder and a text encoder need on top.
+//! Level 2: the further operations of a U-Net, an autoencoder and a text encoder.
 
 use super::Tensor;
 use crate::backend::generic;
@@ -7,11 +7,12 @@ use crate::{Error, Result};
 /// Geometry of a 2-D convolution.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Conv2dOptions {
-    /// Step between output pixels, both directions.
+    /// The step between output pixels in both directions.
     pub stride: usize,
-    /// Zero rows added at the top and columns at the left.
+    /// The number of zero rows added at the top and zero columns added at the left.
     pub pad_before: usize,
-    /// Zero rows added at the bottom and columns at the right (the VAE encoder's downsampler pads only there).
+    /// The number of zero rows added at the bottom and zero columns added at the right. The VAE encoder's
+    /// downsampler pads only there.
     pub pad_after: usize,
 }
 
@@ -20,20 +21,21 @@ impl Conv2dOptions {
     pub fn same(kernel: usize) -> Self {
         Self { stride: 1, pad_before: kernel / 2, pad_after: kernel / 2 }
     }
-    /// The given stride, the same padding on all sides.
+    /// The given stride, with the same padding on all sides.
     pub fn strided(stride: usize, padding: usize) -> Self {
         Self { stride, pad_before: padding, pad_after: padding }
     }
-    /// The output's height or width for an input's.
+    /// The height or width of the output for that of the input.
     pub fn output_len(&self, input: usize, kernel: usize) -> usize {
         (input + self.pad_before + self.pad_after).saturating_sub(kernel) / self.stride + 1
     }
-    /// The output's shape `[b, co, h', w']` for shapes `[b, ci, h, w]` of the image, `[co, ci, kh, kw]` of the weight and `[co]`
-    /// of the bias: what every backend checks before it convolves. A batch or channels of 0 pass; a backend may refuse them.
+    /// The output's shape `[b, co, h', w']`. Its inputs are the shapes of the image `[b, ci, h, w]`, the weight
+    /// `[co, ci, kh, kw]` and the bias `[co]`. Every backend calls it before a convolution. A batch or channel
+    /// count of 0 passes; a backend may refuse it.
     ///
     /// # Errors
-    /// [`Error::Shape`] if they do not fit, the kernel is empty, or the padded image is smaller than it; [`Error::Config`] for
-    /// a stride of 0.
+    /// [`Error::Shape`] if the shapes do not fit, the kernel is empty, or the padded image is smaller than the
+    /// kernel. [`Error::Config`] for a stride of 0.
     pub fn output_shape(
         &self,
         image: &[usize],
@@ -70,25 +72,27 @@ impl Conv2dOptions {
 
 /// Neural-network operations.
 pub trait NnOps: Tensor {
-    /// 2-D convolution (cross-correlation, as torch): `[b, ci, h, w]` with `weight [co, ci, kh, kw]`, `bias [co]` → `[b, co, h', w']`.
+    /// 2-D convolution (cross-correlation, as in torch): `[b, ci, h, w]` with `weight [co, ci, kh, kw]` and
+    /// `bias [co]` → `[b, co, h', w']`.
     ///
     /// # Errors
-    /// As [`Conv2dOptions::output_shape`], and [`Error::DType`] unless all have one float dtype.
+    /// As [`Conv2dOptions::output_shape`], and [`Error::DType`] unless all operands have one float dtype.
     fn conv2d(&self, weight: &Self, bias: Option<&Self>, options: Conv2dOptions) -> Result<Self>;
 
-    /// A weight `[co, ci, kh, kw]` laid out as this library's [`NnOps::conv2d`] is fastest with: models call it once, when they
-    /// load. Shape and values stay the same.
+    /// Lays out a weight `[co, ci, kh, kw]` for the fastest [`NnOps::conv2d`] of this library. A model calls it
+    /// once, when it loads. Shape and values stay the same.
     fn conv2d_weight(self) -> Result<Self> {
         Ok(self)
     }
 
-    /// Nearest-neighbour resize of `[b, c, h, w]` to `height` x `width`: source index `floor(i * in / out)`, as torch's `nearest`.
+    /// Nearest-neighbour resize of `[b, c, h, w]` to `height` x `width`. The source index is `floor(i * in / out)`,
+    /// as in torch's `nearest`.
     fn upsample_nearest(&self, height: usize, width: usize) -> Result<Self>;
 
-    /// Rows of this table `[vocabulary, channels]` for token ids `[batch, length]` → `[batch, length, channels]`.
+    /// Looks up token ids `[batch, length]` in this table `[vocabulary, channels]` → `[batch, length, channels]`.
     fn embedding(&self, ids: &Self::Indices) -> Result<Self>;
 
-    /// GELU with the error function (diffusers' and torch's default; not the tanh approximation).
+    /// GELU with the error function, the default of diffusers and torch. It is not the tanh approximation.
     fn gelu(&self) -> Result<Self>;
 
     /// `x * sigmoid(x)`.
@@ -99,27 +103,28 @@ pub trait NnOps: Tensor {
         generic::quick_gelu(self)
     }
 
-    /// `[.., in]` with `weight [out, in]`, `bias [out]` → `[.., out]`.
+    /// `[.., in]` with `weight [out, in]` and `bias [out]` → `[.., out]`.
     fn linear(&self, weight: &Self, bias: Option<&Self>) -> Result<Self> {
         generic::linear(self, weight, bias)
     }
 
-    /// Layer norm over the last axis with `weight [channels]`, `bias [channels]`; statistics in the accumulator dtype.
+    /// Layer norm over the last axis with `weight [channels]` and `bias [channels]`. Statistics use the accumulator dtype.
     fn layer_norm(&self, weight: &Self, bias: &Self, epsilon: f64) -> Result<Self> {
         generic::layer_norm(self, weight, bias, epsilon)
     }
 
-    /// Group norm of `[b, c, ..]` over `groups` runs of channels, `weight [c]`, `bias [c]`; statistics in the accumulator dtype.
+    /// Group norm of `[b, c, ..]` over `groups` groups of channels, with `weight [c]` and `bias [c]`. Statistics
+    /// use the accumulator dtype.
     fn group_norm(&self, groups: usize, weight: &Self, bias: &Self, epsilon: f64) -> Result<Self> {
         generic::group_norm(self, groups, weight, bias, epsilon)
     }
 
-    /// [`NnOps::group_norm`] followed by [`NnOps::silu`]: every resnet's opening.
+    /// [`NnOps::group_norm`], then [`NnOps::silu`]. Every resnet begins with it.
     fn group_norm_silu(&self, groups: usize, weight: &Self, bias: &Self, epsilon: f64) -> Result<Self> {
         self.group_norm(groups, weight, bias, epsilon)?.silu()
     }
 
-    /// GEGLU: `linear` to `[.., 2 n]`, then first half times the GELU of the second → `[.., n]` (diffusers' order).
+    /// GEGLU: `linear` to `[.., 2 n]`, then the first half times the GELU of the second half → `[.., n]` (diffusers' order).
     fn geglu(&self, weight: &Self, bias: Option<&Self>) -> Result<Self> {
         generic::geglu(self, weight, bias)
     }

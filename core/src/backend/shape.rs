@@ -1,14 +1,14 @@
-//! Which shapes fit an operation, and what shape it returns: one rule and one error text for every backend.
+//! The shapes that fit an operation, and the shape that it returns. Every backend has the same rules and error texts.
 //!
-//! A backend calls the function of its operation first; what it does afterwards cannot fail for the shapes' sake. The rule
-//! of a convolution is [`Conv2dOptions::output_shape`](super::Conv2dOptions::output_shape).
+//! A backend first calls the function of its operation. After that, the operation cannot fail because of a shape.
+//! The rule of a convolution is [`Conv2dOptions::output_shape`](super::Conv2dOptions::output_shape).
 
 use crate::{DType, Error, Result};
 
 /// The number of elements of `shape`.
 ///
 /// # Errors
-/// [`Error::Shape`] when the elements, at 8 bytes each, do not fit an address space. An axis of length 0 hides no other.
+/// [`Error::Shape`] when the elements, at 8 bytes each, do not fit an address space. This holds even if another axis is 0.
 pub fn elements(shape: &[usize], op: &'static str) -> Result<usize> {
     let filled = shape.iter().filter(|&&len| len > 0);
     match filled.clone().try_fold(8usize, |bytes, &len| bytes.checked_mul(len)) {
@@ -20,7 +20,7 @@ pub fn elements(shape: &[usize], op: &'static str) -> Result<usize> {
 /// [`Tensor::from_bytes`](super::Tensor::from_bytes): the number of elements that `bytes` bytes of dtype `stored` hold.
 ///
 /// # Errors
-/// [`Error::Shape`] unless `shape` takes exactly so many bytes.
+/// [`Error::Shape`] unless `shape` takes exactly this number of bytes.
 pub fn from_bytes(bytes: usize, stored: DType, shape: &[usize]) -> Result<usize> {
     let count = elements(shape, "from_bytes")?;
     if count * stored.size_in_bytes() == bytes {
@@ -29,10 +29,10 @@ pub fn from_bytes(bytes: usize, stored: DType, shape: &[usize]) -> Result<usize>
     Err(Error::shape("from_bytes", format!("a shape of {bytes} bytes of {stored}"), shape))
 }
 
-/// Two operands of which length-1 axes broadcast: the result's shape.
+/// The shape of the result of two operands, where axes of length 1 broadcast.
 ///
 /// # Errors
-/// [`Error::Shape`] in the name of `op` unless both have as many axes, and each pair of axes is equal or has a 1.
+/// [`Error::Shape`] that names `op`, unless both have the same number of axes and each pair of axes is equal or has a 1.
 pub fn broadcast(op: &'static str, left: &[usize], right: &[usize]) -> Result<Vec<usize>> {
     let fit = |(&l, &r): (&usize, &usize)| match (l, r) {
         (l, r) if l == r => Some(l),
@@ -84,7 +84,7 @@ pub fn narrow(shape: &[usize], axis: usize, start: usize, len: usize) -> Result<
     with_axis("narrow", shape, axis, len)
 }
 
-/// [`Tensor::concat`](super::Tensor::concat): the shape of the parts one after the other along `axis`.
+/// [`Tensor::concat`](super::Tensor::concat): the shape of the parts in sequence along `axis`.
 ///
 /// # Errors
 /// [`Error::Shape`] when there is no part, or the parts differ on another axis.
@@ -103,7 +103,7 @@ pub fn concat<S: AsRef<[usize]>>(parts: &[S], axis: usize) -> Result<Vec<usize>>
     with_axis("concat", first, axis, total)
 }
 
-/// The error of `op` when it is given nothing to concatenate.
+/// The error of `op` when it gets nothing to concatenate.
 pub fn no_parts(op: &'static str) -> Error {
     Error::shape(op, "at least one part", [])
 }
@@ -111,7 +111,7 @@ pub fn no_parts(op: &'static str) -> Error {
 /// [`Tensor::matmul`](super::Tensor::matmul): `[.., m, k]` and `[.., k, n]` give `[.., m, n]`.
 ///
 /// # Errors
-/// [`Error::Shape`] unless both have the same 2 to 4 axes, equal but for the last two, and the inner ones are equal.
+/// [`Error::Shape`] unless both have the same number of axes, 2 to 4. Their leading axes and their inner axes must be equal.
 pub fn matmul(left: &[usize], right: &[usize]) -> Result<Vec<usize>> {
     let rank = left.len();
     if !(2..=4).contains(&rank) {
@@ -124,10 +124,10 @@ pub fn matmul(left: &[usize], right: &[usize]) -> Result<Vec<usize>> {
     with_axis("matmul", left, rank - 1, right[rank - 1])
 }
 
-/// A reduction that keeps its axis: the shape with a 1 on `axis`.
+/// The shape after a reduction that keeps its axis: it has a 1 on `axis`.
 ///
 /// # Errors
-/// [`Error::Shape`] in the name of `op` when there is no such axis.
+/// [`Error::Shape`] that names `op`, when this axis does not exist.
 pub fn reduce(op: &'static str, shape: &[usize], axis: usize) -> Result<Vec<usize>> {
     with_axis(op, shape, axis, 1)
 }
@@ -135,7 +135,7 @@ pub fn reduce(op: &'static str, shape: &[usize], axis: usize) -> Result<Vec<usiz
 /// [`Tensor::max`](super::Tensor::max): as [`reduce`], over at least one entry.
 ///
 /// # Errors
-/// [`Error::Shape`] when there is no such axis, or it is empty.
+/// [`Error::Shape`] when the axis does not exist or is empty.
 pub fn max(shape: &[usize], axis: usize) -> Result<Vec<usize>> {
     match shape.get(axis) {
         Some(0) => Err(Error::shape("max", format!("at least one entry on axis {axis}"), shape)),
@@ -146,7 +146,7 @@ pub fn max(shape: &[usize], axis: usize) -> Result<Vec<usize>> {
 /// [`Tensor::split_top_k`](super::Tensor::split_top_k) of scores of this shape: `[batch, n]`.
 ///
 /// # Errors
-/// [`Error::Shape`] unless there are two axes and 1 to `n` are kept.
+/// [`Error::Shape`] unless there are two axes and `kept` is 1 to `n`.
 pub fn split_top_k(scores: &[usize], kept: usize) -> Result<[usize; 2]> {
     match *scores {
         [batch, n] if (1..=n).contains(&kept) && u32::try_from(n).is_ok() => Ok([batch, n]),
@@ -168,7 +168,7 @@ pub fn argmax_rows(values: &[usize]) -> Result<[usize; 3]> {
     }
 }
 
-/// [`Tensor::gather`](super::Tensor::gather) of `(batch, count)` indices: the shape with `count` entries on `axis`.
+/// [`Tensor::gather`](super::Tensor::gather) with `(batch, count)` indices: the shape with `count` entries on `axis`.
 ///
 /// # Errors
 /// [`Error::Shape`] unless `axis` is 1 or above and axis 0 has `batch` entries.
@@ -179,8 +179,8 @@ pub fn gather(shape: &[usize], axis: usize, (batch, count): (usize, usize)) -> R
     with_axis("gather", shape, axis, count)
 }
 
-/// [`Tensor::scatter_into`](super::Tensor::scatter_into) of `rows` into `base` at `(batch, count)` places:
-/// the base's `[batch, n, channels]`.
+/// [`Tensor::scatter_into`](super::Tensor::scatter_into) of `rows` into `base` at `(batch, count)` places. The
+/// result is the base's `[batch, n, channels]`.
 ///
 /// # Errors
 /// [`Error::Shape`] unless the base has three axes and the rows are `[batch, count, channels]`.
@@ -195,10 +195,10 @@ pub fn scatter_into(rows: &[usize], base: &[usize], (lists, count): (usize, usiz
     Ok([batch, n, channels])
 }
 
-/// Rows of index lists that must be equally long: their common length, 0 without rows.
+/// The common length of the rows of index lists; 0 without rows.
 ///
 /// # Errors
-/// [`Error::Shape`] when one differs from the first.
+/// [`Error::Shape`] when a row's length differs from the first.
 pub fn index_rows(rows: &[Vec<u32>]) -> Result<usize> {
     let count = rows.first().map_or(0, Vec::len);
     match rows.iter().find(|row| row.len() != count) {
@@ -207,10 +207,10 @@ pub fn index_rows(rows: &[Vec<u32>]) -> Result<usize> {
     }
 }
 
-/// Index lists whose highest entry is `highest`, for an axis of `len` entries.
+/// Checks index lists for an axis of `len` entries. `highest` is their highest entry.
 ///
 /// # Errors
-/// [`Error::Shape`] in the name of `op` when the highest is not below `len`.
+/// [`Error::Shape`] that names `op`, when `highest` is not below `len`.
 pub fn index_below(op: &'static str, highest: u32, len: usize) -> Result<()> {
     if (highest as usize) < len {
         return Ok(());
@@ -221,7 +221,7 @@ pub fn index_below(op: &'static str, highest: u32, len: usize) -> Result<()> {
 /// [`NnOps::upsample_nearest`](super::NnOps::upsample_nearest) of `[b, c, h, w]`: `[b, c, height, width]`.
 ///
 /// # Errors
-/// [`Error::Shape`] unless the image has four axes and neither it nor the target is empty.
+/// [`Error::Shape`] unless the image has four axes and neither the image nor the target is empty.
 pub fn upsample_nearest(image: &[usize], height: usize, width: usize) -> Result<[usize; 4]> {
     match *image {
         [b, c, h, w] if h > 0 && w > 0 && height > 0 && width > 0 => Ok([b, c, height, width]),
@@ -246,7 +246,7 @@ pub fn embedding(table: &[usize], (batch, length): (usize, usize)) -> Result<[us
 /// [`NnOps::linear`](super::NnOps::linear) of `[.., in]` with a weight `[out, in]` and a bias `[out]`: `[.., out]`.
 ///
 /// # Errors
-/// [`Error::Shape`] unless they fit.
+/// [`Error::Shape`] unless the shapes fit.
 pub fn linear(x: &[usize], weight: &[usize], bias: Option<&[usize]>) -> Result<Vec<usize>> {
     let &[out, inner] = weight else {
         return Err(Error::shape("linear", "a weight [out, in]", weight));
@@ -260,10 +260,10 @@ pub fn linear(x: &[usize], weight: &[usize], bias: Option<&[usize]>) -> Result<V
     with_axis("linear", x, x.len() - 1, out)
 }
 
-/// The halves of what [`NnOps::geglu`](super::NnOps::geglu) projects to: `[.., 2 n]` gives `[.., n]`.
+/// The halves of the projection of [`NnOps::geglu`](super::NnOps::geglu): `[.., 2 n]` gives `[.., n]`.
 ///
 /// # Errors
-/// [`Error::Shape`] for an odd last axis, or none.
+/// [`Error::Shape`] if the last axis is odd or missing.
 pub fn halves(op: &'static str, projected: &[usize]) -> Result<Vec<usize>> {
     match projected.last() {
         Some(&both) if both.is_multiple_of(2) => with_axis(op, projected, projected.len() - 1, both / 2),
@@ -271,10 +271,10 @@ pub fn halves(op: &'static str, projected: &[usize]) -> Result<Vec<usize>> {
     }
 }
 
-/// Scores over an attention graph, one per head and token.
+/// Checks scores over an attention graph: one score per head and token.
 ///
 /// # Errors
-/// [`Error::Shape`] in the name of `op` unless they are `[b, h, tokens]` of this graph.
+/// [`Error::Shape`] that names `op`, unless the scores are the `[b, h, tokens]` of this graph.
 pub fn scores(op: &'static str, scores: &[usize], expected: [usize; 3]) -> Result<()> {
     if *scores == expected {
         return Ok(());

@@ -7,53 +7,54 @@ use serde::Serialize;
 
 use crate::{Error, Result};
 
-/// One attention block: a run of transformer layers, between convolutions in a U-Net, else of one form.
+/// One attention block: a run of transformer layers. In a U-Net it lies between convolutions. In a transformer all
+/// its layers have one form.
 ///
-/// Written `down.1.0`, `mid.0`, `up.0.2` in a U-Net: stage, index of the stage, index of the block in it (diffusers'
-/// `down_blocks.1.attentions.0`). A transformer names its stages: `double.0`, `single.0`, `blocks.3`. One that is a single
-/// run of layers may be `mid.0` ([`BlockId::whole`]).
+/// A U-Net's block is written `down.1.0`, `mid.0` or `up.0.2`: the stage, the stage's index and the block's index
+/// in it. (diffusers writes `down_blocks.1.attentions.0`.) A transformer names its stages: `double.0`, `single.0`,
+/// `blocks.3`. A transformer that is a single run of layers may be `mid.0` ([`BlockId::whole`]).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct BlockId {
     /// The part of the model.
     pub stage: Stage,
-    /// Which down or up stage, from the input (0 for others).
+    /// The index of the down or up stage, counted from the input. 0 for other stages.
     pub stage_index: usize,
-    /// Which attention block within the stage.
+    /// The index of the attention block within the stage.
     pub index: usize,
-    /// How many attention blocks the stage has.
+    /// The number of attention blocks in the stage.
     pub count: usize,
-    /// Resolution level: 0 is the full latent size, each downsampling adds one.
+    /// Resolution level: 0 is the full latent size. Each downsampling adds one.
     pub level: usize,
 }
 
 /// The part of a model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Stage {
-    /// A U-Net's before the middle, resolution falling.
+    /// Before the middle of a U-Net, where the resolution falls.
     Down,
-    /// The bottom.
+    /// The middle of a U-Net. A transformer that is a single run of layers may use it, too.
     Mid,
-    /// A U-Net's after the middle, resolution rising.
+    /// After the middle of a U-Net, where the resolution rises.
     Up,
-    /// A transformer's, by its name.
+    /// A stage of a transformer, with its name.
     Named(StageName),
 }
 
-/// The name of a transformer's stage: up to 16 lower-case letters, digits, `-` and `_`, a letter first. `down`, `mid` and
-/// `up` are a U-Net's.
+/// The name of a transformer's stage: 1 to 16 lower-case letters, digits, `-` and `_`, with a letter first. The
+/// names `down`, `mid` and `up` are reserved for U-Nets.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct StageName {
-    /// Filled up with zeros.
+    /// The text, padded with zeros.
     bytes: [u8; Self::MOST],
 }
 
 impl StageName {
     const MOST: usize = 16;
 
-    /// The name `text`.
+    /// Makes a name of `text`.
     ///
     /// # Errors
-    /// [`Error::Config`] with field `block` when it is no such name.
+    /// [`Error::Config`] with field `block` when the text breaks these rules.
     pub fn new(text: &str) -> Result<Self> {
         let lower = |byte: u8| byte.is_ascii_lowercase();
         let fits = text.bytes().all(|byte| lower(byte) || byte.is_ascii_digit() || b"-_".contains(&byte))
@@ -78,7 +79,7 @@ impl StageName {
         std::str::from_utf8(&self.bytes[..len]).unwrap_or_default()
     }
 
-    /// A number for the name (FNV-1a): what generators are keyed by.
+    /// A number for the name (FNV-1a). It is part of the seeds of random generators.
     fn number(&self) -> u32 {
         self.as_str()
             .bytes()
@@ -99,12 +100,12 @@ impl fmt::Display for StageName {
 }
 
 impl BlockId {
-    /// A model that is one run of transformer layers: `mid.0` at level 0.
+    /// The block of a model that is one run of transformer layers: `mid.0` at level 0.
     pub fn whole() -> Self {
         Self { stage: Stage::Mid, stage_index: 0, index: 0, count: 1, level: 0 }
     }
 
-    /// Block `index` of the `count` blocks of a transformer's stage, at level 0: `double.0`.
+    /// Block `index` of the `count` blocks of a transformer's stage, at level 0. An example is `double.0`.
     ///
     /// # Errors
     /// As [`StageName::new`].
@@ -112,8 +113,8 @@ impl BlockId {
         Ok(Self { stage: Stage::Named(StageName::new(stage)?), stage_index: 0, index, count, level: 0 })
     }
 
-    /// Whether the prune-less schedule spares this block: the first of a down-stage or the last of an up-stage (paper,
-    /// section 3.3). A transformer has none.
+    /// Whether the prune-less schedule leaves this block whole (paper, section 3.3). It does so for the first block
+    /// of a down stage and the last of an up stage. A transformer has no such block.
     pub fn is_stage_edge(&self) -> bool {
         match self.stage {
             Stage::Down => self.index == 0,
@@ -127,8 +128,8 @@ impl BlockId {
         self.to_string()
     }
 
-    /// Numbers that tell the block from others, for generators that are keyed by place: of the part of the model, of the
-    /// stage, and of the block in it.
+    /// Numbers that identify the block: of the part of the model, of the stage, and of the block in it. They are
+    /// part of the seeds of random generators.
     pub fn numbers(&self) -> [u32; 3] {
         let (part, stage) = match self.stage {
             Stage::Down => (0, self.stage_index as u32),
@@ -157,7 +158,7 @@ impl Serialize for BlockId {
     }
 }
 
-/// A block's name without the facts that only the model knows: what configs and mask files hold.
+/// A block's name as configs and mask files hold it, without the facts that only the model knows.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct BlockName(pub String);
 

@@ -5,22 +5,23 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::{Error, Result};
 
-/// The U-Net resolution levels at which a method works; level 0 is the full latent size (SD-XL has attention at 1 and 2).
+/// The resolution levels of a U-Net at which a method works. Level 0 is the full latent size. SD-XL has attention
+/// at levels 1 and 2.
 ///
-/// In a configuration: `"all"`, `"deepest"`, one number, a list, or a list written `"1+2"`.
+/// A configuration writes `"all"`, `"deepest"`, one number, a list, or a list such as `"1+2"`.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum Levels {
     /// Every level.
     #[default]
     All,
-    /// The lowest resolution only (the paper's "†": 1024 tokens at 1024 px). Must be [resolved](Levels::resolved).
+    /// Only the lowest resolution, as in the paper's "†" (1024 tokens at 1024 px). It must be [resolved](Levels::resolved).
     Deepest,
     /// These levels.
     List(Vec<usize>),
 }
 
 impl Levels {
-    /// These levels, with [`Levels::Deepest`] replaced by the model's deepest level.
+    /// These levels, with the model's deepest level in place of [`Levels::Deepest`].
     pub fn resolved(&self, deepest_level: usize) -> Self {
         match self {
             Self::Deepest => Self::List(vec![deepest_level]),
@@ -28,10 +29,10 @@ impl Levels {
         }
     }
 
-    /// Checks that a model whose deepest attention level is `deepest` has every level that is listed.
+    /// Checks that a model with deepest attention level `deepest` has every listed level.
     ///
     /// # Errors
-    /// [`Error::Config`] naming `levels`.
+    /// [`Error::Config`] with field `levels`.
     pub fn check(&self, deepest: usize) -> Result<()> {
         let Self::List(levels) = self else { return Ok(()) };
         match levels.iter().find(|&&level| level > deepest) {
@@ -43,7 +44,7 @@ impl Levels {
         }
     }
 
-    /// Whether `level` is one of them; an unresolved [`Levels::Deepest`] contains none.
+    /// Whether `level` is one of them. An unresolved [`Levels::Deepest`] contains no level.
     pub fn contains(&self, level: usize) -> bool {
         match self {
             Self::All => true,
@@ -100,12 +101,12 @@ fn index<E: de::Error>(number: u64) -> std::result::Result<usize, E> {
     usize::try_from(number).map_err(|_| E::invalid_value(de::Unexpected::Unsigned(number), &"a small number"))
 }
 
-/// `"0+4"` as `[0, 4]`: lists where a comma already separates options.
+/// Reads `"0+4"` as `[0, 4]`. This form serves where a comma already separates options.
 fn plus_list(text: &str) -> Option<Vec<usize>> {
     text.split('+').map(|part| part.trim().parse().ok()).collect()
 }
 
-/// Deserialises a list of numbers written as a list, as one number, or as `"0+4"`.
+/// Deserialises a list of numbers. It is written as a list, as one number, or as `"0+4"`.
 pub(crate) fn index_list<'de, D: Deserializer<'de>>(
     deserializer: D,
 ) -> std::result::Result<Vec<usize>, D::Error> {

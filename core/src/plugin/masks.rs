@@ -1,4 +1,4 @@
-//! Kept sets of a whole run, on the host: recorded by [`MaskRecorder`](super::MaskRecorder), replayed by a method.
+//! Kept sets of a whole run, on the host. [`MaskRecorder`](super::MaskRecorder) records them, and a method can replay them.
 
 use std::collections::BTreeMap;
 
@@ -6,7 +6,7 @@ use super::site::Site;
 use crate::backend::Partition;
 use crate::{Error, Result, Tensor};
 
-/// Where and when a kept set was chosen.
+/// Where and when a method chose a kept set.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct MaskKey {
     /// 0-based step in the full schedule.
@@ -38,25 +38,25 @@ impl std::fmt::Display for MaskKey {
     }
 }
 
-/// One kept set, with what led to it.
+/// One kept set, with the data behind the decision.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct MaskEntry {
     /// Tokens in the stream before the decision.
     pub tokens: usize,
-    /// For each batch row the tokens that stay, ascending positions in that stream.
+    /// For each batch row: the kept tokens, as ascending positions in that stream.
     pub kept: Vec<Vec<u32>>,
-    /// For each batch row the score of every token in the stream; empty when none were recorded.
+    /// For each batch row: the score of every token in the stream. Empty when no scores were recorded.
     pub scores: Vec<Vec<f32>>,
-    /// For each batch row the grid position of every token in the stream; empty when the stream was whole.
+    /// For each batch row: the grid position of every token in the stream. Empty when the stream was whole.
     pub positions: Vec<Vec<u32>>,
-    /// Votes cast.
+    /// The number of votes cast.
     pub votes: usize,
-    /// Height and width of the block's full token grid; the frames of a video stand one below the other.
+    /// Height and width of the block's full token grid. The frames of a video stand one below the other.
     pub grid: (usize, usize),
 }
 
 impl MaskEntry {
-    /// For each batch row the kept tokens as positions in the block's full grid.
+    /// For each batch row: the kept tokens as positions in the block's full grid.
     pub fn kept_on_grid(&self) -> Vec<Vec<u32>> {
         if self.positions.is_empty() {
             return self.kept.clone();
@@ -68,14 +68,14 @@ impl MaskEntry {
     }
 }
 
-/// The kept sets of a run by step, block and layer.
+/// The kept sets of a run, ordered by step, block and layer.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct MaskSet {
     entries: BTreeMap<MaskKey, MaskEntry>,
 }
 
 impl MaskSet {
-    /// Adds an entry, replacing any under the same key.
+    /// Adds an entry. It replaces an earlier entry with the same key.
     pub fn insert(&mut self, key: MaskKey, entry: MaskEntry) {
         self.entries.insert(key, entry);
     }
@@ -85,25 +85,25 @@ impl MaskSet {
         self.entries.get(key)
     }
 
-    /// All entries, by step, evaluation, block and layer.
+    /// All entries, ordered by step, evaluation, block and layer.
     pub fn iter(&self) -> impl Iterator<Item = (&MaskKey, &MaskEntry)> {
         self.entries.iter()
     }
 
-    /// How many entries there are.
+    /// The number of entries.
     pub fn len(&self) -> usize {
         self.entries.len()
     }
 
-    /// Whether there are none.
+    /// Whether there are no entries.
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }
 
-    /// The recorded partition for `site`, of `batch` rows that keep `kept` tokens each.
+    /// The recorded partition for `site`, for `batch` rows that keep `kept` tokens each.
     ///
     /// # Errors
-    /// [`Error::Config`] with field `masks` when the site is missing, or was recorded for other counts.
+    /// [`Error::Config`] with field `masks` when the site is missing or was recorded with other counts.
     pub fn partition<T: Tensor>(
         &self,
         site: &Site<'_>,

@@ -1,7 +1,7 @@
-//! The plugin seam: what a model reports, what a method answers, and how methods are found by name.
+//! The plugin seam: what a model reports, what a method answers, and how a configuration names methods.
 //!
 //! # The conversation
-//! A model reports what happens in an attention block, through a [`BlockPass`]; a [`TokenReducer`] answers. In this order:
+//! A model reports what happens in an attention block through a [`BlockPass`]. A [`TokenReducer`] answers. The order is:
 //!
 //! | the model reports | the method may answer | what the pass then does |
 //! |---|---|---|
@@ -14,12 +14,12 @@
 //!
 //! Any other answer is an error.
 //!
-//! Around and between its blocks a model names [nests](nest()): parts of an evaluation that lie in one another, the whole
-//! evaluation outermost. Before one runs, [`TokenReducer::enter_nest`] may give its output instead; after it has run,
-//! [`TokenReducer::leave_nest`] is shown the output. Methods that use again what an earlier step computed live on these
-//! two and on `Replace`.
+//! Around and between its blocks a model names [nests](nest()). A nest is a part of an evaluation. Nests lie in one
+//! another, and the outermost nest is the whole evaluation. Before a nest runs, [`TokenReducer::enter_nest`] may
+//! give its output instead. After it has run, [`TokenReducer::leave_nest`] sees the output. Methods that reuse
+//! results of an earlier step work through these two and `Replace`.
 //!
-//! A method that only listens hears this of one layer with one attention:
+//! This method only listens. It hears the following of one layer with one attention:
 //!
 //! ```
 //! # #[cfg(feature = "reference")]
@@ -71,15 +71,16 @@
 //! ```
 //!
 //! # Places
-//! Removed tokens leave gaps, and what belongs to a place has to follow the tokens: rotary tables, masks, modulations. Inputs
-//! of sublayers hand out the rows of such a table ([`AttentionInput::query_rows`], [`AttentionInput::key_rows`],
-//! [`FeedForwardInput::rows`]). A model that asks for them says so ([`ModelShape::needs_positions`]), and a method whose tokens
-//! stand for no single places ([`MethodPlan::gives_positions`]) is refused before the first step.
+//! When tokens are removed, everything that belongs to a place must follow the remaining tokens: rotary tables,
+//! masks, modulations. The inputs of sublayers give the rows of such a table ([`AttentionInput::query_rows`],
+//! [`AttentionInput::key_rows`], [`FeedForwardInput::rows`]). A model that asks for rows sets
+//! [`ModelShape::needs_positions`]. The registry then refuses a method whose tokens have no single places
+//! ([`MethodPlan::gives_positions`]), before the first step.
 //!
 //! # A method before any tensor exists
-//! A [`MethodCatalogue`] describes a method by its name and options as a [`MethodPlan`]: its settings and token counts, for
-//! the model and steps of a run ([`Facts`]). A [`Registry`] builds the [`TokenReducer`] of that plan. [`Placement`] holds the
-//! options that every method shares: how much is reduced, where and when.
+//! A [`MethodCatalogue`] describes a method by its name and options as a [`MethodPlan`]. The plan holds settings
+//! and token counts for the model and steps of a run ([`Facts`]). A [`Registry`] builds the [`TokenReducer`] of
+//! that plan. [`Placement`] holds the options that every method shares: how much it reduces, where and when.
 
 mod block;
 mod index_plan;
@@ -111,9 +112,9 @@ pub use observe::{MaskRecorder, PruneObserver, PruneRecord, SharedObserver, lock
 pub use options::{Options, PartSpec};
 pub use pass::{AttentionInput, AttentionOutput, BlockPass, FeedForwardInput, nest};
 pub use placement::{PlacedSchedule, Placement, check_ratio};
-pub use plan::{Facts, MethodPlan, RunTells, Scoring, Whole, scoring_of};
+pub use plan::{Facts, MethodPlan, Others, RunTells, Scoring, Whole, scoring_of};
 pub use positions::Positions;
-pub use reducer::{Action, Event, Reduction, Run, Scope, TokenReducer, Unpruned, expect_tokens};
+pub use reducer::{Action, Event, Reduction, Reductions, Run, Scope, TokenReducer, Unpruned, expect_tokens};
 pub use registry::{BuildContext, MethodCatalogue, Registry};
 pub use schedule::{PruningSchedule, ScheduleQuery, ScheduleRegistry, Tau};
 pub use scheduled::{Scheduled, WithRatio};

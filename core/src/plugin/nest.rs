@@ -1,21 +1,21 @@
-//! Nests: what a model computes between two points that enclose each other, so that an earlier result can stand for it.
+//! Nests: the parts of an evaluation whose output an earlier result can replace.
 //!
-//! A nest is a part of an evaluation with one tensor going in and one coming out, and nests lie in one another:
+//! A nest has one input tensor and one output tensor. Nests lie in one another:
 //!
 //! | nest | in a U-Net | in a plain transformer |
 //! |---|---|---|
 //! | 0 | the whole evaluation: latents → prediction | the same |
-//! | d + 1 | what lies between pushing skip connection d and popping it | all blocks from block d + 1 on |
+//! | d + 1 | the part between pushing skip connection d and popping it | all blocks from block d + 1 on |
 //!
-//! Nest b + 1 of a U-Net is what DeepCache leaves out for its `cache_branch_id = b` (`deepcache` 0.1.1, `extension`). The
-//! paper's own code counts stages and layers: `cache_layer_id = s`, `cache_block_id = l` is the nest after skip
-//! connection `s · (layers per stage + 1) + l + 1`. Nest 1 of a transformer is what a first-block cache leaves out.
+//! DeepCache skips nest b + 1 of a U-Net for `cache_branch_id = b` (`deepcache` 0.1.1, `extension`). The code of
+//! its paper counts stages and layers. There `cache_layer_id = s` and `cache_block_id = l` mean the nest after skip
+//! connection `s · (layers per stage + 1) + l + 1`. A first-block cache skips nest 1 of a transformer.
 
 use std::fmt;
 
 use super::site::{Row, Step};
 
-/// The number of a nest: how many others contain it.
+/// The number of a nest: how many other nests contain it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct NestId(pub usize);
 
@@ -23,7 +23,7 @@ impl NestId {
     /// The whole evaluation.
     pub const EVALUATION: Self = Self(0);
 
-    /// The nest of a U-Net between pushing this skip connection and popping it.
+    /// The nest of a U-Net between pushing and popping this skip connection.
     pub fn after_skip(skip: usize) -> Self {
         Self(skip + 1)
     }
@@ -40,13 +40,13 @@ impl fmt::Display for NestId {
     }
 }
 
-/// Where a reducer is told of a nest.
+/// The place and time at which a reducer hears of a nest.
 #[derive(Debug, Clone, Copy)]
 pub struct NestSite<'a> {
-    /// Which nest.
+    /// The nest.
     pub nest: NestId,
     /// The denoising step.
     pub step: Step,
-    /// What each batch row is.
+    /// A description of each batch row.
     pub rows: &'a [Row],
 }

@@ -1,4 +1,4 @@
-//! Watching a method at work: what was pruned where, with which scores.
+//! Observers of a method: they see what it pruned where, with which scores.
 
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -11,29 +11,30 @@ use crate::{Error, Indices, Result, Tensor};
 /// One pruning decision.
 #[derive(Debug)]
 pub struct PruneRecord<'a, T: Tensor> {
-    /// The scores `[b, tokens]` that decided; `None` when a kept set was replayed, or one of an earlier evaluation serves.
+    /// The scores `[b, tokens]` behind the decision. `None` for a replayed kept set, or one that serves from an
+    /// earlier evaluation.
     pub scores: Option<&'a T>,
-    /// The tokens that stay, `[b, kept]`, as positions in the stream before the decision.
+    /// The kept tokens, `[b, kept]`, as positions in the stream before the decision.
     pub kept: &'a T::Indices,
-    /// Grid positions `[b, tokens]` of the stream's tokens; `None` when the stream is still whole.
+    /// Grid positions `[b, tokens]` of the stream's tokens. `None` while the stream is whole.
     pub positions: Option<&'a T::Indices>,
-    /// Votes cast (0 for scorers that do not vote, and where there are no scores).
+    /// The number of votes cast. 0 for scorers that do not vote, and where there are no scores.
     pub votes: usize,
-    /// Tokens in the stream before the decision.
+    /// The number of tokens in the stream before the decision.
     pub tokens: usize,
 }
 
-/// Is told about every pruning decision, and about attention graphs if it wants them.
+/// Hears every pruning decision. On request it also sees attention graphs.
 pub trait PruneObserver<T: AttentionOps>: Send {
-    /// Tokens are about to be pruned at `site`.
+    /// The method is about to prune tokens at `site`.
     fn pruned(&mut self, site: &Site<'_>, record: &PruneRecord<'_, T>) -> Result<()>;
 
-    /// Whether to be shown this sublayer's graph, which then is computed even where nothing is pruned.
+    /// Whether the observer wants this sublayer's graph. The graph is then computed even where nothing is pruned.
     fn wants_graph(&self, _site: &Site<'_>, _sub: Sublayer) -> bool {
         false
     }
 
-    /// The graph of an attention sublayer that has run.
+    /// Shows the graph of an attention sublayer that has run.
     fn graph(&mut self, _site: &Site<'_>, _sub: Sublayer, _graph: &AttentionGraph<T>) -> Result<()> {
         Ok(())
     }
@@ -54,7 +55,7 @@ pub fn lock<T: AttentionOps>(
         .map_err(|_| Error::Plugin { name: "observer".into(), reason: "panicked on an earlier call".into() })
 }
 
-/// Records every decision into a [`MaskSet`] on the host.
+/// Records every decision in a [`MaskSet`] on the host.
 #[derive(Debug, Default)]
 pub struct MaskRecorder {
     masks: MaskSet,
@@ -66,12 +67,12 @@ impl MaskRecorder {
         Arc::new(Mutex::new(Self::default()))
     }
 
-    /// What was recorded so far.
+    /// The decisions recorded so far.
     pub fn masks(&self) -> &MaskSet {
         &self.masks
     }
 
-    /// Takes what was recorded, leaving nothing.
+    /// Takes the recorded decisions and leaves none.
     pub fn take(&mut self) -> MaskSet {
         std::mem::take(&mut self.masks)
     }
@@ -99,7 +100,7 @@ impl<T: AttentionOps> PruneObserver<T> for MaskRecorder {
     }
 }
 
-/// The identity that still shows attention graphs to an observer: how the full model is watched.
+/// The identity, which still shows attention graphs to an observer. It serves to watch the full model.
 pub(crate) struct Watching<T: AttentionOps> {
     pub(crate) observer: SharedObserver<T>,
 }

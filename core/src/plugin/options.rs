@@ -1,6 +1,6 @@
-//! Options as tables of keys and values; and parts of a method, which have a name and options of their own.
+//! Options as tables of keys and values. A part of a method has a name and options of its own.
 //!
-//! Two ways to write the same:
+//! A configuration can write the same options in two ways:
 //!
 //! ```toml
 //! scorer = "page-rank"     # short: an option of a part is an option of the method
@@ -11,7 +11,7 @@
 //! max_iterations = 5
 //! ```
 //!
-//! An option that only parts read that are not chosen is an error: nobody would see that it does nothing.
+//! An option that only unchosen parts read is an error. Otherwise nobody would see that it has no effect.
 
 use std::collections::BTreeMap;
 
@@ -24,10 +24,10 @@ use crate::{Error, Result};
 /// The options of a method or a part: a table of keys and values.
 pub type Options = Map<String, Value>;
 
-/// What a part is built from; `C` is the configuration of what it is a part of.
+/// What a part is built from. `C` is the configuration of the method that holds the part.
 #[derive(Debug)]
 pub struct PartSpec<'a, C> {
-    /// The part's own options: `scorer_options` for a scorer, and so on.
+    /// The part's own options. For a scorer these are `scorer_options`.
     pub options: &'a Options,
     /// The whole configuration.
     pub config: &'a C,
@@ -35,23 +35,23 @@ pub struct PartSpec<'a, C> {
 }
 
 impl<'a, C> PartSpec<'a, C> {
-    /// The part that `slot` has `options` of.
+    /// The specification of the part in `slot`, with its own `options`.
     pub(crate) fn new(slot: &PartSlot, options: &'a Options, config: &'a C) -> Self {
         Self { options, config, field: slot.options }
     }
 
-    /// The part's options as a serde type.
+    /// Reads the part's options into a serde type.
     ///
     /// # Errors
-    /// [`Error::Config`] naming the options' field, when they do not fit.
+    /// [`Error::Config`] names the options' field when they do not fit the type.
     pub fn parse<O: DeserializeOwned>(&self) -> Result<O> {
         from_table(self.options.clone()).map_err(|reason| Error::config(self.field, reason))
     }
 
-    /// Checks that there are no options, for parts that take none.
+    /// Checks that there are no options. Parts that take none call it.
     ///
     /// # Errors
-    /// [`Error::Config`] naming the first.
+    /// [`Error::Config`] names the first option.
     pub fn expect_no_options(&self) -> Result<()> {
         match self.options.keys().next() {
             Some(key) => {
@@ -62,19 +62,19 @@ impl<'a, C> PartSpec<'a, C> {
     }
 }
 
-/// A part's place among the options of a method.
+/// The place of a part among the options of a method.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct PartSlot {
-    /// The option that names the part: `scorer`.
+    /// The option that names the part, such as `scorer`.
     pub(crate) name: &'static str,
-    /// The option that holds the own options of a registered part: `scorer_options`.
+    /// The option that holds the own options of a registered part, such as `scorer_options`.
     pub(crate) options: &'static str,
-    /// The built-in parts, each with the options of the method that it reads.
+    /// The built-in parts. Each lists the options of the method that it reads.
     pub(crate) builtin: &'static [(&'static str, &'static [&'static str])],
 }
 
 impl PartSlot {
-    /// What a built-in part reads; `None` for a registered one.
+    /// The options that a built-in part reads. `None` for a registered part.
     fn read_by(&self, part: &str) -> Option<&'static [&'static str]> {
         self.builtin.iter().find(|(name, _)| *name == part).map(|(_, reads)| *reads)
     }
@@ -85,10 +85,10 @@ impl PartSlot {
         reading.map(|(name, _)| *name).collect()
     }
 
-    /// Replaces a table of the part's own by the short forms. `preset` is the part where the table names none.
+    /// Replaces the part's own table by the short forms. `preset` is the part to use when the table gives no name.
     ///
     /// # Errors
-    /// [`Error::Config`] naming an option that the part does not take, or that is given twice.
+    /// [`Error::Config`] names an option that the part does not take, or that is given twice.
     pub(crate) fn flatten(&self, options: &mut Options, preset: &str) -> Result<()> {
         let Some(Value::Object(table)) = options.get(self.name) else { return Ok(()) };
         let mut table = table.clone();
@@ -121,7 +121,7 @@ impl PartSlot {
         Ok(())
     }
 
-    /// Removes the options that are a part's, but not of `part`, the one that is chosen.
+    /// Removes the options that other parts read and the chosen `part` does not.
     pub(crate) fn remove_idle(&self, options: &mut Options, part: &str) {
         options.retain(|key, _| {
             let readers = self.readers(key);
@@ -129,10 +129,10 @@ impl PartSlot {
         });
     }
 
-    /// Checks that `part`, the one that is chosen, reads every option of `given` that is a part's.
+    /// Checks that the chosen `part` reads every option of `given` that belongs to parts.
     ///
     /// # Errors
-    /// [`Error::Config`] naming the option, and the parts that would read it.
+    /// [`Error::Config`] names the option and the parts that read it.
     pub(crate) fn check_idle(&self, given: &Options, part: &str) -> Result<()> {
         for (key, _) in given.iter().filter(|(_, value)| !value.is_null()) {
             let readers = self.readers(key);
@@ -149,7 +149,7 @@ impl PartSlot {
     }
 }
 
-/// Entries by name, of one kind.
+/// Entries of one kind, by name.
 #[derive(Clone)]
 pub(crate) struct Named<E> {
     kind: &'static str,
@@ -169,14 +169,14 @@ impl<E> Named<E> {
         Ok(())
     }
 
-    /// Adds an entry of a new name.
+    /// Adds an entry under a new name.
     pub(crate) fn insert(&mut self, name: &str, entry: E) -> Result<()> {
         self.check_new(name)?;
         self.set(name, entry);
         Ok(())
     }
 
-    /// Sets the entry of a name, whatever it was.
+    /// Sets the entry of a name. It replaces an earlier entry.
     pub(crate) fn set(&mut self, name: &str, entry: E) {
         self.entries.insert(name.to_string(), entry);
     }
@@ -189,7 +189,7 @@ impl<E> Named<E> {
         self.entries.keys().map(String::as_str).collect()
     }
 
-    /// The entry of this name; an unknown one is an error that lists the known.
+    /// The entry of this name. For an unknown name the error lists the known ones.
     pub(crate) fn get(&self, name: &str) -> Result<&E> {
         self.entries.get(name).ok_or_else(|| {
             Error::config(self.kind, format!("expected one of {}, got {name:?}", self.names().join(", ")))
@@ -197,10 +197,10 @@ impl<E> Named<E> {
     }
 }
 
-/// Options as a table.
+/// Converts options to a table.
 ///
 /// # Errors
-/// [`Error::Config`] with field `options` when the value is no table.
+/// [`Error::Config`] with field `options` when the value is not a table.
 pub fn to_table(value: &impl Serialize) -> Result<Options> {
     match serde_json::to_value(value) {
         Ok(Value::Object(table)) => Ok(table),
@@ -209,15 +209,15 @@ pub fn to_table(value: &impl Serialize) -> Result<Options> {
     }
 }
 
-/// A table as options of some type; the error is the reason alone, for want of the field's name.
+/// Reads a table as options of type `O`. The error is only the reason, because this function does not know the field's name.
 ///
 /// # Errors
-/// What serde finds wrong, in words.
+/// The fault that serde finds, in words.
 pub fn from_table<O: DeserializeOwned>(table: Options) -> std::result::Result<O, String> {
     serde_json::from_value(Value::Object(table)).map_err(|error| error.to_string())
 }
 
-/// The error for an option that nobody knows.
+/// The error for an unknown option.
 pub fn unknown_option<'a>(key: &str, known: impl IntoIterator<Item = &'a str>) -> Error {
     let mut known: Vec<&str> = known.into_iter().collect();
     known.sort_unstable();

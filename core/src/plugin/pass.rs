@@ -1,6 +1,6 @@
 //! The model's side of the seam: one pass through one attention block.
 //!
-//! A model with its own layers calls [`BlockPass`] around them; that is the whole integration:
+//! A model with its own layers calls [`BlockPass`] around them. This is the whole integration:
 //!
 //! ```text
 //! let mut pass = BlockPass::enter(reducer, &step, &rows, block, depth, grid);
@@ -13,7 +13,7 @@
 //! x = pass.exit(x)?;
 //! ```
 //!
-//! Two more forms of layers:
+//! Layers may also have two other forms:
 //!
 //! ```text
 //! x = pass.attention(JointAttention, x, |x| norm1(x), |input| {      two streams: the closure holds the text itself,
@@ -24,8 +24,8 @@
 //! x = pass.parallel(x, |x| norm(x), |input| attend_and_feed_forward(input))?;
 //! ```
 //!
-//! Rotary embeddings: [`AttentionInput::query_rows`] and [`AttentionInput::key_rows`] give the rows of a table that belong to
-//! the tokens at hand.
+//! [`AttentionInput::query_rows`] and [`AttentionInput::key_rows`] serve rotary embeddings. They give the rows of a
+//! table that belong to the current tokens.
 
 use super::block::BlockId;
 use super::nest::NestSite;
@@ -35,30 +35,30 @@ use super::site::{Grid, Row, Site, Step, Sublayer};
 use crate::backend::{AttentionGraph, AttentionOps, GraphRequest, Tensor};
 use crate::{Error, Result};
 
-/// What an attention sublayer gets: inputs already normalised and, if a plugin says so, reduced.
+/// The input of an attention sublayer. It is normalised, and reduced if a plugin says so.
 #[derive(Debug)]
 pub struct AttentionInput<'a, T: Tensor> {
-    /// `[b, m, channels]`, to be projected to queries (in a parallel sublayer to the feed-forward's input, too).
+    /// The tokens `[b, m, channels]` for the queries. In a parallel sublayer they are also the feed-forward's input.
     pub queries: &'a T,
-    /// `[b, n, channels]`, to be projected to keys and values; for cross-attention ignore it and use the text.
+    /// The tokens `[b, n, channels]` for keys and values. Cross-attention ignores them and uses the text.
     pub keys_values: &'a T,
-    /// Where queries stand in the sequence that entered the block.
+    /// The places of the queries in the sequence that entered the block.
     pub query_positions: Positions<'a, T>,
-    /// Where keys and values stand in it; for cross-attention ignore it.
+    /// The places of keys and values in that sequence. Cross-attention ignores them.
     pub key_positions: Positions<'a, T>,
     /// What to return of the map.
     pub graph: &'a GraphRequest<T>,
 }
 
 impl<'a, T: Tensor> AttentionInput<'a, T> {
-    /// The input of a sublayer outside of any pass: these tokens, none missing.
+    /// The input of a sublayer outside of any pass. It has these tokens, and none is missing.
     pub fn whole(tokens: &'a T, graph: &'a GraphRequest<T>) -> Self {
         let (query_positions, key_positions) = (Positions::whole(), Positions::whole());
         Self { queries: tokens, keys_values: tokens, query_positions, key_positions, graph }
     }
 
-    /// The rows of a table, `[tokens, d]` or `[b, tokens, d]` with a row for every token of the block's entry, that belong
-    /// to the queries: `[b, m, d]`; the table itself while nothing is reduced.
+    /// The rows of a table that belong to the queries: `[b, m, d]`. The table is `[tokens, d]` or `[b, tokens, d]`,
+    /// with a row for every token of the block's entry. While nothing is reduced the result is the table itself.
     ///
     /// # Errors
     /// As [`Positions::rows`].
@@ -66,7 +66,7 @@ impl<'a, T: Tensor> AttentionInput<'a, T> {
         self.query_positions.rows(table)
     }
 
-    /// The same for keys and values: `[b, n, d]`.
+    /// The rows of a table that belong to keys and values: `[b, n, d]`.
     ///
     /// # Errors
     /// As [`Positions::rows`].
@@ -75,38 +75,38 @@ impl<'a, T: Tensor> AttentionInput<'a, T> {
     }
 }
 
-/// What an attention sublayer gives back.
+/// The result of an attention sublayer.
 #[derive(Debug)]
 pub struct AttentionOutput<T> {
-    /// `[b, m, channels]`, after the output projection, before the residual.
+    /// The output `[b, m, channels]`, after the output projection and before the residual.
     pub hidden: T,
-    /// The graph, if it was asked for.
+    /// The graph, if it was requested.
     pub graph: Option<AttentionGraph<T>>,
-    /// The vote that attention cast on its way ([`Attended::first_vote`](crate::backend::Attended::first_vote)).
+    /// The vote that attention cast ([`Attended::first_vote`](crate::backend::Attended::first_vote)).
     pub first_vote: Option<T>,
     /// The values `[b, h, n, dim]`.
     pub values: T,
 }
 
-/// What the reducer answered before a sublayer.
+/// The reducer's answer before a sublayer.
 enum Answer<T: Tensor> {
-    /// It runs, on an input that is reduced if there is a reduction.
+    /// The sublayer runs. Its input is reduced if there is a reduction.
     Runs(Option<Around<T>>),
-    /// It does not run: this is its output.
+    /// The sublayer does not run. This is its output.
     Replaced(T),
 }
 
-/// What a feed-forward gets.
+/// The input of a feed-forward.
 #[derive(Debug)]
 pub struct FeedForwardInput<'a, T: Tensor> {
-    /// `[b, m, channels]`, already normalised and, if a plugin says so, reduced.
+    /// The tokens `[b, m, channels]`. They are normalised, and reduced if a plugin says so.
     pub tokens: &'a T,
-    /// Where they stand in the sequence that entered the block.
+    /// Their places in the sequence that entered the block.
     pub positions: Positions<'a, T>,
 }
 
 impl<T: Tensor> FeedForwardInput<'_, T> {
-    /// The rows of a table that belong to the tokens: as [`AttentionInput::query_rows`].
+    /// The rows of a table that belong to the tokens, as in [`AttentionInput::query_rows`].
     ///
     /// # Errors
     /// As [`Positions::rows`].
@@ -121,10 +121,10 @@ struct Around<T: Tensor> {
     by: Box<dyn Reduction<T>>,
 }
 
-/// One pass through one attention block: turns a reducer's actions into shrinking and restoring, and checks them.
+/// One pass through one attention block. It checks a reducer's actions, and shrinks and restores tokens as they say.
 ///
-/// It ends with [`BlockPass::exit`]. One that is dropped with fewer tokens than it was given, although no call failed, is a
-/// mistake of the model: debug builds panic.
+/// A pass ends with [`BlockPass::exit`]. The model makes a mistake if it drops a pass that still lacks tokens
+/// although no call failed. Debug builds then panic.
 #[must_use = "tokens that were removed come back with `exit`"]
 pub struct BlockPass<'a, T: AttentionOps> {
     reducer: &'a mut dyn TokenReducer<T>,
@@ -136,7 +136,7 @@ pub struct BlockPass<'a, T: AttentionOps> {
     protected: (usize, usize),
     layer: usize,
     stack: Stack<T>,
-    /// Whether a call is under way, or ended with an error.
+    /// Whether a call is running or ended with an error.
     under_way: bool,
 }
 
@@ -164,7 +164,7 @@ impl<'a, T: AttentionOps> BlockPass<'a, T> {
         }
     }
 
-    /// Tokens `start..end` may not be removed (text or register tokens in a joint sequence).
+    /// Protects tokens `start..end` from removal, such as text or register tokens in a joint sequence.
     pub fn with_protected(mut self, start: usize, end: usize) -> Self {
         self.protected = (start, end);
         self
@@ -190,7 +190,7 @@ impl<'a, T: AttentionOps> BlockPass<'a, T> {
         }
     }
 
-    /// One call of the model's: an error in it ends the pass, which then need not reach its exit.
+    /// Runs one call of the model. An error in it ends the pass, which then need not reach its exit.
     fn call<R>(&mut self, body: impl FnOnce(&mut Self) -> Result<R>) -> Result<R> {
         self.under_way = true;
         let result = body(self)?;
@@ -198,27 +198,26 @@ impl<'a, T: AttentionOps> BlockPass<'a, T> {
         Ok(result)
     }
 
-    /// Handles an event whose only active answer is to shrink the stream until the exit.
-    fn shrink_stream(&mut self, event: Event<'_, T>, name: &str, hidden: T) -> Result<T> {
-        let site = self.site(tokens(&hidden)?);
-        self.stack.enter(site.tokens);
-        match self.reducer.on_event(&site, event)? {
+    /// Follows the answer to an event at which the stream may be shrunk until the exit.
+    fn shrink_stream(&mut self, answer: Action<T>, event: &str, hidden: T) -> Result<T> {
+        match answer {
             Action::Continue => Ok(hidden),
             Action::UntilExit(reduction) => {
                 let shrunk = reduction.shrink(&hidden)?;
                 self.stack.push(reduction);
                 Ok(shrunk)
             }
-            Action::Around { .. } => Err(self.misplaced("Around", name)),
-            Action::Replace(_) => Err(self.misplaced("Replace", name)),
+            Action::Around { .. } => Err(self.misplaced("Around", event)),
+            Action::Replace(_) => Err(self.misplaced("Replace", event)),
         }
     }
 
-    /// Asks how one sublayer runs.
+    /// Asks the reducer how one sublayer runs.
     fn ask(&mut self, sub: Sublayer, hidden: &T, normed: &T) -> Result<Answer<T>> {
         let site = self.site(tokens(hidden)?);
         self.stack.enter(site.tokens);
-        match self.reducer.on_event(&site, Event::Before { sub, hidden, normed })? {
+        let event = Event::Before { sub, hidden, normed, reductions: self.stack.reductions() };
+        match self.reducer.on_event(&site, event)? {
             Action::Continue => Ok(Answer::Runs(None)),
             Action::Around { scope, by } => Ok(Answer::Runs(Some(Around { scope, by }))),
             Action::Replace(output) if output.shape() == hidden.shape() => Ok(Answer::Replaced(output)),
@@ -231,15 +230,17 @@ impl<'a, T: AttentionOps> BlockPass<'a, T> {
         }
     }
 
-    /// Adds a sublayer's restored output to the stream and tells of it.
+    /// Adds a sublayer's restored output to the stream and reports it.
     fn add(&mut self, sub: Sublayer, hidden: &T, output: &T) -> Result<T> {
         let hidden = hidden.add(output)?;
-        let handle = hidden.clone();
-        self.shrink_stream(Event::After { sub, hidden: &handle, output }, "After", hidden)
+        let site = self.site(tokens(&hidden)?);
+        let event = Event::After { sub, hidden: &hidden, output, reductions: self.stack.reductions() };
+        let answer = self.reducer.on_event(&site, event)?;
+        self.shrink_stream(answer, "After", hidden)
     }
 
-    /// Where the stream's tokens, as it is now, stand in the sequence that entered the block: for tables that are used
-    /// outside of sublayers, such as the scale and shift of a norm.
+    /// The places of the stream's current tokens in the sequence that entered the block. They serve tables that are
+    /// used outside of sublayers, such as the scale and shift of a norm.
     pub fn positions(&self) -> Positions<'_, T> {
         self.stack.positions()
     }
@@ -247,23 +248,25 @@ impl<'a, T: AttentionOps> BlockPass<'a, T> {
     /// Layer `index` begins with this residual stream.
     ///
     /// # Errors
-    /// Those of the reducer and of the backend's operations; [`Error::Plugin`] for an answer that is not allowed.
+    /// Those of the reducer and of the backend's operations. [`Error::Plugin`] for an answer that is not allowed.
     pub fn layer(&mut self, index: usize, hidden: T) -> Result<T> {
         self.call(|pass| {
             pass.layer = index;
-            let handle = hidden.clone();
-            pass.shrink_stream(Event::LayerEnter { hidden: &handle }, "LayerEnter", hidden)
+            let site = pass.site(tokens(&hidden)?);
+            pass.stack.enter(site.tokens);
+            let answer = pass.reducer.on_event(&site, Event::LayerEnter { hidden: &hidden })?;
+            pass.shrink_stream(answer, "LayerEnter", hidden)
         })
     }
 
     /// One attention sublayer with its residual: `hidden + attend(norm(hidden))`.
     ///
-    /// In [`Sublayer::JointAttention`] the stream is the image's. `attend` holds the text and hands the text's output out
-    /// itself; its graph is the image part of the map, of image queries and image keys alone
-    /// ([`GraphRequest::from_qk`]), and its values are the image's.
+    /// In [`Sublayer::JointAttention`] the stream is the image's. `attend` holds the text and stores the text's
+    /// output itself. Its values are the image's. Its graph is the image part of the map, from image queries and
+    /// image keys only ([`GraphRequest::from_qk`]).
     ///
     /// # Errors
-    /// As [`BlockPass::layer`]; those of `norm` and `attend`.
+    /// As [`BlockPass::layer`], and those of `norm` and `attend`.
     pub fn attention(
         &mut self,
         sub: Sublayer,
@@ -305,8 +308,8 @@ impl<'a, T: AttentionOps> BlockPass<'a, T> {
         })
     }
 
-    /// One sublayer that is attention and feed-forward at once, with its residual: `hidden + branch(norm(hidden))`. Its
-    /// feed-forward runs on [`AttentionInput::queries`].
+    /// One sublayer that is attention and feed-forward at once, with its residual: `hidden + branch(norm(hidden))`.
+    /// Its feed-forward runs on [`AttentionInput::queries`].
     ///
     /// # Errors
     /// As [`BlockPass::attention`].
@@ -322,7 +325,7 @@ impl<'a, T: AttentionOps> BlockPass<'a, T> {
     /// The feed-forward sublayer with its residual: `hidden + feed_forward(norm(hidden))`.
     ///
     /// # Errors
-    /// As [`BlockPass::layer`]; those of `norm` and `feed_forward`.
+    /// As [`BlockPass::layer`], and those of `norm` and `feed_forward`.
     pub fn feed_forward(
         &mut self,
         hidden: T,
@@ -348,7 +351,7 @@ impl<'a, T: AttentionOps> BlockPass<'a, T> {
         })
     }
 
-    /// Leaves the block: restores every token, last reduction first.
+    /// Leaves the block. It restores every token, with the last reduction first.
     ///
     /// # Errors
     /// As [`BlockPass::layer`].
@@ -377,9 +380,9 @@ impl<T: AttentionOps> Drop for BlockPass<'_, T> {
     }
 }
 
-/// Runs `inner` on `hidden` as a nest, unless the reducer has an output in its place.
+/// Runs `inner` on `hidden` as a nest, unless the reducer gives an output instead.
 ///
-/// `inner` gets the reducer back, for the blocks and nests that lie in this one.
+/// `inner` gets the reducer back, for the blocks and nests inside this one.
 ///
 /// # Errors
 /// Those of the reducer and of `inner`.

@@ -1,7 +1,7 @@
-//! Which tokens of a block's entry a sublayer runs on: what per-token tables are gathered by.
+//! The tokens of a block's entry on which a sublayer runs. Tables with a row for each token are gathered by these positions.
 //!
-//! Rotary tables, masks and modulations belong to places, and a token keeps its place when others are gone. With the stream
-//! as it entered the block numbered `0..tokens`, and reductions of the stream stacked one on the other:
+//! Rotary tables, masks and modulations belong to places. A token keeps its place when other tokens are removed.
+//! Number the stream at the block's entry `0..tokens`, and stack its reductions one on the other:
 //!
 //! ```text
 //! stream     p₀ = kept₀          pᵢ = pᵢ₋₁[keptᵢ]       UntilExit, in the order of the answers
@@ -11,17 +11,17 @@
 
 use std::cell::OnceCell;
 
-use super::reducer::Reduction;
+use super::reducer::{Reduction, Reductions};
 use crate::backend::Tensor;
 use crate::{Error, Indices, Result};
 
 /// The reductions of a stream that wait for the block's exit.
 #[derive(Debug)]
 pub(super) struct Stack<T: Tensor> {
-    /// Tokens at the block's entry, once known.
+    /// The number of tokens at the block's entry, once known.
     entry: Option<usize>,
     reductions: Vec<Box<dyn Reduction<T>>>,
-    /// Positions of the stream's tokens, once they were asked for.
+    /// The positions of the stream's tokens, once computed.
     positions: OnceCell<T::Indices>,
 }
 
@@ -30,7 +30,7 @@ impl<T: Tensor> Stack<T> {
         Self { entry: None, reductions: Vec::new(), positions: OnceCell::new() }
     }
 
-    /// Notes the tokens of the stream, which are those of the entry the first time.
+    /// Notes the number of tokens in the stream. The first call sets the number at the block's entry.
     pub(super) fn enter(&mut self, tokens: usize) {
         self.entry.get_or_insert(tokens);
     }
@@ -49,12 +49,17 @@ impl<T: Tensor> Stack<T> {
         self.reductions.is_empty()
     }
 
+    /// What has shrunk the stream so far.
+    pub(super) fn reductions(&self) -> Reductions<'_, T> {
+        Reductions::new(&self.reductions)
+    }
+
     /// The stream's positions.
     pub(super) fn positions(&self) -> Positions<'_, T> {
         Positions { stack: Some(self), around: None }
     }
 
-    /// `[b, tokens]`; `None` while the stream is whole.
+    /// The positions `[b, tokens]`. `None` while the stream is whole.
     fn indices(&self) -> Result<Option<T::Indices>> {
         if let Some(known) = self.positions.get() {
             return Ok(Some(known.clone()));
@@ -67,7 +72,7 @@ impl<T: Tensor> Stack<T> {
     }
 }
 
-/// Positions after one reduction more.
+/// The positions after one more reduction.
 fn then<T: Tensor>(before: Option<T::Indices>, reduction: &dyn Reduction<T>) -> Result<T::Indices> {
     let kept = reduction.positions().ok_or_else(|| Error::Plugin {
         name: reduction.name().into(),
@@ -81,7 +86,7 @@ fn then<T: Tensor>(before: Option<T::Indices>, reduction: &dyn Reduction<T>) -> 
     }
 }
 
-/// The places of some tokens in the sequence that entered the block. Nothing is computed until it is asked for.
+/// The places of some tokens in the sequence that entered the block. They are computed only when asked for.
 #[derive(Debug)]
 pub struct Positions<'a, T: Tensor> {
     /// `None` outside of any pass.
@@ -89,7 +94,7 @@ pub struct Positions<'a, T: Tensor> {
     around: Option<&'a dyn Reduction<T>>,
 }
 
-// By hand: a derive would ask for `T: Copy`, and these are only references.
+// Written by hand: a derive would require `T: Copy`, but these are only references.
 impl<T: Tensor> Clone for Positions<'_, T> {
     fn clone(&self) -> Self {
         *self
@@ -98,20 +103,20 @@ impl<T: Tensor> Clone for Positions<'_, T> {
 impl<T: Tensor> Copy for Positions<'_, T> {}
 
 impl<'a, T: Tensor> Positions<'a, T> {
-    /// Those of tokens of which none is missing, outside of any pass.
+    /// The positions outside of any pass, where no token is missing.
     pub fn whole() -> Self {
         Self { stack: None, around: None }
     }
 
-    /// The same tokens after a reduction around their sublayer.
+    /// The positions of the same tokens after a reduction around their sublayer.
     pub(super) fn around(self, by: Option<&'a dyn Reduction<T>>) -> Self {
         Self { around: by, ..self }
     }
 
-    /// The place of every token, `[b, m]`; `None` while nothing is reduced.
+    /// The place of every token, `[b, m]`. `None` while nothing is reduced.
     ///
     /// # Errors
-    /// [`Error::Plugin`] naming a reduction whose tokens stand for no single positions.
+    /// [`Error::Plugin`] names a reduction whose tokens have no single positions.
     pub fn indices(&self) -> Result<Option<T::Indices>> {
         let stream = self.stack.map_or(Ok(None), Stack::indices)?;
         match self.around {
@@ -120,11 +125,11 @@ impl<'a, T: Tensor> Positions<'a, T> {
         }
     }
 
-    /// The rows of a table, `[tokens, d]` or `[b, tokens, d]` with a row for every token of the entry, that belong to these
-    /// tokens: `[b, m, d]`; the table itself while nothing is reduced.
+    /// The rows of a table that belong to these tokens: `[b, m, d]`. The table is `[tokens, d]` or `[b, tokens, d]`,
+    /// with a row for every token of the entry. While nothing is reduced the result is the table itself.
     ///
     /// # Errors
-    /// As [`Positions::indices`]; [`Error::Shape`] for a table of other tokens or rows.
+    /// As [`Positions::indices`]. [`Error::Shape`] for a table with other numbers of tokens or rows.
     pub fn rows(&self, table: &T) -> Result<T> {
         const OP: &str = "rows of a table";
         let shape = table.shape();

@@ -1,7 +1,7 @@
-//! Methods by name, so that a user's own stands in a configuration next to ours.
+//! Methods by name, so that a configuration can name a user's method in the same way as ours.
 //!
-//! An entry has two halves. The one describes: from options and facts it makes a [`MethodPlan`], without a tensor. The other
-//! builds: from a plan it makes a [`TokenReducer`]. A [`MethodCatalogue`] holds the first half of every entry.
+//! An entry has two halves. The first half makes a [`MethodPlan`] from options and facts, without a tensor. The
+//! second half builds a [`TokenReducer`] from a plan. A [`MethodCatalogue`] holds the first half of every entry.
 
 use std::any::type_name;
 use std::sync::Arc;
@@ -19,13 +19,13 @@ use super::stack::{self, StackPlan};
 use crate::backend::AttentionOps;
 use crate::{Error, Result};
 
-/// What a method is built for, besides its plan.
+/// What a method is built from, besides its plan.
 pub struct BuildContext<T: AttentionOps> {
-    /// The seed of methods that draw numbers, until a run brings its own.
+    /// The seed of methods that draw random numbers. It applies until a run brings its own.
     pub seed: u64,
-    /// Is told about every decision.
+    /// Hears every decision.
     pub observer: Option<SharedObserver<T>>,
-    /// Kept sets that replace scoring and selection.
+    /// Kept sets to use in place of scoring and selection.
     pub replay: Option<Arc<MaskSet>>,
 }
 
@@ -45,7 +45,7 @@ type Describer = Arc<dyn Fn(&Options, &Facts<'_>) -> Result<Box<dyn MethodPlan>>
 type Builder<T> =
     Arc<dyn Fn(&dyn MethodPlan, &BuildContext<T>) -> Result<Box<dyn TokenReducer<T>>> + Send + Sync>;
 
-/// What every method is, and every schedule: all that needs no tensor.
+/// The descriptions of every method and every schedule: all that needs no tensor.
 #[derive(Clone)]
 pub struct MethodCatalogue {
     methods: Named<Describer>,
@@ -53,12 +53,12 @@ pub struct MethodCatalogue {
 }
 
 impl MethodCatalogue {
-    /// The method `name` with these options, or the [stack](super::stack) of methods, for a model if `facts` hold one.
+    /// Describes the method `name`, or the [stack](super::stack) of methods, with these options. `facts` may hold a model.
     ///
     /// # Errors
-    /// [`Error::Config`] for an unknown name, listing the known ones, for options that do not fit, for a nest that the
-    /// model does not have, or for members of a stack that do the same thing; [`Error::Plugin`] for a model that needs
-    /// positions and a method that gives none.
+    /// - [`Error::Config`] for an unknown name; it lists the known names. Also for options that do not fit, for a
+    ///   nest that the model lacks, and for members of a stack that do the same thing.
+    /// - [`Error::Plugin`] for a model that needs positions and a method that gives none.
     pub fn describe(&self, name: &str, options: &Options, facts: &Facts<'_>) -> Result<Box<dyn MethodPlan>> {
         match stack::is_stack(name) {
             true => stack::describe(name, options, facts, |member, options| {
@@ -91,12 +91,12 @@ impl MethodCatalogue {
         }
     }
 
-    /// Facts that hold the registered schedules and nothing else.
+    /// Facts that hold only the registered schedules.
     pub fn facts(&self) -> Facts<'_> {
         Facts::new(&self.schedules)
     }
 
-    /// The known methods.
+    /// The names of the known methods.
     pub fn names(&self) -> Vec<&str> {
         self.methods.names()
     }
@@ -107,14 +107,14 @@ impl MethodCatalogue {
     }
 }
 
-/// Everything that a configuration can name, for one type of tensor.
+/// Everything that a configuration can name, for one tensor type.
 pub struct Registry<T: AttentionOps> {
     catalogue: MethodCatalogue,
     builders: Named<Builder<T>>,
 }
 
 impl<T: AttentionOps> Registry<T> {
-    /// The identity, `none`, and the built-in schedules: a registry to add methods to.
+    /// A registry with the identity, `none`, and the built-in schedules. Add methods to it.
     pub fn of_identity() -> Self {
         let catalogue =
             MethodCatalogue { methods: Named::new("method"), schedules: ScheduleRegistry::with_builtins() };
@@ -135,10 +135,10 @@ impl<T: AttentionOps> Registry<T> {
         registry
     }
 
-    /// Adds a method: how it is described, and how it is built of what describes it.
+    /// Adds a method by two functions: one describes it, the other builds it from that description.
     ///
     /// # Errors
-    /// [`Error::Config`] when the name is taken or empty, or has a `+`, which joins the names of a stack.
+    /// [`Error::Config`] when the name is taken or empty, or contains a `+`, which joins the names of a stack.
     pub fn register_method<P: MethodPlan>(
         &mut self,
         name: &str,
@@ -153,7 +153,7 @@ impl<T: AttentionOps> Registry<T> {
         Ok(())
     }
 
-    /// Sets what a name stands for, whatever it was.
+    /// Sets the method of a name. It replaces an earlier one.
     pub(crate) fn set_method<P: MethodPlan>(
         &mut self,
         name: &str,
@@ -173,7 +173,7 @@ impl<T: AttentionOps> Registry<T> {
         self.builders.set(name, builder);
     }
 
-    /// Adds a schedule, to be named by `schedule` in a configuration of any method.
+    /// Adds a schedule. The option `schedule` of any method can then name it.
     ///
     /// # Errors
     /// [`Error::Config`] when the name is taken or empty.
@@ -185,16 +185,16 @@ impl<T: AttentionOps> Registry<T> {
         self.catalogue.schedules.register(name, builder)
     }
 
-    /// What the methods are, without their tensors.
+    /// The descriptions of the methods, without their tensors.
     pub fn catalogue(&self) -> &MethodCatalogue {
         &self.catalogue
     }
 
-    /// The method `name` as `plan` describes it.
+    /// Builds the method `name` from `plan`.
     ///
     /// # Errors
-    /// [`Error::Config`] for an unknown name, listing the known ones, or for a plan that does not fit; [`Error::Plugin`] when
-    /// the plan is another method's.
+    /// [`Error::Config`] for an unknown name, with the known names, or for a plan that does not fit.
+    /// [`Error::Plugin`] when the plan belongs to another method.
     pub fn build_plan(
         &self,
         name: &str,
@@ -211,7 +211,7 @@ impl<T: AttentionOps> Registry<T> {
         Ok(stack::build(members))
     }
 
-    /// The method `name` from its options, a table or null, for whichever model: described and built at once.
+    /// Describes and builds the method `name` for any model. The options are a table or null.
     ///
     /// # Errors
     /// As [`MethodCatalogue::describe`] and [`Registry::build_plan`].

@@ -5,12 +5,12 @@ use serde::{Deserialize, Serialize};
 use super::site::{Branch, Row};
 use crate::{Error, Result, Tensor};
 
-/// Whose scores decide in each half of classifier-free guidance. Without guidance there is one half and nothing to share,
-/// but for [`GuidanceMasks::First`].
+/// The scores that decide in each half of classifier-free guidance. Without guidance there is one half, so only
+/// [`GuidanceMasks::First`] has an effect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum GuidanceMasks {
-    /// Every batch row decides for itself.
+    /// Every batch row uses its own scores.
     #[default]
     #[serde(alias = "per-row")]
     PerRow,
@@ -18,13 +18,13 @@ pub enum GuidanceMasks {
     Cond,
     /// Both halves of an image use the mean of their scores.
     Mean,
-    /// Every row of the batch uses the first row's scores, so that an image depends on what it is made with (the authors'
-    /// program of ToMA).
+    /// Every row of the batch uses the first row's scores, as in the ToMA authors' program. An image then depends
+    /// on the other images of its batch.
     First,
 }
 
 impl GuidanceMasks {
-    /// Whether it makes any rows of this batch decide together.
+    /// Whether some rows of this batch share a decision.
     pub fn is_shared(self, rows: &[Row]) -> bool {
         match self {
             Self::PerRow => false,
@@ -33,10 +33,10 @@ impl GuidanceMasks {
         }
     }
 
-    /// The scores `[b, n]` by which each row decides; `rows` says what the `b` rows are.
+    /// The scores `[b, n]` with which each row decides. `rows` describes the `b` rows.
     ///
     /// # Errors
-    /// [`Error::Config`] when a half's other half is not in the batch, [`Error::Shape`] when `rows` is not `b` long.
+    /// [`Error::Config`] when the batch lacks a row's other half. [`Error::Shape`] when `rows` does not have length `b`.
     pub fn share<T: Tensor>(self, scores: T, rows: &[Row]) -> Result<T> {
         if !self.is_shared(rows) {
             return Ok(scores);
@@ -49,7 +49,7 @@ impl GuidanceMasks {
         T::concat(&decided.iter().collect::<Vec<_>>(), 0)
     }
 
-    /// The scores `[1, n]` by which one row decides.
+    /// The scores `[1, n]` with which one row decides.
     fn decide<T: Tensor>(self, scores: &T, rows: &[Row], row: &Row) -> Result<T> {
         let of = |branch: Branch| {
             let wanted = Row { image: row.image, branch };

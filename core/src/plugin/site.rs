@@ -1,4 +1,4 @@
-//! Where and when in the model a plugin is asked: blocks, layers, steps, rows.
+//! Where and when a model asks a plugin: blocks, layers, steps, rows.
 
 use serde::{Deserialize, Serialize};
 
@@ -12,22 +12,22 @@ pub enum Sublayer {
     SelfAttention,
     /// Image tokens attend to text tokens.
     CrossAttention,
-    /// Image and text tokens, in two streams, attend to both (FLUX's double-stream layers, SD3). The image's stream is the
-    /// one that is reduced; its graph is the image part of the map, rows normalised over image keys.
+    /// Image and text tokens, in two streams, attend to both (FLUX's double-stream layers, SD3). Methods reduce the
+    /// image's stream. Its graph is the image part of the map, with rows normalised over image keys.
     JointAttention,
-    /// Per token.
+    /// A network that runs on each token separately.
     FeedForward,
     /// Attention and feed-forward at once, as one branch on one input (FLUX's single-stream layers).
     Parallel,
 }
 
 impl Sublayer {
-    /// Whether image tokens attend to image tokens in it, so that its graph is square.
+    /// Whether image tokens attend to image tokens in it. Its graph is then square.
     pub fn has_self_graph(self) -> bool {
         matches!(self, Self::SelfAttention | Self::JointAttention | Self::Parallel)
     }
 
-    /// Whether a layer's feed-forward is in it.
+    /// Whether it contains the layer's feed-forward.
     pub fn has_feed_forward(self) -> bool {
         matches!(self, Self::FeedForward | Self::Parallel)
     }
@@ -41,16 +41,16 @@ pub enum Branch {
     Cond,
     /// The negative or empty prompt.
     Uncond,
-    /// No guidance: one row an image.
+    /// No guidance: one row for each image.
     Single,
 }
 
-/// What a batch row is: the key of any per-image state.
+/// A description of a batch row. It is the key of any state that belongs to one image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Row {
-    /// Number of the image, unique in the run.
+    /// The number of the image, unique in the run.
     pub image: u64,
-    /// Which guidance half.
+    /// The half of guidance.
     pub branch: Branch,
 }
 
@@ -64,22 +64,22 @@ impl Row {
 /// One denoising step.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Step {
-    /// 0-based index in the *full* schedule (an img2img run starts above 0).
+    /// 0-based index in the *full* schedule. An img2img run starts above 0.
     pub index: usize,
-    /// Steps of the full schedule.
+    /// The number of steps in the full schedule.
     pub total: usize,
-    /// 0-based number of this U-Net evaluation (differs from `index` for samplers that evaluate twice a step).
+    /// 0-based number of this U-Net evaluation. It differs from `index` for samplers that evaluate twice a step.
     pub evaluation: usize,
     /// Noise level σ.
     pub sigma: f64,
-    /// The time step that the model is told: in SD-XL 999 (noise) to 0 (the image); fractions where a sampler has them.
+    /// The time step that the model gets. In SD-XL it falls from 999 (noise) to 0 (the image). Some samplers use fractions.
     pub timestep: f64,
 }
 
-/// A token grid: frames of `height x width` tokens. Tokens are row-major, frame after frame; a picture is one frame.
+/// A token grid: frames of `height x width` tokens. Tokens are row-major, frame after frame. A picture is one frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Grid {
-    /// Frames; 1 for a picture.
+    /// The number of frames; 1 for a picture.
     pub frames: usize,
     /// Rows of a frame.
     pub height: usize,
@@ -93,7 +93,7 @@ impl Grid {
         Self::of_frames(1, height, width)
     }
 
-    /// A video of so many frames.
+    /// A video of `frames` frames.
     pub const fn of_frames(frames: usize, height: usize, width: usize) -> Self {
         Self { frames, height, width }
     }
@@ -104,24 +104,24 @@ impl Grid {
     }
 }
 
-/// Everything a plugin is told about the place it is asked at.
+/// Everything a plugin learns about the place where it is asked.
 #[derive(Debug, Clone, Copy)]
 pub struct Site<'a> {
     /// The attention block.
     pub block: BlockId,
     /// 0-based transformer layer within the block.
     pub layer: usize,
-    /// Layers of the block.
+    /// The number of layers in the block.
     pub depth: usize,
     /// The denoising step.
     pub step: Step,
-    /// The block's full token grid (before any reduction).
+    /// The block's full token grid, before any reduction.
     pub grid: Grid,
-    /// Tokens in the residual stream now.
+    /// The number of tokens in the residual stream now.
     pub tokens: usize,
-    /// Tokens that must never be removed or merged (text or register tokens of joint sequences).
+    /// The range of tokens that must never be removed or merged, such as text or register tokens of joint sequences.
     pub protected: (usize, usize),
-    /// What each batch row is.
+    /// A description of each batch row.
     pub rows: &'a [Row],
 }
 

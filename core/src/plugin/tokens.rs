@@ -1,4 +1,4 @@
-//! How many tokens run where: what a method says of itself before any tensor exists.
+//! How many tokens run where. A method states these counts before any tensor exists.
 
 use std::ops::Range;
 
@@ -6,22 +6,22 @@ use super::block::BlockId;
 use super::nest::NestId;
 use super::site::{Grid, Sublayer};
 
-/// Tokens that the sublayers of one transformer layer run on: 0 where the layer has no such sublayer, or where its output
-/// is given in its place.
+/// The number of tokens on which each sublayer of one transformer layer runs. It is 0 where the layer has no such
+/// sublayer, and where another output replaces the sublayer's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct LayerTokens {
-    /// Queries of self-attention; of a joint attention the image's; of a parallel sublayer.
+    /// Queries of self-attention, of the image in a joint attention, or of a parallel sublayer.
     pub self_attention: usize,
-    /// Keys and values beside them; other than the queries where a method reduces one side alone.
+    /// Keys and values of the same attention. The number differs from the queries where a method reduces only one side.
     pub self_keys: usize,
     /// Queries of cross-attention.
     pub cross_attention: usize,
-    /// Rows of the feed-forward, also of one within a parallel sublayer.
+    /// Rows of the feed-forward, including one within a parallel sublayer.
     pub feed_forward: usize,
 }
 
 impl LayerTokens {
-    /// A layer of self-attention, cross-attention and feed-forward that runs whole.
+    /// A layer of self-attention, cross-attention and feed-forward in which every sublayer runs on all `tokens`.
     pub fn whole(tokens: usize) -> Self {
         Self::of(&UNET_LAYER, tokens)
     }
@@ -33,7 +33,7 @@ impl LayerTokens {
         layer
     }
 
-    /// Notes what `sub` runs on.
+    /// Notes the tokens on which `sub` runs.
     pub fn set(&mut self, sub: Sublayer, queries: usize, keys: usize) {
         if sub.has_self_graph() {
             (self.self_attention, self.self_keys) = (queries, keys);
@@ -43,6 +43,15 @@ impl LayerTokens {
         }
         if sub.has_feed_forward() {
             self.feed_forward = queries;
+        }
+    }
+
+    /// The queries or rows of `sub`.
+    pub fn of_queries(&self, sub: Sublayer) -> usize {
+        match sub {
+            Sublayer::CrossAttention => self.cross_attention,
+            Sublayer::FeedForward => self.feed_forward,
+            Sublayer::SelfAttention | Sublayer::JointAttention | Sublayer::Parallel => self.self_attention,
         }
     }
 
@@ -56,34 +65,34 @@ impl LayerTokens {
 /// An attention block of a model at one size.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct BlockShape {
-    /// Which block.
+    /// The name of the block.
     pub id: BlockId,
-    /// Transformer layers.
+    /// The number of transformer layers.
     pub depth: usize,
     /// Its token grid.
     pub grid: Grid,
-    /// Channels of its stream; 0 where nobody said, and then nothing can be told of memory.
+    /// The number of channels of its stream. 0 means unknown; memory can then not be estimated.
     pub channels: usize,
-    /// What each of its layers is made of, in order.
+    /// The sublayers of each of its layers, in order.
     pub sublayers: &'static [Sublayer],
 }
 
-/// What a layer of a U-Net is made of.
+/// The sublayers of a U-Net's layer.
 const UNET_LAYER: [Sublayer; 3] = [Sublayer::SelfAttention, Sublayer::CrossAttention, Sublayer::FeedForward];
 
 impl BlockShape {
-    /// A block of `depth` layers on `grid`, each of self-attention, cross-attention and feed-forward.
+    /// A block of `depth` layers on `grid`. Each layer has self-attention, cross-attention and feed-forward.
     pub const fn new(id: BlockId, depth: usize, grid: Grid) -> Self {
         Self { id, depth, grid, channels: 0, sublayers: &UNET_LAYER }
     }
 
-    /// The same block with a stream of so many channels.
+    /// The same block with a stream of this many channels.
     #[must_use]
     pub const fn with_channels(self, channels: usize) -> Self {
         Self { channels, ..self }
     }
 
-    /// The same block with layers of other sublayers.
+    /// The same block with layers of these sublayers.
     #[must_use]
     pub const fn made_of(self, sublayers: &'static [Sublayer]) -> Self {
         Self { sublayers, ..self }
@@ -94,7 +103,7 @@ impl BlockShape {
         LayerTokens::of(self.sublayers, tokens)
     }
 
-    /// Every layer at its full size.
+    /// Every layer at full size.
     pub fn whole(&self) -> Vec<LayerTokens> {
         vec![self.layer(self.grid.tokens()); self.depth]
     }
@@ -103,9 +112,9 @@ impl BlockShape {
 /// A nest of a model at one size.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct NestShape {
-    /// Where the blocks in it stand among [`ModelShape::blocks`].
+    /// The range of its blocks in [`ModelShape::blocks`].
     pub blocks: Range<usize>,
-    /// Values of its output for one batch row.
+    /// The number of values in its output for one batch row.
     pub values: u64,
 }
 
@@ -114,38 +123,37 @@ pub struct NestShape {
 pub struct StepOf {
     /// 0-based index in the full schedule.
     pub index: usize,
-    /// Steps of the full schedule.
+    /// The number of steps in the full schedule.
     pub total: usize,
 }
 
-/// A model at one size, and the run that is to be made with it.
+/// A model at one size, and the planned run.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ModelShape {
     /// The attention blocks in the order of a forward pass.
     pub blocks: Vec<BlockShape>,
-    /// Its nests, the whole evaluation first; empty for a model that names none.
+    /// Its nests, with the whole evaluation first. Empty for a model that names none.
     pub nests: Vec<NestShape>,
-    /// Denoising steps of the run.
+    /// The number of denoising steps in the run.
     pub steps: usize,
-    /// The time step of every step, where the sampler says it.
+    /// The time step of every step, if the sampler gives it.
     pub timesteps: Option<Vec<f64>>,
-    /// Whether the model asks where tokens stand, for rotary embeddings, say.
+    /// Whether the model asks for the places of tokens, for example for rotary embeddings.
     pub needs_positions: bool,
 }
 
 impl ModelShape {
-    /// A model of these blocks that names no nests and asks for no positions, for a run of `steps` steps of which no time
-    /// steps are known.
+    /// A model of these blocks and a run of `steps` steps. It has no nests, needs no positions and knows no time steps.
     pub fn new(blocks: Vec<BlockShape>, steps: usize) -> Self {
         Self { blocks, nests: Vec::new(), steps, timesteps: None, needs_positions: false }
     }
 
-    /// A nest, if the model has it.
+    /// The nest `id`, if the model has it.
     pub fn nest(&self, id: NestId) -> Option<&NestShape> {
         self.nests.get(id.0)
     }
 
-    /// The deepest level with attention, which `levels = "deepest"` stands for; 0 for a model without blocks.
+    /// The deepest level with attention, which is the meaning of `levels = "deepest"`. 0 for a model without blocks.
     pub fn deepest_level(&self) -> usize {
         self.blocks.iter().map(|block| block.id.level).max().unwrap_or(0)
     }

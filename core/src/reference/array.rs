@@ -1,7 +1,6 @@
-//! Loops on arrays of one element type: broadcasting, reductions, products, choice.
+//! Loops over arrays of one element type: broadcasting, reductions, products, choice.
 //!
-//! Arrays may be views with any strides; a loop that wants row-major data asks for [`row_major`], which copies only
-//! where it must.
+//! Arrays may be views with any strides. A loop that needs row-major data calls [`row_major`], which copies only if it must.
 
 use std::borrow::Cow;
 
@@ -19,15 +18,15 @@ pub(super) type Array<F> = ArcArray<F, IxDyn>;
 pub(super) trait Element: NdFloat {
     /// The dtype of this element.
     const DTYPE: DType;
-    /// Rounded from f64.
+    /// Rounds an f64 to this type.
     fn rounded(value: f64) -> Self;
-    /// Widened to f64.
+    /// Widens this value to f64.
     fn wide(self) -> f64;
     /// The error function.
     fn erf(self) -> Self;
-    /// The array inside a tensor of this dtype; an [`Error::DType`] for the other one.
+    /// The array inside a tensor of this dtype. A tensor of the other dtype gives an [`Error::DType`].
     fn of<'a>(tensor: &'a NdTensor, op: &'static str) -> Result<&'a Array<Self>>;
-    /// The tensor around an array.
+    /// Wraps an array as a tensor.
     fn tensor(array: Array<Self>) -> NdTensor;
 }
 
@@ -79,14 +78,14 @@ impl Element for f64 {
     }
 }
 
-/// Row-major values as an array.
+/// Makes an array of row-major values.
 pub(super) fn pack<F: Element>(values: Vec<F>, shape: &[usize], op: &'static str) -> Result<Array<F>> {
     let len = values.len();
     ArcArray::from_shape_vec(IxDyn(shape), values)
         .map_err(|_| Error::shape(op, format!("a shape of {len} elements"), shape))
 }
 
-/// The elements in row-major order: borrowed where they lie so.
+/// The elements in row-major order. They are borrowed if they are stored in this order.
 pub(super) fn row_major<F: Element>(array: &Array<F>) -> Cow<'_, [F]> {
     if let Some(values) = array.as_slice() {
         return Cow::Borrowed(values);
@@ -101,7 +100,7 @@ pub(super) fn row_major<F: Element>(array: &Array<F>) -> Cow<'_, [F]> {
     Cow::Owned(values)
 }
 
-/// `shape` around `axis`: entries before it, its own length, entries after it.
+/// Splits `shape` at `axis`: the number of entries before it, its own length, the number of entries after it.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Around {
     pub(super) outer: usize,
@@ -120,12 +119,12 @@ impl Around {
 
 // ---- element-wise --------------------------------------------------------------------------------------------------
 
-/// `f` of each element, in the memory order of the operand.
+/// Applies `f` to each element, in the memory order of the operand.
 pub(super) fn mapped<F: Element>(array: &Array<F>, f: impl Fn(F) -> F) -> NdTensor {
     F::tensor(array.mapv(f).into_shared())
 }
 
-/// A run of axes along which each operand either moves or stays (is broadcast).
+/// A run of axes over which each operand either moves or stays (is broadcast).
 struct Run {
     len: usize,
     left_moves: bool,
@@ -165,7 +164,7 @@ fn zip_runs<F: Element>(
     f: impl Fn(F, F) -> F + Copy,
 ) {
     match runs {
-        // each operand is a row of the run's length, or one element
+        // each operand is either a row of the run's length or one element
         [] | [_] => match (left, right) {
             (&[l], right) => out.extend(right.iter().map(|&r| f(l, r))),
             (left, &[r]) => out.extend(left.iter().map(|&l| f(l, r))),
@@ -185,7 +184,7 @@ fn zip_runs<F: Element>(
 
 // ---- reductions ----------------------------------------------------------------------------------------------------
 
-/// The sum of `f(x)` in f64, in eight lanes.
+/// The sum of `f(x)`, in f64 and in eight lanes.
 pub(super) fn sum_of<F: Element>(values: &[F], f: impl Fn(f64) -> f64) -> f64 {
     let (chunks, rest) = values.as_chunks::<8>();
     let mut lanes = [0.0; 8];
@@ -197,12 +196,12 @@ pub(super) fn sum_of<F: Element>(values: &[F], f: impl Fn(f64) -> f64) -> f64 {
     lanes.iter().sum::<f64>() + rest.iter().map(|&value| f(value.wide())).sum::<f64>()
 }
 
-/// The larger one; a NaN wins.
+/// The larger value; a NaN wins.
 pub(super) fn larger<F: Element>(a: F, b: F) -> F {
     if a > b || a.is_nan() { a } else { b }
 }
 
-/// Sum over `axis`, kept with length 1, in f64.
+/// The sum over `axis`, in f64. The axis is kept with length 1.
 pub(super) fn sum<F: Element>(array: &Array<F>, axis: usize) -> Result<Array<F>> {
     let shape = shape::reduce("sum", array.shape(), axis)?;
     let Around { outer, len, inner } = Around::axis(array.shape(), axis, "sum")?;
@@ -225,7 +224,7 @@ pub(super) fn sum<F: Element>(array: &Array<F>, axis: usize) -> Result<Array<F>>
     pack(out, &shape, "sum")
 }
 
-/// Maximum over `axis`, kept with length 1.
+/// The maximum over `axis`, which is kept with length 1.
 pub(super) fn max<F: Element>(array: &Array<F>, axis: usize) -> Result<Array<F>> {
     let shape = shape::max(array.shape(), axis)?;
     let Around { outer, len, inner } = Around::axis(array.shape(), axis, "max")?;
@@ -260,7 +259,7 @@ pub(super) fn matmul<F: Element>(left: &Array<F>, right: &Array<F>) -> Result<Ar
     pack(out, &shape, "matmul")
 }
 
-/// No axis is empty, and the shapes fit.
+/// Multiplies two arrays. No axis may be empty, and the shapes must fit.
 fn multiply<F: Element>(left: ArrayViewD<'_, F>, right: ArrayViewD<'_, F>, out: &mut [F]) {
     if left.ndim() == 2 {
         let (Ok(l), Ok(r)) = (left.into_dimensionality::<Ix2>(), right.into_dimensionality::<Ix2>()) else {
@@ -283,7 +282,8 @@ fn nan_in(what: &str) -> Error {
     Error::NotFinite { what: what.to_string() }
 }
 
-/// The `kept` highest of each row of `[batch, n]` and the rest, ascending by position; the lower index first on ties.
+/// The `kept` highest of each row of `[batch, n]`, and the rest. Both ascend by position. On ties the lower index
+/// comes first.
 pub(super) fn split_top_k<F: Element>(scores: &Array<F>, kept: usize) -> Result<(NdIndices, NdIndices)> {
     let [batch, n] = shape::split_top_k(scores.shape(), kept)?;
     let values = row_major(scores);
@@ -293,7 +293,7 @@ pub(super) fn split_top_k<F: Element>(scores: &Array<F>, kept: usize) -> Result<
             return Err(nan_in("split_top_k: a score"));
         }
         let mut order: Vec<u32> = (0..n as u32).collect();
-        // a stable sort, and -0.0 compares equal to 0.0; without NaN there always is an order
+        // The sort is stable, and -0.0 compares equal to 0.0. Without NaN an order always exists.
         order.sort_by(|&a, &b| {
             row[b as usize].partial_cmp(&row[a as usize]).unwrap_or(std::cmp::Ordering::Equal)
         });
@@ -306,7 +306,7 @@ pub(super) fn split_top_k<F: Element>(scores: &Array<F>, kept: usize) -> Result<
     Ok((NdIndices::new(&stay)?, NdIndices::new(&go)?))
 }
 
-/// For each batch entry and column of `[batch, n, m]` the row with the largest value, the lowest on ties.
+/// For each batch entry and column of `[batch, n, m]`: the row with the largest value. On ties the lowest row wins.
 pub(super) fn argmax_rows<F: Element>(array: &Array<F>) -> Result<NdIndices> {
     let [batch, n, m] = shape::argmax_rows(array.shape())?;
     let values = row_major(array);

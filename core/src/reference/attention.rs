@@ -1,4 +1,4 @@
-//! [`AttentionOps`] of the reference backend: the generic bodies, every one.
+//! [`AttentionOps`] of the reference backend. It uses every generic body.
 
 use super::NdTensor;
 use crate::AttentionOps;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::backend::shape;
 use crate::{Indices, Result};
 
-/// The host: the only place where reference tensors live.
+/// The host, which holds all reference tensors.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub struct NdDevice;
 
@@ -18,13 +18,13 @@ pub struct NdIndices {
 }
 
 impl NdIndices {
-    /// `rows` must be of one length.
+    /// Makes lists of `rows`, which must have equal lengths.
     pub(super) fn new(rows: &[Vec<u32>]) -> Result<Self> {
         let count = shape::index_rows(rows)?;
         Ok(Self { batch: rows.len(), count, values: rows.concat().into() })
     }
 
-    /// The rows, `batch` of them (also when they are empty).
+    /// The `batch` rows. They may be empty.
     pub(super) fn rows(&self) -> impl Iterator<Item = &[u32]> {
         (0..self.batch).map(|b| &self.values[b * self.count..(b + 1) * self.count])
     }

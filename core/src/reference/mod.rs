@@ -1,12 +1,11 @@
-//! The reference backend on `ndarray`, in f32 and f64: the plain one that others are compared with.
+//! The reference backend on `ndarray`, in f32 and f64. It is plain, and the other backends are compared with it.
 //!
-//! Straightforward code, every shape checked before `ndarray` sees it (whose own checks panic). Sums over an axis
-//! run in f64 in both precisions. Products go through `ndarray`'s matrix product, convolutions through unfolded
-//! patches, so that small checkpoints run end to end; attention is the generic body, unchanged.
+//! The code is straightforward. It checks every shape before `ndarray` sees it, because `ndarray`'s own checks
+//! panic. Sums over an axis run in f64 in both precisions. Products use `ndarray`'s matrix product, and convolutions
+//! use unfolded patches. Small checkpoints therefore run end to end. Attention is the unchanged generic body.
 //!
 //! # Structure
-//! - `device.rs`, `tensor.rs`, `nn.rs`, `attention.rs`: the same four files as in every backend; `value.rs`: the type
-//!   that they are of.
+//! - `device.rs`, `tensor.rs`, `nn.rs`, `attention.rs`: the same four files as in every backend. `value.rs` holds their type.
 //! - `array.rs`, `norm.rs`: the loops behind them, generic over the element.
 
 mod array;
@@ -24,10 +23,10 @@ pub use value::NdTensor;
 
 use crate::Backend;
 
-/// The name in configs and errors, of both precisions.
+/// The name in configs and errors, for both precisions.
 const NAME: &str = "ndarray";
 
-/// The reference backend for work in f32. The tensor type is that of [`Reference64`]: the dtype is the tensor's own.
+/// The reference backend for work in f32. It has the same tensor type as [`Reference64`], because each tensor has its dtype.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Reference32;
 

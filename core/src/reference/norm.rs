@@ -1,5 +1,5 @@
-//! Row-wise loops: softmax, layer norm, group norm. Overridden because the generic bodies, each a chain of
-//! element-wise passes, would take a good part of a small model's time here.
+//! Row-wise loops: softmax, layer norm, group norm. They override the generic bodies, which are chains of
+//! element-wise passes. Those passes would take a large part of a small model's time here.
 
 use super::NdTensor;
 use super::array::{Array, Element, larger, pack, row_major, sum_of};
@@ -38,7 +38,7 @@ pub(super) fn vector<'a, F: Element>(
     Ok(row_major(array))
 }
 
-/// Mean and `1 / √(variance + ε)` of a run of values, the variance biased.
+/// The mean and `1 / √(variance + ε)` of a run of values. The variance is biased.
 fn statistics<F: Element>(values: &[F], epsilon: f64) -> (f64, f64) {
     let n = values.len() as f64;
     let mean = sum_of(values, |x| x) / n;

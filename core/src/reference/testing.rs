@@ -1,4 +1,4 @@
-//! Helpers of the unit tests here.
+//! Helpers for the unit tests of this module.
 
 use super::{NdDevice, NdTensor};
 use crate::{DType, Tensor};
@@ -6,7 +6,7 @@ use crate::{DType, Tensor};
 /// The two dtypes.
 pub(super) const BOTH: [DType; 2] = [DType::F32, DType::F64];
 
-/// `count` numbers in -2 .. 2, the same for the same seed; all are exact in f32.
+/// `count` numbers in -2 .. 2 that depend only on the seed. All are exact in f32.
 pub(super) fn noise(count: usize, seed: u64) -> Vec<f64> {
     let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
     let mut next = || {
@@ -28,7 +28,7 @@ pub(super) fn values(tensor: &NdTensor) -> Vec<f64> {
     bytes.as_chunks::<8>().0.iter().map(|&raw| f64::from_le_bytes(raw)).collect()
 }
 
-/// Asserts that two lists agree to the rounding of `dtype`, relative to the largest expected value.
+/// Asserts that two lists agree within the rounding of `dtype`, relative to the largest expected value.
 pub(super) fn near(got: &[f64], expected: &[f64], dtype: DType) {
     assert_eq!(got.len(), expected.len());
     let most = expected.iter().fold(0.0f64, |most, x| most.max(x.abs()));

@@ -1,10 +1,11 @@
-//! [`NdTensor`]: an array of either element.
+//! [`NdTensor`]: an array of f32 or f64 elements.
 
 use ndarray::{ArcArray, IxDyn};
 
-/// An array of f32 or f64 in host memory with shared data: `clone` copies a handle, and views share it.
+/// An array of f32 or f64 in host memory. `clone` copies a handle, and views share the data.
 ///
-/// Stored 16-bit floats are widened to f32 when they are read; a cast to one is [`Error::Unsupported`](crate::Error::Unsupported).
+/// Stored 16-bit floats are widened to f32 when read. A cast to a 16-bit float is
+/// [`Error::Unsupported`](crate::Error::Unsupported).
 #[derive(Debug, Clone)]
 pub enum NdTensor {
     /// 32-bit floats.
@@ -25,7 +26,7 @@ impl From<ArcArray<f64, IxDyn>> for NdTensor {
     }
 }
 
-/// Evaluates `$body` for the array inside, whichever element it has.
+/// Evaluates `$body` for the array inside, for either element type.
 macro_rules! dispatch {
     ($tensor:expr, $array:ident => $body:expr) => {
         match $tensor {

@@ -5,7 +5,7 @@ use atedm_core::plugin::schedule::{ScheduleEntry, ScheduleTable};
 use atedm_core::plugin::{GuidanceMasks, Levels, Tau};
 use serde_json::{Map, Value, json};
 
-/// Every field away from its default.
+/// Every field has another value than its default.
 fn everything() -> AtEdmConfig {
     let options = |value: Value| value.as_object().cloned().unwrap();
     AtEdmConfig {
@@ -58,7 +58,7 @@ fn every_field_survives_json_and_toml() {
     assert_eq!(toml::from_str::<AtEdmConfig>("").unwrap(), AtEdmConfig::default());
 }
 
-/// Every field that is written can be given as an option, by the same name.
+/// Every field that is written can be given as an option with the same name.
 #[test]
 fn every_field_is_an_option() {
     let Value::Object(all) = serde_json::to_value(everything()).unwrap() else { panic!("a table") };
@@ -67,7 +67,7 @@ fn every_field_is_an_option() {
     for (key, value) in &all {
         assert_ne!(defaults.get(key), Some(value), "{key} is at its default");
         let mut options = Map::from_iter([(key.clone(), value.clone())]);
-        // An option of a part goes with that part.
+        // An option of a part needs that part.
         match key.as_str() {
             "schedule" => drop(options.insert("table".into(), all["table"].clone())),
             "table" => drop(options.insert("schedule".into(), "table".into())),
@@ -198,7 +198,7 @@ fn unknown_keys_are_refused_by_serde_too() {
     assert!(toml::from_str::<AtEdmConfig>("rho = 0.5").is_err());
 }
 
-/// A ratio laid over a budget preset takes the budget's place.
+/// A ratio on top of a budget preset replaces the budget.
 #[test]
 fn a_ratio_replaces_a_presets_budget() {
     let options = json!({"ratio": 0.7});
@@ -208,7 +208,7 @@ fn a_ratio_replaces_a_presets_budget() {
     assert_eq!((solved.ratio, solved.budget_tflops), (0.9, None));
 }
 
-/// A cap laid over a preset with caps by level takes their place.
+/// A cap on top of a preset with caps by level replaces those caps.
 #[test]
 fn a_cap_replaces_a_presets_caps_by_level() {
     let with =
@@ -222,7 +222,7 @@ fn a_cap_replaces_a_presets_caps_by_level() {
     assert_eq!((config.max_iterations, config.level_iterations), (3, [(2, 4)].into()));
 }
 
-/// Options that do nothing beside the others are errors that name them, and what would use them.
+/// Options that have no effect beside the others are errors. The errors name them, and the options that would use them.
 #[test]
 fn idle_options_are_refused() {
     for (options, message) in [
@@ -266,7 +266,7 @@ fn idle_options_are_refused() {
         let error = AtEdmConfig::from_options("at-edm", options.as_object().unwrap()).unwrap_err();
         assert_eq!(error.to_string(), message);
     }
-    // what a preset says by itself is not given
+    // options that come only from a preset do not count as given
     for options in
         [json!({"scorer": "random"}), json!({"schedule": "constant"}), json!({"warm_start": false})]
     {

@@ -1,4 +1,4 @@
-//! What surrounds the method: masks, observers, guidance, protection, comparison scorers.
+//! The surroundings of the method: masks, observers, guidance, protection, comparison scorers.
 
 use std::sync::{Arc, Mutex};
 
@@ -59,7 +59,7 @@ fn a_recording_replays_to_the_same_result() {
         for pair in entries.windows(2) {
             assert_eq!(pair[1].positions, pair[0].kept_on_grid());
         }
-        // No scoring: with a recovery that needs no graph, none is asked for.
+        // Nothing is scored. A recovery that needs no graph then requests none.
         let (got, asked) = replayed(&toy, &config, &inputs, masks).unwrap();
         assert_eq!(got, expected);
         assert_eq!(asked.contains(&Asked::Graph), recovery == "similarity");
@@ -97,7 +97,7 @@ fn masks_that_do_not_fit_are_errors() {
     assert!(range.contains("below 20"), "{range}");
 }
 
-/// Counts what it is shown.
+/// Counts the calls.
 #[derive(Default)]
 struct Counter {
     graphs: usize,
@@ -146,7 +146,7 @@ fn guidance_halves_share_one_set() {
     assert_eq!(shared(GuidanceMasks::First), [1.0, 2.0, 1.0, 2.0, 1.0, 2.0, 1.0, 2.0]);
     let alone = |mode: GuidanceMasks| mode.share(scores(), &single(4)).map(|s| values(&s));
     assert_eq!(alone(GuidanceMasks::Mean).unwrap(), values(&scores()));
-    // the first row serves a batch without guidance, too
+    // the first row also serves a batch without guidance
     let expected = [1.0, 2.0].repeat(4);
     assert_eq!(alone(GuidanceMasks::First).unwrap(), expected);
     assert!(GuidanceMasks::First.is_shared(&single(2)) && !GuidanceMasks::First.is_shared(&single(1)));
@@ -186,7 +186,7 @@ fn protected_tokens_always_stay() {
     let config = AtEdmConfig { prune_layers: vec![0, 1, 2], ratio: 0.9, ..config() };
     let (_, masks) = recorded(&toy, &config, &Inputs::new(59, 2));
     let counts: Vec<usize> = masks.iter().map(|(_, entry)| entry.kept[0].len()).collect();
-    // 13, then 2 removable tokens: floor(0.9 · 13) and floor(0.9 · 2) go; the last one of a kind always stays.
+    // 13, then 2 removable tokens: floor(0.9 · 13) and floor(0.9 · 2) are removed. One of each kind always stays.
     assert_eq!(counts, [9, 8]);
     for (_, entry) in masks.iter() {
         for row in entry.kept_on_grid() {
@@ -255,7 +255,7 @@ fn comparison_scorers_are_their_norms() {
     assert_eq!(scores("column-mean").1, 1);
 }
 
-/// Takes down what the norm scorers should see in the first layer.
+/// Records what the norm scorers should see in the first layer.
 #[derive(Default)]
 struct Norms {
     tokens: Vec<f64>,
@@ -283,14 +283,14 @@ impl TokenReducer<NdTensor> for Norms {
     }
 }
 
-/// Top-k keeps the lower index among equals, and kept and pruned are a partition.
+/// Top-k keeps the lower index among equal scores. Kept and pruned tokens form a partition.
 #[test]
 fn selection_is_a_partition_with_an_exact_tie_rule() {
     let mut random = Random(68);
     for round in 0..30 {
         let n = 1 + random.below(20);
         let kept = 1 + random.below(n);
-        // Few distinct values, so that ties abound.
+        // There are few distinct values, so ties are common.
         let scores: Vec<f64> = (0..n).map(|_| (random.number() * 3.0).round()).collect();
         let partition = tensor(&scores, &[1, n]).split_top_k(kept).unwrap();
         let (keep, prune) = crate::oracle::top_k(&scores, kept);

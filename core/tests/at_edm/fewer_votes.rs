@@ -40,7 +40,7 @@ fn warm_votes_add_up_over_the_steps() {
     }
 }
 
-/// The forward pass is asked to vote with the warm scores, and its vote counts.
+/// The forward pass is asked to vote with the warm scores, and its vote is used.
 #[test]
 fn the_forward_pass_casts_the_warm_vote() {
     let toy = Toy::new(82, 2, GRID);
@@ -58,7 +58,7 @@ fn the_forward_pass_casts_the_warm_vote() {
     }
 }
 
-/// A site's first evaluation may cast more votes than those that go on from it.
+/// A site's first evaluation may cast more votes than the evaluations that continue from it.
 #[test]
 fn the_first_evaluation_has_a_cap_of_its_own() {
     let (toy, inputs) = (Toy::new(97, 2, GRID), Inputs::new(98, 1));
@@ -69,12 +69,12 @@ fn the_first_evaluation_has_a_cap_of_its_own() {
         assert_eq!(warm.entry().scores, cold[0].entry().scores);
         assert_eq!(warm.entry().votes, votes);
     }
-    // Without a warm start there is no such thing.
+    // The option has no meaning without a warm start.
     let config = AtEdmConfig { warm_start: false, ..config };
     assert_eq!(Watched::new(&config).steps(&toy, &[&inputs])[0].entry().votes, 2);
 }
 
-/// What an observer is shown holds no vote, whatever the method asked for.
+/// An observer's graph holds no vote, whatever the method requested.
 #[test]
 fn observers_see_graphs_without_the_methods_vote() {
     struct Shown(usize);
@@ -120,7 +120,7 @@ fn warm_scores_follow_their_rows() {
     let seen = method.step(&toy, &step(0, 4), &single(2), &steps[0]);
     same(0, 0, &seen, 0);
     same(0, 1, &seen, 1);
-    // In another order.
+    // The rows in another order.
     let swapped = Inputs {
         hidden: steps[1].hidden.iter().rev().cloned().collect(),
         text: steps[1].text.iter().rev().cloned().collect(),
@@ -129,7 +129,7 @@ fn warm_scores_follow_their_rows() {
     assert_eq!(seen.asked, FirstVote);
     same(1, 1, &seen, 0);
     same(1, 0, &seen, 1);
-    // One after the other.
+    // The rows one after the other.
     for row in 0..2 {
         let seen = method.step(&toy, &step(2, 4), &[image(row as u64)], &alone(&steps[2], row));
         same(2, row, &seen, 0);
@@ -210,7 +210,7 @@ fn other_counts_of_tokens_or_heads_start_cold() {
     assert!(error.contains("warm_start expects 2 batch rows"), "{error}");
 }
 
-/// After an earlier pruning layer each token goes on from its own score, wherever it now stands.
+/// After an earlier pruning layer each token continues from its own score, wherever it now stands.
 #[test]
 fn warm_scores_follow_tokens_through_an_earlier_layer() {
     let rows = single(1);
@@ -223,7 +223,7 @@ fn warm_scores_follow_tokens_through_an_earlier_layer() {
             one_vote().per_head(&graph, Start::from_scores(&tensor(start, &[1, 1, 4]))).unwrap();
         values(&scores)
     };
-    // 4 is gone and 6 is new: it starts from the mean, 1/4.
+    // Token 4 is gone. Token 6 is new and starts from the mean, 1/4.
     let second = score(&mut scorer, &graph, &rows, Some((&[vec![1, 3, 6, 7]], 9))).unwrap();
     for (got, expected) in second.iter().zip(vote(&[first[0], first[1], 0.25, first[3]])) {
         assert!((got - expected).abs() < 1e-12, "{got} against {expected}");
@@ -249,7 +249,7 @@ fn levels_have_caps_of_their_own() {
     }
 }
 
-/// The fast presets prune what the paper's prune, at the same prune point and by the same schedule.
+/// The fast presets prune as much as the paper's presets, at the same prune point and with the same schedule.
 #[test]
 fn fast_presets_change_votes_alone() {
     for (fast, paper) in [("at-edm-fast", "at-edm"), ("at-edm-dagger-fast", "at-edm-dagger")] {

@@ -18,7 +18,7 @@ fn rescored(every: usize) -> AtEdmConfig {
     AtEdmConfig { rescore_every: every, ..config() }
 }
 
-/// Between scorings nothing is asked of the attention, and sets and donors stay while the values change.
+/// Between scorings nothing is requested of attention. Sets and donors stay while the values change.
 #[test]
 fn a_kept_set_serves_n_evaluations() {
     let toy = Toy::new(91, 2, GRID);
@@ -38,7 +38,7 @@ fn a_kept_set_serves_n_evaluations() {
         } else {
             assert_ne!(now.kept, fresh[0].entry().kept, "the test's inputs must differ");
         }
-        // At the exit a pruned token equals its donor, and the donor is the one of the scoring step.
+        // At the exit a pruned token equals its donor. The donor comes from the scoring step.
         for row in 0..2 {
             let kept: Vec<usize> = then.kept[row].iter().map(|&token| token as usize).collect();
             for pruned in (0..GRID.tokens()).filter(|token| !kept.contains(token)) {
@@ -54,7 +54,7 @@ fn a_kept_set_serves_n_evaluations() {
     assert_eq!(always, default.iter().map(|seen| seen.entry().kept.clone()).collect::<Vec<_>>());
 }
 
-/// What the first layer is asked for by a method after these (step, rows) of one toy.
+/// What a method requests of the first layer over these (step, rows) of one toy.
 fn asked_over(config: &AtEdmConfig, toy: &Toy, calls: &[(Step, Vec<Row>)]) -> Vec<Asked> {
     let mut method = Watched::new(config);
     let see = |(step, rows): &(Step, Vec<Row>)| {
@@ -70,14 +70,14 @@ fn a_set_that_does_not_fit_is_scored_anew() {
     let at = |indices: &[usize]| -> Vec<(Step, Vec<Row>)> {
         indices.iter().map(|&index| (step(index, 50), pair())).collect()
     };
-    // Too old after a pause, and a run that starts over.
+    // A set that is too old after a pause, and a run that starts again.
     assert_eq!(
         asked_over(&rescored(3), &toy, &at(&[0, 1, 4, 5, 0])),
         [Graph, Nothing, FirstVote, Nothing, FirstVote]
     );
-    // The same evaluation over and over: each set serves three times.
+    // The same evaluation again and again: each set serves three times.
     assert_eq!(asked_over(&rescored(3), &toy, &at(&[5; 4])), [Graph, Nothing, Nothing, FirstVote]);
-    // Another count.
+    // Another number of kept tokens.
     let falling =
         ScheduleEntry { steps: [Tau::Steps(0), Tau::Steps(2)], blocks: vec!["*".into()], ratio: 0.3 };
     let table = AtEdmConfig {
@@ -86,14 +86,14 @@ fn a_set_that_does_not_fit_is_scored_anew() {
         ..rescored(9)
     };
     assert_eq!(asked_over(&table, &toy, &at(&[0, 1, 2, 3])), [Graph, Nothing, FirstVote, Nothing]);
-    // Blocks that the schedule spares first.
+    // The blocks that the schedule spares in early steps.
     let edge = Toy { block: block(Stage::Down, 0, 0, 2, 0), ..Toy::new(92, 2, GRID) };
     let early = AtEdmConfig { tau: Tau::Steps(2), rescore_every: 2, ..AtEdmConfig::default() };
     assert_eq!(
         asked_over(&early, &edge, &at(&[0, 1, 2, 3, 4])),
         [Nothing, Nothing, Graph, Nothing, FirstVote]
     );
-    // Other rows, or the same in another order; two batches that take turns each have their own.
+    // Other rows, or the same rows in another order. Two batches that alternate each have their own sets.
     let turns = |calls: &[(usize, &[u64])]| -> Vec<(Step, Vec<Row>)> {
         let rows = |images: &[u64]| images.iter().map(|&i| image(i)).collect();
         calls.iter().map(|&(index, images)| (step(index, 50), rows(images))).collect()
@@ -120,7 +120,7 @@ fn a_set_that_does_not_fit_is_scored_anew() {
     assert!((12..15).all(|token| seen.entry().kept[0].contains(&token)));
 }
 
-/// A later pruning layer's set is worth nothing once an earlier layer keeps other tokens.
+/// The set of a later pruning layer becomes invalid once an earlier layer keeps other tokens.
 #[test]
 fn later_layers_score_when_an_earlier_one_does() {
     let toy = Toy { protected: (0, 3), ..Toy::new(93, 4, GRID) };
@@ -161,7 +161,7 @@ fn a_recording_with_reused_sets_replays_to_the_same_result() {
                 let graph = recovery == "similarity" && i % 2 == 0;
                 assert_eq!(replayed.asked, if graph { Graph } else { Nothing });
             }
-            // A set that was edited is taken as it is, with what its own graph says.
+            // An edited set is used as it is, with the data of its own graph.
             let change = |(key, entry): (&atedm_core::plugin::MaskKey, &MaskEntry)| {
                 let mut entry = entry.clone();
                 if key.step == 1 && key.layer == 0 {
@@ -179,7 +179,7 @@ fn a_recording_with_reused_sets_replays_to_the_same_result() {
             let got = replay(&config);
             let expected = edited.iter().find(|(key, _)| key.step == 1).unwrap().1;
             assert_eq!(got[1].entry().kept, expected.kept);
-            // Later layers as well: what they reused would belong to other tokens.
+            // Later layers must score, too: their old sets would belong to other tokens.
             assert_eq!(got[1].output, replay(&AtEdmConfig { rescore_every: 1, ..config.clone() })[1].output);
             assert_eq!(got[1].asked == Graph, recovery == "similarity");
         }
@@ -202,7 +202,7 @@ fn halves_of_guidance_share_what_serves() {
     }
 }
 
-/// A recovery whose plan belongs to its own graph gets one at every evaluation.
+/// A recovery whose plan belongs to its own graph gets a graph at every evaluation.
 #[test]
 fn a_plan_that_cannot_be_used_again_is_made_anew() {
     #[derive(Debug)]

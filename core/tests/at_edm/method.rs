@@ -1,4 +1,4 @@
-//! The whole method in a toy transformer, against the same thing in plain loops.
+//! Compares the whole method in a toy transformer with the same method in plain loops.
 
 use atedm_core::at_edm::{AtEdm, AtEdmConfig, Parts, PrunePoint, ScoreSource};
 use atedm_core::plugin::{
@@ -77,7 +77,8 @@ fn the_method_agrees_with_plain_loops() {
     assert_eq!(tried, 48);
 }
 
-/// Ratio 0, a depth of one, a spared level, an early step at a stage's edge: bit-identical, and no graph is asked for.
+/// Ratio 0, depth 1, a spared level, and an early step at a stage's edge: the result is bit-identical, and no graph
+/// is requested.
 #[test]
 fn what_is_not_pruned_is_the_identity() {
     let inputs = Inputs::new(33, 1);
@@ -103,7 +104,7 @@ fn what_is_not_pruned_is_the_identity() {
     }
 }
 
-/// The first evaluation asks for the graph alone, later ones for its first vote too; the result is the same.
+/// The first evaluation requests only the graph, and later ones also its first vote. The result is the same.
 #[test]
 fn the_forward_pass_votes_once_the_heads_are_known() {
     let (toy, inputs) = (Toy::new(34, 3, GRID), Inputs::new(35, 2));
@@ -167,7 +168,7 @@ fn tau_above_the_steps_is_an_error_when_a_run_begins() {
     assert!(error.starts_with("tau: ") && error.contains("10"), "{error}");
 }
 
-/// The counts that the plan promises are the counts that run.
+/// The token counts of the plan equal those of the run.
 #[test]
 fn the_plan_and_the_method_agree_on_counts() {
     struct Counting {

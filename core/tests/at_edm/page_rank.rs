@@ -1,4 +1,4 @@
-//! G-WPR against the oracle, and its properties.
+//! Compares G-WPR with the oracle, and tests its properties.
 
 use atedm_core::at_edm::scoring::{FirstVoteQuery, PageRank, PageRankOptions, Start};
 use atedm_core::at_edm::{CrossVote, Heads, Norm, ScoreInput, ScoreSource, TokenScorer};
@@ -164,7 +164,7 @@ fn permuting_tokens_permutes_scores() {
     assert_close(&moved, &expected, 1e-12);
 }
 
-/// One row whose heads rest after one vote beside one that needs all five.
+/// One row has heads that rest after one vote. The other row needs all five votes.
 #[test]
 fn an_images_scores_do_not_depend_on_its_batch_mates() {
     let flat = Maps::new(7, 1, 2, 9, 9, 0.01);
@@ -204,7 +204,7 @@ fn column_mean_is_one_vote() {
     assert_eq!(votes, 1);
 }
 
-/// A vote that the forward pass cast is the first, whatever it was cast with.
+/// A vote that the forward pass cast counts as the first, whatever scores it used.
 #[test]
 fn the_forward_passes_vote_is_used_once() {
     let maps = Maps::new(10, 1, 1, 4, 4, 2.0);

@@ -1,11 +1,11 @@
-//! Recoveries: kept tokens come back bit by bit, the others as each recovery says.
+//! Recoveries: kept tokens return bit by bit, and pruned tokens return as each recovery defines.
 
-use atedm_core::Indices;
 use atedm_core::at_edm::recovery::{BicubicInterpolation, DirectCopy, SimilarityCopy, SoftCopy, ZeroPadding};
 use atedm_core::at_edm::{Bicubic, RecoveryInput, TokenRecovery};
 use atedm_core::backend::{AttentionGraph, Partition};
 use atedm_core::plugin::{BuildContext, Grid, IndexPlan, Reduction, Registry};
 use atedm_core::reference::{NdDevice, NdIndices, NdTensor};
+use atedm_core::{Indices, Tensor};
 
 use serde_json::{Value, json};
 
@@ -59,6 +59,30 @@ fn plan(
         positions: None,
     };
     recovery.plan(input).unwrap()
+}
+
+/// What a sublayer adds is restored apart from the tokens: `restore(x + a) = restore(x) + restore_added(a)`. By direct copy
+/// nothing is added to a token that is gone.
+#[test]
+fn what_is_added_comes_back_as_part_of_the_sum() {
+    let mut random = Random(21);
+    let grid = Grid::new(4, 5);
+    let kept = kept_rows(&mut random, 2, 20, 8);
+    let graph = graph(&mut random, 2, 20);
+    let hidden = tensor(&random.numbers(2 * 20 * 3), &[2, 20, 3]);
+    let [x, added] = [0, 1].map(|_| tensor(&random.numbers(2 * 8 * 3), &[2, 8, 3]));
+    for recovery in recoveries() {
+        let plan = plan(recovery.as_ref(), &kept, &hidden, &graph, grid);
+        let of_sum = plan.restore(&x.add(&added).unwrap()).unwrap();
+        let apart = plan.restore_added(&added).unwrap();
+        let sum = plan.restore(&x).unwrap().add(&apart).unwrap();
+        let off = of_sum.sub(&sum).unwrap().to_f32().unwrap();
+        assert!(off.iter().all(|off| off.abs() < 1e-4), "{recovery:?}: {off:?}");
+        if plan.name() == "direct copy" {
+            let gone = partition(&kept, 20).pruned;
+            assert!(apart.gather(1, &gone).unwrap().to_f32().unwrap().iter().all(|x| *x == 0.0));
+        }
+    }
 }
 
 #[test]
@@ -117,7 +141,7 @@ fn similarity_copies_the_strongest_kept_token() {
     }
 }
 
-/// One head's map of a batch row, from those of all.
+/// The map of one head of a batch row.
 fn head(maps: &[f64], b: usize, h: usize, tokens: usize) -> Matrix {
     let from = (b * 2 + h) * tokens * tokens;
     maps[from..from + tokens * tokens].chunks(tokens).map(<[f64]>::to_vec).collect()
@@ -132,7 +156,7 @@ fn soft_takes_the_weighted_mean_of_the_strongest() {
     let maps = values(&graph.to_dense().unwrap());
     let hidden = batch(&[random.matrix(tokens, 3, 1.0), random.matrix(tokens, 3, 1.0)]);
     let reduced: Vec<Matrix> = (0..2).map(|_| random.matrix(5, 3, 1.0)).collect();
-    // with fewer kept tokens than k, all of them
+    // with fewer kept tokens than k, all are donors
     for (k, temperature, of) in [(2, 1.0, 2), (3, 0.25, 3), (5, 4.0, 5), (9, 1.0, 5)] {
         let plan = plan(&SoftCopy { k, temperature }, &kept, &hidden, &graph, grid);
         let restored = matrices(&plan.restore(&batch(&reduced)).unwrap());
@@ -224,7 +248,7 @@ fn direct_gives_the_old_value_and_zero_gives_none() {
     assert_eq!(restored(&ZeroPadding), zero);
 }
 
-/// Keys' kernel by its definition.
+/// Keys' kernel, by its definition.
 fn keys(x: f64) -> f64 {
     let (a, x) = (-0.75, x.abs());
     if x <= 1.0 {
@@ -236,7 +260,7 @@ fn keys(x: f64) -> f64 {
     }
 }
 
-/// The interpolation at one cell as its definition says, and the weight on kept cells.
+/// The interpolation at one cell by its definition, and the weight on kept cells.
 fn interpolated(field: &[Option<f64>], grid: Grid, cell: usize) -> (f64, f64) {
     let (row, column) = ((cell / grid.width) as i64, (cell % grid.width) as i64);
     let (mut total, mut weight) = (0.0, 0.0);
@@ -292,7 +316,7 @@ fn bicubic_keeps_constants_and_fails_in_holes() {
     // A checkerboard, normalised.
     let board = restored(Bicubic::Normalised, all_but(&|i| (i / 16 + i % 16) % 2 == 0));
     assert_close(&board, &[2.0; 256], 1e-6);
-    // A hole of 9 x 9: nothing reaches its middle.
+    // A hole of 9 x 9: no kept cell reaches its middle.
     let hole = |i: u32| (4..13).contains(&(i / 16)) && (4..13).contains(&(i % 16));
     for mode in [Bicubic::Plain, Bicubic::Normalised] {
         let restored = restored(mode, all_but(&hole));
@@ -372,7 +396,7 @@ fn bicubic_needs_a_whole_grid() {
     assert!(error.starts_with("recovery: ") && error.contains("2 x 2"), "{error}");
 }
 
-/// Two plans one inside the other are one plan.
+/// Two nested plans compose into one plan.
 #[test]
 fn index_plans_compose() {
     let mut random = Random(25);

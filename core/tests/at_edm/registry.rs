@@ -16,7 +16,7 @@ use crate::method::{GRID, Inputs, run};
 use crate::support::{batch, block, mid, single, step};
 use crate::toy::Toy;
 
-/// A user's scorer: the position itself.
+/// A user's scorer: the score is the position.
 #[derive(Debug)]
 struct ByPosition {
     backwards: bool,
@@ -154,7 +154,7 @@ fn names_are_listed_unique_and_known() {
     assert!(registry.build("at-edm-a", &json!({"ratio": 0.9}), &context).is_ok());
 }
 
-/// A selector that keeps too few is caught.
+/// A selector that keeps too few tokens gives an error.
 #[test]
 fn a_selector_that_breaks_the_plan_is_an_error() {
     #[derive(Debug)]
@@ -178,7 +178,7 @@ fn a_selector_that_breaks_the_plan_is_an_error() {
     assert!(matches!(result, Err(Error::Plugin { .. })), "{result:?}");
 }
 
-/// A method of a few lines under the shared schedule: it keeps the first tokens of the stream.
+/// A method of a few lines under the shared schedule. It keeps the first tokens of the stream.
 #[derive(Debug)]
 struct First {
     ratio: f64,

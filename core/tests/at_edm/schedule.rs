@@ -86,7 +86,7 @@ fn bad_tables_name_the_entry() {
     }
 }
 
-/// Whether a transformer has a stage of that name only the model knows.
+/// Only the model knows whether a transformer has a stage of this name.
 #[test]
 fn a_table_that_names_a_stage_the_model_lacks_is_refused() {
     let shape = |name: &str| BlockShape::new(BlockId::named(name, 0, 1).unwrap(), 2, Grid::new(2, 2));

@@ -7,7 +7,7 @@ use atedm_core::{DType, Tensor};
 /// A matrix as rows.
 pub(crate) type Matrix = Vec<Vec<f64>>;
 
-/// A small generator (SplitMix64): the tests must not share one with the code they check.
+/// A small generator (SplitMix64). Tests must not share a generator with the code under test.
 pub(crate) struct Random(pub(crate) u64);
 
 impl Random {
@@ -51,7 +51,7 @@ pub(crate) fn tensor(values: &[f64], shape: &[usize]) -> NdTensor {
     NdTensor::from_bytes(&bytes, DType::F64, shape, &NdDevice).unwrap()
 }
 
-/// `[rows.len(), tokens, channels]` from one matrix a row.
+/// `[rows.len(), tokens, channels]` from one matrix for each row.
 pub(crate) fn batch(rows: &[Matrix]) -> NdTensor {
     let values: Vec<f64> = rows.iter().flatten().flatten().copied().collect();
     tensor(&values, &[rows.len(), rows[0].len(), rows[0][0].len()])
@@ -63,14 +63,14 @@ pub(crate) fn values(tensor: &NdTensor) -> Vec<f64> {
     tensor.to_bytes().unwrap().chunks_exact(8).map(|b| f64::from_le_bytes(b.try_into().unwrap())).collect()
 }
 
-/// `[b, n, c]` as one matrix a row.
+/// `[b, n, c]` as one matrix for each row.
 pub(crate) fn matrices(tensor: &NdTensor) -> Vec<Matrix> {
     let shape = tensor.shape();
     let all = values(tensor);
     all.chunks(shape[1] * shape[2]).map(|m| m.chunks(shape[2]).map(<[f64]>::to_vec).collect()).collect()
 }
 
-/// The largest difference, relative to the largest magnitude expected.
+/// The largest difference, relative to the largest expected magnitude.
 #[track_caller]
 pub(crate) fn assert_close(got: &[f64], expected: &[f64], tolerance: f64) {
     assert_eq!(got.len(), expected.len());
@@ -92,7 +92,7 @@ pub(crate) fn step(index: usize, total: usize) -> Step {
     Step { index, total, evaluation: index, sigma: 1.0, timestep: 999.0 }
 }
 
-/// One row an image, without guidance.
+/// One row for each image, without guidance.
 pub(crate) fn single(images: u64) -> Vec<Row> {
     (0..images).map(|image| Row { image, branch: Branch::Single }).collect()
 }

@@ -1,4 +1,4 @@
-//! A method that is watched, step by step, for the tests of what is kept from one step to the next.
+//! A method that is watched step by step. Tests of state between steps use it.
 
 use std::sync::Arc;
 
@@ -14,11 +14,11 @@ use crate::method::{Inputs, config};
 use crate::support::{Matrix, batch, matrices, single, step};
 use crate::toy::{Asked, Toy};
 
-/// What one step of a run gave.
+/// The result of one step of a run.
 pub(crate) struct Seen {
     pub(crate) output: Vec<Matrix>,
     pub(crate) masks: MaskSet,
-    /// What the first layer's self-attention was asked for.
+    /// What the method requested of the first layer's self-attention.
     pub(crate) asked: Asked,
 }
 
@@ -28,7 +28,7 @@ impl Seen {
     }
 }
 
-/// A method that is watched, and called step by step.
+/// A method that is watched and called step by step.
 pub(crate) struct Watched {
     pub(crate) method: Box<dyn TokenReducer<NdTensor>>,
     pub(crate) recorder: Arc<std::sync::Mutex<MaskRecorder>>,
@@ -46,7 +46,7 @@ impl Watched {
         Self { method: Box::new(config.build(&context, parts).unwrap()), recorder }
     }
 
-    /// The same without votes in the forward pass.
+    /// The same method without votes in the forward pass.
     pub(crate) fn lazily(config: &AtEdmConfig) -> Self {
         let Self { method, recorder } = Self::new(config);
         Self { method: Box::new(Lazily(method)), recorder }
@@ -66,18 +66,18 @@ impl Watched {
     }
 }
 
-/// Passes everything on, but asks for graphs without a vote.
+/// Passes everything on, but requests graphs without a vote.
 pub(crate) struct Lazily(Box<dyn TokenReducer<NdTensor>>);
 
 impl TokenReducer<NdTensor> for Lazily {
+    fn inner(&mut self) -> Option<&mut dyn TokenReducer<NdTensor>> {
+        Some(self.0.as_mut())
+    }
     fn wants(&mut self, site: &Site<'_>, sub: Sublayer) -> Result<GraphRequest<NdTensor>> {
         Ok(match self.0.wants(site, sub)? {
             GraphRequest::FirstVote(_) => GraphRequest::Lazy,
             other => other,
         })
-    }
-    fn on_event(&mut self, site: &Site<'_>, event: Event<'_, NdTensor>) -> Result<Action<NdTensor>> {
-        self.0.on_event(site, event)
     }
 }
 

@@ -54,7 +54,7 @@ impl Layer {
         })
     }
 
-    /// Queries, keys and values, each `[batch, heads, tokens, dim]`; the first two turned by where their tokens are.
+    /// Queries, keys and values, each `[batch, heads, tokens, dim]`. Positions rotate queries and keys.
     pub fn project(&self, x: &Tensor, rotary: &Rotary) -> Result<[Tensor; 3]> {
         let (batch, tokens, channels) = x.dims3()?;
         let split = |x: Tensor| {
@@ -104,12 +104,12 @@ impl Rotary {
         Ok(Self { cos: angles.cos()?, sin: angles.sin()? })
     }
 
-    /// The tables of some tokens alone, as `rows` takes their rows.
+    /// The tables of some of the tokens: `rows` selects their rows.
     pub fn of(&self, rows: impl Fn(&Tensor) -> Result<Tensor>) -> Result<Self> {
         Ok(Self { cos: rows(&self.cos)?, sin: rows(&self.sin)? })
     }
 
-    /// Turns queries or keys `[batch, heads, tokens, dim]`.
+    /// Rotates queries or keys `[batch, heads, tokens, dim]`.
     fn turn(&self, x: &Tensor) -> Result<Tensor> {
         let over_heads = |table: &Tensor| match table.rank() {
             2 => table.unsqueeze(0)?.unsqueeze(0),

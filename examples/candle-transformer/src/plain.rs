@@ -1,4 +1,4 @@
-//! The model before.
+//! The forward pass without pruning.
 
 use candle_core::{Result, Tensor};
 use candle_nn::Module;

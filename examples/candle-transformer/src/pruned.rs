@@ -1,4 +1,4 @@
-//! The model after: the same with token pruning.
+//! The forward pass with token pruning.
 
 use atedm_candle::{CandleBlockPass, CandleTensor, CandleTokens};
 use atedm_core::plugin::{BlockId, Grid, Row, Step, TokenReducer};

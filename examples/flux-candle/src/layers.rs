@@ -1,4 +1,4 @@
-//! FLUX's layers: two streams with joint attention, or one stream whose attention and feed-forward stand side by side.
+//! FLUX's layers: two streams with joint attention, or one stream with attention and feed-forward in parallel.
 
 use candle_core::{D, Result, Tensor};
 use candle_nn::{LayerNorm, Linear, Module, RmsNorm, VarBuilder, linear, rms_norm};
@@ -8,7 +8,8 @@ use crate::rotary::rotate;
 
 const EPS: f64 = 1e-6;
 
-/// What the time does to one sublayer: its norm's shift and scale and its output's gate, each `[batch, 1, channels]`.
+/// The modulation of one sublayer by the time step: shift and scale of its norm, and the gate of its output. Each is
+/// `[batch, 1, channels]`.
 #[derive(Debug, Clone)]
 pub struct Modulation {
     shift: Tensor,
@@ -89,12 +90,12 @@ pub fn attend(text: &[Tensor; 3], image: [&Tensor; 3]) -> Result<[Tensor; 2]> {
     Ok([out.narrow(1, 0, of_text)?.contiguous()?, out.narrow(1, of_text, of_image)?.contiguous()?])
 }
 
-/// The factor on `q·k` of heads with so many channels.
+/// The factor on `q·k` for heads with this number of channels.
 pub(crate) fn scale(dim: usize) -> f64 {
     (dim as f64).powf(-0.5)
 }
 
-/// One stream of a layer of two.
+/// One of the two streams of a double-stream layer.
 #[derive(Debug)]
 pub struct Stream {
     modulation: Linear,
@@ -134,7 +135,7 @@ impl Stream {
     }
 }
 
-/// A layer of two streams.
+/// A double-stream layer.
 #[derive(Debug)]
 pub struct Double {
     /// The image's stream.
@@ -171,7 +172,7 @@ impl Double {
     }
 }
 
-/// A layer of one stream: attention and feed-forward side by side, with one output projection.
+/// A single-stream layer: attention and feed-forward in parallel, with one output projection.
 #[derive(Debug)]
 pub struct Single {
     modulation: Linear,
@@ -204,13 +205,13 @@ impl Single {
         Ok(Modulation::all(&self.modulation, time, 1)?.swap_remove(0))
     }
 
-    /// The output of tokens that were attended to `attended`, their feed-forward beside it: `[batch, tokens, channels]`.
+    /// The layer's output from attention's result `attended` and the feed-forward: `[batch, tokens, channels]`.
     pub fn out(&self, attended: &Tensor, normed: &Tensor) -> Result<Tensor> {
         self.out.forward(&Tensor::cat(&[attended, &self.up.forward(normed)?.gelu()?], D::Minus1)?)
     }
 }
 
-/// A layer of either form.
+/// A layer of one of the two kinds.
 #[allow(clippy::large_enum_variant, reason = "one a layer")]
 #[derive(Debug)]
 pub enum Layer {
@@ -220,16 +221,16 @@ pub enum Layer {
     Single(Single),
 }
 
-/// A run of layers of one form.
+/// Consecutive layers of one kind.
 #[derive(Debug)]
 pub struct Block {
     /// `double` or `single`.
     pub stage: &'static str,
-    /// Which run of its stage.
+    /// The block's index among those of its kind.
     pub index: usize,
-    /// How many runs its stage has.
+    /// The number of blocks of its kind.
     pub count: usize,
-    /// Which run of the model.
+    /// The block's index in the model.
     pub number: usize,
     /// The layers.
     pub layers: Vec<Layer>,

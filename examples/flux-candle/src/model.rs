@@ -7,7 +7,7 @@ use crate::config::Config;
 use crate::layers::{Block, Double, Layer, Single, modulate, scale};
 use crate::rotary;
 
-/// Sines and cosines of a time step.
+/// The number of sines and cosines of a time step.
 const FREQUENCIES: usize = 256;
 
 /// FLUX's transformer.
@@ -20,13 +20,13 @@ pub struct Flux {
     time: Mlp,
     guidance: Option<Mlp>,
     pooled: Mlp,
-    /// The layers. The first is a run of its own: first-block caches look at what it does.
+    /// The layers. The first is a block of its own, because first-block caches look at its output.
     pub blocks: Vec<Block>,
     modulation_out: Linear,
     out: Linear,
 }
 
-/// What one evaluation is asked with.
+/// The inputs of one evaluation.
 #[derive(Debug, Clone)]
 pub struct Inputs {
     /// Packed latents `[batch, height·width, channels]`, row by row.
@@ -90,10 +90,10 @@ impl Flux {
         })
     }
 
-    /// The image's tokens `[batch, height·width, channels]` and what goes with them.
+    /// The image's tokens `[batch, height·width, channels]`, and the layers' other inputs.
     ///
     /// # Errors
-    /// When the grid has not as many tokens as the latents, or guidance is missing or not an input of this model.
+    /// If the grid and the latents have different numbers of tokens, or if guidance is missing or not an input.
     pub fn enter(&self, inputs: &Inputs) -> Result<(Tensor, Context)> {
         let Inputs { latents, grid: (height, width), text, pooled, time, guidance } = inputs;
         if height * width != latents.dim(1)? {

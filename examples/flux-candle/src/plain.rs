@@ -1,4 +1,4 @@
-//! The forward pass before.
+//! The unchanged forward pass.
 
 use candle_core::{Result, Tensor};
 use candle_nn::Module;

@@ -1,4 +1,4 @@
-//! The forward pass after: the same with fewer image tokens, or with what an earlier step computed.
+//! The forward pass with fewer image tokens, or with outputs of an earlier step.
 
 use atedm_candle::{CandleBlockPass, CandleTensor, CandleTokens, nest};
 use atedm_core::plugin::{BlockId, Grid, NestId, NestSite, Row, Step, TokenReducer};

@@ -1,4 +1,4 @@
-//! Attention and its graph: the generic bodies, every one.
+//! Attention and its graph: only the default bodies.
 
 use atedm_core::AttentionOps;
 

@@ -8,7 +8,7 @@ use atedm_core::{Error, Indices, Result};
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Host;
 
-/// Lists of one length, one a batch row.
+/// Index lists of the same length, one for each batch row.
 #[derive(Debug, Clone)]
 pub struct Lists(pub(crate) Arc<Vec<Vec<u32>>>);
 

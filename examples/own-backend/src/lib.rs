@@ -1,7 +1,7 @@
-//! A backend of one's own: f32 in plain loops over the host's memory. It is slow, and complete.
+//! A backend of your own: f32 in plain loops over the host's memory. It is complete, but slow.
 //!
-//! The files are those of every backend: `device.rs`, `tensor.rs`, `nn.rs`, `attention.rs`. Everything that a trait
-//! gives a body for is left to that body.
+//! The files have the names of every backend: `device.rs`, `tensor.rs`, `nn.rs`, `attention.rs`. No default body is
+//! overridden.
 
 mod attention;
 mod device;

@@ -1,4 +1,4 @@
-//! An experiment of one's own: a closure as a scorer beside G-WPR, at two ratios, on two prompts.
+//! An experiment of your own: a closure as a scorer is compared with G-WPR, at two ratios, on two prompts.
 
 use std::path::Path;
 

@@ -1,13 +1,14 @@
-//! A whole method of one's own: every block runs on evenly spaced tokens, and each token that was left out takes back the
-//! value of the last kept one before it. It looks at no token, so it is the floor that every other method should beat.
+//! A whole method of your own: every block runs on evenly spaced tokens. Each token that was left out then gets the
+//! value of the last kept token before it. The method ignores the tokens' values, so every other method should be
+//! better.
 //!
 //! ```text
 //! own-method flops --prune every-kth --prune-opt every=3
 //! own-method generate --prompt P --prune every-kth --prune-opt ratio=50%,schedule=prune-less --output kth.png
 //! ```
 //!
-//! Two halves make a method. [`EveryKth`] is what it is before a tensor exists: its options and its token counts, from
-//! which the program knows its FLOPs, its budgets and its plans. [`Spaced`] is what works on tensors.
+//! A method has two types. [`EveryKth`] is its plan: options and token counts, without tensors. The program computes
+//! FLOPs and budgets from it. [`Spaced`] works on tensors.
 
 use atedm::Extension;
 use atedm_core::plugin::options::unknown_option;

@@ -1,4 +1,4 @@
-//! The program with one method more.
+//! The program `atedm` with one more method.
 
 use std::process::ExitCode;
 

@@ -1,6 +1,6 @@
-//! A scorer of one's own: a token matters as much as it differs from the average token.
+//! A scorer of your own: the more a token differs from the average token, the higher its score.
 //!
-//! It needs no attention map at all, so it is a cheap rival to G-WPR, and it stands in configurations next to it:
+//! It needs no attention map, so it is cheaper than G-WPR. You select it in the same way:
 //!
 //! ```text
 //! own-scorer generate --model DIR --prompt P --prune at-edm --prune-opt scorer=contrast,scorer_options.power=2 …

@@ -1,4 +1,4 @@
-//! The program with one scorer more.
+//! The program `atedm` with one more scorer.
 
 use std::process::ExitCode;
 

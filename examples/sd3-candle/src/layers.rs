@@ -16,7 +16,8 @@ pub fn norm() -> LayerNormNoAffine {
     LayerNormNoAffine::new(EPS)
 }
 
-/// What the time does to one sublayer: its input's shift and scale and its output's gate, each `[batch, 1, channels]`.
+/// The modulation of one sublayer by the time step: shift and scale of its input, and the gate of its output. Each is
+/// `[batch, 1, channels]`.
 #[derive(Debug, Clone)]
 struct Modulation {
     shift: Tensor,
@@ -34,7 +35,7 @@ impl Modulation {
     }
 }
 
-/// What the time does to an image's layer.
+/// The modulation of a layer's image side by the time step.
 #[derive(Debug)]
 pub struct Modulations {
     attention: Modulation,
@@ -86,9 +87,9 @@ impl ImageLayer {
         split(self.attention.pre_attention(&by.attention.input(normed)?)?, self.heads)
     }
 
-    /// The attention's output, to be added to the stream, from what joint attention gave `[batch, tokens, channels]`.
-    /// What the image attends to alone, if this layer does that, comes with it: `normed` holds the normed tokens, once
-    /// for queries and keys, or queries' first and keys' last.
+    /// The output to be added to the stream, from joint attention's result `[batch, tokens, channels]`. If the image
+    /// also attends to itself alone in this layer, that attention's output is included. It needs `normed`, the normed
+    /// tokens: one tensor for queries and keys, or that of the queries first and that of the keys last.
     pub fn out(&self, attended: &Tensor, normed: &[Tensor], by: &Modulations) -> Result<Tensor> {
         let out = by.attention.output(&self.attention.post_attention(attended)?)?;
         let (Some(second), Some(by)) = (&self.second, &by.second) else { return Ok(out) };
@@ -135,7 +136,7 @@ impl TextLayer {
     }
 }
 
-/// A text on its way through joint attention.
+/// The text's tensors in joint attention.
 pub struct TextTurn {
     /// Queries, keys and values `[batch, heads, tokens, dim]`.
     pub qkv: [Tensor; 3],
@@ -199,7 +200,7 @@ fn attend(q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor> {
     map.matmul(v)?.transpose(1, 2)?.flatten_from(2)
 }
 
-/// The factor on `q·k` of heads with so many channels.
+/// The factor on `q·k` for heads with this number of channels.
 fn scale(dim: usize) -> f64 {
     (dim as f64).powf(-0.5)
 }

@@ -11,7 +11,7 @@ use candle_transformers::models::stable_diffusion::embeddings::Timesteps;
 use crate::config::Config;
 use crate::layers::Layer;
 
-/// Sines and cosines of a time step.
+/// The number of sines and cosines of a time step.
 const FREQUENCIES: usize = 256;
 
 /// Stable Diffusion 3's transformer.
@@ -29,7 +29,7 @@ pub struct Mmdit {
     pixels: Unpatchifier,
 }
 
-/// What one evaluation is asked with.
+/// The inputs of one evaluation.
 #[derive(Debug, Clone)]
 pub struct Inputs {
     /// `[batch, channels, height, width]`.
@@ -42,7 +42,7 @@ pub struct Inputs {
     pub time: Tensor,
 }
 
-/// What enters the layers.
+/// The inputs of the layers.
 #[derive(Debug)]
 pub struct Entry {
     /// The image's tokens `[batch, height·width, channels]` of a grid of patches.

@@ -1,4 +1,4 @@
-//! The forward pass after: the same with fewer image tokens.
+//! The forward pass with fewer image tokens.
 
 use std::cell::RefCell;
 

@@ -2,9 +2,10 @@
 //!
 //!     cargo run --release -p example-wan-like --example speed
 //!
-//! Random weights, 8 layers of 4 heads x 64 channels, a batch of one. All variants in turns; of each the least wall time
-//! and, on Linux, the least processor time of all threads together, which other work on the machine hardly changes. What
-//! scoring (ToMe: matching) takes is the difference to the same method where an earlier evaluation's decision serves.
+//! The model has random weights, 8 layers of 4 heads x 64 channels, and a batch of one. The variants take turns. The
+//! table has the least wall time of each. On Linux it also has the least processor time of all threads together, which
+//! other work on the machine hardly changes. The time of scoring (ToMe: matching) is the difference to an evaluation
+//! that reuses an earlier decision.
 
 use std::path::PathBuf;
 use std::time::Instant;

@@ -1,4 +1,4 @@
-//! One attention, of tokens to tokens or to text.
+//! One attention: self-attention, or cross-attention to text.
 
 use atedm_core::backend::{AttentionOptions, dims};
 use atedm_core::{NnOps, Result, Weights};
@@ -44,7 +44,7 @@ impl<T: NnOps> Attention<T> {
     }
 
     /// Queries of tokens `[b, m, channels]`, keys and values of a context `[b, n, channels]`, each `[b, heads, .., dim]`.
-    /// Where there are rows of the rotary table, of the tokens and of the context, queries and keys are rotated by them.
+    /// If there are rows of the rotary table, for the tokens and for the context, queries and keys are rotated by them.
     pub fn project(&self, x: &T, context: &T, rope: Option<[&T; 2]>) -> Result<[T; 3]> {
         let q = self.split_heads(&self.norm_q.forward(&self.to_q.forward(x)?)?)?;
         let k = self.split_heads(&self.norm_k.forward(&self.to_k.forward(context)?)?)?;
@@ -60,7 +60,7 @@ impl<T: NnOps> Attention<T> {
         AttentionOptions::for_dim(self.dim)
     }
 
-    /// The output `[b, n, channels]` of what the heads `[b, heads, n, dim]` gave.
+    /// The output projection of the heads `[b, heads, n, dim]`: `[b, n, channels]`.
     pub fn output(&self, attended: &T) -> Result<T> {
         let [batch, heads, n, dim] = dims(attended, "attention")?;
         self.to_out.forward(&attended.permute(&[0, 2, 1, 3])?.reshape(&[batch, n, heads * dim])?)

@@ -9,15 +9,15 @@ use crate::layers::{LayerNorm, Linear, Modulation, gelu_tanh, modulate};
 /// Self-attention, cross-attention and a feed-forward, each with a norm before and a residual around it.
 #[derive(Debug, Clone)]
 pub struct Block<T> {
-    /// Tokens to tokens.
+    /// Self-attention.
     pub self_attention: Attention<T>,
-    /// Tokens to text.
+    /// Cross-attention to text.
     pub cross_attention: Attention<T>,
     norm: LayerNorm<T>,
     norm2: LayerNorm<T>,
     up: Linear<T>,
     down: Linear<T>,
-    /// `[1, 6, channels]`: added to what the time step says.
+    /// `[1, 6, channels]`: added to the time step's modulation.
     modulation: T,
 }
 
@@ -51,7 +51,7 @@ impl<T: NnOps> Block<T> {
         Ok([at(0)?, at(3)?])
     }
 
-    /// The norm before self-attention and the one before the feed-forward, which differ by their modulation alone.
+    /// The norm before self-attention and the one before the feed-forward, which differ only in their modulation.
     pub fn modulated_norm(&self, x: &T, by: &Modulation<T>) -> Result<T> {
         modulate(&self.norm.forward(x)?, &by.shift, &by.scale)
     }

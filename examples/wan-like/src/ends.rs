@@ -47,7 +47,7 @@ impl<T: NnOps> PatchEmbedding<T> {
     }
 }
 
-/// Time steps and text to what the stack takes.
+/// Turns time steps and text into inputs of the stack.
 #[derive(Debug, Clone)]
 pub struct Conditioning<T> {
     time: [Linear<T>; 2],
@@ -73,7 +73,7 @@ impl<T: NnOps> Conditioning<T> {
         })
     }
 
-    /// The embedding `[b, 1, channels]` of one time step an image, in the dtype and on the device of `like`.
+    /// The embedding `[b, 1, channels]` of one time step for each image, in the dtype and on the device of `like`.
     pub fn time(&self, timesteps: &[f32], like: &T) -> Result<T> {
         let half = self.frequencies;
         let frequency = |i: usize| (-(10_000f32.ln()) * i as f32 / half as f32).exp();
@@ -87,7 +87,7 @@ impl<T: NnOps> Conditioning<T> {
         self.time[1].forward(&self.time[0].forward(&sinusoids)?.silu()?)
     }
 
-    /// What modulates every layer, `[b, 6, channels]`, of [`Conditioning::time`].
+    /// The modulation of every layer, `[b, 6, channels]`, from [`Conditioning::time`].
     pub fn modulation(&self, time: &T) -> Result<T> {
         let [batch, _, channels] = dims(time, "time embedding")?;
         self.time_proj.forward(&time.silu()?)?.reshape(&[batch, 6, channels])

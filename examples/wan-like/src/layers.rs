@@ -15,7 +15,7 @@ impl<T: NnOps> Linear<T> {
         Self::load_shaped(weights, &[outputs, inputs])
     }
 
-    /// The same of a weight that is stored under another shape, whose first axis is the outputs.
+    /// Loads a layer whose weight is stored in another shape. The first axis of that shape is the outputs.
     pub fn load_shaped(weights: &Weights<T>, shape: &[usize]) -> Result<Self> {
         let [outputs, inputs] = [shape[0], shape[1..].iter().product()];
         Ok(Self {
@@ -45,7 +45,7 @@ impl<T: NnOps> LayerNorm<T> {
         Ok(Self { weight: weight?, bias: bias?, epsilon })
     }
 
-    /// A norm that learnt nothing, of the dtype and on the device of `like`.
+    /// A norm without weights, of the dtype and on the device of `like`.
     pub fn plain(like: &T, channels: usize, epsilon: f64) -> Result<Self> {
         let all = |value| T::full(value, &[channels], like.dtype(), &like.device());
         Ok(Self { weight: all(1.0)?, bias: all(0.0)?, epsilon })
@@ -89,7 +89,7 @@ pub fn gelu_tanh<T: NnOps>(x: &T) -> Result<T> {
 pub struct Modulation<T> {
     /// Added after the norm.
     pub shift: T,
-    /// Multiplied after the norm, less one.
+    /// The factor after the norm, minus one.
     pub scale: T,
     /// Multiplied with the sublayer's output.
     pub gate: T,

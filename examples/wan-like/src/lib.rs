@@ -1,4 +1,4 @@
-//! A video transformer as Wan is built, and the same one with token reduction.
+//! A video transformer with Wan's structure, unchanged and with token reduction.
 //!
 //! It is diffusers' `WanTransformer3DModel` for text to video: a grid of frames × height × width, 3-D rotary positions,
 //! self-attention with RMS norm on queries and keys, cross-attention to text, norms and gates modulated by the time step.
@@ -6,9 +6,10 @@
 //!
 //! - [`config`]: its sizes, as diffusers writes them.
 //! - [`layers`]: linear layers and norms. [`rope`]: the rotary positions. [`attention`], [`block`]: one layer of the stack.
-//! - [`ends`]: what comes before and after the stack. [`model`]: everything, loaded. None of these knows of token reduction.
-//! - [`plain`]: the forward pass before.
-//! - [`reduced`]: the forward pass after; a test counts the lines that were added.
+//! - [`ends`]: what comes before and after the stack. [`model`]: the whole model with its weights. Token reduction
+//!   changes none of these.
+//! - [`plain`]: the unchanged forward pass.
+//! - [`reduced`]: the forward pass that a method can reduce. A test counts the lines that were added.
 
 pub mod attention;
 pub mod block;

@@ -1,4 +1,4 @@
-//! The whole model, loaded.
+//! The whole model with its weights.
 
 use atedm_core::{NnOps, Result, Weights};
 
@@ -21,7 +21,7 @@ pub struct Wan<T> {
     head_dim: usize,
 }
 
-/// What a forward pass gets.
+/// The inputs of a forward pass.
 #[derive(Debug, Clone, Copy)]
 pub struct Input<'a, T> {
     /// `[b, c, frames, height, width]`.
@@ -32,7 +32,7 @@ pub struct Input<'a, T> {
     pub text: &'a T,
 }
 
-/// What the stack gets.
+/// The inputs of the stack.
 #[derive(Debug, Clone)]
 pub struct Embedded<T> {
     /// The tokens `[b, tokens, channels]`.

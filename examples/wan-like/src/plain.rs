@@ -1,4 +1,4 @@
-//! The forward pass before.
+//! The unchanged forward pass.
 
 use atedm_core::{AttentionOps, Result};
 

@@ -1,4 +1,4 @@
-//! The forward pass after: the same with token reduction.
+//! The forward pass with token reduction.
 
 use atedm_core::backend::AttentionOptions;
 use atedm_core::plugin::{AttentionOutput, BlockId, BlockPass, Grid, Row, Step, Sublayer, TokenReducer};

@@ -1,4 +1,4 @@
-//! From a configuration to a plan.
+//! Turns a configuration into a plan.
 
 use atedm_core::AttentionOps;
 use atedm_core::plugin::Registry;
@@ -14,22 +14,22 @@ use crate::prompts::seed_of;
 use crate::record::PromptLine;
 use crate::subject::Subject;
 
-/// A configuration, and who wrote it.
+/// A configuration and its origin.
 #[derive(Debug, Clone, Copy)]
 pub struct Written<'a> {
     /// The configuration.
     pub config: &'a Config,
-    /// Its text, as the run's folder keeps it.
+    /// The text of the configuration. The run's folder stores it.
     pub text: &'a str,
-    /// Who wrote it.
+    /// The origin of the configuration.
     pub origin: Origin<'a>,
 }
 
 impl Written<'_> {
-    /// The plan for a U-Net of which no weights need be there.
+    /// Makes the plan for a U-Net. Weights need not exist.
     ///
     /// # Errors
-    /// What is wrong with the configuration, its writer in front.
+    /// The errors of the configuration; the message begins with its origin.
     pub fn plan<T: AttentionOps>(
         &self,
         subject: Subject,
@@ -47,10 +47,10 @@ impl Written<'_> {
         self.planned(inputs, platform, registry, listener)
     }
 
-    /// The plan for an opened model, with warnings of prompts that do not fit it.
+    /// Makes the plan for an opened model. Warns of prompts that do not fit it.
     ///
     /// # Errors
-    /// As [`Written::plan`], and what reading the checkpoint's files reports.
+    /// The errors of [`Written::plan`], and of reading the checkpoint's files.
     pub fn plan_for<T: AttentionOps>(
         &self,
         model: &Model,
@@ -73,7 +73,7 @@ impl Written<'_> {
         Ok(plan)
     }
 
-    /// Gives `of` the size that the configuration asks for, under the names of its keys.
+    /// Calls `of` with the size that the configuration asks for, named by its keys.
     fn sized<R>(&self, of: impl FnOnce(AskedSize<'_>) -> Outcome<R>) -> Outcome<R> {
         let [wide, high] = ["width", "height"].map(|key| self.origin.key(key));
         let asked = AskedSize {
@@ -100,7 +100,7 @@ impl Written<'_> {
     }
 }
 
-/// What all points of a configuration have in common.
+/// The options that all points of a configuration share.
 fn options(config: &Config) -> RunOptions {
     let prompts = config.prompts.iter().map(|prompt| PromptLine {
         id: prompt.id.clone(),

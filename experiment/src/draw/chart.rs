@@ -1,4 +1,5 @@
-//! Charts as SVG, drawn with `plotters`: axes with round ticks, a series a colour, intervals as bars, a legend.
+//! Charts as SVG, drawn with `plotters`. They have axes with round ticks, one colour per series, intervals as bars, and
+//! a legend.
 
 use plotters::coord::Shift;
 use plotters::prelude::*;
@@ -7,15 +8,15 @@ use crate::failure::{Failure, Outcome};
 
 const WIDTH: u32 = 640;
 const HEIGHT: u32 = 380;
-/// Names in a line of the legend, which is below the chart.
+/// Names per line of the legend, which is below the chart.
 const COLUMNS: u32 = 3;
-/// Height of a line of the legend.
+/// Height of one line of the legend in pixels.
 const LINE: u32 = 20;
 /// Letters of a name that fit into the legend.
 const NAME: usize = 24;
-/// Labels at points are drawn as long as there are no more points.
+/// The largest number of points whose labels are drawn.
 const MOST_LABELS: usize = 24;
-/// Colours that stay apart for colour-blind readers (Okabe and Ito).
+/// Colours that colour-blind readers can distinguish (Okabe and Ito).
 const COLOURS: [RGBColor; 7] = [
     RGBColor(0, 114, 178),
     RGBColor(213, 94, 0),
@@ -26,17 +27,17 @@ const COLOURS: [RGBColor; 7] = [
     RGBColor(0, 0, 0),
 ];
 
-/// Of labels beside points.
+/// The colour of labels next to points.
 const GREY: RGBColor = RGBColor(70, 78, 88);
 
 /// A point of a series.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Mark {
-    /// Where.
+    /// The position.
     pub at: (f64, f64),
     /// The lower and upper end of a vertical interval around it.
     pub interval: Option<(f64, f64)>,
-    /// A few letters beside it.
+    /// A short label next to it.
     pub label: String,
 }
 
@@ -45,7 +46,7 @@ pub struct Mark {
 pub enum Form {
     /// A line through many points.
     Line,
-    /// A dot a point, joined by a thin line.
+    /// One dot per point, joined by a thin line.
     Dots,
 }
 
@@ -58,7 +59,7 @@ pub struct Series {
     pub marks: Vec<Mark>,
     /// How they are drawn.
     pub form: Form,
-    /// Number of its colour, so that it can be the same in several charts.
+    /// Number of its colour. A series can have the same colour in several charts.
     pub colour: usize,
 }
 
@@ -71,10 +72,10 @@ impl Series {
     }
 }
 
-/// Where the vertical axis begins.
+/// The start of the vertical axis.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Base {
-    /// At zero, or below.
+    /// Zero, or the lowest point if that is negative.
     Zero,
     /// Just below the lowest point.
     Lowest,
@@ -83,15 +84,15 @@ pub enum Base {
 /// A chart.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Chart {
-    /// Above the chart.
+    /// The title above the chart.
     pub title: String,
-    /// Below the horizontal axis.
+    /// The label below the horizontal axis.
     pub x_label: String,
-    /// Beside the vertical axis.
+    /// The label next to the vertical axis.
     pub y_label: String,
-    /// Where the vertical axis begins.
+    /// The start of the vertical axis.
     pub base: Base,
-    /// What is drawn.
+    /// The series in the chart.
     pub series: Vec<Series>,
 }
 
@@ -163,7 +164,7 @@ impl Chart {
                 }
                 chart.plotting_area().draw(&Circle::new(mark.at, 4, colour.filled()))?;
                 if labelled && !mark.label.is_empty() {
-                    // away from a point below, and inside the chart at its right end
+                    // away from a lower point, and inside the chart at its right end
                     let near = |other: &&Mark| (other.at.0 - mark.at.0).abs() < 0.1 * (right - left);
                     let mut others = self.series.iter().flat_map(|series| &series.marks).filter(near);
                     let up = others.all(|other| other.at.1 <= mark.at.1);
@@ -184,7 +185,7 @@ impl Chart {
     }
 }
 
-/// A range with some room around the values; any range where there are none.
+/// A range with some space around the values. If there are no values, any range.
 fn padded(values: impl Iterator<Item = f64>) -> (f64, f64) {
     let (low, high) =
         values.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), v| (low.min(v), high.max(v)));
@@ -192,14 +193,14 @@ fn padded(values: impl Iterator<Item = f64>) -> (f64, f64) {
         return (0.0, 1.0);
     }
     let room = match high - low {
-        // one value: wide enough for ticks to differ
+        // a single value: wide enough for distinct ticks
         none if none <= 1e-9 * high.abs() => (0.1 * high.abs()).max(1e-6),
         span => 0.06 * span,
     };
     (low - room, high + room)
 }
 
-/// A tick's number: plain where that is short, else with an exponent.
+/// The number at a tick. Long numbers are written with an exponent.
 fn number(value: f64) -> String {
     let size = value.abs();
     if size < 1e-12 {

@@ -1,4 +1,4 @@
-//! Which tokens of a block were kept, drawn over the decoded picture (the paper's Fig. 8).
+//! Draws the kept tokens of a block over the decoded picture (the paper's Fig. 8).
 
 use crate::files::Picture;
 
@@ -9,12 +9,12 @@ pub struct Mask {
     pub height: usize,
     /// Columns of tokens.
     pub width: usize,
-    /// Row-major, one entry a token.
+    /// Whether each token was kept, row-major.
     pub kept: Vec<bool>,
 }
 
 impl Mask {
-    /// From the kept positions; those outside the grid are ignored.
+    /// Makes a mask from the kept positions. Positions outside the grid are ignored.
     pub fn from_positions(height: usize, width: usize, positions: &[u32]) -> Self {
         let mut kept = vec![false; height * width];
         for &position in positions {
@@ -30,7 +30,7 @@ impl Mask {
     }
 }
 
-/// The picture enlarged by a whole factor, pixel for pixel, until its longer side has at least `least` pixels.
+/// Enlarges the picture by a whole factor, without interpolation, until its longer side has at least `least` pixels.
 pub fn enlarge(picture: &Picture, least: usize) -> Picture {
     let factor = least.div_ceil(picture.width.max(picture.height).max(1)).max(1);
     let mut large = Picture::filled(picture.width * factor, picture.height * factor, [0; 3]);
@@ -42,7 +42,7 @@ pub fn enlarge(picture: &Picture, least: usize) -> Picture {
     large
 }
 
-/// The picture with pruned tokens dark and reddish and a thin line around every kept region.
+/// The picture with pruned tokens dark and reddish, and a thin line around every kept region.
 pub fn overlay(picture: &Picture, mask: &Mask) -> Picture {
     let token =
         |x: usize, y: usize| (x * mask.width / picture.width.max(1), y * mask.height / picture.height.max(1));

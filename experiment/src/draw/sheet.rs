@@ -1,23 +1,23 @@
-//! A contact sheet: rows of pictures under column titles, with row titles at the left, on several lines if they are long.
+//! A contact sheet: rows of pictures under column titles. Row titles are on the left; long ones take several lines.
 
 use super::text::{GLYPH, write};
 use crate::files::Picture;
 
 const MARGIN: usize = 8;
-/// Letters of a row title on one line.
+/// Letters of a row title per line.
 const LINE: usize = 28;
-/// From one line of a row title to the next.
+/// Pixels between the tops of two lines of a row title.
 const LEADING: usize = GLYPH + 4;
 const PAPER: [u8; 3] = [250, 250, 250];
 const INK: [u8; 3] = [20, 20, 20];
 const FAINT: [u8; 3] = [120, 120, 120];
 
-/// One picture and the line below it.
+/// A picture and the line below it.
 #[derive(Debug, Clone)]
 pub struct Cell {
-    /// What is shown, at any size; it is sampled down to the sheet's.
+    /// The picture, of any size. It is scaled down to the sheet's size.
     pub picture: Picture,
-    /// A short line.
+    /// A short caption.
     pub caption: String,
 }
 
@@ -26,14 +26,14 @@ pub struct Cell {
 pub struct Sheet {
     /// The line above everything.
     pub title: String,
-    /// Above each column.
+    /// The title of each column.
     pub columns: Vec<String>,
-    /// At the left of each row, and its cells.
+    /// The rows: a title, and the cells.
     pub rows: Vec<(String, Vec<Cell>)>,
 }
 
 impl Sheet {
-    /// Draws it with pictures whose longer side has `side` pixels.
+    /// Draws the sheet. The longer side of each picture has `side` pixels.
     pub fn draw(&self, side: usize) -> Picture {
         let largest = |of: fn(&Picture) -> usize| {
             self.rows.iter().flat_map(|(_, cells)| cells).map(|cell| of(&cell.picture)).max().unwrap_or(1)
@@ -71,7 +71,8 @@ impl Sheet {
     }
 }
 
-/// A row title in lines of at most [`LINE`] letters, broken between words and in words that are longer.
+/// Splits a row title into lines of at most [`LINE`] letters. Lines break between words, and inside words that are too
+/// long.
 fn lines(text: &str) -> Vec<String> {
     let mut lines: Vec<String> = Vec::new();
     let words = text.split_whitespace().map(|word| word.chars().collect::<Vec<char>>());
@@ -87,7 +88,7 @@ fn lines(text: &str) -> Vec<String> {
     lines
 }
 
-/// Samples `picture` into a rectangle of the sheet.
+/// Scales `picture` into a rectangle of the sheet.
 fn place(sheet: &mut Picture, picture: &Picture, at: (usize, usize), size: (usize, usize)) {
     for y in 0..size.1 {
         for x in 0..size.0 {

@@ -4,10 +4,10 @@ use font8x8::UnicodeFonts;
 
 use crate::files::Picture;
 
-/// Pixels of one letter, both ways.
+/// Width and height of one letter in pixels.
 pub(super) const GLYPH: usize = 8;
 
-/// Writes `text` with its upper left corner at `(x, y)`; what does not fit is cut.
+/// Writes `text` with its upper left corner at `(x, y)`. Text that does not fit is cut.
 pub(super) fn write(picture: &mut Picture, x: usize, y: usize, text: &str, colour: [u8; 3]) {
     for (index, letter) in text.chars().enumerate() {
         let glyph =

@@ -202,5 +202,6 @@ fn planned_levels(plan: &Plan, model: &Model) -> Outcome<Vec<Option<Vec<LevelTok
 fn workload<'a>(model: &'a Model, point: &PlannedPoint) -> Workload<'a> {
     let settings = &point.info.settings;
     let size = Size { width: settings.width, height: settings.height };
-    Workload { sampler: point.sampler, ..model.workload(size, settings.steps) }
+    let work = model.workload(size, settings.steps);
+    Workload { sampler: point.sampler, guided: work.unet.is_guided(settings.guidance_scale), ..work }
 }

@@ -1,4 +1,4 @@
-//! Output files and folders: checked before the run, written beside their place, then renamed into it.
+//! Output files and folders. They are checked before the run, written next to their place, then renamed into it.
 
 use std::collections::HashSet;
 use std::fs;
@@ -12,12 +12,12 @@ use crate::failure::{Failure, Outcome};
 #[derive(Debug, Clone)]
 pub struct OutputFile {
     path: PathBuf,
-    /// A device or a pipe: nothing can be renamed onto it.
+    /// Whether it is a device or a pipe. Nothing can be renamed onto one.
     special: bool,
 }
 
 impl OutputFile {
-    /// Checks, before any work is done, that the file can be written.
+    /// Checks that the file can be written, before any work is done.
     pub fn prepare(path: &Path) -> Outcome<Self> {
         let special = match fs::metadata(path) {
             Ok(found) if found.is_dir() => {
@@ -35,12 +35,12 @@ impl OutputFile {
         Ok(Self { path: path.to_path_buf(), special })
     }
 
-    /// The path, as typed.
+    /// The path as the user typed it.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Writes it whole or not at all.
+    /// Writes the file completely or not at all.
     pub fn write(&self, bytes: &[u8]) -> Outcome {
         if self.special {
             return fs::write(&self.path, bytes).map_err(|error| Failure::file(&self.path, error));
@@ -49,7 +49,7 @@ impl OutputFile {
     }
 }
 
-/// Refuses two outputs with one path.
+/// Refuses two outputs with the same path.
 pub fn check_distinct(outputs: &[&OutputFile]) -> Outcome {
     let mut seen = HashSet::new();
     for output in outputs.iter().filter(|output| !output.special) {
@@ -74,7 +74,7 @@ pub struct OutputDir {
 }
 
 impl OutputDir {
-    /// Checks, before any work is done, that the folder exists and is writable, or can be made.
+    /// Checks that the folder is writable or can be created, before any work is done.
     pub fn prepare(path: &Path) -> Outcome<Self> {
         let exists = match fs::metadata(path) {
             Ok(found) if found.is_dir() => true,
@@ -87,7 +87,7 @@ impl OutputDir {
         Ok(Self { path: path.to_path_buf(), exists })
     }
 
-    /// Refuses a folder that has something in it.
+    /// Refuses a folder that is not empty.
     pub fn require_empty(self) -> Outcome<Self> {
         if self.exists {
             let mut entries = fs::read_dir(&self.path).map_err(|error| Failure::file(&self.path, error))?;
@@ -101,19 +101,19 @@ impl OutputDir {
         Ok(self)
     }
 
-    /// The path, as typed.
+    /// The path as the user typed it.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Writes files and moves them in. A new folder appears whole;
-    /// in one that exists, files of the same names are replaced one by one.
+    /// Writes files and moves them into the folder. A new folder appears with all of them at once. In an existing
+    /// folder, files of the same names are replaced one by one.
     pub fn write(&self, files: &[NamedFile]) -> Outcome {
         Ok(output::write_folder(&self.path, files)?)
     }
 }
 
-/// Whether `folder` is one, and files can be made in it.
+/// Checks that `folder` is a folder in which files can be created.
 fn check_writable(folder: &Path) -> Outcome {
     match fs::metadata(folder) {
         Err(_) => return Err(Failure::run(format!("expected the folder {} to exist", folder.display()))),

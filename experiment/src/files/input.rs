@@ -1,4 +1,4 @@
-//! Files that are read: regular ones, and never more of one than its kind may hold.
+//! Reads input files. They must be regular files within the size limit of their kind.
 
 use std::fs::{self, File, FileType};
 use std::io::Read;
@@ -8,17 +8,17 @@ use atedm_sdxl::text_file;
 
 use crate::failure::{Failure, Outcome};
 
-/// Bytes of a configuration or another small text at most: 4 MiB.
+/// The size limit of a configuration or another small text: 4 MiB.
 pub const CONFIG_MOST: u64 = 4 << 20;
-/// Bytes of a file of prompts or captions at most: 256 MiB, ten times COCO's.
+/// The size limit of a file of prompts or captions: 256 MiB, ten times COCO's.
 pub const PROMPTS_MOST: u64 = 256 << 20;
-/// Bytes of a file of records or tensors at most: 4 GiB.
+/// The size limit of a file of records or tensors: 4 GiB.
 pub const DATA_MOST: u64 = 4 << 30;
 
-/// Opens a regular file. Devices and pipes have no size to check, and may never end.
+/// Opens a regular file. Devices and pipes are refused, because they have no size to check and may never end.
 pub(super) fn open_file(path: &Path) -> Outcome<File> {
     let failed = |error: std::io::Error| Failure::file(path, error);
-    // looked at before it is opened: opening a pipe waits for its other end
+    // check before opening, because opening a pipe waits for its other end
     let kind = fs::metadata(path).map_err(failed)?.file_type();
     if !kind.is_file() {
         return Err(Failure::file(path, format!("expected a regular file, got {}", kind_of(kind))));
@@ -26,12 +26,12 @@ pub(super) fn open_file(path: &Path) -> Outcome<File> {
     File::open(path).map_err(failed)
 }
 
-/// A whole file of at most `most` bytes.
+/// Reads a whole file of at most `most` bytes.
 pub fn read_bytes(path: &Path, most: u64) -> Outcome<Vec<u8>> {
     read_from(&mut open_file(path)?, path, most)
 }
 
-/// The rest of an open file, whose size is looked at first.
+/// Reads the rest of an open file, after checking its size.
 pub fn read_from(file: &mut File, path: &Path, most: u64) -> Outcome<Vec<u8>> {
     let failed = |error: std::io::Error| Failure::file(path, error);
     let long = || Failure::file(path, format!("expected at most {}, got more", size_of(most)));
@@ -39,12 +39,12 @@ pub fn read_from(file: &mut File, path: &Path, most: u64) -> Outcome<Vec<u8>> {
         return Err(long());
     }
     let mut bytes = Vec::new();
-    // it may have grown since, and files of /proc tell no size
+    // the file may have grown since, and files of /proc report no size
     file.take(most + 1).read_to_end(&mut bytes).map_err(failed)?;
     if bytes.len() as u64 > most { Err(long()) } else { Ok(bytes) }
 }
 
-/// A whole text of at most `most` bytes, without the byte order mark that some editors put in front.
+/// Reads a whole text of at most `most` bytes. It removes the byte order mark that some editors write at the start.
 pub fn read_text(path: &Path, most: u64) -> Outcome<String> {
     String::from_utf8(read_bytes(path, most)?).map(text_file::without_mark).map_err(|error| {
         let line =
@@ -83,7 +83,7 @@ mod tests {
     fn a_size_is_looked_at_before_anything_is_read() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a.bin");
-        // a sparse file: it takes no room on the disk, and would take a terabyte in memory
+        // a sparse file: it takes no space on the disk, and would take a terabyte of memory
         File::create(&path).unwrap().set_len(1 << 40).unwrap();
         let message = read_bytes(&path, DATA_MOST).unwrap_err().to_string();
         assert!(message.ends_with("a.bin: expected at most 4 GiB, got more"), "{message}");

@@ -1,4 +1,5 @@
-//! `--latents` and `--save-latents`: safetensors with one f32 tensor `latents` `[batch, 4, height, width]`.
+//! The files of `--latents` and `--save-latents`: safetensors with one f32 tensor `latents` `[batch, 4, height,
+//! width]`.
 
 use std::path::Path;
 
@@ -12,11 +13,11 @@ use crate::failure::{Failure, Outcome};
 pub struct LatentsFile {
     /// `[batch, channels, height, width]`.
     pub shape: [usize; 4],
-    /// The values.
+    /// The values, row-major.
     pub values: Vec<f32>,
 }
 
-/// Reads the file and checks name, dtype, shape and values.
+/// Reads a file, and checks its name, dtype, shape and values.
 pub fn read_latents(path: &Path, expected: [usize; 4]) -> Outcome<LatentsFile> {
     let at = |reason: String| Failure::file(path, reason);
     let bytes = read_bytes(path, DATA_MOST)?;
@@ -39,7 +40,7 @@ pub fn read_latents(path: &Path, expected: [usize; 4]) -> Outcome<LatentsFile> {
     Ok(LatentsFile { shape: expected, values })
 }
 
-/// The file's bytes.
+/// The bytes of the file.
 pub fn latents_bytes(latents: &LatentsFile) -> Outcome<Vec<u8>> {
     let failed = |error: safetensors::SafeTensorError| Failure::run(format!("latents: {error}"));
     let bytes: Vec<u8> = latents.values.iter().flat_map(|value| value.to_le_bytes()).collect();

@@ -1,7 +1,8 @@
-//! `--masks-out` and `--masks-in`: every kept set of a run as safetensors.
+//! The files of `--masks-out` and `--masks-in`: every kept set of a run as safetensors.
 //!
 //! Each pruning decision is a group of tensors below `step.{step}.{block}.layer.{layer}`, such as
-//! `step.3.down.1.0.layer.0`, with `b` batch rows (unconditional halves first, as in the run) and `n` tokens in the stream:
+//! `step.3.down.1.0.layer.0`. There are `b` batch rows (unconditional halves first, as in the run) and `n` tokens in
+//! the stream:
 //!
 //! | tensor | dtype, shape | |
 //! |---|---|---|
@@ -23,10 +24,10 @@ use serde_json::Value;
 use super::input::{DATA_MOST, read_bytes};
 use crate::failure::{Failure, Outcome};
 
-/// Tokens of a block's grid at most: one a latent of 32768 x 32768 pixels.
+/// The largest number of tokens in a block's grid: one per latent of 32768 x 32768 pixels.
 const MOST_TOKENS: usize = 1 << 24;
 
-/// The lines of metadata that name the method.
+/// The metadata that names the method.
 pub fn mask_metadata(method: &str, options: &Value) -> HashMap<String, String> {
     let metadata = [
         ("format", "atedm masks 1".to_string()),
@@ -37,7 +38,7 @@ pub fn mask_metadata(method: &str, options: &Value) -> HashMap<String, String> {
     metadata.map(|(key, value)| (key.to_string(), value)).into()
 }
 
-/// The file's bytes, with these lines of metadata.
+/// The bytes of the file, with this metadata.
 pub fn masks_bytes(masks: &MaskSet, metadata: HashMap<String, String>) -> Outcome<Vec<u8>> {
     let mut tensors: BTreeMap<String, (Dtype, Vec<usize>, Vec<u8>)> = BTreeMap::new();
     for (key, entry) in masks.iter() {
@@ -78,7 +79,7 @@ fn whole_bytes(numbers: impl Iterator<Item = i64>) -> Vec<u8> {
     numbers.flat_map(i64::to_le_bytes).collect()
 }
 
-/// Reads such a file.
+/// Reads a file of masks.
 pub fn read_masks(path: &Path) -> Outcome<MaskSet> {
     let bytes = read_bytes(path, DATA_MOST)?;
     let file = SafeTensors::deserialize(&bytes)
@@ -129,7 +130,7 @@ pub fn read_masks(path: &Path) -> Outcome<MaskSet> {
     Ok(masks)
 }
 
-/// `step.{step}.{block}.layer.{layer}.{field}`.
+/// Parses `step.{step}.{block}.layer.{layer}.{field}`.
 fn parse_name(name: &str) -> Option<((usize, String, usize), &str)> {
     let (step, rest) = name.strip_prefix("step.")?.split_once('.')?;
     let (rest, field) = rest.rsplit_once('.')?;
@@ -151,7 +152,8 @@ fn numbers<const N: usize>(view: &TensorView<'_>) -> Result<[usize; N], String> 
     values.map_err(|_| wrong())?.try_into().map_err(|_| wrong())
 }
 
-/// That tokens lie on a grid of a size that there can be: whoever draws it makes room for all of it.
+/// Checks that tokens fit their grid and that the grid is not too large. Code that draws a mask allocates the whole
+/// grid.
 fn check_grid(tokens: usize, height: usize, width: usize) -> Result<(), String> {
     match height.checked_mul(width) {
         Some(all) if all <= MOST_TOKENS && tokens <= all => Ok(()),

@@ -1,48 +1,48 @@
-//! What a picture says of itself: the `parameters` text of AUTOMATIC1111's web UI, and our own keys.
+//! The metadata of a picture: the `parameters` text of AUTOMATIC1111's web UI, and our own keys.
 
 use serde_json::{Value, json};
 
 use super::png::TextChunk;
 use crate::record::{Flops, PointInfo, PromptLine, Provenance};
 
-/// How a picture was made.
+/// The settings that a picture was made with.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ImageFacts {
-    /// What was to be drawn.
+    /// The prompt.
     pub prompt: String,
-    /// What was steered away from.
+    /// The negative prompt.
     pub negative_prompt: Option<String>,
     /// Denoising steps of the full schedule.
     pub steps: usize,
-    /// Sampler.
+    /// The sampler.
     pub sampler: String,
-    /// Classifier-free guidance.
+    /// The classifier-free guidance scale.
     pub guidance_scale: f64,
-    /// With a picture to start from: the share of the schedule that ran.
+    /// For image to image: the share of the schedule that ran.
     pub strength: Option<f64>,
     /// Seed of the noise.
     pub seed: u64,
-    /// Place in the batch, counted from 0: one seed draws the noise of all.
+    /// The index in the batch, counted from 0. One seed draws the noise of the whole batch.
     pub batch_index: usize,
-    /// Images of the batch.
+    /// Images in the batch.
     pub batch_images: usize,
-    /// Pixels across.
+    /// Width in pixels.
     pub width: usize,
-    /// Pixels down.
+    /// Height in pixels.
     pub height: usize,
     /// The checkpoint.
     pub model: String,
-    /// Generator of the noise.
+    /// The generator of the noise.
     pub rng: String,
-    /// What the noise was drawn in.
+    /// The dtype that the noise was drawn in.
     pub rng_dtype: String,
     /// The method's registered name.
     pub method: String,
-    /// Its options.
+    /// The method's options.
     pub options: Value,
-    /// What the U-Net cost.
+    /// The cost of the U-Net.
     pub flops: Flops,
-    /// Tensor library.
+    /// The backend.
     pub backend: String,
     /// `cpu`, `cuda:0`, `metal`.
     pub device: String,
@@ -51,7 +51,7 @@ pub struct ImageFacts {
 }
 
 impl ImageFacts {
-    /// Of an image that is alone in its batch and starts from noise.
+    /// The facts of an image that is alone in its batch and starts from noise.
     pub fn of(info: &PointInfo, prompt: &PromptLine, flops: Flops, by: &Provenance) -> Self {
         let settings = info.settings.clone();
         Self {
@@ -79,7 +79,7 @@ impl ImageFacts {
     }
 }
 
-/// The chunks of one picture: `parameters`, then `atedm:…`.
+/// The text chunks of one picture: `parameters`, then `atedm:…`.
 pub fn text_chunks(facts: &ImageFacts) -> Vec<TextChunk> {
     let mut chunks = vec![
         TextChunk::new("parameters", parameters(facts)),
@@ -98,7 +98,7 @@ pub fn text_chunks(facts: &ImageFacts) -> Vec<TextChunk> {
     chunks
 }
 
-/// Prompt, negative prompt, then `Key: value` pairs on one line.
+/// The prompt, the negative prompt, then `Key: value` pairs on one line.
 fn parameters(facts: &ImageFacts) -> String {
     let mut text = format!("{}\n", facts.prompt);
     if let Some(negative) = &facts.negative_prompt {
@@ -122,7 +122,7 @@ fn parameters(facts: &ImageFacts) -> String {
     text
 }
 
-/// Values with a comma or a colon are quoted, as readers of that form expect.
+/// Quotes values with a comma or a colon, as readers of that format expect.
 fn quoted(value: &str) -> String {
     if value.contains([',', ':', '\n']) { Value::from(value).to_string() } else { value.to_string() }
 }

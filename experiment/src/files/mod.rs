@@ -1,4 +1,4 @@
-//! Files that are read and written: nothing half-written is ever left behind.
+//! Reads and writes files. No file is ever left half-written.
 
 mod atomic;
 mod input;

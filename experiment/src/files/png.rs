@@ -7,22 +7,22 @@ use super::input::open_file;
 use crate::failure::{Failure, Outcome};
 use crate::model::Size;
 
-/// Pixels of a picture that is read at most: 67,108,864, the square of 8192.
+/// The largest number of pixels of a picture that is read: 67,108,864, the square of 8192.
 const MOST_PIXELS: usize = 1 << 26;
 
-/// An 8-bit RGB picture, row-major, three bytes a pixel.
+/// An 8-bit RGB picture, row-major, three bytes per pixel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Picture {
-    /// Pixels across.
+    /// Width in pixels.
     pub width: usize,
-    /// Pixels down.
+    /// Height in pixels.
     pub height: usize,
     /// The pixels.
     pub rgb: Vec<u8>,
 }
 
 impl Picture {
-    /// One colour.
+    /// A picture of one colour.
     pub fn filled(width: usize, height: usize, colour: [u8; 3]) -> Self {
         Self { width, height, rgb: colour.repeat(width * height) }
     }
@@ -38,7 +38,7 @@ impl Picture {
         self.rgb.get(at..at + 3).and_then(|slice| slice.try_into().ok()).unwrap_or_default()
     }
 
-    /// Sets a pixel; outside the picture nothing happens.
+    /// Sets a pixel. Places outside the picture are ignored.
     pub fn set(&mut self, x: usize, y: usize, colour: [u8; 3]) {
         if x < self.width && y < self.height {
             let at = 3 * (y * self.width + x);
@@ -49,12 +49,12 @@ impl Picture {
     }
 }
 
-/// One line of metadata.
+/// One entry of metadata.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TextChunk {
-    /// What it is about.
+    /// The keyword.
     pub key: String,
-    /// What it says.
+    /// The text.
     pub text: String,
 }
 
@@ -65,7 +65,7 @@ impl TextChunk {
     }
 }
 
-/// The picture as a PNG file: `tEXt` for text that is Latin-1, `iTXt` (UTF-8) for any other.
+/// The picture as a PNG file. Text that is Latin-1 goes into `tEXt` chunks, other text into `iTXt` (UTF-8).
 pub fn png_bytes(picture: &Picture, chunks: &[TextChunk]) -> Outcome<Vec<u8>> {
     let failed = |error: png::EncodingError| Failure::run(format!("PNG: {error}"));
     let size = |pixels: usize| {
@@ -89,8 +89,8 @@ pub fn png_bytes(picture: &Picture, chunks: &[TextChunk]) -> Outcome<Vec<u8>> {
     Ok(bytes)
 }
 
-/// An 8-bit RGB picture of this `size`, as [`png_bytes`] writes them. Room is made for it only after its
-/// header has told that size.
+/// Reads an 8-bit RGB picture as [`png_bytes`] writes it. The header must state this `size`; memory is allocated only
+/// after that check.
 pub fn read_png(path: &Path, size: Size) -> Outcome<Picture> {
     let file = open_file(path)?;
     let failed = |error: png::DecodingError| Failure::file(path, format!("expected a PNG picture: {error}"));
@@ -112,7 +112,7 @@ pub fn read_png(path: &Path, size: Size) -> Outcome<Picture> {
     Ok(Picture { width: frame.width as usize, height: frame.height as usize, rgb })
 }
 
-/// What `tEXt` may hold: printable Latin-1 and line feeds (PNG specification, 11.3.3).
+/// Whether `tEXt` may hold the text: printable Latin-1 and line feeds (PNG specification, 11.3.3).
 fn is_latin1(text: &str) -> bool {
     text.chars().all(|c| c == '\n' || (' '..='~').contains(&c) || ('\u{a0}'..='\u{ff}').contains(&c))
 }
@@ -138,7 +138,7 @@ mod tests {
         assert_eq!(info.utf8_text[0].get_text().unwrap(), chunks[1].text);
     }
 
-    /// A header that claims more pixels than any memory holds, in a few bytes.
+    /// A few bytes of header can claim more pixels than any memory holds.
     #[test]
     fn a_picture_is_believed_only_if_it_has_the_size_that_is_expected() {
         let dir = tempfile::tempdir().unwrap();

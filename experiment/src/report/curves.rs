@@ -1,4 +1,4 @@
-//! Quality against FLOPs, and against what a grid entry varies.
+//! Quality against FLOPs, and against the values that a grid entry varies.
 
 use serde_json::Value;
 
@@ -13,7 +13,7 @@ use crate::record::PointInfo;
 /// A point with its figures.
 type Measured<'a> = (&'a PointInfo, &'a PointFigures);
 
-/// All curves of a run; none where no image is finished.
+/// All curves of a run; none if no image is finished.
 pub(super) fn curves(run: &Gathered, figures: &[PointFigures]) -> Outcome<String> {
     let points: Vec<Measured<'_>> = run.info.points.iter().zip(figures).collect();
     let unit = Unit::of(run);
@@ -51,12 +51,12 @@ pub(super) fn curves(run: &Gathered, figures: &[PointFigures]) -> Outcome<String
     Ok(parts.concat())
 }
 
-/// What sets a point apart in its grid entry.
+/// The part of the label that distinguishes a point in its grid entry.
 fn own_words(point: &PointInfo) -> String {
     point.label.strip_prefix(point.grid.as_str()).unwrap_or(&point.label).trim().to_string()
 }
 
-/// A series a grid entry, from left to right.
+/// One series per grid entry, with points from left to right.
 fn by_grid(
     points: &[Measured<'_>],
     x: impl Fn(&Measured<'_>) -> Option<f64>,
@@ -66,7 +66,7 @@ fn by_grid(
     let mut series: Vec<Series> = Vec::new();
     for (point, _) in points {
         if series.iter().all(|series| series.name != point.grid) {
-            // each entry has one colour in all charts
+            // an entry has the same colour in all charts
             let (name, colour) = (point.grid.clone(), series.len());
             series.push(Series { name, marks: Vec::new(), form: Form::Dots, colour });
         }
@@ -87,7 +87,7 @@ fn by_grid(
     series
 }
 
-/// What some grid entry varies alone, by number: two values of it at least.
+/// Keys with numeric values that a grid entry varies alone. There must be at least two values.
 fn numeric_axes(points: &[Measured<'_>]) -> Vec<String> {
     let mut axes: Vec<String> = Vec::new();
     for (point, _) in points {

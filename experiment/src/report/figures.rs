@@ -1,15 +1,15 @@
-//! Means over prompts with their bootstrap intervals.
+//! Means over prompts, with bootstrap intervals.
 //!
-//! The interval is the percentile bootstrap (Efron 1979): the prompts are drawn anew with replacement, the mean of each
-//! draw is taken, and the middle 95 % of these means are the interval. The draws are seeded, so a page of the same
-//! results is the same page.
+//! The interval is the percentile bootstrap (Efron 1979). The prompts are drawn repeatedly with replacement, and each
+//! draw gives a mean. The interval is the middle 95 % of these means. The draws are seeded, so the same results always
+//! give the same page.
 
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
 use crate::record::{Distances, Record};
 
-/// How often the prompts are drawn anew.
+/// Number of bootstrap draws.
 pub(super) const DRAWS: usize = 1000;
 
 /// A mean.
@@ -18,12 +18,12 @@ pub(super) struct Mean {
     pub(super) value: f64,
     /// The middle 95 % of bootstrap means; `None` for fewer than two values.
     pub(super) interval: Option<(f64, f64)>,
-    /// Values.
+    /// Number of values.
     pub(super) count: usize,
 }
 
 impl Mean {
-    /// Of finite values; `None` if there are none.
+    /// The mean of the finite values; `None` if there are none.
     pub(super) fn of(values: impl Iterator<Item = f64>) -> Option<Self> {
         let values: Vec<f64> = values.filter(|value| value.is_finite()).collect();
         let count = values.len();
@@ -36,7 +36,7 @@ impl Mean {
             return Some(Self { value, interval: None, count });
         }
         let mut random = ChaCha8Rng::seed_from_u64(0);
-        // a number below `count`: the upper half of a product, biased by less than count / 2^32
+        // a number below `count`: the upper half of a product, with a bias below count / 2^32
         let mut draw = || ((u64::from(random.next_u32()) * count as u64) >> 32) as usize;
         let mut means: Vec<f64> =
             (0..DRAWS).map(|_| mean((0..count).filter_map(|_| values.get(draw())).sum())).collect();
@@ -50,13 +50,13 @@ impl Mean {
 #[derive(Clone, Copy)]
 pub(super) struct Metric {
     pub(super) name: &'static str,
-    /// With its unit, for axes.
+    /// Its name with the unit, for axes.
     pub(super) axis: &'static str,
-    /// Digits after the point.
+    /// Digits after the decimal point.
     pub(super) digits: usize,
-    /// Which way is better.
+    /// Which direction is better.
     pub(super) better: &'static str,
-    /// `None` where it is infinite.
+    /// The value; `None` if it is infinite.
     of: fn(&Distances) -> Option<f64>,
 }
 
@@ -81,13 +81,13 @@ pub(super) const METRICS: [Metric; 4] = [
 ];
 
 impl Metric {
-    /// Its value for an image; `None` without distances, and where it is infinite.
+    /// The value for an image. `None` without distances, and if it is infinite.
     pub(super) fn value(&self, record: &Record) -> Option<f64> {
         record.distances.as_ref().and_then(self.of)
     }
 }
 
-/// What is left of a level's tokens, over images.
+/// The remaining tokens of a level, over images.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Kept {
     pub(super) level: usize,
@@ -101,16 +101,16 @@ pub(super) struct PointFigures {
     pub(super) tflop: Option<Mean>,
     pub(super) seconds_per_step: Option<Mean>,
     pub(super) kept: Vec<Kept>,
-    /// Votes cast for a decision; `None` where none are.
+    /// Votes per decision; `None` if no votes were cast.
     pub(super) votes: Option<f64>,
     /// In the order of [`METRICS`].
     pub(super) distances: [Option<Mean>; METRICS.len()],
-    /// Images equal to the unpruned ones: their PSNR is infinite and not in its mean.
+    /// Number of images equal to the unpruned ones. Their PSNR is infinite, so the mean leaves it out.
     pub(super) equal: usize,
 }
 
 impl PointFigures {
-    /// Over finished images.
+    /// The figures over finished images.
     pub(super) fn of(records: &[&Record]) -> Self {
         let mean = |of: fn(&Record) -> f64| Mean::of(records.iter().map(|record| of(record)));
         let equal = |record: &&&Record| record.distances.as_ref().is_some_and(|d| d.psnr.is_none());
@@ -127,7 +127,7 @@ impl PointFigures {
     }
 }
 
-/// By level, finest first; each image's decisions weigh as many as they were.
+/// Remaining tokens by level, finest first. Each image is weighted by its number of decisions.
 fn kept(records: &[&Record]) -> Vec<Kept> {
     let tokens = || records.iter().flat_map(|record| &record.tokens);
     let mut levels: Vec<usize> = tokens().map(|tokens| tokens.level).collect();
@@ -168,7 +168,7 @@ mod tests {
             high - low
         };
         let (few, many) = (width(20), width(2000));
-        // 2 × 1.96 standard errors of the mean: the values' standard deviation is 2.872
+        // 2 × 1.96 standard errors of the mean; the values' standard deviation is 2.872
         let expected = 2.0 * 1.96 * 2.872 / 20f64.sqrt();
         assert!((few / expected - 1.0).abs() < 0.2, "{few} {expected}");
         assert!((many / few * 10.0 - 1.0).abs() < 0.2, "{many} {few}");

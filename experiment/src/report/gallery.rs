@@ -1,4 +1,4 @@
-//! Images: a row a prompt, a column a point; before and after; masks.
+//! The images of a report: one row per prompt, one column per point; before and after; masks.
 
 use std::path::Path;
 
@@ -13,29 +13,29 @@ use crate::model::Size;
 use crate::record::{PointInfo, PromptLine};
 use atedm_sdxl::flops::readable;
 
-/// Longer side of a mask overlay.
+/// Longer side of a mask overlay in pixels.
 const OVERLAY: usize = 160;
-/// Steps of a run whose masks are shown: the first one that has any, the middle one, the last one.
+/// Number of steps whose masks are shown: the first with masks, the middle one and the last one.
 const MASK_STEPS: usize = 3;
 
-/// What is shown of the images.
+/// The images to show.
 #[derive(Debug, Clone)]
 pub struct Shown<'a> {
-    /// The prompts whose images are in the page.
+    /// The prompts whose images the page shows.
     pub prompts: Vec<&'a PromptLine>,
-    /// Their longer side at most.
+    /// The largest length of their longer side, in pixels.
     pub pixels: usize,
 }
 
 /// The grid of images, and the masks below it.
 pub(super) struct Gallery {
     pub(super) grid: String,
-    /// Empty where the run stored none.
+    /// Empty if the run stored no masks.
     pub(super) masks: String,
 }
 
 impl Gallery {
-    /// Reads and draws what is shown.
+    /// Reads and draws the images to show.
     pub(super) fn new(run: &Gathered, shown: &Shown<'_>) -> Outcome<Self> {
         let heads =
             run.info.points.iter().map(|point| format!("<th scope=\"col\">{}</th>", escaped(&point.label)));
@@ -81,14 +81,14 @@ impl Gallery {
     }
 }
 
-/// The column of the unpruned image that a point's is compared with, if it is finished.
+/// The column of the unpruned image for a point, if it is finished.
 fn reference_of(run: &Gathered, point: &PointInfo, prompt: &PromptLine) -> Option<usize> {
     let reference = point.reference.as_ref()?;
     run.image(reference, &prompt.id)?;
     run.info.points.iter().position(|other| other.id == *reference)
 }
 
-/// Where an image stands in the grid.
+/// The position of an image in the grid.
 struct Place {
     row: usize,
     column: usize,
@@ -121,7 +121,7 @@ fn cell(
     Ok(format!("<td>{image}<small>{}{far}</small></td>", readable(record.flops.mean_tflop)))
 }
 
-/// Overlays of one image: a line a step, a picture a block.
+/// Overlays of one image: one line per step, one picture per block.
 fn mask_section(finished: &StoredImage, picture: &Picture, path: &Path) -> Outcome<String> {
     let masks = read_masks(path)?;
     let picture = enlarge(&smaller(picture, OVERLAY), OVERLAY);
@@ -139,7 +139,7 @@ fn mask_section(finished: &StoredImage, picture: &Picture, path: &Path) -> Outco
 
 fn mask_figure(picture: &Picture, key: &MaskKey, entry: &MaskEntry) -> Outcome<String> {
     let grid = entry.kept_on_grid();
-    // unconditional halves come first: the last row is the prompt's
+    // unconditional halves come first, so the last row is the prompt's
     let kept = grid.last().map_or(&[][..], Vec::as_slice);
     let mask = Mask::from_positions(entry.grid.0, entry.grid.1, kept);
     let tokens = entry.grid.0 * entry.grid.1;

@@ -1,4 +1,4 @@
-//! Text and pictures as they stand in the page.
+//! Text and pictures in the form that the page needs.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -8,7 +8,7 @@ use sha2::{Digest, Sha256};
 use crate::failure::Outcome;
 use crate::files::{Picture, png_bytes};
 
-/// Text that may hold anything, for elements and for attributes in double quotes.
+/// Escapes any text for elements and for attributes in double quotes.
 pub(super) fn escaped(text: &str) -> String {
     let mut safe = String::with_capacity(text.len());
     for letter in text.chars() {
@@ -27,7 +27,7 @@ pub(super) fn escaped(text: &str) -> String {
 
 /// Any JSON value, indented.
 pub(super) fn pretty(value: &Value) -> String {
-    // A value without keys that are no text always has a form.
+    // Serializing a JSON value cannot fail.
     escaped(&serde_json::to_string_pretty(value).unwrap_or_default())
 }
 
@@ -39,20 +39,20 @@ pub(super) fn figure(svg: &str, caption: &str) -> String {
     format!("<figure class=\"chart\">{svg}<figcaption>{caption}</figcaption></figure>\n")
 }
 
-/// A picture's `src`.
+/// The `src` of a picture.
 pub(super) fn data_uri(picture: &Picture) -> Outcome<String> {
     Ok(format!("data:image/png;base64,{}", STANDARD.encode(png_bytes(picture, &[])?)))
 }
 
-/// What a content security policy calls an inline script.
+/// The hash of an inline script for a content security policy.
 pub(super) fn script_hash(script: &str) -> String {
     format!("'sha256-{}'", STANDARD.encode(Sha256::digest(script.as_bytes())))
 }
 
-/// Seconds since 1970 as `2026-11-21 08:30 UTC`.
+/// Seconds since 1970 in the form `2026-11-21 08:30 UTC`.
 pub(super) fn date(seconds: u64) -> String {
     let (days, rest) = (seconds / 86_400, seconds % 86_400);
-    // Days of the civil calendar, years beginning in March, in cycles of 400 years.
+    // Days of the civil calendar. Years begin in March, in cycles of 400 years.
     let shifted = days + 719_468;
     let (cycle, day) = (shifted / 146_097, shifted % 146_097);
     let year = (day - day / 1_460 + day / 36_524 - day / 146_096) / 365;
@@ -64,7 +64,8 @@ pub(super) fn date(seconds: u64) -> String {
     format!("{year}-{month:02}-{of_month:02} {:02}:{:02} UTC", rest / 3600, rest % 3600 / 60)
 }
 
-/// The picture with its longer side at most `most` pixels: each pixel is the mean of those it stands for.
+/// Shrinks the picture until its longer side has at most `most` pixels. Each new pixel is the mean of those that it
+/// replaces.
 pub(super) fn smaller(picture: &Picture, most: usize) -> Picture {
     let longer = picture.width.max(picture.height);
     if longer <= most {

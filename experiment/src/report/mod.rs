@@ -1,4 +1,4 @@
-//! One HTML page of a run's folder, with everything in it: tables, curves, images.
+//! Writes one HTML page for a run's folder, with everything in it: tables, curves, images.
 
 mod curves;
 mod figures;
@@ -15,10 +15,10 @@ use crate::members::inside;
 pub use gallery::Shown;
 pub use page::page;
 
-/// Where a folder's page lies, unless somebody wants it elsewhere.
+/// The default path of a folder's page.
 ///
 /// # Errors
-/// [`Failure::Run`](crate::Failure::Run) if a link lies there, which could lead out of the folder.
+/// [`Failure::Run`](crate::Failure::Run) if that path is a link, because it could lead out of the folder.
 pub fn place(folder: &Path) -> Outcome<PathBuf> {
     inside(folder, "report.html")
 }

@@ -1,4 +1,4 @@
-//! The page itself.
+//! The HTML of the page.
 
 use super::curves::curves;
 use super::figures::{DRAWS, PointFigures};
@@ -12,7 +12,7 @@ use crate::record::Record;
 const STYLE: &str = include_str!("page.css");
 const SCRIPT: &str = include_str!("page.js");
 
-/// The whole page as HTML. The same results make the same page.
+/// The whole page as HTML. The same results always give the same page.
 ///
 /// # Errors
 /// [`Failure::Run`](crate::Failure::Run) naming a picture or a file of masks that cannot be read.
@@ -25,7 +25,7 @@ pub fn page(run: &Gathered, shown: &Shown<'_>) -> Outcome<String> {
         .collect();
     let title = escaped(&run.info.title);
     let (done, total) = (run.records.len(), run.total());
-    // Nothing is fetched from anywhere, and no script runs but the page's own.
+    // The page fetches nothing from elsewhere, and runs only its own script.
     let policy = format!(
         "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src {}; base-uri 'none'; form-action 'none'",
         script_hash(SCRIPT)
@@ -126,7 +126,7 @@ fn configurations(run: &Gathered) -> Outcome<String> {
     ))
 }
 
-/// The before/after viewer; the script gives it its pictures.
+/// The before/after viewer. The script sets its pictures.
 const VIEWER: &str = "<dialog id=\"viewer\" aria-labelledby=\"viewer-title\">\n\
     <form method=\"dialog\"><h2 id=\"viewer-title\"></h2><button>Close</button></form>\n\
     <div id=\"stage\"><img id=\"after\" alt=\"\"><img id=\"before\" alt=\"\"><span id=\"divider\"></span>\

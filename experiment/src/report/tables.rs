@@ -1,4 +1,4 @@
-//! The page's tables: points, images, what made each point, where it all comes from.
+//! The page's tables: points, images, configurations, provenance.
 
 use std::collections::BTreeMap;
 
@@ -8,19 +8,19 @@ use crate::failure::Outcome;
 use crate::gathered::Gathered;
 use crate::record::{PointInfo, Provenance, Record};
 
-/// Rows of the table of images; `results.jsonl` has them all.
+/// Maximum number of rows in the table of images. `results.jsonl` has all of them.
 const MOST_ROWS: usize = 2000;
 
-/// The unit that FLOPs of a run are shown in.
+/// The unit of a run's FLOPs.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Unit {
     pub(super) name: &'static str,
-    /// How many of it a TFLOP is.
+    /// How many of this unit make one TFLOP.
     pub(super) factor: f64,
 }
 
 impl Unit {
-    /// One in which the unpruned model is at least 1.
+    /// A unit in which the unpruned model has at least 1.
     pub(super) fn of(run: &Gathered) -> Self {
         let largest = run.info.points.iter().map(|point| point.whole_tflop).fold(0.0, f64::max);
         match largest {
@@ -35,13 +35,13 @@ impl Unit {
     }
 }
 
-/// A column's title: sortable, with a line below it.
+/// The title of a sortable column, with a hint below it.
 fn head(title: &str, hint: &str) -> String {
     let hint = if hint.is_empty() { String::new() } else { format!("<small>{}</small>", escaped(hint)) };
     format!("<th scope=\"col\"><button type=\"button\">{}</button>{hint}</th>", escaped(title))
 }
 
-/// A cell with what it is sorted by.
+/// A cell with the value that it is sorted by.
 fn cell(value: f64, shown: &str) -> String {
     format!("<td data-value=\"{value}\">{shown}</td>")
 }
@@ -52,7 +52,7 @@ fn number(value: Option<f64>, digits: usize) -> String {
     value.map_or(MISSING.into(), |value| cell(value, &format!("{value:.digits$}")))
 }
 
-/// The mean, its interval, and how many values it is of.
+/// The mean, its interval, and the number of values.
 fn mean(mean: Option<Mean>, digits: usize, note: &str) -> String {
     let Some(Mean { value, interval, count }) = mean else {
         return match note {
@@ -66,7 +66,7 @@ fn mean(mean: Option<Mean>, digits: usize, note: &str) -> String {
     cell(value, &format!("{value:.digits$}<small>{interval}N = {count}{note}</small>"))
 }
 
-/// A line a point.
+/// One line per point.
 pub(super) fn points(run: &Gathered, figures: &[PointFigures]) -> String {
     let unit = Unit::of(run);
     let mut heads = vec![
@@ -134,7 +134,7 @@ fn point_row(run: &Gathered, index: usize, point: &PointInfo, figures: &PointFig
     format!("<tr>{}</tr>\n", cells.concat())
 }
 
-/// A line an image.
+/// One line per image.
 pub(super) fn images(run: &Gathered) -> String {
     let unit = Unit::of(run);
     let mut heads = vec![
@@ -171,7 +171,7 @@ fn image_row(record: &Record, unit: Unit) -> String {
             escaped(&record.prompt_id)
         ),
         format!("<td>{}</td>", escaped(&record.label)),
-        // seeds have up to 64 bits: as text, so that none is rounded
+        // seeds have up to 64 bits, so they are text to avoid rounding
         format!("<td class=\"number\">{}</td>", record.seed),
         cell(record.flops.mean_tflop, &unit.show(record.flops.mean_tflop)),
         number(Some(record.times.seconds_per_step), 3),
@@ -187,7 +187,7 @@ fn image_row(record: &Record, unit: Unit) -> String {
     format!("<tr>{}</tr>\n", cells.concat())
 }
 
-/// The configuration that made each point, folded.
+/// The configuration of each point, folded.
 pub(super) fn configurations(run: &Gathered) -> Outcome<String> {
     let mut parts = Vec::new();
     for (index, point) in run.info.points.iter().enumerate() {
@@ -218,13 +218,13 @@ pub(super) fn configurations(run: &Gathered) -> Outcome<String> {
     Ok(parts.concat())
 }
 
-/// Terms and what is said of them; the latter is markup already.
+/// A list of terms and descriptions. The descriptions are HTML already.
 fn list(facts: &[(&str, String)]) -> String {
     let lines = facts.iter().map(|(term, said)| format!("<div><dt>{term}</dt><dd>{said}</dd></div>"));
     format!("<dl>{}</dl>", lines.collect::<String>())
 }
 
-/// What computed the images, and when.
+/// The machines that computed the images, and the times.
 pub(super) fn provenance(run: &Gathered) -> String {
     let mut machines: BTreeMap<String, usize> = BTreeMap::new();
     for finished in run.records.values() {

@@ -1,23 +1,25 @@
-//! DeepCache (Ma, Fang and Wang, arXiv 2312.00858): a U-Net's inner part, which changes little from step to step, is
-//! computed now and then; the steps between use its last output again.
+//! DeepCache (Ma, Fang and Wang, arXiv 2312.00858). The inner part of a U-Net changes little from step to step. It is
+//! computed only at full steps. The steps between reuse its last output.
 //!
 //! ```text
-//! at a full step:     everything runs; what nest b + 1 gives is kept        (b = cache_branch_id)
-//! at any other step:  what was kept stands for nest b + 1; the rest runs
+//! at a full step:     everything runs; the output of nest b + 1 is stored   (b = cache_branch_id)
+//! at any other step:  the stored output replaces nest b + 1; the rest runs
 //! ```
 //!
-//! Full steps, branches and names are those of the authors' `DeepCacheSDHelper` (package DeepCache 0.1.1): a U-Net's branch
-//! `b` is the one of its skip connection `b`, three a stage in SD-XL, 0 the outermost. Uneven steps are of the authors'
-//! pipeline, which calls the switch `uniform`.
+//! Full steps, branches and names are those of the authors' `DeepCacheSDHelper` (package DeepCache 0.1.1). Branch `b`
+//! of a U-Net belongs to its skip connection `b`. SD-XL has three branches per stage; branch 0 is the outermost. Uneven
+//! steps come from the authors' pipeline, which calls the switch `uniform`.
 //!
-//! 1. The helper's own default interval is 1, which does nothing; the default here is 3, that of the authors' `main.py`.
-//! 2. Branches are counted by skip connections, whatever a stage has; the helper counts three a stage.
+//! There are two departures:
+//!
+//! 1. The helper's default interval is 1, which does nothing. The default here is 3, as in the authors' `main.py`.
+//! 2. Branches are counted by skip connections, whatever a stage has. The helper counts three per stage.
 
 mod schedule;
 
 use atedm_core::plugin::{
-    Action, BlockShape, BuildContext, Event, Facts, LayerTokens, MethodPlan, ModelShape, NestId, NestSite,
-    Options, Run, Site, StepOf, TokenReducer,
+    BlockShape, BuildContext, Facts, LayerTokens, MethodPlan, ModelShape, NestId, NestSite, Options, Run,
+    StepOf, TokenReducer,
 };
 use atedm_core::{AttentionOps, Error, Result};
 use serde::{Deserialize, Serialize};
@@ -32,15 +34,15 @@ use crate::options::{at_least_one, read};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct DeepCacheOptions {
-    /// Every so many-th step computes everything; 1 is every step. Default 3.
+    /// The interval between steps that compute everything; 1 means every step. Default 3.
     pub cache_interval: usize,
-    /// The branch from which on outputs are used again: nest `cache_branch_id + 1`. Default 0, the most that can be left out.
+    /// The branch from which on outputs are reused: nest `cache_branch_id + 1`. Default 0, which reuses the most.
     pub cache_branch_id: usize,
     /// Whether full steps are evenly spaced. Default true.
     pub uniform: bool,
-    /// With `uniform = false`: the step around which full steps are closest. Default 15, as in the authors' example.
+    /// With `uniform = false`: the step around which full steps are densest. Default 15, as in the authors' example.
     pub center: usize,
-    /// With `uniform = false`: how uneven the steps are, above 1. Default 1.4, as in the authors' example.
+    /// With `uniform = false`: how uneven the steps are, greater than 1. Default 1.4, as in the authors' example.
     pub pow: f64,
 }
 
@@ -63,7 +65,7 @@ impl DeepCacheOptions {
         Ok(())
     }
 
-    /// The nest whose output is used again.
+    /// The nest whose output is reused.
     pub fn nest(&self) -> NestId {
         NestId::after_skip(self.cache_branch_id)
     }
@@ -83,10 +85,10 @@ impl DeepCacheOptions {
         Err(Error::config("cache_branch_id", reason))
     }
 
-    /// Which of a run's steps compute everything.
+    /// For each step of a run, whether it computes everything.
     ///
     /// # Errors
-    /// As [`uneven_steps`].
+    /// The errors of [`uneven_steps`].
     pub fn full_steps(&self, steps: usize) -> Result<Vec<bool>> {
         match self.uniform || self.cache_interval == 1 {
             true => Ok((0..steps).map(|step| step.is_multiple_of(self.cache_interval)).collect()),
@@ -95,16 +97,16 @@ impl DeepCacheOptions {
     }
 }
 
-/// DeepCache as a registry knows it.
+/// The plan of DeepCache: the method without tensors.
 #[derive(Debug, Clone)]
 pub struct DeepCachePlan {
     options: DeepCacheOptions,
-    /// The full steps of the run that it is planned for, if its length is known.
+    /// The full steps of the planned run, if its length is known.
     full: Option<Vec<bool>>,
 }
 
 impl DeepCachePlan {
-    /// The method from its options.
+    /// Makes the plan from the method's options.
     ///
     /// # Errors
     /// [`Error::Config`] naming the option that is wrong, does nothing, or does not fit the model.
@@ -123,10 +125,10 @@ impl DeepCachePlan {
         Ok(Self { full: full.transpose()?, options })
     }
 
-    /// The method itself.
+    /// Builds the method.
     ///
     /// # Errors
-    /// [`Error::Config`] for kept sets to replay.
+    /// [`Error::Config`] if there are kept sets to replay.
     pub fn build<T: AttentionOps>(&self, context: &BuildContext<T>) -> Result<Box<dyn TokenReducer<T>>> {
         crate::checks::no_replay(context)?;
         Ok(Box::new(DeepCache::new(self.options.clone())))
@@ -151,7 +153,7 @@ impl MethodPlan for DeepCachePlan {
         let is_full = |full: &[bool]| full.get(step.index).copied().unwrap_or(true);
         let is_full = match &self.full {
             Some(full) if full.len() == step.total => is_full(full),
-            // steps that do not fit a run are an error as soon as it is known
+            // invalid steps give an error as soon as the run's length is known
             _ => self.options.full_steps(step.total).map_or(true, |full| is_full(&full)),
         };
         (!is_full).then(|| self.options.nest())
@@ -167,15 +169,15 @@ impl MethodPlan for DeepCachePlan {
 pub struct DeepCache<T> {
     options: DeepCacheOptions,
     steps: StepCounter,
-    /// The full steps of this run, once it has begun.
+    /// The full steps of this run. They are computed at its first step.
     full: Option<Vec<bool>>,
     memory: Memory<(), T>,
-    /// Whether the model has told of the nest.
+    /// Whether the model has reported the nest.
     heard: bool,
 }
 
 impl<T: AttentionOps> DeepCache<T> {
-    /// The method with these options, which must be valid.
+    /// Creates the method. The options must be valid.
     pub fn new(options: DeepCacheOptions) -> Self {
         Self { options, steps: StepCounter::default(), full: None, memory: Memory::default(), heard: false }
     }
@@ -196,10 +198,6 @@ impl<T: AttentionOps> TokenReducer<T> for DeepCache<T> {
         self.full = None;
         self.memory.clear();
         Ok(())
-    }
-
-    fn on_event(&mut self, _site: &Site<'_>, _event: Event<'_, T>) -> Result<Action<T>> {
-        Ok(Action::Continue)
     }
 
     fn enter_nest(&mut self, site: &NestSite<'_>, _hidden: &T) -> Result<Option<T>> {

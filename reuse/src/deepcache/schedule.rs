@@ -1,7 +1,7 @@
 //! The steps at which DeepCache computes everything.
 //!
-//! Even: every `cache_interval`-th step from the first. Uneven: as many steps, closer together around `center`; the authors'
-//! `sample_from_quad_center`, which is
+//! Even steps are every `cache_interval`-th step, starting with the first. Uneven steps are equally many, but closer
+//! together around `center`. They are computed as in the authors' `sample_from_quad_center`:
 //!
 //! ```text
 //! n = ceil(steps / cache_interval)
@@ -11,14 +11,16 @@
 //!     stop if full has n steps
 //! ```
 //!
-//! A negative number to a broken power is complex, and the authors' program goes on with complex numbers; so does this.
+//! A fractional power of a negative number is complex. The authors' program continues with complex numbers, and so does
+//! this one.
 
 use atedm_core::{Error, Result};
 
-/// Which steps of a run compute everything.
+/// For each step of a run, whether it computes everything.
 ///
 /// # Errors
-/// [`Error::Config`] naming `center` if it is not a step of the run, and `pow` if no power gives as many steps as asked for.
+/// [`Error::Config`] naming `center` if it is not a step of the run. [`Error::Config`] naming `pow` if no power gives
+/// the requested number of steps.
 pub fn uneven_steps(steps: usize, interval: usize, center: usize, pow: f64) -> Result<Vec<bool>> {
     if center >= steps {
         return Err(Error::config(
@@ -42,11 +44,11 @@ pub fn uneven_steps(steps: usize, interval: usize, center: usize, pow: f64) -> R
     Err(Error::config("pow", reason))
 }
 
-/// The steps beside the first, ascending.
+/// The full steps other than the first, ascending.
 fn spaced(steps: usize, count: usize, center: usize, power: f64) -> Vec<i64> {
     let start = root_of_negative(center as f64, power);
     let end = Complex { re: ((steps - center) as f64).powf(1.0 / power), im: 0.0 };
-    // numpy divides real numbers, but multiplies complex ones by the inverse
+    // numpy divides real numbers, but multiplies complex numbers by the inverse
     let share = |part: f64| if center == 0 { part / count as f64 } else { part * (1.0 / count as f64) };
     let by = Complex { re: share(end.re - start.re), im: share(end.im - start.im) };
     let mut whole: Vec<i64> = (0..=count)
@@ -68,8 +70,8 @@ struct Complex {
     im: f64,
 }
 
-/// `(-x)^(1/power)` for an `x` of at least 0, in Python's order of operations: a last bit decides where a number is almost
-/// whole.
+/// `(-x)^(1/power)` for `x` of at least 0, in Python's order of operations. If a number is almost whole, its last bit
+/// decides.
 fn root_of_negative(x: f64, power: f64) -> Complex {
     let (length, angle) = (x.powf(1.0 / power), std::f64::consts::PI * (1.0 / power));
     match x == 0.0 {
@@ -91,7 +93,7 @@ impl Complex {
         Self { re: length * angle.cos(), im: length * angle.sin() }
     }
 
-    /// The logarithm of the absolute value, as precise near 1 as C's `clog`: there a last bit decides as well.
+    /// The logarithm of the absolute value, as precise near 1 as C's `clog`. Near 1, the last bit decides too.
     fn log_of_length(self) -> f64 {
         let (x, y) = (self.re.abs().max(self.im.abs()), self.re.abs().min(self.im.abs()));
         let is_near_one =
@@ -99,7 +101,7 @@ impl Complex {
         if !is_near_one {
             return x.hypot(y).ln();
         }
-        // x^2 + y^2 - 1 with what rounding takes from the squares
+        // x^2 + y^2 - 1, plus the rounding errors of the squares
         let (xx, yy) = (x * x, y * y);
         let lost = x.mul_add(x, -xx) + y.mul_add(y, -yy);
         (((xx - 1.0) + yy) + lost).ln_1p() / 2.0
@@ -121,7 +123,7 @@ mod tests {
         full: Vec<usize>,
     }
 
-    /// Every row of the fixture is what the authors' own function gave.
+    /// Every row of the fixture is an output of the authors' own function.
     #[test]
     fn uneven_steps_are_the_authors() {
         let text = include_str!("../../../tests/fixtures/reuse/deepcache_schedules.json");

@@ -1,35 +1,35 @@
-//! The model card: what a folder says about itself.
+//! The model card: the `README.md` of a written folder.
 
 use super::{Architecture, Parameter, Vocabulary};
 use crate::checkpoint::Part;
 
-/// What is told of a trained model, beyond its sizes.
+/// The facts of a trained model that its card states, besides its sizes.
 #[derive(Debug, Clone, Copy)]
 pub struct ModelCard<'a> {
-    /// Its name.
+    /// The model's name.
     pub name: &'a str,
-    /// Its sizes.
+    /// The model's sizes.
     pub architecture: &'a Architecture,
-    /// Its tokens.
+    /// The model's vocabulary.
     pub vocabulary: &'a Vocabulary,
-    /// What it was trained on, and under which licence that is.
+    /// The training data and their licence.
     pub data: &'a str,
-    /// The recipe, TOML, with all seeds.
+    /// The recipe as TOML, with all seeds.
     pub recipe_toml: &'a str,
     /// Steps of the U-Net's training.
     pub steps: usize,
-    /// Pictures seen in them.
+    /// Pictures that these steps saw.
     pub images: usize,
-    /// The loss, averaged over stretches of steps: the last step of each and the mean, a row of the card's table.
+    /// The loss over stretches of steps, one row of the card's table each: the stretch's last step and its mean loss.
     pub losses: &'a [(usize, f64)],
-    /// What the autoencoder keeps of held-out pictures: peak signal to noise, decibels.
+    /// Peak signal-to-noise ratio of held-out pictures through the autoencoder, in decibels.
     pub vae_psnr: f64,
-    /// Measured quality, Markdown; without it the card says that nothing was measured.
+    /// Measured quality as Markdown. Without it, the card says that nothing was measured.
     pub evaluation: Option<&'a str>,
 }
 
 impl ModelCard<'_> {
-    /// The data of the `shapes` tier.
+    /// Description of the data of the `shapes` tier.
     pub const SHAPES: &'static str = "\
         The project's own seeded program (`atedm scenes`) composed the scenes. They have one or two plain shapes (circle, square, \
         triangle, star,\nring, cross) in eight colours and two sizes. Backgrounds are plain, gradient, striped or dotted. Captions \
@@ -37,7 +37,7 @@ impl ModelCard<'_> {
         of all (shape, colour, background\nstyle) and of all pairs of objects never occurred in training. The program and its \
         pictures are under MIT OR Apache-2.0.";
 
-    /// The data of the `emoji` tier.
+    /// Description of the data of the `emoji` tier.
     pub const EMOJI: &'static str = "\
         The project's own seeded program (`atedm scenes --emoji`) composed the scenes. They have one or two drawings of Noto Emoji \
         (npm\n`@iconify-json/noto` 1.2.9, Apache-2.0) before plain, gradient, striped or dotted backgrounds. Captions are templates \

@@ -1,19 +1,19 @@
-//! Whether an [`Architecture`] can be built.
+//! Checks whether an [`Architecture`] can be built.
 
 use atedm_core::{Error, Result};
 
 use super::{Architecture, Autoencoder, Text, UNet};
 
-/// Sizes beyond are no model's, and would only exhaust memory.
+/// The largest size accepted. No model needs more, and larger sizes would only exhaust memory.
 const MOST: usize = 1 << 16;
-/// Levels beyond are no model's either.
+/// The largest number of levels accepted.
 const LEVELS: usize = 8;
 
 impl Architecture {
-    /// Whether all numbers fit together.
+    /// Checks that all numbers fit together.
     ///
     /// # Errors
-    /// [`Error::Config`] naming the field, below the table that this is (`unet.groups`).
+    /// [`Error::Config`] naming the field, relative to this table (`unet.groups`).
     pub fn check(&self) -> Result<()> {
         count("size", self.size, 1)?;
         count("context", self.context, 3)?;

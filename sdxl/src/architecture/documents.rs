@@ -5,11 +5,11 @@ use serde_json::{Value, json};
 use super::{Architecture, Vocabulary};
 use crate::checkpoint::Part;
 
-/// The diffusers release whose keys these are.
+/// The diffusers release that these keys come from.
 const DIFFUSERS: &str = "0.30.0";
 
 impl Architecture {
-    /// Every JSON file of the folder but the tokenizers': its path in the folder, and its content.
+    /// Every JSON file of the folder except the tokenizers': path in the folder, and content.
     pub fn documents(&self, vocabulary: &Vocabulary) -> Vec<(&'static str, Value)> {
         vec![
             ("model_index.json", model_index()),
@@ -24,7 +24,7 @@ impl Architecture {
     /// The `config.json` of one part.
     pub fn config(&self, vocabulary: &Vocabulary, part: Part) -> Value {
         match part {
-            // Each pads as its tokenizer does: the first with the end token, the second with "!", which is number 0.
+            // Each encoder pads as its tokenizer does: the first with the end token, the second with "!" (token 0).
             Part::TextEncoder => self.text_encoder(0, vocabulary, vocabulary.end()),
             Part::TextEncoder2 => self.text_encoder(1, vocabulary, 0),
             Part::UNet => self.unet_config(),
@@ -52,7 +52,8 @@ impl Architecture {
             "bos_token_id": vocabulary.start(),
             "eos_token_id": vocabulary.end(),
             "pad_token_id": pad,
-            // What transformers loads it as if it is not told: diffusers loads the other parts in f32, however they are stored.
+            // The dtype that transformers loads it in if the caller names none. diffusers loads the other parts in f32,
+            // however they are stored.
             "torch_dtype": "float32"
         })
     }
@@ -62,7 +63,7 @@ impl Architecture {
         let kinds = |with: &'static str, without: &'static str| {
             unet.depths.iter().map(move |&depth| if depth > 0 { with } else { without })
         };
-        // Entries of levels without attention are not read; SD-XL's own file has 1 layer there.
+        // diffusers does not read the entries of levels without attention. SD-XL's own file has 1 layer there.
         let depths: Vec<usize> = unet.depths.iter().map(|depth| (*depth).max(1)).collect();
         let heads: Vec<usize> = unet.channels.iter().map(|c| (c / unet.head_channels).max(1)).collect();
         json!({
@@ -77,7 +78,7 @@ impl Architecture {
             "mid_block_type": "UNetMidBlock2DCrossAttn",
             "up_block_types": kinds("CrossAttnUpBlock2D", "UpBlock2D").rev().collect::<Vec<_>>(),
             "transformer_layers_per_block": depths,
-            // diffusers' naming slip: the number of heads
+            // diffusers' misnomer: this key holds the number of heads
             "attention_head_dim": heads,
             "cross_attention_dim": self.text_channels(),
             "use_linear_projection": true,

@@ -1,4 +1,4 @@
-//! A checkpoint of an [`Architecture`], written as a diffusers folder.
+//! Writes a checkpoint of an [`Architecture`] as a diffusers folder.
 
 use std::collections::HashMap;
 use std::fs;
@@ -14,31 +14,32 @@ use crate::checkpoint::Part;
 use crate::config::Fields;
 use crate::output::{NamedFile, write_folder};
 
-/// What stands before a name in `model_index.json`: how a folder of ours is known.
+/// The prefix of the name in `model_index.json`. It marks folders that this crate wrote.
 const OURS: &str = "atedm-";
 
-/// A checkpoint to be written: everything but its weights.
+/// A checkpoint to be written, without its weights.
 #[derive(Debug, Clone, Copy)]
 pub struct Folder<'a> {
-    /// Its sizes.
+    /// The model's sizes.
     pub architecture: &'a Architecture,
-    /// Its tokenizers' vocabulary.
+    /// The vocabulary of both tokenizers.
     pub vocabulary: &'a Vocabulary,
-    /// What it is called in `model_index.json`; `atedm-` is put before a name that does not begin with it.
+    /// The name in `model_index.json`. A name that does not begin with `atedm-` gets that prefix.
     pub name: &'a str,
     /// The text of `README.md`.
     pub card: &'a str,
-    /// [`DType::F32`] or [`DType::F16`].
+    /// The dtype of the weights: [`DType::F32`] or [`DType::F16`].
     pub dtype: DType,
 }
 
 impl Folder<'_> {
-    /// Its files: path below the folder, and content. `values` gives the values of each parameter, row-major; it is asked part by
-    /// part ([`Part::ALL`]), in the order of [`Architecture::parameters`].
+    /// The files: path below the folder, and content. `values` gives the values of each parameter, row-major. It is
+    /// called part by part ([`Part::ALL`]), in the order of [`Architecture::parameters`].
     ///
     /// # Errors
-    /// [`Error::Config`] for sizes that do not fit together ([`Architecture::check`]) and for another dtype; [`Error::Weights`]
-    /// naming a tensor that has another number of values or one that is not finite in the dtype; those of `values`.
+    /// [`Error::Config`] for sizes that do not fit together ([`Architecture::check`]) and for another dtype.
+    /// [`Error::Weights`] naming a tensor whose number of values is wrong, or that is not finite in the dtype. The
+    /// errors of `values`.
     pub fn files(
         &self,
         mut values: impl FnMut(Part, &Parameter) -> Result<Vec<f32>>,
@@ -68,16 +69,17 @@ impl Folder<'_> {
         Ok(files)
     }
 
-    /// Writes the folder, whole or not at all; files of the same names in a folder of ours are replaced.
+    /// Writes the folder completely or not at all. In a folder that this crate wrote, files of the same names are
+    /// replaced.
     ///
     /// # Errors
-    /// As [`Folder::files`] and [`check_place`]; [`Error::Io`] if it cannot be written.
+    /// The errors of [`Folder::files`] and [`check_place`]; [`Error::Io`] if the folder cannot be written.
     pub fn write(&self, dir: &Path, values: impl FnMut(Part, &Parameter) -> Result<Vec<f32>>) -> Result<()> {
         check_place(dir)?;
         write_folder(dir, &self.files(values)?)
     }
 
-    /// A part's safetensors file.
+    /// The safetensors file of one part.
     fn weights(
         &self,
         file: &str,
@@ -116,15 +118,15 @@ impl Folder<'_> {
     }
 }
 
-/// A tensor: name, shape, values in row-major order.
+/// A tensor: name, shape, values (row-major).
 pub type NamedTensor = (String, Vec<usize>, Vec<f32>);
 
-/// A part's tensors.
+/// The tensors of one part.
 pub type PartTensors = (Part, Vec<NamedTensor>);
 
-/// What [`Folder::write`] asks for, from lists of tensors in any order.
+/// Makes the `values` argument of [`Folder::write`] from lists of tensors in any order.
 ///
-/// It fails with [`Error::Weights`] for a tensor that is missing or has another shape.
+/// The closure fails with [`Error::Weights`] for a tensor that is missing or has another shape.
 pub fn listed(parts: &[PartTensors]) -> impl FnMut(Part, &Parameter) -> Result<Vec<f32>> {
     let tensors =
         parts.iter().flat_map(|(part, list)| list.iter().map(|tensor| ((*part, tensor.0.as_str()), tensor)));
@@ -139,8 +141,8 @@ pub fn listed(parts: &[PartTensors]) -> impl FnMut(Part, &Parameter) -> Result<V
     }
 }
 
-/// Whether a checkpoint may be written to `dir`: it is new, empty, or one that [`Folder::write`] wrote. Training asks before it
-/// begins.
+/// Checks whether a checkpoint may be written to `dir`: the folder is new, empty, or was written by [`Folder::write`].
+/// Training checks this before it begins.
 ///
 /// # Errors
 /// [`Error::Io`] naming the folder.
@@ -175,7 +177,7 @@ mod tests {
     use crate::pipeline::{Pipeline, Request};
     use crate::weights::random_values;
 
-    /// What any folder is written with here.
+    /// Calls `then` with a small folder in `dtype`.
     fn written<T>(dtype: DType, then: impl FnOnce(Folder<'_>) -> T) -> T {
         let (architecture, vocabulary) = (small(), Vocabulary::of_words(["red", "circle"]));
         then(Folder { architecture: &architecture, vocabulary: &vocabulary, name: "t", card: "# T\n", dtype })
@@ -185,7 +187,7 @@ mod tests {
         Ok(random_values(1, &parameter.name, &parameter.shape))
     }
 
-    /// An image's latents after two steps; the image is decoded too.
+    /// The latents of an image after two steps. The image is decoded too.
     fn sampled(checkpoint: &Checkpoint) -> Vec<f32> {
         let pipeline = Pipeline::<Reference32>::load(checkpoint, DType::F32, &NdDevice).unwrap();
         let request = Request { steps: 2, ..Request::new(["a red circle"]) };
@@ -211,7 +213,7 @@ mod tests {
         }
         let difference = |(a, b): (&f32, &f32)| (a - b).abs();
         let worst = latents[0].iter().zip(&latents[1]).map(difference).fold(0.0, f32::max);
-        // the same weights but for their last bits
+        // the same weights except for their last bits
         assert!(worst > 0.0 && worst < 0.05, "{worst}");
     }
 

@@ -1,9 +1,9 @@
-//! A small SD-XL described by a few numbers: its configurations, its parameters, its tokenizers.
+//! A small SD-XL described by a few numbers: its configurations, parameters and tokenizers.
 //!
-//! - [`Architecture`]: the numbers, as a TOML table of a training recipe holds them.
+//! - [`Architecture`]: the numbers, in the form of a training recipe's TOML table.
 //! - [`Vocabulary`]: byte-level BPE learnt from captions, or CLIP's own.
-//! - [`Parameter`]: a tensor as diffusers and transformers name and shape it.
-//! - [`Folder`]: all of it written as a diffusers folder, with a [`ModelCard`] as its `README.md`.
+//! - [`Parameter`]: a tensor with the name and shape that diffusers and transformers use.
+//! - [`Folder`]: writes all of it as a diffusers folder, with a [`ModelCard`] as its `README.md`.
 
 mod card;
 mod check;
@@ -21,16 +21,16 @@ pub use parameters::{Parameter, Role};
 pub use vocabulary::Vocabulary;
 pub(crate) use vocabulary::pretty;
 
-/// The sizes of an SD-XL: everything that its configurations and the shapes of its weights depend on, but the vocabulary.
+/// The sizes of an SD-XL. Its configurations and the shapes of its weights depend on these and the vocabulary alone.
 ///
-/// What is not here is SD-XL's own: two CLIP text encoders, size and crop conditioning, linear projections around the
+/// Everything else is as in SD-XL: two CLIP text encoders, size and crop conditioning, linear projections around the
 /// transformers, ε-prediction on the scaled linear schedule.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Architecture {
-    /// Pixels of a side of the images it is made for.
+    /// Width and height in pixels of the images that the model is made for.
     pub size: usize,
-    /// Tokens of a prompt, with start and end.
+    /// Tokens of a prompt, start and end included.
     pub context: usize,
     /// The text encoders.
     pub text: Text,
@@ -61,11 +61,11 @@ pub struct Text {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct UNet {
-    /// Channels by level, the finest first; each level halves the grid of the one before.
+    /// Channels of each level, finest first. Each level halves the grid of the level before.
     pub channels: Vec<usize>,
-    /// Resnets of each level on the way down (one more on the way up).
+    /// Resnets of each level on the way down. The way up has one more.
     pub layers: usize,
-    /// Transformer layers of each attention block by level; 0 for a level without attention. The middle has as many as
+    /// Transformer layers of each attention block, by level; 0 for a level without attention. The middle has as many as
     /// the last level.
     pub depths: Vec<usize>,
     /// Channels of an attention head.
@@ -80,33 +80,33 @@ pub struct UNet {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Autoencoder {
-    /// Channels by level, the image's side first; each level halves the grid of the one before.
+    /// Channels of each level, the image's side first. Each level halves the grid of the level before.
     pub channels: Vec<usize>,
-    /// Resnets of each level of the encoder (the decoder's have one more).
+    /// Resnets of each level of the encoder. The decoder has one more.
     pub layers: usize,
     /// Groups of every group norm.
     pub groups: usize,
     /// Channels of the latents.
     pub latent_channels: usize,
-    /// What latents are multiplied by for the U-Net.
+    /// The factor that scales latents for the U-Net.
     pub scaling_factor: f64,
-    /// Whether there is attention in the middle.
+    /// Whether the middle has attention.
     #[serde(default = "yes")]
     pub mid_attention: bool,
 }
 
 impl Architecture {
-    /// Image pixels per latent, along one side.
+    /// Image pixels per latent, in one dimension.
     pub fn factor(&self) -> usize {
         1 << self.vae.channels.len().saturating_sub(1)
     }
 
-    /// Latents of a side of the images it is made for.
+    /// Width and height in latents of the images that the model is made for.
     pub fn latent_size(&self) -> usize {
         self.size / self.factor()
     }
 
-    /// Channels of the text that the U-Net attends to: both encoders' together.
+    /// Channels of the text that the U-Net attends to: the sum over both encoders.
     pub fn text_channels(&self) -> usize {
         self.text.channels.iter().sum()
     }

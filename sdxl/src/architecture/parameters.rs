@@ -1,16 +1,16 @@
-//! Names and shapes of every parameter, as diffusers and transformers name and need them.
+//! Names and shapes of all parameters, as diffusers and transformers expect them.
 
 use super::{Architecture, Vocabulary};
 use crate::checkpoint::Part;
 
-/// What a parameter is, for whoever fills or trains it.
+/// The role of a parameter, for code that initializes or trains it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Role {
-    /// A linear layer's `[outputs, inputs]` or a convolution's `[outputs, inputs, height, width]`.
+    /// The `[outputs, inputs]` of a linear layer, or the `[outputs, inputs, height, width]` of a convolution.
     Weight,
-    /// What is added, `[outputs]`: zero at first.
+    /// An additive term `[outputs]`; initially zero.
     Bias,
-    /// A norm's factors, `[channels]`: one at first.
+    /// The factors of a norm `[channels]`; initially one.
     Scale,
     /// A table of vectors, `[entries, channels]`.
     Embedding,
@@ -20,23 +20,24 @@ pub enum Role {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Parameter {
-    /// Its name in the file.
+    /// The name in the file.
     pub name: String,
-    /// Its shape.
+    /// The shape.
     pub shape: Vec<usize>,
-    /// What it is.
+    /// The role.
     pub role: Role,
 }
 
 impl Parameter {
-    /// Numbers in it.
+    /// Number of values.
     pub fn count(&self) -> usize {
         self.shape.iter().product()
     }
 }
 
 impl Architecture {
-    /// All parameters of a part, those too that only diffusers asks for (the first text encoder's last layer and norm).
+    /// All parameters of a part. This includes those that only diffusers requires: the first text encoder's last layer
+    /// and norm.
     ///
     /// The sizes must have passed [`Architecture::check`].
     pub fn parameters(&self, vocabulary: &Vocabulary, part: Part) -> Vec<Parameter> {
@@ -48,7 +49,7 @@ impl Architecture {
         }
     }
 
-    /// A CLIP text encoder, with a projection of that width if it has one.
+    /// A CLIP text encoder; `projection` is the projection's width, if it has one.
     fn text_parameters(
         &self,
         which: usize,
@@ -91,7 +92,7 @@ impl Architecture {
             list.linear(&format!("{name}.linear_1"), time, inputs);
             list.linear(&format!("{name}.linear_2"), time, time);
         }
-        // What the way down leaves for the way up: a stack of channel counts.
+        // The skip connections of the way down: a stack of channel counts, popped on the way up.
         let mut skips = vec![first];
         let mut current = first;
         let levels: Vec<(usize, usize)> =
@@ -130,7 +131,7 @@ impl Architecture {
         list.0
     }
 
-    /// Encoder and decoder.
+    /// The encoder and the decoder.
     fn vae_parameters(&self) -> Vec<Parameter> {
         let vae = &self.vae;
         let latents = vae.latent_channels;
@@ -184,12 +185,12 @@ impl Architecture {
     }
 }
 
-/// The first and the last level's channels.
+/// The channels of the first and the last level.
 fn ends(channels: &[usize]) -> (usize, usize) {
     (channels.first().copied().unwrap_or(0), channels.last().copied().unwrap_or(0))
 }
 
-/// Parameters in the order in which the parts are listed.
+/// Parameters, in the order in which the parts are listed.
 #[derive(Default)]
 struct List(Vec<Parameter>);
 
@@ -221,7 +222,7 @@ impl List {
         self.bias(name, channels);
     }
 
-    /// A resnet block; `time` is the width of the time embedding, if it takes one.
+    /// A resnet block. `time` is the width of the time embedding, if the block takes one.
     fn resnet(&mut self, name: &str, inputs: usize, outputs: usize, time: Option<usize>) {
         self.norm(&format!("{name}.norm1"), inputs);
         self.conv(&format!("{name}.conv1"), outputs, inputs, 3);

@@ -1,4 +1,4 @@
-//! Architectures against the models that load them.
+//! Compares architectures with the models that load them.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -39,7 +39,7 @@ pub(super) fn small() -> Architecture {
 
 type Shapes = BTreeMap<String, Vec<usize>>;
 
-/// What our model of `part` asks for when it loads.
+/// The parameters that our model of `part` requests when it loads.
 fn asked(architecture: &Architecture, vocabulary: &Vocabulary, part: Part) -> Shapes {
     let (source, list) = Recorder::new(RandomSource::new(1, DType::F32, NdDevice));
     let weights: Weights<<Reference32 as Backend>::Tensor> = Weights::new(source);
@@ -79,7 +79,7 @@ fn parameters_are_what_the_models_ask_for() {
             for (name, shape) in &asked {
                 assert_eq!(shapes.get(name), Some(shape), "{name}");
             }
-            // the first encoder's last layer and norm are diffusers' alone
+            // only diffusers needs the first encoder's last layer and norm
             let unread = shapes.keys().filter(|name| !asked.contains_key(*name));
             let read_by_diffusers = |name: &&String| {
                 name.starts_with("text_model.encoder.layers.1.") || name.contains("final_layer_norm")

@@ -1,14 +1,16 @@
-//! CLIP's kind of vocabulary, made from captions: byte-level BPE with a mark at the end of a word.
+//! A vocabulary in CLIP's format, learnt from captions: byte-level BPE with a mark at the end of a word.
 //!
-//! One step of learning (Sennrich, Haddow and Birch, "Neural Machine Translation of Rare Words with Subword Units", 2016,
-//! algorithm 1), over words `w` that occur `n_w` times, each a list of parts:
+//! One step of learning (Sennrich, Haddow and Birch, "Neural Machine Translation of Rare Words with Subword Units",
+//! 2016, algorithm 1). Word `w` occurs `n_w` times and is a list of parts:
 //!
 //! ```text
 //! (l, r) = argmax over pairs of Σ_w n_w · #{i : part_i = l, part_{i+1} = r}      then every l r becomes lr
 //! ```
 //!
-//! Departures: parts start as bytes, the last one marked (CLIP); of equally frequent pairs the first in lexical order is
-//! taken, so that captions alone decide every number; learning ends when every word is one token.
+//! Departures:
+//! 1. Parts start as bytes, and the last part of a word is marked (as in CLIP).
+//! 2. Of equally frequent pairs, the first in lexical order is merged. So the captions alone decide every number.
+//! 3. Learning ends when every word is one token.
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -22,12 +24,12 @@ pub(super) const START: &str = "<|startoftext|>";
 /// CLIP's mark at the end of a word.
 const WORD_END: &str = "</w>";
 
-/// Two parts of a word that become one.
+/// Two parts of a word that merge into one.
 type Merge = (String, String);
 
 /// Tokens by number, and the merges in order.
 ///
-/// Numbers are CLIP's: 256 bytes, 256 bytes that end a word, one for each merge, start, end.
+/// Tokens are numbered as in CLIP: 256 bytes, 256 bytes that end a word, one token per merge, start, end.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Vocabulary {
     tokens: Vec<String>,
@@ -35,12 +37,13 @@ pub struct Vocabulary {
 }
 
 impl Vocabulary {
-    /// CLIP's token after a text, with which SD-XL's first tokenizer also pads.
+    /// CLIP's token after a text. SD-XL's first tokenizer also pads with it.
     pub const END: &'static str = "<|endoftext|>";
-    /// The sign with which SD-XL's second tokenizer pads: token 0.
+    /// The padding token of SD-XL's second tokenizer: token 0.
     pub const SIGN: &'static str = "!";
 
-    /// Each of these words, of letters `a` to `z`, is one token; any other text falls apart into their beginnings and bytes.
+    /// A vocabulary in which each of these words (letters `a` to `z`) is one token. Any other text splits into
+    /// beginnings of these words and bytes.
     pub fn of_words<'a>(words: impl IntoIterator<Item = &'a str>) -> Self {
         let mut merges = Vec::new();
         for word in words {
@@ -55,8 +58,8 @@ impl Vocabulary {
         Self::from_merges(merges)
     }
 
-    /// Learnt from captions: at most `merges` merges, fewer if every word is one token before. The same captions in any
-    /// order give the same vocabulary.
+    /// Learns from captions. It does at most `merges` merges, and fewer if every word is one token before that. The
+    /// order of the captions does not matter.
     ///
     /// # Errors
     /// [`Error::Config`] naming a caption that cannot be split into words.
@@ -88,7 +91,7 @@ impl Vocabulary {
 
     pub(super) fn from_merges(merges: Vec<Merge>) -> Self {
         let mut tokens = Self::byte_tokens();
-        // Two merges may make one token: "a" + "bc" and "ab" + "c".
+        // Two merges may give the same token: "a" + "bc" and "ab" + "c".
         let mut seen: HashSet<String> = tokens.iter().cloned().collect();
         let wholes = merges.iter().map(joined);
         tokens.extend(wholes.filter(|token| seen.insert(token.clone())));
@@ -96,23 +99,24 @@ impl Vocabulary {
         Self { tokens, merges }
     }
 
-    /// Tokens in it.
+    /// Number of tokens.
     #[allow(clippy::len_without_is_empty, reason = "it always holds the bytes")]
     pub fn len(&self) -> usize {
         self.tokens.len()
     }
 
-    /// Number of the token that starts a prompt.
+    /// The number of the token that starts a prompt.
     pub fn start(&self) -> u32 {
         self.tokens.len() as u32 - 2
     }
 
-    /// Number of the token that ends a prompt: the highest.
+    /// The number of the token that ends a prompt: the highest number.
     pub fn end(&self) -> u32 {
         self.tokens.len() as u32 - 1
     }
 
-    /// The files of a tokenizer's folder, with this padding token ([`Vocabulary::END`] or [`Vocabulary::SIGN`]) and longest prompt.
+    /// The files of a tokenizer's folder. `pad` is the padding token ([`Vocabulary::END`] or [`Vocabulary::SIGN`]),
+    /// `context` the longest prompt in tokens.
     ///
     /// # Errors
     /// [`Error::Config`] for a padding token that is not in the vocabulary.
@@ -148,20 +152,20 @@ impl Vocabulary {
     }
 }
 
-/// JSON as people read it, with a newline at the end.
+/// Indented JSON with a newline at the end.
 pub(crate) fn pretty(value: &Value) -> Vec<u8> {
     format!("{value:#}\n").into_bytes()
 }
 
-/// Byte-level BPE's letter for each of the 256 bytes, in GPT-2's order: printable bytes first, as themselves; then the
-/// others, moved above U+00FF.
+/// Byte-level BPE's letter for each of the 256 bytes, in GPT-2's order. Printable bytes come first, as themselves. The
+/// other bytes follow, moved above U+00FF.
 fn byte_letters() -> Vec<char> {
     let printable = |byte: u32| matches!(byte, 0x21..=0x7e | 0xa1..=0xac | 0xae..=0xff);
     let others = (0..256u32).filter(|&byte| !printable(byte)).zip(256u32..).map(|(_, code)| code);
     (0..256u32).filter(|&byte| printable(byte)).chain(others).filter_map(char::from_u32).collect()
 }
 
-/// A word's letters, the last one marked.
+/// The letters of a word, with the mark on the last one.
 fn letters(word: &str) -> Vec<String> {
     let mut parts: Vec<String> = word.chars().map(String::from).collect();
     if let Some(last) = parts.last_mut() {
@@ -174,7 +178,7 @@ pub(super) fn joined((left, right): &Merge) -> String {
     format!("{left}{right}")
 }
 
-/// Joins the pair everywhere it stands, from the left.
+/// Joins the pair at every occurrence, from left to right.
 fn apply(parts: &mut Vec<String>, merge: &Merge) {
     let mut index = 0;
     while index + 1 < parts.len() {
@@ -185,7 +189,7 @@ fn apply(parts: &mut Vec<String>, merge: &Merge) {
     }
 }
 
-/// The pair that occurs most often, the first in lexical order if several do.
+/// The most frequent pair. Of equally frequent pairs, the first in lexical order.
 fn most_frequent(words: &[(Vec<String>, u64)]) -> Option<Merge> {
     let mut counts = BTreeMap::<(&str, &str), u64>::new();
     for (parts, count) in words {
@@ -193,7 +197,7 @@ fn most_frequent(words: &[(Vec<String>, u64)]) -> Option<Merge> {
             *counts.entry((&pair[0], &pair[1])).or_default() += count;
         }
     }
-    // of equal ones `max_by_key` gives the last
+    // `max_by_key` returns the last of equal items
     let best = counts.into_iter().rev().max_by_key(|(_, count)| *count);
     best.map(|((left, right), _)| (left.to_string(), right.to_string()))
 }
@@ -237,7 +241,7 @@ mod tests {
             tokens(&vocabulary, CAPTIONS[2]).join(" "),
             "a</w> small</w> red</w> star</w> ,</w> above</w> a</w> blue</w> circle</w> 's</w> center</w>"
         );
-        // fewer than one merge a letter, and far fewer than were allowed
+        // fewer merges than letters, and far fewer than allowed
         let letters: usize = CAPTIONS.iter().map(|caption| caption.len()).sum();
         assert!(vocabulary.merges.len() < letters, "{}", vocabulary.merges.len());
     }

@@ -28,7 +28,7 @@ pub(super) struct Configurations {
 impl Configurations {
     /// Those in the folder `root`, whose index is given; `other` stands for its autoencoder's.
     pub(super) fn of_folder(root: &Path, index: &Fields, other: Option<VaeConfig>) -> Result<Self> {
-        // As in diffusers, the index says what each part is, whatever the part's own file says.
+        // As in diffusers, the index decides the class of each part, even if the part's own file names another.
         let [first, second, unet, own_vae] = Part::ALL.map(|part| class(index, part));
         let (first, second) = (first?, second?);
         unet?;
@@ -84,7 +84,7 @@ fn named_class<'a>(index: &'a Fields, part: &str) -> Option<&'a str> {
     index.get(part)?.get(1)?.as_str()
 }
 
-/// [`named_class`], which must be one that runs here.
+/// The [`named_class`], which must be one that runs here.
 fn class(index: &Fields, part: Part) -> Result<&str> {
     let name = part.folder();
     let known: &[&str] = match part {

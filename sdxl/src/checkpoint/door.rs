@@ -1,4 +1,4 @@
-//! What is asked of a path before it is a checkpoint: that it is a folder of SD-XL's kind, else what it is instead.
+//! Checks that a path is a folder of an SD-XL pipeline. If it is not, the error says what it is instead.
 
 use std::io::{ErrorKind, Read};
 use std::path::Path;
@@ -12,11 +12,12 @@ const INDEX: &str = "model_index.json";
 const EXPECTED: &str =
     "expected a diffusers folder (model_index.json, unet/, vae/, …) or one safetensors file";
 
-/// Pipelines with the parts of the first, so that a text becomes the same image.
+/// Pipelines that have the parts of the first one, so a text gives the same image.
 const PIPELINES: [&str; 3] =
     ["StableDiffusionXLPipeline", "StableDiffusionXLImg2ImgPipeline", "StableDiffusionXLInpaintPipeline"];
 
-/// What other SD-XL pipelines do besides, which would be left out silently.
+/// Other SD-XL pipelines, each with the extra step that this crate does not do. Running them without it would be
+/// silently wrong.
 const OTHERS: [(&str, &str); 5] = [
     ("ControlNet", "it runs a control network beside the U-Net"),
     ("PAG", "it guides by perturbed attention"),
@@ -25,10 +26,10 @@ const OTHERS: [(&str, &str); 5] = [
     ("KDiffusion", "it samples by k-diffusion"),
 ];
 
-/// `model_index.json` of a checkpoint whose pipeline runs here.
+/// Reads `model_index.json` of a checkpoint whose pipeline runs here.
 ///
 /// # Errors
-/// As [`super::Checkpoint::open`].
+/// The errors of [`super::Checkpoint::open`].
 pub(super) fn model_index(root: &Path) -> Result<Fields> {
     if root.exists() && !root.is_dir() {
         return Err(Error::config(root.display().to_string(), not_a_folder(root)));
@@ -42,7 +43,7 @@ pub(super) fn model_index(root: &Path) -> Result<Fields> {
     Ok(index)
 }
 
-/// Why a pipeline of this class cannot run.
+/// The reason why a pipeline of this class cannot run.
 fn unlike(class: &str) -> String {
     if !class.starts_with("StableDiffusionXL") {
         return format!("{class:?} is no SD-XL pipeline");
@@ -52,7 +53,7 @@ fn unlike(class: &str) -> String {
     format!("{class:?} is not supported: {why}; expected {}", PIPELINES.join(", "))
 }
 
-/// What a file is that was given for a folder.
+/// Describes a file that was given in place of a folder.
 fn not_a_folder(file: &Path) -> String {
     if file.extension().is_some_and(|extension| extension == "json") {
         let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
@@ -69,7 +70,7 @@ fn not_a_folder(file: &Path) -> String {
     }
 }
 
-/// Where the checkpoint may be instead, for a folder without an index.
+/// Adds a hint where the checkpoint may be, for a folder without an index.
 fn with_hint(root: &Path, error: Error) -> Error {
     let Error::Io { path, source } = error else { return error };
     let above = root.parent().filter(|above| above.join(INDEX).is_file());

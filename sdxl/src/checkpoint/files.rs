@@ -1,7 +1,8 @@
-//! Finding a part's weight files: variants and shards.
+//! Finds the weight files of a part, with their variants and shards.
 //!
-//! Where a single file stands beside an index of shards, one of them is stale. Which is read is the libraries' choice: diffusers
-//! takes the index (`ModelMixin.from_pretrained`), transformers the single file (`_get_resolved_checkpoint_files`).
+//! If a single file and an index of shards exist together, one of them is stale. The choice follows the libraries.
+//! diffusers takes the index (`ModelMixin.from_pretrained`), transformers the single file
+//! (`_get_resolved_checkpoint_files`).
 
 use std::collections::BTreeSet;
 use std::io;
@@ -14,7 +15,7 @@ use super::part::Part;
 use crate::config::Fields;
 use crate::weights::WeightFile;
 
-/// Variants tried, after the plain files, when none is asked for.
+/// Variants that are tried after the plain files if the caller names none.
 const VARIANTS: [&str; 2] = ["fp16", "bf16"];
 
 /// The weight files of `part` in `folder`.
@@ -75,7 +76,7 @@ fn of_variant(folder: &Path, part: Part, variant: Option<&str>) -> Result<Option
     match index {
         Some(index) if index_goes_first || !single.exists() => shards(folder, index).map(Some),
         _ if single.exists() => Ok(Some(vec![single.into()])),
-        // A link to nowhere is a file that somebody meant to be read: another variant is no substitute.
+        // A dead link means that the file should be read. So another variant must not replace it.
         _ => std::iter::once(&single)
             .chain(&indices)
             .try_for_each(|path| refuse_dead_link(path))
@@ -83,7 +84,7 @@ fn of_variant(folder: &Path, part: Part, variant: Option<&str>) -> Result<Option
     }
 }
 
-/// An error if `path` is a link whose target is missing, as an emptied cache leaves them.
+/// Returns an error if `path` is a link whose target is missing. An emptied cache leaves such links.
 pub(super) fn refuse_dead_link(path: &Path) -> Result<()> {
     if path.is_symlink() && !path.exists() {
         return Err(Error::io(path, io::ErrorKind::NotFound.into()));
@@ -91,7 +92,7 @@ pub(super) fn refuse_dead_link(path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The shards that `index` names, each once.
+/// The shards that `index` names, without repetition.
 fn shards(folder: &Path, index: &Path) -> Result<Vec<WeightFile>> {
     let fields = Fields::read(index)?;
     let Some(Value::Object(map)) = fields.get("weight_map") else {

@@ -1,4 +1,4 @@
-//! What tells one checkpoint from another: a hash that takes a moment, whatever the checkpoint's size.
+//! A hash that identifies a checkpoint. It takes only a moment, whatever the checkpoint's size.
 
 use std::path::Path;
 
@@ -10,30 +10,34 @@ use crate::architecture::pretty;
 use crate::output::NamedFile;
 use crate::weights::SafetensorsSource;
 
-/// Tensors of at most this many bytes are read whole.
+/// Tensors of at most this many bytes are read completely.
 const WHOLE: usize = 16 << 10;
-/// Of a larger tensor this many bytes are read at its start, in its middle and at its end.
+/// Bytes that are read at the start, in the middle and at the end of a larger tensor.
 const SAMPLE: usize = 4 << 10;
 
-/// The identity of the checkpoint in `root`, opened without options: see [`Checkpoint::identity`].
+/// The identity of the checkpoint in `root`, opened with default options (see [`Checkpoint::identity`]).
 ///
 /// # Errors
-/// As [`Checkpoint::open`] and [`Checkpoint::identity`].
+/// The errors of [`Checkpoint::open`] and [`Checkpoint::identity`].
 pub fn identity(root: impl AsRef<Path>) -> Result<String> {
     Checkpoint::open(root, OpenOptions::default())?.identity()
 }
 
 impl Checkpoint {
-    /// SHA-256, in 64 hexadecimal digits, of what a run reads: whether two checkpoints are the same one.
+    /// Identifies a checkpoint: SHA-256 over the data that a run reads, in 64 hexadecimal digits.
     ///
-    /// Covered are the bytes of `model_index.json`, of the parts' and the scheduler's configurations and of the tokenizers, and
-    /// of each part's weights the files' sizes and every tensor's name, dtype, shape and samples of its bytes. A tensor of up to
-    /// 16 KiB is sampled whole, a larger one at its start, middle and end: SD-XL's 7 GB take a moment. So a fine-tuned model has
-    /// another identity; one with single values changed between the samples has not. The folder's name and place and the weight
-    /// files' names do not matter.
+    /// The hash covers:
+    /// - the bytes of `model_index.json`, of the configurations of parts and scheduler, and of the tokenizers;
+    /// - the sizes of the weight files;
+    /// - every tensor's name, dtype, shape and samples of its bytes.
+    ///
+    /// A tensor of up to 16 KiB is hashed completely, a larger one at its start, middle and end. So SD-XL's 7 GB take a
+    /// moment. A fine-tuned model has another identity. A model with a few values changed between the samples has the
+    /// same identity. The names of the folder and the weight files do not matter, nor does the folder's place.
     ///
     /// # Errors
-    /// [`Error::Io`] naming a file that cannot be read, [`Error::Weights`] one that is no whole safetensors file.
+    /// [`Error::Io`] naming a file that cannot be read. [`Error::Weights`] naming a file that is not a complete
+    /// safetensors file.
     pub fn identity(&self) -> Result<String> {
         let mut sum = Fields(Sha256::new());
         sum.field(b"atedm checkpoint 1");
@@ -57,8 +61,8 @@ impl Checkpoint {
         Ok(sum.0.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
     }
 
-    /// Every file but the weights that a run may read: its name in a folder, and its bytes. The tokenizers that come with this
-    /// crate are not among them.
+    /// Every file except the weights that a run may read: its name in a folder, and its bytes. The tokenizers that this crate
+    /// holds are not among them.
     pub(super) fn small_files(&self) -> Result<Vec<NamedFile>> {
         let mut names = vec!["model_index.json".to_string(), SCHEDULER.to_string()];
         names.extend(Part::ALL.map(|part| format!("{}/config.json", part.folder())));
@@ -91,7 +95,7 @@ fn read_if_there(path: &Path) -> Result<Option<Vec<u8>>> {
     }
 }
 
-/// A hash of fields, each behind its length: no two lists of fields are the same bytes.
+/// A hash of fields. Each field follows its length, so different lists of fields are different bytes.
 struct Fields(Sha256);
 
 impl Fields {
@@ -101,7 +105,7 @@ impl Fields {
     }
 }
 
-/// The whole, or its start, middle and end.
+/// The whole tensor, or its start, middle and end.
 fn samples(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
     let length = bytes.len();
     let (size, starts) = match length <= WHOLE {

@@ -1,4 +1,4 @@
-//! Checkpoints: a diffusers folder as it is, or a single file with the original names (the module `single`).
+//! Checkpoints: diffusers folders and single files with the original names, without conversion.
 //!
 //! ```text
 //! model_index.json                 which pipeline, and whether an absent negative prompt is zeroed
@@ -33,7 +33,7 @@ pub use part::Part;
 /// The folders of the tokenizers.
 const TOKENIZERS: [&str; 2] = ["tokenizer", "tokenizer_2"];
 
-/// Everything that a tokenizer may be read from.
+/// All files that a tokenizer may be read from.
 const TOKENIZER_FILES: [&str; 6] = [
     "vocab.json",
     "merges.txt",
@@ -43,25 +43,25 @@ const TOKENIZER_FILES: [&str; 6] = [
     "added_tokens.json",
 ];
 
-/// How to open a checkpoint.
+/// Options for opening a checkpoint.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct OpenOptions {
-    /// Read the files of this variant (`fp16`) and no others. Without it plain files are preferred, then `fp16`, then `bf16`.
+    /// Read only the files of this variant (`fp16`). Without it, plain files are preferred, then `fp16`, then `bf16`.
     pub variant: Option<String>,
-    /// Another autoencoder than the checkpoint's own: a folder with `config.json` and weights, or with the two files
-    /// `taesdxl_encoder.safetensors` and `taesdxl_decoder.safetensors`.
+    /// An autoencoder that replaces the checkpoint's own. It is a folder with `config.json` and weights, or with the two
+    /// files `taesdxl_encoder.safetensors` and `taesdxl_decoder.safetensors`.
     pub vae: Option<PathBuf>,
     /// For a single file: a diffusers folder whose configurations and tokenizers count. Its weights are not read, and need not
     /// be there. Without it, configurations are found from the file, and tokenizers are SD-XL's.
     pub config: Option<PathBuf>,
 }
 
-/// An SD-XL checkpoint whose configurations are read and whose weight files are found, but not opened.
+/// An SD-XL checkpoint. Its configurations are read and its weight files are found, but not opened.
 #[derive(Debug, Clone)]
 pub struct Checkpoint {
     root: PathBuf,
     settings: Settings,
-    /// Where the autoencoder is, if it is another than the checkpoint's own.
+    /// The folder of an autoencoder that replaces the checkpoint's own.
     other_vae: Option<PathBuf>,
     configurations: Configurations,
     files: [Vec<WeightFile>; 4],
@@ -81,8 +81,9 @@ impl Checkpoint {
     /// finds the weight files.
     ///
     /// # Errors
-    /// [`Error::Io`] or [`Error::Weights`] for missing files and for a single file that is no SD-XL checkpoint; [`Error::Config`]
-    /// naming the file and the field for what does not parse, is not implemented or does not fit together.
+    /// [`Error::Io`] or [`Error::Weights`] for missing files, and for a single file that is no SD-XL checkpoint.
+    /// [`Error::Config`] naming the file and the field if a value does not parse, is not implemented or does not fit the other
+    /// parts.
     pub fn open(root: impl AsRef<Path>, options: OpenOptions) -> Result<Self> {
         let root = root.as_ref();
         if single::is_meant(root) {
@@ -142,12 +143,12 @@ impl Checkpoint {
         &self.configurations.scheduler
     }
 
-    /// Whether an absent negative prompt is all zeros (else it is the empty prompt's encoding).
+    /// Whether an absent negative prompt becomes zeros. If not, it becomes the encoding of the empty prompt.
     pub fn force_zeros_for_empty_prompt(&self) -> bool {
         self.configurations.zero_empty_prompt
     }
 
-    /// Whether the parts fit each other.
+    /// Checks that the parts fit each other.
     fn check_fit(&self) -> Result<()> {
         let root = match &self.settings {
             Settings::Folder(folder) => folder,
@@ -191,7 +192,7 @@ impl Checkpoint {
         Ok(())
     }
 
-    /// Maps the weights of `part`; they will be given in `dtype` on `device`.
+    /// Maps the weights of `part` into memory. They are converted to `dtype` on `device` when they are used.
     ///
     /// # Errors
     /// [`Error::Io`] or [`Error::Weights`] naming the file that is missing, truncated or broken.
@@ -204,7 +205,7 @@ impl Checkpoint {
         &self.files[part as usize]
     }
 
-    /// How many parameters the weight files of `part` hold, and in which dtypes: by their headers alone.
+    /// The number of parameters in the weight files of `part`, and their dtypes. Only the headers are read.
     ///
     /// # Errors
     /// [`Error::Io`] or [`Error::Weights`] naming the file.
@@ -214,10 +215,10 @@ impl Checkpoint {
         Ok(contents)
     }
 
-    /// Both tokenizers, each cut to its text encoder's context.
+    /// Both tokenizers, each with its text encoder's context as the longest prompt.
     ///
     /// # Errors
-    /// As [`ClipTokenizer::open`].
+    /// The errors of [`ClipTokenizer::open`].
     pub fn tokenizers(&self) -> Result<[ClipTokenizer; 2]> {
         let open = |files: Files<'_>, encoder: &TextEncoderConfig| {
             let tokenizer = ClipTokenizer::of_files(files, encoder.context)?;
@@ -228,7 +229,7 @@ impl Checkpoint {
         match &self.settings {
             Settings::Folder(root) => {
                 let folders = TOKENIZERS.map(|folder| root.join(folder));
-                // A tokenizer does without some of its files, but not without those that somebody meant to be there.
+                // A tokenizer works without some of its files. But a dead link means that the file should be there.
                 for folder in &folders {
                     TOKENIZER_FILES
                         .iter()
@@ -244,13 +245,13 @@ impl Checkpoint {
         }
     }
 
-    /// The image size that diffusers makes by default: the U-Net's `sample_size` times the autoencoder's factor.
+    /// diffusers' default image size: the U-Net's `sample_size` times the autoencoder's factor.
     pub fn default_size(&self) -> Option<usize> {
         self.unet().sample_size.map(|latents| latents * self.vae().factor())
     }
 }
 
-/// An autoencoder outside the checkpoint.
+/// Reads an autoencoder outside the checkpoint.
 fn other_vae(folder: &Path, variant: Option<&str>) -> Result<(VaeConfig, Vec<WeightFile>)> {
     let config = folder.join("config.json");
     let original = ["encoder", "decoder"].map(|side| WeightFile {

@@ -14,10 +14,10 @@ pub enum Part {
 }
 
 impl Part {
-    /// All of them.
+    /// All parts.
     pub const ALL: [Self; 4] = [Self::TextEncoder, Self::TextEncoder2, Self::UNet, Self::Vae];
 
-    /// Its folder in the checkpoint.
+    /// The part's folder in the checkpoint.
     pub fn folder(self) -> &'static str {
         match self {
             Self::TextEncoder => "text_encoder",
@@ -27,7 +27,7 @@ impl Part {
         }
     }
 
-    /// Its weight file's name up to the variant.
+    /// The name of the weight file up to the variant.
     pub fn stem(self) -> &'static str {
         match self {
             Self::TextEncoder | Self::TextEncoder2 => "model",

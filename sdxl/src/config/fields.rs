@@ -1,4 +1,4 @@
-//! Reading one JSON object field by field, with errors that name the file and the field.
+//! Reads a JSON object field by field. Errors name the file and the field.
 
 use std::path::{Path, PathBuf};
 
@@ -7,10 +7,10 @@ use serde_json::{Map, Value};
 
 use crate::text_file;
 
-/// A JSON object and the file it came from.
+/// A JSON object and the file that it came from.
 ///
-/// Unknown keys are ignored (diffusers adds some with every release); [`Fields::expect`] refuses values of known keys
-/// that would change the result and that this crate does not implement.
+/// Unknown keys are ignored, because diffusers adds some with every release. [`Fields::expect`] refuses values of known
+/// keys that would change the result in ways that this crate does not implement.
 #[derive(Debug, Clone)]
 pub(crate) struct Fields {
     file: PathBuf,
@@ -30,7 +30,7 @@ impl Fields {
         Self::new(file, value)
     }
 
-    /// The object `value`; `file` is for messages.
+    /// Wraps the object `value`. `file` is used in messages.
     pub(crate) fn new(file: &Path, value: Value) -> Result<Self> {
         match value {
             Value::Object(map) => Ok(Self { file: file.to_path_buf(), map }),
@@ -38,7 +38,7 @@ impl Fields {
         }
     }
 
-    /// With `value` in the place of what the file has for `name`.
+    /// Replaces the file's value of `name` by `value`.
     pub(crate) fn with(mut self, name: &str, value: Value) -> Self {
         self.map.insert(name.to_string(), value);
         self
@@ -54,7 +54,7 @@ impl Fields {
         &self.file
     }
 
-    /// Refuses an explicit `null` for these names: Python's `None`, which diffusers cannot use there.
+    /// Refuses an explicit `null` for these names. It is Python's `None`, which diffusers cannot use there.
     pub(crate) fn refuse_null(&self, names: &[&str]) -> Result<()> {
         match names.iter().find(|name| self.map.get(**name).is_some_and(Value::is_null)) {
             Some(name) => {
@@ -74,17 +74,17 @@ impl Fields {
         self.map.get(name).filter(|value| !value.is_null())
     }
 
-    /// Whether there is a key `name`, be it `null`.
+    /// Whether the key `name` exists, even with the value `null`.
     pub(crate) fn names(&self, name: &str) -> bool {
         self.map.contains_key(name)
     }
 
-    /// An error about `name`, whose value is not what was expected.
+    /// An error about `name`, whose value has not the expected form.
     pub(crate) fn wrong(&self, name: &str, expected: &str, got: &Value) -> Error {
         self.error(name, format!("expected {expected}, got {got}"))
     }
 
-    /// A whole number of at least `least` and at most 2²⁰ (sizes beyond are no model's, and would only exhaust memory).
+    /// A whole number from `least` to 2²⁰. No model needs more, and larger sizes would only exhaust memory.
     fn to_count(&self, name: &str, value: &Value, least: usize) -> Result<usize> {
         const MOST: u64 = 1 << 20;
         match value.as_u64() {
@@ -93,7 +93,7 @@ impl Fields {
         }
     }
 
-    /// A whole number of at least 1, if there is one.
+    /// A whole number of at least 1, if the key exists.
     pub(crate) fn optional_count(&self, name: &str) -> Result<Option<usize>> {
         self.get(name).map(|value| self.to_count(name, value, 1)).transpose()
     }
@@ -103,17 +103,17 @@ impl Fields {
         Ok(self.optional_count(name)?.unwrap_or(default))
     }
 
-    /// A whole number of at least 1 that must be there.
+    /// A whole number of at least 1. The key is required.
     pub(crate) fn required_count(&self, name: &str) -> Result<usize> {
         self.optional_count(name)?.ok_or_else(|| self.error(name, "missing"))
     }
 
-    /// A whole number, 0 allowed, or `default`.
+    /// A whole number of at least 0, or `default`.
     pub(crate) fn index(&self, name: &str, default: usize) -> Result<usize> {
         self.get(name).map_or(Ok(default), |value| self.to_count(name, value, 0))
     }
 
-    /// A finite number, if there is one.
+    /// A finite number, if the key exists.
     pub(crate) fn optional_number(&self, name: &str) -> Result<Option<f64>> {
         self.get(name)
             .map(|value| {
@@ -149,26 +149,26 @@ impl Fields {
         }
     }
 
-    /// A string, if there is one.
+    /// A string, if the key exists.
     pub(crate) fn text(&self, name: &str) -> Result<Option<&str>> {
         self.get(name)
             .map(|value| value.as_str().ok_or_else(|| self.wrong(name, "a string", value)))
             .transpose()
     }
 
-    /// A list of strings, if there is one.
+    /// A list of strings, if the key exists.
     pub(crate) fn texts(&self, name: &str) -> Result<Option<Vec<String>>> {
         self.list(name, |value| {
             value.as_str().map(str::to_string).ok_or_else(|| self.wrong(name, "a list of strings", value))
         })
     }
 
-    /// A list of counts of at least 1, if there is one.
+    /// A list of counts of at least 1, if the key exists.
     pub(crate) fn counts(&self, name: &str) -> Result<Option<Vec<usize>>> {
         self.list(name, |value| self.to_count(name, value, 1))
     }
 
-    /// A list of finite numbers, if there is one.
+    /// A list of finite numbers, if the key exists.
     pub(crate) fn numbers(&self, name: &str) -> Result<Option<Vec<f64>>> {
         self.list(name, |value| {
             value
@@ -186,7 +186,7 @@ impl Fields {
         }
     }
 
-    /// One count for each of `stages` stages: a single number stands for all.
+    /// One count per stage. A single number stands for all stages.
     pub(crate) fn per_stage(&self, name: &str, stages: usize, default: usize) -> Result<Vec<usize>> {
         match self.get(name) {
             None => Ok(vec![default; stages]),
@@ -200,8 +200,8 @@ impl Fields {
         }
     }
 
-    /// For each stage a list with one count (0 allowed) for each of its `layers` attention blocks: numbers may stand for
-    /// all stages or for all blocks of one, and lists of stages may be nested.
+    /// For each stage, a list with one count (0 allowed) per attention block; `layers` are the numbers of blocks. One
+    /// number may stand for all stages, or for all blocks of one stage. Lists of stages may be nested.
     pub(crate) fn per_block(&self, name: &str, layers: &[usize], default: usize) -> Result<Vec<Vec<usize>>> {
         let value = self.get(name);
         let stages: Vec<&Value> = match value {
@@ -226,7 +226,8 @@ impl Fields {
         stages.iter().zip(layers).map(|(value, &blocks)| one(value, blocks)).collect()
     }
 
-    /// Refuses any activation but the `supported` ones; absent is fine. As in diffusers, capitals do not count.
+    /// Refuses any activation that is not `supported`. An absent key is accepted. As in diffusers, case does not
+    /// matter.
     pub(crate) fn expect_activation(&self, supported: &[&str]) -> Result<()> {
         match self.text("act_fn")? {
             Some(name) if !supported.contains(&name.to_lowercase().as_str()) => {
@@ -238,7 +239,7 @@ impl Fields {
         }
     }
 
-    /// Refuses any value of `name` but the `supported` ones; absent (or `null`) is always fine.
+    /// Refuses any value of `name` that is not `supported`. An absent key (or `null`) is always accepted.
     pub(crate) fn expect(&self, name: &str, supported: &[Value]) -> Result<()> {
         match self.get(name) {
             None => Ok(()),
@@ -254,7 +255,7 @@ impl Fields {
     }
 }
 
-/// Equality in which `1` and `1.0` are the same.
+/// Equality that treats `1` and `1.0` as equal.
 fn same(a: &Value, b: &Value) -> bool {
     match (a.as_f64(), b.as_f64()) {
         (Some(a), Some(b)) => a == b,

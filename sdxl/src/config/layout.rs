@@ -1,4 +1,4 @@
-//! Where everything stands in the U-Net at one size: grids, attention blocks, and the nests that hold them.
+//! The layout of the U-Net at one size: grids, attention blocks, and the nests that hold them.
 
 use std::ops::Range;
 
@@ -6,11 +6,11 @@ use atedm_core::plugin::{BlockId, Grid, NestId, Stage};
 
 use super::unet::{DownStage, MidStage, UNetConfig, UpStage};
 
-/// One attention block, as [`UNetConfig::blocks`] lists them.
+/// One attention block of [`UNetConfig::blocks`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct BlockInfo {
-    /// Which.
+    /// The block's id.
     pub id: BlockId,
     /// Channels.
     pub channels: usize,
@@ -18,20 +18,20 @@ pub struct BlockInfo {
     pub heads: usize,
     /// Transformer layers.
     pub depth: usize,
-    /// Channels of the text.
+    /// Channels of the text tokens.
     pub text_channels: usize,
-    /// Its tokens' grid.
+    /// The grid of the block's tokens.
     pub grid: Grid,
-    /// The innermost nest that holds it.
+    /// The innermost nest that holds the block.
     pub nest: NestId,
 }
 
-/// A nest of the U-Net, as [`UNetConfig::nests`] lists them.
+/// One nest of [`UNetConfig::nests`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NestInfo {
-    /// Which.
+    /// The nest's id.
     pub id: NestId,
-    /// Where its attention blocks stand among [`UNetConfig::blocks`].
+    /// The range of its attention blocks in [`UNetConfig::blocks`].
     pub blocks: Range<usize>,
     /// Channels of its output.
     pub channels: usize,
@@ -39,8 +39,8 @@ pub struct NestInfo {
     pub grid: Grid,
 }
 
-/// The nests that the steps down and up lie in: step d down, which gives skip connection d, and the step up that takes
-/// it lie in nest d.
+/// The nests of the steps down and up. Step d down gives skip connection d. That step, and the step up that takes the
+/// connection, are in nest d.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Nesting<'a> {
     config: &'a UNetConfig,
@@ -57,24 +57,25 @@ impl<'a> Nesting<'a> {
         1 + before.map(|stage| stage.layers + usize::from(stage.downsample)).sum::<usize>()
     }
 
-    /// The nest of a layer on the way down; with the stage's number of layers that of its strided convolution.
+    /// The nest of a layer on the way down. If `layer` is the stage's number of layers, the nest of its strided
+    /// convolution.
     pub(crate) fn down(&self, stage: usize, layer: usize) -> NestId {
         NestId(self.down_steps(stage) + layer)
     }
 
-    /// The nest of the middle: the innermost.
+    /// The nest of the middle: the innermost one.
     pub(crate) fn mid(&self) -> NestId {
         NestId(self.down_steps(self.config.down.len()))
     }
 
-    /// The nest of a layer on the way up. A stage's resize is in that of its last layer.
+    /// The nest of a layer on the way up. A stage's resize is in the nest of its last layer.
     pub(crate) fn up(&self, stage: usize, layer: usize) -> NestId {
         let before: usize = self.config.up.iter().take(stage).map(|stage| stage.layers).sum();
         NestId(self.mid().0.saturating_sub(before + layer + 1))
     }
 }
 
-/// Sizes that the attention blocks of a stage have in common.
+/// Sizes that all attention blocks of a stage share.
 struct BlockSizes {
     channels: usize,
     heads: usize,
@@ -85,16 +86,16 @@ struct BlockSizes {
 type NestOf<'a> = &'a dyn Fn(usize) -> NestId;
 
 impl UNetConfig {
-    /// The grid of each resolution level for latents of `height` × `width`; level 0 is the latents' own.
+    /// The grid of each resolution level for latents of `height` × `width`. Level 0 is the latents' own grid.
     pub fn grids(&self, height: usize, width: usize) -> Vec<Grid> {
         let half = |n: usize| if self.downsample_padding == 1 { n.div_ceil(2) } else { n / 2 };
         let next = |grid: &Grid| Some(Grid::new(half(grid.height), half(grid.width)));
         std::iter::successors(Some(Grid::new(height, width)), next).take(self.down.len()).collect()
     }
 
-    /// Every attention block, in the order in which a forward pass meets them, for latents of `height` × `width`.
+    /// Every attention block for latents of `height` × `width`, in the order of a forward pass.
     ///
-    /// Blocks without transformer layers are left out: there is nothing to prune in them.
+    /// Blocks without transformer layers are left out, because nothing in them can be pruned.
     pub fn blocks(&self, height: usize, width: usize) -> Vec<BlockInfo> {
         let grids = self.grids(height, width);
         let mut blocks = Vec::new();
@@ -129,13 +130,13 @@ impl UNetConfig {
         blocks
     }
 
-    /// Every nest from the outermost on, for latents of `height` × `width`.
+    /// Every nest for latents of `height` × `width`, outermost first.
     pub fn nests(&self, height: usize, width: usize) -> Vec<NestInfo> {
         let nesting = Nesting::of(self);
         let (grids, blocks) = (self.grids(height, width), self.blocks(height, width));
         let innermost = nesting.mid();
         let grid = |level: usize| grids.get(level).copied().unwrap_or(Grid::new(0, 0));
-        // the output of nest d is what the step up in nest d - 1 takes
+        // the output of nest d is the input of the step up in nest d - 1
         let mut outputs = vec![(self.out_channels, grid(0)); innermost.0 + 1];
         for (i, stage) in self.up.iter().enumerate() {
             let level = self.down.len().saturating_sub(i + 1);
@@ -161,7 +162,7 @@ impl UNetConfig {
 mod tests {
     use super::*;
 
-    /// Nest b + 1 leaves out what DeepCache's branch b leaves out: its branches 0 to 8 of SD-XL.
+    /// Nest b + 1 is the part that DeepCache's branch b leaves out: SD-XL has branches 0 to 8.
     #[test]
     fn nests_of_sdxl() {
         let config = UNetConfig::sdxl_base();

@@ -1,11 +1,12 @@
-//! The largest numbers that a configuration may hold: far beyond any model's, and small enough that counting and listing what
-//! they describe takes neither long nor much memory. They are checked before anything is made of them.
+//! The largest numbers that a configuration may hold. They are far above those of any model. They are also small enough
+//! that counting and listing the described parts needs little time and memory. The limits are checked before anything
+//! is built.
 
 use atedm_core::Result;
 
 use super::Fields;
 
-/// Channels of anything.
+/// Channels of any layer.
 pub(super) const CHANNELS: usize = 1 << 16;
 /// Resnets or blocks of one stage.
 pub(super) const LAYERS: usize = 64;
@@ -13,11 +14,11 @@ pub(super) const LAYERS: usize = 64;
 pub(super) const DEPTH: usize = 256;
 /// Transformer layers of a whole U-Net.
 pub(super) const ALL_DEPTHS: usize = 4096;
-/// A convolution's kernel, along one side.
+/// A convolution's kernel, in one dimension.
 pub(super) const KERNEL: usize = 63;
 /// Layers of a text encoder.
 pub(super) const TEXT_LAYERS: usize = 256;
-/// Tokens of a prompt: a text encoder's attention map is made whole.
+/// Tokens of a prompt. A text encoder stores its whole attention map.
 pub(super) const CONTEXT: usize = 4096;
 
 /// Refuses values of `name` above `most`.

@@ -1,7 +1,7 @@
 //! The models' own configurations, as diffusers and transformers write them (`config.json`).
 //!
-//! Unknown keys are ignored; known keys whose value asks for something that is not implemented are errors that name the
-//! file and the field, so that no checkpoint is run as something else than it is.
+//! Unknown keys are ignored. If the value of a known key asks for something that is not implemented, it is an error
+//! that names the file and the field. So no checkpoint silently runs as a different model.
 
 mod fields;
 mod layout;
@@ -19,7 +19,7 @@ pub use text::{TextActivation, TextEncoderConfig};
 pub use unet::{DownStage, MidStage, UNetConfig, UpStage};
 pub use vae::{KlConfig, TinyVaeConfig, VaeConfig};
 
-/// The type of a stage without the prefix of old checkpoints, which diffusers takes off too.
+/// The type of a stage without the prefix of old checkpoints. diffusers removes it too.
 fn block_type(name: &str) -> &str {
     name.strip_prefix("UNetRes").unwrap_or(name)
 }

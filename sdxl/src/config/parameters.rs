@@ -1,9 +1,9 @@
-//! The number of parameters of a U-Net, by formula.
+//! The number of parameters of a U-Net, computed by formula.
 
 use super::UNetConfig;
 
 impl UNetConfig {
-    /// Parameters in all: 2,567,463,684 for SD-XL base.
+    /// The total number of parameters: 2,567,463,684 for SD-XL base.
     pub fn parameters(&self) -> u64 {
         let base = self.base_channels();
         let time = self.time_channels;
@@ -62,7 +62,7 @@ fn norm(channels: usize) -> u64 {
     2 * channels as u64
 }
 
-/// Attention blocks of these depths: norm, `proj_in`, layers, `proj_out`.
+/// Parameters of attention blocks of these depths: norm, `proj_in`, layers, `proj_out`.
 fn attention(depths: &[usize], channels: usize, text: usize) -> u64 {
     let c = channels as u64;
     let projections = |context: u64| c * c + 2 * context * c + linear(channels, channels);

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::*;
 
-/// What matters of `unet/config.json` of SD-XL base 1.0.
+/// The relevant keys of `unet/config.json` of SD-XL base 1.0.
 fn sdxl_json() -> Value {
     const TEXT: &str = r#"{
         "_class_name": "UNet2DConditionModel", "_diffusers_version": "0.19.0.dev0", "act_fn": "silu",
@@ -228,18 +228,18 @@ fn text_encoders_and_autoencoders_go_there_and_back() {
     assert_eq!(VaeConfig::from_json(Path::new("v"), tiny.to_json()).unwrap(), tiny);
 }
 
-/// What becomes of a configuration in which a key is an explicit `null`: Python's `None`.
+/// The meaning of an explicit `null` (Python's `None`) for a key.
 #[derive(Debug, Clone, Copy)]
 enum Null {
-    /// As if the key were absent.
+    /// The same as an absent key.
     Absent,
-    /// As `false`, whatever the default.
+    /// The same as `false`, whatever the default is.
     False,
     /// diffusers cannot compute with it.
     Refused,
 }
 
-/// Every key of `whole` that is in none of the lists must take `null` as absent.
+/// Checks that every key of `whole` that is in none of the lists treats `null` as absent.
 fn nulls<C: PartialEq + std::fmt::Debug>(
     whole: &Value,
     read: impl Fn(Value) -> atedm_core::Result<C>,
@@ -274,11 +274,11 @@ fn nulls<C: PartialEq + std::fmt::Debug>(
     }
 }
 
-/// Measured on diffusers 0.42 and transformers 5.23: each key set to `null`, the model loaded and run.
+/// Measured with diffusers 0.42 and transformers 5.23: each key is set to `null`, then the model is loaded and run.
 #[test]
 fn null_is_what_python_makes_of_none() {
     let mut json = sdxl_json();
-    // `null` means no middle there
+    // here `null` means that there is no middle
     json.as_object_mut().unwrap().remove("mid_block_type");
     nulls(
         &json,
@@ -374,7 +374,7 @@ fn null_is_what_python_makes_of_none() {
     );
 }
 
-/// As diffusers spells them, and as its older releases did.
+/// The spellings of diffusers and of its older releases.
 #[test]
 fn spellings_that_diffusers_accepts() {
     for name in ["silu", "SiLU", "SILU", "swish", "Swish"] {
@@ -408,7 +408,7 @@ fn spellings_that_diffusers_accepts() {
     assert!(text("GELU").is_err(), "transformers does not know it");
 }
 
-/// A file that claims sizes of no model is refused before lists of that size are made.
+/// A file with impossibly large sizes is refused before lists of that size are made.
 #[test]
 fn enormous_numbers_are_refused_with_the_limit() {
     let most = 1 << 20;
@@ -432,12 +432,12 @@ fn enormous_numbers_are_refused_with_the_limit() {
         let expected = format!("unet/config.json: {key}: expected at most {limit}, got ");
         assert!(error.starts_with(&expected), "{key} {value}: {error}");
     }
-    // together, too
+    // also in sum
     let mut json = with("layers_per_block", json!(64));
     json["transformer_layers_per_block"] = json!(64);
     let error = unet(json).unwrap_err().to_string();
     assert!(error.contains("transformer_layers_per_block: expected at most 4096 layers in all"), "{error}");
-    // and what is large but could be is read
+    // large but possible sizes are read
     let deep = unet(with("transformer_layers_per_block", json!([1, 2, 256]))).unwrap();
     assert_eq!(deep.blocks(128, 128).last().map(|block| block.depth), Some(2));
 
@@ -460,7 +460,8 @@ fn enormous_numbers_are_refused_with_the_limit() {
     assert!(text("max_position_embeddings").contains("max_position_embeddings: expected at most 4096"));
 }
 
-/// An image's other channels would be lost on the way to a picture; what goes in is no matter of text to image.
+/// More than three channels would be lost on the way to a picture. The number of input channels does not matter for
+/// text to image.
 #[test]
 fn autoencoders_make_three_channels() {
     for class in ["AutoencoderKL", "AutoencoderTiny"] {

@@ -8,45 +8,46 @@ use serde_json::{Value, json};
 use super::Fields;
 use super::limits::{self, at_most};
 
-/// The feed-forward's activation.
+/// The activation of the feed-forward layers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum TextActivation {
-    /// `x · sigmoid(1.702 x)`: OpenAI's CLIP.
+    /// `x · sigmoid(1.702 x)`, as in OpenAI's CLIP.
     QuickGelu,
-    /// GELU with the error function: OpenCLIP.
+    /// GELU with the error function, as in OpenCLIP.
     Gelu,
 }
 
-/// Everything about a text encoder that its weights depend on.
+/// The configuration of a text encoder: everything that its weights depend on.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TextEncoderConfig {
     /// Tokens in the vocabulary.
     pub vocabulary: usize,
     /// Channels of the hidden states.
     pub channels: usize,
-    /// Channels inside the feed-forward.
+    /// Channels inside the feed-forward layers.
     pub feed_forward: usize,
     /// Layers.
     pub layers: usize,
     /// Attention heads.
     pub heads: usize,
-    /// Most tokens of a prompt, with start and end.
+    /// Most tokens of a prompt, start and end included.
     pub context: usize,
     /// The feed-forward's activation.
     pub activation: TextActivation,
     /// Epsilon of the layer norms.
     pub norm_epsilon: f64,
-    /// Token that ends a prompt: where the pooled state is read. 2 is the legacy value, which means "highest token".
+    /// The token that ends a prompt; the pooled state is read there. 2 is the legacy value, which means "highest
+    /// token".
     pub end_token: u32,
     /// Channels of the pooled projection, for `CLIPTextModelWithProjection`.
     pub projection: Option<usize>,
 }
 
 impl TextEncoderConfig {
-    /// Reads a text encoder's `config.json`; `class` is transformers' class, as `model_index.json` names it.
+    /// Reads a text encoder's `config.json`. `class` is transformers' class, as `model_index.json` names it.
     ///
-    /// The file's own `architectures` do not count: diffusers does not look at them either.
+    /// The file's own `architectures` are ignored, as in diffusers.
     ///
     /// # Errors
     /// [`atedm_core::Error::Io`], or [`atedm_core::Error::Config`] naming the file and the field.
@@ -54,7 +55,7 @@ impl TextEncoderConfig {
         Self::from_fields(&Fields::read(file)?.with("architectures", json!([class])))
     }
 
-    /// From a JSON object with transformers' keys; `file` is for messages.
+    /// Parses a JSON object with transformers' keys. `file` is used in messages.
     pub fn from_json(file: &Path, value: Value) -> Result<Self> {
         Self::from_fields(&Fields::new(file, value)?)
     }
@@ -110,7 +111,7 @@ impl TextEncoderConfig {
         Ok(config)
     }
 
-    /// The config as transformers would write it.
+    /// The config in transformers' format.
     pub fn to_json(&self) -> Value {
         let class = if self.projection.is_some() { "CLIPTextModelWithProjection" } else { "CLIPTextModel" };
         let activation = match self.activation {

@@ -1,22 +1,22 @@
-//! What an SD-XL U-Net is made of: diffusers' `UNet2DConditionModel`.
+//! The configuration of an SD-XL U-Net: diffusers' `UNet2DConditionModel`.
 
 /// One stage of the down path.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct DownStage {
-    /// Channels that come in.
+    /// Channels of the input.
     pub in_channels: usize,
     /// Channels of the stage.
     pub channels: usize,
     /// Resnets.
     pub layers: usize,
-    /// Transformer layers of each attention block (one a resnet); `None` for a stage without attention.
+    /// Transformer layers of each attention block (one block per resnet); `None` for a stage without attention.
     pub attention: Option<Vec<usize>>,
     /// Attention heads.
     pub heads: usize,
-    /// Channels of the text.
+    /// Channels of the text tokens.
     pub text_channels: usize,
-    /// Whether a strided convolution halves the grid at the end.
+    /// Whether a strided convolution at the end halves the grid.
     pub downsample: bool,
 }
 
@@ -30,7 +30,7 @@ pub struct MidStage {
     pub attention: Option<usize>,
     /// Attention heads.
     pub heads: usize,
-    /// Channels of the text.
+    /// Channels of the text tokens.
     pub text_channels: usize,
 }
 
@@ -38,26 +38,26 @@ pub struct MidStage {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct UpStage {
-    /// Channels that come from the stage below.
+    /// Channels of the input from the stage below.
     pub previous_channels: usize,
-    /// Channels of the last skip connection (those of the next stage up).
+    /// Channels of the last skip connection, which are those of the next stage up.
     pub skip_channels: usize,
     /// Channels of the stage.
     pub channels: usize,
     /// Resnets.
     pub layers: usize,
-    /// Transformer layers of each attention block (one a resnet); `None` for a stage without attention.
+    /// Transformer layers of each attention block (one block per resnet); `None` for a stage without attention.
     pub attention: Option<Vec<usize>>,
     /// Attention heads.
     pub heads: usize,
-    /// Channels of the text.
+    /// Channels of the text tokens.
     pub text_channels: usize,
-    /// Whether the grid is enlarged to the next skip connection's size at the end.
+    /// Whether the grid is enlarged at the end to the size of the next skip connection.
     pub upsample: bool,
 }
 
 impl UpStage {
-    /// `(channels of the stream, channels of the skip connection)` that resnet `layer` gets.
+    /// The inputs of resnet `layer`: `(channels of the stream, channels of the skip connection)`.
     pub(crate) fn resnet_inputs(&self, layer: usize) -> (usize, usize) {
         let stream = if layer == 0 { self.previous_channels } else { self.channels };
         let skip = if layer + 1 == self.layers { self.skip_channels } else { self.channels };
@@ -65,15 +65,15 @@ impl UpStage {
     }
 }
 
-/// Everything about an SD-XL U-Net that its weights depend on.
+/// The configuration of an SD-XL U-Net: everything that its weights depend on.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct UNetConfig {
-    /// Channels of the latents that come in.
+    /// Channels of the input latents.
     pub in_channels: usize,
     /// Channels of the prediction.
     pub out_channels: usize,
-    /// The latent size that diffusers takes for its default image size.
+    /// Width and height of the latents from which diffusers computes its default image size.
     pub sample_size: Option<usize>,
     /// The stages down.
     pub down: Vec<DownStage>,
@@ -85,13 +85,13 @@ pub struct UNetConfig {
     pub norm_groups: usize,
     /// Epsilon of the resnets' norms and of the last one.
     pub norm_epsilon: f64,
-    /// What the outputs of the middle's resnets are divided by.
+    /// The divisor of the outputs of the middle's resnets.
     pub mid_scale: f64,
-    /// Padding of the downsampling convolutions: 1, or 0 (then one row and column are added at the end only).
+    /// Padding of the downsampling convolutions: 1, or 0. With 0, one row and one column are added at the end only.
     pub downsample_padding: usize,
-    /// Whether `proj_in` and `proj_out` are stored as matrices (`[c, c]`) instead of convolutions (`[c, c, 1, 1]`).
+    /// Whether `proj_in` and `proj_out` are stored as matrices (`[c, c]`), not as convolutions (`[c, c, 1, 1]`).
     pub linear_projection: bool,
-    /// Order of the sinusoidal embeddings: cosines first.
+    /// Order of the sinusoidal embeddings: `true` puts cosines first.
     pub flip_sin_to_cos: bool,
     /// Shift of the sinusoidal embeddings' frequencies.
     pub frequency_shift: f64,
@@ -99,7 +99,7 @@ pub struct UNetConfig {
     pub time_channels: usize,
     /// Sinusoidal channels of each of the six sizes and crops.
     pub size_channels: usize,
-    /// Channels of pooled text and sizes together.
+    /// Channels of the pooled text and the size embeddings together.
     pub added_channels: usize,
     /// Channels of the guidance embedding of a consistency-distilled U-Net (LCM).
     pub guidance_channels: Option<usize>,
@@ -159,18 +159,24 @@ impl UNetConfig {
         }
     }
 
+    /// Whether an image has two rows at this guidance scale, one for each prompt. A U-Net that takes the scale as an input
+    /// is never guided so.
+    pub fn is_guided(&self, guidance_scale: f64) -> bool {
+        guidance_scale > 1.0 && self.guidance_channels.is_none()
+    }
+
     /// Channels of the pooled text.
     pub fn pooled_channels(&self) -> usize {
         self.added_channels.saturating_sub(6 * self.size_channels)
     }
 
-    /// Channels of the text tokens (those of the first stage with attention).
+    /// Channels of the text tokens, from the first stage with attention.
     pub fn text_channels(&self) -> usize {
         let down = self.down.iter().find(|stage| stage.attention.is_some()).map(|stage| stage.text_channels);
         down.or(self.mid.as_ref().map(|mid| mid.text_channels)).unwrap_or(0)
     }
 
-    /// Channels of the first and last stage.
+    /// Channels of the first and the last stage.
     pub(crate) fn base_channels(&self) -> usize {
         self.down.first().map_or(0, |stage| stage.channels)
     }

@@ -1,4 +1,4 @@
-//! Reading and writing `unet/config.json`.
+//! Reads and writes `unet/config.json`.
 
 use std::path::Path;
 
@@ -38,7 +38,7 @@ const NEVER_NULL: [&str; 22] = [
     "projection_class_embeddings_input_dim",
 ];
 
-/// Keys whose other values change the result in ways not implemented here.
+/// Refuses values of these keys that change the result in ways not implemented here.
 fn refuse_what_is_missing(fields: &Fields) -> Result<()> {
     fields.refuse_null(&NEVER_NULL)?;
     let no = json!(false);
@@ -81,7 +81,7 @@ impl UNetConfig {
         Self::from_fields(&Fields::read(file)?)
     }
 
-    /// From a JSON object with diffusers' keys; `file` is for messages.
+    /// Parses a JSON object with diffusers' keys. `file` is used in messages.
     pub fn from_json(file: &Path, value: Value) -> Result<Self> {
         Self::from_fields(&Fields::new(file, value)?)
     }
@@ -99,7 +99,7 @@ impl UNetConfig {
         at_most(fields, "block_out_channels", &channels, limits::CHANNELS)?;
         let layers = fields.per_stage("layers_per_block", stages, 2)?;
         at_most(fields, "layers_per_block", &layers, limits::LAYERS)?;
-        // diffusers' naming slip: `attention_head_dim` holds the *number* of heads.
+        // diffusers' misnomer: `attention_head_dim` holds the *number* of heads.
         let heads = fields.per_stage("attention_head_dim", stages, 8)?;
         let text_channels = fields.per_stage("cross_attention_dim", stages, 1280)?;
         let depths = fields.per_block("transformer_layers_per_block", &layers, 1)?;
@@ -129,7 +129,7 @@ impl UNetConfig {
             text_channels: text_channels[last - i],
             upsample: i != last,
         });
-        // An explicit null means no middle; absent is the default type.
+        // An explicit null means that there is no middle. An absent key means the default type.
         let kind =
             if fields.names("mid_block_type") { fields.text("mid_block_type")? } else { Some(MID_ATTENTION) };
         let mid = match kind {
@@ -233,12 +233,12 @@ impl UNetConfig {
         Ok(())
     }
 
-    /// The config as diffusers would write it.
+    /// The config in diffusers' format.
     pub fn to_json(&self) -> Value {
         let has =
             |attention: bool, with: &str, without: &str| if attention { with } else { without }.to_string();
         let down = |f: &dyn Fn(&DownStage) -> Value| self.down.iter().map(f).collect::<Vec<Value>>();
-        // The middle takes its depth from the last stage's entry, even if that stage has no attention of its own.
+        // The middle takes its depth from the last stage's entry, even if that stage has no attention.
         let mid_depth = self.mid.as_ref().and_then(|mid| mid.attention).unwrap_or(1);
         let depth = |stage: &DownStage| match &stage.attention {
             Some(depths) => one_or_all(depths),
@@ -286,7 +286,7 @@ impl UNetConfig {
     }
 }
 
-/// A number if all are equal, else the list.
+/// A single number if all are equal, else the list.
 fn one_or_all(values: &[usize]) -> Value {
     match values {
         [first, rest @ ..] if rest.iter().all(|v| v == first) => json!(first),
@@ -294,7 +294,7 @@ fn one_or_all(values: &[usize]) -> Value {
     }
 }
 
-/// Depths of the up path: the down path's reversed, or the config's own if it gives any.
+/// Depths of the up path: those of the config if given, else the reversed depths of the down path.
 fn up_depths(fields: &Fields, down: &[Vec<usize>], up_layers: &[usize]) -> Result<Vec<Vec<usize>>> {
     const OWN: &str = "reverse_transformer_layers_per_block";
     if fields.get(OWN).is_some() {
@@ -308,7 +308,7 @@ fn up_depths(fields: &Fields, down: &[Vec<usize>], up_layers: &[usize]) -> Resul
     Ok(depths.map(|(d, &layers)| vec![d.first().copied().unwrap_or(1); layers]).collect())
 }
 
-/// Refuses blocks that are too deep, and too many layers in all.
+/// Refuses blocks that are too deep, and too many layers in total.
 fn check_depths(fields: &Fields, down: &[Vec<usize>], up: &[Vec<usize>]) -> Result<()> {
     const NAME: &str = "transformer_layers_per_block";
     down.iter().chain(up).try_for_each(|depths| at_most(fields, NAME, depths, limits::DEPTH))?;
@@ -320,7 +320,7 @@ fn check_depths(fields: &Fields, down: &[Vec<usize>], up: &[Vec<usize>]) -> Resu
     Ok(())
 }
 
-/// Whether each stage has attention, from its type's name.
+/// Whether each stage has attention, from the name of its type.
 fn kinds(fields: &Fields, name: &str, stages: usize, [plain, attention]: [&str; 2]) -> Result<Vec<bool>> {
     let list = fields.texts(name)?.ok_or_else(|| fields.error(name, "missing"))?;
     if list.len() != stages {
@@ -336,7 +336,7 @@ fn kinds(fields: &Fields, name: &str, stages: usize, [plain, attention]: [&str; 
     list.iter().map(kind).collect()
 }
 
-/// `sample_size` may be a number or `[height, width]`; only a square one is a default size.
+/// `sample_size` may be a number or `[height, width]`. Only a square one gives a default size.
 fn sample_size(fields: &Fields) -> Result<Option<usize>> {
     match fields.get("sample_size") {
         Some(Value::Array(_)) => {

@@ -8,54 +8,54 @@ use serde_json::{Value, json};
 use super::limits::{self, at_most};
 use super::{Fields, block_type};
 
-/// Which autoencoder, and everything its weights depend on.
+/// The configuration of an autoencoder of either kind: everything that its weights depend on.
 #[derive(Debug, Clone, PartialEq)]
 pub enum VaeConfig {
-    /// `AutoencoderKL`: SD-XL's own.
+    /// `AutoencoderKL`, the kind that SD-XL uses.
     Kl(KlConfig),
-    /// `AutoencoderTiny`: the TAESD family.
+    /// `AutoencoderTiny`, the TAESD family.
     Tiny(TinyVaeConfig),
 }
 
 /// `AutoencoderKL`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct KlConfig {
-    /// Channels of the image that comes in.
+    /// Channels of the input image.
     pub in_channels: usize,
-    /// Channels of the image that goes out.
+    /// Channels of the output image.
     pub out_channels: usize,
     /// Channels of each stage, the image's side first.
     pub channels: Vec<usize>,
-    /// Resnets of each encoder stage (the decoder's have one more).
+    /// Resnets of each encoder stage. The decoder's stages have one more.
     pub layers: usize,
     /// Channels of the latents.
     pub latent_channels: usize,
     /// Groups of every group norm.
     pub norm_groups: usize,
-    /// Image size it was made for: the size of a tile.
+    /// The image size that it was made for. Tiles have this size.
     pub sample_size: usize,
-    /// Whether there is attention in the middle.
+    /// Whether the middle has attention.
     pub mid_attention: bool,
     /// Whether a 1×1 convolution follows the encoder.
     pub quant_conv: bool,
     /// Whether a 1×1 convolution precedes the decoder.
     pub post_quant_conv: bool,
-    /// What diffusion latents are divided by before decoding.
+    /// The divisor of diffusion latents before decoding.
     pub scaling_factor: f64,
-    /// Kept for completeness: diffusers' SD-XL pipelines do not apply it.
+    /// Kept for completeness. diffusers' SD-XL pipelines do not apply it.
     pub shift_factor: Option<f64>,
     /// Mean and standard deviation of each latent channel, for checkpoints that standardise them.
     pub latent_statistics: Option<(Vec<f64>, Vec<f64>)>,
-    /// Whether it must run in f32 when all else is f16.
+    /// Whether it must run in f32 when everything else is f16.
     pub force_upcast: bool,
 }
 
 /// `AutoencoderTiny`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TinyVaeConfig {
-    /// Channels of the image that comes in.
+    /// Channels of the input image.
     pub in_channels: usize,
-    /// Channels of the image that goes out.
+    /// Channels of the output image.
     pub out_channels: usize,
     /// Channels of the latents.
     pub latent_channels: usize,
@@ -67,14 +67,14 @@ pub struct TinyVaeConfig {
     pub encoder_blocks: Vec<usize>,
     /// Blocks of each decoder stage.
     pub decoder_blocks: Vec<usize>,
-    /// How much each decoder stage but the last enlarges the grid.
+    /// The factor by which each decoder stage except the last enlarges the grid.
     pub upsampling: usize,
-    /// What diffusion latents are divided by before decoding.
+    /// The divisor of diffusion latents before decoding.
     pub scaling_factor: f64,
 }
 
 impl Default for TinyVaeConfig {
-    /// TAESD's and TAESDXL's own geometry.
+    /// The geometry of TAESD and TAESDXL.
     fn default() -> Self {
         Self {
             in_channels: 3,
@@ -102,12 +102,12 @@ impl VaeConfig {
     /// Reads `vae/config.json` of a checkpoint whose `model_index.json` names `class`.
     ///
     /// # Errors
-    /// As [`VaeConfig::read`].
+    /// The errors of [`VaeConfig::read`].
     pub(crate) fn read_as(file: &Path, class: &str) -> Result<Self> {
         Self::from_fields(&Fields::read(file)?.with("_class_name", json!(class)))
     }
 
-    /// From a JSON object with diffusers' keys; `file` is for messages.
+    /// Parses a JSON object with diffusers' keys. `file` is used in messages.
     pub fn from_json(file: &Path, value: Value) -> Result<Self> {
         Self::from_fields(&Fields::new(file, value)?)
     }
@@ -120,7 +120,7 @@ impl VaeConfig {
         }
     }
 
-    /// Image pixels per latent, along one side.
+    /// Image pixels per latent, in one dimension.
     pub fn factor(&self) -> usize {
         match self {
             Self::Kl(config) => 1 << config.channels.len().saturating_sub(1),
@@ -136,17 +136,18 @@ impl VaeConfig {
         }
     }
 
-    /// Whether it must run in f32 when all else is f16 (a tiny one never needs to).
+    /// Whether it must run in f32 when everything else is f16. A tiny one never needs it.
     pub fn force_upcast(&self) -> bool {
         matches!(self, Self::Kl(config) if config.force_upcast)
     }
 
-    /// The dtype to load it in when all else runs in `dtype`: f32 where `force_upcast` asks for it beside f16.
+    /// The dtype to load it in when everything else runs in `dtype`: f32 if `force_upcast` is set and `dtype` is f16,
+    /// else `dtype`.
     pub fn dtype_beside(&self, dtype: DType) -> DType {
         if dtype == DType::F16 && self.force_upcast() { DType::F32 } else { dtype }
     }
 
-    /// The config as diffusers would write it.
+    /// The config in diffusers' format.
     pub fn to_json(&self) -> Value {
         match self {
             Self::Kl(config) => config.to_json(),
@@ -304,7 +305,7 @@ impl TinyVaeConfig {
                 return Err(fields.error(name, format!("expected {} entries (1 to 16)", channels.len())));
             }
             at_most(fields, name, blocks, limits::LAYERS)?;
-            // diffusers builds `Conv2d(c, c)` between stages, so that they must all be equal.
+            // diffusers builds `Conv2d(c, c)` between stages, so all must be equal.
             if channels.iter().any(|c| *c != channels[0]) {
                 return Err(fields.error(name, "stages of different channels are not supported"));
             }
@@ -332,7 +333,7 @@ impl TinyVaeConfig {
     }
 }
 
-/// Channels of the image that goes out: a picture has three, and more would be lost on the way to it.
+/// Channels of the output image. A picture has three; more channels would be lost.
 fn picture_channels(fields: &Fields) -> Result<usize> {
     match fields.count("out_channels", 3)? {
         3 => Ok(3),

@@ -1,8 +1,8 @@
-//! What one U-Net evaluation costs, by formula: for any configuration, size and pruning plan.
+//! The cost of one U-Net evaluation by formula, for any configuration, size and pruning plan.
 //!
-//! Counted are the multiply-accumulates (MAC) of matrix products and convolutions, attention's `q kᵀ` and `A v` included,
-//! of *one sample*; a FLOP figure is 2 × MAC. Norms, activations, softmax and a method's own work are left out.
-//! SD-XL base at 1024 px is 3.3806 TMAC, 6.761 TFLOP: the paper's "6.7 T".
+//! The cost counts the multiply-accumulates (MAC) of matrix products and convolutions for *one sample*. This includes
+//! attention's `q kᵀ` and `A v`. A FLOP figure is 2 × MAC. Norms, activations, softmax and the method's own work are
+//! not counted. SD-XL base at 1024 px costs 3.3806 TMAC or 6.761 TFLOP, which is the paper's "6.7 T".
 
 use atedm_core::plugin::{Grid, LayerTokens, NestId};
 use atedm_core::{Error, Result};
@@ -12,14 +12,14 @@ use crate::config::{BlockInfo, Nesting, UNetConfig};
 mod run;
 mod unit;
 
-pub use run::{RunCost, StepClass};
+pub use run::{EvaluationCost, Rows, RunCost, StepClass};
 pub use unit::{Unit, readable};
 
 /// Multiply-accumulates by kind of operation.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Macs {
-    /// 3×3 convolutions: resnets, down- and upsampling, first and last.
+    /// 3×3 convolutions: in resnets, for down- and upsampling, the first and the last.
     pub convolutions: u64,
     /// 1×1 convolutions on resnets' shortcuts.
     pub shortcuts: u64,
@@ -35,7 +35,7 @@ pub struct Macs {
     pub cross_projections: u64,
     /// `q kᵀ` and `A v` of cross-attention.
     pub cross_products: u64,
-    /// Feed-forwards (GEGLU: 8 c² in, 4 c² out).
+    /// Feed-forward layers (GEGLU: 8 c² in, 4 c² out).
     pub feed_forward: u64,
 }
 
@@ -60,7 +60,7 @@ impl Macs {
         self.by_kind().iter().fold(0, |sum, (_, macs)| sum.saturating_add(*macs))
     }
 
-    /// As TFLOP: 2 × MAC · 10⁻¹².
+    /// The sum in TFLOP: 2 × MAC · 10⁻¹².
     pub fn tflop(&self) -> f64 {
         tflop(self.total())
     }
@@ -82,7 +82,7 @@ impl Macs {
     }
 }
 
-/// A product that stops at the largest number.
+/// A product that saturates at the largest number.
 fn product(factors: &[u64]) -> u64 {
     factors.iter().fold(1, |product, factor| product.saturating_mul(*factor))
 }
@@ -96,29 +96,29 @@ pub fn tflop(macs: u64) -> f64 {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct PartCost {
-    /// `embeddings`, `conv_in`, `down.0.conv`, `down.1.attention`, `mid.conv`, …
+    /// The part's name: `embeddings`, `conv_in`, `down.0.conv`, `down.1.attention`, `mid.conv`, …
     pub name: String,
-    /// Its multiply-accumulates.
+    /// The part's multiply-accumulates.
     pub macs: Macs,
 }
 
-/// The cost of one U-Net evaluation, by part and in all.
+/// The cost of one U-Net evaluation, by part and in total.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct UNetCost {
-    /// Parts in the order in which a forward pass meets them; a part met again is one entry.
+    /// The parts in the order of a forward pass. A part that occurs twice is one entry.
     pub parts: Vec<PartCost>,
 }
 
 impl UNetCost {
-    /// All parts together.
+    /// The sum over all parts.
     pub fn sum(&self) -> Macs {
         let mut sum = Macs::default();
         self.parts.iter().for_each(|part| sum.add(&part.macs));
         sum
     }
 
-    /// The cost of the part of this name.
+    /// The cost of the part with this name.
     pub fn part(&self, name: &str) -> Option<&Macs> {
         self.parts.iter().find(|part| part.name == name).map(|part| &part.macs)
     }
@@ -131,11 +131,11 @@ impl UNetCost {
     }
 }
 
-/// One layer of `channels` on these token counts, with `text` tokens of `text_channels`.
+/// The cost of one layer of `channels` on these token counts, with `text` tokens of `text_channels`.
 fn layer_macs(tokens: &LayerTokens, channels: u64, text: u64, text_channels: u64) -> Macs {
     let (queries, keys) = (tokens.self_attention as u64, tokens.self_keys as u64);
     let (cross, ff) = (tokens.cross_attention as u64, tokens.feed_forward as u64);
-    // where nobody asks, the text is not projected
+    // without queries, the text is not projected
     let text = if cross == 0 { 0 } else { text };
     Macs {
         self_projections: product(&[2, queries + keys, channels, channels]),
@@ -152,16 +152,17 @@ fn layer_macs(tokens: &LayerTokens, channels: u64, text: u64, text_channels: u64
     }
 }
 
-/// The cost of one evaluation on latents of `grid` with `text` text tokens, every attention block whole.
+/// The cost of one evaluation without pruning, on latents of `grid` with `text` text tokens.
 pub fn full(config: &UNetConfig, grid: Grid, text: usize) -> Result<UNetCost> {
     pruned(config, grid, text, None, |block| Ok(vec![LayerTokens::whole(block.grid.tokens()); block.depth]))
 }
 
-/// The cost of one evaluation in which each block's layers run on the token counts that `layers` gives for it. Nothing of
-/// the nest `replaced` runs; `layers` is not asked for blocks in it, and its parts stay in the list and cost nothing.
+/// The cost of one evaluation in which the layers of each block run on the token counts from `layers`. The nest
+/// `replaced` does not run. `layers` is not called for its blocks. Its parts stay in the list with cost 0.
 ///
 /// # Errors
-/// What `layers` returns; [`Error::Config`] if it does not give one entry a layer, or for 2⁶⁴ multiply-accumulates and more.
+/// The errors of `layers`. [`Error::Config`] if it does not return one entry per layer, or if the cost is 2⁶⁴
+/// multiply-accumulates or more.
 pub fn pruned(
     config: &UNetConfig,
     grid: Grid,
@@ -258,10 +259,12 @@ pub fn pruned(
     Ok(cost)
 }
 
-/// The least ratio at which `mean_tflop(ratio)`, which falls in small steps as the ratio rises, is within `budget` TFLOP.
+/// The least ratio whose `mean_tflop(ratio)` is within `budget` TFLOP. `mean_tflop` must fall as the ratio rises; it
+/// may fall in small steps.
 ///
 /// # Errors
-/// [`Error::Config`] for `budget_tflops` when no ratio in `[0, 1)` meets it, naming the least or the most reachable.
+/// [`Error::Config`] for `budget_tflops` if no ratio in `[0, 1)` meets it. The message names the least or the most
+/// reachable value.
 pub fn solve_ratio(budget: f64, mean_tflop: impl Fn(f64) -> Result<f64>) -> Result<f64> {
     const HIGHEST: f64 = 0.9999;
     let (most, least) = (mean_tflop(0.0)?, mean_tflop(HIGHEST)?);
@@ -292,7 +295,8 @@ mod tests {
 
     const LATENTS: Grid = Grid::new(128, 128);
 
-    /// AT-EDM's plan written out by hand: the first layer whole up to the prune point, the rest on the kept tokens.
+    /// AT-EDM's plan, written out by hand: the first layer is whole up to the prune point, the others run on the kept
+    /// tokens.
     fn at_edm(ratio: f64, before_ff: bool, levels: &[usize], early: bool) -> f64 {
         let layers = |block: &BlockInfo| {
             let all = block.grid.tokens();
@@ -327,7 +331,7 @@ mod tests {
         let cost = full(&UNetConfig::sdxl_base(), LATENTS, 77).unwrap();
         prints(cost.sum().total() as f64 * 1e-12, "3.381");
         prints(cost.sum().tflop(), "6.761");
-        // the breakdown of an independent model, in GMAC
+        // the breakdown by an independent model, in GMAC
         let of = |name: &str| {
             let part = cost.parts.iter().find(|part| part.name == name).unwrap();
             format!("{:.1}", part.macs.total() as f64 * 1e-9)
@@ -375,7 +379,7 @@ mod tests {
         let most = 1 << 15;
         let error = full(&UNetConfig::sdxl_base(), Grid::new(most, most), 77).unwrap_err();
         assert!(error.to_string().starts_with("size: one evaluation on 32768x32768 latents"), "{error}");
-        // the largest picture that the program takes is counted
+        // the cost of the largest accepted picture is a number
         let side = most / 8;
         assert!(full(&UNetConfig::sdxl_base(), Grid::new(side, side), 77).is_ok());
     }
@@ -385,7 +389,7 @@ mod tests {
         assert!(pruned(&UNetConfig::sdxl_base(), LATENTS, 77, None, |_| Ok(Vec::new())).is_err());
     }
 
-    /// What a nest saves is what lies in it, and nests lie in one another.
+    /// A nest saves the cost of the parts inside it, and nests contain one another.
     #[test]
     fn a_nest_that_does_not_run_costs_nothing() {
         let config = UNetConfig::sdxl_base();
@@ -397,8 +401,8 @@ mod tests {
         // the innermost is the middle
         let without_mid = all.part("mid.attention").unwrap().total() + all.part("mid.conv").unwrap().total();
         assert_eq!(all.sum().total() - cost(Some(9)).sum().total(), without_mid);
-        // outside nest 1 are the first and the last convolution, the embeddings, and the last resnet on the way up:
-        // two convolutions from 640 and from 320 channels, a shortcut, and the projected time
+        // outside nest 1 are the first and the last convolution, the embeddings, and the last resnet on the way up.
+        // That resnet has two convolutions (from 640 and from 320 channels), a shortcut, and the projected time
         let pixels = 128 * 128;
         let resnet = pixels * (9 * (640 * 320 + 320 * 320) + 640 * 320) + 1280 * 320;
         let ends: u64 =
@@ -406,7 +410,7 @@ mod tests {
         assert_eq!(cost(Some(1)).sum().total(), ends + resnet);
         let costs: Vec<u64> = (0..=10).map(|nest| cost(Some(nest)).sum().total()).collect();
         assert!(costs.windows(2).all(|pair| pair[0] < pair[1]), "{costs:?}");
-        // a list of parts with every name, so that steps can be told from one another
+        // the list of parts has every name, so that steps can be compared
         assert_eq!(cost(Some(1)).parts.len(), all.parts.len());
     }
 }

@@ -1,6 +1,6 @@
-//! FLOP figures as a person reads them.
+//! FLOP figures in a readable unit.
 
-/// A unit that shows three decimals of something.
+/// A unit for figures with three decimals.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Unit {
     /// `TFLOP`, `GFLOP` or `MFLOP`.
@@ -9,7 +9,7 @@ pub struct Unit {
 }
 
 impl Unit {
-    /// The largest unit in which `tflop` is at least 1, else the smallest.
+    /// The largest unit in which `tflop` is at least 1. If there is none, the smallest unit.
     pub fn fitting(tflop: f64) -> Self {
         let (name, factor) = match tflop {
             large if large >= 1.0 => ("TFLOP", 1.0),
@@ -19,13 +19,13 @@ impl Unit {
         Self { name, factor }
     }
 
-    /// A number of TFLOPs in this unit, without its name.
+    /// A number of TFLOPs in this unit, without the unit's name.
     pub fn show(&self, tflop: f64) -> String {
         format!("{:.3}", self.factor * tflop)
     }
 }
 
-/// A number of TFLOPs in the unit that fits it.
+/// A number of TFLOPs in the unit that fits it, with the unit's name.
 pub fn readable(tflop: f64) -> String {
     let unit = Unit::fitting(tflop);
     format!("{} {}", unit.show(tflop), unit.name)

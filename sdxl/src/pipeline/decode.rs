@@ -1,15 +1,15 @@
-//! From final latents to pixel values.
+//! Turns final latents into pixel values.
 
 use atedm_core::{Backend, Result, Tensor};
 
 use super::request::{Decoding, Images};
 use crate::vae::Vae;
 
-/// Decodes latents `[images, channels, h, w]`; `None` if `decoding` skips it. Images come one at a time, which is
-/// all the memory an autoencoder should take.
+/// Decodes latents `[images, channels, h, w]`; `None` if `decoding` skips it. Images are decoded one at a time, which
+/// limits the autoencoder's memory.
 ///
 /// # Errors
-/// [`atedm_core::Error::Weights`] about the autoencoder for pixels that are not finite.
+/// [`atedm_core::Error::Weights`] about the autoencoder if pixels are not finite.
 pub(super) fn decode<B: Backend>(
     vae: &Vae<B>,
     dtype: atedm_core::DType,

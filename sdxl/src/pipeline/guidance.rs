@@ -1,22 +1,22 @@
-//! Classifier-free guidance, and its embedding for consistency-distilled U-Nets.
+//! Classifier-free guidance, and the guidance embedding for consistency-distilled U-Nets.
 
 use atedm_core::plugin::{Branch, Row};
 use atedm_core::{Error, Result, Tensor};
 
-/// How a run is guided.
+/// The guidance of a run.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum Guidance {
-    /// One row an image.
+    /// One row per image, without guidance.
     Single,
-    /// Two rows an image: `uncond + scale (cond − uncond)`.
+    /// Two rows per image: `uncond + scale (cond − uncond)`.
     Classifier(f64),
-    /// One row an image, and the scale as an input of the U-Net with this many channels.
+    /// One row per image. The scale is an input of the U-Net with this many channels.
     Embedded(f64, usize),
 }
 
 impl Guidance {
-    /// diffusers' rule: a U-Net that takes the scale as an input is never guided otherwise; a scale of 1 or less is
-    /// no guidance.
+    /// Chooses as diffusers does. A U-Net that takes the scale as an input has no other guidance. A scale of 1 or less
+    /// means no guidance.
     ///
     /// # Errors
     /// [`Error::Config`] naming `guidance-scale` if it is not finite.
@@ -31,7 +31,7 @@ impl Guidance {
         })
     }
 
-    /// What each batch row is: with guidance the negative rows of all images first.
+    /// The role of each batch row. With guidance, the negative rows of all images come first.
     pub(super) fn rows(self, images: usize) -> Vec<Row> {
         let rows = |branch| (0..images as u64).map(move |image| Row { image, branch });
         match self {
@@ -45,12 +45,12 @@ impl Guidance {
         matches!(self, Self::Classifier(_))
     }
 
-    /// Latents `[images, ..]` as the batch `[rows, ..]`.
+    /// Repeats latents `[images, ..]` to the batch `[rows, ..]`.
     pub(super) fn widen<T: Tensor>(self, latents: T) -> Result<T> {
         if self.is_paired() { T::concat(&[&latents, &latents], 0) } else { Ok(latents) }
     }
 
-    /// The guided prediction `[images, ..]` from the batch's `[rows, ..]`.
+    /// The guided prediction `[images, ..]` from the batch's prediction `[rows, ..]`.
     pub(super) fn combine<T: Tensor>(self, prediction: T, images: usize) -> Result<T> {
         let Self::Classifier(scale) = self else { return Ok(prediction) };
         let uncond = prediction.narrow(0, 0, images)?;
@@ -58,8 +58,8 @@ impl Guidance {
         uncond.add(&cond.sub(&uncond)?.affine(scale, 0.0)?)
     }
 
-    /// The U-Net's guidance input `[images, channels]`, if it has one: sines, then cosines, of `1000 (scale − 1)` at
-    /// frequencies falling from 1 to 1/10000 (diffusers' `get_guidance_scale_embedding`).
+    /// The U-Net's guidance input `[images, channels]`, if it has one. It holds sines, then cosines, of `1000 (scale −
+    /// 1)` at frequencies falling from 1 to 1/10000 (diffusers' `get_guidance_scale_embedding`).
     pub(super) fn embedding(self, images: usize) -> Option<(Vec<f32>, [usize; 2])> {
         let Self::Embedded(scale, channels) = self else { return None };
         let half = channels / 2;
@@ -91,7 +91,7 @@ mod tests {
         assert_eq!(rows, expected.map(|(image, branch)| Row { image, branch }));
     }
 
-    /// Against the definition, at scale 1.25 and 4 channels: angles 250 and 250 / 10000.
+    /// Compares with the definition at scale 1.25 and 4 channels: the angles are 250 and 250 / 10000.
     #[test]
     fn embedding_is_sines_then_cosines() {
         let (values, shape) = Guidance::Embedded(1.25, 4).embedding(1).unwrap();

@@ -1,11 +1,11 @@
-//! Text to image, step by step as diffusers' `StableDiffusionXLPipeline`, with a token reducer inside the U-Net.
+//! Text to image. The steps are those of diffusers' `StableDiffusionXLPipeline`, with a token reducer inside the U-Net.
 //!
 //! ```text
 //! prompts → text encoders → rows [negative … | prompt …]
 //! noise × σ_init → for each step: scale → U-Net → guidance → sampler step → callback
 //! final latents → VAE (in f32 where the checkpoint asks for it) → pixels in 0..1
 //! ```
-//! The sampler works in f32 (f64 for a pipeline in f64) whatever dtype the U-Net has.
+//! The sampler works in f32, whatever the U-Net's dtype. In a pipeline in f64 it works in f64.
 
 mod decode;
 mod guidance;
@@ -30,7 +30,7 @@ use prompt::Residence;
 
 pub use prompt::TextEncoders;
 
-/// What the callback tells the run to do: [`std::ops::ControlFlow::Break`] cancels it.
+/// The callback's answer to the run: [`std::ops::ControlFlow::Break`] cancels it.
 pub type Proceed = std::ops::ControlFlow<()>;
 
 /// The models of a checkpoint, ready to run on one device.
@@ -47,20 +47,21 @@ pub struct Pipeline<B: Backend> {
 }
 
 impl<B: Backend> Pipeline<B> {
-    /// Loads every part of a checkpoint in `dtype`; the VAE in f32 where its config asks for it and `dtype` is f16.
+    /// Loads every part of a checkpoint in `dtype`. The VAE loads in f32 if its config asks for it and `dtype` is f16.
     ///
     /// # Errors
-    /// What reading the parts fails with: [`atedm_core::Error::Io`], [`atedm_core::Error::Weights`] naming the tensor,
+    /// The errors of reading the parts: [`atedm_core::Error::Io`], [`atedm_core::Error::Weights`] naming the tensor,
     /// [`atedm_core::Error::Config`] for a tokenizer.
     pub fn load(checkpoint: &Checkpoint, dtype: DType, device: &DeviceOf<B>) -> Result<Self> {
         Self::load_with(checkpoint, dtype, device, TextEncoders::Kept)
     }
 
-    /// [`Pipeline::load`] with a choice of what becomes of the text encoders, a quarter of SD-XL's weights that a run needs
-    /// only at its start.
+    /// Like [`Pipeline::load`], with a choice how long the text encoders stay in memory. They are a quarter of SD-XL's
+    /// weights, and a run needs them only at its start.
     ///
     /// # Errors
-    /// As [`Pipeline::load`]; with [`TextEncoders::PerRun`] what is wrong with an encoder shows at the start of a run.
+    /// The errors of [`Pipeline::load`]. With [`TextEncoders::PerRun`], an error in an encoder appears only at the start of
+    /// a run.
     pub fn load_with(
         checkpoint: &Checkpoint,
         dtype: DType,
@@ -99,7 +100,7 @@ impl<B: Backend> Pipeline<B> {
         &self.scheduler
     }
 
-    /// Tokens of every encoded prompt.
+    /// Number of tokens of every encoded prompt.
     pub fn text_length(&self) -> usize {
         self.text_length
     }
@@ -114,7 +115,7 @@ impl<B: Backend> Pipeline<B> {
         &self.device
     }
 
-    /// Encodes texts to what [`Conditioning::Embeddings`] takes, with those that did not fit.
+    /// Encodes texts for [`Conditioning::Embeddings`]. Also returns the texts that did not fit.
     pub fn encode(&self, texts: &[String]) -> Result<(TextEmbeddings<B::Tensor>, Vec<CutPrompt>)> {
         let mut cut = Vec::new();
         let embeddings =

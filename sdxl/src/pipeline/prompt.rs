@@ -1,4 +1,4 @@
-//! From prompts to what the U-Net is conditioned on.
+//! Turns prompts into the U-Net's conditioning.
 //!
 //! ```text
 //! tokens = [penultimate states of encoder 1 | of encoder 2] along channels,   pooled = projection of encoder 2
@@ -13,18 +13,18 @@ use crate::checkpoint::{Checkpoint, Part};
 use crate::text::{TextEncoder, join_hidden};
 use crate::tokenizer::ClipTokenizer;
 
-/// What becomes of the text encoders between runs.
+/// How long the text encoders stay in memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum TextEncoders {
-    /// They stay in memory: for many runs.
+    /// They stay in memory. This suits many runs.
     #[default]
     Kept,
-    /// They are read at the start of each run and freed before its U-Net runs: for one run, in less memory.
+    /// Each run reads them at its start and frees them before its U-Net runs. This suits one run with less memory.
     PerRun,
 }
 
-/// Where the encoders are between runs.
+/// The place of the encoders between runs.
 pub(super) enum Residence<B: Backend> {
     Kept(Box<Encoders<B>>),
     PerRun(Box<Checkpoint>, DType),
@@ -43,7 +43,7 @@ impl<B: Backend> Residence<B> {
         })
     }
 
-    /// Runs `f` with the encoders in memory.
+    /// Calls `f` with the encoders in memory.
     pub(super) fn with<R>(
         &self,
         device: &DeviceOf<B>,
@@ -84,7 +84,7 @@ impl<B: Backend> Encoders<B> {
         })
     }
 
-    /// The conditioning of `request`; `guided` asks for the negative rows too. `zero_negative` is the checkpoint's
+    /// The conditioning of `request`. With `guided` it includes the negative rows. `zero_negative` is the checkpoint's
     /// `force_zeros_for_empty_prompt`.
     pub(super) fn condition(
         &self,
@@ -139,7 +139,7 @@ impl<B: Backend> Encoders<B> {
         })
     }
 
-    /// Encodes texts, noting those that do not fit.
+    /// Encodes texts, and notes those that do not fit.
     pub(super) fn encode(
         &self,
         texts: &[String],
@@ -178,7 +178,7 @@ impl<B: Backend> Encoders<B> {
     }
 }
 
-/// One text for each of `count` prompts, from one for all or one for each.
+/// One text for each of `count` prompts. `texts` holds one text for all prompts, or one for each.
 fn one_each(texts: &[String], count: usize) -> Result<Vec<String>> {
     match texts {
         [one] => Ok(vec![one.clone(); count]),
@@ -190,7 +190,7 @@ fn one_each(texts: &[String], count: usize) -> Result<Vec<String>> {
     }
 }
 
-/// Checks the axes of given embeddings; the U-Net checks their channels.
+/// Checks the axes of given embeddings. The U-Net checks their channels.
 fn check<T: Tensor>(embeddings: &TextEmbeddings<T>, field: &str) -> Result<()> {
     let (tokens, pooled) = (embeddings.tokens.shape(), embeddings.pooled.shape());
     if tokens.len() == 3 && pooled.len() == 2 && tokens[0] == pooled[0] && tokens[0] > 0 {
@@ -204,7 +204,7 @@ fn check<T: Tensor>(embeddings: &TextEmbeddings<T>, field: &str) -> Result<()> {
     Err(Error::config(field, reason))
 }
 
-/// Each row `times` times, one after the other.
+/// Repeats each row `times` times, one copy after the other.
 fn repeat<T: Tensor>(embeddings: &TextEmbeddings<T>, times: usize) -> Result<TextEmbeddings<T>> {
     let rows = |tensor: &T| {
         let mut shape = tensor.shape();

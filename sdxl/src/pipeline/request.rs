@@ -1,4 +1,4 @@
-//! What a caller asks for and gets back: plain data, without any image library.
+//! The input and output of a run: plain data, without any image library.
 
 use atedm_core::{Error, Result, Tensor};
 
@@ -7,22 +7,22 @@ use crate::rng::{NoiseDType, RngKind};
 use crate::schedulers::SamplerChoice;
 use crate::vae::{LatentDistribution, TileOptions};
 
-/// What to make. [`Request::new`] has diffusers' defaults; change the fields that matter.
+/// The input of a run. [`Request::new`] has diffusers' defaults. Change the fields that matter to you.
 #[derive(Debug, Clone)]
 pub struct Request<T> {
     /// Prompts or embeddings.
     pub conditioning: Conditioning<T>,
-    /// Images of each prompt, one after the other in the batch.
+    /// Images per prompt. They follow each other in the batch.
     pub images_per_prompt: usize,
-    /// Denoising steps of the full schedule.
+    /// Number of denoising steps in the full schedule.
     pub steps: usize,
-    /// Classifier-free guidance scale; 1 or less means one U-Net row an image.
+    /// Classifier-free guidance scale. With 1 or less, the U-Net runs on one row per image.
     pub guidance_scale: f64,
     /// Seed of the noise.
     pub seed: u64,
     /// Generator of the noise.
     pub rng: RngKind,
-    /// What the generator draws in.
+    /// The dtype that the generator draws in.
     pub noise_dtype: NoiseDType,
     /// Width in pixels, divisible by 8; the U-Net's training size if `None`.
     pub width: Option<usize>,
@@ -30,16 +30,16 @@ pub struct Request<T> {
     pub height: Option<usize>,
     /// SD-XL's size conditioning.
     pub micro: MicroConditioning,
-    /// Sampler instead of the checkpoint's.
+    /// A sampler that replaces the checkpoint's.
     pub scheduler: Option<SamplerChoice>,
-    /// Where the run starts from.
+    /// The latents that the run starts from.
     pub initial: InitialLatents<T>,
-    /// What to do with the final latents.
+    /// How the final latents are decoded.
     pub decoding: Decoding,
 }
 
 impl<T: Tensor> Request<T> {
-    /// Defaults of diffusers' SD-XL pipeline: 50 steps, guidance 5, one image a prompt.
+    /// The defaults of diffusers' SD-XL pipeline: 50 steps, guidance 5, one image per prompt.
     pub fn new(prompts: impl IntoIterator<Item = impl Into<String>>) -> Self {
         let prompts = prompts.into_iter().map(Into::into).collect();
         Self {
@@ -59,10 +59,10 @@ impl<T: Tensor> Request<T> {
         }
     }
 
-    /// How many images the run makes: prompts times images of each.
+    /// The number of images that the run makes: prompts times images per prompt.
     ///
     /// # Errors
-    /// [`Error::Config`] naming `prompt` or `images_per_prompt` if there are none.
+    /// [`Error::Config`] naming `prompt` or `images_per_prompt` if that number is 0.
     pub fn images(&self) -> Result<usize> {
         let prompts = match &self.conditioning {
             Conditioning::Prompts { prompts, .. } => prompts.len(),
@@ -81,23 +81,23 @@ impl<T: Tensor> Request<T> {
     }
 }
 
-/// What the images are to show.
+/// The text or the embeddings that condition the images.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum Conditioning<T> {
-    /// Texts; both encoders get the same.
+    /// Texts. Both encoders get the same text.
     Prompts {
-        /// At least one; they make one batch.
+        /// At least one prompt. All prompts make one batch.
         prompts: Vec<String>,
-        /// One for all prompts, or one for each. `None` is not the same as an empty text: with
-        /// `force_zeros_for_empty_prompt` the checkpoint takes zeros for it.
+        /// One negative prompt for all prompts, or one for each. `None` differs from an empty text: a checkpoint with
+        /// `force_zeros_for_empty_prompt` takes zeros for it.
         negative: Option<Vec<String>>,
     },
-    /// Own embeddings.
+    /// The caller's own embeddings.
     Embeddings {
-        /// Of the prompts.
+        /// Embeddings of the prompts.
         prompt: TextEmbeddings<T>,
-        /// Of the negative prompts; as [`Conditioning::Prompts`] without any if `None`.
+        /// Embeddings of the negative prompts. `None` means the same as in [`Conditioning::Prompts`].
         negative: Option<TextEmbeddings<T>>,
     },
 }
@@ -105,29 +105,29 @@ pub enum Conditioning<T> {
 /// Encoded prompts.
 #[derive(Debug, Clone)]
 pub struct TextEmbeddings<T> {
-    /// Both encoders' penultimate hidden states, joined: `[prompts, length, channels]`.
+    /// The penultimate hidden states of both encoders, joined: `[prompts, length, channels]`.
     pub tokens: T,
     /// The second encoder's pooled projection `[prompts, channels]`.
     pub pooled: T,
 }
 
-/// Sizes that SD-XL was trained to be told, in pixels.
+/// The size conditioning that SD-XL was trained with, in pixels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct MicroConditioning {
-    /// Of the training image before cropping; the output's if `None`.
+    /// Size of the training image before cropping; the output's size if `None`.
     pub original_size: Option<PixelSize>,
-    /// Where the crop begins.
+    /// Upper left corner of the crop.
     pub crop: Corner,
-    /// Of the crop; the output's if `None`.
+    /// Size of the crop; the output's size if `None`.
     pub target_size: Option<PixelSize>,
 }
 
-/// Pixels down and across.
+/// A height and a width in pixels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PixelSize {
-    /// Down.
+    /// Pixels down.
     pub height: usize,
-    /// Across.
+    /// Pixels across.
     pub width: usize,
 }
 
@@ -140,70 +140,70 @@ pub struct Corner {
     pub left: usize,
 }
 
-/// Where a run starts from. Latents are `[images, channels, height, width]`.
+/// The latents that a run starts from: `[images, channels, height, width]`.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum InitialLatents<T> {
-    /// Noise from the seed.
+    /// Noise drawn with the seed.
     Drawn,
     /// This standard normal noise, before the sampler's scaling (diffusers' `latents=`).
     Noise(T),
-    /// These clean latents, with noise from the seed added to the level of step `start` (image to image).
+    /// These clean latents, plus noise from the seed at the level of step `start` (image to image).
     Clean {
-        /// The latents, scaled as the U-Net knows them.
+        /// The latents, scaled for the U-Net.
         latents: T,
-        /// The first step to run, in the full schedule.
+        /// The first step to run, as an index in the full schedule.
         start: usize,
     },
-    /// A picture as the autoencoder encoded it: latents are drawn from the distribution by the seed's generator before the
-    /// noise is, in the distribution's dtype (diffusers' image to image). One row stands for all images: with
-    /// [`RngKind::Torch`] they share a draw, with [`RngKind::ChaCha`] each draws its own.
+    /// A picture as the autoencoder encoded it (diffusers' image to image). The seed's generator first draws latents
+    /// from the distribution, in its dtype, then the noise. One row of the distribution serves all images. With
+    /// [`RngKind::Torch`] the images share one draw; with [`RngKind::ChaCha`] each image draws its own.
     Encoded {
-        /// The distribution, unscaled: of one image, or of as many as the run makes.
+        /// The unscaled distribution of one image, or of as many images as the run makes.
         distribution: LatentDistribution<T>,
-        /// The first step to run, in the full schedule.
+        /// The first step to run, as an index in the full schedule.
         start: usize,
     },
-    /// The state of an earlier run before step `start`.
+    /// The noisy latents of an earlier run before step `start`.
     Noisy {
         /// The latents.
         latents: T,
-        /// The first step to run, in the full schedule.
+        /// The first step to run, as an index in the full schedule.
         start: usize,
     },
 }
 
-/// What to do with the final latents.
+/// How the final latents are decoded.
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[non_exhaustive]
 pub enum Decoding {
-    /// Nothing (diffusers' `output_type="latent"`).
+    /// They are not decoded (diffusers' `output_type="latent"`).
     Skip,
-    /// Decode at once.
+    /// Decode whole images.
     Whole,
-    /// Decode in tiles; diffusers' tiles if `None`.
+    /// Decode in tiles. `None` takes diffusers' tiles.
     Tiled(Option<TileOptions>),
 }
 
-/// What a run gives.
+/// The output of a run.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Output<T> {
-    /// Final latents `[images, channels, height, width]` before the VAE's scaling, in the sampler's precision (f32,
-    /// or f64 for a pipeline in f64).
+    /// Final latents `[images, channels, height, width]` before the VAE's scaling, in the sampler's precision. This is
+    /// f32, or f64 for a pipeline in f64.
     pub latents: T,
     /// The images, unless decoding was skipped.
     pub images: Option<Images>,
-    /// Prompts that did not fit.
+    /// Prompts that did not fit the text encoders.
     pub cut: Vec<CutPrompt>,
-    /// What each U-Net evaluation cost.
+    /// The cost of each U-Net evaluation.
     pub costs: Vec<StepCost>,
 }
 
 /// Decoded images.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Images {
-    /// How many.
+    /// Number of images.
     pub count: usize,
     /// Pixels down.
     pub height: usize,
@@ -214,7 +214,7 @@ pub struct Images {
 }
 
 impl Images {
-    /// Image `index` as bytes `[height, width, 3]`, rounded as diffusers does; `None` if there is none.
+    /// Image `index` as bytes `[height, width, 3]`, rounded as in diffusers. `None` if there is no such image.
     pub fn rgb8(&self, index: usize) -> Option<Vec<u8>> {
         let plane = self.height * self.width;
         let image = self.values.chunks_exact((3 * plane).max(1)).nth(index)?;
@@ -225,17 +225,17 @@ impl Images {
     }
 }
 
-/// A prompt of which tokens were cut off because the text encoder's context is full.
+/// A prompt whose last tokens were cut off, because the text encoder's context is full.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct CutPrompt {
     /// The whole prompt.
     pub prompt: String,
-    /// Which encoder: 1 or 2.
+    /// The encoder: 1 or 2.
     pub encoder: usize,
-    /// Tokens cut off.
+    /// Number of tokens cut off.
     pub cut: usize,
-    /// Tokens that fit, start and end included.
+    /// Number of tokens that fit, start and end included.
     pub context: usize,
 }
 
@@ -246,30 +246,39 @@ impl std::fmt::Display for CutPrompt {
     }
 }
 
-/// The cost of one U-Net evaluation as it really ran, for one row of the batch.
+/// The cost of one U-Net evaluation as it actually ran, for one row of the batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct StepCost {
-    /// The step, in the full schedule.
+    /// The step's index in the full schedule.
     pub step: usize,
-    /// Batch rows: twice the images with guidance.
+    /// Batch rows of the evaluation.
     pub rows: usize,
+    /// Batch rows of the run: twice the images with guidance. An evaluation without guidance has half of them.
+    pub run_rows: usize,
     /// Multiply-accumulates of one row.
     pub macs: Macs,
 }
 
-/// What the step callback is told, after each step.
+impl StepCost {
+    /// TFLOP (2 × MAC) for each of the run's rows: half of a row's cost where guidance has ended.
+    pub fn tflop(&self) -> f64 {
+        self.macs.tflop() * (self.rows as f64 / self.run_rows as f64)
+    }
+}
+
+/// The argument of the step callback, which is called after each step.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct StepReport<'a, T> {
-    /// The step just done, in the full schedule.
+    /// The index of the finished step in the full schedule.
     pub index: usize,
-    /// Steps of the full schedule.
+    /// Number of steps in the full schedule.
     pub total: usize,
     /// The training timestep of the step.
     pub timestep: f64,
-    /// Noise level before the step.
+    /// The noise level before the step.
     pub sigma: f64,
-    /// Latents after the step `[images, channels, height, width]`.
+    /// The latents after the step `[images, channels, height, width]`.
     pub latents: &'a T,
 }

@@ -17,13 +17,16 @@ use crate::vae::LatentDistribution;
 impl<B: Backend> Pipeline<B> {
     /// Makes images (or latents) from a request.
     ///
-    /// `reducer` prunes or merges tokens in the U-Net's attention blocks ([`atedm_core::plugin::Unpruned`]: none).
-    /// `progress` is called after every step and may cancel.
+    /// `reducer` prunes or merges tokens in the U-Net's attention blocks. [`atedm_core::plugin::Unpruned`] leaves them
+    /// unchanged. `progress` is called after every step and may cancel the run.
     ///
     /// # Errors
-    /// [`atedm_core::Error::Config`] naming the field of the request that is out of range; [`atedm_core::Error::NotFinite`] for given
-    /// latents with NaN, and naming the first module and step whose output is not finite; [`atedm_core::Error::Weights`] for pixels that are
-    /// not; [`atedm_core::Error::Cancelled`]; whatever the backend or the reducer reports.
+    /// - [`atedm_core::Error::Config`] naming the field of the request that is out of range.
+    /// - [`atedm_core::Error::NotFinite`] for given latents with NaN or infinity, and naming the first module and step
+    ///   whose output is not finite.
+    /// - [`atedm_core::Error::Weights`] for pixels that are not finite.
+    /// - [`atedm_core::Error::Cancelled`] if `progress` cancels.
+    /// - The errors of the backend and the reducer.
     pub fn generate(
         &self,
         request: &Request<B::Tensor>,
@@ -42,7 +45,7 @@ fn generate<B: Backend>(
 ) -> Result<Output<B::Tensor>> {
     let _span = tracing::info_span!("generate", steps = request.steps, seed = request.seed).entered();
     let (unet, device) = (pipeline.unet.config(), &pipeline.device);
-    // Everything that can be wrong with a request is found before any model runs.
+    // All checks of the request run before any model does.
     let guidance = Guidance::new(request.guidance_scale, unet.guidance_channels)?;
     let mut sampler = pipeline.scheduler.build::<B::Tensor>(request.scheduler, request.steps)?;
     let sizes = Sizes::new(request, unet.sample_size, pipeline.vae.factor())?;
@@ -106,7 +109,7 @@ fn generate<B: Backend>(
             unet,
             Grid::new(height, width),
             text,
-            Evaluation { step: index, rows: rows.len() },
+            Evaluation { step: index, rows: rows.len(), run_rows: guided.rows.len() },
         )?);
         let prediction = guidance.combine(prediction.cast(latents.dtype())?, images)?;
         latents = sampler.step(&prediction, index, &latents, noise.as_mut())?;
@@ -123,7 +126,7 @@ fn generate<B: Backend>(
     Ok(Output { latents, images, cut: encoded.cut, costs })
 }
 
-/// What the rows of an evaluation are, and what they are made from.
+/// The rows of an evaluation, and their inputs.
 struct Batch<T> {
     guidance: Guidance,
     rows: Vec<Row>,
@@ -145,7 +148,7 @@ impl<T: Tensor> Batch<T> {
     }
 }
 
-/// The U-Net's output. One that is not finite is traced by a second pass to the first module that made it so.
+/// Runs the U-Net. If its output is not finite, a second pass finds the first module with such an output.
 fn evaluate<B: Backend>(
     pipeline: &Pipeline<B>,
     input: &UNetInput<'_, B::Tensor>,
@@ -225,7 +228,7 @@ fn drawn_from<B: Backend>(
         let reason = format!("expected the distribution of 1 image, or of {images}, got {given}");
         return Err(Error::config("latents", reason));
     }
-    // torch draws for what was encoded, and the images share it; a stream of its own draws for its image
+    // torch's generator draws once per encoded row, and the images share it; ChaCha draws once per image
     let rows = if request.rng == RngKind::Torch { given } else { images };
     let deviation = distribution.deviation.as_ref().map(|deviation| spread(deviation, rows)).transpose()?;
     let rowwise = LatentDistribution { mean: spread(&distribution.mean, rows)?, deviation };

@@ -1,24 +1,24 @@
-//! Size rules and initial latents, as diffusers' SD-XL pipeline has them.
+//! The size rules and the initial latents of diffusers' SD-XL pipeline.
 
 use atedm_core::{Backend, DType, DeviceOf, Error, Result, Tensor};
 
 use super::request::{MicroConditioning, PixelSize, Request};
 
-/// Longest side accepted: beyond, latents alone would not fit any machine.
+/// The longest side accepted. The latents of a longer side would not fit any machine.
 const LONGEST: usize = 1 << 15;
 
-/// Sizes of a run.
+/// The sizes of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Sizes {
-    /// As asked for.
+    /// The requested size in pixels.
     pub(super) pixels: PixelSize,
-    /// In latents.
+    /// The size in latents.
     pub(super) latents: PixelSize,
 }
 
 impl Sizes {
-    /// The sizes of a request. diffusers wants both sides divisible by 8, whatever the VAE's `factor` is, and then
-    /// rounds the latents down.
+    /// The sizes of a request. As in diffusers, both sides must be divisible by 8, whatever the VAE's `factor` is. The
+    /// latents' size is then rounded down.
     ///
     /// # Errors
     /// [`Error::Config`] naming `width` or `height`.
@@ -40,7 +40,7 @@ impl Sizes {
         Ok(Self { pixels: PixelSize { height, width }, latents: PixelSize { height: down, width: across } })
     }
 
-    /// What SD-XL is told: original height and width, crop top and left, target height and width.
+    /// SD-XL's size inputs: original height and width, crop top and left, target height and width.
     pub(super) fn time_ids(&self, micro: &MicroConditioning) -> [f32; 6] {
         let original = micro.original_size.unwrap_or(self.pixels);
         let target = micro.target_size.unwrap_or(self.pixels);
@@ -50,7 +50,7 @@ impl Sizes {
     }
 }
 
-/// Checks latents that the caller gave, and brings them to the sampler's dtype.
+/// Checks latents from the caller, and converts them to the sampler's dtype.
 ///
 /// # Errors
 /// [`Error::Config`] naming `latents` for a wrong shape; [`Error::NotFinite`] for NaN or infinity.
@@ -65,12 +65,12 @@ pub(super) fn given<B: Backend>(
         return Err(Error::config("latents", reason));
     }
     expect_finite(latents, "latents")?;
-    // Through bytes, so that a tensor from another device may come in.
+    // The copy goes through bytes, so the tensor may be on another device.
     let stored = latents.dtype();
     B::Tensor::from_bytes(&latents.to_bytes()?, stored, &shape, device)?.cast(dtype)
 }
 
-/// [`Error::NotFinite`] about `what` if a value of `tensor` is NaN or infinite.
+/// Returns [`Error::NotFinite`] about `what` if a value of `tensor` is NaN or infinite.
 pub(super) fn expect_finite<T: Tensor>(tensor: &T, what: &str) -> Result<()> {
     match tensor.to_f32()?.iter().all(|value| value.is_finite()) {
         true => Ok(()),

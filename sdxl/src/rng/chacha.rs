@@ -7,14 +7,13 @@ use rand_chacha::rand_core::{Rng, SeedableRng};
 use super::NoiseSource;
 use super::normal::box_muller;
 
-/// Names this use of the cipher in its key, so that no other use of the same seed shares the stream.
+/// The name of this use of the cipher. It is part of the key, so no other use of the same seed shares the stream.
 const DOMAIN: &[u8; 16] = b"atedm noise v1\0\0";
 
 /// Normal noise from one ChaCha20 stream per image, keyed by `(seed, image number)`.
 ///
-/// Image `i` of a batch gets the noise that it gets alone, on every machine: the key is
-/// `seed ‖ image ‖ domain` (little-endian), uniforms are the top 24 bits of consecutive words, and Box–Muller
-/// uses fixed polynomials.
+/// Image `i` of a batch gets the same noise as alone, on every machine. The key is `seed ‖ image ‖ domain`
+/// (little-endian). Uniforms are the top 24 bits of consecutive words. Box–Muller uses fixed polynomials.
 #[derive(Debug, Clone)]
 pub struct ChaChaNoise {
     streams: Vec<ChaCha20Rng>,

@@ -1,7 +1,7 @@
-//! Random numbers: torch's CPU generator bit for bit, and a portable one with a stream per image.
+//! Random numbers: torch's CPU generator bit for bit, and a portable generator with one stream per image.
 //!
-//! - [`TorchRng`]: one MT19937 for the whole batch, as diffusers with one `torch.Generator`. A seed's noise depends on the
-//!   dtype that it is drawn in ([`NoiseDType`]).
+//! - [`TorchRng`]: one MT19937 for the whole batch, as diffusers with one `torch.Generator`. The noise of a seed
+//!   depends on the dtype that it is drawn in ([`NoiseDType`]).
 //! - [`ChaChaNoise`]: image `i` of a batch gets the same noise as image `i` alone.
 
 mod chacha;
@@ -16,33 +16,33 @@ use atedm_core::{DType, Error, Result};
 pub use chacha::ChaChaNoise;
 pub use torch::TorchRng;
 
-/// Where standard normal noise comes from: the initial latents, and what ancestral and consistency samplers add.
+/// A source of standard normal noise: for the initial latents, and for ancestral and consistency samplers.
 ///
-/// Object-safe; values are made on the host and given as f32, so that every backend sees the same numbers.
+/// The trait is object-safe. Values are made on the host as f32, so every backend gets the same numbers.
 pub trait NoiseSource: Send {
     /// Standard normal values for a tensor of `shape` (`[batch, channels, height, width]`), row-major.
     ///
     /// # Errors
-    /// [`Error::Config`] if the source has another number of images than `shape` has rows.
+    /// [`Error::Config`] if the source's number of images is not the number of rows in `shape`.
     fn standard_normal(&mut self, shape: &[usize]) -> Result<Vec<f32>>;
 
-    /// The same from the same stream, drawn in another dtype than the source's own where the source knows any: an
-    /// autoencoder may run in another than the pipeline.
+    /// Like [`NoiseSource::standard_normal`], from the same stream, but drawn in `dtype`. An autoencoder may run in
+    /// another dtype than the pipeline. Sources that always draw in one dtype ignore it.
     fn standard_normal_in(&mut self, shape: &[usize], dtype: DType) -> Result<Vec<f32>> {
         let _ = dtype;
         self.standard_normal(shape)
     }
 }
 
-/// The dtype that torch's generator draws noise in. Each takes its own path there, so that one seed gives another
-/// picture in each; [`RngKind::ChaCha`] draws f32 always.
+/// The dtype that torch's generator draws noise in. Torch has a different algorithm for each dtype, so one seed gives
+/// another picture in each. [`RngKind::ChaCha`] always draws in f32.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum NoiseDType {
-    /// That of the model that the noise is for, as diffusers draws.
+    /// The dtype of the model that gets the noise, as in diffusers.
     #[default]
     OfModel,
-    /// This one, whatever the model has: one picture over dtypes.
+    /// This dtype, whatever the model's is. The picture is then the same for all model dtypes.
     Always(DType),
 }
 
@@ -56,22 +56,22 @@ impl NoiseDType {
     }
 }
 
-/// Which generator a seed is meant for.
+/// The generator that a seed is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum RngKind {
-    /// [`TorchRng`]: diffusers' latents for a seed, which depend on the batch size.
+    /// [`TorchRng`]: diffusers' latents for a seed. They depend on the batch size.
     #[default]
     Torch,
-    /// [`ChaChaNoise`]: independent of the batch.
+    /// [`ChaChaNoise`]: noise that does not depend on the batch.
     ChaCha,
 }
 
 impl RngKind {
-    /// The names a user may give.
+    /// The names that a user may give.
     pub const NAMES: [&'static str; 2] = ["torch", "chacha"];
 
-    /// What it draws in when a model's dtype asks for `dtype`.
+    /// The dtype that it draws in if `dtype` is asked for.
     pub fn dtype(self, dtype: DType) -> DType {
         match self {
             Self::Torch => dtype,
@@ -87,7 +87,8 @@ impl RngKind {
         }
     }
 
-    /// The noise source for `images` images numbered from 0; `dtype` is what it draws in, which counts for `torch` only.
+    /// The noise source for `images` images, numbered from 0. `dtype` is the dtype that `torch` draws in; `chacha`
+    /// ignores it.
     pub fn source(self, seed: u64, images: usize, dtype: DType) -> Box<dyn NoiseSource> {
         match self {
             Self::Torch => Box::new(TorchRng::new(seed).drawing(dtype)),

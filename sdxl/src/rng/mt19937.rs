@@ -6,7 +6,7 @@ const MATRIX_A: u32 = 0x9908_b0df;
 const UPPER: u32 = 0x8000_0000;
 const LOWER: u32 = 0x7fff_ffff;
 
-/// The generator's state: 624 words and how many of them are used up.
+/// The generator's state: 624 words, and how many of them have been used.
 #[derive(Debug, Clone)]
 pub(super) struct Mt19937 {
     words: [u32; WORDS],
@@ -14,7 +14,7 @@ pub(super) struct Mt19937 {
 }
 
 impl Mt19937 {
-    /// Knuth's initialisation from the low 32 bits of `seed`; torch ignores the high ones.
+    /// Knuth's initialization from the low 32 bits of `seed`. Torch ignores the high bits.
     pub(super) fn new(seed: u64) -> Self {
         let mut words = [0u32; WORDS];
         let mut last = seed as u32;
@@ -40,7 +40,7 @@ impl Mt19937 {
         y ^ (y >> 18)
     }
 
-    /// Two draws, the first in the high half.
+    /// Two draws; the first is the high half.
     pub(super) fn next_u64(&mut self) -> u64 {
         let high = u64::from(self.next_u32());
         high << 32 | u64::from(self.next_u32())

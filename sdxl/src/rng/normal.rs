@@ -1,12 +1,12 @@
-//! Box–Muller in f32 with fixed polynomials: the same bits on every machine.
+//! Box–Muller in f32 with fixed polynomials. It gives the same bits on every machine.
 //!
 //! ```text
 //! r = √(−2 ln(1 − u₁)),  θ = 2π u₂;   normals r cos θ and r sin θ
 //! ```
 //!
-//! Logarithm, sine and cosine are Cephes' single-precision polynomials (Moshier), with every product that feeds a
-//! sum fused into it, because this is what torch's vector code computes: any correctly rounded logarithm would
-//! differ from torch's latents in the last bits.
+//! Logarithm, sine and cosine are Cephes' single-precision polynomials (Moshier). Every product that feeds a sum is
+//! fused into it, as in torch's vector code. A correctly rounded logarithm would differ from torch's latents in the
+//! last bits.
 
 /// `float(2π)`.
 const TWO_PI: f32 = std::f32::consts::TAU;
@@ -19,7 +19,8 @@ pub(super) fn box_muller(u1: f32, u2: f32) -> (f32, f32) {
     (radius * cos + 0.0, radius * sin + 0.0)
 }
 
-/// The same as torch computes it in a half precision: `round` brings every intermediate value to it.
+/// Like [`box_muller`], as torch computes it in a half precision. `round` rounds every intermediate value to that
+/// precision.
 pub(super) fn box_muller_rounded(u1: f32, u2: f32, round: impl Fn(f32) -> f32) -> (f32, f32) {
     let of = |f: fn(f64) -> f64, x: f32| round(f(f64::from(x)) as f32);
     let logarithm = of(f64::ln, round(1.0 - u1));
@@ -29,14 +30,14 @@ pub(super) fn box_muller_rounded(u1: f32, u2: f32, round: impl Fn(f32) -> f32) -
     (round(radius * of(f64::cos, angle)) + 0.0, round(radius * of(f64::sin, angle)) + 0.0)
 }
 
-/// The same as torch computes it in double precision, by the C library's functions.
+/// Like [`box_muller`], as torch computes it in double precision with the C library's functions.
 pub(super) fn box_muller_f64(u1: f64, u2: f64) -> (f64, f64) {
     let radius = (-2.0 * (1.0 - u1).ln()).sqrt();
     let (sin, cos) = (std::f64::consts::TAU * u2).sin_cos();
     (radius * cos + 0.0, radius * sin + 0.0)
 }
 
-/// 16 uniforms in place into 16 normals by `pair`; number `j` pairs with `j + 8`.
+/// Replaces 16 uniforms by 16 normals in place. `pair` converts numbers `j` and `j + 8` together.
 pub(super) fn in_pairs_of_16<V: Copy>(block: &mut [V; 16], pair: impl Fn(V, V) -> (V, V)) {
     let (first, second) = block.split_at_mut(8);
     for (a, b) in first.iter_mut().zip(second) {
@@ -44,7 +45,7 @@ pub(super) fn in_pairs_of_16<V: Copy>(block: &mut [V; 16], pair: impl Fn(V, V) -
     }
 }
 
-/// Natural logarithm of a normal number above 0.
+/// The natural logarithm of a positive normal number.
 fn ln(x: f32) -> f32 {
     const P: [f32; 9] = [
         7.037_683_6e-2,
@@ -77,11 +78,11 @@ fn ln(x: f32) -> f32 {
     exponent.mul_add(LN2_HIGH, m + low)
 }
 
-/// Sine and cosine of an angle in `[0, 2π]`.
+/// The sine and cosine of an angle in `[0, 2π]`.
 fn sin_cos(angle: f32) -> (f32, f32) {
     // π/4 in three parts (Cody and Waite).
     const QUARTER_PI: [f32; 3] = [0.785_156_25, 2.418_756_5e-4, 3.774_895e-8];
-    // The octant, made even: the angle is then within π/4 of a multiple of π/2.
+    // The octant, rounded to an even number. The angle is then within π/4 of a multiple of π/2.
     let octant = ((angle * (4.0 / std::f32::consts::PI)) as i32 + 1) & !1;
     let x = QUARTER_PI.iter().fold(angle, |x, &part| (octant as f32).mul_add(-part, x));
     let z = x * x;

@@ -9,16 +9,17 @@ use super::normal::{box_muller, box_muller_f64, box_muller_rounded, in_pairs_of_
 
 /// Torch's CPU generator, bit for bit as torch computes on x86 machines with AVX2.
 ///
-/// Torch has two ways to make normals, and which one it takes depends on the tensor's size:
-/// - below 16 values: Box–Muller in double precision from 53-bit uniforms, whatever the dtype; the sine's half waits in the
-///   generator for the next such call;
-/// - from 16 values: uniforms of as many bits as the dtype's significand has (24, or 11 in f16, 8 in bf16, 53 in f64) fill the whole tensor first, then blocks of 16 are turned into normals in
-///   place (value `j` with `j + 8`); when 16 does not divide the size, the *last* 16 are drawn afresh.
+/// Torch has two ways to make normals. The size of the tensor decides:
+/// - Below 16 values: Box–Muller in double precision from 53-bit uniforms, whatever the dtype. The sine's half stays in
+///   the generator for the next such call.
+/// - From 16 values: uniforms fill the whole tensor first. They have as many bits as the dtype's significand (24 in
+///   f32, 11 in f16, 8 in bf16, 53 in f64). Then blocks of 16 become normals in place (value `j` with `j + 8`). If 16
+///   does not divide the size, the *last* 16 values are drawn again.
 ///
-/// Torch without AVX2 (other processors, or `ATEN_CPU_CAPABILITY=default`) draws the same uniforms but takes the C
-/// library's logarithm, sine and cosine: its normals differ from these in the last bits (by some 1e-7).
-/// In half precision every step of Box–Muller is rounded to it, so that these values do not depend on the processor. Values of
-/// f64 are given rounded to f32.
+/// Torch without AVX2 (other processors, or `ATEN_CPU_CAPABILITY=default`) draws the same uniforms, but uses the C
+/// library's logarithm, sine and cosine. Its normals differ from these in the last bits (by about 1e-7). In half
+/// precision, every step of Box–Muller is rounded, so the values do not depend on the processor. Values of f64 are
+/// returned rounded to f32.
 #[derive(Debug, Clone)]
 pub struct TorchRng {
     engine: Mt19937,
@@ -27,12 +28,12 @@ pub struct TorchRng {
 }
 
 impl TorchRng {
-    /// `torch.Generator().manual_seed(seed)`, which draws in f32. Only the low 32 bits count, as in torch.
+    /// `torch.Generator().manual_seed(seed)`, drawing in f32. As in torch, only the low 32 bits count.
     pub fn new(seed: u64) -> Self {
         Self { engine: Mt19937::new(seed), waiting: None, dtype: DType::F32 }
     }
 
-    /// The same generator, drawing in `dtype`.
+    /// The same generator, but drawing in `dtype`.
     #[must_use]
     pub fn drawing(self, dtype: DType) -> Self {
         Self { dtype, ..self }
@@ -65,7 +66,7 @@ impl TorchRng {
         (0..count).map(|_| round(self.scalar_normal() as f32)).collect()
     }
 
-    /// At least 16 values: all uniforms first, then pairs of normals.
+    /// Makes at least 16 values: all uniforms first, then pairs of normals.
     fn filled<V: Copy>(
         &mut self,
         count: usize,
@@ -83,13 +84,13 @@ impl TorchRng {
         values
     }
 
-    /// The low `BITS` bits of a draw, in `[0, 1)`.
+    /// A uniform in `[0, 1)` from the low `BITS` bits of a draw.
     fn uniform<const BITS: u32>(&mut self) -> f32 {
         let count = 1u32 << BITS;
         (self.engine.next_u32() & (count - 1)) as f32 * (1.0 / count as f32)
     }
 
-    /// 53 bits in `[0, 1)`.
+    /// A uniform in `[0, 1)` with 53 bits.
     fn uniform_f64(&mut self) -> f64 {
         const BITS: u64 = 1 << 53;
         (self.engine.next_u64() & (BITS - 1)) as f64 * (1.0 / BITS as f64)

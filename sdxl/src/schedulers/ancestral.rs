@@ -15,7 +15,7 @@ use super::sampler::Sampler;
 use super::sigmas::SigmaSchedule;
 use crate::rng::NoiseSource;
 
-/// Euler ancestral. It has neither Karras' levels nor another final level than 0.
+/// Euler ancestral. It has no Karras levels, and its final level is always 0.
 #[derive(Debug, Clone)]
 pub(super) struct EulerAncestral {
     schedule: SigmaSchedule,
@@ -59,7 +59,7 @@ impl<T: Tensor> Sampler<T> for EulerAncestral {
         let clean = self.denoiser.denoised(output, sample, from)?;
         let derivative = divide(&sample.sub(&clean)?, from)?;
         let moved = add_scaled(sample, &derivative, down - from)?;
-        // Drawn in the last step too, where it is not used: the generator's state stays diffusers'.
+        // The last step does not use this noise. It is drawn so that the generator's state stays that of diffusers.
         add_scaled(&moved, &noise_like(sample, noise)?, up)
     }
 

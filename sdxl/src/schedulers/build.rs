@@ -1,4 +1,4 @@
-//! A config and a number of steps become a sampler.
+//! Builds a sampler from a config and a number of steps.
 
 use atedm_core::{Error, Result, Tensor};
 
@@ -12,24 +12,25 @@ use super::kinds::{CLASSES, SchedulerClass, Spacing};
 use super::lcm::Lcm;
 use super::sampler::Sampler;
 
-/// What the names of diffusers' classes contain whose models predict something else than ours do: EDM's and consistency
-/// models' preconditioned output, the velocity of a flow.
+/// Parts of the names of diffusers' classes whose models predict something different. These are the preconditioned
+/// output of EDM's and consistency models, and the velocity of a flow.
 const OTHER_KINDS: [&str; 4] = ["EDM", "FlowMatch", "CMStochastic", "CosineDPM"];
 
 impl SchedulerConfig {
-    /// The sampler for a run of `steps` steps: what the checkpoint says, or what `choice` asks for instead.
+    /// The sampler for a run of `steps` steps. `choice` replaces the checkpoint's sampler.
     ///
-    /// As with diffusers' `from_config`, another class takes over the fields that it has too and its own default for
-    /// the rest. `euler` and `dpm++2m` switch Karras' levels off, their `-karras` forms on. One departure: `ddim` over
-    /// another class's config takes SD-XL's published `clip_sample` and `set_alpha_to_one`, false, where the config has
-    /// none, since DDIM's own default clips latents as if they were pixels.
+    /// As with diffusers' `from_config`, another class takes over the fields that it also has, and its own default for
+    /// the rest. `euler` and `dpm++2m` switch Karras' levels off; their `-karras` forms switch them on. One departure
+    /// concerns `ddim` over another class's config without `clip_sample` or `set_alpha_to_one`. It then takes SD-XL's
+    /// published value, false, because DDIM's own default clips latents as if they were pixels.
     ///
-    /// A checkpoint whose U-Net is not one of noise over training betas (EDM's, flow matching) takes no choice: none of them
-    /// would read its U-Net right.
+    /// A checkpoint whose U-Net does not predict noise over training betas (EDM's, flow matching) accepts no choice.
+    /// None of the choices would read the U-Net's output correctly.
     ///
     /// # Errors
-    /// [`Error::Config`] for `steps` (0, or more than there are training steps), for `_class_name` when the file's
-    /// own class is asked for and unknown or a choice cannot be right over it, and for a prediction type the class lacks.
+    /// [`Error::Config`] for `steps` (0, or more than the training steps). For `_class_name` if the file's own class is
+    /// unknown and no choice replaces it, or if a choice cannot be right for that class. For a prediction type that the
+    /// class lacks.
     pub fn build<T: Tensor>(
         &self,
         choice: Option<SamplerChoice>,
@@ -63,7 +64,7 @@ impl SchedulerConfig {
         })
     }
 
-    /// The config with what `choice` changes.
+    /// The config with the changes of `choice`.
     fn adapted(&self, choice: Option<SamplerChoice>) -> Self {
         let mut config = self.clone();
         let Some(choice) = choice else { return config };
@@ -75,7 +76,7 @@ impl SchedulerConfig {
                 config.karras = false;
                 config.spacing = Some(Spacing::Trailing);
             }
-            // DDIM's own defaults are those of models of pixels; clipped latents are spoilt pictures.
+            // DDIM's own defaults suit models of pixels. Clipping latents would spoil the picture.
             SamplerChoice::Ddim if self.class != Some(SchedulerClass::Ddim) => {
                 config.clip_sample = config.clip_sample.or(Some(false));
                 config.set_alpha_to_one = config.set_alpha_to_one.or(Some(false));
@@ -85,13 +86,13 @@ impl SchedulerConfig {
         config
     }
 
-    /// Whether the class belongs to models that are no predictors over training betas, which all choices are made for.
+    /// Whether the class's models are not predictors over training betas. All choices are made for such predictors.
     fn is_of_its_own_kind(&self) -> bool {
         self.edm.is_some() || OTHER_KINDS.iter().any(|kind| self.class_name.contains(kind))
     }
 
     fn check_steps(&self, steps: usize) -> Result<()> {
-        // DPM++ lays out one step more, and needs them all to differ.
+        // DPM++ computes one more step, and all steps must differ.
         let most = self.num_train_timesteps - usize::from(self.class == Some(SchedulerClass::DpmMultistep));
         if steps == 0 || steps > most {
             let reason = format!("expected 1 to {most}, got {steps}");

@@ -7,18 +7,19 @@ use atedm_core::{Error, Result};
 
 use super::kinds::SchedulerClass;
 
-/// A sampler chosen by name, over the checkpoint's training noise.
+/// A sampler chosen by name. It uses the checkpoint's training noise levels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum SamplerChoice {
     /// `euler`: diffusers' Euler discrete with the checkpoint's spacing, without Karras' levels.
     Euler,
-    /// `euler-karras`: with Karras' levels.
+    /// `euler-karras`: Euler with Karras' levels.
     EulerKarras,
-    /// `euler-trailing`: with trailing spacing.
+    /// `euler-trailing`: Euler with trailing spacing.
     EulerTrailing,
-    /// `euler-sgm`: the original SD-XL code's (`sgm`) `EulerEDMSampler` over its `LegacyDDPMDiscretization`, the paper's. For
-    /// models that predict noise over training betas, and no sampler of EDM checkpoints in spite of its class's name.
+    /// `euler-sgm`: the paper's sampler, which is `EulerEDMSampler` over `LegacyDDPMDiscretization` in the original
+    /// SD-XL code (`sgm`). It is for models that predict noise over training betas. Despite its name, it does not
+    /// sample EDM checkpoints.
     EulerSgm,
     /// `euler-a`: Euler ancestral.
     EulerAncestral,
@@ -26,14 +27,14 @@ pub enum SamplerChoice {
     Ddim,
     /// `dpm++2m`: DPM-Solver++, second order multistep.
     DpmMultistep,
-    /// `dpm++2m-karras`: with Karras' levels.
+    /// `dpm++2m-karras`: DPM-Solver++ with Karras' levels.
     DpmMultistepKarras,
     /// `lcm`: latent consistency.
     Lcm,
 }
 
 impl SamplerChoice {
-    /// All of them.
+    /// All choices.
     pub const ALL: [Self; 9] = [
         Self::Euler,
         Self::EulerKarras,

@@ -9,7 +9,7 @@ use super::kinds::{BetaSchedule, CLASSES, FinalSigma, Prediction, SchedulerClass
 use crate::config::Fields;
 use crate::text_file;
 
-/// What the configs of EDM's classes say beside `sigma_min`, `sigma_max` and the fields of all classes.
+/// The fields of EDM's classes besides `sigma_min`, `sigma_max` and the fields of all classes.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct EdmConfig {
@@ -17,11 +17,11 @@ pub struct EdmConfig {
     pub sigma_data: f64,
     /// ρ of Karras' levels.
     pub rho: f64,
-    /// How noise levels lie between the bounds.
+    /// How the noise levels are spaced between the bounds.
     pub schedule: EdmSchedule,
 }
 
-/// How noise levels lie between `sigma_max` and `sigma_min`.
+/// How the noise levels are spaced between `sigma_max` and `sigma_min`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum EdmSchedule {
@@ -42,56 +42,57 @@ impl EdmConfig {
     }
 }
 
-/// A checkpoint's scheduler config. Unknown keys are ignored, as diffusers does; absent ones take the default of the
-/// class that is built in the end, which differs between classes: such fields are `Option`s here.
+/// A checkpoint's scheduler config. Unknown keys are ignored, as in diffusers. Absent keys take the default of the
+/// class that is built in the end. Fields whose default differs between classes are `Option`s.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct SchedulerConfig {
-    /// The file, for error messages.
+    /// The file's path, for error messages.
     pub origin: PathBuf,
-    /// The class; `None` if the file names one we do not have ([`SchedulerConfig::class_name`]).
+    /// The class; `None` if the file names one that we do not have ([`SchedulerConfig::class_name`]).
     pub class: Option<SchedulerClass>,
-    /// `_class_name` as written.
+    /// `_class_name` as the file has it.
     pub class_name: String,
-    /// Training timesteps.
+    /// Number of training timesteps.
     pub num_train_timesteps: usize,
     /// First β.
     pub beta_start: f64,
     /// Last β.
     pub beta_end: f64,
-    /// β between them.
+    /// How the β are spaced between them.
     pub beta_schedule: BetaSchedule,
-    /// All β, instead of the three fields above.
+    /// All β. They replace the three fields above.
     pub trained_betas: Option<Vec<f32>>,
-    /// What the U-Net predicts.
+    /// The quantity that the U-Net predicts.
     pub prediction: Prediction,
-    /// Which timesteps are visited; the class's default if absent.
+    /// The choice of training timesteps; the class's default if absent.
     pub spacing: Option<Spacing>,
     /// Added to `leading` timesteps.
     pub steps_offset: usize,
-    /// Karras' noise levels instead of the training ones at the visited timesteps (Euler, DPM++).
+    /// Whether to use Karras' noise levels, not the training levels at the chosen timesteps (Euler, DPM++).
     pub karras: bool,
     /// Bounds of Karras' levels: `sigma_min` and `sigma_max`.
     pub sigma_bounds: SigmaBounds,
-    /// The level after the last step (Euler, DPM++).
+    /// The noise level after the last step (Euler, DPM++).
     pub final_sigma: FinalSigma,
-    /// Clip the predicted clean sample (DDIM, LCM); the class's default if absent: DDIM clips, LCM does not.
+    /// Whether to clip the predicted clean sample (DDIM, LCM). If absent, the class's default applies: DDIM clips, LCM
+    /// does not.
     pub clip_sample: Option<bool>,
-    /// Where to clip.
+    /// The limit of the clipping.
     pub clip_sample_range: f64,
-    /// Whether ᾱ after DDIM's last step is 1 instead of that of timestep 0; DDIM's default (it is) if absent.
+    /// Whether ᾱ after DDIM's last step is 1; else it is that of timestep 0. If absent, DDIM's default applies (1).
     pub set_alpha_to_one: Option<bool>,
     /// Order of DPM++: 1 or 2.
     pub solver_order: usize,
-    /// DPM++: first order for the last step of short runs (below 15 steps).
+    /// DPM++: whether the last step of short runs (below 15 steps) has first order.
     pub lower_order_final: bool,
-    /// DPM++: first order for the last step.
+    /// DPM++: whether the last step has first order.
     pub euler_at_final: bool,
-    /// Steps of LCM's distillation, of which a run visits some.
+    /// Number of steps in LCM's distillation. A run uses some of them.
     pub original_inference_steps: usize,
     /// LCM's factor on timesteps in the boundary condition.
     pub timestep_scaling: f64,
-    /// How the U-Net is preconditioned, where the class is one of EDM's, or unknown and names `sigma_data`.
+    /// The U-Net's preconditioning. It is set for EDM's classes, and for an unknown class whose file has `sigma_data`.
     pub edm: Option<EdmConfig>,
 }
 
@@ -99,7 +100,7 @@ impl SchedulerConfig {
     /// Reads the file `path`.
     ///
     /// # Errors
-    /// [`Error::Io`]; [`Error::Config`] naming file and field for broken JSON and for values we do not support.
+    /// [`Error::Io`]. [`Error::Config`] naming file and field for broken JSON and for values that we do not support.
     pub fn from_file(path: &Path) -> Result<Self> {
         Self::from_json(&text_file::read(path)?, path)
     }
@@ -107,7 +108,7 @@ impl SchedulerConfig {
     /// Reads the file `path` of a checkpoint whose `model_index.json` names `class`.
     ///
     /// # Errors
-    /// As [`SchedulerConfig::from_file`].
+    /// The errors of [`SchedulerConfig::from_file`].
     pub(crate) fn from_file_as(path: &Path, class: &str) -> Result<Self> {
         Self::from_fields(parse(&text_file::read(path)?, path)?.with("_class_name", class.into()), path)
     }
@@ -125,7 +126,7 @@ impl SchedulerConfig {
         let class_name = fields.text("_class_name")?.unwrap_or_default().to_string();
         let class = CLASSES.iter().find(|(name, _)| *name == class_name).map(|&(_, class)| class);
         refuse_null(&fields, class)?;
-        // LCM is the one class whose training betas differ.
+        // LCM is the only class with different training betas.
         let lcm = class == Some(SchedulerClass::Lcm);
         let (start, end, schedule) = match lcm {
             true => (0.00085, 0.012, BetaSchedule::ScaledLinear),
@@ -182,7 +183,7 @@ impl SchedulerConfig {
         Ok(config)
     }
 
-    /// SD-XL's: Euler discrete, scaled-linear betas 0.00085 to 0.012, leading with offset 1.
+    /// SD-XL's config: Euler discrete, scaled-linear betas 0.00085 to 0.012, leading spacing with offset 1.
     pub fn sdxl() -> Self {
         Self {
             origin: PathBuf::from("scheduler_config.json"),
@@ -250,7 +251,7 @@ impl SchedulerConfig {
     }
 }
 
-/// Values that diffusers knows and we do not: better refused than ignored.
+/// Refuses values that diffusers knows and we do not. To ignore them would be worse.
 fn refuse_unsupported(fields: &Fields) -> Result<()> {
     for field in [
         "rescale_betas_zero_snr",
@@ -270,7 +271,7 @@ fn refuse_unsupported(fields: &Fields) -> Result<()> {
     }
     one_of(fields, "interpolation_type", &[("linear", ())])?;
     one_of(fields, "algorithm_type", &[("dpmsolver++", ()), ("deis", ())])?;
-    // diffusers reads the last three, of other solvers, as midpoint.
+    // diffusers reads the last three, which belong to other solvers, as midpoint.
     one_of(fields, "solver_type", &[("midpoint", ()), ("logrho", ()), ("bh1", ()), ("bh2", ())])?;
     let continuous = fields.text("timestep_type")? == Some("continuous");
     if continuous && fields.text("prediction_type")? == Some("v_prediction") {

@@ -1,11 +1,11 @@
-//! The clean sample that a U-Net's output tells, for samples `x = x₀ + σ ε`.
+//! The clean sample from a U-Net's output, for samples `x = x₀ + σ ε`.
 
 use atedm_core::{Result, Tensor};
 
 use super::kinds::Prediction;
 use super::ops::{add_scaled, divide, scale};
 
-/// How a U-Net's output is read.
+/// How to read a U-Net's output.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Denoiser {
     /// A model over training betas.

@@ -21,7 +21,7 @@ use super::spacing::{Visits, interpolate};
 use super::training::{TrainingNoise, karras};
 use crate::rng::NoiseSource;
 
-/// Runs shorter than this take a first-order last step if `lower_order_final` asks for it.
+/// Runs with fewer steps take a first-order last step if `lower_order_final` is set.
 const SHORT_RUN: usize = 15;
 
 /// DPM-Solver++ 2M.
@@ -34,7 +34,7 @@ pub(super) struct DpmMultistep<T> {
     second_order: bool,
     first_order_end: bool,
     edm: Option<(Preconditioning, SigmaSchedule)>,
-    /// The clean sample that the last step predicted.
+    /// The clean sample predicted by the previous step.
     previous: Option<T>,
 }
 
@@ -57,7 +57,7 @@ impl<T: Tensor> DpmMultistep<T> {
         let mut timesteps = visits.timesteps(config.spacing.unwrap_or(Spacing::Linspace));
         let mut sigmas: Vec<f64> = timesteps.iter().map(|&t| interpolate(t, &noise.sigmas)).collect();
         if config.karras {
-            // Over all training levels, not over the visited ones as Euler.
+            // The bounds are those of all training levels. Euler's are those of the chosen levels.
             let all: Vec<f64> = noise.sigmas.iter().rev().map(|&sigma| f64::from(sigma)).collect();
             sigmas = karras(&all, config.sigma_bounds, steps);
             timesteps = sigmas.iter().map(|&sigma| noise.timestep_of(sigma).round_ties_even()).collect();
@@ -70,7 +70,7 @@ impl<T: Tensor> DpmMultistep<T> {
         Self::with(config, timesteps, sigmas)
     }
 
-    /// Over EDM's preconditioning.
+    /// The sampler with EDM's preconditioning.
     pub(super) fn edm(config: &SchedulerConfig, steps: usize) -> Result<Self> {
         let (preconditioning, schedule) = edm::schedule(config, steps)?;
         let plain = Self::with(config, schedule.timesteps.clone(), schedule.sigmas.clone());
@@ -103,7 +103,7 @@ impl<T: Tensor> DpmMultistep<T> {
         Ok(Level { alpha, noise, lambda: alpha.ln() - noise.ln() })
     }
 
-    /// The clean sample that a U-Net output at step `step` tells.
+    /// The clean sample from a U-Net output at step `step`.
     fn denoised(&self, output: &T, step: usize, sample: &T) -> Result<T> {
         let Level { alpha, noise, .. } = self.level(step)?;
         match (&self.edm, self.prediction) {

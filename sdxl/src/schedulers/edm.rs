@@ -1,4 +1,4 @@
-//! Models with EDM's preconditioning (Karras et al. 2022, table 1): diffusers' `EDMEulerScheduler`, and what its
+//! Models with EDM's preconditioning (Karras et al. 2022, table 1): diffusers' `EDMEulerScheduler`, and the parts that
 //! `EDMDPMSolverMultistepScheduler` shares with it.
 //!
 //! ```text
@@ -15,7 +15,7 @@ use super::ops::{at, widen};
 use super::sigmas::SigmaSchedule;
 use super::spacing::{linspace, linspace_f32};
 
-/// The preconditioning and the noise levels of a run of `steps` steps.
+/// The preconditioning and the noise levels for a run of `steps` steps.
 pub(super) fn schedule(config: &SchedulerConfig, steps: usize) -> Result<(Preconditioning, SigmaSchedule)> {
     let Some(edm) = &config.edm else {
         return Err(config.error("_class_name", "expected one of EDM's classes"));
@@ -56,21 +56,21 @@ pub(super) fn schedule(config: &SchedulerConfig, steps: usize) -> Result<(Precon
     Ok((Preconditioning::new(data, sign), schedule))
 }
 
-/// The ends of a schedule.
+/// The first and last level of a schedule.
 struct Range {
     low: f64,
     high: f64,
 }
 
-/// In which precision the levels are computed.
+/// The precision in which the levels are computed.
 enum Precision {
-    /// f32, as the multistep class does.
+    /// f32, as in the multistep class.
     Single,
     /// f64.
     Double,
 }
 
-/// Karras' levels from the highest to the lowest.
+/// Karras' levels, from the highest to the lowest.
 fn karras(rho: f64, range: Range, steps: usize, precision: Precision) -> Vec<f32> {
     let (from, to) = (range.high.powf(1.0 / rho), range.low.powf(1.0 / rho));
     if let Precision::Single = precision {

@@ -1,11 +1,14 @@
-//! Euler steps of the probability-flow ODE: diffusers' `EulerDiscreteScheduler`, and the original SD-XL code's (`sgm`)
-//! `EulerEDMSampler` over its `LegacyDDPMDiscretization`, which the paper samples with; over EDM's preconditioning, without
-//! churn, diffusers' `EDMEulerScheduler`.
+//! Euler steps of the probability-flow ODE. One implementation serves three samplers:
+//! - diffusers' `EulerDiscreteScheduler`;
+//! - the original SD-XL code's (`sgm`) `EulerEDMSampler` over its `LegacyDDPMDiscretization`, which is the paper's
+//!   sampler;
+//! - diffusers' `EDMEulerScheduler` with EDM's preconditioning and without churn.
 //!
 //! ```text
 //! d = (x − x₀) / σᵢ,   x ← x + d (σᵢ₊₁ − σᵢ)
 //! ```
-//! (Karras et al. 2022, algorithm 2 with γ = 0.) The U-Net sees `x / √(σ² + s²)`, where s² is the data's variance.
+//! (Karras et al. 2022, algorithm 2 with γ = 0.) The U-Net's input is `x / √(σ² + s²)`, where s² is the data's
+//! variance.
 
 use atedm_core::{Result, Tensor};
 
@@ -17,7 +20,7 @@ use super::sampler::Sampler;
 use super::sigmas::SigmaSchedule;
 use crate::rng::NoiseSource;
 
-/// Euler discrete, sgm's and EDM's: they differ in their noise levels and in how an output is read.
+/// Euler steps as in diffusers, sgm or EDM. The three differ in their noise levels and in how they read an output.
 #[derive(Debug, Clone)]
 pub(super) struct Euler {
     schedule: SigmaSchedule,

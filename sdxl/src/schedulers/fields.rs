@@ -1,4 +1,4 @@
-//! Scheduler configs as JSON: what Python writes is not always JSON, and many fields are one of a few names.
+//! Reads scheduler configs as JSON. Python writes JSON with some extensions, and many fields hold one of a few names.
 
 use std::path::Path;
 
@@ -7,7 +7,7 @@ use atedm_core::{Error, Result};
 use super::kinds::SchedulerClass;
 use crate::config::Fields;
 
-/// Parses JSON as Python writes it: also with bare `-Infinity`, `Infinity` and `NaN`, which are read as absent.
+/// Parses JSON as Python writes it. Bare `-Infinity`, `Infinity` and `NaN` are allowed and count as absent.
 ///
 /// # Errors
 /// [`Error::Config`] naming `origin`.
@@ -20,10 +20,10 @@ pub(super) fn parse(text: &str, origin: &Path) -> Result<Fields> {
     Fields::new(origin, parsed.map_err(broken)?)
 }
 
-/// The value that the name in `field` stands for, if there is one.
+/// The value for the name in `field`, if the field exists.
 ///
 /// # Errors
-/// [`Error::Config`] naming the file and the field, and listing the names.
+/// [`Error::Config`] naming the file and the field, with a list of the names.
 pub(super) fn one_of<V: Copy>(fields: &Fields, field: &str, known: &[(&str, V)]) -> Result<Option<V>> {
     let Some(text) = fields.text(field)? else { return Ok(None) };
     match known.iter().find(|(name, _)| *name == text) {
@@ -35,8 +35,8 @@ pub(super) fn one_of<V: Copy>(fields: &Fields, field: &str, known: &[(&str, V)])
     }
 }
 
-/// Refuses an explicit `null` where diffusers' `class` cannot compute with Python's `None`. Keys that the class does not
-/// read may hold anything.
+/// Refuses an explicit `null` (Python's `None`) that diffusers' `class` cannot compute with. Keys that the class does
+/// not read may hold anything.
 ///
 /// # Errors
 /// [`Error::Config`] naming the file and the field.
@@ -69,7 +69,7 @@ pub(super) fn refuse_null(fields: &Fields, class: Option<SchedulerClass>) -> Res
     }
 }
 
-/// `text` with bare `Infinity`, `-Infinity` and `NaN` made `null`; `None` if there is none.
+/// `text` with bare `Infinity`, `-Infinity` and `NaN` replaced by `null`. `None` if it has none of them.
 fn without_infinities(text: &str) -> Option<String> {
     let mut cleaned = String::with_capacity(text.len());
     let (mut found, mut in_string, mut escaped) = (false, false, false);

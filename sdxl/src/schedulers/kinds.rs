@@ -1,6 +1,6 @@
-//! What the fields of a scheduler's config may say.
+//! The values of fields in a scheduler's config.
 
-/// diffusers' class names that we know.
+/// The class names of diffusers that we know.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum SchedulerClass {
@@ -16,11 +16,11 @@ pub enum SchedulerClass {
     Lcm,
     /// `EDMEulerScheduler`.
     EdmEuler,
-    /// `EDMDPMSolverMultistepScheduler`: Playground v2.5's.
+    /// `EDMDPMSolverMultistepScheduler`, the class of Playground v2.5.
     EdmDpmMultistep,
 }
 
-/// Those names.
+/// The class names.
 pub(super) const CLASSES: [(&str, SchedulerClass); 7] = [
     ("EulerDiscreteScheduler", SchedulerClass::Euler),
     ("EulerAncestralDiscreteScheduler", SchedulerClass::EulerAncestral),
@@ -31,17 +31,17 @@ pub(super) const CLASSES: [(&str, SchedulerClass); 7] = [
     ("EDMDPMSolverMultistepScheduler", SchedulerClass::EdmDpmMultistep),
 ];
 
-/// How training betas lie between `beta_start` and `beta_end`.
+/// How training betas are spaced between `beta_start` and `beta_end`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum BetaSchedule {
-    /// Evenly.
+    /// Evenly spaced.
     Linear,
-    /// Their square roots evenly.
+    /// With evenly spaced square roots.
     ScaledLinear,
 }
 
-/// What the U-Net predicts.
+/// The quantity that the U-Net predicts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Prediction {
@@ -53,15 +53,15 @@ pub enum Prediction {
     Sample,
 }
 
-/// Which training timesteps are visited (Lin et al., table 2).
+/// Which training timesteps a run uses (Lin et al., table 2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Spacing {
-    /// Evenly from the first to the last.
+    /// Evenly spaced from the first to the last.
     Linspace,
-    /// Multiples of `⌊train / steps⌋`, plus an offset: never the last.
+    /// Multiples of `⌊train / steps⌋` plus an offset. The last timestep is never used.
     Leading,
-    /// Down from the last in even strides: never the first.
+    /// Evenly spaced downwards from the last. The first timestep is never used.
     Trailing,
 }
 
@@ -69,13 +69,13 @@ pub enum Spacing {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum FinalSigma {
-    /// None.
+    /// Zero.
     Zero,
-    /// The lowest of training.
+    /// The lowest training level.
     SigmaMin,
 }
 
-/// Bounds of Karras' noise levels; a bound that is absent is the one that the model was trained with.
+/// The bounds of Karras' noise levels. An absent bound is the model's training bound.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct SigmaBounds {
     /// The lowest level.

@@ -15,7 +15,7 @@ use super::spacing::linspace;
 use super::training::TrainingNoise;
 use crate::rng::NoiseSource;
 
-/// Variance of the data in the boundary condition, `0.5²`.
+/// Variance of the data in the boundary condition: `0.5²`.
 const DATA_VARIANCE: f32 = 0.25;
 
 /// LCM.

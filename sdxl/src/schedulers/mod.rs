@@ -1,19 +1,20 @@
-//! Samplers, as diffusers 0.42 computes them, and sgm's EulerEDM, the paper's.
+//! The samplers of diffusers 0.42, and the paper's sampler, sgm's EulerEDM.
 //!
-//! A [`SchedulerConfig`] is a checkpoint's `scheduler_config.json`; a [`SamplerChoice`] is what a user asked for;
+//! A [`SchedulerConfig`] is a checkpoint's `scheduler_config.json`. A [`SamplerChoice`] is the user's choice.
 //! [`SchedulerConfig::build`] turns both and a number of steps into a [`Sampler`].
 //!
 //! | file | what |
 //! |---|---|
-//! | `kinds`, `config`, `fields`, `choice` | what a config says, what a user asks for |
-//! | `build`, `sampler` | which sampler that is, and what a sampler is |
+//! | `kinds`, `config`, `fields`, `choice` | the config, and the user's choice |
+//! | `build`, `sampler` | building a sampler, and the trait of samplers |
 //! | `euler`, `ancestral`, `ddim`, `dpm`, `lcm` | the samplers |
 //! | `sigmas`, `training`, `spacing`, `edm` | noise levels and timesteps |
-//! | `denoise`, `ops` | how a U-Net's output is read, and small arithmetic |
+//! | `denoise`, `ops` | reading a U-Net's output, and small arithmetic |
 //!
-//! Precision: training noise levels are f32 with the cumulative product accumulated in f64 (torch's), inference
-//! noise levels are interpolated in f64 and stored as f32 (numpy's part of diffusers), scalars of a step are f32,
-//! and tensors keep the dtype of the sample, which the pipeline holds in f32.
+//! Precision is as in diffusers:
+//! - Training noise levels are f32; their cumulative product is accumulated in f64 (torch).
+//! - Inference noise levels are interpolated in f64 and stored as f32 (numpy).
+//! - Scalars of a step are f32. Tensors keep the dtype of the sample; the pipeline holds it in f32.
 
 mod ancestral;
 mod build;

@@ -15,7 +15,7 @@ pub(super) fn add_scaled<T: Tensor>(a: &T, b: &T, factor: f32) -> Result<T> {
     a.add(&scale(b, factor)?)
 }
 
-/// `tensor / divisor`, truly divided: a product with the inverse would round once more.
+/// `tensor / divisor` by true division. A product with the inverse would round once more.
 pub(super) fn divide<T: Tensor>(tensor: &T, divisor: f32) -> Result<T> {
     let ones = vec![1; tensor.shape().len()];
     tensor.div(&T::full(f64::from(divisor), &ones, tensor.dtype(), &tensor.device())?)
@@ -26,13 +26,13 @@ pub(super) fn clip<T: Tensor>(tensor: &T, limit: f64) -> Result<T> {
     tensor.clamp_min(-limit)?.affine(-1.0, 0.0)?.clamp_min(-limit)?.affine(-1.0, 0.0)
 }
 
-/// Standard normal noise like `tensor`.
+/// Standard normal noise with the shape and dtype of `tensor`.
 pub(super) fn noise_like<T: Tensor>(tensor: &T, noise: &mut dyn NoiseSource) -> Result<T> {
     let shape = tensor.shape();
     T::from_f32(&noise.standard_normal(&shape)?, &shape, tensor.dtype(), &tensor.device())
 }
 
-/// Clean sample and noise from a U-Net output, for samples `x = √ᾱ x₀ + √(1 − ᾱ) ε`.
+/// The clean sample and the noise from a U-Net output, for samples `x = √ᾱ x₀ + √(1 − ᾱ) ε`.
 pub(super) fn split<T: Tensor>(output: &T, sample: &T, alpha: f32, prediction: Prediction) -> Result<(T, T)> {
     let (signal, noise) = (alpha.sqrt(), (1.0 - alpha).sqrt());
     Ok(match prediction {
@@ -50,7 +50,7 @@ pub(super) fn mix<T: Tensor>(clean: &T, noise: &T, alpha: f32) -> Result<T> {
     add_scaled(&scale(clean, alpha.sqrt())?, noise, (1.0 - alpha).sqrt())
 }
 
-/// Entry `step` of a per-step table.
+/// Entry `step` of a table with one entry per step.
 pub(super) fn at<V: Copy>(values: &[V], step: usize) -> Result<V> {
     values.get(step).copied().ok_or_else(|| Error::config("step", format!("the schedule has no step {step}")))
 }

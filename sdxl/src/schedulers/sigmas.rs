@@ -8,23 +8,23 @@ use super::ops::{at, divide, widen};
 use super::spacing::{Visits, interpolate, linspace};
 use super::training::{TrainingNoise, karras, sigmas_f64};
 
-/// A schedule of noise levels for samples `x = x₀ + σ ε`, which several samplers share.
+/// A schedule of noise levels for samples `x = x₀ + σ ε`. Several samplers share it.
 #[derive(Debug, Clone)]
 pub(super) struct SigmaSchedule {
-    /// Timesteps told to the U-Net.
+    /// The timesteps that the U-Net gets.
     pub(super) timesteps: Vec<f64>,
-    /// Levels in f32, one more than timesteps.
+    /// The levels in f32: one more than the timesteps.
     pub(super) sigmas: Vec<f32>,
-    /// The same for callers.
+    /// The same levels in f64, for callers.
     pub(super) wide: Vec<f64>,
-    /// Factor on the initial noise.
+    /// The factor on the initial noise.
     pub(super) initial: f64,
-    /// Variance of clean samples as the U-Net's input assumes it.
+    /// The variance of clean samples that the U-Net's input assumes.
     pub(super) data_variance: f32,
 }
 
 impl SigmaSchedule {
-    /// diffusers': training levels interpolated at the spacing's timesteps, or Karras' levels.
+    /// diffusers' levels: training levels interpolated at the spacing's timesteps, or Karras' levels.
     pub(super) fn discrete(config: &SchedulerConfig, steps: usize) -> Self {
         let noise = TrainingNoise::new(config);
         let spacing = config.spacing.unwrap_or(Spacing::Linspace);
@@ -49,8 +49,8 @@ impl SigmaSchedule {
         Self { timesteps, wide: widen(&sigmas), sigmas, initial: f64::from(initial), data_variance: 1.0 }
     }
 
-    /// sgm's `LegacyDDPMDiscretization`: the levels of timesteps `⌊linspace(last, 0)⌋` without the end, then 0; each
-    /// level is one of training, so that quantising it gives back the timestep.
+    /// sgm's `LegacyDDPMDiscretization`: the levels of timesteps `⌊linspace(last, 0)⌋` without the end, then 0. Each
+    /// level is a training level, so quantizing it gives the timestep back.
     pub(super) fn legacy(config: &SchedulerConfig, steps: usize) -> Self {
         let levels = sigmas_f64(config);
         let last = config.num_train_timesteps as f64 - 1.0;
@@ -73,7 +73,7 @@ impl SigmaSchedule {
     }
 }
 
-/// The index of the level nearest to `sigma`; the lower one on ties (sgm's `DiscreteDenoiser`).
+/// The index of the level nearest to `sigma`. On ties, the lower index (sgm's `DiscreteDenoiser`).
 fn nearest(levels: &[f32], sigma: f32) -> usize {
     let distance = |i: &usize| levels.get(*i).map_or(f32::INFINITY, |level| (sigma - level).abs());
     (0..levels.len()).min_by(|a, b| distance(a).total_cmp(&distance(b))).unwrap_or(0)

@@ -1,10 +1,10 @@
-//! Which training steps are visited: numpy's and torch's range functions, and the three spacings over them.
+//! Chooses training timesteps: the range functions of numpy and torch, and the three spacings built on them.
 //!
-//! Spacings are those of Lin et al., "Common Diffusion Noise Schedules and Sample Steps are Flawed", table 2.
+//! The spacings are those of Lin et al., "Common Diffusion Noise Schedules and Sample Steps are Flawed", table 2.
 
 use super::kinds::Spacing;
 
-/// `numpy.linspace(start, stop, count)`; `endpoint` says whether `stop` is the last value.
+/// `numpy.linspace(start, stop, count)`. `endpoint` says whether `stop` is the last value.
 pub(super) fn linspace(start: f64, stop: f64, count: usize, endpoint: bool) -> Vec<f64> {
     let intervals = if endpoint { count.saturating_sub(1) } else { count };
     if intervals == 0 {
@@ -18,15 +18,15 @@ pub(super) fn linspace(start: f64, stop: f64, count: usize, endpoint: bool) -> V
     values
 }
 
-/// `numpy.arange(start, 0, -step)` on floats, whose length may be one off the exact quotient by rounding.
+/// `numpy.arange(start, 0, -step)` on floats. By rounding, its length may differ by one from the exact quotient.
 fn arange_down(start: f64, step: f64) -> Vec<f64> {
     let count = (start / step).ceil() as usize;
-    // numpy takes the difference of the first two values as the increment.
+    // numpy uses the difference of the first two values as the increment.
     let increment = (start - step) - start;
     (0..count).map(|i| start + i as f64 * increment).collect()
 }
 
-/// `torch.linspace` in f32, as compiled with fused multiply-add: from both ends to the middle.
+/// `torch.linspace` in f32, compiled with fused multiply-add. It computes from both ends to the middle.
 pub(super) fn linspace_f32(start: f32, end: f32, count: usize) -> Vec<f32> {
     if count == 1 {
         return vec![start];
@@ -55,22 +55,22 @@ pub(super) fn interpolate(x: f64, values: &[f32]) -> f64 {
     (at(i + 1) - at(i)) * (x - low) + at(i)
 }
 
-/// How a spacing is asked for: the schedulers of diffusers differ in small ways.
+/// The parameters of a spacing. The schedulers of diffusers differ in small ways.
 pub(super) struct Visits {
-    /// Training steps.
+    /// Number of training steps.
     pub(super) train: usize,
-    /// Inference steps.
+    /// Number of inference steps.
     pub(super) steps: usize,
-    /// Added to every `leading` timestep.
+    /// The offset added to every `leading` timestep.
     pub(super) offset: usize,
-    /// `linspace` and `leading` lay out one more step and drop the last (DPM++).
+    /// Whether `linspace` and `leading` compute one more step and drop the last (DPM++).
     pub(super) one_more: bool,
-    /// `linspace` timesteps are rounded to whole ones.
+    /// Whether `linspace` timesteps are rounded to whole numbers.
     pub(super) whole: bool,
 }
 
 impl Visits {
-    /// The timesteps, falling.
+    /// The timesteps, descending.
     pub(super) fn timesteps(&self, spacing: Spacing) -> Vec<f64> {
         let count = self.steps + usize::from(self.one_more);
         let train = self.train as f64;

@@ -1,4 +1,4 @@
-//! The noise levels a model was trained with.
+//! The noise levels of a model's training.
 
 use super::config::SchedulerConfig;
 use super::kinds::{BetaSchedule, SigmaBounds};
@@ -12,9 +12,9 @@ use super::spacing::{linspace, linspace_f32};
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct TrainingNoise {
-    /// ᾱ by timestep; torch accumulates the product in f64 and stores f32.
+    /// ᾱ by timestep. Torch accumulates the product in f64 and stores it as f32.
     pub alphas_cumprod: Vec<f32>,
-    /// σ by timestep, rising.
+    /// σ by timestep, ascending.
     pub sigmas: Vec<f32>,
 }
 
@@ -41,9 +41,9 @@ impl TrainingNoise {
         Self { alphas_cumprod, sigmas }
     }
 
-    /// The timestep, generally not whole, whose noise level is `sigma`: linear between neighbours in `ln σ`.
+    /// The timestep whose noise level is `sigma`; it need not be a whole number. The interpolation is linear in `ln σ`.
     ///
-    /// Levels are f32, their logarithms too; the interpolation is in f64 (diffusers' `_sigma_to_t`).
+    /// Levels and their logarithms are f32. The interpolation is in f64 (diffusers' `_sigma_to_t`).
     pub(super) fn timestep_of(&self, sigma: f64) -> f64 {
         let wanted = sigma.max(1e-10).ln();
         let above = self.sigmas.partition_point(|&level| wanted >= f64::from(level.ln()));
@@ -56,7 +56,7 @@ impl TrainingNoise {
     }
 }
 
-/// Training noise levels in f64, as the original SD-XL code (`sgm`) computes them in numpy, stored as f32.
+/// Training noise levels, computed in f64 and stored as f32. The original SD-XL code (`sgm`) computes them so in numpy.
 pub(super) fn sigmas_f64(config: &SchedulerConfig) -> Vec<f32> {
     let (start, end, count) = (config.beta_start, config.beta_end, config.num_train_timesteps);
     let betas: Vec<f64> = match &config.trained_betas {
@@ -75,9 +75,9 @@ pub(super) fn sigmas_f64(config: &SchedulerConfig) -> Vec<f32> {
     betas.into_iter().scan(1.0, level).collect()
 }
 
-/// Noise levels after Karras et al. 2022, equation 5, with ρ = 7, from the first to the last of `levels`.
+/// Noise levels of Karras et al. 2022, equation 5, with ρ = 7, from the first to the last of `levels`.
 ///
-/// `bounds` are the config's own.
+/// `bounds` are the config's own bounds.
 pub(super) fn karras(levels: &[f64], bounds: SigmaBounds, steps: usize) -> Vec<f64> {
     const RHO: f64 = 7.0;
     let first = levels.first().copied().unwrap_or(1.0);
@@ -91,7 +91,7 @@ pub(super) fn karras(levels: &[f64], bounds: SigmaBounds, steps: usize) -> Vec<f
 mod tests {
     use super::*;
 
-    /// Values known of SD-XL's schedule.
+    /// Known values of SD-XL's schedule.
     #[test]
     fn sdxl_levels() {
         let config = SchedulerConfig::sdxl();

@@ -1,4 +1,4 @@
-//! Tokens that a folder adds to its vocabulary: the special ones, and those that a textual inversion brought.
+//! Tokens that a folder adds to its vocabulary: the special tokens, and those of a textual inversion.
 //!
 //! ```text
 //! added_tokens_decoder in tokenizer_config.json   it lists them all; special_tokens_map.json and added_tokens.json do not count
@@ -31,12 +31,12 @@ const DEFAULTS: [(&str, &str); 4] = [
     ("pad_token", "<|endoftext|>"),
 ];
 
-/// A token as a file writes it.
+/// A token in the form that a file has it.
 #[derive(Debug, Clone, PartialEq)]
 enum Listed {
-    /// Only its text: a special token.
+    /// Only the text. It is a special token.
     Text(String),
-    /// With flags.
+    /// A text with flags.
     Flagged(Flagged),
 }
 
@@ -46,13 +46,13 @@ struct Flagged {
     single_word: bool,
     lstrip: bool,
     rstrip: bool,
-    /// Whether it is looked for in the normalised text; by default where it is not special.
+    /// Whether it is searched in the normalized text. By default, this holds for tokens that are not special.
     normalized: Option<bool>,
     special: bool,
 }
 
 impl Listed {
-    /// Reads `value` of `name`; a token with flags is special if it says so.
+    /// Reads `value` of `name`. A token with flags is special only if its flag says so.
     fn read(fields: &Fields, name: &str, value: &Value) -> Result<Self> {
         match value {
             Value::String(text) => Ok(Self::Text(text.clone())),
@@ -82,7 +82,7 @@ impl Listed {
     }
 }
 
-/// Equal are those that are added alike.
+/// Two are equal if they are added in the same way.
 impl PartialEq for Flagged {
     fn eq(&self, other: &Self) -> bool {
         self.clone().into_token() == other.clone().into_token()
@@ -120,16 +120,16 @@ impl Flagged {
 /// The special tokens by name, and all tokens to add, in order.
 #[derive(Default)]
 pub(super) struct Added {
-    /// `None` for an explicit `null`.
+    /// `None` stands for an explicit `null`.
     named: BTreeMap<String, Option<Listed>>,
     extra: Vec<Listed>,
     others: BTreeMap<u64, Flagged>,
-    /// All that were ever in `others`, whose flags count for the special tokens of the same text.
+    /// All tokens that were ever in `others`. Their flags apply to special tokens of the same text.
     flagged: BTreeMap<String, Flagged>,
 }
 
 impl Added {
-    /// Reads what the files say; `config` is `tokenizer_config.json`, `whole` is `tokenizer.json`.
+    /// Reads the files. `config` is `tokenizer_config.json`, `whole` is `tokenizer.json`.
     pub(super) fn read(files: Files<'_>, config: Option<&Fields>, whole: Option<&Fields>) -> Result<Self> {
         let mut added = Self::default();
         if let Some(config) = config {
@@ -152,7 +152,7 @@ impl Added {
         Ok(added)
     }
 
-    /// The files that counted before there was `added_tokens_decoder`.
+    /// Reads the files that applied before `added_tokens_decoder` existed.
     fn read_older(
         &mut self,
         files: Files<'_>,
@@ -162,7 +162,7 @@ impl Added {
         let map = files.fields_if_there("special_tokens_map.json")?;
         if let Some(map) = &map {
             self.replace_named(map)?;
-            // The old name does not count beside the new one, nor where `tokenizer_config.json` has a list of its own.
+            // The old name is ignored if the new one exists, or if `tokenizer_config.json` has a list of its own.
             let has_extra = config.is_some_and(|config| EXTRA.iter().any(|name| config.names(name)))
                 || map.names(EXTRA[0]);
             self.add_extra(map, if has_extra { &EXTRA[..1] } else { &EXTRA })?;
@@ -199,8 +199,8 @@ impl Added {
         self.others.insert(id, token);
     }
 
-    /// The texts that make a token of `added_tokens.json` special: those without flags, and those that `map` names. Tokens
-    /// with flags in `tokenizer_config.json` do not count in transformers, which has not read them yet.
+    /// The texts that make a token of `added_tokens.json` special: tokens without flags, and those that `map` names.
+    /// Tokens with flags in `tokenizer_config.json` do not count, because transformers has not read them at this point.
     fn special_texts(&self, map: Option<&Fields>) -> BTreeSet<String> {
         let counts = |name: &str, token: &Listed| {
             matches!(token, Listed::Text(_)) || map.is_some_and(|map| map.names(name))
@@ -219,7 +219,8 @@ impl Added {
         Ok(())
     }
 
-    /// Takes every `…_token` that `special_tokens_map.json` names. It wins, but for plain tokens with names of their own.
+    /// Takes every `…_token` that `special_tokens_map.json` names. It overrides earlier ones, except plain tokens with
+    /// names of their own.
     fn replace_named(&mut self, map: &Fields) -> Result<()> {
         for (name, token) in named_tokens(map) {
             let kept = !NAMES.contains(&name) && matches!(self.named.get(name), Some(Some(Listed::Text(_))));
@@ -230,7 +231,7 @@ impl Added {
         Ok(())
     }
 
-    /// Takes the first of the lists `names` that holds something; it may also be an object of tokens with names.
+    /// Takes the first nonempty list of `names`. It may also be an object of tokens by name.
     fn add_extra(&mut self, fields: &Fields, names: &[&'static str]) -> Result<()> {
         let empty = |value: &Value| value.as_array().is_some_and(Vec::is_empty);
         let list = |name: &&'static str| Some((*name, fields.get(name).filter(|value| !empty(value))?));
@@ -290,7 +291,7 @@ impl Added {
     }
 }
 
-/// The tokens of a file by name; `None` for an explicit `null`. `add_bos_token` and its like are no tokens.
+/// The tokens of a file by name; `None` for an explicit `null`. Keys such as `add_bos_token` are not tokens.
 fn named_tokens(fields: &Fields) -> impl Iterator<Item = (&str, Result<Option<Listed>>)> {
     let names = fields.entries().filter(|(name, _)| name.ends_with("_token"));
     let tokens = names.filter(|(name, value)| NAMES.contains(name) || value.is_string() || value.is_object());

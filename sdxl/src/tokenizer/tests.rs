@@ -63,14 +63,14 @@ fn the_padding_sign_stands_for_itself() {
     assert_eq!(tokenizer.end(), 8);
 }
 
-/// As in SD-XL's files: the end token has flags and is looked for in the text made small, until it is also the padding.
+/// As in SD-XL's files, the end token has flags and is searched in the lower-case text, until it is also the padding.
 #[test]
 fn special_tokens_in_capitals() {
     let end = token("<|endoftext|>", json!({"__type": "AddedToken"}));
     let folder = folder(&json!({"eos_token": end, "unk_token": end, "pad_token": "!"}).to_string());
     assert_eq!(ids(&folder, "a<|EndOfText|>b"), [7, 3, 8, 4, 8, 2, 2, 2]);
     write(&folder, "tokenizer_config.json", &json!({"eos_token": end, "unk_token": end}).to_string());
-    // letter by letter, of which the vocabulary has none
+    // split into letters that the vocabulary lacks
     assert_ne!(ids(&folder, "a<|EndOfText|>b")[2..4], [8, 4]);
     assert_eq!(ids(&folder, "a<|endoftext|>b"), [7, 3, 8, 4, 8, 8, 8, 8]);
 }
@@ -82,7 +82,7 @@ fn the_map_of_special_tokens_wins_unless_added_tokens_are_listed() {
     assert_eq!(ids(&folder, "a"), [1, 3, 8, 2, 2, 2, 2, 2]);
     write(&folder, "tokenizer_config.json", r#"{"pad_token": "<|endoftext|>", "added_tokens_decoder": {}}"#);
     assert_eq!(ids(&folder, "a"), [7, 3, 8, 8, 8, 8, 8, 8]);
-    // a null in the map is no token, and "!" is an ordinary word then
+    // a null in the map is no token, so "!" is an ordinary word
     write(&folder, "tokenizer_config.json", r#"{"mask_token": "!"}"#);
     assert_eq!(ids(&folder, "a!"), [1, 3, 2, 8, 2, 2, 2, 2]);
     write(&folder, "special_tokens_map.json", r#"{"mask_token": null}"#);
@@ -106,7 +106,7 @@ fn added_tokens_of_all_files() {
         write(&folder, name, text);
         assert_eq!(ids(&folder, "a<s1>b <s0>"), [7, 3, 10, 4, 9, 8, 8, 8], "{name} {text}");
     }
-    // ids follow the order, not the numbers; those that the vocabulary has keep theirs
+    // ids follow the order, not the numbers; tokens of the vocabulary keep their ids
     let folder = folder("{}");
     write(&folder, "added_tokens.json", r#"{"<s0>": 30, "<s1>": 20, "a": 10}"#);
     assert_eq!(ids(&folder, "<s0><s1>a"), [7, 10, 9, 0, 8, 8, 8, 8]);
@@ -123,7 +123,7 @@ fn flags_of_added_tokens() {
         let folder = folder(&json!({"added_tokens_decoder": {"9": token("<s0>", flags)}}).to_string());
         assert_eq!(ids(&folder, prompt), expected, "{prompt}");
     }
-    // "ab" as an added token: inside of words, but as a whole word only where the flag says so
+    // "ab" as an added token: it also matches inside words, except if the flag asks for whole words
     let added = |flags: Value| json!({"added_tokens_decoder": {"9": token("ba", flags)}}).to_string();
     let within = folder(&added(json!({})));
     assert_eq!(ids(&within, "abab"), [7, 3, 9, 4, 8, 8, 8, 8]);
@@ -142,7 +142,7 @@ fn tokens_of_several_vectors_are_written_out() {
     assert_eq!(ids(&folder, "<c>_1"), [7, 10, 8, 8, 8, 8, 8, 8]);
 }
 
-/// Tokens and merges come from `tokenizer.json` where there is one, the way to words from CLIP.
+/// Tokens and merges come from `tokenizer.json` if it exists. The splitting into words is CLIP's.
 #[test]
 fn a_tokenizer_in_one_file() {
     let folder = folder("{}");
@@ -154,7 +154,7 @@ fn a_tokenizer_in_one_file() {
         write(&folder, "tokenizer.json", &whole.to_string());
         assert_eq!(ids(&folder, "AB <S0>"), [8, 8, 8, 8, 7, 6, 9, 8]);
     }
-    // listed elsewhere, they do not count here
+    // tokens listed in other files do not count here
     write(&folder, "tokenizer_config.json", r#"{"added_tokens_decoder": {}}"#);
     assert!(!ids(&folder, "<s0>").contains(&9));
     write(&folder, "tokenizer.json", r#"{"model": {"vocab": [["a", 0]]}}"#);

@@ -1,4 +1,4 @@
-//! What every layer of an evaluation needs besides the stream.
+//! The data that every layer of an evaluation needs, besides the stream.
 
 use std::fmt;
 
@@ -14,15 +14,15 @@ pub(crate) struct ForwardContext<'a, T> {
     pub(crate) step: &'a Step,
     pub(crate) rows: &'a [Row],
     pub(crate) reducer: &'a mut dyn TokenReducer<T>,
-    /// Shown every module's output, in the order of the pass.
+    /// Called with every module's output, in the order of the pass.
     pub(crate) watch: &'a mut Watch<'a, T>,
 }
 
-/// Takes a module's name, as in a checkpoint, and its output.
+/// Takes a module's name in the checkpoint, and its output.
 pub(crate) type Watch<'a, T> = dyn FnMut(fmt::Arguments<'_>, &T) -> Result<()> + 'a;
 
 impl<T: AttentionOps> ForwardContext<'_, T> {
-    /// Runs `inner` on `hidden` as the nest of this number, unless the method has an output in its place.
+    /// Runs `inner` on `hidden` as nest `id`. If the method supplies an output for the nest, `inner` does not run.
     pub(crate) fn nest(
         &mut self,
         id: NestId,

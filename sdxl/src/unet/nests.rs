@@ -1,4 +1,4 @@
-//! The steps down and up as the recursion that their skip connections are.
+//! The steps down and up, as a recursion over their skip connections.
 //!
 //! ```text
 //! pass(d, x):                          d counts skip connections, the first is 0
@@ -13,7 +13,7 @@ use atedm_core::{AttentionOps, Error, Result};
 use super::context::ForwardContext;
 use super::stages::{DownStep, Mid, UpStep, size};
 
-/// What lies before one skip connection is pushed and after it is popped.
+/// The step before a skip connection is pushed, and the step after it is popped.
 #[derive(Debug)]
 struct Rung<T> {
     down: DownStep<T>,
@@ -28,10 +28,10 @@ pub(crate) struct Nests<T> {
 }
 
 impl<T: AttentionOps> Nests<T> {
-    /// Of the steps down and up in the order of a forward pass.
+    /// Builds the recursion from the steps down and up, in the order of a forward pass.
     ///
     /// # Errors
-    /// [`Error::Config`] if there is not one step up for each step down.
+    /// [`Error::Config`] if the numbers of steps down and up differ.
     pub(crate) fn new(down: Vec<DownStep<T>>, mid: Option<Mid<T>>, up: Vec<UpStep<T>>) -> Result<Self> {
         if down.len() != up.len() {
             let reason = format!(
@@ -50,7 +50,7 @@ impl<T: AttentionOps> Nests<T> {
         self.after(0, latents, context)
     }
 
-    /// All that happens from step `depth` down to step `depth` up.
+    /// Everything from step `depth` down to step `depth` up.
     fn after(&self, depth: usize, mut hidden: T, context: &mut ForwardContext<'_, T>) -> Result<T> {
         let Some(rung) = self.rungs.get(depth) else {
             return match &self.mid {

@@ -1,4 +1,4 @@
-//! The U-Net's parts against diffusers' outputs, module by module (tests/fixtures/README.md).
+//! Compares the U-Net's parts with diffusers' outputs, module by module (tests/fixtures/README.md).
 
 use std::path::{Path, PathBuf};
 
@@ -20,10 +20,10 @@ type T = <Reference32 as Backend>::Tensor;
 
 /// Largest relative L2 distance from diffusers, in f32.
 const MODULE: f64 = 2e-6;
-/// The same for a whole U-Net.
+/// The same limit for a whole U-Net.
 const UNET: f64 = 2e-5;
 
-/// A checkpoint of the golden files with the outputs of its modules.
+/// A checkpoint of the golden files, with the outputs of its modules.
 struct Golden {
     folder: PathBuf,
     tensors: SafetensorsSource<NdDevice>,
@@ -98,7 +98,7 @@ fn embeddings() {
         let waves = T::from_f32(&waves, &[2, 6 * config.size_channels], DType::F32, &NdDevice).unwrap();
         golden.check(&waves, "added.sinusoid", MODULE);
 
-        // The whole conditioning vector, which has the resnets' SiLU already.
+        // The whole conditioning vector, after the resnets' SiLU.
         let embedding = super::embedding::Embedding::load(&golden.weights(), config).unwrap();
         let ids: Vec<[f32; 6]> = ids.chunks_exact(6).map(|row| row.try_into().unwrap()).collect();
         let (text, pooled) = (golden.tensor("transformer.context"), golden.tensor("added.text_embeds"));
@@ -158,7 +158,7 @@ fn resnet_and_resizing() {
     });
 }
 
-/// Keeps the maps of a block's first layer.
+/// Stores the maps of a block's first layer.
 #[derive(Debug, Default)]
 struct Maps {
     own: Option<T>,

@@ -1,4 +1,4 @@
-//! The steps down and up, as the stages of a checkpoint hold them, and the middle.
+//! The steps down and up, loaded from the stages of a checkpoint, and the middle.
 
 use atedm_core::backend::dims;
 use atedm_core::plugin::{BlockId, Stage};
@@ -14,7 +14,7 @@ fn resnet_shape(config: &UNetConfig, inputs: usize, outputs: usize) -> ResnetSha
     ResnetShape { inputs, outputs, time: Some(config.time_channels), groups, epsilon, scale: 1.0 }
 }
 
-/// Which stage, and at which resolution.
+/// A stage and its resolution level.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct StagePlace {
     pub(crate) stage: Stage,
@@ -22,7 +22,7 @@ pub(crate) struct StagePlace {
     pub(crate) level: usize,
 }
 
-/// Sizes that the attention blocks of a stage have in common.
+/// Sizes that all attention blocks of a stage share.
 #[derive(Debug, Clone, Copy)]
 struct AttentionShape {
     channels: usize,
@@ -30,7 +30,7 @@ struct AttentionShape {
     text_channels: usize,
 }
 
-/// The attention blocks of a stage: as many as `depths`, or none.
+/// The attention blocks of a stage: one per entry of `depths`, or none.
 fn attentions<T: AttentionOps>(
     weights: &Weights<T>,
     config: &UNetConfig,
@@ -56,7 +56,7 @@ fn attentions<T: AttentionOps>(
     depths.iter().enumerate().map(one).collect()
 }
 
-/// A resnet with an attention block after it, if there is one.
+/// A resnet, followed by an attention block if there is one.
 #[derive(Debug)]
 struct Layer<T> {
     /// The stage's name in a checkpoint.
@@ -80,7 +80,7 @@ impl<T: AttentionOps> Layer<T> {
     }
 }
 
-/// A step on the way down; what comes out is kept as a skip connection.
+/// A step on the way down. Its output becomes a skip connection.
 #[derive(Debug)]
 pub(crate) struct DownStep<T>(Down<T>);
 
@@ -102,7 +102,7 @@ impl<T: AttentionOps> DownStep<T> {
         Self(Down::First(conv))
     }
 
-    /// Resnets with an attention block after each (if any), then a strided convolution (if any).
+    /// Loads resnets, each followed by an attention block (if any), then a strided convolution (if any).
     pub(crate) fn load_stage(
         weights: &Weights<T>,
         config: &UNetConfig,
@@ -148,7 +148,7 @@ impl<T: AttentionOps> DownStep<T> {
     }
 }
 
-/// Resnet, attention block, resnet; or a single resnet.
+/// A resnet, an attention block and a resnet; or a single resnet.
 #[derive(Debug)]
 pub(crate) struct Mid<T> {
     first: Resnet<T>,
@@ -185,17 +185,17 @@ impl<T: AttentionOps> Mid<T> {
     }
 }
 
-/// A step on the way up: takes a skip connection.
+/// A step on the way up. It takes a skip connection.
 #[derive(Debug)]
 pub(crate) struct UpStep<T> {
     layer: Layer<T>,
-    /// At the end of a stage.
+    /// The convolution after a resize, at the end of a stage.
     upsampler: Option<Conv2d<T>>,
 }
 
 impl<T: AttentionOps> UpStep<T> {
-    /// Resnets on the stream and a skip connection each, with an attention block after each (if any); in the last step
-    /// also a resize with a convolution (if any).
+    /// Loads resnets, each of which takes the stream and a skip connection and is followed by an attention block (if
+    /// any). The last step also has a resize with a convolution (if any).
     pub(crate) fn load_stage(
         weights: &Weights<T>,
         config: &UNetConfig,
@@ -221,8 +221,9 @@ impl<T: AttentionOps> UpStep<T> {
         (0..stage.layers).map(step).collect()
     }
 
-    /// `[hidden, skip]` → the stream. A resize is to the `size` (height and width) of the skip connection that is popped
-    /// next: twice the stream's, or one less where the way down had an odd size (diffusers' `forward_upsample_size`).
+    /// `[hidden, skip]` → the stream. A resize goes to `size`, the height and width of the skip connection that is
+    /// popped next. That is twice the stream's size, or one less if the way down had an odd size (diffusers'
+    /// `forward_upsample_size`).
     pub(crate) fn forward(
         &self,
         hidden: T,
@@ -243,7 +244,7 @@ impl<T: AttentionOps> UpStep<T> {
     }
 }
 
-/// Height and width of an image `[b, c, h, w]`.
+/// The height and width of an image `[b, c, h, w]`.
 pub(crate) fn size<T: AttentionOps>(image: &T) -> Result<[usize; 2]> {
     let [_, _, height, width] = dims(image, "U-Net")?;
     Ok([height, width])

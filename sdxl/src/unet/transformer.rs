@@ -62,7 +62,7 @@ impl<T: AttentionOps> Transformer<T> {
         })
     }
 
-    /// `[b, c, h, w]` → the same.
+    /// Runs the block on `[b, c, h, w]`. The output has the same shape.
     pub(crate) fn forward(&self, image: T, context: &mut ForwardContext<'_, T>) -> Result<T> {
         let _span = tracing::debug_span!("attention block", block = %self.block).entered();
         let [_, _, height, width] = dims(&image, "attention block")?;
@@ -73,7 +73,7 @@ impl<T: AttentionOps> Transformer<T> {
         to_image(&self.proj_out.forward(&hidden)?, height, width)?.add(&image)
     }
 
-    /// The layers alone, on tokens `[b, n, c]`.
+    /// Runs only the layers, on tokens `[b, n, c]`.
     pub(super) fn run(&self, mut hidden: T, grid: Grid, context: &mut ForwardContext<'_, T>) -> Result<T> {
         let text = context.text;
         let depth = self.layers.len();
@@ -130,18 +130,19 @@ impl<T: AttentionOps> Layer<T> {
 
 /// Multi-head attention with its projections.
 ///
-/// Projections of the same input are one product: their weights lie one below the other.
+/// Projections of the same input are computed as one product: their weights are stacked.
 #[derive(Debug)]
 struct Attention<T> {
     heads: usize,
-    /// Queries, keys and values `[3 · channels, channels]` where all come from the stream; else queries alone.
+    /// The stacked weights of queries, keys and values `[3 · channels, channels]` for self-attention. For
+    /// cross-attention, the queries' alone.
     stream: T,
-    /// Keys and values of the text `[2 · channels, text channels]`.
+    /// The stacked weights of keys and values for the text `[2 · channels, text channels]`.
     text: Option<T>,
     to_out: Linear<T>,
 }
 
-/// What attention runs on, each `[b, heads, n, dim]`.
+/// The inputs of attention, each `[b, heads, n, dim]`.
 struct Projected<T> {
     queries: T,
     keys: T,
@@ -149,7 +150,7 @@ struct Projected<T> {
 }
 
 impl<T: AttentionOps> Attention<T> {
-    /// `text_channels` for cross-attention.
+    /// Loads the projections. `text_channels` is given for cross-attention.
     fn load(weights: &Weights<T>, shape: TransformerShape, text_channels: Option<usize>) -> Result<Self> {
         let channels = shape.channels;
         let below = |names: &[&str], inputs: usize| {
@@ -210,7 +211,7 @@ impl<T: AttentionOps> Attention<T> {
     }
 }
 
-/// GEGLU to four times the channels, and back.
+/// GEGLU to four times the channels, and a projection back.
 #[derive(Debug)]
 struct FeedForward<T> {
     inner: Linear<T>,

@@ -11,7 +11,7 @@ use crate::layers::{
     to_tokens,
 };
 
-/// Epsilon of every norm in it, fixed in diffusers.
+/// Epsilon of every norm, fixed in diffusers.
 const EPSILON: f64 = 1e-6;
 
 /// `AutoencoderKL` with its weights.
@@ -39,18 +39,18 @@ impl<B: Backend> AutoencoderKl<B> {
         })
     }
 
-    /// The configuration it was loaded with.
+    /// The configuration that it was loaded with.
     pub fn config(&self) -> &KlConfig {
         &self.config
     }
 
-    /// Unscaled latents `[b, c, h, w]` → an image `[b, 3, factor · h, factor · w]`.
+    /// Decodes unscaled latents `[b, c, h, w]` to an image `[b, 3, factor · h, factor · w]`.
     pub fn decode(&self, latents: &B::Tensor) -> Result<B::Tensor> {
         check_channels(latents, self.config.latent_channels, "VAE decode")?;
         self.decoder.forward(latents)
     }
 
-    /// The same in tiles (diffusers' `tiled_decode`).
+    /// Decodes in tiles (diffusers' `tiled_decode`).
     pub fn decode_tiled(&self, latents: &B::Tensor, tiles: &TileOptions) -> Result<B::Tensor> {
         let [_, _, height, width] = check_channels(latents, self.config.latent_channels, "VAE decode")?;
         let stages = self.config.channels.len().saturating_sub(1) as u32;
@@ -61,7 +61,7 @@ impl<B: Backend> AutoencoderKl<B> {
         blend_in_sequence(latents, &tiles, |tile| self.decoder.forward(tile))
     }
 
-    /// An image `[b, 3, h, w]` → mean and log-variance of its latents, `[b, 2 c, h / factor, w / factor]`.
+    /// Encodes an image `[b, 3, h, w]` to the mean and log-variance of its latents, `[b, 2 c, h / factor, w / factor]`.
     ///
     /// # Errors
     /// [`atedm_core::Error::Weights`] if the checkpoint holds no encoder.
@@ -81,7 +81,7 @@ fn resnet<T: AttentionOps>(
     Resnet::load(weights, ResnetShape { inputs, outputs, time: None, groups, epsilon: EPSILON, scale: 1.0 })
 }
 
-/// Resnets, and the convolution that halves or follows doubling.
+/// Resnets, and the convolution that halves the grid or follows a doubling.
 #[derive(Debug)]
 struct Stage<T> {
     resnets: Vec<Resnet<T>>,
@@ -253,7 +253,7 @@ struct Attention<T> {
 
 impl<T: AttentionOps> Attention<T> {
     fn load(weights: &Weights<T>, channels: usize, groups: usize) -> Result<Self> {
-        // Old checkpoints call the projections query, key, value and proj_attn, and may store them as 1×1 convolutions.
+        // Old checkpoints name the projections query, key, value and proj_attn, and may store them as 1×1 convolutions.
         let project = |name: &str, old: &str| {
             let weights = if weights.scope(name).contains("weight") || !weights.scope(old).contains("weight")
             {

@@ -15,27 +15,27 @@ pub use tiny::AutoencoderTiny;
 /// An autoencoder of either kind.
 #[derive(Debug)]
 pub enum Vae<B: Backend> {
-    /// SD-XL's own kind.
+    /// `AutoencoderKL`, the kind that SD-XL uses.
     Kl(Box<AutoencoderKl<B>>),
-    /// The TAESD family.
+    /// `AutoencoderTiny`, the TAESD family.
     Tiny(AutoencoderTiny<B>),
 }
 
-/// What an encoder makes of an image.
+/// The output of an encoder for an image.
 #[derive(Debug, Clone)]
 pub struct LatentDistribution<T> {
-    /// Unscaled latents `[b, c, h, w]`; the mean where they are normally distributed.
+    /// Unscaled latents `[b, c, h, w]`. If they are normally distributed, their mean.
     pub mean: T,
-    /// Their standard deviation; `None` for an autoencoder that gives plain latents (`AutoencoderTiny`).
+    /// Their standard deviation. `None` for an autoencoder that gives plain latents (`AutoencoderTiny`).
     pub deviation: Option<T>,
 }
 
 impl<T: Tensor> LatentDistribution<T> {
-    /// Unscaled latents from standard normal noise, which is asked for in the mean's shape, and only where they are
-    /// distributed.
+    /// Draws unscaled latents. `noise` gives standard normal noise in the mean's shape. It is called only if there is a
+    /// standard deviation.
     ///
     /// # Errors
-    /// Those of `noise` and of the backend.
+    /// The errors of `noise` and of the backend.
     pub fn sample(&self, noise: impl FnOnce() -> Result<T>) -> Result<T> {
         match &self.deviation {
             Some(deviation) => self.mean.add(&deviation.mul(&noise()?)?),
@@ -56,8 +56,8 @@ impl<B: Backend> Vae<B> {
         }
     }
 
-    /// Diffusion latents `[b, c, h, w]` as the decoder wants them: divided by the scaling factor, or with each channel's
-    /// mean and standard deviation restored if the config gives them (diffusers' SD-XL pipeline).
+    /// Converts diffusion latents `[b, c, h, w]` for the decoder, as in diffusers' SD-XL pipeline. It divides by the
+    /// scaling factor. If the config gives each channel's mean and standard deviation, it restores them too.
     pub fn unscale(&self, latents: &B::Tensor) -> Result<B::Tensor> {
         let (factor, statistics) = match self {
             Self::Kl(vae) => (vae.config().scaling_factor, vae.config().latent_statistics.as_ref()),
@@ -72,7 +72,7 @@ impl<B: Backend> Vae<B> {
         latents.mul(&row(std, 1.0 / factor)?)?.add(&row(mean, 1.0)?)
     }
 
-    /// The reverse of [`Vae::unscale`]: an encoder's output as diffusion latents.
+    /// The inverse of [`Vae::unscale`]: converts an encoder's output to diffusion latents.
     pub fn scale(&self, encoded: &B::Tensor) -> Result<B::Tensor> {
         let (factor, statistics) = match self {
             Self::Kl(vae) => (vae.config().scaling_factor, vae.config().latent_statistics.as_ref()),
@@ -87,7 +87,8 @@ impl<B: Backend> Vae<B> {
         encoded.sub(&mean)?.mul(&row(std.iter().map(|s| (factor / s) as f32).collect())?)
     }
 
-    /// Decodes unscaled latents `[b, c, h, w]` to an image `[b, 3, factor · h, factor · w]` with values around −1 to 1.
+    /// Decodes unscaled latents `[b, c, h, w]` to an image `[b, 3, factor · h, factor · w]` with values of about −1 to
+    /// 1.
     pub fn decode(&self, latents: &B::Tensor) -> Result<B::Tensor> {
         let _span = tracing::debug_span!("vae decode").entered();
         match self {
@@ -96,9 +97,9 @@ impl<B: Backend> Vae<B> {
         }
     }
 
-    /// Decodes in overlapping tiles, which are blended: less memory, nearly the same image.
+    /// Decodes in overlapping tiles, and blends them. This needs less memory and gives nearly the same image.
     ///
-    /// Latents that fit one tile are decoded whole, as diffusers does.
+    /// Latents that fit one tile are decoded whole, as in diffusers.
     pub fn decode_tiled(&self, latents: &B::Tensor, tiles: &TileOptions) -> Result<B::Tensor> {
         let _span = tracing::debug_span!("vae decode", tiles = tiles.size).entered();
         match self {
@@ -107,7 +108,7 @@ impl<B: Backend> Vae<B> {
         }
     }
 
-    /// The tile size and overlap that diffusers takes for this autoencoder.
+    /// diffusers' tile size and overlap for this autoencoder.
     pub fn tiles(&self) -> TileOptions {
         match self {
             Self::Kl(vae) => TileOptions::kl(vae.config().sample_size),
@@ -115,8 +116,8 @@ impl<B: Backend> Vae<B> {
         }
     }
 
-    /// Encodes an image `[b, 3, h, w]` with values from −1 to 1 to unscaled latents: the distribution's mean for
-    /// [`AutoencoderKl`].
+    /// Encodes an image `[b, 3, h, w]` with values from −1 to 1 to unscaled latents. For [`AutoencoderKl`], these are
+    /// the distribution's mean.
     ///
     /// # Errors
     /// [`Error::Weights`] if the checkpoint holds no encoder.
@@ -130,11 +131,11 @@ impl<B: Backend> Vae<B> {
         }
     }
 
-    /// Encodes an image as [`Vae::encode`], with the spread of its latents where there is one. Its logarithm is clipped as in
-    /// diffusers: variances from e⁻³⁰ to e²⁰.
+    /// Like [`Vae::encode`], with the standard deviation of the latents if there is one. As in diffusers, variances are
+    /// clipped to e⁻³⁰ … e²⁰.
     ///
     /// # Errors
-    /// [`Error::Weights`] if the checkpoint holds no encoder, or if what it gives is not finite.
+    /// [`Error::Weights`] if the checkpoint holds no encoder, or if its output is not finite.
     pub fn distribution(&self, image: &B::Tensor) -> Result<LatentDistribution<B::Tensor>> {
         let encoded = match self {
             Self::Kl(vae) => vae.encode(image)?,
@@ -148,10 +149,10 @@ impl<B: Backend> Vae<B> {
         Ok(LatentDistribution { mean: encoded.narrow(1, 0, channels)?, deviation: Some(deviation) })
     }
 
-    /// The values of what the autoencoder gave, if all are finite.
+    /// Returns the values of the autoencoder's output if all are finite.
     ///
     /// # Errors
-    /// [`Error::Weights`] that names the autoencoder and says what may help.
+    /// [`Error::Weights`] that names the autoencoder and suggests a remedy.
     pub(crate) fn expect_finite(&self, given: &B::Tensor, what: &str) -> Result<Vec<f32>> {
         let values = given.to_f32()?;
         if values.iter().all(|value| value.is_finite()) {
@@ -175,7 +176,7 @@ impl<B: Backend> Vae<B> {
         ))
     }
 
-    /// Image pixels per latent, along one side.
+    /// Image pixels per latent, in one dimension.
     pub fn factor(&self) -> usize {
         match self {
             Self::Kl(vae) => VaeConfig::Kl(vae.config().clone()).factor(),
@@ -183,20 +184,21 @@ impl<B: Backend> Vae<B> {
         }
     }
 
-    /// The dtype to load it in when all else runs in `dtype`: f32 where `force_upcast` asks for it beside f16.
+    /// The dtype to load it in when everything else runs in `dtype`: f32 if `force_upcast` is set and `dtype` is f16,
+    /// else `dtype`.
     pub fn dtype_beside(config: &VaeConfig, dtype: DType) -> DType {
         config.dtype_beside(dtype)
     }
 
-    /// The dtype to encode an image in when all else runs in `dtype`: f32 where `force_upcast` asks for it beside either
-    /// half precision, as in diffusers, which decodes in bf16 all the same.
+    /// The dtype to encode an image in when everything else runs in `dtype`. It is f32 if `force_upcast` is set and
+    /// `dtype` is f16 or bf16. This follows diffusers, which still decodes in bf16.
     pub fn encoding_dtype(config: &VaeConfig, dtype: DType) -> DType {
         let half = matches!(dtype, DType::F16 | DType::BF16);
         if half && config.force_upcast() { DType::F32 } else { dtype }
     }
 }
 
-/// `[b, channels, h, w]` with nothing empty, or an [`Error::Shape`] in the name of `op`.
+/// Checks that `x` is a nonempty `[b, channels, h, w]`. Else it returns an [`Error::Shape`] that names `op`.
 fn check_channels<T: Tensor>(x: &T, channels: usize, op: &'static str) -> Result<[usize; 4]> {
     let shape: [usize; 4] = dims(x, op)?;
     if shape[1] == channels && !shape.contains(&0) {

@@ -1,40 +1,40 @@
-//! Decoding in overlapping tiles, as diffusers blends them. Tiles are put together on the host.
+//! Decodes in overlapping tiles, and blends them as diffusers does. Tiles are joined on the host.
 
 use atedm_core::backend::dims;
 use atedm_core::{Error, Result, Tensor};
 
 use crate::config::VaeConfig;
 
-/// Size and overlap of tiles.
+/// The size and overlap of tiles.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct TileOptions {
     /// Height and width of a tile, in image pixels.
     pub size: usize,
-    /// Share of a tile that overlaps the one before, from 0 to below 1.
+    /// The share of a tile that overlaps the tile before, from 0 to below 1.
     pub overlap: f64,
 }
 
 /// Checked sizes.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Tiles {
-    /// Latents of a tile, along one side.
+    /// Latents of a tile, in one dimension.
     pub(crate) latents: usize,
-    /// Pixels of a tile, along one side.
+    /// Pixels of a tile, in one dimension.
     size: usize,
     overlap: f64,
     factor: usize,
 }
 
 impl TileOptions {
-    /// diffusers' own for an AutoencoderTiny.
+    /// diffusers' tiles for an AutoencoderTiny.
     pub(crate) const TINY: Self = Self { size: 512, overlap: 0.125 };
 
-    /// diffusers' own for an AutoencoderKL of this sample size.
+    /// diffusers' tiles for an AutoencoderKL of this sample size.
     pub(crate) fn kl(size: usize) -> Self {
         Self { size, overlap: 0.25 }
     }
 
-    /// diffusers' own for an autoencoder.
+    /// diffusers' tiles for an autoencoder.
     pub fn of(config: &VaeConfig) -> Self {
         match config {
             VaeConfig::Kl(kl) => Self::kl(kl.sample_size),
@@ -42,7 +42,7 @@ impl TileOptions {
         }
     }
 
-    /// That an autoencoder with `factor` pixels a latent can decode in such tiles.
+    /// Checks that an autoencoder with `factor` pixels per latent can decode in these tiles.
     ///
     /// # Errors
     /// [`atedm_core::Error::Config`] naming size or overlap and what was expected.
@@ -50,7 +50,7 @@ impl TileOptions {
         self.check(factor).map(drop)
     }
 
-    /// For an autoencoder with `factor` pixels per latent.
+    /// The sizes for an autoencoder with `factor` pixels per latent.
     pub(crate) fn check(&self, factor: usize) -> Result<Tiles> {
         let latents = self.size / factor.max(1);
         if !(0.0..1.0).contains(&self.overlap) {
@@ -95,8 +95,8 @@ fn mix(before: f32, now: f32, share: f64) -> f32 {
     before * (1.0 - share) as f32 + now * share as f32
 }
 
-/// diffusers' `AutoencoderKL.tiled_decode`: the top and left edges of each tile are blended with the (already blended)
-/// tiles above and to the left, then each tile is cut to its stride and all are laid side by side.
+/// diffusers' `AutoencoderKL.tiled_decode`. The top and left edges of each tile are blended with the tiles above and to
+/// the left, which are already blended. Then each tile is cut to its stride, and all are laid side by side.
 pub(crate) fn blend_in_sequence<T: Tensor>(
     latents: &T,
     tiles: &Tiles,
@@ -104,7 +104,7 @@ pub(crate) fn blend_in_sequence<T: Tensor>(
 ) -> Result<T> {
     let [batch, _, height, width] = dims(latents, "VAE tiles")?;
     let stride = (tiles.latents as f64 * (1.0 - tiles.overlap)) as usize;
-    // diffusers rounds the overlap on each side by itself, which for odd tiles gives an image of another size.
+    // diffusers rounds the overlap on each side separately. For odd tiles, that gives an image of another size.
     let limit = stride * tiles.factor;
     let extent = tiles.size - limit;
 
@@ -184,7 +184,7 @@ fn lay_out<T: Tensor>(rows: &[Vec<Picture>], batch: usize, like: &T) -> Result<T
     T::from_f32(&values, &[batch, planes / batch.max(1), height, width], like.dtype(), &like.device())
 }
 
-/// diffusers' `AutoencoderTiny._tiled_decode`: each tile is laid over what is there already, with a weight that rises
+/// diffusers' `AutoencoderTiny._tiled_decode`. Each tile is laid over the earlier ones with a weight that rises
 /// linearly over its top and left overlap.
 pub(crate) fn blend_by_mask<T: Tensor>(
     latents: &T,
@@ -196,7 +196,7 @@ pub(crate) fn blend_by_mask<T: Tensor>(
     let stride = tiles.latents - blend;
     let factor = tiles.factor;
     let ramp = |i: usize, first: bool| {
-        // With an overlap of one pixel or none diffusers divides by zero or less; there is nothing to blend then.
+        // With an overlap of at most one pixel, diffusers divides by zero or less. Then there is nothing to blend.
         let reach = (blend * factor).saturating_sub(1);
         if first || reach == 0 { 1.0 } else { (i as f32 / reach as f32).min(1.0) }
     };
@@ -247,7 +247,7 @@ mod tests {
         NdTensor::from_f32(&values, &[1, 2, height, width], DType::F32, &NdDevice).unwrap()
     }
 
-    /// A decoder that sees each pixel alone gives the same image in tiles as at once.
+    /// A decoder that works on each pixel separately gives the same image in tiles as at once.
     #[test]
     fn a_local_decoder_leaves_no_seams() {
         let double = |x: &NdTensor| {
@@ -270,7 +270,7 @@ mod tests {
         }
     }
 
-    /// Tiles of constants 0, 1, 2 in a row: the ramps between them, pixel by pixel.
+    /// Tiles with constants 0, 1, 2 in a row show the ramps between them, pixel by pixel.
     #[test]
     fn edges_are_ramps() {
         let count = Cell::new(0.0);
@@ -284,10 +284,10 @@ mod tests {
             count.set(0.0);
             blend(&x, &tiles, &constant).unwrap().to_f32().unwrap()
         };
-        // Every tile begins 4 after the one before: the share of the new one is 0, 1/4, 2/4, 3/4 …
+        // Every tile begins 4 after the one before. The share of the new one is 0, 1/4, 2/4, 3/4 …
         let sequence = [0.0, 0.0, 0.0, 0.0, 0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0, 2.25, 2.5, 2.75];
         assert_eq!(row(BOTH[0]), sequence);
-        // … or 0, 1/3, 2/3, 1 over what is there.
+        // … or 0, 1/3, 2/3, 1 over the earlier tile.
         let third = |from: f32, i: usize| from + i as f32 / 3.0;
         for (i, value) in row(BOTH[1]).into_iter().enumerate() {
             let expected = match i {

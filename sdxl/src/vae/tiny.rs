@@ -1,7 +1,8 @@
 //! diffusers' `AutoencoderTiny`: TAESD and TAESDXL.
 //!
-//! Two styles of names are read: diffusers' (`decoder.layers.0.weight`) and the original sequential nets', put below
-//! `encoder.` and `decoder.` (`decoder.1.weight`), where the decoder's numbers begin one later, with its clamp.
+//! Two styles of names are read. One is diffusers' (`decoder.layers.0.weight`). The other is that of the original
+//! sequential nets below `encoder.` and `decoder.` (`decoder.1.weight`). Their decoder begins with a clamp, so its
+//! numbers are higher by one.
 
 use atedm_core::backend::{Conv2dOptions, dims};
 use atedm_core::{Backend, Error, NnOps, Result, Tensor, Weights};
@@ -58,29 +59,29 @@ impl<B: Backend> AutoencoderTiny<B> {
         Ok(Self { encoder, decoder: load_decoder(&decoder, first, config)?, config: config.clone() })
     }
 
-    /// The configuration it was loaded with.
+    /// The configuration that it was loaded with.
     pub fn config(&self) -> &TinyVaeConfig {
         &self.config
     }
 
-    /// Unscaled latents `[b, c, h, w]` → an image `[b, 3, factor · h, factor · w]` from −1 to 1.
+    /// Decodes unscaled latents `[b, c, h, w]` to an image `[b, 3, factor · h, factor · w]` with values from −1 to 1.
     pub fn decode(&self, latents: &B::Tensor) -> Result<B::Tensor> {
         check_channels(latents, self.config.latent_channels, "VAE decode")?;
-        // 3 tanh(x / 3) with tanh(y) = 1 − 2 / (e^{2y} + 1), which is right at both ends.
+        // 3 tanh(x / 3) with tanh(y) = 1 − 2 / (e^{2y} + 1). This form has the right limits at both ends.
         let grown = latents.affine(2.0 / 3.0, 0.0)?.exp()?.affine(1.0, 1.0)?;
         let six = B::Tensor::full(6.0, &[1, 1, 1, 1], latents.dtype(), &latents.device())?;
         let clamped = six.div(&grown)?.affine(-1.0, 3.0)?;
         run(&self.decoder, clamped)?.affine(2.0, -1.0)
     }
 
-    /// The same in tiles (diffusers' `_tiled_decode`).
+    /// Decodes in tiles (diffusers' `_tiled_decode`).
     pub fn decode_tiled(&self, latents: &B::Tensor, tiles: &TileOptions) -> Result<B::Tensor> {
         check_channels(latents, self.config.latent_channels, "VAE decode")?;
         let factor = self.config.upsampling.pow(self.config.decoder_blocks.len().saturating_sub(1) as u32);
         blend_by_mask(latents, &tiles.check(factor)?, |tile| self.decode(tile))
     }
 
-    /// An image `[b, 3, h, w]` from −1 to 1 → unscaled latents `[b, c, h / 8, w / 8]`.
+    /// Encodes an image `[b, 3, h, w]` with values from −1 to 1 to unscaled latents `[b, c, h / 8, w / 8]`.
     ///
     /// # Errors
     /// [`atedm_core::Error::Weights`] if the checkpoint holds no encoder.
@@ -130,7 +131,7 @@ fn load_decoder<T: NnOps>(
     Ok(net.steps)
 }
 
-/// Builds a sequential net whose entries are numbered.
+/// Builds a sequential net with numbered entries.
 struct Net<'a, T> {
     weights: &'a Weights<T>,
     next: usize,

@@ -1,9 +1,9 @@
-//! What a file is that should hold weights and does not: so that a message can say what went wrong on its way here.
+//! Identifies a file that should hold weights and does not. The error message can then say what went wrong.
 
-/// The longest text that a message repeats.
+/// The longest text that a message quotes.
 const SHOWN: usize = 60;
 
-/// Begins of files of other formats, and what these are.
+/// The first bytes of other file formats, with a description of each.
 const MAGIC: [(&[u8], &str); 8] = [
     (
         b"version https://git-lfs.github.com/spec/",
@@ -18,7 +18,7 @@ const MAGIC: [(&[u8], &str); 8] = [
     (b"\x93NUMPY", "is a NumPy array: only safetensors are read"),
 ];
 
-/// What a file with this beginning is, for one that is no safetensors file; `None` if its beginning says nothing.
+/// Describes a file that is not a safetensors file by its first bytes. `None` if they tell nothing.
 pub(crate) fn what_it_is(beginning: &[u8]) -> Option<String> {
     if let Some((_, what)) = MAGIC.iter().find(|(magic, _)| beginning.starts_with(magic)) {
         return Some((*what).to_string());
@@ -35,11 +35,11 @@ pub(crate) fn what_it_is(beginning: &[u8]) -> Option<String> {
     Some(format!("is a text, not weights: {shown:?}"))
 }
 
-/// The first line that is not blank, if these bytes can be the beginning of a text.
+/// The first nonblank line, if these bytes can be the beginning of a text.
 fn text_of(beginning: &[u8]) -> Option<&str> {
     let text = match str::from_utf8(beginning) {
         Ok(text) => text,
-        // a letter cut in two at the end
+        // a character may be cut off at the end
         Err(error) if error.error_len().is_none() => {
             str::from_utf8(beginning.get(..error.valid_up_to())?).ok()?
         }

@@ -1,4 +1,4 @@
-//! A safetensors file's header, without its data.
+//! The header of a safetensors file, without its data.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -11,26 +11,26 @@ use serde_json::{Map, Value};
 use super::WeightFile;
 use super::foreign::what_it_is;
 
-/// The longest header that is read: as the format's own library limits it.
+/// The longest header that is read. The format's own library has the same limit.
 const LONGEST: u64 = 100_000_000;
-/// How much of a file is looked at to find out what it is.
+/// Bytes at the start of a file that are read to identify it.
 pub(super) const BEGINNING: usize = 1 << 10;
 
-/// What weight files hold, by their headers.
+/// The contents of weight files, according to their headers.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Contents {
-    /// Values of all tensors.
+    /// Number of values in all tensors.
     pub parameters: u64,
-    /// Their dtypes, as the format names them (`F16`).
+    /// The tensors' dtypes, with the format's names (`F16`).
     pub dtypes: BTreeSet<String>,
 }
 
 impl Contents {
-    /// Adds what `file` holds of the tensors that its naming shows. Its data need not be there.
+    /// Adds the tensors of `file` that its naming shows. Only the file's header must be there.
     ///
     /// # Errors
-    /// [`Error::Io`], or [`Error::Weights`] saying what the file is instead.
+    /// [`Error::Io`], or [`Error::Weights`] that says what the file is instead.
     pub(crate) fn add(&mut self, file: &WeightFile) -> Result<()> {
         for (name, info) in read(&file.path)? {
             let shape = info.get("shape").and_then(Value::as_array).filter(|_| name != "__metadata__");
@@ -52,7 +52,7 @@ pub(crate) fn is_safetensors(path: &Path) -> bool {
     read(path).is_ok()
 }
 
-/// 8 bytes of length, then JSON.
+/// Reads 8 bytes of length, then JSON.
 fn read(path: &Path) -> Result<Map<String, Value>> {
     let failed = |source| Error::io(path, source);
     let mut file = File::open(path).map_err(failed)?;
@@ -97,7 +97,7 @@ mod tests {
         std::fs::write(&path, [&(json.len() as u64).to_le_bytes()[..], json].concat()).unwrap();
         let expected = Contents { parameters: 7, dtypes: ["F16", "F32"].map(String::from).into() };
         assert_eq!(contents().unwrap(), expected);
-        // a header longer than what is looked at first
+        // a header longer than the bytes that are read first
         let long = [&json[..], &b" ".repeat(3 * BEGINNING)].concat();
         std::fs::write(&path, [&(long.len() as u64).to_le_bytes()[..], &long, b"data"].concat()).unwrap();
         assert_eq!(contents().unwrap(), expected);

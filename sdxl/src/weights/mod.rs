@@ -1,4 +1,4 @@
-//! Sources of weights: safetensors files, seeded random numbers, and a recorder of what a model asks for.
+//! Sources of weights: safetensors files, seeded random numbers, and a recorder of a model's requests.
 
 mod foreign;
 mod header;

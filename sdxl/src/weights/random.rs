@@ -1,14 +1,13 @@
-//! Plausible random weights for any model: benches, tests and `init-tiny` need no checkpoint.
+//! Plausible random weights for any model. Benches, tests and `init-tiny` use them, so they need no checkpoint.
 
 use std::path::PathBuf;
 
 use atedm_core::{DType, Result, Tensor, WeightSource};
 
-/// Gives every tensor asked of it, from a seed, its name and its shape alone.
+/// A source that gives every requested tensor. Its values depend only on the seed, the name and the shape.
 ///
-/// Norm weights (one axis, named `weight`) are 1 and biases 0, all others are drawn from a distribution with mean 0 and
-/// variance `1 / fan-in`, so that activations neither vanish nor grow. The same seed, name and shape give the same
-/// values on every backend.
+/// Norm weights (one axis, named `weight`) are 1, and biases are 0. All others come from a distribution with mean 0 and
+/// variance `1 / fan-in`, so activations neither vanish nor grow. The values are the same on every backend.
 #[derive(Debug, Clone)]
 pub struct RandomSource<D> {
     seed: u64,
@@ -17,7 +16,7 @@ pub struct RandomSource<D> {
 }
 
 impl<D> RandomSource<D> {
-    /// Weights in `dtype` on `device`.
+    /// A source of weights in `dtype` on `device`.
     pub fn new(seed: u64, dtype: DType, device: D) -> Self {
         Self { seed, dtype, device }
     }
@@ -40,7 +39,7 @@ impl<T: Tensor> WeightSource<T> for RandomSource<T::Device> {
     }
 }
 
-/// The value that fills the whole tensor, for norms and biases.
+/// The constant value of the whole tensor, for norms and biases.
 fn constant(name: &str, shape: &[usize]) -> Option<f64> {
     if shape.len() > 1 {
         None
@@ -51,10 +50,10 @@ fn constant(name: &str, shape: &[usize]) -> Option<f64> {
     }
 }
 
-/// The values [`RandomSource`] gives for a tensor, row-major.
+/// The values of [`RandomSource`] for a tensor, row-major.
 ///
-/// Each value is the sum of two uniform 16-bit numbers (a triangular distribution), scaled to variance `1 / fan-in`: good
-/// enough for weights, and two values for each 64-bit number drawn, so that the 2.6 G parameters of SD-XL take seconds.
+/// Each value is the sum of two uniform 16-bit numbers (a triangular distribution), scaled to variance `1 / fan-in`.
+/// This is good enough for weights. One 64-bit draw gives two values, so SD-XL's 2.6 G parameters take seconds.
 /// Embedding tables (`*embedding.weight`, two axes) get a standard deviation of 0.02.
 pub fn random_values(seed: u64, name: &str, shape: &[usize]) -> Vec<f32> {
     let count = shape.iter().product();
@@ -64,7 +63,7 @@ pub fn random_values(seed: u64, name: &str, shape: &[usize]) -> Vec<f32> {
     let fan_in: usize = shape.iter().skip(1).product();
     let table = shape.len() == 2 && name.ends_with("embedding.weight");
     let deviation = if table { 0.02 } else { 1.0 / (fan_in.max(1) as f64).sqrt() };
-    // A sum of two uniform numbers of 0..2^16 has mean 2^16 − 1 and variance (2^32 − 1) / 6.
+    // The sum of two uniform numbers of 0..2^16 has mean 2^16 − 1 and variance (2^32 − 1) / 6.
     let scale = (deviation / ((2f64.powi(32) - 1.0) / 6.0).sqrt()) as f32;
     let start = start(seed, name);
     let mut values = vec![0.0; count];
@@ -81,7 +80,7 @@ pub fn random_values(seed: u64, name: &str, shape: &[usize]) -> Vec<f32> {
     values
 }
 
-/// Tensors of fewer values are made by the calling thread.
+/// Tensors with fewer values are filled by the calling thread.
 const PARALLEL: usize = 1 << 20;
 
 /// Fills `part` with the values of draws `first`, `first + 1`, …

@@ -1,4 +1,4 @@
-//! A source that notes what is asked of another one: how the list of a model's tensors is found.
+//! A source that records the requests to another source. It finds the list of a model's tensors.
 
 use std::cell::RefCell;
 use std::path::PathBuf;
@@ -6,12 +6,12 @@ use std::rc::Rc;
 
 use atedm_core::{Result, WeightSource};
 
-/// Names and shapes, in the order in which a model asked for them.
+/// Names and shapes, in the order in which a model requested them.
 pub type TensorList = Rc<RefCell<Vec<(String, Vec<usize>)>>>;
 
-/// Passes every request on to `source` and notes it.
+/// Passes every request on to `source` and records it.
 ///
-/// Loading a model through it lists the tensors that a checkpoint of that model must hold.
+/// Load a model through it to get the list of the tensors that its checkpoint must hold.
 #[derive(Debug)]
 pub struct Recorder<S> {
     source: S,
@@ -19,7 +19,7 @@ pub struct Recorder<S> {
 }
 
 impl<S> Recorder<S> {
-    /// A recorder before `source`, and the list it writes to.
+    /// A recorder in front of `source`, and the list that it writes to.
     pub fn new(source: S) -> (Self, TensorList) {
         let list = TensorList::default();
         (Self { source, list: list.clone() }, list)

@@ -1,4 +1,4 @@
-//! Weights from memory-mapped safetensors files: one, or several shards.
+//! Weights from memory-mapped safetensors files: a single file, or several shards.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -18,9 +18,9 @@ use super::naming::{Naming, View};
 /// One safetensors file of a checkpoint.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WeightFile {
-    /// Where it is.
+    /// The file's path.
     pub path: PathBuf,
-    /// What its tensors are called.
+    /// The names of its tensors.
     pub naming: Naming,
 }
 
@@ -30,10 +30,10 @@ impl From<PathBuf> for WeightFile {
     }
 }
 
-/// Tensors of safetensors files, converted to one dtype on one device when they are asked for.
+/// Tensors of safetensors files. A tensor is converted to the source's dtype and device when it is requested.
 ///
-/// Files are memory-mapped: opening reads only the headers, which are checked against the files' sizes before anything is
-/// allocated by their word.
+/// Files are memory-mapped, and opening them reads only the headers. The headers are checked against the files' sizes
+/// before they can cause any allocation.
 #[derive(Debug)]
 pub struct SafetensorsSource<D> {
     shards: Vec<Shard>,
@@ -49,18 +49,18 @@ struct Shard {
 }
 
 impl Shard {
-    /// Lets go of the pages behind `bytes`, which have been copied: else a whole checkpoint in the page cache would count as
-    /// this process's memory, next to the tensors made of it.
+    /// Releases the pages behind `bytes`, which have been copied. Without this, the pages of a whole checkpoint would
+    /// count as this process's memory, in addition to the tensors.
     fn forget(&self, bytes: &Range<usize>) {
         #[cfg(unix)]
         {
-            // SAFETY: dropping pages of a private, read-only mapping that nothing writes to loses nothing: they are read
-            // again from the file when touched.
+            // SAFETY: the mapping is private and read-only, and nothing writes to it. Dropping its pages loses nothing:
+            // they are read again from the file when touched.
             #[allow(unsafe_code)]
             let advised = unsafe {
                 self.data.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, bytes.start, bytes.len())
             };
-            // A hint that the system declines costs memory, not correctness.
+            // If the system declines this hint, it costs memory, not correctness.
             if let Err(error) = advised {
                 tracing::debug!(%error, "the system keeps the pages of {}", self.path.display());
             }
@@ -117,11 +117,11 @@ fn in_order<'a>(bytes: &'a [u8], shape: &[usize], turned: bool) -> Cow<'a, [u8]>
 }
 
 impl<D> SafetensorsSource<D> {
-    /// Maps `files` and reads their headers. Tensors will be given in `dtype` on `device`.
+    /// Maps `files` and reads their headers. Tensors are given in `dtype` on `device`.
     ///
     /// # Errors
-    /// [`Error::Io`] if a file cannot be opened, [`Error::Weights`] if it is no whole safetensors file, or if two of them
-    /// hold a tensor of the same name.
+    /// [`Error::Io`] if a file cannot be opened. [`Error::Weights`] if it is not a complete safetensors file, or if two
+    /// files hold a tensor of the same name.
     pub fn open(files: &[WeightFile], dtype: DType, device: D) -> Result<Self> {
         let mut source = Self { shards: Vec::new(), tensors: HashMap::new(), dtype, device };
         for file in files {
@@ -165,14 +165,14 @@ impl<D> SafetensorsSource<D> {
     pub(crate) fn expect_samples(&self) {
         #[cfg(unix)]
         for shard in &self.shards {
-            // A hint: without it the system reads far ahead of every page.
+            // Without this hint, the system reads far ahead of every page.
             if let Err(error) = shard.data.advise(memmap2::Advice::Random) {
                 tracing::debug!(%error, "the system reads ahead in {}", shard.path.display());
             }
         }
     }
 
-    /// Every tensor in its file's dtype, sorted by name. Only the pages of `bytes` that are looked at are read.
+    /// Every tensor in its file's dtype, sorted by name. Only the pages of `bytes` that the caller reads are loaded.
     pub(crate) fn stored(&self) -> Vec<Stored<'_>> {
         let mut all: Vec<Stored<'_>> = Vec::with_capacity(self.tensors.len());
         for (name, entry) in &self.tensors {
@@ -247,8 +247,8 @@ fn map(path: &Path) -> Result<Mmap> {
     if size.len() < 8 {
         return Err(Error::weights(path, "", "is truncated: no safetensors header"));
     }
-    // SAFETY: the mapping is private and read-only. As with every memory-mapped checkpoint, another process must not
-    // shorten the file while it is mapped; no reference to the bytes outlives `Shard`, which owns the mapping.
+    // SAFETY: the mapping is private and read-only. No reference to the bytes outlives `Shard`, which owns the mapping.
+    // As with every memory-mapped checkpoint, another process must not shorten the file while it is mapped.
     #[allow(unsafe_code)]
     let data = unsafe { Mmap::map(&file) }.map_err(io)?;
     Ok(data)

@@ -10,23 +10,24 @@ use serde_json::Value;
 
 /// Largest relative L2 distance of final latents from diffusers', in f32.
 pub const LATENTS: f64 = 2e-5;
-/// The same with pruning, from an implementation that scores in f64.
+/// The same limit with pruning. The golden implementation scores in f64.
 pub const PRUNED_LATENTS: f64 = 1e-4;
 /// Largest relative difference of noise levels from diffusers'.
 pub const SIGMAS: f64 = 1e-6;
-/// The same for sgm's EulerEDM, whose levels are made in f64 as in the original code, while the golden ones are diffusers' f32.
+/// The same limit for sgm's EulerEDM. Its levels are computed in f64 as in the original code, but the golden ones are
+/// diffusers' f32.
 pub const LEGACY_SIGMAS: f64 = 5e-6;
-/// Largest difference of timesteps: an f32's rounding, below 1000, of Karras' interpolated ones.
+/// Largest difference of timesteps: the rounding of an f32 below 1000, for Karras' interpolated timesteps.
 pub const TIMESTEPS: f64 = 2e-4;
 /// Largest difference of a byte of an image.
 pub const BYTES: u8 = 1;
 
-/// The folder of golden files; tests/python/make_fixtures.py writes it.
+/// The folder of golden files, written by tests/python/make_fixtures.py.
 pub fn fixtures() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures")
 }
 
-/// A copy of a golden checkpoint, of which files may be replaced.
+/// A copy of a golden checkpoint whose files a test may replace.
 pub fn copy_of(name: &str) -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     for entry in std::fs::read_dir(fixtures().join(name)).unwrap().map(|entry| entry.unwrap().path()) {

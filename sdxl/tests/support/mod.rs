@@ -1,4 +1,4 @@
-//! A tiny checkpoint with random weights, written as diffusers would.
+//! A tiny checkpoint with random weights, in the form that diffusers writes.
 
 #![allow(dead_code, clippy::unwrap_used)]
 
@@ -57,7 +57,7 @@ pub(crate) fn config_of(part: Part) -> Value {
     }
 }
 
-/// The tensors that a part asks for, with random values.
+/// The tensors that a part requests, with random values.
 pub(crate) fn tensors_of(part: Part) -> Tensors {
     let (source, list) = Recorder::new(RandomSource::new(1, DType::F32, NdDevice));
     let weights: Weights<T> = Weights::new(source);

@@ -6,16 +6,16 @@ use atedm_core::{DType, Error, Indices, Result, Tensor};
 
 use super::Tiles;
 
-/// Merging and unmerging by products within tiles.
+/// Merges and unmerges by matrix products within tiles.
 #[derive(Debug, Clone)]
 pub struct DensePlan<T: Tensor> {
-    /// Tokens tile by tile, `[b, tokens]`.
+    /// The tokens tile by tile, `[b, tokens]`.
     order: T::Indices,
-    /// Where each token is in that order, `[b, tokens]`.
+    /// The place of each token in that order, `[b, tokens]`.
     places: T::Indices,
-    /// `[b · tiles, destinations, tokens of a tile]`; rows sum to 1.
+    /// The weights `[b · tiles, destinations, tokens of a tile]`. Rows sum to 1.
     merge: T,
-    /// `[b · tiles, tokens of a tile, destinations]`; rows sum to 1.
+    /// The weights `[b · tiles, tokens of a tile, destinations]`. Rows sum to 1.
     unmerge: T,
     /// The destinations' positions in the stream, row by row, in the order of the reduced tokens.
     standing: Vec<Vec<u32>>,
@@ -23,11 +23,11 @@ pub struct DensePlan<T: Tensor> {
 }
 
 impl<T: Tensor> DensePlan<T> {
-    /// The plan in which every token's `shares` `[b · tiles, tokens, destinations]` say how much of it each destination
-    /// of its tile stands for; `chosen` are the destinations within each tile.
+    /// The plan for given `shares` `[b · tiles, tokens, destinations]`. A share says how much of a token each
+    /// destination of its tile represents. `chosen` holds the destinations within each tile.
     ///
     /// # Errors
-    /// [`Error::Shape`] when these do not fit each other.
+    /// [`Error::Shape`] when the two do not fit each other.
     pub fn new(
         shares: &T,
         chosen: &[Vec<u32>],
@@ -45,7 +45,7 @@ impl<T: Tensor> DensePlan<T> {
             return Err(Error::shape("dense plan", expected, shares.shape()));
         }
         let given = shares.permute(&[0, 2, 1])?;
-        // A destination has a share of itself, so that no sum is zero; a tiny one may vanish in 16 bits.
+        // Each destination has a share of itself, so no sum is zero. A tiny share may vanish in 16 bits.
         let merge = given.div(&given.sum(2)?.clamp_min(f64::from(f32::MIN_POSITIVE))?)?;
         let places = tiles.order();
         let standing = chosen.chunks(tiles.count()).map(|tiles_of_row| {
@@ -66,12 +66,12 @@ impl<T: Tensor> DensePlan<T> {
         })
     }
 
-    /// Tokens before shrinking.
+    /// The number of tokens before shrinking.
     pub fn tokens(&self) -> usize {
         self.order.dims().1
     }
 
-    /// `[b, tiles · from, channels]` → `[b, tiles · to, channels]` by one product in each tile.
+    /// Maps `[b, tiles · from, channels]` to `[b, tiles · to, channels]` by one product in each tile.
     fn product(&self, matrices: &T, tokens: &T) -> Result<T> {
         let [count, to, from] = dims(matrices, "dense plan")?;
         let [batch, _, channels] = dims(tokens, "dense plan")?;
@@ -99,7 +99,7 @@ impl<T: Tensor> Reduction<T> for DensePlan<T> {
         "dense plan (ToMA)"
     }
 
-    /// None: every reduced token is a mixture of its tile.
+    /// There are none, because every reduced token is a mixture of its tile.
     fn positions(&self) -> Option<Result<T::Indices>> {
         None
     }

@@ -1,22 +1,21 @@
-//! Greedy facility location: destinations that all others are close to.
+//! Greedy facility location. It chooses destinations so that every token is close to one of them.
 //!
 //! ```text
 //! gain(j) = Σ_i max(0, c_ij − m_i)        m_i: similarity of i to the nearest destination so far
 //! ```
+//! The sum is submodular: a gain never grows. An old gain is therefore an upper bound. Only candidates whose bound is
+//! still the highest are computed again (lazy greedy, Minoux 1978). The choice equals that of the plain greedy search.
 //!
-//! The sum is submodular: a gain never grows. So a stale gain is an upper bound, and only the candidates whose bound
-//! is still the highest are computed again (lazy greedy, Minoux 1978); the choice is that of the plain greedy search.
-//!
-//! Ties are common, as two tokens that are near each other alone gain the same. That rounding may not break them, each
-//! on another backend in its own way, a token's similarity to itself counts as 1, that of a pair is read once, and sums
-//! are in f64, where they are exact.
+//! Ties are common: two tokens that are close only to each other have equal gains. Rounding must not break them,
+//! because it differs between backends. Three rules prevent this. A token's similarity to itself counts as 1, a
+//! pair's similarity is read once, and sums are in f64, where they are exact.
 
 use std::cmp::Ordering;
 use std::collections::BinaryHeap;
 
 use atedm_core::{Error, Result};
 
-/// A candidate with a gain that was true in some round.
+/// A candidate, with its gain from an earlier round.
 struct Candidate {
     gain: f64,
     place: u32,
@@ -24,7 +23,7 @@ struct Candidate {
 }
 
 impl Ord for Candidate {
-    /// The higher gain first, then the lower place.
+    /// Orders by higher gain, then by lower place.
     fn cmp(&self, other: &Self) -> Ordering {
         self.gain.total_cmp(&other.gain).then(other.place.cmp(&self.place))
     }
@@ -41,12 +40,13 @@ impl PartialEq for Candidate {
 }
 impl Eq for Candidate {}
 
-/// `count` of `size` tokens, ascending, that maximise, greedily, the sum of every token's similarity to the nearest of
-/// them; `similarity` is `[size, size]`, row-major; what is above its diagonal counts. With equal gains the lower index
-/// is taken.
+/// Chooses `count` of `size` tokens, ascending. It greedily maximises the sum of every token's similarity to the
+/// nearest of them. `similarity` is `[size, size]`, row-major; only the part above its diagonal counts. Among equal
+/// gains the lower index is chosen.
 ///
 /// # Errors
-/// [`Error::NotFinite`] when a similarity is not, [`Error::Shape`] when it is not `[size, size]` or `count` above `size`.
+/// [`Error::NotFinite`] when a similarity is not finite. [`Error::Shape`] when `similarity` is not `[size, size]`
+/// or `count` is above `size`.
 pub(crate) fn choose_destinations(similarity: &[f32], size: usize, count: usize) -> Result<Vec<u32>> {
     if similarity.len() != size * size || count > size {
         let expected = format!("[{size}, {size}] similarities and at most {size} of them");
@@ -62,7 +62,7 @@ pub(crate) fn choose_destinations(similarity: &[f32], size: usize, count: usize)
             similarity[row * size + column] = similarity[column * size + row];
         }
     }
-    // Below every cosine, so that the first gain counts every token.
+    // This lies below every cosine, so the first gain counts every token.
     let mut nearest = vec![-1.0f32; size];
     let gain_of = |place: u32, nearest: &[f32]| -> f64 {
         let row = &similarity[place as usize * size..][..size];
@@ -94,7 +94,7 @@ pub(crate) fn choose_destinations(similarity: &[f32], size: usize, count: usize)
 mod tests {
     use super::*;
 
-    /// The same without bounds.
+    /// The same choice without bounds.
     fn plain(similarity: &[f32], size: usize, count: usize) -> Vec<u32> {
         let mut chosen: Vec<u32> = Vec::new();
         while chosen.len() < count {
@@ -118,7 +118,7 @@ mod tests {
     }
 
     fn cosines(size: usize, seed: u32) -> Vec<f32> {
-        // directions in a plane, at angles that are multiples of a small step: many are equal
+        // directions in a plane at multiples of a small angle, so that many are equal
         let angle = |i: usize| ((i as u32 + 3).wrapping_mul(seed * 2 + 1) % 41) as f32 * 0.15;
         (0..size * size).map(|k| (angle(k / size) - angle(k % size)).cos()).collect()
     }

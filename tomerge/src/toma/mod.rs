@@ -1,4 +1,4 @@
-//! Token merging with attention (ToMA, arXiv 2509.10918, ICML 2025): merging and unmerging are products with matrices.
+//! Token merging with attention (ToMA, arXiv 2509.10918, ICML 2025). Merging and unmerging are products with matrices.
 //!
 //! ```text
 //! D      chosen greedily to maximise Σ_i max_{d ∈ D} c_id         facility location, c: cosine similarity
@@ -7,14 +7,15 @@
 //! unmerge  X' = Aᵀ Y                                               a weighted mean of destinations for every token
 //! ```
 //!
-//! All of it within tiles of the grid, so that matrices stay small; and a plan is used again over steps and layers,
-//! without which choosing would cost more than it saves. No sort, no scatter: two products a sublayer.
+//! All this happens within tiles of the grid, so matrices stay small. A plan is reused over steps and layers. Otherwise
+//! the choice would cost more than merging saves. There is no sort and no scatter, only two products for each sublayer.
 //!
-//! As in its authors' program, the destinations of the batch's first row serve all rows (`guidance = "first"`, the
-//! preset's), each with weights of its own; the other values choose by image, so that none depends on its batch.
+//! As in the authors' program, the destinations of the batch's first row serve all rows. Each row has its own
+//! weights. This is `guidance = "first"`, the preset's value. With the other values each image has its own choice,
+//! so none depends on its batch.
 //!
-//! Of equal gains the lower index is taken; destinations and weights are used again together. A grid that does not
-//! divide into as many tiles as asked for is cut into as many as it divides into.
+//! Among equal gains the lower index wins. Destinations and weights are reused together. A grid that does not
+//! divide into the requested number of tiles is cut into as many as it allows.
 
 mod dense;
 mod facility;
@@ -32,7 +33,7 @@ use crate::around::{Moment, Planner};
 use crate::matching::normalised;
 use crate::method_options::MethodOptions;
 
-/// ToMA.
+/// The planner of ToMA.
 #[derive(Debug)]
 pub(crate) struct Toma {
     pub(crate) options: TomaOptions,
@@ -51,7 +52,7 @@ impl<T: AttentionOps> Planner<T> for Toma {
     fn plan(&mut self, site: &Site<'_>, metric: &T, ratio: f64) -> Result<Option<Box<dyn Reduction<T>>>> {
         let tiles = self.options.tiles_of(site.grid);
         let kept = tiles.kept(ratio);
-        // Protected tokens are in no tile: streams that have some run whole.
+        // Protected tokens are in no tile, so streams with protected tokens run whole.
         if kept == tiles.tokens() || site.tokens != site.grid.tokens() {
             return Ok(None);
         }
@@ -78,7 +79,7 @@ impl<T: AttentionOps> Planner<T> for Toma {
         }
         let destinations = T::Indices::from_host(&chosen, &device)?;
         let scaled = similarity.gather(1, &destinations)?.affine(self.options.attention_scale, 0.0)?;
-        // `[tiles, tokens, destinations]`: every token's shares sum to 1.
+        // In `[tiles, tokens, destinations]` the shares of every token sum to 1.
         let shares = scaled.permute(&[0, 2, 1])?.softmax()?;
         let plan = DensePlan::new(&shares, &chosen, &tiles, batch, metric.dtype(), order)?;
         Ok(Some(Box::new(plan)))

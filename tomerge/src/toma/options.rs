@@ -9,25 +9,26 @@ use crate::method_options::{BlockAtStep, MethodOptions};
 use crate::reuse::Reuse;
 use crate::tome::{check_sublayers, merges};
 
-/// What ToMA can be told besides where and how much.
+/// The options of ToMA besides where and how much it merges.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct TomaOptions {
-    /// The most tiles of a grid: a square number of them, as far as the grid divides. 1 is one tile. Default 16.
+    /// The maximum number of tiles, a square number. A grid that does not divide into that many gets fewer. 1 is
+    /// one tile. Default 16.
     pub num_tiles: usize,
-    /// s, by which similarities are multiplied before the softmax: the higher, the more each token goes to one
-    /// destination alone. Default 1000.
+    /// s, the factor on similarities before the softmax. A higher s moves each token closer to a single
+    /// destination. Default 1000.
     pub attention_scale: f64,
     /// Whether self-attention runs on merged tokens. Default true.
     pub merge_attn: bool,
-    /// Whether cross-attention does. Default false.
+    /// Whether cross-attention runs on merged tokens. Default false.
     pub merge_crossattn: bool,
-    /// Whether the feed-forward does. Default false.
+    /// Whether the feed-forward runs on merged tokens. Default false.
     pub merge_mlp: bool,
-    /// What is compared: `layer_input`, as in its authors' program for SD-XL, or `normalised`, as in theirs for FLUX.
-    /// Default `layer_input`.
+    /// The tensor that is compared: `layer_input`, as in the authors' program for SD-XL, or `normalised`, as in
+    /// their program for FLUX. Default `layer_input`.
     pub compare: Moment,
-    /// How long a plan is used again. Default: for 5 steps, by all layers of a block.
+    /// How long a plan is reused. Default: 5 steps, over all layers of a block.
     pub reuse: Reuse,
 }
 
@@ -45,7 +46,7 @@ impl Default for TomaOptions {
     }
 }
 
-/// A grid in equal tiles, each within one frame.
+/// A grid in equal tiles. Each tile lies within one frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Tiles {
     grid: Grid,
@@ -54,17 +55,18 @@ pub struct Tiles {
 }
 
 impl Tiles {
-    /// How many there are.
+    /// The number of tiles.
     pub fn count(&self) -> usize {
         self.grid.frames * self.rows * self.columns
     }
 
-    /// Tokens of each.
+    /// The number of tokens in each tile.
     pub fn tokens(&self) -> usize {
         self.grid.tokens() / self.count()
     }
 
-    /// Tokens of each that `ratio` leaves: `floor((N − floor(ratio · N)) / tiles)` of a grid's N, and at least one.
+    /// The number of tokens that `ratio` leaves in each tile: `floor((N − floor(ratio · N)) / tiles)` for a grid of
+    /// N, at least 1.
     pub fn kept(&self, ratio: f64) -> usize {
         let tokens = self.grid.tokens();
         let removed = ((ratio * tokens as f64).floor() as usize).min(tokens);
@@ -92,7 +94,7 @@ impl TomaOptions {
         [self.merge_attn, self.merge_crossattn, self.merge_mlp]
     }
 
-    /// `grid` in tiles: as many on each side as divide it, at most the root of `num_tiles`.
+    /// Cuts `grid` into tiles. Each side has as many as divide it, at most the root of `num_tiles`.
     pub(crate) fn tiles_of(&self, grid: Grid) -> Tiles {
         let most = self.num_tiles.isqrt().max(1);
         let divisor =
@@ -159,7 +161,7 @@ mod tests {
         let tiles = Tiles { grid: Grid::new(2, 4), rows: 1, columns: 2 };
         assert_eq!(tiles.order(), [0, 1, 4, 5, 2, 3, 6, 7]);
         assert_eq!((tiles.kept(0.0), tiles.kept(0.5), tiles.kept(0.99)), (4, 2, 1));
-        // of 54 tokens 21 go, and of the 33 left each of 9 tiles keeps 3, not 6 - floor(2.4)
+        // of 54 tokens 21 are removed; 33 stay, and each of 9 tiles keeps 3, not 6 - floor(2.4)
         let nine = options.tiles_of(Grid::new(6, 9));
         assert_eq!([0.0, 0.1, 0.4, 0.5].map(|ratio| nine.kept(ratio)), [6, 5, 3, 3]);
     }

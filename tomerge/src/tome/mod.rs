@@ -6,9 +6,9 @@
 //! each sublayer    x + unmerge(f(merge(norm(x))))        merge: a destination and its sources become their mean
 //! ```
 //!
-//! The plan is made once a layer and serves all sublayers that merge. Where we differ: a zero token has similarity 0
-//! (tomesd: NaN), equal similarities keep the lower index (tomesd: no order), and a token grid is what the model says
-//! it is (tomesd computes it from the latents' size, and fails where that comes out wrong).
+//! One plan for each layer serves all sublayers that merge. We differ from tomesd in three points. A zero token has
+//! similarity 0 (tomesd: NaN). On equal similarities the lower index wins (tomesd: no order). The model states its
+//! token grid (tomesd computes it from the latents' size, and fails where the result is wrong).
 
 mod options;
 mod planner;

@@ -1,4 +1,4 @@
-//! ToMe's own options, by the names that users of tomesd know.
+//! ToMe's own options, under the names that users of tomesd know.
 
 use atedm_core::plugin::{Grid, Scope, Sublayer};
 use atedm_core::{Error, Result};
@@ -11,54 +11,54 @@ use crate::merge::MergeKernel;
 use crate::method_options::{BlockAtStep, MethodOptions};
 use crate::reuse::Reuse;
 
-/// Whose ToMe it is.
+/// The implementation of ToMe to follow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Variant {
-    /// As tomesd 0.1.3: similarities of the layer's input before its first norm; queries, keys and values are merged.
+    /// As tomesd 0.1.3: it compares the layer's input before its first norm, and merges queries, keys and values.
     #[default]
     Tomesd,
-    /// As ComfyUI's node: similarities of the normalised input, before the projections; queries alone are merged, of
-    /// self-attention alone.
+    /// As ComfyUI's node: it compares the normalised input before the projections. It merges only queries, and only
+    /// those of self-attention.
     Comfy,
 }
 
-/// What ToMe can be told besides where and how much. The default is tomesd's.
+/// The options of ToMe besides where and how much it merges. The defaults are tomesd's.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct TomeOptions {
-    /// The coarsest resolution that is merged, as a divisor of the latents' (1, 2, 4 or 8): a block at level `l` is
-    /// merged when `2^l` is at most this. SD-XL has no attention at 1, so that the default does nothing there; 4 is
-    /// all of it. Default 1.
+    /// The coarsest resolution that is merged, as a divisor of the latents' (1, 2, 4 or 8). A block at level `l` is
+    /// merged when `2^l` is at most this. SD-XL has no attention at divisor 1, so the default merges nothing there.
+    /// 4 merges everywhere. Default 1.
     pub max_downsample: usize,
-    /// Columns of a cell, of which one token is a destination. Default 2.
+    /// The columns of a cell. One token of each cell is a destination. Default 2.
     pub sx: usize,
-    /// Rows of a cell. Default 2.
+    /// The rows of a cell. Default 2.
     pub sy: usize,
-    /// Whether the destination within each cell is drawn; else it is the first. With `rng = "torch"` a batch of an odd
-    /// number of rows draws none, as in tomesd. Default true.
+    /// Whether the destination within each cell is drawn. If not, it is the first token. With `rng = "torch"` a
+    /// batch with an odd number of rows draws none, as in tomesd. Default true.
     pub use_rand: bool,
     /// Whether self-attention runs on merged tokens. Default true.
     pub merge_attn: bool,
-    /// Whether cross-attention does. Default false.
+    /// Whether cross-attention runs on merged tokens. Default false.
     pub merge_crossattn: bool,
-    /// Whether the feed-forward does. Default false.
+    /// Whether the feed-forward runs on merged tokens. Default false.
     pub merge_mlp: bool,
     /// `tomesd` or `comfy`. Default `tomesd`.
     pub variant: Variant,
-    /// What a merged token is: `mean`, `mlerp` or `prune`. Default `mean`.
+    /// How tokens are merged: `mean`, `mlerp` or `prune`. Default `mean`.
     pub merge: MergeKernel,
-    /// Which generator draws destinations: `torch` (as tomesd after `torch.manual_seed(seed)`) or `chacha`.
+    /// The generator that draws destinations: `torch` (as tomesd after `torch.manual_seed(seed)`) or `chacha`.
     /// Default `torch`.
     pub rng: Generator,
-    /// Instead of a ratio (CA-ToMe): sources are merged whose similarity is at least this, in `[-1, 1]`; 1 merges
-    /// nothing. `ratio` then only says where nothing is merged (0). Default: none.
+    /// Alternative to a ratio (CA-ToMe): merge the sources whose similarity is at least this, in `[-1, 1]`. 1
+    /// merges nothing. A `ratio` of 0 then still means that nothing is merged. Default: none.
     pub threshold: Option<f64>,
-    /// Whose number of such sources all rows of the batch merge: `most`, that of the row with the most (CA-ToMe), or
-    /// `fewest`, so that no row merges what is less similar. Default `most`.
+    /// The row whose number of such sources all rows merge: the one with the `most` (CA-ToMe) or with the `fewest`.
+    /// With `fewest` no row merges below the threshold. Default `most`.
     pub threshold_count: ThresholdCount,
-    /// How long a plan is used again. Default: not at all.
+    /// How long a plan is reused. Default: not at all.
     pub reuse: Reuse,
 }
 
@@ -82,13 +82,13 @@ impl Default for TomeOptions {
     }
 }
 
-/// How many of a grid's tokens are destinations, and how many sources are merged into them.
+/// The number of a grid's tokens that are destinations, and the number of sources merged into them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct MergeCounts {
-    /// Destinations, one a cell.
+    /// The number of destinations, one for each cell.
     pub destinations: usize,
-    /// Sources that are merged.
+    /// The number of sources that are merged.
     pub merged: usize,
 }
 
@@ -103,13 +103,13 @@ impl TomeOptions {
         Cells { grid, sx: self.sx, sy: self.sy }
     }
 
-    /// Whether blocks at `level` are merged at all.
+    /// Whether blocks at `level` are merged.
     pub fn reaches(&self, level: usize) -> bool {
         1usize.checked_shl(level as u32).is_some_and(|divisor| divisor <= self.max_downsample)
     }
 
-    /// What `ratio` comes to on `grid` at `level`: `floor(ratio · N)` sources, but no more than there are. `None`
-    /// where nothing is merged.
+    /// The counts for `ratio` on `grid` at `level`: `floor(ratio · N)` sources, at most all sources. `None` where
+    /// nothing is merged.
     pub fn counts(&self, ratio: f64, level: usize, grid: Grid) -> Option<MergeCounts> {
         let (tokens, destinations) = (grid.tokens(), self.cells(grid).destinations());
         let merged = ((ratio * tokens as f64).floor() as usize).min(tokens - destinations);
@@ -173,8 +173,8 @@ impl MethodOptions for TomeOptions {
     }
 }
 
-/// Whether a method reduces a sublayer: its `merge_attn`, `merge_crossattn` and `merge_mlp`. Joint attention and parallel
-/// sublayers go by `merge_attn`.
+/// Whether a method reduces a sublayer, by its `merge_attn`, `merge_crossattn` and `merge_mlp`. Joint attention and
+/// parallel sublayers follow `merge_attn`.
 pub(crate) fn merges(sub: Sublayer, [attention, cross_attention, feed_forward]: [bool; 3]) -> bool {
     match sub {
         Sublayer::SelfAttention | Sublayer::JointAttention | Sublayer::Parallel => attention,
@@ -183,7 +183,7 @@ pub(crate) fn merges(sub: Sublayer, [attention, cross_attention, feed_forward]: 
     }
 }
 
-/// That a method reduces some sublayer: whether `merge_attn`, `merge_crossattn` and `merge_mlp` are set.
+/// Checks that a method reduces some sublayer. `merged` holds `merge_attn`, `merge_crossattn` and `merge_mlp`.
 pub(crate) fn check_sublayers(merged: [bool; 3]) -> Result<()> {
     if merged.contains(&true) {
         return Ok(());
@@ -191,7 +191,7 @@ pub(crate) fn check_sublayers(merged: [bool; 3]) -> Result<()> {
     Err(Error::config("merge_attn", "expected at least one of merge_attn, merge_crossattn and merge_mlp"))
 }
 
-/// That a threshold is a cosine similarity, and whose count it takes is not said without one.
+/// Checks that a threshold is a cosine similarity. Without a threshold, `count` must not be set.
 pub(crate) fn check_threshold(threshold: Option<f64>, count: ThresholdCount) -> Result<()> {
     match threshold {
         None if count != ThresholdCount::default() => {

@@ -1,4 +1,4 @@
-//! ToMe's plan of one layer.
+//! ToMe's plan for one layer.
 
 use atedm_core::plugin::{GuidanceMasks, Reduction, Run, Scope, Site, Sublayer};
 use atedm_core::{AttentionOps, Indices, Result};
@@ -10,7 +10,7 @@ use crate::matching::{Sides, match_tokens};
 use crate::merge::{MergePlan, Merges};
 use crate::method_options::MethodOptions;
 
-/// ToMe.
+/// The planner of ToMe.
 #[derive(Debug)]
 pub(crate) struct Tome {
     options: TomeOptions,

@@ -1,11 +1,11 @@
-//! What the tests share: places in a model, seeded numbers, and methods driven by hand.
+//! Helpers that the tests share: places in a model, seeded numbers, and methods driven by hand.
 
 #![allow(dead_code, clippy::unwrap_used)]
-// helpers of tests are tests, too
+// helpers belong to the tests, too
 
 use atedm_core::plugin::{
-    Action, BlockId, BuildContext, Event, Grid, Reduction, Registry, Row, Run, Scope, Site, Step, Sublayer,
-    TokenReducer,
+    Action, BlockId, BuildContext, Event, Grid, Reduction, Reductions, Registry, Row, Run, Scope, Site, Step,
+    Sublayer, TokenReducer,
 };
 use atedm_core::reference::{NdDevice, NdTensor};
 use atedm_core::{DType, Indices, Result, Tensor};
@@ -24,7 +24,7 @@ impl Places for dyn Reduction<NdTensor> {
 
 /// A method on the reference backend.
 pub(crate) type Method = Box<dyn TokenReducer<NdTensor>>;
-/// What is reduced of a sublayer, and how.
+/// The reduced part of a sublayer, and its reduction.
 pub(crate) type Around = (Scope, Box<dyn Reduction<NdTensor>>);
 
 /// The method `name` with these options.
@@ -34,14 +34,14 @@ pub(crate) fn build(name: &str, options: Value) -> Result<Method> {
     registry.build(name, &options, &BuildContext::default())
 }
 
-/// Options over those that make a plan's outcome easy to follow: everywhere, nothing drawn.
+/// Adds to options that make a plan's outcome easy to follow: merge everywhere, draw nothing.
 pub(crate) fn plain(more: Value) -> Value {
     let mut options = json!({"use_rand": false, "max_downsample": 8});
     options.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
     options
 }
 
-/// `count` numbers in -1 .. 1, the same for the same seed; all are exact in f32.
+/// `count` numbers in -1 .. 1 that depend only on the seed. All are exact in f32.
 pub(crate) fn noise(count: usize, seed: u64) -> Vec<f32> {
     let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
     let mut next = || {
@@ -99,26 +99,30 @@ pub(crate) fn enter(method: &mut Method, site: &Site<'_>, hidden: &NdTensor) -> 
     }
 }
 
-/// What the method reduces of a sublayer of the layer entered.
+/// The reduction of a sublayer in the layer that was entered.
 pub(crate) fn before(
     method: &mut Method,
     site: &Site<'_>,
     sub: Sublayer,
     hidden: &NdTensor,
 ) -> Result<Option<Around>> {
-    Ok(match method.on_event(site, Event::Before { sub, hidden, normed: hidden })? {
-        Action::Around { scope, by } => Some((scope, by)),
-        _ => None,
-    })
+    Ok(
+        match method
+            .on_event(site, Event::Before { sub, hidden, normed: hidden, reductions: Reductions::none() })?
+        {
+            Action::Around { scope, by } => Some((scope, by)),
+            _ => None,
+        },
+    )
 }
 
-/// What the method reduces of self-attention in a layer that gets `hidden`.
+/// The reduction of self-attention in a layer that gets `hidden`.
 pub(crate) fn plan(method: &mut Method, site: &Site<'_>, hidden: &NdTensor) -> Result<Option<Around>> {
     enter(method, site, hidden)?;
     before(method, site, Sublayer::SelfAttention, hidden)
 }
 
-/// For every token of row `row` the lowest token whose value it shares after restoring.
+/// For every token of row `row`: the lowest token whose value it shares after restoring.
 pub(crate) fn labels(by: &dyn Reduction<NdTensor>, batch: usize, row: usize) -> Vec<usize> {
     let kept = by.kept();
     let numbers: Vec<f32> = (0..batch * kept).map(|i| (i % kept) as f32).collect();
@@ -148,7 +152,7 @@ pub(crate) fn cosine(a: &[f64], b: &[f64]) -> f64 {
     if length == 0.0 { 0.0 } else { dot(a, b) / length }
 }
 
-/// ToMe in plain loops: for each token the one that it is merged into (itself if none), without drawing.
+/// ToMe in plain loops, without drawing. It returns each token's destination (the token itself if it is not merged).
 pub(crate) fn naive_tome(rows: &[Vec<f64>], grid: Grid, (sx, sy): (usize, usize), r: usize) -> Vec<usize> {
     let is_destination = |i: usize| {
         let (y, x) = (i / grid.width, i % grid.width);
@@ -166,7 +170,7 @@ pub(crate) fn naive_tome(rows: &[Vec<f64>], grid: Grid, (sx, sy): (usize, usize)
         }
         pairs.push((best.0, source, best.1));
     }
-    // stable: among equals the lower source first
+    // The sort is stable, so among equals the lower source comes first.
     pairs.sort_by(|a, b| b.0.total_cmp(&a.0));
     let mut into: Vec<usize> = (0..rows.len()).collect();
     for &(_, source, destination) in pairs.iter().take(r) {
@@ -180,7 +184,7 @@ pub(crate) fn lowest(into: &[usize]) -> Vec<usize> {
     into.iter().map(|goal| into.iter().position(|other| other == goal).unwrap()).collect()
 }
 
-/// Asserts that two lists agree to within rounding of f32 (or of f64, if `exact`).
+/// Asserts that two lists agree within the rounding of f32, or of f64 if `exact`.
 #[track_caller]
 pub(crate) fn near(got: &[f64], expected: &[f64], exact: bool) {
     assert_eq!(got.len(), expected.len());

@@ -1,4 +1,4 @@
-//! Which combinations never occur in training.
+//! Decides which combinations never occur in training.
 
 use crate::scenes::Background;
 use crate::scenes::held_out::is_chosen;
@@ -13,7 +13,8 @@ pub(super) fn pair_held_out(first: &str, second: &str) -> bool {
     chosen(&[first.min(second), first.max(second)])
 }
 
-/// The choice depends on names alone, not on which other drawings there are: FNV-1a of the names, then as for shapes.
+/// The choice depends only on these names, not on which other drawings exist. It hashes the names with FNV-1a, then
+/// decides as for shapes.
 fn chosen(names: &[&str]) -> bool {
     let bytes = names.iter().flat_map(|name| name.bytes().chain([0]));
     let hash = bytes.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {

@@ -57,7 +57,7 @@ struct Alias {
     parent: String,
 }
 
-/// The format's default for a side that is absent.
+/// The format's default for an absent side.
 fn usual_side() -> f64 {
     16.0
 }

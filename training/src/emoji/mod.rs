@@ -6,8 +6,8 @@
 //! `recipes/training/fetch-emoji.sh DIR` fetches both into the layout that [`EmojiOptions::folder`] expects. This crate
 //! contains no part of them.
 //!
-//! About a tenth of all (drawing, background style, background colour) triples and of all pairs of drawings never occur in
-//! [`Split::Train`]; each scene of `Split::HeldOut` shows one.
+//! About a tenth of all (drawing, background style, background colour) triples never occur in [`Split::Train`]. The
+//! same holds for a tenth of all pairs of drawings. Each scene of `Split::HeldOut` shows one of them.
 //!
 //! An index gives the same scene on every machine. `resvg` draws its pixels in single precision, so they may differ in
 //! the last bit between processors.
@@ -28,7 +28,7 @@ use self::icons::Icon;
 use self::scene::EmojiScene;
 use super::scenes::{Composed, Objects, Position, Relation, SceneSource, Size, Split, Style, Tone};
 
-/// Where the packages are, and which parts of them are used.
+/// The folder of the packages, and the parts of them to use.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EmojiOptions {
     /// Holds `noto/icons.json`, `emojibase/en/data.json` and `emojibase/meta/groups.json`.
@@ -42,13 +42,12 @@ pub struct EmojiOptions {
 }
 
 impl EmojiOptions {
-    /// Animals, food, places, activities and things: drawings that can stand in a scene (no faces, people, signs and
-    /// flags).
+    /// Animals, food, places, activities and things. These drawings can stand in a scene. Faces, people, signs and
+    /// flags are left out.
     pub(crate) const GROUPS: [&str; 5] =
         ["animals-nature", "food-drink", "travel-places", "activities", "objects"];
 
-    /// The stream of the first seed, with one or two objects: animals, food, places, activities and
-    /// things.
+    /// Options for the stream of the first seed with one or two objects: animals, food, places, activities and things.
     pub fn new(folder: impl Into<PathBuf>) -> Self {
         let groups = Self::GROUPS.map(str::to_owned).to_vec();
         Self { folder: folder.into(), groups, seed: 0, objects: Objects::default() }

@@ -11,8 +11,8 @@ const SIDE: usize = 256;
 /// Red, green, blue and alpha of `SIDE` × `SIDE` pixels by rows, 0..=255, colours multiplied by alpha.
 pub(super) struct Sprite(Vec<u8>);
 
-/// The part of the sprite that one pixel of a picture covers in one dimension: the first column (or row), and the shares
-/// from there on.
+/// The part of the sprite that one pixel of a picture covers in one dimension. It has the first column (or row), and
+/// the shares from there on.
 struct Seen {
     first: usize,
     shares: Vec<f32>,

@@ -8,8 +8,8 @@ use super::noun::{noun, slug, words};
 use super::*;
 use crate::scenes::Background;
 
-/// Three drawings of our own in the packages' formats: a full square, a half-transparent square of half the side in the
-/// middle, and a disc under another name. The files also have entries that the reader must skip.
+/// Three drawings of our own in the packages' formats. They are a full square, a half-transparent square of half the
+/// side in the middle, and a disc with an alias. The files also have entries that the reader must skip.
 fn packages() -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     let write = |name: &str, text: &str| {

@@ -20,7 +20,7 @@ pub(crate) enum Omission {
     SizesAndBackground,
 }
 
-/// How many of 100 training captions name everything.
+/// The number of captions that name everything, in 100 training captions.
 const FULL_PERCENT: usize = 70;
 
 impl Omission {

@@ -8,8 +8,8 @@
 //! Training and evaluation use any tier's data through [`SceneSource`] and [`Composed`]. [`Shapes`] is this tier's
 //! source.
 //!
-//! About a tenth of all (shape, colour, background style) triples and of all pairs of (shape, colour) objects never
-//! occur in [`Split::Train`], and each scene of [`Split::HeldOut`] shows one of them (`held_out`).
+//! About a tenth of all (shape, colour, background style) triples never occur in [`Split::Train`]. The same holds for a
+//! tenth of all pairs of (shape, colour) objects. Each scene of [`Split::HeldOut`] shows one of them (`held_out`).
 //!
 //! ```
 //! use atedm_training::scenes::{Scene, Split};

@@ -1,4 +1,4 @@
-//! Which points belong to a shape.
+//! Decides which points belong to a shape.
 
 use super::parts::Shape;
 

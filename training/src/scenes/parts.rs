@@ -85,7 +85,7 @@ impl Colour {
     }
 }
 
-/// How large an object is.
+/// The size of an object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Size {
     /// A radius of about 9 of 64 pixels.
@@ -109,7 +109,7 @@ impl Size {
     }
 }
 
-/// Where an object stands. In a scene of two objects, each has one half of the picture, and the halves are opposite.
+/// The position of an object. In a scene of two objects, each has one half of the picture, and the halves are opposite.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[allow(missing_docs)] // each is its name
 pub enum Position {
@@ -180,7 +180,7 @@ impl Relation {
 pub enum Style {
     /// One colour.
     Plain,
-    /// From a lighter tint at the top to a darker one at the bottom.
+    /// A gradient from a lighter tint at the top to a darker one at the bottom.
     Gradient,
     /// Diagonal stripes of a darker tint.
     Striped,
@@ -245,20 +245,20 @@ pub struct Object {
     pub size: Size,
     /// Its position by name.
     pub position: Position,
-    /// Where its centre is: across, then down, in shares of the side (0..1).
+    /// Its centre: across, then down, in shares of the side (0..1).
     pub centre: [f32; 2],
     /// Half the side of the square that encloses it, in shares of the side.
     pub radius: f32,
 }
 
-/// What is behind the objects.
+/// The background of a scene.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Background {
     /// Its pattern.
     pub style: Style,
     /// Its colour.
     pub tone: Tone,
-    /// Where the pattern begins: across and down, in periods (0..1).
+    /// The start of the pattern: across and down, in periods (0..1).
     pub phase: [f32; 2],
 }
 
@@ -269,11 +269,11 @@ pub struct Scene {
     pub objects: Vec<Object>,
     /// The relation of the first object to the second; `None` for a single object.
     pub relation: Option<Relation>,
-    /// What is behind them.
+    /// The background.
     pub background: Background,
 }
 
-/// Which combinations a stream of scenes shows.
+/// The kind of combinations that a stream of scenes shows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Split {
     /// Scenes for training. None has a held-out combination.

@@ -3,7 +3,7 @@
 use super::draws::Draws;
 use super::parts::{Background, Position, Relation, Size, Style, Tone};
 
-/// How many of 100 scenes show a single object.
+/// The number of scenes with a single object, in 100 scenes.
 pub(crate) const SINGLE_PERCENT: usize = 60;
 
 /// All lengths below are in pixels of a picture of this side.

@@ -29,7 +29,7 @@ pub trait Composed {
     /// The share of each pixel that objects cover, 0..=255, `side * side` by rows.
     fn mask(&self, side: usize) -> Vec<u8>;
 
-    /// What the picture shows, for classifiers.
+    /// The labels of the picture, for classifiers.
     fn labels(&self) -> Labels;
 }
 

@@ -1,4 +1,5 @@
-//! Seeded numbers for one image of the training. They come from a ChaCha stream whose key is seed, image number and use.
+//! Seeded numbers for one image of the training. They come from a ChaCha stream whose key is seed, image number and
+//! use.
 
 use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};

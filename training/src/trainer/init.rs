@@ -1,6 +1,6 @@
-//! First values out of another model: a larger one is grown from a smaller one, as SD-XL was from 256 to 1024 px.
+//! Initial weights from another model. A larger model is grown from a smaller one, as SD-XL was from 256 to 1024 px.
 //!
-//! Every tensor that both models have is copied. What the smaller model lacks may only be whole transformer layers of the U-Net.
+//! Every tensor that both models have is copied. The smaller model may only lack whole transformer layers of the U-Net.
 //! A new layer begins as the identity: the last projection of each of its three branches is zero.
 
 use std::collections::{HashMap, HashSet};
@@ -13,19 +13,19 @@ use atedm_sdxl::text_file;
 use atedm_sdxl::weights::SafetensorsSource;
 use atedm_tch::{Device, TchTensor};
 
-/// Where the three branches of a transformer layer end.
+/// The last projections of the three branches of a transformer layer.
 const BRANCH_ENDS: [&str; 3] = ["attn1.to_out.0.weight", "attn2.to_out.0.weight", "ff.net.2.weight"];
 
-/// The values of a model by name (`unet.conv_in.weight`).
+/// The values of a model's tensors, by name (`unet.conv_in.weight`).
 #[derive(Debug, Default)]
 pub(super) struct Init(HashMap<String, Vec<f32>>);
 
 impl Init {
-    /// Reads the diffusers folder `root` for a model of these sizes and this vocabulary.
+    /// Reads the diffusers folder `root` for a model with these sizes and this vocabulary.
     ///
     /// # Errors
-    /// [`Error::Config`] for `init` if the folder has another vocabulary; [`Error::Weights`] naming a tensor that only one of
-    /// the two models has, or whose shapes differ; those of reading the folder.
+    /// [`Error::Config`] for `init` if the folder has another vocabulary. [`Error::Weights`] naming a tensor that only
+    /// one of the two models has, or whose shapes differ. The errors of reading the folder.
     pub(super) fn open(root: &Path, model: &Architecture, vocabulary: &Vocabulary) -> Result<Self> {
         let checkpoint = Checkpoint::open(root, OpenOptions::default())?;
         same_vocabulary(root, model, vocabulary)?;
@@ -52,7 +52,7 @@ impl Init {
         Ok(Self(values))
     }
 
-    /// The values that the smaller model has for this tensor.
+    /// The smaller model's values for this tensor.
     pub(super) fn values(&self, name: &str) -> Option<Vec<f32>> {
         self.0.get(name).cloned()
     }
@@ -71,7 +71,7 @@ fn layer_of(name: &str) -> Option<&str> {
     Some(&name[..end])
 }
 
-/// Token numbers mean the same words in both models.
+/// Checks that token numbers mean the same words in both models.
 fn same_vocabulary(root: &Path, model: &Architecture, vocabulary: &Vocabulary) -> Result<()> {
     for (file, content) in vocabulary.files(Vocabulary::END, model.context)? {
         if !["vocab.json", "merges.txt"].contains(&file) {

@@ -4,12 +4,11 @@
 //! - [`Recipe`]: everything that a training depends on, as a TOML file. [`train`] runs it in a folder and continues from
 //!   the last state.
 //! - Arithmetic: `parameters` (one flat buffer, leaves of the gradient graph), `course` (workers' gradients in order),
-//!   [`AdamW`], `autoencoder` and `diffusion` (the losses), `draws` (numbers keyed by image), `init` (first values out of
-//!   another model), `state` and `losses` (files), [`Trained`]
-//!   (what comes out).
+//!   [`AdamW`], `autoencoder` and `diffusion` (the losses), `draws` (numbers keyed by image), `init` (initial weights
+//!   from another model), `state` and `losses` (files), [`Trained`] (the result).
 //!
-//! A model is loaded anew in every step from the leaves. So its fused projections and casts are part of the gradient
-//! graph.
+//! The models are loaded again from the leaves in every step. So their fused projections and casts are part of the
+//! gradient graph.
 
 mod autoencoder;
 mod course;

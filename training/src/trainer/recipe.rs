@@ -23,12 +23,12 @@ pub struct Recipe {
     /// The training data.
     #[serde(default, skip_serializing_if = "Data::is_default")]
     pub data: Data,
-    /// A diffusers folder whose weights the training starts from, relative to where the program runs. Tensors of one name must
-    /// have one shape. The U-Net's blocks may have more transformer layers than there; they begin as the identity.
+    /// A diffusers folder whose weights the training starts from. A relative path starts from the working directory.
+    /// Tensors of the same name must have the same shape. The U-Net's blocks may have more transformer layers than that
+    /// model; the new layers begin as the identity.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub init: Option<PathBuf>,
-    /// Sizes of the model. The training measures the autoencoder's `scaling_factor`, so the value in the recipe is not
-    /// used.
+    /// Sizes of the model. The training measures the autoencoder's `scaling_factor` and ignores the recipe's value.
     pub model: Architecture,
     /// The autoencoder's training.
     pub autoencoder: AutoencoderRecipe,
@@ -36,7 +36,7 @@ pub struct Recipe {
     pub diffusion: DiffusionRecipe,
 }
 
-/// The table `data`. Without it, the data are scenes of shapes.
+/// The table `data`. Its default is scenes of shapes.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
 #[non_exhaustive]
@@ -56,7 +56,7 @@ impl Data {
         *self == Self::default()
     }
 
-    /// The stream of this seed.
+    /// The stream of scenes with this seed.
     ///
     /// # Errors
     /// [`Error::Config`] for emoji in a build without the feature, and the errors of reading the drawings.
@@ -115,6 +115,7 @@ pub struct DiffusionRecipe {
 
 impl Recipe {
     /// Reads and checks a TOML file.
+    ///
     /// # Errors
     /// [`Error::Io`] if the file cannot be read. [`Error::Config`] naming file and field for a wrong value.
     pub fn read(file: &Path) -> Result<Self> {
@@ -156,8 +157,8 @@ impl Recipe {
         toml::to_string(self).map_err(|error| Error::config("recipe", error.to_string()))
     }
 
-    /// The settings that a state of the autoencoder (or of all, with `diffusion`) depends on. The length of its own
-    /// course is not among them, because a course may be made longer before its cooldown.
+    /// The settings that a state of the autoencoder depends on; with `diffusion`, those of both parts. The length of
+    /// the part's own course is not included, because a course may be made longer before its cooldown.
     pub(super) fn identity(&self, part: Part) -> Result<String> {
         let mut recipe = self.clone();
         recipe.name.clear();
@@ -188,7 +189,7 @@ pub enum Part {
 }
 
 impl Part {
-    /// The name, also of its folder.
+    /// The name of the part and of its folder.
     pub fn name(self) -> &'static str {
         match self {
             Self::Autoencoder => "autoencoder",

@@ -35,7 +35,7 @@ const MERGES: usize = 4096;
 /// Scenes from which the scaling factor is measured: it follows from the standard deviation of their latents.
 const MEASURED: u64 = 256;
 
-/// Where and how to run a recipe.
+/// The folder and device of a training, and how to run it.
 #[derive(Debug, Clone)]
 pub struct Options {
     /// The training's own folder.
@@ -255,7 +255,7 @@ impl Training<'_> {
         Parameters::new(list, values, self.options.device)?.handles().weights(Kind::Float)
     }
 
-    /// The standard deviation of the autoencoder's latents over the first training scenes. Also its peak signal-to-noise
+    /// The standard deviation of the autoencoder's latents over the first training scenes, and its peak signal-to-noise
     /// ratio on held-out scenes, in decibels.
     fn measure(&self, averaged: &[NamedTensor]) -> Result<(f64, f64)> {
         let weights = self.stored(averaged)?.scope(Folder::Vae.folder());

@@ -34,7 +34,7 @@ fn tiny() -> Recipe {
     toml::from_str(&text("tiny")).unwrap()
 }
 
-/// The recipes of both tiers are complete and have the stated sizes.
+/// The recipes of both tiers are valid and have the stated sizes.
 #[test]
 fn the_tiers_recipes_are_of_their_sizes() {
     for (name, tokens, most) in [("shapes", [256, 64], 12_000_000), ("emoji", [1024, 256], 11_000_000)] {
@@ -132,7 +132,7 @@ fn a_gradient_that_is_not_finite_changes_nothing() {
     assert_eq!(values(parameters.values()), before);
 }
 
-/// `sum((W x)²)` over its share, with the bias unread.
+/// `sum((W x)²)` over the worker's share. The bias is not used.
 struct Squares(f32);
 
 impl Worker for Squares {

@@ -1,4 +1,4 @@
-//! The model that a training gives.
+//! The result of a training.
 
 use atedm_core::Result;
 
@@ -28,7 +28,7 @@ pub struct Trained {
 }
 
 impl Trained {
-    /// The model's card. `evaluation` is Markdown with measured quality.
+    /// The model's card. `evaluation` is measured quality as Markdown.
     ///
     /// # Errors
     /// [`atedm_core::Error::Config`] if the recipe cannot be written.
@@ -58,7 +58,7 @@ pub(super) fn averages(progress: &Progress) -> Result<Vec<NamedTensor>> {
         .collect())
 }
 
-/// Everything of a model but the diffusion part's weights.
+/// All parts of a model except the diffusion part's weights.
 pub(super) struct Export {
     pub(super) model: Architecture,
     pub(super) vocabulary: Vocabulary,
@@ -67,7 +67,7 @@ pub(super) struct Export {
 }
 
 impl Export {
-    /// The model after these steps.
+    /// The model after the steps of `progress`.
     pub(super) fn of(&self, progress: &Progress, losses: &Losses) -> Result<Trained> {
         let mut all = self.autoencoder.clone();
         all.extend(averages(progress)?);

@@ -1,4 +1,4 @@
-//! `atedm compare`: the same prompts and seeds through several methods, side by side.
+//! `atedm compare`: runs the same prompts and seeds with several methods, and shows the results side by side.
 
 mod table;
 
@@ -90,7 +90,8 @@ pub(crate) fn run(args: &CompareArgs, extension: &impl Extension) -> Outcome {
     printed
 }
 
-/// `name,name:key=value,key=value,name`: what has an equals sign and no name before it is one more option.
+/// Parses `name,name:key=value,key=value,name`. A part with an equals sign and no name is one more option of the last
+/// method.
 fn specs(list: &str) -> Outcome<Vec<PruneSpec>> {
     let mut typed: Vec<(String, Vec<String>)> = Vec::new();
     for part in list.split(',').map(str::trim).filter(|part| !part.is_empty()) {
@@ -124,7 +125,7 @@ fn specs(list: &str) -> Outcome<Vec<PruneSpec>> {
     }
 }
 
-/// What the images are made of, by content: the checkpoint, and what they start from.
+/// Hashes of the inputs of the images: the checkpoint, and the latents or picture that they start from.
 fn inputs(sample: &SampleArgs, init: Option<&InitImage>, model: &Model) -> Outcome<Inputs> {
     let mut inputs = model.inputs()?;
     if let Some(path) = &sample.latents {
@@ -136,7 +137,7 @@ fn inputs(sample: &SampleArgs, init: Option<&InitImage>, model: &Model) -> Outco
     Ok(inputs)
 }
 
-/// The columns.
+/// The columns of the sheet.
 fn points(specs: Vec<PruneSpec>, args: &CompareArgs) -> Outcome<Vec<Point>> {
     let mut points: Vec<Point> = Vec::new();
     for spec in specs {
@@ -152,7 +153,7 @@ fn points(specs: Vec<PruneSpec>, args: &CompareArgs) -> Outcome<Vec<Point>> {
     Ok(points)
 }
 
-/// The rows: every prompt with every seed.
+/// The rows of the sheet: every prompt with every seed.
 fn prompts(args: &CompareArgs) -> Vec<PromptLine> {
     let sample = &args.sample;
     let seeds = if args.seeds.is_empty() { vec![sample.seed] } else { args.seeds.clone() };

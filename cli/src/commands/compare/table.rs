@@ -1,4 +1,4 @@
-//! What `compare` shows: a sheet, a table, JSON.
+//! The output of `compare`: a sheet, a table, JSON.
 
 use std::collections::BTreeMap;
 
@@ -11,14 +11,14 @@ use serde_json::{Value, json};
 
 use crate::failure::{Failure, Outcome};
 
-/// Pixels of a letter on the sheet.
+/// Pixels per letter on the sheet.
 const LETTER: usize = 8;
-/// Letters of a prompt on the sheet.
+/// The longest prompt on the sheet, in letters.
 const ROW_TITLE: usize = 112;
 
 /// One image with its figures.
 pub(super) struct Shown {
-    /// Its column.
+    /// The image's column.
     pub(super) place: usize,
     pub(super) picture: Picture,
     pub(super) flops: Flops,
@@ -43,7 +43,7 @@ struct Mean {
 
 /// Mean distances to the unpruned images.
 struct MeanDistances {
-    /// Over the pictures that differ, in dB.
+    /// The mean in dB over the pictures that differ.
     psnr: Option<f64>,
     ssim: f64,
     latent_l2_relative: f64,
@@ -54,7 +54,7 @@ impl Report<'_> {
         self.plan.prompts.iter().zip(self.cells.chunks(self.plan.points.len().max(1)))
     }
 
-    /// The contact sheet, its pictures with a longer side of so many pixels.
+    /// The contact sheet. The longer side of its pictures has `side` pixels.
     pub(super) fn sheet(&self, side: usize) -> Picture {
         let many_seeds = self.plan.prompts.iter().any(|prompt| prompt.seed != self.plan.prompts[0].seed);
         let rows = self.rows().map(|(prompt, cells)| {
@@ -96,7 +96,7 @@ impl Report<'_> {
         }
     }
 
-    /// A line a method: means over the prompts; then a line an image, where there are several prompts.
+    /// One line per method with means over the prompts. For several prompts, also one line per image.
     pub(super) fn to_text(&self) -> String {
         let labels = self.plan.points.iter().map(|point| point.info.label.chars().count());
         let wide = labels.max().unwrap_or(0).max(6);
@@ -169,7 +169,7 @@ impl Report<'_> {
             cells.iter().map(move |cell| {
                 let distances = cell.distances.as_ref().map(|distances| {
                     let mut value = serde_json::to_value(distances).unwrap_or_default();
-                    // rows are known by prompt and seed here
+                    // rows are identified by prompt and seed here
                     if let Some(table) = value.as_object_mut() {
                         table.remove("to");
                     }
@@ -225,7 +225,7 @@ impl Shown {
     }
 }
 
-/// The first letters of a text that is longer than `most`.
+/// Shortens a text to its first letters if it has more than `most`.
 fn shortened(text: &str, most: usize) -> String {
     match text.chars().count() {
         few if few <= most => text.to_string(),

@@ -1,4 +1,4 @@
-//! Captions with ids, from COCO's annotations or from lines of text.
+//! Reads captions with ids, from COCO's annotations or from lines of text.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -10,13 +10,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::failure::{Failure, Outcome};
 
-/// What is read of `captions_val2017.json`.
+/// The fields of `captions_val2017.json` that are read.
 #[derive(Debug, Deserialize)]
 struct Coco {
     annotations: Vec<Annotation>,
 }
 
-/// One caption; an image has five or more.
+/// One caption. An image has five or more.
 #[derive(Debug, Deserialize)]
 struct Annotation {
     id: u64,
@@ -24,7 +24,7 @@ struct Annotation {
     caption: String,
 }
 
-/// A line of `prompts.jsonl`, as [`read_prompts`] reads it.
+/// A line of `prompts.jsonl`, in the form that [`read_prompts`] reads.
 #[derive(Serialize)]
 struct Line<'a> {
     id: &'a str,
@@ -33,8 +33,8 @@ struct Line<'a> {
     seed: Option<u64>,
 }
 
-/// Reads captions by the file's name: `.json` is COCO's, `.jsonl`, `.tsv` and `.csv` are prompts with ids, any other a prompt
-/// a line. The first `limit` of them.
+/// Reads the first `limit` captions. The file's name decides the format: `.json` is COCO's; `.jsonl`, `.tsv` and `.csv`
+/// are prompts with ids; any other file has one prompt per line.
 pub(super) fn read(path: &Path, limit: Option<usize>) -> Outcome<Vec<PromptText>> {
     let captions = match ending(path).as_deref() {
         Some("jsonl" | "tsv" | "csv") => read_prompts(path, limit)?,
@@ -54,8 +54,8 @@ pub(super) fn read(path: &Path, limit: Option<usize>) -> Outcome<Vec<PromptText>
     Ok(captions)
 }
 
-/// Of each image the caption with the lowest annotation id, images by id. The id has COCO's twelve digits, so that an image
-/// is named as the photograph it stands beside.
+/// For each image, the caption with the lowest annotation id, ordered by image id. The id has COCO's twelve digits, so
+/// an image has the same name as its photograph.
 fn coco(text: &str) -> Outcome<Vec<PromptText>> {
     let coco: Coco = serde_json::from_str(text)
         .map_err(|error| Failure::run(format!("expected COCO's captions with `annotations`: {error}")))?;
@@ -74,7 +74,7 @@ fn coco(text: &str) -> Outcome<Vec<PromptText>> {
     Ok(first.into_iter().map(prompt).collect())
 }
 
-/// Every line that is not empty; its number, counted from 0, is its id. A table is refused: its rows are no prompts.
+/// Every nonempty line. Its id is its number, counted from 0. A table is refused, because its rows are not prompts.
 fn lines(text: &str) -> Outcome<Vec<PromptText>> {
     let prompt = |(number, line): (usize, &str)| {
         let of_table = |what: &str| {
@@ -95,7 +95,7 @@ fn lines(text: &str) -> Outcome<Vec<PromptText>> {
     filled.map(prompt).collect()
 }
 
-/// As `prompts.jsonl`.
+/// The captions as `prompts.jsonl`.
 pub(super) fn to_jsonl(captions: &[PromptText]) -> Outcome<String> {
     let mut text = String::new();
     for PromptText { id, text: prompt, seed } in captions {
@@ -105,7 +105,7 @@ pub(super) fn to_jsonl(captions: &[PromptText]) -> Outcome<String> {
     Ok(text)
 }
 
-/// A field of open_clip's lists, which pandas reads: tab-separated, quoted where it must be.
+/// A field of open_clip's lists, which pandas reads: tab-separated, quoted if necessary.
 pub(super) fn field(text: &str) -> String {
     match text.contains(['\t', '"', '\n', '\r']) {
         true => format!("\"{}\"", text.replace('"', "\"\"")),

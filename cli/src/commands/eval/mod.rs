@@ -1,7 +1,7 @@
-//! `atedm eval export`: images for captions, in folders that FID and CLIP programs read.
+//! `atedm eval export`: makes images for captions, in folders that FID and CLIP programs read.
 //!
-//! An export is an ablation with captions as prompts: seeds, shards and resuming are those of `atedm ablate`, whose folder
-//! lies in `run/`. When all its images are there, the folders for the evaluators are made of it:
+//! An export is an ablation with captions as prompts. Seeds, shards and resuming work as in `atedm ablate`, whose
+//! folder is `run/`. When all images exist, the folders for the evaluators are made from it:
 //! ```text
 //! prompts.jsonl            the captions with their ids
 //! eval.toml                the ablation's configuration, unless --grid gives one
@@ -73,7 +73,7 @@ pub(crate) fn run(args: &EvalArgs, extension: &impl Extension) -> Outcome {
     export(args, &captions, &jsonl)
 }
 
-/// The flags as an ablation's configuration.
+/// Converts the flags to an ablation's configuration.
 fn config(args: &ExportArgs) -> Outcome<String> {
     let spec = prune::spec(&args.prune)?;
     let mut point = toml::Table::new();
@@ -115,8 +115,7 @@ fn config(args: &ExportArgs) -> Outcome<String> {
     toml::to_string(&table).map_err(Failure::usage)
 }
 
-/// Whether a file that says what the export is of is there; one that says something else is an error as soon as the run has
-/// begun.
+/// Whether a file that identifies the export exists. If its content differs and the run has begun, it is an error.
 fn is_kept(path: &Path, text: &str) -> Outcome<bool> {
     let begun = path.with_file_name(RUN).exists();
     let found = match fs::metadata(path) {
@@ -133,7 +132,7 @@ fn is_kept(path: &Path, text: &str) -> Outcome<bool> {
     }
 }
 
-/// Writes such a file, if it is not there.
+/// Writes such a file if it does not exist.
 fn keep(path: &Path, text: &str) -> Outcome {
     if is_kept(path, text)? {
         return Ok(());
@@ -142,7 +141,7 @@ fn keep(path: &Path, text: &str) -> Outcome {
     OutputFile::prepare(path)?.write(text.as_bytes())
 }
 
-/// Links and lists, once all images are there.
+/// Writes the links and lists, after all images exist.
 fn export(args: &ExportArgs, captions: &[PromptText], jsonl: &str) -> Outcome {
     let run = Gathered::read(&args.output.join(RUN))?;
     let (done, total) = (run.records.len(), run.total());
@@ -179,7 +178,7 @@ fn export(args: &ExportArgs, captions: &[PromptText], jsonl: &str) -> Outcome {
     Ok(())
 }
 
-/// Evaluators take every picture of a folder: none may be there that is not of the export.
+/// Evaluators take every picture of a folder. So a folder must not contain pictures that are not of the export.
 fn only_these(folder: &Path, names: &BTreeSet<String>) -> Outcome {
     let entries = match fs::read_dir(folder) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
@@ -188,7 +187,7 @@ fn only_these(folder: &Path, names: &BTreeSet<String>) -> Outcome {
     for entry in entries {
         let name = entry.map_err(|error| Failure::file(folder, error))?.file_name();
         let name = name.to_string_lossy().into_owned();
-        // what another shard is writing just now
+        // a file that another shard is writing now
         if !names.contains(&name) && !name.starts_with('.') {
             return Err(Failure::file(&folder.join(name), "is no image of this export: expected it away"));
         }
@@ -196,7 +195,7 @@ fn only_these(folder: &Path, names: &BTreeSet<String>) -> Outcome {
     Ok(())
 }
 
-/// Links a file where the file system can, else copies it. Another shard may do the same at the same time.
+/// Links a file if the file system can, else copies it. Another shard may do the same at the same time.
 fn link(from: &Path, to: &Path) -> Outcome {
     make_folder_of(to)?;
     match fs::hard_link(from, to) {

@@ -1,4 +1,4 @@
-//! Bicubic interpolation (paper, section 3.2, baseline II): pruned cells are filled from the kept cells around them.
+//! Bicubic interpolation (paper, section 3.2, baseline II): the kept cells around a pruned cell fill it.
 //!
 //! Keys' kernel, a = −0.75:
 //!
@@ -7,21 +7,22 @@
 //!      = a|x|³ − 5a|x|² + 8a|x| − 4a            1 < |x| < 2
 //! ```
 //!
-//! At unit width it is 1 at the cell itself and 0 at every other cell, and would return the pruned cell's own zero. So
-//! it is stretched over two cells, as a resampler does that halves a picture: the cell is the midpoint, at ±½ and ±1½,
-//! between its neighbours at ±1 and ±3. With k(0) = 1, k(±1) = w(½) = 19/32, k(±2) = w(1) = 0, k(±3) = w(1½) = −3/32:
+//! At unit width the kernel is 1 at the cell itself and 0 at every other cell. It would return the pruned cell's
+//! own zero. The kernel is therefore stretched over two cells, as in a resampler that halves a picture. The cell is
+//! the midpoint, at ±½ and ±1½, between its neighbours at ±1 and ±3. With k(0) = 1, k(±1) = w(½) = 19/32, k(±2) =
+//! w(1) = 0, k(±3) = w(1½) = −3/32:
 //!
 //! ```text
 //! x̂[r, c] = ⅓ Σ_{(u,v) ≠ (0,0)} k(u) k(v) x[r+u, c+v]        over kept cells; all others count as zero
 //! ```
 //!
-//! which is the mean of three cubic interpolations: along the row, along the column, and of the four diagonal cells'
-//! lattice. The weights sum to one, so that a lone pruned cell in a constant field gets the constant; a cell whose
-//! neighbours are all pruned gets zero, the failure that the paper shows in Fig. 9. `normalised` divides by the sum
-//! of the weights of kept cells, where that sum is at least 1/8 (below, near-cancelling weights would only add noise).
+//! This is the mean of three cubic interpolations: along the row, along the column, and on the lattice of the four
+//! diagonal cells. The weights sum to one, so a lone pruned cell in a constant field gets the constant. A cell whose
+//! neighbours are all pruned gets zero, the failure that the paper shows in Fig. 9. `normalised` divides by the sum of
+//! the kept cells' weights, where that sum is at least 1/8. Below that, weights that nearly cancel would only add noise.
 //!
-//! Cells outside the grid and cells that an earlier layer pruned count as pruned, and so do other frames. The interpolation is separable,
-//! `K_h X K_w`, and runs as two matrix products on the device.
+//! Cells outside the grid, in other frames, or pruned by an earlier layer count as pruned. The interpolation is
+//! separable, `K_h X K_w`, and runs as two matrix products on the device.
 
 use super::scatter::{Background, ScatterPlan};
 use super::{RecoveryInput, TokenRecovery};
@@ -32,13 +33,13 @@ use crate::{DType, Error, Indices, Result, Tensor};
 
 /// k(0), k(1), k(2), k(3).
 const STRETCHED_KEYS: [f32; 4] = [1.0, 19.0 / 32.0, 0.0, -3.0 / 32.0];
-/// Normalisation needs at least so much weight on kept cells.
+/// Normalisation needs at least this weight on kept cells.
 const LEAST_WEIGHT: f32 = 1.0 / 8.0;
 
-/// Pruned cells are interpolated from the kept cells around them.
+/// Interpolates pruned cells from the kept cells around them.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct BicubicInterpolation {
-    /// What is done about pruned neighbours.
+    /// How to treat pruned neighbours.
     pub mode: Bicubic,
 }
 
@@ -65,27 +66,27 @@ impl<T: AttentionOps> TokenRecovery<T> for BicubicInterpolation {
     }
 }
 
-/// What the kept cells say of all cells around them.
+/// The interpolation from the kept cells to all cells.
 #[derive(Debug, Clone)]
 struct Surroundings<T: Tensor> {
-    /// Grid cells of the kept tokens, `[b, kept]`.
+    /// The grid cells of the kept tokens, `[b, kept]`.
     cells: T::Indices,
-    /// Grid cells of the stream's tokens, `[b, tokens]`; `None` when it is the whole grid.
+    /// The grid cells of the stream's tokens, `[b, tokens]`. `None` when the stream is the whole grid.
     stream: Option<T::Indices>,
     grid: Grid,
-    /// For each cell what its interpolated value is multiplied by, `[b, cells, 1]`.
+    /// The factor of each cell's interpolated value, `[b, cells, 1]`.
     factor: Option<T>,
 }
 
 impl<T: Tensor> Surroundings<T> {
-    /// The interpolation at every cell, `[b, cells, channels]`, from kept tokens `[b, kept, channels]`.
+    /// Interpolates every cell, `[b, cells, channels]`, from the kept tokens `[b, kept, channels]`.
     fn interpolate(&self, reduced: &T) -> Result<T> {
         let [batch, _, channels] = dims(reduced, "bicubic interpolation")?;
         let Grid { frames, height, width } = self.grid;
         let cells = self.grid.tokens();
         let zeros = T::full(0.0, &[batch, cells, channels], reduced.dtype(), &reduced.device())?;
         let field = reduced.scatter_into(&zeros, &self.cells)?;
-        // every frame is a picture of its own
+        // every frame is a separate picture
         let pictures = batch * frames;
         let lines = field.reshape(&[pictures, height, width * channels])?;
         let rows = band::<T>(height, pictures, reduced)?.matmul(&lines)?;
@@ -96,7 +97,7 @@ impl<T: Tensor> Surroundings<T> {
         both.reshape(&[batch, cells, channels])?.affine(1.0 / 3.0, 0.0)
     }
 
-    /// One over the weight that each cell's kept neighbours carry, in the dtype of `like`.
+    /// One divided by the kept neighbours' weight at each cell, in the dtype of `like`.
     fn normalisation(&self, like: &T) -> Result<T> {
         let (batch, kept) = self.cells.dims();
         let ones = T::full(1.0, &[batch, kept, 1], DType::F32, &like.device())?;

@@ -1,12 +1,12 @@
-//! Direct copy (paper, section 3.2, baseline III): a pruned token comes back as it left.
+//! Direct copy (paper, section 3.2, baseline III): a pruned token returns unchanged.
 
 use super::scatter::{Background, ScatterPlan};
-use super::{RecoveryInput, TokenRecovery};
+use super::{RecoveryInput, TokenRecovery, ZeroPadding};
 use crate::backend::AttentionOps;
 use crate::plugin::Reduction;
 use crate::{Result, Tensor};
 
-/// Each pruned token takes the value it had when it was pruned; later layers never see it.
+/// Each pruned token takes the value that it had when it was pruned. Later layers never see it.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct DirectCopy;
 
@@ -19,6 +19,11 @@ impl<T: Tensor> Background<T> for WhenPruned<T> {
 
     fn behind(&self, _reduced: &T, _tokens: usize) -> Result<T> {
         Ok(self.0.clone())
+    }
+
+    /// A token that is gone takes part in nothing, so nothing is added to it.
+    fn behind_added(&self, added: &T, tokens: usize) -> Result<T> {
+        ZeroPadding.behind(added, tokens)
     }
 }
 

@@ -1,4 +1,4 @@
-//! What stands for pruned tokens when a block ends and a convolution needs the whole grid (paper, section 3.2).
+//! Values for pruned tokens when a block ends and a convolution needs the whole grid (paper, section 3.2).
 
 mod bicubic;
 mod direct;
@@ -17,45 +17,46 @@ use crate::backend::{AttentionGraph, AttentionOps, Partition};
 use crate::plugin::{Grid, Reduction};
 use crate::{Error, Result, Tensor};
 
-/// What a recovery sees, at the moment of pruning.
+/// The input of a recovery, at the moment of pruning.
 #[derive(Debug)]
 pub struct RecoveryInput<'a, T: Tensor> {
-    /// Which tokens of the stream stay and which go.
+    /// The split of the stream into kept and pruned tokens.
     pub partition: Partition<T>,
-    /// The pruning layer's self-attention graph, if [`TokenRecovery::needs_graph`].
+    /// The self-attention graph of the pruning layer, if [`TokenRecovery::needs_graph`].
     pub graph: Option<&'a AttentionGraph<T>>,
-    /// The residual stream `[b, tokens, channels]` at that moment.
+    /// The residual stream `[b, tokens, channels]` at this moment.
     pub hidden: &'a T,
     /// The block's full token grid.
     pub grid: Grid,
-    /// Tokens in the stream when the block began.
+    /// The number of tokens in the stream when the block began.
     pub entry_tokens: usize,
-    /// Positions `[b, tokens]` of the stream's tokens in the stream that entered the block; `None` while it is whole.
+    /// Positions `[b, tokens]` of the stream's tokens in the stream that entered the block. `None` while the stream is whole.
     pub positions: Option<&'a T::Indices>,
 }
 
-/// Turns a partition into a plan that shrinks the stream and later restores it. Object-safe, found by name in a registry.
+/// Turns a partition into a plan that shrinks the stream and later restores it. It is object-safe, and a registry
+/// finds it by name.
 pub trait TokenRecovery<T: AttentionOps>: Send + std::fmt::Debug {
-    /// Whether the self-attention graph of the pruning layer is needed.
+    /// Whether it needs the self-attention graph of the pruning layer.
     fn needs_graph(&self) -> bool {
         false
     }
 
-    /// Whether a plan made with the graph may serve the same kept set at a later evaluation (`rescore_every`), with
-    /// other values of the tokens. If not, the graph is asked for at every evaluation. A recovery that needs no graph
-    /// makes a new plan each time, and is not asked.
+    /// Whether a plan made with the graph may serve the same kept set at a later evaluation (`rescore_every`), when
+    /// the tokens have other values. If not, every evaluation requests the graph. A recovery that needs no graph
+    /// makes a new plan each time, so this answer does not matter.
     fn reusable(&self) -> bool {
         false
     }
 
-    /// The plan. Restoring must give kept tokens back bit by bit.
+    /// Makes the plan. Restoring must return kept tokens bit by bit.
     ///
     /// # Errors
-    /// As the backend's operations.
+    /// Those of the backend's operations.
     fn plan(&self, input: RecoveryInput<'_, T>) -> Result<Box<dyn Reduction<T>>>;
 }
 
-/// An error for a graph that was asked for and not given.
+/// The error for a graph that was requested but not given.
 fn missing_graph() -> Error {
     Error::Plugin { name: "at-edm".into(), reason: "the model gave no self-attention graph".into() }
 }

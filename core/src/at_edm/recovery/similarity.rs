@@ -5,7 +5,8 @@
 //! x_b ← x_η(b)                                     at the block's exit
 //! ```
 //!
-//! Gaps closed: A is the map of the layer that pruned; heads count by their mean; ties go to the lowest index.
+//! The paper leaves three points open. Here A is the map of the pruning layer, heads count by their mean, and on
+//! ties the lowest index wins.
 
 use super::{RecoveryInput, TokenRecovery, missing_graph};
 use crate::Result;
@@ -21,7 +22,7 @@ impl<T: AttentionOps> TokenRecovery<T> for SimilarityCopy {
         true
     }
 
-    /// Donors are indices, so that they serve a kept set as long as it is reused.
+    /// The plan holds donors as indices, so it serves a kept set as long as the set is reused.
     fn reusable(&self) -> bool {
         true
     }

@@ -7,8 +7,8 @@
 //! x_b   ← Σ_{i in D(b)} w_ib x_i                       at the block's exit
 //! ```
 //!
-//! With k = 1 it is similarity copy, bit by bit. With τ = 1 the weights are as the attention is; a lower τ brings them
-//! closer to the strongest donor, a higher one to the plain mean.
+//! With k = 1 it equals similarity copy, bit by bit. With τ = 1 the weights are proportional to the attention. A
+//! lower τ moves the result towards the strongest donor, a higher τ towards the plain mean.
 
 use serde::{Deserialize, Serialize};
 
@@ -17,11 +17,11 @@ use crate::backend::{AttentionOps, Donors, dims};
 use crate::plugin::{Reduction, expect_tokens, stream_order};
 use crate::{Error, Indices, Result, Tensor};
 
-/// Each pruned token takes the mean of several kept ones, weighted by how much they attend to it.
+/// Each pruned token takes the mean of several kept tokens, weighted by how much they attend to it.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct SoftCopy {
-    /// Donors of a pruned token; where fewer tokens are kept, all of them. Default 4.
+    /// The number of donors of a pruned token. If fewer tokens are kept, all of them are donors. Default 4.
     pub k: usize,
     /// τ, above 0. Default 1.
     pub temperature: f64,
@@ -37,7 +37,7 @@ impl SoftCopy {
     /// Checks that every value is in range.
     ///
     /// # Errors
-    /// [`Error::Config`] naming the option.
+    /// [`Error::Config`] names the option.
     pub fn validate(&self) -> Result<()> {
         if self.k == 0 {
             return Err(Error::config("recovery_options.k", "expected at least 1, got 0"));
@@ -55,7 +55,7 @@ impl<T: AttentionOps> TokenRecovery<T> for SoftCopy {
         true
     }
 
-    /// Donors and their weights serve a kept set as long as it is reused.
+    /// Donors and their weights serve a kept set as long as the set is reused.
     fn reusable(&self) -> bool {
         true
     }
@@ -68,7 +68,7 @@ impl<T: AttentionOps> TokenRecovery<T> for SoftCopy {
         }
         let Donors { kept: donors, attention } =
             input.graph.ok_or_else(missing_graph)?.top_k(&input.partition, k)?;
-        // attention that underflowed to 0 keeps a finite logarithm
+        // Attention that underflowed to 0 gets a finite logarithm.
         let logits = attention.clamp_min(f64::from(f32::MIN_POSITIVE))?.ln()?;
         Ok(Box::new(SoftPlan {
             place: stream_order(&input.partition)?,
@@ -79,16 +79,16 @@ impl<T: AttentionOps> TokenRecovery<T> for SoftCopy {
     }
 }
 
-/// One gather to shrink; to restore, one of all donors and one that brings tokens into the order of the stream.
+/// Shrinks by one gather. Restores by two: the first takes all donors, the second brings tokens into stream order.
 #[derive(Debug, Clone)]
 struct SoftPlan<T: Tensor> {
     /// Kept positions, `[b, kept]`.
     kept: T::Indices,
-    /// Where each token of the stream stands among (kept, pruned), `[b, tokens]`.
+    /// The position of each token of the stream in (kept, pruned), `[b, tokens]`.
     place: T::Indices,
-    /// `[b, pruned * k]`, positions among the kept tokens.
+    /// Positions among the kept tokens, `[b, pruned * k]`.
     donors: T::Indices,
-    /// `[b, pruned, k]`; those of a token sum to one.
+    /// The donors' weights, `[b, pruned, k]`. Those of one token sum to one.
     weights: T,
 }
 

@@ -6,7 +6,7 @@ use crate::backend::{AttentionOps, dims};
 use crate::plugin::Reduction;
 use crate::{Result, Tensor};
 
-/// Pruned tokens come back as zeros.
+/// Pruned tokens return as zeros.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct ZeroPadding;
 

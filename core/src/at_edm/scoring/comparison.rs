@@ -1,20 +1,20 @@
-//! Scorers to compare G-WPR with, which need no attention map.
+//! Scorers for comparison with G-WPR. They need no attention map.
 
 use super::{ScoreInput, ScoreNeeds, Scores, TokenScorer, heads};
 use crate::at_edm::options::Heads;
 use crate::backend::{AttentionOps, dims};
 use crate::{Result, Tensor};
 
-/// The L2 norm over the last axis, in the accumulator dtype; that axis becomes 1.
+/// The L2 norm over the last axis, in the accumulator dtype. That axis gets length 1.
 fn norm<T: Tensor>(tensor: &T) -> Result<T> {
     let wide = tensor.cast(tensor.dtype().accumulator())?;
     wide.mul(&wide)?.sum(tensor.shape().len().saturating_sub(1))?.sqrt()
 }
 
-/// The L2 norm of each token's value vector in self-attention, combined over heads: a map-free stand-in for attention.
+/// The L2 norm of each token's value vector in self-attention, combined over heads. It replaces attention without a map.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct ValueNorm {
-    /// How heads are combined.
+    /// How to combine heads.
     pub heads: Heads,
 }
 

@@ -1,4 +1,4 @@
-//! From one score per head to one score per token.
+//! Combines one score per head into one score per token.
 
 use crate::at_edm::options::Heads;
 use crate::backend::dims;

@@ -1,6 +1,6 @@
-//! Which tokens matter: the importance score of every token of a layer.
+//! The importance score of every token of a layer.
 //!
-//! A scorer of one's own is one type and one name:
+//! Your own scorer takes one type and one name:
 //!
 //! ```
 //! use atedm_core::at_edm::{Parts, ScoreInput, Scores, TokenScorer};
@@ -41,7 +41,7 @@ use crate::backend::{AttentionGraph, AttentionOps};
 use crate::plugin::{Run, Site};
 use crate::{DType, Error, Result, Tensor};
 
-/// What a scorer must be given; nobody pays for what is not needed.
+/// The inputs that a scorer needs. Nothing else is computed for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct ScoreNeeds {
     /// The attention graph of this sublayer.
@@ -50,29 +50,29 @@ pub struct ScoreNeeds {
     pub values: bool,
 }
 
-/// What a scorer sees, at the moment of pruning.
+/// The input of a scorer, at the moment of pruning.
 #[derive(Debug)]
 pub struct ScoreInput<'a, T: Tensor> {
-    /// The pruning layer; `site.tokens` tokens are to be scored.
+    /// The pruning layer. The scorer scores `site.tokens` tokens.
     pub site: &'a Site<'a>,
     /// The residual stream `[b, tokens, channels]`.
     pub hidden: &'a T,
-    /// The graph, if needed: `[b, h, tokens, tokens]` for self-, `[b, h, tokens, text]` for cross-attention.
+    /// The graph, if needed: `[b, h, tokens, tokens]` for self-attention, `[b, h, tokens, text]` for cross-attention.
     pub graph: Option<&'a AttentionGraph<T>>,
-    /// The vote `[b, h, tokens]` that attention cast on its way with [`TokenScorer::first_vote_scores`], if it cast one.
+    /// The vote `[b, h, tokens]` that attention cast with [`TokenScorer::first_vote_scores`]. `None` if it cast none.
     pub first_vote: Option<&'a T>,
     /// The values `[b, h, tokens, dim]` of self-attention, if needed.
     pub values: Option<&'a T>,
-    /// Tokens in the stream when the block began.
+    /// The number of tokens in the stream when the block began.
     pub entry_tokens: usize,
-    /// Positions `[b, tokens]` of the stream's tokens in the stream that entered the block; `None` while it is whole.
+    /// Positions `[b, tokens]` of the stream's tokens in the stream that entered the block. `None` while the stream is whole.
     pub positions: Option<&'a T::Indices>,
     /// The run's seed.
     pub seed: u64,
 }
 
 impl<'a, T: Tensor> ScoreInput<'a, T> {
-    /// The graph, which the scorer named in its needs.
+    /// The graph. The scorer must name it in its needs.
     ///
     /// # Errors
     /// [`Error::Plugin`] when the model gave none.
@@ -80,7 +80,7 @@ impl<'a, T: Tensor> ScoreInput<'a, T> {
         self.graph.ok_or_else(|| self.missing("attention graph"))
     }
 
-    /// The values, which the scorer named in its needs.
+    /// The values. The scorer must name them in its needs.
     ///
     /// # Errors
     /// [`Error::Plugin`] when the model gave none.
@@ -94,36 +94,36 @@ impl<'a, T: Tensor> ScoreInput<'a, T> {
     }
 }
 
-/// A scorer's answer.
+/// The answer of a scorer.
 #[derive(Debug, Clone)]
 pub struct Scores<T> {
-    /// The importance of every token, `[b, tokens]`; the highest are kept.
+    /// The importance of every token, `[b, tokens]`. The tokens with the highest values are kept.
     pub tokens: T,
-    /// Votes cast; 0 for scorers that do not vote.
+    /// The number of votes cast; 0 for scorers that do not vote.
     pub votes: usize,
 }
 
-/// Gives every token an importance. Object-safe, found by name in a registry.
+/// Gives every token an importance. It is object-safe, and a registry finds it by name.
 pub trait TokenScorer<T: AttentionOps>: Send + std::fmt::Debug {
-    /// What [`ScoreInput`] must hold.
+    /// The inputs that [`ScoreInput`] must hold.
     fn needs(&self) -> ScoreNeeds {
         ScoreNeeds::default()
     }
 
-    /// A run begins: forget what was remembered of the one before.
+    /// A run begins. The scorer must forget what it remembers of the previous run.
     ///
     /// # Errors
-    /// Whatever the scorer finds wrong with the run.
+    /// Any fault that the scorer finds in the run.
     fn begin_run(&mut self, _run: &Run<'_>) -> Result<()> {
         Ok(())
     }
 
-    /// The scores `[b, h, tokens]` whose vote the attention's forward pass may cast on the way, if they are known
-    /// before it runs; asked only of scorers that need the self-attention graph. If it does cast it,
-    /// [`TokenScorer::score`] then gets it as [`ScoreInput::first_vote`].
+    /// The scores `[b, h, tokens]` for the first vote, if they are known before attention runs. The forward pass of
+    /// attention may then cast this vote. [`TokenScorer::score`] gets the result as [`ScoreInput::first_vote`].
+    /// Only scorers that need the self-attention graph are asked.
     ///
     /// # Errors
-    /// As the backend's operations.
+    /// Those of the backend's operations.
     fn first_vote_scores(&self, _query: &FirstVoteQuery<'_, T>) -> Result<Option<T>> {
         Ok(None)
     }
@@ -131,24 +131,24 @@ pub trait TokenScorer<T: AttentionOps>: Send + std::fmt::Debug {
     /// Scores the tokens.
     ///
     /// # Errors
-    /// As the backend's operations; [`Error::Plugin`] when the input lacks what [`TokenScorer::needs`] named.
+    /// Those of the backend's operations. [`Error::Plugin`] when the input lacks what [`TokenScorer::needs`] named.
     fn score(&mut self, input: &ScoreInput<'_, T>) -> Result<Scores<T>>;
 }
 
-/// Asks for the scores that the first vote is cast with: where, and of which form.
+/// A request for the scores of the first vote. It gives their place and form.
 #[derive(Debug)]
 pub struct FirstVoteQuery<'a, T: Tensor> {
-    /// The pruning layer; `site.tokens` tokens are to be scored.
+    /// The pruning layer. The scorer scores `site.tokens` tokens.
     pub site: &'a Site<'a>,
-    /// Tokens in the stream when the block began.
+    /// The number of tokens in the stream when the block began.
     pub entry_tokens: usize,
-    /// Positions `[b, tokens]` of the stream's tokens in the stream that entered the block; `None` while it is whole.
+    /// Positions `[b, tokens]` of the stream's tokens in the stream that entered the block. `None` while the stream is whole.
     pub positions: Option<&'a T::Indices>,
-    /// `[b, h, tokens]`.
+    /// The shape of the scores, `[b, h, tokens]`.
     pub shape: [usize; 3],
     /// The accumulator dtype of the tokens.
     pub dtype: DType,
-    /// Where.
+    /// The device of the scores.
     pub device: T::Device,
 }
 

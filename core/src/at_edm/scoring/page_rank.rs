@@ -11,18 +11,18 @@
 //! until |sᵗ⁺¹ − sᵗ| ≤ ε;  then s = RMS over heads                  section 3.2
 //! ```
 //!
-//! Departures, and gaps closed:
-//! 1. Votes are capped at `max_iterations`; the paper names neither ε nor a cap.
-//! 2. `|·|` in the division is the L1 norm by default, which keeps the scores' sum at one: under L2 all heads would
-//!    weigh the same, and the RMS could not reward a head that singles tokens out. The stopping rule is always L1.
-//! 3. Convergence is judged per row and head: a head at rest keeps its scores while the others go on, so that an
-//!    image's scores never depend on what else is in its batch.
-//! 4. With ε = 0 exactly `max_iterations` votes are cast and nothing is read back from the device.
-//! 5. In Eq. 1, 0·ln 0 = 0 and the entropy is clamped from below: a row with one certain key would divide by zero.
-//! 6. Optional damping d, from the authors' earlier work on page rank: `s_K ← (1 − d) Aᵀ s + d/N`.
-//! 7. If the attention's forward pass already cast the first vote from `s⁰`, it is used.
-//! 8. The cap may differ by resolution level ([`PageRank::with_level_iterations`]), and `s⁰` may be the previous
-//!    evaluation's scores ([`WarmPageRank`](super::WarmPageRank)).
+//! Departures from the paper, and choices that it leaves open:
+//! 1. At most `max_iterations` votes are cast. The paper names neither ε nor a cap.
+//! 2. `|·|` in the division is the L1 norm by default, which keeps the sum of scores at one. Under L2 all heads would have
+//!    the same weight, and the RMS could not reward a head that singles tokens out. The stopping rule always uses L1.
+//! 3. Convergence is judged per row and head. A head at rest keeps its scores while the others go on. An image's
+//!    scores therefore never depend on the rest of its batch.
+//! 4. With ε = 0 exactly `max_iterations` votes are cast, and the host reads nothing back from the device.
+//! 5. In Eq. 1, 0·ln 0 = 0, and the entropy is clamped from below. Otherwise a row with one certain key would divide by zero.
+//! 6. Damping d is optional, from the authors' earlier work on page rank: `s_K ← (1 − d) Aᵀ s + d/N`.
+//! 7. If the attention's forward pass has already cast the first vote from `s⁰`, that vote is used.
+//! 8. The cap may differ by resolution level ([`PageRank::with_level_iterations`]). `s⁰` may be the scores of the
+//!    previous evaluation ([`WarmPageRank`](super::WarmPageRank)).
 
 use std::collections::BTreeMap;
 
@@ -32,27 +32,27 @@ use crate::backend::{AttentionGraph, AttentionOps};
 use crate::plugin::check_ratio;
 use crate::{Error, Result, Tensor};
 
-/// Entropies are clamped to at least this (in nats).
+/// Entropies are clamped to at least this value, in nats.
 const LEAST_ENTROPY: f64 = 1e-12;
-/// Norms are clamped to at least this, so that a head without any attention stays at zero.
+/// Norms are clamped to at least this value. The scores of a head without any attention then stay zero.
 const LEAST_NORM: f64 = 1e-30;
 
 /// How [`PageRank`] votes.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct PageRankOptions {
-    /// Which attention.
+    /// The attention that casts the votes.
     pub source: ScoreSource,
-    /// The most votes cast.
+    /// The maximum number of votes.
     pub max_iterations: usize,
-    /// The L1 change at which a head rests; 0 never asks.
+    /// A head rests when its L1 change falls to this value. With 0 no change is computed.
     pub epsilon: f64,
-    /// What each vote is divided by.
+    /// The divisor of each vote.
     pub norm: Norm,
-    /// How heads are combined.
+    /// How to combine heads.
     pub heads: Heads,
-    /// The share of each vote that is spread evenly.
+    /// The fraction of each vote that is spread evenly.
     pub damping: f64,
-    /// How text tokens' scores become image tokens' scores.
+    /// How scores of text tokens become scores of image tokens.
     pub cross_vote: CrossVote,
 }
 
@@ -70,28 +70,28 @@ impl Default for PageRankOptions {
     }
 }
 
-/// Where G-WPR begins.
+/// The start of G-WPR.
 #[derive(Debug)]
 pub struct Start<'a, T> {
-    /// The starting scores `[b, h, m]`; `None`: 1/M each.
+    /// The starting scores `[b, h, m]`. `None` means 1/M each.
     pub scores: Option<&'a T>,
-    /// The first vote `[b, h, n]`, if it was cast already. It must have been cast with `scores`.
+    /// The first vote `[b, h, n]`, if it was already cast. It must come from `scores`.
     pub first_vote: Option<&'a T>,
 }
 
 impl<'a, T> Start<'a, T> {
-    /// From equal scores.
+    /// Starts from equal scores.
     pub fn equal() -> Self {
         Self { scores: None, first_vote: None }
     }
 
-    /// From these scores `[b, h, m]`.
+    /// Starts from these scores `[b, h, m]`.
     pub fn from_scores(scores: &'a T) -> Self {
         Self { scores: Some(scores), first_vote: None }
     }
 }
 
-/// That every level may vote at least once.
+/// Checks that every level may vote at least once.
 pub(in crate::at_edm) fn check_level_iterations(caps: &BTreeMap<usize, usize>) -> Result<()> {
     match caps.iter().find(|&(_, &cap)| cap == 0) {
         Some((level, _)) => {
@@ -105,7 +105,7 @@ pub(in crate::at_edm) fn check_level_iterations(caps: &BTreeMap<usize, usize>) -
 #[derive(Debug, Clone)]
 pub struct PageRank {
     options: PageRankOptions,
-    /// The most votes cast at a level, where not `max_iterations`.
+    /// The maximum number of votes at a level, in place of `max_iterations`.
     level_iterations: BTreeMap<usize, usize>,
 }
 
@@ -113,7 +113,7 @@ impl PageRank {
     /// G-WPR with these options.
     ///
     /// # Errors
-    /// [`Error::Config`] naming an option that is out of range.
+    /// [`Error::Config`] names the option that is out of range.
     pub fn new(options: PageRankOptions) -> Result<Self> {
         if options.max_iterations == 0 {
             return Err(Error::config("max_iterations", "expected at least 1, got 0"));
@@ -126,38 +126,38 @@ impl PageRank {
         Ok(Self { options, level_iterations: BTreeMap::new() })
     }
 
-    /// The same with other caps at some resolution levels: level → the most votes cast there.
+    /// The same scorer with other caps at some resolution levels. `caps` maps a level to its maximum number of votes.
     ///
     /// # Errors
-    /// [`Error::Config`] naming the level whose cap is 0.
+    /// [`Error::Config`] names the level whose cap is 0.
     pub fn with_level_iterations(mut self, caps: BTreeMap<usize, usize>) -> Result<Self> {
         check_level_iterations(&caps)?;
         self.level_iterations = caps;
         Ok(self)
     }
 
-    /// G-WPR as it votes at `level`.
+    /// G-WPR with the cap of `level`.
     pub(super) fn at_level(&self, level: usize) -> Self {
         self.capped(self.level_iterations.get(&level).copied().unwrap_or(self.options.max_iterations))
     }
 
-    /// The same with at most `max_iterations` votes at all levels.
+    /// The same scorer with at most `max_iterations` votes at all levels.
     pub(super) fn capped(&self, max_iterations: usize) -> Self {
         let options = PageRankOptions { max_iterations, ..self.options };
         Self { options, level_iterations: BTreeMap::new() }
     }
 
-    /// One vote and no more: the mean attention that each token receives.
+    /// Casts only one vote. The score is the mean attention that each token receives.
     pub fn column_mean(options: PageRankOptions) -> Self {
         let options = PageRankOptions { max_iterations: 1, epsilon: 0.0, damping: 0.0, ..options };
         Self { options, level_iterations: BTreeMap::new() }
     }
 
-    /// The scores of every head `[b, h, m]` and the votes cast.
+    /// The scores of every head `[b, h, m]`, and the number of votes cast.
     ///
     /// # Errors
-    /// [`Error::Shape`] when self-attention's map is not square, or the starting scores or the first vote have another
-    /// shape.
+    /// [`Error::Shape`] when the map of self-attention is not square, or when the starting scores or the first vote
+    /// have the wrong shape.
     pub fn per_head<T: AttentionOps>(
         &self,
         graph: &AttentionGraph<T>,
@@ -216,7 +216,7 @@ impl PageRank {
         Ok((scores, votes))
     }
 
-    /// From one score per head, `[b, h, tokens]`, to one per token, `[b, tokens]`.
+    /// Combines one score per head, `[b, h, tokens]`, into one per token, `[b, tokens]`.
     pub(super) fn combine<T: Tensor>(&self, scores: &T) -> Result<T> {
         heads::combine(scores, self.options.heads)
     }
@@ -231,7 +231,7 @@ impl PageRank {
     }
 }
 
-/// From the keys' scores to the queries' scores: the function f of Algorithm 1, with what it computes only once.
+/// Maps the keys' scores to the queries' scores: the function f of Algorithm 1. It computes constant parts only once.
 struct KeysToQueries<T: Tensor> {
     options: PageRankOptions,
     keys: usize,
@@ -244,7 +244,7 @@ impl<T: AttentionOps> KeysToQueries<T> {
         Self { options, keys, entropy: None, strongest_key: None }
     }
 
-    /// `[b, h, n]` → `[b, h, m]`, before normalisation.
+    /// Maps `[b, h, n]` to `[b, h, m]`, before normalisation.
     fn scores(&mut self, graph: &AttentionGraph<T>, vote: T) -> Result<T> {
         let damping = self.options.damping;
         let vote = if damping > 0.0 { vote.affine(1.0 - damping, damping / self.keys as f64)? } else { vote };
@@ -266,7 +266,7 @@ impl<T: AttentionOps> KeysToQueries<T> {
         }
     }
 
-    /// Each query takes the score of the key it attends to most.
+    /// Each query takes the score of the key that it attends to most.
     fn hard(&mut self, graph: &AttentionGraph<T>, vote: &T) -> Result<T> {
         let [batch, head_count, m, n] = graph.dims()?;
         let strongest = match self.strongest_key.take() {
@@ -289,7 +289,7 @@ fn l1_change<T: Tensor>(next: &T, scores: &T) -> Result<T> {
     change.clamp_min(0.0)?.add(&change.affine(-1.0, 0.0)?.clamp_min(0.0)?)?.sum(2)
 }
 
-/// `next`, but `scores` where a head rests; exact in both.
+/// Returns `next`, but `scores` for heads at rest. Both are copied exactly.
 fn keep_resting<T: Tensor>(scores: T, next: T, resting: &[bool]) -> Result<T> {
     if !resting.contains(&true) {
         return Ok(next);

@@ -1,4 +1,4 @@
-//! Random scores: the floor that every other scorer must beat.
+//! Random scores: the baseline that every other scorer must beat.
 
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
@@ -8,8 +8,8 @@ use crate::backend::{AttentionOps, dims};
 use crate::plugin::{Branch, Row, Site};
 use crate::{Error, Result};
 
-/// Uniform scores from ChaCha8. A row's draw depends on the seed, its image and guidance half, the U-Net evaluation,
-/// the block and the layer, and on nothing else: not on the other rows of its batch.
+/// Uniform scores from ChaCha8. A row's draw depends only on the seed, its image and guidance half, the U-Net
+/// evaluation, the block and the layer. It does not depend on the other rows of its batch.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct RandomScores;
 
@@ -24,7 +24,7 @@ impl<T: AttentionOps> TokenScorer<T> for RandomScores {
         let mut values = Vec::with_capacity(batch * tokens);
         for row in rows {
             let mut rng = ChaCha8Rng::from_seed(key(input.seed, row, input.site));
-            // 24 bits fill an f32's mantissa: every value is exact and below 1.
+            // 24 bits fill an f32's mantissa, so every value is exact and below 1.
             values.extend((0..tokens).map(|_| (rng.next_u32() >> 8) as f32 / (1 << 24) as f32));
         }
         let (dtype, device) = (input.hidden.dtype().accumulator(), input.hidden.device());
@@ -32,7 +32,7 @@ impl<T: AttentionOps> TokenScorer<T> for RandomScores {
     }
 }
 
-/// All that a draw depends on, as the generator's 32-byte key.
+/// Everything on which a draw depends, as the generator's 32-byte key.
 fn key(seed: u64, row: &Row, site: &Site<'_>) -> [u8; 32] {
     let [part, stage, index] = site.block.numbers();
     let branch: u8 = match row.branch {

@@ -1,13 +1,13 @@
-//! G-WPR that goes on where the previous evaluation stopped (`warm_start`).
+//! G-WPR that continues from the scores of the previous evaluation (`warm_start`).
 //!
 //! ```text
 //! s⁰ at evaluation e  =  the scores of evaluation e − 1 of the same block, layer and batch row
 //! ```
 //!
-//! Maps change little from one denoising step to the next, so that a vote or two at each step converge over the steps.
-//! What was not scored before starts from equal scores, as in Algorithm 1. Scores are remembered by place in the stream
-//! that entered the block: where an earlier pruning layer now keeps other tokens, each token that was scored before
-//! starts from its own score, and the others from their head's mean.
+//! Maps change little from one denoising step to the next. One or two votes at each step therefore converge over
+//! the steps. A row without earlier scores starts from equal scores, as in Algorithm 1. Scores are remembered by
+//! place in the stream that entered the block. An earlier pruning layer may now keep other tokens. A token with an
+//! earlier score then starts from it, and every other token starts from the mean of its head.
 
 use super::{FirstVoteQuery, PageRank, ScoreInput, ScoreNeeds, Scores, Start, TokenScorer};
 use crate::at_edm::memory::RowMemory;
@@ -15,17 +15,17 @@ use crate::backend::{AttentionOps, dims};
 use crate::plugin::{Run, Site};
 use crate::{Error, Result, Tensor};
 
-/// [`PageRank`] with a warm start. It forgets when a run begins.
+/// [`PageRank`] with a warm start. It forgets its scores when a run begins.
 #[derive(Debug, Clone)]
 pub struct WarmPageRank<T: Tensor> {
     rank: PageRank,
-    /// The most votes where no row has scores to start from.
+    /// The maximum number of votes where no row has earlier scores.
     cold_iterations: Option<usize>,
-    /// `[b, h, entry tokens]`.
+    /// The scores `[b, h, entry tokens]`.
     memory: RowMemory<T>,
 }
 
-/// That a first evaluation may vote at least once.
+/// Checks that a first evaluation may vote at least once.
 pub(in crate::at_edm) fn check_cold_iterations(cap: Option<usize>) -> Result<()> {
     match cap {
         Some(0) => Err(Error::config("cold_iterations", "expected at least 1, got 0")),
@@ -33,7 +33,7 @@ pub(in crate::at_edm) fn check_cold_iterations(cap: Option<usize>) -> Result<()>
     }
 }
 
-/// The tokens that are scored, as places in the stream that entered the block.
+/// The tokens to score, as places in the stream that entered the block.
 struct Stream<'a, T: Tensor> {
     site: &'a Site<'a>,
     entry_tokens: usize,
@@ -41,12 +41,12 @@ struct Stream<'a, T: Tensor> {
 }
 
 impl<T: AttentionOps> WarmPageRank<T> {
-    /// `rank`, each time from the previous evaluation's scores.
+    /// Wraps `rank`, which then always starts from the scores of the previous evaluation.
     pub fn new(rank: PageRank) -> Self {
         Self { rank, cold_iterations: None, memory: RowMemory::default() }
     }
 
-    /// The same with another cap where no row has scores to start from: at a site's first evaluation.
+    /// The same scorer with another cap where no row has earlier scores, that is, at a site's first evaluation.
     ///
     /// # Errors
     /// [`Error::Config`] for a cap of 0.
@@ -56,9 +56,10 @@ impl<T: AttentionOps> WarmPageRank<T> {
         Ok(self)
     }
 
-    /// The scores to start from, `shape = [b, h, tokens]`, or `None` where no row was scored before.
+    /// The scores to start from, of `shape = [b, h, tokens]`. `None` where no row was scored before.
     ///
-    /// A row that alone is new, or comes with another number of heads or tokens, starts from equal scores.
+    /// If some rows have earlier scores, a new row starts from equal scores. So does a row with another number of
+    /// heads or tokens.
     fn start(&self, stream: &Stream<'_, T>, shape: [usize; 3]) -> Result<Option<T>> {
         let [batch, head_count, tokens] = shape;
         let site = stream.site;

@@ -1,7 +1,7 @@
 //! Bodies for [`AttentionOps`](crate::AttentionOps), and the two forms of the attention graph.
 //!
-//! The streamed form keeps one block of query rows of one map at a time, at most [`ROW_BLOCK`] of them, so that nothing
-//! of size `m x n` is stored beyond that. With `A_ij = exp(q_i·k_j·scale − lse_i)`:
+//! The streamed form holds one block of query rows of one map at a time, at most [`ROW_BLOCK`] rows. It stores
+//! nothing else of size `m x n`. With `A_ij = exp(q_i·k_j·scale − lse_i)`:
 //!
 //! ```text
 //! H_i      = −Σ_j A_ij ln A_ij
@@ -13,10 +13,10 @@ use crate::backend::{
 };
 use crate::{DType, Error, Result};
 
-/// Query rows handled at once by the streamed bodies.
+/// The number of query rows that the streamed bodies handle at once.
 const ROW_BLOCK: usize = 512;
 
-/// Attention by blocks of query rows; the graph comes back streamed (dense where a bias is part of the map).
+/// Attention by blocks of query rows. It returns a streamed graph, or a dense one where a bias is part of the map.
 pub fn attention<T: Tensor>(q: &T, k: &T, v: &T, options: AttentionOptions<'_, T>) -> Result<Attended<T>> {
     let AttentionOptions { scale, bias, graph } = options;
     if matches!(graph, GraphRequest::Stored) {
@@ -62,7 +62,7 @@ pub fn attention<T: Tensor>(q: &T, k: &T, v: &T, options: AttentionOptions<'_, T
     Ok(Attended { hidden, graph, first_vote })
 }
 
-/// Attention with its whole map stored, everything in the tokens' dtype but what the softmax does inside.
+/// Attention with its whole map stored. Everything runs in the tokens' dtype, except the inside of the softmax.
 fn stored<T: Tensor>(q: &T, k: &T, v: &T, (scale, bias): (f64, Option<&T>)) -> Result<Attended<T>> {
     let mut logits = q.affine(scale, 0.0)?.matmul(&k.permute(&[0, 1, 3, 2])?)?;
     if let Some(bias) = bias {
@@ -74,7 +74,7 @@ fn stored<T: Tensor>(q: &T, k: &T, v: &T, (scale, bias): (f64, Option<&T>)) -> R
     Ok(Attended { hidden, graph: Some(AttentionGraph::Dense(map)), first_vote: None })
 }
 
-/// The streamed graph of queries and keys: one pass for the log-sum-exp.
+/// The streamed graph of queries and keys. It takes one pass, for the log-sum-exp.
 pub fn streamed_from_qk<T: Tensor>(q: &T, k: &T, scale: f64) -> Result<Streamed<T>> {
     let [_, _, m, _] = dims(q, "attention graph")?;
     let wide = q.dtype().accumulator();
@@ -103,7 +103,7 @@ pub fn dense_map<T: Tensor>(graph: &Streamed<T>) -> Result<T> {
     concat(rows?, 2)
 }
 
-/// `Aᵀ s`, block by block.
+/// `Aᵀ s`, in blocks.
 pub fn votes<T: Tensor>(graph: &Streamed<T>, scores: &T) -> Result<T> {
     let [b, h, m, _] = dims(&graph.q, "votes")?;
     expect_scores(scores, [b, h, m], graph.lse.dtype(), "votes")?;
@@ -118,18 +118,18 @@ pub fn votes<T: Tensor>(graph: &Streamed<T>, scores: &T) -> Result<T> {
     sum.ok_or_else(|| Error::shape("votes", "at least one query", scores.shape()))
 }
 
-/// `A s`, block by block.
+/// `A s`, in blocks.
 pub fn read<T: Tensor>(graph: &Streamed<T>, scores: &T) -> Result<T> {
     per_row(graph, |log| dense_read(&log.exp()?, scores))
 }
 
-/// `−Σ_j A_ij ln A_ij`, block by block.
+/// `−Σ_j A_ij ln A_ij`, in blocks.
 pub fn row_entropy<T: Tensor>(graph: &Streamed<T>) -> Result<T> {
-    // ln A is finite here (a far key's A underflows to 0, its logarithm does not), so 0·ln 0 = 0 by itself
+    // ln A is finite here even where A of a far key underflows to 0. So 0·ln 0 = 0 holds without a special case.
     per_row(graph, |log| drop_last(&log.exp()?.mul(log)?.sum(3)?.affine(-1.0, 0.0)?))
 }
 
-/// `Σ_j A_ij²`, block by block.
+/// `Σ_j A_ij²`, in blocks.
 pub fn second_moment<T: Tensor>(graph: &Streamed<T>) -> Result<T> {
     per_row(graph, |log| drop_last(&log.affine(2.0, 0.0)?.exp()?.sum(3)?))
 }
@@ -141,35 +141,35 @@ fn per_row<T: Tensor>(graph: &Streamed<T>, reduce: impl Fn(&T) -> Result<T>) -> 
     concat(rows?, 2)
 }
 
-/// `Aᵀ s` on a stored map `[b, h, m, n]` with `[b, h, m]`.
+/// `Aᵀ s` for a stored map `[b, h, m, n]` and scores `[b, h, m]`.
 pub fn dense_votes<T: Tensor>(map: &T, scores: &T) -> Result<T> {
     let [b, h, m, n] = dims(map, "votes")?;
     expect_scores(scores, [b, h, m], map.dtype(), "votes")?;
     scores.cast(map.dtype())?.reshape(&[b, h, 1, m])?.matmul(map)?.reshape(&[b, h, n])?.cast(scores.dtype())
 }
 
-/// `A s` on a stored map `[b, h, m, n]` with `[b, h, n]`.
+/// `A s` for a stored map `[b, h, m, n]` and scores `[b, h, n]`.
 pub fn dense_read<T: Tensor>(map: &T, scores: &T) -> Result<T> {
     let [b, h, m, n] = dims(map, "read")?;
     expect_scores(scores, [b, h, n], map.dtype(), "read")?;
     map.matmul(&scores.cast(map.dtype())?.reshape(&[b, h, n, 1])?)?.reshape(&[b, h, m])?.cast(scores.dtype())
 }
 
-/// `−Σ_j A_ij ln A_ij` on a stored map, with `0·ln 0 = 0`.
+/// `−Σ_j A_ij ln A_ij` for a stored map, with `0·ln 0 = 0`.
 pub fn dense_row_entropy<T: Tensor>(map: &T) -> Result<T> {
-    // the smallest normal f32 keeps the logarithm finite where A is 0, and the product 0
+    // The smallest normal f32 keeps the logarithm finite where A is 0. The product is then 0.
     let map = &map.cast(map.dtype().accumulator())?;
     let log = map.clamp_min(f64::from(f32::MIN_POSITIVE))?.ln()?;
     drop_last(&map.mul(&log)?.sum(3)?.affine(-1.0, 0.0)?)
 }
 
-/// `Σ_j A_ij²` on a stored map.
+/// `Σ_j A_ij²` for a stored map.
 pub fn dense_second_moment<T: Tensor>(map: &T) -> Result<T> {
     let map = &map.cast(map.dtype().accumulator())?;
     drop_last(&map.mul(map)?.sum(3)?)
 }
 
-/// Scores over a graph of maps or log-sum-exps of `dtype`: of this shape, in its accumulator.
+/// Checks the shape of scores over a graph and casts them. `dtype` is that of its maps or log-sum-exps.
 fn expect_scores<T: Tensor>(scores: &T, expected: [usize; 3], dtype: DType, op: &'static str) -> Result<()> {
     shape::scores(op, &scores.shape(), expected)?;
     let (expected, got) = (dtype.accumulator(), scores.dtype());

@@ -1,5 +1,5 @@
-//! The bodies of the defaulted methods, as public functions: what a backend gets for nothing, what an override falls
-//! back to, and what it is checked against. Each is bounded by the level *below* the method it serves.
+//! The bodies of the default methods, as public functions. A backend gets them without work, and its overrides can
+//! fall back to them. Tests check overrides against them. Each body is bounded by the level *below* its method.
 
 mod attention;
 mod block;

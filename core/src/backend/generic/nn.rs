@@ -1,4 +1,4 @@
-//! Bodies for [`NnOps`](crate::NnOps). Those that need only [`Tensor`] ask for no more.
+//! Bodies for [`NnOps`](crate::NnOps). Those that need only [`Tensor`] require only [`Tensor`].
 
 use crate::backend::{NnOps, Tensor, dims, shape};
 use crate::{Error, Result};
@@ -20,7 +20,7 @@ pub fn linear<T: Tensor>(x: &T, weight: &T, bias: Option<&T>) -> Result<T> {
     y.reshape(&result)
 }
 
-/// Subtracts the mean over `axis` and divides by the standard deviation (biased), in the accumulator dtype.
+/// Subtracts the mean over `axis` and divides by the biased standard deviation, in the accumulator dtype.
 fn normalise<T: Tensor>(x: &T, axis: usize, epsilon: f64) -> Result<T> {
     let wide = x.cast(x.dtype().accumulator())?;
     let centred = wide.sub(&wide.mean(axis)?)?;
@@ -64,7 +64,7 @@ fn scale_and_shift<T: Tensor>(normed: &T, weight: &T, bias: &T, per_channel: &[u
     normed.mul(&weight)?.add(&bias)
 }
 
-/// Projects to twice the width; the first half times the GELU of the second.
+/// Projects to twice the width. The result is the first half times the GELU of the second.
 pub fn geglu<T: NnOps>(x: &T, weight: &T, bias: Option<&T>) -> Result<T> {
     let projected = x.linear(weight, bias)?;
     let halves = shape::halves("geglu", &projected.shape())?;

@@ -3,13 +3,13 @@
 use crate::backend::{Indices, Tensor, dims, shape};
 use crate::{DType, Error, Result};
 
-/// [`Tensor::from_f32`]: through bytes and a cast.
+/// [`Tensor::from_f32`]: it goes through bytes and a cast.
 pub fn from_f32<T: Tensor>(values: &[f32], shape: &[usize], dtype: DType, device: &T::Device) -> Result<T> {
     let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
     T::from_bytes(&bytes, DType::F32, shape, device)?.cast(dtype)
 }
 
-/// [`Tensor::to_f32`]: through a cast and bytes.
+/// [`Tensor::to_f32`]: it goes through a cast and bytes.
 pub fn to_f32<T: Tensor>(tensor: &T) -> Result<Vec<f32>> {
     let bytes = tensor.cast(DType::F32)?.to_bytes()?;
     Ok(bytes.chunks_exact(4).map(|four| f32::from_le_bytes([four[0], four[1], four[2], four[3]])).collect())
@@ -25,7 +25,7 @@ pub fn softmax<T: Tensor>(logits: &T) -> Result<T> {
     exponentials.div(&exponentials.sum(axis)?)?.cast(dtype)
 }
 
-/// [`Tensor::scatter_into`]: one gather from `[base | rows]`, where a replaced row points behind the base.
+/// [`Tensor::scatter_into`]: one gather from `[base | rows]`. The index of a replaced row points behind the base.
 pub fn scatter_into<T: Tensor>(rows: &T, base: &T, at: &T::Indices) -> Result<T> {
     let [batch, n, _] = shape::scatter_into(&rows.shape(), &base.shape(), at.dims())?;
     let mut source: Vec<Vec<u32>> = vec![(0..n as u32).collect(); batch];
@@ -39,11 +39,11 @@ pub fn scatter_into<T: Tensor>(rows: &T, base: &T, at: &T::Indices) -> Result<T>
     T::concat(&[base, rows], 1)?.gather(1, &source)
 }
 
-/// [`Tensor::segment_mean`]: a tree of pairs.
+/// [`Tensor::segment_mean`]: it sums along a tree of pairs.
 ///
-/// In each round the rows of every segment that has more than one left are added two by two, in their order. Rounds are
-/// the logarithm of the largest segment, every addition has a fixed place, and nothing but gathers moves a row. Row 0 of
-/// every round is zero: the partner of a row alone, and what fills up the shorter rows of a batch.
+/// In each round every segment with more than one row left adds its rows in pairs, in their order. The number of
+/// rounds is the logarithm of the largest segment. Every addition has a fixed place, and only gathers move rows.
+/// Row 0 of every round is zero. It is the partner of a single row, and it fills the shorter rows of a batch.
 pub fn segment_mean<T: Tensor>(rows: &T, segments: &T::Indices, count: usize) -> Result<T> {
     const OP: &str = "segment_mean";
     let [batch, n, channels] = dims(rows, OP)?;
@@ -69,7 +69,7 @@ pub fn segment_mean<T: Tensor>(rows: &T, segments: &T::Indices, count: usize) ->
         let pairs: Vec<[Vec<u32>; 2]> = trees.iter_mut().map(|tree| tree.pair_up(start)).collect();
         let longest = pairs.iter().map(|[left, _]| left.len()).max().unwrap_or(0);
         if longest == 1 {
-            break; // nothing but the zero row
+            break; // only the zero row is left
         }
         let [left, right] = [0, 1].map(|side| {
             let padded = pairs.iter().map(|pair| {
@@ -92,11 +92,11 @@ pub fn segment_mean<T: Tensor>(rows: &T, segments: &T::Indices, count: usize) ->
     means.cast(dtype)
 }
 
-/// The rows of each segment that are still to be added, in one batch row of [`segment_mean`].
+/// The rows of each segment that remain to be added, in one batch row of [`segment_mean`].
 struct PairTree {
-    /// Places in the last round.
+    /// The places of these rows in the last round.
     open: Vec<Vec<u32>>,
-    /// Where each segment's sum is among the rows of all rounds; 0, a zero row, for a segment without rows.
+    /// The place of each segment's sum among the rows of all rounds. 0, a zero row, stands for a segment without rows.
     ends: Vec<u32>,
 }
 
@@ -110,8 +110,8 @@ impl PairTree {
         Ok(Self { open, ends: vec![0; count] })
     }
 
-    /// One round: the two rows that make each new one, which begins with the zero row. Segments with one row left end
-    /// at their place in the last round, whose rows begin at `start` among those of all rounds.
+    /// Plans one round. It returns the two rows that make each new row; the first new row is zero. A segment with one row
+    /// left ends at its place in the last round. `start` is the place of that round's first row among the rows of all rounds.
     fn pair_up(&mut self, start: usize) -> [Vec<u32>; 2] {
         let (mut left, mut right) = (vec![0], vec![0]);
         for (list, end) in self.open.iter_mut().zip(&mut self.ends) {

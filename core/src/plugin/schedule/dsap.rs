@@ -1,13 +1,13 @@
-//! The paper's schedules: prune-less in early steps, its mirror, and no schedule at all.
+//! The paper's schedules: prune-less in early steps, its mirror, and the constant schedule.
 
 use super::{PruningSchedule, ScheduleQuery, Tau};
 use crate::Result;
 
-/// In the first τ steps the first attention block of each down-stage and the last of each up-stage stay whole
-/// (paper, section 3.3); all other blocks, the middle one too, are pruned in every step.
+/// In the first τ steps the first attention block of each down stage and the last of each up stage stay whole
+/// (paper, section 3.3). All other blocks, including the middle one, are pruned in every step.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct PruneLess {
-    /// How many steps are early.
+    /// The number of early steps.
     pub tau: Tau,
 }
 
@@ -24,10 +24,10 @@ impl PruningSchedule for PruneLess {
     }
 }
 
-/// The mirror of [`PruneLess`], which the paper found inferior: those blocks stay whole *except* in the first τ steps.
+/// The mirror of [`PruneLess`]: those blocks stay whole *except* in the first τ steps. The paper found it inferior.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct PruneMore {
-    /// How many steps are early.
+    /// The number of early steps.
     pub tau: Tau,
 }
 
@@ -44,7 +44,7 @@ impl PruningSchedule for PruneMore {
     }
 }
 
-/// Every block in every step alike.
+/// Treats every block alike in every step.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Constant;
 

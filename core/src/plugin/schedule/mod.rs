@@ -1,5 +1,5 @@
-//! Schedules over denoising steps and blocks (DSAP, paper section 3.3): [`PruneLess`], [`PruneMore`], [`Constant`], [`Table`],
-//! and registered ones by name.
+//! Schedules over denoising steps and blocks (DSAP, paper section 3.3): [`PruneLess`], [`PruneMore`], [`Constant`],
+//! [`Table`], and registered schedules by name.
 
 mod dsap;
 mod registry;
@@ -19,28 +19,28 @@ use super::block::BlockId;
 use super::tokens::BlockShape;
 use crate::Result;
 
-/// One question to a schedule: how much of this block is removed at this step?
+/// One question to a schedule: which fraction of this block is removed at this step?
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct ScheduleQuery {
     /// The attention block.
     pub block: BlockId,
     /// 0-based step in the full schedule.
     pub step: usize,
-    /// Steps of the full schedule.
+    /// The number of steps in the full schedule.
     pub total: usize,
-    /// The fraction that the configuration removes where nothing else is said.
+    /// The fraction that the configuration removes by default.
     pub ratio: f64,
 }
 
-/// Distributes pruning over blocks and denoising steps. Object-safe, found by name in a registry.
+/// Distributes pruning over blocks and denoising steps. It is object-safe, and a registry finds it by name.
 pub trait PruningSchedule: Send + Sync + std::fmt::Debug {
-    /// The fraction of tokens to remove, in `[0, 1)`; 0 leaves the block whole.
+    /// The fraction of tokens to remove, in `[0, 1)`. 0 leaves the block whole.
     fn ratio(&self, query: &ScheduleQuery) -> f64;
 
     /// A run of `steps` steps is about to begin.
     ///
     /// # Errors
-    /// [`Error::Config`](crate::Error::Config) when the schedule does not fit so many steps.
+    /// [`Error::Config`](crate::Error::Config) when the schedule does not fit this number of steps.
     fn begin(&self, _steps: usize) -> Result<()> {
         Ok(())
     }

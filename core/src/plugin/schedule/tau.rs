@@ -7,12 +7,12 @@ use crate::{Error, Result};
 
 /// The number of early steps τ, as a count (`15`) or a share of the steps (`"30%"`).
 ///
-/// A step is early when its index in the *full* schedule is below τ; the paper has 15 of 50.
+/// A step is early when its index in the *full* schedule is below τ. The paper uses 15 of 50.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Tau {
-    /// So many steps.
+    /// This many steps.
     Steps(usize),
-    /// So many per cent of the steps, rounded down.
+    /// This percentage of the steps, rounded down.
     Percent(f64),
 }
 
@@ -23,7 +23,7 @@ impl Default for Tau {
 }
 
 impl Tau {
-    /// τ in a run of `total` steps: a share is rounded down.
+    /// τ in a run of `total` steps. A share is rounded down.
     pub fn steps(self, total: usize) -> usize {
         match self {
             Self::Steps(steps) => steps,
@@ -31,10 +31,10 @@ impl Tau {
         }
     }
 
-    /// That this is a share between 0 and 100 %, or a count.
+    /// Checks that a share is between 0 and 100 %. A count is always valid.
     ///
     /// # Errors
-    /// [`Error::Config`] naming `field`.
+    /// [`Error::Config`] with field `field`.
     pub fn validate(self, field: &str) -> Result<()> {
         match self {
             Self::Percent(percent) if !(0.0..=100.0).contains(&percent) => {
@@ -44,10 +44,10 @@ impl Tau {
         }
     }
 
-    /// That τ does not exceed the steps of a run; τ = steps is allowed.
+    /// Checks that τ does not exceed the number of steps in a run. They may be equal.
     ///
     /// # Errors
-    /// [`Error::Config`] naming `field`.
+    /// [`Error::Config`] with field `field`.
     pub fn fits(self, field: &str, total: usize) -> Result<()> {
         let steps = self.steps(total);
         if steps > total {

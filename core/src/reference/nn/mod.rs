@@ -10,10 +10,10 @@ use crate::backend::Conv2dOptions;
 use crate::backend::shape::{self, elements};
 use crate::{Error, Indices, NnOps, Result};
 
-/// Elements of the unfolded patches kept at once: whole output rows, as many as fit (4 MiB in f32).
+/// The number of elements in the unfolded patches held at once. They are whole output rows, as many as fit (4 MiB in f32).
 const PATCHES: usize = 1 << 20;
 
-/// The sizes of one convolution, checked.
+/// The checked sizes of one convolution.
 struct Convolution {
     batch: usize,
     channels: usize,
@@ -145,7 +145,7 @@ fn upsample<F: Element>(image: &Array<F>, height: usize, width: usize) -> Result
     let shape = shape::upsample_nearest(image.shape(), height, width)?;
     let (h, w) = (image.shape()[2], image.shape()[3]);
     let mut out = Vec::with_capacity(elements(&shape, "upsample_nearest")?);
-    // in 128 bits, so that no size overflows
+    // 128 bits, so that no size overflows
     let source = |i: usize, from: usize, to: usize| (i as u128 * from as u128 / to as u128) as usize;
     let columns: Vec<usize> = (0..width).map(|x| source(x, w, width)).collect();
     for plane in row_major(image).chunks_exact(h * w) {

@@ -1,4 +1,5 @@
-//! Convolution and the others beside plain loops, in both dtypes; errors where `ndarray` would panic.
+//! Compares convolution and the other operations with plain loops, in both dtypes. Also tests errors where
+//! `ndarray` would panic.
 
 use super::*;
 use crate::backend::generic;
@@ -14,7 +15,7 @@ fn is_dtype<T: std::fmt::Debug>(result: Result<T>) {
     assert!(matches!(result, Err(Error::DType { .. })), "{result:?}");
 }
 
-/// Seven nested loops; the input read as if it were padded with zeros.
+/// Seven nested loops. The input is read as if padded with zeros.
 fn plain_conv(x: &NdTensor, weight: &NdTensor, bias: Option<&NdTensor>, options: Conv2dOptions) -> Vec<f64> {
     let (xs, ws) = (x.shape(), weight.shape());
     let (v, w) = (values(x), values(weight));
@@ -75,7 +76,7 @@ fn convolutions_of_every_geometry() {
 
 #[test]
 fn a_convolution_in_several_bands_of_rows() {
-    // 16 channels x 9 x 96 columns: 75 rows fit the buffer at once, the 100 rows take two bands
+    // 16 channels x 9 x 96 columns: the buffer holds 75 rows at once, so the 100 rows take two bands
     let x = tensor(DType::F64, &noise(16 * 100 * 96, 1), &[1, 16, 100, 96]);
     let weight = tensor(DType::F64, &noise(2 * 16 * 9, 2), &[2, 16, 3, 3]);
     const { assert!(16 * 9 * 96 * 100 > PATCHES) };
@@ -197,7 +198,7 @@ fn norms_equal_their_generic_bodies() {
 
 #[test]
 fn norms_far_from_zero_keep_their_variance() {
-    // E[x²] − E[x]² would lose it in f32
+    // E[x²] − E[x]² would lose the variance in f32
     let x = tensor(DType::F32, &[1e4, 1e4 + 1.0, 1e4 + 2.0, 1e4 + 3.0], &[1, 4]);
     let one = NdTensor::full(1.0, &[4], DType::F32, &NdDevice).unwrap();
     let zero = one.affine(0.0, 0.0).unwrap();

@@ -14,7 +14,7 @@ fn unsupported<T>(dtype: DType) -> Result<T> {
     Err(Error::Unsupported { backend: NAME, op: format!("dtype {dtype} (only f32 and f64)") })
 }
 
-/// `size` bytes an element, checked, as elements.
+/// Checks the byte count and reads elements of `SIZE` bytes each.
 fn read<const SIZE: usize, F: Element>(
     bytes: &[u8],
     stored: DType,

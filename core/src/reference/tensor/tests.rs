@@ -1,4 +1,4 @@
-//! Each operation beside plain loops, in both dtypes; errors where `ndarray` would panic.
+//! Compares each operation with plain loops, in both dtypes. Also tests errors where `ndarray` would panic.
 
 use super::*;
 use crate::Indices;
@@ -129,7 +129,7 @@ fn arithmetic_broadcasts_every_pattern_of_length_1_axes() {
             let shape = |bits: usize| (0..3).map(|i| if bits >> i & 1 == 1 { 1 } else { full[i] }).collect();
             let (left, right): (Vec<usize>, Vec<usize>) = (shape(pattern), shape(pattern >> 3));
             let a = tensor(dtype, &noise(left.iter().product(), 1), &left);
-            // a permuted operand, so that strides count too
+            // a permuted operand, so that the test covers strides
             let turned = [right[2], right[1], right[0]];
             let b = tensor(dtype, &noise(right.iter().product(), 2), &turned).permute(&[2, 1, 0]).unwrap();
             let (x, y) = (values(&a), values(&b));
@@ -306,7 +306,7 @@ fn top_k_keeps_the_lower_index_on_ties() {
         let Partition { kept, pruned } = x.split_top_k(3).unwrap();
         assert_eq!(kept.to_host().unwrap(), [[0, 1, 3], [0, 1, 4]]);
         assert_eq!(pruned.to_host().unwrap(), [[2, 4], [2, 3]]);
-        // -0.0 does not lose against a later 0.0
+        // -0.0 equals a later 0.0 and comes first
         let x = tensor(dtype, &[-0.0, 0.0], &[1, 2]);
         assert_eq!(x.split_top_k(1).unwrap().kept.to_host().unwrap(), [[0]]);
         let all = x.split_top_k(2).unwrap();
