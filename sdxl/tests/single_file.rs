@@ -263,8 +263,21 @@ fn markers_say_how_the_model_was_trained() {
         changed(|shapes| shapes.extend(names.iter().map(|name| (name.to_string(), vec![0]))))
     };
     assert_eq!(marked(&["v_pred"]).unwrap().scheduler().prediction, Prediction::VPrediction);
-    let error = marked(&["v_pred", "ztsnr"]).unwrap_err().to_string();
-    assert!(error.contains("rescale_betas_zero_snr: expected false"), "{error}");
+    // the second marker is what the configuration's field of that name is
+    let config = r#"{
+        "_class_name": "EulerDiscreteScheduler", "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear",
+        "num_train_timesteps": 1000, "timestep_spacing": "leading", "steps_offset": 1, "clip_sample": false,
+        "set_alpha_to_one": false, "prediction_type": "v_prediction", "rescale_betas_zero_snr": true
+    }"#;
+    let reason = |error: atedm_core::Error| {
+        let message = error.to_string();
+        assert!(message.contains("rescale_betas_zero_snr: "), "{message}");
+        message.split_once("rescale_betas_zero_snr: ").map(|(_, reason)| reason.to_string())
+    };
+    let here = |config: SchedulerConfig| scheduler_at(&config, &SchedulerConfig::sdxl());
+    let expected = SchedulerConfig::from_json(config, Path::new("scheduler_config.json"));
+    let opened = marked(&["v_pred", "ztsnr"]).map(|checkpoint| checkpoint.scheduler().clone());
+    assert_eq!(opened.map(here).map_err(reason), expected.map(here).map_err(reason));
 }
 
 #[test]

@@ -16,7 +16,8 @@ pub(crate) struct ConvertArgs {
     /// Folder to write; must not exist, or be empty
     #[arg(value_name = "DIR")]
     pub(crate) dir: PathBuf,
-    /// Take configurations and tokenizers from this diffusers folder [default: found from the file; SD-XL's tokenizers]
+    /// Take configurations and tokenizers from this diffusers folder [default: configurations found from the file, and
+    /// SD-XL's tokenizers]
     #[arg(long, value_name = "DIR")]
     pub(crate) config: Option<PathBuf>,
 }

@@ -348,7 +348,7 @@ const RNG_DTYPE_HELP: &str = "\
 /// Help of `--model`.
 #[cfg(feature = "embedded")]
 const MODEL_HELP: &str = "\
-    Checkpoint: a folder as diffusers writes it, a single safetensors file, or a hub id such as \
+    Checkpoint: a diffusers folder, a single safetensors file, or a hub id such as \
     stabilityai/stable-diffusion-xl-base-1.0 \
     [default: atedm-shapes, the small model that is built in]";
 /// An example for the first picture.
@@ -361,7 +361,7 @@ const EXAMPLE: &str = "Example: atedm generate --model sdxl-base --prompt \"a re
 /// Help of `--model`, in a build without a model.
 #[cfg(not(feature = "embedded"))]
 const MODEL_HELP: &str = "\
-    Checkpoint: a folder as diffusers writes it, a single safetensors file, or a hub id such as \
+    Checkpoint: a diffusers folder, a single safetensors file, or a hub id such as \
     stabilityai/stable-diffusion-xl-base-1.0 \
     (needed: this build has no model of its own)";
 

@@ -1,4 +1,4 @@
-//! CLIP's own vocabulary, and SD-XL's tokenizers made from it: a single-file checkpoint brings none.
+//! CLIP's own vocabulary, and SD-XL's tokenizers made from it. Single-file checkpoints have no tokenizers.
 //!
 //! Source and licence: `data/clip/README.md`.
 
@@ -9,7 +9,7 @@ use super::Vocabulary;
 use super::vocabulary::{START, joined, pretty};
 use crate::output::NamedFile;
 
-/// Merges in order, each as the numbers of its two tokens: u16, little-endian.
+/// The merges in order. Each is the numbers of its two tokens (u16, little-endian).
 const MERGES: &[u8] = include_bytes!("../../data/clip/merges.bin");
 
 /// Most tokens of a prompt.
@@ -30,7 +30,7 @@ impl Vocabulary {
     }
 }
 
-/// The files of SD-XL's two tokenizers, which differ in their padding: names without a folder, and contents.
+/// The files of SD-XL's two tokenizers, which differ in their padding. Names are without a folder.
 pub(crate) fn tokenizers() -> Result<[Vec<NamedFile>; 2]> {
     let vocabulary = Vocabulary::clip();
     let files = |pad: &str| -> Result<Vec<NamedFile>> {
@@ -42,7 +42,7 @@ pub(crate) fn tokenizers() -> Result<[Vec<NamedFile>; 2]> {
     Ok([files(Vocabulary::END)?, files(Vocabulary::SIGN)?])
 }
 
-/// The small files as SD-XL has them: start and end are looked for in the text made small, the padding token as it is.
+/// The small files that SD-XL has. Start and end are searched for in the lower-case text, the padding token in the text itself.
 fn settings(pad: &str) -> [(&'static str, Vec<u8>); 2] {
     let flagged = |content: &str| json!({ "content": content, "lstrip": false, "normalized": true, "rstrip": false, "single_word": false });
     let tokens = |start: Value, end: Value| json!({ "bos_token": start, "eos_token": end, "unk_token": end, "pad_token": pad });

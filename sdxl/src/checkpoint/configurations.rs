@@ -1,4 +1,4 @@
-//! What the JSON files of a checkpoint say: read from a folder, or found from a single file.
+//! The contents of a checkpoint's JSON files, from a folder or found from a single file.
 
 use std::path::Path;
 
@@ -15,7 +15,7 @@ pub(super) const SCHEDULER: &str = "scheduler/scheduler_config.json";
 /// JSON files of a folder: name and content.
 pub(super) type Documents = Vec<(&'static str, Value)>;
 
-/// What a checkpoint's JSON files say.
+/// The contents of a checkpoint's JSON files.
 #[derive(Debug, Clone)]
 pub(super) struct Configurations {
     pub(super) text_encoders: [TextEncoderConfig; 2],
@@ -26,7 +26,7 @@ pub(super) struct Configurations {
 }
 
 impl Configurations {
-    /// Those in the folder `root`, whose index is given; `other` stands for its autoencoder's.
+    /// Reads the folder `root` with this index. `other` replaces the configuration of its autoencoder.
     pub(super) fn of_folder(root: &Path, index: &Fields, other: Option<VaeConfig>) -> Result<Self> {
         // As in diffusers, the index decides the class of each part, even if the part's own file names another.
         let [first, second, unet, own_vae] = Part::ALL.map(|part| class(index, part));
@@ -52,7 +52,7 @@ impl Configurations {
         })
     }
 
-    /// Those found from the single file `root`; `other` stands for its autoencoder's.
+    /// Reads documents found from the single file `root`. `other` replaces the configuration of its autoencoder.
     pub(super) fn of_documents(root: &Path, documents: &Documents, other: Option<VaeConfig>) -> Result<Self> {
         let document = |name: String| {
             let found = documents.iter().find(|(other, _)| *other == name).map(|(_, document)| document);

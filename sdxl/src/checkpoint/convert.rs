@@ -1,4 +1,4 @@
-//! A checkpoint written as a diffusers folder.
+//! Writes a checkpoint as a diffusers folder.
 
 use std::collections::HashMap;
 use std::fs;
@@ -13,12 +13,12 @@ use crate::weights::SafetensorsSource;
 
 impl Checkpoint {
     /// Writes the checkpoint as a diffusers folder: configurations, tokenizers, and one weight file for each part. Weights keep
-    /// their dtypes. They are written from the mapped file, tensor by tensor.
+    /// their dtypes. Each tensor is written straight from the mapped file.
     ///
-    /// `dir` must be new or empty. It appears whole, or stays as it was.
+    /// `dir` must be new or empty. After an error it is as before.
     ///
     /// # Errors
-    /// [`Error::Io`] naming the folder or a file that cannot be read or written; [`Error::Weights`] naming a weight file.
+    /// [`Error::Io`] naming the folder or file that cannot be read or written. [`Error::Weights`] naming a broken weight file.
     pub fn write_folder(&self, dir: &Path) -> Result<()> {
         let mut files = self.small_files()?;
         if matches!(self.settings, Settings::Derived(_)) {

@@ -51,8 +51,8 @@ pub struct OpenOptions {
     /// An autoencoder that replaces the checkpoint's own. It is a folder with `config.json` and weights, or with the two
     /// files `taesdxl_encoder.safetensors` and `taesdxl_decoder.safetensors`.
     pub vae: Option<PathBuf>,
-    /// For a single file: a diffusers folder whose configurations and tokenizers count. Its weights are not read, and need not
-    /// be there. Without it, configurations are found from the file, and tokenizers are SD-XL's.
+    /// For a single file: a diffusers folder with the configurations and tokenizers to use. It needs no weights. Without this
+    /// folder, the shapes of the file's tensors give the configurations, and SD-XL's tokenizers are used.
     pub config: Option<PathBuf>,
 }
 
@@ -67,18 +67,17 @@ pub struct Checkpoint {
     files: [Vec<WeightFile>; 4],
 }
 
-/// Where configurations and tokenizers come from.
+/// The source of configurations and tokenizers.
 #[derive(Debug, Clone)]
 enum Settings {
-    /// From this folder.
+    /// This folder.
     Folder(PathBuf),
-    /// These were found from a single file; the tokenizers are SD-XL's.
+    /// These documents, which were found from a single file. The tokenizers are SD-XL's.
     Derived(Documents),
 }
 
 impl Checkpoint {
-    /// Opens a diffusers folder, or a single safetensors file with the original names: reads or finds the configurations, and
-    /// finds the weight files.
+    /// Opens a diffusers folder, or a single safetensors file with the original names. Weights are not loaded yet.
     ///
     /// # Errors
     /// [`Error::Io`] or [`Error::Weights`] for missing files, and for a single file that is no SD-XL checkpoint.
@@ -118,7 +117,7 @@ impl Checkpoint {
         &self.root
     }
 
-    /// Whether it is a single file.
+    /// Whether the checkpoint is a single file.
     pub fn is_single_file(&self) -> bool {
         matches!(self.files(Part::UNet), [WeightFile { naming: Naming::Original(_), .. }])
     }

@@ -1,4 +1,4 @@
-//! Where a tokenizer's files are: in a folder, or in memory.
+//! Reads a tokenizer's files from a folder or from memory.
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -12,14 +12,14 @@ use crate::text_file;
 /// The files of one tokenizer.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Files<'a> {
-    /// Those in this folder.
+    /// The files in this folder.
     Folder(&'a Path),
-    /// Those of this list, and no others.
+    /// The files of this list.
     Held(&'a [NamedFile]),
 }
 
 impl Files<'_> {
-    /// Where the file `name` is, for messages.
+    /// The place of the file `name`, for messages.
     pub(super) fn path(&self, name: &str) -> PathBuf {
         match self {
             Self::Folder(folder) => folder.join(name),
@@ -41,7 +41,7 @@ impl Files<'_> {
         Fields::parse(&self.path(name), &self.text(name)?)
     }
 
-    /// [`Files::fields`], where there may be no such file.
+    /// Like [`Files::fields`], but `None` if the file does not exist.
     pub(super) fn fields_if_there(&self, name: &str) -> Result<Option<Fields>> {
         match self.fields(name) {
             Err(Error::Io { source, .. }) if source.kind() == ErrorKind::NotFound => Ok(None),

@@ -1,39 +1,39 @@
-//! How a file's tensors are seen: under which names, and which of their values.
+//! Shows a file's tensors under other names: whole, in parts, or with swapped axes.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
-/// What the tensors of a file are called.
+/// The names under which a file's tensors are shown.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Naming {
-    /// As the file names them.
+    /// The file's own names.
     #[default]
     Stored,
-    /// With this before their names (with the dot).
+    /// The file's names with this prefix (with the dot).
     Prefixed(String),
-    /// As a diffusers folder names them, in a file with the original names.
+    /// The names of a diffusers folder, for a file with the original names.
     Original(Arc<Renames>),
 }
 
 /// Rules from original names to those of a diffusers folder, for one part of a checkpoint.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Renames {
-    /// What the names of the part's tensors begin with.
+    /// The beginning of the names of the part's tensors.
     root: &'static str,
     rules: HashMap<String, Target>,
 }
 
-/// Where a module or a tensor of the file is found in a folder.
+/// The place of a module or tensor of the file in a folder.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Target {
-    /// Under this name; what follows the rule's name is kept.
+    /// This name, followed by the rest of the original name.
     Name(String),
-    /// Under this name, where the weight of a 1×1 convolution is a matrix.
+    /// Like `Name`, but the weight of a 1×1 convolution becomes a matrix.
     Pointwise(String),
-    /// A matrix whose axes are swapped.
+    /// This name, for a matrix whose axes are swapped.
     Turned(String),
-    /// Queries, keys and values in one tensor: a third of the rows each, in the attention module of this name.
+    /// Queries, keys and values in one tensor. Each has a third of the rows.
     Fused {
         /// The attention module.
         module: String,
@@ -42,14 +42,14 @@ pub(crate) enum Target {
     },
 }
 
-/// A tensor as it is seen.
+/// A tensor as it is shown.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct View {
     pub(crate) name: String,
     pub(crate) shape: Vec<usize>,
-    /// Of the stored bytes, cut into so many equal shares, this one: `(index, shares)`.
+    /// `(index, shares)`: the stored bytes have so many equal shares, and this is the share with the index.
     pub(crate) share: (usize, usize),
-    /// Whether the stored matrix has its axes swapped; `shape` is the matrix's as it is seen.
+    /// Whether the stored matrix has its axes swapped. `shape` is the shape after swapping.
     pub(crate) turned: bool,
 }
 
@@ -60,7 +60,7 @@ impl View {
 }
 
 impl Naming {
-    /// How the stored tensor `name` of `shape` is seen: once, in parts, or not at all.
+    /// The tensors that the stored tensor `name` of `shape` is shown as: one, several or none.
     pub(crate) fn views(&self, name: &str, shape: &[usize]) -> Vec<View> {
         match self {
             Self::Stored => vec![View::whole(name.to_string(), shape)],
@@ -76,12 +76,12 @@ impl Renames {
         Self { root, rules: rules.into_iter().collect() }
     }
 
-    /// Whether the tensor `name` belongs to the part, but no rule is for it.
+    /// Whether the tensor `name` belongs to the part, but has no rule.
     pub(crate) fn lacks(&self, name: &str) -> bool {
         name.strip_prefix(self.root).is_some_and(|name| self.target(name).is_none())
     }
 
-    /// The rule for `name`, and what follows the rule's own name. The longest rule counts.
+    /// The rule for `name`, and the rest of `name` after the rule's own name. The longest rule counts.
     fn target<'n>(&self, name: &'n str) -> Option<(&Target, &'n str)> {
         let dots = name.rmatch_indices('.').map(|(at, _)| at);
         let mut ends = std::iter::once(name.len()).chain(dots);

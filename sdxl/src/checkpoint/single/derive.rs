@@ -1,4 +1,4 @@
-//! Configurations from the shapes of a file's tensors; where shapes cannot tell, SD-XL's own facts.
+//! Finds configurations from the shapes of a file's tensors. SD-XL's own values fill in what shapes cannot tell.
 //!
 //! ```text
 //! from the shapes    channels, layers, transformer depths, text channels, kernels, which parts have attention, the vocabulary
@@ -15,25 +15,26 @@ use crate::architecture::documents;
 use crate::checkpoint::{Documents, Part};
 use crate::config::{KlConfig, TextActivation, TextEncoderConfig, UNetConfig, VaeConfig};
 
-/// Channels of an attention head, in both text encoders and the U-Net.
+/// Channels of an attention head in both text encoders and the U-Net.
 pub(super) const HEAD: usize = 64;
 /// Groups of every group norm.
 pub(super) const GROUPS: usize = 32;
 /// Side of the images that SD-XL is made for, in pixels.
 const SIDE: usize = 1024;
-/// SD-XL's end token in its configurations: the highest one ends a prompt.
+/// The end token that SD-XL's configurations name. It means that the highest token ends a prompt.
 const LEGACY_END: u32 = 2;
-/// Tensors without values that say how a U-Net was trained.
+/// A tensor without values: the U-Net was trained to predict v.
 const V_PREDICTION: &str = "v_pred";
+/// A tensor without values: the U-Net was trained with betas that leave no signal at the last step.
 const ZERO_SNR: &str = "ztsnr";
 
-/// A folder's JSON files for the tensors of `shapes`: name and content. The autoencoder's is left out where there is none.
+/// The JSON files that a folder with these tensors needs. The list lacks the autoencoder's file if there is no autoencoder.
 pub(super) fn documents(shapes: &Shapes) -> Result<Documents> {
     let (first, second) = (first_text_encoder(shapes)?, second_text_encoder(shapes)?);
     let vae = if shapes.any(root(Part::Vae)) { Some(vae(shapes)?) } else { None };
     let latents = SIDE / vae.as_ref().map_or(8, VaeConfig::factor);
     let unet = unet::derive(shapes, second.projection.unwrap_or(0), latents)?;
-    // Not every layout has a configuration: what is written must read as what was found.
+    // Some layouts have no configuration. A folder's reader must find this one again.
     let read = UNetConfig::from_json(&shapes.file().join("unet/config.json"), unet.to_json())?;
     if read != unet {
         let reason = "expected stages like those of SD-XL: on the way up one layer more than on the way down, in reverse";
@@ -50,10 +51,10 @@ pub(super) fn documents(shapes: &Shapes) -> Result<Documents> {
     Ok(documents)
 }
 
-/// SD-XL's scheduler, with what the file's markers say.
+/// SD-XL's scheduler, changed as the file's markers say.
 fn scheduler(shapes: &Shapes) -> Value {
     let mut scheduler = documents::scheduler();
-    // for samplers whose own defaults differ
+    // SD-XL sets these two for samplers whose defaults differ.
     scheduler["clip_sample"] = json!(false);
     scheduler["set_alpha_to_one"] = json!(false);
     if shapes.get(V_PREDICTION).is_some() {
@@ -65,14 +66,14 @@ fn scheduler(shapes: &Shapes) -> Value {
     scheduler
 }
 
-/// diffusers loads the other parts in f32 however they are stored; transformers has to be told.
+/// A text encoder's `config.json`. It names f32, because diffusers loads the other parts in f32, however they are stored.
 fn text_document(config: &TextEncoderConfig) -> Value {
     let mut document = config.to_json();
     document["torch_dtype"] = json!("float32");
     document
 }
 
-/// Heads of a module with so many channels; `name` is for the message.
+/// The heads of a module with this number of channels. `name` is for the message.
 pub(super) fn heads(shapes: &Shapes, name: &str, channels: usize) -> Result<usize> {
     if channels.is_multiple_of(HEAD) {
         return Ok(channels / HEAD);

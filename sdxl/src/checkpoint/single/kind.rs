@@ -1,4 +1,4 @@
-//! What a safetensors file is: a whole SD-XL checkpoint, or something else that is refused by its name.
+//! Tells whole SD-XL checkpoints from other safetensors files. A message says what the other file is.
 
 use atedm_core::Result;
 
@@ -6,7 +6,7 @@ use super::shapes::Shapes;
 
 const EXPECTED: &str = "expected a whole SD-XL checkpoint (U-Net, both text encoders, autoencoder)";
 
-/// Beginnings of names, and what holds such a tensor. The first that fits counts.
+/// The beginning of a tensor's name, and what kind of file holds such a tensor. The first match decides.
 const OTHERS: [(&str, &str); 19] = [
     ("lora_unet_", "a LoRA"),
     ("lora_te", "a LoRA"),
@@ -29,17 +29,17 @@ const OTHERS: [(&str, &str); 19] = [
     ("embeddings.", "a lone text encoder"),
 ];
 
-/// Ends of names that only adapters have.
+/// Endings of names that only adapters have.
 const ADAPTERS: [&str; 6] =
     [".lora_down.weight", ".lora_up.weight", ".lora_A.weight", ".lora_B.weight", ".hada_w1_a", ".lokr_w1"];
 
 const UNET: &str = "model.diffusion_model.";
 const FIRST_CONVOLUTION: &str = "model.diffusion_model.input_blocks.0.0.weight";
 
-/// That the tensors are those of a whole SD-XL checkpoint with the original names; the autoencoder only where it is `needed`.
+/// Checks that the tensors make a whole SD-XL checkpoint with the original names.
 ///
 /// # Errors
-/// [`atedm_core::Error::Weights`] naming the file and saying what it is.
+/// [`atedm_core::Error::Weights`] that names the file and says what it is.
 pub(super) fn check(shapes: &Shapes, autoencoder: Autoencoder) -> Result<()> {
     let is = |what: &str| Err(shapes.error("", format!("is {what}: {EXPECTED}")));
     if shapes.names().any(|name| ADAPTERS.iter().any(|end| name.ends_with(end))) {
@@ -80,6 +80,6 @@ pub(super) fn check(shapes: &Shapes, autoencoder: Autoencoder) -> Result<()> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Autoencoder {
     Needed,
-    /// Another one is given.
+    /// The caller gives another one.
     Given,
 }

@@ -1,7 +1,7 @@
-//! A checkpoint in one safetensors file, with the names of the original code (LDM, sgm), as most SD-XL models are shared.
+//! Checkpoints in one safetensors file with the names of the original code (LDM, sgm). Most SD-XL models are shared like this.
 //!
-//! Such a file has no configurations and no tokenizers. Both are found here: configurations from the shapes of the tensors,
-//! tokenizers from CLIP's vocabulary, which comes with this crate.
+//! Such a file has no configurations and no tokenizers. The shapes of its tensors give the configurations. The tokenizers use
+//! CLIP's vocabulary, which comes with this crate.
 
 mod derive;
 mod kind;
@@ -19,13 +19,13 @@ use self::shapes::Shapes;
 use super::{Checkpoint, Configurations, OpenOptions, Part, Settings, door, other_vae};
 use crate::weights::{Naming, WeightFile, is_safetensors};
 
-/// Whether `path` is to be opened as a single file: what has the extension, or is a safetensors file.
+/// Whether `path` is opened as a single file: it has the extension, or its content is safetensors.
 pub(super) fn is_meant(path: &Path) -> bool {
     let named = path.extension().is_some_and(|extension| extension == "safetensors");
     !path.is_dir() && (named || is_safetensors(path))
 }
 
-/// [`Checkpoint::open`] of a single file.
+/// Opens a single file: see [`Checkpoint::open`].
 pub(super) fn open(file: &Path, options: OpenOptions) -> Result<Checkpoint> {
     if let Some(variant) = &options.variant {
         let reason = format!("expected none, as {} is a single file; got {variant:?}", file.display());

@@ -1,4 +1,4 @@
-//! From the original code's names to those of a diffusers folder: rules made from the configurations.
+//! Makes the rules from the original code's names to the names in a diffusers folder, out of the configurations.
 //!
 //! ```text
 //! model.diffusion_model.             the U-Net; input_blocks and output_blocks are counted through all levels
@@ -14,7 +14,7 @@ use crate::checkpoint::{Configurations, Part};
 use crate::config::{KlConfig, TextEncoderConfig, UNetConfig, VaeConfig};
 use crate::weights::{Renames, Target};
 
-/// What the names of a part's tensors begin with.
+/// The beginning of the names of a part's tensors.
 pub(super) const fn root(part: Part) -> &'static str {
     match part {
         Part::TextEncoder => "conditioner.embedders.0.transformer.",
@@ -24,7 +24,7 @@ pub(super) const fn root(part: Part) -> &'static str {
     }
 }
 
-/// Rules as pairs: an original module or tensor, and where it is found in a folder.
+/// A list of rules: an original module or tensor, and its place in a folder.
 #[derive(Default)]
 struct Rules(Vec<(String, Target)>);
 
@@ -33,7 +33,7 @@ impl Rules {
         self.0.push((original.into(), Target::Name(name.into())));
     }
 
-    /// Modules within a module.
+    /// Adds rules for modules within a module.
     fn within(&mut self, original: &str, name: &str, inner: &[(&str, &str)]) {
         for (from, to) in inner {
             self.add(format!("{original}.{from}"), format!("{name}.{to}"));
@@ -45,7 +45,7 @@ impl Rules {
     }
 }
 
-/// The first text encoder: its names are transformers' own.
+/// Rules for the first text encoder. Its original names are those of transformers.
 fn first_text_encoder() -> Renames {
     let mut rules = Rules::default();
     let modules =
@@ -54,7 +54,7 @@ fn first_text_encoder() -> Renames {
     rules.of(Part::TextEncoder)
 }
 
-/// The second text encoder.
+/// Rules for the second text encoder, whose original names are those of OpenCLIP.
 fn second_text_encoder(config: &TextEncoderConfig) -> Renames {
     let mut rules = Rules::default();
     rules.add("token_embedding", "text_model.embeddings.token_embedding");
@@ -80,7 +80,7 @@ fn second_text_encoder(config: &TextEncoderConfig) -> Renames {
     rules.of(Part::TextEncoder2)
 }
 
-/// The U-Net.
+/// Rules for the U-Net.
 fn unet(config: &UNetConfig) -> Renames {
     const RESNET: [(&str, &str); 6] = [
         ("in_layers.0", "norm1"),
@@ -140,7 +140,7 @@ fn unet(config: &UNetConfig) -> Renames {
     rules.of(Part::UNet)
 }
 
-/// The autoencoder.
+/// Rules for the autoencoder.
 fn vae(config: &KlConfig) -> Renames {
     const RESNET: [(&str, &str); 5] = [
         ("norm1", "norm1"),

@@ -15,7 +15,7 @@ pub(super) struct Shapes {
 }
 
 impl Shapes {
-    /// Those in the header of `file`, which must be a whole safetensors file.
+    /// Reads the header of `file`, which must be a whole safetensors file.
     pub(super) fn read(file: &Path) -> Result<Self> {
         let source = SafetensorsSource::open(&[file.to_path_buf().into()], DType::F32, ())?;
         Ok(Self { file: file.to_path_buf(), shapes: source.list().into_iter().collect() })
@@ -53,12 +53,12 @@ impl Shapes {
         length.ok_or_else(|| self.error(name, format!("expected an axis {axis}, got shape {shape:?}")))
     }
 
-    /// How many of the tensors `name(0)`, `name(1)`, … there are.
+    /// Counts the tensors `name(0)`, `name(1)`, … up to the first that is missing.
     pub(super) fn count(&self, name: impl Fn(usize) -> String) -> usize {
         (0..).take_while(|index| self.shapes.contains_key(&name(*index))).count()
     }
 
-    /// An error about the tensor `name`; about the file, if there is no name.
+    /// An error about the tensor `name`, or about the file if `name` is empty.
     pub(super) fn error(&self, name: &str, reason: impl Into<String>) -> Error {
         Error::weights(&self.file, name, reason)
     }

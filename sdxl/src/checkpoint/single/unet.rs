@@ -1,4 +1,4 @@
-//! The U-Net's configuration from the shapes of a file's tensors.
+//! Finds the U-Net's configuration from the shapes of a file's tensors.
 
 use atedm_core::{Error, Result};
 
@@ -24,7 +24,8 @@ struct Stage {
     attention: Option<Vec<usize>>,
 }
 
-/// The U-Net for text that is pooled to `pooled` channels, and for images of `latents` latents a side.
+/// Finds the configuration. The pooled text has `pooled` channels, and an image of the default size has `latents` latents a
+/// side.
 pub(super) fn derive(shapes: &Shapes, pooled: usize, latents: usize) -> Result<UNetConfig> {
     let name = |name: &str| format!("{}{name}", root(Part::UNet));
     let (down, up) = (stages(shapes, "input_blocks", 1)?, stages(shapes, "output_blocks", 0)?);
@@ -93,7 +94,7 @@ pub(super) fn derive(shapes: &Shapes, pooled: usize, latents: usize) -> Result<U
     })
 }
 
-/// Channels of the keys' input in the first cross-attention that is found; loading checks the others.
+/// Channels of the text, by the keys of the first cross-attention. Loading checks the others.
 fn text_channels(shapes: &Shapes) -> Result<usize> {
     let keys = |name: &&str| name.starts_with(root(Part::UNet)) && name.ends_with(".attn2.to_k.weight");
     match shapes.names().find(keys) {
@@ -102,7 +103,7 @@ fn text_channels(shapes: &Shapes) -> Result<usize> {
     }
 }
 
-/// The block of these two modules, if there is a residual block.
+/// The block that these two modules make, if there is a residual block.
 fn block(shapes: &Shapes, resnet: &str, transformer: &str) -> Option<Block> {
     let channels = shapes.axis_of(&format!("{resnet}.in_layers.2.weight"), 0)?;
     let layer = |number| format!("{transformer}.transformer_blocks.{number}.norm1.weight");
@@ -110,7 +111,7 @@ fn block(shapes: &Shapes, resnet: &str, transformer: &str) -> Option<Block> {
     Some(Block { channels, depth })
 }
 
-/// Stages of the blocks `blocks.first`, …: each ends with a convolution that changes the grid's size.
+/// Groups the blocks from `blocks.first` on into stages. A convolution that changes the grid's size ends a stage.
 fn stages(shapes: &Shapes, blocks: &str, first: usize) -> Result<Vec<Stage>> {
     let mut stages = Vec::new();
     let mut open = Vec::new();
