@@ -7,6 +7,7 @@ use atedm_core::{Error, Result, one_line};
 use tokenizers::{Encoding, Tokenizer};
 
 use super::added::Added;
+use super::files::Files;
 use super::words::{Vocabulary, broken};
 use crate::config::Fields;
 
@@ -45,11 +46,16 @@ impl ClipTokenizer {
     /// # Errors
     /// [`Error::Io`] for a missing file; [`Error::Config`] naming the file and the field for broken ones.
     pub fn open(folder: &Path, context: usize) -> Result<Self> {
-        let whole = Fields::read_if_there(&folder.join("tokenizer.json"))?;
-        let settings = folder.join("tokenizer_config.json");
-        let config = Fields::read_if_there(&settings)?;
-        let added = Added::read(folder, config.as_ref(), whole.as_ref())?;
-        let vocabulary = Vocabulary::read(folder, whole.as_ref())?;
+        Self::of_files(Files::Folder(folder), context)
+    }
+
+    /// [`ClipTokenizer::open`] for files in a folder or in memory.
+    pub(crate) fn of_files(files: Files<'_>, context: usize) -> Result<Self> {
+        let whole = files.fields_if_there("tokenizer.json")?;
+        let settings = files.path("tokenizer_config.json");
+        let config = files.fields_if_there("tokenizer_config.json")?;
+        let added = Added::read(files, config.as_ref(), whole.as_ref())?;
+        let vocabulary = Vocabulary::read(files, whole.as_ref())?;
         let file = vocabulary.file.clone();
         // Python writes a missing token as "None", and so it fails where an unknown one is met.
         let mut tokenizer = vocabulary.tokenizer(added.text("unk_token").unwrap_or("None"))?;

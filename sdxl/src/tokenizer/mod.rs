@@ -6,9 +6,11 @@
 
 mod added;
 mod clip;
+mod files;
 #[cfg(test)]
 mod tests;
 mod words;
 
 pub use clip::{ClipTokenizer, TokenIds};
+pub(crate) use files::Files;
 pub(crate) use words::WordSplitter;

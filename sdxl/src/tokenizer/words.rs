@@ -14,8 +14,8 @@ use tokenizers::{
     SplitDelimiterBehavior, Tokenizer,
 };
 
+use super::files::Files;
 use crate::config::Fields;
-use crate::text_file;
 
 /// The error for a broken `file`.
 pub(super) fn broken(file: &Path, reason: &str) -> Error {
@@ -37,17 +37,17 @@ impl Vocabulary {
     /// Reads the vocabulary from `whole`, the content of `tokenizer.json`, or else from `vocab.json` and `merges.txt`.
     ///
     /// As in transformers, only tokens and merges come from `tokenizer.json`. How texts are split is always CLIP's way.
-    pub(super) fn read(folder: &Path, whole: Option<&Fields>) -> Result<Self> {
+    pub(super) fn read(files: Files<'_>, whole: Option<&Fields>) -> Result<Self> {
         match whole {
             Some(whole) => Self::of_whole(whole),
-            None => Self::of_two(folder),
+            None => Self::of_two(files),
         }
     }
 
-    fn of_two(folder: &Path) -> Result<Self> {
-        let [file, merges] = ["vocab.json", "merges.txt"].map(|name| folder.join(name));
-        let vocabulary = Fields::read(&file)?;
-        let text = text_file::read(&merges)?;
+    fn of_two(files: Files<'_>) -> Result<Self> {
+        let [file, merges] = ["vocab.json", "merges.txt"].map(|name| files.path(name));
+        let vocabulary = files.fields("vocab.json")?;
+        let text = files.text("merges.txt")?;
         let pairs = text.lines().enumerate().filter(|(_, line)| !line.starts_with("#version"));
         let pair = |(number, line): (usize, &str)| {
             pair(line).ok_or_else(|| broken(&merges, &format!("line {}: expected two tokens", number + 1)))
