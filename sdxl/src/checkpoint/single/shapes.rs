@@ -18,7 +18,8 @@ impl Shapes {
     /// Reads the header of `file`, which must be a whole safetensors file.
     pub(super) fn read(file: &Path) -> Result<Self> {
         let source = SafetensorsSource::open(&[file.to_path_buf().into()], DType::F32, ())?;
-        Ok(Self { file: file.to_path_buf(), shapes: source.list().into_iter().collect() })
+        let shapes = source.shapes().map(|(name, shape)| (name.to_string(), shape.to_vec())).collect();
+        Ok(Self { file: file.to_path_buf(), shapes })
     }
 
     /// The file.
