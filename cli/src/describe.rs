@@ -2,7 +2,7 @@
 
 use atedm_sdxl::checkpoint::{Checkpoint, Part};
 use atedm_sdxl::config::{TextEncoderConfig, UNetConfig, VaeConfig};
-use atedm_sdxl::schedulers::SchedulerConfig;
+use atedm_sdxl::schedulers::{Levels, SchedulerConfig};
 
 use crate::failure::{Failure, Outcome};
 
@@ -50,8 +50,12 @@ fn vae_words(config: &VaeConfig) -> String {
 fn scheduler_words(config: &SchedulerConfig) -> String {
     let spacing =
         config.spacing.map_or(String::new(), |spacing| format!(", {spacing:?} spacing").to_lowercase());
-    let karras = if config.karras { ", Karras" } else { "" };
-    format!("{}{spacing}{karras}, {} training steps", config.class_name, config.num_train_timesteps)
+    let levels = match config.levels {
+        Levels::Training => String::new(),
+        levels => format!(", {levels:?} levels"),
+    };
+    let zero = if config.rescale_betas_zero_snr { ", zero terminal SNR" } else { "" };
+    format!("{}{spacing}{levels}{zero}, {} training steps", config.class_name, config.num_train_timesteps)
 }
 
 fn joined(words: impl Iterator<Item = String>) -> String {

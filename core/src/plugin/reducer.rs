@@ -139,7 +139,8 @@ pub trait TokenReducer<T: AttentionOps>: Send {
     fn wants_guidance(&mut self, _step: &Step) -> bool {
         true
     }
-    /// A denoising step begins.
+    /// An evaluation of the model begins. Most samplers make one a step; [`Step::index`] counts steps, [`Step::evaluation`]
+    /// evaluations.
     fn begin_step(&mut self, _step: &Step, _rows: &[Row]) -> Result<()> {
         Ok(())
     }
@@ -158,7 +159,7 @@ pub trait TokenReducer<T: AttentionOps>: Send {
     fn leave_nest(&mut self, _site: &NestSite<'_>, _output: &T) -> Result<Option<T>> {
         Ok(None)
     }
-    /// A denoising step ended with this model output `[b, c, h, w]`.
+    /// An evaluation ended with this model output `[b, c, h, w]`.
     fn end_step(&mut self, _prediction: &T) -> Result<()> {
         Ok(())
     }

@@ -8,8 +8,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use atedm_core::plugin::{MaskSet, Registry};
-use atedm_core::{Backend, DeviceOf, Error};
+use atedm_core::{AttentionOps, Backend, DeviceOf, Error};
 use atedm_sdxl::pipeline::{Pipeline, TextEncoders};
+use atedm_sdxl::schedulers::SamplerRegistry;
 
 pub use finished::{FinishedBatch, FinishedImage};
 
@@ -87,6 +88,14 @@ impl<F: FnMut(FinishedBatch<'_>) -> Outcome> Sink for F {
     }
 }
 
+/// What the names in a plan stand for, on one backend.
+pub struct Plugins<T: AttentionOps> {
+    /// Methods.
+    pub methods: Registry<T>,
+    /// Samplers.
+    pub samplers: SamplerRegistry<T>,
+}
+
 /// A plan with all that its images are made of: ready to run on a backend.
 pub struct PlannedRun<'a> {
     /// What is to be made.
@@ -134,14 +143,14 @@ impl PlannedRun<'_> {
         memory::check(&self.model.checkpoint, &needed, self.platform)
     }
 
-    /// Makes the images. `registry` builds the methods that the plan was checked against.
+    /// Makes the images. `plugins` builds the methods and samplers that the plan was checked against.
     ///
     /// # Errors
     /// What reading the weights, the backend, a method or `sink` reports; [`Failure::Usage`] for another backend than the plan's.
     pub fn make<B: Backend>(
         self,
         device: &DeviceOf<B>,
-        registry: &Registry<B::Tensor>,
+        plugins: &Plugins<B::Tensor>,
         sink: &mut dyn Sink,
     ) -> Outcome {
         if self.platform.backend != B::NAME {
@@ -149,7 +158,7 @@ impl PlannedRun<'_> {
             return Err(Failure::usage(format!("backend: the plan is for {planned}, got {}", B::NAME)));
         }
         self.listener.begin(self.total_steps());
-        let made = self.make_all::<B>(device, registry, sink);
+        let made = self.make_all::<B>(device, plugins, sink);
         self.listener.end();
         made
     }
@@ -157,16 +166,17 @@ impl PlannedRun<'_> {
     fn make_all<B: Backend>(
         &self,
         device: &DeviceOf<B>,
-        registry: &Registry<B::Tensor>,
+        plugins: &Plugins<B::Tensor>,
         sink: &mut dyn Sink,
     ) -> Outcome {
         self.listener.phase(Phase::Loading);
         let checkpoint = &self.model.checkpoint;
         let pipeline = Pipeline::<B>::load_with(checkpoint, self.platform.dtype, device, self.encoders)
-            .map_err(Failure::run)?;
+            .map_err(Failure::run)?
+            .with_samplers(plugins.samplers.clone());
         let planned = if self.watch.tokens { planned_levels(self.plan, self.model)? } else { Vec::new() };
         let clean = self.init.as_ref().map(|init| init.initial(&pipeline, checkpoint)).transpose()?;
-        let mut models = LoadedModels::new(self, pipeline, registry, clean);
+        let mut models = LoadedModels::new(self, pipeline, &plugins.methods, clean);
         sink.begin()?;
         self.listener.ready();
         for batch in &self.batches {
@@ -199,8 +209,8 @@ fn planned_levels(plan: &Plan, model: &Model) -> Outcome<Vec<Option<Vec<LevelTok
     plan.points.iter().map(of).collect()
 }
 
-fn workload<'a>(model: &'a Model, point: &PlannedPoint) -> Workload<'a> {
+fn workload<'a>(model: &'a Model, point: &'a PlannedPoint) -> Workload<'a> {
     let settings = &point.info.settings;
     let size = Size { width: settings.width, height: settings.height };
-    Workload { sampler: point.sampler, ..model.workload(size, settings.steps) }
+    Workload { sampler: point.sampler.as_deref(), ..model.workload(size, settings.steps) }
 }
