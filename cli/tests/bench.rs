@@ -52,7 +52,7 @@ fn consistent(report: &Value, row: &Value) {
 fn figures_fit_each_other() {
     let work = tempfile::tempdir().unwrap();
     let (table, report) = bench(work.path(), &["--methods", "at-edm,at-edm-fast", "--batch", "2"]);
-    assert_eq!(keys(&report), ["batch", "device", "dtype", "full_ms", "methods", "size"]);
+    assert_eq!(keys(&report), ["batch", "device", "dtype", "full_ms", "guided", "methods", "size", "steps"]);
     assert_eq!((&report["device"], &report["dtype"]), (&"cpu".into(), &"f32".into()));
     assert_eq!((report["size"].as_u64(), report["batch"].as_u64()), (Some(64), Some(2)));
     let methods = report["methods"].as_array().unwrap();
@@ -69,6 +69,7 @@ fn figures_fit_each_other() {
             "prune_less_ms",
             "scoring_share",
             "speedup",
+            "unguided_steps",
         ];
         assert_eq!(keys(row), expected);
         assert_eq!(row["name"], name);
@@ -81,6 +82,37 @@ fn figures_fit_each_other() {
     {
         assert!(table.contains(words), "{words} in\n{table}");
     }
+}
+
+/// From step 4 of 12 on an image is one row in place of two. An odd batch has no guidance to end, and the user is told.
+#[test]
+fn steps_without_guidance_run_on_half_of_the_rows() {
+    let work = tempfile::tempdir().unwrap();
+    let tgate = ["--steps", "12", "--methods", "tgate", "--prune-opt", "gate_step=4"];
+    let args = |batch: &'static str| {
+        let model =
+            ["bench", "--model", tiny().to_str().unwrap(), "--size", "64", "--repeats", "1", "--quiet"];
+        let output =
+            atedm(work.path(), &[&model[..], &["--json", "b.json", "--batch", batch], &tgate].concat());
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let json: Value = serde_json::from_slice(&fs::read(work.path().join("b.json")).unwrap()).unwrap();
+        let [table, said] = [output.stdout, output.stderr].map(|text| String::from_utf8(text).unwrap());
+        (table, said, json)
+    };
+    let (table, said, guided) = args("2");
+    assert!(table.contains("tgate") && table.contains(": 8 of 12 steps run without guidance"), "{table}");
+    assert!(table.contains("batch 2 with guidance") && !said.contains("even number"), "{said}\n{table}");
+    assert_eq!((&guided["guided"], &guided["steps"]), (&true.into(), &12.into()));
+    let (table, said, single) = args("1");
+    assert!(said.contains("it ends guidance at step 4") && !table.contains("guidance"), "{said}\n{table}");
+    assert_eq!(single["guided"], false);
+    let (guided, single) = (&guided["methods"][0], &single["methods"][0]);
+    assert_eq!((&guided["unguided_steps"], &single["unguided_steps"]), (&8.into(), &0.into()));
+    assert_eq!(guided["flops_full"], single["flops_full"]);
+    // four whole steps, and eight of which half is left
+    let whole = figure(guided, "flops_full");
+    let expected = 0.5 * (figure(single, "flops_mean") + 4.0 / 12.0 * whole);
+    assert!((figure(guided, "flops_mean") / expected - 1.0).abs() < 1e-9, "{guided}\n{single}");
 }
 
 #[test]

@@ -133,6 +133,27 @@ fn another_checkpoint_needs_no_weights() {
     assert!(table.contains("MFLOP") || table.contains("GFLOP"), "{table}");
 }
 
+/// SD-XL over 50 steps: ten guided ones, then 40 of one row in place of two.
+#[test]
+fn steps_without_guidance_count_half() {
+    let report = json(&["--prune", "tgate", "--prune-opt", "sp_interval=1"]);
+    let (full, row) = (&report["full"], &report["methods"][0]);
+    let figure = |value: &Value| value.as_f64().unwrap();
+    let whole = figure(&full["mean_tflop"]);
+    let kinds = ["cross-attention q,k,v,out", "cross-attention products"];
+    let half = 0.5 * (whole - kinds.iter().map(|kind| figure(&full["kinds"][kind])).sum::<f64>());
+    for (key, expected) in [
+        ("prune_less_tflop", whole),
+        ("normal_tflop", half),
+        ("mean_tflop", (10.0 * whole + 40.0 * half) / 50.0),
+    ] {
+        assert!((figure(&row[key]) - expected).abs() < 1e-9, "{key}: {} {expected}", row[key]);
+    }
+    let table = text(&["--prune", "tgate"]);
+    assert!(table.contains("a step at which guidance has ended counts half"), "{table}");
+    assert!(!text(&["--prune", "deepcache"]).contains("guidance"));
+}
+
 #[test]
 fn what_is_wrong_is_named() {
     let work = tempfile::tempdir().unwrap();

@@ -49,6 +49,35 @@ fn inspect_shows_blocks_and_costs() {
     assert_eq!(names(work.path()), [""; 0]);
 }
 
+/// Guidance ends at step 4 of 10: a phase of its own, which costs half.
+#[test]
+fn inspect_shows_where_guidance_ends() {
+    let work = tempfile::tempdir().unwrap();
+    let args = [
+        "inspect",
+        "--model",
+        tiny().to_str().unwrap(),
+        "--prune",
+        "tgate",
+        "--steps",
+        "10",
+        "--prune-opt",
+        "gate_step=4,sp_interval=1",
+    ];
+    let text = String::from_utf8(atedm(work.path(), &args).stdout).unwrap();
+    assert!(text.contains("a step, guidance has ended: half of the rows"), "{text}");
+    let output = atedm(work.path(), &[&args[..], &["--json"]].concat());
+    let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let phases = json["phases"].as_array().unwrap();
+    let rows: Vec<_> = phases.iter().map(|phase| (&phase["first_step"], &phase["rows"])).collect();
+    assert_eq!(rows, [(&0.into(), &1.0.into()), (&4.into(), &0.5.into())]);
+    let figure = |value: &serde_json::Value| value.as_f64().unwrap();
+    let (early, late) = (figure(&phases[0]["tflop"]), figure(&phases[1]["tflop"]));
+    assert_eq!(early, figure(&json["unpruned_tflop"]));
+    assert!(late < 0.5 * early && late > 0.3 * early);
+    assert!((figure(&json["mean_tflop"]) - (4.0 * early + 6.0 * late) / 10.0).abs() < 1e-12);
+}
+
 #[test]
 fn budgets_are_met() {
     let work = tempfile::tempdir().unwrap();

@@ -2,11 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use atedm_core::plugin::LayerTokens;
 use atedm_core::plugin::{
-    Action, BlockId, Event, NestSite, Row, Run, Scope, Site, Step, Sublayer, TokenReducer,
+    Action, BlockId, Event, LayerTokens, Row, Scope, Site, Step, Sublayer, TokenReducer,
 };
-use atedm_core::{AttentionOps, GraphRequest, Result, Tensor};
+use atedm_core::{AttentionOps, Result, Tensor};
 
 /// The tokens of every layer of every block.
 pub type TokenTrace = BTreeMap<BlockId, Vec<LayerTokens>>;
@@ -27,6 +26,7 @@ pub(crate) fn note<T: Tensor>(trace: &mut TokenTrace, site: &Site<'_>, sub: Subl
     layers[site.layer].set(sub, queries, keys);
 }
 
+// ANCHOR: wrapper
 /// A reducer that is watched: the tokens that each sublayer runs on are written down.
 #[derive(Debug)]
 pub struct Tracing<R> {
@@ -47,21 +47,13 @@ impl<R> Tracing<R> {
 }
 
 impl<T: AttentionOps, R: TokenReducer<T>> TokenReducer<T> for Tracing<R> {
-    fn begin_run(&mut self, run: &Run<'_>) -> Result<()> {
-        self.inner.begin_run(run)
-    }
-
-    fn wants_guidance(&mut self, step: &Step) -> bool {
-        self.inner.wants_guidance(step)
+    fn inner(&mut self) -> Option<&mut dyn TokenReducer<T>> {
+        Some(&mut self.inner)
     }
 
     fn begin_step(&mut self, step: &Step, rows: &[Row]) -> Result<()> {
         self.trace.clear();
         self.inner.begin_step(step, rows)
-    }
-
-    fn wants(&mut self, site: &Site<'_>, sub: Sublayer) -> Result<GraphRequest<T>> {
-        self.inner.wants(site, sub)
     }
 
     fn on_event(&mut self, site: &Site<'_>, event: Event<'_, T>) -> Result<Action<T>> {
@@ -72,16 +64,5 @@ impl<T: AttentionOps, R: TokenReducer<T>> TokenReducer<T> for Tracing<R> {
         }
         Ok(answer)
     }
-
-    fn enter_nest(&mut self, site: &NestSite<'_>, hidden: &T) -> Result<Option<T>> {
-        self.inner.enter_nest(site, hidden)
-    }
-
-    fn leave_nest(&mut self, site: &NestSite<'_>, output: &T) -> Result<Option<T>> {
-        self.inner.leave_nest(site, output)
-    }
-
-    fn end_step(&mut self, prediction: &T) -> Result<()> {
-        self.inner.end_step(prediction)
-    }
 }
+// ANCHOR_END: wrapper

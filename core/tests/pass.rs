@@ -7,7 +7,8 @@
 use atedm_core::backend::Partition;
 use atedm_core::plugin::{
     Action, AttentionOutput, BlockId, BlockPass, BlockShape, Event, Grid, IndexPlan, LayerTokens, MethodPlan,
-    ModelShape, Options, Reduction, Registry, Row, Site, Step, StepOf, Sublayer, TokenReducer, Unpruned,
+    ModelShape, Options, Reduction, Reductions, Registry, Row, Site, Step, StepOf, Sublayer, TokenReducer,
+    Unpruned,
 };
 use atedm_core::reference::{NdDevice, NdIndices, NdTensor};
 use atedm_core::{DType, Error, Indices, Result, Tensor};
@@ -168,4 +169,24 @@ fn a_model_that_needs_places_refuses_a_method_without() {
     describe("at-edm", &rotary).unwrap();
     let error = describe("mixing", &rotary).unwrap_err().to_string();
     assert!(error.starts_with("plugin mixing: leaves tokens that stand for no single places"), "{error}");
+}
+
+/// Two reductions of a stream: what was kept for every token is cut to the stream's tokens, and comes back from them.
+#[test]
+fn outputs_follow_all_reductions_of_the_stream() {
+    let plan = |kept: &[u32], tokens: usize, donors: &[u32]| -> Box<dyn Reduction<NdTensor>> {
+        let partition = Partition::from_kept(&[kept.to_vec()], tokens, &NdDevice).unwrap();
+        let donors = NdIndices::from_host(&[donors.to_vec()], &NdDevice).unwrap();
+        Box::new(IndexPlan::new(&partition, &donors).unwrap())
+    };
+    // token 0 goes and takes the value of token 3; then token 2 goes and takes that of token 1
+    let made = [plan(&[1, 2, 3], 4, &[2]), plan(&[0, 2], 3, &[0])];
+    let reductions = Reductions::new(&made);
+    let small = reductions.shrink(&stream()).unwrap();
+    assert_eq!(small.to_f32().unwrap(), [1.0, 3.0]);
+    assert_eq!(reductions.restore_added(&small).unwrap().to_f32().unwrap(), [3.0, 1.0, 1.0, 3.0]);
+    assert!(reductions.shrink(&small).is_err());
+    let whole = Reductions::none();
+    assert_eq!(whole.shrink(&small).unwrap().to_f32().unwrap(), [1.0, 3.0]);
+    assert_eq!(whole.restore_added(&small).unwrap().to_f32().unwrap(), [1.0, 3.0]);
 }

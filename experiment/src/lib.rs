@@ -97,6 +97,7 @@ mod stored;
 pub mod subject;
 mod table;
 mod tally;
+mod workload;
 
 pub use config::{Config, GridEntry, Sampling};
 pub use experiment::{Experiment, Row};

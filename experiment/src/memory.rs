@@ -29,7 +29,7 @@ pub struct AtOnce {
 /// The properties of a run that its memory depends on.
 pub fn workload(work: &method::Workload<'_>, at_once: AtOnce) -> Workload {
     let AtOnce { images, guidance_scale, tile, dtype } = at_once;
-    let guided = guidance_scale > 1.0 && work.unet.guidance_channels.is_none();
+    let guided = work.unet.is_guided(guidance_scale);
     Workload { latents: work.latents, images, guided, dtype, tile }
 }
 

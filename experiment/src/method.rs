@@ -5,94 +5,19 @@ use std::sync::Arc;
 
 use atedm_core::AttentionOps;
 use atedm_core::plugin::{
-    BlockShape, BuildContext, Grid, LayerTokens, MethodCatalogue, MethodPlan, ModelShape, NestId, NestShape,
-    Registry, StepOf, TokenReducer,
+    BuildContext, LayerTokens, MethodCatalogue, MethodPlan, NestId, Registry, StepOf, TokenReducer,
 };
-use atedm_core::reference::NdTensor;
-use atedm_sdxl::config::{BlockInfo, NestInfo, UNetConfig};
-use atedm_sdxl::flops::{self, UNetCost};
+use atedm_sdxl::config::BlockInfo;
+use atedm_sdxl::flops::{EvaluationCost, Rows};
 use atedm_sdxl::rng::RngKind;
-use atedm_sdxl::schedulers::{Sampler, SamplerRegistry, SchedulerConfig};
 use serde_json::Value;
 
 use crate::failure::Outcome;
 use crate::spec::PruneSpec;
 use crate::table::inline_tables;
+use crate::workload::{no_ratio, rows, solve, step_costs, tflops};
 
-/// The properties of a run that token counts and costs depend on.
-#[derive(Debug, Clone, Copy)]
-pub struct Workload<'a> {
-    /// The U-Net.
-    pub unet: &'a UNetConfig,
-    /// The latents' grid.
-    pub latents: Grid,
-    /// Text tokens.
-    pub text: usize,
-    /// Denoising steps.
-    pub steps: usize,
-    /// The checkpoint's scheduler.
-    pub scheduler: &'a SchedulerConfig,
-    /// The known samplers.
-    pub samplers: &'a SamplerRegistry<NdTensor>,
-    /// The name of the sampler that replaces the checkpoint's.
-    pub sampler: Option<&'a str>,
-}
-
-impl Workload<'_> {
-    /// The U-Net's attention blocks at this size.
-    pub fn blocks(&self) -> Vec<BlockInfo> {
-        self.unet.blocks(self.latents.height, self.latents.width)
-    }
-
-    /// The sampler of the run.
-    ///
-    /// # Errors
-    /// As [`SamplerRegistry::build`].
-    pub fn build_sampler(&self) -> atedm_core::Result<Box<dyn Sampler<NdTensor>>> {
-        self.samplers.build(self.scheduler, self.sampler, self.steps)
-    }
-
-    /// The time step of every step, at its first evaluation; `None` if the sampler cannot make this number of steps.
-    pub fn timesteps(&self) -> Option<Vec<f64>> {
-        let sampler = self.build_sampler().ok()?;
-        let firsts = sampler.first_evaluations();
-        Some(firsts.into_iter().filter_map(|first| sampler.timesteps().get(first).copied()).collect())
-    }
-
-    /// The step of every evaluation. If the sampler cannot make this number of steps, one evaluation per step is assumed.
-    pub fn evaluated_steps(&self) -> Vec<usize> {
-        match self.build_sampler() {
-            Ok(sampler) => (0..sampler.timesteps().len()).map(|number| sampler.step_of(number)).collect(),
-            Err(_) => (0..self.steps).collect(),
-        }
-    }
-
-    /// The description of the model that methods get.
-    pub fn shape(&self) -> ModelShape {
-        let blocks = self.blocks().iter().map(shape).collect();
-        let nests = self.unet.nests(self.latents.height, self.latents.width).into_iter().map(nest_shape);
-        ModelShape {
-            nests: nests.collect(),
-            timesteps: self.timesteps(),
-            ..ModelShape::new(blocks, self.steps)
-        }
-    }
-
-    /// TFLOPs (2 × MAC, one sample) of one evaluation without pruning.
-    pub fn whole_tflop(&self) -> Outcome<f64> {
-        Ok(flops::full(self.unet, self.latents, self.text)?.sum().tflop())
-    }
-}
-
-/// A block with only those facts that token counts depend on.
-pub fn shape(block: &BlockInfo) -> BlockShape {
-    BlockShape::new(block.id, block.depth, block.grid).with_channels(block.channels)
-}
-
-fn nest_shape(nest: NestInfo) -> NestShape {
-    let values = (nest.channels as u64).saturating_mul(nest.grid.tokens() as u64);
-    NestShape { blocks: nest.blocks, values }
-}
+pub use crate::workload::{GUIDANCE_SCALE, Workload, shape};
 
 /// A method by name with checked options.
 #[derive(Debug, Clone)]
@@ -189,69 +114,34 @@ impl Method {
         self.plan.replaced(StepOf { index, total })
     }
 
+    /// Whether a guided run is guided at a step.
+    pub fn wants_guidance(&self, index: usize, total: usize) -> bool {
+        self.plan.wants_guidance(StepOf { index, total })
+    }
+
+    /// The rows of a step's evaluation.
+    pub fn rows(&self, work: &Workload<'_>, index: usize) -> Rows {
+        rows(self.plan(), work, StepOf { index, total: work.steps })
+    }
+
     /// The cost of the evaluation at each step; `None` if only a run can tell.
-    pub fn step_costs(&self, work: &Workload<'_>) -> Outcome<Option<Vec<UNetCost>>> {
+    pub fn step_costs(&self, work: &Workload<'_>) -> Outcome<Option<Vec<EvaluationCost>>> {
         Ok(step_costs(self.plan(), work)?)
     }
 
-    /// TFLOPs (2 × MAC, one sample) of the evaluation at each step; `None` if only a run can tell.
+    /// TFLOPs (2 × MAC) of the evaluation at each step, for each of the run's rows; `None` if only a run can tell.
     pub fn step_tflops(&self, work: &Workload<'_>) -> Outcome<Option<Vec<f64>>> {
         Ok(self.step_costs(work)?.map(tflops))
     }
 }
 
-/// The cost of the evaluation at each step under a plan; `None` if only a run can tell.
-fn step_costs(plan: &dyn MethodPlan, work: &Workload<'_>) -> atedm_core::Result<Option<Vec<UNetCost>>> {
-    let mut steps = Vec::with_capacity(work.steps);
-    let blocks = work.blocks();
-    for index in 0..work.steps {
-        let step = StepOf { index, total: work.steps };
-        let replaced = plan.replaced(step);
-        let mut layers = Vec::with_capacity(blocks.len());
-        for block in &blocks {
-            let Some(tokens) = plan.tokens(&shape(block), step)? else { return Ok(None) };
-            layers.push((block.id, tokens));
-        }
-        steps.push(flops::pruned(work.unet, work.latents, work.text, replaced, |block| {
-            let tokens = layers.iter().find(|(id, _)| *id == block.id).map(|(_, tokens)| tokens.clone());
-            Ok(tokens.unwrap_or_default())
-        })?);
-    }
-    Ok(Some(steps))
-}
-
-fn tflops(costs: Vec<UNetCost>) -> Vec<f64> {
-    costs.iter().map(|cost| cost.sum().tflop()).collect()
-}
-
-/// The mean over the evaluations of a run. `steps` has the value at each step, `evaluated` the step of each evaluation.
-pub(crate) fn mean_of(steps: &[f64], evaluated: &[usize]) -> f64 {
-    let sum: f64 = evaluated.iter().filter_map(|step| steps.get(*step)).sum();
-    sum / evaluated.len().max(1) as f64
-}
-
-/// The error for a budget of a method whose cost does not depend on a ratio.
-fn no_ratio() -> atedm_core::Error {
-    let reason =
-        "no ratio decides what this method costs, or only a run shows it: give it options of its own";
-    atedm_core::Error::config("budget_tflops", reason)
-}
-
-/// `plan` with the ratio that meets a budget, or an error that names what can be reached.
-fn solve(budget: f64, plan: &dyn MethodPlan, work: &Workload<'_>) -> atedm_core::Result<Box<dyn MethodPlan>> {
-    let with = |ratio: f64| plan.with_ratio(ratio).unwrap_or_else(|| Err(no_ratio()));
-    let evaluated = work.evaluated_steps();
-    let mean = |ratio: f64| {
-        let steps = tflops(step_costs(with(ratio)?.as_ref(), work)?.ok_or_else(no_ratio)?);
-        Ok(mean_of(&steps, &evaluated))
-    };
-    with(flops::solve_ratio(budget, mean)?)
-}
-
 #[cfg(test)]
 mod tests {
-    use atedm_core::plugin::{Options, RunTells};
+    use atedm_core::plugin::{BlockShape, Grid, ModelShape, Options, RunTells};
+    use atedm_core::reference::NdTensor;
+    use atedm_sdxl::config::UNetConfig;
     use atedm_sdxl::flops::readable;
+    use atedm_sdxl::schedulers::{SamplerRegistry, SchedulerConfig};
     use serde_json::json;
 
     use super::*;
@@ -268,18 +158,22 @@ mod tests {
         extension: impl Extension,
         rng: Option<RngKind>,
     ) -> Outcome<(Method, Vec<f64>)> {
+        resolve_at(7.0, method, options, extension, rng)
+    }
+
+    fn resolve_at(
+        guidance_scale: f64,
+        method: &str,
+        options: Value,
+        extension: impl Extension,
+        rng: Option<RngKind>,
+    ) -> Outcome<(Method, Vec<f64>)> {
         let unet = UNetConfig::sdxl_base();
         let (latents, scheduler) = (Grid::new(128, 128), SchedulerConfig::sdxl());
         let samplers = &SamplerRegistry::with_builtins();
-        let work = Workload {
-            unet: &unet,
-            latents,
-            text: 77,
-            steps: 50,
-            scheduler: &scheduler,
-            samplers,
-            sampler: None,
-        };
+        let (text, steps, sampler, guided) = (77, 50, None, unet.is_guided(guidance_scale));
+        let work =
+            Workload { unet: &unet, latents, text, steps, scheduler: &scheduler, samplers, sampler, guided };
         let Value::Object(options) = options else { panic!("expected a table") };
         let spec = PruneSpec { method: method.into(), options };
         let method = Method::resolve(&spec, &work, registry::<NdTensor>(&extension)?.catalogue(), rng)?;
@@ -299,6 +193,24 @@ mod tests {
         assert_eq!(readable(steps[0]), "6.761 TFLOP");
         let (_, steps) = resolve("at-edm-dagger", json!({"prune_point": "before_ff"})).unwrap();
         assert_eq!(format!("{:.3}", mean(&steps)), "4.538");
+    }
+
+    /// T-GATE ends guidance at step 10: an image is one row in place of two, unless it was one before.
+    #[test]
+    fn steps_without_guidance_cost_half() {
+        for (method, options) in [("tgate", json!({})), ("deepcache+tgate", json!({}))] {
+            let steps = |scale: f64| resolve_at(scale, method, options.clone(), (), None).unwrap().1;
+            let (guided, single) = (steps(7.0), steps(1.0));
+            assert_eq!(guided[..10], single[..10], "{method}");
+            let half: Vec<f64> = single[10..].iter().map(|step| 0.5 * step).collect();
+            assert_eq!(guided[10..], half, "{method}");
+        }
+        // a budget is the mean of such steps
+        let options =
+            json!({"tgate": {"sp_interval": 1}, "tome": {"max_downsample": 2}, "budget_tflops": 3.7});
+        let (_, steps) = resolve("tgate+tome", options).unwrap();
+        assert!((mean(&steps) - 3.7).abs() < 0.005, "{}", mean(&steps));
+        assert!(steps[0] > 6.0 && steps[10] < 3.1, "{steps:?}");
     }
 
     #[test]

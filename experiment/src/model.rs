@@ -15,7 +15,7 @@ use atedm_sdxl::vae::TileOptions;
 use crate::failure::{Failure, Outcome};
 use crate::inputs::{Inputs, of_checkpoint};
 use crate::listener::Listener;
-use crate::method::Workload;
+use crate::method::{GUIDANCE_SCALE, Workload};
 
 /// The longest side accepted, in pixels.
 pub const LONGEST_SIDE: usize = 1 << 15;
@@ -180,7 +180,7 @@ impl Model {
         Ok(of_checkpoint(Some(self.checkpoint.identity().map_err(Failure::run)?)))
     }
 
-    /// The properties that token counts and costs depend on, at this size.
+    /// The properties that token counts and costs depend on, at this size. The run is guided if the U-Net allows it.
     pub fn workload(&self, size: Size, steps: usize) -> Workload<'_> {
         Workload {
             unet: self.checkpoint.unet(),
@@ -190,6 +190,7 @@ impl Model {
             scheduler: self.checkpoint.scheduler(),
             samplers: &self.samplers,
             sampler: None,
+            guided: self.checkpoint.unet().is_guided(GUIDANCE_SCALE),
         }
     }
 

@@ -16,10 +16,11 @@ use super::members::LONGEST_ID;
 use super::record::{FORMAT, PointInfo, PromptLine, RunInfo, Settings};
 use crate::failure::{Failure, Outcome};
 use crate::listener::Listener;
-use crate::method::{Method, Workload, mean_of};
+use crate::method::{Method, Workload};
 use crate::model::Size;
 use crate::platform::Platform;
 use crate::spec::{PruneSpec, in_label};
+use crate::workload::mean_of;
 
 /// The facts about the model that a plan needs.
 #[derive(Debug, Clone)]
@@ -299,7 +300,12 @@ impl<T: AttentionOps> Planner<'_, T> {
     fn point(&self, point: &Point, id: &str) -> Outcome<PlannedPoint> {
         let Self { options, inputs, platform, registry, listener } = self;
         let sampling = &point.sampling;
-        let work = Workload { steps: sampling.steps, sampler: sampling.scheduler.as_deref(), ..inputs.work };
+        let work = Workload {
+            steps: sampling.steps,
+            sampler: sampling.scheduler.as_deref(),
+            guided: inputs.work.unet.is_guided(sampling.guidance_scale),
+            ..inputs.work
+        };
         work.build_sampler()?;
         let method = Method::resolve(&point.spec, &work, registry.catalogue(), Some(options.rng))?;
         method.remarks().iter().for_each(|remark| listener.warning(remark));

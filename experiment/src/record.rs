@@ -116,7 +116,8 @@ pub enum Attention {
     Stored,
 }
 
-/// TFLOP (2 × MAC) of one sample in one U-Net evaluation.
+/// TFLOP (2 × MAC) of one U-Net evaluation, for each of the run's rows. A step at which guidance has ended counts half: it
+/// has one row of an image in place of two.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Flops {
@@ -124,7 +125,7 @@ pub struct Flops {
     pub mean_tflop: f64,
     /// The cost of the unpruned model.
     pub whole_tflop: f64,
-    /// Number of U-Net evaluations. Each runs on all rows of its batch.
+    /// Number of U-Net evaluations. Each runs on all rows of its step.
     pub evaluations: usize,
 }
 

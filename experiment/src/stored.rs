@@ -1,6 +1,6 @@
 //! `attention = "stored"` and `atedm bench --unfused`: every attention stores its map, as without a fused kernel.
 
-use atedm_core::plugin::{Action, Event, NestSite, Row, Run, Site, Step, Sublayer, TokenReducer};
+use atedm_core::plugin::{Action, Event, Site, Sublayer, TokenReducer};
 use atedm_core::{AttentionOps, GraphRequest, Result};
 
 /// Asks for a stored map at every attention; `inner` is shown those that it asked for.
@@ -17,16 +17,8 @@ impl<T: AttentionOps> StoredMaps<T> {
 }
 
 impl<T: AttentionOps> TokenReducer<T> for StoredMaps<T> {
-    fn begin_run(&mut self, run: &Run<'_>) -> Result<()> {
-        self.inner.begin_run(run)
-    }
-
-    fn wants_guidance(&mut self, step: &Step) -> bool {
-        self.inner.wants_guidance(step)
-    }
-
-    fn begin_step(&mut self, step: &Step, rows: &[Row]) -> Result<()> {
-        self.inner.begin_step(step, rows)
+    fn inner(&mut self) -> Option<&mut dyn TokenReducer<T>> {
+        Some(self.inner.as_mut())
     }
 
     fn wants(&mut self, site: &Site<'_>, sub: Sublayer) -> Result<GraphRequest<T>> {
@@ -42,17 +34,5 @@ impl<T: AttentionOps> TokenReducer<T> for StoredMaps<T> {
             }
             other => self.inner.on_event(site, other),
         }
-    }
-
-    fn enter_nest(&mut self, site: &NestSite<'_>, hidden: &T) -> Result<Option<T>> {
-        self.inner.enter_nest(site, hidden)
-    }
-
-    fn leave_nest(&mut self, site: &NestSite<'_>, output: &T) -> Result<Option<T>> {
-        self.inner.leave_nest(site, output)
-    }
-
-    fn end_step(&mut self, prediction: &T) -> Result<()> {
-        self.inner.end_step(prediction)
     }
 }

@@ -12,7 +12,7 @@ use atedm_sdxl::schedulers::{SamplerRegistry, SchedulerConfig};
 
 use crate::failure::{Failure, Outcome};
 use crate::inputs::{Inputs, of_checkpoint};
-use crate::method::{Method, Workload};
+use crate::method::{GUIDANCE_SCALE, Method, Workload};
 use crate::model::{AskedSize, Model, Size};
 use crate::spec::PruneSpec;
 
@@ -132,7 +132,7 @@ impl Subject {
         })
     }
 
-    /// The properties that token counts and costs depend on, over `steps` steps.
+    /// The properties that token counts and costs depend on, over `steps` steps. The run is guided if the U-Net allows it.
     pub fn workload(&self, steps: usize) -> Workload<'_> {
         Workload {
             unet: &self.unet,
@@ -142,6 +142,7 @@ impl Subject {
             scheduler: &self.scheduler,
             samplers: &self.samplers,
             sampler: None,
+            guided: self.unet.is_guided(GUIDANCE_SCALE),
         }
     }
 }

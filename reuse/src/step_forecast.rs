@@ -18,8 +18,8 @@
 use std::collections::VecDeque;
 
 use atedm_core::plugin::{
-    Action, BlockShape, BuildContext, Event, Facts, LayerTokens, MethodPlan, ModelShape, NestId, NestSite,
-    Options, Row, Run, Site, StepOf, TokenReducer,
+    BlockShape, BuildContext, Facts, LayerTokens, MethodPlan, ModelShape, NestId, NestSite, Options, Row,
+    Run, StepOf, TokenReducer,
 };
 use atedm_core::{AttentionOps, Error, Result};
 use serde::{Deserialize, Serialize};
@@ -190,10 +190,6 @@ impl<T: AttentionOps> TokenReducer<T> for StepForecast<T> {
         self.steps.begin(run);
         self.ran.clear();
         Ok(())
-    }
-
-    fn on_event(&mut self, _site: &Site<'_>, _event: Event<'_, T>) -> Result<Action<T>> {
-        Ok(Action::Continue)
     }
 
     fn enter_nest(&mut self, site: &NestSite<'_>, _hidden: &T) -> Result<Option<T>> {

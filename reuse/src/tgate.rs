@@ -18,7 +18,9 @@
 //! 2. What cross-attention gave last before the gate is used from there on. That is what it gave in the step before the gate,
 //!    unless another method of a stack left the layer out.
 //! 3. Where nothing is kept yet, a sublayer runs, and what it gives is kept.
-//! 4. A layer whose stream has been shrunk, by another method of a stack, runs: its tokens are other ones at every step.
+//! 4. An output is kept for every token of the block's entry. Where another method of a stack has shrunk the stream, the
+//!    tokens that it removed get what they would get at the block's exit, and of what is kept the tokens of the stream get
+//!    theirs.
 
 use atedm_core::plugin::{
     Action, BlockId, BlockShape, BuildContext, Event, Facts, LayerTokens, MethodPlan, ModelShape, Options,
@@ -72,6 +74,11 @@ impl TGateOptions {
         at_least_one("gate_step", self.gate_step)?;
         at_least_one("sp_interval", self.sp_interval)?;
         at_least_one("fi_interval", self.fi_interval)
+    }
+
+    /// Whether a step is guided.
+    fn guides(&self, step: usize) -> bool {
+        step < self.gate_step
     }
 
     fn of(&self, sub: Sublayer, step: usize) -> Use {
@@ -155,6 +162,14 @@ impl MethodPlan for TGatePlan {
         Ok(Some(vec![layer; block.depth]))
     }
 
+    fn keeps_whole_outputs(&self) -> bool {
+        true
+    }
+
+    fn wants_guidance(&self, step: StepOf) -> bool {
+        self.options.guides(step.index)
+    }
+
     fn memory(&self, model: &ModelShape) -> u64 {
         let keeps =
             |step: usize| matches!(self.options.of(Sublayer::SelfAttention, step), Use::Keep | Use::KeepMean);
@@ -186,12 +201,6 @@ impl<T: AttentionOps> TGate<T> {
     }
 }
 
-/// Whether no method has shrunk the stream of this block.
-fn is_whole(site: &Site<'_>) -> bool {
-    let (start, end) = site.protected;
-    site.tokens == site.grid.tokens() + end.saturating_sub(start)
-}
-
 impl<T: AttentionOps> TokenReducer<T> for TGate<T> {
     fn begin_run(&mut self, run: &Run<'_>) -> Result<()> {
         self.steps.begin(run);
@@ -200,7 +209,7 @@ impl<T: AttentionOps> TokenReducer<T> for TGate<T> {
     }
 
     fn wants_guidance(&mut self, step: &Step) -> bool {
-        self.steps.number(step.index) < self.options.gate_step
+        self.options.guides(self.steps.number(step.index))
     }
 
     fn on_event(&mut self, site: &Site<'_>, event: Event<'_, T>) -> Result<Action<T>> {
@@ -208,20 +217,23 @@ impl<T: AttentionOps> TokenReducer<T> for TGate<T> {
             return Ok(Action::Continue);
         };
         let now = self.options.of(sub, self.steps.number(site.step.index));
-        if now == Use::Run || !is_whole(site) {
+        if now == Use::Run {
             return Ok(Action::Continue);
         }
         let place = (site.block, site.layer, sub);
         match event {
-            Event::Before { .. } if now == Use::Again => {
+            Event::Before { reductions, .. } if now == Use::Again => {
                 let kept = self.memory.recall(&place, site.rows)?;
-                return Ok(kept.map_or(Action::Continue, Action::Replace));
+                let output = kept.map(|whole| reductions.shrink(&whole)).transpose()?;
+                return Ok(output.map_or(Action::Continue, Action::Replace));
             }
-            Event::After { output, .. } if now == Use::KeepMean => {
-                self.memory.keep_mean(place, site.rows, output)?;
+            Event::After { output, reductions, .. } if now == Use::KeepMean => {
+                self.memory.keep_mean(place, site.rows, &reductions.restore_added(output)?)?;
             }
-            Event::After { output, .. } if now == Use::Keep || !self.memory.has(&place, site.rows) => {
-                self.memory.keep(place, site.rows, output)?;
+            Event::After { output, reductions, .. }
+                if now == Use::Keep || !self.memory.has(&place, site.rows) =>
+            {
+                self.memory.keep(place, site.rows, &reductions.restore_added(output)?)?;
             }
             _ => {}
         }

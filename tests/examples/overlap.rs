@@ -177,11 +177,15 @@ struct Compared<T: AttentionOps> {
 fn copy<'a, T: AttentionOps>(event: &Event<'a, T>) -> Option<Event<'a, T>> {
     Some(match event {
         Event::LayerEnter { hidden } => Event::LayerEnter { hidden },
-        Event::Before { sub, hidden, normed } => Event::Before { sub: *sub, hidden, normed },
+        Event::Before { sub, hidden, normed, reductions } => {
+            Event::Before { sub: *sub, hidden, normed, reductions: *reductions }
+        }
         Event::Attended { sub, graph, values, output, .. } => {
             Event::Attended { sub: *sub, graph: graph.clone(), first_vote: None, values, output }
         }
-        Event::After { sub, hidden, output } => Event::After { sub: *sub, hidden, output },
+        Event::After { sub, hidden, output, reductions } => {
+            Event::After { sub: *sub, hidden, output, reductions: *reductions }
+        }
         Event::BlockExit { hidden } => Event::BlockExit { hidden },
         _ => return None,
     })

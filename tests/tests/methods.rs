@@ -104,10 +104,11 @@ fn subject(name: &'static str, options: &Value) -> Subject<Reference64> {
         idle_options(member).into_iter().for_each(|(key, value)| table[key] = value);
     }
     let plan = describe(name, options).unwrap();
-    let again = describe(name, options).unwrap();
+    let [again, guidance] = [(); 2].map(|()| describe(name, options).unwrap());
     let subject = Subject::new(format!("{name} {options}"), (NdDevice, DType::F64), build(options.clone()))
         .with_idle(build(idle))
-        .with_counts(move |block, step| plan.tokens(block, step).unwrap());
+        .with_counts(move |block, step| plan.tokens(block, step).unwrap())
+        .with_guidance(move |step| guidance.wants_guidance(step));
     // what a first-block cache leaves out, only a run can tell
     if name == "first-block-cache" {
         subject
@@ -200,6 +201,23 @@ fn stacks_conform() {
             json!({"at-edm": {"levels": [0], "max_iterations": 3}, "at-edm-dagger": {"levels": [1]}}),
             &[][..],
         ),
+    ]);
+}
+
+/// The gate gives outputs of the layers whose tokens the other member reduces.
+#[test]
+fn stacks_of_a_gate_and_a_reduction_conform() {
+    let gate = json!({"gate_step": 2, "sp_interval": 2, "fi_interval": 2, "warm_up": 0});
+    let with = |name: &'static str, member: &str, more: Value| -> Method {
+        (name, json!({"tgate": gate, member: more}), &[])
+    };
+    let constant = json!({"schedule": "constant", "ratio": 0.5});
+    assert_conforming([
+        with("tgate+at-edm-fast", "at-edm-fast", json!({})),
+        with("at-edm-fast+tgate", "at-edm-fast", constant.clone()),
+        with("tgate+at-edm", "at-edm", json!({"prune_layers": [0, 1], "recovery": "direct", "ratio": 0.4})),
+        with("tgate+tome-c", "tome-c", json!({})),
+        with("tome-c+tgate", "tome-c", json!({"merge_crossattn": true})),
     ]);
 }
 

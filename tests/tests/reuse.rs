@@ -8,11 +8,11 @@ use std::collections::BTreeMap;
 
 use atedm_conformance::host::Array;
 use atedm_conformance::tolerance::{LATENTS, relative_l2};
-use atedm_core::plugin::{
-    Action, BuildContext, Event, NestId, NestSite, Registry, Run, Site, Step, TokenReducer,
-};
-use atedm_core::reference::{NdDevice, Reference32};
+use atedm_core::plugin::{BuildContext, Grid, NestId, NestSite, Registry, TokenReducer};
+use atedm_core::reference::{NdDevice, NdTensor, Reference32};
 use atedm_core::{AttentionOps, Backend, DType, DeviceOf, Result, Tensor};
+use atedm_experiment::method::{Method, Workload};
+use atedm_experiment::spec::PruneSpec;
 use atedm_sdxl::checkpoint::{Checkpoint, OpenOptions};
 use atedm_sdxl::pipeline::{Decoding, InitialLatents, Output, Pipeline, Proceed, Request, StepReport};
 use atedm_tests::golden::{Golden, fixtures, request};
@@ -25,14 +25,8 @@ struct Noting<'a, T> {
 }
 
 impl<T: AttentionOps> TokenReducer<T> for Noting<'_, T> {
-    fn begin_run(&mut self, run: &Run<'_>) -> Result<()> {
-        self.method.begin_run(run)
-    }
-    fn wants_guidance(&mut self, step: &Step) -> bool {
-        self.method.wants_guidance(step)
-    }
-    fn on_event(&mut self, site: &Site<'_>, event: Event<'_, T>) -> Result<Action<T>> {
-        self.method.on_event(site, event)
+    fn inner(&mut self) -> Option<&mut dyn TokenReducer<T>> {
+        Some(self.method)
     }
     fn enter_nest(&mut self, site: &NestSite<'_>, hidden: &T) -> Result<Option<T>> {
         let output = self.method.enter_nest(site, hidden)?;
@@ -40,12 +34,6 @@ impl<T: AttentionOps> TokenReducer<T> for Noting<'_, T> {
             self.replaced.entry(site.nest).or_default().push(site.step.index);
         }
         Ok(output)
-    }
-    fn leave_nest(&mut self, site: &NestSite<'_>, output: &T) -> Result<Option<T>> {
-        self.method.leave_nest(site, output)
-    }
-    fn end_step(&mut self, prediction: &T) -> Result<()> {
-        self.method.end_step(prediction)
     }
 }
 
@@ -109,15 +97,29 @@ fn assert_parity<B: Backend>(device: &DeviceOf<B>, method: &str) {
     assert!(faults.is_empty(), "{}", faults.join("\n"));
 }
 
-/// A run of one case on tiny-a under another method, on ndarray.
+fn tiny_a() -> Checkpoint {
+    Checkpoint::open(fixtures().join("tiny-a"), OpenOptions::default()).unwrap()
+}
+
+/// A guided run of one case on tiny-a under another method, on ndarray.
 fn output(name: &str, options: &Value, start: usize) -> Output<<Reference32 as Backend>::Tensor> {
+    output_at(5.0, name, options, start)
+}
+
+/// The same at a guidance scale.
+fn output_at(
+    guidance_scale: f64,
+    name: &str,
+    options: &Value,
+    start: usize,
+) -> Output<<Reference32 as Backend>::Tensor> {
     let (cases, golden) = cases();
     let case = &cases[0];
-    let opened = Checkpoint::open(fixtures().join("tiny-a"), OpenOptions::default()).unwrap();
-    let pipeline = Pipeline::<Reference32>::load(&opened, DType::F32, &NdDevice).unwrap();
+    let pipeline = Pipeline::<Reference32>::load(&tiny_a(), DType::F32, &NdDevice).unwrap();
     let latents = golden.array(case["start"].as_str().unwrap());
     let latents: <Reference32 as Backend>::Tensor = latents.upload(DType::F32, &NdDevice).unwrap();
-    let mut request = Request { decoding: Decoding::Skip, ..request(case, latents.clone()) };
+    let request = request(case, latents.clone());
+    let mut request = Request { decoding: Decoding::Skip, guidance_scale, ..request };
     if start > 0 {
         request.initial = InitialLatents::Noisy { latents, start };
     }
@@ -171,6 +173,42 @@ fn costs_are_those_of_what_runs() {
     let costs = output("step-forecast", &json!({"cache_interval": 3}), 0).costs;
     let ran: Vec<usize> = costs.iter().filter(|cost| cost.macs.total() > 0).map(|cost| cost.step).collect();
     assert_eq!(ran, [0, 1, 2, 4, 7]);
+}
+
+/// The plan's FLOPs are those of the run, step by step: with guidance, where the gate halves the rows, and without.
+#[test]
+fn costs_are_those_planned() {
+    let checkpoint = tiny_a();
+    let mut registry = Registry::<NdTensor>::with_builtins();
+    atedm_reuse::register(&mut registry).unwrap();
+    let (deepcache, tgate) = (json!({"cache_interval": 3}), json!({"gate_step": 4}));
+    let stacked = json!({"deepcache": deepcache, "tgate": tgate});
+    for (name, options) in [("deepcache", &deepcache), ("tgate", &tgate), ("deepcache+tgate", &stacked)] {
+        let ran = |scale: f64| -> Vec<f64> {
+            output_at(scale, name, options, 0).costs.iter().map(|cost| cost.tflop()).collect()
+        };
+        let planned = |scale: f64| {
+            let work = Workload {
+                unet: checkpoint.unet(),
+                latents: Grid::new(16, 16),
+                text: 77,
+                steps: 8,
+                scheduler: checkpoint.scheduler(),
+                sampler: None,
+                guided: checkpoint.unet().is_guided(scale),
+            };
+            let options = options.as_object().unwrap().clone();
+            let spec = PruneSpec { method: name.into(), options };
+            let method = Method::resolve(&spec, &work, registry.catalogue(), None).unwrap();
+            method.step_tflops(&work).unwrap().unwrap()
+        };
+        let (guided, single) = (planned(5.0), planned(1.0));
+        assert_eq!(ran(5.0), guided, "{name} with guidance");
+        assert_eq!(ran(1.0), single, "{name} without guidance");
+        let share = |step: usize| if name == "deepcache" || step < 4 { 1.0 } else { 0.5 };
+        let expected: Vec<f64> = single.iter().enumerate().map(|(step, cost)| cost * share(step)).collect();
+        assert_eq!(guided, expected, "{name}: from the gate on half");
+    }
 }
 
 #[test]

@@ -8,8 +8,7 @@ use atedm_conformance::tolerance::PUBLISHED_TFLOPS;
 use atedm_conformance::trace::{TokenTrace, Tracing};
 use atedm_core::at_edm::{AtEdmConfig, Parts, PrunePoint};
 use atedm_core::plugin::{
-    Action, BlockShape, BuildContext, Event, Grid, NestId, NestSite, Row, Run, Site, Step, StepOf, Tau,
-    TokenReducer, Unpruned,
+    BlockShape, BuildContext, Grid, NestId, NestSite, Row, Run, Step, StepOf, Tau, TokenReducer, Unpruned,
 };
 use atedm_core::{DType, Result, Tensor, Weights};
 use atedm_sdxl::flops;
@@ -177,10 +176,6 @@ struct Without {
 }
 
 impl TokenReducer<ShapeTensor> for Without {
-    fn on_event(&mut self, _: &Site<'_>, _: Event<'_, ShapeTensor>) -> Result<Action<ShapeTensor>> {
-        Ok(Action::Continue)
-    }
-
     // on the device of the run, whose ledger counts what follows
     fn enter_nest(&mut self, site: &NestSite<'_>, hidden: &ShapeTensor) -> Result<Option<ShapeTensor>> {
         let output = || ShapeTensor::new(&self.shape, DType::F32, &hidden.device());

@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 
 use atedm_conformance::host::Draws;
 use atedm_core::plugin::{
-    Action, BlockId, BuildContext, Event, Grid, Registry, Row, Run, Site, Step, Sublayer,
+    Action, BlockId, BuildContext, Event, Grid, Reductions, Registry, Row, Run, Site, Step, Sublayer,
 };
 use atedm_core::reference::{NdDevice, Reference32};
 use atedm_core::{Backend, DType, DeviceOf, Tensor};
@@ -82,7 +82,12 @@ impl Case {
             method.on_event(&site, Event::LayerEnter { hidden: &hidden }),
             Ok(Action::Continue)
         ));
-        let before = Event::Before { sub: Sublayer::SelfAttention, hidden: &hidden, normed: &hidden };
+        let before = Event::Before {
+            sub: Sublayer::SelfAttention,
+            hidden: &hidden,
+            normed: &hidden,
+            reductions: Reductions::none(),
+        };
         let plan = match method.on_event(&site, before).unwrap() {
             Action::Around { by, .. } => by,
             _ => return vec![(0..tokens).collect(); self.batch],

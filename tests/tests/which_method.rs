@@ -11,9 +11,8 @@ use atedm_conformance::backend::block::TestBlock;
 use atedm_conformance::backend::support::Lab;
 use atedm_conformance::oracle;
 use atedm_core::plugin::{
-    Action, BlockId, BlockShape, Branch, BuildContext, Event, Grid, MethodPlan, ModelShape, NestId,
-    NestShape, NestSite, Options, Registry, Row, Run, Site, Stage, Step, Sublayer, TokenReducer, Unpruned,
-    nest,
+    BlockId, BlockShape, Branch, BuildContext, Grid, MethodPlan, ModelShape, NestId, NestShape, NestSite,
+    Options, Registry, Row, Run, Site, Stage, Step, Sublayer, TokenReducer, Unpruned, nest,
 };
 use atedm_core::reference::{NdDevice, NdTensor, Reference64};
 use atedm_core::{DType, GraphRequest, Result, Tensor};
@@ -123,31 +122,13 @@ struct Spy {
 }
 
 impl TokenReducer<NdTensor> for Spy {
-    fn begin_run(&mut self, run: &Run<'_>) -> Result<()> {
-        self.method.begin_run(run)
-    }
-    fn wants_guidance(&mut self, step: &Step) -> bool {
-        self.method.wants_guidance(step)
-    }
-    fn begin_step(&mut self, step: &Step, rows: &[Row]) -> Result<()> {
-        self.method.begin_step(step, rows)
+    fn inner(&mut self) -> Option<&mut dyn TokenReducer<NdTensor>> {
+        Some(self.method.as_mut())
     }
     fn wants(&mut self, site: &Site<'_>, sub: Sublayer) -> Result<GraphRequest<NdTensor>> {
         let wants = self.method.wants(site, sub)?;
         self.wants_graph |= !matches!(wants, GraphRequest::None);
         Ok(wants)
-    }
-    fn on_event(&mut self, site: &Site<'_>, event: Event<'_, NdTensor>) -> Result<Action<NdTensor>> {
-        self.method.on_event(site, event)
-    }
-    fn enter_nest(&mut self, site: &NestSite<'_>, hidden: &NdTensor) -> Result<Option<NdTensor>> {
-        self.method.enter_nest(site, hidden)
-    }
-    fn leave_nest(&mut self, site: &NestSite<'_>, output: &NdTensor) -> Result<Option<NdTensor>> {
-        self.method.leave_nest(site, output)
-    }
-    fn end_step(&mut self, prediction: &NdTensor) -> Result<()> {
-        self.method.end_step(prediction)
     }
 }
 

@@ -59,7 +59,7 @@ pub struct AroundSublayers<T: AttentionOps> {
     planner: Box<dyn Planner<T>>,
     ratio: f64,
     store: PlanStore<T>,
-    observer: Option<SharedObserver<T>>,
+    observer: LayerObserver<T>,
     /// The plan of the layer that runs now.
     current: Option<Box<dyn Reduction<T>>>,
 }
@@ -72,6 +72,7 @@ impl<T: AttentionOps> AroundSublayers<T> {
         reuse: Reuse,
         observer: Option<SharedObserver<T>>,
     ) -> Self {
+        let observer = LayerObserver::new(observer);
         Self { planner, ratio, store: PlanStore::new(reuse), observer, current: None }
     }
 
@@ -81,28 +82,45 @@ impl<T: AttentionOps> AroundSublayers<T> {
         if is_whole(site) {
             let Self { planner, ratio, store, .. } = self;
             self.current = store.plan(site, *ratio, || planner.plan(site, metric, *ratio))?;
-            if let Some(plan) = &self.current {
-                tell(self.observer.as_ref(), site, plan.as_ref(), &metric.device())?;
-            }
         }
         Ok(())
     }
 }
 
-/// Tells an observer which tokens `plan` keeps.
-pub(crate) fn tell<T: AttentionOps>(
-    observer: Option<&SharedObserver<T>>,
-    site: &Site<'_>,
-    plan: &dyn Reduction<T>,
-    device: &T::Device,
-) -> Result<()> {
-    let Some(observer) = observer else { return Ok(()) };
-    let Some(representatives) = plan.representatives() else { return Ok(()) };
-    let mut kept = representatives?.to_host()?;
-    kept.iter_mut().for_each(|row| row.sort_unstable());
-    let kept = T::Indices::from_host(&kept, device)?;
-    let record = PruneRecord { scores: None, kept: &kept, positions: None, votes: 0, tokens: site.tokens };
-    lock(observer)?.pruned(site, &record)
+/// An observer that is told once a layer: of the first sublayer that is reduced, whichever sublayers the layer has.
+pub(crate) struct LayerObserver<T: AttentionOps> {
+    observer: Option<SharedObserver<T>>,
+    /// Whether it was told of the layer that runs now.
+    told: bool,
+}
+
+impl<T: AttentionOps> LayerObserver<T> {
+    pub(crate) fn new(observer: Option<SharedObserver<T>>) -> Self {
+        Self { observer, told: false }
+    }
+
+    /// A layer begins.
+    pub(crate) fn enter_layer(&mut self) {
+        self.told = false;
+    }
+
+    /// A sublayer of the layer is reduced by `plan`: tells which tokens it keeps.
+    pub(crate) fn tell(
+        &mut self,
+        site: &Site<'_>,
+        plan: &dyn Reduction<T>,
+        device: &T::Device,
+    ) -> Result<()> {
+        let Some(observer) = self.observer.as_ref().filter(|_| !self.told) else { return Ok(()) };
+        self.told = true;
+        let Some(representatives) = plan.representatives() else { return Ok(()) };
+        let mut kept = representatives?.to_host()?;
+        kept.iter_mut().for_each(|row| row.sort_unstable());
+        let kept = T::Indices::from_host(&kept, device)?;
+        let record =
+            PruneRecord { scores: None, kept: &kept, positions: None, votes: 0, tokens: site.tokens };
+        lock(observer)?.pruned(site, &record)
+    }
 }
 
 impl<T: AttentionOps> WithRatio for AroundSublayers<T> {
@@ -130,14 +148,20 @@ impl<T: AttentionOps> TokenReducer<T> for AroundSublayers<T> {
 
     fn on_event(&mut self, site: &Site<'_>, event: Event<'_, T>) -> Result<Action<T>> {
         match event {
-            Event::LayerEnter { hidden } if self.planner.moment() == Moment::LayerInput => {
-                self.enter(site, hidden)?;
+            Event::LayerEnter { hidden } => {
+                // another method may give self-attention's output: nothing is told before it, and this layer has no plan
+                self.current = None;
+                self.observer.enter_layer();
+                if self.planner.moment() == Moment::LayerInput {
+                    self.enter(site, hidden)?;
+                }
             }
             Event::Before { sub, normed, .. } => {
                 if sub.has_self_graph() && self.planner.moment() == Moment::Normalised {
                     self.enter(site, normed)?;
                 }
                 if let (Some(scope), Some(plan)) = (self.planner.scope(sub), &self.current) {
+                    self.observer.tell(site, plan.as_ref(), &normed.device())?;
                     return Ok(Action::Around { scope, by: plan.clone_box() });
                 }
             }

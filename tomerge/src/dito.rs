@@ -30,7 +30,7 @@ use atedm_core::plugin::{
 use atedm_core::{AttentionOps, Error, Indices, Result};
 use serde::{Deserialize, Serialize};
 
-use crate::around::tell;
+use crate::around::LayerObserver;
 use crate::draws::{Draws, Generator};
 use crate::grid::{Cells, Split, is_whole};
 use crate::matching::{Matching, Sides, match_tokens};
@@ -165,7 +165,7 @@ pub(crate) struct Dito<T: AttentionOps> {
     guidance: GuidanceMasks,
     ratio: f64,
     draws: Draws,
-    observer: Option<SharedObserver<T>>,
+    observer: LayerObserver<T>,
     found: BTreeMap<(Place, Vec<Row>), Found<T>>,
     selected: BTreeMap<(Place, Row), Selected>,
 }
@@ -179,6 +179,7 @@ impl<T: AttentionOps> Dito<T> {
     ) -> Self {
         let draws = Draws::new(options.rng, seed);
         let (found, selected) = (BTreeMap::new(), BTreeMap::new());
+        let observer = LayerObserver::new(observer);
         Self { options, guidance, ratio, draws, observer, found, selected }
     }
 
@@ -296,17 +297,14 @@ impl<T: AttentionOps> TokenReducer<T> for Dito<T> {
     fn on_event(&mut self, site: &Site<'_>, event: Event<'_, T>) -> Result<Action<T>> {
         let matching = self.options.is_matching(site.step.index);
         match event {
+            Event::LayerEnter { .. } => self.observer.enter_layer(),
             Event::After { sub, output, .. } if matching && self.count(site, sub).is_some() => {
                 self.find(site, sub, output)?;
             }
             Event::Before { sub, hidden, .. } if !matching => {
                 let Some(count) = self.count(site, sub) else { return Ok(Action::Continue) };
                 if let Some(by) = self.plan(site, sub, count, hidden)? {
-                    let subs = [Sublayer::SelfAttention, Sublayer::CrossAttention, Sublayer::FeedForward];
-                    // an observer is told once a layer
-                    if subs.into_iter().find(|sub| self.options.scope(*sub).is_some()) == Some(sub) {
-                        tell(self.observer.as_ref(), site, by.as_ref(), &hidden.device())?;
-                    }
+                    self.observer.tell(site, by.as_ref(), &hidden.device())?;
                     return Ok(Action::Around { scope: Scope::Both, by });
                 }
             }

@@ -7,7 +7,7 @@ mod common;
 
 use std::collections::BTreeMap;
 
-use atedm_core::plugin::{Event, Grid, Row, Scope, Site, Sublayer};
+use atedm_core::plugin::{Event, Grid, Reductions, Row, Scope, Site, Sublayer};
 use atedm_core::reference::NdTensor;
 use atedm_core::{DType, Indices};
 use common::*;
@@ -27,7 +27,9 @@ fn runs(
     [input, output]: [&NdTensor; 2],
 ) -> Option<Around> {
     let answer = before(method, place, sub, input).unwrap();
-    method.on_event(place, Event::After { sub, hidden: output, output }).unwrap();
+    method
+        .on_event(place, Event::After { sub, hidden: output, output, reductions: Reductions::none() })
+        .unwrap();
     answer
 }
 

@@ -27,7 +27,7 @@ pub(crate) struct BenchArgs {
     /// Width and height in pixels [default: the model's own size]
     #[arg(long, value_name = "PIXELS", value_parser = parse::positive, allow_negative_numbers = true)]
     pub(crate) size: Option<usize>,
-    /// Rows of one U-Net evaluation (guidance needs two per image)
+    /// Rows of one U-Net evaluation; an even number stands for guided images of two rows each
     #[arg(long, value_name = "N", default_value = "1", value_parser = parse::positive, allow_negative_numbers = true)]
     pub(crate) batch: usize,
     /// Methods to time, in addition to the full model

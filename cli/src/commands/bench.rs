@@ -29,7 +29,9 @@ pub(crate) fn run(args: &BenchArgs, extension: &impl Extension) -> Outcome {
     };
     let subject = subject.sized(AskedSize { width: side, height: side })?;
     let output = args.json.as_deref().map(OutputFile::prepare).transpose()?;
-    let work = subject.workload(args.steps);
+    let options =
+        RaceOptions { batch: args.batch, repeats: args.repeats, steps: args.steps, unfused: args.unfused };
+    let work = options.workload(&subject);
     let progress = Progress::new(0, args.quiet);
     let mut methods = Vec::new();
     for name in &args.methods {
@@ -37,12 +39,7 @@ pub(crate) fn run(args: &BenchArgs, extension: &impl Extension) -> Outcome {
     }
     let mut before_round = || if args.paced { wait_for_turn() } else { Ok(()) };
     let race = Race {
-        options: RaceOptions {
-            batch: args.batch,
-            repeats: args.repeats,
-            steps: args.steps,
-            unfused: args.unfused,
-        },
+        options,
         extension,
         subject: &subject,
         model: model.as_ref(),

@@ -5,7 +5,7 @@ use atedm_core::reference::NdTensor;
 use atedm_experiment::extension::registry;
 use atedm_experiment::spec::PruneSpec;
 use atedm_experiment::subject::{Costed, Subject};
-use atedm_sdxl::flops::{RunCost, Unit};
+use atedm_sdxl::flops::{RunCost, StepClass, Unit};
 use serde_json::{Map, Value, json};
 
 use super::print::print;
@@ -109,7 +109,7 @@ impl Row {
 
     /// TFLOP of a prune-less step, of a normal step, and the mean.
     fn tflops(&self) -> [f64; 3] {
-        let of = |class: Option<&atedm_sdxl::flops::StepClass>| class.map_or(0.0, |class| class.tflop());
+        let of = |class: Option<&StepClass>| class.map_or(0.0, |class| class.cost.tflop());
         [of(self.cost.dearest()), of(self.cost.cheapest()), self.cost.mean_tflop()]
     }
 }
@@ -133,8 +133,13 @@ impl Report<'_> {
                 self.subject.name, work.latents.width, work.latents.height, self.subject.text, self.steps
             ),
             format!("{} (2 x MAC) of one U-Net evaluation on one sample", unit.name),
-            String::new(),
         ];
+        if self.rows.iter().any(|row| row.cost.unguided_steps() > 0) {
+            lines.push(
+                "a step at which guidance has ended counts half: an image is one row in place of two".into(),
+            );
+        }
+        lines.push(String::new());
         let wide = self.rows.iter().map(|row| row.costed.label.chars().count()).max().unwrap_or(0).max(13);
         lines.push(format!(
             "    {:<wide$} {:>7} {:>11} {:>8} {:>8} {:>8}",
@@ -213,7 +218,7 @@ impl Report<'_> {
             "latents": [work.latents.height, work.latents.width],
             "text_tokens": self.subject.text,
             "steps": self.steps,
-            "flops_unit": "TFLOP: 2 x MAC, one sample, one U-Net evaluation; mean over the steps",
+            "flops_unit": "TFLOP: 2 x MAC, one sample, one U-Net evaluation; mean over the steps, of which those without guidance count half",
             "full": row(&self.whole),
             "methods": self.rows.iter().map(row).collect::<Vec<Value>>(),
         })

@@ -5,10 +5,10 @@ use atedm_core::plugin::{LayerTokens, NestId};
 use atedm_core::reference::NdTensor;
 use atedm_experiment::extension::registry;
 use atedm_experiment::memory::{AtOnce, readable as bytes, workload};
-use atedm_experiment::method::{Method, Workload};
+use atedm_experiment::method::{GUIDANCE_SCALE, Method, Workload};
 use atedm_experiment::model::{Model, Size};
 use atedm_sdxl::config::BlockInfo;
-use atedm_sdxl::flops::readable;
+use atedm_sdxl::flops::{Rows, readable};
 use atedm_sdxl::memory::Memory;
 use serde_json::{Value, json};
 
@@ -19,9 +19,6 @@ use crate::describe;
 use crate::failure::{Failure, Outcome};
 use crate::model::{asked, open};
 use crate::{prune, tell};
-
-/// A guidance scale that gives two rows per image, as the default does.
-const GUIDED: f64 = 7.0;
 
 /// Collects the facts and prints them.
 pub(crate) fn run(args: &InspectArgs, extension: &impl Extension) -> Outcome {
@@ -46,6 +43,7 @@ pub(crate) fn run(args: &InspectArgs, extension: &impl Extension) -> Outcome {
 struct Phase {
     steps: std::ops::Range<usize>,
     tflop: f64,
+    rows: Rows,
     /// The nest that does not run.
     replaced: Option<NestId>,
     /// For each block, the tokens of its layers.
@@ -69,9 +67,9 @@ struct Report<'a> {
 impl<'a> Report<'a> {
     fn new(model: &'a Model, size: Size, work: Workload<'a>, method: &'a Method) -> Outcome<Self> {
         let blocks = work.blocks();
-        let phases = method.step_tflops(&work)?.map(|tflops| phases(method, &blocks, &tflops)).transpose()?;
+        let phases = method.step_tflops(&work)?.map(|tflops| phases(method, &work, &tflops)).transpose()?;
         let parts = describe::parts(&model.checkpoint)?;
-        let one = AtOnce { images: 1, guidance_scale: GUIDED, tile: None, dtype: DType::F32 };
+        let one = AtOnce { images: 1, guidance_scale: GUIDANCE_SCALE, tile: None, dtype: DType::F32 };
         let memory = Memory::of(&model.checkpoint, &workload(&work, one)).map_err(Failure::run)?;
         Ok(Self {
             model,
@@ -94,7 +92,7 @@ impl<'a> Report<'a> {
 
     /// Bytes that the method stores between steps for one image in f32.
     fn held(&self) -> u64 {
-        let rows = if self.work.unet.guidance_channels.is_none() { 2 } else { 1 };
+        let rows = if self.work.guided { 2 } else { 1 };
         let values = self.method.plan().memory(&self.work.shape());
         values.saturating_mul(rows * DType::F32.size_in_bytes() as u64)
     }
@@ -163,7 +161,11 @@ impl<'a> Report<'a> {
             } else {
                 format!("steps {}-{last}", phase.steps.start)
             };
-            lines.push(format!("{name}: {} a step", readable(phase.tflop)));
+            let rows = match phase.rows {
+                Rows::All => "",
+                Rows::Half => ", guidance has ended: half of the rows",
+            };
+            lines.push(format!("{name}: {} a step{rows}", readable(phase.tflop)));
             for (block, layers) in self.blocks.iter().zip(&phase.layers) {
                 let words = match phase.replaced.filter(|nest| nest.contains(block.nest)) {
                     Some(nest) => format!("does not run: an earlier step's output of {nest} is used again"),
@@ -197,6 +199,7 @@ impl<'a> Report<'a> {
                     "first_step": phase.steps.start,
                     "steps": phase.steps.len(),
                     "tflop": phase.tflop,
+                    "rows": phase.rows.share(),
                     "replaced_nest": phase.replaced.map(|nest| nest.0),
                     "blocks": layers,
                 })
@@ -214,7 +217,7 @@ impl<'a> Report<'a> {
             "blocks": blocks,
             "method": self.method.name,
             "options": self.method.settings,
-            "flops_unit": "TFLOP: 2 x MAC, one sample, one U-Net evaluation",
+            "flops_unit": "TFLOP: 2 x MAC, one sample, one U-Net evaluation; a step without guidance counts half",
             "unpruned_tflop": self.whole_tflop,
             "memory_unit": "bytes, one image in f32",
             "memory": {
@@ -232,19 +235,21 @@ impl<'a> Report<'a> {
     }
 }
 
-/// Joins neighbouring steps with equal token counts.
-fn phases(method: &Method, blocks: &[BlockInfo], tflops: &[f64]) -> Outcome<Vec<Phase>> {
+/// Joins neighbouring steps with equal token counts and as many rows.
+fn phases(method: &Method, work: &Workload<'_>, tflops: &[f64]) -> Outcome<Vec<Phase>> {
+    let blocks = work.blocks();
     let mut phases: Vec<Phase> = Vec::new();
     for (step, &tflop) in tflops.iter().enumerate() {
         let replaced = method.replaced(step, tflops.len());
         let layers =
             blocks.iter().map(|block| Ok(method.tokens(block, step, tflops.len())?.unwrap_or_default()));
         let layers = layers.collect::<Outcome<Vec<_>>>()?;
+        let rows = method.rows(work, step);
         match phases.last_mut() {
-            Some(phase) if phase.layers == layers && phase.replaced == replaced => {
+            Some(phase) if phase.layers == layers && phase.replaced == replaced && phase.rows == rows => {
                 phase.steps.end = step + 1;
             }
-            _ => phases.push(Phase { steps: step..step + 1, tflop, replaced, layers }),
+            _ => phases.push(Phase { steps: step..step + 1, tflop, rows, replaced, layers }),
         }
     }
     Ok(phases)

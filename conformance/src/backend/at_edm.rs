@@ -307,7 +307,7 @@ pub fn guidance_masks_are_shared<B: Backend>(device: &DeviceOf<B>, dtype: DType)
 
 /// Protected tokens are kept, whatever their scores.
 pub fn protected_tokens_stay<B: Backend>(device: &DeviceOf<B>, dtype: DType) -> Result<()> {
-    use atedm_core::plugin::{Action, Event, Grid, Site, Sublayer, TokenReducer};
+    use atedm_core::plugin::{Action, Event, Grid, Reductions, Site, Sublayer, TokenReducer};
     let mut lab = Lab::<B>::new(device, dtype, 10);
     let hidden = lab.normals(&[1, 30, 4])?.on;
     let parts = Parts::with_builtins();
@@ -327,7 +327,12 @@ pub fn protected_tokens_stay<B: Backend>(device: &DeviceOf<B>, dtype: DType) -> 
         rows: &rows,
     };
     reducer.on_event(&site, Event::LayerEnter { hidden: &hidden })?;
-    let event = Event::After { sub: Sublayer::FeedForward, hidden: &hidden, output: &hidden };
+    let event = Event::After {
+        sub: Sublayer::FeedForward,
+        hidden: &hidden,
+        output: &hidden,
+        reductions: Reductions::none(),
+    };
     let answer = reducer.on_event(&site, event)?;
     assert!(matches!(answer, Action::UntilExit(_)));
     let masks = recorder.lock().unwrap().take();

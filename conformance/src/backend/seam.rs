@@ -46,7 +46,7 @@ impl<T: AttentionOps> TokenReducer<T> for Scripted<T> {
     fn on_event(&mut self, site: &Site<'_>, event: Event<'_, T>) -> Result<Action<T>> {
         let (name, tokens) = match &event {
             Event::LayerEnter { hidden } => ("enter".to_string(), hidden.shape()[1]),
-            Event::Before { sub, hidden, normed } => {
+            Event::Before { sub, hidden, normed, .. } => {
                 assert_eq!(hidden.shape(), normed.shape());
                 (format!("before {}", sub_name(*sub)), hidden.shape()[1])
             }

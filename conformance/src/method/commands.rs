@@ -27,18 +27,37 @@ pub(super) struct Picture {
     pub(super) protected: (usize, usize),
 }
 
+/// The rows of an image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Halves {
+    /// One, in a run without guidance.
+    None,
+    /// One for each half of guidance.
+    Both,
+    /// The negative half's, in a guided run at a step without guidance.
+    Negative,
+}
+
 impl Picture {
+    /// The rows of an image at a step with guidance, if the run has any.
+    pub(super) fn halves(&self) -> Halves {
+        if self.guided { Halves::Both } else { Halves::None }
+    }
+
     /// What the rows of a batch are: the negative halves of all images first.
-    pub(super) fn rows(&self) -> Vec<Row> {
-        let branches: &[Branch] =
-            if self.guided { &[Branch::Uncond, Branch::Cond] } else { &[Branch::Single] };
+    pub(super) fn rows(&self, halves: Halves) -> Vec<Row> {
+        let branches: &[Branch] = match halves {
+            Halves::None => &[Branch::Single],
+            Halves::Both => &[Branch::Uncond, Branch::Cond],
+            Halves::Negative => &[Branch::Uncond],
+        };
         let of = |&branch: &Branch| self.images.iter().map(move |&image| Row { image, branch });
         branches.iter().flat_map(of).collect()
     }
 
     /// The batches of one evaluation.
-    pub(super) fn batches(&self) -> Vec<Vec<Row>> {
-        let rows = self.rows();
+    pub(super) fn batches(&self, halves: Halves) -> Vec<Vec<Row>> {
+        let rows = self.rows(halves);
         if !self.in_turn {
             return vec![rows];
         }

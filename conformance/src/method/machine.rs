@@ -11,7 +11,7 @@ use atedm_core::plugin::{
 };
 use atedm_core::{Backend, DType, DeviceOf, Error, Result, Tensor};
 
-use super::commands::{Command, Picture};
+use super::commands::{Command, Halves, Picture};
 use super::watch::{Fact, Places, Tamper, Watched};
 use crate::backend::block::{Gathered, Probe, TestBlock, Visit};
 use crate::backend::support::{Lab, TensorOf};
@@ -59,6 +59,8 @@ pub(super) struct Evaluation {
     /// Of which run.
     pub(super) run: usize,
     pub(super) step: Step,
+    /// Whether it had a row for each half of guidance.
+    pub(super) guided: bool,
     /// Every block.
     pub(super) blocks: Vec<BlockShape>,
     /// What every sublayer gathered of a table, in order.
@@ -196,7 +198,7 @@ impl<'a, B: Backend> Machine<'a, B> {
             let evaluation = match made.filter(|&made| picture.step(made).is_some()) {
                 Some(evaluation) => evaluation,
                 None => {
-                    let rows = picture.rows();
+                    let rows = picture.rows(picture.halves());
                     let run = Run::new(picture.steps, picture.seed, &rows);
                     watched.begin_run(&Run { first: picture.first, ..run })?;
                     runs += 1;
@@ -228,12 +230,17 @@ impl<'a, B: Backend> Machine<'a, B> {
         stops_in: Option<(usize, usize, Sublayer)>,
     ) -> Result<Evaluation> {
         let step = picture.step(evaluation).ok_or_else(|| Error::config("steps", "the run is over"))?;
-        let rows = picture.rows();
+        // without guidance the negative rows are the batch, as in a pipeline
+        let halves = match picture.guided && !watched.wants_guidance(&step) {
+            true => Halves::Negative,
+            false => picture.halves(),
+        };
+        let rows = picture.rows(halves);
         watched.begin_step(&step, &rows)?;
         let mut all_gathered = Vec::new();
         // for each block what every row gave
         let mut outputs: Vec<BTreeMap<Row, Array>> = vec![BTreeMap::new(); self.blocks.len()];
-        for batch in picture.batches() {
+        for batch in picture.batches(halves) {
             let gathered = RefCell::new(Vec::new());
             let visits = Visits {
                 machine: self,
@@ -266,7 +273,8 @@ impl<'a, B: Backend> Machine<'a, B> {
         let blocks = self.blocks.iter().map(block).collect();
         let gathered = all_gathered.into_iter().map(Rows::read).collect::<Result<_>>()?;
         let (trace, replaced) = (std::mem::take(&mut watched.trace), std::mem::take(&mut watched.replaced));
-        Ok(Evaluation { run: 0, step, blocks, outputs, gathered, trace, replaced })
+        let guided = halves == Halves::Both;
+        Ok(Evaluation { run: 0, step, guided, blocks, outputs, gathered, trace, replaced })
     }
 
     /// A table in which token `i` has the row `[i, −i]`.

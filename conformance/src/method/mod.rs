@@ -24,6 +24,8 @@ pub use runs::*;
 pub type CheckFn<B> = fn(&Subject<B>) -> Result<()>;
 
 type Build<B> = Box<dyn Fn() -> Result<Box<dyn TokenReducer<TensorOf<B>>>>>;
+/// Whether a step is guided.
+type Guidance = Box<dyn Fn(StepOf) -> bool>;
 /// The nest that does not run at a step.
 type Replaced = Box<dyn Fn(StepOf) -> Option<NestId>>;
 type Counts = Box<dyn Fn(&BlockShape, StepOf) -> Option<Vec<LayerTokens>>>;
@@ -37,6 +39,7 @@ pub struct Subject<B: Backend> {
     idle: Option<Build<B>>,
     counts: Option<Counts>,
     replaced: Option<Replaced>,
+    guidance: Option<Guidance>,
 }
 
 impl<B: Backend> Subject<B> {
@@ -55,6 +58,7 @@ impl<B: Backend> Subject<B> {
             idle: None,
             counts: None,
             replaced: None,
+            guidance: None,
         }
     }
 
@@ -87,6 +91,13 @@ impl<B: Backend> Subject<B> {
         self
     }
 
+    /// What the method says beforehand of the steps at which a guided run is guided.
+    #[must_use]
+    pub fn with_guidance(mut self, guidance: impl Fn(StepOf) -> bool + 'static) -> Self {
+        self.guidance = Some(Box::new(guidance));
+        self
+    }
+
     /// The name.
     pub fn name(&self) -> &str {
         &self.name
@@ -98,6 +109,7 @@ impl<B: Backend> Subject<B> {
             "asked_for_nothing_it_does_nothing" => self.idle.is_some(),
             "counts_are_those_planned" => self.counts.is_some(),
             "nests_are_those_planned" => self.replaced.is_some(),
+            "guidance_ends_as_planned" => self.guidance.is_some(),
             _ => true,
         }
     }
@@ -167,6 +179,7 @@ method_checks! { $;
     every_life_runs
     a_token_always_stays
     shrink_and_restore_fit
+    what_is_added_is_restored_apart
     a_copy_does_the_same
     positions_name_what_stays
     transformers_run_or_are_refused
@@ -182,6 +195,7 @@ method_checks! { $;
     a_cancelled_run_leaves_nothing
     counts_are_those_planned
     nests_are_those_planned
+    guidance_ends_as_planned
 }
 
 #[cfg(test)]

@@ -12,8 +12,10 @@ use super::machine::{Machine, Played, table};
 use super::watch::{Fact, Places, Stream, Tamper};
 use super::wrong::WrongTensor;
 use crate::host::Array;
+use crate::oracle::binary;
 use crate::random::{RUNS, forall};
 use crate::report::panic_message;
+use crate::tolerance::assert_chain_arrays;
 
 /// Evaluations of a picture, one after the other.
 pub(super) fn evaluations(picture: &Picture, count: usize) -> Vec<Command> {
@@ -67,6 +69,14 @@ fn fits(fact: &Fact) {
     assert_eq!(fact.restored.shape, fact.input.shape, "{}: restored", fact.at);
     let finite = |array: &Array| array.data.iter().all(|x| x.is_finite());
     assert!(finite(&fact.shrunk) && finite(&fact.restored), "{}: not finite", fact.at);
+}
+
+/// What is added to the shrunk tokens is restored apart from them: `restore(x + a) = restore(x) + restore_added(a)`.
+pub fn what_is_added_is_restored_apart<B: Backend>(subject: &Subject<B>) -> Result<()> {
+    subject.for_each_reduction(|fact| {
+        let sum = binary(&fact.restored, &fact.added, |restored, added| restored + added);
+        assert_chain_arrays(&fact.doubled, &sum, subject.dtype, &format!("{}: twice the tokens", fact.at));
+    })
 }
 
 /// A copy of a reduction shrinks and restores as the reduction does.

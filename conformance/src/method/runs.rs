@@ -1,6 +1,6 @@
 //! What a method must do over its runs.
 
-use atedm_core::plugin::{LayerTokens, NestId, StepOf, TokenReducer, Unpruned};
+use atedm_core::plugin::{BlockShape, LayerTokens, NestId, StepOf, TokenReducer, Unpruned};
 use atedm_core::{Backend, DType, Result};
 use proptest::prelude::Strategy;
 
@@ -139,12 +139,25 @@ pub fn a_cancelled_run_leaves_nothing<B: Backend>(subject: &Subject<B>) -> Resul
 }
 
 /// The plan where a run starts late: a sublayer whose output was to be used again may run if there is none yet, and others
-/// may be used again by a method that counts from the run's first step.
-fn run_where_nothing_is_kept(ran: &[LayerTokens], planned: Vec<LayerTokens>) -> Vec<LayerTokens> {
-    let or = |planned: usize, ran: usize| if planned == 0 || ran == 0 { ran } else { planned };
+/// may be used again by a method that counts from the run's first step. Where other attentions run than planned, a method of
+/// a stack that reduces by their maps may leave whole what was to be reduced, or the other way round.
+fn run_where_nothing_is_kept(
+    ran: &[LayerTokens],
+    planned: Vec<LayerTokens>,
+    block: &BlockShape,
+) -> Vec<LayerTokens> {
     if ran.len() != planned.len() {
         return planned;
     }
+    let given = |layers: &[LayerTokens]| -> Vec<(bool, bool)> {
+        layers.iter().map(|layer| (layer.self_attention == 0, layer.cross_attention == 0)).collect()
+    };
+    let (whole, other_maps) = (block.grid.tokens(), given(ran) != given(&planned));
+    let or = |planned: usize, ran: usize| match (planned, ran) {
+        (0, ran) | (_, ran @ 0) => ran,
+        (planned, ran) if other_maps && (planned == whole || ran == whole) => ran,
+        (planned, _) => planned,
+    };
     let layer = |(planned, ran): (LayerTokens, &LayerTokens)| LayerTokens {
         self_attention: or(planned.self_attention, ran.self_attention),
         self_keys: or(planned.self_keys, ran.self_keys),
@@ -170,7 +183,7 @@ pub fn counts_are_those_planned<B: Backend>(subject: &Subject<B>) -> Result<()> 
                 }
                 let Some(planned) = counts(block, step) else { continue };
                 let ran = &evaluation.trace[&block.id];
-                let planned = if late { run_where_nothing_is_kept(ran, planned) } else { planned };
+                let planned = if late { run_where_nothing_is_kept(ran, planned, block) } else { planned };
                 let what =
                     format!("{} on {:?} at step {} of {}", block.id, block.grid, step.index, step.total);
                 assert_eq!(*ran, planned, "{what}: what runs, and what was planned");
@@ -199,6 +212,24 @@ pub fn nests_are_those_planned<B: Backend>(subject: &Subject<B>) -> Result<()> {
             let planned: Vec<NestId> = replaced(StepOf { index, total }).into_iter().collect();
             let got: Vec<NestId> = evaluation.replaced.iter().copied().collect();
             assert_eq!(got, planned, "step {index} of {total}: what does not run, and what was planned");
+        }
+        Ok(())
+    });
+    Ok(())
+}
+
+/// Guidance ends at the steps planned, in guided runs of the full schedule.
+pub fn guidance_ends_as_planned<B: Backend>(subject: &Subject<B>) -> Result<()> {
+    let machine = subject.machine()?;
+    let Some(guidance) = &subject.guidance else { return Ok(()) };
+    forall(RUNS, pictures(), |picture| {
+        let picture = Picture { first: 0, guided: true, ..picture };
+        let count = picture.steps * picture.evaluations;
+        let played = finished(subject.play(&machine, &evaluations(&picture, count))?)?;
+        for evaluation in &played.evaluations {
+            let (index, total) = (evaluation.step.index, evaluation.step.total);
+            let (planned, got) = (guidance(StepOf { index, total }), evaluation.guided);
+            assert_eq!(got, planned, "step {index} of {total}: whether it is guided, and what was planned");
         }
         Ok(())
     });

@@ -3,9 +3,9 @@
 use std::collections::BTreeSet;
 
 use atedm_core::plugin::{
-    Action, Event, NestId, NestSite, Reduction, Row, Run, Scope, Site, Step, Sublayer, TokenReducer,
+    Action, Event, NestId, NestSite, Reduction, Row, Scope, Site, Step, Sublayer, TokenReducer,
 };
-use atedm_core::{AttentionGraph, AttentionOps, GraphRequest, Indices, Result, Tensor};
+use atedm_core::{AttentionGraph, AttentionOps, Indices, Result, Tensor};
 
 use super::wrong::{self, WrongTensor};
 use crate::host::Array;
@@ -24,6 +24,9 @@ pub(super) struct Fact {
     pub(super) positions: Option<Vec<Vec<u32>>>,
     pub(super) shrunk: Array,
     pub(super) restored: Array,
+    /// What was restored of twice the shrunk tokens, and of the shrunk tokens as something added.
+    pub(super) doubled: Array,
+    pub(super) added: Array,
     /// What a copy of it shrank and restored.
     pub(super) copied: [Array; 2],
     /// For each batch row where the protected tokens stand in the input; `None` where nobody can tell.
@@ -184,6 +187,8 @@ impl<'a, T: AttentionOps> Watched<'a, T> {
             took: wrong::taken(by, input, &shrunk),
             shrunk: Array::read(&shrunk)?,
             restored: Array::read(&restored)?,
+            doubled: Array::read(&by.restore(&shrunk.affine(2.0, 0.0)?)?)?,
+            added: Array::read(&by.restore_added(&shrunk)?)?,
             positions,
             copied,
         });
@@ -192,22 +197,14 @@ impl<'a, T: AttentionOps> Watched<'a, T> {
 }
 
 impl<T: AttentionOps> TokenReducer<T> for Watched<'_, T> {
-    fn begin_run(&mut self, run: &Run<'_>) -> Result<()> {
-        self.method.begin_run(run)
-    }
-
-    fn wants_guidance(&mut self, step: &Step) -> bool {
-        self.method.wants_guidance(step)
+    fn inner(&mut self) -> Option<&mut dyn TokenReducer<T>> {
+        Some(self.method)
     }
 
     fn begin_step(&mut self, step: &Step, rows: &[Row]) -> Result<()> {
         self.trace.clear();
         self.replaced.clear();
         self.method.begin_step(step, rows)
-    }
-
-    fn wants(&mut self, site: &Site<'_>, sub: Sublayer) -> Result<GraphRequest<T>> {
-        self.method.wants(site, sub)
     }
 
     fn on_event(&mut self, site: &Site<'_>, event: Event<'_, T>) -> Result<Action<T>> {
@@ -239,7 +236,7 @@ impl<T: AttentionOps> TokenReducer<T> for Watched<'_, T> {
             Action::UntilExit(by) => Some((None, by.as_ref())),
             _ => None,
         };
-        if let Some(sub) = before {
+        if let (Some(sub), false) = (before, matches!(answer, Action::Replace(_))) {
             self.place(at.clone(), sub, reduction)?;
         }
         if let (true, Some(reduction), Some(input)) = (self.tries, reduction, &input) {
@@ -268,10 +265,6 @@ impl<T: AttentionOps> TokenReducer<T> for Watched<'_, T> {
             None => self.method.leave_nest(site, output),
         }
     }
-
-    fn end_step(&mut self, prediction: &T) -> Result<()> {
-        self.method.end_step(prediction)
-    }
 }
 
 /// The same event with wrong tensors.
@@ -283,9 +276,9 @@ fn tell_wrongly<T: AttentionOps>(
 ) -> Result<Action<T>> {
     match event {
         Event::LayerEnter { hidden } => method.on_event(site, Event::LayerEnter { hidden: &how.of(hidden)? }),
-        Event::Before { sub, hidden, normed } => {
-            let (hidden, normed) = (how.of(hidden)?, how.of(normed)?);
-            method.on_event(site, Event::Before { sub, hidden: &hidden, normed: &normed })
+        Event::Before { sub, hidden, normed, reductions } => {
+            let (hidden, normed) = (&how.of(hidden)?, &how.of(normed)?);
+            method.on_event(site, Event::Before { sub, hidden, normed, reductions })
         }
         Event::Attended { sub, graph, first_vote, values, output } => {
             let graph = match (how, graph) {
@@ -299,9 +292,9 @@ fn tell_wrongly<T: AttentionOps>(
             let (values, output) = (&how.of(values)?, &how.of(output)?);
             method.on_event(site, Event::Attended { sub, graph, first_vote, values, output })
         }
-        Event::After { sub, hidden, output } => {
+        Event::After { sub, hidden, output, reductions } => {
             let (hidden, output) = (&how.of(hidden)?, &how.of(output)?);
-            method.on_event(site, Event::After { sub, hidden, output })
+            method.on_event(site, Event::After { sub, hidden, output, reductions })
         }
         Event::BlockExit { hidden } => method.on_event(site, Event::BlockExit { hidden: &how.of(hidden)? }),
         other => method.on_event(site, other),

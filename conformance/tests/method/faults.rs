@@ -12,6 +12,7 @@ pub(crate) enum Fault {
     DecidesByTheMeanOfTheBatch,
     FailsOnOddGrids,
     ForgetsOnlyAtTheExit,
+    GuidesOneStepMore,
     IdleRemovesOne,
     IdleRounds,
     KeepsNothing,
@@ -37,6 +38,7 @@ pub(crate) enum Fault {
     RemembersByPlace,
     ReplacesTooLate,
     RestoresNan,
+    RestoresOneMore,
     RestoresTooFew,
     RestorePanics,
     ShrinkTakesAnything,
@@ -74,6 +76,7 @@ pub(crate) const FAULTS: &[(Fault, &str)] = &[
     (RefusesInTwoLines, "transformers_run_or_are_refused"),
     (RemembersByPlace, "images_may_take_turns"),
     (RestoresNan, "shrink_and_restore_fit"),
+    (RestoresOneMore, "what_is_added_is_restored_apart"),
     (RestoresTooFew, "shrink_and_restore_fit"),
     (RestorePanics, "reductions_refuse_what_does_not_fit"),
     (ShrinkTakesAnything, "reductions_refuse_what_does_not_fit"),
@@ -81,6 +84,7 @@ pub(crate) const FAULTS: &[(Fault, &str)] = &[
 
 /// Every fault of a method that reuses earlier outputs, with the check that must find it.
 pub(crate) const REUSE_FAULTS: &[(Fault, &str)] = &[
+    (GuidesOneStepMore, "guidance_ends_as_planned"),
     (NestOutputsAreOfOneRow, "images_do_not_depend_on_their_batch"),
     (NestOutputsAreTooShort, "every_life_runs"),
     (NestsAreForgottenAtTheEnd, "a_cancelled_run_leaves_nothing"),

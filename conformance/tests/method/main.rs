@@ -29,11 +29,12 @@ fn reusing(fault: Option<Fault>) -> Subject<Reference64> {
         .with_idle(|| Ok(Box::new(Unpruned)))
         .with_counts(|block, step| Some(reusing::counts(block, step.index)))
         .with_replaced(reusing::replaced)
+        .with_guidance(reusing::guided)
 }
 
 #[test]
 fn without_a_fault_everything_passes() {
-    for subject in [subject(None).with_replaced(|_| None), reusing(None)] {
+    for subject in [subject(None).with_replaced(|_| None).with_guidance(|_| true), reusing(None)] {
         let report = run_suite(&subject, &[]);
         assert!(report.is_conforming(), "{report}");
         assert!(report.outcomes.iter().all(|outcome| outcome.status == Status::Passed), "{report}");
@@ -81,7 +82,12 @@ fn a_method_without_counts_is_not_held_to_any() {
         .filter(|outcome| outcome.status == Status::NotApplicable)
         .map(|outcome| outcome.check.as_str())
         .collect();
-    let bound = ["asked_for_nothing_it_does_nothing", "counts_are_those_planned", "nests_are_those_planned"];
+    let bound = [
+        "asked_for_nothing_it_does_nothing",
+        "counts_are_those_planned",
+        "nests_are_those_planned",
+        "guidance_ends_as_planned",
+    ];
     assert_eq!(spared, bound);
     assert!(report.is_conforming(), "{report}");
 }

@@ -56,6 +56,7 @@ impl Reduction<NdTensor> for Picked {
         let full = self.plan.restore(reduced);
         match self.fault {
             Some(Fault::RestoresTooFew) => full.and(Ok(reduced.clone())),
+            Some(Fault::RestoresOneMore) => full?.affine(1.0, 1.0),
             Some(Fault::RestoresNan) => full?.affine(f64::NAN, 0.0),
             Some(Fault::RestorePanics) => {
                 assert_eq!(reduced.shape()[1], self.plan.kept());

@@ -1,12 +1,12 @@
 //! A method that reuses earlier outputs. At every odd step, nest 1 and one cross-attention outside it return their last
-//! output.
+//! output. From step 3 on it wants no guidance.
 
 use std::collections::BTreeMap;
 
 use atedm_core::backend::dims;
 use atedm_core::plugin::{
-    Action, BlockId, BlockShape, Event, LayerTokens, NestId, NestSite, Row, Run, Site, StepOf, Sublayer,
-    TokenReducer,
+    Action, BlockId, BlockShape, Event, LayerTokens, NestId, NestSite, Row, Run, Site, Step, StepOf,
+    Sublayer, TokenReducer,
 };
 use atedm_core::reference::NdTensor;
 use atedm_core::{Error, Result, Tensor};
@@ -28,6 +28,11 @@ pub(crate) struct Reusing {
 /// Whether a step reuses earlier outputs.
 fn reuses(index: usize) -> bool {
     index % 2 == 1
+}
+
+/// Whether a guided run is planned to be guided at a step.
+pub(crate) fn guided(step: StepOf) -> bool {
+    step.index < 3
 }
 
 /// The nest that is planned to be replaced.
@@ -107,6 +112,11 @@ impl TokenReducer<NdTensor> for Reusing {
             self.forget();
         }
         Ok(())
+    }
+
+    fn wants_guidance(&mut self, step: &Step) -> bool {
+        let late = usize::from(self.has(Fault::GuidesOneStepMore));
+        guided(StepOf { index: step.index - late.min(step.index), total: step.total })
     }
 
     fn on_event(&mut self, site: &Site<'_>, event: Event<'_, NdTensor>) -> Result<Action<NdTensor>> {

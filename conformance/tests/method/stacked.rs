@@ -46,6 +46,10 @@ impl MethodPlan for ReusingPlan {
         reusing::replaced(step)
     }
 
+    fn wants_guidance(&self, step: StepOf) -> bool {
+        reusing::guided(step)
+    }
+
     fn memory(&self, model: &ModelShape) -> u64 {
         model.nest(NestId(1)).map_or(0, |nest| nest.values)
     }
@@ -75,12 +79,13 @@ fn subject(fault: Option<Fault>) -> Subject<Reference64> {
     const NAME: &str = "reusing+toy";
     let plan =
         || registry(None).catalogue().describe(NAME, &Options::new(), &registry(None).catalogue().facts());
-    let (counts, nests) = (plan().unwrap(), plan().unwrap());
+    let (counts, nests, guidance) = (plan().unwrap(), plan().unwrap(), plan().unwrap());
     Subject::new(NAME, (NdDevice, DType::F64), move || {
         registry(fault).build(NAME, &json!({}), &Default::default())
     })
     .with_counts(move |block, step| counts.tokens(block, step).unwrap())
     .with_replaced(move |step| nests.replaced(step))
+    .with_guidance(move |step| guidance.wants_guidance(step))
 }
 
 #[test]
@@ -95,6 +100,7 @@ fn a_members_fault_is_a_fault_of_the_stack() {
         (Fault::NestsAreRememberedByPlace, "images_may_take_turns"),
         (Fault::NestsAreNeverForgotten, "a_run_forgets_the_runs_before"),
         (Fault::NestsAreReplacedTooOften, "nests_are_those_planned"),
+        (Fault::GuidesOneStepMore, "guidance_ends_as_planned"),
     ];
     let all = checks::<Reference64>();
     for (fault, meant) in meant {

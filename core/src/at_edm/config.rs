@@ -232,7 +232,8 @@ impl AtEdmConfig {
         Ok(())
     }
 
-    fn votes_across(&self) -> bool {
+    /// Whether cross-attention votes. (The option is one of some scorers; others take no notice of it.)
+    pub(super) fn votes_across(&self) -> bool {
         self.score == ScoreSource::CrossAttention
     }
 

@@ -1,17 +1,18 @@
 //! AT-EDM in a registry: what it is before a tensor exists, and its presets by name.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::config::AtEdmConfig;
 use super::method::AtEdm;
 use super::parts::Parts;
-use super::plan::{LayerQuery, PrunePlan};
+use super::plan::{LayerQuery, Prunable, PrunePlan};
 use super::presets;
 use crate::Result;
 use crate::backend::AttentionOps;
 use crate::plugin::{
-    BlockShape, Facts, LayerTokens, MethodPlan, ModelShape, Options, Registry, Scoring, StepOf, scoring_of,
+    BlockShape, Facts, LayerTokens, MethodPlan, ModelShape, Options, Others, Registry, Scoring, StepOf,
+    Sublayer, scoring_of,
 };
 
 /// Votes that count as converged.
@@ -22,6 +23,8 @@ const CONVERGED: usize = 50;
 pub struct AtEdmPlan {
     config: AtEdmConfig,
     counts: PrunePlan,
+    /// The other members of a stack.
+    others: Others,
 }
 
 impl AtEdmPlan {
@@ -34,7 +37,7 @@ impl AtEdmPlan {
         let schedule = placement.build_for(facts)?;
         let config = config.placed(placement);
         config.validate()?;
-        Ok(Self { counts: PrunePlan::new(&config, schedule), config })
+        Ok(Self { counts: PrunePlan::new(&config, schedule), config, others: Others::default() })
     }
 
     /// The configuration, its levels resolved.
@@ -47,11 +50,67 @@ impl AtEdmPlan {
         &self.counts
     }
 
+    /// Whether the attentions of a layer run that its tokens are chosen by: self-attention, and cross-attention where that
+    /// one votes. What a registered scorer asks for is not known here.
+    fn has_maps(&self, block: &BlockShape, layer: usize, step: StepOf) -> Result<bool> {
+        let decides = |sub: &&Sublayer| {
+            sub.has_self_graph() || (**sub == Sublayer::CrossAttention && self.config.votes_across())
+        };
+        for &sub in block.sublayers.iter().filter(decides) {
+            if !self.others.run(sub, block, layer, step)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// The tokens that each layer of `block` runs on at `step`. A layer without a map prunes only as long as a kept set of an
+    /// earlier step serves, which is why earlier steps are walked through. When guidance ends, the batch has other rows
+    /// and no set serves any longer.
+    fn layers(&self, block: &BlockShape, step: StepOf) -> Result<Vec<LayerTokens>> {
+        if self.others.is_empty() {
+            return self.counts.tokens(block, step);
+        }
+        let every = self.config.rescore_every;
+        let first = if every == 1 { step.index } else { 0 };
+        // by layer: the step that scored, and the counts then
+        let mut sets: BTreeMap<usize, (usize, usize, usize)> = BTreeMap::new();
+        let mut layers = Vec::new();
+        let mut guided = true;
+        for index in first..=step.index {
+            let step = StepOf { index, ..step };
+            if self.others.want_guidance(step) != guided {
+                guided = !guided;
+                sets.clear();
+            }
+            let mut chosen_anew = false;
+            layers = self.counts.tokens_where(block, step, |Prunable { layer, tokens, kept }| {
+                let serves = |&(at, of, left): &(usize, usize, usize)| {
+                    (of, left) == (tokens, kept) && index - at < every
+                };
+                if !chosen_anew && sets.get(&layer).is_some_and(serves) {
+                    return Ok(true);
+                }
+                let scores = self.has_maps(block, layer, step)?;
+                if scores {
+                    chosen_anew = true;
+                    sets.insert(layer, (index, tokens, kept));
+                }
+                Ok(scores)
+            })?;
+        }
+        Ok(layers)
+    }
+
     /// Fewest tokens that a sublayer of `block` runs on; `None` where the block is left whole.
     fn kept(&self, block: &BlockShape, step: StepOf) -> Result<Option<usize>> {
-        let whole = block.grid.tokens();
-        let layers = self.counts.tokens(block, step)?;
-        Ok(layers.iter().map(LayerTokens::least).min().filter(|&kept| kept < whole))
+        Ok(fewest(block, &self.layers(block, step)?))
+    }
+
+    /// Whether `block` is left whole at `step` because it has no map there.
+    fn lacks_map(&self, block: &BlockShape, step: StepOf) -> Result<bool> {
+        let would_prune = fewest(block, &self.counts.tokens(block, step)?).is_some();
+        Ok(would_prune && self.kept(block, step)?.is_none())
     }
 
     /// Whether `keep_multiple` alone is why `block` is left whole at `step`.
@@ -75,6 +134,11 @@ impl AtEdmPlan {
     }
 }
 
+/// The fewest tokens of any layer, if they are fewer than there are.
+fn fewest(block: &BlockShape, layers: &[LayerTokens]) -> Option<usize> {
+    layers.iter().map(LayerTokens::least).min().filter(|&kept| kept < block.grid.tokens())
+}
+
 impl MethodPlan for AtEdmPlan {
     fn settings(&self) -> Options {
         self.config.to_options()
@@ -85,14 +149,16 @@ impl MethodPlan for AtEdmPlan {
     }
 
     fn tokens(&self, block: &BlockShape, step: StepOf) -> Result<Option<Vec<LayerTokens>>> {
-        self.counts.tokens(block, step).map(Some)
+        self.layers(block, step).map(Some)
     }
 
     fn scoring(&self, block: &BlockShape, step: StepOf) -> Result<Scoring> {
         let cold = self.config.warm_start && self.config.cold_iterations.is_some();
         let first = if cold { Scoring::First } else { Scoring::Fresh };
         let every = self.config.rescore_every;
-        scoring_of(step, |step| self.kept(block, step), |found, now| now - found < every, first)
+        let guided = |index| self.others.want_guidance(StepOf { index, ..step });
+        let serves = |found, now| now - found < every && guided(found) == guided(now);
+        scoring_of(step, |step| self.kept(block, step), serves, first)
     }
 
     fn budget_tflops(&self) -> Option<f64> {
@@ -102,7 +168,11 @@ impl MethodPlan for AtEdmPlan {
     fn with_ratio(&self, ratio: f64) -> Option<Result<Box<dyn MethodPlan>>> {
         let solved = || {
             let config = self.config.clone().with_ratio(ratio)?;
-            let plan: Box<dyn MethodPlan> = Box::new(Self { config, counts: self.counts.with_ratio(ratio)? });
+            let plan: Box<dyn MethodPlan> = Box::new(Self {
+                config,
+                counts: self.counts.with_ratio(ratio)?,
+                others: self.others.clone(),
+            });
             Ok(plan)
         };
         Some(solved())
@@ -129,7 +199,11 @@ impl MethodPlan for AtEdmPlan {
             selector_options: Options::new(),
             ..self.config.clone()
         };
-        Some(Box::new(Self { config, counts: self.counts.clone() }))
+        Some(Box::new(Self { config, ..self.clone() }))
+    }
+
+    fn beside(&self, others: &Others) -> Option<Box<dyn MethodPlan>> {
+        Some(Box::new(Self { others: others.clone(), ..self.clone() }))
     }
 
     fn remarks(&self, model: &ModelShape) -> Result<Vec<String>> {
@@ -137,11 +211,13 @@ impl MethodPlan for AtEdmPlan {
         if ratio == 0.0 {
             return Ok(Vec::new());
         }
-        let (mut pruned, mut rounded) = (false, Vec::new());
+        let (mut pruned, mut rounded, mut without_map) = (false, Vec::new(), BTreeSet::new());
         for block in &model.blocks {
             for step in model.each_step() {
                 if self.kept(block, step)?.is_some() {
                     pruned = true;
+                } else if self.lacks_map(block, step)? {
+                    without_map.insert(step.index);
                 } else if self.is_rounded_up(block, step)? && !rounded.contains(&block.id.level) {
                     rounded.push(block.id.level);
                 }
@@ -151,7 +227,7 @@ impl MethodPlan for AtEdmPlan {
             format!("{what}: keep_multiple = {keep_multiple} rounds what is kept up to all tokens")
         };
         rounded.sort_unstable();
-        Ok(match (pruned, rounded.as_slice()) {
+        let mut remarks = match (pruned || !without_map.is_empty(), rounded.as_slice()) {
             (true, []) => Vec::new(),
             (true, levels) => {
                 let levels: Vec<String> = levels.iter().map(usize::to_string).collect();
@@ -162,7 +238,15 @@ impl MethodPlan for AtEdmPlan {
                     .into(),
             ],
             (false, _) => vec![multiple("nothing is pruned")],
-        })
+        };
+        if !without_map.is_empty() {
+            remarks.push(format!(
+                "blocks are left whole at {} of {} steps, where another method gives the attention that scores them",
+                without_map.len(),
+                model.steps
+            ));
+        }
+        Ok(remarks)
     }
 }
 

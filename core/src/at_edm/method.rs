@@ -6,6 +6,9 @@
 //! prune point       score, share between halves, select, plan the recovery   (steps 2, 3, 4)
 //! block exits       the pass restores, last pruning layer first              (step 6)
 //! ```
+//!
+//! In a stack another method may give the output of an attention, which then has no map. A layer whose self-attention is
+//! given prunes only if a kept set is used again; so does one whose cross-attention is given, if that one votes.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -68,6 +71,10 @@ struct PruningLayer<T: Tensor> {
     device: T::Device,
     /// The kept set of an earlier evaluation that is used again.
     reused: Option<KeptSet<T>>,
+    /// The attention that ran last.
+    attended: Option<Sublayer>,
+    /// Whether an attention that tokens are chosen by did not run.
+    lacks_map: bool,
     self_graph: Option<AttentionGraph<T>>,
     /// The vote that self-attention cast on its way.
     first_vote: Option<T>,
@@ -165,6 +172,8 @@ impl<T: AttentionOps> AtEdm<T> {
                 dtype: hidden.dtype().accumulator(),
                 device: hidden.device(),
                 reused: self.reusable_set(site, kept)?,
+                attended: None,
+                lacks_map: false,
                 self_graph: None,
                 first_vote: None,
                 cross_graph: None,
@@ -215,6 +224,7 @@ impl<T: AttentionOps> AtEdm<T> {
             }
         }
         let Some(mut layer) = self.layer.take() else { return Ok(()) };
+        layer.attended = Some(sub);
         if sub.has_self_graph() {
             if let Some(graph) = &graph {
                 let [_, heads, _, _] = graph.dims()?;
@@ -236,6 +246,11 @@ impl<T: AttentionOps> AtEdm<T> {
 
     /// What follows a sublayer: pruning, if this is the prune point of a pruning layer.
     fn after(&mut self, site: &Site<'_>, sub: Sublayer, hidden: &T) -> Result<Action<T>> {
+        let votes_across = self.scorer.needs().graph == Some(ScoreSource::CrossAttention);
+        let decides = sub.has_self_graph() || (sub == Sublayer::CrossAttention && votes_across);
+        if let Some(layer) = &mut self.layer {
+            layer.lacks_map |= decides && layer.attended != Some(sub);
+        }
         let prunes = self.plan.prune_point().is_after(sub);
         if !prunes && sub.has_feed_forward() && self.layer.is_some() {
             let reason =
@@ -243,6 +258,7 @@ impl<T: AttentionOps> AtEdm<T> {
             return Err(Error::config("prune_point", reason));
         }
         match self.layer.take() {
+            Some(layer) if prunes && layer.lacks_map && layer.reused.is_none() => Ok(Action::Continue),
             Some(layer) if prunes => self.prune(site, hidden, layer),
             layer => {
                 self.layer = layer;

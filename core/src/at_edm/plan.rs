@@ -24,6 +24,17 @@ pub struct LayerQuery {
     pub protected: usize,
 }
 
+/// A layer that may prune.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Prunable {
+    /// The layer.
+    pub(super) layer: usize,
+    /// Tokens in the stream when it begins.
+    pub(super) tokens: usize,
+    /// Tokens that it would leave.
+    pub(super) kept: usize,
+}
+
 /// AT-EDM's decisions about counts, without a tensor: which layers prune, and to how many tokens.
 #[derive(Debug, Clone)]
 pub struct PrunePlan {
@@ -93,8 +104,18 @@ impl PrunePlan {
     /// # Errors
     /// As [`PrunePlan::kept`].
     pub fn tokens(&self, block: &BlockShape, step: StepOf) -> Result<Vec<LayerTokens>> {
+        self.tokens_where(block, step, |_| Ok(true))
+    }
+
+    /// The same where not every pruning layer prunes: `prunes` is asked about each, with how many tokens it would leave.
+    pub(super) fn tokens_where(
+        &self,
+        block: &BlockShape,
+        step: StepOf,
+        mut prunes: impl FnMut(Prunable) -> Result<bool>,
+    ) -> Result<Vec<LayerTokens>> {
         let mut stream = block.grid.tokens();
-        let layer_tokens = |layer: usize| {
+        let layer_tokens = |layer: usize| -> Result<LayerTokens> {
             let query = LayerQuery {
                 block: block.id,
                 layer,
@@ -104,17 +125,19 @@ impl PrunePlan {
                 tokens: stream,
                 protected: 0,
             };
-            let mut layer = block.layer(stream);
-            if let Some(kept) = self.kept(&query)? {
+            let mut tokens = block.layer(stream);
+            if let Some(kept) = self.kept(&query)?
+                && prunes(Prunable { layer, tokens: stream, kept })?
+            {
                 stream = kept;
                 let point = block.sublayers.iter().position(|&sub| self.prune_point.is_after(sub));
                 for &sub in
                     block.sublayers.iter().skip(point.map_or(block.sublayers.len(), |point| point + 1))
                 {
-                    layer.set(sub, kept, kept);
+                    tokens.set(sub, kept, kept);
                 }
             }
-            Ok(layer)
+            Ok(tokens)
         };
         (0..block.depth).map(layer_tokens).collect()
     }

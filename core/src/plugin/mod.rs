@@ -112,9 +112,9 @@ pub use observe::{MaskRecorder, PruneObserver, PruneRecord, SharedObserver, lock
 pub use options::{Options, PartSpec};
 pub use pass::{AttentionInput, AttentionOutput, BlockPass, FeedForwardInput, nest};
 pub use placement::{PlacedSchedule, Placement, check_ratio};
-pub use plan::{Facts, MethodPlan, RunTells, Scoring, Whole, scoring_of};
+pub use plan::{Facts, MethodPlan, Others, RunTells, Scoring, Whole, scoring_of};
 pub use positions::Positions;
-pub use reducer::{Action, Event, Reduction, Run, Scope, TokenReducer, Unpruned, expect_tokens};
+pub use reducer::{Action, Event, Reduction, Reductions, Run, Scope, TokenReducer, Unpruned, expect_tokens};
 pub use registry::{BuildContext, MethodCatalogue, Registry};
 pub use schedule::{PruningSchedule, ScheduleQuery, ScheduleRegistry, Tau};
 pub use scheduled::{Scheduled, WithRatio};

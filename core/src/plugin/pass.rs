@@ -198,19 +198,17 @@ impl<'a, T: AttentionOps> BlockPass<'a, T> {
         Ok(result)
     }
 
-    /// Handles an event whose only active answer is to shrink the stream until the exit.
-    fn shrink_stream(&mut self, event: Event<'_, T>, name: &str, hidden: T) -> Result<T> {
-        let site = self.site(tokens(&hidden)?);
-        self.stack.enter(site.tokens);
-        match self.reducer.on_event(&site, event)? {
+    /// Follows the answer to an event at which the stream may be shrunk until the exit.
+    fn shrink_stream(&mut self, answer: Action<T>, event: &str, hidden: T) -> Result<T> {
+        match answer {
             Action::Continue => Ok(hidden),
             Action::UntilExit(reduction) => {
                 let shrunk = reduction.shrink(&hidden)?;
                 self.stack.push(reduction);
                 Ok(shrunk)
             }
-            Action::Around { .. } => Err(self.misplaced("Around", name)),
-            Action::Replace(_) => Err(self.misplaced("Replace", name)),
+            Action::Around { .. } => Err(self.misplaced("Around", event)),
+            Action::Replace(_) => Err(self.misplaced("Replace", event)),
         }
     }
 
@@ -218,7 +216,8 @@ impl<'a, T: AttentionOps> BlockPass<'a, T> {
     fn ask(&mut self, sub: Sublayer, hidden: &T, normed: &T) -> Result<Answer<T>> {
         let site = self.site(tokens(hidden)?);
         self.stack.enter(site.tokens);
-        match self.reducer.on_event(&site, Event::Before { sub, hidden, normed })? {
+        let event = Event::Before { sub, hidden, normed, reductions: self.stack.reductions() };
+        match self.reducer.on_event(&site, event)? {
             Action::Continue => Ok(Answer::Runs(None)),
             Action::Around { scope, by } => Ok(Answer::Runs(Some(Around { scope, by }))),
             Action::Replace(output) if output.shape() == hidden.shape() => Ok(Answer::Replaced(output)),
@@ -234,8 +233,10 @@ impl<'a, T: AttentionOps> BlockPass<'a, T> {
     /// Adds a sublayer's restored output to the stream and reports it.
     fn add(&mut self, sub: Sublayer, hidden: &T, output: &T) -> Result<T> {
         let hidden = hidden.add(output)?;
-        let handle = hidden.clone();
-        self.shrink_stream(Event::After { sub, hidden: &handle, output }, "After", hidden)
+        let site = self.site(tokens(&hidden)?);
+        let event = Event::After { sub, hidden: &hidden, output, reductions: self.stack.reductions() };
+        let answer = self.reducer.on_event(&site, event)?;
+        self.shrink_stream(answer, "After", hidden)
     }
 
     /// The places of the stream's current tokens in the sequence that entered the block. They serve tables that are
@@ -251,8 +252,10 @@ impl<'a, T: AttentionOps> BlockPass<'a, T> {
     pub fn layer(&mut self, index: usize, hidden: T) -> Result<T> {
         self.call(|pass| {
             pass.layer = index;
-            let handle = hidden.clone();
-            pass.shrink_stream(Event::LayerEnter { hidden: &handle }, "LayerEnter", hidden)
+            let site = pass.site(tokens(&hidden)?);
+            pass.stack.enter(site.tokens);
+            let answer = pass.reducer.on_event(&site, Event::LayerEnter { hidden: &hidden })?;
+            pass.shrink_stream(answer, "LayerEnter", hidden)
         })
     }
 

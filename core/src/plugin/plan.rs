@@ -4,10 +4,12 @@
 //! and what a record says of a run come from it, for any method alike.
 
 use std::any::Any;
+use std::sync::Arc;
 
 use super::nest::NestId;
 use super::options::Options;
 use super::schedule::ScheduleRegistry;
+use super::site::Sublayer;
 use super::tokens::{BlockShape, LayerTokens, ModelShape, StepOf};
 use crate::Result;
 
@@ -77,6 +79,27 @@ pub trait MethodPlan: Any + std::fmt::Debug + Send + Sync {
         None
     }
 
+    /// Whether an output that it gives in a sublayer's place fits a stream that another method of a stack has shrunk: it keeps
+    /// outputs for every token of the block's entry ([`Reductions`](super::Reductions)). If not, a stack in which another
+    /// member reduces that sublayer is refused.
+    fn keeps_whole_outputs(&self) -> bool {
+        false
+    }
+
+    /// The same method in a stack with these other members, for a method that does without something where they give the
+    /// output of a sublayer: AT-EDM finds no map there. `None` where they change nothing of its counts.
+    fn beside(&self, _others: &Others) -> Option<Box<dyn MethodPlan>> {
+        None
+    }
+
+    /// Whether a guided run still uses guidance at `step`, if it begins with the first step. Without guidance an image has
+    /// one batch row instead of two, for its negative prompt. So the step costs half. The method's
+    /// [`TokenReducer::wants_guidance`](super::TokenReducer::wants_guidance) must give the same answer. Only guided runs
+    /// ask.
+    fn wants_guidance(&self, _step: StepOf) -> bool {
+        true
+    }
+
     /// Values that the method holds for one batch row from one step to the next: outputs to be used again. What it knows
     /// of single tokens is left out.
     fn memory(&self, _model: &ModelShape) -> u64 {
@@ -140,6 +163,42 @@ impl dyn MethodPlan {
     pub(crate) fn downcast_ref<P: MethodPlan>(&self) -> Option<&P> {
         let any: &dyn Any = self;
         any.downcast_ref()
+    }
+}
+
+/// The other members of a stack, as one of them sees them.
+#[derive(Debug, Clone, Default)]
+pub struct Others(Vec<Arc<dyn MethodPlan>>);
+
+impl Others {
+    /// These methods.
+    pub fn new(plans: Vec<Arc<dyn MethodPlan>>) -> Self {
+        Self(plans)
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Whether all of them let `sub` run in a layer of `block`, which has it, at `step`. A method of which only a run can
+    /// tell, or whose budget is not solved, is taken to do so.
+    ///
+    /// # Errors
+    /// As [`MethodPlan::tokens`].
+    pub fn run(&self, sub: Sublayer, block: &BlockShape, layer: usize, step: StepOf) -> Result<bool> {
+        for plan in self.0.iter().filter(|plan| plan.budget_tflops().is_none()) {
+            let layers = plan.tokens(block, step)?.unwrap_or_default();
+            if layers.get(layer).is_some_and(|layer| layer.of_queries(sub) == 0) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Whether all of them want guidance at `step`.
+    pub fn want_guidance(&self, step: StepOf) -> bool {
+        self.0.iter().all(|plan| plan.wants_guidance(step))
     }
 }
 

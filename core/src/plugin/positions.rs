@@ -11,7 +11,7 @@
 
 use std::cell::OnceCell;
 
-use super::reducer::Reduction;
+use super::reducer::{Reduction, Reductions};
 use crate::backend::Tensor;
 use crate::{Error, Indices, Result};
 
@@ -47,6 +47,11 @@ impl<T: Tensor> Stack<T> {
 
     pub(super) fn is_empty(&self) -> bool {
         self.reductions.is_empty()
+    }
+
+    /// What has shrunk the stream so far.
+    pub(super) fn reductions(&self) -> Reductions<'_, T> {
+        Reductions::new(&self.reductions)
     }
 
     /// The stream's positions.

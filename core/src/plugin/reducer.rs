@@ -28,7 +28,7 @@ impl<'a> Run<'a> {
 /// The model's report at one point of a transformer layer.
 #[derive(Debug)]
 #[non_exhaustive]
-pub enum Event<'a, T> {
+pub enum Event<'a, T: Tensor> {
     /// A layer begins. Allowed answers: `Continue`, `UntilExit`.
     LayerEnter {
         /// The residual stream `[b, tokens, channels]`.
@@ -42,6 +42,8 @@ pub enum Event<'a, T> {
         hidden: &'a T,
         /// The sublayer's normalised input `[b, tokens, channels]`.
         normed: &'a T,
+        /// What has shrunk the stream since the block's entry.
+        reductions: Reductions<'a, T>,
     },
     /// An attention sublayer has run. Its output is not yet added. Allowed answer: `Continue`.
     Attended {
@@ -64,6 +66,8 @@ pub enum Event<'a, T> {
         hidden: &'a T,
         /// The output that was added, `[b, tokens, channels]`.
         output: &'a T,
+        /// What had shrunk the stream when it was added.
+        reductions: Reductions<'a, T>,
     },
     /// The block ends, and every token is restored. Allowed answer: `Continue`.
     BlockExit {
@@ -110,6 +114,12 @@ pub trait Reduction<T: Tensor>: Send + std::fmt::Debug {
     fn shrink(&self, full: &T) -> Result<T>;
     /// `[b, kept, channels]` → `[b, tokens, channels]`.
     fn restore(&self, reduced: &T) -> Result<T>;
+    /// [`Reduction::restore`] for what a sublayer adds to the tokens:
+    /// `restore(x + added) = restore(x) + restore_added(added)`. The default is `restore`, which is right unless `restore`
+    /// brings values of its own, as direct copy does.
+    fn restore_added(&self, added: &T) -> Result<T> {
+        self.restore(added)
+    }
     /// What errors call it.
     fn name(&self) -> &str {
         std::any::type_name::<Self>()
@@ -128,40 +138,92 @@ pub trait Reduction<T: Tensor>: Send + std::fmt::Debug {
     fn clone_box(&self) -> Box<dyn Reduction<T>>;
 }
 
+/// The reductions that lie between a block's entry and its stream, in the order in which they were made.
+#[derive(Debug)]
+pub struct Reductions<'a, T: Tensor>(&'a [Box<dyn Reduction<T>>]);
+
+// By hand: a derive would ask for `T: Copy`, and this is only a reference.
+impl<T: Tensor> Clone for Reductions<'_, T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+impl<T: Tensor> Copy for Reductions<'_, T> {}
+
+impl<'a, T: Tensor> Reductions<'a, T> {
+    /// These reductions.
+    pub fn new(reductions: &'a [Box<dyn Reduction<T>>]) -> Self {
+        Self(reductions)
+    }
+
+    /// Those of a stream that is whole.
+    pub fn none() -> Self {
+        Self(&[])
+    }
+
+    /// What belongs to the stream's tokens of a sublayer's output for every token of the block's entry:
+    /// `[b, all tokens, channels]` → `[b, tokens, channels]`.
+    ///
+    /// # Errors
+    /// Those of the reductions, such as [`Error::Shape`](crate::Error::Shape) for another number of tokens.
+    pub fn shrink(&self, whole: &T) -> Result<T> {
+        self.0.iter().try_fold(whole.clone(), |output, reduction| reduction.shrink(&output))
+    }
+
+    /// A sublayer's output for every token of the block's entry: removed tokens get what the block's exit would give them.
+    /// `[b, tokens, channels]` → `[b, all tokens, channels]`.
+    ///
+    /// # Errors
+    /// As [`Reductions::shrink`].
+    pub fn restore_added(&self, output: &T) -> Result<T> {
+        self.0.iter().rev().try_fold(output.clone(), |output, reduction| reduction.restore_added(&output))
+    }
+}
+
 /// A method that makes attention blocks cheaper. Object-safe, chosen by name from a registry.
+///
+/// Every function has a default that changes nothing. A wrapper around another method returns that method from
+/// [`TokenReducer::inner`]. It then implements only the functions whose behaviour it changes.
 pub trait TokenReducer<T: AttentionOps>: Send {
+    /// The method that this one wraps; `None` if it wraps none. By default, every other function calls the wrapped method.
+    fn inner(&mut self) -> Option<&mut dyn TokenReducer<T>> {
+        None
+    }
     /// A run begins: forget per-image state.
-    fn begin_run(&mut self, _run: &Run<'_>) -> Result<()> {
-        Ok(())
+    fn begin_run(&mut self, run: &Run<'_>) -> Result<()> {
+        self.inner().map_or(Ok(()), |inner| inner.begin_run(run))
     }
     /// Whether a step of a guided run is guided; asked before [`TokenReducer::begin_step`]. Without guidance the batch is
-    /// its negative rows alone, and what they give is the prediction (T-GATE).
-    fn wants_guidance(&mut self, _step: &Step) -> bool {
-        true
+    /// its negative rows alone, and what they give is the prediction (T-GATE). The method's plan must give the same answer
+    /// ([`MethodPlan::wants_guidance`](super::MethodPlan::wants_guidance)).
+    fn wants_guidance(&mut self, step: &Step) -> bool {
+        self.inner().is_none_or(|inner| inner.wants_guidance(step))
     }
     /// An evaluation of the model begins. Most samplers make one a step; [`Step::index`] counts steps, [`Step::evaluation`]
     /// evaluations.
-    fn begin_step(&mut self, _step: &Step, _rows: &[Row]) -> Result<()> {
-        Ok(())
+    fn begin_step(&mut self, step: &Step, rows: &[Row]) -> Result<()> {
+        self.inner().map_or(Ok(()), |inner| inner.begin_step(step, rows))
     }
     /// What this attention sublayer should return besides its output.
-    fn wants(&mut self, _site: &Site<'_>, _sub: Sublayer) -> Result<GraphRequest<T>> {
-        Ok(GraphRequest::None)
+    fn wants(&mut self, site: &Site<'_>, sub: Sublayer) -> Result<GraphRequest<T>> {
+        self.inner().map_or(Ok(GraphRequest::None), |inner| inner.wants(site, sub))
     }
     /// An event; see [`Event`] for the answers allowed.
-    fn on_event(&mut self, site: &Site<'_>, event: Event<'_, T>) -> Result<Action<T>>;
+    fn on_event(&mut self, site: &Site<'_>, event: Event<'_, T>) -> Result<Action<T>> {
+        self.inner().map_or(Ok(Action::Continue), |inner| inner.on_event(site, event))
+    }
     /// A nest is about to run on `hidden`. The answer stands for its output; with `None` it runs.
-    fn enter_nest(&mut self, _site: &NestSite<'_>, _hidden: &T) -> Result<Option<T>> {
-        Ok(None)
+    fn enter_nest(&mut self, site: &NestSite<'_>, hidden: &T) -> Result<Option<T>> {
+        self.inner().map_or(Ok(None), |inner| inner.enter_nest(site, hidden))
     }
     /// A nest has run and gave `output`. The answer, if any, stands for it: so a method that uses earlier outputs again can
     /// decide for each row of a batch. Not told of a nest whose output was given in its place.
-    fn leave_nest(&mut self, _site: &NestSite<'_>, _output: &T) -> Result<Option<T>> {
-        Ok(None)
+    fn leave_nest(&mut self, site: &NestSite<'_>, output: &T) -> Result<Option<T>> {
+        self.inner().map_or(Ok(None), |inner| inner.leave_nest(site, output))
     }
     /// An evaluation ended with this model output `[b, c, h, w]`.
-    fn end_step(&mut self, _prediction: &T) -> Result<()> {
-        Ok(())
+    fn end_step(&mut self, prediction: &T) -> Result<()> {
+        self.inner().map_or(Ok(()), |inner| inner.end_step(prediction))
     }
 }
 
@@ -169,11 +231,7 @@ pub trait TokenReducer<T: AttentionOps>: Send {
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Unpruned;
 
-impl<T: AttentionOps> TokenReducer<T> for Unpruned {
-    fn on_event(&mut self, _site: &Site<'_>, _event: Event<'_, T>) -> Result<Action<T>> {
-        Ok(Action::Continue)
-    }
-}
+impl<T: AttentionOps> TokenReducer<T> for Unpruned {}
 
 /// Checks that a tensor has the tokens `[b, n, c]` a reduction expects.
 pub fn expect_tokens<T: Tensor>(tensor: &T, tokens: usize, op: &'static str) -> Result<()> {

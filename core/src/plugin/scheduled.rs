@@ -1,10 +1,9 @@
 //! A wrapper that gives any method a schedule and levels. Denoising-steps-aware pruning (DSAP, paper section 3.3) "is also
 //! applicable to other methods".
 
-use super::nest::NestSite;
 use super::placement::PlacedSchedule;
 use super::reducer::{Action, Event, Run, TokenReducer};
-use super::site::{Row, Site, Step, Sublayer};
+use super::site::{Site, Sublayer};
 use crate::Result;
 use crate::backend::{AttentionOps, GraphRequest};
 
@@ -39,17 +38,13 @@ impl<R: WithRatio> Scheduled<R> {
 }
 
 impl<T: AttentionOps, R: TokenReducer<T> + WithRatio> TokenReducer<T> for Scheduled<R> {
+    fn inner(&mut self) -> Option<&mut dyn TokenReducer<T>> {
+        Some(&mut self.inner)
+    }
+
     fn begin_run(&mut self, run: &Run<'_>) -> Result<()> {
         self.schedule.begin(run.steps)?;
         self.inner.begin_run(run)
-    }
-
-    fn wants_guidance(&mut self, step: &Step) -> bool {
-        self.inner.wants_guidance(step)
-    }
-
-    fn begin_step(&mut self, step: &Step, rows: &[Row]) -> Result<()> {
-        self.inner.begin_step(step, rows)
     }
 
     fn wants(&mut self, site: &Site<'_>, sub: Sublayer) -> Result<GraphRequest<T>> {
@@ -64,17 +59,5 @@ impl<T: AttentionOps, R: TokenReducer<T> + WithRatio> TokenReducer<T> for Schedu
             Some(inner) => inner.on_event(site, event),
             None => Ok(Action::Continue),
         }
-    }
-
-    fn enter_nest(&mut self, site: &NestSite<'_>, hidden: &T) -> Result<Option<T>> {
-        self.inner.enter_nest(site, hidden)
-    }
-
-    fn leave_nest(&mut self, site: &NestSite<'_>, output: &T) -> Result<Option<T>> {
-        self.inner.leave_nest(site, output)
-    }
-
-    fn end_step(&mut self, prediction: &T) -> Result<()> {
-        self.inner.end_step(prediction)
     }
 }

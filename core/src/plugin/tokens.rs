@@ -46,6 +46,15 @@ impl LayerTokens {
         }
     }
 
+    /// The queries or rows of `sub`.
+    pub fn of_queries(&self, sub: Sublayer) -> usize {
+        match sub {
+            Sublayer::CrossAttention => self.cross_attention,
+            Sublayer::FeedForward => self.feed_forward,
+            Sublayer::SelfAttention | Sublayer::JointAttention | Sublayer::Parallel => self.self_attention,
+        }
+    }
+
     /// The fewest that any sublayer runs on; 0 if none runs.
     pub fn least(&self) -> usize {
         let each = [self.self_attention, self.self_keys, self.cross_attention, self.feed_forward];

@@ -1,11 +1,11 @@
 //! Recoveries: kept tokens return bit by bit, and pruned tokens return as each recovery defines.
 
-use atedm_core::Indices;
 use atedm_core::at_edm::recovery::{BicubicInterpolation, DirectCopy, SimilarityCopy, SoftCopy, ZeroPadding};
 use atedm_core::at_edm::{Bicubic, RecoveryInput, TokenRecovery};
 use atedm_core::backend::{AttentionGraph, Partition};
 use atedm_core::plugin::{BuildContext, Grid, IndexPlan, Reduction, Registry};
 use atedm_core::reference::{NdDevice, NdIndices, NdTensor};
+use atedm_core::{Indices, Tensor};
 
 use serde_json::{Value, json};
 
@@ -59,6 +59,30 @@ fn plan(
         positions: None,
     };
     recovery.plan(input).unwrap()
+}
+
+/// What a sublayer adds is restored apart from the tokens: `restore(x + a) = restore(x) + restore_added(a)`. By direct copy
+/// nothing is added to a token that is gone.
+#[test]
+fn what_is_added_comes_back_as_part_of_the_sum() {
+    let mut random = Random(21);
+    let grid = Grid::new(4, 5);
+    let kept = kept_rows(&mut random, 2, 20, 8);
+    let graph = graph(&mut random, 2, 20);
+    let hidden = tensor(&random.numbers(2 * 20 * 3), &[2, 20, 3]);
+    let [x, added] = [0, 1].map(|_| tensor(&random.numbers(2 * 8 * 3), &[2, 8, 3]));
+    for recovery in recoveries() {
+        let plan = plan(recovery.as_ref(), &kept, &hidden, &graph, grid);
+        let of_sum = plan.restore(&x.add(&added).unwrap()).unwrap();
+        let apart = plan.restore_added(&added).unwrap();
+        let sum = plan.restore(&x).unwrap().add(&apart).unwrap();
+        let off = of_sum.sub(&sum).unwrap().to_f32().unwrap();
+        assert!(off.iter().all(|off| off.abs() < 1e-4), "{recovery:?}: {off:?}");
+        if plan.name() == "direct copy" {
+            let gone = partition(&kept, 20).pruned;
+            assert!(apart.gather(1, &gone).unwrap().to_f32().unwrap().iter().all(|x| *x == 0.0));
+        }
+    }
 }
 
 #[test]

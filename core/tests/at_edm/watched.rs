@@ -70,14 +70,14 @@ impl Watched {
 pub(crate) struct Lazily(Box<dyn TokenReducer<NdTensor>>);
 
 impl TokenReducer<NdTensor> for Lazily {
+    fn inner(&mut self) -> Option<&mut dyn TokenReducer<NdTensor>> {
+        Some(self.0.as_mut())
+    }
     fn wants(&mut self, site: &Site<'_>, sub: Sublayer) -> Result<GraphRequest<NdTensor>> {
         Ok(match self.0.wants(site, sub)? {
             GraphRequest::FirstVote(_) => GraphRequest::Lazy,
             other => other,
         })
-    }
-    fn on_event(&mut self, site: &Site<'_>, event: Event<'_, NdTensor>) -> Result<Action<NdTensor>> {
-        self.0.on_event(site, event)
     }
 }
 

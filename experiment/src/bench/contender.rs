@@ -146,7 +146,7 @@ impl<T: AttentionOps> Contender<T> {
     }
 
     fn begin<B: Backend<Tensor = T>>(&mut self, bench: &Bench<B>) -> Result<()> {
-        self.reducer.begin_run(&Run::new(self.steps, 0, &bench.rows))
+        self.reducer.begin_run(&Run::new(self.steps, 0, bench.rows()))
     }
 
     /// Times one evaluation of a sample, and its peak of memory under `watched` conditions.

@@ -2,6 +2,7 @@
 
 use atedm_core::AttentionOps;
 use atedm_sdxl::config::BlockInfo;
+use atedm_sdxl::flops::RunCost;
 
 use super::clock::{Phase, Times};
 use super::contender::{Contender, Measured};
@@ -18,8 +19,10 @@ pub(super) struct Figures {
     pub(super) mean_ms: f64,
     /// The mean step by phase, in seconds.
     pub(super) phases: Times,
-    /// FLOP of one evaluation on one sample: the mean over the schedule; `None` for a plugin.
+    /// FLOP of one evaluation for each of the run's rows: the mean over the schedule; `None` for a plugin.
     pub(super) flops_mean: Option<f64>,
+    /// Steps of the schedule that run on half of the rows, because guidance has ended.
+    pub(super) unguided_steps: usize,
     /// The share of kept tokens that converged scores would keep too.
     pub(super) overlap: Option<f64>,
     pub(super) peak_bytes: Option<u64>,
@@ -35,12 +38,12 @@ impl Figures {
         let samples = &contender.samples;
         let cost = contender.costed.cost.as_ref();
         // the class of the dearest and of the cheapest steps
-        let flop = |class: usize| {
-            cost.and_then(|cost| cost.classes().get(class)).map_or(0, |class| class.cost.sum().total())
+        let tflop = |class: usize| {
+            cost.and_then(|cost| cost.classes().get(class)).map_or(0.0, |class| class.cost.tflop())
         };
         let classes = || samples.iter().map(|(sample, _)| sample.class);
-        let dearest = classes().max_by_key(|&class| flop(class)).unwrap_or(0);
-        let cheapest = classes().min_by_key(|&class| flop(class)).unwrap_or(0);
+        let dearest = classes().max_by(|&a, &b| tflop(a).total_cmp(&tflop(b))).unwrap_or(0);
+        let cheapest = classes().min_by(|&a, &b| tflop(a).total_cmp(&tflop(b))).unwrap_or(0);
         let of_class = |class: usize| samples.iter().filter(move |(sample, _)| sample.class == class);
         let mean = |samples: &mut dyn Iterator<Item = &(Sample, Measured)>| {
             let (mut sum, mut weight) = (0.0, 0.0);
@@ -71,6 +74,7 @@ impl Figures {
             mean_ms,
             phases,
             flops_mean: cost.map(|cost| 1e12 * cost.mean_tflop()),
+            unguided_steps: cost.map_or(0, RunCost::unguided_steps),
             overlap: None,
             peak_bytes: contender.peak,
         }

@@ -5,6 +5,8 @@
 //!   where kept sets serve several steps with and without scoring anew). Medians over the rounds are shown, and the mean
 //!   over the schedule weighs each kind by its number of steps. Where the first time that a block scores costs more, it
 //!   is timed once before the rounds, and weighed too.
+//! - A batch of an even number of rows is one of guided images, with two rows each, unless the U-Net takes the guidance scale
+//!   as an input. A step at which a method has ended guidance is a kind of its own, timed on the negative half of the rows.
 //! - Phases are booked by wrappings of the method and its parts, on one clock; the model knows nothing of it. On a
 //!   GPU that means waiting at every change of phase, so there the phases come from one more round whose total is not used.
 //! - A vote cast inside attention's forward pass is scoring: its price is what the request adds to that attention, timed apart.
@@ -26,7 +28,7 @@ use atedm_core::{Backend, DeviceOf};
 use crate::extension::{Extension, registry};
 use crate::failure::Outcome;
 use crate::listener::Listener;
-use crate::method::Workload;
+use crate::method::{GUIDANCE_SCALE, Workload};
 use crate::model::Model;
 use crate::platform::Platform;
 use crate::spec::PruneSpec;
@@ -54,6 +56,16 @@ pub fn contestant(
     let registry = registry::<NdTensor>(extension)?;
     let mut costed = Costed::new(spec, work, registry.catalogue())?;
     costed.method.remarks().iter().for_each(|remark| listener.warning(remark));
+    let ends = |index: usize| !costed.method.wants_guidance(index, work.steps);
+    if !work.guided
+        && work.unet.is_guided(GUIDANCE_SCALE)
+        && let Some(step) = (0..work.steps).find(|&index| ends(index))
+    {
+        listener.warning(&format!(
+            "{}: it ends guidance at step {step}, which only a batch of an even number of rows shows",
+            costed.label
+        ));
+    }
     if model.is_none() && !spec.options.contains_key("epsilon") {
         costed.method = costed.method.without_early_stop();
     }
@@ -74,6 +86,14 @@ pub struct RaceOptions {
     pub unfused: bool,
 }
 
+impl RaceOptions {
+    /// What counts and costs depend on in a race of these options.
+    pub fn workload<'a>(&self, subject: &'a Subject) -> Workload<'a> {
+        let work = subject.workload(self.steps);
+        Workload { guided: work.guided && self.batch.is_multiple_of(2), ..work }
+    }
+}
+
 /// The full model and methods, timed in turns.
 pub struct Race<'a, E> {
     /// How.
@@ -84,7 +104,7 @@ pub struct Race<'a, E> {
     pub subject: &'a Subject,
     /// Where its weights are; they are generated without it.
     pub model: Option<&'a Model>,
-    /// The methods, from [`contestant`].
+    /// The methods, from [`contestant`] for the [workload](RaceOptions::workload) of `options`.
     pub methods: Vec<Costed>,
     /// What computes.
     pub platform: &'a Platform,
@@ -103,7 +123,7 @@ impl<E: Extension> Race<'_, E> {
         let Self { options, extension, subject, model, methods, platform, listener, before_round } = self;
         let dtype = platform.dtype;
         let say = |words: String| listener.note(&words);
-        let work = subject.workload(options.steps);
+        let work = options.workload(subject);
         let blocks = work.blocks();
         let of_clock = device.clone();
         let clock = SharedClock::new(Box::new(move || B::synchronize(&of_clock)));
@@ -117,7 +137,7 @@ impl<E: Extension> Race<'_, E> {
         }
         let detail = if host { Detail::Phases } else { Detail::Total };
         say(format!("loading {}", subject.name));
-        let bench = Bench::<B>::new(subject, model, options.batch, device, dtype)?;
+        let bench = Bench::<B>::new(subject, model, options.batch, &work, device, dtype)?;
         for contender in &mut contenders {
             say(format!("warming up: {}", contender.costed.label));
             contender.warm_up(&bench, detail)?;
@@ -157,6 +177,8 @@ impl<E: Extension> Race<'_, E> {
         let full = figures.remove(0);
         Ok(Report {
             heading: heading(subject, model, options, platform),
+            guided: work.guided,
+            steps: options.steps,
             device: platform.device.clone(),
             dtype: dtype.to_string(),
             size: subject.size.width,
@@ -177,9 +199,10 @@ fn heading(
     let Platform { backend, device, dtype, threads } = platform;
     let weights = if model.is_some() { "its weights" } else { "generated weights" };
     let attention = if options.unfused { "every attention map stored" } else { "fused attention" };
+    let guidance = if options.workload(subject).guided { " with guidance" } else { "" };
     vec![
         format!(
-            "{}, {} px, batch {}, {dtype}, {weights}, {attention}",
+            "{}, {} px, batch {}{guidance}, {dtype}, {weights}, {attention}",
             subject.name, subject.size.width, options.batch
         ),
         format!("{backend} on {device} ({}, {threads} threads)", machine::processor()),

@@ -66,13 +66,13 @@ struct Compared<T: AttentionOps> {
 }
 
 impl<T: AttentionOps> TokenReducer<T> for Compared<T> {
+    fn inner(&mut self) -> Option<&mut dyn TokenReducer<T>> {
+        Some(self.method.reducer.as_mut())
+    }
+
     fn begin_run(&mut self, run: &Run<'_>) -> Result<()> {
         self.converged.reducer.begin_run(run)?;
         self.method.reducer.begin_run(run)
-    }
-
-    fn wants_guidance(&mut self, step: &Step) -> bool {
-        self.method.reducer.wants_guidance(step)
     }
 
     fn begin_step(&mut self, step: &Step, rows: &[Row]) -> Result<()> {
@@ -90,12 +90,16 @@ impl<T: AttentionOps> TokenReducer<T> for Compared<T> {
     fn on_event(&mut self, site: &Site<'_>, event: Event<'_, T>) -> Result<Action<T>> {
         let told: Option<Event<'_, T>> = match &event {
             Event::LayerEnter { hidden } => Some(Event::LayerEnter { hidden }),
-            Event::Before { sub, hidden, normed } => Some(Event::Before { sub: *sub, hidden, normed }),
+            Event::Before { sub, hidden, normed, reductions } => {
+                Some(Event::Before { sub: *sub, hidden, normed, reductions: *reductions })
+            }
             Event::Attended { sub, graph, values, output, .. } => {
                 let graph = graph.clone().filter(|_| self.converged.asked);
                 Some(Event::Attended { sub: *sub, graph, first_vote: None, values, output })
             }
-            Event::After { sub, hidden, output } => Some(Event::After { sub: *sub, hidden, output }),
+            Event::After { sub, hidden, output, reductions } => {
+                Some(Event::After { sub: *sub, hidden, output, reductions: *reductions })
+            }
             Event::BlockExit { hidden } => Some(Event::BlockExit { hidden }),
             _ => None,
         };

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use atedm_core::plugin::{LayerTokens, Scoring, StepOf};
 use atedm_sdxl::config::BlockInfo;
+use atedm_sdxl::flops::{Rows, StepClass};
 
 use crate::failure::Outcome;
 use crate::method::{Workload, shape};
@@ -16,6 +17,8 @@ pub(super) struct Sample {
     pub(super) step: usize,
     /// Which group of steps of equal FLOPs it is from; the index into [`atedm_sdxl::flops::RunCost::classes`].
     pub(super) class: usize,
+    /// How many of the run's rows it has.
+    pub(super) rows: Rows,
     /// What every reduced block does at it.
     pub(super) kind: Scoring,
     /// The number of steps that it stands for; not a whole one where blocks differ in what they do.
@@ -29,18 +32,19 @@ pub(super) struct Sample {
 pub(super) fn samples(costed: &Costed, work: &Workload<'_>) -> Outcome<Vec<Sample>> {
     let Some(cost) = &costed.cost else {
         let step = work.steps.saturating_sub(1);
-        return Ok(vec![Sample { step, class: 0, kind: Scoring::Fresh, weight: work.steps as f64 }]);
+        let (rows, kind) = (Rows::All, Scoring::Fresh);
+        return Ok(vec![Sample { step, class: 0, rows, kind, weight: work.steps as f64 }]);
     };
     let shares = shares(costed, work)?;
     let mut samples = Vec::new();
-    for (class, steps) in cost.classes().iter().map(|class| &class.steps).enumerate() {
+    for (class, StepClass { steps, cost, .. }) in cost.classes().iter().enumerate() {
         for (slot, kind) in [Scoring::First, Scoring::Fresh, Scoring::Reused].into_iter().enumerate() {
             let share = |step: &usize| shares.get(*step).and_then(|of| of.get(slot)).copied().unwrap_or(0.0);
             let weight: f64 = steps.iter().map(share).sum();
             // the step at which most blocks do this
             let most = steps.iter().rev().max_by(|a, b| share(a).total_cmp(&share(b)));
             if let (true, Some(&step)) = (weight > 0.0, most) {
-                samples.push(Sample { step, class, kind, weight });
+                samples.push(Sample { step, class, rows: cost.rows, kind, weight });
             }
         }
     }
@@ -150,15 +154,9 @@ mod tests {
         let unet = UNetConfig::sdxl_base();
         let (latents, scheduler) = (Grid::new(128, 128), SchedulerConfig::sdxl());
         let samplers = &SamplerRegistry::with_builtins();
-        let work = Workload {
-            unet: &unet,
-            latents,
-            text: 77,
-            steps: 50,
-            scheduler: &scheduler,
-            samplers,
-            sampler: None,
-        };
+        let (text, steps, sampler, guided) = (77, 50, None, true);
+        let work =
+            Workload { unet: &unet, latents, text, steps, scheduler: &scheduler, samplers, sampler, guided };
         let options = options.as_object().cloned().unwrap_or_else(Map::new);
         let spec = PruneSpec { method: method.into(), options };
         let registry = registry::<NdTensor>(&()).unwrap();
@@ -183,7 +181,8 @@ mod tests {
 
     #[test]
     fn early_and_late_steps_stand_for_theirs() {
-        let sample = |step, class, weight| Sample { step, class, kind: Scoring::Fresh, weight };
+        let (rows, kind) = (Rows::All, Scoring::Fresh);
+        let sample = |step, class, weight| Sample { step, class, rows, kind, weight };
         assert_eq!(of("at-edm", json!({})), [sample(0, 0, 15.0), sample(15, 1, 35.0)]);
         assert_eq!(of("at-edm", json!({"schedule": "constant"})), [sample(0, 0, 50.0)]);
         assert_eq!(of("none", json!({})), [sample(0, 0, 50.0)]);
@@ -217,6 +216,19 @@ mod tests {
                 (1, Scoring::Fresh, 35.0 - 4.0 / 11.0),
             ],
         );
+    }
+
+    /// Of 50 steps ten are guided: five of them compute everything, and five use self-attention again. The others run on
+    /// half of the rows.
+    #[test]
+    fn steps_without_guidance_are_a_kind_of_their_own() {
+        let samples = of("tgate", json!({}));
+        let got: Vec<_> = samples.iter().map(|sample| (sample.rows, sample.weight)).collect();
+        assert_eq!(got, [(Rows::All, 5.0), (Rows::All, 5.0), (Rows::Half, 40.0)]);
+        // full steps of DeepCache, and others, are two kinds with guidance and two without
+        let samples = of("deepcache+tgate", json!({"tgate": {"sp_interval": 1}}));
+        let got: Vec<_> = samples.iter().map(|sample| (sample.rows, sample.weight)).collect();
+        assert_eq!(got, [(Rows::All, 4.0), (Rows::All, 6.0), (Rows::Half, 27.0), (Rows::Half, 13.0)]);
     }
 
     /// Plans of every fifth step serve the four after it.

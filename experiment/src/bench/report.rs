@@ -14,6 +14,8 @@ pub struct Report {
     pub(super) dtype: String,
     pub(super) size: usize,
     pub(super) batch: usize,
+    pub(super) guided: bool,
+    pub(super) steps: usize,
     pub(super) full: Figures,
     pub(super) methods: Vec<Figures>,
 }
@@ -65,6 +67,12 @@ impl Report {
                 or_dash(row.peak_bytes.map(|bytes| format!("{:.2}", 1e-9 * bytes as f64))),
             ));
         }
+        for row in rows().filter(|row| row.unguided_steps > 0) {
+            let (name, unguided, steps) = (&row.name, row.unguided_steps, self.steps);
+            lines.push(format!(
+                "{name}: {unguided} of {steps} steps run without guidance, on half of the rows"
+            ));
+        }
         lines.push(String::new());
         let names: String = Phase::ALL.iter().map(|(_, name)| format!(" {name:>12}")).collect();
         lines.push(format!("{:<wide$}{names}", "ms by phase"));
@@ -89,6 +97,7 @@ impl Report {
                 "speedup": self.speedup(method),
                 "flops_full": self.full.flops_mean,
                 "flops_mean": method.flops_mean,
+                "unguided_steps": method.unguided_steps,
                 "efficiency": self.efficiency(method),
                 "scoring_share": method.scoring_share(),
                 "overlap": method.overlap,
@@ -100,6 +109,8 @@ impl Report {
             "dtype": self.dtype,
             "size": self.size,
             "batch": self.batch,
+            "guided": self.guided,
+            "steps": self.steps,
             "full_ms": self.full.mean_ms,
             "methods": self.methods.iter().map(method).collect::<Vec<Value>>(),
         })

@@ -17,11 +17,13 @@ use crate::extension::{parts, registry_with};
 
 /// What a forward pass was asked for besides its output, and where.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Asked {
-    /// The graph.
-    Graph(BlockId),
-    /// The graph and its first vote.
-    Vote(BlockId),
+pub(super) struct Asked {
+    /// In which block.
+    pub(super) block: BlockId,
+    /// On how many rows.
+    pub(super) rows: usize,
+    /// For the graph's first vote, too.
+    pub(super) vote: bool,
 }
 
 /// A method whose time is booked: its own as `own`, that of sublayers by what they are.
@@ -49,12 +51,8 @@ impl<T: AttentionOps> Timed<T> {
 }
 
 impl<T: AttentionOps> TokenReducer<T> for Timed<T> {
-    fn begin_run(&mut self, run: &Run<'_>) -> Result<()> {
-        self.inner.begin_run(run)
-    }
-
-    fn wants_guidance(&mut self, step: &Step) -> bool {
-        self.inner.wants_guidance(step)
+    fn inner(&mut self) -> Option<&mut dyn TokenReducer<T>> {
+        Some(self.inner.as_mut())
     }
 
     fn begin_step(&mut self, step: &Step, rows: &[Row]) -> Result<()> {
@@ -65,11 +63,13 @@ impl<T: AttentionOps> TokenReducer<T> for Timed<T> {
     fn wants(&mut self, site: &Site<'_>, sub: Sublayer) -> Result<GraphRequest<T>> {
         let inner = &mut self.inner;
         let wants = self.clock.during(Phase::Scoring, || inner.wants(site, sub))?;
-        match &wants {
-            GraphRequest::Lazy => self.asked.push(Asked::Graph(site.block)),
-            GraphRequest::FirstVote(_) => self.asked.push(Asked::Vote(site.block)),
-            GraphRequest::None | GraphRequest::Stored => {}
-        }
+        let vote = match &wants {
+            GraphRequest::Lazy => Some(false),
+            GraphRequest::FirstVote(_) => Some(true),
+            GraphRequest::None | GraphRequest::Stored => None,
+        };
+        let asked = |vote| Asked { block: site.block, rows: site.rows.len(), vote };
+        self.asked.extend(vote.map(asked));
         self.clock.turn(Phase::Attention)?;
         Ok(wants)
     }
@@ -119,6 +119,10 @@ impl<T: Tensor> Reduction<T> for TimedReduction<T> {
 
     fn restore(&self, reduced: &T) -> Result<T> {
         self.clock.during(Phase::Recovery, || self.inner.restore(reduced))
+    }
+
+    fn restore_added(&self, added: &T) -> Result<T> {
+        self.clock.during(Phase::Recovery, || self.inner.restore_added(added))
     }
 
     fn name(&self) -> &str {

@@ -12,7 +12,7 @@ use super::timed::Asked;
 /// Seconds that requests cost at one shape of attention.
 #[derive(Debug, Clone, Copy)]
 struct Price {
-    shape: [usize; 3],
+    shape: [usize; 4],
     graph: f64,
     vote: f64,
 }
@@ -30,9 +30,9 @@ impl Prices {
         clock: &SharedClock,
     ) -> Result<Self> {
         let mut prices = Self::default();
-        for block in asked.iter().filter_map(|asked| block_of(*asked, blocks)) {
-            if !prices.0.iter().any(|price| price.shape == shape(block)) {
-                prices.0.push(price::<B>(shape(block), bench, clock)?);
+        for shape in asked.iter().filter_map(|asked| shape(asked, blocks)) {
+            if !prices.0.iter().any(|price| price.shape == shape) {
+                prices.0.push(price::<B>(shape, bench, clock)?);
             }
         }
         Ok(prices)
@@ -41,31 +41,24 @@ impl Prices {
     /// Seconds that these requests cost together.
     pub(super) fn of(&self, asked: &[Asked], blocks: &[BlockInfo]) -> f64 {
         let one = |asked: &Asked| {
-            let shape = shape(block_of(*asked, blocks)?);
+            let shape = shape(asked, blocks)?;
             let price = self.0.iter().find(|price| price.shape == shape)?;
-            Some(match asked {
-                Asked::Graph(_) => price.graph,
-                Asked::Vote(_) => price.vote,
-            })
+            Some(if asked.vote { price.vote } else { price.graph })
         };
         asked.iter().filter_map(one).sum()
     }
 }
 
-fn block_of(asked: Asked, blocks: &[BlockInfo]) -> Option<&BlockInfo> {
-    let (Asked::Graph(id) | Asked::Vote(id)) = asked;
-    blocks.iter().find(|block| block.id == id)
+/// Rows, heads, tokens, and channels of a head.
+fn shape(asked: &Asked, blocks: &[BlockInfo]) -> Option<[usize; 4]> {
+    let block = blocks.iter().find(|block| block.id == asked.block)?;
+    Some([asked.rows, block.heads, block.grid.tokens(), block.channels / block.heads.max(1)])
 }
 
-/// Heads, tokens, and channels of a head.
-fn shape(block: &BlockInfo) -> [usize; 3] {
-    [block.heads, block.grid.tokens(), block.channels / block.heads.max(1)]
-}
-
-fn price<B: Backend>(shape: [usize; 3], bench: &Bench<B>, clock: &SharedClock) -> Result<Price> {
+fn price<B: Backend>(shape: [usize; 4], bench: &Bench<B>, clock: &SharedClock) -> Result<Price> {
     const ROUNDS: usize = 5;
-    let [heads, tokens, dim] = shape;
-    let (batch, dtype, device) = (bench.rows.len(), bench.dtype, &bench.device);
+    let [batch, heads, tokens, dim] = shape;
+    let (dtype, device) = (bench.dtype, &bench.device);
     let mut noise = TorchRng::new(2);
     // in the layout that projections leave behind: heads beside each other in every token
     let mut draw = || {

@@ -212,5 +212,7 @@ fn planned_levels(plan: &Plan, model: &Model) -> Outcome<Vec<Option<Vec<LevelTok
 fn workload<'a>(model: &'a Model, point: &'a PlannedPoint) -> Workload<'a> {
     let settings = &point.info.settings;
     let size = Size { width: settings.width, height: settings.height };
-    Workload { sampler: point.sampler.as_deref(), ..model.workload(size, settings.steps) }
+    let work = model.workload(size, settings.steps);
+    let guided = work.unet.is_guided(settings.guidance_scale);
+    Workload { sampler: point.sampler.as_deref(), guided, ..work }
 }

@@ -99,7 +99,7 @@ impl<'a, B: Backend> LoadedModels<'a, B> {
             Ok(Picture { width: images.width, height: images.height, rgb })
         };
         let evaluations = output.costs.len();
-        let sum: f64 = output.costs.iter().map(|cost| cost.macs.tflop()).sum();
+        let sum: f64 = output.costs.iter().map(|cost| cost.tflop()).sum();
         let mut watched = Watched::default();
         let mut tokens = start.planned.cloned().unwrap_or_default();
         if let Some(mut watcher) = watcher.as_ref().and_then(|watcher| watcher.lock().ok()) {

@@ -18,8 +18,8 @@
 mod schedule;
 
 use atedm_core::plugin::{
-    Action, BlockShape, BuildContext, Event, Facts, LayerTokens, MethodPlan, ModelShape, NestId, NestSite,
-    Options, Run, Site, StepOf, TokenReducer,
+    BlockShape, BuildContext, Facts, LayerTokens, MethodPlan, ModelShape, NestId, NestSite, Options, Run,
+    StepOf, TokenReducer,
 };
 use atedm_core::{AttentionOps, Error, Result};
 use serde::{Deserialize, Serialize};
@@ -198,10 +198,6 @@ impl<T: AttentionOps> TokenReducer<T> for DeepCache<T> {
         self.full = None;
         self.memory.clear();
         Ok(())
-    }
-
-    fn on_event(&mut self, _site: &Site<'_>, _event: Event<'_, T>) -> Result<Action<T>> {
-        Ok(Action::Continue)
     }
 
     fn enter_nest(&mut self, site: &NestSite<'_>, _hidden: &T) -> Result<Option<T>> {

@@ -159,6 +159,12 @@ impl UNetConfig {
         }
     }
 
+    /// Whether an image has two rows at this guidance scale, one for each prompt. A U-Net that takes the scale as an input
+    /// is never guided so.
+    pub fn is_guided(&self, guidance_scale: f64) -> bool {
+        guidance_scale > 1.0 && self.guidance_channels.is_none()
+    }
+
     /// Channels of the pooled text.
     pub fn pooled_channels(&self) -> usize {
         self.added_channels.saturating_sub(6 * self.size_channels)

@@ -12,7 +12,7 @@ use crate::config::{BlockInfo, Nesting, UNetConfig};
 mod run;
 mod unit;
 
-pub use run::{RunCost, StepClass};
+pub use run::{EvaluationCost, Rows, RunCost, StepClass};
 pub use unit::{Unit, readable};
 
 /// Multiply-accumulates by kind of operation.

@@ -3,10 +3,9 @@
 use std::collections::BTreeMap;
 
 use atedm_core::plugin::{
-    Action, BlockId, Event, Grid, LayerTokens, NestId, NestSite, Row, Run, Scope, Site, Step, Sublayer,
-    TokenReducer,
+    Action, BlockId, Event, Grid, LayerTokens, NestId, NestSite, Run, Scope, Site, Sublayer, TokenReducer,
 };
-use atedm_core::{AttentionOps, GraphRequest, Result};
+use atedm_core::{AttentionOps, Result};
 
 use super::request::StepCost;
 use crate::config::UNetConfig;
@@ -18,6 +17,8 @@ pub(super) struct Evaluation {
     pub(super) step: usize,
     /// Entries of the batch.
     pub(super) rows: usize,
+    /// Entries of the run's batch, with both halves of guidance.
+    pub(super) run_rows: usize,
 }
 
 /// Passes everything on to `inner`, and notes each sublayer's tokens.
@@ -39,7 +40,7 @@ impl<'a, T: AttentionOps> Metered<'a, T> {
         config: &UNetConfig,
         latents: Grid,
         text: usize,
-        Evaluation { step, rows }: Evaluation,
+        Evaluation { step, rows, run_rows }: Evaluation,
     ) -> Result<StepCost> {
         let (counts, replaced) = (std::mem::take(&mut self.counts), self.replaced.take());
         let layers = |block: &crate::config::BlockInfo| {
@@ -49,27 +50,19 @@ impl<'a, T: AttentionOps> Metered<'a, T> {
                 .collect())
         };
         let macs = flops::pruned(config, latents, text, replaced, layers)?.sum();
-        Ok(StepCost { step, rows, macs })
+        Ok(StepCost { step, rows, run_rows, macs })
     }
 }
 
 impl<T: AttentionOps> TokenReducer<T> for Metered<'_, T> {
+    fn inner(&mut self) -> Option<&mut dyn TokenReducer<T>> {
+        Some(self.inner)
+    }
+
     fn begin_run(&mut self, run: &Run<'_>) -> Result<()> {
         self.counts.clear();
         self.replaced = None;
         self.inner.begin_run(run)
-    }
-
-    fn wants_guidance(&mut self, step: &Step) -> bool {
-        self.inner.wants_guidance(step)
-    }
-
-    fn begin_step(&mut self, step: &Step, rows: &[Row]) -> Result<()> {
-        self.inner.begin_step(step, rows)
-    }
-
-    fn wants(&mut self, site: &Site<'_>, sub: Sublayer) -> Result<GraphRequest<T>> {
-        self.inner.wants(site, sub)
     }
 
     fn on_event(&mut self, site: &Site<'_>, event: Event<'_, T>) -> Result<Action<T>> {
@@ -101,13 +94,5 @@ impl<T: AttentionOps> TokenReducer<T> for Metered<'_, T> {
             self.replaced = Some(self.replaced.map_or(site.nest, |outer| outer.min(site.nest)));
         }
         Ok(output)
-    }
-
-    fn leave_nest(&mut self, site: &NestSite<'_>, output: &T) -> Result<Option<T>> {
-        self.inner.leave_nest(site, output)
-    }
-
-    fn end_step(&mut self, prediction: &T) -> Result<()> {
-        self.inner.end_step(prediction)
     }
 }

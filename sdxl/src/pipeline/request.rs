@@ -256,10 +256,19 @@ impl std::fmt::Display for CutPrompt {
 pub struct StepCost {
     /// The step's index in the full schedule.
     pub step: usize,
-    /// Batch rows: with guidance, twice the number of images.
+    /// Batch rows of the evaluation.
     pub rows: usize,
+    /// Batch rows of the run: twice the images with guidance. An evaluation without guidance has half of them.
+    pub run_rows: usize,
     /// Multiply-accumulates of one row.
     pub macs: Macs,
+}
+
+impl StepCost {
+    /// TFLOP (2 × MAC) for each of the run's rows: half of a row's cost where guidance has ended.
+    pub fn tflop(&self) -> f64 {
+        self.macs.tflop() * (self.rows as f64 / self.run_rows as f64)
+    }
 }
 
 /// The argument of the step callback, which is called after each step.

@@ -114,7 +114,7 @@ fn generate<B: Backend>(
             unet,
             Grid::new(height, width),
             text,
-            Evaluation { step: index, rows: rows.len() },
+            Evaluation { step: index, rows: rows.len(), run_rows: guided.rows.len() },
         )?);
         let prediction = guidance.combine(prediction.cast(latents.dtype())?, images)?;
         latents = sampler.step(&prediction, number, &latents, noise.as_mut())?;

@@ -4,8 +4,8 @@
 // helpers belong to the tests, too
 
 use atedm_core::plugin::{
-    Action, BlockId, BuildContext, Event, Grid, Reduction, Registry, Row, Run, Scope, Site, Step, Sublayer,
-    TokenReducer,
+    Action, BlockId, BuildContext, Event, Grid, Reduction, Reductions, Registry, Row, Run, Scope, Site, Step,
+    Sublayer, TokenReducer,
 };
 use atedm_core::reference::{NdDevice, NdTensor};
 use atedm_core::{DType, Indices, Result, Tensor};
@@ -106,10 +106,14 @@ pub(crate) fn before(
     sub: Sublayer,
     hidden: &NdTensor,
 ) -> Result<Option<Around>> {
-    Ok(match method.on_event(site, Event::Before { sub, hidden, normed: hidden })? {
-        Action::Around { scope, by } => Some((scope, by)),
-        _ => None,
-    })
+    Ok(
+        match method
+            .on_event(site, Event::Before { sub, hidden, normed: hidden, reductions: Reductions::none() })?
+        {
+            Action::Around { scope, by } => Some((scope, by)),
+            _ => None,
+        },
+    )
 }
 
 /// The reduction of self-attention in a layer that gets `hidden`.

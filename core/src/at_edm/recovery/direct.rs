@@ -1,7 +1,7 @@
 //! Direct copy (paper, section 3.2, baseline III): a pruned token returns unchanged.
 
 use super::scatter::{Background, ScatterPlan};
-use super::{RecoveryInput, TokenRecovery};
+use super::{RecoveryInput, TokenRecovery, ZeroPadding};
 use crate::backend::AttentionOps;
 use crate::plugin::Reduction;
 use crate::{Result, Tensor};
@@ -19,6 +19,11 @@ impl<T: Tensor> Background<T> for WhenPruned<T> {
 
     fn behind(&self, _reduced: &T, _tokens: usize) -> Result<T> {
         Ok(self.0.clone())
+    }
+
+    /// A token that is gone takes part in nothing, so nothing is added to it.
+    fn behind_added(&self, added: &T, tokens: usize) -> Result<T> {
+        ZeroPadding.behind(added, tokens)
     }
 }
 

@@ -15,6 +15,14 @@ pub(super) trait Background<T>: Clone + std::fmt::Debug + Send + 'static {
     /// # Errors
     /// Those of the backend's operations.
     fn behind(&self, reduced: &T, tokens: usize) -> Result<T>;
+
+    /// The same for what a sublayer adds ([`Reduction::restore_added`]).
+    ///
+    /// # Errors
+    /// As the backend's operations.
+    fn behind_added(&self, added: &T, tokens: usize) -> Result<T> {
+        self.behind(added, tokens)
+    }
 }
 
 /// A reduction that shrinks by one gather and restores by one scatter over a background.
@@ -44,6 +52,10 @@ impl<T: Tensor, B: Background<T>> Reduction<T> for ScatterPlan<T, B> {
     fn restore(&self, reduced: &T) -> Result<T> {
         expect_tokens(reduced, self.kept.dims().1, B::NAME)?;
         reduced.scatter_into(&self.background.behind(reduced, self.tokens)?, &self.kept)
+    }
+    fn restore_added(&self, added: &T) -> Result<T> {
+        expect_tokens(added, self.kept.dims().1, B::NAME)?;
+        added.scatter_into(&self.background.behind_added(added, self.tokens)?, &self.kept)
     }
     fn name(&self) -> &str {
         B::NAME

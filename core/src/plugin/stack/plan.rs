@@ -6,15 +6,18 @@ use serde_json::Value;
 
 use crate::plugin::nest::NestId;
 use crate::plugin::options::Options;
-use crate::plugin::plan::{MethodPlan, Scoring};
+use crate::plugin::plan::{MethodPlan, Others, Scoring};
 use crate::plugin::tokens::{BlockShape, LayerTokens, ModelShape, StepOf};
 use crate::{Error, Result};
 
 /// A member: its registered name and its plan.
 #[derive(Debug, Clone)]
-pub(super) struct Member {
-    pub(super) name: String,
-    pub(super) plan: Arc<dyn MethodPlan>,
+struct Member {
+    name: String,
+    /// Without the others.
+    alone: Arc<dyn MethodPlan>,
+    /// Beside the others.
+    plan: Arc<dyn MethodPlan>,
 }
 
 /// The plan of several methods on one model.
@@ -28,13 +31,13 @@ impl StackPlan {
     ///
     /// # Errors
     /// [`Error::Config`] naming two members that do the same thing: that replace one nest or one sublayer, that reduce
-    /// one sublayer at one step, or of which one replaces a sublayer whose tokens the other reduces; two with budgets.
+    /// one sublayer at one step, or of which one replaces a sublayer whose tokens the other reduces without
+    /// [keeping whole outputs](MethodPlan::keeps_whole_outputs); two with budgets.
     pub fn new(
         members: impl IntoIterator<Item = (String, Box<dyn MethodPlan>)>,
         model: Option<&ModelShape>,
     ) -> Result<Self> {
-        let member = |(name, plan): (String, Box<dyn MethodPlan>)| Member { name, plan: plan.into() };
-        let stack = Self { members: members.into_iter().map(member).collect() };
+        let stack = Self::of(members.into_iter().map(|(name, plan)| (name, Arc::from(plan))).collect());
         let budgets: Vec<&str> = stack
             .members
             .iter()
@@ -48,6 +51,17 @@ impl StackPlan {
             stack.check(model)?;
         }
         Ok(stack)
+    }
+
+    /// These members, each beside the others.
+    fn of(members: Vec<(String, Arc<dyn MethodPlan>)>) -> Self {
+        let beside = |(i, (name, alone)): (usize, &(String, Arc<dyn MethodPlan>))| {
+            let others = members.iter().enumerate().filter(|(j, _)| *j != i);
+            let others = Others::new(others.map(|(_, (_, plan))| plan.clone()).collect());
+            let plan = alone.beside(&others).map_or_else(|| alone.clone(), Arc::from);
+            Member { name: name.clone(), alone: alone.clone(), plan }
+        };
+        Self { members: members.iter().enumerate().map(beside).collect() }
     }
 
     /// The members' names and plans, outer first.
@@ -80,23 +94,24 @@ impl StackPlan {
         &self,
         of: impl Fn(&dyn MethodPlan) -> Option<Box<dyn MethodPlan>>,
     ) -> Option<Box<dyn MethodPlan>> {
-        let mut stack = self.clone();
         let mut any = false;
-        for member in &mut stack.members {
-            if let Some(plan) = of(member.plan.as_ref()) {
-                (member.plan, any) = (plan.into(), true);
-            }
-        }
-        any.then(|| Box::new(stack) as Box<dyn MethodPlan>)
+        let other = |member: &Member| {
+            let plan = of(member.alone.as_ref());
+            any |= plan.is_some();
+            (member.name.clone(), plan.map_or_else(|| member.alone.clone(), Arc::from))
+        };
+        let members = self.members.iter().map(other).collect();
+        any.then(|| Box::new(Self::of(members)) as Box<dyn MethodPlan>)
     }
 
     /// The same stack with another plan for one member.
     fn with(&self, index: usize, plan: Box<dyn MethodPlan>) -> Self {
-        let mut members = self.members.clone();
-        if let Some(member) = members.get_mut(index) {
-            member.plan = plan.into();
+        let of = |member: &Member| (member.name.clone(), member.alone.clone());
+        let mut members: Vec<_> = self.members.iter().map(of).collect();
+        if let Some((_, alone)) = members.get_mut(index) {
+            *alone = plan.into();
         }
-        Self { members }
+        Self::of(members)
     }
 }
 
@@ -125,6 +140,11 @@ impl MethodPlan for StackPlan {
         self.members.iter().filter_map(|member| member.plan.replaced(step)).min()
     }
 
+    /// Guidance goes on as long as every member wants it.
+    fn wants_guidance(&self, step: StepOf) -> bool {
+        self.members.iter().all(|member| member.plan.wants_guidance(step))
+    }
+
     fn memory(&self, model: &ModelShape) -> u64 {
         self.members.iter().fold(0, |sum, member| sum.saturating_add(member.plan.memory(model)))
     }
@@ -151,7 +171,7 @@ impl MethodPlan for StackPlan {
 
     fn with_ratio(&self, ratio: f64) -> Option<Result<Box<dyn MethodPlan>>> {
         let index = self.scalable()?;
-        let plan = self.members.get(index)?.plan.with_ratio(ratio)?;
+        let plan = self.members.get(index)?.alone.with_ratio(ratio)?;
         Some(plan.map(|plan| Box::new(self.with(index, plan)) as Box<dyn MethodPlan>))
     }
 
@@ -198,6 +218,8 @@ enum Claim {
 /// Everything that a member does in a run.
 struct Claims<'a> {
     name: &'a str,
+    /// Whether an output that it gives fits a shrunk stream.
+    keeps_whole_outputs: bool,
     /// For each step the nest that does not run.
     nests: Vec<Option<NestId>>,
     /// For each step, block and layer the three sublayers; nothing where only a run tells.
@@ -238,7 +260,7 @@ impl<'a> Claims<'a> {
             sublayers.push(model.blocks.iter().map(block).collect::<Result<_>>()?);
         }
         let nests = model.each_step().map(|step| plan.replaced(step)).collect();
-        Ok(Self { name: &member.name, nests, sublayers })
+        Ok(Self { name: &member.name, keeps_whole_outputs: plan.keeps_whole_outputs(), nests, sublayers })
     }
 
     fn check(&self, inner: &Claims<'_>, model: &ModelShape) -> Result<()> {
@@ -269,7 +291,10 @@ impl<'a> Claims<'a> {
                     if replaces(&a) && replaces(&b) {
                         return conflict(format!("both give an earlier output of {place}"));
                     }
-                    if (replaces(&a) && reduces(&b)) || (reduces(&a) && replaces(&b)) {
+                    let misfits = |of: &Claims<'_>, a: &[Claim], b: &[Claim]| {
+                        replaces(a) && reduces(b) && !of.keeps_whole_outputs
+                    };
+                    if misfits(self, &a, &b) || misfits(inner, &b, &a) {
                         return conflict(format!(
                             "one gives an earlier output of {place}, the other changes its tokens from step to step"
                         ));

@@ -26,7 +26,8 @@ impl<T: AttentionOps> Stack<T> {
         Self { members: members.into_iter().map(member).collect() }
     }
 
-    /// Tells everybody; at most one may answer with more than `Continue`.
+    /// Tells everybody; at most one may answer with more than `Continue`. An output in a sublayer's place counts more than
+    /// a reduction around it, for there is nothing left to reduce.
     fn ask_all<'a>(
         &mut self,
         site: &Site<'_>,
@@ -42,7 +43,9 @@ impl<T: AttentionOps> Stack<T> {
             match (self.members[i].reducer.on_event(site, told)?, &answer) {
                 (Action::Continue, _) => {}
                 // what the outer member gives the others are not asked about
-                (action @ Action::Replace(_), None) if before => return Ok(action),
+                (action @ Action::Replace(_), None | Some((_, Action::Around { .. }))) if before => {
+                    return Ok(action);
+                }
                 (action, None) => answer = Some((i, action)),
                 (_, Some((first, _))) => return Err(self.conflict(site, *first, i)),
             }
@@ -102,16 +105,16 @@ impl<T: AttentionOps> TokenReducer<T> for Stack<T> {
     fn on_event(&mut self, site: &Site<'_>, event: Event<'_, T>) -> Result<Action<T>> {
         match event {
             Event::LayerEnter { hidden } => self.ask_all(site, |_| Event::LayerEnter { hidden }),
-            Event::Before { sub, hidden, normed } => {
-                self.ask_all(site, |_| Event::Before { sub, hidden, normed })
+            Event::Before { sub, hidden, normed, reductions } => {
+                self.ask_all(site, |_| Event::Before { sub, hidden, normed, reductions })
             }
             Event::Attended { sub, graph, first_vote, values, output } => self.ask_all(site, |member| {
                 let graph: Option<AttentionGraph<T>> = graph.clone().filter(|_| member.wants_graph);
                 let first_vote = first_vote.clone().filter(|_| member.votes);
                 Event::Attended { sub, graph, first_vote, values, output }
             }),
-            Event::After { sub, hidden, output } => {
-                self.ask_all(site, |_| Event::After { sub, hidden, output })
+            Event::After { sub, hidden, output, reductions } => {
+                self.ask_all(site, |_| Event::After { sub, hidden, output, reductions })
             }
             Event::BlockExit { hidden } => self.ask_all(site, |_| Event::BlockExit { hidden }),
         }

@@ -1,8 +1,7 @@
 //! What gathering by wrong positions would look like.
 
 use atedm_candle::CandleTensor;
-use atedm_core::backend::GraphRequest;
-use atedm_core::plugin::{Action, Event, Reduction, Site, Sublayer, TokenReducer};
+use atedm_core::plugin::{Action, Event, Reduction, Site, TokenReducer};
 use atedm_core::{Indices, Result, Tensor};
 
 use crate::cases::Method;
@@ -11,8 +10,8 @@ use crate::cases::Method;
 pub(crate) struct Misplaced<'a>(pub(crate) &'a mut Method);
 
 impl TokenReducer<CandleTensor> for Misplaced<'_> {
-    fn wants(&mut self, site: &Site<'_>, sub: Sublayer) -> Result<GraphRequest<CandleTensor>> {
-        self.0.wants(site, sub)
+    fn inner(&mut self) -> Option<&mut dyn TokenReducer<CandleTensor>> {
+        Some(self.0.as_mut())
     }
 
     fn on_event(&mut self, site: &Site<'_>, event: Event<'_, CandleTensor>) -> Result<Action<CandleTensor>> {

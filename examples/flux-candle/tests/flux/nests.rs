@@ -4,9 +4,8 @@ use std::collections::BTreeMap;
 
 use atedm_candle::CandleTensor;
 use atedm_core::Result;
-use atedm_core::backend::GraphRequest;
 use atedm_core::plugin::{
-    Action, BuildContext, Event, NestId, NestSite, Registry, Row, Run, Site, Step, Sublayer, TokenReducer,
+    Action, BuildContext, Event, NestId, NestSite, Registry, Row, Run, Site, TokenReducer,
 };
 use example_flux_candle::{plain, reduced};
 use serde_json::json;
@@ -111,24 +110,12 @@ struct Counted {
 }
 
 impl TokenReducer<CandleTensor> for Counted {
-    fn begin_step(&mut self, step: &Step, rows: &[Row]) -> Result<()> {
-        self.inner.begin_step(step, rows)
-    }
-
-    fn wants(&mut self, site: &Site<'_>, sub: Sublayer) -> Result<GraphRequest<CandleTensor>> {
-        self.inner.wants(site, sub)
+    fn inner(&mut self) -> Option<&mut dyn TokenReducer<CandleTensor>> {
+        Some(self.inner.as_mut())
     }
 
     fn on_event(&mut self, site: &Site<'_>, event: Event<'_, CandleTensor>) -> Result<Action<CandleTensor>> {
         self.blocks += usize::from(matches!(event, Event::BlockExit { .. }));
         self.inner.on_event(site, event)
-    }
-
-    fn enter_nest(&mut self, site: &NestSite<'_>, hidden: &CandleTensor) -> Result<Option<CandleTensor>> {
-        self.inner.enter_nest(site, hidden)
-    }
-
-    fn leave_nest(&mut self, site: &NestSite<'_>, output: &CandleTensor) -> Result<Option<CandleTensor>> {
-        self.inner.leave_nest(site, output)
     }
 }

@@ -5,10 +5,9 @@ use std::sync::{Arc, Mutex};
 
 use atedm_conformance::host::Array;
 use atedm_conformance::tolerance::relative_l2;
-use atedm_core::backend::GraphRequest;
 use atedm_core::plugin::{
     Action, BlockId, BlockShape, BuildContext, Event, Grid, MaskRecorder, MaskSet, ModelShape, Options,
-    Reduction, Registry, Row, Run, Site, Step, Sublayer, TokenReducer, Unpruned,
+    Reduction, Registry, Row, Run, Site, Step, TokenReducer, Unpruned,
 };
 use atedm_core::{AttentionOps, Backend, DeviceOf, Error, Indices, Result, Tensor};
 use example_wan_like::{plain, reduced};
@@ -100,8 +99,8 @@ struct Misplaced<T>(Method<T>);
 struct MisplacedReduction<T>(Box<dyn Reduction<T>>);
 
 impl<T: AttentionOps> TokenReducer<T> for Misplaced<T> {
-    fn wants(&mut self, site: &Site<'_>, sub: Sublayer) -> Result<GraphRequest<T>> {
-        self.0.wants(site, sub)
+    fn inner(&mut self) -> Option<&mut dyn TokenReducer<T>> {
+        Some(self.0.as_mut())
     }
 
     fn on_event(&mut self, site: &Site<'_>, event: Event<'_, T>) -> Result<Action<T>> {

@@ -1,0 +1,145 @@
+//! What counts and costs depend on, and what the steps of a run cost under a plan.
+
+use atedm_core::plugin::{BlockShape, Grid, MethodPlan, ModelShape, NestShape, StepOf};
+use atedm_core::reference::NdTensor;
+use atedm_core::{Error, Result};
+use atedm_sdxl::config::{BlockInfo, NestInfo, UNetConfig};
+use atedm_sdxl::flops::{self, EvaluationCost, Rows};
+use atedm_sdxl::schedulers::{Sampler, SamplerRegistry, SchedulerConfig};
+
+use crate::failure::Outcome;
+
+/// The properties of a run that token counts and costs depend on.
+#[derive(Debug, Clone, Copy)]
+pub struct Workload<'a> {
+    /// The U-Net.
+    pub unet: &'a UNetConfig,
+    /// The latents' grid.
+    pub latents: Grid,
+    /// Text tokens.
+    pub text: usize,
+    /// Denoising steps.
+    pub steps: usize,
+    /// The checkpoint's scheduler.
+    pub scheduler: &'a SchedulerConfig,
+    /// The known samplers.
+    pub samplers: &'a SamplerRegistry<NdTensor>,
+    /// The name of the sampler that replaces the checkpoint's.
+    pub sampler: Option<&'a str>,
+    /// Whether an image has a row for each half of guidance, until the method ends it.
+    pub guided: bool,
+}
+
+/// A guidance scale that asks for two rows an image, as the program's default does.
+pub const GUIDANCE_SCALE: f64 = 7.0;
+
+impl Workload<'_> {
+    /// The U-Net's attention blocks at this size.
+    pub fn blocks(&self) -> Vec<BlockInfo> {
+        self.unet.blocks(self.latents.height, self.latents.width)
+    }
+
+    /// The sampler of the run.
+    ///
+    /// # Errors
+    /// As [`SamplerRegistry::build`].
+    pub fn build_sampler(&self) -> Result<Box<dyn Sampler<NdTensor>>> {
+        self.samplers.build(self.scheduler, self.sampler, self.steps)
+    }
+
+    /// The time step of every step, at its first evaluation; `None` if the sampler cannot make this number of steps.
+    pub fn timesteps(&self) -> Option<Vec<f64>> {
+        let sampler = self.build_sampler().ok()?;
+        let firsts = sampler.first_evaluations();
+        Some(firsts.into_iter().filter_map(|first| sampler.timesteps().get(first).copied()).collect())
+    }
+
+    /// The step of every evaluation. If the sampler cannot make this number of steps, one evaluation per step is assumed.
+    pub fn evaluated_steps(&self) -> Vec<usize> {
+        match self.build_sampler() {
+            Ok(sampler) => (0..sampler.timesteps().len()).map(|number| sampler.step_of(number)).collect(),
+            Err(_) => (0..self.steps).collect(),
+        }
+    }
+
+    /// The description of the model that methods get.
+    pub fn shape(&self) -> ModelShape {
+        let blocks = self.blocks().iter().map(shape).collect();
+        let nests = self.unet.nests(self.latents.height, self.latents.width).into_iter().map(nest_shape);
+        ModelShape {
+            nests: nests.collect(),
+            timesteps: self.timesteps(),
+            ..ModelShape::new(blocks, self.steps)
+        }
+    }
+
+    /// TFLOPs (2 × MAC, one sample) of one evaluation without pruning.
+    pub fn whole_tflop(&self) -> Outcome<f64> {
+        Ok(flops::full(self.unet, self.latents, self.text)?.sum().tflop())
+    }
+}
+
+/// A block with only those facts that token counts depend on.
+pub fn shape(block: &BlockInfo) -> BlockShape {
+    BlockShape::new(block.id, block.depth, block.grid).with_channels(block.channels)
+}
+
+fn nest_shape(nest: NestInfo) -> NestShape {
+    let values = (nest.channels as u64).saturating_mul(nest.grid.tokens() as u64);
+    NestShape { blocks: nest.blocks, values }
+}
+
+/// The rows of a step's evaluation: half of the run's where a method has ended guidance.
+pub(crate) fn rows(plan: &dyn MethodPlan, work: &Workload<'_>, step: StepOf) -> Rows {
+    if work.guided && !plan.wants_guidance(step) { Rows::Half } else { Rows::All }
+}
+
+/// The cost of the evaluation at each step under a plan; `None` if only a run can tell.
+pub(crate) fn step_costs(plan: &dyn MethodPlan, work: &Workload<'_>) -> Result<Option<Vec<EvaluationCost>>> {
+    let mut steps = Vec::with_capacity(work.steps);
+    let blocks = work.blocks();
+    for index in 0..work.steps {
+        let step = StepOf { index, total: work.steps };
+        let replaced = plan.replaced(step);
+        let mut layers = Vec::with_capacity(blocks.len());
+        for block in &blocks {
+            let Some(tokens) = plan.tokens(&shape(block), step)? else { return Ok(None) };
+            layers.push((block.id, tokens));
+        }
+        let row = flops::pruned(work.unet, work.latents, work.text, replaced, |block| {
+            let tokens = layers.iter().find(|(id, _)| *id == block.id).map(|(_, tokens)| tokens.clone());
+            Ok(tokens.unwrap_or_default())
+        })?;
+        steps.push(EvaluationCost { row, rows: rows(plan, work, step) });
+    }
+    Ok(Some(steps))
+}
+
+/// TFLOPs (2 × MAC) of evaluations, for each of the run's rows.
+pub(crate) fn tflops(costs: Vec<EvaluationCost>) -> Vec<f64> {
+    costs.iter().map(EvaluationCost::tflop).collect()
+}
+
+/// The mean over the evaluations of a run. `steps` has the value at each step, `evaluated` the step of each evaluation.
+pub(crate) fn mean_of(steps: &[f64], evaluated: &[usize]) -> f64 {
+    let sum: f64 = evaluated.iter().filter_map(|step| steps.get(*step)).sum();
+    sum / evaluated.len().max(1) as f64
+}
+
+/// The error for a budget of a method whose cost does not depend on a ratio.
+pub(crate) fn no_ratio() -> Error {
+    let reason =
+        "no ratio decides what this method costs, or only a run shows it: give it options of its own";
+    Error::config("budget_tflops", reason)
+}
+
+/// `plan` with the ratio that meets a budget, or an error that names what can be reached.
+pub(crate) fn solve(budget: f64, plan: &dyn MethodPlan, work: &Workload<'_>) -> Result<Box<dyn MethodPlan>> {
+    let with = |ratio: f64| plan.with_ratio(ratio).unwrap_or_else(|| Err(no_ratio()));
+    let evaluated = work.evaluated_steps();
+    let mean = |ratio: f64| {
+        let steps = tflops(step_costs(with(ratio)?.as_ref(), work)?.ok_or_else(no_ratio)?);
+        Ok(mean_of(&steps, &evaluated))
+    };
+    with(flops::solve_ratio(budget, mean)?)
+}
