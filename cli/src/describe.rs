@@ -2,9 +2,12 @@
 
 use atedm_sdxl::checkpoint::{Checkpoint, Part};
 use atedm_sdxl::config::{TextEncoderConfig, UNetConfig, VaeConfig};
-use atedm_sdxl::schedulers::{Levels, SchedulerConfig};
+use atedm_sdxl::schedulers::{Levels, Prediction, SchedulerConfig};
 
 use crate::failure::{Failure, Outcome};
+
+/// The description of a checkpoint in one file.
+const SINGLE_FILE: &str = "single file with the original names, SD-XL";
 
 /// For each part: its folder, a description, and the contents of its weight files.
 pub(crate) fn parts(checkpoint: &Checkpoint) -> Outcome<Vec<(&'static str, String)>> {
@@ -12,13 +15,15 @@ pub(crate) fn parts(checkpoint: &Checkpoint) -> Outcome<Vec<(&'static str, Strin
     let words = |part: Part, words: String| -> Outcome<(&'static str, String)> {
         Ok((part.folder(), format!("{words}; {}", weights(checkpoint, part)?)))
     };
-    Ok(vec![
+    let file = checkpoint.is_single_file().then(|| ("file", SINGLE_FILE.to_string()));
+    let parts = [
         words(Part::TextEncoder, text_words(first))?,
         words(Part::TextEncoder2, text_words(second))?,
         words(Part::UNet, unet_words(checkpoint.unet()))?,
         words(Part::Vae, vae_words(checkpoint.vae()))?,
         ("scheduler", scheduler_words(checkpoint.scheduler())),
-    ])
+    ];
+    Ok(file.into_iter().chain(parts).collect())
 }
 
 fn text_words(config: &TextEncoderConfig) -> String {
@@ -54,8 +59,15 @@ fn scheduler_words(config: &SchedulerConfig) -> String {
         Levels::Training => String::new(),
         levels => format!(", {levels:?} levels"),
     };
+    let prediction = match config.prediction {
+        Prediction::VPrediction => ", v-prediction",
+        _ => "",
+    };
     let zero = if config.rescale_betas_zero_snr { ", zero terminal SNR" } else { "" };
-    format!("{}{spacing}{levels}{zero}, {} training steps", config.class_name, config.num_train_timesteps)
+    format!(
+        "{}{spacing}{levels}{prediction}{zero}, {} training steps",
+        config.class_name, config.num_train_timesteps
+    )
 }
 
 fn joined(words: impl Iterator<Item = String>) -> String {

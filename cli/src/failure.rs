@@ -16,7 +16,7 @@ pub(crate) fn exit_code(failure: &Failure) -> ExitCode {
 pub(crate) fn from_clap(error: &clap::Error) -> Failure {
     if error.kind() == clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
         return Failure::usage(
-            "expected a command: generate, inspect, masks, flops, bench, compare, ablate, report, eval or init-tiny (see atedm --help)",
+            "expected a command: generate, inspect, masks, flops, bench, compare, ablate, report, eval, convert or init-tiny (see atedm --help)",
         );
     }
     let text = error.to_string();

@@ -10,8 +10,8 @@ use crate::args::EngineArgs;
 use crate::builtin;
 use crate::failure::{Failure, Outcome};
 
-/// Opens a folder, or fetches a hub id (cargo feature `hub`). Opens the built-in model if none is named. Of a hub id's
-/// files, those of `variant` are fetched if they exist.
+/// Opens a folder or a single file, or fetches a hub id (cargo feature `hub`). Opens the built-in model if none is named.
+/// Of a hub id's files, those of `variant` are fetched if they exist.
 pub(crate) fn open(typed: Option<&str>, variant: Option<&str>) -> Outcome<Model> {
     match typed.filter(|typed| !builtin::is_meant(typed)) {
         Some(typed) => Model::named(&folder_of(typed, variant)?, named(typed)),
@@ -34,7 +34,7 @@ pub(crate) fn subject(typed: Option<&str>) -> Outcome<Subject> {
     match typed {
         None => Ok(Subject::sdxl_base()),
         Some(typed) if Path::new(typed).join("unet").is_dir() => Subject::of_folder(Path::new(typed)),
-        Some(typed) => Subject::of_model(open(Some(typed), None)?),
+        Some(typed) => Ok(Subject::of_model(open(Some(typed), None)?)),
     }
 }
 
@@ -46,7 +46,7 @@ pub(crate) fn asked(width: Option<usize>, height: Option<usize>) -> AskedSize<'s
     }
 }
 
-/// The name of a folder without its parents, or a hub id unchanged.
+/// The name of a folder or file without its parents, or a hub id unchanged.
 fn named(typed: &str) -> String {
     let path = Path::new(typed);
     let name = path.file_name().and_then(|name| name.to_str()).filter(|_| path.exists());
@@ -68,7 +68,7 @@ fn folder_of(typed: &str, _variant: Option<&str>) -> Outcome<PathBuf> {
     let like_a_hub_id = typed.split('/').count() == 2
         && typed.split('/').all(|part| !part.is_empty() && !part.starts_with('.'));
     if !path.exists() && like_a_hub_id {
-        let reason = "no such folder, and for a hub id this build lacks the cargo feature `hub`";
+        let reason = "no such folder or file, and for a hub id this build lacks the cargo feature `hub`";
         return Err(Failure::file(path, reason));
     }
     Ok(path.to_path_buf())

@@ -42,7 +42,7 @@ fn a_file_in_the_folders_place() {
         &root.join("model_index.json"),
         &["model_index.json: is a file of a checkpoint, expected its folder"],
     );
-    refused(&root.join(UNET), &["is a single-file checkpoint: expected a diffusers folder"]);
+    refused(&root.join(UNET), &["is a lone U-Net: expected a whole SD-XL checkpoint"]);
     fs::write(root.join("model.ckpt"), b"PK\x03\x04").unwrap();
     refused(&root.join("model.ckpt"), &["model.ckpt: is a zip archive", "expected a diffusers folder"]);
     refused(&root.join("text_encoder"), &["one part of a checkpoint: expected"]);

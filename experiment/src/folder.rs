@@ -1,8 +1,7 @@
-//! A run's folder: started, taken up again after a kill at any moment, and written to image by image.
+//! A run's folder, which gets its images one by one. A run can be resumed after a kill at any moment.
 //!
-//! Only an appended line makes an image count. Before it, the image has its name; so a kill loses the image at work and
-//! nothing else. What a kill leaves behind (files under temporary names, a line without its end, an image without a line)
-//! is removed or made again.
+//! An image counts once its line is appended, and its files have their names before that. So a kill loses only the image at work.
+//! A resumed run removes or replaces what a kill left: temporary files, a line without its end, an image without a line.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, TryLockError};
@@ -11,22 +10,14 @@ use std::path::{Path, PathBuf};
 
 use atedm_sdxl::output::{self, UNFINISHED};
 
+use super::layout::{CONFIG, IMAGES, INFO, LATENTS, MASKS, PROMPTS, RESULTS};
 use super::members::{Members, inside};
 use super::reading::{check_files, parse_lines, same_run};
 use super::record::{PromptLine, Record, RunInfo};
 use crate::failure::{Failure, Outcome};
 use crate::files::{DATA_MOST, OutputDir, OutputFile, read_from};
 
-pub(crate) const CONFIG: &str = "config.toml";
-pub(crate) const INFO: &str = "run.json";
-pub(crate) const PROMPTS: &str = "prompts.jsonl";
-pub(crate) const RESULTS: &str = "results.jsonl";
-pub(crate) const IMAGES: &str = "images";
-pub(crate) const LATENTS: &str = "latents";
-/// What was kept, of the prompts that the configuration names: `masks/POINT/PROMPT.safetensors`, as `--masks-out` writes it.
-pub(crate) const MASKS: &str = "masks";
-
-/// What a run begins with: written once, the same whenever it is taken up again.
+/// What a run writes first. It is the same whenever the run is resumed.
 #[derive(Debug)]
 pub(crate) struct Beginning<'a> {
     pub(crate) config: &'a str,
@@ -34,19 +25,19 @@ pub(crate) struct Beginning<'a> {
     pub(crate) prompts: &'a [PromptLine],
 }
 
-/// A folder that this process alone writes to.
+/// A run's folder to which only this process writes.
 #[derive(Debug)]
 pub(crate) struct RunFolder<'a> {
     path: PathBuf,
     beginning: Beginning<'a>,
-    /// Open and locked; `None` as long as nothing of the run is there.
+    /// The open and locked file of lines; `None` until the run has begun.
     results: Option<File>,
     done: BTreeMap<String, Record>,
 }
 
 impl<'a> RunFolder<'a> {
-    /// Looks at a new or empty folder, in which nothing is written before [`RunFolder::begin`], or, if `resume` says so, goes
-    /// on with what is there.
+    /// Opens a new or empty folder, or, with `resume`, the folder of a run. In a new folder, [`RunFolder::begin`] writes the first
+    /// file.
     pub(crate) fn open(path: &Path, beginning: Beginning<'a>, resume: bool) -> Outcome<Self> {
         let found = entries(path)?;
         if !found.is_empty() && !resume {
@@ -78,7 +69,7 @@ impl<'a> RunFolder<'a> {
         Ok(folder)
     }
 
-    /// Writes what the run begins with, if it has not begun.
+    /// Writes the first files if the run has not begun.
     pub(crate) fn begin(&mut self) -> Outcome {
         if self.results.is_some() {
             return Ok(());
@@ -91,7 +82,7 @@ impl<'a> RunFolder<'a> {
         self.read_done()
     }
 
-    /// Makes the folders, takes the lock, and removes what was unfinished when a process was killed.
+    /// Makes the folders, takes the lock, and removes unfinished files of a killed process.
     fn lock(&mut self) -> Outcome {
         for name in [IMAGES, LATENTS] {
             let folder = inside(&self.path, name)?;
@@ -111,7 +102,7 @@ impl<'a> RunFolder<'a> {
         remove_unfinished(&self.path)
     }
 
-    /// The records that are there, by id.
+    /// The records of the finished images, by id.
     pub(crate) fn done(&self) -> &BTreeMap<String, Record> {
         &self.done
     }
@@ -121,12 +112,12 @@ impl<'a> RunFolder<'a> {
         &self.path
     }
 
-    /// The run that it is of.
+    /// The run's plan.
     pub(crate) fn info(&self) -> &RunInfo {
         &self.beginning.info
     }
 
-    /// Writes a file below the folder, whole or not at all.
+    /// Writes a file below the folder. A failed write leaves no file.
     pub(crate) fn write(&self, name: &str, bytes: &[u8]) -> Outcome {
         let path = inside(&self.path, name)?;
         if let Some(folder) = path.parent() {
@@ -135,7 +126,7 @@ impl<'a> RunFolder<'a> {
         OutputFile::prepare(&path)?.write(bytes)
     }
 
-    /// Appends a line; the files that it names must be there.
+    /// Appends a line. The files that it names must exist.
     pub(crate) fn append(&mut self, record: Record) -> Outcome {
         let lines = self.path.join(RESULTS);
         let mut line = serde_json::to_vec(&record).map_err(Failure::run)?;
@@ -149,7 +140,7 @@ impl<'a> RunFolder<'a> {
         Ok(())
     }
 
-    /// Reads the lines, and cuts off what a kill left of the last one.
+    /// Reads the lines, and removes a last line that a kill cut off.
     fn read_done(&mut self) -> Outcome {
         let lines = self.path.join(RESULTS);
         let failed = |error: std::io::Error| Failure::file(&lines, error);
@@ -169,7 +160,7 @@ impl<'a> RunFolder<'a> {
     }
 }
 
-/// The prompts as such a file.
+/// The content of `prompts.jsonl`.
 pub(crate) fn prompt_bytes(prompts: &[PromptLine]) -> Outcome<Vec<u8>> {
     let mut text = Vec::new();
     for prompt in prompts {
@@ -179,14 +170,14 @@ pub(crate) fn prompt_bytes(prompts: &[PromptLine]) -> Outcome<Vec<u8>> {
     Ok(text)
 }
 
-/// `run.json` as a person can read it.
+/// The content of `run.json`, indented.
 pub(crate) fn info_bytes(info: &RunInfo) -> Outcome<Vec<u8>> {
     let mut bytes = serde_json::to_vec_pretty(info).map_err(Failure::run)?;
     bytes.push(b'\n');
     Ok(bytes)
 }
 
-/// Names in a folder; none if there is no such folder.
+/// The names in a folder; none if the folder does not exist.
 fn entries(path: &Path) -> Outcome<Vec<String>> {
     match fs::metadata(path) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -199,7 +190,7 @@ fn entries(path: &Path) -> Outcome<Vec<String>> {
     entries.map(|entry| Ok(entry.map_err(failed)?.file_name().to_string_lossy().into_owned())).collect()
 }
 
-/// Removes what was being written when the process was killed: in the folder, and where images, latents and masks lie.
+/// Removes unfinished files of a killed process from the folder and from the folders of images, latents and masks.
 fn remove_unfinished(path: &Path) -> Outcome {
     output::remove_unfinished(path)?;
     for kind in [IMAGES, LATENTS, MASKS] {
@@ -215,7 +206,7 @@ fn remove_unfinished(path: &Path) -> Outcome {
     Ok(())
 }
 
-/// The files that say what the run is; `run.json` last.
+/// Writes the files that describe the run, `run.json` last.
 fn begin(path: &Path, beginning: &Beginning<'_>) -> Outcome {
     let files = [
         (CONFIG, beginning.config.as_bytes().to_vec()),

@@ -4,8 +4,8 @@ use std::collections::btree_map::{BTreeMap, Entry};
 use std::path::{Path, PathBuf};
 
 use crate::failure::{Failure, Outcome};
-use crate::folder::INFO;
-use crate::members::{Members, file_inside, masks_path};
+use crate::layout::{INFO, masks_path};
+use crate::members::{Members, file_inside};
 use crate::merge::run_folders;
 use crate::reading::{read_config, read_info, read_prompt_lines, read_results};
 use crate::record::{PointInfo, PromptLine, Record, RunInfo};

@@ -50,10 +50,10 @@
 //! latents/POINT/PROMPT.safetensors     final latents of the unpruned images that others are compared with
 //! shard-M-of-N/          with --shard: such a folder for each shard, instead of the files above
 //! ```
-//! The plan decides where the files of an image are (`members`). The contents of a folder are checked against it
-//! (`reading`). A picture is written under a temporary name and renamed before its line is appended. So the files of a
-//! line always exist. When a run is resumed, an incomplete last line is dropped. `atedm ablate merge` makes one folder
-//! of many, with the lines sorted by id.
+//! The module `layout` holds these names. The plan decides where the files of an image are (`members`). The contents of a
+//! folder are checked against it (`reading`). A picture is written under a temporary name and renamed before its line is
+//! appended. So the files of a line always exist. When a run is resumed, an incomplete last line is dropped. `atedm ablate
+//! merge` makes one folder of many, with the lines sorted by id.
 
 // A library must not write to the standard streams. Events are returned, or passed to a listener.
 #![deny(clippy::print_stderr, clippy::print_stdout)]
@@ -75,6 +75,7 @@ pub mod gathered;
 pub mod grid;
 pub mod init_image;
 pub mod inputs;
+mod layout;
 pub mod listener;
 mod members;
 pub mod memory;
@@ -85,7 +86,6 @@ pub mod observe;
 pub mod pictures;
 pub mod plan;
 pub mod platform;
-mod prompt_table;
 pub mod prompts;
 mod reading;
 pub mod record;

@@ -1,30 +1,15 @@
-//! What a run's folder may hold, and where: its plan decides, never a line in one of its files.
+//! Which files a run's folder may hold. The run's plan decides this, and no file in the folder does.
 
 use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::folder::{IMAGES, LATENTS, MASKS};
+use super::layout::{image_path, latents_path};
 use super::record::{PromptLine, Record, RunInfo};
 use crate::failure::{Failure, Outcome};
 
-/// Letters of a point's id at most: it is a folder's name, and with an ending a file's.
+/// The greatest length of a point's id. The id names a folder and, with an extension, a file.
 pub(crate) const LONGEST_ID: usize = 240;
-
-/// The picture of an image, below its run's folder.
-pub(crate) fn image_path(id: &str) -> String {
-    format!("{IMAGES}/{id}.png")
-}
-
-/// Its final latents, if they are kept.
-pub(crate) fn latents_path(id: &str) -> String {
-    format!("{LATENTS}/{id}.safetensors")
-}
-
-/// Its kept sets, if they are stored.
-pub(crate) fn masks_path(id: &str) -> String {
-    format!("{MASKS}/{id}.safetensors")
-}
 
 /// The points and prompts of a run.
 #[derive(Debug)]
@@ -36,13 +21,13 @@ pub(crate) struct Members {
 }
 
 impl Members {
-    /// Those of a plan.
+    /// The points and prompts of a plan.
     pub(crate) fn of(info: &RunInfo, prompts: &[PromptLine]) -> Self {
         let points = info.points.iter().map(|point| (point.id.clone(), point.config_hash.clone()));
         Self { points: points.collect(), prompts: prompts.iter().map(|prompt| prompt.id.clone()).collect() }
     }
 
-    /// That a record is of one of them, and names the files that the plan gives it; else what is wrong.
+    /// Checks that a record belongs to the run and names the files that the plan gives it. The error says what is wrong.
     pub(crate) fn check(&self, record: &Record) -> Result<(), String> {
         let Record { id, point, prompt_id, .. } = record;
         let hash =
@@ -68,7 +53,7 @@ impl Members {
     }
 }
 
-/// A place in a run's folder, which no link may lead to: a link could lead out of it.
+/// The path of `name` in a run's folder. A link on the way is an error, since it could lead out of the folder.
 pub(crate) fn inside(folder: &Path, name: &str) -> Outcome<PathBuf> {
     let mut place = folder.to_path_buf();
     for part in name.split('/') {
@@ -86,7 +71,7 @@ pub(crate) fn inside(folder: &Path, name: &str) -> Outcome<PathBuf> {
     Ok(place)
 }
 
-/// The regular file of that name in a run's folder, if there is one.
+/// The regular file `name` in a run's folder, if there is one.
 pub(crate) fn file_inside(folder: &Path, name: &str) -> Outcome<Option<PathBuf>> {
     let place = inside(folder, name)?;
     Ok(place.is_file().then_some(place))
@@ -117,7 +102,7 @@ mod tests {
             let message = inside(&run, name).unwrap_err().to_string();
             assert!(message.contains("run's folder") || message.contains("run/"), "{name}: {message}");
         }
-        // whoever names a run may name it by a link
+        // the run's folder itself may be a link
         symlink(&run, dir.path().join("named")).unwrap();
         assert!(file_inside(&dir.path().join("named"), "images/none/a.png").unwrap().is_some());
     }

@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 
 use atedm_sdxl::output::UNFINISHED;
 
-use super::folder::{CONFIG, INFO, PROMPTS, RESULTS, info_bytes, prompt_bytes};
-use super::members::{Members, file_inside, inside, masks_path};
+use super::folder::{info_bytes, prompt_bytes};
+use super::layout::{CONFIG, INFO, PROMPTS, RESULTS, masks_path};
+use super::members::{Members, file_inside, inside};
 use super::reading::{read_config, read_info, read_prompt_lines, read_results};
 use super::record::{PromptLine, Record, RunInfo};
 use crate::failure::{Failure, Outcome};
@@ -167,7 +168,7 @@ fn link(from: &Path, to: &Path) -> Outcome {
 #[cfg(unix)]
 fn open_up(path: &Path) -> std::io::Result<()> {
     use std::os::unix::fs::PermissionsExt;
-    let like = path.join(super::folder::IMAGES);
+    let like = path.join(super::layout::IMAGES);
     let mode = fs::metadata(like)?.permissions().mode();
     fs::set_permissions(path, fs::Permissions::from_mode(mode))
 }

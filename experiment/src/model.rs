@@ -111,7 +111,7 @@ impl fmt::Debug for Model {
 }
 
 impl Model {
-    /// Opens a folder that diffusers wrote. Results use the folder's name.
+    /// Opens a folder that diffusers wrote, or a single safetensors file. Results use its name.
     ///
     /// # Errors
     /// [`Failure::Run`] naming the file that is missing or broken.

@@ -1,12 +1,12 @@
-//! A run's folder as it is read again. What its files say is checked against the plan: a folder may come from anywhere.
+//! Reads a run's folder again. The files' content is checked against the plan, since a folder may come from anywhere.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::Path;
 
 use serde_json::{Map, Value};
 
-use super::folder::{CONFIG, INFO, PROMPTS, RESULTS};
 use super::grid::slug;
+use super::layout::{CONFIG, INFO, PROMPTS, RESULTS};
 use super::members::{LONGEST_ID, Members, file_inside, inside};
 use super::prompts::check_id;
 use super::record::{FORMAT, PointInfo, PromptLine, Record, RunInfo, Settings};
@@ -14,7 +14,7 @@ use crate::failure::{Failure, Outcome};
 use crate::files::{CONFIG_MOST, DATA_MOST, read_bytes, read_text};
 use crate::model::LONGEST_SIDE;
 
-/// The lines of a folder that another process may be writing to, by id.
+/// The records of a folder, by id. Another process may be writing to it.
 pub(crate) fn read_results(folder: &Path, members: &Members) -> Outcome<BTreeMap<String, Record>> {
     let lines = inside(folder, RESULTS)?;
     let bytes = read_bytes(&lines, DATA_MOST)?;
@@ -66,7 +66,7 @@ pub(crate) fn read_config(folder: &Path) -> Outcome<String> {
     read_text(&inside(folder, CONFIG)?, CONFIG_MOST)
 }
 
-/// The records of whole lines, and how many bytes those are. A last line that is cut off or cannot be read does not count.
+/// The records of the whole lines, and the number of bytes of these lines. A last line that is cut off or unreadable is ignored.
 pub(super) fn parse_lines(path: &Path, bytes: &[u8], members: &Members) -> Outcome<(Vec<Record>, usize)> {
     let end = bytes.iter().rposition(|&byte| byte == b'\n').map_or(0, |last| last + 1);
     let mut records: Vec<Record> = Vec::new();
@@ -91,7 +91,7 @@ pub(super) fn parse_lines(path: &Path, bytes: &[u8], members: &Members) -> Outco
     Ok((records, whole))
 }
 
-/// That the files of a line are there.
+/// Checks that the files of a record exist.
 pub(super) fn check_files(folder: &Path, record: &Record) -> Outcome {
     for name in [Some(&record.image), record.latents.as_ref()].into_iter().flatten() {
         if file_inside(folder, name)?.is_none() {
@@ -102,7 +102,7 @@ pub(super) fn check_files(folder: &Path, record: &Record) -> Outcome {
     Ok(())
 }
 
-/// That a folder is of the run that is asked for; else what differs.
+/// Checks that a folder holds the run `wanted`. The failure says what differs.
 pub(crate) fn same_run(path: &Path, wanted: &RunInfo) -> Outcome {
     let found = read_info(path)?;
     let differs = |reason: String| Failure::file(&path.join(INFO), format!("is of another run: {reason}"));
@@ -115,7 +115,7 @@ pub(crate) fn same_run(path: &Path, wanted: &RunInfo) -> Outcome {
     Ok(())
 }
 
-/// In words, the first point that is of another run, with the first of its settings that differs.
+/// A sentence on the first point that differs, with the first of its settings that differs.
 fn what_differs(found: &RunInfo, wanted: &RunInfo) -> Outcome<String> {
     let point = |info: &'_ RunInfo, id: &str| info.points.iter().find(|point| point.id == id).cloned();
     for id in found.points.iter().chain(&wanted.points).map(|point| point.id.as_str()) {
@@ -136,7 +136,7 @@ fn what_differs(found: &RunInfo, wanted: &RunInfo) -> Outcome<String> {
     Ok("its prompts, their seeds or the VAE's tiles differ".into())
 }
 
-/// `options.ratio is 0.5, not 0.6`, of the first value that differs.
+/// A text such as `options.ratio is 0.5, not 0.6` on the first value that differs.
 fn first_difference(key: &str, there: &Value, here: &Value) -> Option<String> {
     let (Value::Object(there), Value::Object(here)) = (there, here) else {
         return (there != here).then(|| format!("{key} is {there}, not {here}"));

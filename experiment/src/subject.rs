@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use atedm_core::Error;
 use atedm_core::plugin::MethodCatalogue;
 use atedm_core::reference::NdTensor;
-use atedm_sdxl::checkpoint::identity;
+use atedm_sdxl::checkpoint::{Checkpoint, identity};
 use atedm_sdxl::config::{TextEncoderConfig, UNetConfig, VaeConfig};
 use atedm_sdxl::flops::RunCost;
 use atedm_sdxl::schedulers::{SamplerRegistry, SchedulerConfig};
@@ -44,6 +44,8 @@ enum Files {
     None,
     /// Files in a folder. Weights may be missing.
     Folder(PathBuf),
+    /// Files of an opened checkpoint.
+    Checkpoint(Box<Checkpoint>),
     /// Files of a model that is unpacked or in a cache.
     Model(Box<Model>),
 }
@@ -68,17 +70,27 @@ impl Subject {
     /// # Errors
     /// [`Failure::Run`] naming the configuration that is missing or broken.
     pub fn of_folder(folder: &Path) -> Outcome<Self> {
-        let name = folder.file_name().unwrap_or(folder.as_os_str());
-        Self::read(folder, &name.to_string_lossy())
+        Self::read(folder, &name_of(folder))
     }
 
     /// An opened model.
-    ///
-    /// # Errors
-    /// The errors of [`Subject::of_folder`].
-    pub fn of_model(model: Model) -> Outcome<Self> {
-        let subject = Self::read(model.checkpoint.root(), model.name())?;
-        Ok(Self { files: Files::Model(Box::new(model)), ..subject })
+    pub fn of_model(model: Model) -> Self {
+        let subject = Self::of_checkpoint(&model.checkpoint);
+        Self { name: model.name().to_string(), files: Files::Model(Box::new(model)), ..subject }
+    }
+
+    /// An opened checkpoint, whose files stay where they are as long as the subject is in use.
+    pub fn of_checkpoint(checkpoint: &Checkpoint) -> Self {
+        Self {
+            name: name_of(checkpoint.root()),
+            unet: checkpoint.unet().clone(),
+            size: NO_SIZE,
+            factor: checkpoint.vae().factor(),
+            text: checkpoint.text_encoders()[0].context,
+            scheduler: checkpoint.scheduler().clone(),
+            samplers: SamplerRegistry::with_builtins(),
+            files: Files::Checkpoint(Box::new(checkpoint.clone())),
+        }
     }
 
     /// Replaces the known samplers.
@@ -128,6 +140,7 @@ impl Subject {
         of_checkpoint(match &self.files {
             Files::None => None,
             Files::Folder(folder) => identity(folder).ok(),
+            Files::Checkpoint(checkpoint) => checkpoint.identity().ok(),
             Files::Model(model) => model.checkpoint.identity().ok(),
         })
     }
@@ -145,6 +158,11 @@ impl Subject {
             guided: self.unet.is_guided(GUIDANCE_SCALE),
         }
     }
+}
+
+/// The last part of a path.
+fn name_of(path: &Path) -> String {
+    path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned()
 }
 
 /// A method with the cost of a run.

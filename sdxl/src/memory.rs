@@ -112,13 +112,13 @@ fn unet_values(config: &UNetConfig, work: &Workload) -> f64 {
     for (i, stage) in config.up.iter().enumerate() {
         let level = last - i;
         for layer in 0..stage.layers {
-            let (stream, skip) = stage.resnet_inputs(layer);
+            let inputs = stage.resnet_inputs(layer);
             let held: f64 = skips.iter().sum();
             skips.pop();
             let rest: f64 = skips.iter().sum();
-            let joining = held + pixels[level] * (2 * stream + skip) as f64;
+            let joining = held + pixels[level] * (inputs.stream + inputs.joined()) as f64;
             let depth = stage.attention.as_ref().and_then(|depths| depths.get(layer));
-            let running = resnet(stream + skip, stage.channels).max(attention(stage.channels, depth));
+            let running = resnet(inputs.joined(), stage.channels).max(attention(stage.channels, depth));
             peak = peak.max(joining).max(rest + pixels[level] * running);
         }
         if stage.upsample {

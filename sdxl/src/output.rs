@@ -60,6 +60,27 @@ pub fn write_folder(path: &Path, files: &[NamedFile]) -> Result<()> {
     write().map_err(|source| Error::io(path, source))
 }
 
+/// Makes a folder of the files that `fill` writes into the folder that it gets. `path` must be new or empty. The folder
+/// appears whole.
+///
+/// # Errors
+/// The errors of `fill`. [`Error::Io`] naming the folder.
+pub fn create_folder(path: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+    let failed = |source| Error::io(path, source);
+    let parent = folder_of(path);
+    fs::create_dir_all(parent).map_err(failed)?;
+    let staging = temporary_dir(parent).map_err(failed)?;
+    fill(staging.path())?;
+    // This removes an empty folder, and fails if there are files in it.
+    if path.is_dir() {
+        fs::remove_dir(path).map_err(failed)?;
+    }
+    fs::rename(staging.path(), path).map_err(failed)?;
+    // The folder has moved: there is nothing left for the guard to remove.
+    let _moved = staging.keep();
+    Ok(())
+}
+
 /// Checks that files can be created in `folder`. It creates one and removes it, because only that detects read-only
 /// disks.
 ///
@@ -158,6 +179,23 @@ mod tests {
         let wrong = [("sub".to_string(), b"3".to_vec())];
         assert!(matches!(write_folder(&path, &wrong), Err(Error::Io { .. })));
         assert_eq!(names(&path), ["a", "mine", "sub"]);
+    }
+
+    #[test]
+    fn a_created_folder_appears_whole_or_not_at_all() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("deep/new");
+        let fill = |place: &Path| write_file(&place.join("a"), b"1");
+        let fails = |place: &Path| fill(place).and_then(|()| write_file(&place.join("missing/b"), b"2"));
+        assert!(create_folder(&path, fails).is_err());
+        assert_eq!(names(&dir.path().join("deep")), [""; 0]);
+        create_folder(&path, fill).unwrap();
+        assert_eq!(names(&path), ["a"]);
+        // one that is there must be empty
+        assert!(create_folder(&path, fill).is_err());
+        fs::remove_file(path.join("a")).unwrap();
+        create_folder(&path, fill).unwrap();
+        assert_eq!((names(&path), names(&dir.path().join("deep"))), (vec!["a".into()], vec!["new".into()]));
     }
 
     #[test]

@@ -207,9 +207,8 @@ fn what_is_given_for_the_folder_is_named() {
         refused(&index),
         format!("{}: is a file of a checkpoint, expected its folder: {}", index.display(), root.display())
     );
-    let single = weight_file(root, Part::UNet);
-    let message = refused(&single);
-    assert!(message.contains("is a single-file checkpoint: expected a diffusers folder"), "{message}");
+    let message = refused(&weight_file(root, Part::UNet));
+    assert!(message.contains("is a lone U-Net: expected a whole SD-XL checkpoint"), "{message}");
     let pickle = root.join("sd_xl_base_1.0.ckpt");
     std::fs::write(&pickle, b"PK\x03\x04").unwrap();
     let message = refused(&pickle);

@@ -13,7 +13,7 @@ use atedm_sdxl::checkpoint::{Checkpoint, OpenOptions, Part};
 use atedm_sdxl::config::{KlConfig, TinyVaeConfig, VaeConfig};
 use atedm_sdxl::text::{TextEncoder, join_hidden};
 use atedm_sdxl::vae::{TileOptions, Vae};
-use atedm_sdxl::weights::{RandomSource, Recorder, SafetensorsSource, WeightFile};
+use atedm_sdxl::weights::{Naming, RandomSource, Recorder, SafetensorsSource, WeightFile};
 use serde_json::Value;
 use support::{T, vae_json};
 
@@ -261,7 +261,7 @@ fn tiny_autoencoders_have_two_styles_of_names() {
         });
         let path = folder.path().join(format!("taesdxl_{side}.safetensors"));
         support::write_tensors(&path, &own.collect(), safetensors::Dtype::F32);
-        WeightFile { path, prefix: format!("{side}.") }
+        WeightFile { path, naming: Naming::Prefixed(format!("{side}.")) }
     });
     let original: Weights<T> = Weights::new(SafetensorsSource::open(&files, DType::F32, NdDevice).unwrap());
     let got = Vae::<Reference32>::load(&original, &VaeConfig::Tiny(config)).unwrap();

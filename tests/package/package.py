@@ -28,6 +28,7 @@ DATA = {
     "atedm": r"src/commands/report/page\.(css|js)",
     "atedm-experiment": r"src/report/page\.(css|js)",
     "atedm-core": r"tests/.+\.(json|toml)",
+    "atedm-sdxl": r"data/clip/(merges\.bin|LICENSE|README\.md)",
     "atedm-shapes": r"(model_index|[a-z_0-9]+/[a-z_]+)\.json|[a-z_0-9]+/(merges\.txt|[a-z_]+\.safetensors(\.part-1)?)",
     "atedm-shapes-unet": r"diffusion_pytorch_model\.safetensors\.part-2",
 }

@@ -1,16 +1,14 @@
-//! A method with all its options: plain data that is checked before use.
+//! A method with all its options: plain data, and the checks of its values.
 
 use atedm_core::plugin::options::{from_table, to_table, unknown_option};
-use atedm_core::plugin::{Options, Placement, ScheduleRegistry};
+use atedm_core::plugin::{Options, Placement};
 use atedm_core::{Error, Result};
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::counts::TokenPlan;
 use crate::dito::DitoOptions;
 use crate::ibtm::IbtmOptions;
 use crate::method_options::MethodOptions;
-use crate::presets;
 use crate::sito::SitoOptions;
 use crate::todo::TodoOptions;
 use crate::toma::TomaOptions;
@@ -36,7 +34,7 @@ pub enum Method {
 }
 
 impl Method {
-    /// What the options answer without a tensor.
+    /// What the options say about the method without a tensor.
     pub fn options(&self) -> &dyn MethodOptions {
         match self {
             Self::Tome(options) => options,
@@ -48,7 +46,7 @@ impl Method {
         }
     }
 
-    /// Options of the same method from a table.
+    /// Reads options of the same method from a table.
     fn parsed(&self, table: Options) -> std::result::Result<Self, String> {
         Ok(match self {
             Self::Tome(_) => Self::Tome(from_table(table)?),
@@ -61,7 +59,7 @@ impl Method {
     }
 }
 
-/// A method, how much it reduces, where and when. As options it is one flat table.
+/// A method and its placement. Its options form one flat table.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct MergeConfig {
@@ -72,30 +70,17 @@ pub struct MergeConfig {
 }
 
 impl MergeConfig {
-    /// The named preset, one of [`presets::names`].
-    pub fn preset(name: &str) -> Option<Self> {
-        presets::find(name)
-    }
-
-    /// A preset with these options laid over it: what a command line or a configuration file says.
-    ///
-    /// # Errors
-    /// [`Error::Config`] for an unknown preset or key (listing the known ones), and for a value of the wrong form or
-    /// out of range.
-    pub fn from_options(preset: &str, options: &Options) -> Result<Self> {
-        let base = Self::preset(preset).ok_or_else(|| {
-            let names = presets::names().join(", ");
-            Error::config("preset", format!("expected one of {names}, got {preset:?}"))
-        })?;
-        let (placement, given) = base.placement.read(options)?;
-        let mut own = to_table(&base.method)?;
+    /// This configuration with `options` laid over it.
+    pub(crate) fn overlaid(&self, options: &Options) -> Result<Self> {
+        let (placement, given) = self.placement.read(options)?;
+        let mut own = to_table(&self.method)?;
         for (key, value) in &given {
             match own.get_mut(key) {
-                // A table given is laid over the preset's, entry by entry.
+                // A given table is laid over the preset's table, entry by entry.
                 Some(Value::Object(below)) if value.is_object() => {
                     below
                         .extend(value.as_object().into_iter().flatten().map(|(k, v)| (k.clone(), v.clone())));
-                    // Steps that are listed take the place of the preset's every so many-th.
+                    // A list of steps takes the place of the preset's interval.
                     if key == "reuse" && value.get("at").is_some_and(|at| !at.is_null()) {
                         below.insert("steps".into(), value.get("steps").cloned().unwrap_or_else(|| 1.into()));
                     }
@@ -103,17 +88,17 @@ impl MergeConfig {
                 Some(slot) => *slot = value.clone(),
                 None => return Err(unknown_option(key, known(&own))),
             }
-            // Alone over the defaults, so that what is wrong with it is said under its name.
+            // Each option is read alone first, so that an error carries its name.
             let alone = Options::from_iter([(key.clone(), own[key].clone())]);
-            base.method.parsed(alone).map_err(|reason| Error::config(key, reason))?;
+            self.method.parsed(alone).map_err(|reason| Error::config(key, reason))?;
         }
-        let method = base.method.parsed(own).map_err(|reason| Error::config("options", reason))?;
+        let method = self.method.parsed(own).map_err(|reason| Error::config("options", reason))?;
         let config = Self { placement, method };
         config.validate()?;
         Ok(config)
     }
 
-    /// Every option with its value; those that are not set, or do nothing beside the others, are left out.
+    /// Every option with its value. Options that are not set or have no effect are left out.
     ///
     /// # Errors
     /// [`Error::Config`] when a value cannot be written.
@@ -124,7 +109,7 @@ impl MergeConfig {
         Ok(all)
     }
 
-    /// Checks that every value is in range and no two contradict each other.
+    /// Checks that every value is in range and that no two values contradict each other.
     ///
     /// # Errors
     /// [`Error::Config`] naming the field and what was expected.
@@ -145,21 +130,9 @@ impl MergeConfig {
     pub fn with_ratio(self, ratio: f64) -> Result<Self> {
         Ok(Self { placement: self.placement.with_ratio(ratio)?, ..self })
     }
-
-    /// How many tokens every layer runs on, as far as that is known without tokens ([`TokenPlan::is_exact`]).
-    ///
-    /// # Errors
-    /// [`Error::Config`] when the configuration is invalid, holds an unsolved budget or an unresolved level, or names
-    /// a schedule that is not registered.
-    pub fn plan_with(&self, schedules: &ScheduleRegistry) -> Result<TokenPlan> {
-        self.validate()?;
-        self.placement.expect_solved()?;
-        let schedule = self.placement.build(schedules)?;
-        Ok(TokenPlan::new(schedule, self.method.clone(), self.placement.ratio))
-    }
 }
 
-/// The options that a method knows, where `own` are those that are not every method's.
+/// The options that a method knows: its own, which are the keys of `own`, and those of every method.
 fn known(own: &Options) -> impl Iterator<Item = &str> {
     own.keys().map(String::as_str).chain(Placement::KEYS)
 }

@@ -1,23 +1,24 @@
-//! How many tokens every layer runs on: pure arithmetic, the same for the methods themselves, the FLOPs model and what
-//! a user is told.
+//! How many tokens every layer runs on. The methods, the FLOPs model and the program's remarks share this arithmetic.
 
 use atedm_core::Result;
-use atedm_core::plugin::{BlockShape, LayerTokens, ModelShape, PlacedSchedule, Scope, StepOf, Sublayer};
+use atedm_core::plugin::{
+    BlockShape, LayerTokens, ModelShape, PlacedSchedule, ScheduleRegistry, Scope, StepOf, Sublayer,
+};
 
-use crate::config::Method;
+use crate::config::{MergeConfig, Method};
 use crate::method_options::BlockAtStep;
 
-/// A method's decisions about counts, without a tensor.
+/// The token counts of a method. It holds no tensor.
 #[derive(Debug, Clone)]
 pub struct TokenPlan {
     schedule: PlacedSchedule,
     method: Method,
     ratio: f64,
-    /// The time step of every step of the run.
+    /// The time step of each step of the run.
     timesteps: Option<Vec<f64>>,
 }
 
-/// What a method comes to in one block at one step.
+/// The token count of one block at one step.
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[non_exhaustive]
 pub struct Effect {
@@ -25,12 +26,12 @@ pub struct Effect {
     pub tokens: usize,
     /// Tokens that reduced sublayers run on.
     pub kept: usize,
-    /// The fraction that was asked for here; 0 where levels or schedule spare the block.
+    /// The fraction that the schedule asked for; 0 if levels or schedule spare the block.
     pub asked: f64,
 }
 
 impl Effect {
-    /// The fraction of tokens that is really removed.
+    /// The fraction of tokens that are really removed.
     pub fn ratio(&self) -> f64 {
         1.0 - self.kept as f64 / self.tokens.max(1) as f64
     }
@@ -46,26 +47,26 @@ impl TokenPlan {
         Self { schedule, method, ratio, timesteps: None }
     }
 
-    /// The plan of a run whose steps have these time steps, as its sampler gives them. Methods that go by them (ToDo) are
-    /// else counted as if a thousand were evenly spaced.
+    /// The plan of a run whose steps have these time steps. A sampler gives them. Without them, methods that depend on time
+    /// steps (ToDo) are counted as if the steps divided the range from 1000 to 0 evenly.
     #[must_use]
     pub fn timed(mut self, timesteps: Vec<f64>) -> Self {
         self.timesteps = Some(timesteps);
         self
     }
 
-    /// The same for another ratio, in place of a budget if there is one.
+    /// The same plan with another ratio. The ratio also takes the place of a budget.
     pub(crate) fn with_ratio(&self, ratio: f64) -> Result<Self> {
         Ok(Self { schedule: self.schedule.with_ratio(ratio)?, ratio, ..self.clone() })
     }
 
-    /// Where and how much is reduced.
+    /// The schedule: where tokens are reduced, and how much.
     pub(crate) fn schedule(&self) -> &PlacedSchedule {
         &self.schedule
     }
 
-    /// Whether [`TokenPlan::tokens`] are what really runs. Not so with a `threshold`, where the tokens themselves decide
-    /// (the ratio then says where, not how much); nor where a method goes by time steps that are not
+    /// Whether a run has exactly the counts of [`TokenPlan::tokens`]. It may not with a `threshold`, since the tokens then
+    /// decide how many are removed. It may not either if the method depends on time steps that are not
     /// [known](TokenPlan::timed).
     pub fn is_exact(&self) -> bool {
         let options = self.method.options();
@@ -85,7 +86,7 @@ impl TokenPlan {
         self.schedule.begin(steps)
     }
 
-    /// What the method comes to in `block` at `step`.
+    /// The token count of `block` at `step`.
     ///
     /// # Errors
     /// [`atedm_core::Error::Plugin`] when the schedule answers with a ratio outside `[0, 1)`.
@@ -98,10 +99,10 @@ impl TokenPlan {
         Ok(Effect { tokens, kept, asked })
     }
 
-    /// The tokens that each layer of `block` runs on at `step`.
+    /// The tokens that each layer of `block` runs on at `step`, one entry for each layer.
     ///
     /// # Errors
-    /// As [`TokenPlan::effect`].
+    /// The same as [`TokenPlan::effect`].
     pub fn tokens(&self, block: &BlockShape, step: StepOf) -> Result<Vec<LayerTokens>> {
         let Effect { tokens, kept, .. } = self.effect(block, step)?;
         let on = |sub: Sublayer| match self.method.options().scope(sub) {
@@ -118,11 +119,10 @@ impl TokenPlan {
         Ok(vec![layer; block.depth])
     }
 
-    /// What a user should know who reads only the options: that the ratio is capped, or that nothing is reduced at
-    /// all. One sentence each.
+    /// What the options alone do not show: that the ratio is capped, or that nothing is reduced. One sentence for each.
     ///
     /// # Errors
-    /// As [`TokenPlan::effect`].
+    /// The same as [`TokenPlan::effect`].
     pub fn remarks(&self, model: &ModelShape) -> Result<Vec<String>> {
         let options = self.method.options();
         let mut remarks = Vec::new();
@@ -135,7 +135,7 @@ impl TokenPlan {
                 let effect = self.effect(block, step)?;
                 asked |= effect.asked > 0.0;
                 applied |= effect.applies();
-                // One token's worth is rounding, not a cap.
+                // A difference of one token comes from rounding and is no cap.
                 let rounding = 1.0 / effect.tokens.max(1) as f64;
                 let asked_for = options.has_ratio() && !options.decides_by_data();
                 if asked_for && effect.applies() && effect.ratio() + rounding < effect.asked {
@@ -156,5 +156,20 @@ impl TokenPlan {
             remarks.push(format!("ratio {ratio} acts as {least:.4}: {}", options.why_capped()));
         }
         Ok(remarks)
+    }
+}
+
+impl MergeConfig {
+    /// The token counts under this configuration, with the schedules in `schedules`. [`TokenPlan::is_exact`] says whether a
+    /// run may differ from them.
+    ///
+    /// # Errors
+    /// [`Error::Config`](atedm_core::Error::Config) for an invalid configuration, an unsolved budget or an unresolved level,
+    /// and for a schedule that is not registered.
+    pub fn plan_with(&self, schedules: &ScheduleRegistry) -> Result<TokenPlan> {
+        self.validate()?;
+        self.placement.expect_solved()?;
+        let schedule = self.placement.build(schedules)?;
+        Ok(TokenPlan::new(schedule, self.method.clone(), self.placement.ratio))
     }
 }

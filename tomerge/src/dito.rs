@@ -1,4 +1,4 @@
-//! Merging by the similarity of outputs (DiTo, arXiv 2605.22011): what counts is how alike tokens come out, not go in.
+//! Merging by the similarity of outputs (DiTo, arXiv 2605.22011). ToMe compares inputs; DiTo compares the outputs of sublayers.
 //!
 //! ```text
 //! step i, i mod interval = 0    Matching: every sublayer runs whole; for each source the destination whose output
@@ -7,24 +7,23 @@
 //!                               f_i: the share of earlier matchings after which token i was merged
 //! ```
 //!
-//! The outputs of a step resemble those of the step before, so that correspondences of outputs that are known stand for
-//! those that are not known yet. The penalty λ keeps the same tokens from being approximated again and again.
+//! Outputs of neighbouring steps resemble each other, so correspondences of an earlier step hold for the next steps. The penalty
+//! λ avoids that the same tokens are merged at every step.
 //!
-//! Its authors' program is not public. We know the paper's abstract and no more of its text, which leaves open, and we
-//! decided:
+//! The authors' program is not public, and we know only the paper's abstract. We decided the points that it leaves open:
 //!
-//! 1. the interval. The paper finds it offline by its pair match ratio; here it is an option, 4 by default;
-//! 2. the form and the weight of the penalty: as above, λ = 0.1 by default;
-//! 3. which tokens may be destinations: one a cell, as in ToMe, drawn anew at every matching;
-//! 4. what a merged token is: the mean, as in ToMe (an option);
-//! 5. which sublayers are reduced: self-attention (an option), each by its own output;
-//! 6. a step of reduction without a matching, because a run starts late or the schedule rested at the matching: the
-//!    sublayer's input is compared in place of its output.
+//! 1. The interval is an option, 4 by default. The paper finds it offline by its pair match ratio.
+//! 2. The penalty has the form above, with λ = 0.1 by default.
+//! 3. Each cell has one destination, as in ToMe. It is drawn again at every matching.
+//! 4. A merged token is the mean, as in ToMe. An option changes this.
+//! 5. Self-attention is reduced, and options add other sublayers. Each sublayer is matched by its own output.
+//! 6. A step of reduction may lack a matching, if the run starts late or the schedule spared the step of the matching. Then the
+//!    sublayer's inputs are compared in place of its outputs.
 
 use std::collections::BTreeMap;
 
 use atedm_core::plugin::{
-    Action, BlockId, Event, Grid, GuidanceMasks, Reduction, Row, Run, Scope, SharedObserver, Site, Sublayer,
+    Action, BlockId, BuildContext, Event, Grid, GuidanceMasks, Reduction, Row, Run, Scope, Site, Sublayer,
     TokenReducer, WithRatio,
 };
 use atedm_core::{AttentionOps, Error, Indices, Result};
@@ -37,29 +36,30 @@ use crate::matching::{Matching, Sides, match_tokens};
 use crate::merge::{MergeKernel, MergePlan, Merges};
 use crate::method_options::{BlockAtStep, MethodOptions};
 
-/// What DiTo can be told besides where and how much.
+/// The options of DiTo. The placement has those for how much is merged, where and when.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct DitoOptions {
-    /// Every so many-th step, from the first of the full schedule on, is a matching; at least 2. Default 4.
+    /// The number of steps from one matching to the next, at least 2. The first step of the full schedule is a matching.
+    /// Default 4.
     pub interval: usize,
-    /// λ, at least 0: what a similarity loses for a token that was merged after every earlier matching. Default 0.1.
+    /// λ, at least 0. A token that was merged after every earlier matching loses λ of its similarity. Default 0.1.
     pub frequency_penalty: f64,
-    /// Columns of a cell, of which one token is a destination. Default 2.
+    /// Columns of a cell. Each cell has one destination. Default 2.
     pub sx: usize,
     /// Rows of a cell. Default 2.
     pub sy: usize,
-    /// Whether the destination within each cell is drawn at every matching; else it is the first. Default true.
+    /// Whether each cell's destination is drawn at every matching. Otherwise it is the cell's first token. Default true.
     pub use_rand: bool,
-    /// What a merged token is: `mean`, `mlerp` or `prune`. Default `mean`.
+    /// How merged tokens become one: `mean`, `mlerp` or `prune`. Default `mean`.
     pub merge: MergeKernel,
     /// Whether self-attention runs on merged tokens. Default true.
     pub merge_attn: bool,
-    /// Whether cross-attention does. Default false.
+    /// Whether cross-attention runs on merged tokens. Default false.
     pub merge_crossattn: bool,
-    /// Whether the feed-forward does. Default false.
+    /// Whether the feed-forward runs on merged tokens. Default false.
     pub merge_mlp: bool,
-    /// Which generator draws destinations: `torch` or `chacha`. Default `chacha`.
+    /// The generator that draws destinations: `torch` or `chacha`. Default `chacha`.
     pub rng: Generator,
 }
 
@@ -89,7 +89,7 @@ impl DitoOptions {
         Cells { grid, sx: self.sx, sy: self.sy }
     }
 
-    /// How many tokens of `grid` are merged at a step of reduction.
+    /// The number of tokens of `grid` that are merged at a step of reduction.
     fn count(&self, ratio: f64, grid: Grid) -> usize {
         let destinations = self.cells(grid).destinations();
         let wanted = (ratio * grid.tokens() as f64).floor() as usize;
@@ -138,10 +138,10 @@ impl MethodOptions for DitoOptions {
     }
 }
 
-/// A sublayer of one place in the model.
+/// A sublayer at one place in the model.
 type Place = (BlockId, usize, Sublayer);
 
-/// The correspondences of one sublayer, and the plan made of them.
+/// The correspondences of one sublayer, and the merge plan that follows from them.
 struct Found<T: AttentionOps> {
     /// The number of the interval, from its matching to the next.
     interval: usize,
@@ -174,16 +174,17 @@ impl<T: AttentionOps> Dito<T> {
     pub(crate) fn new(
         options: DitoOptions,
         guidance: GuidanceMasks,
-        (ratio, seed): (f64, u64),
-        observer: Option<SharedObserver<T>>,
+        ratio: f64,
+        context: &BuildContext<T>,
     ) -> Self {
-        let draws = Draws::new(options.rng, seed);
+        let draws = Draws::new(options.rng, context.seed);
+        let observer = context.observer.clone();
         let (found, selected) = (BTreeMap::new(), BTreeMap::new());
         let observer = LayerObserver::new(observer);
         Self { options, guidance, ratio, draws, observer, found, selected }
     }
 
-    /// How many tokens a sublayer of `site` merges; `None` where none.
+    /// The number of tokens that a sublayer of `site` merges; `None` if it merges none.
     fn count(&self, site: &Site<'_>, sub: Sublayer) -> Option<usize> {
         let count = self.options.count(self.ratio, site.grid);
         (self.options.scope(sub).is_some() && is_whole(site) && count > 0).then_some(count)
@@ -202,7 +203,7 @@ impl<T: AttentionOps> Dito<T> {
         Ok(())
     }
 
-    /// The plan of a sublayer at a step of reduction, where `input` is what it gets.
+    /// The merge plan of a sublayer with this `input` at a step of reduction.
     fn plan(
         &mut self,
         site: &Site<'_>,

@@ -1,8 +1,8 @@
-//! A method in a registry: what it is before a tensor exists, and how it is built.
+//! A method in a registry: its plan, which needs no tensor, and how the method is built of it.
 
 use atedm_core::plugin::{
-    BlockShape, BuildContext, Facts, LayerTokens, MethodPlan, ModelShape, Options, PlacedSchedule, Scheduled,
-    Scoring, StepOf, TokenReducer, scoring_of,
+    BlockShape, BuildContext, Facts, LayerTokens, MethodPlan, ModelShape, Options, PlacedSchedule, Registry,
+    Scheduled, Scoring, StepOf, TokenReducer, scoring_of,
 };
 use atedm_core::{AttentionOps, Error, Result};
 
@@ -11,12 +11,13 @@ use crate::config::{MergeConfig, Method};
 use crate::counts::TokenPlan;
 use crate::dito::Dito;
 use crate::ibtm::Ibtm;
+use crate::presets;
 use crate::sito::Sito;
 use crate::todo::Todo;
 use crate::toma::Toma;
 use crate::tome::Tome;
 
-/// A configuration with its counts.
+/// A method's configuration with its token counts.
 #[derive(Debug, Clone)]
 pub struct MergeOutline {
     config: MergeConfig,
@@ -25,7 +26,7 @@ pub struct MergeOutline {
 }
 
 impl MergeOutline {
-    /// The preset of this name with `options` laid over it.
+    /// The plan of a preset with `options` laid over it.
     ///
     /// # Errors
     /// [`Error::Config`] naming the option that is wrong.
@@ -41,7 +42,7 @@ impl MergeOutline {
         Self::new(MergeConfig::from_options(preset, &options)?, facts)
     }
 
-    /// The plan of `config`; its schedule comes from `facts`, and what depends on a model is checked if they hold one.
+    /// The plan of `config`. Its schedule comes from `facts`. If `facts` hold a model, the plan is checked against it.
     ///
     /// # Errors
     /// [`Error::Config`] naming the option that is wrong.
@@ -60,7 +61,7 @@ impl MergeOutline {
     /// The method itself.
     ///
     /// # Errors
-    /// [`Error::Config`] for kept sets to replay, which merging has none of, and for a budget that is not solved.
+    /// [`Error::Config`] if the context asks for a replay, since merging has no kept sets, or if a budget is not solved.
     pub fn build<T: AttentionOps>(&self, context: &BuildContext<T>) -> Result<Box<dyn TokenReducer<T>>> {
         if context.replay.is_some() {
             let reason = "kept sets can be replayed for AT-EDM only: merging has no single kept set";
@@ -77,8 +78,7 @@ impl MergeOutline {
             Method::Sito(options) => Box::new(Sito::new(options, guidance, context.seed)),
             Method::Ibtm(options) => Box::new(Ibtm::new(options, guidance, context.seed)),
             Method::Dito(options) => {
-                let method =
-                    Dito::new(options, guidance, (placement.ratio, context.seed), context.observer.clone());
+                let method = Dito::new(options, guidance, placement.ratio, context);
                 return Ok(Box::new(Scheduled::new(method, schedule)));
             }
         };
@@ -137,12 +137,12 @@ impl MethodPlan for MergeOutline {
         Some(solved())
     }
 
-    /// ToMA's reduced tokens are mixtures of a whole tile.
+    /// False for ToMA: each of its tokens is a mixture of a whole tile.
     fn gives_positions(&self) -> bool {
         !matches!(self.config.method, Method::Toma(_))
     }
 
-    /// An observer is shown kept sets on the host, for which plans are read back from the device.
+    /// True: an observer gets kept sets on the host, so every merge plan is read back from the device.
     fn is_slow_to_watch(&self) -> bool {
         true
     }
@@ -150,4 +150,18 @@ impl MethodPlan for MergeOutline {
     fn remarks(&self, model: &ModelShape) -> Result<Vec<String>> {
         self.counts.remarks(model)
     }
+}
+
+/// Adds every preset to `registry`, as a method of the same name.
+///
+/// # Errors
+/// [`Error::Config`] when a name is taken.
+pub fn register<T: AttentionOps>(registry: &mut Registry<T>) -> Result<()> {
+    presets::names().into_iter().try_for_each(|preset| {
+        registry.register_method(
+            preset,
+            move |options, facts| MergeOutline::from_options(preset, options, facts),
+            |plan: &MergeOutline, context| plan.build(context),
+        )
+    })
 }

@@ -3,7 +3,7 @@
 use atedm_core::plugin::{Grid, Site};
 use atedm_core::{Error, Result};
 
-/// Cells of `sy` x `sx` tokens over each frame of a grid. What is left over at the bottom and at the right is in no cell.
+/// Cells of `sy` x `sx` tokens on each frame of a grid. Tokens left over at the bottom and at the right belong to no cell.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Cells {
     /// The token grid.
@@ -12,6 +12,15 @@ pub struct Cells {
     pub sx: usize,
     /// Rows of a cell.
     pub sy: usize,
+}
+
+/// How many cells a frame has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CellCounts {
+    /// Rows of cells.
+    pub rows: usize,
+    /// Columns of cells.
+    pub columns: usize,
 }
 
 /// Every token as a source or a destination, both ascending.
@@ -24,14 +33,14 @@ pub struct Split {
 }
 
 impl Cells {
-    /// How many cells a frame has: rows and columns of them.
-    pub fn counts(&self) -> (usize, usize) {
-        (self.grid.height / self.sy.max(1), self.grid.width / self.sx.max(1))
+    /// The rows and columns of cells that a frame has.
+    pub fn counts(&self) -> CellCounts {
+        CellCounts { rows: self.grid.height / self.sy.max(1), columns: self.grid.width / self.sx.max(1) }
     }
 
-    /// How many destinations there are, one a cell.
+    /// The number of destinations: one for each cell of all frames.
     pub fn destinations(&self) -> usize {
-        let (rows, columns) = self.counts();
+        let CellCounts { rows, columns } = self.counts();
         self.grid.frames * rows * columns
     }
 
@@ -40,7 +49,7 @@ impl Cells {
         self.sx * self.sy
     }
 
-    /// That cells have a size, and more than one token.
+    /// Checks that a cell has a valid size and more than one token.
     ///
     /// # Errors
     /// [`Error::Config`] with field `sx` or `sy`.
@@ -62,14 +71,15 @@ impl Cells {
 
     /// The grid's token (row-major) at `offset` (row-major) in `cell`.
     fn token(&self, cell: usize, offset: usize) -> usize {
-        let (rows, columns) = self.counts();
+        let CellCounts { rows, columns } = self.counts();
         let (frame, cell) = (cell / (rows * columns).max(1), cell % (rows * columns).max(1));
         let (down, right) = (offset / self.sx, offset % self.sx);
         let (row, column) = (cell / columns.max(1) * self.sy + down, cell % columns.max(1) * self.sx + right);
         (frame * self.grid.height + row) * self.grid.width + column
     }
 
-    /// For every cell the offset of the token with the highest of `scores`, one a token of the grid; the lowest on ties.
+    /// The offset, in each cell, of its token with the highest score; the lowest offset among equals. `scores` has one score for
+    /// each token of the grid.
     pub fn best(&self, scores: &[f32]) -> Vec<u32> {
         let best = |cell: usize| {
             let mut best = (f32::NEG_INFINITY, 0);
@@ -84,8 +94,8 @@ impl Cells {
         (0..self.destinations()).map(best).collect()
     }
 
-    /// The split in which cell `i` (row-major over cells) has its token `offsets[i]` (row-major within the cell) as
-    /// destination; without offsets, its first.
+    /// The split with one destination in each cell. In cell `i`, counted row by row, it is the token at `offsets[i]`, counted
+    /// row by row within the cell. Without offsets it is the first token.
     pub fn split(&self, offsets: Option<&[u32]>) -> Split {
         let mut is_destination = vec![false; self.grid.tokens()];
         for cell in 0..self.destinations() {
@@ -103,7 +113,7 @@ impl Cells {
 }
 
 impl Split {
-    /// The same split as positions in a stream that has protected tokens `start..end` in it besides the grid's.
+    /// The same split for a stream that holds protected tokens at `start..end` besides the grid's tokens.
     #[must_use]
     pub fn around(mut self, (start, end): (usize, usize)) -> Self {
         let gap = end.saturating_sub(start) as u32;
@@ -132,7 +142,8 @@ mod tests {
     #[test]
     fn the_first_of_each_cell_and_the_rest() {
         let cells = Cells { grid: Grid::new(3, 5), sx: 2, sy: 2 };
-        assert_eq!((cells.counts(), cells.destinations()), ((1, 2), 2));
+        assert_eq!(cells.counts(), CellCounts { rows: 1, columns: 2 });
+        assert_eq!(cells.destinations(), 2);
         let split = cells.split(None);
         assert_eq!(split.destinations, [0, 2]);
         assert_eq!(split.sources, [1, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14]);
@@ -141,7 +152,8 @@ mod tests {
     #[test]
     fn every_frame_has_cells_of_its_own() {
         let cells = Cells { grid: Grid::of_frames(2, 3, 5), sx: 2, sy: 2 };
-        assert_eq!((cells.counts(), cells.destinations()), ((1, 2), 4));
+        assert_eq!(cells.counts(), CellCounts { rows: 1, columns: 2 });
+        assert_eq!(cells.destinations(), 4);
         assert_eq!(cells.split(None).destinations, [0, 2, 15, 17]);
         assert_eq!(cells.split(Some(&[3, 0, 1, 2])).destinations, [2, 6, 16, 22]);
     }

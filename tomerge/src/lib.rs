@@ -1,8 +1,9 @@
 #![doc = include_str!("../README.md")]
 //!
 //! # Structure
-//! - [`MergeConfig`]: a method with all its options; [`presets`]: named settings, and [`register`] for a registry.
-//! - [`MergeOutline`]: a method as a registry knows it; [`TokenPlan`]: token counts without a tensor.
+//! - [`MergeConfig`]: a method with all its options. [`presets`]: named settings.
+//! - [`TokenPlan`]: token counts without a tensor.
+//! - [`MergeOutline`]: a method as a registry knows it. [`register`] adds every preset to a registry.
 //! - [`around`]: what all methods share as [`TokenReducer`](atedm_core::plugin::TokenReducer)s; a [`Planner`] is the rest.
 //! - [`tome`]: ToMe. [`grid`], [`matching`] and [`merge`] are its steps.
 //! - [`mod@todo`]: ToDo; [`toma`]: ToMA; [`sito`]: SiTo; [`ibtm`]: IBTM; [`dito`]: DiTo. [`MethodOptions`] gives
@@ -34,6 +35,5 @@ pub use around::Planner;
 pub use config::{MergeConfig, Method};
 pub use counts::{Effect, TokenPlan};
 pub use draws::Generator;
-pub use entry::MergeOutline;
+pub use entry::{MergeOutline, register};
 pub use method_options::{BlockAtStep, MethodOptions};
-pub use presets::register;

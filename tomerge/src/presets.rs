@@ -1,4 +1,4 @@
-//! Named settings, and how they come into a registry.
+//! Named settings.
 //!
 //! | name | what | source |
 //! |---|---|---|
@@ -14,12 +14,11 @@
 //!
 //! `toma`, `sito`, `ibtm` and `dito` reduce self-attention at all levels; `merge_crossattn` and `merge_mlp` add the other sublayers.
 
-use atedm_core::plugin::{GuidanceMasks, Placement, Registry};
-use atedm_core::{AttentionOps, Result};
+use atedm_core::plugin::{GuidanceMasks, Options, Placement};
+use atedm_core::{Error, Result};
 
 use crate::config::{MergeConfig, Method};
 use crate::dito::DitoOptions;
-use crate::entry::MergeOutline;
 use crate::ibtm::IbtmOptions;
 use crate::sito::SitoOptions;
 use crate::todo::TodoOptions;
@@ -44,52 +43,52 @@ pub fn names() -> [&'static str; 12] {
     ]
 }
 
-/// The preset of this name.
-pub fn find(name: &str) -> Option<MergeConfig> {
-    let at = |ratio: f64, method: Method| {
-        Some(MergeConfig { placement: Placement { ratio, ..Placement::default() }, method })
-    };
-    let everywhere = TomeOptions {
-        max_downsample: 8,
-        use_rand: false,
-        merge_crossattn: true,
-        merge_mlp: true,
-        ..TomeOptions::default()
-    };
-    match name {
-        "tome" => at(0.5, Method::Tome(TomeOptions::default())),
-        "tome-comfy" => {
-            at(0.3, Method::Tome(TomeOptions { variant: Variant::Comfy, ..TomeOptions::default() }))
+impl MergeConfig {
+    /// The preset with this name; `None` for a name that is not one of [`names`].
+    pub fn preset(name: &str) -> Option<Self> {
+        let at = |ratio: f64, method: Method| {
+            Some(Self { placement: Placement { ratio, ..Placement::default() }, method })
+        };
+        let everywhere = TomeOptions {
+            max_downsample: 8,
+            use_rand: false,
+            merge_crossattn: true,
+            merge_mlp: true,
+            ..TomeOptions::default()
+        };
+        match name {
+            "tome" => at(0.5, Method::Tome(TomeOptions::default())),
+            "tome-comfy" => {
+                at(0.3, Method::Tome(TomeOptions { variant: Variant::Comfy, ..TomeOptions::default() }))
+            }
+            "tome-a" => at(0.75, Method::Tome(everywhere)),
+            "tome-b" => at(0.6, Method::Tome(everywhere)),
+            "tome-c" => at(0.5, Method::Tome(everywhere)),
+            "tome-d" => at(0.4, Method::Tome(everywhere)),
+            "todo" => at(0.5, Method::Todo(TodoOptions::default())),
+            "todo-sdxl" => {
+                at(0.5, Method::Todo(TodoOptions { downsample_factor_level_2: 2, ..TodoOptions::default() }))
+            }
+            "toma" => Some(Self {
+                placement: Placement { guidance: GuidanceMasks::First, ..Placement::default() },
+                method: Method::Toma(TomaOptions::default()),
+            }),
+            "sito" => at(0.5, Method::Sito(SitoOptions::default())),
+            "ibtm" => at(0.7, Method::Ibtm(IbtmOptions::default())),
+            "dito" => at(0.5, Method::Dito(DitoOptions::default())),
+            _ => None,
         }
-        "tome-a" => at(0.75, Method::Tome(everywhere)),
-        "tome-b" => at(0.6, Method::Tome(everywhere)),
-        "tome-c" => at(0.5, Method::Tome(everywhere)),
-        "tome-d" => at(0.4, Method::Tome(everywhere)),
-        "todo" => at(0.5, Method::Todo(TodoOptions::default())),
-        "todo-sdxl" => {
-            at(0.5, Method::Todo(TodoOptions { downsample_factor_level_2: 2, ..TodoOptions::default() }))
-        }
-        "toma" => Some(MergeConfig {
-            placement: Placement { guidance: GuidanceMasks::First, ..Placement::default() },
-            method: Method::Toma(TomaOptions::default()),
-        }),
-        "sito" => at(0.5, Method::Sito(SitoOptions::default())),
-        "ibtm" => at(0.7, Method::Ibtm(IbtmOptions::default())),
-        "dito" => at(0.5, Method::Dito(DitoOptions::default())),
-        _ => None,
     }
-}
 
-/// Adds every preset as a method of its name.
-///
-/// # Errors
-/// [`atedm_core::Error::Config`] when a name is taken.
-pub fn register<T: AttentionOps>(registry: &mut Registry<T>) -> Result<()> {
-    names().into_iter().try_for_each(|preset| {
-        registry.register_method(
-            preset,
-            move |options, facts| MergeOutline::from_options(preset, options, facts),
-            |plan: &MergeOutline, context| plan.build(context),
-        )
-    })
+    /// A preset with `options` laid over it. The options come from a command line or a configuration file.
+    ///
+    /// # Errors
+    /// [`Error::Config`] for an unknown preset or key, with the known ones, and for a value of the wrong type or out of
+    /// range.
+    pub fn from_options(preset: &str, options: &Options) -> Result<Self> {
+        let base = Self::preset(preset).ok_or_else(|| {
+            Error::config("preset", format!("expected one of {}, got {preset:?}", names().join(", ")))
+        })?;
+        base.overlaid(options)
+    }
 }

@@ -17,7 +17,7 @@ use super::{EngineArgs, PRUNE_OPT_HELP, parse};
 pub(crate) struct BenchArgs {
     #[command(flatten)]
     pub(crate) engine: EngineArgs,
-    /// Checkpoint: a diffusers folder or a hub id; atedm-shapes is the built-in model [default: SD-XL base's U-Net with
+    /// Checkpoint: a diffusers folder, a single file or a hub id; atedm-shapes is the built-in model [default: SD-XL base's U-Net with
     /// generated weights]
     #[arg(long, value_name = "DIR")]
     pub(crate) model: Option<String>,

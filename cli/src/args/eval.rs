@@ -39,7 +39,7 @@ pub(crate) struct ExportArgs {
     /// Folder for all results; must not contain another export
     #[arg(long, short, value_name = "DIR")]
     pub(crate) output: PathBuf,
-    #[arg(long, value_name = "DIR", help = MODEL_HELP)]
+    #[arg(long, value_name = "MODEL", help = MODEL_HELP)]
     pub(crate) model: Option<String>,
     /// An ablation's configuration, for several methods or guidance scales at once; its prompts are ignored
     #[arg(long, value_name = "FILE.toml", conflicts_with_all = [

@@ -14,7 +14,7 @@ use super::{PRUNE_OPT_HELP, parse};
     atedm flops --prune at-edm --prune-opt prune_point=before_ff --budget 4.1\n  \
     atedm flops --model my-sdxl --width 768 --height 1024 --json")]
 pub(crate) struct FlopsArgs {
-    /// Checkpoint: a diffusers folder (only its configurations are read) or a hub id; atedm-shapes is the built-in
+    /// Checkpoint: a diffusers folder (only its configurations are read), a single file or a hub id; atedm-shapes is the built-in
     /// model [default: SD-XL base 1.0's configuration]
     #[arg(long, value_name = "DIR")]
     pub(crate) model: Option<String>,

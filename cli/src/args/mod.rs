@@ -3,6 +3,7 @@
 mod ablate;
 mod bench;
 mod compare;
+mod convert;
 mod eval;
 mod flops;
 mod parse;
@@ -23,6 +24,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 pub(crate) use ablate::{AblateAction, AblateArgs, MergeArgs, ShardArgs};
 pub(crate) use bench::BenchArgs;
 pub(crate) use compare::CompareArgs;
+pub(crate) use convert::ConvertArgs;
 pub(crate) use eval::{EvalAction, EvalArgs, ExportArgs};
 pub(crate) use flops::FlopsArgs;
 pub(crate) use parse::Device;
@@ -37,7 +39,7 @@ pub(crate) use train::{Activations, TrainArgs};
     name = "atedm",
     version,
     about = "Text to image with SD-XL, its attention blocks pruned by AT-EDM",
-    long_about = "Text to image with SD-XL from a diffusers checkpoint, its attention blocks pruned at run time by \
+    long_about = "Text to image with SD-XL from a diffusers folder or a single file, its attention blocks pruned at run time by \
                   AT-EDM (Wang et al., CVPR 2024) or by a method of your own. No training, no conversion.",
     after_help = EXAMPLE,
     disable_help_subcommand = true
@@ -75,6 +77,8 @@ pub(crate) enum Command {
     /// Train a small SD-XL from random weights: first its autoencoder, then its U-Net and text encoders. Resumable.
     #[cfg(feature = "train")]
     Train(TrainArgs),
+    /// Write a single-file SD-XL checkpoint as a diffusers folder.
+    Convert(ConvertArgs),
     /// Write a tiny SD-XL with random weights. It makes only noise, but needs no download.
     InitTiny(InitTinyArgs),
 }
@@ -89,7 +93,8 @@ impl Command {
             Self::Compare(args) => Some(&mut args.engine),
             Self::Ablate(args) => Some(&mut args.engine),
             Self::Eval(EvalArgs { action: EvalAction::Export(args) }) => Some(&mut args.engine),
-            Self::Inspect(_) | Self::Flops(_) | Self::Report(_) | Self::Scenes(_) | Self::InitTiny(_) => None,
+            Self::Inspect(_) | Self::Flops(_) | Self::Report(_) | Self::Scenes(_) => None,
+            Self::Convert(_) | Self::InitTiny(_) => None,
             #[cfg(feature = "train")]
             Self::Train(_) => None,
         }
@@ -119,7 +124,7 @@ pub(crate) struct GenerateArgs {
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Image")]
 pub(crate) struct SampleArgs {
-    #[arg(long, value_name = "DIR", help = MODEL_HELP)]
+    #[arg(long, value_name = "MODEL", help = MODEL_HELP)]
     pub(crate) model: Option<String>,
     /// Prompt; repeat it for a batch of several images (writes OUT-0.png, OUT-1.png, …)
     #[arg(long, value_name = "TEXT", required = true)]
@@ -292,7 +297,7 @@ pub(crate) struct OutputArgs {
     after_help = "Example:\n  atedm inspect --model sdxl-base --prune at-edm --prune-opt ratio=0.63 --width 1024 --height 1024"
 )]
 pub(crate) struct InspectArgs {
-    #[arg(long, value_name = "DIR", help = MODEL_HELP)]
+    #[arg(long, value_name = "MODEL", help = MODEL_HELP)]
     pub(crate) model: Option<String>,
     /// Denoising steps of the schedule
     #[arg(long, value_name = "N", default_value = "50", value_parser = parse::positive, allow_negative_numbers = true)]
@@ -361,7 +366,8 @@ const RNG_DTYPE_HELP: &str = "\
 /// Help of `--model`.
 #[cfg(feature = "embedded")]
 const MODEL_HELP: &str = "\
-    Checkpoint: a folder as diffusers writes it, or a hub id such as stabilityai/stable-diffusion-xl-base-1.0 \
+    Checkpoint: a diffusers folder, a single safetensors file, or a hub id such as \
+    stabilityai/stable-diffusion-xl-base-1.0 \
     [default: atedm-shapes, the small model that is built in]";
 /// An example for the first picture.
 #[cfg(feature = "embedded")]
@@ -373,7 +379,8 @@ const EXAMPLE: &str = "Example: atedm generate --model sdxl-base --prompt \"a re
 /// Help of `--model`, in a build without a model.
 #[cfg(not(feature = "embedded"))]
 const MODEL_HELP: &str = "\
-    Checkpoint: a folder as diffusers writes it, or a hub id such as stabilityai/stable-diffusion-xl-base-1.0 \
+    Checkpoint: a diffusers folder, a single safetensors file, or a hub id such as \
+    stabilityai/stable-diffusion-xl-base-1.0 \
     (needed: this build has no model of its own)";
 
 #[cfg(feature = "candle")]

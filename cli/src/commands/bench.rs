@@ -24,7 +24,7 @@ pub(crate) fn run(args: &BenchArgs, extension: &impl Extension) -> Outcome {
     };
     let side = AskedPixels { key: "--size", pixels: args.size };
     let subject = match &model {
-        Some(model) => Subject::of_folder(model.checkpoint.root())?,
+        Some(model) => Subject::of_checkpoint(&model.checkpoint),
         None => subject(args.model.as_deref())?,
     };
     let subject = subject.sized(AskedSize { width: side, height: side })?;

@@ -5,7 +5,7 @@ use atedm_core::reference::NdTensor;
 use atedm_experiment::extension::registry;
 use atedm_experiment::spec::PruneSpec;
 use atedm_experiment::subject::{Costed, Subject};
-use atedm_sdxl::flops::{RunCost, StepClass, Unit};
+use atedm_sdxl::flops::{MeanCost, RunCost, StepClass, Unit};
 use serde_json::{Map, Value, json};
 
 use super::print::print;
@@ -154,9 +154,7 @@ impl Report<'_> {
             let saved = 100.0 * (1.0 - row.cost.mean_tflop() / full);
             format!("{number:<3} {label:<wide$} {ratio:>7} {less:>11} {normal:>8} {mean:>8} {saved:>6.1} %")
         }));
-        self.breakdown(&mut lines, "by kind", &unit, &|row| {
-            row.cost.mean_by_kind().into_iter().map(|(name, tflop)| (name.to_string(), tflop)).collect()
-        });
+        self.breakdown(&mut lines, "by kind", &unit, &|row| row.cost.mean_by_kind());
         self.breakdown(&mut lines, "by block", &unit, &|row| row.cost.mean_by_part());
         lines.join("\n")
     }
@@ -167,20 +165,20 @@ impl Report<'_> {
         lines: &mut Vec<String>,
         heading: &str,
         unit: &Unit,
-        of: &dyn Fn(&Row) -> Vec<(String, f64)>,
+        of: &dyn Fn(&Row) -> Vec<MeanCost>,
     ) {
         let numbers: String =
             (1..=self.rows.len()).map(|number| format!(" {:>8}", format!("[{number}]"))).collect();
         lines.push(String::new());
         lines.push(format!("{heading:<27} {:>8} {:>8}{numbers}", "full", "share"));
         let full = of(&self.whole);
-        let sum: f64 = full.iter().map(|(_, tflop)| tflop).sum();
-        let rows: Vec<Vec<(String, f64)>> = self.rows.iter().map(of).collect();
-        for (i, (name, tflop)) in full.iter().enumerate() {
+        let sum: f64 = full.iter().map(|cost| cost.tflop).sum();
+        let rows: Vec<Vec<MeanCost>> = self.rows.iter().map(of).collect();
+        for (i, MeanCost { name, tflop }) in full.iter().enumerate() {
             let share = 100.0 * tflop / sum;
             let each: String = rows
                 .iter()
-                .map(|row| format!(" {:>8}", unit.show(row.get(i).map_or(0.0, |(_, tflop)| *tflop))))
+                .map(|row| format!(" {:>8}", unit.show(row.get(i).map_or(0.0, |cost| cost.tflop))))
                 .collect();
             lines.push(format!("  {name:<25} {:>8} {share:>6.1} %{each}", unit.show(*tflop)));
         }
@@ -190,14 +188,10 @@ impl Report<'_> {
         let (work, size) = (self.subject.workload(self.steps), self.subject.size);
         let row = |row: &Row| {
             let [less, normal, mean] = row.tflops();
-            let kinds: Map<String, Value> = row
-                .cost
-                .mean_by_kind()
-                .into_iter()
-                .map(|(name, tflop)| (name.into(), tflop.into()))
-                .collect();
-            let blocks: Map<String, Value> =
-                row.cost.mean_by_part().into_iter().map(|(name, tflop)| (name, tflop.into())).collect();
+            let table = |costs: Vec<MeanCost>| -> Map<String, Value> {
+                costs.into_iter().map(|cost| (cost.name, cost.tflop.into())).collect()
+            };
+            let (kinds, blocks) = (table(row.cost.mean_by_kind()), table(row.cost.mean_by_part()));
             json!({
                 "name": row.costed.label,
                 "method": row.costed.method.name,

@@ -2,7 +2,7 @@
 
 use atedm_core::plugin::{MaskEntry, MaskKey, MaskSet};
 
-use atedm_experiment::draw::{Base, Cell, Chart, Mask, Series, Sheet, enlarge, overlay};
+use atedm_experiment::draw::{Base, Cell, Chart, Mask, Series, Sheet, SheetRow, enlarge, overlay};
 use atedm_experiment::files::{NamedFile, OutputDir, Picture, png_bytes};
 use atedm_experiment::observe::{Variance, Watch};
 
@@ -117,7 +117,7 @@ impl Gallery<'_> {
                 }
                 cells.push(cell);
             }
-            sheet.rows.push((block.clone(), cells));
+            sheet.rows.push(SheetRow { name: block.clone(), cells });
         }
         Ok((files, sheet.draw(CELL)))
     }

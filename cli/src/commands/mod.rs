@@ -3,6 +3,7 @@
 mod ablate;
 mod bench;
 mod compare;
+mod convert;
 mod eval;
 mod flops;
 mod generate;
@@ -38,6 +39,7 @@ pub(crate) fn run(mut command: Command, extension: &impl Extension) -> Outcome {
         Command::Scenes(args) => scenes::run(&args),
         #[cfg(feature = "train")]
         Command::Train(args) => train::run(&args),
+        Command::Convert(args) => convert::run(&args),
         Command::InitTiny(args) => init_tiny::run(&args),
     }
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use atedm_core::plugin::Unpruned;
 use atedm_core::{DType, Error};
-use atedm_experiment::draw::{Cell, Sheet};
+use atedm_experiment::draw::{Cell, Sheet, SheetRow};
 use atedm_experiment::files::{OutputFile, Picture, png_bytes};
 use atedm_sdxl::architecture::{Folder, check_place, listed};
 use atedm_sdxl::checkpoint::{Checkpoint, OpenOptions};
@@ -178,7 +178,7 @@ impl Watch<'_> {
             let picture = |rgb: Vec<u8>| Picture { width: images.width, height: images.height, rgb };
             let drawn = picture(images.rgb8(index).unwrap_or_default());
             let cell = Cell { picture: drawn, caption: String::new() };
-            (caption.clone(), vec![cell])
+            SheetRow { name: caption.clone(), cells: vec![cell] }
         };
         let sheet = Sheet {
             title: format!("{}, step {step}", self.recipe.name),

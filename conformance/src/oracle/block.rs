@@ -4,9 +4,7 @@
 use atedm_core::at_edm::scoring::PageRankOptions;
 use atedm_core::at_edm::{PrunePoint, ScoreSource};
 
-use super::{
-    Pruned, Recovery, attention_map, combine_heads, gather, geglu, layer_norm, linear, matmul, permute,
-};
+use super::{Pruned, Recovery, attention_map, combine_heads, geglu, layer_norm, linear, matmul, permute};
 use crate::host::{Array, Draws};
 
 /// Epsilon of every layer norm.
@@ -164,16 +162,14 @@ impl Block {
                 };
                 let scores = super::page_rank(source, &pruning.score).0;
                 let kept = choose(index, &combine_heads(&scores, pruning.score.heads));
-                let all = 0..x.shape[1] as u32;
-                let rest =
-                    kept.iter().map(|row| all.clone().filter(|i| !row.contains(i)).collect()).collect();
-                let small = gather(&x, 1, &kept);
                 let of_kept =
                     |(row, old): (&Vec<u32>, &Vec<u32>)| row.iter().map(|&i| old[i as usize]).collect();
                 let next = kept.iter().zip(&positions).map(of_kept).collect();
                 let positions = std::mem::replace(&mut positions, next);
-                stack.push(Pruned { kept, pruned: rest, map: self_map.clone(), hidden: x, positions });
-                small
+                let decision = Pruned::new(kept, self_map.clone(), x, positions);
+                let reduced = decision.reduced();
+                stack.push(decision);
+                reduced
             };
             let here = |point| pruning.is_some_and(|p| p.point == point && p.layers.contains(&index));
             if here(PrunePoint::BeforeFf) {

@@ -34,6 +34,20 @@ pub struct Pruned {
     pub positions: Vec<Vec<u32>>,
 }
 
+impl Pruned {
+    /// The decision to keep the tokens `kept` of `hidden`; all other tokens are pruned.
+    pub fn new(kept: Vec<Vec<u32>>, map: Array, hidden: Array, positions: Vec<Vec<u32>>) -> Self {
+        let all = 0..hidden.shape[1] as u32;
+        let pruned = kept.iter().map(|row| all.clone().filter(|token| !row.contains(token)).collect());
+        Self { pruned: pruned.collect(), kept, map, hidden, positions }
+    }
+
+    /// The kept tokens, `[b, kept, channels]`.
+    pub fn reduced(&self) -> Array {
+        super::gather(&self.hidden, 1, &self.kept)
+    }
+}
+
 /// Restores the kept tokens `[b, kept, c]` to `[b, tokens, c]`.
 pub fn restore(reduced: &Array, decision: &Pruned, recovery: Recovery, grid: [usize; 2]) -> Array {
     let Pruned { kept, pruned, map, hidden, positions } = decision;

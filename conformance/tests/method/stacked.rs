@@ -152,7 +152,7 @@ fn members_that_do_the_same_are_refused_before_the_first_step() {
              changes its tokens from step to step",
         ),
         ("toy+toy", json!({}), "method: toy stands twice in toy+toy"),
-        ("reusing+", json!({}), "method: expected one of none, reusing, reusing-sublayers, toy, got \"\""),
+        ("reusing+", json!({}), "method: expected a name on each side of +, got \"reusing+\""),
         (
             "reusing+toy",
             json!({"ratio": 0.5}),

@@ -1,87 +1,80 @@
-//! AT-EDM's configuration: plain data that is checked before use.
+//! AT-EDM's configuration: plain data, and the checks of its values.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::entry::AtEdmPlan;
-use super::method::AtEdm;
 use super::options::{Bicubic, CrossVote, Heads, Norm, PrunePoint, ScoreSource};
-use super::parts::{Parts, RECOVERY, SCORER, SELECTOR};
-use super::plan::PrunePlan;
-use super::presets;
 use super::scoring::{check_cold_iterations, check_level_iterations};
-use crate::backend::AttentionOps;
+use super::slots::{RECOVERY, SCORER, SELECTOR};
 use crate::plugin::options::{from_table, to_table, unknown_option};
-use crate::plugin::schedule::{ScheduleTable, share};
-use crate::plugin::{
-    BuildContext, Facts, GuidanceMasks, Levels, Options, Placement, ScheduleRegistry, Tau, index_list,
-};
+use crate::plugin::schedule::ScheduleTable;
+use crate::plugin::{GuidanceMasks, Levels, Options, Placement, Tau, index_list, share};
 use crate::{Error, Result};
 
-/// Everything that AT-EDM can be told. The default is the preset `at-edm`: the paper's setting for 4.1 TFLOPs.
+/// All options of AT-EDM. The default is the preset `at-edm`: the paper's setting for 4.1 TFLOPs.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct AtEdmConfig {
-    /// The fraction ρ of tokens removed at each pruning layer, in `[0, 1)`; `floor(ratio · N)` of N tokens, in f64.
-    /// A share such as `"63%"` is the same number. Also accepted as `token_merging_ratio`. Default 0.63.
+    /// The fraction ρ of tokens that each pruning layer removes, in `[0, 1)`. Of N tokens it removes `floor(ratio · N)`,
+    /// computed in f64. `"63%"` means 0.63. `token_merging_ratio` is another name of this option. Default 0.63.
     #[serde(alias = "token_merging_ratio", deserialize_with = "share")]
     pub ratio: f64,
-    /// Instead of `ratio`: the mean TFLOPs of one U-Net evaluation over the schedule (2 × MAC, one sample), from which
-    /// a solver that knows the model finds the ratio. Default: none.
+    /// Takes the place of `ratio`: the mean TFLOPs of one U-Net evaluation over the schedule (2 × MAC, one sample).
+    /// A solver that knows the model finds the ratio for it. Default: none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub budget_tflops: Option<f64>,
-    /// The number of kept tokens is rounded up to a multiple of this (1, 8 or 64, say), never above N. Default 1.
+    /// Rounds the number of kept tokens up to a multiple of this number, such as 8 or 64, but never above N. Default 1.
     pub keep_multiple: usize,
-    /// Where in the pruning layer tokens are removed: `after_ff` or `before_ff`. Default `after_ff`.
+    /// The place in the pruning layer where tokens are removed: `after_ff` or `before_ff`. Default `after_ff`.
     pub prune_point: PrunePoint,
-    /// The layers of each block that prune, from 0; written as a list or `"0+4"`. A block's last layer never prunes.
+    /// The layers of each block that prune, counted from 0, as a list or as `"0+4"`. A block's last layer never prunes.
     /// Default `[0]`.
     #[serde(deserialize_with = "index_list")]
     pub prune_layers: Vec<usize>,
     /// The resolution levels that are pruned: `"all"`, `"deepest"`, or a list such as `[1, 2]`. Default `"all"`.
     pub levels: Levels,
-    /// Which attention votes: `self` or `cross`. Default `self`.
+    /// The attention whose map casts the votes: `self` or `cross`. Default `self`.
     pub score: ScoreSource,
-    /// The scorer's registered name: `page-rank` (G-WPR), `column-mean`, `value-norm`, `token-norm`, `random`, or a
-    /// registered one. Default `page-rank`.
+    /// The scorer's name: `page-rank` (G-WPR), `column-mean`, `value-norm`, `token-norm`, `random`, or a registered name.
+    /// Default `page-rank`.
     pub scorer: String,
     /// Options of a registered scorer. Default: none.
     #[serde(skip_serializing_if = "Options::is_empty")]
     pub scorer_options: Options,
-    /// G-WPR: the most votes cast. Default 5.
+    /// G-WPR: the greatest number of votes. Default 5.
     pub max_iterations: usize,
-    /// G-WPR: other caps at some resolution levels, as a table from level to the most votes cast there. Default: none.
+    /// G-WPR: the greatest number of votes at single resolution levels, as a table with the level as key. Default: none.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub level_iterations: BTreeMap<usize, usize>,
-    /// G-WPR: voting starts from the scores of the previous evaluation at the same block, layer and batch row, so that
-    /// one vote at each step converges over the steps. Default false.
+    /// G-WPR: starts from the scores of the previous evaluation at the same block, layer and batch row. One vote at each
+    /// step then converges over the steps. Default false.
     pub warm_start: bool,
-    /// G-WPR with `warm_start`: the most votes cast where there are no scores to start from, which is once in a run at
-    /// every pruning layer. Default: as many as elsewhere.
+    /// G-WPR with `warm_start`: the greatest number of votes where there are no scores to start from. Every pruning layer
+    /// meets this case once in a run. Default: as many as elsewhere.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cold_iterations: Option<usize>,
-    /// A kept set, with what the recovery found for it, serves so many evaluations; on those that do not score, nothing
-    /// is asked of the attention. Default 1: every evaluation scores.
+    /// Recomputes scores every N evaluations. The evaluations between use the last kept set and its recovery again, and
+    /// ask nothing of the attention. Default 1: every evaluation computes scores.
     pub rescore_every: usize,
-    /// G-WPR: a head is done when its scores change by at most this, in L1. 0: exactly `max_iterations` votes, and the
-    /// device is never read back. Default 1e-4.
+    /// G-WPR: stops a head when its scores change by at most this in the L1 norm. With 0 every head casts exactly
+    /// `max_iterations` votes, and the device is never read back. Default 1e-4.
     pub epsilon: f64,
-    /// G-WPR: the norm that each vote is divided by: `l1` or `l2`. Default `l1`.
+    /// G-WPR: the norm by which the scores are divided after each vote: `l1` or `l2`. Default `l1`.
     pub norm: Norm,
-    /// How heads are combined: `rms`, `mean` or `max`. Default `rms`.
+    /// How the scores of several heads become one score: `rms`, `mean` or `max`. Default `rms`.
     pub heads: Heads,
-    /// G-WPR: the share of every vote that is spread evenly over all tokens, in `[0, 1)`. Default 0.
+    /// G-WPR: the share of each vote that goes to all tokens evenly, in `[0, 1)`. Default 0.
     pub damping: f64,
     /// G-WPR with `score = "cross"`: `entropy` (Eq. 1), `plain` or `hard`. Default `entropy`.
     pub cross_vote: CrossVote,
-    /// The selector's registered name. Default `top-k`.
+    /// The selector's name: `top-k` or a registered name. Default `top-k`.
     pub selector: String,
     /// Options of a registered selector. Default: none.
     #[serde(skip_serializing_if = "Options::is_empty")]
     pub selector_options: Options,
-    /// The recovery's registered name: `similarity`, `soft`, `direct`, `zero`, `bicubic`, or a registered one.
+    /// The recovery's name: `similarity`, `soft`, `direct`, `zero`, `bicubic`, or a registered name.
     /// Default `similarity`.
     pub recovery: String,
     /// Options of `soft` ([`SoftCopy`](super::recovery::SoftCopy)) or of a registered recovery. Default: none.
@@ -89,7 +82,7 @@ pub struct AtEdmConfig {
     pub recovery_options: Options,
     /// Bicubic recovery: `plain` (pruned neighbours are zeros) or `normalised`. Default `plain`.
     pub bicubic: Bicubic,
-    /// The schedule's registered name: `prune-less`, `prune-more`, `constant`, `table`, or a registered one.
+    /// The schedule's name: `prune-less`, `prune-more`, `constant`, `table`, or a registered name.
     /// Default `prune-less`.
     pub schedule: String,
     /// Options of a registered schedule. Default: none.
@@ -100,12 +93,12 @@ pub struct AtEdmConfig {
     pub table: Option<ScheduleTable>,
     /// The number τ of early steps, as a count or a share of the steps. Default `"30%"`.
     pub tau: Tau,
-    /// Whose scores decide in the halves of guidance: `per_row`, `cond` or `mean`; `first`: the first row's in the whole
-    /// batch. Default `per_row`.
+    /// Which scores decide in the two halves of guidance: `per_row`, `cond` or `mean`. With `first` the scores of the
+    /// first row decide for the whole batch. Default `per_row`.
     pub guidance: GuidanceMasks,
 }
 
-/// Every key that is AT-EDM's own, beside those of a [`Placement`].
+/// AT-EDM's own keys. The keys of a [`Placement`] are not among them.
 const KEYS: [&str; 21] = [
     "keep_multiple",
     "prune_point",
@@ -167,34 +160,19 @@ impl Default for AtEdmConfig {
 }
 
 impl AtEdmConfig {
-    /// The named preset, one of [`presets::names`].
-    pub fn preset(name: &str) -> Option<Self> {
-        presets::find(name)
-    }
-
-    /// A preset with these options laid over it: what a command line or a configuration file says.
-    ///
-    /// # Errors
-    /// [`Error::Config`] for an unknown preset or key (listing the known ones), and for a value of the wrong form or
-    /// out of range.
-    pub fn from_options(preset: &str, options: &Options) -> Result<Self> {
-        let base = Self::preset(preset).ok_or_else(|| {
-            Error::config(
-                "preset",
-                format!("expected one of {}, got {preset:?}", presets::names().join(", ")),
-            )
-        })?;
+    /// This configuration with `options` laid over it.
+    pub(super) fn overlaid(&self, options: &Options) -> Result<Self> {
         let mut given = options.clone();
-        SCORER.flatten(&mut given, &base.scorer)?;
-        SELECTOR.flatten(&mut given, &base.selector)?;
-        RECOVERY.flatten(&mut given, &base.recovery)?;
-        let (placement, own) = base.placement().read(&given)?;
-        let mut merged = to_table(&base)?;
+        SCORER.flatten(&mut given, &self.scorer)?;
+        SELECTOR.flatten(&mut given, &self.selector)?;
+        RECOVERY.flatten(&mut given, &self.recovery)?;
+        let (placement, own) = self.placement().read(&given)?;
+        let mut merged = to_table(self)?;
         for (key, value) in &own {
             Self::check_option(key, value)?;
             merged.insert(key.clone(), value.clone());
         }
-        // One cap replaces a preset's caps by level.
+        // A new `max_iterations` also replaces the preset's numbers at single levels.
         if own.contains_key("max_iterations") && !own.contains_key("level_iterations") {
             merged.remove("level_iterations");
         }
@@ -205,7 +183,7 @@ impl AtEdmConfig {
         Ok(config)
     }
 
-    /// That `key` is known and `value` has the form it takes.
+    /// Checks that `key` is known and that its value has the right type.
     fn check_option(key: &str, value: &Value) -> Result<()> {
         if !KEYS.contains(&key) {
             return Err(unknown_option(key, KEYS.into_iter().chain(Placement::KEYS)));
@@ -215,7 +193,7 @@ impl AtEdmConfig {
         Ok(())
     }
 
-    /// That every option of `given` does something beside the others.
+    /// Checks that every option in `given` has an effect under this configuration.
     fn check_idle(&self, given: &Options) -> Result<()> {
         SCORER.check_idle(given, &self.scorer)?;
         SELECTOR.check_idle(given, &self.selector)?;
@@ -237,8 +215,8 @@ impl AtEdmConfig {
         self.score == ScoreSource::CrossAttention
     }
 
-    /// Every option with its value, but those that are not set or do nothing beside the others. Laid over the same preset
-    /// they give the same method.
+    /// Every option with its value. Options that are not set or have no effect are left out. Laid over the same preset,
+    /// the options give the same method.
     pub fn to_options(&self) -> Options {
         let mut all = to_table(self).unwrap_or_default();
         for (slot, part) in [(SCORER, &self.scorer), (SELECTOR, &self.selector), (RECOVERY, &self.recovery)] {
@@ -255,7 +233,7 @@ impl AtEdmConfig {
         all
     }
 
-    /// How much is pruned, where and when: the options that every method has.
+    /// The options that every method has: how much is pruned, where and when.
     pub fn placement(&self) -> Placement {
         Placement {
             ratio: self.ratio,
@@ -276,7 +254,7 @@ impl AtEdmConfig {
         Self { ratio, budget_tflops, levels, schedule, schedule_options, table, tau, guidance, ..self }
     }
 
-    /// Checks that every value is in range and no two contradict each other.
+    /// Checks that every value is in range and that no two values contradict each other.
     ///
     /// # Errors
     /// [`Error::Config`] naming the field and what was expected.
@@ -311,7 +289,7 @@ impl AtEdmConfig {
         Ok(())
     }
 
-    /// The same configuration for a model whose deepest attention level is known: `levels = "deepest"` becomes a list.
+    /// The same configuration for a model with this deepest attention level: `levels = "deepest"` becomes a list.
     pub fn resolve(mut self, deepest_level: usize) -> Self {
         self.levels = self.levels.resolved(deepest_level);
         self
@@ -351,34 +329,5 @@ impl AtEdmConfig {
         tau.validate("tau")?;
         self.tau = tau;
         Ok(self)
-    }
-
-    /// How many tokens every layer runs on under this configuration, with the built-in schedules.
-    ///
-    /// # Errors
-    /// [`Error::Config`] when the configuration is invalid, holds an unsolved budget or an unresolved level, or names
-    /// a schedule that is not built in (see [`AtEdmConfig::plan_with`]).
-    pub fn plan(&self) -> Result<PrunePlan> {
-        self.plan_with(&ScheduleRegistry::with_builtins())
-    }
-
-    /// As [`AtEdmConfig::plan`], with registered schedules too.
-    ///
-    /// # Errors
-    /// As [`AtEdmConfig::plan`].
-    pub fn plan_with(&self, schedules: &ScheduleRegistry) -> Result<PrunePlan> {
-        self.validate()?;
-        let placement = self.placement();
-        placement.expect_solved()?;
-        Ok(PrunePlan::new(self, placement.build(schedules)?))
-    }
-
-    /// The method itself, with the built-in schedules; scorers, selectors and recoveries are looked up in `parts`.
-    ///
-    /// # Errors
-    /// As [`AtEdmConfig::plan`]; an unknown name lists the known ones.
-    pub fn build<T: AttentionOps>(&self, context: &BuildContext<T>, parts: &Parts<T>) -> Result<AtEdm<T>> {
-        let schedules = ScheduleRegistry::with_builtins();
-        AtEdm::new(&AtEdmPlan::new(self.clone(), &Facts::new(&schedules))?, context, parts)
     }
 }

@@ -1,4 +1,4 @@
-//! AT-EDM in a registry: what it is before a tensor exists, and its presets by name.
+//! AT-EDM in a registry: its plan, which needs no tensor, how the method is built of it, and its presets by name.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -11,14 +11,14 @@ use super::presets;
 use crate::Result;
 use crate::backend::AttentionOps;
 use crate::plugin::{
-    BlockShape, Facts, LayerTokens, MethodPlan, ModelShape, Options, Others, Registry, Scoring, StepOf,
-    Sublayer, scoring_of,
+    BlockShape, BuildContext, Facts, LayerTokens, MethodPlan, ModelShape, Options, Others, Registry,
+    ScheduleRegistry, Scoring, StepOf, Sublayer, scoring_of,
 };
 
-/// Votes that count as converged.
+/// After this number of votes scores count as converged.
 const CONVERGED: usize = 50;
 
-/// AT-EDM's configuration with its counts.
+/// AT-EDM's configuration with its token counts.
 #[derive(Debug, Clone)]
 pub struct AtEdmPlan {
     config: AtEdmConfig,
@@ -28,7 +28,7 @@ pub struct AtEdmPlan {
 }
 
 impl AtEdmPlan {
-    /// The plan of `config`; its schedule comes from `facts`, and what depends on a model is checked if they hold one.
+    /// The plan of `config`. Its schedule comes from `facts`. If `facts` hold a model, the plan is checked against it.
     ///
     /// # Errors
     /// [`Error::Config`](crate::Error::Config) naming the option that is wrong.
@@ -40,12 +40,12 @@ impl AtEdmPlan {
         Ok(Self { counts: PrunePlan::new(&config, schedule), config, others: Others::default() })
     }
 
-    /// The configuration, its levels resolved.
+    /// The configuration. Its levels are resolved if the plan was made for a model.
     pub fn config(&self) -> &AtEdmConfig {
         &self.config
     }
 
-    /// The counts.
+    /// The token counts.
     pub fn counts(&self) -> &PrunePlan {
         &self.counts
     }
@@ -102,7 +102,12 @@ impl AtEdmPlan {
         Ok(layers)
     }
 
-    /// Fewest tokens that a sublayer of `block` runs on; `None` where the block is left whole.
+    /// The method itself, with the scorer, selector and recovery from `parts`.
+    fn build<T: AttentionOps>(&self, context: &BuildContext<T>, parts: &Parts<T>) -> Result<AtEdm<T>> {
+        AtEdm::new(&self.config, self.counts.clone(), context, parts)
+    }
+
+    /// The fewest tokens that a sublayer of `block` runs on at `step`; `None` if the block is not pruned.
     fn kept(&self, block: &BlockShape, step: StepOf) -> Result<Option<usize>> {
         Ok(fewest(block, &self.layers(block, step)?))
     }
@@ -113,7 +118,7 @@ impl AtEdmPlan {
         Ok(would_prune && self.kept(block, step)?.is_none())
     }
 
-    /// Whether `keep_multiple` alone is why `block` is left whole at `step`.
+    /// Whether `keep_multiple` is the only reason why `block` is not pruned at `step`.
     fn is_rounded_up(&self, block: &BlockShape, step: StepOf) -> Result<bool> {
         let query = |layer: &usize| LayerQuery {
             block: block.id,
@@ -184,7 +189,7 @@ impl MethodPlan for AtEdmPlan {
         Some(Box::new(plan))
     }
 
-    /// 50 votes from equal scores at every evaluation, whichever scorer is configured.
+    /// Page rank with 50 votes from equal scores at every evaluation. The configured scorer does not matter.
     fn converged(&self) -> Option<Box<dyn MethodPlan>> {
         let config = AtEdmConfig {
             scorer: "page-rank".into(),
@@ -250,13 +255,24 @@ impl MethodPlan for AtEdmPlan {
     }
 }
 
+impl AtEdmConfig {
+    /// The method itself, with the built-in schedules. It takes its scorer, selector and recovery from `parts`.
+    ///
+    /// # Errors
+    /// The same as [`AtEdmConfig::plan`]; [`Error::Config`](crate::Error::Config) for an unknown part, with the known names.
+    pub fn build<T: AttentionOps>(&self, context: &BuildContext<T>, parts: &Parts<T>) -> Result<AtEdm<T>> {
+        let schedules = ScheduleRegistry::with_builtins();
+        AtEdmPlan::new(self.clone(), &Facts::new(&schedules))?.build(context, parts)
+    }
+}
+
 impl<T: AttentionOps> Registry<T> {
-    /// The methods `none`, `at-edm` and its presets, with the parts and schedules that are built in.
+    /// A registry with the methods `none` and AT-EDM's presets, and with the built-in parts and schedules.
     pub fn with_builtins() -> Self {
         Self::with_parts(Parts::with_builtins())
     }
 
-    /// [`Registry::with_builtins`] with parts of one's own.
+    /// The same as [`Registry::with_builtins`], with these parts in place of the built-in ones.
     pub fn with_parts(parts: Parts<T>) -> Self {
         let mut registry = Self::of_identity();
         let parts = Arc::new(parts);
@@ -265,7 +281,7 @@ impl<T: AttentionOps> Registry<T> {
             registry.set_method(
                 preset,
                 move |options, facts| AtEdmPlan::new(AtEdmConfig::from_options(preset, options)?, facts),
-                move |plan: &AtEdmPlan, context| Ok(Box::new(AtEdm::new(plan, context, &parts)?)),
+                move |plan: &AtEdmPlan, context| Ok(Box::new(plan.build(context, &parts)?)),
             );
         }
         registry

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! layer enters      is it a pruning layer now, and how many tokens stay?     (PrunePlan)
-//! attention ran     keep its graph or values, if scorer or recovery asked    (steps 1)
+//! attention ran     keep its graph or values, if scorer or recovery asked    (step 1)
 //! prune point       score, share between halves, select, plan the recovery   (steps 2, 3, 4)
 //! block exits       the pass restores, last pruning layer first              (step 6)
 //! ```
@@ -13,7 +13,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::entry::AtEdmPlan;
+use super::config::AtEdmConfig;
 use super::kept::{KeptSet, KeptSets};
 use super::options::ScoreSource;
 use super::parts::Parts;
@@ -28,7 +28,7 @@ use crate::plugin::{
 };
 use crate::{DType, Error, Indices, Result, Tensor};
 
-/// Added to the scores of protected tokens: above any score, and finite.
+/// Is added to the scores of protected tokens. It is above any score, and finite.
 const PROTECTED: f32 = 1e30;
 
 /// The method, built by [`AtEdmConfig::build`](super::AtEdmConfig::build).
@@ -41,18 +41,18 @@ pub struct AtEdm<T: AttentionOps> {
     observer: Option<SharedObserver<T>>,
     replay: Option<Arc<MaskSet>>,
     seed: u64,
-    /// Attention heads of each block, known once it has run: what a vote within the forward pass needs.
+    /// The attention heads of each block that has run. A vote within the forward pass needs their number.
     heads: BTreeMap<BlockId, usize>,
     kept_sets: KeptSets<T>,
     block: BlockState<T>,
     layer: Option<PruningLayer<T>>,
 }
 
-/// What is remembered from a block's entry to its exit.
+/// The state from a block's entry to its exit.
 struct BlockState<T: Tensor> {
     entry_tokens: usize,
     positions: Option<T::Indices>,
-    /// Whether a layer has chosen its tokens anew in this pass.
+    /// Whether a layer of this pass has chosen its tokens anew.
     chosen_anew: bool,
 }
 
@@ -62,34 +62,34 @@ impl<T: Tensor> BlockState<T> {
     }
 }
 
-/// What is remembered from a pruning layer's entry to its prune point.
+/// The state from a pruning layer's entry to its prune point.
 struct PruningLayer<T: Tensor> {
     kept: usize,
     batch: usize,
     /// The dtype of scores.
     dtype: DType,
     device: T::Device,
-    /// The kept set of an earlier evaluation that is used again.
+    /// The kept set of an earlier evaluation, if this layer uses it again.
     reused: Option<KeptSet<T>>,
     /// The attention that ran last.
     attended: Option<Sublayer>,
     /// Whether an attention that tokens are chosen by did not run.
     lacks_map: bool,
     self_graph: Option<AttentionGraph<T>>,
-    /// The vote that self-attention cast on its way.
+    /// The vote that self-attention computed on its way.
     first_vote: Option<T>,
     cross_graph: Option<AttentionGraph<T>>,
     values: Option<T>,
 }
 
-/// What an attention sublayer shows of itself.
+/// What an attention sublayer hands over.
 struct Shown<'a, T> {
     graph: Option<AttentionGraph<T>>,
     first_vote: Option<T>,
     values: &'a T,
 }
 
-/// A selection with what led to it.
+/// A selection with the scores and votes that led to it.
 struct Choice<T: Tensor> {
     partition: Partition<T>,
     scores: Option<T>,
@@ -97,11 +97,16 @@ struct Choice<T: Tensor> {
 }
 
 impl<T: AttentionOps> AtEdm<T> {
-    pub(super) fn new(plan: &AtEdmPlan, context: &BuildContext<T>, parts: &Parts<T>) -> Result<Self> {
-        let config = plan.config();
+    /// The method of `config`, which follows the counts of `plan`.
+    pub(super) fn new(
+        config: &AtEdmConfig,
+        plan: PrunePlan,
+        context: &BuildContext<T>,
+        parts: &Parts<T>,
+    ) -> Result<Self> {
         config.placement().expect_solved()?;
         Ok(Self {
-            plan: plan.counts().clone(),
+            plan,
             scorer: parts.scorer(config)?,
             selector: parts.selector(config)?,
             recovery: parts.recovery(config)?,
@@ -121,13 +126,13 @@ impl<T: AttentionOps> AtEdm<T> {
         &self.plan
     }
 
-    /// What the scorer must be given in `layer`; nothing when kept sets are replayed, or one serves again.
+    /// What the scorer needs in `layer`. It needs nothing if kept sets are replayed or an earlier one is used again.
     fn score_needs(&self, layer: &PruningLayer<T>) -> ScoreNeeds {
         let scores = self.replay.is_none() && layer.reused.is_none();
         if scores { self.scorer.needs() } else { ScoreNeeds::default() }
     }
 
-    /// Whether scorer or recovery need the graph of `sub` in `layer`.
+    /// Whether the scorer or the recovery needs the graph of `sub` in `layer`.
     fn needs_graph(&self, sub: Sublayer, layer: &PruningLayer<T>) -> bool {
         let scored = self.score_needs(layer).graph;
         let planned = layer.reused.as_ref().is_some_and(|set| set.plan.is_some());
@@ -188,12 +193,12 @@ impl<T: AttentionOps> AtEdm<T> {
     fn reusable_set(&self, site: &Site<'_>, kept: usize) -> Result<Option<KeptSet<T>>> {
         let found = self.kept_sets.find(site, kept).filter(|_| !self.block.chosen_anew);
         let (Some(set), Some(masks)) = (&found, &self.replay) else { return Ok(found) };
-        // A replay reuses what the recorded run reused, and only where its kept sets say the same.
+        // A replay uses a set again only where the recorded run has the same kept set.
         let recorded = masks.get(&MaskKey::of(site)).map(|entry| &entry.kept);
         Ok(if recorded == Some(&set.partition.kept.to_host()?) { found } else { None })
     }
 
-    /// The request for a self-attention graph: with a first vote, if the scorer's start and the heads are known.
+    /// The request for a self-attention graph. It includes a first vote if the scorer's start and the heads are known.
     fn graph_request(
         &self,
         site: &Site<'_>,
@@ -244,7 +249,7 @@ impl<T: AttentionOps> AtEdm<T> {
         Ok(())
     }
 
-    /// What follows a sublayer: pruning, if this is the prune point of a pruning layer.
+    /// Prunes after `sub` if this is the prune point of a pruning layer.
     fn after(&mut self, site: &Site<'_>, sub: Sublayer, hidden: &T) -> Result<Action<T>> {
         let votes_across = self.scorer.needs().graph == Some(ScoreSource::CrossAttention);
         let decides = sub.has_self_graph() || (sub == Sublayer::CrossAttention && votes_across);
@@ -358,7 +363,7 @@ impl<T: AttentionOps> AtEdm<T> {
         Ok(Choice { partition, scores: Some(shared), votes: scores.votes })
     }
 
-    /// The scores with protected tokens above all others.
+    /// The scores, raised for protected tokens so that they are above all others.
     fn protect(&self, site: &Site<'_>, scores: &T) -> Result<T> {
         let (start, end) = site.protected;
         if start >= end {

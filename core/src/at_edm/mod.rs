@@ -1,14 +1,15 @@
 //! AT-EDM: attention-driven, training-free token pruning (Wang et al., CVPR 2024), behind the plugin seam.
 //!
 //! # Structure
-//! - [`AtEdmConfig`] is data; [`AtEdmConfig::build`] makes the method [`AtEdm`] of it, [`AtEdmConfig::plan`] the bare counts.
+//! Each file needs only those above it: options, configuration, plan, parts, method, entry.
+//! - [`AtEdmConfig`] is data. [`AtEdmConfig::plan`] gives its token counts, [`AtEdmConfig::build`] the method [`AtEdm`].
+//! - [`presets`]: the paper's settings by name.
 //! - [`scoring`]: which tokens matter ([`TokenScorer`]; G-WPR is [`scoring::PageRank`]).
 //! - [`selection`]: which tokens stay ([`TokenSelector`]).
-//! - [`recovery`]: what stands for the others before the next convolution ([`TokenRecovery`]).
-//! - [`Parts`]: scorers, selectors and recoveries by name. Where and when is every method's question:
+//! - [`recovery`]: what takes the place of the others before the next convolution ([`TokenRecovery`]).
+//! - [`Parts`]: scorers, selectors and recoveries by name. Every method has levels and a schedule, so those belong to
 //!   [`Placement`](crate::plugin::Placement).
-//! - [`AtEdmPlan`]: the method without a tensor, as a registry knows it.
-//! - [`presets`]: the paper's settings by name.
+//! - [`AtEdmPlan`]: the method without a tensor. A registry describes it and builds the method of it.
 //!
 //! ```
 //! # #[cfg(feature = "reference")]
@@ -44,6 +45,7 @@ pub mod presets;
 pub mod recovery;
 pub mod scoring;
 pub mod selection;
+mod slots;
 
 pub use config::AtEdmConfig;
 pub use entry::AtEdmPlan;

@@ -1,5 +1,7 @@
-//! AT-EDM's parts by name: scorers, selectors and recoveries, ours and registered ones. (Schedules belong to every method:
-//! [`Registry::register_schedule`](crate::plugin::Registry::register_schedule).)
+//! AT-EDM's scorers, selectors and recoveries by name: the built-in ones and those that a program registers.
+//!
+//! Schedules are not among them. Every method has one, so they are registered in
+//! [`Registry::register_schedule`](crate::plugin::Registry::register_schedule).
 
 use std::sync::Arc;
 
@@ -11,55 +13,18 @@ use super::scoring::{
     PageRank, PageRankOptions, RandomScores, TokenNorm, TokenScorer, ValueNorm, WarmPageRank,
 };
 use super::selection::{TokenSelector, TopK};
+use super::slots::{RECOVERY, SCORER, SELECTOR};
 use crate::Result;
 use crate::backend::AttentionOps;
 use crate::plugin::PartSpec;
 use crate::plugin::options::{Named, PartSlot};
 
-/// The scorer among AT-EDM's options.
-pub(super) const SCORER: PartSlot = PartSlot {
-    name: "scorer",
-    options: "scorer_options",
-    builtin: &[
-        (
-            "page-rank",
-            &[
-                "score",
-                "max_iterations",
-                "level_iterations",
-                "warm_start",
-                "cold_iterations",
-                "epsilon",
-                "norm",
-                "heads",
-                "damping",
-                "cross_vote",
-            ],
-        ),
-        ("column-mean", &["score", "norm", "heads", "cross_vote"]),
-        ("value-norm", &["heads"]),
-        ("token-norm", &[]),
-        ("random", &[]),
-    ],
-};
-
-/// The selector among AT-EDM's options.
-pub(super) const SELECTOR: PartSlot =
-    PartSlot { name: "selector", options: "selector_options", builtin: &[("top-k", &[])] };
-
-/// The recovery among AT-EDM's options.
-pub(super) const RECOVERY: PartSlot = PartSlot {
-    name: "recovery",
-    options: "recovery_options",
-    builtin: &[("similarity", &[]), ("direct", &[]), ("zero", &[]), ("bicubic", &["bicubic"])],
-};
-
 /// Builds a part of type `P`.
 type PartBuilder<P> = Arc<dyn Fn(&PartSpec<'_, AtEdmConfig>) -> Result<Box<P>> + Send + Sync>;
-/// Wraps a part that was built.
+/// Wraps a part after it was built.
 type Wrapper<P> = Arc<dyn Fn(Box<P>) -> Box<P> + Send + Sync>;
 
-/// Parts of one kind, and what is put around each that is built.
+/// Parts of one kind, and what wraps each part when it is built.
 struct Kind<P: ?Sized> {
     slot: PartSlot,
     named: Named<PartBuilder<P>>,
@@ -90,7 +55,7 @@ pub struct Parts<T: AttentionOps> {
 }
 
 impl<T: AttentionOps> Parts<T> {
-    /// The parts that come with AT-EDM.
+    /// The built-in parts.
     pub fn with_builtins() -> Self {
         Self {
             scorers: Kind::new(SCORER, scorers()),
@@ -99,7 +64,7 @@ impl<T: AttentionOps> Parts<T> {
         }
     }
 
-    /// Adds a scorer, to be named by `scorer` in a configuration.
+    /// Adds a scorer. A configuration selects it by its name: `scorer = "NAME"`.
     ///
     /// # Errors
     /// [`Error::Config`](crate::Error::Config) when the name is taken or empty.
@@ -111,7 +76,7 @@ impl<T: AttentionOps> Parts<T> {
         self.scorers.named.insert(name, Arc::new(builder))
     }
 
-    /// Adds a selector, to be named by `selector` in a configuration.
+    /// Adds a selector. A configuration selects it by its name: `selector = "NAME"`.
     ///
     /// # Errors
     /// [`Error::Config`](crate::Error::Config) when the name is taken or empty.
@@ -123,7 +88,7 @@ impl<T: AttentionOps> Parts<T> {
         self.selectors.named.insert(name, Arc::new(builder))
     }
 
-    /// Adds a recovery, to be named by `recovery` in a configuration.
+    /// Adds a recovery. A configuration selects it by its name: `recovery = "NAME"`.
     ///
     /// # Errors
     /// [`Error::Config`](crate::Error::Config) when the name is taken or empty.
@@ -135,7 +100,7 @@ impl<T: AttentionOps> Parts<T> {
         self.recoveries.named.insert(name, Arc::new(builder))
     }
 
-    /// Every scorer that is built from now on goes through `wrap`: how one is timed or watched.
+    /// Passes every scorer that is built from now on through `wrap`. A program can time or watch scorers this way.
     pub fn wrap_scorers(
         &mut self,
         wrap: impl Fn(Box<dyn TokenScorer<T>>) -> Box<dyn TokenScorer<T>> + Send + Sync + 'static,
@@ -143,7 +108,7 @@ impl<T: AttentionOps> Parts<T> {
         self.scorers.wrapper = Some(Arc::new(wrap));
     }
 
-    /// Every recovery that is built from now on goes through `wrap`.
+    /// Passes every recovery that is built from now on through `wrap`.
     pub fn wrap_recoveries(
         &mut self,
         wrap: impl Fn(Box<dyn TokenRecovery<T>>) -> Box<dyn TokenRecovery<T>> + Send + Sync + 'static,
@@ -151,7 +116,7 @@ impl<T: AttentionOps> Parts<T> {
         self.recoveries.wrapper = Some(Arc::new(wrap));
     }
 
-    /// The scorer that `config` names.
+    /// Builds the scorer that `config` names.
     ///
     /// # Errors
     /// [`Error::Config`](crate::Error::Config) for an unknown name, listing the known ones, or for bad options.
@@ -160,7 +125,7 @@ impl<T: AttentionOps> Parts<T> {
         self.scorers.build(&config.scorer, &spec)
     }
 
-    /// The selector that `config` names.
+    /// Builds the selector that `config` names.
     ///
     /// # Errors
     /// As [`Parts::scorer`].
@@ -169,7 +134,7 @@ impl<T: AttentionOps> Parts<T> {
         self.selectors.build(&config.selector, &spec)
     }
 
-    /// The recovery that `config` names.
+    /// Builds the recovery that `config` names.
     ///
     /// # Errors
     /// As [`Parts::scorer`].
@@ -179,7 +144,7 @@ impl<T: AttentionOps> Parts<T> {
     }
 }
 
-/// An entry for a part that takes no options of its own: its settings are fields of the configuration.
+/// An entry for a part without an options table: its settings are fields of the configuration.
 fn part<P: ?Sized + 'static>(
     name: &str,
     build: impl Fn(&AtEdmConfig) -> Result<Box<P>> + Send + Sync + 'static,
@@ -238,7 +203,7 @@ fn recoveries<T: AttentionOps>() -> [(String, PartBuilder<dyn TokenRecovery<T>>)
         part::<dyn TokenRecovery<T>>("bicubic", |config| {
             Ok(Box::new(BicubicInterpolation { mode: config.bicubic }))
         }),
-        // its options are a table of its own, as those of a registered recovery
+        // `soft` reads `recovery_options`, as a registered recovery does.
         ("soft".into(), Arc::new(|spec| soft(spec))),
     ]
 }

@@ -1,24 +1,24 @@
-//! How many tokens every layer runs on: pure arithmetic, the same for the method itself, the FLOPs model and `inspect`.
+//! How many tokens every layer runs on. The method, the FLOPs model and `inspect` share this arithmetic.
 
 use super::config::AtEdmConfig;
 use super::options::PrunePoint;
 use crate::Result;
-use crate::plugin::{BlockId, BlockShape, LayerTokens, PlacedSchedule, StepOf};
+use crate::plugin::{BlockId, BlockShape, LayerTokens, PlacedSchedule, ScheduleRegistry, StepOf};
 
-/// One layer of a block at one step: what a [`PrunePlan`] decides about.
+/// One layer of a block at one step. A [`PrunePlan`] decides how many of its tokens stay.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct LayerQuery {
     /// The attention block.
     pub block: BlockId,
-    /// 0-based layer within it.
+    /// The layer within the block, counted from 0.
     pub layer: usize,
     /// Layers of the block.
     pub depth: usize,
-    /// 0-based step in the full schedule.
+    /// The step in the full schedule, counted from 0.
     pub step: usize,
     /// Steps of the full schedule.
     pub total: usize,
-    /// Tokens in the stream when the layer begins.
+    /// Tokens in the residual stream when the layer begins.
     pub tokens: usize,
     /// How many of them must stay.
     pub protected: usize,
@@ -35,7 +35,7 @@ pub(super) struct Prunable {
     pub(super) kept: usize,
 }
 
-/// AT-EDM's decisions about counts, without a tensor: which layers prune, and to how many tokens.
+/// The token counts of AT-EDM: which layers prune, and how many tokens stay. It holds no tensor.
 #[derive(Debug, Clone)]
 pub struct PrunePlan {
     schedule: PlacedSchedule,
@@ -45,7 +45,7 @@ pub struct PrunePlan {
 }
 
 impl PrunePlan {
-    /// The plan of `config`, as much as `schedule` lets through.
+    /// The plan of `config`, whose placement gives `schedule`.
     pub(super) fn new(config: &AtEdmConfig, schedule: PlacedSchedule) -> Self {
         Self {
             schedule,
@@ -55,22 +55,22 @@ impl PrunePlan {
         }
     }
 
-    /// The same for another ratio, in place of a budget if there is one.
+    /// The same plan with another ratio. The ratio also takes the place of a budget.
     pub(super) fn with_ratio(&self, ratio: f64) -> Result<Self> {
         Ok(Self { schedule: self.schedule.with_ratio(ratio)?, ..self.clone() })
     }
 
-    /// The same with another multiple that kept counts are rounded up to.
+    /// The same plan with another multiple to which kept counts are rounded up.
     pub(super) fn with_keep_multiple(self, keep_multiple: usize) -> Self {
         Self { keep_multiple, ..self }
     }
 
-    /// Where in a pruning layer tokens are removed.
+    /// The place in a pruning layer where tokens are removed.
     pub fn prune_point(&self) -> PrunePoint {
         self.prune_point
     }
 
-    /// Whether a block can be pruned at more than one layer.
+    /// Whether a block can prune at more than one layer.
     pub fn prunes_repeatedly(&self) -> bool {
         self.prune_layers.len() > 1
     }
@@ -83,8 +83,9 @@ impl PrunePlan {
         self.schedule.begin(steps)
     }
 
-    /// The number of tokens that `query`'s layer keeps, or `None` where it does not prune: no pruning layer, the
-    /// block's last layer, a step or level that the schedule spares, or a ratio too small to remove a token.
+    /// The number of tokens that stay in the layer of `query`; `None` if the layer does not prune. A layer does not prune if
+    /// `prune_layers` lacks it or it is the block's last, if the schedule spares its step or level, or if the ratio is too
+    /// small to remove a token.
     ///
     /// # Errors
     /// [`Error::Plugin`](crate::Error::Plugin) when the schedule answers with a ratio outside `[0, 1)`.
@@ -99,10 +100,10 @@ impl PrunePlan {
         Ok((kept < query.tokens).then_some(kept))
     }
 
-    /// The tokens that each layer of `block` runs on at `step`.
+    /// The tokens that each layer of `block` runs on at `step`, one entry for each layer.
     ///
     /// # Errors
-    /// As [`PrunePlan::kept`].
+    /// The same as [`PrunePlan::kept`].
     pub fn tokens(&self, block: &BlockShape, step: StepOf) -> Result<Vec<LayerTokens>> {
         self.tokens_where(block, step, |_| Ok(true))
     }
@@ -143,9 +144,31 @@ impl PrunePlan {
     }
 }
 
-/// `floor(ratio · tokens)` in f64, and at most all but one token.
+impl AtEdmConfig {
+    /// The token counts under this configuration, with the built-in schedules.
+    ///
+    /// # Errors
+    /// [`Error::Config`](crate::Error::Config) for an invalid configuration, an unsolved budget or an unresolved level,
+    /// and for a schedule that is not built in (see [`AtEdmConfig::plan_with`]).
+    pub fn plan(&self) -> Result<PrunePlan> {
+        self.plan_with(&ScheduleRegistry::with_builtins())
+    }
+
+    /// The same as [`AtEdmConfig::plan`], with the schedules in `schedules`.
+    ///
+    /// # Errors
+    /// The same as [`AtEdmConfig::plan`].
+    pub fn plan_with(&self, schedules: &ScheduleRegistry) -> Result<PrunePlan> {
+        self.validate()?;
+        let placement = self.placement();
+        placement.expect_solved()?;
+        Ok(PrunePlan::new(self, placement.build(schedules)?))
+    }
+}
+
+/// `floor(ratio · tokens)` in f64, but at most all tokens but one.
 ///
-/// The product is rounded once, as in any f64 program: 0.63 · 100 is 63, 0.29 · 100 is 28.999999999999996 and gives 28.
+/// The product is an f64: 0.63 · 100 gives 63, and 0.29 · 100 gives 28, since the product is 28.999999999999996.
 pub fn pruned_tokens(ratio: f64, tokens: usize) -> usize {
     ((ratio * tokens as f64).floor() as usize).min(tokens.saturating_sub(1))
 }

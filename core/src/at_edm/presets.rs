@@ -1,16 +1,17 @@
-//! Named settings. The paper's own are frozen: they never follow what we find faster. The `-fast` ones do: they prune
-//! as many tokens at the same places, and find them with fewer votes.
+//! Named settings. The paper's settings never change. The `-fast` settings prune as many tokens at the same places,
+//! but find them with fewer votes.
 //!
 //! | name | what | source |
 //! |---|---|---|
 //! | `at-edm` | ρ = 0.63 at all levels, prune-less for the first 30 % of the steps | section 4.1, "AT-EDM" |
 //! | `at-edm-dagger` | the same at the deepest level only | section 4.3, "AT-EDM†" |
-//! | `at-edm-fast`, `at-edm-dagger-fast` | these two with one or two votes from the previous step's scores | measured: the guide's "Fast presets" |
+//! | `at-edm-fast`, `at-edm-dagger-fast` | these two with one or two votes that start from the previous step's scores | measured: the guide's "Fast presets" |
 //! | `at-edm-a` … `at-edm-d` | budgets of 2.9, 3.6, 4.1 and 4.5 TFLOPs, pruned before the feed-forward | Table 1 |
 
 use super::config::AtEdmConfig;
 use super::options::PrunePoint;
-use crate::plugin::Levels;
+use crate::plugin::{Levels, Options};
+use crate::{Error, Result};
 
 /// The names of all presets.
 pub fn names() -> [&'static str; 8] {
@@ -26,8 +27,9 @@ pub fn names() -> [&'static str; 8] {
     ]
 }
 
-/// The same tokens to prune at the same places, found with fewer votes: from the second evaluation on one, which the
-/// attention casts on its way, and one more where tokens are few.
+/// The same configuration with fewer votes. From the second evaluation on, the fine levels cast one vote, which attention
+/// computes on its way. The levels below them have few tokens
+/// and cast two.
 fn fast(config: AtEdmConfig) -> AtEdmConfig {
     AtEdmConfig {
         warm_start: true,
@@ -39,24 +41,38 @@ fn fast(config: AtEdmConfig) -> AtEdmConfig {
     }
 }
 
-/// The preset of this name.
-pub fn find(name: &str) -> Option<AtEdmConfig> {
-    // The published budgets are reached only when tokens are removed before the feed-forward.
-    let budget = |tflops: f64| AtEdmConfig {
-        budget_tflops: Some(tflops),
-        prune_point: PrunePoint::BeforeFf,
-        ..AtEdmConfig::default()
-    };
-    let dagger = || AtEdmConfig { levels: Levels::Deepest, ..AtEdmConfig::default() };
-    match name {
-        "at-edm" => Some(AtEdmConfig::default()),
-        "at-edm-dagger" => Some(dagger()),
-        "at-edm-fast" => Some(fast(AtEdmConfig::default())),
-        "at-edm-dagger-fast" => Some(fast(dagger())),
-        "at-edm-a" => Some(budget(2.9)),
-        "at-edm-b" => Some(budget(3.6)),
-        "at-edm-c" => Some(budget(4.1)),
-        "at-edm-d" => Some(budget(4.5)),
-        _ => None,
+impl AtEdmConfig {
+    /// The preset with this name; `None` for a name that is not one of [`names`].
+    pub fn preset(name: &str) -> Option<Self> {
+        // Only pruning before the feed-forward reaches the published budgets.
+        let budget = |tflops: f64| Self {
+            budget_tflops: Some(tflops),
+            prune_point: PrunePoint::BeforeFf,
+            ..Self::default()
+        };
+        let dagger = || Self { levels: Levels::Deepest, ..Self::default() };
+        match name {
+            "at-edm" => Some(Self::default()),
+            "at-edm-dagger" => Some(dagger()),
+            "at-edm-fast" => Some(fast(Self::default())),
+            "at-edm-dagger-fast" => Some(fast(dagger())),
+            "at-edm-a" => Some(budget(2.9)),
+            "at-edm-b" => Some(budget(3.6)),
+            "at-edm-c" => Some(budget(4.1)),
+            "at-edm-d" => Some(budget(4.5)),
+            _ => None,
+        }
+    }
+
+    /// A preset with `options` laid over it. The options come from a command line or a configuration file.
+    ///
+    /// # Errors
+    /// [`Error::Config`] for an unknown preset or key, with the known ones; for a value of the wrong type or out of range;
+    /// for an option without effect.
+    pub fn from_options(preset: &str, options: &Options) -> Result<Self> {
+        let base = Self::preset(preset).ok_or_else(|| {
+            Error::config("preset", format!("expected one of {}, got {preset:?}", names().join(", ")))
+        })?;
+        base.overlaid(options)
     }
 }

@@ -83,6 +83,7 @@
 //! that plan. [`Placement`] holds the options that every method shares: how much it reduces, where and when.
 
 mod block;
+mod fraction;
 mod index_plan;
 mod levels;
 mod masks;
@@ -90,6 +91,7 @@ mod nest;
 mod observe;
 pub mod options;
 mod pass;
+mod placed;
 mod placement;
 mod plan;
 mod positions;
@@ -103,6 +105,8 @@ pub mod stack;
 mod tokens;
 
 pub use block::{BlockId, BlockName, Stage, StageName};
+pub use fraction::check_ratio;
+pub(crate) use fraction::share;
 pub use index_plan::{IndexPlan, stream_order};
 pub use levels::Levels;
 pub(crate) use levels::index_list;
@@ -111,7 +115,8 @@ pub use nest::{NestId, NestSite};
 pub use observe::{MaskRecorder, PruneObserver, PruneRecord, SharedObserver, lock};
 pub use options::{Options, PartSpec};
 pub use pass::{AttentionInput, AttentionOutput, BlockPass, FeedForwardInput, nest};
-pub use placement::{PlacedSchedule, Placement, check_ratio};
+pub use placed::PlacedSchedule;
+pub use placement::Placement;
 pub use plan::{Facts, MethodPlan, Others, RunTells, Scoring, Whole, scoring_of};
 pub use positions::Positions;
 pub use reducer::{Action, Event, Reduction, Reductions, Run, Scope, TokenReducer, Unpruned, expect_tokens};

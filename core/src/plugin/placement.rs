@@ -1,36 +1,40 @@
-//! How much a method reduces, where and when: the options that every method shares, whatever it does.
+//! The options that every method shares: how much it reduces, where and when.
 
 use serde::{Deserialize, Serialize};
 
-use super::block::BlockId;
+use super::fraction::{check_ratio, share};
 use super::levels::Levels;
-use super::options::{Options, from_table, to_table};
-use super::plan::Facts;
-use super::schedule::{
-    PruningSchedule, SCHEDULE, ScheduleQuery, ScheduleRegistry, ScheduleTable, Tau, missing_table, share,
-};
+use super::options::{Options, PartSlot, from_table, to_table};
+use super::schedule::{ScheduleTable, Tau};
 use super::sharing::GuidanceMasks;
 use crate::{Error, Result};
 
-/// What users of token merging know `ratio` as.
+/// The name of `ratio` in programs for token merging.
 const ALIAS: &str = "token_merging_ratio";
+
+/// The options of the schedule.
+pub(super) const SCHEDULE: PartSlot = PartSlot {
+    name: "schedule",
+    options: "schedule_options",
+    builtin: &[("prune-less", &["tau"]), ("prune-more", &["tau"]), ("constant", &[]), ("table", &["table"])],
+};
 
 /// Strength, levels, schedule and guidance of a method.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Placement {
-    /// The fraction of tokens removed, in `[0, 1)`: `floor(ratio · N)` of N tokens, in f64. A share such as `"63%"` is
-    /// the same number. Also accepted as `token_merging_ratio`. Default 0.5.
+    /// The fraction of tokens that are removed, in `[0, 1)`: `floor(ratio · N)` of N tokens, computed in f64. `"63%"` means
+    /// 0.63. `token_merging_ratio` is another name of this option. Default 0.5.
     #[serde(deserialize_with = "share")]
     pub ratio: f64,
-    /// Instead of `ratio`: the mean TFLOPs of one U-Net evaluation over the schedule (2 × MAC, one sample), from which
-    /// a solver that knows the model finds the ratio. Default: none.
+    /// Takes the place of `ratio`: the mean TFLOPs of one U-Net evaluation over the schedule (2 × MAC, one sample).
+    /// A solver that knows the model finds the ratio for it. Default: none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub budget_tflops: Option<f64>,
     /// The resolution levels at which the method works: `"all"`, `"deepest"`, or a list such as `[1, 2]`.
     /// Default `"all"`.
     pub levels: Levels,
-    /// The schedule's registered name: `constant`, `prune-less`, `prune-more`, `table`, or a registered one.
+    /// The schedule's name: `constant`, `prune-less`, `prune-more`, `table`, or a registered name.
     /// Default `constant`.
     pub schedule: String,
     /// Options of a registered schedule. Default: none.
@@ -41,8 +45,8 @@ pub struct Placement {
     pub table: Option<ScheduleTable>,
     /// With `prune-less` and `prune-more`: the number τ of early steps, as a count or a share. Default `"30%"`.
     pub tau: Tau,
-    /// Whose decisions count in the halves of guidance: `per_row`, `cond` or `mean`; `first`: the first row's in the whole
-    /// batch. Default `per_row`.
+    /// Which decisions count in the two halves of guidance: `per_row`, `cond` or `mean`. With `first` the decisions of the
+    /// first row count for the whole batch. Default `per_row`.
     pub guidance: GuidanceMasks,
 }
 
@@ -62,7 +66,7 @@ impl Default for Placement {
 }
 
 impl Placement {
-    /// Every key that [`Placement::read`] takes out of a method's options.
+    /// The keys that [`Placement::read`] takes out of a method's options.
     pub const KEYS: [&'static str; 9] = [
         "ratio",
         ALIAS,
@@ -75,11 +79,11 @@ impl Placement {
         "guidance",
     ];
 
-    /// This placement with `options` laid over it, and the options that are no placement's: the method's own.
+    /// This placement with `options` laid over it. The second value holds the other options: the method's own.
     ///
     /// # Errors
-    /// [`Error::Config`] naming the option whose value has the wrong form, is out of range, contradicts another, or does
-    /// nothing under the schedule that is chosen.
+    /// [`Error::Config`] naming the option, if its value has the wrong type, is out of range, contradicts another option, or
+    /// has no effect under the chosen schedule.
     pub fn read(&self, options: &Options) -> Result<(Self, Options)> {
         let mut own = options.clone();
         SCHEDULE.flatten(&mut own, &self.schedule)?;
@@ -87,7 +91,7 @@ impl Placement {
         for key in Self::KEYS {
             let Some(value) = own.remove(key) else { continue };
             let name = if key == ALIAS { "ratio" } else { key };
-            // Alone over the defaults, so that what is wrong with it is said under its name.
+            // Each option is read alone first, so that an error carries its name.
             let alone = Options::from_iter([(name.to_string(), value.clone())]);
             from_table::<Self>(alone).map_err(|reason| Error::config(key, reason))?;
             if given.insert(name.into(), value).is_some() {
@@ -99,7 +103,7 @@ impl Placement {
             if given.get("budget_tflops").is_some_and(|budget| !budget.is_null()) {
                 return Err(Error::config("budget_tflops", "takes the place of ratio: give one of them"));
             }
-            // A ratio given on top of a preset with a budget replaces its budget.
+            // A given ratio replaces the budget of a preset.
             all.remove("budget_tflops");
         }
         all.extend(given.clone());
@@ -109,8 +113,8 @@ impl Placement {
         Ok((placement, own))
     }
 
-    /// Every option with its value, but those that are not set or do nothing under this schedule. Read again they give
-    /// the same placement.
+    /// Every option with its value. Options that are not set or have no effect under this schedule are left out. Read again,
+    /// the options give the same placement.
     ///
     /// # Errors
     /// [`Error::Config`] when a value cannot be written.
@@ -123,7 +127,7 @@ impl Placement {
         Ok(all)
     }
 
-    /// Checks that every value is in range and no two contradict each other.
+    /// Checks that every value is in range and that no two values contradict each other.
     ///
     /// # Errors
     /// [`Error::Config`] naming the field and what was expected.
@@ -151,20 +155,7 @@ impl Placement {
         }
     }
 
-    /// The same for a model that is known: `levels = "deepest"` becomes a list. Where none is known, as it is.
-    ///
-    /// # Errors
-    /// [`Error::Config`] naming `levels` for a level below the model's deepest.
-    pub fn located(mut self, facts: &Facts<'_>) -> Result<Self> {
-        if let Some(model) = facts.model {
-            let deepest = model.deepest_level();
-            self.levels.check(deepest)?;
-            self.levels = self.levels.resolved(deepest);
-        }
-        Ok(self)
-    }
-
-    /// The same with a solved `ratio` in place of a budget.
+    /// The same placement with a solved `ratio` in place of a budget.
     ///
     /// # Errors
     /// [`Error::Config`] when `ratio` is not in `[0, 1)`.
@@ -175,40 +166,20 @@ impl Placement {
         Ok(self)
     }
 
-    /// Checks that a ratio is there, not a budget that is still to be solved.
+    /// Checks that the placement has a ratio, and no budget that is still to be solved.
     ///
     /// # Errors
     /// [`Error::Config`] naming `budget_tflops`.
     pub fn expect_solved(&self) -> Result<()> {
         expect_solved(self.budget_tflops)
     }
-
-    /// The schedule of this placement, confined to its levels. While a budget is not solved, every question to it is an error.
-    ///
-    /// # Errors
-    /// [`Error::Config`] for a value out of range, an unresolved `"deepest"`, or a schedule that is not registered.
-    pub fn build(&self, schedules: &ScheduleRegistry) -> Result<PlacedSchedule> {
-        self.validate()?;
-        let schedule = PlacedSchedule::new(schedules.build(self)?, self.levels.clone(), self.ratio)?;
-        Ok(PlacedSchedule { budget: self.budget_tflops, ..schedule })
-    }
-
-    /// [`Placement::build`] for a method that is being described: its schedule fits the model and the steps of the run, if they
-    /// are known.
-    ///
-    /// # Errors
-    /// As [`Placement::build`]; [`Error::Config`] when the schedule does not fit the model or the steps.
-    pub fn build_for(&self, facts: &Facts<'_>) -> Result<PlacedSchedule> {
-        let schedule = self.build(facts.schedules)?;
-        if let Some(model) = facts.model {
-            schedule.begin(model.steps)?;
-            schedule.schedule.check_blocks(&model.blocks)?;
-        }
-        Ok(schedule)
-    }
 }
 
-fn expect_solved(budget: Option<f64>) -> Result<()> {
+/// Checks that there is no budget: a budget must be solved for a ratio first.
+///
+/// # Errors
+/// [`Error::Config`] naming `budget_tflops`.
+pub(super) fn expect_solved(budget: Option<f64>) -> Result<()> {
     match budget {
         Some(_) => {
             let reason = "a budget needs the model's FLOPs: solve it for a ratio first";
@@ -218,88 +189,9 @@ fn expect_solved(budget: Option<f64>) -> Result<()> {
     }
 }
 
-/// A schedule confined to some levels: the one place that decides whether and how much a block is reduced.
-#[derive(Debug)]
-pub struct PlacedSchedule {
-    schedule: Box<dyn PruningSchedule>,
-    levels: Levels,
-    ratio: f64,
-    /// A budget for which no ratio is known yet.
-    budget: Option<f64>,
-}
-
-impl PlacedSchedule {
-    /// A schedule that lets `ratio` through at `levels`, as `schedule` distributes it.
-    ///
-    /// # Errors
-    /// [`Error::Config`] when `ratio` is not in `[0, 1)` or `levels` is an unresolved [`Levels::Deepest`].
-    pub fn new(schedule: Box<dyn PruningSchedule>, levels: Levels, ratio: f64) -> Result<Self> {
-        check_ratio("ratio", ratio)?;
-        if levels == Levels::Deepest {
-            let reason =
-                "\"deepest\" needs the model: describe the method for a model whose blocks are known";
-            return Err(Error::config("levels", reason));
-        }
-        Ok(Self { schedule, levels, ratio, budget: None })
-    }
-
-    /// The fraction to remove in `block` at `step` of `total`; 0 where the block stays whole.
-    ///
-    /// # Errors
-    /// [`Error::Plugin`] when the schedule answers with a value outside `[0, 1)`; [`Error::Config`] while a budget is not
-    /// solved.
-    pub fn ratio(&self, block: BlockId, step: usize, total: usize) -> Result<f64> {
-        expect_solved(self.budget)?;
-        if !self.levels.contains(block.level) {
-            return Ok(0.0);
-        }
-        let ratio = self.schedule.ratio(&ScheduleQuery { block, step, total, ratio: self.ratio });
-        if (0.0..1.0).contains(&ratio) {
-            Ok(ratio)
-        } else {
-            Err(Error::Plugin {
-                name: "schedule".into(),
-                reason: format!("expected a ratio in [0, 1) for {block} at step {step}, got {ratio}"),
-            })
-        }
-    }
-
-    /// The same schedule for another ratio, in place of a budget if there is one.
-    ///
-    /// # Errors
-    /// [`Error::Config`] when `ratio` is not in `[0, 1)`.
-    pub fn with_ratio(&self, ratio: f64) -> Result<Self> {
-        check_ratio("ratio", ratio)?;
-        Ok(Self { ratio, budget: None, ..self.clone() })
-    }
-
-    /// Checks that the schedule fits a run of `steps` steps.
-    ///
-    /// # Errors
-    /// As [`PruningSchedule::begin`].
-    pub fn begin(&self, steps: usize) -> Result<()> {
-        self.schedule.begin(steps)
-    }
-}
-
-impl Clone for PlacedSchedule {
-    fn clone(&self) -> Self {
-        let Self { schedule, levels, ratio, budget } = self;
-        Self { schedule: schedule.clone_box(), levels: levels.clone(), ratio: *ratio, budget: *budget }
-    }
-}
-
-/// Checks that `ratio`, a fraction of tokens to remove, is in `[0, 1)`.
-///
-/// # Errors
-/// [`Error::Config`] naming `field`.
-pub fn check_ratio(field: &str, ratio: f64) -> Result<()> {
-    if (0.0..1.0).contains(&ratio) {
-        Ok(())
-    } else {
-        let reason = format!("expected a fraction of tokens to remove, at least 0 and below 1, got {ratio}");
-        Err(Error::config(field, reason))
-    }
+/// The error for `schedule = "table"` without one.
+pub(super) fn missing_table() -> Error {
+    Error::config("schedule", "\"table\" needs either table or schedule_file")
 }
 
 #[cfg(test)]
@@ -307,7 +199,6 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::plugin::{BlockShape, Grid, ModelShape, Stage};
 
     fn read(options: Value) -> Result<(Placement, Options)> {
         let preset = Placement { budget_tflops: Some(3.0), ..Placement::default() };
@@ -347,24 +238,5 @@ mod tests {
         ] {
             assert_eq!(read(options).unwrap_err().to_string(), message);
         }
-    }
-
-    #[test]
-    fn a_placed_schedule_answers_once_its_budget_is_solved() {
-        let schedules = ScheduleRegistry::with_builtins();
-        let block = BlockId { stage: Stage::Mid, stage_index: 0, index: 0, count: 1, level: 2 };
-        let shape = BlockShape::new(block, 1, Grid::new(2, 2));
-        let model = ModelShape::new(vec![shape], 4);
-        let facts = Facts::new(&schedules).of_model(&model);
-        let placement = Placement { levels: Levels::Deepest, ..read(json!({})).unwrap().0 };
-        assert!(placement.build(&schedules).is_err(), "which level is deepest?");
-        let placement = placement.located(&facts).unwrap();
-        let schedule = placement.build_for(&facts).unwrap();
-        assert!(schedule.ratio(block, 0, 4).unwrap_err().to_string().starts_with("budget_tflops: "));
-        assert_eq!(schedule.with_ratio(0.25).unwrap().ratio(block, 0, 4).unwrap(), 0.25);
-        let late = Placement { schedule: "prune-less".into(), tau: Tau::Steps(5), ..placement.clone() };
-        assert!(late.build_for(&facts).unwrap_err().to_string().starts_with("tau: "));
-        let below = Placement { levels: Levels::List(vec![3]), ..placement };
-        assert!(below.located(&facts).unwrap_err().to_string().starts_with("levels: "));
     }
 }

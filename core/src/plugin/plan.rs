@@ -1,7 +1,7 @@
-//! What a method is before any tensor exists: its options, its token counts, and what they depend on.
+//! A method without tensors: its options, its token counts, and the facts on which they depend.
 //!
-//! A [`MethodPlan`] is what the program knows a method by. Costs, budgets, `--plan`, `inspect`, the weights of a benchmark
-//! and what a record says of a run come from it, for any method alike.
+//! The program knows every method by its [`MethodPlan`]. Costs, budgets, `--plan`, `inspect`, the weights of a benchmark and
+//! records come from it.
 
 use std::any::Any;
 use std::sync::Arc;
@@ -13,68 +13,67 @@ use super::site::Sublayer;
 use super::tokens::{BlockShape, LayerTokens, ModelShape, StepOf};
 use crate::Result;
 
-/// For what a method is described, besides its options.
+/// The facts with which a method is described, besides its options.
 #[derive(Clone, Copy)]
 pub struct Facts<'a> {
-    /// The model at the size of the run. `None`: it is not known, and what depends on it is not checked.
+    /// The model at the size of the run. With `None`, checks that need a model do not happen.
     pub model: Option<&'a ModelShape>,
-    /// The generator that a method draws random numbers from unless its options name one: `torch` or `chacha`.
+    /// The generator of a method's random numbers, `torch` or `chacha`. An option of the method can name another.
     pub rng: Option<&'a str>,
     /// The registered schedules.
     pub schedules: &'a ScheduleRegistry,
 }
 
 impl<'a> Facts<'a> {
-    /// Nothing is known but the schedules.
+    /// Facts that hold only schedules.
     pub fn new(schedules: &'a ScheduleRegistry) -> Self {
         Self { model: None, rng: None, schedules }
     }
 
-    /// The same for a model that is known.
+    /// The same facts with a model.
     pub fn of_model(self, model: &'a ModelShape) -> Self {
         Self { model: Some(model), ..self }
     }
 
-    /// The same for a program that draws its numbers from this generator.
+    /// The same facts with this generator.
     pub fn with_rng(self, rng: &'a str) -> Self {
         Self { rng: Some(rng), ..self }
     }
 }
 
-/// What a method finds out in a block at a step.
+/// Whether a method computes scores in a block at a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scoring {
-    /// For the first time in the run, which costs more than later times.
+    /// It computes them for the first time in the run. This costs more than later times.
     First,
-    /// Anew.
+    /// It computes them again.
     Fresh,
-    /// Nothing: what was found at an earlier step serves again.
+    /// It computes none and uses the result of an earlier step.
     Reused,
 }
 
-/// A method with checked options, without a tensor. Object-safe; a registry entry makes it of a table of options and builds
-/// a [`TokenReducer`](super::TokenReducer) of it.
+/// A method with checked options. It has no tensor type, and the trait is object-safe. A registry entry makes a plan from a
+/// table of options, and builds a [`TokenReducer`](super::TokenReducer) from the plan.
 pub trait MethodPlan: Any + std::fmt::Debug + Send + Sync {
-    /// Every option with its value, defaults too, but those that do nothing beside the others: what records hold and what
-    /// hashes cover. Given to the registry entry again they describe the same method.
+    /// Every option with its value, including defaults. Options without effect are left out. Records hold these settings, and
+    /// hashes cover them. Given to the registry entry again, they describe the same method.
     fn settings(&self) -> Options;
 
-    /// What presets have in common that differ by their settings alone: with equal settings they do the same. `None`: the
-    /// registered name says what the method is.
+    /// The common name of presets that differ only by their settings. Two presets of one family do the same under equal
+    /// settings. `None`: the registered name stands for the method.
     fn family(&self) -> Option<&str> {
         None
     }
 
-    /// The tokens that each layer of `block` runs on at `step`; `None` where only a run can tell.
+    /// The tokens that each layer of `block` runs on at `step`, one entry for each layer. `None`: only a run can tell.
     ///
     /// # Errors
-    /// [`Error::Config`](crate::Error::Config) while a budget is not solved, [`Error::Plugin`](crate::Error::Plugin) when a
-    /// part answers out of range.
+    /// [`Error::Config`](crate::Error::Config) if a budget is not solved; [`Error::Plugin`](crate::Error::Plugin) if a part
+    /// answers out of range.
     fn tokens(&self, block: &BlockShape, step: StepOf) -> Result<Option<Vec<LayerTokens>>>;
 
-    /// The nest that does not run at `step`, because the method has its output, in a run that begins with the first step.
-    /// Counts and scoring of blocks in it mean nothing at this step. Where only a run can tell, [`MethodPlan::tokens`] is
-    /// `None`.
+    /// The nest that does not run at `step`, because the method has its output. The run begins with the first step. Counts and
+    /// scoring of the nest's blocks have no meaning at this step. If only a run can tell, [`MethodPlan::tokens`] is `None`.
     fn replaced(&self, _step: StepOf) -> Option<NestId> {
         None
     }
@@ -100,66 +99,65 @@ pub trait MethodPlan: Any + std::fmt::Debug + Send + Sync {
         true
     }
 
-    /// Values that the method holds for one batch row from one step to the next: outputs to be used again. What it knows
-    /// of single tokens is left out.
+    /// The number of values that the method holds for one batch row from one step to the next, to use outputs again. Its
+    /// knowledge of single tokens does not count.
     fn memory(&self, _model: &ModelShape) -> u64 {
         0
     }
 
-    /// What the method finds out in `block` at `step`. Asked only where tokens are removed.
+    /// Whether the method computes scores in `block` at `step`. Callers ask only where tokens are removed.
     ///
     /// # Errors
-    /// As [`MethodPlan::tokens`].
+    /// The same as [`MethodPlan::tokens`].
     fn scoring(&self, _block: &BlockShape, _step: StepOf) -> Result<Scoring> {
         Ok(Scoring::Fresh)
     }
 
-    /// The mean TFLOPs of an evaluation that are asked for, while no ratio is found for them.
+    /// The budget in mean TFLOPs of an evaluation, as long as it is not solved for a ratio.
     fn budget_tflops(&self) -> Option<f64> {
         None
     }
 
-    /// The same method with another ratio, in place of a budget if there is one; `None` where no ratio decides what the
-    /// method costs.
+    /// The same method with another ratio, which also takes the place of a budget. `None` if the method's cost does not depend
+    /// on a ratio.
     fn with_ratio(&self, _ratio: f64) -> Option<Result<Box<dyn MethodPlan>>> {
         None
     }
 
-    /// The same method without rules that stop its work early when its data allow; `None` where there are none. Data that
-    /// were made up for a benchmark would decide otherwise than real ones.
+    /// The same method without rules that stop its work early depending on the data; `None` if it has no such rule. A benchmark
+    /// uses this, since its random data would stop the work at another point than real data.
     fn without_early_stop(&self) -> Option<Box<dyn MethodPlan>> {
         None
     }
 
-    /// The same method with scores that are iterated until they no longer change, whatever that costs: its kept sets are
-    /// what those of fewer votes are compared with. `None` where no scores are iterated.
+    /// The same method with scores iterated until they no longer change. `bench` compares the kept sets of fewer votes with its
+    /// kept sets. `None` if the method iterates no scores.
     fn converged(&self) -> Option<Box<dyn MethodPlan>> {
         None
     }
 
-    /// Whether every token that it leaves stands for one place of those before, so that rotary tables and the like can
-    /// follow. A model that [needs positions](ModelShape::needs_positions) refuses a method that gives none.
+    /// Whether every token that the method leaves stands for one place of the stream before. Rotary tables and other tables of
+    /// tokens can then follow. A model that [needs positions](ModelShape::needs_positions) refuses a method that gives none.
     fn gives_positions(&self) -> bool {
         true
     }
 
-    /// Whether telling an observer takes time that the method alone would not, so that who only counts had better ask
-    /// [`MethodPlan::tokens`].
+    /// Whether an observer makes the method slower. A caller that only counts tokens should then ask [`MethodPlan::tokens`].
     fn is_slow_to_watch(&self) -> bool {
         false
     }
 
-    /// What a user should know who reads only the options: one sentence each.
+    /// What the options alone do not show, for instance that nothing is reduced. One sentence for each remark.
     ///
     /// # Errors
-    /// As [`MethodPlan::tokens`].
+    /// The same as [`MethodPlan::tokens`].
     fn remarks(&self, _model: &ModelShape) -> Result<Vec<String>> {
         Ok(Vec::new())
     }
 }
 
 impl dyn MethodPlan {
-    /// The plan as its own type, if it is of that type.
+    /// The plan as the type `P`, if it is of that type.
     pub(crate) fn downcast_ref<P: MethodPlan>(&self) -> Option<&P> {
         let any: &dyn Any = self;
         any.downcast_ref()
@@ -202,7 +200,7 @@ impl Others {
     }
 }
 
-/// The plan of the identity: every block runs whole.
+/// The plan of a method that reduces nothing: every block runs on all tokens.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Whole;
 
@@ -216,7 +214,7 @@ impl MethodPlan for Whole {
     }
 }
 
-/// The plan of a method of which only a run can tell what it removes: its options, as they were given.
+/// The plan of a method whose token counts only a run can tell. It holds the options as they were given.
 #[derive(Debug, Clone, Default)]
 pub struct RunTells {
     /// The options.
@@ -233,13 +231,14 @@ impl MethodPlan for RunTells {
     }
 }
 
-/// When every evaluated step of a block finds out something anew, for methods that use it again.
+/// The [`Scoring`] of a block at `step`, for methods that use scores at several steps.
 ///
-/// Walks the steps up to `step`: `kept` says how many tokens of the block stay at each (`None`: it is left whole), `serves`
-/// whether what was found at the first of two steps is used at the second.
+/// The function walks through the steps up to `step`. `kept` gives the number of tokens that stay at a step, or `None` if the
+/// block stays whole. `serves` says whether scores of its first step are used at its second. `first` is the answer for the first
+/// step with scores.
 ///
 /// # Errors
-/// Those of `kept`.
+/// The errors of `kept`.
 pub fn scoring_of(
     step: StepOf,
     mut kept: impl FnMut(StepOf) -> Result<Option<usize>>,

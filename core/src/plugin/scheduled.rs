@@ -1,7 +1,7 @@
 //! A wrapper that gives any method a schedule and levels. Denoising-steps-aware pruning (DSAP, paper section 3.3) "is also
 //! applicable to other methods".
 
-use super::placement::PlacedSchedule;
+use super::placed::PlacedSchedule;
 use super::reducer::{Action, Event, Run, TokenReducer};
 use super::site::{Site, Sublayer};
 use crate::Result;

@@ -1,4 +1,4 @@
-//! AT-EDM on the reference backend, against plain loops and by its properties.
+//! AT-EDM on the reference backend, against the conformance suite's oracle and by its properties.
 #![cfg(feature = "reference")]
 // Helpers outside `#[test]` functions fail a test by unwrapping, too.
 #![allow(clippy::unwrap_used)]
@@ -8,7 +8,6 @@ mod controls;
 mod fewer_votes;
 mod kept_sets;
 mod method;
-mod oracle;
 mod page_rank;
 mod recovery;
 mod registry;

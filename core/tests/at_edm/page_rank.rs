@@ -1,5 +1,7 @@
 //! Compares G-WPR with the oracle, and tests its properties.
 
+use atedm_conformance::host::Array;
+use atedm_conformance::oracle;
 use atedm_core::at_edm::scoring::{FirstVoteQuery, PageRank, PageRankOptions, Start};
 use atedm_core::at_edm::{CrossVote, Heads, Norm, ScoreInput, ScoreSource, TokenScorer};
 use atedm_core::backend::AttentionGraph;
@@ -7,48 +9,45 @@ use atedm_core::plugin::Grid;
 use atedm_core::reference::{NdDevice, NdTensor};
 use atedm_core::{DType, Tensor};
 
-use crate::oracle::{self, Votes};
 use crate::support::{Matrix, Random, assert_close, single, site, tensor, values};
 
 const DIM: usize = 4;
 const SCALE: f64 = 0.5;
 
-/// Queries and keys of `rows x heads` maps, and the maps.
+/// Queries and keys `[rows, heads, tokens, DIM]`, and their maps.
 struct Maps {
-    heads: usize,
-    q: Vec<Matrix>,
-    k: Vec<Matrix>,
+    q: Array,
+    k: Array,
 }
 
 impl Maps {
     fn new(seed: u64, rows: usize, heads: usize, m: usize, n: usize, sharpness: f64) -> Self {
         let mut random = Random(seed);
-        let mut draw =
-            |tokens: usize| (0..rows * heads).map(|_| random.matrix(tokens, DIM, sharpness)).collect();
-        Self { heads, q: draw(m), k: draw(n) }
+        let mut draw = |tokens: usize| {
+            let numbers = random.numbers(rows * heads * tokens * DIM);
+            Array::new(&[rows, heads, tokens, DIM], numbers).map(|number| number * sharpness)
+        };
+        Self { q: draw(m), k: draw(n) }
     }
 
-    fn map(&self, i: usize) -> Matrix {
-        oracle::map(&self.q[i], &self.k[i], SCALE)
+    /// All maps, `[rows, heads, m, n]`.
+    fn all(&self) -> Array {
+        oracle::attention_map(&self.q, &self.k, SCALE, None)
     }
 
-    fn stack(&self, parts: &[Matrix]) -> NdTensor {
-        let flat: Vec<f64> = parts.iter().flatten().flatten().copied().collect();
-        tensor(&flat, &[parts.len() / self.heads, self.heads, parts[0].len(), DIM])
+    /// The map of one head, counted through all rows.
+    fn head(&self, i: usize) -> Matrix {
+        let all = self.all();
+        let (m, n) = (all.shape[2], all.shape[3]);
+        all.data[i * m * n..(i + 1) * m * n].chunks(n).map(<[f64]>::to_vec).collect()
     }
 
     /// The streamed and the dense form of the same graph.
     fn graphs(&self) -> [AttentionGraph<NdTensor>; 2] {
-        let streamed = AttentionGraph::from_qk(&self.stack(&self.q), &self.stack(&self.k), SCALE).unwrap();
+        let [q, k] = [&self.q, &self.k].map(|part| part.upload(DType::F64, &NdDevice).unwrap());
+        let streamed = AttentionGraph::from_qk(&q, &k, SCALE).unwrap();
         let dense = AttentionGraph::Dense(streamed.to_dense().unwrap());
         [streamed, dense]
-    }
-
-    fn expected(&self, votes: Votes) -> (Vec<f64>, usize) {
-        let heads: Vec<(Vec<f64>, usize)> =
-            (0..self.q.len()).map(|i| oracle::page_rank(&self.map(i), votes)).collect();
-        let most = heads.iter().map(|h| h.1).max().unwrap();
-        (heads.into_iter().flat_map(|h| h.0).collect(), most)
     }
 }
 
@@ -64,10 +63,9 @@ fn self_attention_agrees_with_the_oracle() {
         for norm in [Norm::L1, Norm::L2] {
             for (epsilon, damping) in [(0.0, 0.0), (1e-4, 0.0), (1e-2, 0.0), (0.0, 0.2)] {
                 let options = PageRankOptions { norm, epsilon, damping, ..PageRankOptions::default() };
-                let votes = Votes { epsilon, damping, l2: norm == Norm::L2, ..Votes::paper(false) };
                 let (got, cast) = ranked(options, &graph);
-                let (expected, most) = maps.expected(votes);
-                assert_close(&got, &expected, 1e-10);
+                let (expected, most) = oracle::page_rank(&maps.all(), &options);
+                assert_close(&got, &expected.data, 1e-10);
                 assert_eq!(cast, most);
             }
         }
@@ -80,8 +78,8 @@ fn cross_attention_agrees_with_equation_1() {
     for graph in maps.graphs() {
         let options = PageRankOptions { source: ScoreSource::CrossAttention, ..PageRankOptions::default() };
         let (got, cast) = ranked(options, &graph);
-        let (expected, most) = maps.expected(Votes::paper(true));
-        assert_close(&got, &expected, 1e-10);
+        let (expected, most) = oracle::page_rank(&maps.all(), &options);
+        assert_close(&got, &expected.data, 1e-10);
         assert_eq!(cast, most);
     }
 }
@@ -93,9 +91,8 @@ fn certain_and_absent_attention_give_finite_scores() {
     let options =
         PageRankOptions { source: ScoreSource::CrossAttention, epsilon: 0.0, ..PageRankOptions::default() };
     let (got, _) = ranked(options, &graph);
-    let rows: Matrix = map.chunks(3).map(<[f64]>::to_vec).collect();
-    let (expected, _) = oracle::page_rank(&rows, Votes { epsilon: 0.0, ..Votes::paper(true) });
-    assert_close(&got, &expected, 1e-9);
+    let (expected, _) = oracle::page_rank(&Array::new(&[1, 1, 3, 3], map.to_vec()), &options);
+    assert_close(&got, &expected.data, 1e-9);
     assert!(got.iter().all(|s| s.is_finite()));
     assert!(got[0] > 0.999, "a certain row has entropy 0, clamped, and outweighs all others: {got:?}");
 }
@@ -123,7 +120,7 @@ fn other_ways_back_from_text_to_image() {
         };
         let mut expected = Vec::new();
         for i in 0..2 {
-            let map = maps.map(i);
+            let map = maps.head(i);
             let keys: Vec<f64> = (0..4).map(|j| map.iter().map(|row| row[j]).sum::<f64>() / 7.0).collect();
             let scores: Vec<f64> = map.iter().map(|row| back(row, &keys)).collect();
             let total: f64 = scores.iter().sum();
@@ -155,9 +152,9 @@ fn scores_are_never_negative_and_sum_to_one() {
 fn permuting_tokens_permutes_scores() {
     let maps = Maps::new(5, 1, 2, 11, 11, 2.0);
     let order = Random(6).permutation(11);
-    let shuffle =
-        |parts: &[Matrix]| parts.iter().map(|m| order.iter().map(|&i| m[i].clone()).collect()).collect();
-    let shuffled = Maps { heads: 2, q: shuffle(&maps.q), k: shuffle(&maps.k) };
+    let places: Vec<u32> = order.iter().map(|&i| i as u32).collect();
+    let shuffle = |tokens: &Array| oracle::gather(tokens, 2, std::slice::from_ref(&places));
+    let shuffled = Maps { q: shuffle(&maps.q), k: shuffle(&maps.k) };
     let (plain, _) = ranked(PageRankOptions::default(), &maps.graphs()[0]);
     let (moved, _) = ranked(PageRankOptions::default(), &shuffled.graphs()[0]);
     let expected: Vec<f64> = plain.chunks(11).flat_map(|head| order.iter().map(|&i| head[i])).collect();
@@ -169,11 +166,8 @@ fn permuting_tokens_permutes_scores() {
 fn an_images_scores_do_not_depend_on_its_batch_mates() {
     let flat = Maps::new(7, 1, 2, 9, 9, 0.01);
     let sharp = Maps::new(8, 1, 2, 9, 9, 4.0);
-    let both = Maps {
-        heads: 2,
-        q: [flat.q.clone(), sharp.q.clone()].concat(),
-        k: [flat.k.clone(), sharp.k.clone()].concat(),
-    };
+    let both =
+        Maps { q: oracle::concat(&[&flat.q, &sharp.q], 0), k: oracle::concat(&[&flat.k, &sharp.k], 0) };
     let options = PageRankOptions { epsilon: 1e-3, ..PageRankOptions::default() };
     for form in 0..2 {
         let (flat, fast) = ranked(options, &flat.graphs()[form]);
@@ -198,7 +192,7 @@ fn column_mean_is_one_vote() {
     let maps = Maps::new(9, 1, 1, 6, 6, 2.0);
     let scorer = PageRank::column_mean(PageRankOptions::default());
     let (scores, votes) = scorer.per_head(&maps.graphs()[0], Start::equal()).unwrap();
-    let map = maps.map(0);
+    let map = maps.head(0);
     let expected: Vec<f64> = (0..6).map(|j| map.iter().map(|row| row[j]).sum::<f64>() / 6.0).collect();
     assert_close(&values(&scores), &expected, 1e-12);
     assert_eq!(votes, 1);
@@ -222,7 +216,7 @@ fn the_forward_passes_vote_is_used_once() {
     let two = PageRankOptions { max_iterations: 2, epsilon: 0.0, ..PageRankOptions::default() };
     let (scores, votes) = PageRank::new(two).unwrap().per_head(&graph, after(None)).unwrap();
     let mut second = [0.0; 4];
-    for (row, weight) in maps.map(0).iter().zip([0.4, 0.3, 0.2, 0.1]) {
+    for (row, weight) in maps.head(0).iter().zip([0.4, 0.3, 0.2, 0.1]) {
         second.iter_mut().zip(row).for_each(|(sum, a)| *sum += weight * a);
     }
     assert_close(&values(&scores), &second, 1e-12);

@@ -1,15 +1,17 @@
 //! Recoveries: kept tokens return bit by bit, and pruned tokens return as each recovery defines.
 
+use atedm_conformance::host::Array;
+use atedm_conformance::oracle;
+use atedm_core::Indices;
+use atedm_core::Tensor;
 use atedm_core::at_edm::recovery::{BicubicInterpolation, DirectCopy, SimilarityCopy, SoftCopy, ZeroPadding};
 use atedm_core::at_edm::{Bicubic, RecoveryInput, TokenRecovery};
 use atedm_core::backend::{AttentionGraph, Partition};
 use atedm_core::plugin::{BuildContext, Grid, IndexPlan, Reduction, Registry};
 use atedm_core::reference::{NdDevice, NdIndices, NdTensor};
-use atedm_core::{Indices, Tensor};
 
 use serde_json::{Value, json};
 
-use crate::oracle;
 use crate::support::{Matrix, Random, assert_close, batch, matrices, tensor, values};
 
 type Recovery = Box<dyn TokenRecovery<NdTensor>>;
@@ -121,22 +123,19 @@ fn similarity_copies_the_strongest_kept_token() {
     let grid = Grid::new(3, 4);
     let kept = kept_rows(&mut random, 2, tokens, 5);
     let graph = graph(&mut random, 2, tokens);
-    let maps = values(&graph.to_dense().unwrap());
     let hidden = batch(&[random.matrix(tokens, 3, 1.0), random.matrix(tokens, 3, 1.0)]);
     let reduced: Vec<Matrix> = (0..2).map(|_| random.matrix(5, 3, 1.0)).collect();
     let plan = plan(&SimilarityCopy, &kept, &hidden, &graph, grid);
     let restored = matrices(&plan.restore(&batch(&reduced)).unwrap());
-    for b in 0..2 {
-        let map = |h: usize| {
-            let from = (b * 2 + h) * tokens * tokens;
-            maps[from..from + tokens * tokens].chunks(tokens).map(<[f64]>::to_vec).collect::<Matrix>()
-        };
-        let row: Vec<usize> = kept[b].iter().map(|&i| i as usize).collect();
-        let pruned: Vec<usize> = (0..tokens).filter(|i| !row.contains(i)).collect();
-        let donors = oracle::donors(&[map(0), map(1)], &row, &pruned);
-        for (p, donor) in pruned.iter().zip(donors) {
-            let at = row.iter().position(|&i| i == donor).unwrap();
-            assert_eq!(restored[b][*p], reduced[b][at]);
+    let rest = |row: &Vec<u32>| (0..tokens as u32).filter(|token| !row.contains(token)).collect();
+    let pruned: Vec<Vec<u32>> = kept.iter().map(rest).collect();
+    let map = Array::read(&graph.to_dense().unwrap()).unwrap();
+    let donors = oracle::strongest(&map, &kept, &pruned);
+    for ((tokens, donors), (restored, reduced)) in
+        pruned.iter().zip(&donors).zip(restored.iter().zip(&reduced))
+    {
+        for (&token, &donor) in tokens.iter().zip(donors) {
+            assert_eq!(restored[token as usize], reduced[donor as usize]);
         }
     }
 }

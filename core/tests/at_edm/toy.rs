@@ -1,5 +1,8 @@
-//! A toy attention block, once through `BlockPass` and once in plain loops with AT-EDM written out.
+//! A toy attention block, once through `BlockPass` and once by the oracle's operations with AT-EDM written out.
 
+use atedm_conformance::host::Array;
+use atedm_conformance::oracle::{self, Pruned, Recovery};
+use atedm_core::at_edm::scoring::PageRankOptions;
 use atedm_core::at_edm::{AtEdmConfig, PrunePoint, ScoreSource, pruned_tokens};
 use atedm_core::backend::{Attended, AttentionOps, AttentionOptions, GraphRequest};
 use atedm_core::plugin::{
@@ -8,7 +11,6 @@ use atedm_core::plugin::{
 use atedm_core::reference::NdTensor;
 use atedm_core::{NnOps, Result, Tensor};
 
-use crate::oracle::{self, Votes};
 use crate::support::{Matrix, Random, mid, tensor};
 
 pub(crate) const CHANNELS: usize = 8;
@@ -16,9 +18,10 @@ pub(crate) const HEADS: usize = 2;
 const DIM: usize = CHANNELS / HEADS;
 pub(crate) const TEXT: usize = 5;
 
-/// Weights of one layer: q, k, v, o of self-attention, then of cross-attention, then two of the feed-forward.
+/// Weights of one layer, each `[1, CHANNELS, CHANNELS]`: q, k, v, o of self-attention, the same of cross-attention, and two of
+/// the feed-forward.
 pub(crate) struct Layer {
-    weights: Vec<Matrix>,
+    weights: Vec<Array>,
 }
 
 pub(crate) struct Toy {
@@ -40,8 +43,8 @@ pub(crate) enum Asked {
 impl Toy {
     pub(crate) fn new(seed: u64, depth: usize, grid: Grid) -> Self {
         let mut random = Random(seed);
-        let mut layer =
-            || Layer { weights: (0..10).map(|_| random.matrix(CHANNELS, CHANNELS, 1.0)).collect() };
+        let mut weight = || Array::new(&[1, CHANNELS, CHANNELS], random.numbers(CHANNELS * CHANNELS));
+        let mut layer = || Layer { weights: (0..10).map(|_| weight()).collect() };
         let layers = (0..depth).map(|_| layer()).collect();
         Self { layers, block: mid(), grid, protected: (0, 0), with_cross: true }
     }
@@ -74,29 +77,33 @@ impl Toy {
         Ok((pass.exit(x)?, asked))
     }
 
-    /// The same for one image in plain loops.
-    pub(crate) fn oracle(&self, config: &AtEdmConfig, hidden: &Matrix, text: &Matrix) -> Matrix {
-        let mut x = hidden.clone();
+    /// The same for one image by the oracle's operations.
+    pub(crate) fn oracle(&self, config: &AtEdmConfig, hidden: &Matrix, text: &Matrix) -> Array {
+        let [mut x, text] = [hidden, text].map(|rows| Array::new(&[1, rows.len(), CHANNELS], rows.concat()));
         let mut stack = Vec::new();
         for (i, layer) in self.layers.iter().enumerate() {
-            let own = layer.maps(0, &x, &x);
+            let own = layer.map(0, &x, &x);
             x = layer.attended(0, &own, &x, &x);
-            let cross = layer.maps(4, &x, text);
-            x = layer.attended(4, &cross, &x, text);
+            let cross = layer.map(4, &x, &text);
+            x = layer.attended(4, &cross, &x, &text);
             let prunes = config.prune_layers.contains(&i) && i + 1 < self.layers.len();
             if prunes && config.prune_point == PrunePoint::BeforeFf {
                 x = prune(config, x, &own, &cross, &mut stack);
             }
-            let inner = oracle::product(&x, &layer.weights[8]);
-            let gated: Matrix =
-                inner.iter().map(|r| r.iter().map(|v| v / (1.0 + (-v).exp())).collect()).collect();
-            x = oracle::sum(&x, &oracle::product(&gated, &layer.weights[9]));
+            let gated = layer.product(&x, 8).map(|v| v / (1.0 + (-v).exp()));
+            x = oracle::binary(&x, &layer.product(&gated, 9), |a, b| a + b);
             if prunes && config.prune_point == PrunePoint::AfterFf {
                 x = prune(config, x, &own, &cross, &mut stack);
             }
         }
-        while let Some(frame) = stack.pop() {
-            x = restore(&config.recovery, &frame, &x);
+        let recovery = match config.recovery.as_str() {
+            "similarity" => Recovery::Similarity,
+            "zero" => Recovery::Zero,
+            "direct" => Recovery::Direct,
+            other => panic!("the oracle has no recovery {other}"),
+        };
+        while let Some(decision) = stack.pop() {
+            x = oracle::restore(&x, &decision, recovery, [self.grid.height, self.grid.width]);
         }
         x
     }
@@ -106,52 +113,29 @@ fn same(x: &NdTensor) -> Result<NdTensor> {
     Ok(x.clone())
 }
 
-struct Frame {
-    kept: Vec<usize>,
-    pruned: Vec<usize>,
-    donors: Vec<usize>,
-    when_pruned: Matrix,
-}
-
-fn prune(
-    config: &AtEdmConfig,
-    x: Matrix,
-    own: &[Matrix],
-    cross: &[Matrix],
-    stack: &mut Vec<Frame>,
-) -> Matrix {
-    let by_cross = config.score == ScoreSource::CrossAttention;
-    let votes = Votes { most: config.max_iterations, epsilon: config.epsilon, ..Votes::paper(by_cross) };
-    let heads: Vec<Vec<f64>> =
-        if by_cross { cross } else { own }.iter().map(|map| oracle::page_rank(map, votes).0).collect();
-    let kept = x.len() - pruned_tokens(config.ratio, x.len());
-    let (kept, pruned) = oracle::top_k(&oracle::rms(&heads), kept);
-    let donors = oracle::donors(own, &kept, &pruned);
-    let shrunk = kept.iter().map(|&i| x[i].clone()).collect();
-    stack.push(Frame { kept, pruned, donors, when_pruned: x });
-    shrunk
-}
-
-fn restore(recovery: &str, frame: &Frame, reduced: &Matrix) -> Matrix {
-    let mut full = frame.when_pruned.clone();
-    for (value, &i) in reduced.iter().zip(&frame.kept) {
-        full[i] = value.clone();
-    }
-    for (&b, &donor) in frame.pruned.iter().zip(&frame.donors) {
-        match recovery {
-            "similarity" => full[b] = full[donor].clone(),
-            "zero" => full[b].fill(0.0),
-            "direct" => {}
-            other => panic!("the oracle has no recovery {other}"),
-        }
-    }
-    full
+/// The kept tokens of `x`; the decision goes on `stack`.
+fn prune(config: &AtEdmConfig, x: Array, own: &Array, cross: &Array, stack: &mut Vec<Pruned>) -> Array {
+    let options = PageRankOptions {
+        source: config.score,
+        max_iterations: config.max_iterations,
+        epsilon: config.epsilon,
+        ..PageRankOptions::default()
+    };
+    let map = if config.score == ScoreSource::CrossAttention { cross } else { own };
+    let scores = oracle::combine_heads(&oracle::page_rank(map, &options).0, options.heads);
+    let tokens = x.shape[1];
+    let (kept, _) = oracle::split_top_k(&scores.data, tokens - pruned_tokens(config.ratio, tokens));
+    // the recoveries of these tests need no places on the grid
+    let places = (0..tokens as u32).collect();
+    let decision = Pruned::new(vec![kept], own.clone(), x, vec![places]);
+    let reduced = decision.reduced();
+    stack.push(decision);
+    reduced
 }
 
 impl Layer {
     fn weight(&self, i: usize) -> NdTensor {
-        let flat: Vec<f64> = self.weights[i].concat();
-        tensor(&flat, &[CHANNELS, CHANNELS])
+        tensor(&self.weights[i].data, &[CHANNELS, CHANNELS])
     }
 
     fn project(&self, x: &NdTensor, i: usize) -> Result<NdTensor> {
@@ -192,20 +176,23 @@ impl Layer {
         self.project(&self.project(x, 8)?.silu()?, 9)
     }
 
-    fn maps(&self, first: usize, x: &Matrix, source: &Matrix) -> Vec<Matrix> {
-        let q = oracle::product(x, &self.weights[first]);
-        let k = oracle::product(source, &self.weights[first + 1]);
-        let head = |m: &Matrix, h: usize| oracle::columns(m, h * DIM, (h + 1) * DIM);
-        (0..HEADS).map(|h| oracle::map(&head(&q, h), &head(&k, h), 1.0 / (DIM as f64).sqrt())).collect()
+    fn product(&self, x: &Array, i: usize) -> Array {
+        oracle::matmul(x, &self.weights[i])
     }
 
-    fn attended(&self, first: usize, maps: &[Matrix], x: &Matrix, source: &Matrix) -> Matrix {
-        let v = oracle::product(source, &self.weights[first + 2]);
-        let mut merged: Matrix = vec![Vec::new(); x.len()];
-        for (h, map) in maps.iter().enumerate() {
-            let out = oracle::product(map, &oracle::columns(&v, h * DIM, (h + 1) * DIM));
-            merged.iter_mut().zip(out).for_each(|(row, part)| row.extend(part));
-        }
-        oracle::sum(x, &oracle::product(&merged, &self.weights[first + 3]))
+    /// `x` times a weight, split into heads: `[1, HEADS, n, DIM]`.
+    fn heads(&self, x: &Array, i: usize) -> Array {
+        oracle::permute(&self.product(x, i).reshaped(&[1, x.shape[1], HEADS, DIM]), &[0, 2, 1, 3])
+    }
+
+    fn map(&self, first: usize, x: &Array, source: &Array) -> Array {
+        let (q, k) = (self.heads(x, first), self.heads(source, first + 1));
+        oracle::attention_map(&q, &k, 1.0 / (DIM as f64).sqrt(), None)
+    }
+
+    fn attended(&self, first: usize, map: &Array, x: &Array, source: &Array) -> Array {
+        let heads = oracle::matmul(map, &self.heads(source, first + 2));
+        let merged = oracle::permute(&heads, &[0, 2, 1, 3]).reshaped(&x.shape);
+        oracle::binary(x, &self.product(&merged, first + 3), |a, b| a + b)
     }
 }

@@ -6,7 +6,7 @@ use atedm_core::GraphRequest;
 use atedm_core::Result;
 use atedm_core::at_edm::{AtEdmConfig, Parts};
 use atedm_core::plugin::{
-    Action, BuildContext, Event, MaskEntry, MaskRecorder, MaskSet, Row, Site, Step, Sublayer, TokenReducer,
+    BuildContext, MaskEntry, MaskRecorder, MaskSet, Row, Site, Step, Sublayer, TokenReducer,
 };
 use atedm_core::reference::NdTensor;
 

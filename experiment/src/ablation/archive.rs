@@ -3,22 +3,25 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use super::Before;
 use crate::engine::{FinishedBatch, FinishedImage, Sink};
 use crate::failure::Outcome;
 use crate::files::{ImageFacts, latents_bytes, mask_metadata, masks_bytes, png_bytes, text_chunks};
 use crate::folder::RunFolder;
+use crate::layout::{image_path, latents_path, masks_path};
 use crate::listener::{Listener, Psnr, WrittenImage};
-use crate::members::{Members, image_path, latents_path, masks_path};
+use crate::members::Members;
 use crate::merge::begun_folders;
 use crate::pictures::{Reference, ReferenceFiles, References, missing};
 use crate::reading::{read_info, read_results, same_run};
 use crate::record::{FORMAT, PromptLine, Provenance, Record, RunInfo};
 
-/// Records of the run's other folders, by id, each with its folder.
+/// What a caller does before the first file of a run is written.
+pub type Before<'a> = Box<dyn FnOnce() -> Outcome + 'a>;
+
+/// The records of the run's other folders, by id, each with its folder.
 pub(super) type Elsewhere = BTreeMap<String, (PathBuf, Record)>;
 
-/// What other shards of the run made, cut as it may have been: the number of shards may change on the way.
+/// The records of the run's other shards. Their number may have changed since they began.
 pub(super) fn done_elsewhere(
     output: &Path,
     own: &RunFolder<'_>,
@@ -40,7 +43,7 @@ pub(super) fn done_elsewhere(
     Ok(done)
 }
 
-/// A run's folder with what is known of its others.
+/// A run's folder with the records of the run's other folders.
 pub(super) struct Opened<'a> {
     pub(super) folder: RunFolder<'a>,
     pub(super) elsewhere: Elsewhere,
@@ -48,13 +51,13 @@ pub(super) struct Opened<'a> {
 }
 
 impl Opened<'_> {
-    /// From here on there are files.
+    /// Calls `before` and writes the first files.
     pub(super) fn begin(&mut self) -> Outcome {
         self.before.take().map_or(Ok(()), |before| before())?;
         self.folder.begin()
     }
 
-    /// The unpruned image that an image is compared with, from one of the run's folders.
+    /// The unpruned image with which an image is compared, from one of the run's folders.
     fn reference(&self, id: &str, like: &FinishedImage<'_>) -> Outcome<Reference> {
         let own = self.folder.done().get(id).map(|record| (self.folder.path(), record));
         let other = self.elsewhere.get(id).map(|(folder, record)| (folder.as_path(), record));
@@ -70,9 +73,9 @@ pub(super) struct Archive<'a> {
     opened: Opened<'a>,
     provenance: Provenance,
     references: References,
-    /// Images that are there.
+    /// The number of images that exist.
     count: usize,
-    /// Images that will be there in the end.
+    /// The number of images that will exist at the end.
     total: usize,
     listener: &'a dyn Listener,
 }
@@ -83,7 +86,7 @@ impl<'a> Archive<'a> {
         Self { opened, provenance, references: References::default(), count: 0, total: 0, listener }
     }
 
-    /// Images that are there, and that will be there in the end, for those who listen.
+    /// Sets the number of images that exist, and the number that will exist at the end. A listener gets both.
     pub(super) fn expect(&mut self, count: usize, total: usize) {
         (self.count, self.total) = (count, total);
     }

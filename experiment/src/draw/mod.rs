@@ -7,4 +7,4 @@ mod text;
 
 pub use chart::{Base, Chart, Form, Mark as ChartMark, Series};
 pub use overlay::{Mask, enlarge, overlay};
-pub use sheet::{Cell, Sheet};
+pub use sheet::{Cell, Sheet, SheetRow};

@@ -28,20 +28,29 @@ pub struct Sheet {
     pub title: String,
     /// The title of each column.
     pub columns: Vec<String>,
-    /// The rows: a title, and the cells.
-    pub rows: Vec<(String, Vec<Cell>)>,
+    /// The rows, from top to bottom.
+    pub rows: Vec<SheetRow>,
+}
+
+/// A row of a contact sheet.
+#[derive(Debug, Clone)]
+pub struct SheetRow {
+    /// The text at its left.
+    pub name: String,
+    /// Its cells, one for each column.
+    pub cells: Vec<Cell>,
 }
 
 impl Sheet {
     /// Draws the sheet. The longer side of each picture has `side` pixels.
     pub fn draw(&self, side: usize) -> Picture {
         let largest = |of: fn(&Picture) -> usize| {
-            self.rows.iter().flat_map(|(_, cells)| cells).map(|cell| of(&cell.picture)).max().unwrap_or(1)
+            self.rows.iter().flat_map(|row| &row.cells).map(|cell| of(&cell.picture)).max().unwrap_or(1)
         };
         let (width, height) = (largest(|p| p.width), largest(|p| p.height));
         let longer = width.max(height).max(1);
         let (cell_width, cell_height) = ((width * side / longer).max(1), (height * side / longer).max(1));
-        let names: Vec<Vec<String>> = self.rows.iter().map(|(name, _)| lines(name)).collect();
+        let names: Vec<Vec<String>> = self.rows.iter().map(|row| lines(&row.name)).collect();
         let label =
             GLYPH * names.iter().flatten().map(|line| line.chars().count()).max().unwrap_or(0) + MARGIN;
         let (step_x, step_y) = (cell_width + MARGIN, cell_height + GLYPH + 2 * MARGIN);
@@ -53,13 +62,13 @@ impl Sheet {
         for (index, name) in self.columns.iter().enumerate() {
             write(&mut sheet, left + index * step_x, 2 * MARGIN + GLYPH, name, INK);
         }
-        for (row, ((_, cells), name)) in self.rows.iter().zip(&names).enumerate() {
-            let y = top + row * step_y;
+        for (index, (row, name)) in self.rows.iter().zip(&names).enumerate() {
+            let y = top + index * step_y;
             let middle = (cell_height / 2).saturating_sub(LEADING * name.len().saturating_sub(1) / 2);
-            for (index, line) in name.iter().take((cell_height / LEADING).max(1)).enumerate() {
-                write(&mut sheet, MARGIN, y + middle + index * LEADING, line, INK);
+            for (number, line) in name.iter().take((cell_height / LEADING).max(1)).enumerate() {
+                write(&mut sheet, MARGIN, y + middle + number * LEADING, line, INK);
             }
-            for (column, cell) in cells.iter().enumerate() {
+            for (column, cell) in row.cells.iter().enumerate() {
                 let x = left + column * step_x;
                 place(&mut sheet, &cell.picture, (x, y), (cell_width, cell_height));
                 let room = cell_width / GLYPH;
@@ -120,7 +129,10 @@ mod tests {
         let sheet = Sheet {
             title: "title".into(),
             columns: vec!["step 0".into(), "step 1".into()],
-            rows: vec![("mid.0".into(), vec![cell(1), cell(2)]), ("up.0.0".into(), vec![cell(3), cell(4)])],
+            rows: vec![
+                SheetRow { name: "mid.0".into(), cells: vec![cell(1), cell(2)] },
+                SheetRow { name: "up.0.0".into(), cells: vec![cell(3), cell(4)] },
+            ],
         };
         let drawn = sheet.draw(16);
         for shade in 1..=4 {

@@ -1,8 +1,8 @@
-//! What a run gives.
+//! The results of a run.
 
 use atedm_core::plugin::MaskSet;
 
-use super::ImageTask;
+use super::task::ImageTask;
 use crate::failure::{Failure, Outcome};
 use crate::files::{LatentsFile, Picture};
 use crate::observe::Watched;
@@ -12,19 +12,19 @@ use crate::record::{Flops, LevelTokens, PromptLine, Times};
 /// A finished batch of images.
 #[derive(Debug)]
 pub struct FinishedBatch<'a> {
-    /// What was to be made.
+    /// The point and the prompts.
     pub task: ImageTask<'a>,
-    /// A picture a prompt.
+    /// One picture for each prompt.
     pub pictures: Vec<Picture>,
     /// The final latents `[prompts, channels, height, width]`.
     pub latents: LatentsFile,
-    /// What the U-Net cost.
+    /// The cost of the U-Net.
     pub flops: Flops,
-    /// What was left of the tokens, if the run counts them.
+    /// The tokens that were left at each level, if the run counts them.
     pub tokens: Vec<LevelTokens>,
     /// How long it took.
     pub times: Times,
-    /// What else was seen of it.
+    /// What else the run noted.
     pub watched: Watched,
 }
 
@@ -41,18 +41,18 @@ pub struct FinishedImage<'a> {
     pub picture: Picture,
     /// The final latents `[1, channels, height, width]`.
     pub latents: LatentsFile,
-    /// What the U-Net cost.
+    /// The cost of the U-Net.
     pub flops: Flops,
-    /// What was left of the tokens where the method reduced them.
+    /// The tokens that were left at each level where the method reduced them.
     pub tokens: Vec<LevelTokens>,
     /// How long it took.
     pub times: Times,
-    /// What was kept where, if the plan asks for it and anything was reduced.
+    /// The kept sets, if the plan asks for them and the method reduced tokens.
     pub masks: Option<MaskSet>,
 }
 
 impl FinishedImage<'_> {
-    /// Unique in a run: `POINT/PROMPT`.
+    /// The id of the image, `POINT/PROMPT`. It is unique in a run.
     pub fn id(&self) -> String {
         format!("{}/{}", self.point.info.id, self.prompt.id)
     }

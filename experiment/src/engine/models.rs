@@ -9,7 +9,10 @@ use atedm_sdxl::pipeline::{
     Conditioning, InitialLatents, Pipeline, Proceed, Request, StepReport, TextEmbeddings, TextEncoders,
 };
 
-use super::{Batch, FinishedBatch, ImageTask, PlannedRun, Sink};
+use super::finished::FinishedBatch;
+use super::run::PlannedRun;
+use super::sink::Sink;
+use super::task::{Batch, ImageTask};
 use crate::failure::{Failure, Outcome};
 use crate::files::{LatentsFile, Picture};
 use crate::listener::Phase;
@@ -21,9 +24,9 @@ use crate::stored::StoredMaps;
 
 /// What a batch starts from.
 pub(super) struct BatchStart<'a, T> {
-    /// Its prompts, if they are encoded once for all points.
+    /// Its encoded prompts, if they are encoded once for all points.
     pub(super) embeddings: Option<&'a TextEmbeddings<T>>,
-    /// Its noise, if that is given.
+    /// Its noise, if the caller gave it.
     pub(super) noise: Option<&'a LatentsFile>,
     /// The point's token counts, if they are known and slow to watch.
     pub(super) planned: Option<&'a Vec<LevelTokens>>,
@@ -41,16 +44,16 @@ pub(super) struct LoadedModels<'a, B: Backend> {
     run: &'a PlannedRun<'a>,
     pipeline: Pipeline<B>,
     registry: &'a Registry<B::Tensor>,
-    /// What every image starts from, instead of noise.
+    /// The latents from which every image starts instead of noise.
     clean: Option<InitialLatents<B::Tensor>>,
-    /// Steps done, of all images.
+    /// The steps done so far, of all images.
     done: usize,
-    /// Negative prompts that are encoded.
+    /// The negative prompts that are encoded already.
     negatives: Vec<Negative<B::Tensor>>,
 }
 
 impl<'a, B: Backend> LoadedModels<'a, B> {
-    /// With nothing made yet.
+    /// The models of a run that has made no image yet.
     pub(super) fn new(
         run: &'a PlannedRun<'a>,
         pipeline: Pipeline<B>,
@@ -70,7 +73,7 @@ impl<'a, B: Backend> LoadedModels<'a, B> {
         let ImageTask { point, prompts, .. } = task;
         let settings = &point.info.settings;
         let watch = self.watch(prompts);
-        // what is known need not be counted
+        // known counts need no watching
         let counted = Watch { tokens: watch.tokens && start.planned.is_none(), ..watch };
         let watcher = (!counted.is_nothing()).then(|| Arc::new(Mutex::new(Watcher::new(counted))));
         let mut reducer = self.reducer(point, prompts, watcher.clone())?;
@@ -123,13 +126,13 @@ impl<'a, B: Backend> LoadedModels<'a, B> {
         })
     }
 
-    /// What is noted of a batch: masks also where the plan names its prompt.
+    /// What to note of a batch. Masks are also noted if the plan names one of its prompts.
     fn watch(&self, prompts: &[PromptLine]) -> Watch {
         let named = prompts.iter().any(|prompt| self.run.plan.masks.contains(&prompt.id));
         Watch { masks: self.run.watch.masks || named, ..self.run.watch }
     }
 
-    /// A fresh reducer: no image knows of another.
+    /// A new reducer, since no batch may depend on another.
     fn reducer(
         &self,
         point: &PlannedPoint,
@@ -198,7 +201,7 @@ impl<'a, B: Backend> LoadedModels<'a, B> {
         Ok(Some(self.pipeline.encode(&texts)?.0))
     }
 
-    /// A negative prompt for so many rows, encoded once.
+    /// A negative prompt for `rows` rows, encoded once.
     fn negative(&mut self, text: &str, rows: usize) -> Outcome<TextEmbeddings<B::Tensor>> {
         let known = |negative: &&Negative<B::Tensor>| negative.text == text && negative.rows == rows;
         if let Some(known) = self.negatives.iter().find(known) {
@@ -215,8 +218,8 @@ fn seed_of(prompts: &[PromptLine]) -> u64 {
     prompts.first().map_or(0, |prompt| prompt.seed)
 }
 
-/// Seconds a step: the mean without the first one, which warms caches up and may wait for the text encoders, where there are
-/// more.
+/// The mean seconds of a step. The first step counts only if it is alone, since it fills caches and may wait for the text
+/// encoders.
 fn pace(began: Instant, ends: &[Instant]) -> f64 {
     let between = |from: Instant, to: Instant| to.duration_since(from);
     let (elapsed, steps) = match ends {

@@ -3,6 +3,15 @@
 use super::{Architecture, Parameter, Vocabulary};
 use crate::checkpoint::Part;
 
+/// The mean loss over a stretch of training steps.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct MeanLoss {
+    /// The last step of the stretch.
+    pub step: usize,
+    /// The mean loss of its steps.
+    pub loss: f64,
+}
+
 /// The facts of a trained model that its card states, besides its sizes.
 #[derive(Debug, Clone, Copy)]
 pub struct ModelCard<'a> {
@@ -20,8 +29,8 @@ pub struct ModelCard<'a> {
     pub steps: usize,
     /// Pictures that these steps saw.
     pub images: usize,
-    /// The loss over stretches of steps, one row of the card's table each: the stretch's last step and its mean loss.
-    pub losses: &'a [(usize, f64)],
+    /// The loss over stretches of steps. Each stretch is a row of the card's table.
+    pub losses: &'a [MeanLoss],
     /// Peak signal-to-noise ratio of held-out pictures through the autoencoder, in decibels.
     pub vae_psnr: f64,
     /// Measured quality as Markdown. Without it, the card says that nothing was measured.
@@ -101,7 +110,7 @@ impl ModelCard<'_> {
 
     fn loss_table(&self) -> String {
         let mut table = String::from("| step | loss |\n|---:|---:|\n");
-        for (step, loss) in self.losses {
+        for MeanLoss { step, loss } in self.losses {
             table.push_str(&format!("| {} | {loss:.4} |\n", grouped(*step)));
         }
         table
@@ -129,7 +138,7 @@ mod tests {
     #[test]
     fn cards_tell_what_was_done_and_what_was_not() {
         let (architecture, vocabulary) = (small(), Vocabulary::of_words([]));
-        let losses = [(2500, 0.5), (5000, 0.01)];
+        let losses = [(2500, 0.5), (5000, 0.01)].map(|(step, loss)| MeanLoss { step, loss });
         let card = ModelCard {
             name: "atedm-t",
             architecture: &architecture,

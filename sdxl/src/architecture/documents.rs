@@ -121,7 +121,8 @@ impl Architecture {
     }
 }
 
-fn model_index() -> Value {
+/// SD-XL's pipeline and its parts.
+pub(crate) fn model_index() -> Value {
     json!({
         "_class_name": "StableDiffusionXLPipeline",
         "_diffusers_version": DIFFUSERS,
@@ -139,7 +140,7 @@ fn model_index() -> Value {
 }
 
 /// SD-XL's own sampler settings.
-fn scheduler() -> Value {
+pub(crate) fn scheduler() -> Value {
     json!({
         "_class_name": "EulerDiscreteScheduler",
         "_diffusers_version": DIFFUSERS,

@@ -118,24 +118,39 @@ impl Folder<'_> {
     }
 }
 
-/// A tensor: name, shape, values (row-major).
-pub type NamedTensor = (String, Vec<usize>, Vec<f32>);
+/// A tensor on the host, with its name.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NamedTensor {
+    /// The name in the file of its part.
+    pub name: String,
+    /// The length of each axis.
+    pub shape: Vec<usize>,
+    /// The values in row-major order.
+    pub values: Vec<f32>,
+}
 
-/// The tensors of one part.
-pub type PartTensors = (Part, Vec<NamedTensor>);
+/// The tensors of a part of a checkpoint.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PartTensors {
+    /// The part.
+    pub part: Part,
+    /// Its tensors, in any order.
+    pub tensors: Vec<NamedTensor>,
+}
 
 /// Makes the `values` argument of [`Folder::write`] from lists of tensors in any order.
 ///
 /// The closure fails with [`Error::Weights`] for a tensor that is missing or has another shape.
 pub fn listed(parts: &[PartTensors]) -> impl FnMut(Part, &Parameter) -> Result<Vec<f32>> {
-    let tensors =
-        parts.iter().flat_map(|(part, list)| list.iter().map(|tensor| ((*part, tensor.0.as_str()), tensor)));
-    let tensors: HashMap<(Part, &str), &NamedTensor> = tensors.collect();
+    let tensors: HashMap<(Part, &str), &NamedTensor> = parts
+        .iter()
+        .flat_map(|of| of.tensors.iter().map(|tensor| ((of.part, tensor.name.as_str()), tensor)))
+        .collect();
     move |part, parameter| {
         let wrong = |reason: String| Error::weights(part.folder(), &parameter.name, reason);
         match tensors.get(&(part, parameter.name.as_str())) {
-            Some((_, shape, values)) if *shape == parameter.shape => Ok(values.clone()),
-            Some((_, shape, _)) => Err(wrong(format!("expected shape {:?}, got {shape:?}", parameter.shape))),
+            Some(found) if found.shape == parameter.shape => Ok(found.values.clone()),
+            Some(found) => Err(wrong(format!("expected shape {:?}, got {:?}", parameter.shape, found.shape))),
             None => Err(wrong("is not among the tensors to write".to_string())),
         }
     }
@@ -222,16 +237,19 @@ mod tests {
         let (architecture, vocabulary) = (small(), Vocabulary::of_words(["red", "circle"]));
         let list = |part: &Part| {
             let parameters = architecture.parameters(&vocabulary, *part).into_iter().rev();
-            let list = parameters.map(|p| (p.name.clone(), p.shape.clone(), random(*part, &p).unwrap()));
-            (*part, list.collect())
+            let tensor = |p: Parameter| {
+                let values = random(*part, &p).unwrap();
+                NamedTensor { name: p.name, shape: p.shape, values }
+            };
+            PartTensors { part: *part, tensors: parameters.map(tensor).collect() }
         };
         let mut parts: Vec<PartTensors> = Part::ALL.iter().map(list).collect();
         let expected = written(DType::F32, |folder| folder.files(random)).unwrap();
         assert_eq!(written(DType::F32, |folder| folder.files(listed(&parts))).unwrap(), expected);
-        parts[2].1[0].1.push(1);
+        parts[2].tensors[0].shape.push(1);
         let error = written(DType::F32, |folder| folder.files(listed(&parts))).unwrap_err().to_string();
         assert_eq!(error, "unet: conv_out.bias: expected shape [3], got [3, 1]");
-        parts[2].1.remove(0);
+        parts[2].tensors.remove(0);
         let error = written(DType::F32, |folder| folder.files(listed(&parts))).unwrap_err().to_string();
         assert_eq!(error, "unet: conv_out.bias: is not among the tensors to write");
     }

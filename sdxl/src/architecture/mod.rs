@@ -1,23 +1,25 @@
 //! A small SD-XL described by a few numbers: its configurations, parameters and tokenizers.
 //!
 //! - [`Architecture`]: the numbers, in the form of a training recipe's TOML table.
-//! - [`Vocabulary`]: byte-level BPE learnt from captions.
+//! - [`Vocabulary`]: byte-level BPE learnt from captions, or CLIP's own.
 //! - [`Parameter`]: a tensor with the name and shape that diffusers and transformers use.
 //! - [`Folder`]: writes all of it as a diffusers folder, with a [`ModelCard`] as its `README.md`.
 
 mod card;
 mod check;
-mod documents;
+pub(crate) mod clip;
+pub(crate) mod documents;
 mod folder;
 mod parameters;
 mod vocabulary;
 
 use serde::{Deserialize, Serialize};
 
-pub use card::ModelCard;
+pub use card::{MeanLoss, ModelCard};
 pub use folder::{Folder, NamedTensor, PartTensors, check_place, listed};
 pub use parameters::{Parameter, Role};
 pub use vocabulary::Vocabulary;
+pub(crate) use vocabulary::pretty;
 
 /// The sizes of an SD-XL. Its configurations and the shapes of its weights depend on these and the vocabulary alone.
 ///

@@ -20,7 +20,7 @@ use serde_json::{Map, Value, json};
 use crate::tokenizer::WordSplitter;
 
 /// CLIP's token before a text.
-const START: &str = "<|startoftext|>";
+pub(super) const START: &str = "<|startoftext|>";
 /// CLIP's mark at the end of a word.
 const WORD_END: &str = "</w>";
 
@@ -82,10 +82,15 @@ impl Vocabulary {
         Ok(Self::from_merges(learnt))
     }
 
-    fn from_merges(merges: Vec<Merge>) -> Self {
+    /// The tokens that every vocabulary begins with: 256 bytes, and 256 bytes that end a word.
+    pub(super) fn byte_tokens() -> Vec<String> {
         let bytes = byte_letters();
         let ends = bytes.iter().map(|letter| format!("{letter}{WORD_END}"));
-        let mut tokens: Vec<String> = bytes.iter().map(char::to_string).chain(ends).collect();
+        bytes.iter().map(char::to_string).chain(ends).collect()
+    }
+
+    pub(super) fn from_merges(merges: Vec<Merge>) -> Self {
+        let mut tokens = Self::byte_tokens();
         // Two merges may give the same token: "a" + "bc" and "ab" + "c".
         let mut seen: HashSet<String> = tokens.iter().cloned().collect();
         let wholes = merges.iter().map(joined);
@@ -148,7 +153,7 @@ impl Vocabulary {
 }
 
 /// Indented JSON with a newline at the end.
-pub(super) fn pretty(value: &Value) -> Vec<u8> {
+pub(crate) fn pretty(value: &Value) -> Vec<u8> {
     format!("{value:#}\n").into_bytes()
 }
 
@@ -169,7 +174,7 @@ fn letters(word: &str) -> Vec<String> {
     parts
 }
 
-fn joined((left, right): &Merge) -> String {
+pub(super) fn joined((left, right): &Merge) -> String {
     format!("{left}{right}")
 }
 

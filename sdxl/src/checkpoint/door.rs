@@ -6,10 +6,11 @@ use std::path::Path;
 use atedm_core::{Error, Result};
 
 use crate::config::Fields;
-use crate::weights::{Contents, what_it_is};
+use crate::weights::what_it_is;
 
 const INDEX: &str = "model_index.json";
-const EXPECTED: &str = "expected a diffusers folder (model_index.json, unet/, vae/, …)";
+const EXPECTED: &str =
+    "expected a diffusers folder (model_index.json, unet/, vae/, …) or one safetensors file";
 
 /// Pipelines that have the parts of the first one, so a text gives the same image.
 const PIPELINES: [&str; 3] =
@@ -60,11 +61,6 @@ fn not_a_folder(file: &Path) -> String {
     }
     if !file.is_file() {
         return format!("is neither a folder nor a file: {EXPECTED}");
-    }
-    if Contents::default().add(file).is_ok() {
-        return format!(
-            "is a single-file checkpoint: {EXPECTED}, as diffusers' from_single_file and save_pretrained make it"
-        );
     }
     let mut beginning = Vec::new();
     let read = std::fs::File::open(file).and_then(|file| file.take(1 << 10).read_to_end(&mut beginning));

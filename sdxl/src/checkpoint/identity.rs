@@ -1,11 +1,13 @@
 //! A hash that identifies a checkpoint. It takes only a moment, whatever the checkpoint's size.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use atedm_core::{DType, Error, Result};
 use sha2::{Digest, Sha256};
 
-use super::{Checkpoint, OpenOptions, Part, TOKENIZER_FILES};
+use super::{Checkpoint, OpenOptions, Part, SCHEDULER, Settings, TOKENIZER_FILES, TOKENIZERS};
+use crate::architecture::pretty;
+use crate::output::NamedFile;
 use crate::weights::SafetensorsSource;
 
 /// Tensors of at most this many bytes are read completely.
@@ -39,20 +41,14 @@ impl Checkpoint {
     pub fn identity(&self) -> Result<String> {
         let mut sum = Fields(Sha256::new());
         sum.field(b"atedm checkpoint 1");
-        for (label, path) in self.small_files() {
-            match std::fs::read(&path) {
-                Ok(bytes) => {
-                    sum.field(label.as_bytes());
-                    sum.field(&bytes);
-                }
-                // checkpoints differ in which of these files exist
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-                Err(source) => return Err(Error::io(path, source)),
-            }
+        for (name, bytes) in self.small_files()? {
+            sum.field(name.as_bytes());
+            sum.field(&bytes);
         }
         for part in Part::ALL {
             sum.field(part.folder().as_bytes());
             let source = SafetensorsSource::open(self.files(part), DType::F32, ())?;
+            source.expect_samples();
             for size in source.file_sizes() {
                 sum.field(&(size as u64).to_le_bytes());
             }
@@ -65,25 +61,37 @@ impl Checkpoint {
         Ok(sum.0.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
     }
 
-    /// Every file except the weights that a run may read. Its name does not depend on the folder's place.
-    fn small_files(&self) -> Vec<(String, PathBuf)> {
-        let below = |name: String| {
-            let path = self.root.join(&name);
-            (name, path)
-        };
-        let mut files: Vec<_> =
-            ["model_index.json", "scheduler/scheduler_config.json"].map(|name| below(name.into())).into();
-        for part in Part::ALL {
-            let (name, mut path) = below(format!("{}/config.json", part.folder()));
-            if part == Part::Vae {
-                path = self.vae_folder.join("config.json");
-            }
-            files.push((name, path));
+    /// Every file except the weights that a run may read: its name in a folder, and its bytes. The tokenizers that this crate
+    /// holds are not among them.
+    pub(super) fn small_files(&self) -> Result<Vec<NamedFile>> {
+        let mut names = vec!["model_index.json".to_string(), SCHEDULER.to_string()];
+        names.extend(Part::ALL.map(|part| format!("{}/config.json", part.folder())));
+        for folder in TOKENIZERS {
+            names.extend(TOKENIZER_FILES.map(|name| format!("{folder}/{name}")));
         }
-        for folder in ["tokenizer", "tokenizer_2"] {
-            files.extend(TOKENIZER_FILES.map(|name| below(format!("{folder}/{name}"))));
+        let mut files = Vec::new();
+        for name in names {
+            let of_vae = name.starts_with(Part::Vae.folder());
+            let bytes = match (&self.other_vae, &self.settings) {
+                (Some(folder), _) if of_vae => read_if_there(&folder.join("config.json"))?,
+                (_, Settings::Folder(folder)) => read_if_there(&folder.join(&name))?,
+                (_, Settings::Derived(documents)) => {
+                    let found = documents.iter().find(|(document, _)| *document == name);
+                    found.map(|(_, document)| pretty(document))
+                }
+            };
+            files.extend(bytes.map(|bytes| (name, bytes)));
         }
-        files
+        Ok(files)
+    }
+}
+
+/// The bytes of a file; which files there are differs between checkpoints.
+fn read_if_there(path: &Path) -> Result<Option<Vec<u8>>> {
+    match std::fs::read(path) {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(Error::io(path, source)),
     }
 }
 

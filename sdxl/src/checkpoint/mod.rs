@@ -1,4 +1,4 @@
-//! Checkpoints: diffusers folders, without conversion.
+//! Checkpoints: diffusers folders and single files with the original names, without conversion.
 //!
 //! ```text
 //! model_index.json                 which pipeline, and whether an absent negative prompt is zeroed
@@ -8,22 +8,30 @@
 //! scheduler/                       scheduler_config.json
 //! ```
 
+mod configurations;
+mod convert;
 mod door;
 mod files;
 mod identity;
 mod part;
+mod single;
 
 use std::path::{Path, PathBuf};
 
 use atedm_core::{DType, Error, Result, Tensor, Weights};
 
-use crate::config::{Fields, TextEncoderConfig, TinyVaeConfig, UNetConfig, VaeConfig};
+use crate::architecture::clip;
+use crate::config::{TextEncoderConfig, TinyVaeConfig, UNetConfig, VaeConfig};
 use crate::schedulers::SchedulerConfig;
-use crate::tokenizer::ClipTokenizer;
-use crate::weights::{Contents, SafetensorsSource, WeightFile};
+use crate::tokenizer::{ClipTokenizer, Files};
+use crate::weights::{Contents, Naming, SafetensorsSource, WeightFile};
 
+use configurations::{Configurations, Documents, SCHEDULER};
 pub use identity::identity;
 pub use part::Part;
+
+/// The folders of the tokenizers.
+const TOKENIZERS: [&str; 2] = ["tokenizer", "tokenizer_2"];
 
 /// All files that a tokenizer may be read from.
 const TOKENIZER_FILES: [&str; 6] = [
@@ -40,123 +48,136 @@ const TOKENIZER_FILES: [&str; 6] = [
 pub struct OpenOptions {
     /// Read only the files of this variant (`fp16`). Without it, plain files are preferred, then `fp16`, then `bf16`.
     pub variant: Option<String>,
-    /// An autoencoder that replaces the folder's own. It is a folder with `config.json` and weights, or with the two
+    /// An autoencoder that replaces the checkpoint's own. It is a folder with `config.json` and weights, or with the two
     /// files `taesdxl_encoder.safetensors` and `taesdxl_decoder.safetensors`.
     pub vae: Option<PathBuf>,
+    /// For a single file: a diffusers folder with the configurations and tokenizers to use. It needs no weights. Without this
+    /// folder, the shapes of the file's tensors give the configurations, and SD-XL's tokenizers are used.
+    pub config: Option<PathBuf>,
 }
 
 /// An SD-XL checkpoint. Its configurations are read and its weight files are found, but not opened.
 #[derive(Debug, Clone)]
 pub struct Checkpoint {
     root: PathBuf,
-    /// The autoencoder's folder.
-    vae_folder: PathBuf,
-    text_encoders: [TextEncoderConfig; 2],
-    unet: UNetConfig,
-    vae: VaeConfig,
-    scheduler: SchedulerConfig,
-    zero_empty_prompt: bool,
+    settings: Settings,
+    /// The folder of an autoencoder that replaces the checkpoint's own.
+    other_vae: Option<PathBuf>,
+    configurations: Configurations,
     files: [Vec<WeightFile>; 4],
 }
 
+/// The source of configurations and tokenizers.
+#[derive(Debug, Clone)]
+enum Settings {
+    /// This folder.
+    Folder(PathBuf),
+    /// These documents, which were found from a single file. The tokenizers are SD-XL's.
+    Derived(Documents),
+}
+
 impl Checkpoint {
-    /// Reads the configurations in `root` and finds its weight files.
+    /// Opens a diffusers folder, or a single safetensors file with the original names. Weights are not loaded yet.
     ///
     /// # Errors
-    /// [`Error::Io`] or [`Error::Weights`] for missing files. [`Error::Config`] naming the file and the field if a
-    /// value does not parse, is not implemented or does not fit the other parts.
+    /// [`Error::Io`] or [`Error::Weights`] for missing files, and for a single file that is no SD-XL checkpoint.
+    /// [`Error::Config`] naming the file and the field if a value does not parse, is not implemented or does not fit the other
+    /// parts.
     pub fn open(root: impl AsRef<Path>, options: OpenOptions) -> Result<Self> {
         let root = root.as_ref();
+        if single::is_meant(root) {
+            return single::open(root, options);
+        }
         let index = door::model_index(root)?;
-        // As in diffusers, the index decides the class of each part, even if the part's own file names another.
-        let [first, second, unet, own_vae] = Part::ALL.map(|part| class(&index, part));
-        let (first, second) = (first?, second?);
-        unet?;
-        let config = |part: Part| root.join(part.folder()).join("config.json");
+        if options.config.is_some() {
+            return Err(Error::config("config", format!("expected none, as {} is a folder", root.display())));
+        }
         let variant = options.variant.as_deref();
+        let other = options.vae.as_deref().map(|folder| other_vae(folder, variant)).transpose()?;
+        let (other, other_files) = other.unzip();
+        let configurations = Configurations::of_folder(root, &index, other)?;
         let find = |part: Part| files::find(&root.join(part.folder()), part, variant);
-        let (vae, vae_files) = match &options.vae {
-            None => (VaeConfig::read_as(&config(Part::Vae), own_vae?)?, find(Part::Vae)?),
-            Some(folder) => other_vae(folder, variant)?,
+        let vae_files = match other_files {
+            Some(files) => files,
+            None => find(Part::Vae)?,
         };
-        let scheduler = root.join("scheduler").join("scheduler_config.json");
         let checkpoint = Self {
-            text_encoders: [
-                TextEncoderConfig::read(&config(Part::TextEncoder), first)?,
-                TextEncoderConfig::read(&config(Part::TextEncoder2), second)?,
-            ],
-            unet: UNetConfig::read(&config(Part::UNet))?,
-            vae,
-            scheduler: match named_class(&index, "scheduler") {
-                Some(class) => SchedulerConfig::from_file_as(&scheduler, class)?,
-                None => SchedulerConfig::from_file(&scheduler)?,
-            },
-            zero_empty_prompt: index.flag("force_zeros_for_empty_prompt", true)?,
+            configurations,
             files: [find(Part::TextEncoder)?, find(Part::TextEncoder2)?, find(Part::UNet)?, vae_files],
-            vae_folder: options.vae.unwrap_or_else(|| root.join(Part::Vae.folder())),
+            settings: Settings::Folder(root.to_path_buf()),
+            other_vae: options.vae,
             root: root.to_path_buf(),
         };
         checkpoint.check_fit()?;
         Ok(checkpoint)
     }
 
-    /// The folder.
+    /// The folder, or the single file.
     pub fn root(&self) -> &Path {
         &self.root
     }
 
+    /// Whether the checkpoint is a single file.
+    pub fn is_single_file(&self) -> bool {
+        matches!(self.files(Part::UNet), [WeightFile { naming: Naming::Original(_), .. }])
+    }
+
     /// The configurations of `text_encoder` and `text_encoder_2`.
     pub fn text_encoders(&self) -> [&TextEncoderConfig; 2] {
-        self.text_encoders.each_ref()
+        self.configurations.text_encoders.each_ref()
     }
 
     /// The U-Net's configuration.
     pub fn unet(&self) -> &UNetConfig {
-        &self.unet
+        &self.configurations.unet
     }
 
     /// The autoencoder's configuration.
     pub fn vae(&self) -> &VaeConfig {
-        &self.vae
+        &self.configurations.vae
     }
 
     /// The scheduler's configuration.
     pub fn scheduler(&self) -> &SchedulerConfig {
-        &self.scheduler
+        &self.configurations.scheduler
     }
 
     /// Whether an absent negative prompt becomes zeros. If not, it becomes the encoding of the empty prompt.
     pub fn force_zeros_for_empty_prompt(&self) -> bool {
-        self.zero_empty_prompt
+        self.configurations.zero_empty_prompt
     }
 
     /// Checks that the parts fit each other.
     fn check_fit(&self) -> Result<()> {
-        let field = |part: Part, name: &str| {
-            format!("{}: {name}", self.root.join(part.folder()).join("config.json").display())
+        let root = match &self.settings {
+            Settings::Folder(folder) => folder,
+            Settings::Derived(_) => &self.root,
         };
-        let [first, second] = &self.text_encoders;
+        let field = |part: Part, name: &str| {
+            format!("{}: {name}", root.join(part.folder()).join("config.json").display())
+        };
+        let Configurations { text_encoders: [first, second], unet, vae, .. } = &self.configurations;
         let Some(pooled) = second.projection else {
-            let index = self.root.join("model_index.json");
+            let index = root.join("model_index.json");
             let name = format!("{}: {}", index.display(), Part::TextEncoder2.folder());
             return Err(Error::config(name, "expected CLIPTextModelWithProjection"));
         };
         let text = first.channels + second.channels;
-        if text != self.unet.text_channels() {
-            let reason = format!("expected {text} (both text encoders), got {}", self.unet.text_channels());
+        if text != unet.text_channels() {
+            let reason = format!("expected {text} (both text encoders), got {}", unet.text_channels());
             return Err(Error::config(field(Part::UNet, "cross_attention_dim"), reason));
         }
-        let added = pooled + 6 * self.unet.size_channels;
-        if added != self.unet.added_channels {
+        let added = pooled + 6 * unet.size_channels;
+        if added != unet.added_channels {
             let reason = format!(
                 "expected {added} (pooled text {pooled} and six times addition_time_embed_dim {}), got {}",
-                self.unet.size_channels, self.unet.added_channels
+                unet.size_channels, unet.added_channels
             );
             return Err(Error::config(field(Part::UNet, "projection_class_embeddings_input_dim"), reason));
         }
-        let latents = self.vae.latent_channels();
-        if latents != self.unet.in_channels || latents != self.unet.out_channels {
-            let (inputs, outputs) = (self.unet.in_channels, self.unet.out_channels);
+        let latents = vae.latent_channels();
+        if latents != unet.in_channels || latents != unet.out_channels {
+            let (inputs, outputs) = (unet.in_channels, unet.out_channels);
             let purpose = match inputs.checked_sub(latents) {
                 Some(more) if more == latents + 1 => " (it inpaints: it also takes a mask and an image)",
                 Some(more) if more == latents => " (it edits: it also takes an image)",
@@ -189,7 +210,7 @@ impl Checkpoint {
     /// [`Error::Io`] or [`Error::Weights`] naming the file.
     pub fn contents(&self, part: Part) -> Result<Contents> {
         let mut contents = Contents::default();
-        self.files(part).iter().try_for_each(|file| contents.add(&file.path))?;
+        self.files(part).iter().try_for_each(|file| contents.add(file))?;
         Ok(contents)
     }
 
@@ -198,41 +219,34 @@ impl Checkpoint {
     /// # Errors
     /// The errors of [`ClipTokenizer::open`].
     pub fn tokenizers(&self) -> Result<[ClipTokenizer; 2]> {
-        let open = |folder: &str, encoder: &TextEncoderConfig| {
-            let folder = self.root.join(folder);
-            // A tokenizer works without some of its files. But a dead link means that the file should be there.
-            TOKENIZER_FILES.iter().try_for_each(|name| files::refuse_dead_link(&folder.join(name)))?;
-            let tokenizer = ClipTokenizer::open(&folder, encoder.context)?;
+        let open = |files: Files<'_>, encoder: &TextEncoderConfig| {
+            let tokenizer = ClipTokenizer::of_files(files, encoder.context)?;
             tokenizer.check_special(encoder.vocabulary)?;
             Ok(tokenizer)
         };
-        let [first, second] = &self.text_encoders;
-        Ok([open("tokenizer", first)?, open("tokenizer_2", second)?])
+        let [first, second] = self.text_encoders();
+        match &self.settings {
+            Settings::Folder(root) => {
+                let folders = TOKENIZERS.map(|folder| root.join(folder));
+                // A tokenizer works without some of its files. But a dead link means that the file should be there.
+                for folder in &folders {
+                    TOKENIZER_FILES
+                        .iter()
+                        .try_for_each(|name| files::refuse_dead_link(&folder.join(name)))?;
+                }
+                let [one, two] = &folders;
+                Ok([open(Files::Folder(one), first)?, open(Files::Folder(two), second)?])
+            }
+            Settings::Derived(_) => {
+                let [one, two] = &clip::tokenizers()?;
+                Ok([open(Files::Held(one), first)?, open(Files::Held(two), second)?])
+            }
+        }
     }
 
     /// diffusers' default image size: the U-Net's `sample_size` times the autoencoder's factor.
     pub fn default_size(&self) -> Option<usize> {
-        self.unet.sample_size.map(|latents| latents * self.vae.factor())
-    }
-}
-
-/// The class that `model_index.json` names for a part.
-fn named_class<'a>(index: &'a Fields, part: &str) -> Option<&'a str> {
-    index.get(part)?.get(1)?.as_str()
-}
-
-/// The [`named_class`], which must be one that runs here.
-fn class(index: &Fields, part: Part) -> Result<&str> {
-    let name = part.folder();
-    let known: &[&str] = match part {
-        Part::TextEncoder | Part::TextEncoder2 => &["CLIPTextModel", "CLIPTextModelWithProjection"],
-        Part::UNet => &["UNet2DConditionModel"],
-        Part::Vae => &["AutoencoderKL", "AutoencoderTiny"],
-    };
-    match named_class(index, name) {
-        Some(class) if known.contains(&class) => Ok(class),
-        Some(other) => Err(index.error(name, format!("expected {}, got {other:?}", known.join(" or ")))),
-        None => Err(index.error(name, "expected [library, class]: an SD-XL base checkpoint has all parts")),
+        self.unet().sample_size.map(|latents| latents * self.vae().factor())
     }
 }
 
@@ -241,7 +255,7 @@ fn other_vae(folder: &Path, variant: Option<&str>) -> Result<(VaeConfig, Vec<Wei
     let config = folder.join("config.json");
     let original = ["encoder", "decoder"].map(|side| WeightFile {
         path: folder.join(format!("taesdxl_{side}.safetensors")),
-        prefix: format!("{side}."),
+        naming: Naming::Prefixed(format!("{side}.")),
     });
     if !config.is_file() && original[1].path.is_file() {
         let there = original.into_iter().filter(|file| file.path.is_file());

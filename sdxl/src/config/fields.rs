@@ -20,7 +20,12 @@ pub(crate) struct Fields {
 impl Fields {
     /// Reads `file`, which must hold a JSON object.
     pub(crate) fn read(file: &Path) -> Result<Self> {
-        let value: Value = serde_json::from_str(&text_file::read(file)?)
+        Self::parse(file, &text_file::read(file)?)
+    }
+
+    /// The text of `file`, which must be a JSON object.
+    pub(crate) fn parse(file: &Path, text: &str) -> Result<Self> {
+        let value: Value = serde_json::from_str(text)
             .map_err(|error| Error::config(file.display().to_string(), format!("broken JSON: {error}")))?;
         Self::new(file, value)
     }
@@ -30,14 +35,6 @@ impl Fields {
         match value {
             Value::Object(map) => Ok(Self { file: file.to_path_buf(), map }),
             _ => Err(Error::config(file.display().to_string(), "expected a JSON object")),
-        }
-    }
-
-    /// Like [`Fields::read`], but `None` if the file does not exist.
-    pub(crate) fn read_if_there(file: &Path) -> Result<Option<Self>> {
-        match Self::read(file) {
-            Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => Ok(None),
-            read => read.map(Some),
         }
     }
 

@@ -141,7 +141,7 @@ impl UNetConfig {
         for (i, stage) in self.up.iter().enumerate() {
             let level = self.down.len().saturating_sub(i + 1);
             for layer in 0..stage.layers {
-                let (stream, _) = stage.resnet_inputs(layer);
+                let stream = stage.resnet_inputs(layer).stream;
                 if let Some(output) = outputs.get_mut(nesting.up(i, layer).0 + 1) {
                     *output = (stream, grid(level));
                 }

@@ -37,11 +37,8 @@ impl UNetConfig {
                 + attention(mid.attention.as_slice(), mid.channels, mid.text_channels)
         });
         let up = self.up.iter().map(|stage| {
-            let inputs = |layer: usize| {
-                let (stream, skip) = stage.resnet_inputs(layer);
-                stream + skip
-            };
-            let resnets: u64 = (0..stage.layers).map(|layer| resnet(inputs(layer), stage.channels)).sum();
+            let of = |layer: usize| resnet(stage.resnet_inputs(layer).joined(), stage.channels);
+            let resnets: u64 = (0..stage.layers).map(of).sum();
             let depths = stage.attention.as_deref().unwrap_or_default();
             let doubling = if stage.upsample { conv(stage.channels, stage.channels, 3) } else { 0 };
             resnets + attention(depths, stage.channels, stage.text_channels) + doubling

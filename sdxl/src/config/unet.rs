@@ -57,11 +57,28 @@ pub struct UpStage {
 }
 
 impl UpStage {
-    /// The inputs of resnet `layer`: `(channels of the stream, channels of the skip connection)`.
-    pub(crate) fn resnet_inputs(&self, layer: usize) -> (usize, usize) {
-        let stream = if layer == 0 { self.previous_channels } else { self.channels };
-        let skip = if layer + 1 == self.layers { self.skip_channels } else { self.channels };
-        (stream, skip)
+    /// The channels that resnet `layer` gets.
+    pub(crate) fn resnet_inputs(&self, layer: usize) -> ResnetInputs {
+        ResnetInputs {
+            stream: if layer == 0 { self.previous_channels } else { self.channels },
+            skip: if layer + 1 == self.layers { self.skip_channels } else { self.channels },
+        }
+    }
+}
+
+/// The channels of the two inputs of a resnet on the way up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct ResnetInputs {
+    /// Channels of the stream.
+    pub(crate) stream: usize,
+    /// Channels of the skip connection.
+    pub(crate) skip: usize,
+}
+
+impl ResnetInputs {
+    /// The channels of both inputs, one behind the other.
+    pub(crate) fn joined(self) -> usize {
+        self.stream + self.skip
     }
 }
 

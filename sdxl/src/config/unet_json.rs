@@ -201,9 +201,9 @@ impl UNetConfig {
         }
         for up in &self.up {
             for layer in 0..up.layers {
-                let (stream, skip) = up.resnet_inputs(layer);
-                if !(stream + skip).is_multiple_of(self.norm_groups) {
-                    let reason = format!("{} does not divide {} channels", self.norm_groups, stream + skip);
+                let channels = up.resnet_inputs(layer).joined();
+                if !channels.is_multiple_of(self.norm_groups) {
+                    let reason = format!("{} does not divide {channels} channels", self.norm_groups);
                     return Err(fields.error("norm_num_groups", reason));
                 }
             }

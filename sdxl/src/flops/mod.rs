@@ -12,7 +12,7 @@ use crate::config::{BlockInfo, Nesting, UNetConfig};
 mod run;
 mod unit;
 
-pub use run::{EvaluationCost, Rows, RunCost, StepClass};
+pub use run::{EvaluationCost, MeanCost, Rows, RunCost, StepClass};
 pub use unit::{Unit, readable};
 
 /// Multiply-accumulates by kind of operation.
@@ -218,8 +218,7 @@ pub fn pruned(
     for (i, stage) in config.up.iter().enumerate() {
         let name = format!("up.{i}.conv");
         for layer in 0..stage.layers {
-            let (stream, skip) = stage.resnet_inputs(layer);
-            let macs = resnet(last - i, stream + skip, stage.channels);
+            let macs = resnet(last - i, stage.resnet_inputs(layer).joined(), stage.channels);
             cost.tally(name.clone(), &in_nest(nesting.up(i, layer), macs));
         }
         if stage.upsample {

@@ -49,6 +49,15 @@ pub struct StepClass {
     pub cost: EvaluationCost,
 }
 
+/// The mean cost of a kind of operation or of a part of the U-Net.
+#[derive(Debug, Clone, PartialEq)]
+pub struct MeanCost {
+    /// The kind or the part.
+    pub name: String,
+    /// The mean over the steps of a run, in TFLOP (2 × MAC) for each of the run's rows.
+    pub tflop: f64,
+}
+
 /// The evaluations of a run, one per step. Steps of equal cost are grouped.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
@@ -100,20 +109,24 @@ impl RunCost {
         self.mean(|cost| cost.sum().total())
     }
 
-    /// The mean TFLOP by kind of operation, with the names of the table of `atedm flops`.
-    pub fn mean_by_kind(&self) -> Vec<(&'static str, f64)> {
+    /// The mean cost of each kind of operation, with the names of the table of `atedm flops`.
+    pub fn mean_by_kind(&self) -> Vec<MeanCost> {
         let kinds = Macs::default().by_kind();
-        let of = |(i, (name, _)): (usize, &(&'static str, u64))| {
-            (*name, self.mean(|cost| cost.sum().by_kind().get(i).map_or(0, |kind| kind.1)))
+        let of = |(i, (name, _)): (usize, &(&'static str, u64))| MeanCost {
+            name: name.to_string(),
+            tflop: self.mean(|cost| cost.sum().by_kind().get(i).map_or(0, |kind| kind.1)),
         };
         kinds.iter().enumerate().map(of).collect()
     }
 
-    /// The mean TFLOP by part of the U-Net, with the names of [`PartCost::name`](super::PartCost::name).
-    pub fn mean_by_part(&self) -> Vec<(String, f64)> {
+    /// The mean cost of each part of the U-Net, with the names of [`PartCost::name`](super::PartCost::name).
+    pub fn mean_by_part(&self) -> Vec<MeanCost> {
         let Some(first) = self.classes.first() else { return Vec::new() };
-        let mean = |name: &str| self.mean(|cost| cost.part(name).map_or(0, Macs::total));
-        first.cost.row.parts.iter().map(|part| (part.name.clone(), mean(&part.name))).collect()
+        let of = |name: &String| MeanCost {
+            name: name.clone(),
+            tflop: self.mean(|cost| cost.part(name).map_or(0, Macs::total)),
+        };
+        first.cost.row.parts.iter().map(|part| of(&part.name)).collect()
     }
 
     fn mean(&self, of: impl Fn(&UNetCost) -> u64) -> f64 {
@@ -147,9 +160,9 @@ mod tests {
         assert_eq!((run.dearest().unwrap().cost.tflop(), run.cheapest().unwrap().cost.tflop()), (8.0, 4.0));
         assert_eq!(run.mean_tflop(), 6.0);
         let by_kind = run.mean_by_kind();
-        assert_eq!(by_kind[0], ("conv 3x3", 2.0));
-        assert_eq!(by_kind[8], ("feed-forward", 4.0));
-        let by_part: Vec<f64> = run.mean_by_part().into_iter().map(|(_, tflop)| tflop).collect();
+        assert_eq!(by_kind[0], MeanCost { name: "conv 3x3".into(), tflop: 2.0 });
+        assert_eq!(by_kind[8], MeanCost { name: "feed-forward".into(), tflop: 4.0 });
+        let by_part: Vec<f64> = run.mean_by_part().into_iter().map(|part| part.tflop).collect();
         assert_eq!(by_part, [2.0, 4.0]);
     }
 
@@ -166,8 +179,8 @@ mod tests {
         assert_eq!((steps, run.unguided_steps()), (vec![&[0][..], &[1, 2, 3]], 3));
         assert_eq!((run.dearest().unwrap().cost.tflop(), run.cheapest().unwrap().cost.tflop()), (4.0, 2.0));
         assert_eq!(run.mean_tflop(), (4.0 + 3.0 * 2.0) / 4.0);
-        assert_eq!(run.mean_by_kind()[0], ("conv 3x3", 1.25));
-        assert_eq!(run.mean_by_part()[1], ("mid.attention".into(), 1.25));
+        assert_eq!(run.mean_by_kind()[0], MeanCost { name: "conv 3x3".into(), tflop: 1.25 });
+        assert_eq!(run.mean_by_part()[1], MeanCost { name: "mid.attention".into(), tflop: 1.25 });
     }
 
     #[test]

@@ -8,12 +8,12 @@
 //! Source: transformers' `PreTrainedTokenizerBase._from_pretrained` and `TokenizersBackend.__init__` (5.23).
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
 
 use atedm_core::Result;
 use serde_json::Value;
 use tokenizers::AddedToken;
 
+use super::files::Files;
 use crate::config::Fields;
 
 /// The names of special tokens, in the order in which new ones get their ids.
@@ -129,8 +129,8 @@ pub(super) struct Added {
 }
 
 impl Added {
-    /// Reads the folder's files. `config` is `tokenizer_config.json`, `whole` is `tokenizer.json`.
-    pub(super) fn read(folder: &Path, config: Option<&Fields>, whole: Option<&Fields>) -> Result<Self> {
+    /// Reads the files. `config` is `tokenizer_config.json`, `whole` is `tokenizer.json`.
+    pub(super) fn read(files: Files<'_>, config: Option<&Fields>, whole: Option<&Fields>) -> Result<Self> {
         let mut added = Self::default();
         if let Some(config) = config {
             added.name_all(config)?;
@@ -138,7 +138,7 @@ impl Added {
         }
         match config.and_then(|config| Some((config, config.get("added_tokens_decoder")?))) {
             Some((config, decoder)) => added.decode(config, decoder)?,
-            None => added.read_older(folder, config, whole)?,
+            None => added.read_older(files, config, whole)?,
         }
         let named = added.named.iter_mut().filter(|(name, _)| NAMES.contains(&name.as_str()));
         for token in named.filter_map(|(_, token)| token.as_mut()) {
@@ -153,8 +153,13 @@ impl Added {
     }
 
     /// Reads the files that applied before `added_tokens_decoder` existed.
-    fn read_older(&mut self, folder: &Path, config: Option<&Fields>, whole: Option<&Fields>) -> Result<()> {
-        let map = Fields::read_if_there(&folder.join("special_tokens_map.json"))?;
+    fn read_older(
+        &mut self,
+        files: Files<'_>,
+        config: Option<&Fields>,
+        whole: Option<&Fields>,
+    ) -> Result<()> {
+        let map = files.fields_if_there("special_tokens_map.json")?;
         if let Some(map) = &map {
             self.replace_named(map)?;
             // The old name is ignored if the new one exists, or if `tokenizer_config.json` has a list of its own.
@@ -162,7 +167,7 @@ impl Added {
                 || map.names(EXTRA[0]);
             self.add_extra(map, if has_extra { &EXTRA[..1] } else { &EXTRA })?;
         }
-        if let Some(file) = Fields::read_if_there(&folder.join("added_tokens.json"))? {
+        if let Some(file) = files.fields_if_there("added_tokens.json")? {
             let special = self.special_texts(map.as_ref());
             for (content, id) in file.entries() {
                 let special = special.contains(content);

@@ -1,6 +1,7 @@
+use atedm_core::Error;
 use serde_json::{Value, json};
 
-use super::*;
+use super::{ClipTokenizer, TokenIds};
 
 const VOCABULARY: &str = r#"{"a":0,"b":1,"!":2,"a</w>":3,"b</w>":4,"!</w>":5,"ab</w>":6,
     "<|startoftext|>":7,"<|endoftext|>":8}"#;

@@ -1,4 +1,4 @@
-//! From a text to words, and the vocabulary that they are looked up in.
+//! How a text is split into words, and the vocabulary that gives them ids.
 
 use std::path::{Path, PathBuf};
 
@@ -14,15 +14,19 @@ use tokenizers::{
     SplitDelimiterBehavior, Tokenizer,
 };
 
-use super::broken;
+use super::files::Files;
 use crate::config::Fields;
-use crate::text_file;
+
+/// The error for a broken `file`.
+pub(super) fn broken(file: &Path, reason: &str) -> Error {
+    Error::config(file.display().to_string(), one_line(reason))
+}
 
 /// Words, contractions, single digits and runs of other signs (OpenAI CLIP).
 const WORDS: &str =
     r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+";
 
-/// Byte-level BPE's tokens and merges, and the file that they came from.
+/// The tokens and merges of byte-level BPE, and the file that held them.
 pub(super) struct Vocabulary {
     pub(super) file: PathBuf,
     tokens: Vocab,
@@ -30,20 +34,20 @@ pub(super) struct Vocabulary {
 }
 
 impl Vocabulary {
-    /// The vocabulary of `whole`, which is `tokenizer.json`, if there is one; else of `vocab.json` and `merges.txt`.
+    /// Reads the vocabulary from `whole`, the content of `tokenizer.json`, or else from `vocab.json` and `merges.txt`.
     ///
-    /// As in transformers, nothing but tokens and merges is taken from `tokenizer.json` here: the way to words is CLIP's.
-    pub(super) fn read(folder: &Path, whole: Option<&Fields>) -> Result<Self> {
+    /// As in transformers, only tokens and merges come from `tokenizer.json`. How texts are split is always CLIP's way.
+    pub(super) fn read(files: Files<'_>, whole: Option<&Fields>) -> Result<Self> {
         match whole {
             Some(whole) => Self::of_whole(whole),
-            None => Self::of_two(folder),
+            None => Self::of_two(files),
         }
     }
 
-    fn of_two(folder: &Path) -> Result<Self> {
-        let [file, merges] = ["vocab.json", "merges.txt"].map(|name| folder.join(name));
-        let vocabulary = Fields::read(&file)?;
-        let text = text_file::read(&merges)?;
+    fn of_two(files: Files<'_>) -> Result<Self> {
+        let [file, merges] = ["vocab.json", "merges.txt"].map(|name| files.path(name));
+        let vocabulary = files.fields("vocab.json")?;
+        let text = files.text("merges.txt")?;
         let pairs = text.lines().enumerate().filter(|(_, line)| !line.starts_with("#version"));
         let pair = |(number, line): (usize, &str)| {
             pair(line).ok_or_else(|| broken(&merges, &format!("line {}: expected two tokens", number + 1)))
@@ -80,7 +84,7 @@ impl Vocabulary {
         })
     }
 
-    /// The tokenizer without any added tokens; `unknown` stands for what has no token.
+    /// The tokenizer without added tokens. `unknown` is the token for a text that has no token.
     pub(super) fn tokenizer(self, unknown: &str) -> Result<Tokenizer> {
         let failed = |error: tokenizers::Error| broken(&self.file, &error.to_string());
         let bpe = BPE::builder()
@@ -97,7 +101,7 @@ impl Vocabulary {
     }
 }
 
-/// Ids by token.
+/// The ids of `entries` by token.
 fn tokens<'a>(fields: &Fields, entries: impl Iterator<Item = (&'a str, &'a Value)>) -> Result<Vocab> {
     let token = |(token, id): (&str, &Value)| match id.as_u64().and_then(|id| u32::try_from(id).ok()) {
         Some(id) => Ok((token.to_string(), id)),
@@ -112,7 +116,7 @@ fn pair(text: &str) -> Option<(String, String)> {
     (!right.contains(' ')).then(|| (left.to_string(), right.to_string()))
 }
 
-/// CLIP's way from a text to words: what is made equal, then how it is split and written in byte-level BPE's letters.
+/// How CLIP splits a text: normalizers first, then the split into words in byte-level BPE's letters.
 fn splitting() -> tokenizers::Result<(Normalizers, PreTokenizers)> {
     let whitespace =
         Replace::new(tokenizers::normalizers::replace::ReplacePattern::Regex(r"\s+".into()), " ")?;

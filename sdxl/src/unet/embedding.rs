@@ -3,14 +3,14 @@
 use atedm_core::backend::dims;
 use atedm_core::{AttentionOps, DType, Error, NnOps, Result, Weights};
 
-use super::UNetInput;
+use super::input::UNetInput;
 use crate::config::UNetConfig;
 use crate::layers::{Bias, Linear};
 
-/// Sinusoidal embedding of `values` (diffusers' `get_timestep_embedding`), `channels` numbers each, row after row:
-/// `sin` and `cos` of `value · 10000^(−i / (channels/2 − shift))`.
+/// The sinusoidal embedding of `values` (diffusers' `get_timestep_embedding`): `channels` numbers for each value, row after row.
+/// The numbers are `sin` and `cos` of `value · 10000^(−i / (channels/2 − shift))`.
 ///
-/// The angle is an f32 as in diffusers; the functions are evaluated in f64 and rounded.
+/// The angle is an f32, as in diffusers. The functions are evaluated in f64 and rounded.
 pub(crate) fn sinusoids(values: &[f32], channels: usize, config: &UNetConfig) -> Vec<f32> {
     let half = channels / 2;
     let divisor = (half as f64 - config.frequency_shift) as f32;
@@ -53,7 +53,7 @@ impl<T: NnOps> Mlp<T> {
     }
 }
 
-/// The two embeddings that are added.
+/// The two embeddings, which are added.
 #[derive(Debug)]
 pub(crate) struct Embedding<T> {
     time: Mlp<T>,
@@ -75,7 +75,7 @@ impl<T: AttentionOps> Embedding<T> {
         })
     }
 
-    /// `[b, time channels]`, already through the SiLU with which every resnet begins to use it.
+    /// The conditioning vector `[b, time channels]` after the SiLU with which every resnet would begin.
     pub(crate) fn forward(&self, config: &UNetConfig, input: &UNetInput<'_, T>) -> Result<T> {
         let [batch, ..]: [usize; 4] = dims(input.latents, "U-Net latents")?;
         let (dtype, device) = (input.latents.dtype(), input.latents.device());

@@ -207,8 +207,7 @@ impl<T: AttentionOps> UpStep<T> {
         let depths = stage.attention.as_deref().unwrap_or_default();
         let mut attentions = attentions(weights, config, depths, place, shape)?.into_iter();
         let step = |i: usize| {
-            let (stream, skip) = stage.resnet_inputs(i);
-            let shape = resnet_shape(config, stream + skip, channels);
+            let shape = resnet_shape(config, stage.resnet_inputs(i).joined(), channels);
             let resnet = Resnet::load(&weights.scope("resnets").scope(i), shape)?;
             let attention = attentions.next();
             let upsampler = (stage.upsample && i + 1 == stage.layers).then(|| {

@@ -8,6 +8,7 @@ use std::path::Path;
 use atedm_core::{Error, Result};
 use serde_json::{Map, Value};
 
+use super::WeightFile;
 use super::foreign::what_it_is;
 
 /// The longest header that is read. The format's own library has the same limit.
@@ -26,21 +27,29 @@ pub struct Contents {
 }
 
 impl Contents {
-    /// Adds the contents of the file at `path`. Only its header must be there.
+    /// Adds the tensors of `file` that its naming shows. Only the file's header must be there.
     ///
     /// # Errors
     /// [`Error::Io`], or [`Error::Weights`] that says what the file is instead.
-    pub(crate) fn add(&mut self, path: &Path) -> Result<()> {
-        for (name, info) in read(path)? {
+    pub(crate) fn add(&mut self, file: &WeightFile) -> Result<()> {
+        for (name, info) in read(&file.path)? {
             let shape = info.get("shape").and_then(Value::as_array).filter(|_| name != "__metadata__");
             let Some(shape) = shape else { continue };
-            let count =
-                shape.iter().map(|length| length.as_u64().unwrap_or(0)).fold(1u64, u64::saturating_mul);
-            self.parameters = self.parameters.saturating_add(count);
-            self.dtypes.extend(info.get("dtype").and_then(Value::as_str).map(str::to_string));
+            let length = |length: &Value| length.as_u64().and_then(|length| usize::try_from(length).ok());
+            let shape: Vec<usize> = shape.iter().map(|axis| length(axis).unwrap_or(0)).collect();
+            for view in file.naming.views(&name, &shape) {
+                let count = view.shape.iter().map(|axis| *axis as u64).fold(1, u64::saturating_mul);
+                self.parameters = self.parameters.saturating_add(count);
+                self.dtypes.extend(info.get("dtype").and_then(Value::as_str).map(str::to_string));
+            }
         }
         Ok(())
     }
+}
+
+/// Whether the file at `path` begins as a safetensors file does.
+pub(crate) fn is_safetensors(path: &Path) -> bool {
+    read(path).is_ok()
 }
 
 /// Reads 8 bytes of length, then JSON.
@@ -82,7 +91,7 @@ mod tests {
         let path = dir.path().join("w.safetensors");
         let contents = || {
             let mut contents = Contents::default();
-            contents.add(&path).map(|()| contents)
+            contents.add(&path.clone().into()).map(|()| contents)
         };
         let json = br#"{"a":{"dtype":"F16","shape":[2,3],"data_offsets":[0,12]},"b":{"dtype":"F32","shape":[]},"__metadata__":{"shape":"x"}}"#;
         std::fs::write(&path, [&(json.len() as u64).to_le_bytes()[..], json].concat()).unwrap();

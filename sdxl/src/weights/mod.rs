@@ -2,6 +2,7 @@
 
 mod foreign;
 mod header;
+mod naming;
 mod random;
 mod recorder;
 mod safetensors;
@@ -9,5 +10,8 @@ mod safetensors;
 pub use self::safetensors::{SafetensorsSource, WeightFile};
 pub(crate) use foreign::what_it_is;
 pub use header::Contents;
+pub(crate) use header::is_safetensors;
+pub(crate) use naming::Target;
+pub use naming::{Naming, Renames};
 pub use random::{RandomSource, random_values};
 pub use recorder::{Recorder, TensorList};

@@ -1,5 +1,6 @@
 //! Weights from memory-mapped safetensors files: a single file, or several shards.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fs::File;
 use std::ops::Range;
@@ -12,19 +13,20 @@ use safetensors::{SafeTensorError, SafeTensors};
 
 use super::foreign::what_it_is;
 use super::header::BEGINNING;
+use super::naming::{Naming, View};
 
 /// One safetensors file of a checkpoint.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WeightFile {
     /// The file's path.
     pub path: PathBuf,
-    /// The prefix of its tensors' names (with the dot); usually empty.
-    pub prefix: String,
+    /// The names of its tensors.
+    pub naming: Naming,
 }
 
 impl From<PathBuf> for WeightFile {
     fn from(path: PathBuf) -> Self {
-        Self { path, prefix: String::new() }
+        Self { path, naming: Naming::Stored }
     }
 }
 
@@ -70,16 +72,48 @@ impl Shard {
 struct Entry {
     shard: usize,
     stored: Dtype,
+    /// As it is given.
     shape: Vec<usize>,
     bytes: Range<usize>,
+    /// Whether the file holds the matrix with its axes swapped.
+    turned: bool,
 }
 
-/// A tensor in the form that its file stores it.
+/// A tensor in its file's dtype.
 pub(crate) struct Stored<'a> {
     pub(crate) name: &'a str,
     pub(crate) dtype: Dtype,
     pub(crate) shape: &'a [usize],
+    /// As the file holds them.
     pub(crate) bytes: &'a [u8],
+    turned: bool,
+}
+
+impl safetensors::View for &Stored<'_> {
+    fn dtype(&self) -> Dtype {
+        self.dtype
+    }
+
+    fn shape(&self) -> &[usize] {
+        self.shape
+    }
+
+    fn data(&self) -> Cow<'_, [u8]> {
+        in_order(self.bytes, self.shape, self.turned)
+    }
+
+    fn data_len(&self) -> usize {
+        self.bytes.len()
+    }
+}
+
+/// The bytes of a tensor of `shape`, row-major: copied where the file holds the matrix with its axes swapped.
+fn in_order<'a>(bytes: &'a [u8], shape: &[usize], turned: bool) -> Cow<'a, [u8]> {
+    let (true, &[rows, columns]) = (turned, shape) else { return Cow::Borrowed(bytes) };
+    let size = bytes.len() / (rows * columns).max(1);
+    let places = (0..rows).flat_map(|row| (0..columns).map(move |column| size * (column * rows + row)));
+    let value = |at: usize| bytes.get(at..at + size).unwrap_or_default().iter().copied();
+    Cow::Owned(places.flat_map(value).collect())
 }
 
 impl<D> SafetensorsSource<D> {
@@ -101,32 +135,31 @@ impl<D> SafetensorsSource<D> {
         let (header, metadata) = read_header(&file.path, &data)?;
         let start = header + 8;
         for (name, info) in metadata.tensors() {
-            let name = format!("{}{name}", file.prefix);
             let (from, to) = info.data_offsets;
-            let bytes = start + from..start + to;
-            let entry =
-                Entry { shard: self.shards.len(), stored: info.dtype, shape: info.shape.clone(), bytes };
-            if let Some(other) = self.tensors.get(&name) {
-                let other =
-                    self.shards.get(other.shard).map(|s| s.path.display().to_string()).unwrap_or_default();
-                return Err(Error::weights(&file.path, name, format!("is also in {other}")));
+            for View { name, shape, share: (index, shares), turned } in file.naming.views(&name, &info.shape)
+            {
+                let length = (to - from) / shares;
+                let first = start + from + index * length;
+                let bytes = first..first + length;
+                let entry = Entry { shard: self.shards.len(), stored: info.dtype, shape, bytes, turned };
+                if let Some(other) = self.tensors.insert(name.clone(), entry) {
+                    let other = self.shards.get(other.shard).map_or(&file.path, |shard| &shard.path);
+                    let reason = format!("is also in {}", other.display());
+                    return Err(Error::weights(&file.path, name, reason));
+                }
             }
-            self.tensors.insert(name, entry);
         }
         self.shards.push(Shard { path: file.path.clone(), data });
         Ok(())
     }
 
-    /// Every name with its shape, sorted by name.
-    pub fn list(&self) -> Vec<(String, Vec<usize>)> {
-        let mut all: Vec<_> =
-            self.tensors.iter().map(|(name, entry)| (name.clone(), entry.shape.clone())).collect();
-        all.sort();
-        all
+    /// The names of all tensors, in no order.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.tensors.keys().map(String::as_str)
     }
 
-    /// Every tensor in its stored form, sorted by name. Only the pages of `bytes` that the caller reads are loaded.
-    pub(crate) fn stored(&self) -> Vec<Stored<'_>> {
+    /// Tells the system that small samples of the files will be read.
+    pub(crate) fn expect_samples(&self) {
         #[cfg(unix)]
         for shard in &self.shards {
             // Without this hint, the system reads far ahead of every page.
@@ -134,11 +167,16 @@ impl<D> SafetensorsSource<D> {
                 tracing::debug!(%error, "the system reads ahead in {}", shard.path.display());
             }
         }
+    }
+
+    /// Every tensor in its file's dtype, sorted by name. Only the pages of `bytes` that the caller reads are loaded.
+    pub(crate) fn stored(&self) -> Vec<Stored<'_>> {
         let mut all: Vec<Stored<'_>> = Vec::with_capacity(self.tensors.len());
         for (name, entry) in &self.tensors {
             let bytes = self.shards.get(entry.shard).and_then(|shard| shard.data.get(entry.bytes.clone()));
             let bytes = bytes.unwrap_or_default();
-            all.push(Stored { name, dtype: entry.stored, shape: &entry.shape, bytes });
+            let Entry { stored: dtype, turned, .. } = *entry;
+            all.push(Stored { name, dtype, shape: &entry.shape, bytes, turned });
         }
         all.sort_unstable_by_key(|tensor| tensor.name);
         all
@@ -177,7 +215,8 @@ impl<T: Tensor> WeightSource<T> for SafetensorsSource<T::Device> {
             .data
             .get(entry.bytes.clone())
             .ok_or_else(|| Error::weights(&shard.path, name, "lies beyond the end of the file"))?;
-        let tensor = T::from_bytes(bytes, stored, shape, &self.device)?.cast(self.dtype)?;
+        let ordered = in_order(bytes, shape, entry.turned);
+        let tensor = T::from_bytes(&ordered, stored, shape, &self.device)?.cast(self.dtype)?;
         shard.forget(&entry.bytes);
         Ok(tensor)
     }

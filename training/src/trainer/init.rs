@@ -32,7 +32,7 @@ impl Init {
         let mut values = HashMap::new();
         for part in Folder::ALL {
             let source = SafetensorsSource::open(checkpoint.files(part), DType::F32, Device::Cpu)?;
-            let names: HashSet<String> = source.list().into_iter().map(|(name, _)| name).collect();
+            let names: HashSet<String> = source.names().map(str::to_string).collect();
             let layers: HashSet<&str> = names.iter().filter_map(|name| layer_of(name)).collect();
             let mut unused: HashSet<&str> = names.iter().map(String::as_str).collect();
             let weights: Weights<TchTensor> = Weights::new(source);

@@ -5,6 +5,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use atedm_core::{Error, Result};
+use atedm_sdxl::architecture::MeanLoss;
 
 /// Points of [`Losses::curve`].
 const POINTS: u64 = 12;
@@ -45,12 +46,12 @@ impl Losses {
         writeln!(self.file, "{step},{loss}").map_err(|source| Error::io(&self.path, source))
     }
 
-    /// The loss curve in at most twelve parts: the last step of each part and its mean loss.
-    pub(super) fn curve(&self) -> Vec<(usize, f64)> {
+    /// The loss curve as the mean losses of at most twelve parts of the steps.
+    pub(super) fn curve(&self) -> Vec<MeanLoss> {
         let stretch = self.all.len().div_ceil(POINTS as usize).max(1);
         let mean = |part: &[(u64, f64)]| {
             let sum: f64 = part.iter().map(|(_, loss)| loss).sum();
-            Some((part.last()?.0 as usize, sum / part.len() as f64))
+            Some(MeanLoss { step: part.last()?.0 as usize, loss: sum / part.len() as f64 })
         };
         self.all.chunks(stretch).filter_map(mean).collect()
     }

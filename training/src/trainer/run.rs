@@ -247,10 +247,10 @@ impl Training<'_> {
     }
 
     fn stored(&self, tensors: &[NamedTensor]) -> Result<Weights<TchTensor>> {
-        let list = tensors.iter().map(|(name, shape, _)| (name.clone(), shape.clone()));
+        let list = tensors.iter().map(|tensor| (tensor.name.clone(), tensor.shape.clone()));
         let values = |name: &str, _: &[usize]| {
-            let found = tensors.iter().find(|(other, ..)| other == name);
-            found.map(|(_, _, values)| values.clone()).unwrap_or_default()
+            let found = tensors.iter().find(|tensor| tensor.name == name);
+            found.map(|tensor| tensor.values.clone()).unwrap_or_default()
         };
         Parameters::new(list, values, self.options.device)?.handles().weights(Kind::Float)
     }

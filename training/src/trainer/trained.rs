@@ -6,7 +6,7 @@ use super::course::Progress;
 use super::losses::Losses;
 use super::recipe::Recipe;
 use super::state;
-use atedm_sdxl::architecture::{Architecture, ModelCard, NamedTensor, PartTensors, Vocabulary};
+use atedm_sdxl::architecture::{Architecture, MeanLoss, ModelCard, NamedTensor, PartTensors, Vocabulary};
 use atedm_sdxl::checkpoint::Part as Folder;
 
 /// A model during or after its training: averaged weights of all parts.
@@ -21,8 +21,8 @@ pub struct Trained {
     pub weights: Vec<PartTensors>,
     /// Steps of the diffusion part done.
     pub steps: u64,
-    /// Their mean loss in at most twelve parts, each with its last step.
-    pub losses: Vec<(usize, f64)>,
+    /// The mean losses of at most twelve parts of these steps.
+    pub losses: Vec<MeanLoss>,
     /// Peak signal-to-noise ratio of held-out pictures through the autoencoder, in decibels.
     pub vae_psnr: f64,
 }
@@ -49,12 +49,16 @@ impl Trained {
     }
 }
 
-/// The averaged weights of a course: name, shape, values.
+/// The averaged weights of a course.
 pub(super) fn averages(progress: &Progress) -> Result<Vec<NamedTensor>> {
     let values = state::to_host(&progress.optimizer.average)?;
     let slots = progress.parameters.slots().iter();
     Ok(slots
-        .map(|slot| (slot.name.clone(), slot.shape.clone(), values[slot.range.clone()].to_vec()))
+        .map(|slot| NamedTensor {
+            name: slot.name.clone(),
+            shape: slot.shape.clone(),
+            values: values[slot.range.clone()].to_vec(),
+        })
         .collect())
 }
 
@@ -73,11 +77,11 @@ impl Export {
         all.extend(averages(progress)?);
         let part = |part: &Folder| {
             let prefix = format!("{}.", part.folder());
-            let below = all.iter().filter_map(|(name, shape, values)| {
-                let name = name.strip_prefix(&prefix)?;
-                Some((name.to_string(), shape.clone(), values.clone()))
+            let below = all.iter().filter_map(|tensor| {
+                let name = tensor.name.strip_prefix(&prefix)?.to_string();
+                Some(NamedTensor { name, ..tensor.clone() })
             });
-            (*part, below.collect())
+            PartTensors { part: *part, tensors: below.collect() }
         };
         Ok(Trained {
             model: self.model.clone(),

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use atedm_experiment::draw::{Cell, Sheet};
+use atedm_experiment::draw::{Cell, Sheet, SheetRow};
 use atedm_experiment::files::Picture;
 use atedm_experiment::plan::Plan;
 use atedm_experiment::record::{Distances, Flops, PromptLine, Provenance, Times};
@@ -61,7 +61,10 @@ impl Report<'_> {
             let cells =
                 cells.iter().map(|cell| Cell { picture: cell.picture.clone(), caption: cell.caption() });
             let seed = if many_seeds { format!(" #{}", prompt.seed) } else { String::new() };
-            (format!("{}{seed}", shortened(&prompt.prompt, ROW_TITLE)), cells.collect())
+            SheetRow {
+                name: format!("{}{seed}", shortened(&prompt.prompt, ROW_TITLE)),
+                cells: cells.collect(),
+            }
         });
         let labels = self.plan.points.iter().map(|point| point.info.label.as_str());
         let sheet = Sheet {

@@ -3,12 +3,8 @@
 
 mod dsap;
 mod registry;
-mod share;
 mod table;
 mod tau;
-
-pub(crate) use registry::{SCHEDULE, missing_table};
-pub(crate) use share::share;
 
 pub use dsap::{Constant, PruneLess, PruneMore};
 pub use registry::ScheduleRegistry;

@@ -1,18 +1,11 @@
-//! Schedules by name. They need no tensor, so that counts can be planned without one.
+//! Schedules by name. A schedule needs no tensor, so token counts can be planned without one.
 
 use std::sync::Arc;
 
 use super::{Constant, PruneLess, PruneMore, PruningSchedule, Table};
-use crate::plugin::Placement;
-use crate::plugin::options::{Named, PartSlot, PartSpec};
-use crate::{Error, Result};
-
-/// A schedule among the options of a placement.
-pub(crate) const SCHEDULE: PartSlot = PartSlot {
-    name: "schedule",
-    options: "schedule_options",
-    builtin: &[("prune-less", &["tau"]), ("prune-more", &["tau"]), ("constant", &[]), ("table", &["table"])],
-};
+use crate::Result;
+use crate::plugin::options::{Named, PartSpec};
+use crate::plugin::placement::{Placement, SCHEDULE, missing_table};
 
 type Builder = Arc<dyn Fn(&PartSpec<'_, Placement>) -> Result<Box<dyn PruningSchedule>> + Send + Sync>;
 
@@ -23,7 +16,7 @@ pub struct ScheduleRegistry {
 }
 
 impl ScheduleRegistry {
-    /// `prune-less`, `prune-more`, `constant` and `table`.
+    /// A registry with the built-in schedules: `prune-less`, `prune-more`, `constant` and `table`.
     pub fn with_builtins() -> Self {
         let mut schedules = Named::new("schedule");
         schedules.extend([
@@ -41,7 +34,7 @@ impl ScheduleRegistry {
     /// Adds a schedule.
     ///
     /// # Errors
-    /// [`Error::Config`] when the name is taken or empty.
+    /// [`Error::Config`](crate::Error::Config) when the name is taken or empty.
     pub fn register(
         &mut self,
         name: &str,
@@ -50,10 +43,10 @@ impl ScheduleRegistry {
         self.schedules.insert(name, Arc::new(builder))
     }
 
-    /// The schedule that `placement` names.
+    /// Builds the schedule that `placement` names.
     ///
     /// # Errors
-    /// [`Error::Config`] for an unknown name, listing the known ones, or for bad options.
+    /// [`Error::Config`](crate::Error::Config) for an unknown name, listing the known ones, or for bad options.
     pub fn build(&self, placement: &Placement) -> Result<Box<dyn PruningSchedule>> {
         let spec = PartSpec::new(&SCHEDULE, &placement.schedule_options, placement);
         self.schedules.get(&placement.schedule)?(&spec)
@@ -65,12 +58,7 @@ impl ScheduleRegistry {
     }
 }
 
-/// The error for `schedule = "table"` without one.
-pub(crate) fn missing_table() -> Error {
-    Error::config("schedule", "\"table\" needs either table or schedule_file")
-}
-
-/// An entry for a schedule whose settings are fields of the placement.
+/// An entry for a schedule without an options table: its settings are fields of the placement.
 fn builtin(
     name: &str,
     build: impl Fn(&Placement) -> Result<Box<dyn PruningSchedule>> + Send + Sync + 'static,

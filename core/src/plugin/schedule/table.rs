@@ -1,7 +1,7 @@
-//! A schedule written out as a table: inline in a configuration, or in a file that the program reads and puts in its place.
+//! A schedule as a table. It stands in a configuration, or in a file whose content the program puts into the configuration.
 //!
 //! ```toml
-//! # The first entry that covers a block and step decides; what no entry covers is pruned with the configuration's ratio.
+//! # The first entry that covers a block and step decides. Without an entry, the configuration's ratio holds.
 //! [[entries]]
 //! steps = [0, 15]              # from the first, up to and without the second; counts, or shares such as "30%"
 //! blocks = ["down.*", "up.1.2"]
@@ -15,8 +15,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{PruningSchedule, ScheduleQuery, Tau, share};
-use crate::plugin::{BlockId, BlockName, BlockShape, check_ratio};
+use super::{PruningSchedule, ScheduleQuery, Tau};
+use crate::plugin::{BlockId, BlockName, BlockShape, check_ratio, share};
 use crate::{Error, Result};
 
 /// One line of a [`ScheduleTable`].
@@ -64,7 +64,7 @@ impl ScheduleEntry {
             return Err(Error::config(field("blocks"), "expected block names or \"*\", got an empty list"));
         }
         for pattern in &self.blocks {
-            // A pattern is right when some block has its form: stars become numbers.
+            // A pattern is valid if it becomes a block's name when its stars become numbers.
             let complete = match pattern.as_str() {
                 "*" | "down.*" | "mid.*" | "up.*" => continue,
                 other => other.replace('*', "0"),
@@ -97,7 +97,7 @@ fn matches(pattern: &str, block: BlockId) -> bool {
     parts.next().is_none()
 }
 
-/// A list of entries, the first that covers a block and step deciding.
+/// A list of entries. The first entry that covers a block and step decides.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ScheduleTable {
@@ -106,7 +106,7 @@ pub struct ScheduleTable {
 }
 
 impl ScheduleTable {
-    /// That every entry is in range.
+    /// Checks that every entry is in range.
     ///
     /// # Errors
     /// [`Error::Config`] naming the entry and its field, below `field`.
@@ -140,7 +140,7 @@ impl PruningSchedule for Table {
         let mut bounds = self.table.entries.iter().flat_map(|entry| entry.steps);
         bounds.try_for_each(|bound| bound.fits("table.steps", steps))
     }
-    /// Only names of a transformer's stages: a U-Net's have a form of their own, and one table serves U-Nets of any size.
+    /// Checks only names of a transformer's stages, since one table serves U-Nets of any size.
     fn check_blocks(&self, blocks: &[BlockShape]) -> Result<()> {
         let of_unet = |pattern: &str| {
             pattern.split('.').next().is_some_and(|stage| ["*", "down", "mid", "up"].contains(&stage))

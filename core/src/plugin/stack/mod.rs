@@ -36,6 +36,9 @@ pub(super) fn describe(
     describe: impl Fn(&str, &Options) -> Result<Box<dyn MethodPlan>>,
 ) -> Result<Box<dyn MethodPlan>> {
     let names: Vec<&str> = members(name).collect();
+    if names.contains(&"") {
+        return Err(Error::config("method", format!("expected a name on each side of {JOIN}, got {name:?}")));
+    }
     if let Some(twice) = names.iter().enumerate().find(|(i, member)| names[..*i].contains(member)) {
         return Err(Error::config("method", format!("{} stands twice in {name}", twice.1)));
     }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use atedm_candle::CandleTensor;
 use atedm_core::Result;
 use atedm_core::plugin::{
-    Action, BuildContext, Event, NestId, NestSite, Registry, Row, Run, Site, TokenReducer,
+    Action, BuildContext, Event, NestId, NestSite, Registry, Row, Run, Site, Step, TokenReducer,
 };
 use example_flux_candle::{plain, reduced};
 use serde_json::json;

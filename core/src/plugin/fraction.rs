@@ -1,9 +1,24 @@
-//! Fractions that may be written as shares.
+//! Fractions of tokens: their range, and how a text writes them.
 
 use serde::Deserializer;
 use serde::de::{self, Visitor};
 
-/// Deserialises a fraction written as a number, `0.3`, or as a share, `"30%"`: both are the same f64, to the last bit.
+use crate::Error;
+
+/// Checks that `ratio`, a fraction of tokens to remove, is in `[0, 1)`.
+///
+/// # Errors
+/// [`Error::Config`] naming `field`.
+pub fn check_ratio(field: &str, ratio: f64) -> crate::Result<()> {
+    if (0.0..1.0).contains(&ratio) {
+        Ok(())
+    } else {
+        let reason = format!("expected a fraction of tokens to remove, at least 0 and below 1, got {ratio}");
+        Err(Error::config(field, reason))
+    }
+}
+
+/// Deserialises a fraction from a number, `0.3`, or from a share, `"30%"`. Both give the same f64, to the last bit.
 pub(crate) fn share<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
     struct ShareVisitor;
     impl Visitor<'_> for ShareVisitor {

@@ -1,16 +1,16 @@
-//! Prompts in a table: comma- or tab-separated, read by the names in its first row.
+//! Prompts in a table with commas or tabs between its columns. The first row names the columns.
 //!
-//! A row that is short, a column of two names or a quote without its end could be read in two ways, each a run of other
-//! prompts: such a table is refused with its line.
+//! A short row, two columns of one name or a quote without its end could be read in two ways, and each would be a run of other
+//! prompts. Such a table is an error that names the line.
 
 use csv::{ByteRecord, ReaderBuilder, StringRecord};
 
-use super::prompts::PromptText;
+use super::text::PromptText;
 use crate::failure::{Failure, Outcome};
 
-/// What stands between two columns.
+/// The sign between two columns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Separator {
+pub(super) enum Separator {
     /// `.csv`: the first row always names the columns.
     Comma,
     /// `.tsv`: without names, two columns are an id and a prompt.
@@ -26,18 +26,19 @@ impl Separator {
     }
 }
 
-/// Names of the column with prompts.
+/// The names of the column with prompts.
 const TEXT: [&str; 2] = ["caption", "prompt"];
-/// What other programs call such a column, or what stands beside it: words that say that a row names columns.
+/// Names of columns in tables of other programs. A row with one of these words names columns.
 const OTHERS: [&str; 9] =
     ["captions", "prompts", "text", "title", "description", "image_id", "file_name", "filename", "filepath"];
 
-/// The prompts of a table, in its order. Columns: `caption` or `prompt`; `id` (else rows are numbered from 0) and `seed` where
-/// they are there; others are passed over. Without names of columns: an id, a tab and a prompt on each line.
+/// Reads the prompts of a table, in the table's order. The columns are `caption` or `prompt`, and, if present, `id` and `seed`;
+/// other columns are ignored. Without `id`, rows are numbered from 0. Without names of columns, each line is an id, a tab and a
+/// prompt.
 ///
 /// # Errors
 /// A usage failure with the line and the columns.
-pub(crate) fn read_table(text: &str, separator: Separator) -> Outcome<Vec<PromptText>> {
+pub(super) fn read_table(text: &str, separator: Separator) -> Outcome<Vec<PromptText>> {
     // an id and a prompt may have quotes that are no table's
     let quoted = separator == Separator::Comma;
     let Some(first) = rows(text, separator, quoted).next().transpose()? else { return Ok(Vec::new()) };
@@ -47,7 +48,7 @@ pub(crate) fn read_table(text: &str, separator: Separator) -> Outcome<Vec<Prompt
     }
 }
 
-/// Whether a line names the columns of a table, as far as one can tell.
+/// Whether the fields of a line look like names of columns.
 pub fn names_columns(fields: &[String]) -> bool {
     let word = |field: &String| !field.is_empty() && !field.contains(char::is_whitespace);
     fields.iter().all(word)
@@ -110,7 +111,8 @@ fn rows(text: &str, separator: Separator, quoted: bool) -> impl Iterator<Item = 
     })
 }
 
-/// That every field is quoted whole or not at all, with its quotes doubled: else the library's reading is one of several.
+/// Checks that every field is quoted as a whole or not at all, and that quotes in it are doubled. Other rows can be read in
+/// several ways.
 fn check_quotes(row: &Row, raw: &str, separator: Separator) -> Outcome {
     let between = char::from(separator.byte());
     let mut rest = raw;

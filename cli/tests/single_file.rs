@@ -1,0 +1,103 @@
+//! `--model` with a single-file checkpoint, and `atedm convert`.
+
+#![allow(clippy::unwrap_used)]
+
+mod common;
+#[path = "../../sdxl/tests/single_support/mod.rs"]
+mod single_support;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+use common::{atedm, fail, latents, names, read_png, succeed};
+use serde_json::Value;
+use single_support::{Names, write, write_small};
+
+/// A folder, `folder`, and the same model as one file, `small.safetensors`: written once.
+fn models() -> &'static Path {
+    static MODELS: OnceLock<PathBuf> = OnceLock::new();
+    MODELS.get_or_init(|| {
+        let root = Path::new(env!("CARGO_TARGET_TMPDIR")).join("single-file");
+        if root.exists() {
+            fs::remove_dir_all(&root).unwrap();
+        }
+        write_small(&root.join("folder"));
+        write(&root.join("small.safetensors"), &Names::of("sdxl-base").single_file(&root.join("folder")));
+        root
+    })
+}
+
+fn model(name: &str) -> String {
+    models().join(name).to_str().unwrap().to_string()
+}
+
+/// The picture and the latents that `generate` makes of a model.
+fn drawn(model: &str) -> (Vec<u8>, Vec<f32>) {
+    let work = tempfile::tempdir().unwrap();
+    let args = ["generate", "--model", model, "--prompt", "a red fox", "--steps", "2", "--width", "64"];
+    let rest =
+        ["--height", "64", "--prune", "at-edm", "--output", "o.png", "--save-latents", "l.safetensors"];
+    succeed(work.path(), &[&args[..], &rest].concat());
+    (read_png(&work.path().join("o.png")).pixels, latents(&work.path().join("l.safetensors")).1)
+}
+
+fn output(args: &[&str]) -> String {
+    let output = atedm(models(), args);
+    assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn a_file_is_drawn_like_its_folder_and_so_is_what_it_is_converted_to() {
+    let work = tempfile::tempdir().unwrap();
+    let file = model("small.safetensors");
+    let said = succeed(work.path(), &["convert", &file, "converted"]);
+    assert!(said.contains("wrote converted") && said.contains("channels 32/64/64"), "{said}");
+    let of_folder = drawn(&model("folder"));
+    assert_eq!(drawn(&file), of_folder);
+    assert_eq!(drawn(work.path().join("converted").to_str().unwrap()), of_folder);
+    let there = names(&work.path().join("converted"));
+    let parts = ["scheduler", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "unet", "vae"];
+    assert_eq!(there, [&["model_index.json"], &parts[..]].concat());
+}
+
+#[test]
+fn other_commands_take_a_file_too() {
+    let shown = output(&["inspect", "--model", "small.safetensors", "--width", "64", "--height", "64"]);
+    assert!(shown.contains("checkpoint  small.safetensors"), "{shown}");
+    assert!(shown.contains("single file with the original names, SD-XL"), "{shown}");
+    let json = |model: &str| -> Value {
+        serde_json::from_str(&output(&[
+            "flops", "--model", model, "--width", "64", "--height", "64", "--json",
+        ]))
+        .unwrap()
+    };
+    assert_eq!(json("small.safetensors")["full"], json("folder")["full"]);
+    assert!(json("folder")["full"]["mean_tflop"].as_f64().unwrap() > 0.0);
+    let work = tempfile::tempdir().unwrap();
+    let grid =
+        "steps = 2\nwidth = 64\nheight = 64\n[prompts]\np = \"a fox\"\n[[grid]]\nmethod = \"at-edm\"\n";
+    let grid = format!("model = {:?}\n{grid}", model("small.safetensors"));
+    fs::write(work.path().join("grid.toml"), grid).unwrap();
+    succeed(work.path(), &["ablate", "grid.toml", "--plan"]);
+    succeed(work.path(), &["ablate", "grid.toml", "--output", "run", "--quiet"]);
+    assert!(work.path().join("run/results.jsonl").is_file());
+}
+
+#[test]
+fn what_cannot_be_converted_is_named() {
+    let work = tempfile::tempdir().unwrap();
+    let line = fail(work.path(), &["convert", &model("folder"), "out"], 1);
+    assert!(line.contains("expected a single safetensors file, got a folder"), "{line}");
+    let vae = model("folder/vae/diffusion_pytorch_model.safetensors");
+    let line = fail(work.path(), &["convert", &vae, "out"], 1);
+    assert!(line.contains("is a lone autoencoder: expected a whole SD-XL checkpoint"), "{line}");
+    let line = fail(work.path(), &["convert", "missing.safetensors", "out"], 1);
+    assert!(line.contains("missing.safetensors"), "{line}");
+    fs::create_dir(work.path().join("full")).unwrap();
+    fs::write(work.path().join("full/mine"), "").unwrap();
+    let line = fail(work.path(), &["convert", &model("small.safetensors"), "full"], 1);
+    assert!(line.contains("expected a new or an empty folder"), "{line}");
+    assert_eq!(names(work.path()), ["full"]);
+}

@@ -1,0 +1,84 @@
+//! Makes the images of a run on a backend.
+
+use atedm_core::{Backend, DeviceOf};
+use atedm_sdxl::pipeline::Pipeline;
+
+use super::models::{BatchStart, LoadedModels};
+use super::plugins::Plugins;
+use super::run::{PlannedRun, workload};
+use super::sink::Sink;
+use super::task::ImageTask;
+use crate::failure::{Failure, Outcome};
+use crate::listener::Phase;
+use crate::model::Model;
+use crate::plan::{Plan, PlannedPoint};
+use crate::record::LevelTokens;
+use crate::tally::Tally;
+
+impl PlannedRun<'_> {
+    /// Makes the images. `plugins` builds the plan's methods and samplers; the plan must have been checked against the same
+    /// ones.
+    ///
+    /// # Errors
+    /// [`Failure::Usage`] for another backend than the plan's; failures of the weights, the backend, a method and `sink`.
+    pub fn make<B: Backend>(
+        self,
+        device: &DeviceOf<B>,
+        plugins: &Plugins<B::Tensor>,
+        sink: &mut dyn Sink,
+    ) -> Outcome {
+        if self.platform.backend != B::NAME {
+            let planned = &self.platform.backend;
+            return Err(Failure::usage(format!("backend: the plan is for {planned}, got {}", B::NAME)));
+        }
+        self.listener.begin(self.total_steps());
+        let made = self.make_all::<B>(device, plugins, sink);
+        self.listener.end();
+        made
+    }
+
+    fn make_all<B: Backend>(
+        &self,
+        device: &DeviceOf<B>,
+        plugins: &Plugins<B::Tensor>,
+        sink: &mut dyn Sink,
+    ) -> Outcome {
+        self.listener.phase(Phase::Loading);
+        let checkpoint = &self.model.checkpoint;
+        let pipeline = Pipeline::<B>::load_with(checkpoint, self.platform.dtype, device, self.encoders)
+            .map_err(Failure::run)?
+            .with_samplers(plugins.samplers.clone());
+        let planned = if self.watch.tokens { planned_levels(self.plan, self.model)? } else { Vec::new() };
+        let clean = self.init.as_ref().map(|init| init.initial(&pipeline, checkpoint)).transpose()?;
+        let mut models = LoadedModels::new(self, pipeline, &plugins.methods, clean);
+        sink.begin()?;
+        self.listener.ready();
+        for batch in &self.batches {
+            let embeddings = models.embeddings(batch)?;
+            for &place in &batch.points {
+                let Some(point) = self.plan.points.get(place) else { continue };
+                let task = ImageTask { point, place, prompts: &batch.prompts };
+                let start = BatchStart {
+                    embeddings: embeddings.as_ref(),
+                    noise: batch.noise.as_ref(),
+                    planned: planned.get(place).and_then(Option::as_ref),
+                };
+                let finished = models.make(task, start, sink)?;
+                sink.keep(finished)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The planned token counts of each point whose method is slow to watch; `None` for the other points.
+fn planned_levels(plan: &Plan, model: &Model) -> Outcome<Vec<Option<Vec<LevelTokens>>>> {
+    let of = |point: &PlannedPoint| -> Outcome<Option<Vec<LevelTokens>>> {
+        if !point.method.plan().is_slow_to_watch() {
+            return Ok(None);
+        }
+        let work = workload(model, point);
+        Ok(Tally::planned(&point.method, &work)?.map(|tally| tally.levels()))
+    };
+    plan.points.iter().map(of).collect()
+}
