@@ -2,7 +2,7 @@
 
 use atedm_sdxl::checkpoint::{Checkpoint, Part};
 use atedm_sdxl::config::{TextEncoderConfig, UNetConfig, VaeConfig};
-use atedm_sdxl::schedulers::{Prediction, SchedulerConfig};
+use atedm_sdxl::schedulers::{Levels, Prediction, SchedulerConfig};
 
 use crate::failure::{Failure, Outcome};
 
@@ -55,13 +55,17 @@ fn vae_words(config: &VaeConfig) -> String {
 fn scheduler_words(config: &SchedulerConfig) -> String {
     let spacing =
         config.spacing.map_or(String::new(), |spacing| format!(", {spacing:?} spacing").to_lowercase());
-    let karras = if config.karras { ", Karras" } else { "" };
+    let levels = match config.levels {
+        Levels::Training => String::new(),
+        levels => format!(", {levels:?} levels"),
+    };
     let prediction = match config.prediction {
         Prediction::VPrediction => ", v-prediction",
         _ => "",
     };
+    let zero = if config.rescale_betas_zero_snr { ", zero terminal SNR" } else { "" };
     format!(
-        "{}{spacing}{karras}{prediction}, {} training steps",
+        "{}{spacing}{levels}{prediction}{zero}, {} training steps",
         config.class_name, config.num_train_timesteps
     )
 }

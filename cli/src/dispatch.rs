@@ -4,7 +4,7 @@ use atedm_core::reference::{NdDevice, Reference32, Reference64};
 use atedm_core::{Backend, DType, DeviceOf};
 
 use atedm_experiment::engine::{PlannedRun, Sink};
-use atedm_experiment::extension::{Extension, registry};
+use atedm_experiment::extension::{Extension, plugins};
 
 use crate::args::{BackendKind, Device, EngineArgs};
 use crate::failure::{Failure, Outcome};
@@ -39,7 +39,7 @@ impl<E: Extension> Task for Images<'_, E> {
     type Output = ();
 
     fn run<B: Backend>(self, device: DeviceOf<B>) -> Outcome {
-        self.run.make::<B>(&device, &registry(self.extension)?, self.sink)
+        self.run.make::<B>(&device, &plugins(self.extension)?, self.sink)
     }
 }
 

@@ -9,7 +9,7 @@ use atedm_core::plugin::Registry;
 use atedm_core::reference::NdTensor;
 use atedm_experiment::config::{Sampling, noise_dtype};
 use atedm_experiment::engine::{Batch, FinishedBatch, ImageTask, PlannedRun, Replay, Sink};
-use atedm_experiment::extension::registry;
+use atedm_experiment::extension::{registry, samplers};
 use atedm_experiment::files::{ImageFacts, LatentsFile, Picture, read_latents, read_masks};
 use atedm_experiment::grid::Point;
 use atedm_experiment::init_image::{InitImage, StartFrom, Strength};
@@ -22,6 +22,7 @@ use atedm_experiment::platform::Platform;
 use atedm_experiment::record::{Attention, Flops, PromptLine, Times};
 use atedm_experiment::spec::PruneSpec;
 use atedm_sdxl::pipeline::TextEncoders;
+use atedm_sdxl::schedulers::SamplerRegistry;
 
 use crate::Extension;
 use crate::args::{EngineArgs, SampleArgs};
@@ -70,7 +71,8 @@ impl<'a> Job<'a> {
         };
         let prompts = sample.prompt.iter().enumerate().map(prompt).collect();
         let options = run_options(sample, spec.method.clone(), prompts)?;
-        let model = open_for(engine, sample.model.as_deref())?;
+        let samplers = known_samplers(extension, sample.scheduler.as_deref())?;
+        let model = open_for(engine, sample.model.as_deref())?.with_samplers(samplers);
         let size = model.size(asked(sample.width, sample.height))?;
         model.check_tiles(tiles(sample))?;
         let platform = engine.platform();
@@ -180,6 +182,19 @@ impl Sink for Taker<'_> {
     }
 }
 
+/// The known samplers. It is an error if `--scheduler` names none of them.
+pub(crate) fn known_samplers(
+    extension: &impl Extension,
+    name: Option<&str>,
+) -> Outcome<SamplerRegistry<NdTensor>> {
+    let samplers = samplers(extension)?;
+    match name.map(|name| samplers.check(name)).transpose() {
+        Ok(_) => Ok(samplers),
+        Err(Error::Config { reason, .. }) => Err(Failure::usage(format!("--scheduler: {reason}"))),
+        Err(other) => Err(other.into()),
+    }
+}
+
 /// The options that all images of a command share.
 pub(crate) fn run_options(
     sample: &SampleArgs,
@@ -209,7 +224,8 @@ pub(crate) fn point(label: String, spec: PruneSpec, sample: &SampleArgs) -> Poin
         sampling: Sampling {
             steps: sample.steps,
             guidance_scale: sample.guidance_scale,
-            scheduler: sample.scheduler,
+            guidance_rescale: sample.guidance_rescale,
+            scheduler: sample.scheduler.clone(),
             negative_prompt: sample.negative_prompt.clone(),
             attention: Attention::Fused,
         },

@@ -1,4 +1,5 @@
-//! Pruning combined with few-step sampling and with image to image. τ is counted in the full schedule.
+//! Pruning combined with few-step sampling, image to image, samplers with two evaluations per step, and samplers of other
+//! crates. τ is counted in steps of the full schedule.
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
@@ -6,13 +7,15 @@ mod common;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::process::ExitCode;
 
 use atedm_core::plugin::{BuildContext, MaskRecorder, Registry};
 use atedm_core::reference::{NdDevice, NdTensor, Reference32};
 use atedm_core::{DType, Tensor};
 use atedm_sdxl::checkpoint::{Checkpoint, OpenOptions};
 use atedm_sdxl::pipeline::{Decoding, InitialLatents, Output, Pipeline, Proceed, Request};
-use atedm_sdxl::schedulers::SamplerChoice;
+use atedm_sdxl::rng::NoiseSource;
+use atedm_sdxl::schedulers::{Sampler, SamplerRegistry};
 use common::{fail, read_png, succeed, tiny};
 use serde_json::{Value, json};
 
@@ -162,11 +165,11 @@ fn image_to_image_counts_tau_in_the_full_schedule() {
     let vae = pipeline.vae();
     let latents = vae.scale(&vae.encode(&picture).unwrap()).unwrap();
     assert_eq!(latents.shape(), [1, 4, 8, 8]);
-    for scheduler in [SamplerChoice::Euler, SamplerChoice::Lcm] {
+    for scheduler in ["euler", "lcm"] {
         let mut request = Request::new(["a red fox"]);
         request.steps = 6;
         (request.width, request.height) = (Some(64), Some(64));
-        request.scheduler = Some(scheduler);
+        request.scheduler = Some(scheduler.into());
         request.decoding = Decoding::Skip;
         request.initial = InitialLatents::Clean { latents: latents.clone(), start: 3 };
         let whole = run(&pipeline, &request, "none", json!({}));
@@ -199,4 +202,135 @@ fn image_to_image_counts_tau_in_the_full_schedule() {
         let nothing = run(&pipeline, &request, "at-edm", json!({"ratio": 0.0}));
         assert_eq!(nothing.output.latents.to_f32().unwrap(), whole.output.latents.to_f32().unwrap());
     }
+}
+
+/// Heun evaluates the U-Net twice a step. τ counts steps, and so do methods of reuse.
+#[test]
+fn schedules_and_reuse_count_steps_under_heun() {
+    let checkpoint = Checkpoint::open(tiny(), OpenOptions::default()).unwrap();
+    let pipeline = Pipeline::<Reference32>::load(&checkpoint, DType::F32, &NdDevice).unwrap();
+    let mut request = Request::new(["a red fox"]);
+    (request.steps, request.scheduler) = (4, Some("heun".into()));
+    (request.width, request.height) = (Some(64), Some(64));
+    request.decoding = Decoding::Skip;
+    let costs = |run: &Run| -> Vec<(usize, u64)> {
+        run.output.costs.iter().map(|cost| (cost.step, cost.macs.total())).collect()
+    };
+    let pruned = run(&pipeline, &request, "at-edm", json!({"ratio": 0.5, "tau": 2}));
+    let macs = costs(&pruned);
+    let steps: Vec<usize> = macs.iter().map(|(step, _)| *step).collect();
+    assert_eq!(steps, [0, 0, 1, 1, 2, 2, 3]);
+    let (early, late) = (macs[0].1, macs[6].1);
+    assert!(late < early);
+    let expected = [early, early, early, early, late, late, late];
+    assert_eq!(macs.iter().map(|(_, macs)| *macs).collect::<Vec<_>>(), expected);
+
+    // every second step runs whole, both of its evaluations
+    let registry = atedm_experiment::extension::registry::<NdTensor>(&()).unwrap();
+    let options = json!({"cache_interval": 2});
+    let mut deepcache = registry.build("deepcache", &options, &BuildContext::default()).unwrap();
+    let output = pipeline.generate(&request, deepcache.as_mut(), &mut |_| Proceed::Continue(())).unwrap();
+    let macs: Vec<u64> = output.costs.iter().map(|cost| cost.macs.total()).collect();
+    let (whole, cached) = (macs[0], macs[2]);
+    assert!(cached < whole);
+    assert_eq!(macs, [whole, whole, cached, cached, whole, whole, cached]);
+}
+
+// ANCHOR: sampler
+/// A sampler of another crate: it halves the latents in every step.
+struct Halving {
+    timesteps: Vec<f64>,
+    sigmas: Vec<f64>,
+}
+
+impl<T: Tensor> Sampler<T> for Halving {
+    fn timesteps(&self) -> &[f64] {
+        &self.timesteps
+    }
+
+    fn sigmas(&self) -> &[f64] {
+        &self.sigmas
+    }
+
+    fn step(&mut self, _: &T, _: usize, sample: &T, _: &mut dyn NoiseSource) -> atedm_core::Result<T> {
+        sample.affine(0.5, 0.0)
+    }
+
+    fn add_noise(&self, clean: &T, _: &T, _: usize) -> atedm_core::Result<T> {
+        Ok(clean.clone())
+    }
+}
+
+struct Mine;
+
+impl atedm::Extension for Mine {
+    fn samplers<T: Tensor>(&self, samplers: &mut SamplerRegistry<T>) -> atedm_core::Result<()> {
+        samplers.register("halving", |_, steps| {
+            let timesteps = (0..steps).rev().map(|step| step as f64).collect();
+            Ok(Box::new(Halving { timesteps, sigmas: vec![1.0; steps + 1] }))
+        })
+    }
+}
+// ANCHOR_END: sampler
+
+/// By flags and in a configuration, and the picture says so.
+#[test]
+fn samplers_of_others_work_in_the_program() {
+    let work = tempfile::tempdir().unwrap();
+    let at = |name: &str| work.path().join(name).to_str().unwrap().to_string();
+    let model = tiny().to_str().unwrap();
+    let run = |args: &[&str]| atedm::run_with([&["atedm"], args].concat(), Mine);
+    let picture = at("o.png");
+    let generate = [
+        "generate",
+        "--model",
+        model,
+        "--prompt",
+        "a fox",
+        "--width",
+        "64",
+        "--height",
+        "64",
+        "--steps",
+        "3",
+        "--quiet",
+        "--output",
+        &picture,
+        "--scheduler",
+        "halving",
+        "--prune",
+        "at-edm",
+    ];
+    assert_eq!(run(&generate), ExitCode::SUCCESS);
+    let chunks = read_png(&work.path().join("o.png")).chunks;
+    assert!(chunks.iter().any(|(_, text)| text.contains("Sampler: halving, ")), "{chunks:?}");
+
+    let (config, output) = (at("c.toml"), at("run"));
+    let text = "steps = 2\nwidth = 64\nheight = 64\n[prompts]\nfox = \"a fox\"\n[[grid]]\nmethod = \"none\"\n\
+        each = { scheduler = [\"halving\", \"heun\"] }\n\
+        [[grid]]\nmethod = \"at-edm\"\nscheduler = \"heun\"\noptions = { ratio = 0.5, tau = 1 }\n";
+    fs::write(&config, text).unwrap();
+    assert_eq!(
+        run(&["ablate", &config, "--model", model, "--output", &output, "--quiet"]),
+        ExitCode::SUCCESS
+    );
+    let lines = fs::read_to_string(work.path().join("run/results.jsonl")).unwrap();
+    let records: Vec<Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let made: Vec<_> = records
+        .iter()
+        .map(|record| (&record["settings"]["scheduler"], &record["flops"]["evaluations"]))
+        .collect();
+    assert_eq!(
+        made,
+        [(&json!("heun"), &json!(3)), (&json!("halving"), &json!(2)), (&json!("heun"), &json!(3))]
+    );
+    // what was planned is what ran: two evaluations of the early step, one of the late
+    let run: Value = serde_json::from_slice(&fs::read(work.path().join("run/run.json")).unwrap()).unwrap();
+    let planned = run["points"][2]["planned_tflop"].as_f64().unwrap();
+    let ran = records[2]["flops"]["mean_tflop"].as_f64().unwrap();
+    assert!(ran < records[0]["flops"]["mean_tflop"].as_f64().unwrap());
+    assert!((planned / ran - 1.0).abs() < 1e-9, "planned {planned}, ran {ran}");
+
+    let said = fail(work.path(), &["ablate", "c.toml", "--model", model, "--plan"], 2);
+    assert!(said.contains("c.toml: none scheduler=halving: scheduler: expected one of ddim, "), "{said}");
 }

@@ -55,7 +55,11 @@ fn values_out_of_range() {
 #[test]
 fn unknown_names() {
     for (flags, named) in [
-        (&["--scheduler", "eular"][..], &["eular", "euler-karras", "dpm++2m"][..]),
+        (
+            &["--scheduler", "eular"][..],
+            &["--scheduler", "eular", "euler-sgm", "dpm++2m", "heun", "-karras"][..],
+        ),
+        (&["--guidance-rescale", "1.5"], &["--guidance-rescale", "a number from 0 to 1"]),
         (&["--backend", "tensorflow"], &["--backend", "tensorflow", "ndarray"]),
         (&["--device", "gpu"], &["--device", "gpu", "cuda:N"]),
         (&["--device", "cuda:x"], &["--device", "cuda:x"]),

@@ -228,7 +228,7 @@ fn edm_checkpoints_run_as_they_are() {
     ];
     for choice in ["euler", "euler-sgm", "dpm++2m", "lcm"] {
         let line = fail(work.path(), &[&args[..], &["--scheduler", choice]].concat(), 2);
-        assert!(line.contains(&format!("_class_name: expected no --scheduler ({choice})")), "{line}");
+        assert!(line.contains("_class_name: expected no --scheduler: "), "{choice}: {line}");
         assert_eq!(names(work.path()), [""; 0]);
     }
     succeed(work.path(), &args);

@@ -40,6 +40,7 @@ fn columns() -> Vec<(&'static str, Of)> {
         ("steps", Whole(|record| i64::try_from(record.settings.steps).ok())),
         ("scheduler", Text(|record| Some(record.settings.scheduler.clone()))),
         ("guidance_scale", Number(|record| Some(record.settings.guidance_scale))),
+        ("guidance_rescale", Number(|record| Some(record.settings.guidance_rescale))),
         ("negative_prompt", Text(|record| record.settings.negative_prompt.clone())),
         ("width", Whole(|record| i64::try_from(record.settings.width).ok())),
         ("height", Whole(|record| i64::try_from(record.settings.height).ok())),

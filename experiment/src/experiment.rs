@@ -7,12 +7,13 @@ use atedm_core::at_edm::{Parts, ScoreInput, Scores, TokenScorer};
 use atedm_core::plugin::Registry;
 use atedm_core::{AttentionOps, Backend, DeviceOf, Result};
 use atedm_sdxl::pipeline::TextEncoders;
+use atedm_sdxl::schedulers::SamplerRegistry;
 use serde::Deserialize;
 use serde_json::Value;
 
 use crate::ablation::Written;
 use crate::config::{Config, Origin};
-use crate::engine::{Batch, FinishedBatch, PlannedRun};
+use crate::engine::{Batch, FinishedBatch, PlannedRun, Plugins};
 use crate::extension::registry_with;
 use crate::failure::Outcome;
 use crate::files::Picture;
@@ -92,9 +93,10 @@ impl<B: Backend> Experiment<B> {
     /// The errors of the configuration, the model, the backend and the methods.
     pub fn rows(self, config: &Config, listener: &dyn Listener) -> Outcome<Vec<Row>> {
         let Self { model, device, platform, parts } = self;
-        let registry: Registry<B::Tensor> = registry_with(&(), parts)?;
+        let methods: Registry<B::Tensor> = registry_with(&(), parts)?;
+        let plugins = Plugins { methods, samplers: SamplerRegistry::with_builtins() };
         let written = Written { config, text: "", origin: Origin::Code };
-        let plan = written.plan_for(&model, &platform, &registry, listener)?;
+        let plan = written.plan_for(&model, &platform, &plugins.methods, listener)?;
         let points: Vec<usize> = (0..plan.points.len()).collect();
         let batch = |prompt: &PromptLine| Batch {
             prompts: vec![prompt.clone()],
@@ -133,7 +135,7 @@ impl<B: Backend> Experiment<B> {
             });
             Ok(())
         };
-        run.make::<B>(&device, &registry, &mut sink)?;
+        run.make::<B>(&device, &plugins, &mut sink)?;
         Ok(rows)
     }
 }

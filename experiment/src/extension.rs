@@ -2,10 +2,14 @@
 
 use atedm_core::at_edm::Parts;
 use atedm_core::plugin::Registry;
-use atedm_core::{AttentionOps, Result};
+use atedm_core::{AttentionOps, Result, Tensor};
+use atedm_sdxl::schedulers::SamplerRegistry;
 
-/// Adds methods and schedules to the registry, and scorers, selectors and recoveries to AT-EDM's parts. `--prune` and
-/// `--prune-opt` can then name them. It is called for the backend in use, and before that for the plan.
+use crate::engine::Plugins;
+
+/// Adds methods and schedules to the registry, scorers, selectors and recoveries to AT-EDM's parts, and samplers.
+/// `--prune`, `--prune-opt` and `--scheduler` can then name them. It is called for the backend in use, and before that for
+/// the plan.
 ///
 /// ```
 /// use atedm_core::plugin::{Registry, Unpruned, Whole};
@@ -40,6 +44,14 @@ pub trait Extension {
     fn register<T: AttentionOps>(&self, _registry: &mut Registry<T>) -> Result<()> {
         Ok(())
     }
+
+    /// Registers samplers under their names.
+    ///
+    /// # Errors
+    /// [`atedm_core::Error::Config`] when a name is taken.
+    fn samplers<T: Tensor>(&self, _samplers: &mut SamplerRegistry<T>) -> Result<()> {
+        Ok(())
+    }
 }
 
 /// No extension: only the built-in methods.
@@ -48,6 +60,18 @@ impl Extension for () {}
 /// The built-in registry with an extension's names added.
 pub fn registry<T: AttentionOps>(extension: &impl Extension) -> Result<Registry<T>> {
     registry_with(extension, parts(extension)?)
+}
+
+/// The built-in samplers with an extension's samplers added.
+pub fn samplers<T: Tensor>(extension: &impl Extension) -> Result<SamplerRegistry<T>> {
+    let mut samplers = SamplerRegistry::with_builtins();
+    extension.samplers(&mut samplers)?;
+    Ok(samplers)
+}
+
+/// The built-in methods and samplers with those of an extension added.
+pub fn plugins<T: AttentionOps>(extension: &impl Extension) -> Result<Plugins<T>> {
+    Ok(Plugins { methods: registry(extension)?, samplers: samplers(extension)? })
 }
 
 /// AT-EDM's parts with an extension's parts added.

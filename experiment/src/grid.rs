@@ -4,7 +4,6 @@ use serde_json::{Map, Value};
 
 use super::config::{Config, GridEntry, Sampling};
 use super::record::Attention;
-use super::sampling::sampler;
 use crate::failure::{Failure, Outcome};
 use crate::spec::{PruneSpec, json_from_toml, name_of};
 
@@ -93,10 +92,8 @@ fn point(entry: &GridEntry, config: &Config, chosen: &[(&[String], &Value)]) -> 
     let mut sampling = Sampling {
         steps: entry.steps.unwrap_or(run.steps),
         guidance_scale: entry.guidance_scale.unwrap_or(run.guidance_scale),
-        scheduler: match &entry.scheduler {
-            Some(name) => Some(sampler(name)?),
-            None => run.scheduler,
-        },
+        guidance_rescale: entry.guidance_rescale.unwrap_or(run.guidance_rescale),
+        scheduler: entry.scheduler.clone().or_else(|| run.scheduler.clone()),
         negative_prompt: entry.negative_prompt.clone().or_else(|| run.negative_prompt.clone()),
         attention: entry.attention.unwrap_or(run.attention),
     };
@@ -122,9 +119,11 @@ fn point(entry: &GridEntry, config: &Config, chosen: &[(&[String], &Value)]) -> 
             }
             "steps" => sampling.steps = value.as_u64().ok_or_else(|| wrong("whole numbers"))? as usize,
             "guidance_scale" => sampling.guidance_scale = value.as_f64().ok_or_else(|| wrong("numbers"))?,
+            "guidance_rescale" => {
+                sampling.guidance_rescale = value.as_f64().ok_or_else(|| wrong("numbers"))?
+            }
             "scheduler" => {
-                sampling.scheduler =
-                    Some(sampler(value.as_str().ok_or_else(|| wrong("names of samplers"))?)?);
+                sampling.scheduler = Some(value.as_str().ok_or_else(|| wrong("names of samplers"))?.into());
             }
             "attention" => {
                 sampling.attention = serde_json::from_value::<Attention>((*value).clone())

@@ -141,7 +141,7 @@ mod tests {
     use atedm_core::reference::NdTensor;
     use atedm_sdxl::config::UNetConfig;
     use atedm_sdxl::flops::readable;
-    use atedm_sdxl::schedulers::SchedulerConfig;
+    use atedm_sdxl::schedulers::{SamplerRegistry, SchedulerConfig};
     use serde_json::json;
 
     use super::*;
@@ -170,8 +170,10 @@ mod tests {
     ) -> Outcome<(Method, Vec<f64>)> {
         let unet = UNetConfig::sdxl_base();
         let (latents, scheduler) = (Grid::new(128, 128), SchedulerConfig::sdxl());
+        let samplers = &SamplerRegistry::with_builtins();
         let (text, steps, sampler, guided) = (77, 50, None, unet.is_guided(guidance_scale));
-        let work = Workload { unet: &unet, latents, text, steps, scheduler: &scheduler, sampler, guided };
+        let work =
+            Workload { unet: &unet, latents, text, steps, scheduler: &scheduler, samplers, sampler, guided };
         let Value::Object(options) = options else { panic!("expected a table") };
         let spec = PruneSpec { method: method.into(), options };
         let method = Method::resolve(&spec, &work, registry::<NdTensor>(&extension)?.catalogue(), rng)?;

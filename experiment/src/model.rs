@@ -5,8 +5,10 @@ use std::fmt;
 use std::path::Path;
 
 use atedm_core::plugin::Grid;
+use atedm_core::reference::NdTensor;
 use atedm_sdxl::checkpoint::{Checkpoint, OpenOptions};
 use atedm_sdxl::pipeline::Decoding;
+use atedm_sdxl::schedulers::SamplerRegistry;
 use atedm_sdxl::tokenizer::ClipTokenizer;
 use atedm_sdxl::vae::TileOptions;
 
@@ -97,6 +99,7 @@ pub struct Model {
     pub checkpoint: Checkpoint,
     name: String,
     tokenizers: [ClipTokenizer; 2],
+    samplers: SamplerRegistry<NdTensor>,
     /// An object that must live as long as the files may be read.
     held: Option<Box<dyn Any + Send>>,
 }
@@ -124,7 +127,14 @@ impl Model {
     pub fn named(folder: &Path, name: impl Into<String>) -> Outcome<Self> {
         let checkpoint = Checkpoint::open(folder, OpenOptions::default()).map_err(Failure::run)?;
         let tokenizers = checkpoint.tokenizers().map_err(Failure::run)?;
-        Ok(Self { checkpoint, tokenizers, name: name.into(), held: None })
+        let samplers = SamplerRegistry::with_builtins();
+        Ok(Self { checkpoint, tokenizers, name: name.into(), samplers, held: None })
+    }
+
+    /// Replaces the known samplers.
+    #[must_use]
+    pub fn with_samplers(self, samplers: SamplerRegistry<NdTensor>) -> Self {
+        Self { samplers, ..self }
     }
 
     /// Stores `what` as long as the model lives, such as the guard of a temporary folder.
@@ -178,6 +188,7 @@ impl Model {
             text: self.tokenizers[0].length(),
             steps,
             scheduler: self.checkpoint.scheduler(),
+            samplers: &self.samplers,
             sampler: None,
             guided: self.checkpoint.unet().is_guided(GUIDANCE_SCALE),
         }

@@ -5,9 +5,7 @@ use std::collections::HashMap;
 
 use atedm_core::AttentionOps;
 use atedm_core::plugin::{Registry, Tau};
-use atedm_core::reference::NdTensor;
 use atedm_sdxl::rng::{NoiseDType, RngKind};
-use atedm_sdxl::schedulers::SamplerChoice;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
@@ -22,6 +20,7 @@ use crate::method::{Method, Workload};
 use crate::model::Size;
 use crate::platform::Platform;
 use crate::spec::{PruneSpec, in_label};
+use crate::workload::mean_of;
 
 /// The facts about the model that a plan needs.
 #[derive(Debug, Clone)]
@@ -65,8 +64,8 @@ pub struct PlannedPoint {
     pub info: PointInfo,
     /// The method, with its budget solved.
     pub method: Method,
-    /// A sampler that replaces the checkpoint's.
-    pub sampler: Option<SamplerChoice>,
+    /// The name of a sampler that replaces the checkpoint's.
+    pub sampler: Option<String>,
     /// The index in [`Plan::points`] of the point with which this point's images are compared.
     pub reference: Option<usize>,
     /// Whether other points are compared with this one.
@@ -208,9 +207,14 @@ fn add_references(points: &mut Vec<Point>) {
         let mut reference = own.cloned().unwrap_or_else(|| unpruned(point));
         // The varied values may not distinguish them, because entries have their own sampling too.
         if own.is_none() && points.iter().chain(&front).any(|other| other.label == reference.label) {
-            let Sampling { steps, guidance_scale, scheduler, .. } = &point.sampling;
-            let scheduler = scheduler.map_or(String::new(), |choice| format!(" scheduler={choice}"));
-            reference.label = format!("none steps={steps} guidance_scale={guidance_scale}{scheduler}");
+            let Sampling { steps, guidance_scale, guidance_rescale, scheduler, .. } = &point.sampling;
+            let scheduler = scheduler.as_ref().map_or(String::new(), |name| format!(" scheduler={name}"));
+            let rescale = match *guidance_rescale > 0.0 {
+                true => format!(" guidance_rescale={guidance_rescale}"),
+                false => String::new(),
+            };
+            reference.label =
+                format!("none steps={steps} guidance_scale={guidance_scale}{rescale}{scheduler}");
         }
         front.push(reference);
     }
@@ -220,12 +224,11 @@ fn add_references(points: &mut Vec<Point>) {
 
 /// The unpruned model, sampled as `point`.
 fn unpruned(point: &Point) -> Point {
-    let sampled =
-        |key: &&String| matches!(key.as_str(), "steps" | "guidance_scale" | "scheduler" | "attention");
+    const SAMPLED: [&str; 5] = ["steps", "guidance_scale", "guidance_rescale", "scheduler", "attention"];
     let kept: Map<String, Value> = point
         .varied
         .iter()
-        .filter(|(key, _)| sampled(key))
+        .filter(|(key, _)| SAMPLED.contains(&key.as_str()))
         .map(|(key, value)| (key.clone(), value.clone()))
         .collect();
     Point {
@@ -297,13 +300,13 @@ impl<T: AttentionOps> Planner<'_, T> {
     fn point(&self, point: &Point, id: &str) -> Outcome<PlannedPoint> {
         let Self { options, inputs, platform, registry, listener } = self;
         let sampling = &point.sampling;
-        inputs.work.scheduler.build::<NdTensor>(sampling.scheduler, sampling.steps)?;
         let work = Workload {
             steps: sampling.steps,
-            sampler: sampling.scheduler,
+            sampler: sampling.scheduler.as_deref(),
             guided: inputs.work.unet.is_guided(sampling.guidance_scale),
             ..inputs.work
         };
+        work.build_sampler()?;
         let method = Method::resolve(&point.spec, &work, registry.catalogue(), Some(options.rng))?;
         method.remarks().iter().for_each(|remark| listener.warning(remark));
         method.check(registry)?;
@@ -313,11 +316,12 @@ impl<T: AttentionOps> Planner<'_, T> {
             method: method.name.clone(),
             options: method.settings.clone(),
             steps: sampling.steps,
-            scheduler: match sampling.scheduler {
-                Some(choice) => choice.name().to_string(),
+            scheduler: match &sampling.scheduler {
+                Some(name) => name.clone(),
                 None => inputs.work.scheduler.class_name.clone(),
             },
             guidance_scale: sampling.guidance_scale,
+            guidance_rescale: sampling.guidance_rescale,
             negative_prompt: sampling.negative_prompt.clone(),
             width: inputs.size.width,
             height: inputs.size.height,
@@ -336,12 +340,12 @@ impl<T: AttentionOps> Planner<'_, T> {
                 config_hash: hash(&(&settings, &platform.backend, dtype))?,
                 settings,
                 budget_tflops: point.budget_tflops,
-                planned_tflop: planned.map(|steps| steps.iter().sum::<f64>() / steps.len().max(1) as f64),
+                planned_tflop: planned.map(|steps| mean_of(&steps, &work.evaluated_steps())),
                 whole_tflop: work.whole_tflop()?,
                 reference: None,
             },
             method,
-            sampler: sampling.scheduler,
+            sampler: sampling.scheduler.clone(),
             reference: None,
             is_reference: false,
         })

@@ -68,6 +68,9 @@ pub struct Settings {
     pub scheduler: String,
     /// The classifier-free guidance scale.
     pub guidance_scale: f64,
+    /// How far guided predictions get the standard deviation of the prompt's own prediction: 0 to 1. A 0 is not written.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub guidance_rescale: f64,
     /// The negative prompt.
     pub negative_prompt: Option<String>,
     /// Width in pixels.
@@ -89,6 +92,10 @@ pub struct Settings {
 
 fn single() -> String {
     "f32".into()
+}
+
+fn is_zero(value: &f64) -> bool {
+    *value == 0.0
 }
 
 impl Settings {

@@ -2,7 +2,6 @@
 
 use atedm_core::{DType, Error};
 use atedm_sdxl::rng::{NoiseDType, RngKind};
-use atedm_sdxl::schedulers::SamplerChoice;
 
 use crate::failure::{Failure, Outcome};
 use crate::prompts::check_length;
@@ -15,8 +14,10 @@ pub struct Sampling {
     pub steps: usize,
     /// The classifier-free guidance scale.
     pub guidance_scale: f64,
-    /// A sampler that replaces the checkpoint's.
-    pub scheduler: Option<SamplerChoice>,
+    /// How far guided predictions get the standard deviation of the prompt's own prediction: 0 to 1.
+    pub guidance_rescale: f64,
+    /// The name of a sampler that replaces the checkpoint's.
+    pub scheduler: Option<String>,
     /// The negative prompt.
     pub negative_prompt: Option<String>,
     /// How attention is computed.
@@ -38,13 +39,14 @@ impl Sampling {
                 self.guidance_scale
             )));
         }
+        if !(0.0..=1.0).contains(&self.guidance_rescale) {
+            return Err(Failure::usage(format!(
+                "guidance_rescale: expected a number from 0 to 1, got {}",
+                self.guidance_rescale
+            )));
+        }
         Ok(self)
     }
-}
-
-/// Parses the name of a sampler.
-pub(crate) fn sampler(name: &str) -> Outcome<SamplerChoice> {
-    Ok(name.parse()?)
 }
 
 /// Parses the name of a noise dtype.

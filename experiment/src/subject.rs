@@ -4,10 +4,11 @@ use std::path::{Path, PathBuf};
 
 use atedm_core::Error;
 use atedm_core::plugin::MethodCatalogue;
+use atedm_core::reference::NdTensor;
 use atedm_sdxl::checkpoint::{Checkpoint, identity};
 use atedm_sdxl::config::{TextEncoderConfig, UNetConfig, VaeConfig};
 use atedm_sdxl::flops::RunCost;
-use atedm_sdxl::schedulers::SchedulerConfig;
+use atedm_sdxl::schedulers::{SamplerRegistry, SchedulerConfig};
 
 use crate::failure::{Failure, Outcome};
 use crate::inputs::{Inputs, of_checkpoint};
@@ -29,6 +30,7 @@ pub struct Subject {
     pub text: usize,
     /// Its scheduler; SD-XL's if it names none.
     pub scheduler: SchedulerConfig,
+    samplers: SamplerRegistry<NdTensor>,
     /// The checkpoint's files, if there are any.
     files: Files,
 }
@@ -58,6 +60,7 @@ impl Subject {
             factor: 8,
             text: 77,
             scheduler: SchedulerConfig::sdxl(),
+            samplers: SamplerRegistry::with_builtins(),
             files: Files::None,
         }
     }
@@ -85,8 +88,15 @@ impl Subject {
             factor: checkpoint.vae().factor(),
             text: checkpoint.text_encoders()[0].context,
             scheduler: checkpoint.scheduler().clone(),
+            samplers: SamplerRegistry::with_builtins(),
             files: Files::Checkpoint(Box::new(checkpoint.clone())),
         }
+    }
+
+    /// Replaces the known samplers.
+    #[must_use]
+    pub fn with_samplers(self, samplers: SamplerRegistry<NdTensor>) -> Self {
+        Self { samplers, ..self }
     }
 
     /// The subject at the requested size, or the checkpoint's own size.
@@ -116,6 +126,7 @@ impl Subject {
         Ok(Self {
             name: name.to_string(),
             scheduler,
+            samplers: SamplerRegistry::with_builtins(),
             unet: UNetConfig::read(&at("unet")).map_err(Failure::run)?,
             size: NO_SIZE,
             factor,
@@ -142,6 +153,7 @@ impl Subject {
             text: self.text,
             steps,
             scheduler: &self.scheduler,
+            samplers: &self.samplers,
             sampler: None,
             guided: self.unet.is_guided(GUIDANCE_SCALE),
         }

@@ -29,7 +29,7 @@ impl Tally {
     /// The counts of a method by formula, for methods that are slow to observe. `None` if only a run can tell.
     pub(crate) fn planned(method: &Method, work: &Workload<'_>) -> Outcome<Option<Self>> {
         let mut tally = Self::default();
-        for step in 0..work.steps {
+        for step in work.evaluated_steps() {
             let replaced = method.replaced(step, work.steps);
             let runs = |block: &BlockInfo| !replaced.is_some_and(|nest| nest.contains(block.nest));
             for block in work.blocks().into_iter().filter(runs) {

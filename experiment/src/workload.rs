@@ -5,7 +5,7 @@ use atedm_core::reference::NdTensor;
 use atedm_core::{Error, Result};
 use atedm_sdxl::config::{BlockInfo, NestInfo, UNetConfig};
 use atedm_sdxl::flops::{self, EvaluationCost, Rows};
-use atedm_sdxl::schedulers::{SamplerChoice, SchedulerConfig};
+use atedm_sdxl::schedulers::{Sampler, SamplerRegistry, SchedulerConfig};
 
 use crate::failure::Outcome;
 
@@ -22,8 +22,10 @@ pub struct Workload<'a> {
     pub steps: usize,
     /// The checkpoint's scheduler.
     pub scheduler: &'a SchedulerConfig,
-    /// The sampler that replaces the checkpoint's.
-    pub sampler: Option<SamplerChoice>,
+    /// The known samplers.
+    pub samplers: &'a SamplerRegistry<NdTensor>,
+    /// The name of the sampler that replaces the checkpoint's.
+    pub sampler: Option<&'a str>,
     /// Whether an image has a row for each half of guidance, until the method ends it.
     pub guided: bool,
 }
@@ -37,10 +39,27 @@ impl Workload<'_> {
         self.unet.blocks(self.latents.height, self.latents.width)
     }
 
-    /// The time step of every step; `None` if the sampler cannot make this number of steps.
+    /// The sampler of the run.
+    ///
+    /// # Errors
+    /// As [`SamplerRegistry::build`].
+    pub fn build_sampler(&self) -> Result<Box<dyn Sampler<NdTensor>>> {
+        self.samplers.build(self.scheduler, self.sampler, self.steps)
+    }
+
+    /// The time step of every step, at its first evaluation; `None` if the sampler cannot make this number of steps.
     pub fn timesteps(&self) -> Option<Vec<f64>> {
-        let sampler = self.scheduler.build::<NdTensor>(self.sampler, self.steps);
-        sampler.ok().map(|sampler| sampler.timesteps().to_vec())
+        let sampler = self.build_sampler().ok()?;
+        let firsts = sampler.first_evaluations();
+        Some(firsts.into_iter().filter_map(|first| sampler.timesteps().get(first).copied()).collect())
+    }
+
+    /// The step of every evaluation. If the sampler cannot make this number of steps, one evaluation per step is assumed.
+    pub fn evaluated_steps(&self) -> Vec<usize> {
+        match self.build_sampler() {
+            Ok(sampler) => (0..sampler.timesteps().len()).map(|number| sampler.step_of(number)).collect(),
+            Err(_) => (0..self.steps).collect(),
+        }
     }
 
     /// The description of the model that methods get.
@@ -101,6 +120,12 @@ pub(crate) fn tflops(costs: Vec<EvaluationCost>) -> Vec<f64> {
     costs.iter().map(EvaluationCost::tflop).collect()
 }
 
+/// The mean over the evaluations of a run. `steps` has the value at each step, `evaluated` the step of each evaluation.
+pub(crate) fn mean_of(steps: &[f64], evaluated: &[usize]) -> f64 {
+    let sum: f64 = evaluated.iter().filter_map(|step| steps.get(*step)).sum();
+    sum / evaluated.len().max(1) as f64
+}
+
 /// The error for a budget of a method whose cost does not depend on a ratio.
 pub(crate) fn no_ratio() -> Error {
     let reason =
@@ -111,9 +136,10 @@ pub(crate) fn no_ratio() -> Error {
 /// `plan` with the ratio that meets a budget, or an error that names what can be reached.
 pub(crate) fn solve(budget: f64, plan: &dyn MethodPlan, work: &Workload<'_>) -> Result<Box<dyn MethodPlan>> {
     let with = |ratio: f64| plan.with_ratio(ratio).unwrap_or_else(|| Err(no_ratio()));
+    let evaluated = work.evaluated_steps();
     let mean = |ratio: f64| {
         let steps = tflops(step_costs(with(ratio)?.as_ref(), work)?.ok_or_else(no_ratio)?);
-        Ok(steps.iter().sum::<f64>() / work.steps.max(1) as f64)
+        Ok(mean_of(&steps, &evaluated))
     };
     with(flops::solve_ratio(budget, mean)?)
 }

@@ -74,7 +74,7 @@ fn request_of(case: &Value) -> Request<NdTensor> {
     request.steps = number("steps").unwrap();
     request.guidance_scale = case["guidance_scale"].as_f64().unwrap();
     (request.width, request.height) = (number("width"), number("height"));
-    request.scheduler = case["scheduler"].as_str().map(|name| name.parse().unwrap());
+    request.scheduler = case["scheduler"].as_str().map(str::to_string);
     if let Some(text) = case["negative_prompt"].as_str() {
         with_negative(&mut request, text);
     }

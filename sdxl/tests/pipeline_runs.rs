@@ -35,7 +35,7 @@ fn request(prompts: &[&str], steps: usize, guidance: f64, sampler: &str) -> Requ
     let mut request = Request::new(prompts.iter().copied());
     (request.steps, request.guidance_scale, request.seed) = (steps, guidance, 3);
     (request.width, request.height) = (Some(64), Some(48));
-    request.scheduler = Some(sampler.parse().unwrap());
+    request.scheduler = Some(sampler.into());
     request.decoding = Decoding::Skip;
     request
 }
@@ -119,7 +119,7 @@ fn image_to_image() {
         request.guidance_scale = case["guidance_scale"].as_f64().unwrap();
         request.seed = case["seed"].as_u64().unwrap();
         (request.width, request.height) = (Some(width), Some(height));
-        request.scheduler = case["scheduler"].as_str().map(|name| name.parse().unwrap());
+        request.scheduler = case["scheduler"].as_str().map(str::to_string);
         request.decoding = Decoding::Skip;
         // strength 0.6 of 5 steps: the last three
         let start = 2;
@@ -156,4 +156,51 @@ fn image_to_image_with_chacha_stands_alone() {
         output.latents.narrow(0, 0, 1).unwrap().to_f32().unwrap()
     };
     assert!(relative_l2(&made(&[CIRCLE, CAT]), &made(&[CIRCLE])) < 1e-5);
+}
+
+/// Two evaluations a step: the callback and the reducer count steps, costs count evaluations.
+#[test]
+fn several_evaluations_a_step() {
+    let pipeline = load::<Reference32>(fixtures().join("tiny-a"), DType::F32);
+    let request = request(&[CIRCLE, CAT], 5, 6.0, "heun");
+    check(&pipeline, &request, "heun");
+    let mut reported = Vec::new();
+    let output = pipeline
+        .generate(&request, &mut Unpruned, &mut |report| {
+            reported.push((report.index, report.total, report.timestep));
+            Proceed::Continue(())
+        })
+        .unwrap();
+    assert_eq!(
+        reported,
+        [801.0, 601.0, 401.0, 201.0, 1.0].into_iter().enumerate().map(|(i, t)| (i, 5, t)).collect::<Vec<_>>()
+    );
+    let steps: Vec<usize> = output.costs.iter().map(|cost| cost.step).collect();
+    assert_eq!(steps, [0, 0, 1, 1, 2, 2, 3, 3, 4]);
+}
+
+#[test]
+fn corrected_predictions() {
+    let pipeline = load::<Reference32>(fixtures().join("tiny-a"), DType::F32);
+    check(&pipeline, &request(&[CIRCLE], 6, 6.0, "unipc"), "unipc");
+}
+
+/// A checkpoint that was trained to begin with noise alone and predicts velocities, with its own scheduler.
+#[test]
+fn zero_terminal_snr_with_rescaled_guidance() {
+    let folder = copy_of("tiny-a");
+    let file = folder.path().join("scheduler/scheduler_config.json");
+    let mut config = json(&file);
+    config["prediction_type"] = "v_prediction".into();
+    config["rescale_betas_zero_snr"] = true.into();
+    config["timestep_spacing"] = "trailing".into();
+    std::fs::write(&file, config.to_string()).unwrap();
+    let mut request = request(&[CIRCLE, CAT], 6, 6.0, "euler");
+    request.scheduler = None;
+    request.guidance_rescale = 0.7;
+    let pipeline = load::<Reference32>(folder.path(), DType::F32);
+    check(&pipeline, &request, "zero-snr");
+    request.guidance_rescale = 2.0;
+    let error = pipeline.generate(&request, &mut Unpruned, &mut |_| Proceed::Continue(())).unwrap_err();
+    assert_eq!(error.to_string(), "guidance-rescale: expected a number from 0 to 1, got 2");
 }

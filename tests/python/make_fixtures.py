@@ -6,6 +6,7 @@ binary, samplers, torch's randn.
 tests/fixtures/README.md says what each file holds.
 """
 
+import inspect
 import json
 import os
 import shutil
@@ -22,13 +23,18 @@ from atedm_reference import AtEdm, Options, attention_map, attend, g_wpr, over_h
 from diffusers import (
     AutoencoderTiny,
     DDIMScheduler,
+    DDPMScheduler,
     DPMSolverMultistepScheduler,
+    DPMSolverSinglestepScheduler,
     EDMDPMSolverMultistepScheduler,
     EDMEulerScheduler,
     EulerAncestralDiscreteScheduler,
     EulerDiscreteScheduler,
+    HeunDiscreteScheduler,
     LCMScheduler,
+    LMSDiscreteScheduler,
     StableDiffusionXLImg2ImgPipeline,
+    UniPCMultistepScheduler,
 )
 from PIL import Image
 from safetensors.torch import save_file
@@ -382,6 +388,82 @@ def edm_configs():
     ]
 
 
+def solver_configs():
+    """Rows like those of sampler_configs: solvers with two predictions and all spacings, schedules of noise levels, and noise
+    levels rescaled to zero terminal SNR."""
+    leading = dict(timestep_spacing="leading", steps_offset=1)
+    spacings = {"leading": leading, "trailing": dict(timestep_spacing="trailing"), "linspace": {}}
+    sde = dict(algorithm_type="sde-dpmsolver++")
+    unclipped = dict(clip_sample=False)
+    solvers = [
+        ("heun", HeunDiscreteScheduler, {}),
+        ("lms", LMSDiscreteScheduler, {}),
+        ("unipc", UniPCMultistepScheduler, {}),
+        ("dpm++2m-sde", DPMSolverMultistepScheduler, sde),
+        ("ddpm", DDPMScheduler, unclipped),
+    ]
+    # Their timesteps always lie as in linspace.
+    singlestep = [
+        ("dpm++2s", DPMSolverSinglestepScheduler, {}),
+        ("dpm++sde", DPMSolverSinglestepScheduler, sde),
+    ]
+    rows = []
+    for prediction in ("epsilon", "v_prediction"):
+        predicts = dict(prediction_type=prediction)
+        for name, cls, options in solvers:
+            for spacing, spaced in spacings.items():
+                config = dict(options, timestep_spacing=spacing)
+                config.update(spaced, **predicts)
+                rows.append((f"{name}-{spacing}-{prediction}", cls, config, (10, 25), None))
+        for name, cls, options in singlestep:
+            rows.append((f"{name}-{prediction}", cls, dict(options, **predicts), (10, 25), None))
+    levelled = [
+        ("euler", EulerDiscreteScheduler, leading),
+        ("dpm++2m", DPMSolverMultistepScheduler, leading),
+        *((name, cls, dict(options, **leading)) for name, cls, options in solvers[:4]),
+        *singlestep,
+    ]
+    for levels in ("karras", "exponential", "beta"):
+        for name, cls, options in levelled:
+            if levels == "karras" and name in ("euler", "dpm++2m"):
+                continue
+            config = dict(options, **{f"use_{levels}_sigmas": True})
+            rows.append((f"{name}-{levels}", cls, config, (10, 25), None))
+    # What else the configurations can ask for.
+    sigma_min = dict(leading, final_sigmas_type="sigma_min")
+    rows += [
+        ("unipc-3", UniPCMultistepScheduler, dict(leading, solver_order=3), (10, 25), None),
+        ("unipc-3-bh1", UniPCMultistepScheduler, dict(sigma_min, solver_order=3, solver_type="bh1"), (10, 25), None),
+        ("unipc-1", UniPCMultistepScheduler, dict(leading, solver_order=1), (10,), None),
+        ("unipc-sigma-min", UniPCMultistepScheduler, dict(sigma_min, lower_order_final=False), (10,), None),
+        ("unipc-beta-sigma-min", UniPCMultistepScheduler, dict(sigma_min, use_beta_sigmas=True), (10,), None),
+        ("heun-clipped", HeunDiscreteScheduler, dict(leading, clip_sample=True, clip_sample_range=2.0), (10,), None),
+        ("ddpm-large", DDPMScheduler, dict(leading, **unclipped, variance_type="fixed_large"), (10,), None),
+        ("ddpm-clipped", DDPMScheduler, leading, (10,), None),
+        ("dpm++2s-sigma-min", DPMSolverSinglestepScheduler, dict(final_sigmas_type="sigma_min"), (10, 25), None),
+        ("dpm++sde-1", DPMSolverSinglestepScheduler, dict(sde, solver_order=1), (10,), None),
+    ]
+    # Of the classes that know the field.
+    rescaled = [
+        ("euler", EulerDiscreteScheduler, {}),
+        ("euler-a", EulerAncestralDiscreteScheduler, {}),
+        ("dpm++2m", DPMSolverMultistepScheduler, {}),
+        ("dpm++2m-sde", DPMSolverMultistepScheduler, sde),
+        ("unipc", UniPCMultistepScheduler, {}),
+        ("ddim", DDIMScheduler, dict(unclipped, set_alpha_to_one=False)),
+        ("ddpm", DDPMScheduler, unclipped),
+    ]
+    zero = dict(rescale_betas_zero_snr=True, prediction_type="v_prediction")
+    for name, cls, options in rescaled:
+        for spacing, spaced in spacings.items():
+            config = dict(options, timestep_spacing=spacing)
+            config.update(spaced, **zero)
+            rows.append((f"{name}-{spacing}-zero-snr", cls, config, (10, 25), None))
+    rows.append(("lcm-zero-snr", LCMScheduler, zero, (4,), None))
+    rows.append(("euler-zero-snr-karras", EulerDiscreteScheduler, dict(zero, use_karras_sigmas=True), (10,), None))
+    return rows
+
+
 def run_sampler(scheduler, steps, custom, noises):
     """Timesteps, sigmas, start factor and the trajectory from fixed noise."""
     if custom:
@@ -392,8 +474,8 @@ def run_sampler(scheduler, steps, custom, noises):
     x = normal(21, 1, 4, 4, 4) * factor
     trajectory = [x]
     generator = torch.Generator().manual_seed(22)
-    stochastic = isinstance(scheduler, (EulerAncestralDiscreteScheduler, LCMScheduler))
-    extra = dict(generator=generator) if stochastic else {}
+    draws = "generator" in inspect.signature(scheduler.step).parameters
+    extra = dict(generator=generator) if draws else {}
     for i, t in enumerate(scheduler.timesteps):
         scaled = scheduler.scale_model_input(x, t)
         x = scheduler.step(pseudo_output(scaled, i), t, x, return_dict=False, **extra)[0]
@@ -401,8 +483,9 @@ def run_sampler(scheduler, steps, custom, noises):
     return factor, torch.stack(trajectory), noises
 
 
-def write_samplers(folder, file, rows, training):
-    """FILE.safetensors and FILE.json. `training` is what all configurations have about the noise of training."""
+def write_samplers(folder, file, rows, training, thin=False):
+    """FILE.safetensors and FILE.json. `training` is what all configurations have about the noise of training. Thin files hold
+    no trajectories, and no noise: seed 22 draws it."""
     out, listed = {"noise": normal(21, 1, 4, 4, 4)}, []
     for name, cls, options, counts, custom in rows:
         for steps in counts:
@@ -426,10 +509,10 @@ def write_samplers(folder, file, rows, training):
             if has_sigmas:
                 out[key + ".sigmas"] = scheduler.sigmas
             out[key + ".final"] = trajectory[-1]
-            whole = len(trajectory) <= 21
+            whole = not thin and len(trajectory) <= 21
             if whole:
                 out[key + ".trajectory"] = trajectory
-            if noises:
+            if noises and not thin:
                 out[key + ".noise"] = torch.stack(noises)
             listed.append(
                 dict(
@@ -508,6 +591,7 @@ def main(arguments):
     write_randn_dtypes(folder)
     with torch.no_grad():
         write_samplers(folder, "samplers", sampler_configs(), BETAS)
+        write_samplers(folder, "solvers", solver_configs(), BETAS, thin=True)
         write_tiny_tiles(folder)
         write_samplers(folder, "samplers_edm", edm_configs(), dict(num_train_timesteps=1000))
         for name in ("tiny-a", "tiny-b", "atedm-shapes"):

@@ -2,7 +2,6 @@
 
 use std::path::PathBuf;
 
-use atedm_sdxl::schedulers::SamplerChoice;
 use clap::{Args, Subcommand};
 
 use super::{DTypeKind, EngineArgs, MODEL_HELP, PruneArgs, RNG_DTYPE_HELP, RngName, ShardArgs, parse};
@@ -44,7 +43,7 @@ pub(crate) struct ExportArgs {
     pub(crate) model: Option<String>,
     /// An ablation's configuration, for several methods or guidance scales at once; its prompts are ignored
     #[arg(long, value_name = "FILE.toml", conflicts_with_all = [
-        "prune", "prune_opt", "prune_config", "steps", "guidance_scale", "scheduler", "negative_prompt", "seed", "width",
+        "prune", "prune_opt", "prune_config", "steps", "guidance_scale", "guidance_rescale", "scheduler", "negative_prompt", "seed", "width",
         "height", "rng", "rng_dtype", "vae_tiling",
     ])]
     pub(crate) grid: Option<PathBuf>,
@@ -71,9 +70,12 @@ pub(crate) struct ExportSampling {
     /// Classifier-free guidance scale
     #[arg(long, value_name = "SCALE", default_value = "7", value_parser = parse::finite, allow_negative_numbers = true)]
     pub(crate) guidance_scale: f64,
+    /// Bring guided predictions to the deviation of the prompt's own, as in `atedm generate`
+    #[arg(long, value_name = "SHARE", default_value = "0", value_parser = parse::share, allow_negative_numbers = true)]
+    pub(crate) guidance_rescale: f64,
     /// Sampler, as in `atedm generate` [default: what the checkpoint's scheduler_config.json says]
-    #[arg(long, value_name = "NAME", value_parser = parse::scheduler)]
-    pub(crate) scheduler: Option<SamplerChoice>,
+    #[arg(long, value_name = "NAME")]
+    pub(crate) scheduler: Option<String>,
     /// Negative prompt
     #[arg(long, value_name = "TEXT")]
     pub(crate) negative_prompt: Option<String>,

@@ -15,9 +15,10 @@ mod train;
 use std::path::PathBuf;
 
 use atedm_core::DType;
+use atedm_core::reference::NdTensor;
 use atedm_experiment::platform::{Platform, cores};
 use atedm_sdxl::rng::RngKind;
-use atedm_sdxl::schedulers::SamplerChoice;
+use atedm_sdxl::schedulers::SamplerRegistry;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub(crate) use ablate::{AblateAction, AblateArgs, MergeArgs, ShardArgs};
@@ -137,6 +138,9 @@ pub(crate) struct SampleArgs {
     /// Classifier-free guidance scale; with 1 or less only the prompt runs
     #[arg(long, value_name = "SCALE", default_value = "7", value_parser = parse::finite, allow_negative_numbers = true)]
     pub(crate) guidance_scale: f64,
+    /// Bring guided predictions to the deviation of the prompt's own: 0 not, 1 wholly; 0.7 suits checkpoints with zero terminal SNR
+    #[arg(long, value_name = "SHARE", default_value = "0", value_parser = parse::share, allow_negative_numbers = true)]
+    pub(crate) guidance_rescale: f64,
     /// Seed of the initial noise
     #[arg(long, value_name = "N", default_value = "0", value_parser = parse::seed, allow_negative_numbers = true)]
     pub(crate) seed: u64,
@@ -146,10 +150,8 @@ pub(crate) struct SampleArgs {
     /// Height in pixels [default: the checkpoint's own size]
     #[arg(long, value_name = "PIXELS", value_parser = parse::positive, allow_negative_numbers = true)]
     pub(crate) height: Option<usize>,
-    /// Sampler: euler, euler-karras, euler-trailing, euler-sgm (the paper's), euler-a, ddim, dpm++2m, dpm++2m-karras,
-    /// lcm [default: from the checkpoint's scheduler_config.json]
-    #[arg(long, value_name = "NAME", value_parser = parse::scheduler)]
-    pub(crate) scheduler: Option<SamplerChoice>,
+    #[arg(long, value_name = "NAME", help = SCHEDULER_HELP, long_help = scheduler_help())]
+    pub(crate) scheduler: Option<String>,
     /// Generator of the noise: torch gives diffusers' CPU latents for a seed, chacha is portable
     #[arg(long, value_name = "NAME", default_value = "torch")]
     pub(crate) rng: RngName,
@@ -221,6 +223,22 @@ pub(crate) struct PruneArgs {
     /// ["a", "b"]` is `a+b`, with the options of each in a table of its name
     #[arg(long, value_name = "FILE.toml")]
     pub(crate) prune_config: Option<PathBuf>,
+}
+
+/// What `--scheduler` takes.
+const SCHEDULER_HELP: &str = "Sampler: euler-sgm is the paper's; --help lists all [default: from the checkpoint's \
+    scheduler_config.json]";
+
+/// [`SCHEDULER_HELP`] with every name that is registered here.
+fn scheduler_help() -> String {
+    let samplers = SamplerRegistry::<NdTensor>::with_builtins();
+    let (names, classes) = (samplers.plain_names().join(", "), samplers.classes().join(", "));
+    format!(
+        "Sampler; euler-sgm is the paper's. One of\n  {names}.\neuler, heun, lms, unipc and the dpm++ names also take the endings \
+         -karras, -exponential and -beta, which choose other noise levels than those of training.\nOr a class of diffusers, \
+         with the noise levels of the checkpoint's config:\n  {classes}.\nOr a plugin's name [default: from the checkpoint's \
+         scheduler_config.json]"
+    )
 }
 
 /// Every option of AT-EDM. The first value is the default.

@@ -3,9 +3,6 @@
 use std::fmt;
 use std::str::FromStr;
 
-use atedm_core::Error;
-use atedm_sdxl::schedulers::SamplerChoice;
-
 /// Parses a whole number of at least 1.
 pub(super) fn positive(text: &str) -> Result<usize, String> {
     text.parse().ok().filter(|&n| n > 0).ok_or_else(|| "expected a whole number of at least 1".to_string())
@@ -26,12 +23,10 @@ pub(super) fn finite(text: &str) -> Result<f64, String> {
     text.parse().ok().filter(|x: &f64| x.is_finite()).ok_or_else(|| "expected a finite number".to_string())
 }
 
-/// Parses a sampler's name.
-pub(super) fn scheduler(text: &str) -> Result<SamplerChoice, String> {
-    text.parse().map_err(|error| match error {
-        Error::Config { reason, .. } => reason,
-        other => other.to_string(),
-    })
+/// Parses a number from 0 to 1.
+pub(super) fn share(text: &str) -> Result<f64, String> {
+    let expected = || "expected a number from 0 to 1".to_string();
+    text.parse().ok().filter(|share| (0.0..=1.0).contains(share)).ok_or_else(expected)
 }
 
 /// A device on the command line.
@@ -86,6 +81,10 @@ mod tests {
         assert_eq!(finite("-2.5"), Ok(-2.5));
         for bad in ["NaN", "inf", "-inf", "seven", ""] {
             assert!(finite(bad).is_err(), "{bad}");
+        }
+        assert_eq!((share("0"), share("1")), (Ok(0.0), Ok(1.0)));
+        for bad in ["-0.1", "1.01", "NaN", "inf", "half"] {
+            assert!(share(bad).is_err(), "{bad}");
         }
         assert!(seed("-1").is_err());
     }

@@ -102,7 +102,7 @@ impl Gallery<'_> {
             let mut cells = Vec::new();
             for &step in self.steps {
                 let decisions: Vec<(&MaskKey, &MaskEntry)> =
-                    self.masks.iter().filter(|(key, _)| key.step == step && key.block == *block).collect();
+                    self.masks.of_step(step).filter(|(key, _)| key.block == *block).collect();
                 let mut cell = Cell { picture: self.picture.clone(), caption: "not pruned".into() };
                 for (key, entry) in decisions {
                     let Some(kept) = entry.kept_on_grid().into_iter().nth(self.row) else { continue };

@@ -90,6 +90,12 @@ impl MaskSet {
         self.entries.iter()
     }
 
+    /// The entries of the first evaluation of a step. A sampler may evaluate the model several times in a step.
+    pub fn of_step(&self, step: usize) -> impl Iterator<Item = (&MaskKey, &MaskEntry)> {
+        let first = self.entries.keys().find(|key| key.step == step).map(|key| key.evaluation);
+        self.iter().filter(move |(key, _)| key.step == step && Some(key.evaluation) == first)
+    }
+
     /// The number of entries.
     pub fn len(&self) -> usize {
         self.entries.len()

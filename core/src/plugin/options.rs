@@ -149,20 +149,24 @@ impl PartSlot {
     }
 }
 
-/// Entries of one kind, by name.
+/// Entries of one kind, by name. Registries are made of it.
 #[derive(Clone)]
-pub(crate) struct Named<E> {
+pub struct Named<E> {
     kind: &'static str,
     entries: BTreeMap<String, E>,
 }
 
 impl<E> Named<E> {
-    pub(crate) fn new(kind: &'static str) -> Self {
+    /// None yet. `kind` names the field in errors.
+    pub fn new(kind: &'static str) -> Self {
         Self { kind, entries: BTreeMap::new() }
     }
 
     /// Checks that a name is new and not empty.
-    pub(crate) fn check_new(&self, name: &str) -> Result<()> {
+    ///
+    /// # Errors
+    /// [`Error::Config`] with the kind.
+    pub fn check_new(&self, name: &str) -> Result<()> {
         if name.is_empty() || self.entries.contains_key(name) {
             return Err(Error::config(self.kind, format!("expected a new name, got {name:?}")));
         }
@@ -170,7 +174,10 @@ impl<E> Named<E> {
     }
 
     /// Adds an entry under a new name.
-    pub(crate) fn insert(&mut self, name: &str, entry: E) -> Result<()> {
+    ///
+    /// # Errors
+    /// As [`Named::check_new`].
+    pub fn insert(&mut self, name: &str, entry: E) -> Result<()> {
         self.check_new(name)?;
         self.set(name, entry);
         Ok(())
@@ -181,16 +188,21 @@ impl<E> Named<E> {
         self.entries.insert(name.to_string(), entry);
     }
 
-    pub(crate) fn extend(&mut self, entries: impl IntoIterator<Item = (String, E)>) {
+    /// Sets the entries of several names, whatever they were.
+    pub fn extend(&mut self, entries: impl IntoIterator<Item = (String, E)>) {
         self.entries.extend(entries);
     }
 
-    pub(crate) fn names(&self) -> Vec<&str> {
+    /// The known names, in order.
+    pub fn names(&self) -> Vec<&str> {
         self.entries.keys().map(String::as_str).collect()
     }
 
-    /// The entry of this name. For an unknown name the error lists the known ones.
-    pub(crate) fn get(&self, name: &str) -> Result<&E> {
+    /// The entry of this name.
+    ///
+    /// # Errors
+    /// [`Error::Config`] with the kind, listing the known names.
+    pub fn get(&self, name: &str) -> Result<&E> {
         self.entries.get(name).ok_or_else(|| {
             Error::config(self.kind, format!("expected one of {}, got {name:?}", self.names().join(", ")))
         })

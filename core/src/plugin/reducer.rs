@@ -199,7 +199,8 @@ pub trait TokenReducer<T: AttentionOps>: Send {
     fn wants_guidance(&mut self, step: &Step) -> bool {
         self.inner().is_none_or(|inner| inner.wants_guidance(step))
     }
-    /// A denoising step begins.
+    /// An evaluation of the model begins. Most samplers make one a step; [`Step::index`] counts steps, [`Step::evaluation`]
+    /// evaluations.
     fn begin_step(&mut self, step: &Step, rows: &[Row]) -> Result<()> {
         self.inner().map_or(Ok(()), |inner| inner.begin_step(step, rows))
     }
@@ -220,7 +221,7 @@ pub trait TokenReducer<T: AttentionOps>: Send {
     fn leave_nest(&mut self, site: &NestSite<'_>, output: &T) -> Result<Option<T>> {
         self.inner().map_or(Ok(None), |inner| inner.leave_nest(site, output))
     }
-    /// A denoising step ended with this model output `[b, c, h, w]`.
+    /// An evaluation ended with this model output `[b, c, h, w]`.
     fn end_step(&mut self, prediction: &T) -> Result<()> {
         self.inner().map_or(Ok(()), |inner| inner.end_step(prediction))
     }

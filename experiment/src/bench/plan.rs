@@ -143,7 +143,7 @@ mod tests {
     use atedm_core::plugin::Grid;
     use atedm_core::reference::NdTensor;
     use atedm_sdxl::config::UNetConfig;
-    use atedm_sdxl::schedulers::SchedulerConfig;
+    use atedm_sdxl::schedulers::{SamplerRegistry, SchedulerConfig};
     use serde_json::{Map, Value, json};
 
     use super::*;
@@ -153,8 +153,10 @@ mod tests {
     fn costed<R>(method: &str, options: Value, of: impl FnOnce(&Costed, &Workload<'_>) -> R) -> R {
         let unet = UNetConfig::sdxl_base();
         let (latents, scheduler) = (Grid::new(128, 128), SchedulerConfig::sdxl());
+        let samplers = &SamplerRegistry::with_builtins();
         let (text, steps, sampler, guided) = (77, 50, None, true);
-        let work = Workload { unet: &unet, latents, text, steps, scheduler: &scheduler, sampler, guided };
+        let work =
+            Workload { unet: &unet, latents, text, steps, scheduler: &scheduler, samplers, sampler, guided };
         let options = options.as_object().cloned().unwrap_or_else(Map::new);
         let spec = PruneSpec { method: method.into(), options };
         let registry = registry::<NdTensor>(&()).unwrap();

@@ -1,10 +1,10 @@
 //! Makes the images of a run on a backend.
 
-use atedm_core::plugin::Registry;
 use atedm_core::{Backend, DeviceOf};
 use atedm_sdxl::pipeline::Pipeline;
 
 use super::models::{BatchStart, LoadedModels};
+use super::plugins::Plugins;
 use super::run::{PlannedRun, workload};
 use super::sink::Sink;
 use super::task::ImageTask;
@@ -16,14 +16,15 @@ use crate::record::LevelTokens;
 use crate::tally::Tally;
 
 impl PlannedRun<'_> {
-    /// Makes the images. `registry` builds the plan's methods; it must be the one that the plan was checked against.
+    /// Makes the images. `plugins` builds the plan's methods and samplers; the plan must have been checked against the same
+    /// ones.
     ///
     /// # Errors
     /// [`Failure::Usage`] for another backend than the plan's; failures of the weights, the backend, a method and `sink`.
     pub fn make<B: Backend>(
         self,
         device: &DeviceOf<B>,
-        registry: &Registry<B::Tensor>,
+        plugins: &Plugins<B::Tensor>,
         sink: &mut dyn Sink,
     ) -> Outcome {
         if self.platform.backend != B::NAME {
@@ -31,7 +32,7 @@ impl PlannedRun<'_> {
             return Err(Failure::usage(format!("backend: the plan is for {planned}, got {}", B::NAME)));
         }
         self.listener.begin(self.total_steps());
-        let made = self.make_all::<B>(device, registry, sink);
+        let made = self.make_all::<B>(device, plugins, sink);
         self.listener.end();
         made
     }
@@ -39,16 +40,17 @@ impl PlannedRun<'_> {
     fn make_all<B: Backend>(
         &self,
         device: &DeviceOf<B>,
-        registry: &Registry<B::Tensor>,
+        plugins: &Plugins<B::Tensor>,
         sink: &mut dyn Sink,
     ) -> Outcome {
         self.listener.phase(Phase::Loading);
         let checkpoint = &self.model.checkpoint;
         let pipeline = Pipeline::<B>::load_with(checkpoint, self.platform.dtype, device, self.encoders)
-            .map_err(Failure::run)?;
+            .map_err(Failure::run)?
+            .with_samplers(plugins.samplers.clone());
         let planned = if self.watch.tokens { planned_levels(self.plan, self.model)? } else { Vec::new() };
         let clean = self.init.as_ref().map(|init| init.initial(&pipeline, checkpoint)).transpose()?;
-        let mut models = LoadedModels::new(self, pipeline, registry, clean);
+        let mut models = LoadedModels::new(self, pipeline, &plugins.methods, clean);
         sink.begin()?;
         self.listener.ready();
         for batch in &self.batches {

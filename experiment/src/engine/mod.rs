@@ -4,11 +4,13 @@
 mod finished;
 mod make;
 mod models;
+mod plugins;
 mod run;
 mod sink;
 mod task;
 
 pub use finished::{FinishedBatch, FinishedImage};
+pub use plugins::Plugins;
 pub use run::PlannedRun;
 pub use sink::Sink;
 pub use task::{Batch, ImageTask, Replay};

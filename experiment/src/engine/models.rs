@@ -174,11 +174,12 @@ impl<'a, B: Backend> LoadedModels<'a, B> {
         };
         request.steps = settings.steps;
         request.guidance_scale = settings.guidance_scale;
+        request.guidance_rescale = settings.guidance_rescale;
         request.seed = seed_of(prompts);
         request.rng = self.run.plan.rng;
         request.noise_dtype = self.run.plan.noise_dtype;
         (request.width, request.height) = (Some(settings.width), Some(settings.height));
-        request.scheduler = point.sampler;
+        request.scheduler = point.sampler.clone();
         if let Some(clean) = &self.clean {
             request.initial = clean.clone();
         }

@@ -62,9 +62,10 @@ impl PlannedRun<'_> {
 }
 
 /// What an evaluation under `point` works on.
-pub(super) fn workload<'a>(model: &'a Model, point: &PlannedPoint) -> Workload<'a> {
+pub(super) fn workload<'a>(model: &'a Model, point: &'a PlannedPoint) -> Workload<'a> {
     let settings = &point.info.settings;
     let size = Size { width: settings.width, height: settings.height };
     let work = model.workload(size, settings.steps);
-    Workload { sampler: point.sampler, guided: work.unet.is_guided(settings.guidance_scale), ..work }
+    let guided = work.unet.is_guided(settings.guidance_scale);
+    Workload { sampler: point.sampler.as_deref(), guided, ..work }
 }

@@ -1,7 +1,8 @@
 //! The files of `--masks-out` and `--masks-in`: every kept set of a run as safetensors.
 //!
 //! Each pruning decision is a group of tensors below `step.{step}.{block}.layer.{layer}`, such as
-//! `step.3.down.1.0.layer.0`. There are `b` batch rows (unconditional halves first, as in the run) and `n` tokens in
+//! `step.3.down.1.0.layer.0`. If a sampler evaluates the U-Net a second time in step 3, the names of that evaluation
+//! begin with `step.3+1`. There are `b` batch rows (unconditional halves first, as in the run) and `n` tokens in
 //! the stream:
 //!
 //! | tensor | dtype, shape | |
@@ -15,6 +16,7 @@
 //! The file's metadata names the method and its options.
 
 use std::collections::{BTreeMap, HashMap};
+use std::fmt;
 use std::path::Path;
 
 use atedm_core::plugin::{MaskEntry, MaskKey, MaskSet};
@@ -42,7 +44,9 @@ pub fn mask_metadata(method: &str, options: &Value) -> HashMap<String, String> {
 pub fn masks_bytes(masks: &MaskSet, metadata: HashMap<String, String>) -> Outcome<Vec<u8>> {
     let mut tensors: BTreeMap<String, (Dtype, Vec<usize>, Vec<u8>)> = BTreeMap::new();
     for (key, entry) in masks.iter() {
-        let group = format!("step.{}.{}.layer.{}", key.step, key.block, key.layer);
+        let first = masks.of_step(key.step).next().map_or(key.evaluation, |(first, _)| first.evaluation);
+        let again = key.evaluation.saturating_sub(first);
+        let group = Group { step: key.step, again, block: key.block.clone(), layer: key.layer };
         let mut add = |field: &str, dtype: Dtype, shape: Vec<usize>, bytes: Vec<u8>| {
             tensors.insert(format!("{group}.{field}"), (dtype, shape, bytes));
         };
@@ -71,6 +75,26 @@ pub fn masks_bytes(masks: &MaskSet, metadata: HashMap<String, String>) -> Outcom
     safetensors::serialize(views, Some(metadata)).map_err(failed)
 }
 
+/// The tensors of one decision.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Group {
+    step: usize,
+    /// Evaluations of the step before this one.
+    again: usize,
+    block: String,
+    layer: usize,
+}
+
+impl fmt::Display for Group {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { step, again, block, layer } = self;
+        match again {
+            0 => write!(f, "step.{step}.{block}.layer.{layer}"),
+            _ => write!(f, "step.{step}+{again}.{block}.layer.{layer}"),
+        }
+    }
+}
+
 fn shape_of<T>(rows: &[Vec<T>]) -> Vec<usize> {
     vec![rows.len(), rows.first().map_or(0, Vec::len)]
 }
@@ -84,8 +108,8 @@ pub fn read_masks(path: &Path) -> Outcome<MaskSet> {
     let bytes = read_bytes(path, DATA_MOST)?;
     let file = SafeTensors::deserialize(&bytes)
         .map_err(|error| Failure::file(path, format!("expected a safetensors file: {error}")))?;
-    let mut groups: BTreeMap<(usize, String, usize), MaskEntry> = BTreeMap::new();
-    let mut evaluations: BTreeMap<(usize, String, usize), usize> = BTreeMap::new();
+    let mut groups: BTreeMap<Group, MaskEntry> = BTreeMap::new();
+    let mut evaluations: BTreeMap<Group, usize> = BTreeMap::new();
     for (name, view) in file.iter() {
         let at = |reason: String| Failure::file(path, format!("{name}: {reason}"));
         let (group, field) =
@@ -118,25 +142,33 @@ pub fn read_masks(path: &Path) -> Outcome<MaskSet> {
     }
     let mut masks = MaskSet::default();
     for (group, entry) in groups {
-        let name = format!("step.{}.{}.layer.{}", group.0, group.1, group.2);
         let Some(&evaluation) = evaluations.get(&group) else {
-            return Err(Failure::file(path, format!("{name}.site: expected this tensor, but it is missing")));
+            return Err(Failure::file(
+                path,
+                format!("{group}.site: expected this tensor, but it is missing"),
+            ));
         };
         if entry.kept.is_empty() {
-            return Err(Failure::file(path, format!("{name}.kept: expected this tensor, but it is missing")));
+            return Err(Failure::file(
+                path,
+                format!("{group}.kept: expected this tensor, but it is missing"),
+            ));
         }
-        masks.insert(MaskKey { step: group.0, evaluation, block: group.1, layer: group.2 }, entry);
+        let Group { step, block, layer, .. } = group;
+        masks.insert(MaskKey { step, evaluation, block, layer }, entry);
     }
     Ok(masks)
 }
 
-/// Parses `step.{step}.{block}.layer.{layer}.{field}`.
-fn parse_name(name: &str) -> Option<((usize, String, usize), &str)> {
+/// Parses `step.{step}.{block}.layer.{layer}.{field}`. The step may also be `{step}+{again}`.
+fn parse_name(name: &str) -> Option<(Group, &str)> {
     let (step, rest) = name.strip_prefix("step.")?.split_once('.')?;
     let (rest, field) = rest.rsplit_once('.')?;
     let (rest, layer) = rest.rsplit_once('.')?;
     let block = rest.strip_suffix(".layer")?;
-    Some(((step.parse().ok()?, block.to_string(), layer.parse().ok()?), field))
+    let (step, again) = step.split_once('+').unwrap_or((step, "0"));
+    let (step, again) = (step.parse().ok()?, again.parse().ok()?);
+    Some((Group { step, again, block: block.to_string(), layer: layer.parse().ok()? }, field))
 }
 
 fn whole_numbers(view: &TensorView<'_>) -> Result<Vec<i64>, String> {
@@ -221,6 +253,22 @@ mod tests {
         let path = dir.path().join("m.safetensors");
         std::fs::write(&path, masks_bytes(&masks(), HashMap::new()).unwrap()).unwrap();
         assert_eq!(read_masks(&path).unwrap(), masks());
+    }
+
+    /// Heun's two evaluations of a step choose kept sets of their own.
+    #[test]
+    fn evaluations_of_one_step_stay_apart() {
+        let key = |step, evaluation| MaskKey { step, evaluation, block: "mid.0".into(), layer: 0 };
+        let entry =
+            |kept: u32| MaskEntry { tokens: 4, kept: vec![vec![kept]], grid: (2, 2), ..MaskEntry::default() };
+        let masks: MaskSet =
+            [(key(3, 0), entry(0)), (key(3, 1), entry(1)), (key(4, 2), entry(2))].into_iter().collect();
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("m.safetensors");
+        std::fs::write(&path, masks_bytes(&masks, HashMap::new()).unwrap()).unwrap();
+        assert_eq!(read_masks(&path).unwrap(), masks);
+        let shown: Vec<usize> = masks.of_step(3).map(|(key, _)| key.evaluation).collect();
+        assert_eq!(shown, [0]);
     }
 
     #[test]

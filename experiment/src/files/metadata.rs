@@ -18,6 +18,8 @@ pub struct ImageFacts {
     pub sampler: String,
     /// The classifier-free guidance scale.
     pub guidance_scale: f64,
+    /// How far guided predictions get the standard deviation of the prompt's own prediction: 0 to 1.
+    pub guidance_rescale: f64,
     /// For image to image: the share of the schedule that ran.
     pub strength: Option<f64>,
     /// Seed of the noise.
@@ -60,6 +62,7 @@ impl ImageFacts {
             steps: settings.steps,
             sampler: settings.scheduler,
             guidance_scale: settings.guidance_scale,
+            guidance_rescale: settings.guidance_rescale,
             strength: None,
             seed: prompt.seed,
             batch_index: 0,
@@ -104,9 +107,13 @@ fn parameters(facts: &ImageFacts) -> String {
     if let Some(negative) = &facts.negative_prompt {
         text.push_str(&format!("Negative prompt: {negative}\n"));
     }
+    let rescale = match facts.guidance_rescale > 0.0 {
+        true => format!("CFG rescale: {}, ", facts.guidance_rescale),
+        false => String::new(),
+    };
     let strength = facts.strength.map_or(String::new(), |share| format!("Denoising strength: {share}, "));
     text.push_str(&format!(
-        "Steps: {}, Sampler: {}, CFG scale: {}, Seed: {}, Size: {}x{}, Model: {}, {strength}RNG: {}, \
+        "Steps: {}, Sampler: {}, CFG scale: {}, {rescale}Seed: {}, Size: {}x{}, Model: {}, {strength}RNG: {}, \
          Token pruning: {}, Version: atedm {}",
         facts.steps,
         facts.sampler,
@@ -139,6 +146,7 @@ mod tests {
             steps: 20,
             sampler: "euler".into(),
             guidance_scale: 7.0,
+            guidance_rescale: 0.0,
             strength: None,
             seed: 3,
             batch_index: 0,

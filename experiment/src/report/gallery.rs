@@ -128,7 +128,7 @@ fn mask_section(finished: &StoredImage, picture: &Picture, path: &Path) -> Outco
     let mut lines = String::new();
     for step in steps_shown(&masks) {
         lines.push_str(&format!("<h4>step {step}</h4><div class=\"masks\">"));
-        for (key, entry) in masks.iter().filter(|(key, _)| key.step == step) {
+        for (key, entry) in masks.of_step(step) {
             lines.push_str(&mask_figure(&picture, key, entry)?);
         }
         lines.push_str("</div>");

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! prompts → text encoders → rows [negative … | prompt …]
-//! noise × σ_init → for each step: scale → U-Net → guidance → sampler step → callback
+//! noise × σ_init → for each evaluation: scale → U-Net → guidance → sampler → callback after the step's last
 //! final latents → VAE (in f32 where the checkpoint asks for it) → pixels in 0..1
 //! ```
 //! The sampler works in f32, whatever the U-Net's dtype. In a pipeline in f64 it works in f64.
@@ -23,7 +23,7 @@ pub use request::{
 };
 
 use crate::checkpoint::{Checkpoint, Part};
-use crate::schedulers::SchedulerConfig;
+use crate::schedulers::{SamplerRegistry, SchedulerConfig};
 use crate::unet::UNet;
 use crate::vae::Vae;
 use prompt::Residence;
@@ -39,6 +39,7 @@ pub struct Pipeline<B: Backend> {
     unet: UNet<B>,
     vae: Vae<B>,
     scheduler: SchedulerConfig,
+    samplers: SamplerRegistry<B::Tensor>,
     zero_negative: bool,
     text_length: usize,
     dtype: DType,
@@ -77,12 +78,19 @@ impl<B: Backend> Pipeline<B> {
             unet: UNet::load(&weights(Part::UNet, dtype)?, unet)?,
             vae: Vae::load(&weights(Part::Vae, vae_dtype)?, vae)?,
             scheduler: checkpoint.scheduler().clone(),
+            samplers: SamplerRegistry::with_builtins(),
             zero_negative: checkpoint.force_zeros_for_empty_prompt(),
             text_length: checkpoint.text_encoders()[0].context,
             dtype,
             vae_dtype,
             device: device.clone(),
         })
+    }
+
+    /// The same with the samplers of this registry, instead of this crate's alone.
+    #[must_use]
+    pub fn with_samplers(self, samplers: SamplerRegistry<B::Tensor>) -> Self {
+        Self { samplers, ..self }
     }
 
     /// The U-Net.

@@ -4,7 +4,6 @@ use atedm_core::{Error, Result, Tensor};
 
 use crate::flops::Macs;
 use crate::rng::{NoiseDType, RngKind};
-use crate::schedulers::SamplerChoice;
 use crate::vae::{LatentDistribution, TileOptions};
 
 /// The input of a run. [`Request::new`] has diffusers' defaults. Change the fields that matter to you.
@@ -18,6 +17,9 @@ pub struct Request<T> {
     pub steps: usize,
     /// Classifier-free guidance scale. With 1 or less, the U-Net runs on one row per image.
     pub guidance_scale: f64,
+    /// How far each guided prediction gets the standard deviation of the prompt's own prediction: from 0, not at all, to 1,
+    /// fully. 0.7 suits checkpoints with zero terminal SNR.
+    pub guidance_rescale: f64,
     /// Seed of the noise.
     pub seed: u64,
     /// Generator of the noise.
@@ -30,8 +32,9 @@ pub struct Request<T> {
     pub height: Option<usize>,
     /// SD-XL's size conditioning.
     pub micro: MicroConditioning,
-    /// A sampler that replaces the checkpoint's.
-    pub scheduler: Option<SamplerChoice>,
+    /// A sampler that replaces the checkpoint's: a name or class of the pipeline's
+    /// [registry](crate::schedulers::SamplerRegistry).
+    pub scheduler: Option<String>,
     /// The latents that the run starts from.
     pub initial: InitialLatents<T>,
     /// How the final latents are decoded.
@@ -47,6 +50,7 @@ impl<T: Tensor> Request<T> {
             images_per_prompt: 1,
             steps: 50,
             guidance_scale: 5.0,
+            guidance_rescale: 0.0,
             seed: 0,
             rng: RngKind::Torch,
             noise_dtype: NoiseDType::OfModel,

@@ -46,20 +46,24 @@ fn generate<B: Backend>(
     let _span = tracing::info_span!("generate", steps = request.steps, seed = request.seed).entered();
     let (unet, device) = (pipeline.unet.config(), &pipeline.device);
     // All checks of the request run before any model does.
-    let guidance = Guidance::new(request.guidance_scale, unet.guidance_channels)?;
-    let mut sampler = pipeline.scheduler.build::<B::Tensor>(request.scheduler, request.steps)?;
+    let guidance = Guidance::new(request.guidance_scale, request.guidance_rescale, unet.guidance_channels)?;
+    let named = request.scheduler.as_deref();
+    let mut sampler = pipeline.samplers.build(&pipeline.scheduler, named, request.steps)?;
     let sizes = Sizes::new(request, unet.sample_size, pipeline.vae.factor())?;
     if let Decoding::Tiled(Some(tiles)) = &request.decoding {
         tiles.check(pipeline.vae.factor())?;
     }
-    let total = sampler.timesteps().len();
+    let firsts = sampler.first_evaluations();
+    let (total, evaluations) = (firsts.len(), sampler.timesteps().len());
     let start = start_of(request, total)?;
+    let first = firsts.get(start).copied().unwrap_or(0);
     let images = request.images()?;
     let PixelSize { height, width } = sizes.latents;
     let noise_dtype = request.noise_dtype.beside(pipeline.dtype);
     let mut noise = request.rng.source(request.seed, images, noise_dtype);
     let shape = [images, unet.in_channels, height, width];
-    let mut latents = initial(pipeline, request, sampler.as_ref(), noise.as_mut(), shape)?;
+    let mut latents =
+        initial(pipeline, request, &Beginning { sampler: sampler.as_ref(), first }, noise.as_mut(), shape)?;
 
     let paired = guidance.is_paired();
     let encoded = pipeline
@@ -78,11 +82,12 @@ fn generate<B: Backend>(
     let mut reducer = Metered::new(reducer);
     reducer.begin_run(&Run { first: start, ..Run::new(total, request.seed, &guided.rows) })?;
     let text = guided.tokens.shape().get(1).copied().unwrap_or(0);
-    let mut costs = Vec::with_capacity(total - start);
-    for index in start..total {
+    let mut costs = Vec::with_capacity(evaluations - first);
+    for number in first..evaluations {
+        let index = sampler.step_of(number);
         let _span = tracing::info_span!("step", index).entered();
-        let (timestep, sigma) = (sampler.timesteps()[index], sampler.sigmas()[index]);
-        let step = Step { index, total, evaluation: index - start, sigma, timestep };
+        let (timestep, sigma) = (sampler.timesteps()[number], sampler.sigmas()[number]);
+        let step = Step { index, total, evaluation: number - first, sigma, timestep };
         let batch = match guided.guidance.is_paired() && !reducer.wants_guidance(&step) {
             true => match &mut unguided {
                 Some(half) => &*half,
@@ -92,7 +97,7 @@ fn generate<B: Backend>(
         };
         let Batch { guidance, tokens, pooled, rows, time_ids } = batch;
         reducer.begin_step(&step, rows)?;
-        let scaled = guidance.widen(sampler.scale_input(&latents, index)?.cast(pipeline.dtype)?)?;
+        let scaled = guidance.widen(sampler.scale_input(&latents, number)?.cast(pipeline.dtype)?)?;
         let input = UNetInput {
             latents: &scaled,
             timesteps: &vec![timestep; rows.len()],
@@ -112,13 +117,15 @@ fn generate<B: Backend>(
             Evaluation { step: index, rows: rows.len(), run_rows: guided.rows.len() },
         )?);
         let prediction = guidance.combine(prediction.cast(latents.dtype())?, images)?;
-        latents = sampler.step(&prediction, index, &latents, noise.as_mut())?;
+        latents = sampler.step(&prediction, number, &latents, noise.as_mut())?;
         expect_finite(
             &latents,
             &format!("step {index} of 0 to {}: what the sampler makes of the U-Net's output", total - 1),
         )?;
+        let ends_step = number + 1 == evaluations || sampler.step_of(number + 1) != index;
+        let (timestep, sigma) = (sampler.timesteps()[firsts[index]], sampler.sigmas()[firsts[index]]);
         let report = StepReport { index, total, timestep, sigma, latents: &latents };
-        if progress(&report).is_break() {
+        if ends_step && progress(&report).is_break() {
             return Err(Error::Cancelled);
         }
     }
@@ -183,11 +190,18 @@ fn start_of<T>(request: &Request<T>, total: usize) -> Result<usize> {
     }
 }
 
-/// The latents before the first step, in the sampler's dtype.
+/// Where a run begins.
+struct Beginning<'a, T> {
+    sampler: &'a dyn Sampler<T>,
+    /// The first evaluation to run.
+    first: usize,
+}
+
+/// The latents before the first evaluation, in the sampler's dtype.
 fn initial<B: Backend>(
     pipeline: &Pipeline<B>,
     request: &Request<B::Tensor>,
-    sampler: &dyn Sampler<B::Tensor>,
+    Beginning { sampler, first }: &Beginning<'_, B::Tensor>,
     noise: &mut dyn NoiseSource,
     shape: [usize; 4],
 ) -> Result<B::Tensor> {
@@ -199,15 +213,15 @@ fn initial<B: Backend>(
             return given::<B>(latents, shape, dtype, device)?.affine(sampler.init_noise_sigma(), 0.0);
         }
         InitialLatents::Drawn => None,
-        InitialLatents::Clean { latents, start } => Some((latents.clone(), *start)),
-        InitialLatents::Encoded { distribution, start } => {
-            Some((drawn_from(pipeline, request, distribution, noise, shape[0])?, *start))
+        InitialLatents::Clean { latents, .. } => Some(latents.clone()),
+        InitialLatents::Encoded { distribution, .. } => {
+            Some(drawn_from(pipeline, request, distribution, noise, shape[0])?)
         }
     };
     let drawn = B::Tensor::from_f32(&noise.standard_normal(&shape)?, &shape, dtype, device)?;
     match clean {
         None => drawn.affine(sampler.init_noise_sigma(), 0.0),
-        Some((clean, start)) => sampler.add_noise(&given::<B>(&clean, shape, dtype, device)?, &drawn, start),
+        Some(clean) => sampler.add_noise(&given::<B>(&clean, shape, dtype, device)?, &drawn, *first),
     }
 }
 

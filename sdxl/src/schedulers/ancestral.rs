@@ -9,13 +9,13 @@ use atedm_core::{Result, Tensor};
 
 use super::config::SchedulerConfig;
 use super::denoise::Denoiser;
-use super::kinds::{FinalSigma, Prediction};
+use super::kinds::{FinalSigma, Levels, Prediction};
 use super::ops::{add_scaled, at, divide, noise_like};
 use super::sampler::Sampler;
 use super::sigmas::SigmaSchedule;
 use crate::rng::NoiseSource;
 
-/// Euler ancestral. It has no Karras levels, and its final level is always 0.
+/// Euler ancestral. It has only the training levels, and its final level is always 0.
 #[derive(Debug, Clone)]
 pub(super) struct EulerAncestral {
     schedule: SigmaSchedule,
@@ -28,8 +28,8 @@ impl EulerAncestral {
             let reason = "expected epsilon or v_prediction for euler-a, got sample";
             return Err(config.error("prediction_type", reason));
         }
-        let plain = SchedulerConfig { karras: false, final_sigma: FinalSigma::Zero, ..config.clone() };
-        let schedule = SigmaSchedule::discrete(&plain, steps);
+        let plain = SchedulerConfig { final_sigma: FinalSigma::Zero, ..config.with_levels(Levels::Training) };
+        let schedule = SigmaSchedule::discrete(&plain, steps)?;
         Ok(Self { schedule, denoiser: Denoiser::Plain(config.prediction) })
     }
 }

@@ -4,14 +4,13 @@
 //! x ← √ᾱ' x₀ + √(1 − ᾱ') ε,   ᾱ' of timestep t − ⌊train / steps⌋
 //! ```
 
-use atedm_core::{Error, Result, Tensor};
+use atedm_core::{Result, Tensor};
 
+use super::alphas::{AlphaSchedule, sigmas_of};
 use super::config::SchedulerConfig;
-use super::kinds::{Prediction, Spacing};
+use super::kinds::Prediction;
 use super::ops::{add_scaled, at, clip, mix, scale, split};
 use super::sampler::Sampler;
-use super::spacing::Visits;
-use super::training::TrainingNoise;
 use crate::rng::NoiseSource;
 
 /// DDIM, deterministic.
@@ -33,28 +32,21 @@ struct Alphas {
 
 impl Ddim {
     pub(super) fn new(config: &SchedulerConfig, steps: usize) -> Result<Self> {
-        let train = config.num_train_timesteps;
-        let visits = Visits { train, steps, offset: config.steps_offset, one_more: false, whole: true };
-        let timesteps = visits.timesteps(config.spacing.unwrap_or(Spacing::Leading));
-        let noise = TrainingNoise::new(config);
-        let first = at(&noise.alphas_cumprod, 0)?;
+        let AlphaSchedule { timesteps, visited, trained } = AlphaSchedule::new(config, steps)?;
+        let first = at(&trained, 0)?;
         let last = if config.set_alpha_to_one.unwrap_or(true) { 1.0 } else { first };
-        let stride = train / steps;
-        let mut alphas = Vec::with_capacity(timesteps.len());
-        for &t in &timesteps {
-            let t = t.max(0.0) as usize;
-            let before = noise.alphas_cumprod.get(t).copied().ok_or_else(|| {
-                Error::config(
-                    "steps",
-                    format!("{steps} steps with steps_offset {} pass timestep {train}", config.steps_offset),
-                )
-            })?;
-            let after = t.checked_sub(stride).and_then(|t| noise.alphas_cumprod.get(t)).copied();
-            alphas.push(Alphas { before, after: after.unwrap_or(last) });
-        }
-        let level = |alpha: f32| f64::from(((1.0 - alpha) / alpha).sqrt());
-        let end = alphas.last().map(|alphas| level(alphas.after));
-        let sigmas = alphas.iter().map(|alphas| level(alphas.before)).chain(end).collect();
+        let stride = config.num_train_timesteps / steps;
+        let after = |&t: &f64| {
+            let earlier = (t.max(0.0) as usize).checked_sub(stride);
+            earlier.and_then(|t| trained.get(t)).copied().unwrap_or(last)
+        };
+        let alphas: Vec<Alphas> = visited
+            .iter()
+            .zip(timesteps.iter().map(after))
+            .map(|(&before, after)| Alphas { before, after })
+            .collect();
+        let end = alphas.last().map(|alphas| alphas.after);
+        let sigmas = sigmas_of(visited.into_iter().chain(end));
         let clip = config.clip_sample.unwrap_or(true).then_some(config.clip_sample_range);
         Ok(Self { timesteps, alphas, sigmas, prediction: config.prediction, clip })
     }
@@ -72,10 +64,7 @@ impl<T: Tensor> Sampler<T> for Ddim {
     fn step(&mut self, output: &T, step: usize, sample: &T, _noise: &mut dyn NoiseSource) -> Result<T> {
         let Alphas { before, after } = at(&self.alphas, step)?;
         let (clean, noise) = split(output, sample, before, self.prediction)?;
-        let clean = match self.clip {
-            Some(limit) => clip(&clean, limit)?,
-            None => clean,
-        };
+        let clean = clip(clean, self.clip)?;
         add_scaled(&scale(&clean, after.sqrt())?, &noise, (1.0 - after).sqrt())
     }
 

@@ -10,13 +10,27 @@ use atedm_core::Result;
 
 use super::config::{EdmSchedule, SchedulerConfig};
 use super::denoise::Preconditioning;
-use super::kinds::{FinalSigma, Prediction, SchedulerClass};
+use super::kinds::{FinalSigma, Prediction};
 use super::ops::{at, widen};
 use super::sigmas::SigmaSchedule;
-use super::spacing::{linspace, linspace_f32};
+use super::spacing::{check_steps, linspace, linspace_f32};
+
+/// The two classes, which differ in small ways.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Family {
+    /// `EDMEulerScheduler`.
+    Euler,
+    /// `EDMDPMSolverMultistepScheduler`.
+    Multistep,
+}
 
 /// The preconditioning and the noise levels for a run of `steps` steps.
-pub(super) fn schedule(config: &SchedulerConfig, steps: usize) -> Result<(Preconditioning, SigmaSchedule)> {
+pub(super) fn schedule(
+    config: &SchedulerConfig,
+    steps: usize,
+    family: Family,
+) -> Result<(Preconditioning, SigmaSchedule)> {
+    check_steps(steps, config.num_train_timesteps)?;
     let Some(edm) = &config.edm else {
         return Err(config.error("_class_name", "expected one of EDM's classes"));
     };
@@ -29,19 +43,17 @@ pub(super) fn schedule(config: &SchedulerConfig, steps: usize) -> Result<(Precon
         }
     };
     let (low, high) = (config.sigma_bounds.min.unwrap_or(0.002), config.sigma_bounds.max.unwrap_or(80.0));
-    let multistep = config.class == Some(SchedulerClass::EdmDpmMultistep);
-    let precision = if multistep { Precision::Single } else { Precision::Double };
     let levels = match edm.schedule {
-        EdmSchedule::Karras => karras(edm.rho, Range { low, high }, steps, precision),
+        EdmSchedule::Karras => karras(edm.rho, Range { low, high }, steps, family),
         EdmSchedule::Exponential => {
             let logarithms = linspace_f32(low.ln() as f32, high.ln() as f32, steps);
             logarithms.into_iter().rev().map(f32::exp).collect()
         }
     };
-    let last = match (config.final_sigma, multistep) {
+    let last = match (config.final_sigma, family) {
         (FinalSigma::Zero, _) => 0.0,
-        (FinalSigma::SigmaMin, true) => low as f32,
-        (FinalSigma::SigmaMin, false) => at(&levels, steps - 1)?,
+        (FinalSigma::SigmaMin, Family::Multistep) => low as f32,
+        (FinalSigma::SigmaMin, Family::Euler) => at(&levels, steps - 1)?,
     };
     let timesteps = levels.iter().map(|sigma| f64::from(0.25 * sigma.ln())).collect();
     let sigmas: Vec<f32> = levels.into_iter().chain([last]).collect();
@@ -62,18 +74,10 @@ struct Range {
     high: f64,
 }
 
-/// The precision in which the levels are computed.
-enum Precision {
-    /// f32, as in the multistep class.
-    Single,
-    /// f64.
-    Double,
-}
-
-/// Karras' levels, from the highest to the lowest.
-fn karras(rho: f64, range: Range, steps: usize, precision: Precision) -> Vec<f32> {
+/// Karras' levels, from the highest to the lowest. The multistep class computes them in f32, the Euler class in f64.
+fn karras(rho: f64, range: Range, steps: usize, family: Family) -> Vec<f32> {
     let (from, to) = (range.high.powf(1.0 / rho), range.low.powf(1.0 / rho));
-    if let Precision::Single = precision {
+    if family == Family::Multistep {
         let (start, stride) = (from as f32, (to - from) as f32);
         let level = |ramp: f32| f64::from(start + ramp * stride).powf(rho) as f32;
         return linspace_f32(0.0, 1.0, steps).into_iter().map(level).collect();

@@ -14,7 +14,7 @@ use atedm_core::{Result, Tensor};
 
 use super::config::SchedulerConfig;
 use super::denoise::Denoiser;
-use super::edm;
+use super::edm::{self, Family};
 use super::ops::{add_scaled, at, divide};
 use super::sampler::Sampler;
 use super::sigmas::SigmaSchedule;
@@ -28,19 +28,18 @@ pub(super) struct Euler {
 }
 
 impl Euler {
-    pub(super) fn new(config: &SchedulerConfig, steps: usize) -> Self {
-        Self {
-            schedule: SigmaSchedule::discrete(config, steps),
-            denoiser: Denoiser::Plain(config.prediction),
-        }
+    pub(super) fn new(config: &SchedulerConfig, steps: usize) -> Result<Self> {
+        let schedule = SigmaSchedule::discrete(config, steps)?;
+        Ok(Self { schedule, denoiser: Denoiser::Plain(config.prediction) })
     }
 
-    pub(super) fn sgm(config: &SchedulerConfig, steps: usize) -> Self {
-        Self { schedule: SigmaSchedule::legacy(config, steps), denoiser: Denoiser::Plain(config.prediction) }
+    pub(super) fn sgm(config: &SchedulerConfig, steps: usize) -> Result<Self> {
+        let schedule = SigmaSchedule::legacy(config, steps)?;
+        Ok(Self { schedule, denoiser: Denoiser::Plain(config.prediction) })
     }
 
     pub(super) fn edm(config: &SchedulerConfig, steps: usize) -> Result<Self> {
-        let (preconditioning, schedule) = edm::schedule(config, steps)?;
+        let (preconditioning, schedule) = edm::schedule(config, steps, Family::Euler)?;
         Ok(Self { schedule, denoiser: Denoiser::Edm(preconditioning) })
     }
 }

@@ -4,8 +4,22 @@ use std::path::Path;
 
 use atedm_core::{Error, Result};
 
-use super::kinds::SchedulerClass;
+use super::kinds::Levels;
 use crate::config::Fields;
+
+/// The classes of diffusers that we know and whose models were trained with betas.
+pub(super) const OVER_BETAS: [&str; 10] = [
+    "EulerDiscreteScheduler",
+    "EulerAncestralDiscreteScheduler",
+    "HeunDiscreteScheduler",
+    "LMSDiscreteScheduler",
+    "DDIMScheduler",
+    "DDPMScheduler",
+    "DPMSolverMultistepScheduler",
+    "DPMSolverSinglestepScheduler",
+    "UniPCMultistepScheduler",
+    "LCMScheduler",
+];
 
 /// Parses JSON as Python writes it. Bare `-Infinity`, `Infinity` and `NaN` are allowed and count as absent.
 ///
@@ -40,7 +54,7 @@ pub(super) fn one_of<V: Copy>(fields: &Fields, field: &str, known: &[(&str, V)])
 ///
 /// # Errors
 /// [`Error::Config`] naming the file and the field.
-pub(super) fn refuse_null(fields: &Fields, class: Option<SchedulerClass>) -> Result<()> {
+pub(super) fn refuse_null(fields: &Fields, class: &str) -> Result<()> {
     const SPACING: [&str; 2] = ["timestep_spacing", "steps_offset"];
     fields.refuse_null(&[
         "num_train_timesteps",
@@ -50,23 +64,80 @@ pub(super) fn refuse_null(fields: &Fields, class: Option<SchedulerClass>) -> Res
         "prediction_type",
     ])?;
     match class {
-        Some(SchedulerClass::Euler) => {
+        "EulerDiscreteScheduler" => {
             fields.refuse_null(&SPACING)?;
             fields.refuse_null(&["final_sigmas_type", "interpolation_type"])
         }
-        Some(SchedulerClass::EulerAncestral) => fields.refuse_null(&SPACING),
-        Some(SchedulerClass::Ddim) => {
+        "EulerAncestralDiscreteScheduler" | "HeunDiscreteScheduler" | "LMSDiscreteScheduler" => {
+            fields.refuse_null(&SPACING)
+        }
+        "DDIMScheduler" | "DDPMScheduler" => {
             fields.refuse_null(&SPACING)?;
             let clips = fields.flag("clip_sample", true)?;
             if clips { fields.refuse_null(&["clip_sample_range"]) } else { Ok(()) }
         }
-        Some(SchedulerClass::DpmMultistep) => {
+        "DPMSolverMultistepScheduler" => {
             fields.refuse_null(&SPACING)?;
             fields.refuse_null(&["final_sigmas_type", "algorithm_type", "solver_type", "solver_order"])
         }
-        Some(SchedulerClass::Lcm) => fields.refuse_null(&["original_inference_steps", "timestep_scaling"]),
+        "DPMSolverSinglestepScheduler" => {
+            fields.refuse_null(&["final_sigmas_type", "algorithm_type", "solver_type", "solver_order"])
+        }
+        "UniPCMultistepScheduler" => {
+            fields.refuse_null(&SPACING)?;
+            fields.refuse_null(&["final_sigmas_type", "solver_type", "solver_order", "disable_corrector"])
+        }
+        "LCMScheduler" => fields.refuse_null(&["original_inference_steps", "timestep_scaling"]),
         _ => Ok(()),
     }
+}
+
+/// How noise levels are spaced.
+///
+/// # Errors
+/// [`Error::Config`] naming the file and the second of two flags.
+pub(super) fn levels(fields: &Fields) -> Result<Levels> {
+    let mut chosen: Option<(&str, Levels)> = None;
+    for (field, levels) in [
+        ("use_karras_sigmas", Levels::Karras),
+        ("use_exponential_sigmas", Levels::Exponential),
+        ("use_beta_sigmas", Levels::Beta),
+    ] {
+        if !fields.flag(field, false)? {
+            continue;
+        }
+        if let Some((first, _)) = chosen.replace((field, levels)) {
+            return Err(fields.error(field, format!("expected false beside {first}, got true")));
+        }
+    }
+    Ok(chosen.map_or(Levels::Training, |(_, levels)| levels))
+}
+
+/// Refuses values that diffusers knows and we do not. To ignore them would be worse.
+///
+/// # Errors
+/// [`Error::Config`] naming the file and the field.
+pub(super) fn refuse_unsupported(fields: &Fields) -> Result<()> {
+    for field in ["thresholding", "use_lu_lambdas", "use_flow_sigmas", "use_dynamic_shifting"] {
+        if fields.flag(field, false)? {
+            return Err(fields.error(field, "expected false, true is not supported"));
+        }
+    }
+    if !fields.flag("predict_x0", true)? {
+        return Err(fields.error("predict_x0", "expected true, false is not supported"));
+    }
+    if let Some([_, ..]) = fields.numbers("disable_corrector")?.as_deref() {
+        return Err(fields.error("disable_corrector", "expected an empty list"));
+    }
+    if let Some(value) = fields.optional_number("lambda_min_clipped")? {
+        return Err(fields.error("lambda_min_clipped", format!("expected -Infinity, got {value}")));
+    }
+    one_of(fields, "interpolation_type", &[("linear", ())])?;
+    let continuous = fields.text("timestep_type")? == Some("continuous");
+    if continuous && fields.text("prediction_type")? == Some("v_prediction") {
+        return Err(fields.error("timestep_type", "expected discrete with v_prediction, got continuous"));
+    }
+    Ok(())
 }
 
 /// `text` with bare `Infinity`, `-Infinity` and `NaN` replaced by `null`. `None` if it has none of them.

@@ -1,37 +1,6 @@
 //! The values of fields in a scheduler's config.
 
-/// The class names of diffusers that we know.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum SchedulerClass {
-    /// `EulerDiscreteScheduler`.
-    Euler,
-    /// `EulerAncestralDiscreteScheduler`.
-    EulerAncestral,
-    /// `DDIMScheduler`.
-    Ddim,
-    /// `DPMSolverMultistepScheduler`.
-    DpmMultistep,
-    /// `LCMScheduler`.
-    Lcm,
-    /// `EDMEulerScheduler`.
-    EdmEuler,
-    /// `EDMDPMSolverMultistepScheduler`, the class of Playground v2.5.
-    EdmDpmMultistep,
-}
-
-/// The class names.
-pub(super) const CLASSES: [(&str, SchedulerClass); 7] = [
-    ("EulerDiscreteScheduler", SchedulerClass::Euler),
-    ("EulerAncestralDiscreteScheduler", SchedulerClass::EulerAncestral),
-    ("DDIMScheduler", SchedulerClass::Ddim),
-    ("DPMSolverMultistepScheduler", SchedulerClass::DpmMultistep),
-    ("LCMScheduler", SchedulerClass::Lcm),
-    ("EDMEulerScheduler", SchedulerClass::EdmEuler),
-    ("EDMDPMSolverMultistepScheduler", SchedulerClass::EdmDpmMultistep),
-];
-
-/// How training betas are spaced between `beta_start` and `beta_end`.
+/// How training betas lie between `beta_start` and `beta_end`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum BetaSchedule {
@@ -75,7 +44,52 @@ pub enum FinalSigma {
     SigmaMin,
 }
 
-/// The bounds of Karras' noise levels. An absent bound is the model's training bound.
+/// How the noise levels of a run lie.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Levels {
+    /// The training levels at the visited timesteps.
+    Training,
+    /// Evenly in `σ^(1/7)` (Karras et al. 2022, equation 5).
+    Karras,
+    /// Evenly in `ln σ`.
+    Exponential,
+    /// Evenly in the quantiles of the beta distribution with α = β = 0.6 (Lee et al. 2024): close to both ends.
+    Beta,
+}
+
+/// The equation that DPM-Solver++ solves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum DpmAlgorithm {
+    /// The ordinary one, without noise: `dpmsolver++`.
+    Ode,
+    /// The stochastic one, which draws noise in every step: `sde-dpmsolver++`.
+    Sde,
+}
+
+/// UniPC's factor `B(h)` (Zhao et al. 2023, section 3.1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum UniPcFactor {
+    /// `h`.
+    Bh1,
+    /// `eʰ − 1`.
+    Bh2,
+}
+
+/// Variance of the noise that DDPM adds in a step (Ho et al. 2020, section 3.2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum DdpmVariance {
+    /// That of the step before, given the clean sample.
+    Small,
+    /// β of the step.
+    Large,
+}
+
+/// Bounds of noise levels that do not follow the training ones; a bound that is absent is the one that the model was
+/// trained with.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct SigmaBounds {
     /// The lowest level.

@@ -7,11 +7,12 @@
 
 use atedm_core::{Error, Result, Tensor};
 
+use super::alphas::{expect_signal, sigmas_of};
 use super::config::SchedulerConfig;
 use super::kinds::Prediction;
 use super::ops::{add_scaled, at, clip, mix, noise_like, scale, split};
 use super::sampler::Sampler;
-use super::spacing::linspace;
+use super::spacing::{check_steps, linspace};
 use super::training::TrainingNoise;
 use crate::rng::NoiseSource;
 
@@ -32,6 +33,7 @@ pub(super) struct Lcm {
 
 impl Lcm {
     pub(super) fn new(config: &SchedulerConfig, steps: usize) -> Result<Self> {
+        check_steps(steps, config.num_train_timesteps)?;
         let original = config.original_inference_steps;
         if !(1..=config.num_train_timesteps).contains(&original) {
             let most = config.num_train_timesteps;
@@ -48,8 +50,8 @@ impl Lcm {
         let timesteps: Vec<usize> = visited.into_iter().map(|i| (original - i) * stride - 1).collect();
         let noise = TrainingNoise::new(config);
         let alphas = timesteps.iter().map(|&t| at(&noise.alphas_cumprod, t)).collect::<Result<Vec<f32>>>()?;
-        let levels = alphas.iter().map(|&alpha| f64::from(((1.0 - alpha) / alpha).sqrt()));
-        let sigmas = levels.chain([0.0]).collect();
+        expect_signal(config, &alphas)?;
+        let sigmas = sigmas_of(alphas.iter().copied().chain([1.0]));
         Ok(Self {
             timesteps: timesteps.into_iter().map(|t| t as f64).collect(),
             alphas,
@@ -72,10 +74,7 @@ impl<T: Tensor> Sampler<T> for Lcm {
 
     fn step(&mut self, output: &T, step: usize, sample: &T, noise: &mut dyn NoiseSource) -> Result<T> {
         let (clean, _) = split(output, sample, at(&self.alphas, step)?, self.prediction)?;
-        let clean = match self.clip {
-            Some(limit) => clip(&clean, limit)?,
-            None => clean,
-        };
+        let clean = clip(clean, self.clip)?;
         let scaled = (at(&self.timesteps, step)? * self.timestep_scaling) as f32;
         let spread = scaled * scaled + DATA_VARIANCE;
         let denoised = add_scaled(&scale(&clean, scaled / spread.sqrt())?, sample, DATA_VARIANCE / spread)?;

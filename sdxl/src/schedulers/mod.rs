@@ -1,41 +1,57 @@
 //! The samplers of diffusers 0.42, and the paper's sampler, sgm's EulerEDM.
 //!
-//! A [`SchedulerConfig`] is a checkpoint's `scheduler_config.json`. A [`SamplerChoice`] is the user's choice.
-//! [`SchedulerConfig::build`] turns both and a number of steps into a [`Sampler`].
+//! A [`SchedulerConfig`] is a checkpoint's `scheduler_config.json`. A [`SamplerRegistry`] turns it and a number of steps into
+//! a [`Sampler`]: the checkpoint's own, or the one that a user names. Samplers of other crates join the same registry.
 //!
 //! | file | what |
 //! |---|---|
-//! | `kinds`, `config`, `fields`, `choice` | the config, and the user's choice |
-//! | `build`, `sampler` | building a sampler, and the trait of samplers |
-//! | `euler`, `ancestral`, `ddim`, `dpm`, `lcm` | the samplers |
-//! | `sigmas`, `training`, `spacing`, `edm` | noise levels and timesteps |
-//! | `denoise`, `ops` | reading a U-Net's output, and small arithmetic |
+//! | `kinds`, `config`, `fields` | what a config says |
+//! | `registry`, `builtin`, `sampler` | samplers by name, ours, and what a sampler is |
+//! | `euler`, `ancestral`, `heun`, `lms` | samplers over `x = x₀ + σ ε` |
+//! | `dpm`, `singlestep`, `unipc`; `solver` | solvers in the logarithm of the signal-to-noise ratio; what they share |
+//! | `ddim`, `ddpm`, `lcm`; `alphas` | samplers over `x = √ᾱ x₀ + √(1 − ᾱ) ε`; what they share |
+//! | `sigmas`, `levels`, `training`, `spacing`, `edm` | noise levels and timesteps |
+//! | `denoise`, `ops` | how a U-Net's output is read, and small arithmetic |
 //!
-//! Precision is as in diffusers:
-//! - Training noise levels are f32; their cumulative product is accumulated in f64 (torch).
-//! - Inference noise levels are interpolated in f64 and stored as f32 (numpy).
-//! - Scalars of a step are f32. Tensors keep the dtype of the sample; the pipeline holds it in f32.
+//! Precision: training noise levels are f32 with the cumulative product accumulated in f64 (torch's), inference
+//! noise levels are interpolated in f64 and stored as f32 (numpy's part of diffusers), scalars of a step are f32,
+//! and tensors keep the dtype of the sample, which the pipeline holds in f32.
+//!
+//! One departure from diffusers: every sampler here rescales the training levels where `rescale_betas_zero_snr` asks for it.
+//! Some of diffusers' classes have no such field (Heun, LMS, DPM++ singlestep) and drop it, and then read a U-Net that was
+//! trained on rescaled levels wrongly.
 
+mod alphas;
 mod ancestral;
-mod build;
-mod choice;
+mod builtin;
 mod config;
 mod ddim;
+mod ddpm;
 mod denoise;
 mod dpm;
 mod edm;
 mod euler;
 mod fields;
+mod heun;
 mod kinds;
 mod lcm;
+mod levels;
+mod lms;
 mod ops;
+mod registry;
 mod sampler;
 mod sigmas;
+mod singlestep;
+mod solver;
 mod spacing;
 mod training;
+mod unipc;
 
-pub use choice::SamplerChoice;
 pub use config::{EdmConfig, EdmSchedule, SchedulerConfig};
-pub use kinds::{BetaSchedule, FinalSigma, Prediction, SchedulerClass, SigmaBounds, Spacing};
+pub use kinds::{
+    BetaSchedule, DdpmVariance, DpmAlgorithm, FinalSigma, Levels, Prediction, SigmaBounds, Spacing,
+    UniPcFactor,
+};
+pub use registry::SamplerRegistry;
 pub use sampler::Sampler;
 pub use training::TrainingNoise;

@@ -21,9 +21,12 @@ pub(super) fn divide<T: Tensor>(tensor: &T, divisor: f32) -> Result<T> {
     tensor.div(&T::full(f64::from(divisor), &ones, tensor.dtype(), &tensor.device())?)
 }
 
-/// `tensor` clipped to `±limit`.
-pub(super) fn clip<T: Tensor>(tensor: &T, limit: f64) -> Result<T> {
-    tensor.clamp_min(-limit)?.affine(-1.0, 0.0)?.clamp_min(-limit)?.affine(-1.0, 0.0)
+/// `tensor` clipped to `±limit`, if there is a limit.
+pub(super) fn clip<T: Tensor>(tensor: T, limit: Option<f64>) -> Result<T> {
+    match limit {
+        Some(limit) => tensor.clamp_min(-limit)?.affine(-1.0, 0.0)?.clamp_min(-limit)?.affine(-1.0, 0.0),
+        None => Ok(tensor),
+    }
 }
 
 /// Standard normal noise with the shape and dtype of `tensor`.

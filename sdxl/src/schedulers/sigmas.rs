@@ -4,9 +4,10 @@ use atedm_core::{Result, Tensor};
 
 use super::config::SchedulerConfig;
 use super::kinds::{FinalSigma, Spacing};
+use super::levels::spread;
 use super::ops::{at, divide, widen};
-use super::spacing::{Visits, interpolate, linspace};
-use super::training::{TrainingNoise, karras, sigmas_f64};
+use super::spacing::{Visits, check_steps, interpolate, linspace};
+use super::training::{TrainingNoise, sigmas_f64};
 
 /// A schedule of noise levels for samples `x = x₀ + σ ε`. Several samplers share it.
 #[derive(Debug, Clone)]
@@ -24,16 +25,17 @@ pub(super) struct SigmaSchedule {
 }
 
 impl SigmaSchedule {
-    /// diffusers' levels: training levels interpolated at the spacing's timesteps, or Karras' levels.
-    pub(super) fn discrete(config: &SchedulerConfig, steps: usize) -> Self {
+    /// diffusers' levels: training levels interpolated at the spacing's timesteps, or other levels between their ends.
+    ///
+    /// # Errors
+    /// [`atedm_core::Error::Config`] for 0 steps, and for more steps than training has.
+    pub(super) fn discrete(config: &SchedulerConfig, steps: usize) -> Result<Self> {
         let noise = TrainingNoise::new(config);
         let spacing = config.spacing.unwrap_or(Spacing::Linspace);
-        let train = config.num_train_timesteps;
-        let visits = Visits { train, steps, offset: config.steps_offset, one_more: false, whole: false };
-        let mut timesteps = visits.timesteps(spacing);
+        let mut timesteps = Visits::new(config, steps).timesteps(spacing)?;
         let mut sigmas: Vec<f64> = timesteps.iter().map(|&t| interpolate(t, &noise.sigmas)).collect();
-        if config.karras {
-            sigmas = karras(&sigmas, config.sigma_bounds, steps);
+        if let Some(spread) = spread(&sigmas, config, steps) {
+            sigmas = spread;
             timesteps = sigmas.iter().map(|&sigma| f64::from(noise.timestep_of(sigma) as f32)).collect();
         }
         let last = match config.final_sigma {
@@ -46,13 +48,21 @@ impl SigmaSchedule {
             Spacing::Linspace | Spacing::Trailing => highest,
             Spacing::Leading => (highest * highest + 1.0).sqrt(),
         };
-        Self { timesteps, wide: widen(&sigmas), sigmas, initial: f64::from(initial), data_variance: 1.0 }
+        Ok(Self { timesteps, wide: widen(&sigmas), sigmas, initial: f64::from(initial), data_variance: 1.0 })
     }
 
     /// sgm's `LegacyDDPMDiscretization`: the levels of timesteps `⌊linspace(last, 0)⌋` without the end, then 0. Each
     /// level is a training level, so quantizing it gives the timestep back.
-    pub(super) fn legacy(config: &SchedulerConfig, steps: usize) -> Self {
-        let levels = sigmas_f64(config);
+    ///
+    /// # Errors
+    /// As [`SigmaSchedule::discrete`].
+    pub(super) fn legacy(config: &SchedulerConfig, steps: usize) -> Result<Self> {
+        check_steps(steps, config.num_train_timesteps)?;
+        // sgm knows no rescaled levels: they are diffusers'.
+        let levels = match config.rescale_betas_zero_snr {
+            true => TrainingNoise::new(config).sigmas,
+            false => sigmas_f64(config),
+        };
         let last = config.num_train_timesteps as f64 - 1.0;
         let timesteps: Vec<f64> = match steps == config.num_train_timesteps {
             true => (0..steps).rev().map(|t| t as f64).collect(),
@@ -63,7 +73,7 @@ impl SigmaSchedule {
         let timesteps = sigmas.iter().take(steps).map(|&sigma| nearest(&levels, sigma) as f64).collect();
         let highest = sigmas.first().copied().unwrap_or(0.0);
         let initial = f64::from((1.0 + highest * highest).sqrt());
-        Self { timesteps, wide: widen(&sigmas), sigmas, initial, data_variance: 1.0 }
+        Ok(Self { timesteps, wide: widen(&sigmas), sigmas, initial, data_variance: 1.0 })
     }
 
     /// `sample / √(σ² + variance of the data)`.

@@ -2,6 +2,9 @@
 //!
 //! The spacings are those of Lin et al., "Common Diffusion Noise Schedules and Sample Steps are Flawed", table 2.
 
+use atedm_core::{Error, Result};
+
+use super::config::SchedulerConfig;
 use super::kinds::Spacing;
 
 /// `numpy.linspace(start, stop, count)`. `endpoint` says whether `stop` is the last value.
@@ -55,6 +58,17 @@ pub(super) fn interpolate(x: f64, values: &[f32]) -> f64 {
     (at(i + 1) - at(i)) * (x - low) + at(i)
 }
 
+/// Checks the number of steps of a run.
+///
+/// # Errors
+/// [`Error::Config`] naming `steps`.
+pub(super) fn check_steps(steps: usize, most: usize) -> Result<()> {
+    match (1..=most).contains(&steps) {
+        true => Ok(()),
+        false => Err(Error::config("steps", format!("expected 1 to {most}, got {steps}"))),
+    }
+}
+
 /// The parameters of a spacing. The schedulers of diffusers differ in small ways.
 pub(super) struct Visits {
     /// Number of training steps.
@@ -70,8 +84,24 @@ pub(super) struct Visits {
 }
 
 impl Visits {
+    /// The parameters that Euler uses.
+    pub(super) fn new(config: &SchedulerConfig, steps: usize) -> Self {
+        Self {
+            train: config.num_train_timesteps,
+            steps,
+            offset: config.steps_offset,
+            one_more: false,
+            whole: false,
+        }
+    }
+
     /// The timesteps, descending.
-    pub(super) fn timesteps(&self, spacing: Spacing) -> Vec<f64> {
+    ///
+    /// # Errors
+    /// [`Error::Config`] naming `steps`, for 0 steps and for more steps than training has.
+    pub(super) fn timesteps(&self, spacing: Spacing) -> Result<Vec<f64>> {
+        // With `one_more`, one timestep more is computed, and all of them must differ.
+        check_steps(self.steps, self.train - usize::from(self.one_more))?;
         let count = self.steps + usize::from(self.one_more);
         let train = self.train as f64;
         let mut timesteps: Vec<f64> = match spacing {
@@ -85,11 +115,11 @@ impl Visits {
             }
             Spacing::Trailing => {
                 let down = arange_down(train, train / self.steps as f64);
-                return down.into_iter().map(|t| t.round_ties_even() - 1.0).collect();
+                return Ok(down.into_iter().map(|t| t.round_ties_even() - 1.0).collect());
             }
         };
         timesteps.truncate(self.steps);
-        timesteps
+        Ok(timesteps)
     }
 }
 
@@ -113,9 +143,9 @@ mod tests {
     #[test]
     fn sdxl_leading_and_trailing() {
         let visits = Visits { train: 1000, steps: 50, offset: 1, one_more: false, whole: false };
-        let leading = visits.timesteps(Spacing::Leading);
+        let leading = visits.timesteps(Spacing::Leading).unwrap();
         assert_eq!((leading[0], leading[49]), (981.0, 1.0));
-        let trailing = visits.timesteps(Spacing::Trailing);
+        let trailing = visits.timesteps(Spacing::Trailing).unwrap();
         assert_eq!((trailing[0], trailing[1], trailing[49]), (999.0, 979.0, 19.0));
     }
 }

@@ -1,7 +1,7 @@
 //! The noise levels of a model's training.
 
 use super::config::SchedulerConfig;
-use super::kinds::{BetaSchedule, SigmaBounds};
+use super::kinds::BetaSchedule;
 use super::spacing::{linspace, linspace_f32};
 
 /// Training noise levels, in f32 as torch computes them.
@@ -12,9 +12,9 @@ use super::spacing::{linspace, linspace_f32};
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct TrainingNoise {
-    /// ᾱ by timestep. Torch accumulates the product in f64 and stores it as f32.
+    /// ᾱ by timestep. Torch accumulates the product in f64 and stores it as f32. With zero terminal SNR the last ᾱ is 0.
     pub alphas_cumprod: Vec<f32>,
-    /// σ by timestep, ascending.
+    /// σ by timestep, ascending. For ᾱ = 0 it is the σ of ᾱ = 2⁻²⁴, as in diffusers.
     pub sigmas: Vec<f32>,
 }
 
@@ -32,12 +32,11 @@ impl TrainingNoise {
                 }
             },
         };
-        let product = |product: &mut f64, beta: f32| {
-            *product *= f64::from(1.0 - beta);
-            Some(*product as f32)
+        let alphas_cumprod = match config.rescale_betas_zero_snr {
+            true => cumulative(&rescaled(&betas)),
+            false => cumulative(&betas),
         };
-        let alphas_cumprod: Vec<f32> = betas.into_iter().scan(1.0, product).collect();
-        let sigmas = alphas_cumprod.iter().map(|&alpha| ((1.0 - alpha) / alpha).sqrt()).collect();
+        let sigmas = alphas_cumprod.iter().map(|&alpha| sigma_of(alpha)).collect();
         Self { alphas_cumprod, sigmas }
     }
 
@@ -54,6 +53,36 @@ impl TrainingNoise {
         let weight = weight.clamp(0.0, 1.0);
         (1.0 - weight) * low as f64 + weight * (low + 1) as f64
     }
+}
+
+/// The σ of `x₀ + σ ε` with the signal-to-noise ratio of `√ᾱ x₀ + √(1 − ᾱ) ε`. ᾱ counts as 2⁻²⁴ at least, so σ is finite.
+pub(super) fn sigma_of(alpha: f32) -> f32 {
+    const LEAST: f32 = 1.0 / (1 << 24) as f32;
+    let alpha = alpha.max(LEAST);
+    ((1.0 - alpha) / alpha).sqrt()
+}
+
+/// ᾱ of these β.
+fn cumulative(betas: &[f32]) -> Vec<f32> {
+    let product = |product: &mut f64, beta: &f32| {
+        *product *= f64::from(1.0 - beta);
+        Some(*product as f32)
+    };
+    betas.iter().scan(1.0, product).collect()
+}
+
+/// β of zero terminal SNR: √ᾱ is shifted so that the last is 0, and scaled so that the first stays (Lin et al. 2023,
+/// "Common Diffusion Noise Schedules and Sample Steps are Flawed", algorithm 1).
+fn rescaled(betas: &[f32]) -> Vec<f32> {
+    let roots: Vec<f32> = cumulative(betas).into_iter().map(f32::sqrt).collect();
+    let (first, last) = (roots.first().copied().unwrap_or(1.0), roots.last().copied().unwrap_or(0.0));
+    let factor = first / (first - last);
+    let alphas = roots.into_iter().map(|root| {
+        let root = (root - last) * factor;
+        root * root
+    });
+    let step = |before: &mut f32, alpha: f32| Some(1.0 - alpha / std::mem::replace(before, alpha));
+    alphas.scan(1.0, step).collect()
 }
 
 /// Training noise levels, computed in f64 and stored as f32. The original SD-XL code (`sgm`) computes them so in numpy.
@@ -73,18 +102,6 @@ pub(super) fn sigmas_f64(config: &SchedulerConfig) -> Vec<f32> {
         Some((((1.0 - *alpha) / *alpha) as f32).sqrt())
     };
     betas.into_iter().scan(1.0, level).collect()
-}
-
-/// Noise levels of Karras et al. 2022, equation 5, with ρ = 7, from the first to the last of `levels`.
-///
-/// `bounds` are the config's own bounds.
-pub(super) fn karras(levels: &[f64], bounds: SigmaBounds, steps: usize) -> Vec<f64> {
-    const RHO: f64 = 7.0;
-    let first = levels.first().copied().unwrap_or(1.0);
-    let last = levels.last().copied().unwrap_or(1.0);
-    let high = bounds.max.unwrap_or(first).powf(1.0 / RHO);
-    let low = bounds.min.unwrap_or(last).powf(1.0 / RHO);
-    linspace(0.0, 1.0, steps, true).into_iter().map(|ramp| (high + ramp * (low - high)).powf(RHO)).collect()
 }
 
 #[cfg(test)]
@@ -112,9 +129,16 @@ mod tests {
         assert_eq!(noise.timestep_of(0.0), 0.0);
     }
 
+    /// Values that diffusers 0.42 computes.
     #[test]
-    fn karras_keeps_the_ends() {
-        let levels = karras(&[14.0, 3.0, 0.5], SigmaBounds::default(), 4);
-        assert!((levels[0] - 14.0).abs() < 1e-12 && (levels[3] - 0.5).abs() < 1e-12);
+    fn zero_terminal_snr() {
+        let config = SchedulerConfig { rescale_betas_zero_snr: true, ..SchedulerConfig::sdxl() };
+        let noise = TrainingNoise::new(&config);
+        let plain = TrainingNoise::new(&SchedulerConfig::sdxl());
+        assert!((noise.alphas_cumprod[0] / plain.alphas_cumprod[0] - 1.0).abs() < 1e-6);
+        assert_eq!(noise.alphas_cumprod[999], 0.0);
+        for (t, sigma) in [(0, 0.029_167_533), (500, 1.774_558_7), (998, 2_254.195), (999, 4_095.999_8)] {
+            assert!((noise.sigmas[t] / sigma - 1.0).abs() < 1e-5, "σ{t} = {}", noise.sigmas[t]);
+        }
     }
 }

@@ -158,11 +158,6 @@ impl<D> SafetensorsSource<D> {
         self.tensors.keys().map(String::as_str)
     }
 
-    /// The names and shapes of all tensors, in no order.
-    pub(crate) fn shapes(&self) -> impl Iterator<Item = (&str, &[usize])> {
-        self.tensors.iter().map(|(name, entry)| (name.as_str(), entry.shape.as_slice()))
-    }
-
     /// Tells the system that small samples of the files will be read.
     pub(crate) fn expect_samples(&self) {
         #[cfg(unix)]

@@ -1,5 +1,6 @@
 """Writes runs.safetensors next to this file: whole runs of diffusers on tests/fixtures/tiny-a with seeds, samplers that
-draw noise, own sizes, several images a prompt, and a consistency-distilled U-Net (tiny-a's with a guidance input).
+draw noise, own sizes, several images a prompt, a consistency-distilled U-Net (tiny-a's with a guidance input), several evaluations a
+step, and zero terminal SNR with rescaled guidance.
 
     target/python/bin/python sdxl/tests/pipeline_golden/make.py
 """
@@ -17,9 +18,12 @@ import checkpoints
 from diffusers import (
     DDIMScheduler,
     EulerAncestralDiscreteScheduler,
+    EulerDiscreteScheduler,
+    HeunDiscreteScheduler,
     LCMScheduler,
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
+    UniPCMultistepScheduler,
 )
 from safetensors.torch import save_file
 
@@ -55,6 +59,13 @@ def main():
     out["euler-a"] = run(pipe, [CIRCLE, CAT], num_inference_steps=5, guidance_scale=6.0, **sizes)
     pipe.scheduler = DDIMScheduler.from_config(base)
     out["ddim"] = run(pipe, [CIRCLE], num_inference_steps=5, guidance_scale=6.0, num_images_per_prompt=3)
+    pipe.scheduler = HeunDiscreteScheduler.from_config(base)
+    out["heun"] = run(pipe, [CIRCLE, CAT], num_inference_steps=5, guidance_scale=6.0)
+    pipe.scheduler = UniPCMultistepScheduler.from_config(base)
+    out["unipc"] = run(pipe, [CIRCLE], num_inference_steps=6, guidance_scale=6.0)
+    zero = dict(prediction_type="v_prediction", rescale_betas_zero_snr=True, timestep_spacing="trailing")
+    pipe.scheduler = EulerDiscreteScheduler.from_config(base, **zero)
+    out["zero-snr"] = run(pipe, [CIRCLE, CAT], num_inference_steps=6, guidance_scale=6.0, guidance_rescale=0.7)
     save_file(out, os.path.join(HERE, "runs.safetensors"))
 
 

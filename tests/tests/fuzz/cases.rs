@@ -6,6 +6,7 @@ use std::path::Path;
 use atedm_core::reference::{NdDevice, NdTensor};
 use atedm_core::{DType, Result};
 use atedm_sdxl::checkpoint::{Checkpoint, OpenOptions, Part};
+use atedm_sdxl::schedulers::SamplerRegistry;
 
 use super::corpus::{BOMB, CAPTIONS, Corpus, copy, files, program};
 use super::draw::{Draw, text};
@@ -229,7 +230,7 @@ fn read(root: &Path, draw: &mut Draw) -> Result<()> {
     for part in Part::ALL {
         checkpoint.weights::<NdTensor>(part, DType::F32, &NdDevice)?;
     }
-    checkpoint.scheduler().build::<NdTensor>(None, 1 + draw.below(50))?;
+    SamplerRegistry::<NdTensor>::with_builtins().build(checkpoint.scheduler(), None, 1 + draw.below(50))?;
     checkpoint.unet().blocks(16, 16);
     checkpoint.unet().parameters();
     let tokenizers = checkpoint.tokenizers()?;

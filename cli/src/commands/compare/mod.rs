@@ -25,7 +25,7 @@ use crate::failure::{Failure, Outcome};
 use crate::model::{asked, open_for};
 use crate::progress::Progress;
 use crate::prune;
-use crate::sample::{init_image, noise, point, run_options, tiles};
+use crate::sample::{init_image, known_samplers, noise, point, run_options, tiles};
 use table::{Report, Shown};
 
 /// Makes the images, draws the sheet and prints the table.
@@ -34,7 +34,8 @@ pub(crate) fn run(args: &CompareArgs, extension: &impl Extension) -> Outcome {
     let specs = specs(&args.methods.join(","))?;
     let sample = &args.sample;
     let progress = Progress::new(0, args.quiet);
-    let model = open_for(&args.engine, sample.model.as_deref())?;
+    let samplers = known_samplers(extension, sample.scheduler.as_deref())?;
+    let model = open_for(&args.engine, sample.model.as_deref())?.with_samplers(samplers);
     let size = model.size(asked(sample.width, sample.height))?;
     let work = model.workload(size, sample.steps);
     let noise = noise(sample, &work)?;

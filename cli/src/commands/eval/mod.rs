@@ -30,6 +30,7 @@ use super::ablate::{self, Request};
 use crate::Extension;
 use crate::args::{EvalAction, EvalArgs, ExportArgs};
 use crate::failure::{Failure, Outcome};
+use crate::sample::known_samplers;
 use crate::{prune, tell};
 
 const PROMPTS: &str = "prompts.jsonl";
@@ -49,6 +50,7 @@ pub(crate) fn run(args: &EvalArgs, extension: &impl Extension) -> Outcome {
             (config, text, Origin::File(grid))
         }
         None => {
+            known_samplers(extension, args.sampling.scheduler.as_deref())?;
             let text = config(args)?;
             (Config::parse(&text, RUN, &args.output, Some(captions.clone()))?, text, Origin::Flags)
         }
@@ -98,8 +100,11 @@ fn config(args: &ExportArgs) -> Outcome<String> {
     if let Some(dtype) = sampling.rng_dtype {
         table.insert("rng_dtype".into(), DType::from(dtype).to_string().into());
     }
-    if let Some(choice) = sampling.scheduler {
-        table.insert("scheduler".into(), choice.name().into());
+    if sampling.guidance_rescale > 0.0 {
+        table.insert("guidance_rescale".into(), sampling.guidance_rescale.into());
+    }
+    if let Some(name) = &sampling.scheduler {
+        table.insert("scheduler".into(), name.as_str().into());
     }
     if let Some(text) = &sampling.negative_prompt {
         table.insert("negative_prompt".into(), text.as_str().into());

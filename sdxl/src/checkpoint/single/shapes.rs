@@ -18,7 +18,8 @@ impl Shapes {
     /// Reads the header of `file`, which must be a whole safetensors file.
     pub(super) fn read(file: &Path) -> Result<Self> {
         let source = SafetensorsSource::open(&[file.to_path_buf().into()], DType::F32, ())?;
-        let shapes = source.shapes().map(|(name, shape)| (name.to_string(), shape.to_vec())).collect();
+        let named = source.stored().into_iter();
+        let shapes = named.map(|tensor| (tensor.name.to_string(), tensor.shape.to_vec())).collect();
         Ok(Self { file: file.to_path_buf(), shapes })
     }
 
