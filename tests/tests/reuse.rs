@@ -15,6 +15,7 @@ use atedm_experiment::method::{Method, Workload};
 use atedm_experiment::spec::PruneSpec;
 use atedm_sdxl::checkpoint::{Checkpoint, OpenOptions};
 use atedm_sdxl::pipeline::{Decoding, InitialLatents, Output, Pipeline, Proceed, Request, StepReport};
+use atedm_sdxl::schedulers::SamplerRegistry;
 use atedm_tests::golden::{Golden, fixtures, request};
 use serde_json::{Value, json};
 
@@ -181,6 +182,7 @@ fn costs_are_those_planned() {
     let checkpoint = tiny_a();
     let mut registry = Registry::<NdTensor>::with_builtins();
     atedm_reuse::register(&mut registry).unwrap();
+    let samplers = SamplerRegistry::<NdTensor>::with_builtins();
     let (deepcache, tgate) = (json!({"cache_interval": 3}), json!({"gate_step": 4}));
     let stacked = json!({"deepcache": deepcache, "tgate": tgate});
     for (name, options) in [("deepcache", &deepcache), ("tgate", &tgate), ("deepcache+tgate", &stacked)] {
@@ -195,6 +197,7 @@ fn costs_are_those_planned() {
                 steps: 8,
                 scheduler: checkpoint.scheduler(),
                 sampler: None,
+                samplers: &samplers,
                 guided: checkpoint.unet().is_guided(scale),
             };
             let options = options.as_object().unwrap().clone();
