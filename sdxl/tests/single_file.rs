@@ -23,6 +23,9 @@ use safetensors::tensor::Dtype;
 use serde_json::Value;
 use single_support::{Names, Tensors, fixtures, read, weight_file, write, write_hole, write_small};
 
+/// The shape of every tensor of a file, by name.
+type TensorShapes = BTreeMap<String, Vec<usize>>;
+
 fn open(path: &Path) -> Result<Checkpoint> {
     Checkpoint::open(path, OpenOptions::default())
 }
@@ -235,7 +238,7 @@ fn tokens_are_those_of_transformers() {
 }
 
 /// A hole of a file with SD-XL base's shapes, changed.
-fn changed(change: impl FnOnce(&mut BTreeMap<String, Vec<usize>>)) -> Result<Checkpoint> {
+fn changed(change: impl FnOnce(&mut TensorShapes)) -> Result<Checkpoint> {
     let work = tempfile::tempdir().unwrap();
     let file = work.path().join("model.safetensors");
     hole("sdxl-base", &file);
@@ -245,7 +248,7 @@ fn changed(change: impl FnOnce(&mut BTreeMap<String, Vec<usize>>)) -> Result<Che
     open(&file)
 }
 
-fn header(file: &Path) -> BTreeMap<String, Vec<usize>> {
+fn header(file: &Path) -> TensorShapes {
     use std::io::Read;
     let mut reader = std::fs::File::open(file).unwrap();
     let mut length = [0; 8];
@@ -316,16 +319,16 @@ fn files_that_are_something_else_are_refused_by_name() {
 
 #[test]
 fn checkpoints_that_are_not_whole_or_do_more_are_refused() {
-    let refused = |change: &dyn Fn(&mut BTreeMap<String, Vec<usize>>), what: &str| {
+    let refused = |change: &dyn Fn(&mut TensorShapes), what: &str| {
         let message = changed(change).unwrap_err().to_string();
         assert!(message.contains(what) && !message.contains('\n'), "{message}");
     };
     let without = |beginning: &'static str| {
-        move |shapes: &mut BTreeMap<String, Vec<usize>>| shapes.retain(|name, _| !name.starts_with(beginning))
+        move |shapes: &mut TensorShapes| shapes.retain(|name, _| !name.starts_with(beginning))
     };
     let convolution = "model.diffusion_model.input_blocks.0.0.weight";
     let inputs = |channels: usize| {
-        move |shapes: &mut BTreeMap<String, Vec<usize>>| {
+        move |shapes: &mut TensorShapes| {
             shapes.insert(convolution.into(), vec![320, channels, 3, 3]);
         }
     };

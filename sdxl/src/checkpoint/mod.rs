@@ -12,6 +12,7 @@ mod configurations;
 mod convert;
 mod door;
 mod files;
+mod found;
 mod identity;
 mod part;
 mod single;
@@ -21,12 +22,14 @@ use std::path::{Path, PathBuf};
 use atedm_core::{DType, Error, Result, Tensor, Weights};
 
 use crate::architecture::clip;
-use crate::config::{TextEncoderConfig, TinyVaeConfig, UNetConfig, VaeConfig};
+use crate::config::{TextEncoderConfig, UNetConfig, VaeConfig};
 use crate::schedulers::SchedulerConfig;
 use crate::tokenizer::{ClipTokenizer, Files};
 use crate::weights::{Contents, Naming, SafetensorsSource, WeightFile};
 
 use configurations::{Configurations, Documents, SCHEDULER};
+pub use found::OpenOptions;
+use found::{Found, Settings};
 pub use identity::identity;
 pub use part::Part;
 
@@ -43,19 +46,6 @@ const TOKENIZER_FILES: [&str; 6] = [
     "added_tokens.json",
 ];
 
-/// Options for opening a checkpoint.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct OpenOptions {
-    /// Read only the files of this variant (`fp16`). Without it, plain files are preferred, then `fp16`, then `bf16`.
-    pub variant: Option<String>,
-    /// An autoencoder that replaces the checkpoint's own. It is a folder with `config.json` and weights, or with the two
-    /// files `taesdxl_encoder.safetensors` and `taesdxl_decoder.safetensors`.
-    pub vae: Option<PathBuf>,
-    /// For a single file: a diffusers folder with the configurations and tokenizers to use. It needs no weights. Without this
-    /// folder, the shapes of the file's tensors give the configurations, and SD-XL's tokenizers are used.
-    pub config: Option<PathBuf>,
-}
-
 /// An SD-XL checkpoint. Its configurations are read and its weight files are found, but not opened.
 #[derive(Debug, Clone)]
 pub struct Checkpoint {
@@ -67,15 +57,6 @@ pub struct Checkpoint {
     files: [Vec<WeightFile>; 4],
 }
 
-/// The source of configurations and tokenizers.
-#[derive(Debug, Clone)]
-enum Settings {
-    /// This folder.
-    Folder(PathBuf),
-    /// These documents, which were found from a single file. The tokenizers are SD-XL's.
-    Derived(Documents),
-}
-
 impl Checkpoint {
     /// Opens a diffusers folder, or a single safetensors file with the original names. Weights are not loaded yet.
     ///
@@ -85,29 +66,14 @@ impl Checkpoint {
     /// parts.
     pub fn open(root: impl AsRef<Path>, options: OpenOptions) -> Result<Self> {
         let root = root.as_ref();
-        if single::is_meant(root) {
-            return single::open(root, options);
-        }
-        let index = door::model_index(root)?;
-        if options.config.is_some() {
-            return Err(Error::config("config", format!("expected none, as {} is a folder", root.display())));
-        }
-        let variant = options.variant.as_deref();
-        let other = options.vae.as_deref().map(|folder| other_vae(folder, variant)).transpose()?;
-        let (other, other_files) = other.unzip();
-        let configurations = Configurations::of_folder(root, &index, other)?;
-        let find = |part: Part| files::find(&root.join(part.folder()), part, variant);
-        let vae_files = match other_files {
-            Some(files) => files,
-            None => find(Part::Vae)?,
+        let found = if single::is_meant(root) {
+            single::find(root, &options)?
+        } else {
+            found::in_folder(root, &options)?
         };
-        let checkpoint = Self {
-            configurations,
-            files: [find(Part::TextEncoder)?, find(Part::TextEncoder2)?, find(Part::UNet)?, vae_files],
-            settings: Settings::Folder(root.to_path_buf()),
-            other_vae: options.vae,
-            root: root.to_path_buf(),
-        };
+        let Found { settings, configurations, files } = found;
+        let checkpoint =
+            Self { root: root.to_path_buf(), settings, other_vae: options.vae, configurations, files };
         checkpoint.check_fit()?;
         Ok(checkpoint)
     }
@@ -248,18 +214,4 @@ impl Checkpoint {
     pub fn default_size(&self) -> Option<usize> {
         self.unet().sample_size.map(|latents| latents * self.vae().factor())
     }
-}
-
-/// Reads an autoencoder outside the checkpoint.
-fn other_vae(folder: &Path, variant: Option<&str>) -> Result<(VaeConfig, Vec<WeightFile>)> {
-    let config = folder.join("config.json");
-    let original = ["encoder", "decoder"].map(|side| WeightFile {
-        path: folder.join(format!("taesdxl_{side}.safetensors")),
-        naming: Naming::Prefixed(format!("{side}.")),
-    });
-    if !config.is_file() && original[1].path.is_file() {
-        let there = original.into_iter().filter(|file| file.path.is_file());
-        return Ok((VaeConfig::Tiny(TinyVaeConfig::default()), there.collect()));
-    }
-    Ok((VaeConfig::read(&config)?, files::find(folder, Part::Vae, variant)?))
 }

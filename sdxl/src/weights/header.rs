@@ -8,7 +8,7 @@ use std::path::Path;
 use atedm_core::{Error, Result};
 use serde_json::{Map, Value};
 
-use super::WeightFile;
+use super::file::WeightFile;
 use super::foreign::what_it_is;
 
 /// The longest header that is read. The format's own library has the same limit.

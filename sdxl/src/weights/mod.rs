@@ -1,5 +1,6 @@
 //! Sources of weights: safetensors files, seeded random numbers, and a recorder of a model's requests.
 
+mod file;
 mod foreign;
 mod header;
 mod naming;
@@ -7,7 +8,8 @@ mod random;
 mod recorder;
 mod safetensors;
 
-pub use self::safetensors::{SafetensorsSource, WeightFile};
+pub use self::safetensors::SafetensorsSource;
+pub use file::WeightFile;
 pub(crate) use foreign::what_it_is;
 pub use header::Contents;
 pub(crate) use header::is_safetensors;

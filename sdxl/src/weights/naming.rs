@@ -133,7 +133,10 @@ mod tests {
         )
     }
 
-    fn seen(name: &str, shape: &[usize]) -> Vec<(String, Vec<usize>, (usize, usize), bool)> {
+    /// The name, the shape, the share and whether the axes are swapped.
+    type Seen = (String, Vec<usize>, (usize, usize), bool);
+
+    fn seen(name: &str, shape: &[usize]) -> Vec<Seen> {
         let views = renames().views(name, shape);
         views.into_iter().map(|view| (view.name, view.shape, view.share, view.turned)).collect()
     }

@@ -11,24 +11,10 @@ use memmap2::Mmap;
 use safetensors::tensor::{Dtype, Metadata};
 use safetensors::{SafeTensorError, SafeTensors};
 
+use super::file::WeightFile;
 use super::foreign::what_it_is;
 use super::header::BEGINNING;
-use super::naming::{Naming, View};
-
-/// One safetensors file of a checkpoint.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct WeightFile {
-    /// The file's path.
-    pub path: PathBuf,
-    /// The names of its tensors.
-    pub naming: Naming,
-}
-
-impl From<PathBuf> for WeightFile {
-    fn from(path: PathBuf) -> Self {
-        Self { path, naming: Naming::Stored }
-    }
-}
+use super::naming::View;
 
 /// Tensors of safetensors files. A tensor is converted to the source's dtype and device when it is requested.
 ///

@@ -10,15 +10,11 @@ use serde_json::{Value, json};
 
 use super::names::root;
 use super::shapes::Shapes;
-use super::unet;
+use super::unet::{self, GROUPS, heads};
 use crate::architecture::documents;
 use crate::checkpoint::{Documents, Part};
 use crate::config::{KlConfig, TextActivation, TextEncoderConfig, UNetConfig, VaeConfig};
 
-/// Channels of an attention head in both text encoders and the U-Net.
-pub(super) const HEAD: usize = 64;
-/// Groups of every group norm.
-pub(super) const GROUPS: usize = 32;
 /// Side of the images that SD-XL is made for, in pixels.
 const SIDE: usize = 1024;
 /// The end token that SD-XL's configurations name. It means that the highest token ends a prompt.
@@ -71,14 +67,6 @@ fn text_document(config: &TextEncoderConfig) -> Value {
     let mut document = config.to_json();
     document["torch_dtype"] = json!("float32");
     document
-}
-
-/// The heads of a module with this number of channels. `name` is for the message.
-pub(super) fn heads(shapes: &Shapes, name: &str, channels: usize) -> Result<usize> {
-    if channels.is_multiple_of(HEAD) {
-        return Ok(channels / HEAD);
-    }
-    Err(shapes.error(name, format!("expected a multiple of {HEAD} channels (SD-XL's heads), got {channels}")))
 }
 
 fn first_text_encoder(shapes: &Shapes) -> Result<TextEncoderConfig> {

@@ -16,7 +16,10 @@ use atedm_core::{Error, Result};
 
 use self::kind::Autoencoder;
 use self::shapes::Shapes;
-use super::{Checkpoint, Configurations, OpenOptions, Part, Settings, door, other_vae};
+use super::configurations::Configurations;
+use super::door;
+use super::found::{Found, OpenOptions, Settings, other_vae};
+use super::part::Part;
 use crate::weights::{Naming, WeightFile, is_safetensors};
 
 /// Whether `path` is opened as a single file: it has the extension, or its content is safetensors.
@@ -25,8 +28,8 @@ pub(super) fn is_meant(path: &Path) -> bool {
     !path.is_dir() && (named || is_safetensors(path))
 }
 
-/// Opens a single file: see [`Checkpoint::open`].
-pub(super) fn open(file: &Path, options: OpenOptions) -> Result<Checkpoint> {
+/// Finds the parts in a single file.
+pub(super) fn find(file: &Path, options: &OpenOptions) -> Result<Found> {
     if let Some(variant) = &options.variant {
         let reason = format!("expected none, as {} is a single file; got {variant:?}", file.display());
         return Err(Error::config("variant", reason));
@@ -36,10 +39,10 @@ pub(super) fn open(file: &Path, options: OpenOptions) -> Result<Checkpoint> {
     kind::check(&shapes, autoencoder)?;
     let other = options.vae.as_deref().map(|folder| other_vae(folder, None)).transpose()?;
     let (other, other_files) = other.unzip();
-    let (settings, configurations) = match options.config {
+    let (settings, configurations) = match &options.config {
         Some(folder) => {
-            let configurations = Configurations::of_folder(&folder, &door::model_index(&folder)?, other)?;
-            (Settings::Folder(folder), configurations)
+            let configurations = Configurations::of_folder(folder, &door::model_index(folder)?, other)?;
+            (Settings::Folder(folder.clone()), configurations)
         }
         None => {
             let documents = derive::documents(&shapes)?;
@@ -58,8 +61,5 @@ pub(super) fn open(file: &Path, options: OpenOptions) -> Result<Checkpoint> {
         None => files(names(Part::Vae)?),
     };
     let files = [files(names(Part::TextEncoder)?), files(names(Part::TextEncoder2)?), files(unet), vae];
-    let checkpoint =
-        Checkpoint { root: file.to_path_buf(), settings, other_vae: options.vae, configurations, files };
-    checkpoint.check_fit()?;
-    Ok(checkpoint)
+    Ok(Found { settings, configurations, files })
 }

@@ -2,11 +2,15 @@
 
 use atedm_core::{Error, Result};
 
-use super::derive::{GROUPS, HEAD, heads};
 use super::names::root;
 use super::shapes::Shapes;
 use crate::checkpoint::Part;
 use crate::config::{DownStage, MidStage, UNetConfig, UpStage};
+
+/// Channels of an attention head in both text encoders and the U-Net.
+const HEAD: usize = 64;
+/// Groups of every group norm.
+pub(super) const GROUPS: usize = 32;
 
 /// A residual block with its transformer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,6 +26,14 @@ struct Stage {
     channels: usize,
     layers: usize,
     attention: Option<Vec<usize>>,
+}
+
+/// The heads of a module with this number of channels. `name` is for the message.
+pub(super) fn heads(shapes: &Shapes, name: &str, channels: usize) -> Result<usize> {
+    if channels.is_multiple_of(HEAD) {
+        return Ok(channels / HEAD);
+    }
+    Err(shapes.error(name, format!("expected a multiple of {HEAD} channels (SD-XL's heads), got {channels}")))
 }
 
 /// Finds the configuration. The pooled text has `pooled` channels, and an image of the default size has `latents` latents a
