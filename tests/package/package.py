@@ -11,7 +11,9 @@ built with their default features; the first needs libtorch (tests/libtorch.sh).
 
 import gzip
 import json
+import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -44,10 +46,10 @@ def cargo(*arguments):
 
 
 def published():
-    """The metadata of every crate that is published, by name, and the folder that cargo builds in."""
+    """The metadata of every crate that is published, by name, and the folder that packages are built in."""
     metadata = json.loads(cargo("metadata", "--no-deps", "--format-version", "1", "--locked"))
     crates = {crate["name"]: crate for crate in metadata["packages"] if crate["publish"] != []}
-    return crates, Path(metadata["target_directory"])
+    return crates, Path(metadata["target_directory"]) / "packages"
 
 
 def faults(crate, files):
@@ -72,6 +74,19 @@ def packed(crate, files):
     return sum(len(gzip.compress((folder / file).read_bytes(), 6)) for file in files if (folder / file).is_file())
 
 
+def forget(crates, target):
+    """Deletes what earlier runs made of our crates. To cargo a published version never changes, so it would build the old one."""
+    home = Path(os.environ.get("CARGO_HOME", Path.home() / ".cargo"))
+    for name, crate in crates.items():
+        # Packages that depend on each other are in a registry without a host. The names of its folders begin with "-".
+        kept = [*home.glob(f"registry/*/-*/{name}-{crate['version']}*"), *target.glob(f"debug/.fingerprint/{name}-*")]
+        for path in kept:
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+
+
 def main(arguments):
     only_list = "--list" in arguments
     wanted = [argument for argument in arguments if argument != "--list"]
@@ -92,8 +107,9 @@ def main(arguments):
         bad += len(found)
     if bad or only_list:
         return 1 if bad else 0
+    forget(crates, target)
     options = [option for name in names for option in ("--package", name)]
-    cargo("package", "--allow-dirty", "--locked", *options)
+    cargo("package", "--allow-dirty", "--locked", "--target-dir", str(target), *options)
     for name in names:
         package = target / "package" / f"{name}-{crates[name]['version']}.crate"
         size = package.stat().st_size
