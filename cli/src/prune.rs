@@ -23,6 +23,42 @@ pub(crate) fn spec(args: &PruneArgs) -> Outcome<PruneSpec> {
     Ok(spec)
 }
 
+/// Parses `--methods`: `name,name:key=value,key=value,name`. A part with an equals sign and no name is one more option of the
+/// last method.
+pub(crate) fn methods(list: &[String]) -> Outcome<Vec<PruneSpec>> {
+    let list = list.join(",");
+    let mut typed: Vec<(String, Vec<String>)> = Vec::new();
+    for part in list.split(',').map(str::trim).filter(|part| !part.is_empty()) {
+        let (name, option) = match part.split_once(':') {
+            Some((name, option)) if !name.contains('=') => (Some(name), Some(option)),
+            _ if part.contains('=') => (None, Some(part)),
+            _ => (Some(part), None),
+        };
+        if let Some(name) = name {
+            typed.push((name.to_string(), Vec::new()));
+        }
+        match (typed.last_mut(), option) {
+            (Some((_, options)), Some(option)) => options.push(option.to_string()),
+            (None, _) => {
+                return Err(Failure::usage(format!(
+                    "--methods: expected a method's name first, got {part:?}"
+                )));
+            }
+            _ => {}
+        }
+    }
+    let one = |(name, options): (String, Vec<String>)| {
+        let prune_opt = vec![options.join(",")];
+        spec(&PruneArgs { prune: Some(name), prune_opt, prune_config: None })
+            .map_err(|failure| failure.within("--methods"))
+    };
+    let specs: Vec<PruneSpec> = typed.into_iter().map(one).collect::<Outcome<_>>()?;
+    match specs.is_empty() {
+        true => Err(Failure::usage("--methods: expected at least one method")),
+        false => Ok(specs),
+    }
+}
+
 /// Reads `method = "…"` and the options from a TOML file. `--prune` may name the method if the file does not, but not a
 /// different one.
 fn from_file(path: &Path, typed_method: Option<&str>) -> Outcome<PruneSpec> {
@@ -63,6 +99,21 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+
+    #[test]
+    fn methods_have_options_of_their_own() {
+        let list = ["none,at-edm:ratio=0.5,tau=15", " at-edm:scorer_options.power=1", "tome-c"];
+        let read = methods(&list.map(String::from)).unwrap();
+        let names: Vec<&str> = read.iter().map(|spec| spec.method.as_str()).collect();
+        assert_eq!(names, ["none", "at-edm", "at-edm", "tome-c"]);
+        assert_eq!(Value::Object(read[1].options.clone()), json!({"ratio": 0.5, "tau": 15}));
+        assert_eq!(Value::Object(read[2].options.clone()), json!({"scorer_options": {"power": 1}}));
+        assert!(read[3].options.is_empty());
+        for (bad, named) in [("", "at least one"), ("ratio=1", "name first"), ("at-edm:ratio", "key=value")] {
+            let message = methods(&[bad.into()]).unwrap_err().to_string();
+            assert!(message.contains(named) && message.starts_with("--methods"), "{message}");
+        }
+    }
 
     #[test]
     fn typed_options_win_over_the_file() {

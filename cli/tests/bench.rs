@@ -174,6 +174,7 @@ fn what_is_wrong_is_named() {
     let model = tiny().to_str().unwrap();
     for (args, code, named) in [
         (&["--methods", "at-edn"][..], 2, "at-edm-dagger"),
+        (&["--methods", "ratio=1"], 2, "name first"),
         (&["--prune-opt", "ratio=2"], 2, "ratio"),
         (&["--repeats", "0"], 2, "--repeats"),
         (&["--batch", "0"], 2, "--batch"),

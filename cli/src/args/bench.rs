@@ -30,15 +30,14 @@ pub(crate) struct BenchArgs {
     /// Rows of one U-Net evaluation; an even number stands for guided images of two rows each
     #[arg(long, value_name = "N", default_value = "1", value_parser = parse::positive, allow_negative_numbers = true)]
     pub(crate) batch: usize,
-    /// Methods to time, in addition to the full model
+    /// Methods to time, in addition to the full model, each with options if you like: at-edm:ratio=0.5,tau=15,tome-c
     #[arg(
         long,
-        value_name = "NAME,…",
-        value_delimiter = ',',
+        value_name = "NAME[:KEY=VALUE,…],…",
         default_value = "at-edm-fast,at-edm-dagger-fast"
     )]
     pub(crate) methods: Vec<String>,
-    /// Options of every method (repeatable)
+    /// Options of every method (repeatable); those in --methods override them
     #[arg(long, value_name = "KEY=VALUE,…", action = clap::ArgAction::Append, long_help = PRUNE_OPT_HELP)]
     pub(crate) prune_opt: Vec<String>,
     /// Number of rounds; each runs the full model and every method once, and medians are shown

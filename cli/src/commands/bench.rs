@@ -1,10 +1,12 @@
 //! `atedm bench`: times the U-Net at its real size, whole and with each method ([`atedm_experiment::bench`]).
 
+use std::mem;
+
 use atedm_core::{Backend, DeviceOf};
 use atedm_experiment::bench::{Race, RaceOptions, Report, contestant};
 use atedm_experiment::files::OutputFile;
 use atedm_experiment::model::{AskedPixels, AskedSize};
-use atedm_experiment::spec::PruneSpec;
+use atedm_experiment::spec::{PruneSpec, merge};
 use atedm_experiment::subject::Subject;
 
 use super::print::print;
@@ -34,8 +36,8 @@ pub(crate) fn run(args: &BenchArgs, extension: &impl Extension) -> Outcome {
     let work = options.workload(&subject);
     let progress = Progress::new(0, args.quiet);
     let mut methods = Vec::new();
-    for name in &args.methods {
-        methods.push(contestant(&spec(name, args)?, model.as_ref(), &work, extension, &progress)?);
+    for spec in specs(args)? {
+        methods.push(contestant(&spec, model.as_ref(), &work, extension, &progress)?);
     }
     let mut before_round = || if args.paced { wait_for_turn() } else { Ok(()) };
     let race = Race {
@@ -57,13 +59,16 @@ pub(crate) fn run(args: &BenchArgs, extension: &impl Extension) -> Outcome {
     print(&report.to_text())
 }
 
-/// A method by name, with the options that apply to all methods.
-fn spec(name: &str, args: &BenchArgs) -> Outcome<PruneSpec> {
-    prune::spec(&PruneArgs {
-        prune: Some(name.to_string()),
-        prune_opt: if name == "none" { Vec::new() } else { args.prune_opt.clone() },
-        prune_config: None,
-    })
+/// The methods. Each has the options that apply to all, then its own.
+fn specs(args: &BenchArgs) -> Outcome<Vec<PruneSpec>> {
+    let mut specs = prune::methods(&args.methods)?;
+    for spec in specs.iter_mut().filter(|spec| spec.method != "none") {
+        let (prune, prune_opt) = (Some(spec.method.clone()), args.prune_opt.clone());
+        let mut options = prune::spec(&PruneArgs { prune, prune_opt, prune_config: None })?.options;
+        merge(&mut options, mem::take(&mut spec.options));
+        spec.options = options;
+    }
+    Ok(specs)
 }
 
 impl<E: Extension> Task for Race<'_, E> {

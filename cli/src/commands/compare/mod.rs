@@ -19,7 +19,7 @@ use atedm_sdxl::pipeline::TextEncoders;
 
 use super::print::print;
 use crate::Extension;
-use crate::args::{CompareArgs, PruneArgs, SampleArgs};
+use crate::args::{CompareArgs, SampleArgs};
 use crate::dispatch::run_plan;
 use crate::failure::{Failure, Outcome};
 use crate::model::{asked, open_for};
@@ -31,7 +31,7 @@ use table::{Report, Shown};
 /// Makes the images, draws the sheet and prints the table.
 pub(crate) fn run(args: &CompareArgs, extension: &impl Extension) -> Outcome {
     let sheet = OutputFile::prepare(&args.output)?;
-    let specs = specs(&args.methods.join(","))?;
+    let specs = prune::methods(&args.methods)?;
     let sample = &args.sample;
     let progress = Progress::new(0, args.quiet);
     let samplers = known_samplers(extension, sample.scheduler.as_deref())?;
@@ -91,41 +91,6 @@ pub(crate) fn run(args: &CompareArgs, extension: &impl Extension) -> Outcome {
     printed
 }
 
-/// Parses `name,name:key=value,key=value,name`. A part with an equals sign and no name is one more option of the last
-/// method.
-fn specs(list: &str) -> Outcome<Vec<PruneSpec>> {
-    let mut typed: Vec<(String, Vec<String>)> = Vec::new();
-    for part in list.split(',').map(str::trim).filter(|part| !part.is_empty()) {
-        let (name, option) = match part.split_once(':') {
-            Some((name, option)) if !name.contains('=') => (Some(name), Some(option)),
-            _ if part.contains('=') => (None, Some(part)),
-            _ => (Some(part), None),
-        };
-        if let Some(name) = name {
-            typed.push((name.to_string(), Vec::new()));
-        }
-        match (typed.last_mut(), option) {
-            (Some((_, options)), Some(option)) => options.push(option.to_string()),
-            (None, _) => {
-                return Err(Failure::usage(format!(
-                    "--methods: expected a method's name first, got {part:?}"
-                )));
-            }
-            _ => {}
-        }
-    }
-    let spec = |(name, options): (String, Vec<String>)| {
-        let prune_opt = vec![options.join(",")];
-        prune::spec(&PruneArgs { prune: Some(name), prune_opt, prune_config: None })
-            .map_err(|failure| failure.within("--methods"))
-    };
-    let specs: Vec<PruneSpec> = typed.into_iter().map(spec).collect::<Outcome<_>>()?;
-    match specs.is_empty() {
-        true => Err(Failure::usage("--methods: expected at least one method")),
-        false => Ok(specs),
-    }
-}
-
 /// Hashes of the inputs of the images: the checkpoint, and the latents or picture that they start from.
 fn inputs(sample: &SampleArgs, init: Option<&InitImage>, model: &Model) -> Outcome<Inputs> {
     let mut inputs = model.inputs()?;
@@ -172,25 +137,4 @@ fn one_of(noise: &LatentsFile, index: usize) -> Option<LatentsFile> {
     let [_, channels, height, width] = noise.shape;
     let values = noise.values.chunks(channels * height * width).nth(index)?.to_vec();
     Some(LatentsFile { shape: [1, channels, height, width], values })
-}
-
-#[cfg(test)]
-mod tests {
-    use serde_json::{Value, json};
-
-    use super::*;
-
-    #[test]
-    fn methods_have_options_of_their_own() {
-        let read = specs("none,at-edm:ratio=0.5,tau=15, at-edm:scorer_options.power=1,tome-c").unwrap();
-        let names: Vec<&str> = read.iter().map(|spec| spec.method.as_str()).collect();
-        assert_eq!(names, ["none", "at-edm", "at-edm", "tome-c"]);
-        assert_eq!(Value::Object(read[1].options.clone()), json!({"ratio": 0.5, "tau": 15}));
-        assert_eq!(Value::Object(read[2].options.clone()), json!({"scorer_options": {"power": 1}}));
-        assert!(read[3].options.is_empty());
-        for (bad, named) in [("", "at least one"), ("ratio=1", "name first"), ("at-edm:ratio", "key=value")] {
-            let message = specs(bad).unwrap_err().to_string();
-            assert!(message.contains(named) && message.starts_with("--methods"), "{message}");
-        }
-    }
 }
