@@ -83,9 +83,7 @@ pub(crate) fn build(
     let context =
         BuildContext { observer: recorder.map(|recorder| recorder as _), ..BuildContext::default() };
     let mut method = registry.build(name, options, &context).unwrap();
-    method
-        .begin_run(&Run { steps: STEP.total, first: STEP.index, seed: 0, rows: &Row::singles(rows) })
-        .unwrap();
+    method.begin_run(&Run { first: STEP.index, ..Run::new(STEP.total, 0, &Row::singles(rows)) }).unwrap();
     method.begin_step(&STEP, &Row::singles(rows)).unwrap();
     method
 }

@@ -64,7 +64,7 @@ fn build(name: &str, options: &Value, rows: usize) -> atedm_core::Result<Method>
     let mut registry = Registry::with_builtins();
     atedm_tomerge::register(&mut registry)?;
     let mut method = registry.build(name, options, &BuildContext::default())?;
-    method.begin_run(&Run { steps: ROUNDS + 1, first: 0, seed: 0, rows: &Row::singles(rows) })?;
+    method.begin_run(&Run::new(ROUNDS + 1, 0, &Row::singles(rows)))?;
     Ok(method)
 }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::options::{Bicubic, CrossVote, Heads, Norm, PrunePoint, ScoreSource};
+use super::options::{Bicubic, CrossVote, Heads, Norm, Protect, PrunePoint, ScoreSource};
 use super::scoring::{check_cold_iterations, check_level_iterations};
 use super::slots::{RECOVERY, SCORER, SELECTOR};
 use crate::plugin::options::{from_table, to_table, unknown_option};
@@ -33,6 +33,10 @@ pub struct AtEdmConfig {
     /// Default `[0]`.
     #[serde(deserialize_with = "index_list")]
     pub prune_layers: Vec<usize>,
+    /// With `mask`, tokens whose part of the picture is painted again are never pruned. The number of kept tokens stays as
+    /// planned. Where more tokens than that are protected, just these are kept. Default `none`.
+    #[serde(skip_serializing_if = "Protect::is_none")]
+    pub protect: Protect,
     /// The resolution levels that are pruned: `"all"`, `"deepest"`, or a list such as `[1, 2]`. Default `"all"`.
     pub levels: Levels,
     /// The attention whose map casts the votes: `self` or `cross`. Default `self`.
@@ -99,10 +103,11 @@ pub struct AtEdmConfig {
 }
 
 /// AT-EDM's own keys. The keys of a [`Placement`] are not among them.
-const KEYS: [&str; 21] = [
+const KEYS: [&str; 22] = [
     "keep_multiple",
     "prune_point",
     "prune_layers",
+    "protect",
     "score",
     "scorer",
     "scorer_options",
@@ -131,6 +136,7 @@ impl Default for AtEdmConfig {
             keep_multiple: 1,
             prune_point: PrunePoint::default(),
             prune_layers: vec![0],
+            protect: Protect::default(),
             levels: Levels::All,
             score: ScoreSource::default(),
             scorer: "page-rank".into(),

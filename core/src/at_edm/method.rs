@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 use super::config::AtEdmConfig;
 use super::kept::{KeptSet, KeptSets};
-use super::options::ScoreSource;
+use super::options::{Protect, ScoreSource};
 use super::parts::Parts;
 use super::plan::{LayerQuery, PrunePlan};
 use super::recovery::{RecoveryInput, TokenRecovery};
@@ -24,7 +24,7 @@ use super::selection::TokenSelector;
 use crate::backend::{AttentionGraph, AttentionOps, GraphRequest, Partition, dims};
 use crate::plugin::{
     Action, BlockId, BuildContext, Event, GuidanceMasks, MaskKey, MaskSet, PruneRecord, Run, SharedObserver,
-    Site, Sublayer, TokenReducer, lock,
+    Site, Spots, Sublayer, TokenReducer, lock,
 };
 use crate::{DType, Error, Indices, Result, Tensor};
 
@@ -41,6 +41,9 @@ pub struct AtEdm<T: AttentionOps> {
     observer: Option<SharedObserver<T>>,
     replay: Option<Arc<MaskSet>>,
     seed: u64,
+    protect: Protect,
+    /// Where the run paints, if those tokens are protected.
+    painted: Option<Spots>,
     /// The attention heads of each block that has run. A vote within the forward pass needs their number.
     heads: BTreeMap<BlockId, usize>,
     kept_sets: KeptSets<T>,
@@ -114,6 +117,8 @@ impl<T: AttentionOps> AtEdm<T> {
             observer: context.observer.clone(),
             replay: context.replay.clone(),
             seed: context.seed,
+            protect: config.protect,
+            painted: None,
             heads: BTreeMap::new(),
             kept_sets: KeptSets::new(config.rescore_every),
             block: BlockState::entered(0),
@@ -158,6 +163,14 @@ impl<T: AttentionOps> AtEdm<T> {
             tokens: site.tokens,
             protected: site.protected.1.saturating_sub(site.protected.0),
         })?;
+        let kept = match (kept, &self.painted) {
+            (Some(kept), Some(painted)) => {
+                let least =
+                    self.shield(site, Some(painted))?.into_iter().filter(|&shielded| shielded).count();
+                self.plan.raised(kept, least, site.tokens)
+            }
+            (kept, _) => kept,
+        };
         if kept.is_none()
             && let Some(masks) = &self.replay
         {
@@ -363,15 +376,35 @@ impl<T: AttentionOps> AtEdm<T> {
         Ok(Choice { partition, scores: Some(shared), votes: scores.votes })
     }
 
+    /// Whether each token at the block's entry must stay: the model protects it, or it is `painted`.
+    fn shield(&self, site: &Site<'_>, painted: Option<&Spots>) -> Result<Vec<bool>> {
+        let ((start, end), tokens) = (site.protected, self.block.entry_tokens);
+        let painted = painted.map(|painted| painted.on(site.grid));
+        let text = end.saturating_sub(start);
+        if let Some(painted) = &painted
+            && painted.len() + text != tokens
+        {
+            let reason = format!("expected all tokens of {} at its entry, got {tokens}", site.block);
+            return Err(Error::config("protect", reason));
+        }
+        let stays = |token: usize| match token {
+            token if (start..end).contains(&token) => true,
+            token => {
+                let place = if token < start.max(end) { token } else { token - text };
+                painted.as_ref().is_some_and(|painted| painted.get(place) == Some(&true))
+            }
+        };
+        Ok((0..tokens).map(stays).collect())
+    }
+
     /// The scores, raised for protected tokens so that they are above all others.
     fn protect(&self, site: &Site<'_>, scores: &T) -> Result<T> {
-        let (start, end) = site.protected;
-        if start >= end {
+        if site.protected.0 >= site.protected.1 && self.painted.is_none() {
             return Ok(scores.clone());
         }
         let batch = scores.shape()[0];
-        let bonus = |token: usize| if (start..end).contains(&token) { PROTECTED } else { 0.0 };
-        let row: Vec<f32> = (0..self.block.entry_tokens).map(bonus).collect();
+        let bonus = |shielded: bool| if shielded { PROTECTED } else { 0.0 };
+        let row: Vec<f32> = self.shield(site, self.painted.as_ref())?.into_iter().map(bonus).collect();
         let shape = [batch, self.block.entry_tokens];
         let bonus = T::from_f32(&row.repeat(batch), &shape, scores.dtype(), &scores.device())?;
         let bonus = match &self.block.positions {
@@ -385,6 +418,13 @@ impl<T: AttentionOps> AtEdm<T> {
 impl<T: AttentionOps> TokenReducer<T> for AtEdm<T> {
     fn begin_run(&mut self, run: &Run<'_>) -> Result<()> {
         self.plan.begin(run.steps)?;
+        self.painted = match self.protect {
+            Protect::None => None,
+            Protect::Mask => Some(run.painted.cloned().ok_or_else(|| {
+                let reason = "expected none, as the run paints the whole picture; mask goes with a mask";
+                Error::config("protect", reason)
+            })?),
+        };
         self.seed = run.seed;
         self.heads.clear();
         self.kept_sets.clear();

@@ -50,7 +50,7 @@ mod slots;
 pub use config::AtEdmConfig;
 pub use entry::AtEdmPlan;
 pub use method::AtEdm;
-pub use options::{Bicubic, CrossVote, Heads, Norm, PrunePoint, ScoreSource};
+pub use options::{Bicubic, CrossVote, Heads, Norm, Protect, PrunePoint, ScoreSource};
 pub use parts::Parts;
 pub use plan::{LayerQuery, PrunePlan, pruned_tokens};
 pub use recovery::{RecoveryInput, TokenRecovery};

@@ -41,6 +41,23 @@ pub enum ScoreSource {
     CrossAttention,
 }
 
+/// The tokens that are never pruned, besides those that the model protects.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Protect {
+    /// None.
+    #[default]
+    None,
+    /// Those that a run paints again in a given picture ([`Run::painted`](crate::plugin::Run::painted)).
+    Mask,
+}
+
+impl Protect {
+    pub(super) fn is_none(&self) -> bool {
+        *self == Self::None
+    }
+}
+
 /// The norm `|s|` that Algorithm 1 divides by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

@@ -95,9 +95,17 @@ impl PrunePlan {
         }
         let ratio = self.schedule.ratio(query.block, query.step, query.total)?;
         let removable = query.tokens.saturating_sub(query.protected);
-        let kept = query.tokens - pruned_tokens(ratio, removable);
-        let kept = kept.div_ceil(self.keep_multiple).saturating_mul(self.keep_multiple).min(query.tokens);
-        Ok((kept < query.tokens).then_some(kept))
+        Ok(self.rounded(query.tokens - pruned_tokens(ratio, removable), query.tokens))
+    }
+
+    /// `kept` of `tokens`, raised to `least` and rounded up as the plan rounds; `None` if no token is left to prune.
+    pub(super) fn raised(&self, kept: usize, least: usize, tokens: usize) -> Option<usize> {
+        self.rounded(kept.max(least), tokens)
+    }
+
+    fn rounded(&self, kept: usize, tokens: usize) -> Option<usize> {
+        let kept = kept.div_ceil(self.keep_multiple).saturating_mul(self.keep_multiple);
+        (kept < tokens).then_some(kept)
     }
 
     /// The tokens that each layer of `block` runs on at `step`, one entry for each layer.

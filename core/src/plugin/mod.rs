@@ -101,6 +101,7 @@ pub mod schedule;
 mod scheduled;
 mod sharing;
 mod site;
+mod spots;
 pub mod stack;
 mod tokens;
 
@@ -125,4 +126,5 @@ pub use schedule::{PruningSchedule, ScheduleQuery, ScheduleRegistry, Tau};
 pub use scheduled::{Scheduled, WithRatio};
 pub use sharing::GuidanceMasks;
 pub use site::{Branch, Grid, Row, Site, Step, Sublayer};
+pub use spots::Spots;
 pub use tokens::{BlockShape, LayerTokens, ModelShape, NestShape, StepOf};

@@ -2,6 +2,7 @@
 
 use super::nest::NestSite;
 use super::site::{Row, Site, Step, Sublayer};
+use super::spots::Spots;
 use crate::backend::{AttentionGraph, AttentionOps, GraphRequest};
 use crate::{Result, Tensor};
 
@@ -16,12 +17,14 @@ pub struct Run<'a> {
     pub rows: &'a [Row],
     /// The first step of the run. It is above 0 where a run starts from an image.
     pub first: usize,
+    /// Where the run paints a given picture again; `None` if it paints everything.
+    pub painted: Option<&'a Spots>,
 }
 
 impl<'a> Run<'a> {
     /// A run of the full schedule.
     pub fn new(steps: usize, seed: u64, rows: &'a [Row]) -> Self {
-        Self { steps, seed, rows, first: 0 }
+        Self { steps, seed, rows, first: 0, painted: None }
     }
 }
 

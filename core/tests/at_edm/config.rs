@@ -1,6 +1,8 @@
 //! The configuration: round trips, options over presets, and errors that name the field.
 
-use atedm_core::at_edm::{AtEdmConfig, Bicubic, CrossVote, Heads, Norm, PrunePoint, ScoreSource, presets};
+use atedm_core::at_edm::{
+    AtEdmConfig, Bicubic, CrossVote, Heads, Norm, Protect, PrunePoint, ScoreSource, presets,
+};
 use atedm_core::plugin::schedule::{ScheduleEntry, ScheduleTable};
 use atedm_core::plugin::{GuidanceMasks, Levels, Tau};
 use serde_json::{Map, Value, json};
@@ -14,6 +16,7 @@ fn everything() -> AtEdmConfig {
         keep_multiple: 8,
         prune_point: PrunePoint::BeforeFf,
         prune_layers: vec![0, 4],
+        protect: Protect::Mask,
         levels: Levels::List(vec![1, 2]),
         score: ScoreSource::CrossAttention,
         scorer: "mine".into(),
@@ -62,7 +65,7 @@ fn every_field_survives_json_and_toml() {
 #[test]
 fn every_field_is_an_option() {
     let Value::Object(all) = serde_json::to_value(everything()).unwrap() else { panic!("a table") };
-    assert_eq!(all.len(), 29);
+    assert_eq!(all.len(), 30);
     let defaults = serde_json::to_value(AtEdmConfig::default()).unwrap();
     for (key, value) in &all {
         assert_ne!(defaults.get(key), Some(value), "{key} is at its default");

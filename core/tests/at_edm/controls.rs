@@ -4,11 +4,11 @@ use std::sync::{Arc, Mutex};
 
 use atedm_conformance::oracle::split_top_k;
 use atedm_core::at_edm::scoring::RandomScores;
-use atedm_core::at_edm::{AtEdmConfig, Parts, PrunePoint, ScoreInput, TokenScorer};
+use atedm_core::at_edm::{AtEdmConfig, Parts, Protect, PrunePoint, ScoreInput, TokenScorer};
 use atedm_core::backend::{AttentionGraph, dims};
 use atedm_core::plugin::{
     Action, BlockShape, Branch, BuildContext, Event, Grid, GuidanceMasks, MaskEntry, MaskRecorder, MaskSet,
-    PruneObserver, PruneRecord, Reduction, Registry, Row, SharedObserver, Site, StepOf, Sublayer,
+    PruneObserver, PruneRecord, Reduction, Registry, Row, Run, SharedObserver, Site, Spots, StepOf, Sublayer,
     TokenReducer,
 };
 use atedm_core::reference::{NdDevice, NdTensor};
@@ -194,6 +194,50 @@ fn protected_tokens_always_stay() {
             assert!((6..13).all(|token| row.contains(&token)), "{row:?}");
         }
     }
+}
+
+/// Where a part of a picture is painted, its tokens stay. The counts are the plan's, unless more tokens stay than that.
+#[test]
+fn painted_tokens_stay() {
+    let (toy, inputs, rows) = (Toy::new(58, 4, GRID), Inputs::new(59, 2), single(2));
+    let kept = |painted: &[usize], protect: Protect, keep_multiple: usize| -> Vec<Vec<Vec<u32>>> {
+        let config = AtEdmConfig { prune_layers: vec![0, 1], ratio: 0.5, protect, keep_multiple, ..config() };
+        let recorder = MaskRecorder::shared();
+        let context = BuildContext { observer: Some(recorder.clone()), ..BuildContext::default() };
+        let mut method = config.build(&context, &Parts::with_builtins()).unwrap();
+        let painted = (0..GRID.tokens()).map(|token| painted.contains(&token)).collect();
+        let painted = Spots::new(GRID, painted).unwrap();
+        method.begin_run(&Run { painted: Some(&painted), ..Run::new(1, 0, &rows) }).unwrap();
+        run(&toy, &mut method, &inputs).unwrap();
+        let masks = recorder.lock().unwrap().take();
+        masks.iter().map(|(_, entry)| entry.kept_on_grid()).collect()
+    };
+    let counts = |kept: &[Vec<Vec<u32>>]| kept.iter().map(|rows| rows[0].len()).collect::<Vec<_>>();
+    let free = kept(&[], Protect::Mask, 1);
+    assert_eq!(counts(&free), [10, 5]);
+    // tokens that each row prunes on its own
+    let pruned: Vec<usize> = (0..20).filter(|&token| !free[1][0].contains(&(token as u32))).take(4).collect();
+    assert_eq!(kept(&pruned, Protect::None, 1), free);
+    let shielded = kept(&pruned, Protect::Mask, 1);
+    assert_eq!(counts(&shielded), [10, 5]);
+    for row in shielded.iter().flatten() {
+        assert!(pruned.iter().all(|&token| row.contains(&(token as u32))), "{row:?} lacks one of {pruned:?}");
+    }
+    // more painted tokens than the plan keeps
+    let many: Vec<usize> = (0..13).collect();
+    let shielded = kept(&many, Protect::Mask, 1);
+    assert_eq!(counts(&shielded), [13]);
+    assert_eq!(shielded[0], [(0..13).collect::<Vec<u32>>(), (0..13).collect()]);
+    assert_eq!(counts(&kept(&many, Protect::Mask, 8)), [16]);
+    let all: Vec<usize> = (0..20).collect();
+    assert_eq!(counts(&kept(&all, Protect::Mask, 1)), [0; 0]);
+}
+
+#[test]
+fn tokens_of_a_mask_need_a_mask() {
+    let mut method = build(&AtEdmConfig { protect: Protect::Mask, ..config() });
+    let error = method.begin_run(&Run::new(1, 0, &single(1))).unwrap_err().to_string();
+    assert!(error.starts_with("protect: expected none"), "{error}");
 }
 
 /// The input of a scorer that needs neither graph nor values.

@@ -79,9 +79,7 @@ fn a_first_block_cache_leaves_out_all_but_the_first_layer() -> candle_core::Resu
         inputs.time = time.clone();
         let options = json!({"threshold": threshold});
         let mut inner = registry.build("first-block-cache", &options, &BuildContext::default()).unwrap();
-        inner
-            .begin_run(&Run { steps: STEP.total, first: STEP.index, seed: 0, rows: &Row::singles(2) })
-            .unwrap();
+        inner.begin_run(&Run { first: STEP.index, ..Run::new(STEP.total, 0, &Row::singles(2)) }).unwrap();
         let mut counted = Counted { inner, blocks: 0 };
         counted.begin_step(&STEP, &Row::singles(2)).unwrap();
         let first = Fixture::read()?.inputs;
