@@ -281,7 +281,7 @@ fn parts_must_fit_each_other() {
             json!(40),
             &["projection_class_embeddings_input_dim", "36"],
         ),
-        ("unet/config.json", "in_channels", json!(9), &["unet/config.json: in_channels", "9"]),
+        ("unet/config.json", "in_channels", json!(8), &["unet/config.json: in_channels", "8"]),
         (
             "model_index.json",
             "text_encoder_2",

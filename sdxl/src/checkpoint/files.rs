@@ -92,6 +92,15 @@ pub(super) fn refuse_dead_link(path: &Path) -> Result<()> {
     Ok(())
 }
 
+/// The bytes of a file; which files there are differs between checkpoints.
+pub(super) fn read_if_there(path: &Path) -> Result<Option<Vec<u8>>> {
+    match std::fs::read(path) {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(Error::io(path, source)),
+    }
+}
+
 /// The shards that `index` names, without repetition.
 fn shards(folder: &Path, index: &Path) -> Result<Vec<WeightFile>> {
     let fields = Fields::read(index)?;

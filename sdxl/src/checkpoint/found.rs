@@ -5,19 +5,28 @@ use std::path::{Path, PathBuf};
 use atedm_core::{Error, Result};
 
 use super::configurations::{Configurations, Documents};
+use super::other::{self, Replaced};
 use super::part::Part;
 use super::{door, files};
-use crate::config::{TinyVaeConfig, VaeConfig};
-use crate::weights::{Naming, WeightFile};
+use crate::weights::WeightFile;
 
 /// Options for opening a checkpoint.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct OpenOptions {
-    /// Read only the files of this variant (`fp16`). Without it, plain files are preferred, then `fp16`, then `bf16`.
+    /// Read only the files of this variant (`fp16`). Without it, plain files are preferred, then `fp16`, then `bf16`. A part
+    /// from elsewhere may have plain files beside a checkpoint with a variant.
     pub variant: Option<String>,
-    /// An autoencoder that replaces the checkpoint's own. It is a folder with `config.json` and weights, or with the two
-    /// files `taesdxl_encoder.safetensors` and `taesdxl_decoder.safetensors`.
+    /// An autoencoder that replaces the checkpoint's own. It is one of these:
+    /// - a folder with `config.json` and weights, or with the two files `taesdxl_encoder.safetensors` and
+    ///   `taesdxl_decoder.safetensors`, or a whole diffusers folder, whose autoencoder is taken;
+    /// - a safetensors file with diffusers' names or the original ones, alone or in a whole checkpoint, or one of TAESDXL's
+    ///   two files. A file is taken to be made for SD-XL's latents: their scale is 0.13025, or 1 for a TAESD.
     pub vae: Option<PathBuf>,
+    /// A U-Net that replaces the checkpoint's own. It is one of these:
+    /// - a folder with `config.json` and weights, or a whole diffusers folder, whose U-Net is taken;
+    /// - a safetensors file with diffusers' names or the original ones, alone or in a whole checkpoint. If its tensors have
+    ///   the shapes of the checkpoint's own U-Net, that one's configuration counts. Else shapes give it, as in a single file.
+    pub unet: Option<PathBuf>,
     /// For a single file: a diffusers folder with the configurations and tokenizers to use. It needs no weights. Without this
     /// folder, the shapes of the file's tensors give the configurations, and SD-XL's tokenizers are used.
     pub config: Option<PathBuf>,
@@ -38,6 +47,7 @@ pub(super) struct Found {
     pub(super) configurations: Configurations,
     /// The weight files, in the order of [`Part`].
     pub(super) files: [Vec<WeightFile>; 4],
+    pub(super) replaced: Replaced,
 }
 
 /// Finds the parts in a diffusers folder.
@@ -47,28 +57,25 @@ pub(super) fn in_folder(root: &Path, options: &OpenOptions) -> Result<Found> {
         return Err(Error::config("config", format!("expected none, as {} is a folder", root.display())));
     }
     let variant = options.variant.as_deref();
-    let other = options.vae.as_deref().map(|folder| other_vae(folder, variant)).transpose()?;
-    let (other, other_files) = other.unzip();
-    let configurations = Configurations::of_folder(root, &index, other)?;
+    let other = options.vae.as_deref().map(|path| other::vae(path, variant)).transpose()?;
+    let config_of = other.as_ref().map(|other| other.config.clone());
+    let mut configurations = Configurations::of_folder(root, &index, config_of)?;
     let find = |part: Part| files::find(&root.join(part.folder()), part, variant);
-    let vae_files = match other_files {
-        Some(files) => files,
+    let mut replaced = Replaced::default();
+    let vae = match other {
+        Some(other) => {
+            replaced.vae = Some(other.origin);
+            other.files
+        }
         None => find(Part::Vae)?,
     };
-    let files = [find(Part::TextEncoder)?, find(Part::TextEncoder2)?, find(Part::UNet)?, vae_files];
-    Ok(Found { settings: Settings::Folder(root.to_path_buf()), configurations, files })
-}
-
-/// Reads an autoencoder outside the checkpoint.
-pub(super) fn other_vae(folder: &Path, variant: Option<&str>) -> Result<(VaeConfig, Vec<WeightFile>)> {
-    let config = folder.join("config.json");
-    let original = ["encoder", "decoder"].map(|side| WeightFile {
-        path: folder.join(format!("taesdxl_{side}.safetensors")),
-        naming: Naming::Prefixed(format!("{side}.")),
-    });
-    if !config.is_file() && original[1].path.is_file() {
-        let there = original.into_iter().filter(|file| file.path.is_file());
-        return Ok((VaeConfig::Tiny(TinyVaeConfig::default()), there.collect()));
-    }
-    Ok((VaeConfig::read(&config)?, files::find(folder, Part::Vae, variant)?))
+    let unet = match &options.unet {
+        Some(path) => {
+            let own = find(Part::UNet).ok();
+            other::take_unet(&mut replaced, &mut configurations, path, variant, own.as_deref())?
+        }
+        None => find(Part::UNet)?,
+    };
+    let files = [find(Part::TextEncoder)?, find(Part::TextEncoder2)?, unet, vae];
+    Ok(Found { settings: Settings::Folder(root.to_path_buf()), configurations, files, replaced })
 }

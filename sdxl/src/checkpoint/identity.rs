@@ -2,9 +2,10 @@
 
 use std::path::Path;
 
-use atedm_core::{DType, Error, Result};
+use atedm_core::{DType, Result};
 use sha2::{Digest, Sha256};
 
+use super::files::read_if_there;
 use super::{Checkpoint, OpenOptions, Part, SCHEDULER, Settings, TOKENIZER_FILES, TOKENIZERS};
 use crate::architecture::pretty;
 use crate::output::NamedFile;
@@ -64,18 +65,18 @@ impl Checkpoint {
     /// Every file except the weights that a run may read: its name in a folder, and its bytes. The tokenizers that this crate
     /// holds are not among them.
     pub(super) fn small_files(&self) -> Result<Vec<NamedFile>> {
-        let mut names = vec!["model_index.json".to_string(), SCHEDULER.to_string()];
-        names.extend(Part::ALL.map(|part| format!("{}/config.json", part.folder())));
+        let mut names = vec![("model_index.json".to_string(), None), (SCHEDULER.to_string(), None)];
+        names
+            .extend(Part::ALL.map(|part| (format!("{}/config.json", part.folder()), self.replaced.of(part))));
         for folder in TOKENIZERS {
-            names.extend(TOKENIZER_FILES.map(|name| format!("{folder}/{name}")));
+            names.extend(TOKENIZER_FILES.map(|name| (format!("{folder}/{name}"), None)));
         }
         let mut files = Vec::new();
-        for name in names {
-            let of_vae = name.starts_with(Part::Vae.folder());
-            let bytes = match (&self.other_vae, &self.settings) {
-                (Some(folder), _) if of_vae => read_if_there(&folder.join("config.json"))?,
-                (_, Settings::Folder(folder)) => read_if_there(&folder.join(&name))?,
-                (_, Settings::Derived(documents)) => {
+        for (name, origin) in names {
+            let bytes = match (origin, &self.settings) {
+                (Some(origin), _) => origin.document()?,
+                (None, Settings::Folder(folder)) => read_if_there(&folder.join(&name))?,
+                (None, Settings::Derived(documents)) => {
                     let found = documents.iter().find(|(document, _)| *document == name);
                     found.map(|(_, document)| pretty(document))
                 }
@@ -83,15 +84,6 @@ impl Checkpoint {
             files.extend(bytes.map(|bytes| (name, bytes)));
         }
         Ok(files)
-    }
-}
-
-/// The bytes of a file; which files there are differs between checkpoints.
-fn read_if_there(path: &Path) -> Result<Option<Vec<u8>>> {
-    match std::fs::read(path) {
-        Ok(bytes) => Ok(Some(bytes)),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(source) => Err(Error::io(path, source)),
     }
 }
 

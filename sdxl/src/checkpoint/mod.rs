@@ -14,6 +14,7 @@ mod door;
 mod files;
 mod found;
 mod identity;
+mod other;
 mod part;
 mod single;
 
@@ -31,6 +32,8 @@ use configurations::{Configurations, Documents, SCHEDULER};
 pub use found::OpenOptions;
 use found::{Found, Settings};
 pub use identity::identity;
+use other::Replaced;
+pub use other::open_vae;
 pub use part::Part;
 
 /// The folders of the tokenizers.
@@ -51,8 +54,8 @@ const TOKENIZER_FILES: [&str; 6] = [
 pub struct Checkpoint {
     root: PathBuf,
     settings: Settings,
-    /// The folder of an autoencoder that replaces the checkpoint's own.
-    other_vae: Option<PathBuf>,
+    /// The parts that come from elsewhere.
+    replaced: Replaced,
     configurations: Configurations,
     files: [Vec<WeightFile>; 4],
 }
@@ -71,9 +74,8 @@ impl Checkpoint {
         } else {
             found::in_folder(root, &options)?
         };
-        let Found { settings, configurations, files } = found;
-        let checkpoint =
-            Self { root: root.to_path_buf(), settings, other_vae: options.vae, configurations, files };
+        let Found { settings, configurations, files, replaced } = found;
+        let checkpoint = Self { root: root.to_path_buf(), settings, replaced, configurations, files };
         checkpoint.check_fit()?;
         Ok(checkpoint)
     }
@@ -85,7 +87,7 @@ impl Checkpoint {
 
     /// Whether the checkpoint is a single file.
     pub fn is_single_file(&self) -> bool {
-        matches!(self.files(Part::UNet), [WeightFile { naming: Naming::Original(_), .. }])
+        matches!(self.files(Part::TextEncoder), [WeightFile { naming: Naming::Original(_), .. }])
     }
 
     /// The configurations of `text_encoder` and `text_encoder_2`.
@@ -119,8 +121,9 @@ impl Checkpoint {
             Settings::Folder(folder) => folder,
             Settings::Derived(_) => &self.root,
         };
-        let field = |part: Part, name: &str| {
-            format!("{}: {name}", root.join(part.folder()).join("config.json").display())
+        let field = |part: Part, name: &str| match self.replaced.of(part) {
+            Some(origin) => format!("{}: {name}", origin.path().display()),
+            None => format!("{}: {name}", root.join(part.folder()).join("config.json").display()),
         };
         let Configurations { text_encoders: [first, second], unet, vae, .. } = &self.configurations;
         let Some(pooled) = second.projection else {
@@ -142,13 +145,19 @@ impl Checkpoint {
             return Err(Error::config(field(Part::UNet, "projection_class_embeddings_input_dim"), reason));
         }
         let latents = vae.latent_channels();
-        if latents != unet.in_channels || latents != unet.out_channels {
+        if let (Some(origin), true) = (&self.replaced.vae, latents != unet.out_channels) {
+            let family = if latents == 16 { " (as FLUX's and Stable Diffusion 3's)" } else { "" };
+            let reason = format!(
+                "is an autoencoder of {latents} latent channels{family}: expected {}, as the U-Net's latents have",
+                unet.out_channels
+            );
+            return Err(Error::config(origin.path().display().to_string(), reason));
+        }
+        let fits = latents == unet.in_channels || unet.is_inpainting();
+        if !fits || latents != unet.out_channels {
             let (inputs, outputs) = (unet.in_channels, unet.out_channels);
-            let purpose = match inputs.checked_sub(latents) {
-                Some(more) if more == latents + 1 => " (it inpaints: it also takes a mask and an image)",
-                Some(more) if more == latents => " (it edits: it also takes an image)",
-                _ => "",
-            };
+            let edits = inputs == 2 * latents;
+            let purpose = if edits { " (it edits: it also takes an image)" } else { "" };
             let reason = format!(
                 "expected {latents} (the autoencoder's latents) in and out, got {inputs} and {outputs}{purpose}"
             );

@@ -86,7 +86,7 @@ impl ResnetInputs {
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct UNetConfig {
-    /// Channels of the input latents.
+    /// Channels of the input: those of the latents, and in an inpainting U-Net those of the mask and the masked picture.
     pub in_channels: usize,
     /// Channels of the prediction.
     pub out_channels: usize,
@@ -127,6 +127,12 @@ pub struct UNetConfig {
 }
 
 impl UNetConfig {
+    /// Whether the U-Net also takes a mask and the latents of a masked picture (inpainting): nine input channels for four of
+    /// latents.
+    pub fn is_inpainting(&self) -> bool {
+        self.in_channels == 2 * self.out_channels + 1
+    }
+
     /// SD-XL base 1.0: 2,567,463,684 parameters.
     ///
     /// Source: `unet/config.json` of `stabilityai/stable-diffusion-xl-base-1.0`.

@@ -176,6 +176,14 @@ impl<B: Backend> Vae<B> {
         ))
     }
 
+    /// Channels of the latents.
+    pub fn latent_channels(&self) -> usize {
+        match self {
+            Self::Kl(vae) => vae.config().latent_channels,
+            Self::Tiny(vae) => vae.config().latent_channels,
+        }
+    }
+
     /// Image pixels per latent, in one dimension.
     pub fn factor(&self) -> usize {
         match self {

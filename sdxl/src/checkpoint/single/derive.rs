@@ -13,7 +13,7 @@ use super::shapes::Shapes;
 use super::unet::{self, GROUPS, heads};
 use crate::architecture::documents;
 use crate::checkpoint::{Documents, Part};
-use crate::config::{KlConfig, TextActivation, TextEncoderConfig, UNetConfig, VaeConfig};
+use crate::config::{KlConfig, TextActivation, TextEncoderConfig, VaeConfig};
 
 /// Side of the images that SD-XL is made for, in pixels.
 const SIDE: usize = 1024;
@@ -27,15 +27,12 @@ const ZERO_SNR: &str = "ztsnr";
 /// The JSON files that a folder with these tensors needs. The list lacks the autoencoder's file if there is no autoencoder.
 pub(super) fn documents(shapes: &Shapes) -> Result<Documents> {
     let (first, second) = (first_text_encoder(shapes)?, second_text_encoder(shapes)?);
-    let vae = if shapes.any(root(Part::Vae)) { Some(vae(shapes)?) } else { None };
+    let vae = match shapes.any(root(Part::Vae)) {
+        true => Some(VaeConfig::Kl(kl(shapes, KlNames::Original)?)),
+        false => None,
+    };
     let latents = SIDE / vae.as_ref().map_or(8, VaeConfig::factor);
-    let unet = unet::derive(shapes, second.projection.unwrap_or(0), latents)?;
-    // Some layouts have no configuration. A folder's reader must find this one again.
-    let read = UNetConfig::from_json(&shapes.file().join("unet/config.json"), unet.to_json())?;
-    if read != unet {
-        let reason = "expected stages like those of SD-XL: on the way up one layer more than on the way down, in reverse";
-        return Err(shapes.error(root(Part::UNet), reason));
-    }
+    let unet = unet::derive(shapes, second.projection.unwrap_or(0), Some(latents))?;
     let mut documents = vec![
         ("model_index.json", documents::model_index()),
         ("scheduler/scheduler_config.json", scheduler(shapes)),
@@ -107,27 +104,49 @@ fn second_text_encoder(shapes: &Shapes) -> Result<TextEncoderConfig> {
     })
 }
 
-fn vae(shapes: &Shapes) -> Result<VaeConfig> {
-    let name = |name: &str| format!("{}{name}", root(Part::Vae));
-    let block = |level: usize, block: usize| name(&format!("decoder.up.{level}.block.{block}.conv1.weight"));
-    let levels = shapes.count(|level| block(level, 0));
-    let channels = (0..levels).map(|level| shapes.axis(&block(level, 0), 0));
+/// The names of an autoencoder's tensors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum KlNames {
+    /// The original ones, below `first_stage_model.`.
+    Original,
+    /// Those of a diffusers folder.
+    Folder,
+}
+
+/// The autoencoder's configuration.
+pub(crate) fn kl(shapes: &Shapes, names: KlNames) -> Result<KlConfig> {
+    let (root, middle) = match names {
+        KlNames::Original => (root(Part::Vae), "decoder.mid.attn_1."),
+        KlNames::Folder => ("", "decoder.mid_block.attentions."),
+    };
+    let name = |name: &str| format!("{root}{name}");
+    let block = |stage: usize, block: usize| match names {
+        KlNames::Original => name(&format!("decoder.up.{stage}.block.{block}.conv1.weight")),
+        KlNames::Folder => name(&format!("decoder.up_blocks.{stage}.resnets.{block}.conv1.weight")),
+    };
+    let stages = shapes.count(|stage| block(stage, 0));
+    let channels = (0..stages).map(|stage| shapes.axis(&block(stage, 0), 0));
+    let mut channels = channels.collect::<Result<Vec<usize>>>()?;
+    if names == KlNames::Folder {
+        // A folder numbers the decoder's stages as they run, the original names number them as the encoder's.
+        channels.reverse();
+    }
     let latents = name("decoder.conv_in.weight");
     let encoder = name("encoder.conv_in.weight");
-    Ok(VaeConfig::Kl(KlConfig {
+    Ok(KlConfig {
         in_channels: shapes.axis_of(&encoder, 1).unwrap_or(3),
         out_channels: shapes.axis(&name("decoder.conv_out.weight"), 0)?,
-        channels: channels.collect::<Result<_>>()?,
+        channels,
         layers: shapes.count(|layer| block(0, layer)).saturating_sub(1),
         latent_channels: shapes.axis(&latents, 1)?,
         norm_groups: GROUPS,
         sample_size: SIDE,
-        mid_attention: shapes.any(&name("decoder.mid.attn_1.")),
+        mid_attention: shapes.any(&name(middle)),
         quant_conv: shapes.any(&name("quant_conv.")),
         post_quant_conv: shapes.any(&name("post_quant_conv.")),
         scaling_factor: 0.13025,
         shift_factor: None,
         latent_statistics: None,
         force_upcast: true,
-    }))
+    })
 }

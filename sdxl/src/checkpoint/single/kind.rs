@@ -36,16 +36,36 @@ const ADAPTERS: [&str; 6] =
 const UNET: &str = "model.diffusion_model.";
 const FIRST_CONVOLUTION: &str = "model.diffusion_model.input_blocks.0.0.weight";
 
+/// Whether the file holds changes of weights, not weights.
+pub(crate) fn is_adapter(shapes: &Shapes) -> bool {
+    shapes.names().any(|name| ADAPTERS.iter().any(|end| name.ends_with(end)))
+}
+
+/// What the file is, if it is a known kind other than a whole SD-XL checkpoint.
+pub(crate) fn what(shapes: &Shapes) -> Option<&'static str> {
+    if is_adapter(shapes) {
+        return Some("a LoRA");
+    }
+    OTHERS.iter().find(|(beginning, _)| shapes.any(beginning)).map(|(_, what)| *what)
+}
+
+/// What a file without the part `sought` is, in a few words.
+pub(crate) fn without(shapes: &Shapes, sought: &str) -> String {
+    match (what(shapes), shapes.any("conditioner.embedders."), shapes.any(UNET)) {
+        (Some(what), _, _) => what.to_string(),
+        (None, true, _) => format!("a checkpoint without {sought}"),
+        (None, false, true) => "a lone U-Net".to_string(),
+        (None, false, false) => format!("no file with {sought} that is known here"),
+    }
+}
+
 /// Checks that the tensors make a whole SD-XL checkpoint with the original names.
 ///
 /// # Errors
 /// [`atedm_core::Error::Weights`] that names the file and says what it is.
 pub(super) fn check(shapes: &Shapes, autoencoder: Autoencoder) -> Result<()> {
     let is = |what: &str| Err(shapes.error("", format!("is {what}: {EXPECTED}")));
-    if shapes.names().any(|name| ADAPTERS.iter().any(|end| name.ends_with(end))) {
-        return is("a LoRA");
-    }
-    if let Some((_, what)) = OTHERS.iter().find(|(beginning, _)| shapes.any(beginning)) {
+    if let Some(what) = what(shapes) {
         return is(what);
     }
     let has = |root: &str| shapes.any(root);
@@ -56,10 +76,8 @@ pub(super) fn check(shapes: &Shapes, autoencoder: Autoencoder) -> Result<()> {
             (false, false) => is("no checkpoint that is known here"),
         };
     }
-    match shapes.axis_of(FIRST_CONVOLUTION, 1) {
-        Some(9) => return is("an inpainting model (its U-Net also takes a mask and an image)"),
-        Some(8) => return is("an editing model (its U-Net also takes an image)"),
-        _ => {}
+    if shapes.axis_of(FIRST_CONVOLUTION, 1) == Some(8) {
+        return is("an editing model (its U-Net also takes an image)");
     }
     for (root, part) in [
         (UNET, "U-Net"),

@@ -3,11 +3,11 @@
 //! Such a file has no configurations and no tokenizers. The shapes of its tensors give the configurations. The tokenizers use
 //! CLIP's vocabulary, which comes with this crate.
 
-mod derive;
-mod kind;
-mod names;
-mod shapes;
-mod unet;
+pub(super) mod derive;
+pub(super) mod kind;
+pub(super) mod names;
+pub(super) mod shapes;
+pub(super) mod unet;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -18,7 +18,8 @@ use self::kind::Autoencoder;
 use self::shapes::Shapes;
 use super::configurations::Configurations;
 use super::door;
-use super::found::{Found, OpenOptions, Settings, other_vae};
+use super::found::{Found, OpenOptions, Settings};
+use super::other::{self, Replaced};
 use super::part::Part;
 use crate::weights::{Naming, WeightFile, is_safetensors};
 
@@ -37,29 +38,39 @@ pub(super) fn find(file: &Path, options: &OpenOptions) -> Result<Found> {
     let shapes = Shapes::read(file)?;
     let autoencoder = if options.vae.is_some() { Autoencoder::Given } else { Autoencoder::Needed };
     kind::check(&shapes, autoencoder)?;
-    let other = options.vae.as_deref().map(|folder| other_vae(folder, None)).transpose()?;
-    let (other, other_files) = other.unzip();
-    let (settings, configurations) = match &options.config {
+    let other = options.vae.as_deref().map(|path| other::vae(path, None)).transpose()?;
+    let config_of = other.as_ref().map(|other| other.config.clone());
+    let (settings, mut configurations) = match &options.config {
         Some(folder) => {
-            let configurations = Configurations::of_folder(folder, &door::model_index(folder)?, other)?;
+            let configurations = Configurations::of_folder(folder, &door::model_index(folder)?, config_of)?;
             (Settings::Folder(folder.clone()), configurations)
         }
         None => {
             let documents = derive::documents(&shapes)?;
-            let configurations = Configurations::of_documents(file, &documents, other)?;
+            let configurations = Configurations::of_documents(file, &documents, config_of)?;
             (Settings::Derived(documents), configurations)
         }
     };
     let names = |part: Part| names::of_part(part, &configurations).map(Arc::new);
-    let unet = names(Part::UNet)?;
-    if let Some(name) = shapes.names().find(|name| unet.lacks(name)) {
+    let renames = names(Part::UNet)?;
+    if let Some(name) = shapes.names().find(|name| renames.lacks(name)) {
         return Err(shapes.error(name, "expected only tensors of SD-XL's U-Net beside it, got this one"));
     }
     let files = |renames| vec![WeightFile { path: file.to_path_buf(), naming: Naming::Original(renames) }];
-    let vae = match other_files {
-        Some(files) => files,
+    let mut replaced = Replaced::default();
+    let vae = match other {
+        Some(other) => {
+            replaced.vae = Some(other.origin);
+            other.files
+        }
         None => files(names(Part::Vae)?),
     };
-    let files = [files(names(Part::TextEncoder)?), files(names(Part::TextEncoder2)?), files(unet), vae];
-    Ok(Found { settings, configurations, files })
+    let [first, second] = [names(Part::TextEncoder)?, names(Part::TextEncoder2)?].map(files);
+    let own = files(renames);
+    let unet = match &options.unet {
+        Some(path) => other::take_unet(&mut replaced, &mut configurations, path, None, Some(&own))?,
+        None => own,
+    };
+    let files = [first, second, unet, vae];
+    Ok(Found { settings, configurations, files, replaced })
 }

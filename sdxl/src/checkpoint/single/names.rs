@@ -15,7 +15,7 @@ use crate::config::{KlConfig, TextEncoderConfig, UNetConfig, VaeConfig};
 use crate::weights::{Renames, Target};
 
 /// The beginning of the names of a part's tensors.
-pub(super) const fn root(part: Part) -> &'static str {
+pub(crate) const fn root(part: Part) -> &'static str {
     match part {
         Part::TextEncoder => "conditioner.embedders.0.transformer.",
         Part::TextEncoder2 => "conditioner.embedders.1.model.",
@@ -40,8 +40,8 @@ impl Rules {
         }
     }
 
-    fn of(self, part: Part) -> Renames {
-        Renames::new(root(part), self.0)
+    fn below(self, root: &'static str) -> Renames {
+        Renames::new(root, self.0)
     }
 }
 
@@ -51,7 +51,7 @@ fn first_text_encoder() -> Renames {
     let modules =
         ["embeddings.token_embedding", "embeddings.position_embedding", "encoder", "final_layer_norm"];
     rules.within("text_model", "text_model", &modules.map(|module| (module, module)));
-    rules.of(Part::TextEncoder)
+    rules.below(root(Part::TextEncoder))
 }
 
 /// Rules for the second text encoder, whose original names are those of OpenCLIP.
@@ -77,11 +77,11 @@ fn second_text_encoder(config: &TextEncoderConfig) -> Renames {
             rules.0.push((format!("{original}.attn.in_proj_{leaf}"), fused));
         }
     }
-    rules.of(Part::TextEncoder2)
+    rules.below(root(Part::TextEncoder2))
 }
 
-/// Rules for the U-Net.
-fn unet(config: &UNetConfig) -> Renames {
+/// Rules for the U-Net, whose names begin with `below`.
+pub(crate) fn unet(config: &UNetConfig, below: &'static str) -> Renames {
     const RESNET: [(&str, &str); 6] = [
         ("in_layers.0", "norm1"),
         ("in_layers.2", "conv1"),
@@ -137,11 +137,11 @@ fn unet(config: &UNetConfig) -> Renames {
             }
         }
     }
-    rules.of(Part::UNet)
+    rules.below(below)
 }
 
-/// Rules for the autoencoder.
-fn vae(config: &KlConfig) -> Renames {
+/// Rules for the autoencoder, whose names begin with `below`.
+pub(crate) fn vae(config: &KlConfig, below: &'static str) -> Renames {
     const RESNET: [(&str, &str); 5] = [
         ("norm1", "norm1"),
         ("conv1", "conv1"),
@@ -181,7 +181,7 @@ fn vae(config: &KlConfig) -> Renames {
         }
         rules.add(format!("{original}.upsample.conv"), format!("{name}.upsamplers.0.conv"));
     }
-    rules.of(Part::Vae)
+    rules.below(below)
 }
 
 /// The rules for `part` of a checkpoint with these configurations.
@@ -190,8 +190,8 @@ pub(super) fn of_part(part: Part, configurations: &Configurations) -> Result<Ren
     match (part, &configurations.vae) {
         (Part::TextEncoder, _) => Ok(first_text_encoder()),
         (Part::TextEncoder2, _) => Ok(second_text_encoder(second)),
-        (Part::UNet, _) => Ok(unet(&configurations.unet)),
-        (Part::Vae, VaeConfig::Kl(config)) => Ok(vae(config)),
+        (Part::UNet, _) => Ok(unet(&configurations.unet, root(part))),
+        (Part::Vae, VaeConfig::Kl(config)) => Ok(vae(config, root(part))),
         (Part::Vae, VaeConfig::Tiny(_)) => {
             Err(Error::config("vae: _class_name", "expected AutoencoderKL, as a single file has it"))
         }

@@ -9,59 +9,67 @@ use crate::weights::SafetensorsSource;
 
 /// Shapes by name.
 #[derive(Debug)]
-pub(super) struct Shapes {
+pub(crate) struct Shapes {
     file: PathBuf,
     shapes: BTreeMap<String, Vec<usize>>,
+    /// The beginning that every name has here and not in the file.
+    added: &'static str,
 }
 
 impl Shapes {
     /// Reads the header of `file`, which must be a whole safetensors file.
-    pub(super) fn read(file: &Path) -> Result<Self> {
+    pub(crate) fn read(file: &Path) -> Result<Self> {
         let source = SafetensorsSource::open(&[file.to_path_buf().into()], DType::F32, ())?;
         let named = source.stored().into_iter();
         let shapes = named.map(|tensor| (tensor.name.to_string(), tensor.shape.to_vec())).collect();
-        Ok(Self { file: file.to_path_buf(), shapes })
+        Ok(Self { file: file.to_path_buf(), shapes, added: "" })
+    }
+
+    /// The same with `root` in front of every name.
+    pub(crate) fn below(&self, root: &'static str) -> Self {
+        let named = self.shapes.iter().map(|(name, shape)| (format!("{root}{name}"), shape.clone()));
+        Self { file: self.file.clone(), shapes: named.collect(), added: root }
     }
 
     /// The file.
-    pub(super) fn file(&self) -> &Path {
+    pub(crate) fn file(&self) -> &Path {
         &self.file
     }
 
     /// All names, sorted.
-    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
         self.shapes.keys().map(String::as_str)
     }
 
     /// Whether a name begins with `prefix`.
-    pub(super) fn any(&self, prefix: &str) -> bool {
+    pub(crate) fn any(&self, prefix: &str) -> bool {
         self.shapes.range(prefix.to_string()..).next().is_some_and(|(name, _)| name.starts_with(prefix))
     }
 
     /// The shape of `name`, if there is such a tensor.
-    pub(super) fn get(&self, name: &str) -> Option<&[usize]> {
+    pub(crate) fn get(&self, name: &str) -> Option<&[usize]> {
         self.shapes.get(name).map(Vec::as_slice)
     }
 
     /// The length of an axis of `name`, if there is such a tensor with such an axis.
-    pub(super) fn axis_of(&self, name: &str, axis: usize) -> Option<usize> {
+    pub(crate) fn axis_of(&self, name: &str, axis: usize) -> Option<usize> {
         self.get(name)?.get(axis).copied()
     }
 
     /// The length of an axis of `name`.
-    pub(super) fn axis(&self, name: &str, axis: usize) -> Result<usize> {
+    pub(crate) fn axis(&self, name: &str, axis: usize) -> Result<usize> {
         let Some(shape) = self.get(name) else { return Err(self.error(name, "is missing")) };
         let length = shape.get(axis).copied();
         length.ok_or_else(|| self.error(name, format!("expected an axis {axis}, got shape {shape:?}")))
     }
 
     /// Counts the tensors `name(0)`, `name(1)`, … up to the first that is missing.
-    pub(super) fn count(&self, name: impl Fn(usize) -> String) -> usize {
+    pub(crate) fn count(&self, name: impl Fn(usize) -> String) -> usize {
         (0..).take_while(|index| self.shapes.contains_key(&name(*index))).count()
     }
 
     /// An error about the tensor `name`, or about the file if `name` is empty.
-    pub(super) fn error(&self, name: &str, reason: impl Into<String>) -> Error {
-        Error::weights(&self.file, name, reason)
+    pub(crate) fn error(&self, name: &str, reason: impl Into<String>) -> Error {
+        Error::weights(&self.file, name.strip_prefix(self.added).unwrap_or(name), reason)
     }
 }

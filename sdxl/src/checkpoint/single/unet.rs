@@ -36,9 +36,9 @@ pub(super) fn heads(shapes: &Shapes, name: &str, channels: usize) -> Result<usiz
     Err(shapes.error(name, format!("expected a multiple of {HEAD} channels (SD-XL's heads), got {channels}")))
 }
 
-/// Finds the configuration. The pooled text has `pooled` channels, and an image of the default size has `latents` latents a
-/// side.
-pub(super) fn derive(shapes: &Shapes, pooled: usize, latents: usize) -> Result<UNetConfig> {
+/// Finds the configuration. The pooled text has `pooled` channels, and an image of the default size has `sample_size`
+/// latents a side.
+pub(crate) fn derive(shapes: &Shapes, pooled: usize, sample_size: Option<usize>) -> Result<UNetConfig> {
     let name = |name: &str| format!("{}{name}", root(Part::UNet));
     let (down, up) = (stages(shapes, "input_blocks", 1)?, stages(shapes, "output_blocks", 0)?);
     if up.len() != down.len() {
@@ -83,10 +83,10 @@ pub(super) fn derive(shapes: &Shapes, pooled: usize, latents: usize) -> Result<U
     let (conv_in, conv_out) = (name("input_blocks.0.0.weight"), name("out.2.weight"));
     let added_channels = shapes.axis(&name("label_emb.0.0.weight"), 1)?;
     let matrix = |name: &str| shapes.get(name).is_some_and(|shape| shape.len() == 2);
-    Ok(UNetConfig {
+    let config = UNetConfig {
         in_channels: shapes.axis(&conv_in, 1)?,
         out_channels: shapes.axis(&conv_out, 0)?,
-        sample_size: Some(latents),
+        sample_size,
         down: down.collect::<Result<_>>()?,
         mid: mid.transpose()?,
         up: up.collect::<Result<_>>()?,
@@ -103,7 +103,14 @@ pub(super) fn derive(shapes: &Shapes, pooled: usize, latents: usize) -> Result<U
         guidance_channels: None,
         conv_in_kernel: shapes.axis(&conv_in, 2)?,
         conv_out_kernel: shapes.axis(&conv_out, 2)?,
-    })
+    };
+    // Some layouts have no configuration. A folder's reader must find this one again.
+    let read = UNetConfig::from_json(&shapes.file().join("unet/config.json"), config.to_json())?;
+    if read != config {
+        let reason = "expected stages like those of SD-XL: on the way up one layer more than on the way down, in reverse";
+        return Err(shapes.error(root(Part::UNet), reason));
+    }
+    Ok(config)
 }
 
 /// Channels of the text, by the keys of the first cross-attention. Loading checks the others.
