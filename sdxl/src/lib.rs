@@ -7,7 +7,7 @@
 //! - The models: [`tokenizer`], [`text`] (CLIP), [`unet`], [`vae`]. The U-Net calls an
 //!   [`atedm_core::plugin::TokenReducer`] at each of its attention blocks.
 //! - Sampling: [`schedulers`], [`rng`] (torch's generator, and a portable one).
-//! - [`pipeline`]: text to image, step by step.
+//! - [`pipeline`]: text to image, step by step. [`preview`]: pictures of unfinished latents.
 //! - [`flops`]: the cost of an evaluation by formula. [`memory`]: the memory that a run needs, in bytes.
 //! - [`output`]: writes files completely or not at all.
 
@@ -24,6 +24,7 @@ mod layers;
 pub mod memory;
 pub mod output;
 pub mod pipeline;
+pub mod preview;
 pub mod rng;
 pub mod schedulers;
 pub mod text;

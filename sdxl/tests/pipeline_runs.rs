@@ -13,11 +13,13 @@ use atedm_core::reference::{NdDevice, NdTensor, Reference32, Reference64};
 use atedm_core::{Backend, DType, Tensor};
 use atedm_sdxl::checkpoint::{Checkpoint, OpenOptions};
 use atedm_sdxl::pipeline::{
-    Corner, Decoding, InitialLatents, MicroConditioning, Pipeline, PixelSize, Proceed, Request,
+    Corner, Decoding, InitialLatents, MicroConditioning, Pipeline, PixelSize, Proceed, Repaint, Request,
 };
 use atedm_sdxl::rng::{NoiseDType, RngKind};
-use pipeline_support::{Golden, LATENTS, copy_of, fixtures, json};
+use atedm_sdxl::vae::LatentDistribution;
+use pipeline_support::{Golden, LATENTS, copy_of, fixtures, json, tensor};
 use safetensors::tensor::{Dtype, TensorView};
+use tempfile::TempDir;
 
 const CIRCLE: &str = "a photo of a red circle on a blue background";
 const CAT: &str = "a small cat";
@@ -72,23 +74,32 @@ fn several_images_of_a_prompt() {
     check(&load::<Reference64>(fixtures().join("tiny-a"), DType::F64), &request, "ddim");
 }
 
-/// tiny-a with a guidance input in its U-Net. The scale is that input, and no negative rows run.
-#[test]
-fn consistency_distilled() {
+/// tiny-a with another value in its U-Net's configuration, and another tensor of f32.
+fn with_unet_tensor(
+    key: &str,
+    value: usize,
+    (name, (shape, bytes)): (&str, (Vec<usize>, Vec<u8>)),
+) -> TempDir {
     let folder = copy_of("tiny-a");
     let unet = folder.path().join("unet");
     let mut config = json(unet.join("config.json"));
-    config["time_cond_proj_dim"] = 12.into();
+    config[key] = value.into();
     std::fs::write(unet.join("config.json"), config.to_string()).unwrap();
     let file = unet.join("diffusion_pytorch_model.safetensors");
-    let bytes = std::fs::read(&file).unwrap();
+    let stored = std::fs::read(&file).unwrap();
     let mut tensors: HashMap<String, TensorView<'_>> =
-        safetensors::SafeTensors::deserialize(&bytes).unwrap().tensors().into_iter().collect();
-    let (weight, shape) = (golden().bytes("cond_proj.weight"), golden().shape("cond_proj.weight"));
-    let view = TensorView::new(Dtype::F32, shape, &weight).unwrap();
-    tensors.insert("time_embedding.cond_proj.weight".to_string(), view);
+        safetensors::SafeTensors::deserialize(&stored).unwrap().tensors().into_iter().collect();
+    tensors.insert(name.to_string(), TensorView::new(Dtype::F32, shape, &bytes).unwrap());
     // This overwrites a copied file that nobody has mapped.
     std::fs::write(&file, safetensors::serialize(&tensors, None).unwrap()).unwrap();
+    folder
+}
+
+/// tiny-a with a guidance input in its U-Net. The scale is that input, and no negative rows run.
+#[test]
+fn consistency_distilled() {
+    let weight = (golden().shape("cond_proj.weight"), golden().bytes("cond_proj.weight"));
+    let folder = with_unet_tensor("time_cond_proj_dim", 12, ("time_embedding.cond_proj.weight", weight));
 
     let pipeline = load::<Reference32>(folder.path(), DType::F32);
     for scale in [8.0, 1.5] {
@@ -99,17 +110,110 @@ fn consistency_distilled() {
     }
 }
 
+/// The picture of the golden runs, from −1 to 1.
+fn golden_picture() -> NdTensor {
+    let golden = Golden::open(fixtures().join("tiny-a-expected/image_to_image.safetensors"));
+    let [height, width, _] = golden.shape("picture")[..] else { panic!("no picture") };
+    let bytes = golden.bytes("picture");
+    let values = (0..3).flat_map(|channel| bytes.iter().skip(channel).step_by(3));
+    let values: Vec<f32> = values.map(|&byte| f32::from(byte) / 127.5 - 1.0).collect();
+    NdTensor::from_f32(&values, &[1, 3, height, width], DType::F32, &NdDevice).unwrap()
+}
+
+/// A part of a picture is painted again, by an ordinary U-Net and by one that takes nine channels.
+#[test]
+fn inpainting() {
+    let folder = fixtures().join("parts");
+    let golden = Golden::open(folder.join("inpainting.safetensors"));
+    let picture = golden_picture();
+    let [height, width] = [2, 3].map(|axis| picture.shape()[axis]);
+    let white: Vec<f32> = golden.bytes("mask").iter().map(|&grey| f32::from(u8::from(grey >= 128))).collect();
+    let kept: Vec<f32> = white.iter().map(|white| 1.0 - white).collect();
+    let masked = picture.mul(&tensor(&kept, &[1, 1, height, width])).unwrap();
+    // tiny-a's autoencoder has the factor 4; the mask is sampled without smoothing
+    let spots: Vec<f32> = (0..height / 4)
+        .flat_map(|y| (0..width / 4).map(move |x| 4 * (y * width + x)))
+        .map(|at| white[at])
+        .collect();
+    let nine = (golden.shape("conv_in.weight"), golden.bytes("conv_in.weight"));
+    let nine = with_unet_tensor("in_channels", 9, ("conv_in.weight", nine));
+    let pipelines = [
+        load::<Reference32>(fixtures().join("tiny-a"), DType::F32),
+        load::<Reference32>(nine.path(), DType::F32),
+    ];
+    for case in json(folder.join("inpainting.json")).as_array().unwrap() {
+        let name = case["name"].as_str().unwrap();
+        let pipeline = &pipelines[usize::from(case["channels"] == 9)];
+        let mut request =
+            Request::new(serde_json::from_value::<Vec<String>>(case["prompts"].clone()).unwrap());
+        request.steps = case["steps"].as_u64().unwrap() as usize;
+        request.guidance_scale = case["guidance_scale"].as_f64().unwrap();
+        request.seed = case["seed"].as_u64().unwrap();
+        (request.width, request.height) = (Some(width), Some(height));
+        request.scheduler = case["scheduler"].as_str().map(str::to_string);
+        request.decoding = Decoding::Skip;
+        let repaint = Repaint {
+            mask: tensor(&spots, &[1, 1, height / 4, width / 4]),
+            picture: pipeline.vae().distribution(&picture).unwrap(),
+            masked: Some(pipeline.vae().distribution(&masked).unwrap()),
+            // strength 0.6 of 5 steps: the last three
+            start: (case["strength"] != 1.0).then_some(2),
+        };
+        request.initial = InitialLatents::Repainted(repaint.clone());
+        let made = |request: &Request<NdTensor>| {
+            pipeline.generate(request, &mut Unpruned, &mut |_| Proceed::Continue(())).unwrap().latents
+        };
+        let latents = made(&request);
+        let expected = golden.f32(&format!("{name}.final_latents"));
+        let distance = relative_l2(&latents.to_f32().unwrap(), &expected);
+        println!("{name}: relative L2 {distance:.2e}");
+        assert!(distance <= LATENTS, "{name}: {distance:e}");
+        // With nothing to repaint, an ordinary U-Net gives the picture's latents.
+        let mask = tensor(&vec![0.0; spots.len()], &[1, 1, height / 4, width / 4]);
+        let picture = LatentDistribution { deviation: None, ..repaint.picture.clone() };
+        let mean = pipeline.vae().scale(&picture.mean).unwrap().to_f32().unwrap();
+        request.initial = InitialLatents::Repainted(Repaint { mask, picture, ..repaint });
+        let kept = made(&request).narrow(0, 0, 1).unwrap().to_f32().unwrap();
+        assert_eq!(kept == mean, case["channels"] == 4, "{name}");
+    }
+}
+
+/// Masks and pictures that do not fit are refused before any model runs.
+#[test]
+fn inpainting_needs_what_its_unet_takes() {
+    let golden = Golden::open(fixtures().join("parts/inpainting.safetensors"));
+    let nine = (golden.shape("conv_in.weight"), golden.bytes("conv_in.weight"));
+    let nine = with_unet_tensor("in_channels", 9, ("conv_in.weight", nine));
+    let pipeline = load::<Reference32>(nine.path(), DType::F32);
+    let mut request = request(&[CIRCLE], 2, 1.0, "euler");
+    (request.width, request.height) = (Some(32), Some(32));
+    let message = |request: &Request<NdTensor>| {
+        let made = pipeline.generate(request, &mut Unpruned, &mut |_| Proceed::Continue(()));
+        made.unwrap_err().to_string()
+    };
+    assert_eq!(
+        message(&request),
+        "mask: expected a picture and a mask, as the U-Net takes both (it inpaints)"
+    );
+    let zeros = |shape: &[usize]| tensor(&vec![0.0; shape.iter().product()], shape);
+    let distribution = LatentDistribution { mean: zeros(&[1, 4, 8, 8]), deviation: None };
+    let repaint = Repaint { mask: zeros(&[1, 1, 8, 8]), picture: distribution, masked: None, start: None };
+    request.initial = InitialLatents::Repainted(repaint.clone());
+    assert!(message(&request).starts_with("masked: expected the masked picture's distribution"));
+    request.initial = InitialLatents::Repainted(Repaint { mask: zeros(&[1, 1, 4, 4]), ..repaint.clone() });
+    assert_eq!(message(&request), "mask: expected shape [1, 1, 8, 8], got [1, 1, 4, 4]");
+    request.initial = InitialLatents::Repainted(Repaint { start: Some(2), ..repaint });
+    assert_eq!(message(&request), "start: expected a step below 2, got 2");
+}
+
 /// Image to image: the generator draws the picture's latents, then the noise. A batch shares the first draw.
 #[test]
 fn image_to_image() {
     let folder = fixtures().join("tiny-a-expected");
     let golden = Golden::open(folder.join("image_to_image.safetensors"));
-    let [height, width, _] = golden.shape("picture")[..] else { panic!("no picture") };
-    let bytes = golden.bytes("picture");
-    let values = (0..3).flat_map(|channel| bytes.iter().skip(channel).step_by(3));
-    let values: Vec<f32> = values.map(|&byte| f32::from(byte) / 127.5 - 1.0).collect();
+    let picture = golden_picture();
+    let [height, width] = [2, 3].map(|axis| picture.shape()[axis]);
     let pipeline = load::<Reference32>(fixtures().join("tiny-a"), DType::F32);
-    let picture = NdTensor::from_f32(&values, &[1, 3, height, width], DType::F32, &NdDevice).unwrap();
     let distribution = pipeline.vae().distribution(&picture).unwrap();
     for case in json(folder.join("image_to_image.json")).as_array().unwrap() {
         let name = case["name"].as_str().unwrap();
@@ -203,4 +307,41 @@ fn zero_terminal_snr_with_rescaled_guidance() {
     request.guidance_rescale = 2.0;
     let error = pipeline.generate(&request, &mut Unpruned, &mut |_| Proceed::Continue(())).unwrap_err();
     assert_eq!(error.to_string(), "guidance-rescale: expected a number from 0 to 1, got 2");
+}
+
+/// After its last step a sampler without noise is at the clean latents that its last evaluation pointed to.
+#[test]
+fn the_last_estimate_is_the_result() {
+    let folder = copy_of("tiny-a");
+    let scheduler = folder.path().join("scheduler/scheduler_config.json");
+    let own = std::fs::read_to_string(&scheduler).unwrap();
+    let plain: serde_json::Value = serde_json::from_str(&own).unwrap();
+    let mut velocities = plain.clone();
+    velocities["prediction_type"] = "v_prediction".into();
+    let edm = serde_json::json!({
+        "_class_name": "EDMEulerScheduler", "sigma_data": 0.5, "sigma_min": 0.002, "sigma_max": 80.0
+    });
+    for (config, name) in
+        [(&plain, Some("euler")), (&plain, Some("heun")), (&velocities, Some("dpm++2m")), (&edm, None)]
+    {
+        std::fs::write(&scheduler, config.to_string()).unwrap();
+        let index = folder.path().join("model_index.json");
+        let mut classes = json(&index);
+        classes["scheduler"][1] = config["_class_name"].clone();
+        std::fs::write(&index, classes.to_string()).unwrap();
+        let pipeline = load::<Reference32>(folder.path(), DType::F32);
+        let mut request = request(&[CIRCLE, CAT], 4, 5.0, "");
+        request.scheduler = name.map(str::to_string);
+        let mut estimates = Vec::new();
+        let output = pipeline
+            .generate(&request, &mut Unpruned, &mut |report| {
+                estimates.push(report.denoised().unwrap().to_f32().unwrap());
+                Proceed::Continue(())
+            })
+            .unwrap();
+        let last = output.latents.to_f32().unwrap();
+        let distances: Vec<f64> = estimates.iter().map(|estimate| relative_l2(estimate, &last)).collect();
+        println!("{name:?}: {distances:?}");
+        assert!(distances[3] < 1e-5 && distances[0] > 1e-2, "{name:?}: {distances:?}");
+    }
 }

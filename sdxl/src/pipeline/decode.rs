@@ -10,7 +10,7 @@ use crate::vae::Vae;
 ///
 /// # Errors
 /// [`atedm_core::Error::Weights`] about the autoencoder if pixels are not finite.
-pub(super) fn decode<B: Backend>(
+pub(crate) fn decode<B: Backend>(
     vae: &Vae<B>,
     dtype: atedm_core::DType,
     latents: &B::Tensor,

@@ -9,8 +9,10 @@
 
 mod decode;
 mod guidance;
+mod initial;
 mod meter;
 mod prompt;
+mod repaint;
 mod request;
 mod run;
 mod size;
@@ -19,7 +21,7 @@ use atedm_core::{Backend, DType, DeviceOf, Result};
 
 pub use request::{
     Conditioning, Corner, CutPrompt, Decoding, Images, InitialLatents, MicroConditioning, Output, PixelSize,
-    Request, StepCost, StepReport, TextEmbeddings,
+    Repaint, Request, StepCost, StepReport, TextEmbeddings,
 };
 
 use crate::checkpoint::{Checkpoint, Part};
@@ -28,6 +30,7 @@ use crate::unet::UNet;
 use crate::vae::Vae;
 use prompt::Residence;
 
+pub(crate) use decode::decode;
 pub use prompt::TextEncoders;
 
 /// The callback's answer to the run: [`std::ops::ControlFlow::Break`] cancels it.
@@ -116,6 +119,11 @@ impl<B: Backend> Pipeline<B> {
     /// The dtype of the U-Net and the text encoders.
     pub fn dtype(&self) -> DType {
         self.dtype
+    }
+
+    /// The dtype of the autoencoder.
+    pub fn vae_dtype(&self) -> DType {
+        self.vae_dtype
     }
 
     /// The device.

@@ -4,6 +4,7 @@ use atedm_core::{Error, Result, Tensor};
 
 use crate::flops::Macs;
 use crate::rng::{NoiseDType, RngKind};
+use crate::schedulers::SchedulerConfig;
 use crate::vae::{LatentDistribution, TileOptions};
 
 /// The input of a run. [`Request::new`] has diffusers' defaults. Change the fields that matter to you.
@@ -175,6 +176,28 @@ pub enum InitialLatents<T> {
         /// The first step to run, as an index in the full schedule.
         start: usize,
     },
+    /// A picture of which a part is painted again (inpainting).
+    Repainted(Repaint<T>),
+}
+
+/// A picture of which a part is painted again, as in diffusers' `StableDiffusionXLInpaintPipeline`.
+///
+/// An ordinary U-Net knows nothing of the mask. After each evaluation, the kept part gets the picture's latents with the
+/// noise of the next evaluation. An inpainting U-Net ([`UNetConfig::is_inpainting`]) takes the mask and the masked picture as
+/// further channels of its input, and nothing is replaced.
+///
+/// [`UNetConfig::is_inpainting`]: crate::config::UNetConfig::is_inpainting
+#[derive(Debug, Clone)]
+pub struct Repaint<T> {
+    /// `[1, 1, height, width]` in latents: 1 where the picture is repainted, 0 where it is kept.
+    pub mask: T,
+    /// The picture as the autoencoder encoded it: the unscaled distribution of one image.
+    pub picture: LatentDistribution<T>,
+    /// The same for the picture with 0 (grey) where it is repainted. Only an inpainting U-Net needs it.
+    pub masked: Option<LatentDistribution<T>>,
+    /// The first step to run, as an index in the full schedule. The run then starts from the picture with that step's noise.
+    /// `None` starts from noise alone, which is diffusers' strength 1.
+    pub start: Option<usize>,
 }
 
 /// How the final latents are decoded.
@@ -285,4 +308,31 @@ pub struct StepReport<'a, T> {
     pub sigma: f64,
     /// The latents after the step `[images, channels, height, width]`.
     pub latents: &'a T,
+    pub(super) estimate: Estimate<'a, T>,
+}
+
+impl<T: Tensor> StepReport<'_, T> {
+    /// The clean latents that the step's last evaluation points to: `[images, channels, height, width]`, scaled as the U-Net
+    /// has them. [`StepReport::latents`] still hold noise; these show what the image becomes.
+    ///
+    /// The estimate follows the prediction type of the checkpoint's scheduler.
+    ///
+    /// # Errors
+    /// The errors of the backend.
+    pub fn denoised(&self) -> Result<T> {
+        let Estimate { scheduler, output, input, sigma } = &self.estimate;
+        scheduler.denoised(*output, *input, *sigma)
+    }
+}
+
+/// The last evaluation of a step.
+#[derive(Debug)]
+pub(super) struct Estimate<'a, T> {
+    pub(super) scheduler: &'a SchedulerConfig,
+    /// The guided prediction.
+    pub(super) output: &'a T,
+    /// The latents before the evaluation, as the sampler scales them for the U-Net.
+    pub(super) input: &'a T,
+    /// The noise level before the evaluation.
+    pub(super) sigma: f64,
 }

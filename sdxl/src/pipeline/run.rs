@@ -5,14 +5,12 @@ use atedm_core::{Backend, Error, Result, Tensor};
 
 use super::decode::decode;
 use super::guidance::Guidance;
+use super::initial::{self, Beginning, Start, start_of};
 use super::meter::{Evaluation, Metered};
-use super::request::{Decoding, InitialLatents, Output, PixelSize, Request, StepReport};
-use super::size::{Sizes, expect_finite, given};
+use super::request::{Decoding, Estimate, Output, PixelSize, Request, StepReport};
+use super::size::{Sizes, expect_finite};
 use super::{Pipeline, Proceed};
-use crate::rng::{NoiseSource, RngKind};
-use crate::schedulers::Sampler;
 use crate::unet::UNetInput;
-use crate::vae::LatentDistribution;
 
 impl<B: Backend> Pipeline<B> {
     /// Makes images (or latents) from a request.
@@ -61,9 +59,9 @@ fn generate<B: Backend>(
     let PixelSize { height, width } = sizes.latents;
     let noise_dtype = request.noise_dtype.beside(pipeline.dtype);
     let mut noise = request.rng.source(request.seed, images, noise_dtype);
-    let shape = [images, unet.in_channels, height, width];
-    let mut latents =
-        initial(pipeline, request, &Beginning { sampler: sampler.as_ref(), first }, noise.as_mut(), shape)?;
+    let shape = [images, unet.out_channels, height, width];
+    let beginning = Beginning { sampler: sampler.as_ref(), first, shape };
+    let Start { mut latents, repainting } = initial::start(pipeline, request, &beginning, noise.as_mut())?;
 
     let paired = guidance.is_paired();
     let encoded = pipeline
@@ -80,14 +78,15 @@ fn generate<B: Backend>(
     let embedding = embedding.transpose()?;
 
     let mut reducer = Metered::new(reducer);
-    reducer.begin_run(&Run { first: start, ..Run::new(total, request.seed, &guided.rows) })?;
+    let painted = repainting.as_ref().map(|repainting| &repainting.painted);
+    reducer.begin_run(&Run { first: start, painted, ..Run::new(total, request.seed, &guided.rows) })?;
     let text = guided.tokens.shape().get(1).copied().unwrap_or(0);
     let mut costs = Vec::with_capacity(evaluations - first);
     for number in first..evaluations {
         let index = sampler.step_of(number);
         let _span = tracing::info_span!("step", index).entered();
-        let (timestep, sigma) = (sampler.timesteps()[number], sampler.sigmas()[number]);
-        let step = Step { index, total, evaluation: number - first, sigma, timestep };
+        let (timestep, level) = (sampler.timesteps()[number], sampler.sigmas()[number]);
+        let step = Step { index, total, evaluation: number - first, sigma: level, timestep };
         let batch = match guided.guidance.is_paired() && !reducer.wants_guidance(&step) {
             true => match &mut unguided {
                 Some(half) => &*half,
@@ -97,9 +96,14 @@ fn generate<B: Backend>(
         };
         let Batch { guidance, tokens, pooled, rows, time_ids } = batch;
         reducer.begin_step(&step, rows)?;
-        let scaled = guidance.widen(sampler.scale_input(&latents, number)?.cast(pipeline.dtype)?)?;
+        let scaled = sampler.scale_input(&latents, number)?;
+        let whole = match &repainting {
+            Some(repainting) => repainting.input(&scaled)?,
+            None => scaled.clone(),
+        };
+        let whole = guidance.widen(whole.cast(pipeline.dtype)?)?;
         let input = UNetInput {
-            latents: &scaled,
+            latents: &whole,
             timesteps: &vec![timestep; rows.len()],
             text: tokens,
             pooled,
@@ -118,13 +122,19 @@ fn generate<B: Backend>(
         )?);
         let prediction = guidance.combine(prediction.cast(latents.dtype())?, images)?;
         latents = sampler.step(&prediction, number, &latents, noise.as_mut())?;
+        if let Some(repainting) = &repainting {
+            let next = (number + 1 < evaluations).then_some(number + 1);
+            latents = repainting.blended(latents, sampler.as_ref(), next)?;
+        }
         expect_finite(
             &latents,
             &format!("step {index} of 0 to {}: what the sampler makes of the U-Net's output", total - 1),
         )?;
         let ends_step = number + 1 == evaluations || sampler.step_of(number + 1) != index;
         let (timestep, sigma) = (sampler.timesteps()[firsts[index]], sampler.sigmas()[firsts[index]]);
-        let report = StepReport { index, total, timestep, sigma, latents: &latents };
+        let estimate =
+            Estimate { scheduler: &pipeline.scheduler, output: &prediction, input: &scaled, sigma: level };
+        let report = StepReport { index, total, timestep, sigma, latents: &latents, estimate };
         if ends_step && progress(&report).is_break() {
             return Err(Error::Cancelled);
         }
@@ -175,82 +185,4 @@ fn evaluate<B: Backend>(
     let (index, last) = (input.step.index, input.step.total - 1);
     let what = format!("step {index} of 0 to {last}: {traced} of the U-Net in {}", pipeline.dtype);
     Err(Error::NotFinite { what })
-}
-
-/// The first step to run.
-fn start_of<T>(request: &Request<T>, total: usize) -> Result<usize> {
-    match request.initial {
-        InitialLatents::Drawn | InitialLatents::Noise(_) => Ok(0),
-        InitialLatents::Clean { start, .. }
-        | InitialLatents::Encoded { start, .. }
-        | InitialLatents::Noisy { start, .. } => match start < total {
-            true => Ok(start),
-            false => Err(Error::config("start", format!("expected a step below {total}, got {start}"))),
-        },
-    }
-}
-
-/// Where a run begins.
-struct Beginning<'a, T> {
-    sampler: &'a dyn Sampler<T>,
-    /// The first evaluation to run.
-    first: usize,
-}
-
-/// The latents before the first evaluation, in the sampler's dtype.
-fn initial<B: Backend>(
-    pipeline: &Pipeline<B>,
-    request: &Request<B::Tensor>,
-    Beginning { sampler, first }: &Beginning<'_, B::Tensor>,
-    noise: &mut dyn NoiseSource,
-    shape: [usize; 4],
-) -> Result<B::Tensor> {
-    let dtype = pipeline.dtype.accumulator();
-    let device = &pipeline.device;
-    let clean = match &request.initial {
-        InitialLatents::Noisy { latents, .. } => return given::<B>(latents, shape, dtype, device),
-        InitialLatents::Noise(latents) => {
-            return given::<B>(latents, shape, dtype, device)?.affine(sampler.init_noise_sigma(), 0.0);
-        }
-        InitialLatents::Drawn => None,
-        InitialLatents::Clean { latents, .. } => Some(latents.clone()),
-        InitialLatents::Encoded { distribution, .. } => {
-            Some(drawn_from(pipeline, request, distribution, noise, shape[0])?)
-        }
-    };
-    let drawn = B::Tensor::from_f32(&noise.standard_normal(&shape)?, &shape, dtype, device)?;
-    match clean {
-        None => drawn.affine(sampler.init_noise_sigma(), 0.0),
-        Some(clean) => sampler.add_noise(&given::<B>(&clean, shape, dtype, device)?, &drawn, *first),
-    }
-}
-
-/// Scaled latents of `images` images, drawn from an encoder's distribution.
-fn drawn_from<B: Backend>(
-    pipeline: &Pipeline<B>,
-    request: &Request<B::Tensor>,
-    distribution: &LatentDistribution<B::Tensor>,
-    noise: &mut dyn NoiseSource,
-    images: usize,
-) -> Result<B::Tensor> {
-    let given = distribution.mean.shape().first().copied().unwrap_or(0);
-    let spread = |tensor: &B::Tensor, rows: usize| match rows == given {
-        true => Ok(tensor.clone()),
-        false => B::Tensor::concat(&vec![tensor; rows], 0),
-    };
-    if given != 1 && given != images {
-        let reason = format!("expected the distribution of 1 image, or of {images}, got {given}");
-        return Err(Error::config("latents", reason));
-    }
-    // torch's generator draws once per encoded row, and the images share it; ChaCha draws once per image
-    let rows = if request.rng == RngKind::Torch { given } else { images };
-    let deviation = distribution.deviation.as_ref().map(|deviation| spread(deviation, rows)).transpose()?;
-    let rowwise = LatentDistribution { mean: spread(&distribution.mean, rows)?, deviation };
-    let sample = rowwise.sample(|| {
-        let (shape, dtype) = (rowwise.mean.shape(), rowwise.mean.dtype());
-        let values = noise.standard_normal_in(&shape, request.noise_dtype.beside(dtype))?;
-        B::Tensor::from_f32(&values, &shape, dtype, &rowwise.mean.device())
-    })?;
-    let scaled = pipeline.vae.scale(&sample)?;
-    if rows == images { Ok(scaled) } else { B::Tensor::concat(&vec![&scaled; images], 0) }
 }

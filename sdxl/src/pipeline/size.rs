@@ -50,11 +50,12 @@ impl Sizes {
     }
 }
 
-/// Checks latents from the caller, and converts them to the sampler's dtype.
+/// Checks a tensor from the caller, and converts it to the sampler's dtype.
 ///
 /// # Errors
-/// [`Error::Config`] naming `latents` for a wrong shape; [`Error::NotFinite`] for NaN or infinity.
+/// [`Error::Config`] naming `field` for a wrong shape; [`Error::NotFinite`] for NaN or infinity.
 pub(super) fn given<B: Backend>(
+    field: &str,
     latents: &B::Tensor,
     shape: [usize; 4],
     dtype: DType,
@@ -62,9 +63,9 @@ pub(super) fn given<B: Backend>(
 ) -> Result<B::Tensor> {
     if latents.shape() != shape {
         let reason = format!("expected shape {shape:?}, got {:?}", latents.shape());
-        return Err(Error::config("latents", reason));
+        return Err(Error::config(field, reason));
     }
-    expect_finite(latents, "latents")?;
+    expect_finite(latents, field)?;
     // The copy goes through bytes, so the tensor may be on another device.
     let stored = latents.dtype();
     B::Tensor::from_bytes(&latents.to_bytes()?, stored, &shape, device)?.cast(dtype)

@@ -2,8 +2,29 @@
 
 use atedm_core::{Result, Tensor};
 
+use super::config::SchedulerConfig;
 use super::kinds::Prediction;
 use super::ops::{add_scaled, divide, scale};
+
+impl SchedulerConfig {
+    /// The clean latents that a U-Net's `output` points to. `input` is what the U-Net saw: the latents at noise level `sigma`,
+    /// as a sampler scales them ([`Sampler::scale_input`](super::Sampler::scale_input)).
+    ///
+    /// # Errors
+    /// The errors of the backend.
+    pub fn denoised<T: Tensor>(&self, output: &T, input: &T, sigma: f64) -> Result<T> {
+        let sigma = sigma as f32;
+        let data = self.edm.as_ref().map_or(1.0, |edm| edm.sigma_data as f32);
+        let sample = scale(input, (sigma * sigma + data * data).sqrt())?;
+        match self.edm {
+            Some(_) => {
+                let sign = if self.prediction == Prediction::VPrediction { -1.0 } else { 1.0 };
+                Preconditioning::new(data, sign).denoised(output, &sample, sigma)
+            }
+            None => denoised(output, &sample, sigma, self.prediction),
+        }
+    }
+}
 
 /// How to read a U-Net's output.
 #[derive(Debug, Clone, Copy)]
