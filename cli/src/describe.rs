@@ -37,7 +37,11 @@ fn unet_words(config: &UNetConfig) -> String {
     let depth = |depths: &Vec<usize>| depths.first().map_or("-".to_string(), usize::to_string);
     let depths =
         joined(config.down.iter().map(|stage| stage.attention.as_ref().map_or("-".to_string(), depth)));
-    format!("channels {channels}, transformer depths {depths}, text channels {}", config.text_channels())
+    let purpose = if config.is_inpainting() { ", inpainting" } else { "" };
+    format!(
+        "channels {channels}, transformer depths {depths}, text channels {}{purpose}",
+        config.text_channels()
+    )
 }
 
 fn vae_words(config: &VaeConfig) -> String {

@@ -12,13 +12,15 @@ use atedm_experiment::engine::{Batch, FinishedBatch, ImageTask, PlannedRun, Repl
 use atedm_experiment::extension::{registry, samplers};
 use atedm_experiment::files::{ImageFacts, LatentsFile, Picture, read_latents, read_masks};
 use atedm_experiment::grid::Point;
-use atedm_experiment::init_image::{InitImage, StartFrom, Strength};
+use atedm_experiment::init_image::{InitImage, Start, StartFrom};
 use atedm_experiment::inputs::Inputs;
 use atedm_experiment::method::{Method, Workload};
 use atedm_experiment::model::{AskedPixels, Model, Size};
 use atedm_experiment::observe::{Watch, Watched};
+use atedm_experiment::parts::name_of;
 use atedm_experiment::plan::{Plan, PlanInputs, PlannedPoint, RunOptions};
 use atedm_experiment::platform::Platform;
+use atedm_experiment::preview::Previews;
 use atedm_experiment::record::{Attention, Flops, PromptLine, Times};
 use atedm_experiment::spec::PruneSpec;
 use atedm_sdxl::pipeline::TextEncoders;
@@ -83,7 +85,7 @@ impl<'a> Job<'a> {
         let point = point(spec.method.clone(), spec, sample);
         let plan = Plan::single(options, &point, &inputs, &platform, &registry, progress)?;
         let noise = noise(sample, &work)?;
-        let init = init_image(sample, size)?;
+        let init = init_image(sample, size, progress)?;
         if masks_in.is_some() && plan.points[0].method.is_none() {
             return Err(Failure::usage("--masks-in: expected a pruning method, got --prune none"));
         }
@@ -92,12 +94,17 @@ impl<'a> Job<'a> {
             None => None,
         };
         let job = Self { engine, platform, size, plan, noise, init, replay, model };
-        job.planned_run(Watch::default(), progress).check_memory()?;
+        job.planned_run(Watch::default(), None, progress).check()?;
         job.model.warn_of_long_prompts(sample.prompt.iter().chain(&sample.negative_prompt), progress)?;
         Ok(job)
     }
 
-    fn planned_run<'r>(&'r self, watch: Watch, progress: &'r Progress) -> PlannedRun<'r> {
+    fn planned_run<'r>(
+        &'r self,
+        watch: Watch,
+        previews: Option<Previews<'r>>,
+        progress: &'r Progress,
+    ) -> PlannedRun<'r> {
         PlannedRun {
             plan: &self.plan,
             model: &self.model,
@@ -108,6 +115,7 @@ impl<'a> Job<'a> {
                 noise: self.noise.clone(),
             }],
             init: self.init.clone(),
+            previews,
             replay: self.replay.clone(),
             watch,
             encoders: TextEncoders::PerRun,
@@ -135,10 +143,11 @@ impl<'a> Job<'a> {
         &self,
         extension: &impl Extension,
         watch: Watch,
+        previews: Option<Previews<'_>>,
         progress: &Progress,
     ) -> Outcome<Sampled> {
         let mut taker = Taker { replay: self.replay.as_ref(), sampled: None };
-        run_plan(self.engine, self.planned_run(watch, progress), extension, &mut taker)?;
+        run_plan(self.engine, self.planned_run(watch, previews, progress), extension, &mut taker)?;
         taker.sampled.ok_or_else(|| Failure::run("the run made no image"))
     }
 
@@ -150,8 +159,10 @@ impl<'a> Job<'a> {
             sampled.flops,
             &self.platform.provenance(),
         );
+        let start = self.init.as_ref().map(InitImage::chosen);
         ImageFacts {
-            strength: self.init.as_ref().map(InitImage::strength),
+            strength: start.map(|start| start.strength().share()),
+            mask: start.and_then(|start| start.mask.as_deref()).map(name_of),
             batch_index: index,
             batch_images: self.plan.prompts.len(),
             ..facts
@@ -240,15 +251,19 @@ pub(crate) fn tiles(sample: &SampleArgs) -> AskedPixels<'static> {
 
 /// The noise of `--latents` for every prompt.
 pub(crate) fn noise(sample: &SampleArgs, work: &Workload<'_>) -> Outcome<Option<LatentsFile>> {
-    let shape = [sample.prompt.len(), work.unet.in_channels, work.latents.height, work.latents.width];
+    let shape = [sample.prompt.len(), work.unet.out_channels, work.latents.height, work.latents.width];
     sample.latents.as_deref().map(|path| read_latents(path, shape)).transpose()
 }
 
-/// The picture of `--init-image`. It must have the output's size.
-pub(crate) fn init_image(sample: &SampleArgs, size: Size) -> Outcome<Option<InitImage>> {
-    let Some(path) = &sample.init_image else { return Ok(None) };
-    let strength =
-        Strength::new(sample.strength, sample.steps).map_err(|failure| failure.within("--strength"))?;
-    let start_from = if sample.init_mean { StartFrom::Mean } else { StartFrom::Drawn };
-    InitImage::read(path, size, strength, start_from).map(Some)
+/// The picture of `--init-image`, fitted to the output's size, with the mask of `--mask-image`.
+pub(crate) fn init_image(sample: &SampleArgs, size: Size, progress: &Progress) -> Outcome<Option<InitImage>> {
+    let Some(image) = sample.init_image.clone() else { return Ok(None) };
+    let from = if sample.init_mean { StartFrom::Mean } else { StartFrom::Drawn };
+    let start = Start { image, mask: sample.mask_image.clone(), strength: sample.strength, from };
+    start.strength().start(sample.steps).map_err(|failure| failure.within("--strength"))?;
+    let init = start.read(size)?;
+    if let Some(note) = init.note() {
+        progress.say(&note);
+    }
+    Ok(Some(init))
 }

@@ -91,7 +91,7 @@ mod without {
 #[cfg(feature = "embedded")]
 mod with {
     use super::*;
-    use common::{fail, read_png, tiny};
+    use common::{Png, fail, read_png, tiny};
     use serde_json::Value;
 
     const RUN: i32 = 1;
@@ -127,6 +127,55 @@ mod with {
             let model = parameters.split(", ").find_map(|pair| pair.strip_prefix("Model: ")).unwrap();
             assert!(is_its_name(model), "{parameters}");
         }
+    }
+
+    /// The mean of each 2 x 2 pixels: the picture at the size of its latents.
+    fn shrunk(picture: &Png) -> Vec<f64> {
+        let wide = picture.size.0 as usize;
+        let (small, count) = (wide / 2, picture.size.1 as usize / 2);
+        let mean = |place: usize| {
+            let (row, column, colour) = (place / 3 / small, place / 3 % small, place % 3);
+            let at =
+                |y: usize, x: usize| picture.pixels[3 * ((2 * row + y) * wide + 2 * column + x) + colour];
+            (0..4).map(|pixel| f64::from(at(pixel / 2, pixel % 2))).sum::<f64>() / 4.0
+        };
+        (0..3 * small * count).map(mean).collect()
+    }
+
+    /// Previews have the colours of the picture, and follow it more closely the later they are.
+    #[test]
+    fn previews_show_what_the_picture_becomes() {
+        let work = work();
+        let line = "generate --prompt a_large_red_star_on_the_left_on_a_striped_pink_background --steps 12 --quiet --output star.png";
+        succeed(work.path(), &format!("{line} --preview 4"));
+        let there =
+            ["c.toml", "captions.txt", "star.png", "star.preview-0004.png", "star.preview-0008.png", "tmp"];
+        assert_eq!(names(work.path()), there);
+        let picture = read_png(&work.path().join("star.png"));
+        let expected = shrunk(&picture);
+        let far = |name: &str| {
+            let preview = read_png(&work.path().join(name));
+            assert_eq!(preview.size, (32, 32));
+            let pairs = preview.pixels.iter().zip(&expected);
+            let far = pairs.map(|(got, expected)| (f64::from(*got) - expected).abs()).sum::<f64>();
+            far / expected.len() as f64
+        };
+        let [early, late] = ["star.preview-0004.png", "star.preview-0008.png"].map(far);
+        let mean = expected.iter().sum::<f64>() / expected.len() as f64;
+        let spread = expected.iter().map(|value| (value - mean).abs()).sum::<f64>() / expected.len() as f64;
+        println!("mean distance of bytes: {early:.1}, then {late:.1}; the picture's spread {spread:.1}");
+        assert!(late < early && late < 0.7 * spread, "{early}, {late}, {spread}");
+
+        // The picture is the same, and a decoder makes other previews.
+        let vae = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/tiny-b/vae");
+        let words: Vec<String> = line.split(' ').map(|word| word.replace('_', " ")).collect();
+        let mut args: Vec<&str> = words.iter().map(String::as_str).collect();
+        args.extend(["--preview", "8", "--preview-vae", vae.to_str().unwrap()]);
+        common::succeed(work.path(), &args);
+        assert_eq!(read_png(&work.path().join("star.png")).pixels, picture.pixels);
+        assert_eq!(read_png(&work.path().join("star.preview-0008.png")).size, (256, 256));
+        let message = refused(work.path(), &format!("{line} --preview 8 --preview-vae gone"), RUN);
+        assert!(message.contains("gone"), "{message}");
     }
 
     #[test]

@@ -118,6 +118,147 @@ fn a_picture_is_encoded_as_diffusers_does() {
     assert!(mean > 0.1, "{mean}");
 }
 
+/// A picture of another size is scaled and cut, and the program says so.
+#[test]
+fn a_picture_of_another_size_is_fitted() {
+    let work = tempfile::tempdir().unwrap();
+    write_picture(&work.path().join("in.png"));
+    let small = ["--model", tiny().to_str().unwrap(), "--prompt", "a fox", "--steps", "2", "--strength", "1"];
+    let size = ["--width", "64", "--height", "64", "--init-image", "in.png", "--output", "o.png"];
+    let said = succeed(work.path(), &[&["generate"], &small[..], &size].concat());
+    assert!(said.contains("in.png: 56 x 40 scaled to 64 x 64 and cut in the middle"), "{said}");
+    assert_eq!(read_png(&work.path().join("o.png")).size, (64, 64));
+}
+
+/// Only the white part of the mask is painted again. The result is diffusers', from the picture and from noise alone.
+#[test]
+fn a_part_is_painted_as_diffusers_does() {
+    let work = tempfile::tempdir().unwrap();
+    write_picture(&work.path().join("in.png"));
+    let golden = fs::read(fixtures().join("parts/inpainting.safetensors")).unwrap();
+    let file = SafeTensors::deserialize(&golden).unwrap();
+    let write_mask = |name: &str, height: u32| {
+        let mut encoder = png::Encoder::new(fs::File::create(work.path().join(name)).unwrap(), 56, height);
+        encoder.set_color(png::ColorType::Grayscale);
+        let rows = &file.tensor("mask").unwrap().data()[..56 * height as usize];
+        encoder.write_header().unwrap().write_image_data(rows).unwrap();
+    };
+    write_mask("mask.png", 40);
+    write_mask("low.png", 32);
+    let flags = ["--init-image", "in.png", "--steps", "5", "--guidance-scale", "5", "--seed", "11"];
+    let masked = [&flags[..], &["--mask-image", "mask.png"]].concat();
+    let whole = latents(work.path(), &[&masked[..], &["--strength", "1"]].concat());
+    let distance = relative_l2(&whole, &floats(&golden, "4.whole.final_latents"));
+    assert!(distance < 2e-5, "{distance:e}");
+    let parameters = read_png(&work.path().join("o.png")).chunks[0].1.clone();
+    assert!(parameters.contains("Denoising strength: 1, Mask: mask.png, "), "{parameters}");
+    let unguided = ["--strength", "0.6", "--guidance-scale", "1", "--scheduler", "ddim"];
+    let unguided = latents(
+        work.path(),
+        &[&masked[..2], &masked[2..4], &unguided, &["--seed", "11", "--mask-image", "mask.png"]].concat(),
+    );
+    let distance = relative_l2(&unguided, &floats(&golden, "4.unguided.final_latents"));
+    assert!(distance < 2e-5, "{distance:e}");
+
+    let model = fixtures().join("tiny-a");
+    let args = ["generate", "--model", model.to_str().unwrap(), "--prompt", CIRCLE, "--output", "p.png"];
+    let size = ["--width", "56", "--height", "40"];
+    let refused = |more: &[&str], code: i32, named: &str| {
+        let line = fail(work.path(), &[&args[..], &size, more].concat(), code);
+        assert!(line.contains(named), "{line}");
+    };
+    refused(
+        &[&flags[..], &["--mask-image", "low.png"]].concat(),
+        1,
+        "low.png: expected a mask of the picture's 56 x 40",
+    );
+    refused(&["--mask-image", "mask.png"], 2, "--init-image");
+}
+
+/// A configuration starts every image from a picture. τ counts and strengths go with each point's own steps.
+#[test]
+fn a_run_starts_from_a_picture() {
+    let work = tempfile::tempdir().unwrap();
+    fs::create_dir(work.path().join("pictures")).unwrap();
+    write_picture(&work.path().join("pictures/in.png"));
+    let model = fixtures().join("tiny-a");
+    let table = "width = 56\nheight = 40\nguidance_scale = 5\nsteps = 5\n[prompts]\np = { prompt = \"PROMPT\", seed = 7 }\n\
+                 [[grid]]\nmethod = \"at-edm\"\n[[grid]]\nname = \"few\"\nmethod = \"at-edm\"\nsteps = 4\n";
+    let table = table.replace("PROMPT", CIRCLE);
+    let write =
+        |keys: &str| fs::write(work.path().join("pictures/a.toml"), format!("{keys}{table}")).unwrap();
+    let ablate =
+        ["ablate", "pictures/a.toml", "--model", model.to_str().unwrap(), "--backend", "candle", "--quiet"];
+    write("init_image = \"in.png\"\nstrength = 0.6\n");
+    succeed(work.path(), &[&ablate[..], &["--output", "run"]].concat());
+    let golden = fs::read(fixtures().join("tiny-a-expected/image_to_image.safetensors")).unwrap();
+    let latents = fs::read(work.path().join("run/latents/none/p.safetensors")).unwrap();
+    let distance = relative_l2(&floats(&latents, "latents"), &floats(&golden, "one.final_latents"));
+    assert!(distance < 2e-5, "{distance:e}");
+    let lines = fs::read_to_string(work.path().join("run/results.jsonl")).unwrap();
+    let records: Vec<Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert!(records.iter().all(|record| record["settings"]["inputs"]["init_image"].is_string()), "{lines}");
+    assert!(records.iter().any(|record| record["settings"]["steps"] == 4), "{lines}");
+    // 0.6 of 5 steps are 3, and of 4 steps 2
+    let evaluations = |steps: u64| {
+        let of = records.iter().find(|record| record["settings"]["steps"] == steps).unwrap();
+        of["flops"]["evaluations"].as_u64().unwrap()
+    };
+    assert_eq!((evaluations(5), evaluations(4)), (3, 2));
+
+    let line = |keys: &str, code: i32| {
+        write(keys);
+        fail(work.path(), &[&ablate[..], &["--output", "other"]].concat(), code)
+    };
+    assert!(
+        line("init_image = \"in.png\"\nstrength = 0.2\n", 2)
+            .contains("strength: expected a share of 4 steps")
+    );
+    assert!(line("init_image = \"gone.png\"\n", 1).contains("gone.png"));
+    assert!(line("mask_image = \"in.png\"\n", 2).contains("mask_image: expected init_image beside it"));
+    write("init_image = \"in.png\"\nstrength = 0.6\ninit_mean = true\n");
+    let resumed = fail(work.path(), &[&ablate[..], &["--output", "run", "--resume"]].concat(), 1);
+    assert!(resumed.contains("is of another run"), "{resumed}");
+}
+
+/// A U-Net of nine channels needs a picture and a mask. In other commands it runs as it is.
+#[test]
+fn an_inpainting_unet_needs_a_mask() {
+    let copy = tiny_copy();
+    let config = fs::read_to_string(copy.path().join("unet/config.json")).unwrap();
+    let config = config.replace("\"in_channels\": 4", "\"in_channels\": 9");
+    replace(copy.path(), "unet/config.json", config.as_bytes());
+    let file = "unet/diffusion_pytorch_model.safetensors";
+    let bytes = fs::read(copy.path().join(file)).unwrap();
+    let tensors = SafeTensors::deserialize(&bytes).unwrap();
+    let first = tensors.tensor("conv_in.weight").unwrap();
+    let mut shape = first.shape().to_vec();
+    shape[1] = 9;
+    let wide: Vec<u8> = first.data().iter().copied().cycle().take(first.data().len() / 4 * 9).collect();
+    let mut all: std::collections::HashMap<String, _> = tensors.tensors().into_iter().collect();
+    let view = safetensors::tensor::TensorView::new(first.dtype(), shape, &wide).unwrap();
+    all.insert("conv_in.weight".into(), view);
+    let written = safetensors::serialize(&all, None).unwrap();
+    replace(copy.path(), file, &written);
+
+    let work = tempfile::tempdir().unwrap();
+    write_picture(&work.path().join("in.png"));
+    let small =
+        ["--model", copy.path().to_str().unwrap(), "--prompt", "a fox", "--steps", "2", "--output", "o.png"];
+    let small = [&["generate", "--width", "56", "--height", "40"], &small[..]].concat();
+    for more in [&[][..], &["--init-image", "in.png", "--strength", "1"]] {
+        let line = fail(work.path(), &[&small[..], more].concat(), 2);
+        assert!(line.contains("mask-image: expected a picture and a mask"), "{line}");
+    }
+    assert_eq!(names(work.path()), ["in.png"]);
+    succeed(
+        work.path(),
+        &[&small[..], &["--init-image", "in.png", "--mask-image", "in.png", "--strength", "1"]].concat(),
+    );
+    let inspect = ["inspect", "--model", copy.path().to_str().unwrap(), "--width", "64", "--height", "64"];
+    assert!(common::atedm(work.path(), &inspect).status.success());
+}
+
 /// Every command that makes pictures reports its noise.
 #[test]
 fn the_noise_is_said() {

@@ -117,6 +117,8 @@ fn another_autoencoder_is_used_and_named() {
     assert!(picture != own && same == latents);
     let parameters = read_png(&work.path().join("o.png")).chunks[0].1.clone();
     assert!(parameters.contains("Model: folder, VAE: vae, RNG: torch"), "{parameters}");
+    let shown = output(&["inspect", "--model", "folder", "--vae", vae, "--width", "64", "--height", "64"]);
+    assert!(shown.contains("; from vae"), "{shown}");
     let line = fail(work.path(), &["generate", "--vae", "gone", "--prompt", "a fox", "--output", "p.png"], 1);
     assert!(line.contains("gone"), "{line}");
     let line = fail(work.path(), &["flops", "--vae", vae], 2);

@@ -13,6 +13,7 @@ use super::sampling::dtype;
 pub use super::sampling::{Sampling, noise_dtype};
 use crate::failure::{Failure, Outcome};
 use crate::files::{CONFIG_MOST, read_text};
+use crate::init_image::{Start, StartFrom};
 
 /// The origin of a configuration. Error messages name its keys accordingly.
 #[derive(Debug, Clone, Copy)]
@@ -52,6 +53,8 @@ pub struct Config {
     pub model: Option<String>,
     /// How the checkpoint is opened: the files that replace parts of it.
     pub open: OpenOptions,
+    /// The picture from which every image starts, if any.
+    pub start: Option<Start>,
     /// The run's seed. Each prompt's seed is derived from it and the prompt's id.
     pub seed: u64,
     /// Width in pixels; the checkpoint's own if `None`.
@@ -114,7 +117,12 @@ struct File {
     title: Option<String>,
     model: Option<String>,
     vae: Option<PathBuf>,
+    unet: Option<PathBuf>,
     variant: Option<String>,
+    init_image: Option<PathBuf>,
+    init_mean: bool,
+    mask_image: Option<PathBuf>,
+    strength: Option<f64>,
     seed: u64,
     steps: usize,
     guidance_scale: f64,
@@ -168,7 +176,12 @@ impl Default for File {
             title: None,
             model: None,
             vae: None,
+            unet: None,
             variant: None,
+            init_image: None,
+            init_mean: false,
+            mask_image: None,
+            strength: None,
             seed: 0,
             steps: 50,
             guidance_scale: 7.0,
@@ -223,9 +236,12 @@ impl Config {
         Ok((config, text))
     }
 
-    /// Parses a configuration. A relative `prompts_file` starts from `folder`.
+    /// Parses a configuration. A relative `prompts_file`, `init_image` or `mask_image` starts from `folder`.
     pub fn parse(text: &str, name: &str, folder: &Path, prompts: Option<Vec<PromptText>>) -> Outcome<Self> {
-        let file: File = toml::from_str(text).map_err(|error| in_toml(text, &error))?;
+        let mut file: File = toml::from_str(text).map_err(|error| in_toml(text, &error))?;
+        for picture in [&mut file.init_image, &mut file.mask_image] {
+            *picture = picture.take().map(|relative| folder.join(relative));
+        }
         let prompts = match (prompts, &file.prompts_file, file.prompts.is_empty()) {
             (Some(given), _, _) => given,
             (None, Some(_), false) => {
@@ -256,10 +272,17 @@ impl Config {
         }
         let rng: RngKind = file.rng.parse()?;
         let rng_dtype = file.rng_dtype.as_deref().map(dtype).transpose()?;
+        let start = start(&file)?;
         Ok(Self {
             title: file.title.unwrap_or(title),
+            start,
             model: file.model,
-            open: OpenOptions { vae: file.vae, variant: file.variant, ..OpenOptions::default() },
+            open: OpenOptions {
+                vae: file.vae,
+                unet: file.unet,
+                variant: file.variant,
+                ..OpenOptions::default()
+            },
             seed: file.seed,
             width: file.width,
             height: file.height,
@@ -282,6 +305,24 @@ impl Config {
             grid: file.grid,
         })
     }
+}
+
+/// The picture from which every image starts.
+fn start(file: &File) -> Outcome<Option<Start>> {
+    let File { init_image, init_mean, mask_image, strength, .. } = file;
+    let Some(image) = init_image.clone() else {
+        let keys = [
+            ("mask_image", mask_image.is_some()),
+            ("strength", strength.is_some()),
+            ("init_mean", *init_mean),
+        ];
+        return match keys.iter().find(|(_, given)| *given) {
+            Some((key, _)) => Err(Failure::usage(format!("{key}: expected init_image beside it"))),
+            None => Ok(None),
+        };
+    };
+    let from = if *init_mean { StartFrom::Mean } else { StartFrom::Drawn };
+    Ok(Some(Start { image, mask: mask_image.clone(), strength: *strength, from }))
 }
 
 /// Describes an error in a TOML text, with its line. If the message names no key, it adds the key of that line.
@@ -339,6 +380,8 @@ mod tests {
                 "rng_dtype: expected f32, which chacha",
             ),
             (format!("guidance_rescale = 1.5\n{LEAST}"), "guidance_rescale: expected a number from 0 to 1"),
+            (format!("strength = 0.5\n{LEAST}"), "strength: expected init_image beside it"),
+            (format!("mask_image = \"m.png\"\n{LEAST}"), "mask_image: expected init_image beside it"),
             (format!("prompts_file = \"p.tsv\"\n{LEAST}"), "prompts_file: expected this or"),
             ("[[grid]]\nmethod = \"none\"\n".into(), "prompts: expected"),
             ("[prompts]\nfox = \"a fox\"\n".into(), "grid: expected"),

@@ -108,13 +108,14 @@ impl<B: Backend> Experiment<B> {
             model: &model,
             platform: &platform,
             batches: plan.prompts.iter().map(batch).collect(),
-            init: None,
+            init: written.init_image(&model, listener)?,
+            previews: None,
             replay: None,
             watch: Watch::TOKENS,
             encoders: TextEncoders::Kept,
             listener,
         };
-        run.check_memory()?;
+        run.check()?;
         let mut rows = Vec::with_capacity(plan.points.len() * plan.prompts.len());
         let mut references = References::default();
         let mut sink = |finished: FinishedBatch<'_>| {

@@ -36,7 +36,8 @@
 //!   the U-Net.
 //! - [`files`]: latents, masks, PNG and its metadata, written completely or not at all. [`draw`]: overlays, contact
 //!   sheets, charts.
-//! - [`model`], [`subject`]: an opened checkpoint, or one of which only the configurations are known.
+//! - [`init_image`]: pictures to start from, and masks of what is painted again. [`preview`]: pictures of unfinished images.
+//! - [`model`], [`parts`], [`subject`]: an opened checkpoint, or one of which only the configurations are known.
 //! - [`platform`], [`memory`]: the backend and device, and a check of the memory.
 //! - [`failure`]: errors, and who is at fault. [`listener`]: receives progress and warnings.
 //!
@@ -87,6 +88,7 @@ pub mod parts;
 pub mod pictures;
 pub mod plan;
 pub mod platform;
+pub mod preview;
 pub mod prompts;
 mod reading;
 pub mod record;

@@ -16,7 +16,7 @@ use crate::failure::{Failure, Outcome};
 use crate::inputs::{Inputs, of_checkpoint};
 use crate::listener::Listener;
 use crate::method::{GUIDANCE_SCALE, Workload};
-use crate::parts::Parts;
+use crate::parts::{Parts, name_of};
 
 /// The longest side accepted, in pixels.
 pub const LONGEST_SIDE: usize = 1 << 15;
@@ -118,8 +118,7 @@ impl Model {
     /// # Errors
     /// [`Failure::Run`] naming the file that is missing or broken.
     pub fn open(folder: &Path) -> Outcome<Self> {
-        let name = folder.file_name().unwrap_or(folder.as_os_str()).to_string_lossy().into_owned();
-        Self::named(folder, name, OpenOptions::default())
+        Self::named(folder, name_of(folder), OpenOptions::default())
     }
 
     /// Like [`Model::open`], with another name in results, and with files that replace parts of the checkpoint.

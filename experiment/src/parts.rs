@@ -1,12 +1,12 @@
 //! The names of the files that replace parts of a checkpoint.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::Path;
 
 use atedm_sdxl::checkpoint::OpenOptions;
 use serde::{Deserialize, Serialize};
 
-/// The names of the files that replace parts of a checkpoint, by the option that gave them: `vae`, `variant`. Pictures and
+/// The names of the files that replace parts of a checkpoint, by the option that gave them: `vae`, `unet`, `variant`. Pictures and
 /// records show them. A hash of the content is in [`Model::inputs`](crate::model::Model::inputs).
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -18,10 +18,12 @@ impl Parts {
 
     /// The parts that these options replace. A file has its name without the folders above it.
     pub(crate) fn of(options: &OpenOptions) -> Self {
-        let OpenOptions { variant, vae, .. } = options;
-        let file =
-            |path: &PathBuf| path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
-        let named = [("variant", variant.clone()), ("vae", vae.as_ref().map(file))];
+        let OpenOptions { variant, vae, unet, .. } = options;
+        let named = [
+            ("variant", variant.clone()),
+            ("vae", vae.as_deref().map(name_of)),
+            ("unet", unet.as_deref().map(name_of)),
+        ];
         Self(named.into_iter().filter_map(|(key, name)| Some((key.to_string(), name?))).collect())
     }
 
@@ -34,4 +36,9 @@ impl Parts {
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
         self.0.iter().map(|(key, name)| (key.as_str(), name.as_str()))
     }
+}
+
+/// The name of a file or folder, without the folders above it.
+pub fn name_of(path: &Path) -> String {
+    path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned()
 }

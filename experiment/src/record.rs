@@ -89,7 +89,7 @@ pub struct Settings {
     /// `fused`, or `stored`. With `stored`, every attention map is stored, as without a fused kernel.
     pub attention: Attention,
     /// Hashes of the content of files that were read: `checkpoint` (configurations, tokenizers and samples of the
-    /// weights). In `compare` also `init_image` (with its strength) and `latents`. Empty in older records.
+    /// weights), `init_image` (with its strength), `mask_image`, and in `compare` `latents`. Empty in older records.
     #[serde(default)]
     pub inputs: Inputs,
 }

@@ -14,7 +14,7 @@ use crate::failure::{Failure, Outcome};
 use crate::inputs::{Inputs, of_checkpoint};
 use crate::method::{GUIDANCE_SCALE, Method, Workload};
 use crate::model::{AskedSize, Model, Size};
-use crate::parts::Parts;
+use crate::parts::{Parts, name_of};
 use crate::spec::PruneSpec;
 
 /// A U-Net at one size.
@@ -168,11 +168,6 @@ impl Subject {
             guided: self.unet.is_guided(GUIDANCE_SCALE),
         }
     }
-}
-
-/// The last part of a path.
-fn name_of(path: &Path) -> String {
-    path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned()
 }
 
 /// A method with the cost of a run.

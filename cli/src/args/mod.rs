@@ -162,13 +162,18 @@ pub(crate) struct SampleArgs {
     /// Start from these latents, not from noise of the seed: one f32 tensor `latents [B,4,h,w]`, standard normal
     #[arg(long, value_name = "IN.safetensors")]
     pub(crate) latents: Option<PathBuf>,
-    /// Start from this picture (image to image): an 8-bit RGB PNG of the output's size
+    /// Start from this picture (image to image): a PNG, JPEG or WebP. One of another size is scaled to cover the output's,
+    /// then cut in the middle
     #[arg(long, value_name = "IN.png", conflicts_with = "latents")]
     pub(crate) init_image: Option<PathBuf>,
+    /// With --init-image: paint the picture again only where this mask is white. It has the size of the picture
+    #[arg(long, value_name = "MASK.png", requires = "init_image")]
+    pub(crate) mask_image: Option<PathBuf>,
     /// With --init-image: start from the mean of the picture's latents, not from a draw from their distribution
     #[arg(long, requires = "init_image")]
     pub(crate) init_mean: bool,
-    /// With --init-image: the share of the schedule that runs; with 1 nothing of the picture remains [default: 0.3]
+    /// With --init-image: the share of the schedule that runs; with 1 nothing of what is painted remains [default: 0.3;
+    /// 0.9999 with a mask]
     #[arg(long, value_name = "SHARE", requires = "init_image", value_parser = parse::finite, allow_negative_numbers = true)]
     pub(crate) strength: Option<f64>,
     /// Decode in overlapping tiles of this many pixels [512 if no number is given]: less memory, nearly the same
@@ -253,6 +258,7 @@ AT-EDM takes, its default first:
   tau=30%               early steps, as a share or a number (15)
   prune_point=after_ff  | before_ff
   prune_layers=0        | 0+4 …: the layers that prune
+  protect=none          | mask: prune no token that --mask-image paints again
   levels=all            | deepest | 1+2 …: the resolution levels that are pruned
   score=self            | cross: whose attention votes
   scorer=page-rank      | column-mean | value-norm | token-norm | random
@@ -285,6 +291,13 @@ pub(crate) struct OutputArgs {
     /// Also write the final latents, before the VAE's scaling: one f32 tensor `latents [B,4,h,w]`
     #[arg(long, value_name = "OUT.safetensors")]
     pub(crate) save_latents: Option<PathBuf>,
+    /// Every N steps, write what the picture becomes beside it: OUT.preview-0010.png after ten steps, and so on
+    #[arg(long, value_name = "N", value_parser = parse::positive, allow_negative_numbers = true)]
+    pub(crate) preview: Option<usize>,
+    /// With --preview: decode previews with this autoencoder, such as TAESDXL, as --vae takes it [default: a linear
+    /// projection, one pixel for each latent]
+    #[arg(long, value_name = "DIR|FILE", requires = "preview")]
+    pub(crate) preview_vae: Option<PathBuf>,
     /// Leave the prompt and the settings out of the picture's metadata
     #[arg(long)]
     pub(crate) no_metadata: bool,

@@ -12,9 +12,13 @@ use clap::Args;
 pub(crate) struct ModelArgs {
     #[arg(long, value_name = "MODEL", help = MODEL_HELP)]
     pub(crate) model: Option<String>,
-    /// Autoencoder that replaces the checkpoint's own: a folder with config.json and weights, or with TAESDXL's two files
-    #[arg(long, value_name = "DIR")]
+    /// Autoencoder that replaces the checkpoint's own: a folder, or a safetensors file with diffusers' names or the original
+    /// ones; also TAESDXL
+    #[arg(long, value_name = "DIR|FILE")]
     pub(crate) vae: Option<PathBuf>,
+    /// U-Net that replaces the checkpoint's own: a folder, or a safetensors file with diffusers' names or the original ones
+    #[arg(long, value_name = "DIR|FILE")]
+    pub(crate) unet: Option<PathBuf>,
     /// Read only the weight files of this variant, such as fp16 [default: plain files, then fp16, then bf16]
     #[arg(long, value_name = "NAME")]
     pub(crate) variant: Option<String>,
@@ -23,17 +27,19 @@ pub(crate) struct ModelArgs {
 impl ModelArgs {
     /// These flags. A configuration's key takes the place of a flag that is not given.
     pub(crate) fn or(&self, config: &Config) -> Self {
-        let OpenOptions { vae, variant, .. } = config.open.clone();
+        let OpenOptions { vae, unet, variant, .. } = config.open.clone();
         Self {
             model: self.model.clone().or_else(|| config.model.clone()),
             vae: self.vae.clone().or(vae),
+            unet: self.unet.clone().or(unet),
             variant: self.variant.clone().or(variant),
         }
     }
 
     /// The options for opening the checkpoint.
     pub(crate) fn options(&self) -> OpenOptions {
-        OpenOptions { vae: self.vae.clone(), variant: self.variant.clone(), ..OpenOptions::default() }
+        let Self { vae, unet, variant, .. } = self.clone();
+        OpenOptions { vae, unet, variant, ..OpenOptions::default() }
     }
 }
 

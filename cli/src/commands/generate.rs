@@ -6,6 +6,7 @@ use atedm_experiment::files::{
     OutputFile, check_distinct, latents_bytes, mask_metadata, masks_bytes, png_bytes, text_chunks,
 };
 use atedm_experiment::observe::Watch;
+use atedm_experiment::preview::{Preview, Previews};
 use atedm_sdxl::flops::readable;
 
 use crate::Extension;
@@ -26,7 +27,13 @@ pub(crate) fn run(args: &GenerateArgs, extension: &impl Extension) -> Outcome {
         return Err(Failure::usage("--masks-out: expected a pruning method, got --prune none"));
     }
     let watch = Watch { masks: args.replay.masks_out.is_some(), ..Watch::default() };
-    let sampled = job.run(extension, watch, &progress)?;
+    let show = |preview: Preview| outputs.show(&preview);
+    let previews = args.output.preview.map(|every| Previews {
+        every,
+        vae: args.output.preview_vae.clone(),
+        show: &show,
+    });
+    let sampled = job.run(extension, watch, previews, &progress)?;
 
     for (index, (file, picture)) in outputs.pictures.iter().zip(&sampled.pictures).enumerate() {
         let chunks =
@@ -65,6 +72,15 @@ impl Outputs {
         check_distinct(&all)?;
         Ok(outputs)
     }
+
+    /// Writes the previews of a step beside the pictures.
+    fn show(&self, preview: &Preview) -> Outcome {
+        for (file, picture) in self.pictures.iter().zip(&preview.pictures) {
+            let file = OutputFile::prepare(&preview_path(file.path(), preview.steps))?;
+            file.write(&png_bytes(picture, &[])?)?;
+        }
+        Ok(())
+    }
 }
 
 /// `OUT.png` for one image, `OUT-0.png`, `OUT-1.png`, … for several.
@@ -75,6 +91,12 @@ fn picture_paths(output: &Path, images: usize) -> Vec<PathBuf> {
     let stem = output.file_stem().unwrap_or_default().to_string_lossy().into_owned();
     let extension = output.extension().map(|e| format!(".{}", e.to_string_lossy())).unwrap_or_default();
     (0..images).map(|index| output.with_file_name(format!("{stem}-{index}{extension}"))).collect()
+}
+
+/// The preview of a picture after so many steps: `OUT.preview-0010.png`.
+fn preview_path(picture: &Path, steps: usize) -> PathBuf {
+    let stem = picture.file_stem().unwrap_or_default().to_string_lossy();
+    picture.with_file_name(format!("{stem}.preview-{steps:04}.png"))
 }
 
 fn summarise(job: &Job<'_>, sampled: &Sampled, outputs: &Outputs, progress: &Progress) {
@@ -90,6 +112,12 @@ fn summarise(job: &Job<'_>, sampled: &Sampled, outputs: &Outputs, progress: &Pro
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn previews_lie_beside_their_picture() {
+        assert_eq!(preview_path(Path::new("a/fox.b.png"), 10), Path::new("a/fox.b.preview-0010.png"));
+        assert_eq!(preview_path(Path::new("fox-1"), 12_345), Path::new("fox-1.preview-12345.png"));
+    }
 
     #[test]
     fn several_pictures_are_numbered() {

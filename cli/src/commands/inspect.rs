@@ -68,7 +68,13 @@ impl<'a> Report<'a> {
     fn new(model: &'a Model, size: Size, work: Workload<'a>, method: &'a Method) -> Outcome<Self> {
         let blocks = work.blocks();
         let phases = method.step_tflops(&work)?.map(|tflops| phases(method, &work, &tflops)).transpose()?;
-        let parts = describe::parts(&model.checkpoint)?;
+        let from = |part: &str| model.parts().iter().find(|(option, _)| *option == part);
+        let mut parts = describe::parts(&model.checkpoint)?;
+        for (part, words) in &mut parts {
+            if let Some((_, name)) = from(part) {
+                words.push_str(&format!("; from {name}"));
+            }
+        }
         let one = AtOnce { images: 1, guidance_scale: GUIDANCE_SCALE, tile: None, dtype: DType::F32 };
         let memory = Memory::of(&model.checkpoint, &workload(&work, one)).map_err(Failure::run)?;
         Ok(Self {

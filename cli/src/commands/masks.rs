@@ -37,7 +37,7 @@ pub(crate) fn run(args: &MasksArgs, extension: &impl Extension) -> Outcome {
         return Err(Failure::usage("--prune: expected a method that prunes, got none"));
     }
     let watch = Watch { masks: true, variance: args.variance, ..Watch::default() };
-    let sampled = job.run(extension, watch, &progress)?;
+    let sampled = job.run(extension, watch, None, &progress)?;
     let watched = &sampled.watched;
     let masks = watched.masks.clone().unwrap_or_default();
 

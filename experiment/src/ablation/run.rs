@@ -86,13 +86,14 @@ impl<'a> Ablation<'a> {
             model: self.model,
             platform: self.platform,
             batches,
-            init: None,
+            init: self.written.init_image(self.model, self.listener)?,
+            previews: None,
             replay: None,
             watch: Watch::TOKENS,
             encoders: TextEncoders::Kept,
             listener: self.listener,
         };
-        run.check_memory()?;
+        run.check()?;
         let mut archive = Archive::new(opened, self.platform.provenance(), self.listener);
         archive.expect(total - images, total);
         make(run, &mut archive)?;

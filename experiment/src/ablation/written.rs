@@ -6,6 +6,8 @@ use atedm_core::plugin::Registry;
 use crate::config::{Config, Origin};
 use crate::failure::Outcome;
 use crate::grid::points;
+use crate::init_image::InitImage;
+use crate::inputs::Inputs;
 use crate::listener::Listener;
 use crate::model::{AskedPixels, AskedSize, Model};
 use crate::plan::{Plan, PlanInputs, RunOptions};
@@ -43,7 +45,7 @@ impl Written<'_> {
             parts: subject.parts(),
             size: subject.size,
             work: subject.workload(self.config.sampling.steps),
-            hashes: subject.inputs(),
+            hashes: self.inputs(subject.inputs())?,
         };
         self.planned(inputs, platform, registry, listener)
     }
@@ -68,11 +70,33 @@ impl Written<'_> {
             parts: model.parts(),
             size,
             work: model.workload(size, config.sampling.steps),
-            hashes: model.inputs()?,
+            hashes: self.inputs(model.inputs()?)?,
         };
         let plan = self.planned(inputs, platform, registry, listener)?;
         model.warn_of_long_prompts(config.prompts.iter().map(|prompt| &prompt.text), listener)?;
         Ok(plan)
+    }
+
+    /// The picture from which every image starts, fitted to the images' size.
+    ///
+    /// # Errors
+    /// [`Failure::Run`](crate::Failure::Run) naming the file that cannot be read.
+    pub fn init_image(&self, model: &Model, listener: &dyn Listener) -> Outcome<Option<InitImage>> {
+        let Some(start) = self.config.start.clone() else { return Ok(None) };
+        let size = self.sized(|asked| model.size(asked))?;
+        let init = start.read(size).map_err(|failure| self.origin.blamed(failure))?;
+        if let Some(note) = init.note() {
+            listener.note(&note);
+        }
+        Ok(Some(init))
+    }
+
+    /// The hashes of a model's files, with those of the configuration's pictures.
+    fn inputs(&self, mut inputs: Inputs) -> Outcome<Inputs> {
+        if let Some(start) = &self.config.start {
+            start.add_to(&mut inputs).map_err(|failure| self.origin.blamed(failure))?;
+        }
+        Ok(inputs)
     }
 
     /// Calls `of` with the size that the configuration asks for, named by its keys.

@@ -49,8 +49,9 @@ impl PlannedRun<'_> {
             .map_err(Failure::run)?
             .with_samplers(plugins.samplers.clone());
         let planned = if self.watch.tokens { planned_levels(self.plan, self.model)? } else { Vec::new() };
-        let clean = self.init.as_ref().map(|init| init.initial(&pipeline, checkpoint)).transpose()?;
-        let mut models = LoadedModels::new(self, pipeline, &plugins.methods, clean);
+        let picture = self.init.as_ref().map(|init| init.encoded(&pipeline, checkpoint)).transpose()?;
+        let previewer = self.previews.as_ref().map(|previews| previews.previewer(&pipeline)).transpose()?;
+        let mut models = LoadedModels::new(self, pipeline, &plugins.methods, picture, previewer);
         sink.begin()?;
         self.listener.ready();
         for batch in &self.batches {

@@ -8,17 +8,20 @@ use atedm_core::{Backend, Tensor};
 use atedm_sdxl::pipeline::{
     Conditioning, InitialLatents, Pipeline, Proceed, Request, StepReport, TextEmbeddings, TextEncoders,
 };
+use atedm_sdxl::preview::Previewer;
 
 use super::finished::FinishedBatch;
 use super::run::PlannedRun;
 use super::sink::Sink;
 use super::task::{Batch, ImageTask};
 use crate::failure::{Failure, Outcome};
-use crate::files::{LatentsFile, Picture};
+use crate::files::LatentsFile;
+use crate::init_image::EncodedImage;
 use crate::listener::Phase;
 use crate::model::decoding;
 use crate::observe::{Watch, Watched, Watcher};
 use crate::plan::PlannedPoint;
+use crate::preview::{Preview, pictures_of};
 use crate::record::{Attention, Flops, LevelTokens, PromptLine, Times};
 use crate::stored::StoredMaps;
 
@@ -44,8 +47,10 @@ pub(super) struct LoadedModels<'a, B: Backend> {
     run: &'a PlannedRun<'a>,
     pipeline: Pipeline<B>,
     registry: &'a Registry<B::Tensor>,
-    /// The latents from which every image starts instead of noise.
-    clean: Option<InitialLatents<B::Tensor>>,
+    /// The picture from which every image starts instead of noise.
+    picture: Option<EncodedImage<B::Tensor>>,
+    /// Shows unfinished images, if the run wants it.
+    previewer: Option<Previewer<B>>,
     /// The steps done so far, of all images.
     done: usize,
     /// The negative prompts that are encoded already.
@@ -58,9 +63,10 @@ impl<'a, B: Backend> LoadedModels<'a, B> {
         run: &'a PlannedRun<'a>,
         pipeline: Pipeline<B>,
         registry: &'a Registry<B::Tensor>,
-        clean: Option<InitialLatents<B::Tensor>>,
+        picture: Option<EncodedImage<B::Tensor>>,
+        previewer: Option<Previewer<B>>,
     ) -> Self {
-        Self { run, pipeline, registry, clean, done: 0, negatives: Vec::new() }
+        Self { run, pipeline, registry, picture, previewer, done: 0, negatives: Vec::new() }
     }
 
     /// Makes a batch under one point.
@@ -82,25 +88,31 @@ impl<'a, B: Backend> LoadedModels<'a, B> {
         let (before, listener) = (self.done, self.run.listener);
         listener.phase(Phase::Denoising);
         let began = Instant::now();
+        let mut unseen = None;
         let mut report = |report: &StepReport<'_, B::Tensor>| {
             ends.push(Instant::now());
             listener.steps_done(before + report.index + 1);
             if report.index + 1 == report.total {
                 listener.phase(Phase::Decoding);
             }
-            Proceed::Continue(())
+            match self.show(report) {
+                Ok(()) => Proceed::Continue(()),
+                Err(failure) => {
+                    unseen = Some(failure);
+                    Proceed::Break(())
+                }
+            }
         };
         let output = self.pipeline.generate(&request, reducer.as_mut(), &mut report);
+        if let Some(failure) = unseen {
+            return Err(failure);
+        }
         let output = output.map_err(|error| sink.blame(error, &task))?;
         let seconds = began.elapsed().as_secs_f64();
         self.done += settings.steps;
         let values = output.latents.to_f32()?;
         let shape = atedm_core::backend::dims(&output.latents, "final latents")?;
         let images = output.images.ok_or_else(|| Failure::run("the run decoded no image"))?;
-        let picture = |index: usize| {
-            let rgb = images.rgb8(index).ok_or_else(|| Failure::run("the run decoded no image"))?;
-            Ok(Picture { width: images.width, height: images.height, rgb })
-        };
         let evaluations = output.costs.len();
         let sum: f64 = output.costs.iter().map(|cost| cost.tflop()).sum();
         let mut watched = Watched::default();
@@ -113,7 +125,7 @@ impl<'a, B: Backend> LoadedModels<'a, B> {
         }
         Ok(FinishedBatch {
             task,
-            pictures: (0..prompts.len()).map(picture).collect::<Outcome<_>>()?,
+            pictures: pictures_of(&images)?,
             latents: LatentsFile { shape, values },
             flops: Flops {
                 mean_tflop: sum / evaluations.max(1) as f64,
@@ -124,6 +136,16 @@ impl<'a, B: Backend> LoadedModels<'a, B> {
             times: Times { seconds_per_step: pace(began, &ends), seconds, finished_at: now() },
             watched,
         })
+    }
+
+    /// Shows a picture of the unfinished images, if one follows this step.
+    fn show(&self, report: &StepReport<'_, B::Tensor>) -> Outcome {
+        let (Some(previews), Some(previewer)) = (&self.run.previews, &self.previewer) else { return Ok(()) };
+        if !previews.follows(report.index, report.total) {
+            return Ok(());
+        }
+        let images = previewer.images(&report.denoised()?)?;
+        (previews.show)(Preview { steps: report.index + 1, pictures: pictures_of(&images)? })
     }
 
     /// What to note of a batch. Masks are also noted if the plan names one of its prompts.
@@ -180,8 +202,8 @@ impl<'a, B: Backend> LoadedModels<'a, B> {
         request.noise_dtype = self.run.plan.noise_dtype;
         (request.width, request.height) = (Some(settings.width), Some(settings.height));
         request.scheduler = point.sampler.clone();
-        if let Some(clean) = &self.clean {
-            request.initial = clean.clone();
+        if let Some(picture) = &self.picture {
+            request.initial = picture.initial(settings.steps)?;
         }
         if let Some(noise) = start.noise {
             let dtype = self.pipeline.dtype().accumulator();

@@ -3,7 +3,7 @@
 use atedm_sdxl::pipeline::TextEncoders;
 
 use super::task::{Batch, Replay};
-use crate::failure::Outcome;
+use crate::failure::{Failure, Outcome};
 use crate::init_image::InitImage;
 use crate::listener::Listener;
 use crate::memory::{self, AtOnce};
@@ -12,6 +12,7 @@ use crate::model::{Model, Size};
 use crate::observe::Watch;
 use crate::plan::{Plan, PlannedPoint};
 use crate::platform::Platform;
+use crate::preview::Previews;
 
 /// A plan with everything that a run on a backend needs.
 pub struct PlannedRun<'a> {
@@ -25,6 +26,8 @@ pub struct PlannedRun<'a> {
     pub batches: Vec<Batch>,
     /// The picture from which every image starts, if any.
     pub init: Option<InitImage>,
+    /// Pictures of unfinished images, if any.
+    pub previews: Option<Previews<'a>>,
     /// Kept sets that take the place of scoring, if any.
     pub replay: Option<Replay>,
     /// What the run notes beside the images.
@@ -43,11 +46,29 @@ impl PlannedRun<'_> {
         self.batches.iter().flat_map(|batch| &batch.points).map(steps).sum()
     }
 
-    /// Checks that the machine has the memory for the largest batch. All points have the same size.
+    /// Checks that the run starts from what the U-Net takes, at a step that each point has. Also checks that the machine has
+    /// the memory for the largest batch. All points have the same size.
     ///
     /// # Errors
-    /// [`Failure::Run`](crate::Failure::Run) with the memory that is needed and the memory that is there.
-    pub fn check_memory(&self) -> Outcome {
+    /// [`Failure::Usage`] naming the picture, the mask or the strength. [`Failure::Run`] with the memory that is needed and the
+    /// memory that is there.
+    pub fn check(&self) -> Outcome {
+        let masked = self.init.as_ref().is_some_and(|init| init.chosen().mask.is_some());
+        if self.model.checkpoint.unet().is_inpainting() && !masked {
+            return Err(Failure::usage(
+                "mask-image: expected a picture and a mask, as the checkpoint's U-Net takes both (it inpaints)",
+            ));
+        }
+        if let Some(init) = &self.init {
+            for point in &self.plan.points {
+                let strength = init.chosen().strength();
+                strength.start(point.info.settings.steps).map_err(|failure| failure.within("strength"))?;
+            }
+        }
+        self.check_memory()
+    }
+
+    fn check_memory(&self) -> Outcome {
         let Some(first) = self.plan.points.first() else { return Ok(()) };
         let scales = self.plan.points.iter().map(|point| point.info.settings.guidance_scale);
         let at_once = AtOnce {

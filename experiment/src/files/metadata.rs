@@ -23,6 +23,8 @@ pub struct ImageFacts {
     pub guidance_rescale: f64,
     /// For image to image: the share of the schedule that ran.
     pub strength: Option<f64>,
+    /// For a part of a picture that is painted again: the name of the mask's file.
+    pub mask: Option<String>,
     /// Seed of the noise.
     pub seed: u64,
     /// The index in the batch, counted from 0. One seed draws the noise of the whole batch.
@@ -67,6 +69,7 @@ impl ImageFacts {
             guidance_scale: settings.guidance_scale,
             guidance_rescale: settings.guidance_rescale,
             strength: None,
+            mask: None,
             seed: prompt.seed,
             batch_index: 0,
             batch_images: 1,
@@ -116,13 +119,15 @@ fn parameters(facts: &ImageFacts) -> String {
         false => String::new(),
     };
     let strength = facts.strength.map_or(String::new(), |share| format!("Denoising strength: {share}, "));
+    let mask = facts.mask.as_ref().map_or(String::new(), |name| format!("Mask: {}, ", quoted(name)));
     let part = |(option, name): (&str, &str)| match option {
         "vae" => format!("VAE: {}, ", quoted(name)),
+        "unet" => format!("U-Net: {}, ", quoted(name)),
         option => format!("{option}: {}, ", quoted(name)),
     };
     let parts: String = facts.parts.iter().map(part).collect();
     text.push_str(&format!(
-        "Steps: {}, Sampler: {}, CFG scale: {}, {rescale}Seed: {}, Size: {}x{}, Model: {}, {parts}{strength}RNG: {}, \
+        "Steps: {}, Sampler: {}, CFG scale: {}, {rescale}Seed: {}, Size: {}x{}, Model: {}, {parts}{strength}{mask}RNG: {}, \
          Token pruning: {}, Version: atedm {}",
         facts.steps,
         facts.sampler,
@@ -157,6 +162,7 @@ mod tests {
             guidance_scale: 7.0,
             guidance_rescale: 0.0,
             strength: None,
+            mask: None,
             seed: 3,
             batch_index: 0,
             batch_images: 1,

@@ -8,7 +8,7 @@ use crate::failure::{Failure, Outcome};
 use crate::model::Size;
 
 /// The largest number of pixels of a picture that is read: 67,108,864, the square of 8192.
-const MOST_PIXELS: usize = 1 << 26;
+pub(super) const MOST_PIXELS: usize = 1 << 26;
 
 /// An 8-bit RGB picture, row-major, three bytes per pixel.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -39,7 +39,7 @@ pub(crate) fn run(args: &CompareArgs, extension: &impl Extension) -> Outcome {
     let size = model.size(asked(sample.width, sample.height))?;
     let work = model.workload(size, sample.steps);
     let noise = noise(sample, &work)?;
-    let init = init_image(sample, size)?;
+    let init = init_image(sample, size, &progress)?;
     model.check_tiles(tiles(sample))?;
     let options = run_options(sample, "compare".into(), prompts(args))?;
     let options = RunOptions { distances: true, ..options };
@@ -61,6 +61,7 @@ pub(crate) fn run(args: &CompareArgs, extension: &impl Extension) -> Outcome {
         platform: &platform,
         batches: batches.collect(),
         init,
+        previews: None,
         replay: None,
         watch: Watch::TOKENS,
         encoders: TextEncoders::Kept,
@@ -76,7 +77,7 @@ pub(crate) fn run(args: &CompareArgs, extension: &impl Extension) -> Outcome {
         cells.push(Shown { place, picture, flops, times, distances });
         Ok(())
     };
-    run.check_memory()?;
+    run.check()?;
     run_plan(&args.engine, run, extension, &mut sink)?;
     let report = Report { plan: &plan, cells };
     sheet.write(&png_bytes(&report.sheet(args.cell), &[])?)?;
@@ -98,7 +99,7 @@ fn inputs(sample: &SampleArgs, init: Option<&InitImage>, model: &Model) -> Outco
         inputs.insert("latents".into(), digest(&read_bytes(path, DATA_MOST)?));
     }
     if let Some(init) = init {
-        inputs.insert("init_image".into(), init.digest()?);
+        init.chosen().add_to(&mut inputs)?;
     }
     Ok(inputs)
 }
