@@ -31,11 +31,7 @@ pub(crate) struct BenchArgs {
     #[arg(long, value_name = "N", default_value = "1", value_parser = parse::positive, allow_negative_numbers = true)]
     pub(crate) batch: usize,
     /// Methods to time, in addition to the full model, each with options if you like: at-edm:ratio=0.5,tau=15,tome-c
-    #[arg(
-        long,
-        value_name = "NAME[:KEY=VALUE,…],…",
-        default_value = "at-edm-fast,at-edm-dagger-fast"
-    )]
+    #[arg(long, value_name = "NAME[:KEY=VALUE,…],…", default_value = "at-edm-fast,at-edm-dagger-fast")]
     pub(crate) methods: Vec<String>,
     /// Options of every method (repeatable); those in --methods override them
     #[arg(long, value_name = "KEY=VALUE,…", action = clap::ArgAction::Append, long_help = PRUNE_OPT_HELP)]
