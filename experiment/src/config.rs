@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use atedm_sdxl::prompt::{PLAIN, TextOptions};
 use atedm_sdxl::rng::{NoiseDType, RngKind};
 use serde::Deserialize;
 
@@ -100,6 +101,10 @@ pub struct GridEntry {
     pub scheduler: Option<String>,
     /// Replaces the run's negative prompt.
     pub negative_prompt: Option<String>,
+    /// Replaces the run's prompt syntax.
+    pub prompt_syntax: Option<String>,
+    /// Replaces the run's number of layers that the text encoders leave out.
+    pub clip_skip: Option<usize>,
     /// Replaces the run's attention.
     pub attention: Option<Attention>,
 }
@@ -116,6 +121,8 @@ struct File {
     guidance_rescale: f64,
     scheduler: Option<String>,
     negative_prompt: Option<String>,
+    prompt_syntax: String,
+    clip_skip: usize,
     width: Option<usize>,
     height: Option<usize>,
     rng: String,
@@ -144,7 +151,7 @@ impl GridEntry {
     }
 
     /// Adds an axis: one point for each of these values. The key is an option, or `steps`, `guidance_scale`,
-    /// `guidance_rescale`, `scheduler`, `attention` or `budget_tflops`. Axes multiply.
+    /// `guidance_rescale`, `scheduler`, `prompt_syntax`, `clip_skip`, `attention` or `budget_tflops`. Axes multiply.
     #[must_use]
     pub fn each<V: Into<toml::Value>>(
         mut self,
@@ -168,6 +175,8 @@ impl Default for File {
             guidance_rescale: 0.0,
             scheduler: None,
             negative_prompt: None,
+            prompt_syntax: PLAIN.into(),
+            clip_skip: 0,
             width: None,
             height: None,
             rng: "torch".into(),
@@ -266,6 +275,7 @@ impl Config {
                 guidance_rescale: file.guidance_rescale,
                 scheduler: file.scheduler,
                 negative_prompt: file.negative_prompt,
+                text: TextOptions { syntax: file.prompt_syntax, clip_skip: file.clip_skip },
                 attention: file.attention,
             }
             .checked()?,
