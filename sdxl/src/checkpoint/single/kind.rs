@@ -37,7 +37,7 @@ const UNET: &str = "model.diffusion_model.";
 const FIRST_CONVOLUTION: &str = "model.diffusion_model.input_blocks.0.0.weight";
 
 /// What kind of file has tensors of these names, if it is known and no SD-XL checkpoint.
-pub(in crate::checkpoint) fn kind(names: &[&str]) -> Option<&'static str> {
+pub(crate) fn kind(names: &[&str]) -> Option<&'static str> {
     if names.iter().any(|name| ADAPTERS.iter().any(|end| name.ends_with(end))) {
         return Some("a LoRA");
     }
