@@ -72,15 +72,15 @@ impl<'a> Job<'a> {
         let prompts = sample.prompt.iter().enumerate().map(prompt).collect();
         let options = run_options(sample, spec.method.clone(), prompts)?;
         let samplers = known_samplers(extension, sample.scheduler.as_deref())?;
-        let model = open_for(engine, sample.model.as_deref())?
-            .with_samplers(samplers)
-            .with_syntaxes(syntaxes(extension)?);
+        let model =
+            open_for(engine, &sample.model)?.with_samplers(samplers).with_syntaxes(syntaxes(extension)?);
         let size = model.size(asked(sample.width, sample.height))?;
         model.check_tiles(tiles(sample))?;
         let platform = engine.platform();
         let work = model.workload(size, sample.steps);
         let inputs = PlanInputs {
             model: model.name(),
+            parts: model.parts(),
             size,
             work,
             texts: Some(model.texts()),

@@ -1,4 +1,4 @@
-//! `--model` with a single-file checkpoint, and `atedm convert`.
+//! `--model` with a single-file checkpoint, parts from elsewhere, and `atedm convert`.
 
 #![allow(clippy::unwrap_used)]
 
@@ -34,12 +34,16 @@ fn model(name: &str) -> String {
 
 /// The picture and the latents that `generate` makes of a model.
 fn drawn(model: &str) -> (Vec<u8>, Vec<f32>) {
-    let work = tempfile::tempdir().unwrap();
+    drawn_in(tempfile::tempdir().unwrap().path(), model, &[])
+}
+
+/// The same with more flags. The picture stays in `work` as `o.png`.
+fn drawn_in(work: &Path, model: &str, more: &[&str]) -> (Vec<u8>, Vec<f32>) {
     let args = ["generate", "--model", model, "--prompt", "a red fox", "--steps", "2", "--width", "64"];
     let rest =
         ["--height", "64", "--prune", "at-edm", "--output", "o.png", "--save-latents", "l.safetensors"];
-    succeed(work.path(), &[&args[..], &rest].concat());
-    (read_png(&work.path().join("o.png")).pixels, latents(&work.path().join("l.safetensors")).1)
+    succeed(work, &[&args[..], &rest, more].concat());
+    (read_png(&work.join("o.png")).pixels, latents(&work.join("l.safetensors")).1)
 }
 
 fn output(args: &[&str]) -> String {
@@ -100,4 +104,51 @@ fn what_cannot_be_converted_is_named() {
     let line = fail(work.path(), &["convert", &model("small.safetensors"), "full"], 1);
     assert!(line.contains("expected a new or an empty folder"), "{line}");
     assert_eq!(names(work.path()), ["full"]);
+}
+
+/// The picture is another, the latents are the same. The picture's metadata name the autoencoder.
+#[test]
+fn another_autoencoder_is_used_and_named() {
+    let work = tempfile::tempdir().unwrap();
+    let vae = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/tiny-b/vae");
+    let vae = vae.to_str().unwrap();
+    let (own, latents) = drawn(&model("folder"));
+    let (picture, same) = drawn_in(work.path(), &model("folder"), &["--vae", vae]);
+    assert!(picture != own && same == latents);
+    let parameters = read_png(&work.path().join("o.png")).chunks[0].1.clone();
+    assert!(parameters.contains("Model: folder, VAE: vae, RNG: torch"), "{parameters}");
+    let line = fail(work.path(), &["generate", "--vae", "gone", "--prompt", "a fox", "--output", "p.png"], 1);
+    assert!(line.contains("gone"), "{line}");
+    let line = fail(work.path(), &["flops", "--vae", vae], 2);
+    assert!(line.contains("--model: expected a checkpoint"), "{line}");
+}
+
+/// The key of a configuration does the same as the flag. A run with another autoencoder is another run.
+#[test]
+fn a_configuration_names_parts_and_its_run_remembers_them() {
+    let work = tempfile::tempdir().unwrap();
+    let vae = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/tiny-b/vae");
+    let vae = vae.to_str().unwrap();
+    let rest = "steps = 1\nwidth = 64\nheight = 64\ndistances = false\n[prompts]\np = \"a fox\"\n[[grid]]\nmethod = \"none\"\n";
+    let plain = format!("model = {:?}\n{rest}", model("folder"));
+    fs::write(work.path().join("plain.toml"), &plain).unwrap();
+    fs::write(work.path().join("grid.toml"), format!("vae = {vae:?}\n{plain}")).unwrap();
+    let record = |run: &str| -> Value {
+        let lines = fs::read_to_string(work.path().join(run).join("results.jsonl")).unwrap();
+        serde_json::from_str(lines.lines().next().unwrap()).unwrap()
+    };
+    succeed(work.path(), &["ablate", "grid.toml", "--output", "key", "--quiet"]);
+    succeed(work.path(), &["ablate", "plain.toml", "--vae", vae, "--output", "flag", "--quiet"]);
+    succeed(work.path(), &["ablate", "plain.toml", "--output", "own", "--quiet"]);
+    assert_eq!(record("key")["settings"]["parts"]["vae"], "vae");
+    assert_eq!(record("own")["settings"].get("parts"), None);
+    assert_eq!(record("key")["config_hash"], record("flag")["config_hash"]);
+    assert_ne!(record("key")["config_hash"], record("own")["config_hash"]);
+    let checkpoint = |run: &str| record(run)["settings"]["inputs"]["checkpoint"].clone();
+    assert_ne!(checkpoint("key"), checkpoint("own"));
+    let line = fail(work.path(), &["ablate", "plain.toml", "--vae", vae, "--output", "own", "--resume"], 1);
+    assert!(line.contains("own"), "{line}");
+    fs::write(work.path().join("bad.toml"), format!("variant = \"int4\"\n{plain}")).unwrap();
+    let line = fail(work.path(), &["ablate", "bad.toml", "--output", "bad"], 1);
+    assert!(line.contains("int4"), "{line}");
 }

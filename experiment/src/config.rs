@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use atedm_sdxl::checkpoint::{EmbeddingFile, OpenOptions};
 use atedm_sdxl::prompt::{PLAIN, TextOptions};
 use atedm_sdxl::rng::{NoiseDType, RngKind};
 use serde::Deserialize;
@@ -50,6 +51,8 @@ pub struct Config {
     pub title: String,
     /// The checkpoint.
     pub model: Option<String>,
+    /// How the checkpoint is opened: the files that replace parts of it.
+    pub open: OpenOptions,
     /// The run's seed. Each prompt's seed is derived from it and the prompt's id.
     pub seed: u64,
     /// Width in pixels; the checkpoint's own if `None`.
@@ -115,6 +118,9 @@ pub struct GridEntry {
 struct File {
     title: Option<String>,
     model: Option<String>,
+    vae: Option<PathBuf>,
+    variant: Option<String>,
+    embeddings: Vec<String>,
     seed: u64,
     steps: usize,
     guidance_scale: f64,
@@ -169,6 +175,9 @@ impl Default for File {
         Self {
             title: None,
             model: None,
+            vae: None,
+            variant: None,
+            embeddings: Vec::new(),
             seed: 0,
             steps: 50,
             guidance_scale: 7.0,
@@ -261,6 +270,12 @@ impl Config {
         Ok(Self {
             title: file.title.unwrap_or(title),
             model: file.model,
+            open: OpenOptions {
+                vae: file.vae,
+                variant: file.variant,
+                embeddings: file.embeddings.iter().map(|text| EmbeddingFile::read(text)).collect(),
+                ..OpenOptions::default()
+            },
             seed: file.seed,
             width: file.width,
             height: file.height,

@@ -16,6 +16,7 @@ use crate::failure::{Failure, Outcome};
 use crate::inputs::{Inputs, of_checkpoint};
 use crate::method::{GUIDANCE_SCALE, Method, Workload};
 use crate::model::{AskedSize, Model, Size};
+use crate::parts::Parts;
 use crate::spec::PruneSpec;
 use crate::texts::Texts;
 
@@ -170,6 +171,15 @@ impl Subject {
             Files::Checkpoint(checkpoint) => checkpoint.identity().ok(),
             Files::Model(model) => model.checkpoint.identity().ok(),
         })
+    }
+
+    /// The files that replace parts of the checkpoint.
+    pub fn parts(&self) -> &Parts {
+        static NONE: Parts = Parts::NONE;
+        match &self.files {
+            Files::Model(model) => model.parts(),
+            Files::None | Files::Folder(_) | Files::Checkpoint(_) => &NONE,
+        }
     }
 
     /// The properties that token counts and costs depend on, over `steps` steps. The run is guided if the U-Net allows it.

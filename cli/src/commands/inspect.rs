@@ -23,7 +23,7 @@ use crate::{prune, tell};
 /// Collects the facts and prints them.
 pub(crate) fn run(args: &InspectArgs, extension: &impl Extension) -> Outcome {
     let spec = prune::spec(&args.prune)?;
-    let model = open(args.model.as_deref(), None)?;
+    let model = open(&args.model, None)?;
     let size = model.size(asked(args.width, args.height))?;
     let work = model.workload(size, args.steps);
     let registry = registry::<NdTensor>(extension)?;

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 
 use super::png::TextChunk;
+use crate::parts::Parts;
 use crate::record::{Flops, PointInfo, PromptLine, Provenance};
 
 /// The settings that a picture was made with.
@@ -42,6 +43,8 @@ pub struct ImageFacts {
     pub height: usize,
     /// The checkpoint.
     pub model: String,
+    /// The files that replace parts of the checkpoint.
+    pub parts: Parts,
     /// The generator of the noise.
     pub rng: String,
     /// The dtype that the noise was drawn in.
@@ -81,6 +84,7 @@ impl ImageFacts {
             width: settings.width,
             height: settings.height,
             model: settings.model,
+            parts: settings.parts,
             rng: settings.rng,
             rng_dtype: settings.rng_dtype,
             method: settings.method,
@@ -133,8 +137,13 @@ fn parameters(facts: &ImageFacts) -> String {
         layers => format!("Clip skip: {}, ", layers + 2),
     };
     let strength = facts.strength.map_or(String::new(), |share| format!("Denoising strength: {share}, "));
+    let part = |(option, name): (&str, &str)| match option {
+        "vae" => format!("VAE: {}, ", quoted(name)),
+        option => format!("{option}: {}, ", quoted(name)),
+    };
+    let parts: String = facts.parts.iter().map(part).collect();
     text.push_str(&format!(
-        "Steps: {}, Sampler: {}, CFG scale: {}, {rescale}Seed: {}, Size: {}x{}, Model: {}, {strength}{skip}{}RNG: {}, \
+        "Steps: {}, Sampler: {}, CFG scale: {}, {rescale}Seed: {}, Size: {}x{}, Model: {}, {parts}{strength}{skip}{}RNG: {}, \
          Token pruning: {}, Version: atedm {}",
         facts.steps,
         facts.sampler,
@@ -191,6 +200,7 @@ mod tests {
             width: 64,
             height: 32,
             model: "a:b".into(),
+            parts: serde_json::from_value(json!({"vae": "x,y"})).unwrap(),
             rng: "torch".into(),
             rng_dtype: "f16".into(),
             method: "at-edm".into(),
@@ -205,7 +215,7 @@ mod tests {
         assert_eq!(lines[..2], ["a fox, red", "Negative prompt: blurry"]);
         assert!(
             lines[2]
-                .starts_with("Steps: 20, Sampler: euler, CFG scale: 7, Seed: 3, Size: 64x32, Model: \"a:b\"")
+                .starts_with("Steps: 20, Sampler: euler, CFG scale: 7, Seed: 3, Size: 64x32, Model: \"a:b\", VAE: \"x,y\", Clip skip: 3")
         );
         assert!(
             lines[2].contains("Clip skip: 3, TI hashes: \"fox: 0123456789ab\", RNG: torch"),

@@ -32,6 +32,17 @@ pub struct EmbeddingFile {
 }
 
 impl EmbeddingFile {
+    /// Reads `FILE` or `FILE:WORD`. A colon before a separator of folders belongs to the file.
+    pub fn read(text: &str) -> Self {
+        let named = text
+            .rsplit_once(':')
+            .filter(|(path, word)| !path.is_empty() && !word.is_empty() && !word.contains(['/', '\\']));
+        match named {
+            Some((path, word)) => Self { path: path.into(), word: Some(word.to_string()) },
+            None => Self { path: text.into(), word: None },
+        }
+    }
+
     /// The word that stands for it.
     pub fn word(&self) -> String {
         let stem = || self.path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
@@ -42,15 +53,9 @@ impl EmbeddingFile {
 impl FromStr for EmbeddingFile {
     type Err = Infallible;
 
-    /// Reads `FILE` or `FILE:WORD`. A colon before a separator of folders belongs to the file.
+    /// [`EmbeddingFile::read`].
     fn from_str(text: &str) -> std::result::Result<Self, Infallible> {
-        let named = text
-            .rsplit_once(':')
-            .filter(|(path, word)| !path.is_empty() && !word.is_empty() && !word.contains(['/', '\\']));
-        Ok(match named {
-            Some((path, word)) => Self { path: path.into(), word: Some(word.to_string()) },
-            None => Self { path: text.into(), word: None },
-        })
+        Ok(Self::read(text))
     }
 }
 

@@ -35,9 +35,8 @@ pub(crate) fn run(args: &CompareArgs, extension: &impl Extension) -> Outcome {
     let sample = &args.sample;
     let progress = Progress::new(0, args.quiet);
     let samplers = known_samplers(extension, sample.scheduler.as_deref())?;
-    let model = open_for(&args.engine, sample.model.as_deref())?
-        .with_samplers(samplers)
-        .with_syntaxes(syntaxes(extension)?);
+    let model =
+        open_for(&args.engine, &sample.model)?.with_samplers(samplers).with_syntaxes(syntaxes(extension)?);
     let size = model.size(asked(sample.width, sample.height))?;
     let work = model.workload(size, sample.steps);
     let noise = noise(sample, &work)?;
@@ -48,6 +47,7 @@ pub(crate) fn run(args: &CompareArgs, extension: &impl Extension) -> Outcome {
     let hashes = inputs(sample, init.as_ref(), &model)?;
     let inputs = PlanInputs {
         model: model.name(),
+        parts: model.parts(),
         size,
         work,
         texts: Some(model.texts()),

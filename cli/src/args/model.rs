@@ -1,0 +1,57 @@
+//! The flags that choose a model.
+
+use std::path::PathBuf;
+
+use atedm_experiment::config::Config;
+use atedm_sdxl::checkpoint::{EmbeddingFile, OpenOptions};
+use clap::Args;
+
+/// The checkpoint, and the files that replace parts of it. Every command with `--model` takes all of these flags.
+#[derive(Debug, Clone, Default, Args)]
+#[command(next_help_heading = "Model")]
+pub(crate) struct ModelArgs {
+    #[arg(long, value_name = "MODEL", help = MODEL_HELP)]
+    pub(crate) model: Option<String>,
+    /// Autoencoder that replaces the checkpoint's own: a folder with config.json and weights, or with TAESDXL's two files
+    #[arg(long, value_name = "DIR")]
+    pub(crate) vae: Option<PathBuf>,
+    /// Read only the weight files of this variant, such as fp16 [default: plain files, then fp16, then bf16]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) variant: Option<String>,
+    /// Textual inversion for SD-XL (clip_l and clip_g); repeatable. Prompts name it by WORD, or by the file's name without ending
+    #[arg(long, value_name = "FILE[:WORD]")]
+    pub(crate) embedding: Vec<EmbeddingFile>,
+}
+
+impl ModelArgs {
+    /// These flags. A configuration's key takes the place of a flag that is not given.
+    pub(crate) fn or(&self, config: &Config) -> Self {
+        let OpenOptions { vae, variant, embeddings, .. } = config.open.clone();
+        Self {
+            model: self.model.clone().or_else(|| config.model.clone()),
+            vae: self.vae.clone().or(vae),
+            variant: self.variant.clone().or(variant),
+            embedding: if self.embedding.is_empty() { embeddings } else { self.embedding.clone() },
+        }
+    }
+
+    /// The options for opening the checkpoint.
+    pub(crate) fn options(&self) -> OpenOptions {
+        let Self { vae, variant, embedding, .. } = self.clone();
+        OpenOptions { vae, variant, embeddings: embedding, ..OpenOptions::default() }
+    }
+}
+
+/// Help of `--model`.
+#[cfg(feature = "embedded")]
+const MODEL_HELP: &str = "\
+    Checkpoint: a diffusers folder, a single safetensors file, or a hub id such as \
+    stabilityai/stable-diffusion-xl-base-1.0 \
+    [default: atedm-shapes, the small model that is built in]";
+
+/// Help of `--model`, in a build without a model.
+#[cfg(not(feature = "embedded"))]
+const MODEL_HELP: &str = "\
+    Checkpoint: a diffusers folder, a single safetensors file, or a hub id such as \
+    stabilityai/stable-diffusion-xl-base-1.0 \
+    (needed: this build has no model of its own)";
