@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use atedm_sdxl::checkpoint::OpenOptions;
+use atedm_sdxl::checkpoint::{EmbeddingFile, OpenOptions};
+use atedm_sdxl::prompt::{PLAIN, TextOptions};
 use atedm_sdxl::rng::{NoiseDType, RngKind};
 use serde::Deserialize;
 
@@ -103,6 +104,10 @@ pub struct GridEntry {
     pub scheduler: Option<String>,
     /// Replaces the run's negative prompt.
     pub negative_prompt: Option<String>,
+    /// Replaces the run's prompt syntax.
+    pub prompt_syntax: Option<String>,
+    /// Replaces the run's number of layers that the text encoders leave out.
+    pub clip_skip: Option<usize>,
     /// Replaces the run's attention.
     pub attention: Option<Attention>,
 }
@@ -115,12 +120,15 @@ struct File {
     model: Option<String>,
     vae: Option<PathBuf>,
     variant: Option<String>,
+    embeddings: Vec<String>,
     seed: u64,
     steps: usize,
     guidance_scale: f64,
     guidance_rescale: f64,
     scheduler: Option<String>,
     negative_prompt: Option<String>,
+    prompt_syntax: String,
+    clip_skip: usize,
     width: Option<usize>,
     height: Option<usize>,
     rng: String,
@@ -149,7 +157,7 @@ impl GridEntry {
     }
 
     /// Adds an axis: one point for each of these values. The key is an option, or `steps`, `guidance_scale`,
-    /// `guidance_rescale`, `scheduler`, `attention` or `budget_tflops`. Axes multiply.
+    /// `guidance_rescale`, `scheduler`, `prompt_syntax`, `clip_skip`, `attention` or `budget_tflops`. Axes multiply.
     #[must_use]
     pub fn each<V: Into<toml::Value>>(
         mut self,
@@ -169,12 +177,15 @@ impl Default for File {
             model: None,
             vae: None,
             variant: None,
+            embeddings: Vec::new(),
             seed: 0,
             steps: 50,
             guidance_scale: 7.0,
             guidance_rescale: 0.0,
             scheduler: None,
             negative_prompt: None,
+            prompt_syntax: PLAIN.into(),
+            clip_skip: 0,
             width: None,
             height: None,
             rng: "torch".into(),
@@ -259,7 +270,12 @@ impl Config {
         Ok(Self {
             title: file.title.unwrap_or(title),
             model: file.model,
-            open: OpenOptions { vae: file.vae, variant: file.variant, ..OpenOptions::default() },
+            open: OpenOptions {
+                vae: file.vae,
+                variant: file.variant,
+                embeddings: file.embeddings.iter().map(|text| EmbeddingFile::read(text)).collect(),
+                ..OpenOptions::default()
+            },
             seed: file.seed,
             width: file.width,
             height: file.height,
@@ -274,6 +290,7 @@ impl Config {
                 guidance_rescale: file.guidance_rescale,
                 scheduler: file.scheduler,
                 negative_prompt: file.negative_prompt,
+                text: TextOptions { syntax: file.prompt_syntax, clip_skip: file.clip_skip },
                 attention: file.attention,
             }
             .checked()?,

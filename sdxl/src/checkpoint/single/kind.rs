@@ -36,16 +36,22 @@ const ADAPTERS: [&str; 6] =
 const UNET: &str = "model.diffusion_model.";
 const FIRST_CONVOLUTION: &str = "model.diffusion_model.input_blocks.0.0.weight";
 
+/// What kind of file has tensors of these names, if it is known and no SD-XL checkpoint.
+pub(crate) fn kind(names: &[&str]) -> Option<&'static str> {
+    if names.iter().any(|name| ADAPTERS.iter().any(|end| name.ends_with(end))) {
+        return Some("a LoRA");
+    }
+    let known = OTHERS.iter().find(|(beginning, _)| names.iter().any(|name| name.starts_with(beginning)));
+    known.map(|(_, what)| *what)
+}
+
 /// Checks that the tensors make a whole SD-XL checkpoint with the original names.
 ///
 /// # Errors
 /// [`atedm_core::Error::Weights`] that names the file and says what it is.
 pub(super) fn check(shapes: &Shapes, autoencoder: Autoencoder) -> Result<()> {
     let is = |what: &str| Err(shapes.error("", format!("is {what}: {EXPECTED}")));
-    if shapes.names().any(|name| ADAPTERS.iter().any(|end| name.ends_with(end))) {
-        return is("a LoRA");
-    }
-    if let Some((_, what)) = OTHERS.iter().find(|(beginning, _)| shapes.any(beginning)) {
+    if let Some(what) = kind(&shapes.names().collect::<Vec<_>>()) {
         return is(what);
     }
     let has = |root: &str| shapes.any(root);
