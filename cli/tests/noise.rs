@@ -175,6 +175,53 @@ fn a_part_is_painted_as_diffusers_does() {
     refused(&["--mask-image", "mask.png"], 2, "--init-image");
 }
 
+/// With `protect=mask`, every kept set has all tokens that are painted, at each level and step.
+#[test]
+fn painted_tokens_are_never_pruned() {
+    let work = tempfile::tempdir().unwrap();
+    write_picture(&work.path().join("in.png"));
+    // a bar of 24 x 8 pixels: latents 2 and 3 down, 5 to 10 across
+    let white = |x: u32, y: u32| (20..44).contains(&x) && (8..16).contains(&y);
+    let grey: Vec<u8> = (0..40 * 56).map(|at| if white(at % 56, at / 56) { 255 } else { 0 }).collect();
+    let mut encoder = png::Encoder::new(fs::File::create(work.path().join("mask.png")).unwrap(), 56, 40);
+    encoder.set_color(png::ColorType::Grayscale);
+    encoder.write_header().unwrap().write_image_data(&grey).unwrap();
+    let flags = ["--init-image", "in.png", "--steps", "3", "--strength", "1", "--prune", "at-edm"];
+    let options = ["--prune-opt", "ratio=0.6,schedule=constant", "--masks-out", "m.safetensors"];
+    let kept = |more: &[&str]| {
+        latents(work.path(), &[&flags[..], &options, &["--mask-image", "mask.png"], more].concat());
+        fs::read(work.path().join("m.safetensors")).unwrap()
+    };
+    let (free, shielded) = (kept(&[]), kept(&["--prune-opt", "protect=mask"]));
+    let (free, shielded) =
+        [free.as_slice(), &shielded].map(|bytes| SafeTensors::deserialize(bytes).unwrap()).into();
+    let (mut sets, mut changed) = (0, false);
+    for (name, tensor) in shielded.tensors().into_iter().filter(|(name, _)| name.ends_with(".kept")) {
+        // Grids of 5 x 7 tokens at level 1, of 3 x 4 at level 2.
+        let deepest = [".down.2.", ".mid.", ".up.0."].iter().any(|block| name.contains(block));
+        let painted: &[u32] = if deepest { &[1, 2] } else { &[9, 10, 11, 12] };
+        let width = tensor.data().len() / tensor.shape().iter().product::<usize>();
+        let words = tensor.data().chunks_exact(width).map(|word| word[..4].try_into().unwrap());
+        let values: Vec<u32> = words.map(u32::from_le_bytes).collect();
+        for row in values.chunks(tensor.shape()[1]) {
+            assert!(
+                painted.iter().all(|token| row.contains(token)),
+                "{name}: {row:?} lacks one of {painted:?}"
+            );
+            sets += 1;
+        }
+        let other = free.tensor(&name).unwrap();
+        assert_eq!(other.shape(), tensor.shape(), "{name}: the counts are the plan's");
+        changed |= other.data() != tensor.data();
+    }
+    assert!(sets > 20 && changed, "{sets} sets");
+    let model = fixtures().join("tiny-a");
+    let args = ["generate", "--model", model.to_str().unwrap(), "--prompt", CIRCLE, "--output", "p.png"];
+    let line =
+        fail(work.path(), &[&args[..], &["--prune", "at-edm", "--prune-opt", "protect=mask"]].concat(), 2);
+    assert!(line.contains("protect: expected none, as the run paints the whole picture"), "{line}");
+}
+
 /// A configuration starts every image from a picture. τ counts and strengths go with each point's own steps.
 #[test]
 fn a_run_starts_from_a_picture() {

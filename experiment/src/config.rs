@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use atedm_sdxl::checkpoint::OpenOptions;
+use atedm_sdxl::checkpoint::{EmbeddingFile, OpenOptions};
+use atedm_sdxl::prompt::{PLAIN, TextOptions};
 use atedm_sdxl::rng::{NoiseDType, RngKind};
 use serde::Deserialize;
 
@@ -106,6 +107,10 @@ pub struct GridEntry {
     pub scheduler: Option<String>,
     /// Replaces the run's negative prompt.
     pub negative_prompt: Option<String>,
+    /// Replaces the run's prompt syntax.
+    pub prompt_syntax: Option<String>,
+    /// Replaces the run's number of layers that the text encoders leave out.
+    pub clip_skip: Option<usize>,
     /// Replaces the run's attention.
     pub attention: Option<Attention>,
 }
@@ -123,12 +128,15 @@ struct File {
     init_mean: bool,
     mask_image: Option<PathBuf>,
     strength: Option<f64>,
+    embeddings: Vec<String>,
     seed: u64,
     steps: usize,
     guidance_scale: f64,
     guidance_rescale: f64,
     scheduler: Option<String>,
     negative_prompt: Option<String>,
+    prompt_syntax: String,
+    clip_skip: usize,
     width: Option<usize>,
     height: Option<usize>,
     rng: String,
@@ -157,7 +165,7 @@ impl GridEntry {
     }
 
     /// Adds an axis: one point for each of these values. The key is an option, or `steps`, `guidance_scale`,
-    /// `guidance_rescale`, `scheduler`, `attention` or `budget_tflops`. Axes multiply.
+    /// `guidance_rescale`, `scheduler`, `prompt_syntax`, `clip_skip`, `attention` or `budget_tflops`. Axes multiply.
     #[must_use]
     pub fn each<V: Into<toml::Value>>(
         mut self,
@@ -182,12 +190,15 @@ impl Default for File {
             init_mean: false,
             mask_image: None,
             strength: None,
+            embeddings: Vec::new(),
             seed: 0,
             steps: 50,
             guidance_scale: 7.0,
             guidance_rescale: 0.0,
             scheduler: None,
             negative_prompt: None,
+            prompt_syntax: PLAIN.into(),
+            clip_skip: 0,
             width: None,
             height: None,
             rng: "torch".into(),
@@ -281,6 +292,7 @@ impl Config {
                 vae: file.vae,
                 unet: file.unet,
                 variant: file.variant,
+                embeddings: file.embeddings.iter().map(|text| EmbeddingFile::read(text)).collect(),
                 ..OpenOptions::default()
             },
             seed: file.seed,
@@ -297,6 +309,7 @@ impl Config {
                 guidance_rescale: file.guidance_rescale,
                 scheduler: file.scheduler,
                 negative_prompt: file.negative_prompt,
+                text: TextOptions { syntax: file.prompt_syntax, clip_skip: file.clip_skip },
                 attention: file.attention,
             }
             .checked()?,

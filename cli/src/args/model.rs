@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use atedm_experiment::config::Config;
-use atedm_sdxl::checkpoint::OpenOptions;
+use atedm_sdxl::checkpoint::{EmbeddingFile, OpenOptions};
 use clap::Args;
 
 /// The checkpoint, and the files that replace parts of it. Every command with `--model` takes all of these flags.
@@ -22,24 +22,28 @@ pub(crate) struct ModelArgs {
     /// Read only the weight files of this variant, such as fp16 [default: plain files, then fp16, then bf16]
     #[arg(long, value_name = "NAME")]
     pub(crate) variant: Option<String>,
+    /// Textual inversion for SD-XL (clip_l and clip_g); repeatable. Prompts name it by WORD, or by the file's name without ending
+    #[arg(long, value_name = "FILE[:WORD]")]
+    pub(crate) embedding: Vec<EmbeddingFile>,
 }
 
 impl ModelArgs {
     /// These flags. A configuration's key takes the place of a flag that is not given.
     pub(crate) fn or(&self, config: &Config) -> Self {
-        let OpenOptions { vae, unet, variant, .. } = config.open.clone();
+        let OpenOptions { vae, unet, variant, embeddings, .. } = config.open.clone();
         Self {
             model: self.model.clone().or_else(|| config.model.clone()),
             vae: self.vae.clone().or(vae),
             unet: self.unet.clone().or(unet),
             variant: self.variant.clone().or(variant),
+            embedding: if self.embedding.is_empty() { embeddings } else { self.embedding.clone() },
         }
     }
 
     /// The options for opening the checkpoint.
     pub(crate) fn options(&self) -> OpenOptions {
-        let Self { vae, unet, variant, .. } = self.clone();
-        OpenOptions { vae, unet, variant, ..OpenOptions::default() }
+        let Self { vae, unet, variant, embedding, .. } = self.clone();
+        OpenOptions { vae, unet, variant, embeddings: embedding, ..OpenOptions::default() }
     }
 }
 

@@ -45,6 +45,8 @@ impl Written<'_> {
             parts: subject.parts(),
             size: subject.size,
             work: subject.workload(self.config.sampling.steps),
+            texts: subject.texts(),
+            embeddings: subject.embeddings(),
             hashes: self.inputs(subject.inputs())?,
         };
         self.planned(inputs, platform, registry, listener)
@@ -70,10 +72,13 @@ impl Written<'_> {
             parts: model.parts(),
             size,
             work: model.workload(size, config.sampling.steps),
+            texts: Some(model.texts()),
+            embeddings: model.embeddings(),
             hashes: self.inputs(model.inputs()?)?,
         };
         let plan = self.planned(inputs, platform, registry, listener)?;
-        model.warn_of_long_prompts(config.prompts.iter().map(|prompt| &prompt.text), listener)?;
+        let prompts = config.prompts.iter().map(|prompt| prompt.text.as_str());
+        model.texts().warn(prompts, &config.sampling.text, &origin.key("prompt_syntax"), listener)?;
         Ok(plan)
     }
 

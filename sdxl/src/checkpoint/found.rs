@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use atedm_core::{Error, Result};
 
 use super::configurations::{Configurations, Documents};
+use super::embedding::EmbeddingFile;
 use super::other::{self, Replaced};
 use super::part::Part;
 use super::{door, files};
@@ -30,6 +31,8 @@ pub struct OpenOptions {
     /// For a single file: a diffusers folder with the configurations and tokenizers to use. It needs no weights. Without this
     /// folder, the shapes of the file's tensors give the configurations, and SD-XL's tokenizers are used.
     pub config: Option<PathBuf>,
+    /// Textual inversions: words that prompts may use.
+    pub embeddings: Vec<EmbeddingFile>,
 }
 
 /// The source of configurations and tokenizers.

@@ -30,7 +30,8 @@ impl Checkpoint {
     /// The hash covers:
     /// - the bytes of `model_index.json`, of the configurations of parts and scheduler, and of the tokenizers;
     /// - the sizes of the weight files;
-    /// - every tensor's name, dtype, shape and samples of its bytes.
+    /// - every tensor's name, dtype, shape and samples of its bytes;
+    /// - the words of embeddings, and all bytes of their files.
     ///
     /// A tensor of up to 16 KiB is hashed completely, a larger one at its start, middle and end. So SD-XL's 7 GB take a
     /// moment. A fine-tuned model has another identity. A model with a few values changed between the samples has the
@@ -58,6 +59,11 @@ impl Checkpoint {
                 sum.field(format!("{:?} {:?}", tensor.dtype, tensor.shape).as_bytes());
                 samples(tensor.bytes).for_each(|sample| sum.field(sample));
             }
+        }
+        for embedding in self.embeddings() {
+            sum.field(b"embedding");
+            sum.field(embedding.word().as_bytes());
+            sum.field(embedding.hash().as_bytes());
         }
         Ok(sum.0.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
     }

@@ -36,22 +36,29 @@ const ADAPTERS: [&str; 6] =
 const UNET: &str = "model.diffusion_model.";
 const FIRST_CONVOLUTION: &str = "model.diffusion_model.input_blocks.0.0.weight";
 
-/// Whether the file holds changes of weights, not weights.
-pub(crate) fn is_adapter(shapes: &Shapes) -> bool {
-    shapes.names().any(|name| ADAPTERS.iter().any(|end| name.ends_with(end)))
-}
-
-/// What the file is, if it is a known kind other than a whole SD-XL checkpoint.
-pub(crate) fn what(shapes: &Shapes) -> Option<&'static str> {
-    if is_adapter(shapes) {
+/// What kind of file has tensors of these names, if it is known and no SD-XL checkpoint.
+pub(crate) fn kind(names: &[&str]) -> Option<&'static str> {
+    if names.iter().any(|name| is_change(name)) {
         return Some("a LoRA");
     }
-    OTHERS.iter().find(|(beginning, _)| shapes.any(beginning)).map(|(_, what)| *what)
+    let known = OTHERS.iter().find(|(beginning, _)| names.iter().any(|name| name.starts_with(beginning)));
+    known.map(|(_, what)| *what)
+}
+
+/// Whether a tensor of this name changes a weight, and is none.
+fn is_change(name: &str) -> bool {
+    ADAPTERS.iter().any(|end| name.ends_with(end))
+}
+
+/// Whether the file holds changes of weights, not weights.
+pub(crate) fn is_adapter(shapes: &Shapes) -> bool {
+    shapes.names().any(is_change)
 }
 
 /// What a file without the part `sought` is, in a few words.
 pub(crate) fn without(shapes: &Shapes, sought: &str) -> String {
-    match (what(shapes), shapes.any("conditioner.embedders."), shapes.any(UNET)) {
+    let known = kind(&shapes.names().collect::<Vec<_>>());
+    match (known, shapes.any("conditioner.embedders."), shapes.any(UNET)) {
         (Some(what), _, _) => what.to_string(),
         (None, true, _) => format!("a checkpoint without {sought}"),
         (None, false, true) => "a lone U-Net".to_string(),
@@ -65,7 +72,7 @@ pub(crate) fn without(shapes: &Shapes, sought: &str) -> String {
 /// [`atedm_core::Error::Weights`] that names the file and says what it is.
 pub(super) fn check(shapes: &Shapes, autoencoder: Autoencoder) -> Result<()> {
     let is = |what: &str| Err(shapes.error("", format!("is {what}: {EXPECTED}")));
-    if let Some(what) = what(shapes) {
+    if let Some(what) = kind(&shapes.names().collect::<Vec<_>>()) {
         return is(what);
     }
     let has = |root: &str| shapes.any(root);

@@ -23,6 +23,8 @@ use super::other::{self, Replaced};
 use super::part::Part;
 use crate::weights::{Naming, WeightFile, is_safetensors};
 
+pub(super) use self::kind::kind;
+
 /// Whether `path` is opened as a single file: it has the extension, or its content is safetensors.
 pub(super) fn is_meant(path: &Path) -> bool {
     let named = path.extension().is_some_and(|extension| extension == "safetensors");
