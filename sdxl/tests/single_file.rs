@@ -399,7 +399,8 @@ fn names_and_autoencoders_of_the_users_choice() {
     assert!(open_as(&renamed, &folder).unwrap().is_single_file());
     tensors.retain(|name, _| !name.starts_with("first_stage_model."));
     write(&file, &tensors);
-    let options = OpenOptions { vae: Some(folder.join("vae")), config: Some(folder.clone()), variant: None };
+    let options =
+        OpenOptions { vae: Some(folder.join("vae")), config: Some(folder.clone()), ..OpenOptions::default() };
     let checkpoint = Checkpoint::open(&file, options).unwrap();
     assert_eq!(drawn(&checkpoint, 32), drawn(&open(&folder).unwrap(), 32));
     let written = work.path().join("written");
