@@ -28,10 +28,10 @@ fn tiny_b_on_candle() {
 
 #[test]
 fn prompts_on_ndarray() {
-    assert_prompts::<Reference32>(&NdDevice);
+    assert_prompts::<Reference32>(&NdDevice, "");
 }
 
 #[test]
 fn prompts_on_candle() {
-    assert_prompts::<Candle>(&Device::Cpu);
+    assert_prompts::<Candle>(&Device::Cpu, "");
 }

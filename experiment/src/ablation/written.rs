@@ -75,8 +75,14 @@ impl Written<'_> {
             hashes: model.inputs()?,
         };
         let plan = self.planned(inputs, platform, registry, listener)?;
-        let prompts = config.prompts.iter().map(|prompt| prompt.text.as_str());
-        model.texts().warn(prompts, &config.sampling.text, &origin.key("prompt_syntax"), listener)?;
+        let mut warned: Vec<String> = Vec::new();
+        for options in plan.points.iter().map(|point| point.info.settings.text()) {
+            if !warned.contains(&options.syntax) {
+                let prompts = config.prompts.iter().map(|prompt| prompt.text.as_str());
+                model.texts().warn(prompts, &options, &origin.key("prompt_syntax"), listener)?;
+                warned.push(options.syntax);
+            }
+        }
         Ok(plan)
     }
 
