@@ -12,8 +12,10 @@ use atedm_sdxl::schedulers::{SamplerRegistry, SchedulerConfig};
 
 use crate::failure::{Failure, Outcome};
 use crate::inputs::{Inputs, of_checkpoint};
+use crate::loras::used;
 use crate::method::{GUIDANCE_SCALE, Method, Workload};
 use crate::model::{AskedSize, Model, Size};
+use crate::record::UsedLora;
 use crate::spec::PruneSpec;
 
 /// A U-Net at one size.
@@ -143,6 +145,15 @@ impl Subject {
             Files::Checkpoint(checkpoint) => checkpoint.identity().ok(),
             Files::Model(model) => model.checkpoint.identity().ok(),
         })
+    }
+
+    /// The LoRAs that change the checkpoint's weights.
+    pub fn loras(&self) -> Vec<UsedLora> {
+        match &self.files {
+            Files::None | Files::Folder(_) => Vec::new(),
+            Files::Checkpoint(checkpoint) => used(checkpoint),
+            Files::Model(model) => used(&model.checkpoint),
+        }
     }
 
     /// The properties that token counts and costs depend on, over `steps` steps. The run is guided if the U-Net allows it.

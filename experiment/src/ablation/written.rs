@@ -7,6 +7,7 @@ use crate::config::{Config, Origin};
 use crate::failure::Outcome;
 use crate::grid::points;
 use crate::listener::Listener;
+use crate::loras::used;
 use crate::model::{AskedPixels, AskedSize, Model};
 use crate::plan::{Plan, PlanInputs, RunOptions};
 use crate::platform::Platform;
@@ -43,6 +44,7 @@ impl Written<'_> {
             size: subject.size,
             work: subject.workload(self.config.sampling.steps),
             hashes: subject.inputs(),
+            loras: subject.loras(),
         };
         self.planned(inputs, platform, registry, listener)
     }
@@ -67,6 +69,7 @@ impl Written<'_> {
             size,
             work: model.workload(size, config.sampling.steps),
             hashes: model.inputs()?,
+            loras: used(&model.checkpoint),
         };
         let plan = self.planned(inputs, platform, registry, listener)?;
         model.warn_of_long_prompts(config.prompts.iter().map(|prompt| &prompt.text), listener)?;

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::png::TextChunk;
-use crate::record::{Flops, PointInfo, PromptLine, Provenance};
+use crate::record::{Flops, PointInfo, PromptLine, Provenance, UsedLora};
 
 /// The settings that a picture was made with.
 #[derive(Debug, Clone, PartialEq)]
@@ -34,6 +34,8 @@ pub struct ImageFacts {
     pub height: usize,
     /// The checkpoint.
     pub model: String,
+    /// The LoRAs that changed its weights.
+    pub loras: Vec<UsedLora>,
     /// The generator of the noise.
     pub rng: String,
     /// The dtype that the noise was drawn in.
@@ -70,6 +72,7 @@ impl ImageFacts {
             width: settings.width,
             height: settings.height,
             model: settings.model,
+            loras: settings.loras,
             rng: settings.rng,
             rng_dtype: settings.rng_dtype,
             method: settings.method,
@@ -98,6 +101,9 @@ pub fn text_chunks(facts: &ImageFacts) -> Vec<TextChunk> {
     let [mean, full] = [facts.flops.mean_tflop, facts.flops.whole_tflop].map(|tflop| tflop * 1e12);
     let flops = json!({ "mean_per_step": mean, "unpruned": full, "unit": "2 x MAC, one sample, one U-Net evaluation" });
     chunks.push(TextChunk::new("atedm:flops", flops.to_string()));
+    if !facts.loras.is_empty() {
+        chunks.push(TextChunk::new("atedm:loras", json!(facts.loras).to_string()));
+    }
     chunks
 }
 
@@ -154,6 +160,12 @@ mod tests {
             width: 64,
             height: 32,
             model: "a:b".into(),
+            loras: vec![UsedLora {
+                file: "ink.safetensors".into(),
+                hash: "00ff".into(),
+                scale: 0.8,
+                clip_scale: 0.5,
+            }],
             rng: "torch".into(),
             rng_dtype: "f16".into(),
             method: "at-edm".into(),
@@ -173,6 +185,8 @@ mod tests {
         let of = |key: &str| chunks.iter().find(|chunk| chunk.key == key).map(|chunk| chunk.text.as_str());
         assert_eq!(of("atedm:options"), Some("{\"ratio\":0.5}"));
         assert_eq!(of("atedm:rng_dtype"), Some("f16"));
+        let loras = r#"[{"clip_scale":0.5,"file":"ink.safetensors","hash":"00ff","scale":0.8}]"#;
+        assert_eq!(of("atedm:loras"), Some(loras));
         assert!(of("atedm:flops").unwrap().contains("mean_per_step"));
     }
 }

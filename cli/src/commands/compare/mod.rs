@@ -9,6 +9,7 @@ use atedm_experiment::files::{DATA_MOST, LatentsFile, OutputFile, png_bytes, rea
 use atedm_experiment::grid::Point;
 use atedm_experiment::init_image::InitImage;
 use atedm_experiment::inputs::{Inputs, digest};
+use atedm_experiment::loras::used;
 use atedm_experiment::model::Model;
 use atedm_experiment::observe::Watch;
 use atedm_experiment::pictures::{References, missing};
@@ -44,7 +45,8 @@ pub(crate) fn run(args: &CompareArgs, extension: &impl Extension) -> Outcome {
     let options = run_options(sample, "compare".into(), prompts(args))?;
     let options = RunOptions { distances: true, ..options };
     let hashes = inputs(sample, init.as_ref(), &model)?;
-    let inputs = PlanInputs { model: model.name(), size, work, hashes };
+    let loras = used(&model.checkpoint);
+    let inputs = PlanInputs { model: model.name(), size, work, hashes, loras };
     let (platform, registry) = (args.engine.platform(), registry::<NdTensor>(extension)?);
     let plan = Plan::new(options, points(specs, args)?, &inputs, &platform, &registry, &progress)?;
     model.warn_of_long_prompts(sample.prompt.iter().chain(&sample.negative_prompt), &progress)?;
