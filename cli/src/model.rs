@@ -5,36 +5,47 @@ use std::path::{Path, PathBuf};
 use atedm_core::DType;
 use atedm_experiment::model::{AskedPixels, AskedSize, Model};
 use atedm_experiment::subject::Subject;
+use atedm_sdxl::checkpoint::OpenOptions;
 
-use crate::args::EngineArgs;
+use crate::args::{EngineArgs, ModelArgs};
 use crate::builtin;
 use crate::failure::{Failure, Outcome};
 
 /// Opens a folder or a single file, or fetches a hub id (cargo feature `hub`). Opens the built-in model if none is named.
-/// Of a hub id's files, those of `variant` are fetched if they exist.
-pub(crate) fn open(typed: Option<&str>, variant: Option<&str>) -> Outcome<Model> {
-    match typed.filter(|typed| !builtin::is_meant(typed)) {
-        Some(typed) => Model::named(&folder_of(typed, variant)?, named(typed)),
+/// Of a hub id's files, those of `--variant` are fetched, else those of `fetched` if they exist.
+pub(crate) fn open(args: &ModelArgs, fetched: Option<&str>) -> Outcome<Model> {
+    let options = args.options();
+    match args.model.as_deref().filter(|typed| !builtin::is_meant(typed)) {
+        Some(typed) => {
+            let folder = folder_of(typed, args.variant.as_deref().or(fetched))?;
+            Model::named(&folder, named(typed), options)
+        }
         None => {
             let unpacked = builtin::unpack()?;
-            let model = Model::named(&unpacked.folder(), unpacked.name())?;
+            let model = Model::named(&unpacked.folder(), unpacked.name(), options)?;
             Ok(model.holding(unpacked))
         }
     }
 }
 
 /// Like [`open`], for a run. If the run uses half precision, a hub id's half-precision files are fetched.
-pub(crate) fn open_for(engine: &EngineArgs, typed: Option<&str>) -> Outcome<Model> {
+pub(crate) fn open_for(engine: &EngineArgs, args: &ModelArgs) -> Outcome<Model> {
     let half = DType::from(engine.dtype).size_in_bytes() == 2;
-    open(typed, half.then_some("fp16"))
+    open(args, half.then_some("fp16"))
 }
 
-/// SD-XL base 1.0, or the checkpoint `typed`. For a folder, the configurations suffice; weights may be missing.
-pub(crate) fn subject(typed: Option<&str>) -> Outcome<Subject> {
-    match typed {
-        None => Ok(Subject::sdxl_base()),
-        Some(typed) if Path::new(typed).join("unet").is_dir() => Subject::of_folder(Path::new(typed)),
-        Some(typed) => Ok(Subject::of_model(open(Some(typed), None)?)),
+/// SD-XL base 1.0, or the chosen checkpoint. For a plain folder, the configurations suffice; weights may be missing.
+pub(crate) fn subject(args: &ModelArgs) -> Outcome<Subject> {
+    let plain = args.options() == OpenOptions::default();
+    match args.model.as_deref() {
+        None if plain => Ok(Subject::sdxl_base()),
+        None => {
+            Err(Failure::usage("--model: expected a checkpoint, because other flags replace parts of it"))
+        }
+        Some(typed) if plain && Path::new(typed).join("unet").is_dir() => {
+            Subject::of_folder(Path::new(typed))
+        }
+        Some(_) => Ok(Subject::of_model(open(args, None)?)),
     }
 }
 

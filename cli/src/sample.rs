@@ -73,13 +73,13 @@ impl<'a> Job<'a> {
         let prompts = sample.prompt.iter().enumerate().map(prompt).collect();
         let options = run_options(sample, spec.method.clone(), prompts)?;
         let samplers = known_samplers(extension, sample.scheduler.as_deref())?;
-        let model = open_for(engine, sample.model.as_deref())?.with_samplers(samplers);
+        let model = open_for(engine, &sample.model)?.with_samplers(samplers);
         let size = model.size(asked(sample.width, sample.height))?;
         model.check_tiles(tiles(sample))?;
         let platform = engine.platform();
         let work = model.workload(size, sample.steps);
-        let loras = used(&model.checkpoint);
-        let inputs = PlanInputs { model: model.name(), size, work, hashes: Inputs::new(), loras };
+        let (parts, hashes, loras) = (model.parts(), Inputs::new(), used(&model.checkpoint));
+        let inputs = PlanInputs { model: model.name(), parts, size, work, hashes, loras };
         let registry: Registry<NdTensor> = registry(extension)?;
         let point = point(spec.method.clone(), spec, sample);
         let plan = Plan::single(options, &point, &inputs, &platform, &registry, progress)?;

@@ -88,7 +88,7 @@ fn figures_fit_each_other() {
 #[test]
 fn steps_without_guidance_run_on_half_of_the_rows() {
     let work = tempfile::tempdir().unwrap();
-    let tgate = ["--steps", "12", "--methods", "tgate", "--prune-opt", "gate_step=4"];
+    let tgate = ["--steps", "12", "--methods", "tgate,tgate:gate_step=6", "--prune-opt", "gate_step=4"];
     let args = |batch: &'static str| {
         let model =
             ["bench", "--model", tiny().to_str().unwrap(), "--size", "64", "--repeats", "1", "--quiet"];
@@ -106,6 +106,8 @@ fn steps_without_guidance_run_on_half_of_the_rows() {
     let (table, said, single) = args("1");
     assert!(said.contains("it ends guidance at step 4") && !table.contains("guidance"), "{said}\n{table}");
     assert_eq!(single["guided"], false);
+    let own = &guided["methods"][1];
+    assert_eq!((&own["name"], &own["unguided_steps"]), (&"tgate gate_step=6".into(), &6.into()));
     let (guided, single) = (&guided["methods"][0], &single["methods"][0]);
     assert_eq!((&guided["unguided_steps"], &single["unguided_steps"]), (&8.into(), &0.into()));
     assert_eq!(guided["flops_full"], single["flops_full"]);

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use atedm_sdxl::checkpoint::{Lora, OpenOptions};
 use atedm_sdxl::rng::{NoiseDType, RngKind};
 use serde::Deserialize;
 
@@ -49,6 +50,8 @@ pub struct Config {
     pub title: String,
     /// The checkpoint.
     pub model: Option<String>,
+    /// How the checkpoint is opened: the files that replace parts of it.
+    pub open: OpenOptions,
     /// The run's seed. Each prompt's seed is derived from it and the prompt's id.
     pub seed: u64,
     /// Width in pixels; the checkpoint's own if `None`.
@@ -110,6 +113,10 @@ pub struct GridEntry {
 struct File {
     title: Option<String>,
     model: Option<String>,
+    vae: Option<PathBuf>,
+    variant: Option<String>,
+    lora: Vec<String>,
+    lora_clip_scale: Option<f64>,
     seed: u64,
     steps: usize,
     guidance_scale: f64,
@@ -162,6 +169,10 @@ impl Default for File {
         Self {
             title: None,
             model: None,
+            vae: None,
+            variant: None,
+            lora: Vec::new(),
+            lora_clip_scale: None,
             seed: 0,
             steps: 50,
             guidance_scale: 7.0,
@@ -252,6 +263,12 @@ impl Config {
         Ok(Self {
             title: file.title.unwrap_or(title),
             model: file.model,
+            open: OpenOptions {
+                vae: file.vae,
+                variant: file.variant,
+                loras: loras(&file.lora, file.lora_clip_scale)?,
+                ..OpenOptions::default()
+            },
             seed: file.seed,
             width: file.width,
             height: file.height,
@@ -274,6 +291,14 @@ impl Config {
             grid: file.grid,
         })
     }
+}
+
+/// The LoRAs of `lora` and `lora_clip_scale`.
+fn loras(texts: &[String], clip_scale: Option<f64>) -> Outcome<Vec<Lora>> {
+    if texts.is_empty() && clip_scale.is_some() {
+        return Err(Failure::usage("lora_clip_scale: expected a list lora beside it"));
+    }
+    texts.iter().map(|text| Ok(Lora { clip_scale, ..text.parse::<Lora>()? })).collect()
 }
 
 /// Describes an error in a TOML text, with its line. If the message names no key, it adds the key of that line.
@@ -300,6 +325,19 @@ mod tests {
     }
 
     const LEAST: &str = "[prompts]\nfox = \"a fox\"\n[[grid]]\nmethod = \"none\"\n";
+
+    #[test]
+    fn loras_are_files_and_scales() {
+        let read = |text: &str| parse(&format!("{text}\n{LEAST}"));
+        let lora = |path: &str, scale, clip_scale| Lora { path: path.into(), scale, clip_scale };
+        let config = read("lora = [\"a.safetensors:0.5\", \"b.safetensors\"]").unwrap();
+        assert_eq!(config.open.loras, [lora("a.safetensors", 0.5, None), lora("b.safetensors", 1.0, None)]);
+        let config = read("lora = [\"a.safetensors\"]\nlora_clip_scale = 0.25").unwrap();
+        assert_eq!(config.open.loras, [lora("a.safetensors", 1.0, Some(0.25))]);
+        let refused = |text: &str| read(text).unwrap_err().to_string();
+        assert_eq!(refused("lora_clip_scale = 1.0"), "lora_clip_scale: expected a list lora beside it");
+        assert_eq!(refused("lora = [\"a:nan\"]"), "lora a: expected a finite scale, got NaN");
+    }
 
     #[test]
     fn the_least_configuration_has_the_documented_defaults() {

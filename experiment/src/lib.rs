@@ -85,6 +85,7 @@ pub mod merge;
 pub mod method;
 pub mod model;
 pub mod observe;
+pub mod parts;
 pub mod pictures;
 pub mod plan;
 pub mod platform;

@@ -138,7 +138,8 @@ mod tests {
     #[test]
     fn classes_have_the_names_of_their_spacing() {
         let sdxl = SchedulerConfig::sdxl();
-        let trailing = SchedulerConfig { spacing: Some(Spacing::Trailing), ..sdxl.clone() };
+        let mut trailing = sdxl.clone();
+        trailing.spacing = Some(Spacing::Trailing);
         assert_eq!(short_name("EulerDiscreteScheduler", &sdxl), "EulerDiscreteScheduler");
         assert_eq!(short_name("EulerDiscreteScheduler", &trailing), "euler-trailing");
         assert_eq!(short_name("LCMScheduler", &sdxl), "lcm");

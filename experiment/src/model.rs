@@ -16,6 +16,7 @@ use crate::failure::{Failure, Outcome};
 use crate::inputs::{Inputs, of_checkpoint};
 use crate::listener::Listener;
 use crate::method::{GUIDANCE_SCALE, Workload};
+use crate::parts::Parts;
 
 /// The longest side accepted, in pixels.
 pub const LONGEST_SIDE: usize = 1 << 15;
@@ -98,6 +99,7 @@ pub struct Model {
     /// The configurations and the paths of the files.
     pub checkpoint: Checkpoint,
     name: String,
+    parts: Parts,
     tokenizers: [ClipTokenizer; 2],
     samplers: SamplerRegistry<NdTensor>,
     /// An object that must live as long as the files may be read.
@@ -117,18 +119,19 @@ impl Model {
     /// [`Failure::Run`] naming the file that is missing or broken.
     pub fn open(folder: &Path) -> Outcome<Self> {
         let name = folder.file_name().unwrap_or(folder.as_os_str()).to_string_lossy().into_owned();
-        Self::named(folder, name)
+        Self::named(folder, name, OpenOptions::default())
     }
 
-    /// Like [`Model::open`], with another name in results.
+    /// Like [`Model::open`], with another name in results, and with files that replace parts of the checkpoint.
     ///
     /// # Errors
-    /// The errors of [`Model::open`].
-    pub fn named(folder: &Path, name: impl Into<String>) -> Outcome<Self> {
-        let checkpoint = Checkpoint::open(folder, OpenOptions::default()).map_err(Failure::run)?;
+    /// The errors of [`Model::open`]. [`Failure::Run`] naming a file of `options` that is missing, broken or does not fit.
+    pub fn named(folder: &Path, name: impl Into<String>, options: OpenOptions) -> Outcome<Self> {
+        let parts = Parts::of(&options);
+        let checkpoint = Checkpoint::open(folder, options).map_err(Failure::run)?;
         let tokenizers = checkpoint.tokenizers().map_err(Failure::run)?;
         let samplers = SamplerRegistry::with_builtins();
-        Ok(Self { checkpoint, tokenizers, name: name.into(), samplers, held: None })
+        Ok(Self { checkpoint, parts, tokenizers, name: name.into(), samplers, held: None })
     }
 
     /// Replaces the known samplers.
@@ -147,6 +150,11 @@ impl Model {
     /// The model's name in results.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// The files that replace parts of the checkpoint, as results name them.
+    pub fn parts(&self) -> &Parts {
+        &self.parts
     }
 
     /// The requested width and height in pixels, or the checkpoint's own.

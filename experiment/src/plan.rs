@@ -19,6 +19,7 @@ use crate::failure::{Failure, Outcome};
 use crate::listener::Listener;
 use crate::method::{Method, Workload};
 use crate::model::Size;
+use crate::parts::Parts;
 use crate::platform::Platform;
 use crate::spec::{PruneSpec, in_label};
 use crate::workload::mean_of;
@@ -28,6 +29,8 @@ use crate::workload::mean_of;
 pub struct PlanInputs<'a> {
     /// The model's name.
     pub model: &'a str,
+    /// The files that replace parts of the model.
+    pub parts: &'a Parts,
     /// The size of every image.
     pub size: Size,
     /// The properties that costs depend on. Each point replaces the steps by its own.
@@ -318,6 +321,7 @@ impl<T: AttentionOps> Planner<'_, T> {
         let planned = method.step_tflops(&work)?;
         let settings = Settings {
             model: inputs.model.to_string(),
+            parts: inputs.parts.clone(),
             method: method.name.clone(),
             options: method.settings.clone(),
             steps: sampling.steps,

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::inputs::Inputs;
+use super::parts::Parts;
 
 /// The version of lines and of `run.json`. It is raised when a field changes its meaning.
 pub const FORMAT: u32 = 1;
@@ -58,6 +59,9 @@ pub struct Record {
 pub struct Settings {
     /// The name of the checkpoint, without the folders above it.
     pub model: String,
+    /// The files that replace parts of the checkpoint: `{"vae": "sdxl-vae-fp16-fix"}`. Not written if there are none.
+    #[serde(default, skip_serializing_if = "Parts::is_empty")]
+    pub parts: Parts,
     /// The method's registered name; `none` is the unpruned model.
     pub method: String,
     /// Every option with its value; a budget is replaced by its ratio. For a plugin, the options as they were given.

@@ -15,6 +15,7 @@ use crate::inputs::{Inputs, of_checkpoint};
 use crate::loras::used;
 use crate::method::{GUIDANCE_SCALE, Method, Workload};
 use crate::model::{AskedSize, Model, Size};
+use crate::parts::Parts;
 use crate::record::UsedLora;
 use crate::spec::PruneSpec;
 
@@ -145,6 +146,15 @@ impl Subject {
             Files::Checkpoint(checkpoint) => checkpoint.identity().ok(),
             Files::Model(model) => model.checkpoint.identity().ok(),
         })
+    }
+
+    /// The files that replace parts of the checkpoint.
+    pub fn parts(&self) -> &Parts {
+        static NONE: Parts = Parts::NONE;
+        match &self.files {
+            Files::Model(model) => model.parts(),
+            Files::None | Files::Folder(_) | Files::Checkpoint(_) => &NONE,
+        }
     }
 
     /// The LoRAs that change the checkpoint's weights.

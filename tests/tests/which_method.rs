@@ -243,8 +243,7 @@ fn tables() -> String {
     if !notes.is_empty() {
         text.push('\n');
     }
-    text +=
-        "On a U-Net, does the method of the row stack with that of the column, the row's outside?\n\n|  |";
+    text += "Can two methods stack on a U-Net? The row is the outer method, the column the inner one: `row+column`.\n\n|  |";
     families.iter().for_each(|(name, _)| text += &format!(" `{name}` |"));
     text += "\n|---|";
     text += &"---|".repeat(families.len());

@@ -5,13 +5,14 @@ use std::path::PathBuf;
 use atedm_experiment::shard::Shard;
 use clap::{Args, Subcommand};
 
-use super::{EngineArgs, parse};
+use super::{EngineArgs, ModelArgs, parse};
 
 /// Flags of `atedm ablate`.
 #[derive(Debug, Args)]
 #[command(
     args_conflicts_with_subcommands = true,
     subcommand_negates_reqs = true,
+    mut_arg("model", |arg| arg.help("Checkpoint that replaces the configuration's; without either, the built-in model makes the images")),
     after_help = "Examples:\n  \
     atedm ablate fig10.toml --plan                        the points, their ratios and TFLOPs; no checkpoint needed\n  \
     atedm ablate fig10.toml --model sdxl-base --output fig10 --resume\n  \
@@ -27,9 +28,8 @@ pub(crate) struct AblateArgs {
     /// Folder for images and results; must be new or empty unless --resume is given
     #[arg(long, short, value_name = "DIR", required_unless_present = "plan")]
     pub(crate) output: Option<PathBuf>,
-    /// Checkpoint that replaces the configuration's; without either, the built-in model makes the images
-    #[arg(long, value_name = "DIR")]
-    pub(crate) model: Option<String>,
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
     /// Prompts that replace the configuration's: .jsonl, a .csv or .tsv with a column caption or prompt, or lines of an
     /// id, a tab and a prompt
     #[arg(long, value_name = "FILE")]

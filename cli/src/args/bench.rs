@@ -4,11 +4,16 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::{EngineArgs, PRUNE_OPT_HELP, parse};
+use super::{EngineArgs, ModelArgs, PRUNE_OPT_HELP, parse};
+
+/// Help of `--model`.
+const MODEL_HELP: &str = "\
+    Checkpoint: a diffusers folder, a single file or a hub id; atedm-shapes is the built-in model \
+    [default: SD-XL base's U-Net with generated weights]";
 
 /// Flags of `atedm bench`.
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  \
+#[command(mut_arg("model", |arg| arg.help(MODEL_HELP)), after_help = "Examples:\n  \
     atedm bench --backend tch --dtype bf16                         SD-XL's U-Net at 1024 px, whole and pruned\n  \
     atedm bench --backend tch --dtype bf16 --methods at-edm --unfused --json unfused.json\n  \
     atedm bench --model my-sdxl --size 512 --methods at-edm-fast,none --repeats 5\n\n\
@@ -17,10 +22,8 @@ use super::{EngineArgs, PRUNE_OPT_HELP, parse};
 pub(crate) struct BenchArgs {
     #[command(flatten)]
     pub(crate) engine: EngineArgs,
-    /// Checkpoint: a diffusers folder, a single file or a hub id; atedm-shapes is the built-in model [default: SD-XL base's U-Net with
-    /// generated weights]
-    #[arg(long, value_name = "DIR")]
-    pub(crate) model: Option<String>,
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
     /// Use only --model's configuration, with generated weights (the weight files may be missing)
     #[arg(long, requires = "model")]
     pub(crate) generated: bool,
@@ -31,11 +34,7 @@ pub(crate) struct BenchArgs {
     #[arg(long, value_name = "N", default_value = "1", value_parser = parse::positive, allow_negative_numbers = true)]
     pub(crate) batch: usize,
     /// Methods to time, in addition to the full model, each with options if you like: at-edm:ratio=0.5,tau=15,tome-c
-    #[arg(
-        long,
-        value_name = "NAME[:KEY=VALUE,…],…",
-        default_value = "at-edm-fast,at-edm-dagger-fast"
-    )]
+    #[arg(long, value_name = "NAME[:KEY=VALUE,…],…", default_value = "at-edm-fast,at-edm-dagger-fast")]
     pub(crate) methods: Vec<String>,
     /// Options of every method (repeatable); those in --methods override them
     #[arg(long, value_name = "KEY=VALUE,…", action = clap::ArgAction::Append, long_help = PRUNE_OPT_HELP)]

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
-use super::{DTypeKind, EngineArgs, MODEL_HELP, PruneArgs, RNG_DTYPE_HELP, RngName, ShardArgs, parse};
+use super::{DTypeKind, EngineArgs, ModelArgs, PruneArgs, RNG_DTYPE_HELP, RngName, ShardArgs, parse};
 
 /// Flags of `atedm eval`.
 #[derive(Debug, Args)]
@@ -39,8 +39,8 @@ pub(crate) struct ExportArgs {
     /// Folder for all results; must not contain another export
     #[arg(long, short, value_name = "DIR")]
     pub(crate) output: PathBuf,
-    #[arg(long, value_name = "MODEL", help = MODEL_HELP)]
-    pub(crate) model: Option<String>,
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
     /// An ablation's configuration, for several methods or guidance scales at once; its prompts are ignored
     #[arg(long, value_name = "FILE.toml", conflicts_with_all = [
         "prune", "prune_opt", "prune_config", "steps", "guidance_scale", "guidance_rescale", "scheduler", "negative_prompt", "seed", "width",

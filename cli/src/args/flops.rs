@@ -4,20 +4,23 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::{PRUNE_OPT_HELP, parse};
+use super::{ModelArgs, PRUNE_OPT_HELP, parse};
+
+/// Help of `--model`.
+const MODEL_HELP: &str = "\
+    Checkpoint: a diffusers folder (only its configurations are read), a single file or a hub id; atedm-shapes is the \
+    built-in model [default: SD-XL base 1.0's configuration]";
 
 /// Flags of `atedm flops`.
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  \
+#[command(mut_arg("model", |arg| arg.help(MODEL_HELP)), after_help = "Examples:\n  \
     atedm flops                                                    SD-XL base at 1024 px, the paper's AT-EDM and AT-EDM†\n  \
     atedm flops --prune at-edm-a,at-edm-b,at-edm-c,at-edm-d        the paper's Table 1\n  \
     atedm flops --prune at-edm --prune-opt prune_point=before_ff --budget 4.1\n  \
     atedm flops --model my-sdxl --width 768 --height 1024 --json")]
 pub(crate) struct FlopsArgs {
-    /// Checkpoint: a diffusers folder (only its configurations are read), a single file or a hub id; atedm-shapes is the built-in
-    /// model [default: SD-XL base 1.0's configuration]
-    #[arg(long, value_name = "DIR")]
-    pub(crate) model: Option<String>,
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
     /// Denoising steps of the schedule for the mean
     #[arg(long, value_name = "N", default_value = "50", value_parser = parse::positive, allow_negative_numbers = true)]
     pub(crate) steps: usize,

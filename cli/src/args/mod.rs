@@ -6,6 +6,7 @@ mod compare;
 mod convert;
 mod eval;
 mod flops;
+mod model;
 mod parse;
 mod report;
 mod scenes;
@@ -27,6 +28,7 @@ pub(crate) use compare::CompareArgs;
 pub(crate) use convert::ConvertArgs;
 pub(crate) use eval::{EvalAction, EvalArgs, ExportArgs};
 pub(crate) use flops::FlopsArgs;
+pub(crate) use model::ModelArgs;
 pub(crate) use parse::Device;
 pub(crate) use report::ReportArgs;
 pub(crate) use scenes::ScenesArgs;
@@ -124,8 +126,8 @@ pub(crate) struct GenerateArgs {
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Image")]
 pub(crate) struct SampleArgs {
-    #[arg(long, value_name = "MODEL", help = MODEL_HELP)]
-    pub(crate) model: Option<String>,
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
     /// Prompt; repeat it for a batch of several images (writes OUT-0.png, OUT-1.png, …)
     #[arg(long, value_name = "TEXT", required = true)]
     pub(crate) prompt: Vec<String>,
@@ -297,8 +299,8 @@ pub(crate) struct OutputArgs {
     after_help = "Example:\n  atedm inspect --model sdxl-base --prune at-edm --prune-opt ratio=0.63 --width 1024 --height 1024"
 )]
 pub(crate) struct InspectArgs {
-    #[arg(long, value_name = "MODEL", help = MODEL_HELP)]
-    pub(crate) model: Option<String>,
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
     /// Denoising steps of the schedule
     #[arg(long, value_name = "N", default_value = "50", value_parser = parse::positive, allow_negative_numbers = true)]
     pub(crate) steps: usize,
@@ -363,25 +365,12 @@ pub(crate) struct InitTinyArgs {
 const RNG_DTYPE_HELP: &str = "\
     Element type that torch's noise is drawn in; f32 gives one picture over types [default: that of --dtype, as diffusers draws]";
 
-/// Help of `--model`.
-#[cfg(feature = "embedded")]
-const MODEL_HELP: &str = "\
-    Checkpoint: a diffusers folder, a single safetensors file, or a hub id such as \
-    stabilityai/stable-diffusion-xl-base-1.0 \
-    [default: atedm-shapes, the small model that is built in]";
 /// An example for the first picture.
 #[cfg(feature = "embedded")]
 const EXAMPLE: &str = "Example: atedm generate --prompt \"a large red star on the left\" --output star.png";
 /// An example for the first picture, in a build without a model.
 #[cfg(not(feature = "embedded"))]
 const EXAMPLE: &str = "Example: atedm generate --model sdxl-base --prompt \"a red fox\" --output fox.png";
-
-/// Help of `--model`, in a build without a model.
-#[cfg(not(feature = "embedded"))]
-const MODEL_HELP: &str = "\
-    Checkpoint: a diffusers folder, a single safetensors file, or a hub id such as \
-    stabilityai/stable-diffusion-xl-base-1.0 \
-    (needed: this build has no model of its own)";
 
 #[cfg(feature = "candle")]
 const DEFAULT_BACKEND: &str = "candle";

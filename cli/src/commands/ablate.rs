@@ -13,7 +13,7 @@ use atedm_sdxl::flops::readable;
 
 use super::print::print;
 use crate::Extension;
-use crate::args::{AblateAction, AblateArgs, EngineArgs, MergeArgs, ShardArgs};
+use crate::args::{AblateAction, AblateArgs, EngineArgs, MergeArgs, ModelArgs, ShardArgs};
 use crate::dispatch::run_plan;
 use crate::failure::{Failure, Outcome};
 use crate::model::{open_for, subject};
@@ -34,20 +34,15 @@ pub(crate) fn run(args: &AblateArgs, extension: &impl Extension) -> Outcome {
     let Some(output) = args.output.as_deref() else {
         return Err(Failure::usage("--output: expected a folder"));
     };
-    let request = Request {
-        model: args.model.as_deref(),
-        output,
-        shards: &args.shards,
-        engine: &args.engine,
-        quiet: args.quiet,
-    };
+    let request =
+        Request { model: &args.model, output, shards: &args.shards, engine: &args.engine, quiet: args.quiet };
     make_images(written, &request, extension, Box::new(|| Ok(())))
 }
 
 /// The flags that apply in addition to a configuration.
 pub(super) struct Request<'a> {
-    /// The checkpoint that replaces the configuration's.
-    pub(super) model: Option<&'a str>,
+    /// The flags of the model, which replace the configuration's keys.
+    pub(super) model: &'a ModelArgs,
     /// The run's folder.
     pub(super) output: &'a Path,
     pub(super) shards: &'a ShardArgs,
@@ -56,9 +51,8 @@ pub(super) struct Request<'a> {
 }
 
 fn show_plan(written: Written<'_>, args: &AblateArgs, extension: &impl Extension) -> Outcome {
-    let typed = args.model.as_deref();
-    let subject = subject(typed.or(written.config.model.as_deref()));
-    let subject = subject.map_err(|failure| of_model(failure, written, typed))?;
+    let subject = subject(&args.model.or(written.config));
+    let subject = subject.map_err(|failure| of_model(failure, written, &args.model))?;
     let subject = subject.with_samplers(samplers(extension)?);
     let (platform, registry) = (args.engine.platform(), registry::<NdTensor>(extension)?);
     let progress = Progress::new(0, args.quiet);
@@ -67,8 +61,8 @@ fn show_plan(written: Written<'_>, args: &AblateArgs, extension: &impl Extension
 }
 
 /// An error in a model that the configuration names is the configuration's. In one from the command line it is not.
-fn of_model(failure: Failure, written: Written<'_>, typed: Option<&str>) -> Failure {
-    match (typed, &written.config.model) {
+fn of_model(failure: Failure, written: Written<'_>, flags: &ModelArgs) -> Failure {
+    match (&flags.model, &written.config.model) {
         (None, Some(_)) => written.origin.blamed(failure.within("model")),
         _ => failure,
     }
@@ -81,9 +75,9 @@ pub(super) fn make_images(
     extension: &impl Extension,
     before: Before<'_>,
 ) -> Outcome {
-    let Request { model: typed, output, shards, engine, quiet } = *request;
-    let model = open_for(engine, typed.or(written.config.model.as_deref()));
-    let model = model.map_err(|failure| of_model(failure, written, typed))?;
+    let Request { model: flags, output, shards, engine, quiet } = *request;
+    let model = open_for(engine, &flags.or(written.config));
+    let model = model.map_err(|failure| of_model(failure, written, flags))?;
     let model = model.with_samplers(samplers(extension)?);
     let (platform, registry) = (engine.platform(), registry::<NdTensor>(extension)?);
     let progress = Progress::new(0, quiet);

@@ -20,14 +20,14 @@ use crate::prune;
 
 /// Runs the benchmark and prints the result.
 pub(crate) fn run(args: &BenchArgs, extension: &impl Extension) -> Outcome {
-    let model = match args.model.as_deref() {
-        Some(typed) if !args.generated => Some(open_for(&args.engine, Some(typed))?),
+    let model = match &args.model.model {
+        Some(_) if !args.generated => Some(open_for(&args.engine, &args.model)?),
         _ => None,
     };
     let side = AskedPixels { key: "--size", pixels: args.size };
     let subject = match &model {
         Some(model) => Subject::of_checkpoint(&model.checkpoint),
-        None => subject(args.model.as_deref())?,
+        None => subject(&args.model)?,
     };
     let subject = subject.sized(AskedSize { width: side, height: side })?;
     let output = args.json.as_deref().map(OutputFile::prepare).transpose()?;

@@ -17,7 +17,7 @@ use crate::{prune, tell};
 
 /// Computes the costs and prints them.
 pub(crate) fn run(args: &FlopsArgs, extension: &impl Extension) -> Outcome {
-    let subject = subject(args.model.as_deref())?.sized(size(args.width, args.height))?;
+    let subject = subject(&args.model)?.sized(size(args.width, args.height))?;
     let work = subject.workload(args.steps);
     let registry = registry::<NdTensor>(extension)?;
     let none = PruneSpec::new("none");

@@ -41,6 +41,7 @@ impl Written<'_> {
         let subject = self.sized(|asked| subject.sized(asked))?;
         let inputs = PlanInputs {
             model: &subject.name,
+            parts: subject.parts(),
             size: subject.size,
             work: subject.workload(self.config.sampling.steps),
             hashes: subject.inputs(),
@@ -66,6 +67,7 @@ impl Written<'_> {
         model.check_tiles(tiles).map_err(|failure| origin.blamed(failure))?;
         let inputs = PlanInputs {
             model: model.name(),
+            parts: model.parts(),
             size,
             work: model.workload(size, config.sampling.steps),
             hashes: model.inputs()?,

@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use super::png::TextChunk;
+use crate::parts::Parts;
 use crate::record::{Flops, PointInfo, PromptLine, Provenance, UsedLora};
 
 /// The settings that a picture was made with.
@@ -34,6 +35,8 @@ pub struct ImageFacts {
     pub height: usize,
     /// The checkpoint.
     pub model: String,
+    /// The files that replace parts of the checkpoint.
+    pub parts: Parts,
     /// The LoRAs that changed its weights.
     pub loras: Vec<UsedLora>,
     /// The generator of the noise.
@@ -72,6 +75,7 @@ impl ImageFacts {
             width: settings.width,
             height: settings.height,
             model: settings.model,
+            parts: settings.parts,
             loras: settings.loras,
             rng: settings.rng,
             rng_dtype: settings.rng_dtype,
@@ -118,8 +122,13 @@ fn parameters(facts: &ImageFacts) -> String {
         false => String::new(),
     };
     let strength = facts.strength.map_or(String::new(), |share| format!("Denoising strength: {share}, "));
+    let part = |(option, name): (&str, &str)| match option {
+        "vae" => format!("VAE: {}, ", quoted(name)),
+        option => format!("{option}: {}, ", quoted(name)),
+    };
+    let parts: String = facts.parts.iter().map(part).collect();
     text.push_str(&format!(
-        "Steps: {}, Sampler: {}, CFG scale: {}, {rescale}Seed: {}, Size: {}x{}, Model: {}, {strength}RNG: {}, \
+        "Steps: {}, Sampler: {}, CFG scale: {}, {rescale}Seed: {}, Size: {}x{}, Model: {}, {parts}{strength}RNG: {}, \
          Token pruning: {}, Version: atedm {}",
         facts.steps,
         facts.sampler,
@@ -160,6 +169,7 @@ mod tests {
             width: 64,
             height: 32,
             model: "a:b".into(),
+            parts: serde_json::from_value(json!({"vae": "x,y"})).unwrap(),
             loras: vec![UsedLora {
                 file: "ink.safetensors".into(),
                 hash: "00ff".into(),
@@ -180,7 +190,7 @@ mod tests {
         assert_eq!(lines[..2], ["a fox, red", "Negative prompt: blurry"]);
         assert!(
             lines[2]
-                .starts_with("Steps: 20, Sampler: euler, CFG scale: 7, Seed: 3, Size: 64x32, Model: \"a:b\"")
+                .starts_with("Steps: 20, Sampler: euler, CFG scale: 7, Seed: 3, Size: 64x32, Model: \"a:b\", VAE: \"x,y\", RNG: torch")
         );
         let of = |key: &str| chunks.iter().find(|chunk| chunk.key == key).map(|chunk| chunk.text.as_str());
         assert_eq!(of("atedm:options"), Some("{\"ratio\":0.5}"));

@@ -9,51 +9,40 @@ use atedm_core::{Result, Tensor};
 
 use super::config::SchedulerConfig;
 use super::denoise::Denoiser;
-use super::kinds::{FinalSigma, Levels, Prediction};
+use super::kinds::{Levels, Prediction};
+use super::leveled::{Leveled, Rule};
 use super::ops::{add_scaled, at, divide, noise_like};
-use super::sampler::Sampler;
 use super::sigmas::SigmaSchedule;
 use crate::rng::NoiseSource;
 
 /// Euler ancestral. It has only the training levels, and its final level is always 0.
 #[derive(Debug, Clone)]
 pub(super) struct EulerAncestral {
-    schedule: SigmaSchedule,
     denoiser: Denoiser,
 }
 
 impl EulerAncestral {
-    pub(super) fn new(config: &SchedulerConfig, steps: usize) -> Result<Self> {
+    pub(super) fn new(config: &SchedulerConfig, steps: usize) -> Result<Leveled<Self>> {
         if config.prediction == Prediction::Sample {
             let reason = "expected epsilon or v_prediction for euler-a, got sample";
             return Err(config.error("prediction_type", reason));
         }
-        let plain = SchedulerConfig { final_sigma: FinalSigma::Zero, ..config.with_levels(Levels::Training) };
-        let schedule = SigmaSchedule::discrete(&plain, steps)?;
-        Ok(Self { schedule, denoiser: Denoiser::Plain(config.prediction) })
+        let schedule = SigmaSchedule::to_zero(&config.with_levels(Levels::Training), steps)?;
+        Ok(Leveled { schedule, rule: Self { denoiser: Denoiser::Plain(config.prediction) } })
     }
 }
 
-impl<T: Tensor> Sampler<T> for EulerAncestral {
-    fn timesteps(&self) -> &[f64] {
-        &self.schedule.timesteps
-    }
-
-    fn sigmas(&self) -> &[f64] {
-        &self.schedule.wide
-    }
-
-    fn init_noise_sigma(&self) -> f64 {
-        self.schedule.initial
-    }
-
-    fn scale_input(&self, sample: &T, step: usize) -> Result<T> {
-        self.schedule.scale_input(sample, step)
-    }
-
-    fn step(&mut self, output: &T, step: usize, sample: &T, noise: &mut dyn NoiseSource) -> Result<T> {
-        let from = at(&self.schedule.sigmas, step)?;
-        let to = at(&self.schedule.sigmas, step + 1)?;
+impl<T: Tensor> Rule<T> for EulerAncestral {
+    fn step(
+        &mut self,
+        schedule: &SigmaSchedule,
+        output: &T,
+        step: usize,
+        sample: &T,
+        noise: &mut dyn NoiseSource,
+    ) -> Result<T> {
+        let from = at(&schedule.sigmas, step)?;
+        let to = at(&schedule.sigmas, step + 1)?;
         let up = (to * to * (from * from - to * to) / (from * from)).sqrt();
         let down = (to * to - up * up).sqrt();
         let clean = self.denoiser.denoised(output, sample, from)?;
@@ -61,9 +50,5 @@ impl<T: Tensor> Sampler<T> for EulerAncestral {
         let moved = add_scaled(sample, &derivative, down - from)?;
         // The last step does not use this noise. It is drawn so that the generator's state stays that of diffusers.
         add_scaled(&moved, &noise_like(sample, noise)?, up)
-    }
-
-    fn add_noise(&self, clean: &T, noise: &T, step: usize) -> Result<T> {
-        add_scaled(clean, noise, at(&self.schedule.sigmas, step)?)
     }
 }

@@ -10,7 +10,6 @@ use atedm_core::{Error, Result, Tensor};
 
 use super::config::SchedulerConfig;
 use super::denoise::Denoiser;
-use super::kinds::FinalSigma;
 use super::ops::{add_scaled, at, clip, divide, scale};
 use super::sampler::Sampler;
 use super::sigmas::SigmaSchedule;
@@ -43,8 +42,7 @@ fn level_of(evaluation: usize) -> usize {
 
 impl<T: Tensor> Heun<T> {
     pub(super) fn new(config: &SchedulerConfig, steps: usize) -> Result<Self> {
-        let ending = SchedulerConfig { final_sigma: FinalSigma::Zero, ..config.clone() };
-        let schedule = SigmaSchedule::discrete(&ending, steps)?;
+        let schedule = SigmaSchedule::to_zero(config, steps)?;
         let evaluations = 2 * schedule.timesteps.len() - 1;
         let by_level = |values: &[f64], count: usize| {
             (0..count).map(|evaluation| at(values, level_of(evaluation))).collect::<Result<Vec<f64>>>()

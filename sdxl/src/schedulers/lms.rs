@@ -13,9 +13,8 @@ use atedm_core::{Result, Tensor};
 
 use super::config::SchedulerConfig;
 use super::denoise::Denoiser;
-use super::kinds::FinalSigma;
+use super::leveled::{Leveled, Rule};
 use super::ops::{add_scaled, at, divide};
-use super::sampler::Sampler;
 use super::sigmas::SigmaSchedule;
 use crate::rng::NoiseSource;
 
@@ -25,43 +24,32 @@ const ORDER: usize = 4;
 /// LMS.
 #[derive(Debug)]
 pub(super) struct Lms<T> {
-    schedule: SigmaSchedule,
     denoiser: Denoiser,
     /// The last derivatives, the newest first.
     derivatives: VecDeque<T>,
 }
 
 impl<T: Tensor> Lms<T> {
-    pub(super) fn new(config: &SchedulerConfig, steps: usize) -> Result<Self> {
-        let ending = SchedulerConfig { final_sigma: FinalSigma::Zero, ..config.clone() };
-        let schedule = SigmaSchedule::discrete(&ending, steps)?;
-        Ok(Self { schedule, denoiser: Denoiser::Plain(config.prediction), derivatives: VecDeque::new() })
+    pub(super) fn new(config: &SchedulerConfig, steps: usize) -> Result<Leveled<Self>> {
+        let rule = Self { denoiser: Denoiser::Plain(config.prediction), derivatives: VecDeque::new() };
+        Ok(Leveled { schedule: SigmaSchedule::to_zero(config, steps)?, rule })
     }
 }
 
-impl<T: Tensor> Sampler<T> for Lms<T> {
-    fn timesteps(&self) -> &[f64] {
-        &self.schedule.timesteps
-    }
-
-    fn sigmas(&self) -> &[f64] {
-        &self.schedule.wide
-    }
-
-    fn init_noise_sigma(&self) -> f64 {
-        self.schedule.initial
-    }
-
-    fn scale_input(&self, sample: &T, step: usize) -> Result<T> {
-        self.schedule.scale_input(sample, step)
-    }
-
-    fn step(&mut self, output: &T, step: usize, sample: &T, _noise: &mut dyn NoiseSource) -> Result<T> {
-        let (sigma, next) = (at(&self.schedule.wide, step)?, at(&self.schedule.wide, step + 1)?);
+impl<T: Tensor> Rule<T> for Lms<T> {
+    fn step(
+        &mut self,
+        schedule: &SigmaSchedule,
+        output: &T,
+        step: usize,
+        sample: &T,
+        _noise: &mut dyn NoiseSource,
+    ) -> Result<T> {
+        let (sigma, next) = (at(&schedule.wide, step)?, at(&schedule.wide, step + 1)?);
         let clean = self.denoiser.denoised(output, sample, sigma as f32)?;
         self.derivatives.push_front(divide(&sample.sub(&clean)?, sigma as f32)?);
         self.derivatives.truncate(ORDER);
-        let visited: Vec<f64> = self.schedule.wide.iter().take(step + 1).rev().copied().collect();
+        let visited: Vec<f64> = schedule.wide.iter().take(step + 1).rev().copied().collect();
         let order = self.derivatives.len().min(visited.len());
         let mut moved = sample.clone();
         for (k, derivative) in self.derivatives.iter().take(order).enumerate() {
@@ -69,10 +57,6 @@ impl<T: Tensor> Sampler<T> for Lms<T> {
             moved = add_scaled(&moved, derivative, weight as f32)?;
         }
         Ok(moved)
-    }
-
-    fn add_noise(&self, clean: &T, noise: &T, step: usize) -> Result<T> {
-        add_scaled(clean, noise, at(&self.schedule.sigmas, step)?)
     }
 }
 

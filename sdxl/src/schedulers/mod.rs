@@ -7,7 +7,7 @@
 //! |---|---|
 //! | `kinds`, `config`, `fields` | what a config says |
 //! | `registry`, `builtin`, `sampler` | samplers by name, ours, and what a sampler is |
-//! | `euler`, `ancestral`, `heun`, `lms` | samplers over `x = x₀ + σ ε` |
+//! | `euler`, `ancestral`, `lms`, `heun`; `leveled` | samplers over `x = x₀ + σ ε`; what the first three share |
 //! | `dpm`, `singlestep`, `unipc`; `solver` | solvers in the logarithm of the signal-to-noise ratio; what they share |
 //! | `ddim`, `ddpm`, `lcm`; `alphas` | samplers over `x = √ᾱ x₀ + √(1 − ᾱ) ε`; what they share |
 //! | `sigmas`, `levels`, `training`, `spacing`, `edm` | noise levels and timesteps |
@@ -35,6 +35,7 @@ mod fields;
 mod heun;
 mod kinds;
 mod lcm;
+mod leveled;
 mod levels;
 mod lms;
 mod ops;

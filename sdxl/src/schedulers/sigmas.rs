@@ -51,6 +51,14 @@ impl SigmaSchedule {
         Ok(Self { timesteps, wide: widen(&sigmas), sigmas, initial: f64::from(initial), data_variance: 1.0 })
     }
 
+    /// Like [`SigmaSchedule::discrete`], for samplers whose last level is always 0.
+    ///
+    /// # Errors
+    /// As [`SigmaSchedule::discrete`].
+    pub(super) fn to_zero(config: &SchedulerConfig, steps: usize) -> Result<Self> {
+        Self::discrete(&SchedulerConfig { final_sigma: FinalSigma::Zero, ..config.clone() }, steps)
+    }
+
     /// sgm's `LegacyDDPMDiscretization`: the levels of timesteps `⌊linspace(last, 0)⌋` without the end, then 0. Each
     /// level is a training level, so quantizing it gives the timestep back.
     ///

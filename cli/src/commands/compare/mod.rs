@@ -36,7 +36,7 @@ pub(crate) fn run(args: &CompareArgs, extension: &impl Extension) -> Outcome {
     let sample = &args.sample;
     let progress = Progress::new(0, args.quiet);
     let samplers = known_samplers(extension, sample.scheduler.as_deref())?;
-    let model = open_for(&args.engine, sample.model.as_deref())?.with_samplers(samplers);
+    let model = open_for(&args.engine, &sample.model)?.with_samplers(samplers);
     let size = model.size(asked(sample.width, sample.height))?;
     let work = model.workload(size, sample.steps);
     let noise = noise(sample, &work)?;
@@ -45,8 +45,8 @@ pub(crate) fn run(args: &CompareArgs, extension: &impl Extension) -> Outcome {
     let options = run_options(sample, "compare".into(), prompts(args))?;
     let options = RunOptions { distances: true, ..options };
     let hashes = inputs(sample, init.as_ref(), &model)?;
-    let loras = used(&model.checkpoint);
-    let inputs = PlanInputs { model: model.name(), size, work, hashes, loras };
+    let (parts, loras) = (model.parts(), used(&model.checkpoint));
+    let inputs = PlanInputs { model: model.name(), parts, size, work, hashes, loras };
     let (platform, registry) = (args.engine.platform(), registry::<NdTensor>(extension)?);
     let plan = Plan::new(options, points(specs, args)?, &inputs, &platform, &registry, &progress)?;
     model.warn_of_long_prompts(sample.prompt.iter().chain(&sample.negative_prompt), &progress)?;

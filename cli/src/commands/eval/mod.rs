@@ -65,7 +65,7 @@ pub(crate) fn run(args: &EvalArgs, extension: &impl Extension) -> Outcome {
     let written = Written { config: &config, text: &text, origin };
     let output = args.output.join(RUN);
     let request = Request {
-        model: args.model.as_deref(),
+        model: &args.model,
         output: &output,
         shards: &args.shards,
         engine: &args.engine,

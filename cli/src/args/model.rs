@@ -1,0 +1,65 @@
+//! The flags that choose a model.
+
+use std::path::PathBuf;
+
+use atedm_experiment::config::Config;
+use atedm_sdxl::checkpoint::{Lora, OpenOptions};
+use clap::Args;
+
+use super::parse;
+
+/// The checkpoint, and the files that replace parts of it. Every command with `--model` takes all of these flags.
+#[derive(Debug, Clone, Default, Args)]
+#[command(next_help_heading = "Model")]
+pub(crate) struct ModelArgs {
+    #[arg(long, value_name = "MODEL", help = MODEL_HELP)]
+    pub(crate) model: Option<String>,
+    /// Autoencoder that replaces the checkpoint's own: a folder with config.json and weights, or with TAESDXL's two files
+    #[arg(long, value_name = "DIR")]
+    pub(crate) vae: Option<PathBuf>,
+    /// Read only the weight files of this variant, such as fp16 [default: plain files, then fp16, then bf16]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) variant: Option<String>,
+    /// LoRA file that changes the weights, and its strength, as in ink.safetensors:0.8 (repeatable) [default scale: 1]
+    #[arg(long, value_name = "FILE[:SCALE]")]
+    pub(crate) lora: Vec<Lora>,
+    /// Scale of every LoRA for the text encoders [default: its own]
+    #[arg(long, value_name = "SCALE", requires = "lora", value_parser = parse::finite, allow_negative_numbers = true)]
+    pub(crate) lora_clip_scale: Option<f64>,
+}
+
+impl ModelArgs {
+    /// These flags. A configuration's key takes the place of a flag that is not given.
+    pub(crate) fn or(&self, config: &Config) -> Self {
+        let OpenOptions { vae, variant, loras, .. } = config.open.clone();
+        Self {
+            model: self.model.clone().or_else(|| config.model.clone()),
+            vae: self.vae.clone().or(vae),
+            variant: self.variant.clone().or(variant),
+            lora: if self.lora.is_empty() { loras } else { self.lora.clone() },
+            lora_clip_scale: self.lora_clip_scale,
+        }
+    }
+
+    /// The options for opening the checkpoint.
+    pub(crate) fn options(&self) -> OpenOptions {
+        let Self { vae, variant, lora, lora_clip_scale, .. } = self.clone();
+        let scaled = |lora: Lora| Lora { clip_scale: lora_clip_scale.or(lora.clip_scale), ..lora };
+        let loras = lora.into_iter().map(scaled).collect();
+        OpenOptions { vae, variant, loras, ..OpenOptions::default() }
+    }
+}
+
+/// Help of `--model`.
+#[cfg(feature = "embedded")]
+const MODEL_HELP: &str = "\
+    Checkpoint: a diffusers folder, a single safetensors file, or a hub id such as \
+    stabilityai/stable-diffusion-xl-base-1.0 \
+    [default: atedm-shapes, the small model that is built in]";
+
+/// Help of `--model`, in a build without a model.
+#[cfg(not(feature = "embedded"))]
+const MODEL_HELP: &str = "\
+    Checkpoint: a diffusers folder, a single safetensors file, or a hub id such as \
+    stabilityai/stable-diffusion-xl-base-1.0 \
+    (needed: this build has no model of its own)";
