@@ -1,6 +1,6 @@
 //! Describes a checkpoint's parts in a few words each.
 
-use atedm_sdxl::checkpoint::{Checkpoint, LoraFile, Part};
+use atedm_sdxl::checkpoint::{Checkpoint, Embedding, LoraFile, Part};
 use atedm_sdxl::config::{TextEncoderConfig, UNetConfig, VaeConfig};
 use atedm_sdxl::schedulers::{Levels, Prediction, SchedulerConfig};
 
@@ -23,7 +23,10 @@ pub(crate) fn parts(checkpoint: &Checkpoint) -> Outcome<Vec<(&'static str, Strin
         words(Part::Vae, vae_words(checkpoint.vae()))?,
         ("scheduler", scheduler_words(checkpoint.scheduler())),
     ];
-    Ok(file.into_iter().chain(parts).collect())
+    let words = checkpoint.embeddings().iter().map(embedding_words);
+    let embeddings =
+        (!checkpoint.embeddings().is_empty()).then(|| ("embeddings", words.collect::<Vec<_>>().join(", ")));
+    Ok(file.into_iter().chain(parts).chain(embeddings).collect())
 }
 
 /// A description of each LoRA of a checkpoint.
@@ -48,6 +51,12 @@ fn text_words(config: &TextEncoderConfig) -> String {
     let TextEncoderConfig { layers, channels, context, vocabulary, .. } = config;
     let projection = config.projection.map_or(String::new(), |width| format!(", projection to {width}"));
     format!("{layers} layers of {channels} channels, {context} tokens, vocabulary {vocabulary}{projection}")
+}
+
+/// The word of a textual inversion, and the tokens that it takes.
+fn embedding_words(embedding: &Embedding) -> String {
+    let tokens = if embedding.count() == 1 { "token" } else { "tokens" };
+    format!("{:?} ({} {tokens})", embedding.word(), embedding.count())
 }
 
 fn unet_words(config: &UNetConfig) -> String {

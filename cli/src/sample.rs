@@ -9,7 +9,7 @@ use atedm_core::plugin::Registry;
 use atedm_core::reference::NdTensor;
 use atedm_experiment::config::{Sampling, noise_dtype};
 use atedm_experiment::engine::{Batch, FinishedBatch, ImageTask, PlannedRun, Replay, Sink};
-use atedm_experiment::extension::{registry, samplers};
+use atedm_experiment::extension::{registry, samplers, syntaxes};
 use atedm_experiment::files::{ImageFacts, LatentsFile, Picture, read_latents, read_masks};
 use atedm_experiment::grid::Point;
 use atedm_experiment::init_image::{InitImage, StartFrom, Strength};
@@ -73,13 +73,22 @@ impl<'a> Job<'a> {
         let prompts = sample.prompt.iter().enumerate().map(prompt).collect();
         let options = run_options(sample, spec.method.clone(), prompts)?;
         let samplers = known_samplers(extension, sample.scheduler.as_deref())?;
-        let model = open_for(engine, &sample.model)?.with_samplers(samplers);
+        let model =
+            open_for(engine, &sample.model)?.with_samplers(samplers).with_syntaxes(syntaxes(extension)?);
         let size = model.size(asked(sample.width, sample.height))?;
         model.check_tiles(tiles(sample))?;
         let platform = engine.platform();
         let work = model.workload(size, sample.steps);
-        let (parts, hashes, loras) = (model.parts(), Inputs::new(), used(&model.checkpoint));
-        let inputs = PlanInputs { model: model.name(), parts, size, work, hashes, loras };
+        let inputs = PlanInputs {
+            model: model.name(),
+            parts: model.parts(),
+            size,
+            work,
+            texts: Some(model.texts()),
+            embeddings: model.embeddings(),
+            hashes: Inputs::new(),
+            loras: used(&model.checkpoint),
+        };
         let registry: Registry<NdTensor> = registry(extension)?;
         let point = point(spec.method.clone(), spec, sample);
         let plan = Plan::single(options, &point, &inputs, &platform, &registry, progress)?;
@@ -94,7 +103,7 @@ impl<'a> Job<'a> {
         };
         let job = Self { engine, platform, size, plan, noise, init, replay, model };
         job.planned_run(Watch::default(), progress).check_memory()?;
-        job.model.warn_of_long_prompts(sample.prompt.iter().chain(&sample.negative_prompt), progress)?;
+        warn_of_prompts(sample, &job.model, progress)?;
         Ok(job)
     }
 
@@ -229,9 +238,16 @@ pub(crate) fn point(label: String, spec: PruneSpec, sample: &SampleArgs) -> Poin
             guidance_rescale: sample.guidance_rescale,
             scheduler: sample.scheduler.clone(),
             negative_prompt: sample.negative_prompt.clone(),
+            text: sample.text.options(),
             attention: Attention::Fused,
         },
     }
+}
+
+/// Warns of prompts that are cut off, and of weights that are read as text.
+pub(crate) fn warn_of_prompts(sample: &SampleArgs, model: &Model, progress: &Progress) -> Outcome {
+    let prompts = sample.prompt.iter().chain(&sample.negative_prompt).map(String::as_str);
+    model.texts().warn(prompts, &sample.text.options(), "--prompt-syntax", progress)
 }
 
 /// The tiles of `--vae-tiling`.

@@ -389,3 +389,52 @@ fn a_run_costs_what_inspect_says() {
     let (ran, said) = (flops["mean_per_step"].as_f64().unwrap(), json["mean_tflop"].as_f64().unwrap() * 1e12);
     assert!((ran - said).abs() < 1e-9 * said, "{ran} and {said}");
 }
+
+/// Weights in a plain prompt are text, and one line says so. A syntax reads them, and cuts no prompt off.
+#[test]
+fn prompts_are_read_in_a_syntax() {
+    let work = tempfile::tempdir().unwrap();
+    let run = |more: &[&str]| {
+        let told = generate(work.path(), &[&["--save-latents", "l.safetensors"], more].concat());
+        (told, latents(&work.path().join("l.safetensors")).1)
+    };
+    let weighted = ["--prompt", "a (red:1.4) fox", "--prompt", "a (blue:1.4) fox"];
+    let (told, plain) = run(&weighted);
+    let warning = "--prompt-syntax: the weights in \"a (red:1.4) fox\" are read as text; a1111 would read them as weights";
+    assert_eq!((told.matches("weights in").count(), told.contains(warning)), (1, true), "{told}");
+    let (told, read) = run(&[&weighted[..], &["--prompt-syntax", "a1111"]].concat());
+    assert!(!told.contains("warning") && relative_l2(&read, &plain) > 1e-3, "{told}");
+    let long = "a red fox, ".repeat(30);
+    let (told, whole) = run(&["--prompt", &long, "--prompt-syntax", "compel", "--clip-skip", "1"]);
+    assert!(!told.contains("cut off"), "{told}");
+    let (told, cut) = run(&["--prompt", &long]);
+    assert!(told.contains("cut off") && relative_l2(&whole, &cut) > 1e-3, "{told}");
+}
+
+/// The settings of prompts enter the metadata, and those of an ablation's images.
+#[test]
+fn prompt_settings_are_recorded() {
+    let work = tempfile::tempdir().unwrap();
+    generate(work.path(), &["--prompt-syntax", "a1111", "--clip-skip", "1", "--quiet"]);
+    let Png { chunks, .. } = read_png(&work.path().join("out.png"));
+    let of = |key: &str| chunks.iter().find(|chunk| chunk.0 == key).map(|chunk| chunk.1.clone()).unwrap();
+    assert_eq!((of("atedm:prompt_syntax"), of("atedm:clip_skip")), ("a1111".into(), "1".into()));
+    assert!(of("parameters").contains("Clip skip: 3, "), "{}", of("parameters"));
+
+    let config = "steps = 1\nwidth = 64\nheight = 64\ndistances = false\nprompt_syntax = \"compel\"\n\
+        [prompts]\nfox = \"a red++ fox\"\n[[grid]]\nmethod = \"none\"\n\
+        each = { clip_skip = [0, 1], prompt_syntax = [\"none\", \"compel\"] }\n";
+    fs::write(work.path().join("run.toml"), config).unwrap();
+    let model = tiny().to_str().unwrap();
+    succeed(work.path(), &["ablate", "run.toml", "--model", model, "--output", "run", "--quiet"]);
+    let lines = fs::read_to_string(work.path().join("run/results.jsonl")).unwrap();
+    let mut found: Vec<(String, u64)> = Vec::new();
+    for line in lines.lines() {
+        let settings = serde_json::from_str::<serde_json::Value>(line).unwrap()["settings"].clone();
+        let syntax = settings["prompt_syntax"].as_str().unwrap_or("none").to_string();
+        found.push((syntax, settings["clip_skip"].as_u64().unwrap_or(0)));
+    }
+    found.sort();
+    let pairs = [("compel", 0), ("compel", 1), ("none", 0), ("none", 1)];
+    assert_eq!(found, pairs.map(|(syntax, skip)| (syntax.to_string(), skip)));
+}

@@ -165,7 +165,7 @@ fn a_resumed_ablation_does_not_mix_loras() {
     let (model, lora) = (fixture("tiny-a"), fixture("lora/kohya.safetensors"));
     let grid = |lora: &str| {
         let text = "steps = 2\n[prompts]\np = \"a cat\"\n[[grid]]\nmethod = \"none\"\n";
-        fs::write(work.path().join("grid.toml"), format!("model = {model:?}\nlora = [{lora:?}]\n{text}"))
+        fs::write(work.path().join("grid.toml"), format!("model = {model:?}\nloras = [{lora:?}]\n{text}"))
             .unwrap();
     };
     let ablate = ["ablate", "grid.toml", "--output", "run", "--quiet", "--resume"];

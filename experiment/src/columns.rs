@@ -42,6 +42,8 @@ fn columns() -> Vec<(&'static str, Of)> {
         ("guidance_scale", Number(|record| Some(record.settings.guidance_scale))),
         ("guidance_rescale", Number(|record| Some(record.settings.guidance_rescale))),
         ("negative_prompt", Text(|record| record.settings.negative_prompt.clone())),
+        ("prompt_syntax", Text(|record| Some(record.settings.prompt_syntax.clone()))),
+        ("clip_skip", Whole(|record| i64::try_from(record.settings.clip_skip).ok())),
         ("width", Whole(|record| i64::try_from(record.settings.width).ok())),
         ("height", Whole(|record| i64::try_from(record.settings.height).ok())),
         ("rng", Text(|record| Some(record.settings.rng.clone()))),

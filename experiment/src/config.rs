@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use atedm_sdxl::checkpoint::{Lora, OpenOptions};
+use atedm_sdxl::checkpoint::{EmbeddingFile, Lora, OpenOptions};
+use atedm_sdxl::prompt::{PLAIN, TextOptions};
 use atedm_sdxl::rng::{NoiseDType, RngKind};
 use serde::Deserialize;
 
@@ -103,6 +104,10 @@ pub struct GridEntry {
     pub scheduler: Option<String>,
     /// Replaces the run's negative prompt.
     pub negative_prompt: Option<String>,
+    /// Replaces the run's prompt syntax.
+    pub prompt_syntax: Option<String>,
+    /// Replaces the run's number of layers that the text encoders leave out.
+    pub clip_skip: Option<usize>,
     /// Replaces the run's attention.
     pub attention: Option<Attention>,
 }
@@ -115,14 +120,17 @@ struct File {
     model: Option<String>,
     vae: Option<PathBuf>,
     variant: Option<String>,
-    lora: Vec<String>,
+    loras: Vec<String>,
     lora_clip_scale: Option<f64>,
+    embeddings: Vec<String>,
     seed: u64,
     steps: usize,
     guidance_scale: f64,
     guidance_rescale: f64,
     scheduler: Option<String>,
     negative_prompt: Option<String>,
+    prompt_syntax: String,
+    clip_skip: usize,
     width: Option<usize>,
     height: Option<usize>,
     rng: String,
@@ -151,7 +159,7 @@ impl GridEntry {
     }
 
     /// Adds an axis: one point for each of these values. The key is an option, or `steps`, `guidance_scale`,
-    /// `guidance_rescale`, `scheduler`, `attention` or `budget_tflops`. Axes multiply.
+    /// `guidance_rescale`, `scheduler`, `prompt_syntax`, `clip_skip`, `attention` or `budget_tflops`. Axes multiply.
     #[must_use]
     pub fn each<V: Into<toml::Value>>(
         mut self,
@@ -171,14 +179,17 @@ impl Default for File {
             model: None,
             vae: None,
             variant: None,
-            lora: Vec::new(),
+            loras: Vec::new(),
             lora_clip_scale: None,
+            embeddings: Vec::new(),
             seed: 0,
             steps: 50,
             guidance_scale: 7.0,
             guidance_rescale: 0.0,
             scheduler: None,
             negative_prompt: None,
+            prompt_syntax: PLAIN.into(),
+            clip_skip: 0,
             width: None,
             height: None,
             rng: "torch".into(),
@@ -266,7 +277,8 @@ impl Config {
             open: OpenOptions {
                 vae: file.vae,
                 variant: file.variant,
-                loras: loras(&file.lora, file.lora_clip_scale)?,
+                loras: loras(&file.loras, file.lora_clip_scale)?,
+                embeddings: file.embeddings.iter().map(|text| EmbeddingFile::read(text)).collect(),
                 ..OpenOptions::default()
             },
             seed: file.seed,
@@ -283,6 +295,7 @@ impl Config {
                 guidance_rescale: file.guidance_rescale,
                 scheduler: file.scheduler,
                 negative_prompt: file.negative_prompt,
+                text: TextOptions { syntax: file.prompt_syntax, clip_skip: file.clip_skip },
                 attention: file.attention,
             }
             .checked()?,
@@ -293,10 +306,10 @@ impl Config {
     }
 }
 
-/// The LoRAs of `lora` and `lora_clip_scale`.
+/// The LoRAs of `loras` and `lora_clip_scale`.
 fn loras(texts: &[String], clip_scale: Option<f64>) -> Outcome<Vec<Lora>> {
     if texts.is_empty() && clip_scale.is_some() {
-        return Err(Failure::usage("lora_clip_scale: expected a list lora beside it"));
+        return Err(Failure::usage("lora_clip_scale: expected a list loras beside it"));
     }
     texts.iter().map(|text| Ok(Lora { clip_scale, ..text.parse::<Lora>()? })).collect()
 }
@@ -330,13 +343,13 @@ mod tests {
     fn loras_are_files_and_scales() {
         let read = |text: &str| parse(&format!("{text}\n{LEAST}"));
         let lora = |path: &str, scale, clip_scale| Lora { path: path.into(), scale, clip_scale };
-        let config = read("lora = [\"a.safetensors:0.5\", \"b.safetensors\"]").unwrap();
+        let config = read("loras = [\"a.safetensors:0.5\", \"b.safetensors\"]").unwrap();
         assert_eq!(config.open.loras, [lora("a.safetensors", 0.5, None), lora("b.safetensors", 1.0, None)]);
-        let config = read("lora = [\"a.safetensors\"]\nlora_clip_scale = 0.25").unwrap();
+        let config = read("loras = [\"a.safetensors\"]\nlora_clip_scale = 0.25").unwrap();
         assert_eq!(config.open.loras, [lora("a.safetensors", 1.0, Some(0.25))]);
         let refused = |text: &str| read(text).unwrap_err().to_string();
-        assert_eq!(refused("lora_clip_scale = 1.0"), "lora_clip_scale: expected a list lora beside it");
-        assert_eq!(refused("lora = [\"a:nan\"]"), "lora a: expected a finite scale, got NaN");
+        assert_eq!(refused("lora_clip_scale = 1.0"), "lora_clip_scale: expected a list loras beside it");
+        assert_eq!(refused("loras = [\"a:nan\"]"), "lora a: expected a finite scale, got NaN");
     }
 
     #[test]

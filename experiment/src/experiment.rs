@@ -7,6 +7,7 @@ use atedm_core::at_edm::{Parts, ScoreInput, Scores, TokenScorer};
 use atedm_core::plugin::Registry;
 use atedm_core::{AttentionOps, Backend, DeviceOf, Result};
 use atedm_sdxl::pipeline::TextEncoders;
+use atedm_sdxl::prompt::PromptSyntax;
 use atedm_sdxl::schedulers::SamplerRegistry;
 use serde::Deserialize;
 use serde_json::Value;
@@ -78,6 +79,17 @@ impl<B: Backend> Experiment<B> {
             let NoOptions {} = spec.parse()?;
             Ok(Box::new(ClosureScorer(score.clone())))
         })?;
+        Ok(self)
+    }
+
+    /// Adds a prompt syntax under a name that the configuration's `prompt_syntax` can then take.
+    ///
+    /// # Errors
+    /// [`Failure::Usage`](crate::Failure::Usage) if the name is taken.
+    pub fn syntax(mut self, name: &str, syntax: impl PromptSyntax + 'static) -> Outcome<Self> {
+        let mut syntaxes = self.model.texts().syntaxes().clone();
+        syntaxes.register(name, syntax)?;
+        self.model = self.model.with_syntaxes(syntaxes);
         Ok(self)
     }
 

@@ -3,12 +3,13 @@
 use atedm_core::at_edm::Parts;
 use atedm_core::plugin::Registry;
 use atedm_core::{AttentionOps, Result, Tensor};
+use atedm_sdxl::prompt::SyntaxRegistry;
 use atedm_sdxl::schedulers::SamplerRegistry;
 
 use crate::engine::Plugins;
 
-/// Adds methods and schedules to the registry, scorers, selectors and recoveries to AT-EDM's parts, and samplers.
-/// `--prune`, `--prune-opt` and `--scheduler` can then name them. It is called for the backend in use, and before that for
+/// Adds methods and schedules to the registry, scorers, selectors and recoveries to AT-EDM's parts, samplers, and
+/// prompt syntaxes. `--prune`, `--prune-opt`, `--scheduler` and `--prompt-syntax` can then name them. It is called for the backend in use, and before that for
 /// the plan.
 ///
 /// ```
@@ -52,6 +53,14 @@ pub trait Extension {
     fn samplers<T: Tensor>(&self, _samplers: &mut SamplerRegistry<T>) -> Result<()> {
         Ok(())
     }
+
+    /// Registers prompt syntaxes under their names.
+    ///
+    /// # Errors
+    /// [`atedm_core::Error::Config`] when a name is taken.
+    fn syntaxes(&self, _syntaxes: &mut SyntaxRegistry) -> Result<()> {
+        Ok(())
+    }
 }
 
 /// No extension: only the built-in methods.
@@ -67,6 +76,13 @@ pub fn samplers<T: Tensor>(extension: &impl Extension) -> Result<SamplerRegistry
     let mut samplers = SamplerRegistry::with_builtins();
     extension.samplers(&mut samplers)?;
     Ok(samplers)
+}
+
+/// The built-in prompt syntaxes with an extension's syntaxes added.
+pub fn syntaxes(extension: &impl Extension) -> Result<SyntaxRegistry> {
+    let mut syntaxes = SyntaxRegistry::with_builtins();
+    extension.syntaxes(&mut syntaxes)?;
+    Ok(syntaxes)
 }
 
 /// The built-in methods and samplers with those of an extension added.

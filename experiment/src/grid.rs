@@ -1,5 +1,6 @@
 //! Turns grid entries into points: the product of each entry's axes.
 
+use atedm_sdxl::prompt::TextOptions;
 use serde_json::{Map, Value};
 
 use super::config::{Config, GridEntry, Sampling};
@@ -95,6 +96,10 @@ fn point(entry: &GridEntry, config: &Config, chosen: &[(&[String], &Value)]) -> 
         guidance_rescale: entry.guidance_rescale.unwrap_or(run.guidance_rescale),
         scheduler: entry.scheduler.clone().or_else(|| run.scheduler.clone()),
         negative_prompt: entry.negative_prompt.clone().or_else(|| run.negative_prompt.clone()),
+        text: TextOptions {
+            syntax: entry.prompt_syntax.clone().unwrap_or_else(|| run.text.syntax.clone()),
+            clip_skip: entry.clip_skip.unwrap_or(run.text.clip_skip),
+        },
         attention: entry.attention.unwrap_or(run.attention),
     };
     let mut options = Map::new();
@@ -124,6 +129,12 @@ fn point(entry: &GridEntry, config: &Config, chosen: &[(&[String], &Value)]) -> 
             }
             "scheduler" => {
                 sampling.scheduler = Some(value.as_str().ok_or_else(|| wrong("names of samplers"))?.into());
+            }
+            "prompt_syntax" => {
+                sampling.text.syntax = value.as_str().ok_or_else(|| wrong("names of syntaxes"))?.into();
+            }
+            "clip_skip" => {
+                sampling.text.clip_skip = value.as_u64().ok_or_else(|| wrong("whole numbers"))? as usize;
             }
             "attention" => {
                 sampling.attention = serde_json::from_value::<Attention>((*value).clone())

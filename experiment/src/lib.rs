@@ -100,6 +100,7 @@ mod stored;
 pub mod subject;
 mod table;
 mod tally;
+pub mod texts;
 mod workload;
 
 pub use config::{Config, GridEntry, Sampling};

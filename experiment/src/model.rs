@@ -1,6 +1,7 @@
 //! An opened checkpoint whose weights are not loaded, and the sizes that fit it.
 
 use std::any::Any;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
 
@@ -8,15 +9,15 @@ use atedm_core::plugin::Grid;
 use atedm_core::reference::NdTensor;
 use atedm_sdxl::checkpoint::{Checkpoint, OpenOptions};
 use atedm_sdxl::pipeline::Decoding;
+use atedm_sdxl::prompt::SyntaxRegistry;
 use atedm_sdxl::schedulers::SamplerRegistry;
-use atedm_sdxl::tokenizer::ClipTokenizer;
 use atedm_sdxl::vae::TileOptions;
 
 use crate::failure::{Failure, Outcome};
 use crate::inputs::{Inputs, of_checkpoint};
-use crate::listener::Listener;
 use crate::method::{GUIDANCE_SCALE, Workload};
 use crate::parts::Parts;
+use crate::texts::Texts;
 
 /// The longest side accepted, in pixels.
 pub const LONGEST_SIDE: usize = 1 << 15;
@@ -100,7 +101,7 @@ pub struct Model {
     pub checkpoint: Checkpoint,
     name: String,
     parts: Parts,
-    tokenizers: [ClipTokenizer; 2],
+    texts: Texts,
     samplers: SamplerRegistry<NdTensor>,
     /// An object that must live as long as the files may be read.
     held: Option<Box<dyn Any + Send>>,
@@ -129,15 +130,21 @@ impl Model {
     pub fn named(folder: &Path, name: impl Into<String>, options: OpenOptions) -> Outcome<Self> {
         let parts = Parts::of(&options);
         let checkpoint = Checkpoint::open(folder, options).map_err(Failure::run)?;
-        let tokenizers = checkpoint.tokenizers().map_err(Failure::run)?;
+        let texts = Texts::of(&checkpoint)?;
         let samplers = SamplerRegistry::with_builtins();
-        Ok(Self { checkpoint, parts, tokenizers, name: name.into(), samplers, held: None })
+        Ok(Self { checkpoint, parts, texts, name: name.into(), samplers, held: None })
     }
 
     /// Replaces the known samplers.
     #[must_use]
     pub fn with_samplers(self, samplers: SamplerRegistry<NdTensor>) -> Self {
         Self { samplers, ..self }
+    }
+
+    /// Replaces the known prompt syntaxes.
+    #[must_use]
+    pub fn with_syntaxes(self, syntaxes: SyntaxRegistry) -> Self {
+        Self { texts: self.texts.with_syntaxes(syntaxes), ..self }
     }
 
     /// Stores `what` as long as the model lives, such as the guard of a temporary folder.
@@ -155,6 +162,17 @@ impl Model {
     /// The files that replace parts of the checkpoint, as results name them.
     pub fn parts(&self) -> &Parts {
         &self.parts
+    }
+
+    /// The words of its textual inversions, each with the hash of its file.
+    pub fn embeddings(&self) -> BTreeMap<String, String> {
+        let named = self.checkpoint.embeddings().iter();
+        named.map(|embedding| (embedding.word().to_string(), embedding.hash().to_string())).collect()
+    }
+
+    /// What reads prompts for this model.
+    pub fn texts(&self) -> &Texts {
+        &self.texts
     }
 
     /// The requested width and height in pixels, or the checkpoint's own.
@@ -193,37 +211,13 @@ impl Model {
         Workload {
             unet: self.checkpoint.unet(),
             latents: size.latents(self.checkpoint.vae().factor()),
-            text: self.tokenizers[0].length(),
+            text: self.texts.chunk(),
             steps,
             scheduler: self.checkpoint.scheduler(),
             samplers: &self.samplers,
             sampler: None,
             guided: self.checkpoint.unet().is_guided(GUIDANCE_SCALE),
         }
-    }
-
-    /// Warns of prompts that do not fit the text encoders, before anything runs.
-    ///
-    /// # Errors
-    /// The errors of the tokenizers.
-    pub fn warn_of_long_prompts<'a>(
-        &self,
-        prompts: impl Iterator<Item = &'a String>,
-        listener: &dyn Listener,
-    ) -> Outcome {
-        for prompt in prompts {
-            for (number, tokenizer) in self.tokenizers.iter().enumerate() {
-                let (cut, context) = (tokenizer.encode(prompt)?.cut, tokenizer.length());
-                if cut > 0 {
-                    let encoder = number + 1;
-                    listener.warning(&format!(
-                        "text encoder {encoder} takes {context} tokens: the last {cut} of {prompt:?} are cut off"
-                    ));
-                    break;
-                }
-            }
-        }
-        Ok(())
     }
 }
 

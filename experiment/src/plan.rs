@@ -1,10 +1,11 @@
 //! Prepares a run before any weight is read. The options of every point are checked, its budget is solved and its costs
 //! are known. Every prompt has its seed.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use atedm_core::AttentionOps;
 use atedm_core::plugin::{Registry, Tau};
+use atedm_sdxl::prompt::PLAIN;
 use atedm_sdxl::rng::{NoiseDType, RngKind};
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -22,6 +23,7 @@ use crate::model::Size;
 use crate::parts::Parts;
 use crate::platform::Platform;
 use crate::spec::{PruneSpec, in_label};
+use crate::texts::{Lengths, Texts};
 use crate::workload::mean_of;
 
 /// The facts about the model that a plan needs.
@@ -35,6 +37,10 @@ pub struct PlanInputs<'a> {
     pub size: Size,
     /// The properties that costs depend on. Each point replaces the steps by its own.
     pub work: Workload<'a>,
+    /// What reads prompts. Without it, every prompt counts as one chunk and is not checked.
+    pub texts: Option<&'a Texts>,
+    /// The words of textual inversions, each with the hash of its file.
+    pub embeddings: BTreeMap<String, String>,
     /// Hashes of the model's files, and of other inputs of all images.
     pub hashes: Inputs,
     /// The LoRAs that change the model's weights.
@@ -130,7 +136,7 @@ impl Plan {
         let references: Vec<Option<usize>> = points.iter().map(reference_of).collect();
         let ids = ids(&points)?;
         let mut planned = Vec::with_capacity(points.len());
-        let planner = Planner { options: &options, inputs, platform, registry, listener };
+        let planner = Planner::new(&options, inputs, platform, registry, listener);
         for ((point, reference), id) in points.iter().zip(&references).zip(&ids) {
             let mut ready = planner.point(point, id).map_err(|failure| failure.within(&point.label))?;
             ready.reference = *reference;
@@ -154,7 +160,7 @@ impl Plan {
         registry: &Registry<T>,
         listener: &dyn Listener,
     ) -> Outcome<Self> {
-        let planner = Planner { options: &options, inputs, platform, registry, listener };
+        let planner = Planner::new(&options, inputs, platform, registry, listener);
         let planned = vec![planner.point(point, &slug(&point.label))?];
         loras::warn(planned.iter().map(|point| &point.info.settings), inputs.work.scheduler, listener);
         Self::of(options, planned)
@@ -215,14 +221,23 @@ fn add_references(points: &mut Vec<Point>) {
         let mut reference = own.cloned().unwrap_or_else(|| unpruned(point));
         // The varied values may not distinguish them, because entries have their own sampling too.
         if own.is_none() && points.iter().chain(&front).any(|other| other.label == reference.label) {
-            let Sampling { steps, guidance_scale, guidance_rescale, scheduler, .. } = &point.sampling;
+            let Sampling { steps, guidance_scale, guidance_rescale, scheduler, text, .. } = &point.sampling;
             let scheduler = scheduler.as_ref().map_or(String::new(), |name| format!(" scheduler={name}"));
             let rescale = match *guidance_rescale > 0.0 {
                 true => format!(" guidance_rescale={guidance_rescale}"),
                 false => String::new(),
             };
-            reference.label =
-                format!("none steps={steps} guidance_scale={guidance_scale}{rescale}{scheduler}");
+            let syntax = match text.syntax.as_str() {
+                PLAIN => String::new(),
+                name => format!(" prompt_syntax={name}"),
+            };
+            let skip = match text.clip_skip {
+                0 => String::new(),
+                layers => format!(" clip_skip={layers}"),
+            };
+            reference.label = format!(
+                "none steps={steps} guidance_scale={guidance_scale}{rescale}{scheduler}{syntax}{skip}"
+            );
         }
         front.push(reference);
     }
@@ -232,7 +247,15 @@ fn add_references(points: &mut Vec<Point>) {
 
 /// The unpruned model, sampled as `point`.
 fn unpruned(point: &Point) -> Point {
-    const SAMPLED: [&str; 5] = ["steps", "guidance_scale", "guidance_rescale", "scheduler", "attention"];
+    const SAMPLED: [&str; 7] = [
+        "steps",
+        "guidance_scale",
+        "guidance_rescale",
+        "scheduler",
+        "prompt_syntax",
+        "clip_skip",
+        "attention",
+    ];
     let kept: Map<String, Value> = point
         .varied
         .iter()
@@ -302,16 +325,30 @@ struct Planner<'a, T: AttentionOps> {
     platform: &'a Platform,
     registry: &'a Registry<T>,
     listener: &'a dyn Listener,
+    lengths: Lengths<'a>,
 }
 
-impl<T: AttentionOps> Planner<'_, T> {
+impl<'a, T: AttentionOps> Planner<'a, T> {
+    fn new(
+        options: &'a RunOptions,
+        inputs: &'a PlanInputs<'a>,
+        platform: &'a Platform,
+        registry: &'a Registry<T>,
+        listener: &'a dyn Listener,
+    ) -> Self {
+        let prompts = options.prompts.iter().map(|prompt| prompt.prompt.as_str()).collect();
+        let lengths = Lengths::new(inputs.texts, inputs.work.text, prompts);
+        Self { options, inputs, platform, registry, listener, lengths }
+    }
+
     fn point(&self, point: &Point, id: &str) -> Outcome<PlannedPoint> {
-        let Self { options, inputs, platform, registry, listener } = self;
+        let Self { options, inputs, platform, registry, listener, .. } = self;
         let sampling = &point.sampling;
         let work = Workload {
             steps: sampling.steps,
             sampler: sampling.scheduler.as_deref(),
             guided: inputs.work.unet.is_guided(sampling.guidance_scale),
+            text: self.lengths.of(sampling)?,
             ..inputs.work
         };
         work.build_sampler()?;
@@ -332,6 +369,9 @@ impl<T: AttentionOps> Planner<'_, T> {
             guidance_scale: sampling.guidance_scale,
             guidance_rescale: sampling.guidance_rescale,
             negative_prompt: sampling.negative_prompt.clone(),
+            prompt_syntax: sampling.text.syntax.clone(),
+            clip_skip: sampling.text.clip_skip,
+            embeddings: inputs.embeddings.clone(),
             width: inputs.size.width,
             height: inputs.size.height,
             rng: options.rng.name().to_string(),

@@ -3,6 +3,9 @@
 //! Except for times and machine, a line depends only on the configuration, the prompt's id and the seed. It does not
 //! depend on the shard that made it, or on what was made before it.
 
+use std::collections::BTreeMap;
+
+use atedm_sdxl::prompt::{PLAIN, TextOptions};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -77,6 +80,15 @@ pub struct Settings {
     pub guidance_rescale: f64,
     /// The negative prompt.
     pub negative_prompt: Option<String>,
+    /// The syntax of prompts. Plain text, `none`, is not written.
+    #[serde(default = "plain", skip_serializing_if = "is_plain")]
+    pub prompt_syntax: String,
+    /// How many more of the text encoders' last layers are left out. A 0 is not written.
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub clip_skip: usize,
+    /// The words of textual inversions, each with the SHA-256 of its file. Not written if there are none.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub embeddings: BTreeMap<String, String>,
     /// Width in pixels.
     pub width: usize,
     /// Height in pixels.
@@ -115,11 +127,28 @@ fn single() -> String {
     "f32".into()
 }
 
+fn plain() -> String {
+    PLAIN.into()
+}
+
+fn is_plain(syntax: &str) -> bool {
+    syntax == PLAIN
+}
+
+fn is_none(count: &usize) -> bool {
+    *count == 0
+}
+
 fn is_zero(value: &f64) -> bool {
     *value == 0.0
 }
 
 impl Settings {
+    /// How texts are read and encoded.
+    pub fn text(&self) -> TextOptions {
+        TextOptions { syntax: self.prompt_syntax.clone(), clip_skip: self.clip_skip }
+    }
+
     /// A line about the noise.
     pub fn noise(&self) -> String {
         format!("noise of a seed: {}, drawn in {}", self.rng, self.rng_dtype)

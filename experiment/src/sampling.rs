@@ -1,6 +1,7 @@
 //! Sampling settings.
 
 use atedm_core::{DType, Error};
+use atedm_sdxl::prompt::TextOptions;
 use atedm_sdxl::rng::{NoiseDType, RngKind};
 
 use crate::failure::{Failure, Outcome};
@@ -20,6 +21,8 @@ pub struct Sampling {
     pub scheduler: Option<String>,
     /// The negative prompt.
     pub negative_prompt: Option<String>,
+    /// How the prompt and the negative prompt are read and encoded.
+    pub text: TextOptions,
     /// How attention is computed.
     pub attention: Attention,
 }

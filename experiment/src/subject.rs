@@ -1,5 +1,6 @@
 //! The U-Net of `flops` and `bench`: SD-XL base's, or a checkpoint's. Only its configuration is needed.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use atedm_core::Error;
@@ -8,6 +9,7 @@ use atedm_core::reference::NdTensor;
 use atedm_sdxl::checkpoint::{Checkpoint, identity};
 use atedm_sdxl::config::{TextEncoderConfig, UNetConfig, VaeConfig};
 use atedm_sdxl::flops::RunCost;
+use atedm_sdxl::prompt::SyntaxRegistry;
 use atedm_sdxl::schedulers::{SamplerRegistry, SchedulerConfig};
 
 use crate::failure::{Failure, Outcome};
@@ -18,6 +20,7 @@ use crate::model::{AskedSize, Model, Size};
 use crate::parts::Parts;
 use crate::record::UsedLora;
 use crate::spec::PruneSpec;
+use crate::texts::Texts;
 
 /// A U-Net at one size.
 pub struct Subject {
@@ -34,6 +37,8 @@ pub struct Subject {
     /// Its scheduler; SD-XL's if it names none.
     pub scheduler: SchedulerConfig,
     samplers: SamplerRegistry<NdTensor>,
+    /// What reads prompts, if there are tokenizers.
+    texts: Option<Texts>,
     /// The checkpoint's files, if there are any.
     files: Files,
 }
@@ -64,6 +69,7 @@ impl Subject {
             text: 77,
             scheduler: SchedulerConfig::sdxl(),
             samplers: SamplerRegistry::with_builtins(),
+            texts: None,
             files: Files::None,
         }
     }
@@ -92,6 +98,7 @@ impl Subject {
             text: checkpoint.text_encoders()[0].context,
             scheduler: checkpoint.scheduler().clone(),
             samplers: SamplerRegistry::with_builtins(),
+            texts: Texts::of(checkpoint).ok(),
             files: Files::Checkpoint(Box::new(checkpoint.clone())),
         }
     }
@@ -100,6 +107,25 @@ impl Subject {
     #[must_use]
     pub fn with_samplers(self, samplers: SamplerRegistry<NdTensor>) -> Self {
         Self { samplers, ..self }
+    }
+
+    /// Replaces the known prompt syntaxes.
+    #[must_use]
+    pub fn with_syntaxes(self, syntaxes: SyntaxRegistry) -> Self {
+        Self { texts: self.texts.map(|texts| texts.with_syntaxes(syntaxes)), ..self }
+    }
+
+    /// What reads prompts, if there are tokenizers.
+    pub fn texts(&self) -> Option<&Texts> {
+        self.texts.as_ref()
+    }
+
+    /// The words of its textual inversions, each with the hash of its file.
+    pub fn embeddings(&self) -> BTreeMap<String, String> {
+        match &self.files {
+            Files::Model(model) => model.embeddings(),
+            _ => BTreeMap::new(),
+        }
     }
 
     /// The subject at the requested size, or the checkpoint's own size.
@@ -134,6 +160,7 @@ impl Subject {
             size: NO_SIZE,
             factor,
             text,
+            texts: None,
             files: Files::Folder(folder.to_path_buf()),
         })
     }

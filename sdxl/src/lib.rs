@@ -7,6 +7,7 @@
 //! - The models: [`tokenizer`], [`text`] (CLIP), [`unet`], [`vae`]. The U-Net calls an
 //!   [`atedm_core::plugin::TokenReducer`] at each of its attention blocks.
 //! - Sampling: [`schedulers`], [`rng`] (torch's generator, and a portable one).
+//! - [`prompt`]: how prompts are read: weights, and prompts of any length.
 //! - [`pipeline`]: text to image, step by step.
 //! - [`flops`]: the cost of an evaluation by formula. [`memory`]: the memory that a run needs, in bytes.
 //! - [`output`]: writes files completely or not at all.
@@ -24,6 +25,7 @@ mod layers;
 pub mod memory;
 pub mod output;
 pub mod pipeline;
+pub mod prompt;
 pub mod rng;
 pub mod schedulers;
 pub mod text;

@@ -3,7 +3,7 @@
 //! ```text
 //! x      = tokens(ids) + positions
 //! x     += out(attention(norm1(x)), causal);  x += fc2(act(fc1(norm2(x))))      for each layer
-//! hidden = x before the last layer, without a norm                              hidden_states[-2]
+//! hidden = x before the last layer, without a norm                              hidden_states[-2 - clip_skip]
 //! pooled = projection · final_norm(x)[end token]
 //! ```
 
@@ -17,10 +17,29 @@ use crate::layers::{Bias, LayerNorm, Linear, plain_attention};
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct TextOutput<T> {
-    /// The penultimate hidden states `[b, length, channels]`.
+    /// The hidden states before the last layer, or before an earlier one, `[b, length, channels]`.
     pub hidden: T,
     /// The pooled projection `[b, projection]`, if the encoder has one.
     pub pooled: Option<T>,
+}
+
+/// The input of a text encoder.
+#[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
+pub struct TextRows<'a> {
+    /// Rows of token ids, all of one length.
+    pub ids: &'a [Vec<u32>],
+    /// For each row, which tokens are hidden from the others. Empty if no row hides any.
+    pub hidden: &'a [Vec<bool>],
+    /// The number of layers before the last one that the hidden states leave out too. The pooled state uses all layers.
+    pub clip_skip: usize,
+}
+
+impl<'a> TextRows<'a> {
+    /// Rows without hidden tokens, through all layers but the last.
+    pub fn new(ids: &'a [Vec<u32>]) -> Self {
+        Self { ids, hidden: &[], clip_skip: 0 }
+    }
 }
 
 /// A text encoder with its weights.
@@ -81,25 +100,61 @@ impl<B: Backend> TextEncoder<B> {
         &self.config
     }
 
+    /// Puts `vectors` (`[count, channels]`) into the table of tokens, from id `at` on. Ids behind the table's end make it longer.
+    ///
+    /// # Errors
+    /// [`Error::Config`] with the field `embedding` if `at` lies behind the end; [`Error::Shape`] for other channels.
+    pub fn with_vectors(mut self, at: usize, vectors: &B::Tensor) -> Result<Self> {
+        let [count, _] = dims(vectors, "embedding")?;
+        let rows = self.config.vocabulary;
+        let Some(before) = (at <= rows).then_some(at) else {
+            let reason = format!("expected an id of at most {rows}, the text encoder's vocabulary, got {at}");
+            return Err(Error::config("embedding", reason));
+        };
+        let end = (at + count).min(rows);
+        let parts = [
+            (before > 0).then(|| self.tokens.narrow(0, 0, before)).transpose()?,
+            Some(vectors.clone()),
+            (end < rows).then(|| self.tokens.narrow(0, end, rows - end)).transpose()?,
+        ];
+        let parts: Vec<&B::Tensor> = parts.iter().flatten().collect();
+        self.tokens = B::Tensor::concat(&parts, 0)?;
+        self.config.vocabulary = rows.max(at + count);
+        Ok(self)
+    }
+
     /// Encodes rows of token ids. All rows must have one length.
     ///
     /// # Errors
-    /// [`Error::Shape`] if there are no ids, if rows differ in length, or if they are longer than the context.
-    /// [`Error::Config`] if an id is outside the vocabulary.
+    /// The errors of [`TextEncoder::encode_rows`].
     pub fn encode(&self, ids: &[Vec<u32>], device: &DeviceOf<B>) -> Result<TextOutput<B::Tensor>> {
+        self.encode_rows(&TextRows::new(ids), device)
+    }
+
+    /// Encodes rows of token ids, with hidden tokens or without some of the last layers.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if there are no ids, if rows differ in length, or if they are longer than the context.
+    /// [`Error::Config`] if an id is outside the vocabulary, or if fewer layers are left than 1.
+    pub fn encode_rows(&self, rows: &TextRows<'_>, device: &DeviceOf<B>) -> Result<TextOutput<B::Tensor>> {
+        let TextRows { ids, hidden: unseen, clip_skip } = *rows;
         let _span = tracing::debug_span!("text encoder", prompts = ids.len()).entered();
         let (batch, length) = self.check(ids)?;
+        self.config.check_skip(clip_skip)?;
         let channels = self.config.channels;
         let rows = <B::Tensor as Tensor>::Indices::from_host(ids, device)?;
         let embedded = atedm_core::NnOps::embedding(&self.tokens, &rows)?;
         let positions = self.positions.narrow(0, 0, length)?.reshape(&[1, length, channels])?;
         let mut x = embedded.add(&positions)?;
-        let mask = causal_mask::<B::Tensor>(length, &x)?;
-        let penultimate = self.config.layers.saturating_sub(1);
+        let mask = causal_mask::<B::Tensor>(length, unseen, &x)?;
+        let penultimate = self.config.layers.saturating_sub(1 + clip_skip);
         let mut hidden = None;
         for (i, layer) in self.layers.iter().enumerate() {
             if i == penultimate {
                 hidden = Some(x.clone());
+                if self.pooling.is_none() {
+                    break;
+                }
             }
             x = layer.forward(x, &mask)?;
         }
@@ -139,11 +194,20 @@ impl<B: Backend> TextEncoder<B> {
     }
 }
 
-/// The mask `[1, 1, length, length]`: 0 where a token may attend, far below any logit elsewhere.
-fn causal_mask<T: Tensor>(length: usize, like: &T) -> Result<T> {
-    let at = |i: usize| if i % length <= i / length { 0.0 } else { FORBIDDEN };
-    let values: Vec<f32> = (0..length * length).map(at).collect();
-    T::from_f32(&values, &[1, 1, length, length], like.dtype().accumulator(), &like.device())
+/// The mask `[1, 1, length, length]`: 0 where a token may attend, far below any logit elsewhere. With `hidden` tokens, which
+/// no other token may attend to, it has one such map for each row.
+fn causal_mask<T: Tensor>(length: usize, hidden: &[Vec<bool>], like: &T) -> Result<T> {
+    let may = |i: usize| i % length <= i / length;
+    let map = |hidden: &[bool]| -> Vec<f32> {
+        let seen = |i: usize| !hidden.get(i % length).is_some_and(|hidden| *hidden);
+        (0..length * length).map(|i| if may(i) && seen(i) { 0.0 } else { FORBIDDEN }).collect()
+    };
+    let values: Vec<f32> = match hidden {
+        [] => map(&[]),
+        rows => rows.iter().flat_map(|row| map(row)).collect(),
+    };
+    let shape = [hidden.len().max(1), 1, length, length];
+    T::from_f32(&values, &shape, like.dtype().accumulator(), &like.device())
 }
 
 #[derive(Debug)]

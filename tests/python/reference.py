@@ -6,7 +6,8 @@
 
 A case is a dict with prompts, steps, guidance_scale, width and height. It may also have negative_prompt, scheduler, seed (the
 generator that draws the latents and a stochastic sampler's noise), latents (a file; its tensor is standard normal, before the
-sampler's scaling) and prune (the options as `key=value,…`; "" is AT-EDM with its defaults).
+sampler's scaling), prune (the options as `key=value,…`; "" is AT-EDM with its defaults) and text (the pipeline's keywords for its
+texts, such as embeddings, in place of the prompts).
 """
 
 import contextlib
@@ -78,10 +79,11 @@ def generate(pipe, case, latents=None):
         return {}
 
     negative = case.get("negative_prompt")
+    negatives = None if negative is None else [negative] * len(case["prompts"])
+    text = case.get("text") or dict(prompt=case["prompts"], negative_prompt=negatives)
     with torch.no_grad(), run or contextlib.nullcontext():
         images = pipe(
-            prompt=case["prompts"],
-            negative_prompt=None if negative is None else [negative] * len(case["prompts"]),
+            **text,
             num_inference_steps=case["steps"],
             guidance_scale=case["guidance_scale"],
             width=case["width"],

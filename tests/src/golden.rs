@@ -7,6 +7,7 @@ use atedm_core::plugin::{BuildContext, MaskKey, MaskRecorder, MaskSet, TokenRedu
 use atedm_core::{Backend, DType, DeviceOf, Tensor};
 use atedm_sdxl::checkpoint::{Checkpoint, Lora, OpenOptions};
 use atedm_sdxl::pipeline::{Conditioning, InitialLatents, Output, Pipeline, Proceed, Request, StepReport};
+use atedm_sdxl::prompt::{PLAIN, TextOptions};
 use safetensors::SafeTensors;
 use serde_json::{Map, Value};
 
@@ -32,19 +33,19 @@ impl Golden {
         Self(std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display())))
     }
 
+    fn raw(&self, name: &str, dtype: safetensors::Dtype) -> (Vec<usize>, Vec<u8>) {
+        let file = SafeTensors::deserialize(&self.0).expect("a safetensors file");
+        let view = file.tensor(name).unwrap_or_else(|error| panic!("{name}: {error}"));
+        assert_eq!(view.dtype(), dtype, "{name}");
+        (view.shape().to_vec(), view.data().to_vec())
+    }
+
     /// Whether there is a tensor of this name.
     ///
     /// # Panics
     /// When the file is no safetensors file.
     pub fn has(&self, name: &str) -> bool {
         SafeTensors::deserialize(&self.0).expect("a safetensors file").tensor(name).is_ok()
-    }
-
-    fn raw(&self, name: &str, dtype: safetensors::Dtype) -> (Vec<usize>, Vec<u8>) {
-        let file = SafeTensors::deserialize(&self.0).expect("a safetensors file");
-        let view = file.tensor(name).unwrap_or_else(|error| panic!("{name}: {error}"));
-        assert_eq!(view.dtype(), dtype, "{name}");
-        (view.shape().to_vec(), view.data().to_vec())
     }
 
     /// An f32 tensor.
@@ -123,8 +124,13 @@ pub fn request<T: Tensor>(case: &Value, latents: Option<T>) -> Request<T> {
     let number = |name: &str| case[name].as_u64().expect("a count") as usize;
     let prompts: Vec<String> = serde_json::from_value(case["prompts"].clone()).expect("prompts");
     let negative = case["negative_prompt"].as_str().map(|text| vec![text.to_string(); prompts.len()]);
+    let text = TextOptions {
+        syntax: case["syntax"].as_str().unwrap_or(PLAIN).to_string(),
+        clip_skip: case["clip_skip"].as_u64().unwrap_or(0) as usize,
+    };
     Request {
         conditioning: Conditioning::Prompts { prompts, negative },
+        text,
         steps: number("steps"),
         guidance_scale: case["guidance_scale"].as_f64().expect("a scale"),
         width: Some(number("width")),
@@ -177,7 +183,12 @@ pub fn assert_loras<B: Backend>(device: &DeviceOf<B>) {
     assert!(runs >= 12, "{runs} runs");
 }
 
-fn run<B: Backend>(pipeline: &Pipeline<B>, case: &Value, golden: &Golden) -> (Output<B::Tensor>, MaskSet) {
+/// Runs a case. Returns its output and what it pruned.
+pub(crate) fn run<B: Backend>(
+    pipeline: &Pipeline<B>,
+    case: &Value,
+    golden: &Golden,
+) -> (Output<B::Tensor>, MaskSet) {
     let latents = golden.array(&format!("{}.latents", case["name"].as_str().expect("a name")));
     let request = request(case, Some(latents.upload(DType::F32, pipeline.device()).unwrap()));
     generate(pipeline, &request, case["prune"].as_str())

@@ -9,3 +9,4 @@
 
 pub mod golden;
 mod object_safety;
+pub mod prompts;

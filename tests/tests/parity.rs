@@ -4,6 +4,7 @@
 use atedm_candle::{Candle, Device};
 use atedm_core::reference::{NdDevice, Reference32};
 use atedm_tests::golden::{assert_loras, assert_parity};
+use atedm_tests::prompts::assert_prompts;
 
 #[test]
 fn tiny_a_on_ndarray() {
@@ -33,4 +34,14 @@ fn loras_on_ndarray() {
 #[test]
 fn loras_on_candle() {
     assert_loras::<Candle>(&Device::Cpu);
+}
+
+#[test]
+fn prompts_on_ndarray() {
+    assert_prompts::<Reference32>(&NdDevice);
+}
+
+#[test]
+fn prompts_on_candle() {
+    assert_prompts::<Candle>(&Device::Cpu);
 }

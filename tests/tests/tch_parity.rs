@@ -3,6 +3,7 @@
 
 use atedm_tch::{Device, Torch};
 use atedm_tests::golden::assert_parity;
+use atedm_tests::prompts::assert_prompts;
 
 #[test]
 fn tiny_a_on_libtorch() {
@@ -12,4 +13,9 @@ fn tiny_a_on_libtorch() {
 #[test]
 fn tiny_b_on_libtorch() {
     assert_parity::<Torch>("tiny-b", &Device::Cpu);
+}
+
+#[test]
+fn prompts_on_libtorch() {
+    assert_prompts::<Torch>(&Device::Cpu);
 }

@@ -4,7 +4,9 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
-use super::{DTypeKind, EngineArgs, ModelArgs, PruneArgs, RNG_DTYPE_HELP, RngName, ShardArgs, parse};
+use super::{
+    DTypeKind, EngineArgs, ModelArgs, PruneArgs, RNG_DTYPE_HELP, RngName, ShardArgs, TextArgs, parse,
+};
 
 /// Flags of `atedm eval`.
 #[derive(Debug, Args)]
@@ -43,7 +45,7 @@ pub(crate) struct ExportArgs {
     pub(crate) model: ModelArgs,
     /// An ablation's configuration, for several methods or guidance scales at once; its prompts are ignored
     #[arg(long, value_name = "FILE.toml", conflicts_with_all = [
-        "prune", "prune_opt", "prune_config", "steps", "guidance_scale", "guidance_rescale", "scheduler", "negative_prompt", "seed", "width",
+        "prune", "prune_opt", "prune_config", "steps", "guidance_scale", "guidance_rescale", "scheduler", "negative_prompt", "prompt_syntax", "clip_skip", "seed", "width",
         "height", "rng", "rng_dtype", "vae_tiling",
     ])]
     pub(crate) grid: Option<PathBuf>,
@@ -79,6 +81,8 @@ pub(crate) struct ExportSampling {
     /// Negative prompt
     #[arg(long, value_name = "TEXT")]
     pub(crate) negative_prompt: Option<String>,
+    #[command(flatten)]
+    pub(crate) text: TextArgs,
     /// The run's seed; each caption's seed depends only on it and on the caption's id
     #[arg(long, value_name = "N", default_value = "0", value_parser = parse::seed, allow_negative_numbers = true)]
     pub(crate) seed: u64,

@@ -18,6 +18,7 @@ use std::path::PathBuf;
 use atedm_core::DType;
 use atedm_core::reference::NdTensor;
 use atedm_experiment::platform::{Platform, cores};
+use atedm_sdxl::prompt::{PLAIN, TextOptions};
 use atedm_sdxl::rng::RngKind;
 use atedm_sdxl::schedulers::SamplerRegistry;
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -134,6 +135,8 @@ pub(crate) struct SampleArgs {
     /// Negative prompt
     #[arg(long, value_name = "TEXT")]
     pub(crate) negative_prompt: Option<String>,
+    #[command(flatten)]
+    pub(crate) text: TextArgs,
     /// Denoising steps
     #[arg(long, value_name = "N", default_value = "50", value_parser = parse::positive, allow_negative_numbers = true)]
     pub(crate) steps: usize,
@@ -175,6 +178,26 @@ pub(crate) struct SampleArgs {
     /// picture (diffusers' VAE tiling)
     #[arg(long, value_name = "PIXELS", num_args = 0..=1, default_missing_value = "512", value_parser = parse::positive, allow_negative_numbers = true)]
     pub(crate) vae_tiling: Option<usize>,
+}
+
+/// How prompts are read and encoded.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Image")]
+pub(crate) struct TextArgs {
+    /// How weights and long prompts are written: none (plain text, cut after 75 tokens), a1111, compel, or a plugin's name
+    #[arg(long, value_name = "NAME", default_value = PLAIN)]
+    pub(crate) prompt_syntax: String,
+    /// Leave out N more of the text encoders' last layers, as diffusers counts: 0 is SD-XL as trained, which AUTOMATIC1111's web UI
+    /// calls 2; its 3 is 1 here
+    #[arg(long, value_name = "N", default_value = "0", value_parser = parse::count, allow_negative_numbers = true)]
+    pub(crate) clip_skip: usize,
+}
+
+impl TextArgs {
+    /// The options that these flags select.
+    pub(crate) fn options(&self) -> TextOptions {
+        TextOptions { syntax: self.prompt_syntax.clone(), clip_skip: self.clip_skip }
+    }
 }
 
 /// The backend, device and precision.

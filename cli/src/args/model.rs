@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use atedm_experiment::config::Config;
-use atedm_sdxl::checkpoint::{Lora, OpenOptions};
+use atedm_sdxl::checkpoint::{EmbeddingFile, Lora, OpenOptions};
 use clap::Args;
 
 use super::parse;
@@ -26,27 +26,31 @@ pub(crate) struct ModelArgs {
     /// Scale of every LoRA for the text encoders [default: its own]
     #[arg(long, value_name = "SCALE", requires = "lora", value_parser = parse::finite, allow_negative_numbers = true)]
     pub(crate) lora_clip_scale: Option<f64>,
+    /// Textual inversion for SD-XL (clip_l and clip_g); repeatable. Prompts name it by WORD, or by the file's name without ending
+    #[arg(long, value_name = "FILE[:WORD]")]
+    pub(crate) embedding: Vec<EmbeddingFile>,
 }
 
 impl ModelArgs {
     /// These flags. A configuration's key takes the place of a flag that is not given.
     pub(crate) fn or(&self, config: &Config) -> Self {
-        let OpenOptions { vae, variant, loras, .. } = config.open.clone();
+        let OpenOptions { vae, variant, loras, embeddings, .. } = config.open.clone();
         Self {
             model: self.model.clone().or_else(|| config.model.clone()),
             vae: self.vae.clone().or(vae),
             variant: self.variant.clone().or(variant),
             lora: if self.lora.is_empty() { loras } else { self.lora.clone() },
             lora_clip_scale: self.lora_clip_scale,
+            embedding: if self.embedding.is_empty() { embeddings } else { self.embedding.clone() },
         }
     }
 
     /// The options for opening the checkpoint.
     pub(crate) fn options(&self) -> OpenOptions {
-        let Self { vae, variant, lora, lora_clip_scale, .. } = self.clone();
+        let Self { vae, variant, lora, lora_clip_scale, embedding, .. } = self.clone();
         let scaled = |lora: Lora| Lora { clip_scale: lora_clip_scale.or(lora.clip_scale), ..lora };
         let loras = lora.into_iter().map(scaled).collect();
-        OpenOptions { vae, variant, loras, ..OpenOptions::default() }
+        OpenOptions { vae, variant, loras, embeddings: embedding, ..OpenOptions::default() }
     }
 }
 

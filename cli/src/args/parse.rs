@@ -13,6 +13,11 @@ pub(super) fn step(text: &str) -> Result<usize, String> {
     text.trim().parse().map_err(|_| "expected steps counted from 0, such as 0,15,30".to_string())
 }
 
+/// Parses a whole number.
+pub(super) fn count(text: &str) -> Result<usize, String> {
+    text.parse().map_err(|_| "expected a whole number of at least 0".to_string())
+}
+
 /// Parses a seed.
 pub(super) fn seed(text: &str) -> Result<u64, String> {
     text.parse().map_err(|_| format!("expected a whole number from 0 to {}", u64::MAX))

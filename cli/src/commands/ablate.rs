@@ -5,7 +5,7 @@ use std::path::Path;
 use atedm_core::reference::NdTensor;
 use atedm_experiment::ablation::{Ablated, Ablation, Before, Written};
 use atedm_experiment::config::{Config, Origin};
-use atedm_experiment::extension::{registry, samplers};
+use atedm_experiment::extension::{registry, samplers, syntaxes};
 use atedm_experiment::merge::{ExtraFile, merge};
 use atedm_experiment::record::RunInfo;
 use atedm_experiment::shard::Shard;
@@ -53,7 +53,7 @@ pub(super) struct Request<'a> {
 fn show_plan(written: Written<'_>, args: &AblateArgs, extension: &impl Extension) -> Outcome {
     let subject = subject(&args.model.or(written.config));
     let subject = subject.map_err(|failure| of_model(failure, written, &args.model))?;
-    let subject = subject.with_samplers(samplers(extension)?);
+    let subject = subject.with_samplers(samplers(extension)?).with_syntaxes(syntaxes(extension)?);
     let (platform, registry) = (args.engine.platform(), registry::<NdTensor>(extension)?);
     let progress = Progress::new(0, args.quiet);
     let plan = written.plan(subject, &platform, &registry, &progress)?;
@@ -78,7 +78,7 @@ pub(super) fn make_images(
     let Request { model: flags, output, shards, engine, quiet } = *request;
     let model = open_for(engine, &flags.or(written.config));
     let model = model.map_err(|failure| of_model(failure, written, flags))?;
-    let model = model.with_samplers(samplers(extension)?);
+    let model = model.with_samplers(samplers(extension)?).with_syntaxes(syntaxes(extension)?);
     let (platform, registry) = (engine.platform(), registry::<NdTensor>(extension)?);
     let progress = Progress::new(0, quiet);
     let ablation = Ablation {

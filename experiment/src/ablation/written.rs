@@ -44,6 +44,8 @@ impl Written<'_> {
             parts: subject.parts(),
             size: subject.size,
             work: subject.workload(self.config.sampling.steps),
+            texts: subject.texts(),
+            embeddings: subject.embeddings(),
             hashes: subject.inputs(),
             loras: subject.loras(),
         };
@@ -70,11 +72,14 @@ impl Written<'_> {
             parts: model.parts(),
             size,
             work: model.workload(size, config.sampling.steps),
+            texts: Some(model.texts()),
+            embeddings: model.embeddings(),
             hashes: model.inputs()?,
             loras: used(&model.checkpoint),
         };
         let plan = self.planned(inputs, platform, registry, listener)?;
-        model.warn_of_long_prompts(config.prompts.iter().map(|prompt| &prompt.text), listener)?;
+        let prompts = config.prompts.iter().map(|prompt| prompt.text.as_str());
+        model.texts().warn(prompts, &config.sampling.text, &origin.key("prompt_syntax"), listener)?;
         Ok(plan)
     }
 

@@ -3,6 +3,7 @@
 use atedm_core::{Backend, DeviceOf};
 use atedm_sdxl::pipeline::Pipeline;
 
+use super::encoded::Encoded;
 use super::models::{BatchStart, LoadedModels};
 use super::plugins::Plugins;
 use super::run::{PlannedRun, workload};
@@ -47,19 +48,20 @@ impl PlannedRun<'_> {
         let checkpoint = &self.model.checkpoint;
         let pipeline = Pipeline::<B>::load_with(checkpoint, self.platform.dtype, device, self.encoders)
             .map_err(Failure::run)?
-            .with_samplers(plugins.samplers.clone());
+            .with_samplers(plugins.samplers.clone())
+            .with_syntaxes(self.model.texts().syntaxes().clone());
         let planned = if self.watch.tokens { planned_levels(self.plan, self.model)? } else { Vec::new() };
         let clean = self.init.as_ref().map(|init| init.initial(&pipeline, checkpoint)).transpose()?;
         let mut models = LoadedModels::new(self, pipeline, &plugins.methods, clean);
         sink.begin()?;
         self.listener.ready();
         for batch in &self.batches {
-            let embeddings = models.embeddings(batch)?;
+            let mut prompts = Encoded::default();
             for &place in &batch.points {
                 let Some(point) = self.plan.points.get(place) else { continue };
                 let task = ImageTask { point, place, prompts: &batch.prompts };
                 let start = BatchStart {
-                    embeddings: embeddings.as_ref(),
+                    embeddings: models.prompts(&mut prompts, batch, point)?,
                     noise: batch.noise.as_ref(),
                     planned: planned.get(place).and_then(Option::as_ref),
                 };

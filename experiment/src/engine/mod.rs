@@ -1,6 +1,7 @@
 //! Makes the images of a plan on any backend. It loads the models once. If they stay in memory, it encodes a prompt once for
 //! all its points. `generate` is a plan of one point and one batch and takes the same way.
 
+mod encoded;
 mod finished;
 mod make;
 mod models;

@@ -9,13 +9,15 @@ use atedm_sdxl::pipeline::{
     Conditioning, InitialLatents, Pipeline, Proceed, Request, StepReport, TextEmbeddings, TextEncoders,
 };
 
+use super::encoded::Encoded;
 use super::finished::FinishedBatch;
-use super::run::PlannedRun;
+use super::run::{PlannedRun, workload};
 use super::sink::Sink;
 use super::task::{Batch, ImageTask};
 use crate::failure::{Failure, Outcome};
 use crate::files::{LatentsFile, Picture};
 use crate::listener::Phase;
+use crate::method::Workload;
 use crate::model::decoding;
 use crate::observe::{Watch, Watched, Watcher};
 use crate::plan::PlannedPoint;
@@ -25,18 +27,11 @@ use crate::stored::StoredMaps;
 /// What a batch starts from.
 pub(super) struct BatchStart<'a, T> {
     /// Its encoded prompts, if they are encoded once for all points.
-    pub(super) embeddings: Option<&'a TextEmbeddings<T>>,
+    pub(super) embeddings: Option<TextEmbeddings<T>>,
     /// Its noise, if the caller gave it.
     pub(super) noise: Option<&'a LatentsFile>,
     /// The point's token counts, if they are known and slow to watch.
     pub(super) planned: Option<&'a Vec<LevelTokens>>,
-}
-
-/// A negative prompt, encoded.
-struct Negative<T> {
-    text: String,
-    rows: usize,
-    embeddings: TextEmbeddings<T>,
 }
 
 /// The loaded models.
@@ -49,7 +44,7 @@ pub(super) struct LoadedModels<'a, B: Backend> {
     /// The steps done so far, of all images.
     done: usize,
     /// The negative prompts that are encoded already.
-    negatives: Vec<Negative<B::Tensor>>,
+    negatives: Encoded<B>,
 }
 
 impl<'a, B: Backend> LoadedModels<'a, B> {
@@ -60,7 +55,7 @@ impl<'a, B: Backend> LoadedModels<'a, B> {
         registry: &'a Registry<B::Tensor>,
         clean: Option<InitialLatents<B::Tensor>>,
     ) -> Self {
-        Self { run, pipeline, registry, clean, done: 0, negatives: Vec::new() }
+        Self { run, pipeline, registry, clean, done: 0, negatives: Encoded::default() }
     }
 
     /// Makes a batch under one point.
@@ -72,6 +67,7 @@ impl<'a, B: Backend> LoadedModels<'a, B> {
     ) -> Outcome<FinishedBatch<'p>> {
         let ImageTask { point, prompts, .. } = task;
         let settings = &point.info.settings;
+        let whole = workload(self.run.model, point);
         let watch = self.watch(prompts);
         // known counts need no watching
         let counted = Watch { tokens: watch.tokens && start.planned.is_none(), ..watch };
@@ -117,7 +113,7 @@ impl<'a, B: Backend> LoadedModels<'a, B> {
             latents: LatentsFile { shape, values },
             flops: Flops {
                 mean_tflop: sum / evaluations.max(1) as f64,
-                whole_tflop: point.info.whole_tflop,
+                whole_tflop: Workload { text: output.text_length, ..whole }.whole_tflop()?,
                 evaluations,
             },
             tokens,
@@ -159,11 +155,15 @@ impl<'a, B: Backend> LoadedModels<'a, B> {
     ) -> Outcome<Request<B::Tensor>> {
         let settings = &point.info.settings;
         let mut request = Request::new(prompts.iter().map(|prompt| prompt.prompt.as_str()));
-        request.conditioning = match start.embeddings {
+        request.text = settings.text();
+        request.conditioning = match &start.embeddings {
             Some(embeddings) => Conditioning::Embeddings {
                 prompt: embeddings.clone(),
                 negative: match &settings.negative_prompt {
-                    Some(text) => Some(self.negative(text, prompts.len())?),
+                    Some(text) => {
+                        let texts = vec![text.clone(); prompts.len()];
+                        Some(self.negatives.get(&self.pipeline, &texts, &settings.text().for_negative())?)
+                    }
                     None => None,
                 },
             },
@@ -192,24 +192,18 @@ impl<'a, B: Backend> LoadedModels<'a, B> {
         Ok(request)
     }
 
-    /// A batch's prompts, encoded once for all its points; `None` where each run encodes its own.
-    pub(super) fn embeddings(&self, batch: &Batch) -> Outcome<Option<TextEmbeddings<B::Tensor>>> {
+    /// A batch's prompts under a point, encoded once for all points that read them alike; `None` where each run encodes its own.
+    pub(super) fn prompts(
+        &self,
+        encoded: &mut Encoded<B>,
+        batch: &Batch,
+        point: &PlannedPoint,
+    ) -> Outcome<Option<TextEmbeddings<B::Tensor>>> {
         if self.run.encoders == TextEncoders::PerRun {
             return Ok(None);
         }
         let texts: Vec<String> = batch.prompts.iter().map(|prompt| prompt.prompt.clone()).collect();
-        Ok(Some(self.pipeline.encode(&texts)?.0))
-    }
-
-    /// A negative prompt for `rows` rows, encoded once.
-    fn negative(&mut self, text: &str, rows: usize) -> Outcome<TextEmbeddings<B::Tensor>> {
-        let known = |negative: &&Negative<B::Tensor>| negative.text == text && negative.rows == rows;
-        if let Some(known) = self.negatives.iter().find(known) {
-            return Ok(known.embeddings.clone());
-        }
-        let embeddings = self.pipeline.encode(&vec![text.to_string(); rows])?.0;
-        self.negatives.push(Negative { text: text.to_string(), rows, embeddings: embeddings.clone() });
-        Ok(embeddings)
+        encoded.get(&self.pipeline, &texts, &point.info.settings.text()).map(Some)
     }
 }
 

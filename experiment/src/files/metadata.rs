@@ -1,5 +1,7 @@
 //! The metadata of a picture: the `parameters` text of AUTOMATIC1111's web UI, and our own keys.
 
+use std::collections::BTreeMap;
+
 use serde_json::{Value, json};
 
 use super::png::TextChunk;
@@ -13,6 +15,12 @@ pub struct ImageFacts {
     pub prompt: String,
     /// The negative prompt.
     pub negative_prompt: Option<String>,
+    /// The syntax of both prompts.
+    pub prompt_syntax: String,
+    /// How many more of the text encoders' last layers are left out, as diffusers counts them.
+    pub clip_skip: usize,
+    /// The words of textual inversions, each with the SHA-256 of its file.
+    pub embeddings: BTreeMap<String, String>,
     /// Denoising steps of the full schedule.
     pub steps: usize,
     /// The sampler.
@@ -64,6 +72,9 @@ impl ImageFacts {
         Self {
             prompt: prompt.prompt.clone(),
             negative_prompt: settings.negative_prompt,
+            prompt_syntax: settings.prompt_syntax,
+            clip_skip: settings.clip_skip,
+            embeddings: settings.embeddings,
             steps: settings.steps,
             sampler: settings.scheduler,
             guidance_scale: settings.guidance_scale,
@@ -100,8 +111,13 @@ pub fn text_chunks(facts: &ImageFacts) -> Vec<TextChunk> {
         TextChunk::new("atedm:device", facts.device.clone()),
         TextChunk::new("atedm:dtype", facts.dtype.clone()),
         TextChunk::new("atedm:rng_dtype", facts.rng_dtype.clone()),
+        TextChunk::new("atedm:prompt_syntax", facts.prompt_syntax.clone()),
+        TextChunk::new("atedm:clip_skip", facts.clip_skip.to_string()),
         TextChunk::new("atedm:batch", format!("{}/{}", facts.batch_index, facts.batch_images)),
     ];
+    if !facts.embeddings.is_empty() {
+        chunks.push(TextChunk::new("atedm:embeddings", json!(facts.embeddings).to_string()));
+    }
     let [mean, full] = [facts.flops.mean_tflop, facts.flops.whole_tflop].map(|tflop| tflop * 1e12);
     let flops = json!({ "mean_per_step": mean, "unpruned": full, "unit": "2 x MAC, one sample, one U-Net evaluation" });
     chunks.push(TextChunk::new("atedm:flops", flops.to_string()));
@@ -121,6 +137,11 @@ fn parameters(facts: &ImageFacts) -> String {
         true => format!("CFG rescale: {}, ", facts.guidance_rescale),
         false => String::new(),
     };
+    // The web UI counts from the last layer, and calls SD-XL's own choice 2.
+    let skip = match facts.clip_skip {
+        0 => String::new(),
+        layers => format!("Clip skip: {}, ", layers + 2),
+    };
     let strength = facts.strength.map_or(String::new(), |share| format!("Denoising strength: {share}, "));
     let part = |(option, name): (&str, &str)| match option {
         "vae" => format!("VAE: {}, ", quoted(name)),
@@ -128,7 +149,7 @@ fn parameters(facts: &ImageFacts) -> String {
     };
     let parts: String = facts.parts.iter().map(part).collect();
     text.push_str(&format!(
-        "Steps: {}, Sampler: {}, CFG scale: {}, {rescale}Seed: {}, Size: {}x{}, Model: {}, {parts}{strength}RNG: {}, \
+        "Steps: {}, Sampler: {}, CFG scale: {}, {rescale}Seed: {}, Size: {}x{}, Model: {}, {parts}{strength}{skip}{}RNG: {}, \
          Token pruning: {}, Version: atedm {}",
         facts.steps,
         facts.sampler,
@@ -137,11 +158,24 @@ fn parameters(facts: &ImageFacts) -> String {
         facts.width,
         facts.height,
         quoted(&facts.model),
+        hashes(&facts.embeddings),
         facts.rng,
         facts.method,
         env!("CARGO_PKG_VERSION")
     ));
     text
+}
+
+/// The words of textual inversions with the beginnings of their hashes, as the web UI writes them.
+fn hashes(embeddings: &BTreeMap<String, String>) -> String {
+    if embeddings.is_empty() {
+        return String::new();
+    }
+    let plain = |word: &str| word.replace([':', ','], "");
+    let hash =
+        |(word, hash): (&String, &String)| format!("{}: {}", plain(word), hash.get(..12).unwrap_or(hash));
+    let all: Vec<String> = embeddings.iter().map(hash).collect();
+    format!("TI hashes: {}, ", quoted(&all.join(", ")))
 }
 
 /// Quotes values with a comma or a colon, as readers of that format expect.
@@ -158,6 +192,9 @@ mod tests {
         let facts = ImageFacts {
             prompt: "a fox, red".into(),
             negative_prompt: Some("blurry".into()),
+            prompt_syntax: "a1111".into(),
+            clip_skip: 1,
+            embeddings: [("fox".to_string(), "0123456789abcdef".to_string())].into(),
             steps: 20,
             sampler: "euler".into(),
             guidance_scale: 7.0,
@@ -190,13 +227,20 @@ mod tests {
         assert_eq!(lines[..2], ["a fox, red", "Negative prompt: blurry"]);
         assert!(
             lines[2]
-                .starts_with("Steps: 20, Sampler: euler, CFG scale: 7, Seed: 3, Size: 64x32, Model: \"a:b\", VAE: \"x,y\", RNG: torch")
+                .starts_with("Steps: 20, Sampler: euler, CFG scale: 7, Seed: 3, Size: 64x32, Model: \"a:b\", VAE: \"x,y\", Clip skip: 3")
+        );
+        assert!(
+            lines[2].contains("Clip skip: 3, TI hashes: \"fox: 0123456789ab\", RNG: torch"),
+            "{}",
+            lines[2]
         );
         let of = |key: &str| chunks.iter().find(|chunk| chunk.key == key).map(|chunk| chunk.text.as_str());
         assert_eq!(of("atedm:options"), Some("{\"ratio\":0.5}"));
         assert_eq!(of("atedm:rng_dtype"), Some("f16"));
         let loras = r#"[{"clip_scale":0.5,"file":"ink.safetensors","hash":"00ff","scale":0.8}]"#;
         assert_eq!(of("atedm:loras"), Some(loras));
+        assert_eq!((of("atedm:prompt_syntax"), of("atedm:clip_skip")), (Some("a1111"), Some("1")));
+        assert_eq!(of("atedm:embeddings"), Some("{\"fox\":\"0123456789abcdef\"}"));
         assert!(of("atedm:flops").unwrap().contains("mean_per_step"));
     }
 }

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use atedm_core::{Error, Result};
 
 use super::configurations::{Configurations, Documents};
+use super::embedding::EmbeddingFile;
 use super::lora::Lora;
 use super::part::Part;
 use super::{door, files};
@@ -24,6 +25,8 @@ pub struct OpenOptions {
     pub config: Option<PathBuf>,
     /// LoRAs that change the weights, added in this order.
     pub loras: Vec<Lora>,
+    /// Textual inversions: words that prompts may use.
+    pub embeddings: Vec<EmbeddingFile>,
 }
 
 /// The source of configurations and tokenizers.

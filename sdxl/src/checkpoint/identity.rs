@@ -25,7 +25,8 @@ impl Checkpoint {
     /// - the bytes of `model_index.json`, of the configurations of parts and scheduler, and of the tokenizers;
     /// - the sizes of the weight files;
     /// - every tensor's name, dtype, shape and samples of its bytes;
-    /// - the same of every LoRA, and its scales.
+    /// - the same of every LoRA, and its scales;
+    /// - the words of embeddings, and all bytes of their files.
     ///
     /// A tensor of up to 16 KiB is hashed completely, a larger one at its start, middle and end. So SD-XL's 7 GB take a
     /// moment. A fine-tuned model has another identity. A model with a few values changed between the samples has the
@@ -48,6 +49,11 @@ impl Checkpoint {
         for lora in &self.loras {
             sum.field(b"lora");
             lora.add_to(&mut sum);
+        }
+        for embedding in self.embeddings() {
+            sum.field(b"embedding");
+            sum.field(embedding.word().as_bytes());
+            sum.field(embedding.hash().as_bytes());
         }
         Ok(sum.digits())
     }

@@ -11,6 +11,7 @@
 mod configurations;
 mod convert;
 mod door;
+mod embedding;
 mod files;
 mod found;
 mod identity;
@@ -30,6 +31,7 @@ use crate::tokenizer::{ClipTokenizer, Files};
 use crate::weights::{Contents, Naming, SafetensorsSource, WeightFile};
 
 use configurations::{Configurations, Documents, SCHEDULER};
+pub use embedding::{Embedding, EmbeddingFile};
 pub use found::OpenOptions;
 use found::{Found, Settings};
 pub use identity::identity;
@@ -60,6 +62,7 @@ pub struct Checkpoint {
     configurations: Configurations,
     files: [Vec<WeightFile>; 4],
     loras: Vec<LoraFile>,
+    embeddings: Vec<Embedding>,
 }
 
 impl Checkpoint {
@@ -77,9 +80,12 @@ impl Checkpoint {
             found::in_folder(root, &options)?
         };
         let Found { settings, configurations, files } = found;
+        let encoders = configurations.text_encoders.each_ref();
+        let embeddings = options.embeddings.iter().map(|file| Embedding::open(file, encoders));
         let mut checkpoint = Self {
             root: root.to_path_buf(),
             settings,
+            embeddings: embeddings.collect::<Result<_>>()?,
             other_vae: options.vae,
             configurations,
             files,
@@ -144,6 +150,11 @@ impl Checkpoint {
     /// Whether an absent negative prompt becomes zeros. If not, it becomes the encoding of the empty prompt.
     pub fn force_zeros_for_empty_prompt(&self) -> bool {
         self.configurations.zero_empty_prompt
+    }
+
+    /// The textual inversions that it was opened with.
+    pub fn embeddings(&self) -> &[Embedding] {
+        &self.embeddings
     }
 
     /// Checks that the parts fit each other.
@@ -218,14 +229,17 @@ impl Checkpoint {
         Ok(contents)
     }
 
-    /// Both tokenizers, each with its text encoder's context as the longest prompt.
+    /// Both tokenizers, each with its text encoder's context as the longest prompt. They know the words of the embeddings.
     ///
     /// # Errors
     /// The errors of [`ClipTokenizer::open`].
     pub fn tokenizers(&self) -> Result<[ClipTokenizer; 2]> {
         let open = |files: Files<'_>, encoder: &TextEncoderConfig| {
-            let tokenizer = ClipTokenizer::of_files(files, encoder.context)?;
+            let mut tokenizer = ClipTokenizer::of_files(files, encoder.context)?;
             tokenizer.check_special(encoder.vocabulary)?;
+            for embedding in &self.embeddings {
+                tokenizer.add_word(embedding.word(), embedding.count())?;
+            }
             Ok(tokenizer)
         };
         let [first, second] = self.text_encoders();

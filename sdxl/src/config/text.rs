@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use atedm_core::Result;
+use atedm_core::{Error, Result};
 use serde_json::{Value, json};
 
 use super::Fields;
@@ -109,6 +109,24 @@ impl TextEncoderConfig {
             return Err(fields.error("num_attention_heads", reason));
         }
         Ok(config)
+    }
+
+    /// Checks that a layer is left if the last one and `clip_skip` before it are left out.
+    ///
+    /// # Errors
+    /// [`atedm_core::Error::Config`] with the field `clip_skip`.
+    pub fn check_skip(&self, clip_skip: usize) -> Result<()> {
+        let most = self.layers.saturating_sub(1);
+        match clip_skip <= most {
+            true => Ok(()),
+            false => {
+                let reason = format!(
+                    "expected at most {most}, as the text encoder has {} layers, got {clip_skip}",
+                    self.layers
+                );
+                Err(Error::config("clip_skip", reason))
+            }
+        }
     }
 
     /// The config in transformers' format.

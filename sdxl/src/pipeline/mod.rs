@@ -14,6 +14,7 @@ mod prompt;
 mod request;
 mod run;
 mod size;
+mod states;
 
 use atedm_core::{Backend, DType, DeviceOf, Result};
 
@@ -23,10 +24,12 @@ pub use request::{
 };
 
 use crate::checkpoint::{Checkpoint, Part};
+use crate::config::TextEncoderConfig;
+use crate::prompt::{SyntaxRegistry, TextOptions};
 use crate::schedulers::{SamplerRegistry, SchedulerConfig};
 use crate::unet::UNet;
 use crate::vae::Vae;
-use prompt::Residence;
+use prompt::{Residence, Texts};
 
 pub use prompt::TextEncoders;
 
@@ -40,7 +43,9 @@ pub struct Pipeline<B: Backend> {
     vae: Vae<B>,
     scheduler: SchedulerConfig,
     samplers: SamplerRegistry<B::Tensor>,
+    syntaxes: SyntaxRegistry,
     zero_negative: bool,
+    text_encoders: [TextEncoderConfig; 2],
     text_length: usize,
     dtype: DType,
     vae_dtype: DType,
@@ -79,6 +84,8 @@ impl<B: Backend> Pipeline<B> {
             vae: Vae::load(&weights(Part::Vae, vae_dtype)?, vae)?,
             scheduler: checkpoint.scheduler().clone(),
             samplers: SamplerRegistry::with_builtins(),
+            syntaxes: SyntaxRegistry::with_builtins(),
+            text_encoders: checkpoint.text_encoders().map(Clone::clone),
             zero_negative: checkpoint.force_zeros_for_empty_prompt(),
             text_length: checkpoint.text_encoders()[0].context,
             dtype,
@@ -91,6 +98,12 @@ impl<B: Backend> Pipeline<B> {
     #[must_use]
     pub fn with_samplers(self, samplers: SamplerRegistry<B::Tensor>) -> Self {
         Self { samplers, ..self }
+    }
+
+    /// The same with the prompt syntaxes of this registry, instead of this crate's alone.
+    #[must_use]
+    pub fn with_syntaxes(self, syntaxes: SyntaxRegistry) -> Self {
+        Self { syntaxes, ..self }
     }
 
     /// The U-Net.
@@ -108,7 +121,7 @@ impl<B: Backend> Pipeline<B> {
         &self.scheduler
     }
 
-    /// Number of tokens of every encoded prompt.
+    /// Number of tokens of a prompt in one chunk.
     pub fn text_length(&self) -> usize {
         self.text_length
     }
@@ -124,10 +137,27 @@ impl<B: Backend> Pipeline<B> {
     }
 
     /// Encodes texts for [`Conditioning::Embeddings`]. Also returns the texts that did not fit.
-    pub fn encode(&self, texts: &[String]) -> Result<(TextEmbeddings<B::Tensor>, Vec<CutPrompt>)> {
+    ///
+    /// # Errors
+    /// [`atedm_core::Error::Config`] naming the prompt, `prompt_syntax` or `clip_skip`;
+    /// [`atedm_core::Error::NotFinite`] naming the encoder.
+    pub fn encode(
+        &self,
+        texts: &[String],
+        options: &TextOptions,
+    ) -> Result<(TextEmbeddings<B::Tensor>, Vec<CutPrompt>)> {
+        let how = self.texts(options)?;
         let mut cut = Vec::new();
-        let embeddings =
-            B::inference(|| self.encoders.with(&self.device, |e| e.encode(texts, &mut cut, &self.device)))?;
+        let embeddings = B::inference(|| {
+            self.encoders.with(&self.device, |e| e.encode(texts, how, &mut cut, &self.device))
+        })?;
         Ok((embeddings, cut))
+    }
+
+    /// The options with their syntax, checked.
+    fn texts(&self, options: &TextOptions) -> Result<Texts<'_>> {
+        let TextOptions { syntax, clip_skip } = options;
+        self.text_encoders.iter().try_for_each(|encoder| encoder.check_skip(*clip_skip))?;
+        Ok(Texts { syntax: self.syntaxes.get(syntax)?, clip_skip: *clip_skip })
     }
 }

@@ -9,7 +9,9 @@ use atedm_core::{Backend, DType, DeviceOf, Error, Result, Tensor};
 
 use super::request::{Conditioning, CutPrompt, Request, TextEmbeddings};
 use super::size::expect_finite;
+use super::states::{Encoder, Extent};
 use crate::checkpoint::{Checkpoint, Part};
+use crate::prompt::{Plain, PromptSyntax};
 use crate::text::{TextEncoder, join_hidden};
 use crate::tokenizer::ClipTokenizer;
 
@@ -58,8 +60,15 @@ impl<B: Backend> Residence<B> {
 
 /// Both text encoders with their tokenizers.
 pub(super) struct Encoders<B: Backend> {
-    pub(super) first: (ClipTokenizer, TextEncoder<B>),
-    pub(super) second: (ClipTokenizer, TextEncoder<B>),
+    pub(super) first: Encoder<B>,
+    pub(super) second: Encoder<B>,
+}
+
+/// How texts are read, with the syntax itself.
+#[derive(Clone, Copy)]
+pub(super) struct Texts<'a> {
+    pub(super) syntax: &'a dyn PromptSyntax,
+    pub(super) clip_skip: usize,
 }
 
 /// The conditioning of a whole batch.
@@ -73,14 +82,21 @@ pub(super) struct Encoded<T> {
 
 impl<B: Backend> Encoders<B> {
     fn load(checkpoint: &Checkpoint, dtype: DType, device: &DeviceOf<B>) -> Result<Self> {
-        let text = |part: Part, config| {
-            TextEncoder::<B>::load(&checkpoint.weights::<B::Tensor>(part, dtype, device)?, config)
-        };
         let [first, second] = checkpoint.text_encoders();
         let [tokenizer, tokenizer_2] = checkpoint.tokenizers()?;
+        let load = |part: Part, config, tokenizer: ClipTokenizer| {
+            let weights = checkpoint.weights::<B::Tensor>(part, dtype, device)?;
+            let mut model = TextEncoder::<B>::load(&weights, config)?;
+            for embedding in checkpoint.embeddings() {
+                let at = tokenizer.id_of(embedding.word()).unwrap_or(u32::MAX);
+                model =
+                    model.with_vectors(at as usize, &embedding.vectors::<B::Tensor>(part, dtype, device)?)?;
+            }
+            Ok::<_, Error>(Encoder { tokenizer, model, name: part.folder() })
+        };
         Ok(Self {
-            first: (tokenizer, text(Part::TextEncoder, first)?),
-            second: (tokenizer_2, text(Part::TextEncoder2, second)?),
+            first: load(Part::TextEncoder, first, tokenizer)?,
+            second: load(Part::TextEncoder2, second, tokenizer_2)?,
         })
     }
 
@@ -89,17 +105,19 @@ impl<B: Backend> Encoders<B> {
     pub(super) fn condition(
         &self,
         request: &Request<B::Tensor>,
+        texts: Texts<'_>,
         guided: bool,
         zero_negative: bool,
         device: &DeviceOf<B>,
     ) -> Result<Encoded<B::Tensor>> {
         let mut cut = Vec::new();
+        let negative_texts = Texts { clip_skip: 0, ..texts };
         let (positive, negative) = match &request.conditioning {
             Conditioning::Prompts { prompts, negative } => {
                 let negative = negative.as_ref().map(|texts| one_each(texts, prompts.len())).transpose()?;
-                let positive = self.encode(prompts, &mut cut, device)?;
+                let positive = self.encode(prompts, texts, &mut cut, device)?;
                 let negative = match negative.filter(|_| guided) {
-                    Some(texts) => Some(self.encode(&texts, &mut cut, device)?),
+                    Some(negative) => Some(self.encode(&negative, negative_texts, &mut cut, device)?),
                     None => None,
                 };
                 (positive, negative)
@@ -108,30 +126,30 @@ impl<B: Backend> Encoders<B> {
                 check(prompt, "embeddings")?;
                 if let Some(negative) = negative {
                     check(negative, "negative embeddings")?;
-                    if negative.tokens.shape() != prompt.tokens.shape() {
-                        let reason = format!("expected shape {:?}", prompt.tokens.shape());
-                        return Err(Error::config("negative embeddings", reason));
-                    }
+                    self.check_pair(prompt, negative)?;
                 }
                 (prompt.clone(), negative.clone())
             }
         };
-        let prompts = positive.tokens.shape().first().copied().unwrap_or(0);
-        let positive = repeat(&positive, request.images_per_prompt)?;
         if !guided {
+            let positive = repeat(&positive, request.images_per_prompt)?;
             return Ok(Encoded { tokens: positive.tokens, pooled: positive.pooled, cut });
         }
+        let prompts = positive.tokens.shape().first().copied().unwrap_or(0);
         let negative = match negative {
-            Some(negative) => repeat(&negative, request.images_per_prompt)?,
+            Some(negative) => negative,
             None if zero_negative => TextEmbeddings {
                 tokens: positive.tokens.affine(0.0, 0.0)?,
                 pooled: positive.pooled.affine(0.0, 0.0)?,
             },
-            None => repeat(
-                &self.encode(&vec![String::new(); prompts], &mut cut, device)?,
-                request.images_per_prompt,
-            )?,
+            None => self.encode(&vec![String::new(); prompts], negative_texts, &mut cut, device)?,
         };
+        let length = positive.length().max(negative.length());
+        let [negative, positive] =
+            [(negative, negative_texts), (positive, texts)].map(|(embeddings, texts)| {
+                repeat(&self.lengthened(embeddings, length, texts, device)?, request.images_per_prompt)
+            });
+        let (negative, positive) = (negative?, positive?);
         Ok(Encoded {
             tokens: B::Tensor::concat(&[&negative.tokens, &positive.tokens], 0)?,
             pooled: B::Tensor::concat(&[&negative.pooled, &positive.pooled], 0)?,
@@ -139,42 +157,86 @@ impl<B: Backend> Encoders<B> {
         })
     }
 
-    /// Encodes texts, and notes those that do not fit.
+    /// Encodes texts, and notes those that do not fit. All get as many chunks as the longest text.
     pub(super) fn encode(
         &self,
-        texts: &[String],
+        prompts: &[String],
+        texts: Texts<'_>,
         cut: &mut Vec<CutPrompt>,
         device: &DeviceOf<B>,
     ) -> Result<TextEmbeddings<B::Tensor>> {
-        let mut encode = |number: usize, (tokenizer, encoder): &(ClipTokenizer, TextEncoder<B>)| {
-            let mut rows = Vec::with_capacity(texts.len());
-            for text in texts {
-                let tokens = tokenizer.encode(text)?;
-                if tokens.cut > 0 {
-                    let context = tokenizer.length();
+        let mut read = |number: usize, encoder: &Encoder<B>| {
+            let mut readings = Vec::with_capacity(prompts.len());
+            let context = encoder.tokenizer.length();
+            for prompt in prompts {
+                let reading = texts.syntax.read(prompt, &encoder.tokenizer)?;
+                reading.check(context)?;
+                if reading.cut > 0 {
                     let warning =
-                        CutPrompt { prompt: text.clone(), encoder: number, cut: tokens.cut, context };
+                        CutPrompt { prompt: prompt.clone(), encoder: number, cut: reading.cut, context };
                     tracing::warn!("{warning}");
                     if !cut.contains(&warning) {
                         cut.push(warning);
                     }
                 }
-                rows.push(tokens.ids);
+                readings.push(reading);
             }
-            encoder.encode(&rows, device)
+            Ok::<_, Error>(readings)
         };
-        let first = encode(1, &self.first)?;
-        expect_finite(&first.hidden, "the output of text_encoder")?;
-        let second = encode(2, &self.second)?;
-        expect_finite(&second.hidden, "the output of text_encoder_2")?;
+        let (first, second) = (read(1, &self.first)?, read(2, &self.second)?);
+        let chunks = first.iter().chain(&second).map(|reading| reading.chunks.len()).max().unwrap_or(1);
+        let extent = Extent { chunks, clip_skip: texts.clip_skip };
+        let first = self.first.states(&first, extent, device)?;
+        let second = self.second.states(&second, extent, device)?;
         let pooled = second.pooled.ok_or_else(|| {
             Error::config(
                 "text_encoder_2",
                 "expected an encoder with a projection (CLIPTextModelWithProjection)",
             )
         })?;
-        expect_finite(&pooled, "the pooled output of text_encoder_2")?;
-        Ok(TextEmbeddings { tokens: join_hidden(&first.hidden, &second.hidden)?, pooled })
+        Ok(TextEmbeddings { tokens: join_hidden(&first.tokens, &second.tokens)?, pooled })
+    }
+
+    /// The same embeddings with empty chunks behind them, up to `length` tokens.
+    fn lengthened(
+        &self,
+        embeddings: TextEmbeddings<B::Tensor>,
+        length: usize,
+        texts: Texts<'_>,
+        device: &DeviceOf<B>,
+    ) -> Result<TextEmbeddings<B::Tensor>> {
+        let missing = length.saturating_sub(embeddings.length()) / self.first.tokenizer.length();
+        if missing == 0 {
+            return Ok(embeddings);
+        }
+        let rows = embeddings.tokens.shape().first().copied().unwrap_or(1);
+        let texts = Texts { syntax: &Plain, ..texts };
+        let empty = self.encode(&[String::new()], texts, &mut Vec::new(), device)?.tokens;
+        let empty = B::Tensor::concat(&vec![&empty; rows], 0)?;
+        let parts: Vec<&B::Tensor> =
+            std::iter::once(&embeddings.tokens).chain(std::iter::repeat_n(&empty, missing)).collect();
+        Ok(TextEmbeddings { tokens: B::Tensor::concat(&parts, 1)?, pooled: embeddings.pooled })
+    }
+
+    /// Checks that negative embeddings can stand beside those of prompts. Whole chunks may be missing on one side.
+    fn check_pair(
+        &self,
+        prompt: &TextEmbeddings<B::Tensor>,
+        negative: &TextEmbeddings<B::Tensor>,
+    ) -> Result<()> {
+        let (mut expected, got) = (prompt.tokens.shape(), negative.tokens.shape());
+        let apart = prompt.length().abs_diff(negative.length());
+        let chunks = apart.is_multiple_of(self.first.tokenizer.length());
+        if let (true, Some(length)) = (chunks, expected.get_mut(1)) {
+            *length = negative.length();
+        }
+        match got == expected {
+            true => Ok(()),
+            false => {
+                let reason = format!("expected shape {:?}", prompt.tokens.shape());
+                Err(Error::config("negative embeddings", reason))
+            }
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 use atedm_core::{Error, Result, Tensor};
 
 use crate::flops::Macs;
+use crate::prompt::TextOptions;
 use crate::rng::{NoiseDType, RngKind};
 use crate::vae::{LatentDistribution, TileOptions};
 
@@ -11,6 +12,8 @@ use crate::vae::{LatentDistribution, TileOptions};
 pub struct Request<T> {
     /// Prompts or embeddings.
     pub conditioning: Conditioning<T>,
+    /// How texts are read and encoded.
+    pub text: TextOptions,
     /// Images per prompt. They follow each other in the batch.
     pub images_per_prompt: usize,
     /// Number of denoising steps in the full schedule.
@@ -47,6 +50,7 @@ impl<T: Tensor> Request<T> {
         let prompts = prompts.into_iter().map(Into::into).collect();
         Self {
             conditioning: Conditioning::Prompts { prompts, negative: None },
+            text: TextOptions::default(),
             images_per_prompt: 1,
             steps: 50,
             guidance_scale: 5.0,
@@ -109,10 +113,17 @@ pub enum Conditioning<T> {
 /// Encoded prompts.
 #[derive(Debug, Clone)]
 pub struct TextEmbeddings<T> {
-    /// The penultimate hidden states of both encoders, joined: `[prompts, length, channels]`.
+    /// The hidden states of both encoders, joined: `[prompts, length, channels]`. The length is a multiple of the encoders' own.
     pub tokens: T,
     /// The second encoder's pooled projection `[prompts, channels]`.
     pub pooled: T,
+}
+
+impl<T: Tensor> TextEmbeddings<T> {
+    /// Tokens of each prompt.
+    pub fn length(&self) -> usize {
+        self.tokens.shape().get(1).copied().unwrap_or(0)
+    }
 }
 
 /// The size conditioning that SD-XL was trained with, in pixels.
@@ -200,6 +211,8 @@ pub struct Output<T> {
     pub images: Option<Images>,
     /// Prompts that did not fit the text encoders.
     pub cut: Vec<CutPrompt>,
+    /// Tokens of each row's text: the encoders' own length, times the chunks of the longest prompt.
+    pub text_length: usize,
     /// The cost of each U-Net evaluation.
     pub costs: Vec<StepCost>,
 }

@@ -49,6 +49,7 @@ fn generate<B: Backend>(
     let guidance = Guidance::new(request.guidance_scale, request.guidance_rescale, unet.guidance_channels)?;
     let named = request.scheduler.as_deref();
     let mut sampler = pipeline.samplers.build(&pipeline.scheduler, named, request.steps)?;
+    let texts = pipeline.texts(&request.text)?;
     let sizes = Sizes::new(request, unet.sample_size, pipeline.vae.factor())?;
     if let Decoding::Tiled(Some(tiles)) = &request.decoding {
         tiles.check(pipeline.vae.factor())?;
@@ -66,9 +67,9 @@ fn generate<B: Backend>(
         initial(pipeline, request, &Beginning { sampler: sampler.as_ref(), first }, noise.as_mut(), shape)?;
 
     let paired = guidance.is_paired();
-    let encoded = pipeline
-        .encoders
-        .with(device, |encoders| encoders.condition(request, paired, pipeline.zero_negative, device))?;
+    let encoded = pipeline.encoders.with(device, |encoders| {
+        encoders.condition(request, texts, paired, pipeline.zero_negative, device)
+    })?;
     let [tokens, pooled] = [&encoded.tokens, &encoded.pooled].map(|tensor| tensor.cast(pipeline.dtype));
     let rows = guidance.rows(images);
     let time_ids = vec![sizes.time_ids(&request.micro); rows.len()];
@@ -130,7 +131,7 @@ fn generate<B: Backend>(
         }
     }
     let images = decode(&pipeline.vae, pipeline.vae_dtype, &latents, request.decoding)?;
-    Ok(Output { latents, images, cut: encoded.cut, costs })
+    Ok(Output { latents, images, cut: encoded.cut, text_length: text, costs })
 }
 
 /// The rows of an evaluation, and their inputs.

@@ -1,10 +1,11 @@
 //! A CLIP tokenizer: from a prompt to token ids of the text encoder's length.
 
 use std::collections::BTreeSet;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use atedm_core::{Error, Result, one_line};
-use tokenizers::{Encoding, Tokenizer};
+use tokenizers::{AddedToken, Encoding, Tokenizer};
 
 use super::added::Added;
 use super::files::Files;
@@ -38,6 +39,8 @@ pub struct ClipTokenizer {
     pad: u32,
     padded: Side,
     truncated: Side,
+    /// The words that were added, with the ids of their vectors.
+    added: Vec<(String, Range<u32>)>,
 }
 
 impl ClipTokenizer {
@@ -89,6 +92,7 @@ impl ClipTokenizer {
             tokenizer,
             file,
             length,
+            added: Vec::new(),
         })
     }
 
@@ -100,6 +104,11 @@ impl ClipTokenizer {
     /// The id of the end token.
     pub fn end(&self) -> u32 {
         self.end
+    }
+
+    /// The id that fills a row.
+    pub fn pad(&self) -> u32 {
+        self.pad
     }
 
     /// Checks that a text encoder with `vocabulary` tokens has the special tokens that every prompt gets.
@@ -122,28 +131,96 @@ impl ClipTokenizer {
 
     /// The prompt's ids, cut and padded to [`ClipTokenizer::length`].
     ///
-    /// An added token may have several vectors. Such a token `<x>` becomes `<x> <x>_1 <x>_2`, as many as were added.
+    /// # Errors
+    /// The errors of [`ClipTokenizer::ids`].
     pub fn encode(&self, prompt: &str) -> Result<TokenIds> {
-        let mut encoding = self.split(prompt)?;
-        let written_out = self.written_out(prompt, encoding.get_tokens());
-        if written_out != prompt {
-            encoding = self.split(&written_out)?;
-        }
-        let words = encoding.get_ids();
+        let words = self.ids(prompt)?;
         let fit = words.len().min(self.length - 2);
         let kept = match self.truncated {
             Side::Right => &words[..fit],
             Side::Left => &words[words.len() - fit..],
         };
+        Ok(TokenIds { ids: self.row(kept).0, cut: words.len() - fit })
+    }
+
+    /// The ids of a text, neither cut nor padded, without start and end.
+    ///
+    /// An added token may have several vectors. Such a token `<x>` becomes `<x> <x>_1 <x>_2`, as many as were added.
+    ///
+    /// # Errors
+    /// [`Error::Config`] with the field `prompt` for a text that cannot be split.
+    pub fn ids(&self, text: &str) -> Result<Vec<u32>> {
+        let mut encoding = self.split(text)?;
+        let written_out = self.written_out(text, encoding.get_tokens());
+        if written_out != text {
+            encoding = self.split(&written_out)?;
+        }
+        Ok(encoding.get_ids().to_vec())
+    }
+
+    /// Ids with start, end and padding, [`ClipTokenizer::length`] in number. Words that do not fit are left out. Also returns
+    /// the place of the first word.
+    pub fn row(&self, words: &[u32]) -> (Vec<u32>, usize) {
+        let fit = words.len().min(self.length - 2);
         let mut ids = Vec::with_capacity(self.length);
         if self.padded == Side::Left {
             ids.resize(self.length - 2 - fit, self.pad);
         }
         ids.push(self.start);
-        ids.extend_from_slice(kept);
+        let first = ids.len();
+        ids.extend_from_slice(&words[..fit]);
         ids.push(self.end);
         ids.resize(self.length, self.pad);
-        Ok(TokenIds { ids, cut: words.len() - fit })
+        (ids, first)
+    }
+
+    /// The token of an id.
+    pub fn token(&self, id: u32) -> Option<String> {
+        self.tokenizer.id_to_token(id)
+    }
+
+    /// The id of a token. A word's last token ends with `</w>`, unless the token was added.
+    pub fn id_of(&self, token: &str) -> Option<u32> {
+        self.tokenizer.token_to_id(token)
+    }
+
+    /// Adds a word with `vectors` vectors of a textual inversion, as the tokens `word`, `word_1`, `word_2`, … Returns the id of
+    /// the first one; the others follow it.
+    ///
+    /// Source: diffusers' `TextualInversionLoaderMixin.load_textual_inversion`.
+    ///
+    /// # Errors
+    /// [`Error::Config`] with the field `embedding` if the tokenizer has one of these tokens, or if they do not fit a prompt.
+    pub fn add_word(&mut self, word: &str, vectors: usize) -> Result<u32> {
+        let wrong = |reason: String| Error::config(format!("embedding {word:?}"), reason);
+        if vectors == 0 || vectors > self.length - 2 {
+            return Err(wrong(format!("expected 1 to {} vectors, got {vectors}", self.length - 2)));
+        }
+        let names = (0..vectors).map(|i| if i == 0 { word.to_string() } else { format!("{word}_{i}") });
+        let names: Vec<String> = names.collect();
+        // A token after the last one would count as one more vector.
+        let next = format!("{word}_{vectors}");
+        if let Some(known) = names.iter().chain([&next]).find(|name| self.id_of(name).is_some()) {
+            return Err(wrong(format!("expected another word: the tokenizer has a token {known:?}")));
+        }
+        if let Some((known, _)) =
+            self.added.iter().find(|(known, ids)| word == format!("{known}_{}", ids.len()))
+        {
+            return Err(wrong(format!("expected another word: this one would be a vector of {known:?}")));
+        }
+        let tokens: Vec<AddedToken> = names.into_iter().map(|name| AddedToken::from(name, false)).collect();
+        self.tokenizer.add_tokens(tokens).map_err(|error| wrong(one_line(error)))?;
+        let first =
+            self.id_of(word).ok_or_else(|| wrong("expected a word that can be a token".to_string()))?;
+        self.added.push((word.to_string(), first..first + vectors as u32));
+        Ok(first)
+    }
+
+    /// How many ids at the start of `ids` belong together: all vectors of an added word, else one.
+    pub fn vectors_at(&self, ids: &[u32]) -> usize {
+        let word = self.added.iter().map(|(_, word)| word).find(|word| ids.first() == Some(&word.start));
+        let whole = word.filter(|word| ids.iter().copied().take(word.len()).eq((*word).clone()));
+        whole.map_or(1, |word| word.len()).min(ids.len())
     }
 
     fn split(&self, text: &str) -> Result<Encoding> {

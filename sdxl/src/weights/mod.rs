@@ -19,3 +19,4 @@ pub(crate) use naming::Target;
 pub use naming::{Naming, Renames};
 pub use random::{RandomSource, random_values};
 pub use recorder::{Recorder, TensorList};
+pub(crate) use values::{FLOATS, are_finite};

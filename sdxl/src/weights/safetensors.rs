@@ -226,7 +226,8 @@ impl<D> SafetensorsSource<D> {
     /// # Errors
     /// [`Error::Weights`] naming the first tensor, in the order of names, with such a value.
     pub(crate) fn expect_finite(&self) -> Result<()> {
-        let wrong = self.stored().into_iter().find(|tensor| !are_finite(tensor.bytes, tensor.dtype));
+        let wrong =
+            self.stored().into_iter().find(|tensor| are_finite(tensor.bytes, tensor.dtype) == Some(false));
         self.shards.iter().for_each(|shard| shard.forget(&(0..shard.data.len())));
         match wrong {
             Some(tensor) => Err(Error::weights(

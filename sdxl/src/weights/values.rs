@@ -7,6 +7,9 @@ use safetensors::tensor::Dtype;
 
 use super::f8;
 
+/// The dtypes that are read as weights.
+pub(crate) const FLOATS: &str = "F8_E4M3, F8_E5M2, F16, BF16, F32 or F64";
+
 /// The same values in a dtype of ours: f8 becomes f16.
 ///
 /// # Errors
@@ -19,7 +22,7 @@ pub(super) fn floats(bytes: &[u8], stored: Dtype) -> Result<(Cow<'_, [u8]>, DTyp
         Dtype::F64 => Ok((Cow::Borrowed(bytes), DType::F64)),
         Dtype::F8_E4M3 => Ok((Cow::Owned(f8::to_f16(bytes, &f8::e4m3())), DType::F16)),
         Dtype::F8_E5M2 => Ok((Cow::Owned(f8::to_f16(bytes, &f8::e5m2())), DType::F16)),
-        other => Err(format!("expected dtype F8_E4M3, F8_E5M2, F16, BF16, F32 or F64, got {other:?}")),
+        other => Err(format!("expected dtype {FLOATS}, got {other:?}")),
     }
 }
 
@@ -40,8 +43,8 @@ pub(super) fn number(bytes: &[u8], stored: Dtype) -> Option<f64> {
     })
 }
 
-/// Whether all of these float values are finite. Values of other kinds always are.
-pub(super) fn are_finite(bytes: &[u8], stored: Dtype) -> bool {
+/// Whether all of these values are finite. `None` for a dtype that cannot be weights.
+pub(crate) fn are_finite(bytes: &[u8], stored: Dtype) -> Option<bool> {
     /// Whether a value's exponent, which these bits of its upper bytes hold, is not the highest.
     fn below(bytes: &[u8], size: usize, exponent: u16) -> bool {
         let upper = |value: &[u8]| match value {
@@ -50,15 +53,15 @@ pub(super) fn are_finite(bytes: &[u8], stored: Dtype) -> bool {
         };
         bytes.chunks_exact(size).all(|value| upper(value) & exponent != exponent)
     }
-    match stored {
+    Some(match stored {
         Dtype::F16 => below(bytes, 2, 0x7c00),
         Dtype::BF16 => below(bytes, 2, 0x7f80),
         Dtype::F32 => below(bytes, 4, 0x7f80),
         Dtype::F64 => below(bytes, 8, 0x7ff0),
         Dtype::F8_E4M3 => bytes.iter().all(|byte| byte & 0x7f != 0x7f),
         Dtype::F8_E5M2 => bytes.iter().all(|byte| byte & 0x7c != 0x7c),
-        _ => true,
-    }
+        _ => return None,
+    })
 }
 
 #[cfg(test)]
@@ -98,11 +101,17 @@ mod tests {
         {
             for (bytes, dtype) in values.into_iter().flat_map(all) {
                 let size = bytes.len();
-                assert_eq!(are_finite(&[vec![0; size], bytes].concat(), dtype), finite, "{dtype:?}");
+                assert_eq!(are_finite(&[vec![0; size], bytes].concat(), dtype), Some(finite), "{dtype:?}");
             }
         }
-        assert!(are_finite(&[0x7e, 0xfe, 0], Dtype::F8_E4M3) && !are_finite(&[0, 0xff], Dtype::F8_E4M3));
-        assert!(are_finite(&[0x7b, 0xfb, 0], Dtype::F8_E5M2) && !are_finite(&[0x7c], Dtype::F8_E5M2));
-        assert!(are_finite(&[0xff; 8], Dtype::I64));
+        for (bytes, dtype, finite) in [
+            (&[0x7e, 0xfe, 0][..], Dtype::F8_E4M3, Some(true)),
+            (&[0, 0xff], Dtype::F8_E4M3, Some(false)),
+            (&[0x7b, 0xfb, 0], Dtype::F8_E5M2, Some(true)),
+            (&[0x7c], Dtype::F8_E5M2, Some(false)),
+            (&[0xff; 8], Dtype::I64, None),
+        ] {
+            assert_eq!(are_finite(bytes, dtype), finite, "{bytes:?} {dtype:?}");
+        }
     }
 }

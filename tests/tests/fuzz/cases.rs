@@ -6,6 +6,7 @@ use std::path::Path;
 use atedm_core::reference::{NdDevice, NdTensor};
 use atedm_core::{DType, Result};
 use atedm_sdxl::checkpoint::{Checkpoint, OpenOptions, Part};
+use atedm_sdxl::prompt::SyntaxRegistry;
 use atedm_sdxl::schedulers::SamplerRegistry;
 
 use super::corpus::{BOMB, CAPTIONS, Corpus, copy, files, program};
@@ -233,11 +234,16 @@ fn read(root: &Path, draw: &mut Draw) -> Result<()> {
     SamplerRegistry::<NdTensor>::with_builtins().build(checkpoint.scheduler(), None, 1 + draw.below(50))?;
     checkpoint.unet().blocks(16, 16);
     checkpoint.unet().parameters();
-    let tokenizers = checkpoint.tokenizers()?;
+    let (tokenizers, syntaxes) = (checkpoint.tokenizers()?, SyntaxRegistry::with_builtins());
     for tokenizer in &tokenizers {
         for _ in 0..4 {
-            let ids = tokenizer.encode(&draw.of(text()))?.ids;
+            let text = draw.of(text());
+            let ids = tokenizer.encode(&text)?.ids;
             assert_eq!(ids.len(), tokenizer.length());
+            for name in syntaxes.names() {
+                let Ok(reading) = syntaxes.get(name)?.read(&text, tokenizer) else { continue };
+                assert!(reading.chunks.iter().all(|chunk| chunk.ids.len() == tokenizer.length()));
+            }
         }
     }
     Ok(())

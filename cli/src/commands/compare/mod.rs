@@ -4,7 +4,7 @@ mod table;
 
 use atedm_core::reference::NdTensor;
 use atedm_experiment::engine::{Batch, FinishedBatch, PlannedRun};
-use atedm_experiment::extension::registry;
+use atedm_experiment::extension::{registry, syntaxes};
 use atedm_experiment::files::{DATA_MOST, LatentsFile, OutputFile, png_bytes, read_bytes};
 use atedm_experiment::grid::Point;
 use atedm_experiment::init_image::InitImage;
@@ -26,7 +26,7 @@ use crate::failure::{Failure, Outcome};
 use crate::model::{asked, open_for};
 use crate::progress::Progress;
 use crate::prune;
-use crate::sample::{init_image, known_samplers, noise, point, run_options, tiles};
+use crate::sample::{init_image, known_samplers, noise, point, run_options, tiles, warn_of_prompts};
 use table::{Report, Shown};
 
 /// Makes the images, draws the sheet and prints the table.
@@ -36,7 +36,8 @@ pub(crate) fn run(args: &CompareArgs, extension: &impl Extension) -> Outcome {
     let sample = &args.sample;
     let progress = Progress::new(0, args.quiet);
     let samplers = known_samplers(extension, sample.scheduler.as_deref())?;
-    let model = open_for(&args.engine, &sample.model)?.with_samplers(samplers);
+    let model =
+        open_for(&args.engine, &sample.model)?.with_samplers(samplers).with_syntaxes(syntaxes(extension)?);
     let size = model.size(asked(sample.width, sample.height))?;
     let work = model.workload(size, sample.steps);
     let noise = noise(sample, &work)?;
@@ -45,11 +46,19 @@ pub(crate) fn run(args: &CompareArgs, extension: &impl Extension) -> Outcome {
     let options = run_options(sample, "compare".into(), prompts(args))?;
     let options = RunOptions { distances: true, ..options };
     let hashes = inputs(sample, init.as_ref(), &model)?;
-    let (parts, loras) = (model.parts(), used(&model.checkpoint));
-    let inputs = PlanInputs { model: model.name(), parts, size, work, hashes, loras };
+    let inputs = PlanInputs {
+        model: model.name(),
+        parts: model.parts(),
+        size,
+        work,
+        texts: Some(model.texts()),
+        embeddings: model.embeddings(),
+        hashes,
+        loras: used(&model.checkpoint),
+    };
     let (platform, registry) = (args.engine.platform(), registry::<NdTensor>(extension)?);
     let plan = Plan::new(options, points(specs, args)?, &inputs, &platform, &registry, &progress)?;
-    model.warn_of_long_prompts(sample.prompt.iter().chain(&sample.negative_prompt), &progress)?;
+    warn_of_prompts(sample, &model, &progress)?;
 
     let everything: Vec<usize> = (0..plan.points.len()).collect();
     let batches = plan.prompts.iter().enumerate().map(|(index, prompt)| Batch {

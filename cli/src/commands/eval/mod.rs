@@ -23,6 +23,7 @@ use atedm_experiment::config::{Config, Origin, noise_dtype};
 use atedm_experiment::files::{OutputFile, read_bytes};
 use atedm_experiment::gathered::Gathered;
 use atedm_experiment::prompts::PromptText;
+use atedm_sdxl::prompt::PLAIN;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
@@ -108,6 +109,12 @@ fn config(args: &ExportArgs) -> Outcome<String> {
     }
     if let Some(text) = &sampling.negative_prompt {
         table.insert("negative_prompt".into(), text.as_str().into());
+    }
+    if sampling.text.prompt_syntax != PLAIN {
+        table.insert("prompt_syntax".into(), sampling.text.prompt_syntax.as_str().into());
+    }
+    if sampling.text.clip_skip > 0 {
+        table.insert("clip_skip".into(), whole(sampling.text.clip_skip as u64, "clip-skip")?);
     }
     let pixels =
         [("width", sampling.width), ("height", sampling.height), ("vae_tiling", sampling.vae_tiling)];

@@ -35,6 +35,11 @@ const OTHERS: [(&str, &str); 21] = [
 const UNET: &str = "model.diffusion_model.";
 const FIRST_CONVOLUTION: &str = "model.diffusion_model.input_blocks.0.0.weight";
 
+/// What the file is, if it is known here.
+pub(crate) fn kind(shapes: &Shapes) -> Option<String> {
+    adapter(shapes).or_else(|| what_else(shapes).map(String::from))
+}
+
 /// Checks that the tensors make a whole SD-XL checkpoint with the original names.
 ///
 /// # Errors

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use atedm_core::{Error, Result};
 
 use self::kind::Autoencoder;
-pub(super) use self::kind::what_else;
+pub(super) use self::kind::{kind, what_else};
 pub(super) use self::names::unet as unet_names;
 pub(super) use self::shapes::Shapes;
 use super::configurations::Configurations;
