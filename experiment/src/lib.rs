@@ -36,6 +36,7 @@
 //!   the U-Net.
 //! - [`files`]: latents, masks, PNG and its metadata, written completely or not at all. [`draw`]: overlays, contact
 //!   sheets, charts.
+//! - [`loras`]: LoRAs in records, and hints at their samplers.
 //! - [`model`], [`subject`]: an opened checkpoint, or one of which only the configurations are known.
 //! - [`platform`], [`memory`]: the backend and device, and a check of the memory.
 //! - [`failure`]: errors, and who is at fault. [`listener`]: receives progress and warnings.
@@ -77,6 +78,7 @@ pub mod init_image;
 pub mod inputs;
 mod layout;
 pub mod listener;
+pub mod loras;
 mod members;
 pub mod memory;
 pub mod merge;

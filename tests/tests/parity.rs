@@ -3,7 +3,7 @@
 
 use atedm_candle::{Candle, Device};
 use atedm_core::reference::{NdDevice, Reference32};
-use atedm_tests::golden::assert_parity;
+use atedm_tests::golden::{assert_loras, assert_parity};
 use atedm_tests::prompts::assert_prompts;
 
 #[test]
@@ -24,6 +24,16 @@ fn tiny_a_on_candle() {
 #[test]
 fn tiny_b_on_candle() {
     assert_parity::<Candle>("tiny-b", &Device::Cpu);
+}
+
+#[test]
+fn loras_on_ndarray() {
+    assert_loras::<Reference32>(&NdDevice);
+}
+
+#[test]
+fn loras_on_candle() {
+    assert_loras::<Candle>(&Device::Cpu);
 }
 
 #[test]

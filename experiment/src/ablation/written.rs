@@ -7,6 +7,7 @@ use crate::config::{Config, Origin};
 use crate::failure::Outcome;
 use crate::grid::points;
 use crate::listener::Listener;
+use crate::loras::used;
 use crate::model::{AskedPixels, AskedSize, Model};
 use crate::plan::{Plan, PlanInputs, RunOptions};
 use crate::platform::Platform;
@@ -46,6 +47,7 @@ impl Written<'_> {
             texts: subject.texts(),
             embeddings: subject.embeddings(),
             hashes: subject.inputs(),
+            loras: subject.loras(),
         };
         self.planned(inputs, platform, registry, listener)
     }
@@ -73,6 +75,7 @@ impl Written<'_> {
             texts: Some(model.texts()),
             embeddings: model.embeddings(),
             hashes: model.inputs()?,
+            loras: used(&model.checkpoint),
         };
         let plan = self.planned(inputs, platform, registry, listener)?;
         let mut warned: Vec<String> = Vec::new();

@@ -3,13 +3,16 @@
 use atedm_core::Result;
 
 use super::shapes::Shapes;
+use crate::checkpoint::lora::adapter;
 
 const EXPECTED: &str = "expected a whole SD-XL checkpoint (U-Net, both text encoders, autoencoder)";
 
 /// The beginning of a tensor's name, and what kind of file holds such a tensor. The first match decides.
-const OTHERS: [(&str, &str); 19] = [
-    ("lora_unet_", "a LoRA"),
-    ("lora_te", "a LoRA"),
+const OTHERS: [(&str, &str); 21] = [
+    ("emb_params", "a textual inversion"),
+    ("string_to_param", "a textual inversion"),
+    ("clip_g", "a textual inversion"),
+    ("clip_l", "a textual inversion"),
     ("control_model.", "a control network"),
     ("controlnet_cond_embedding.", "a control network"),
     ("double_blocks.", "FLUX"),
@@ -29,20 +32,12 @@ const OTHERS: [(&str, &str); 19] = [
     ("embeddings.", "a lone text encoder"),
 ];
 
-/// Endings of names that only adapters have.
-const ADAPTERS: [&str; 6] =
-    [".lora_down.weight", ".lora_up.weight", ".lora_A.weight", ".lora_B.weight", ".hada_w1_a", ".lokr_w1"];
-
 const UNET: &str = "model.diffusion_model.";
 const FIRST_CONVOLUTION: &str = "model.diffusion_model.input_blocks.0.0.weight";
 
-/// What kind of file has tensors of these names, if it is known and no SD-XL checkpoint.
-pub(crate) fn kind(names: &[&str]) -> Option<&'static str> {
-    if names.iter().any(|name| ADAPTERS.iter().any(|end| name.ends_with(end))) {
-        return Some("a LoRA");
-    }
-    let known = OTHERS.iter().find(|(beginning, _)| names.iter().any(|name| name.starts_with(beginning)));
-    known.map(|(_, what)| *what)
+/// What the file is, if it is known here.
+pub(crate) fn kind(shapes: &Shapes) -> Option<String> {
+    adapter(shapes).or_else(|| what_else(shapes).map(String::from))
 }
 
 /// Checks that the tensors make a whole SD-XL checkpoint with the original names.
@@ -51,16 +46,14 @@ pub(crate) fn kind(names: &[&str]) -> Option<&'static str> {
 /// [`atedm_core::Error::Weights`] that names the file and says what it is.
 pub(super) fn check(shapes: &Shapes, autoencoder: Autoencoder) -> Result<()> {
     let is = |what: &str| Err(shapes.error("", format!("is {what}: {EXPECTED}")));
-    if let Some(what) = kind(&shapes.names().collect::<Vec<_>>()) {
-        return is(what);
+    if let Some(what) = adapter(shapes) {
+        return is(&format!("{what}, which --lora takes"));
     }
     let has = |root: &str| shapes.any(root);
-    if !has("conditioner.embedders.") {
-        return match (has(UNET), has("first_stage_model.")) {
-            (true, _) => is("a lone U-Net"),
-            (false, true) => is("a lone autoencoder"),
-            (false, false) => is("no checkpoint that is known here"),
-        };
+    match what_else(shapes) {
+        Some(WHOLE) => {}
+        Some(what) => return is(what),
+        None => return is("no checkpoint that is known here"),
     }
     match shapes.axis_of(FIRST_CONVOLUTION, 1) {
         Some(9) => return is("an inpainting model (its U-Net also takes a mask and an image)"),
@@ -80,6 +73,21 @@ pub(super) fn check(shapes: &Shapes, autoencoder: Autoencoder) -> Result<()> {
         return is("a checkpoint without an autoencoder (first_stage_model.…)");
     }
     Ok(())
+}
+
+/// A file of a checkpoint with both of SD-XL's text encoders. Parts may be missing.
+const WHOLE: &str = "an SD-XL checkpoint";
+
+/// What the file is, if it is known here and no LoRA.
+pub(crate) fn what_else(shapes: &Shapes) -> Option<&'static str> {
+    let has = |root: &str| shapes.any(root);
+    match OTHERS.iter().find(|(beginning, _)| has(beginning)) {
+        Some((_, what)) => Some(what),
+        None if has("conditioner.embedders.") => Some(WHOLE),
+        None if has(UNET) => Some("a lone U-Net"),
+        None if has("first_stage_model.") => Some("a lone autoencoder"),
+        None => None,
+    }
 }
 
 /// Whether the file must hold the autoencoder.

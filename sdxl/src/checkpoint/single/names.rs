@@ -81,7 +81,7 @@ fn second_text_encoder(config: &TextEncoderConfig) -> Renames {
 }
 
 /// Rules for the U-Net.
-fn unet(config: &UNetConfig) -> Renames {
+pub(crate) fn unet(config: &UNetConfig) -> Renames {
     const RESNET: [(&str, &str); 6] = [
         ("in_layers.0", "norm1"),
         ("in_layers.2", "conv1"),

@@ -9,7 +9,7 @@ use crate::weights::SafetensorsSource;
 
 /// Shapes by name.
 #[derive(Debug)]
-pub(super) struct Shapes {
+pub(crate) struct Shapes {
     file: PathBuf,
     shapes: BTreeMap<String, Vec<usize>>,
 }
@@ -18,9 +18,14 @@ impl Shapes {
     /// Reads the header of `file`, which must be a whole safetensors file.
     pub(super) fn read(file: &Path) -> Result<Self> {
         let source = SafetensorsSource::open(&[file.to_path_buf().into()], DType::F32, ())?;
+        Ok(Self::of(file, &source))
+    }
+
+    /// Those of an opened `file`.
+    pub(crate) fn of<D>(file: &Path, source: &SafetensorsSource<D>) -> Self {
         let named = source.stored().into_iter();
         let shapes = named.map(|tensor| (tensor.name.to_string(), tensor.shape.to_vec())).collect();
-        Ok(Self { file: file.to_path_buf(), shapes })
+        Self { file: file.to_path_buf(), shapes }
     }
 
     /// The file.
@@ -29,22 +34,22 @@ impl Shapes {
     }
 
     /// All names, sorted.
-    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
         self.shapes.keys().map(String::as_str)
     }
 
     /// Whether a name begins with `prefix`.
-    pub(super) fn any(&self, prefix: &str) -> bool {
+    pub(crate) fn any(&self, prefix: &str) -> bool {
         self.shapes.range(prefix.to_string()..).next().is_some_and(|(name, _)| name.starts_with(prefix))
     }
 
     /// The shape of `name`, if there is such a tensor.
-    pub(super) fn get(&self, name: &str) -> Option<&[usize]> {
+    pub(crate) fn get(&self, name: &str) -> Option<&[usize]> {
         self.shapes.get(name).map(Vec::as_slice)
     }
 
     /// The length of an axis of `name`, if there is such a tensor with such an axis.
-    pub(super) fn axis_of(&self, name: &str, axis: usize) -> Option<usize> {
+    pub(crate) fn axis_of(&self, name: &str, axis: usize) -> Option<usize> {
         self.get(name)?.get(axis).copied()
     }
 
@@ -61,7 +66,7 @@ impl Shapes {
     }
 
     /// An error about the tensor `name`, or about the file if `name` is empty.
-    pub(super) fn error(&self, name: &str, reason: impl Into<String>) -> Error {
+    pub(crate) fn error(&self, name: &str, reason: impl Into<String>) -> Error {
         Error::weights(&self.file, name, reason)
     }
 }
