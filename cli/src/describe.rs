@@ -1,6 +1,6 @@
 //! Describes a checkpoint's parts in a few words each.
 
-use atedm_sdxl::checkpoint::{Checkpoint, Embedding, Part};
+use atedm_sdxl::checkpoint::{Checkpoint, Embedding, LoraFile, Part};
 use atedm_sdxl::config::{TextEncoderConfig, UNetConfig, VaeConfig};
 use atedm_sdxl::schedulers::{Levels, Prediction, SchedulerConfig};
 
@@ -27,6 +27,24 @@ pub(crate) fn parts(checkpoint: &Checkpoint) -> Outcome<Vec<(&'static str, Strin
     let embeddings =
         (!checkpoint.embeddings().is_empty()).then(|| ("embeddings", words.collect::<Vec<_>>().join(", ")));
     Ok(file.into_iter().chain(parts).chain(embeddings).collect())
+}
+
+/// A description of each LoRA of a checkpoint.
+pub(crate) fn loras(checkpoint: &Checkpoint) -> Vec<String> {
+    let words = |file: &LoraFile| {
+        let lora = file.lora();
+        let ranks = file.ranks().map_or(String::new(), |ranks| match (ranks.start(), ranks.end()) {
+            (low, high) if low == high => format!(", rank {low}"),
+            (low, high) => format!(", ranks {low} to {high}"),
+        });
+        let parts = Part::ALL.map(|part| (part.folder(), file.layers(part)));
+        let layers = parts.iter().filter(|(_, layers)| *layers > 0);
+        let layers =
+            layers.map(|(part, layers)| format!("{layers} layers of {part}")).collect::<Vec<_>>().join(", ");
+        let clip = lora.clip_scale.map_or(String::new(), |scale| format!(" ({scale} for text encoders)"));
+        format!("{}: {}{ranks}, {layers}; scale {}{clip}", lora.file_name(), file.kind(), lora.scale)
+    };
+    checkpoint.loras().iter().map(words).collect()
 }
 
 fn text_words(config: &TextEncoderConfig) -> String {

@@ -14,6 +14,7 @@ use atedm_experiment::files::{ImageFacts, LatentsFile, Picture, read_latents, re
 use atedm_experiment::grid::Point;
 use atedm_experiment::init_image::{InitImage, Start, StartFrom};
 use atedm_experiment::inputs::Inputs;
+use atedm_experiment::loras::used;
 use atedm_experiment::method::{Method, Workload};
 use atedm_experiment::model::{AskedPixels, Model, Size};
 use atedm_experiment::observe::{Watch, Watched};
@@ -88,6 +89,7 @@ impl<'a> Job<'a> {
             texts: Some(model.texts()),
             embeddings: model.embeddings(),
             hashes: Inputs::new(),
+            loras: used(&model.checkpoint),
         };
         let registry: Registry<NdTensor> = registry(extension)?;
         let point = point(spec.method.clone(), spec, sample);

@@ -438,3 +438,45 @@ fn prompt_settings_are_recorded() {
     let pairs = [("compel", 0), ("compel", 1), ("none", 0), ("none", 1)];
     assert_eq!(found, pairs.map(|(syntax, skip)| (syntax.to_string(), skip)));
 }
+
+/// A word of a textual inversion is known to all commands, and records name it.
+#[test]
+fn embeddings_are_words() {
+    let work = tempfile::tempdir().unwrap();
+    let values: Vec<u8> = (0..64).flat_map(|i| (i as f32).sin().to_le_bytes()).collect();
+    let view = || TensorView::new(Dtype::F32, vec![2, 32], &values).unwrap();
+    let bytes = safetensors::serialize([("clip_l", view()), ("clip_g", view())], None).unwrap();
+    fs::write(work.path().join("fox.safetensors"), bytes).unwrap();
+    let run = |more: &[&str]| {
+        let told = generate(work.path(), &[&["--save-latents", "l.safetensors"], more].concat());
+        assert!(!told.contains("warning"), "{told}");
+        latents(&work.path().join("l.safetensors")).1
+    };
+    let flag = ["--embedding", "fox.safetensors:<toy>", "--prompt", "a <toy> in the snow"];
+    let (with, without) = (run(&flag), run(&flag[2..]));
+    assert!(relative_l2(&with, &without) > 1e-3);
+    run(&flag);
+    let Png { chunks, .. } = read_png(&work.path().join("out.png"));
+    let named =
+        chunks.iter().find(|chunk| chunk.0 == "atedm:embeddings").map(|chunk| chunk.1.clone()).unwrap();
+    assert!(named.starts_with("{\"<toy>\":\""), "{named}");
+
+    let model = tiny().to_str().unwrap();
+    let shown = atedm(work.path(), &["inspect", "--model", model, flag[0], flag[1]]);
+    let shown = String::from_utf8(shown.stdout).unwrap();
+    assert!(shown.contains("embeddings      \"<toy>\" (2 tokens)"), "{shown}");
+    let config = "steps = 1\nwidth = 64\nheight = 64\ndistances = false\nembeddings = [\"fox.safetensors:a\"]\n\
+        [prompts]\na = \"a fox\"\n[[grid]]\nmethod = \"none\"\n";
+    fs::write(work.path().join("run.toml"), config).unwrap();
+    let ablate = |more: &[&str]| {
+        let args = ["ablate", "run.toml", "--model", model, "--output", "run", "--quiet", "--resume"];
+        atedm(work.path(), &[&args[..], more].concat())
+    };
+    let refused = String::from_utf8(ablate(&[]).stderr).unwrap();
+    assert!(refused.contains("expected another word: the tokenizer has a token \"a\""), "{refused}");
+    assert!(ablate(&flag[..2]).status.success());
+    assert!(ablate(&flag[..2]).status.success());
+    // The same folder with other words is another run.
+    let other = ablate(&["--embedding", "fox.safetensors:<other>"]);
+    assert!(!other.status.success(), "{}", String::from_utf8_lossy(&other.stderr));
+}

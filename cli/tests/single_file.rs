@@ -89,6 +89,101 @@ fn other_commands_take_a_file_too() {
     assert!(work.path().join("run/results.jsonl").is_file());
 }
 
+/// A file of `tests/fixtures`.
+fn fixture(name: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures").join(name);
+    path.canonicalize().unwrap().to_str().unwrap().to_string()
+}
+
+#[test]
+fn loras_change_the_picture_and_its_metadata() {
+    let work = tempfile::tempdir().unwrap();
+    let (model, lora) = (fixture("tiny-a"), fixture("lora/kohya.safetensors"));
+    let draw = |more: &[&str], name: &str| {
+        let args = ["generate", "--model", &model, "--prompt", "a cat", "--steps", "2", "--output", name];
+        let said = succeed(work.path(), &[&args[..], more].concat());
+        let png = read_png(&work.path().join(name));
+        let loras = png.chunks.iter().find(|(key, _)| key == "atedm:loras").map(|(_, text)| text.clone());
+        (png.pixels, loras, said)
+    };
+    let (plain, none, _) = draw(&[], "plain.png");
+    let (changed, loras, _) = draw(&["--lora", &lora], "changed.png");
+    assert_eq!(none, None);
+    assert_ne!(changed, plain);
+    let loras: Value = serde_json::from_str(&loras.unwrap()).unwrap();
+    assert_eq!((&loras[0]["file"], &loras[0]["scale"]), (&"kohya.safetensors".into(), &1.0.into()));
+    assert_eq!(loras[0]["hash"].as_str().unwrap().len(), 16);
+    let (same, _, _) = draw(&["--lora", &format!("{lora}:0")], "zero.png");
+    assert_eq!(same, plain);
+    let half = format!("{lora}:0.5");
+    let (_, loras, _) = draw(&["--lora", &half, "--lora", &lora, "--lora-clip-scale", "0.25"], "two.png");
+    let loras: Value = serde_json::from_str(&loras.unwrap()).unwrap();
+    assert_eq!((&loras[0]["scale"], &loras[1]["clip_scale"]), (&0.5.into(), &0.25.into()));
+    // a known name whose sampler does not fit
+    fs::copy(&lora, work.path().join("lcm-lora.safetensors")).unwrap();
+    let (_, _, said) = draw(&["--lora", "lcm-lora.safetensors"], "lcm.png");
+    assert!(
+        said.contains("warning: lcm-lora.safetensors: a LoRA of LCM expects the scheduler lcm"),
+        "{said}"
+    );
+    let (_, _, said) =
+        draw(&["--lora", "lcm-lora.safetensors", "--scheduler", "lcm", "--guidance-scale", "1"], "lcm.png");
+    assert!(!said.contains("warning"), "{said}");
+}
+
+#[test]
+fn loras_are_described_and_wrong_ones_named() {
+    let (model, lora) = (fixture("tiny-a"), fixture("lora/kohya.safetensors"));
+    let shown = output(&["inspect", "--model", &model, "--lora", &lora]);
+    let words = "lora            kohya.safetensors: LoRA with kohya's names, ranks 2 to 4, 4 layers of text_encoder, \
+                 4 layers of text_encoder_2, 9 layers of unet; scale 1";
+    assert!(shown.contains(words), "{shown}");
+    let work = tempfile::tempdir().unwrap();
+    let line = fail(work.path(), &["inspect", "--model", &lora], 1);
+    assert!(line.contains("is a LoRA, which --lora takes: expected a whole SD-XL checkpoint"), "{line}");
+    let generate = |lora: &str| {
+        ["generate", "--model", &model, "--prompt", "p", "--output", "o.png", "--lora", lora]
+            .map(String::from)
+    };
+    for (lora, code, words) in [
+        (format!("{lora}:much"), 2, "expected a number after the colon, got \"much\""),
+        (format!("{lora}:inf"), 2, "expected a finite scale, got inf"),
+        ("missing.safetensors".into(), 1, "missing.safetensors: No such file"),
+        (fixture("tiny-a/unet/diffusion_pytorch_model.safetensors"), 1, "is a lone U-Net: expected a LoRA"),
+        (model.clone(), 1, "is a folder: expected one safetensors file"),
+    ] {
+        let args = generate(&lora);
+        let line = fail(work.path(), &args.each_ref().map(String::as_str), code);
+        assert!(line.contains(words), "{line}");
+    }
+    assert!(names(work.path()).is_empty());
+}
+
+#[test]
+fn a_resumed_ablation_does_not_mix_loras() {
+    let work = tempfile::tempdir().unwrap();
+    let (model, lora) = (fixture("tiny-a"), fixture("lora/kohya.safetensors"));
+    let grid = |lora: &str| {
+        let text = "steps = 2\n[prompts]\np = \"a cat\"\n[[grid]]\nmethod = \"none\"\n";
+        fs::write(work.path().join("grid.toml"), format!("model = {model:?}\nloras = [{lora:?}]\n{text}"))
+            .unwrap();
+    };
+    let ablate = ["ablate", "grid.toml", "--output", "run", "--quiet", "--resume"];
+    grid(&lora);
+    succeed(work.path(), &ablate);
+    let line: Value =
+        serde_json::from_str(&fs::read_to_string(work.path().join("run/results.jsonl")).unwrap()).unwrap();
+    assert_eq!(line["settings"]["loras"][0]["file"], "kohya.safetensors");
+    let images = fs::read_to_string(work.path().join("run/results.jsonl")).unwrap();
+    succeed(work.path(), &ablate);
+    assert_eq!(fs::read_to_string(work.path().join("run/results.jsonl")).unwrap(), images);
+    for other in [format!("{lora}:0.5"), fixture("lora/peft.safetensors")] {
+        grid(&other);
+        let line = fail(work.path(), &ablate, 1);
+        assert!(line.contains("run.json: is of another run"), "{line}");
+    }
+}
+
 #[test]
 fn what_cannot_be_converted_is_named() {
     let work = tempfile::tempdir().unwrap();

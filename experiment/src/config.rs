@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use atedm_sdxl::checkpoint::{EmbeddingFile, OpenOptions};
+use atedm_sdxl::checkpoint::{EmbeddingFile, Lora, OpenOptions};
 use atedm_sdxl::prompt::{PLAIN, TextOptions};
 use atedm_sdxl::rng::{NoiseDType, RngKind};
 use serde::Deserialize;
@@ -128,6 +128,8 @@ struct File {
     init_mean: bool,
     mask_image: Option<PathBuf>,
     strength: Option<f64>,
+    loras: Vec<String>,
+    lora_clip_scale: Option<f64>,
     embeddings: Vec<String>,
     seed: u64,
     steps: usize,
@@ -190,6 +192,8 @@ impl Default for File {
             init_mean: false,
             mask_image: None,
             strength: None,
+            loras: Vec::new(),
+            lora_clip_scale: None,
             embeddings: Vec::new(),
             seed: 0,
             steps: 50,
@@ -292,6 +296,7 @@ impl Config {
                 vae: file.vae,
                 unet: file.unet,
                 variant: file.variant,
+                loras: loras(&file.loras, file.lora_clip_scale)?,
                 embeddings: file.embeddings.iter().map(|text| EmbeddingFile::read(text)).collect(),
                 ..OpenOptions::default()
             },
@@ -338,6 +343,14 @@ fn start(file: &File) -> Outcome<Option<Start>> {
     Ok(Some(Start { image, mask: mask_image.clone(), strength: *strength, from }))
 }
 
+/// The LoRAs of `loras` and `lora_clip_scale`.
+fn loras(texts: &[String], clip_scale: Option<f64>) -> Outcome<Vec<Lora>> {
+    if texts.is_empty() && clip_scale.is_some() {
+        return Err(Failure::usage("lora_clip_scale: expected a list loras beside it"));
+    }
+    texts.iter().map(|text| Ok(Lora { clip_scale, ..text.parse::<Lora>()? })).collect()
+}
+
 /// Describes an error in a TOML text, with its line. If the message names no key, it adds the key of that line.
 fn in_toml(text: &str, error: &toml::de::Error) -> Failure {
     let Some(before) = error.span().and_then(|span| text.get(..span.start)) else {
@@ -362,6 +375,19 @@ mod tests {
     }
 
     const LEAST: &str = "[prompts]\nfox = \"a fox\"\n[[grid]]\nmethod = \"none\"\n";
+
+    #[test]
+    fn loras_are_files_and_scales() {
+        let read = |text: &str| parse(&format!("{text}\n{LEAST}"));
+        let lora = |path: &str, scale, clip_scale| Lora { path: path.into(), scale, clip_scale };
+        let config = read("loras = [\"a.safetensors:0.5\", \"b.safetensors\"]").unwrap();
+        assert_eq!(config.open.loras, [lora("a.safetensors", 0.5, None), lora("b.safetensors", 1.0, None)]);
+        let config = read("loras = [\"a.safetensors\"]\nlora_clip_scale = 0.25").unwrap();
+        assert_eq!(config.open.loras, [lora("a.safetensors", 1.0, Some(0.25))]);
+        let refused = |text: &str| read(text).unwrap_err().to_string();
+        assert_eq!(refused("lora_clip_scale = 1.0"), "lora_clip_scale: expected a list loras beside it");
+        assert_eq!(refused("loras = [\"a:nan\"]"), "lora a: expected a finite scale, got NaN");
+    }
 
     #[test]
     fn the_least_configuration_has_the_documented_defaults() {

@@ -13,8 +13,9 @@ use serde_json::{Map, Value};
 use super::config::Sampling;
 use super::grid::{Point, slug};
 use super::inputs::{Inputs, digest};
+use super::loras;
 use super::members::LONGEST_ID;
-use super::record::{FORMAT, PointInfo, PromptLine, RunInfo, Settings};
+use super::record::{FORMAT, PointInfo, PromptLine, RunInfo, Settings, UsedLora};
 use crate::failure::{Failure, Outcome};
 use crate::listener::Listener;
 use crate::method::{Method, Workload};
@@ -42,6 +43,8 @@ pub struct PlanInputs<'a> {
     pub embeddings: BTreeMap<String, String>,
     /// Hashes of the model's files, and of other inputs of all images.
     pub hashes: Inputs,
+    /// The LoRAs that change the model's weights.
+    pub loras: Vec<UsedLora>,
 }
 
 /// The options that all points of a run share.
@@ -141,6 +144,7 @@ impl Plan {
             ready.is_reference = references.contains(&Some(planned.len()));
             planned.push(ready);
         }
+        loras::warn(planned.iter().map(|point| &point.info.settings), inputs.work.scheduler, listener);
         Self::of(options, planned)
     }
 
@@ -157,8 +161,9 @@ impl Plan {
         listener: &dyn Listener,
     ) -> Outcome<Self> {
         let planner = Planner::new(&options, inputs, platform, registry, listener);
-        let planned = planner.point(point, &slug(&point.label))?;
-        Self::of(options, vec![planned])
+        let planned = vec![planner.point(point, &slug(&point.label))?];
+        loras::warn(planned.iter().map(|point| &point.info.settings), inputs.work.scheduler, listener);
+        Self::of(options, planned)
     }
 
     fn of(options: RunOptions, points: Vec<PlannedPoint>) -> Outcome<Self> {
@@ -373,6 +378,7 @@ impl<'a, T: AttentionOps> Planner<'a, T> {
             rng_dtype: options.rng.dtype(options.noise_dtype.beside(platform.dtype)).to_string(),
             attention: sampling.attention,
             inputs: inputs.hashes.clone(),
+            loras: inputs.loras.clone(),
         };
         let dtype = platform.dtype.to_string();
         Ok(PlannedPoint {

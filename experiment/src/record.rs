@@ -104,6 +104,23 @@ pub struct Settings {
     /// weights), `init_image` (with its strength), `mask_image`, and in `compare` `latents`. Empty in older records.
     #[serde(default)]
     pub inputs: Inputs,
+    /// The LoRAs that changed the weights, in their order. Without LoRAs, nothing is written.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub loras: Vec<UsedLora>,
+}
+
+/// A LoRA that changed the weights.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct UsedLora {
+    /// The file's name, without the folders above it.
+    pub file: String,
+    /// Hash of samples of its content.
+    pub hash: String,
+    /// The factor of its changes.
+    pub scale: f64,
+    /// The factor of its changes of the text encoders.
+    pub clip_scale: f64,
 }
 
 fn single() -> String {

@@ -14,9 +14,11 @@ use atedm_sdxl::schedulers::{SamplerRegistry, SchedulerConfig};
 
 use crate::failure::{Failure, Outcome};
 use crate::inputs::{Inputs, of_checkpoint};
+use crate::loras::used;
 use crate::method::{GUIDANCE_SCALE, Method, Workload};
 use crate::model::{AskedSize, Model, Size};
 use crate::parts::{Parts, name_of};
+use crate::record::UsedLora;
 use crate::spec::PruneSpec;
 use crate::texts::Texts;
 
@@ -179,6 +181,15 @@ impl Subject {
         match &self.files {
             Files::Model(model) => model.parts(),
             Files::None | Files::Folder(_) | Files::Checkpoint(_) => &NONE,
+        }
+    }
+
+    /// The LoRAs that change the checkpoint's weights.
+    pub fn loras(&self) -> Vec<UsedLora> {
+        match &self.files {
+            Files::None | Files::Folder(_) => Vec::new(),
+            Files::Checkpoint(checkpoint) => used(checkpoint),
+            Files::Model(model) => used(&model.checkpoint),
         }
     }
 

@@ -16,6 +16,7 @@ use atedm_sdxl::checkpoint::{Checkpoint, OpenOptions};
 use atedm_sdxl::pipeline::{
     Conditioning, Decoding, InitialLatents, Output, Pipeline, Proceed, Request, StepReport,
 };
+use atedm_sdxl::prompt::TextOptions;
 use atedm_sdxl::rng::{RngKind, TorchRng};
 use pipeline_support::{BYTES, Golden, LATENTS, PRUNED_LATENTS, fixtures, json, tensor};
 use serde_json::{Map, Value};
@@ -186,7 +187,7 @@ fn embeddings_stand_for_prompts() {
     let mut request = short("a small cat");
     with_negative(&mut request, "blurry");
     let expected = generate(&pipeline, &request).unwrap().latents.to_f32().unwrap();
-    let embed = |text: &str| pipeline.encode(&[text.to_string()]).unwrap().0;
+    let embed = |text: &str| pipeline.encode(&[text.to_string()], &TextOptions::default()).unwrap().0;
     let negative = Some(embed("blurry"));
     request.conditioning = Conditioning::Embeddings { prompt: embed("a small cat"), negative };
     assert_eq!(generate(&pipeline, &request).unwrap().latents.to_f32().unwrap(), expected);

@@ -288,7 +288,7 @@ fn other_files_are_no_embeddings() {
         ),
         (
             made("whole", &[("conditioner.embedders.0.a", &[1]), ("model.diffusion_model.b", &[1])]),
-            is("a checkpoint"),
+            is("an SD-XL checkpoint"),
         ),
         (unet, is("a lone U-Net")),
         (made("other", &[("a", &[2]), ("b", &[2])]), is("a file with 2 tensors such as \"a\"")),

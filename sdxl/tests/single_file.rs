@@ -289,9 +289,11 @@ fn files_that_are_something_else_are_refused_by_name() {
     let file = work.path().join("model.safetensors");
     let unet = "model.diffusion_model.input_blocks.0.0.weight";
     for (names, what) in [
-        (&["lora_unet_down_blocks_0.lora_down.weight"][..], "a LoRA"),
-        (&["lora_te1_text_model_encoder.alpha"], "a LoRA"),
-        (&["unet.down_blocks.0.attentions.0.to_q.lora_A.weight"], "a LoRA"),
+        (&["lora_unet_down_blocks_0.lora_down.weight"][..], "a LoRA, which --lora takes"),
+        (&["lora_te1_text_model_encoder.alpha"], "a LoRA, which --lora takes"),
+        (&["unet.down_blocks.0.attn2.to_k.lora_A.weight"], "a LoRA, which --lora takes"),
+        (&["lora_unet_double_blocks_0.lora_down.weight"], "a LoRA of FLUX, which --lora takes"),
+        (&["emb_params"], "a textual inversion"),
         (&["model.diffusion_model.double_blocks.0.img_attn.qkv.weight"], "FLUX"),
         (&["double_blocks.0.img_attn.qkv.weight"], "FLUX"),
         (&["model.diffusion_model.joint_blocks.0.x_block.attn.qkv.weight"], "Stable Diffusion 3"),

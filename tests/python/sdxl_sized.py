@@ -1,6 +1,7 @@
 """Writes a checkpoint of SD-XL's real size with random weights. It is for measuring memory and time, not for pictures.
 
-    python sdxl_sized.py DIR        3.5 billion parameters in f16: 7 GB on the disk, 8 GB of memory
+    python sdxl_sized.py DIR            3.5 billion parameters in f16: 7 GB on the disk, 8 GB of memory
+    python sdxl_sized.py --loras DIR    three LoRAs for it in f16: 0.9 GB
 
 The configuration is that of stabilityai/stable-diffusion-xl-base-1.0. The tokenizers know the few words of checkpoints.py.
 """
@@ -13,6 +14,7 @@ from checkpoints import EOS, add_scheduler_fields, add_text_prefix, make_tokeniz
 
 import torch
 from diffusers import AutoencoderKL, EulerDiscreteScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
+from safetensors.torch import save_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 CONTEXT = 77
@@ -67,9 +69,57 @@ def text_config(size):
     return CLIPTextConfig(vocab_size=VOCABULARY, max_position_embeddings=CONTEXT, bos_token_id=0, eos_token_id=2, **size)
 
 
+def modules(make, keep):
+    """Names and weights (without values) of the linear layers and convolutions that `keep` wants."""
+    with torch.device("meta"):
+        model = make()
+    kinds = (torch.nn.Linear, torch.nn.Conv2d)
+    return [(name, m.weight) for name, m in model.named_modules() if isinstance(m, kinds) and keep(name)]
+
+
+def lora(path, layers, rank, pattern):
+    """A LoRA of this rank. `pattern` names the tensors of a part's module; a weight changes by about a tenth."""
+    tensors = {}
+    for part, name, weight in layers:
+        outputs, inputs, *kernel = weight.shape
+        module = pattern(part, name)
+        down = torch.randn(rank, inputs, *kernel) * weight[0].numel() ** -0.5
+        tensors[module["down"]] = down.half()
+        tensors[module["up"]] = (0.1 * torch.randn(outputs, rank, *[1 for _ in kernel]) * rank**-0.5).half()
+        if "alpha" in module:
+            tensors[module["alpha"]] = torch.tensor(float(rank))
+    save_file(tensors, path)
+
+
+def kohya(part, name):
+    module = f"lora_{part}_{name.replace('.', '_')}"
+    return dict(down=f"{module}.lora_down.weight", up=f"{module}.lora_up.weight", alpha=f"{module}.alpha")
+
+
+def peft(part, name):
+    return dict(down=f"{part}.{name}.lora_A.weight", up=f"{part}.{name}.lora_B.weight")
+
+
+def write_loras(folder):
+    """One like LCM's (every layer of the U-Net), one of a usual style (attention, feed-forward, text encoders), one of attention."""
+    os.makedirs(folder, exist_ok=True)
+    torch.manual_seed(0)
+    unet = lambda keep: [("unet", *module) for module in modules(lambda: UNet2DConditionModel(**UNET), keep)]
+    text = []
+    for part, cls, size in (("te1", CLIPTextModel, TEXT), ("te2", CLIPTextModelWithProjection, TEXT_2)):
+        found = modules(lambda: cls(text_config(size)), lambda name: ".layers." in name)
+        text += [(part, name if name.startswith("text_model.") else f"text_model.{name}", weight) for name, weight in found]
+    transformers = lambda name: ".transformer_blocks." in name
+    lora(os.path.join(folder, "every-layer.safetensors"), unet(lambda _: True), 64, kohya)
+    lora(os.path.join(folder, "style.safetensors"), unet(transformers) + text, 32, kohya)
+    lora(os.path.join(folder, "attention.safetensors"), unet(lambda name: ".attn" in name), 32, peft)
+
+
 def main(arguments):
+    if len(arguments) == 2 and arguments[0] == "--loras":
+        return write_loras(arguments[1])
     if len(arguments) != 1:
-        sys.exit("usage: python sdxl_sized.py DIR")
+        sys.exit("usage: python sdxl_sized.py [--loras] DIR")
     folder = arguments[0]
     shutil.rmtree(folder, ignore_errors=True)
     torch.manual_seed(0)

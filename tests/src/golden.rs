@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use atedm_core::at_edm::{AtEdmConfig, Parts};
 use atedm_core::plugin::{BuildContext, MaskKey, MaskRecorder, MaskSet, TokenReducer, Unpruned};
 use atedm_core::{Backend, DType, DeviceOf, Tensor};
-use atedm_sdxl::checkpoint::{Checkpoint, OpenOptions};
+use atedm_sdxl::checkpoint::{Checkpoint, Lora, OpenOptions};
 use atedm_sdxl::pipeline::{Conditioning, InitialLatents, Output, Pipeline, Proceed, Request, StepReport};
 use atedm_sdxl::prompt::{PLAIN, TextOptions};
 use safetensors::SafeTensors;
@@ -116,11 +116,11 @@ pub fn assert_parity<B: Backend>(checkpoint: &str, device: &DeviceOf<B>) {
     }
 }
 
-/// The request of a case, from these standard normal latents.
+/// The request of a case, from these standard normal latents, or from those of its seed.
 ///
 /// # Panics
 /// When the case lacks a field.
-pub fn request<T: Tensor>(case: &Value, latents: T) -> Request<T> {
+pub fn request<T: Tensor>(case: &Value, latents: Option<T>) -> Request<T> {
     let number = |name: &str| case[name].as_u64().expect("a count") as usize;
     let prompts: Vec<String> = serde_json::from_value(case["prompts"].clone()).expect("prompts");
     let negative = case["negative_prompt"].as_str().map(|text| vec![text.to_string(); prompts.len()]);
@@ -136,9 +136,51 @@ pub fn request<T: Tensor>(case: &Value, latents: T) -> Request<T> {
         width: Some(number("width")),
         height: Some(number("height")),
         scheduler: case["scheduler"].as_str().map(str::to_string),
-        initial: InitialLatents::Noise(latents),
+        seed: case["seed"].as_u64().unwrap_or(0),
+        initial: latents.map_or(InitialLatents::Drawn, InitialLatents::Noise),
         ..Request::new([""])
     }
+}
+
+/// The LoRAs of a case of `fixtures/lora`.
+///
+/// # Panics
+/// When the case lacks a field.
+pub fn loras(case: &Value) -> Vec<Lora> {
+    let lora = |lora: &Value| Lora {
+        path: fixtures().join(format!("lora/{}.safetensors", lora[0].as_str().expect("a name"))),
+        scale: lora[1].as_f64().expect("a scale"),
+        clip_scale: lora[2].as_f64(),
+    };
+    case["loras"].as_array().expect("LoRAs").iter().map(lora).collect()
+}
+
+/// Runs every case of `fixtures/lora` in f32. Compares final latents, unpruned and pruned, with those of diffusers.
+///
+/// # Panics
+/// When one differs.
+pub fn assert_loras<B: Backend>(device: &DeviceOf<B>) {
+    let golden = Golden::open("lora/expected.safetensors");
+    let text = std::fs::read_to_string(fixtures().join("lora/cases.json")).unwrap();
+    let file: Value = serde_json::from_str(&text).unwrap();
+    let mut runs = 0;
+    for case in file["cases"].as_array().expect("cases") {
+        let options = OpenOptions { loras: loras(case), ..OpenOptions::default() };
+        let opened = Checkpoint::open(fixtures().join("tiny-a"), options).unwrap();
+        let pipeline = Pipeline::<B>::load(&opened, DType::F32, device).unwrap();
+        for (kind, allowed) in [("whole", LATENTS), ("pruned", PRUNED_LATENTS)] {
+            let name = format!("{}.{kind}", case["name"].as_str().expect("a name"));
+            if !golden.has(&name) {
+                continue;
+            }
+            let run = &file[kind];
+            let (output, _) = generate(&pipeline, &request(run, None), run["prune"].as_str());
+            let latents = Array::read(&output.latents).unwrap();
+            assert_relative_l2(&latents, &golden.array(&name), allowed, &format!("{name}, {}", B::NAME));
+            runs += 1;
+        }
+    }
+    assert!(runs >= 12, "{runs} runs");
 }
 
 /// Runs a case. Returns its output and what it pruned.
@@ -148,9 +190,18 @@ pub(crate) fn run<B: Backend>(
     golden: &Golden,
 ) -> (Output<B::Tensor>, MaskSet) {
     let latents = golden.array(&format!("{}.latents", case["name"].as_str().expect("a name")));
-    let request = request(case, latents.upload(DType::F32, pipeline.device()).unwrap());
+    let request = request(case, Some(latents.upload(DType::F32, pipeline.device()).unwrap()));
+    generate(pipeline, &request, case["prune"].as_str())
+}
+
+/// A run, pruned with these options of AT-EDM if there are any, and its kept sets.
+fn generate<B: Backend>(
+    pipeline: &Pipeline<B>,
+    request: &Request<B::Tensor>,
+    prune: Option<&str>,
+) -> (Output<B::Tensor>, MaskSet) {
     let recorder = MaskRecorder::shared();
-    let mut reducer: Box<dyn TokenReducer<B::Tensor>> = match case["prune"].as_str() {
+    let mut reducer: Box<dyn TokenReducer<B::Tensor>> = match prune {
         None => Box::new(Unpruned),
         Some(text) => {
             let context = BuildContext { observer: Some(recorder.clone()), ..BuildContext::default() };
@@ -159,7 +210,7 @@ pub(crate) fn run<B: Backend>(
         }
     };
     let mut go_on = |_: &StepReport<'_, B::Tensor>| Proceed::Continue(());
-    let output = pipeline.generate(&request, &mut *reducer, &mut go_on).unwrap();
+    let output = pipeline.generate(request, &mut *reducer, &mut go_on).unwrap();
     let masks = recorder.lock().expect("nobody panicked").take();
     (output, masks)
 }

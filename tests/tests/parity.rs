@@ -3,7 +3,7 @@
 
 use atedm_candle::{Candle, Device};
 use atedm_core::reference::{NdDevice, Reference32};
-use atedm_tests::golden::assert_parity;
+use atedm_tests::golden::{assert_loras, assert_parity};
 use atedm_tests::prompts::assert_prompts;
 
 #[test]
@@ -27,11 +27,21 @@ fn tiny_b_on_candle() {
 }
 
 #[test]
+fn loras_on_ndarray() {
+    assert_loras::<Reference32>(&NdDevice);
+}
+
+#[test]
+fn loras_on_candle() {
+    assert_loras::<Candle>(&Device::Cpu);
+}
+
+#[test]
 fn prompts_on_ndarray() {
-    assert_prompts::<Reference32>(&NdDevice);
+    assert_prompts::<Reference32>(&NdDevice, "");
 }
 
 #[test]
 fn prompts_on_candle() {
-    assert_prompts::<Candle>(&Device::Cpu);
+    assert_prompts::<Candle>(&Device::Cpu, "");
 }

@@ -58,7 +58,7 @@ fn run<B: Backend>(
 ) -> (Output<B::Tensor>, BTreeMap<NestId, Vec<usize>>) {
     let latents =
         golden.array(case["start"].as_str().unwrap()).upload(DType::F32, pipeline.device()).unwrap();
-    let request = Request { decoding: Decoding::Skip, ..request(case, latents) };
+    let request = Request { decoding: Decoding::Skip, ..request(case, Some(latents)) };
     let mut method = method(case["method"].as_str().unwrap(), &case["options"]);
     let mut noting = Noting { method: method.as_mut(), replaced: BTreeMap::new() };
     let mut go_on = |_: &StepReport<'_, B::Tensor>| Proceed::Continue(());
@@ -119,7 +119,7 @@ fn output_at(
     let pipeline = Pipeline::<Reference32>::load(&tiny_a(), DType::F32, &NdDevice).unwrap();
     let latents = golden.array(case["start"].as_str().unwrap());
     let latents: <Reference32 as Backend>::Tensor = latents.upload(DType::F32, &NdDevice).unwrap();
-    let request = request(case, latents.clone());
+    let request = request(case, Some(latents.clone()));
     let mut request = Request { decoding: Decoding::Skip, guidance_scale, ..request };
     if start > 0 {
         request.initial = InitialLatents::Noisy { latents, start };

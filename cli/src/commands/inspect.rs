@@ -106,6 +106,9 @@ impl<'a> Report<'a> {
     fn to_text(&self) -> String {
         let mut lines = vec![format!("checkpoint  {}", self.model.name())];
         lines.extend(self.parts.iter().map(|(part, words)| format!("  {part:<15} {words}")));
+        lines.extend(
+            describe::loras(&self.model.checkpoint).iter().map(|words| format!("  {:<15} {words}", "lora")),
+        );
         let latents = self.work.latents;
         lines.push(String::new());
         lines.push(format!(
@@ -215,6 +218,7 @@ impl<'a> Report<'a> {
         json!({
             "checkpoint": self.model.name(),
             "parts": parts,
+            "loras": describe::loras(&self.model.checkpoint),
             "width": self.size.width,
             "height": self.size.height,
             "latents": [self.work.latents.height, self.work.latents.width],

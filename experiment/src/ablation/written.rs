@@ -9,6 +9,7 @@ use crate::grid::points;
 use crate::init_image::InitImage;
 use crate::inputs::Inputs;
 use crate::listener::Listener;
+use crate::loras::used;
 use crate::model::{AskedPixels, AskedSize, Model};
 use crate::plan::{Plan, PlanInputs, RunOptions};
 use crate::platform::Platform;
@@ -48,6 +49,7 @@ impl Written<'_> {
             texts: subject.texts(),
             embeddings: subject.embeddings(),
             hashes: self.inputs(subject.inputs())?,
+            loras: subject.loras(),
         };
         self.planned(inputs, platform, registry, listener)
     }
@@ -75,10 +77,17 @@ impl Written<'_> {
             texts: Some(model.texts()),
             embeddings: model.embeddings(),
             hashes: self.inputs(model.inputs()?)?,
+            loras: used(&model.checkpoint),
         };
         let plan = self.planned(inputs, platform, registry, listener)?;
-        let prompts = config.prompts.iter().map(|prompt| prompt.text.as_str());
-        model.texts().warn(prompts, &config.sampling.text, &origin.key("prompt_syntax"), listener)?;
+        let mut warned: Vec<String> = Vec::new();
+        for options in plan.points.iter().map(|point| point.info.settings.text()) {
+            if !warned.contains(&options.syntax) {
+                let prompts = config.prompts.iter().map(|prompt| prompt.text.as_str());
+                model.texts().warn(prompts, &options, &origin.key("prompt_syntax"), listener)?;
+                warned.push(options.syntax);
+            }
+        }
         Ok(plan)
     }
 

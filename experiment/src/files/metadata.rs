@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::png::TextChunk;
 use crate::parts::Parts;
-use crate::record::{Flops, PointInfo, PromptLine, Provenance};
+use crate::record::{Flops, PointInfo, PromptLine, Provenance, UsedLora};
 
 /// The settings that a picture was made with.
 #[derive(Debug, Clone, PartialEq)]
@@ -47,6 +47,8 @@ pub struct ImageFacts {
     pub model: String,
     /// The files that replace parts of the checkpoint.
     pub parts: Parts,
+    /// The LoRAs that changed its weights.
+    pub loras: Vec<UsedLora>,
     /// The generator of the noise.
     pub rng: String,
     /// The dtype that the noise was drawn in.
@@ -88,6 +90,7 @@ impl ImageFacts {
             height: settings.height,
             model: settings.model,
             parts: settings.parts,
+            loras: settings.loras,
             rng: settings.rng,
             rng_dtype: settings.rng_dtype,
             method: settings.method,
@@ -121,6 +124,9 @@ pub fn text_chunks(facts: &ImageFacts) -> Vec<TextChunk> {
     let [mean, full] = [facts.flops.mean_tflop, facts.flops.whole_tflop].map(|tflop| tflop * 1e12);
     let flops = json!({ "mean_per_step": mean, "unpruned": full, "unit": "2 x MAC, one sample, one U-Net evaluation" });
     chunks.push(TextChunk::new("atedm:flops", flops.to_string()));
+    if !facts.loras.is_empty() {
+        chunks.push(TextChunk::new("atedm:loras", json!(facts.loras).to_string()));
+    }
     chunks
 }
 
@@ -207,6 +213,12 @@ mod tests {
             height: 32,
             model: "a:b".into(),
             parts: serde_json::from_value(json!({"vae": "x,y"})).unwrap(),
+            loras: vec![UsedLora {
+                file: "ink.safetensors".into(),
+                hash: "00ff".into(),
+                scale: 0.8,
+                clip_scale: 0.5,
+            }],
             rng: "torch".into(),
             rng_dtype: "f16".into(),
             method: "at-edm".into(),
@@ -231,6 +243,8 @@ mod tests {
         let of = |key: &str| chunks.iter().find(|chunk| chunk.key == key).map(|chunk| chunk.text.as_str());
         assert_eq!(of("atedm:options"), Some("{\"ratio\":0.5}"));
         assert_eq!(of("atedm:rng_dtype"), Some("f16"));
+        let loras = r#"[{"clip_scale":0.5,"file":"ink.safetensors","hash":"00ff","scale":0.8}]"#;
+        assert_eq!(of("atedm:loras"), Some(loras));
         assert_eq!((of("atedm:prompt_syntax"), of("atedm:clip_skip")), (Some("a1111"), Some("1")));
         assert_eq!(of("atedm:embeddings"), Some("{\"fox\":\"0123456789abcdef\"}"));
         assert!(of("atedm:flops").unwrap().contains("mean_per_step"));

@@ -129,8 +129,8 @@ mod tests {
             assert_eq!(read.picture.size(), size);
             let far = read.picture.rgb.iter().zip(tensor.data()).map(|(a, b)| a.abs_diff(*b)).max();
             println!("{name}: largest difference {far:?}");
-            // JPEG decoders may differ by a few levels.
-            let most = if file.ends_with("jpg") { 6 } else { 1 };
+            // Pillow rounds between its two passes. JPEG decoders may differ by a few levels.
+            let most = if file.ends_with("jpg") { 6 } else { 2 };
             assert!(far <= Some(most), "{name}: {far:?}");
         }
         let note = read_picture(&fixtures().join("photo.jpg"), SIZE, Backdrop::White).unwrap().note();
@@ -162,9 +162,9 @@ mod tests {
         write(&path, (ColorType::Rgb, BitDepth::Eight), &[7; 72]);
         let bytes = std::fs::read(&path).unwrap();
         says(&bytes[..bytes.len() / 2], ": ");
-        // A header with its checksum that claims 2^30 pixels a side.
+        // A header with its checksum that claims 2^14 pixels a side.
         let mut large = bytes.clone();
-        large[16..24].copy_from_slice(&[0x40, 0, 0, 0, 0x40, 0, 0, 0]);
+        large[16..24].copy_from_slice(&[0, 0, 0x40, 0, 0, 0, 0x40, 0]);
         let checksum = crc(&large[12..29]);
         large[29..33].copy_from_slice(&checksum.to_be_bytes());
         says(&large, "at most 67108864 pixels are read");

@@ -19,7 +19,13 @@ impl Checkpoint {
     ///
     /// # Errors
     /// [`Error::Io`] naming the folder or file that cannot be read or written. [`Error::Weights`] naming a broken weight file.
+    /// [`Error::Config`] if LoRAs change the weights.
     pub fn write_folder(&self, dir: &Path) -> Result<()> {
+        if let Some(lora) = self.loras().first() {
+            let reason =
+                format!("expected none, as the folder gets the weights of the file; got {}", lora.lora());
+            return Err(Error::config("loras", reason));
+        }
         let mut files = self.small_files()?;
         if matches!(self.settings, Settings::Derived(_)) {
             for (folder, held) in TOKENIZERS.iter().zip(clip::tokenizers()?) {

@@ -10,14 +10,12 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use atedm_core::{DType, Error, Result, Tensor, WeightSource};
-use half::{bf16, f16};
-use safetensors::Dtype;
 use sha2::{Digest, Sha256};
 
 use super::part::Part;
-use super::single::kind;
+use super::single::{Shapes, kind};
 use crate::config::TextEncoderConfig;
-use crate::weights::SafetensorsSource;
+use crate::weights::{FLOATS, SafetensorsSource, are_finite};
 
 /// The tensors of a file, in the order of the text encoders.
 const TENSORS: [&str; 2] = ["clip_l", "clip_g"];
@@ -92,7 +90,8 @@ impl Embedding {
         else {
             let names: Vec<&str> = tensors.iter().map(|tensor| tensor.name).collect();
             let shape = tensors.first().map(|tensor| tensor.shape);
-            let is = instead(&names, shape.unwrap_or_default());
+            let kind = kind(&Shapes::of(path, &source));
+            let is = instead(&names, shape.unwrap_or_default(), kind);
             let reason = format!(
                 "is {is}: expected a textual inversion for SD-XL, clip_l [n, {first}] and clip_g [n, {second}]"
             );
@@ -108,13 +107,13 @@ impl Embedding {
                     return Err(wrong(tensor.name, reason));
                 }
             };
-            match all_finite(tensor.dtype, tensor.bytes) {
+            match are_finite(tensor.bytes, tensor.dtype) {
                 Some(true) => {}
                 Some(false) => {
                     return Err(wrong(tensor.name, "holds values that are not finite".to_string()));
                 }
                 None => {
-                    let reason = format!("expected dtype F16, BF16, F32 or F64, got {:?}", tensor.dtype);
+                    let reason = format!("expected dtype {FLOATS}, got {:?}", tensor.dtype);
                     return Err(wrong(tensor.name, reason));
                 }
             }
@@ -177,7 +176,7 @@ impl Embedding {
 }
 
 /// What a file is that has not both tensors.
-fn instead(names: &[&str], shape: &[usize]) -> String {
+fn instead(names: &[&str], shape: &[usize], kind: Option<String>) -> String {
     let width = shape.last().copied().unwrap_or(0);
     match names {
         [] => "an empty file".to_string(),
@@ -187,23 +186,10 @@ fn instead(names: &[&str], shape: &[usize]) -> String {
             1024 => format!("a textual inversion for Stable Diffusion 2 ({name:?} of {width} channels)"),
             _ => format!("a file with one tensor {name:?} of shape {shape:?}"),
         },
-        names => match kind(names) {
-            Some(what) => what.to_string(),
-            None if names.iter().any(|name| name.starts_with("conditioner.")) => "a checkpoint".to_string(),
-            None => format!("a file with {} tensors such as {:?}", names.len(), names[0]),
-        },
+        names => {
+            kind.unwrap_or_else(|| format!("a file with {} tensors such as {:?}", names.len(), names[0]))
+        }
     }
-}
-
-/// Whether all values are finite. `None` for a dtype that cannot be weights.
-fn all_finite(dtype: Dtype, bytes: &[u8]) -> Option<bool> {
-    Some(match dtype {
-        Dtype::F16 => bytes.as_chunks().0.iter().all(|raw| f16::from_le_bytes(*raw).is_finite()),
-        Dtype::BF16 => bytes.as_chunks().0.iter().all(|raw| bf16::from_le_bytes(*raw).is_finite()),
-        Dtype::F32 => bytes.as_chunks().0.iter().all(|raw| f32::from_le_bytes(*raw).is_finite()),
-        Dtype::F64 => bytes.as_chunks().0.iter().all(|raw| f64::from_le_bytes(*raw).is_finite()),
-        _ => return None,
-    })
 }
 
 fn hash_of(path: &Path) -> Result<String> {

@@ -6,13 +6,14 @@ use atedm_core::{Error, Result};
 
 use super::configurations::{Configurations, Documents};
 use super::embedding::EmbeddingFile;
+use super::lora::Lora;
 use super::other::{self, Replaced};
 use super::part::Part;
 use super::{door, files};
 use crate::weights::WeightFile;
 
 /// Options for opening a checkpoint.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct OpenOptions {
     /// Read only the files of this variant (`fp16`). Without it, plain files are preferred, then `fp16`, then `bf16`. A part
     /// from elsewhere may have plain files beside a checkpoint with a variant.
@@ -31,6 +32,8 @@ pub struct OpenOptions {
     /// For a single file: a diffusers folder with the configurations and tokenizers to use. It needs no weights. Without this
     /// folder, the shapes of the file's tensors give the configurations, and SD-XL's tokenizers are used.
     pub config: Option<PathBuf>,
+    /// LoRAs that change the weights, added in this order.
+    pub loras: Vec<Lora>,
     /// Textual inversions: words that prompts may use.
     pub embeddings: Vec<EmbeddingFile>,
 }

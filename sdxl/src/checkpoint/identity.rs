@@ -3,18 +3,13 @@
 use std::path::Path;
 
 use atedm_core::{DType, Result};
-use sha2::{Digest, Sha256};
 
 use super::files::read_if_there;
+use super::sampled::Sampled;
 use super::{Checkpoint, OpenOptions, Part, SCHEDULER, Settings, TOKENIZER_FILES, TOKENIZERS};
 use crate::architecture::pretty;
 use crate::output::NamedFile;
 use crate::weights::SafetensorsSource;
-
-/// Tensors of at most this many bytes are read completely.
-const WHOLE: usize = 16 << 10;
-/// Bytes that are read at the start, in the middle and at the end of a larger tensor.
-const SAMPLE: usize = 4 << 10;
 
 /// The identity of the checkpoint in `root`, opened with default options (see [`Checkpoint::identity`]).
 ///
@@ -31,6 +26,7 @@ impl Checkpoint {
     /// - the bytes of `model_index.json`, of the configurations of parts and scheduler, and of the tokenizers;
     /// - the sizes of the weight files;
     /// - every tensor's name, dtype, shape and samples of its bytes;
+    /// - the same of every LoRA, and its scales;
     /// - the words of embeddings, and all bytes of their files.
     ///
     /// A tensor of up to 16 KiB is hashed completely, a larger one at its start, middle and end. So SD-XL's 7 GB take a
@@ -41,7 +37,7 @@ impl Checkpoint {
     /// [`Error::Io`] naming a file that cannot be read. [`Error::Weights`] naming a file that is not a complete
     /// safetensors file.
     pub fn identity(&self) -> Result<String> {
-        let mut sum = Fields(Sha256::new());
+        let mut sum = Sampled::default();
         sum.field(b"atedm checkpoint 1");
         for (name, bytes) in self.small_files()? {
             sum.field(name.as_bytes());
@@ -49,23 +45,18 @@ impl Checkpoint {
         }
         for part in Part::ALL {
             sum.field(part.folder().as_bytes());
-            let source = SafetensorsSource::open(self.files(part), DType::F32, ())?;
-            source.expect_samples();
-            for size in source.file_sizes() {
-                sum.field(&(size as u64).to_le_bytes());
-            }
-            for tensor in source.stored() {
-                sum.field(tensor.name.as_bytes());
-                sum.field(format!("{:?} {:?}", tensor.dtype, tensor.shape).as_bytes());
-                samples(tensor.bytes).for_each(|sample| sum.field(sample));
-            }
+            sum.source(&SafetensorsSource::open(self.files(part), DType::F32, ())?);
+        }
+        for lora in &self.loras {
+            sum.field(b"lora");
+            lora.add_to(&mut sum);
         }
         for embedding in self.embeddings() {
             sum.field(b"embedding");
             sum.field(embedding.word().as_bytes());
             sum.field(embedding.hash().as_bytes());
         }
-        Ok(sum.0.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+        Ok(sum.digits())
     }
 
     /// Every file except the weights that a run may read: its name in a folder, and its bytes. The tokenizers that this crate
@@ -90,50 +81,5 @@ impl Checkpoint {
             files.extend(bytes.map(|bytes| (name, bytes)));
         }
         Ok(files)
-    }
-}
-
-/// A hash of fields. Each field follows its length, so different lists of fields are different bytes.
-struct Fields(Sha256);
-
-impl Fields {
-    fn field(&mut self, bytes: &[u8]) {
-        self.0.update((bytes.len() as u64).to_le_bytes());
-        self.0.update(bytes);
-    }
-}
-
-/// The whole tensor, or its start, middle and end.
-fn samples(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
-    let length = bytes.len();
-    let (size, starts) = match length <= WHOLE {
-        true => (length, vec![0]),
-        false => (SAMPLE, vec![0, (length - SAMPLE) / 2, length - SAMPLE]),
-    };
-    starts.into_iter().filter_map(move |at| bytes.get(at..at + size))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn small_tensors_are_sampled_whole_and_large_ones_in_three_places() {
-        let bytes: Vec<u8> = (0..100_000u32).map(|i| (i % 251) as u8).collect();
-        assert_eq!(samples(&bytes[..WHOLE]).collect::<Vec<_>>(), [&bytes[..WHOLE]]);
-        let places = [0, 47_952, 95_904].map(|at| &bytes[at..at + SAMPLE]);
-        assert_eq!(samples(&bytes).collect::<Vec<_>>(), places);
-        assert_eq!(samples(&[]).count(), 1);
-    }
-
-    #[test]
-    fn fields_do_not_run_together() {
-        let sum = |fields: &[&[u8]]| {
-            let mut sum = Fields(Sha256::new());
-            fields.iter().for_each(|field| sum.field(field));
-            sum.0.finalize()
-        };
-        assert_ne!(sum(&[b"ab", b"c"]), sum(&[b"a", b"bc"]));
-        assert_ne!(sum(&[b"a"]), sum(&[b"a", b""]));
     }
 }

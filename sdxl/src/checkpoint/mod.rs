@@ -15,8 +15,10 @@ mod embedding;
 mod files;
 mod found;
 mod identity;
+mod lora;
 mod other;
 mod part;
+mod sampled;
 mod single;
 
 use std::path::{Path, PathBuf};
@@ -34,6 +36,8 @@ pub use embedding::{Embedding, EmbeddingFile};
 pub use found::OpenOptions;
 use found::{Found, Settings};
 pub use identity::identity;
+pub use lora::{Lora, LoraFile};
+use lora::{Merged, Places};
 use other::Replaced;
 pub use other::open_vae;
 pub use part::Part;
@@ -60,6 +64,7 @@ pub struct Checkpoint {
     replaced: Replaced,
     configurations: Configurations,
     files: [Vec<WeightFile>; 4],
+    loras: Vec<LoraFile>,
     embeddings: Vec<Embedding>,
 }
 
@@ -69,7 +74,7 @@ impl Checkpoint {
     /// # Errors
     /// [`Error::Io`] or [`Error::Weights`] for missing files, and for a single file that is no SD-XL checkpoint.
     /// [`Error::Config`] naming the file and the field if a value does not parse, is not implemented or does not fit the other
-    /// parts.
+    /// parts. For a LoRA, [`Error::Weights`] that says what the file is, and [`Error::Config`] for a scale that is not finite.
     pub fn open(root: impl AsRef<Path>, options: OpenOptions) -> Result<Self> {
         let root = root.as_ref();
         let found = if single::is_meant(root) {
@@ -80,16 +85,39 @@ impl Checkpoint {
         let Found { settings, configurations, files, replaced } = found;
         let encoders = configurations.text_encoders.each_ref();
         let embeddings = options.embeddings.iter().map(|file| Embedding::open(file, encoders));
-        let checkpoint = Self {
+        let mut checkpoint = Self {
             root: root.to_path_buf(),
             settings,
             embeddings: embeddings.collect::<Result<_>>()?,
             replaced,
             configurations,
             files,
+            loras: Vec::new(),
         };
         checkpoint.check_fit()?;
+        if !options.loras.is_empty() {
+            let (places, width) = (checkpoint.places()?, checkpoint.unet().text_channels());
+            let open = |lora| LoraFile::open(lora, &places, width);
+            checkpoint.loras = options.loras.iter().map(open).collect::<Result<_>>()?;
+        }
         Ok(checkpoint)
+    }
+
+    /// The weights that LoRAs may change. The headers of the weight files are read.
+    fn places(&self) -> Result<Places> {
+        let mut places = Places::default();
+        let originals = single::unet_names(self.unet(), single::names::root(Part::UNet));
+        for part in [Part::TextEncoder, Part::TextEncoder2, Part::UNet] {
+            let source = SafetensorsSource::open(self.files(part), DType::F32, ())?;
+            let tensors = source.stored().into_iter().map(|tensor| (tensor.name, tensor.shape));
+            places.add(part, tensors, (part == Part::UNet).then_some(&originals));
+        }
+        Ok(places)
+    }
+
+    /// The LoRAs that change the weights, in the order in which they were given.
+    pub fn loras(&self) -> &[LoraFile] {
+        &self.loras
     }
 
     /// The folder, or the single file.
@@ -183,12 +211,17 @@ impl Checkpoint {
         Ok(())
     }
 
-    /// Maps the weights of `part` into memory. They are converted to `dtype` on `device` when they are used.
+    /// Maps the weights of `part` into memory. They are converted to `dtype` on `device` when they are used. LoRAs have
+    /// changed them.
     ///
     /// # Errors
     /// [`Error::Io`] or [`Error::Weights`] naming the file that is missing, truncated or broken.
     pub fn weights<T: Tensor>(&self, part: Part, dtype: DType, device: &T::Device) -> Result<Weights<T>> {
-        Ok(Weights::new(SafetensorsSource::<T::Device>::open(self.files(part), dtype, device.clone())?))
+        let source = SafetensorsSource::<T::Device>::open(self.files(part), dtype, device.clone())?;
+        if self.loras.iter().all(|lora| lora.layers(part) == 0) {
+            return Ok(Weights::new(source));
+        }
+        Ok(Weights::new(Merged::new(source, part, &self.loras, dtype, device.clone())))
     }
 
     /// The weight files of `part`.

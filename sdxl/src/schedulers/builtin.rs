@@ -33,12 +33,14 @@ type Entry<T> = (String, Builder<T>);
 pub(super) fn names<T: Tensor>() -> Vec<Entry<T>> {
     let mut entries = vec![
         over_betas("euler-trailing", |config, steps| {
-            let trailing = SchedulerConfig { spacing: Some(Spacing::Trailing), ..config.clone() };
-            Euler::new(&trailing.with_levels(Levels::Training), steps)
+            Euler::new(&trailing(config).with_levels(Levels::Training), steps)
         }),
         over_betas("euler-sgm", Euler::sgm),
         over_betas("euler-a", EulerAncestral::new),
         over_betas("ddim", |config, steps| Ddim::new(&config.unclipped("DDIMScheduler"), steps)),
+        over_betas("ddim-trailing", |config, steps| {
+            Ddim::new(&trailing(config).unclipped("DDIMScheduler"), steps)
+        }),
         over_betas("ddpm", |config, steps| Ddpm::new(&config.unclipped("DDPMScheduler"), steps)),
         over_betas("lcm", Lcm::new),
         entry("edm-euler", Euler::edm),
@@ -70,6 +72,11 @@ pub(super) fn names<T: Tensor>() -> Vec<Entry<T>> {
         ]);
     }
     entries
+}
+
+/// The config with steps that begin at the last training timestep.
+fn trailing(config: &SchedulerConfig) -> SchedulerConfig {
+    SchedulerConfig { spacing: Some(Spacing::Trailing), ..config.clone() }
 }
 
 /// diffusers' classes, with every field as the config has it.

@@ -1,5 +1,6 @@
 //! Sources of weights: safetensors files, seeded random numbers, and a recorder of a model's requests.
 
+mod f8;
 mod file;
 mod foreign;
 mod header;
@@ -7,6 +8,7 @@ mod naming;
 mod random;
 mod recorder;
 mod safetensors;
+mod values;
 
 pub use self::safetensors::SafetensorsSource;
 pub use file::WeightFile;
@@ -17,3 +19,4 @@ pub(crate) use naming::Target;
 pub use naming::{Naming, Renames};
 pub use random::{RandomSource, random_values};
 pub use recorder::{Recorder, TensorList};
+pub(crate) use values::{FLOATS, are_finite};

@@ -68,6 +68,14 @@ impl Naming {
             Self::Original(renames) => renames.views(name, shape),
         }
     }
+
+    /// Whether the stored tensor `name` belongs to the part, but is not shown.
+    pub(crate) fn lacks(&self, name: &str) -> bool {
+        match self {
+            Self::Stored | Self::Prefixed(_) => false,
+            Self::Original(renames) => renames.lacks(name),
+        }
+    }
 }
 
 impl Renames {
@@ -79,6 +87,17 @@ impl Renames {
     /// Whether the tensor `name` belongs to the part, but has no rule.
     pub(crate) fn lacks(&self, name: &str) -> bool {
         name.strip_prefix(self.root).is_some_and(|name| self.target(name).is_none())
+    }
+
+    /// The original name, without the root, of the module that a folder calls `name`.
+    pub(crate) fn original(&self, name: &str) -> Option<String> {
+        let fitting = self.rules.iter().filter_map(|(original, target)| {
+            let (Target::Name(module) | Target::Pointwise(module)) = target else { return None };
+            let rest = name.strip_prefix(module.as_str())?;
+            (rest.is_empty() || rest.starts_with('.')).then_some((original, rest))
+        });
+        let (original, rest) = fitting.min_by_key(|(_, rest)| rest.len())?;
+        Some(format!("{original}{rest}"))
     }
 
     /// The rule for `name`, and the rest of `name` after the rule's own name. The longest rule counts.
@@ -151,6 +170,15 @@ mod tests {
         }
         assert!(renames().lacks("model.b.weight") && !renames().lacks("model_ema.b"));
         assert!(!renames().lacks("model.a.1.norm.weight"));
+    }
+
+    #[test]
+    fn original_names_come_from_the_longest_rule() {
+        let original = |name: &str| renames().original(name);
+        assert_eq!(original("block.attentions.0.to_q").as_deref(), Some("a.1.to_q"));
+        assert_eq!(original("block.up").as_deref(), Some("a.1.conv"));
+        assert_eq!(original("to_q").as_deref(), Some("q"));
+        assert_eq!((original("block.attentions.01"), original("layers.0")), (None, None));
     }
 
     #[test]

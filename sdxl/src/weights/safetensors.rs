@@ -15,8 +15,14 @@ use super::file::WeightFile;
 use super::foreign::what_it_is;
 use super::header::BEGINNING;
 use super::naming::View;
+use super::values::{are_finite, floats, number};
+
+/// The endings of a scale's name, for the scale of the module's `weight`. Files of scaled f8 weights have such scalars.
+const SCALES: [&str; 2] = [".scale_weight", ".weight_scale"];
 
 /// Tensors of safetensors files. A tensor is converted to the source's dtype and device when it is requested.
+///
+/// f8 weights are decoded without rounding. If a module has a scale (`….scale_weight`), its `weight` is multiplied by it.
 ///
 /// Files are memory-mapped, and opening them reads only the headers. The headers are checked against the files' sizes
 /// before they can cause any allocation.
@@ -24,6 +30,8 @@ use super::naming::View;
 pub struct SafetensorsSource<D> {
     shards: Vec<Shard>,
     tensors: HashMap<String, Entry>,
+    /// What the headers' own metadata say.
+    notes: HashMap<String, String>,
     dtype: DType,
     device: D,
 }
@@ -109,7 +117,8 @@ impl<D> SafetensorsSource<D> {
     /// [`Error::Io`] if a file cannot be opened. [`Error::Weights`] if it is not a complete safetensors file, or if two
     /// files hold a tensor of the same name.
     pub fn open(files: &[WeightFile], dtype: DType, device: D) -> Result<Self> {
-        let mut source = Self { shards: Vec::new(), tensors: HashMap::new(), dtype, device };
+        let (tensors, notes) = (HashMap::new(), HashMap::new());
+        let mut source = Self { shards: Vec::new(), tensors, notes, dtype, device };
         for file in files {
             source.add(file)?;
         }
@@ -120,7 +129,12 @@ impl<D> SafetensorsSource<D> {
         let data = map(&file.path)?;
         let (header, metadata) = read_header(&file.path, &data)?;
         let start = header + 8;
+        self.notes.extend(metadata.metadata().clone().unwrap_or_default());
         for (name, info) in metadata.tensors() {
+            if SCALES.iter().any(|scale| name.ends_with(scale)) && file.naming.lacks(&name) {
+                let reason = "expected the scale of a weight that is known here, got this one";
+                return Err(Error::weights(&file.path, name, reason));
+            }
             let (from, to) = info.data_offsets;
             for View { name, shape, share: (index, shares), turned } in file.naming.views(&name, &info.shape)
             {
@@ -142,6 +156,91 @@ impl<D> SafetensorsSource<D> {
     /// The names of all tensors, in no order.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.tensors.keys().map(String::as_str)
+    }
+
+    /// The value of `key` in the metadata of a file's header.
+    pub(crate) fn note(&self, key: &str) -> Option<&str> {
+        self.notes.get(key).map(String::as_str)
+    }
+
+    /// The tensor `name` of exactly `shape`, in `dtype` on `device`.
+    ///
+    /// # Errors
+    /// [`Error::Weights`] if the tensor is missing, or has another shape or an unknown dtype.
+    pub(crate) fn read<T: Tensor>(
+        &self,
+        name: &str,
+        shape: &[usize],
+        dtype: DType,
+        device: &T::Device,
+    ) -> Result<T> {
+        let entry =
+            self.tensors.get(name).ok_or_else(|| Error::weights(self.first_path(), name, "is missing"))?;
+        let shard = &self.shards[entry.shard];
+        if entry.shape != shape {
+            let reason = format!("expected shape {shape:?}, got {:?}", entry.shape);
+            return Err(Error::weights(&shard.path, name, reason));
+        }
+        let bytes = shard
+            .data
+            .get(entry.bytes.clone())
+            .ok_or_else(|| Error::weights(&shard.path, name, "lies beyond the end of the file"))?;
+        let ordered = in_order(bytes, shape, entry.turned);
+        let (bytes, stored) =
+            floats(&ordered, entry.stored).map_err(|reason| Error::weights(&shard.path, name, reason))?;
+        let tensor = T::from_bytes(&bytes, stored, shape, device)?;
+        let tensor = match self.scale_of(name)? {
+            Some(scale) => tensor.cast(dtype.accumulator())?.affine(scale, 0.0)?.cast(dtype)?,
+            None => tensor.cast(dtype)?,
+        };
+        shard.forget(&entry.bytes);
+        Ok(tensor)
+    }
+
+    /// The scale of the weight `name`, if it has one.
+    fn scale_of(&self, name: &str) -> Result<Option<f64>> {
+        let Some(module) = name.strip_suffix(".weight") else { return Ok(None) };
+        let name =
+            SCALES.iter().map(|scale| format!("{module}{scale}")).find(|name| self.contains_name(name));
+        name.map(|name| self.scalar(&name)).transpose()
+    }
+
+    /// The only value of the tensor `name`.
+    ///
+    /// # Errors
+    /// [`Error::Weights`] if the tensor has several values, or is missing.
+    pub(crate) fn scalar(&self, name: &str) -> Result<f64> {
+        let failed = |reason: String| Error::weights(self.first_path(), name, reason);
+        let entry = self.tensors.get(name).ok_or_else(|| failed("is missing".into()))?;
+        if entry.shape.iter().product::<usize>() != 1 {
+            return Err(failed(format!("expected one value, got shape {:?}", entry.shape)));
+        }
+        let shard = self.shards.get(entry.shard);
+        let bytes = shard.and_then(|shard| shard.data.get(entry.bytes.clone())).unwrap_or_default();
+        number(bytes, entry.stored)
+            .ok_or_else(|| failed(format!("expected a number, got dtype {:?}", entry.stored)))
+    }
+
+    /// Checks that no value is NaN or infinite. This reads every tensor.
+    ///
+    /// # Errors
+    /// [`Error::Weights`] naming the first tensor, in the order of names, with such a value.
+    pub(crate) fn expect_finite(&self) -> Result<()> {
+        let wrong =
+            self.stored().into_iter().find(|tensor| are_finite(tensor.bytes, tensor.dtype) == Some(false));
+        self.shards.iter().for_each(|shard| shard.forget(&(0..shard.data.len())));
+        match wrong {
+            Some(tensor) => Err(Error::weights(
+                self.first_path(),
+                tensor.name,
+                "expected finite values, got NaN or infinities",
+            )),
+            None => Ok(()),
+        }
+    }
+
+    fn contains_name(&self, name: &str) -> bool {
+        self.tensors.contains_key(name)
     }
 
     /// Tells the system that small samples of the files will be read.
@@ -180,35 +279,11 @@ impl<D> SafetensorsSource<D> {
 
 impl<T: Tensor> WeightSource<T> for SafetensorsSource<T::Device> {
     fn tensor(&self, name: &str, shape: &[usize]) -> Result<T> {
-        let entry =
-            self.tensors.get(name).ok_or_else(|| Error::weights(self.first_path(), name, "is missing"))?;
-        let shard = &self.shards[entry.shard];
-        if entry.shape != shape {
-            let reason = format!("expected shape {shape:?}, got {:?}", entry.shape);
-            return Err(Error::weights(&shard.path, name, reason));
-        }
-        let stored = match entry.stored {
-            Dtype::F16 => DType::F16,
-            Dtype::BF16 => DType::BF16,
-            Dtype::F32 => DType::F32,
-            Dtype::F64 => DType::F64,
-            other => {
-                let reason = format!("expected dtype F16, BF16, F32 or F64, got {other:?}");
-                return Err(Error::weights(&shard.path, name, reason));
-            }
-        };
-        let bytes = shard
-            .data
-            .get(entry.bytes.clone())
-            .ok_or_else(|| Error::weights(&shard.path, name, "lies beyond the end of the file"))?;
-        let ordered = in_order(bytes, shape, entry.turned);
-        let tensor = T::from_bytes(&ordered, stored, shape, &self.device)?.cast(self.dtype)?;
-        shard.forget(&entry.bytes);
-        Ok(tensor)
+        self.read(name, shape, self.dtype, &self.device)
     }
 
     fn contains(&self, name: &str) -> bool {
-        self.tensors.contains_key(name)
+        self.contains_name(name)
     }
 
     fn shape_of(&self, name: &str) -> Option<Vec<usize>> {

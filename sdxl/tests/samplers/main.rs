@@ -74,7 +74,7 @@ fn pseudo_output(scaled: &[f32], step: usize) -> Vec<f32> {
 
 fn sampler_of(case: &Value) -> Box<dyn Sampler<NdTensor>> {
     let steps = case["steps"].as_u64().unwrap() as usize;
-    let name = (case["sampler"] == "euler-sgm").then_some("euler-sgm");
+    let name = ["euler-sgm", "ddim-trailing"].into_iter().find(|name| case["sampler"] == *name);
     samplers().build(&config(&case["scheduler_config"]).unwrap(), name, steps).unwrap()
 }
 

@@ -62,6 +62,7 @@ fn choices_change_only_what_they_name() {
     assert_eq!(first(&sdxl, Some("euler-trailing")).0, 999.0);
     assert_eq!(first(&sdxl, Some("euler-sgm")).0, 999.0);
     assert_eq!(first(&sdxl, Some("ddim")), (981.0, 1.0));
+    assert_eq!(first(&sdxl, Some("ddim-trailing")), (999.0, 1.0));
     let karras = config(&json!({"_class_name": "EulerDiscreteScheduler", "beta_schedule": "scaled_linear",
         "beta_start": 0.00085, "beta_end": 0.012, "use_karras_sigmas": true}))
     .unwrap();
@@ -92,13 +93,15 @@ fn unknown_names_list_the_known() {
     assert!(error.starts_with("scheduler: expected euler-sgm"), "{error}");
     let error = build_error(&SchedulerConfig::sdxl(), Some("plms"), 4);
     assert!(
-        error.starts_with("scheduler: expected one of ddim, ddpm, dpm++2m, dpm++2m-sde, dpm++2s"),
+        error.starts_with(
+            "scheduler: expected one of ddim, ddim-trailing, ddpm, dpm++2m, dpm++2m-sde, dpm++2s"
+        ),
         "{error}"
     );
     assert!(error.ends_with("ending -karras, -exponential, -beta, got \"plms\""), "{error}");
     assert!(!error.contains('\n') && error.len() < 300, "{error}");
     let (plain, all) = (samplers().plain_names().len(), samplers().names().len());
-    assert_eq!((plain, all), (16, 40));
+    assert_eq!((plain, all), (17, 41));
 }
 
 /// A sampler of one's own, which leaves everything as it is.

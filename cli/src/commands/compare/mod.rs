@@ -9,6 +9,7 @@ use atedm_experiment::files::{DATA_MOST, LatentsFile, OutputFile, png_bytes, rea
 use atedm_experiment::grid::Point;
 use atedm_experiment::init_image::InitImage;
 use atedm_experiment::inputs::{Inputs, digest};
+use atedm_experiment::loras::used;
 use atedm_experiment::model::Model;
 use atedm_experiment::observe::Watch;
 use atedm_experiment::pictures::{References, missing};
@@ -53,6 +54,7 @@ pub(crate) fn run(args: &CompareArgs, extension: &impl Extension) -> Outcome {
         texts: Some(model.texts()),
         embeddings: model.embeddings(),
         hashes,
+        loras: used(&model.checkpoint),
     };
     let (platform, registry) = (args.engine.platform(), registry::<NdTensor>(extension)?);
     let plan = Plan::new(options, points(specs, args)?, &inputs, &platform, &registry, &progress)?;

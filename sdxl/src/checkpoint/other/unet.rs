@@ -15,6 +15,7 @@ use super::super::single::shapes::Shapes;
 use super::super::single::{kind, unet::derive};
 use super::part::{Origin, Other, Replaced, folder_of, unlike, weights_in};
 use crate::checkpoint::configurations::Configurations;
+use crate::checkpoint::lora::adapter;
 use crate::checkpoint::part::Part;
 use crate::config::UNetConfig;
 use crate::weights::{Naming, SafetensorsSource, WeightFile};
@@ -60,8 +61,8 @@ fn unet(path: &Path, variant: Option<&str>, own: &Own<'_>) -> Result<Other<UNetC
         return Ok(Other { config: read, files, origin: Origin::Config(config) });
     }
     let shapes = Shapes::read(path)?;
-    if kind::is_adapter(&shapes) {
-        return Err(unlike(path, "a LoRA", EXPECTED));
+    if let Some(what) = adapter(&shapes) {
+        return Err(unlike(path, &what, EXPECTED));
     }
     let (config, naming) = if shapes.any(root(Part::UNet)) {
         original(&shapes, &shapes, root(Part::UNet), own)?
@@ -95,7 +96,9 @@ fn original(
         return Err(unlike(file.file(), what, EXPECTED));
     }
     let as_own = renames(own.config, below);
-    let covered = !file.names().any(|name| as_own.lacks(name));
+    // This tensor marks files with scaled f8 weights.
+    let is_marker = |name: &str| name.ends_with("scaled_fp8");
+    let covered = !file.names().any(|name| as_own.lacks(name) && !is_marker(name));
     let as_own = Naming::Original(Arc::new(as_own));
     if covered && own.files.is_some() && difference(file.file(), &as_own, own)?.is_none() {
         let inputs = shapes.axis(&name("input_blocks.0.0.weight"), 1)?;
@@ -103,7 +106,7 @@ fn original(
     }
     let config = derive(shapes, own.pooled, own.config.sample_size)?;
     let rules = renames(&config, below);
-    if let Some(name) = file.names().find(|name| rules.lacks(name)) {
+    if let Some(name) = file.names().find(|name| rules.lacks(name) && !is_marker(name)) {
         return Err(file.error(name, "expected only tensors of SD-XL's U-Net beside it, got this one"));
     }
     Ok((config, Naming::Original(Arc::new(rules))))

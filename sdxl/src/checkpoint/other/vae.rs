@@ -17,6 +17,7 @@ use super::super::single::kind;
 use super::super::single::names::{root, vae as renames};
 use super::super::single::shapes::Shapes;
 use super::part::{Origin, Other, folder_of, unlike, weights_in};
+use crate::checkpoint::lora::adapter;
 use crate::checkpoint::part::Part;
 use crate::config::{TinyVaeConfig, VaeConfig};
 use crate::weights::{Naming, WeightFile};
@@ -51,8 +52,8 @@ fn taesdxl(side: &str) -> String {
 fn in_file(path: &Path) -> Result<Other<VaeConfig>> {
     let shapes = Shapes::read(path)?;
     let has = |beginning: &str| shapes.any(beginning);
-    if kind::is_adapter(&shapes) {
-        return Err(unlike(path, "a LoRA", EXPECTED));
+    if let Some(what) = adapter(&shapes) {
+        return Err(unlike(path, &what, EXPECTED));
     }
     if has(root(Part::Vae)) {
         return original(path, &shapes, root(Part::Vae));

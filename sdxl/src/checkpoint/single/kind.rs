@@ -3,13 +3,16 @@
 use atedm_core::Result;
 
 use super::shapes::Shapes;
+use crate::checkpoint::lora::adapter;
 
 const EXPECTED: &str = "expected a whole SD-XL checkpoint (U-Net, both text encoders, autoencoder)";
 
 /// The beginning of a tensor's name, and what kind of file holds such a tensor. The first match decides.
-const OTHERS: [(&str, &str); 19] = [
-    ("lora_unet_", "a LoRA"),
-    ("lora_te", "a LoRA"),
+const OTHERS: [(&str, &str); 21] = [
+    ("emb_params", "a textual inversion"),
+    ("string_to_param", "a textual inversion"),
+    ("clip_g", "a textual inversion"),
+    ("clip_l", "a textual inversion"),
     ("control_model.", "a control network"),
     ("controlnet_cond_embedding.", "a control network"),
     ("double_blocks.", "FLUX"),
@@ -29,40 +32,20 @@ const OTHERS: [(&str, &str); 19] = [
     ("embeddings.", "a lone text encoder"),
 ];
 
-/// Endings of names that only adapters have.
-const ADAPTERS: [&str; 6] =
-    [".lora_down.weight", ".lora_up.weight", ".lora_A.weight", ".lora_B.weight", ".hada_w1_a", ".lokr_w1"];
-
 const UNET: &str = "model.diffusion_model.";
 const FIRST_CONVOLUTION: &str = "model.diffusion_model.input_blocks.0.0.weight";
 
-/// What kind of file has tensors of these names, if it is known and no SD-XL checkpoint.
-pub(crate) fn kind(names: &[&str]) -> Option<&'static str> {
-    if names.iter().any(|name| is_change(name)) {
-        return Some("a LoRA");
-    }
-    let known = OTHERS.iter().find(|(beginning, _)| names.iter().any(|name| name.starts_with(beginning)));
-    known.map(|(_, what)| *what)
+/// What the file is, if it is known here.
+pub(crate) fn kind(shapes: &Shapes) -> Option<String> {
+    adapter(shapes).or_else(|| what_else(shapes).map(String::from))
 }
 
-/// Whether a tensor of this name changes a weight, and is none.
-fn is_change(name: &str) -> bool {
-    ADAPTERS.iter().any(|end| name.ends_with(end))
-}
-
-/// Whether the file holds changes of weights, not weights.
-pub(crate) fn is_adapter(shapes: &Shapes) -> bool {
-    shapes.names().any(is_change)
-}
-
-/// What a file without the part `sought` is, in a few words.
+/// What a file without the part `sought` is, in a few words. It is no LoRA.
 pub(crate) fn without(shapes: &Shapes, sought: &str) -> String {
-    let known = kind(&shapes.names().collect::<Vec<_>>());
-    match (known, shapes.any("conditioner.embedders."), shapes.any(UNET)) {
-        (Some(what), _, _) => what.to_string(),
-        (None, true, _) => format!("a checkpoint without {sought}"),
-        (None, false, true) => "a lone U-Net".to_string(),
-        (None, false, false) => format!("no file with {sought} that is known here"),
+    match what_else(shapes) {
+        Some(WHOLE) => format!("a checkpoint without {sought}"),
+        Some(what) => what.to_string(),
+        None => format!("no file with {sought} that is known here"),
     }
 }
 
@@ -72,16 +55,14 @@ pub(crate) fn without(shapes: &Shapes, sought: &str) -> String {
 /// [`atedm_core::Error::Weights`] that names the file and says what it is.
 pub(super) fn check(shapes: &Shapes, autoencoder: Autoencoder) -> Result<()> {
     let is = |what: &str| Err(shapes.error("", format!("is {what}: {EXPECTED}")));
-    if let Some(what) = kind(&shapes.names().collect::<Vec<_>>()) {
-        return is(what);
+    if let Some(what) = adapter(shapes) {
+        return is(&format!("{what}, which --lora takes"));
     }
     let has = |root: &str| shapes.any(root);
-    if !has("conditioner.embedders.") {
-        return match (has(UNET), has("first_stage_model.")) {
-            (true, _) => is("a lone U-Net"),
-            (false, true) => is("a lone autoencoder"),
-            (false, false) => is("no checkpoint that is known here"),
-        };
+    match what_else(shapes) {
+        Some(WHOLE) => {}
+        Some(what) => return is(what),
+        None => return is("no checkpoint that is known here"),
     }
     if shapes.axis_of(FIRST_CONVOLUTION, 1) == Some(8) {
         return is("an editing model (its U-Net also takes an image)");
@@ -99,6 +80,21 @@ pub(super) fn check(shapes: &Shapes, autoencoder: Autoencoder) -> Result<()> {
         return is("a checkpoint without an autoencoder (first_stage_model.…)");
     }
     Ok(())
+}
+
+/// A file of a checkpoint with both of SD-XL's text encoders. Parts may be missing.
+const WHOLE: &str = "an SD-XL checkpoint";
+
+/// What the file is, if it is known here and no LoRA.
+pub(crate) fn what_else(shapes: &Shapes) -> Option<&'static str> {
+    let has = |root: &str| shapes.any(root);
+    match OTHERS.iter().find(|(beginning, _)| has(beginning)) {
+        Some((_, what)) => Some(what),
+        None if has("conditioner.embedders.") => Some(WHOLE),
+        None if has(UNET) => Some("a lone U-Net"),
+        None if has("first_stage_model.") => Some("a lone autoencoder"),
+        None => None,
+    }
 }
 
 /// Whether the file must hold the autoencoder.

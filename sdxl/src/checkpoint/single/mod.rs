@@ -15,15 +15,15 @@ use std::sync::Arc;
 use atedm_core::{Error, Result};
 
 use self::kind::Autoencoder;
-use self::shapes::Shapes;
+pub(super) use self::kind::{kind, what_else};
+pub(super) use self::names::unet as unet_names;
+pub(super) use self::shapes::Shapes;
 use super::configurations::Configurations;
 use super::door;
 use super::found::{Found, OpenOptions, Settings};
 use super::other::{self, Replaced};
 use super::part::Part;
 use crate::weights::{Naming, WeightFile, is_safetensors};
-
-pub(super) use self::kind::kind;
 
 /// Whether `path` is opened as a single file: it has the extension, or its content is safetensors.
 pub(super) fn is_meant(path: &Path) -> bool {
@@ -55,7 +55,9 @@ pub(super) fn find(file: &Path, options: &OpenOptions) -> Result<Found> {
     };
     let names = |part: Part| names::of_part(part, &configurations).map(Arc::new);
     let renames = names(Part::UNet)?;
-    if let Some(name) = shapes.names().find(|name| renames.lacks(name)) {
+    // This tensor marks files with scaled f8 weights. Each such weight has a scale of its own.
+    let is_marker = |name: &str| name.ends_with(".scaled_fp8");
+    if let Some(name) = shapes.names().find(|name| renames.lacks(name) && !is_marker(name)) {
         return Err(shapes.error(name, "expected only tensors of SD-XL's U-Net beside it, got this one"));
     }
     let files = |renames| vec![WeightFile { path: file.to_path_buf(), naming: Naming::Original(renames) }];

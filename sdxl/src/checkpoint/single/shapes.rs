@@ -20,9 +20,14 @@ impl Shapes {
     /// Reads the header of `file`, which must be a whole safetensors file.
     pub(crate) fn read(file: &Path) -> Result<Self> {
         let source = SafetensorsSource::open(&[file.to_path_buf().into()], DType::F32, ())?;
+        Ok(Self::of(file, &source))
+    }
+
+    /// Those of an opened `file`.
+    pub(crate) fn of<D>(file: &Path, source: &SafetensorsSource<D>) -> Self {
         let named = source.stored().into_iter();
         let shapes = named.map(|tensor| (tensor.name.to_string(), tensor.shape.to_vec())).collect();
-        Ok(Self { file: file.to_path_buf(), shapes, added: "" })
+        Self { file: file.to_path_buf(), shapes, added: "" }
     }
 
     /// The same with `root` in front of every name.
