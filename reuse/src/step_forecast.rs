@@ -24,7 +24,7 @@ use atedm_core::plugin::{
 use atedm_core::{AttentionOps, Error, Result};
 use serde::{Deserialize, Serialize};
 
-use crate::checks::expect_heard;
+use crate::checks::{InputSize, expect_heard};
 use crate::memory::{Memory, StepCounter};
 use crate::options::{at_least_one, read, settings};
 
@@ -129,6 +129,7 @@ pub struct StepForecast<T> {
     steps: StepCounter,
     /// The outputs of the last steps that ran, newest first.
     ran: VecDeque<(usize, Memory<(), T>)>,
+    input: InputSize,
     /// Whether the model has reported its evaluations.
     heard: bool,
 }
@@ -136,7 +137,8 @@ pub struct StepForecast<T> {
 impl<T: AttentionOps> StepForecast<T> {
     /// Creates the method. The options must be valid.
     pub fn new(options: StepForecastOptions) -> Self {
-        Self { options, steps: StepCounter::default(), ran: VecDeque::new(), heard: false }
+        let (steps, ran, input) = (StepCounter::default(), VecDeque::new(), InputSize::default());
+        Self { options, steps, ran, input, heard: false }
     }
 
     /// The forecast for these rows at a step. `None` if nothing is stored for them.
@@ -192,16 +194,21 @@ impl<T: AttentionOps> TokenReducer<T> for StepForecast<T> {
         Ok(())
     }
 
-    fn enter_nest(&mut self, site: &NestSite<'_>, _hidden: &T) -> Result<Option<T>> {
+    fn enter_nest(&mut self, site: &NestSite<'_>, hidden: &T) -> Result<Option<T>> {
         if site.nest != NestId::EVALUATION {
             return Ok(None);
         }
         self.heard = true;
         let step = self.steps.number(site.step.index);
-        match self.options.runs(step) {
-            true => Ok(None),
-            false => self.forecast(step, site.rows),
+        let forecast = match self.options.runs(step) {
+            true => None,
+            false => self.forecast(step, site.rows)?,
+        };
+        match forecast {
+            Some(_) => self.input.expect(hidden)?,
+            None => self.input.store(hidden),
         }
+        Ok(forecast)
     }
 
     fn leave_nest(&mut self, site: &NestSite<'_>, output: &T) -> Result<Option<T>> {

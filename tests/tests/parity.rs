@@ -38,10 +38,10 @@ fn loras_on_candle() {
 
 #[test]
 fn prompts_on_ndarray() {
-    assert_prompts::<Reference32>(&NdDevice);
+    assert_prompts::<Reference32>(&NdDevice, "");
 }
 
 #[test]
 fn prompts_on_candle() {
-    assert_prompts::<Candle>(&Device::Cpu);
+    assert_prompts::<Candle>(&Device::Cpu, "");
 }

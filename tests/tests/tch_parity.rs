@@ -15,7 +15,8 @@ fn tiny_b_on_libtorch() {
     assert_parity::<Torch>("tiny-b", &Device::Cpu);
 }
 
+/// Words with vectors of their own, weights, and a version of the prompt with hidden tokens.
 #[test]
 fn prompts_on_libtorch() {
-    assert_prompts::<Torch>(&Device::Cpu);
+    assert_prompts::<Torch>(&Device::Cpu, "compel.words");
 }

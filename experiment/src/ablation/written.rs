@@ -78,8 +78,14 @@ impl Written<'_> {
             loras: used(&model.checkpoint),
         };
         let plan = self.planned(inputs, platform, registry, listener)?;
-        let prompts = config.prompts.iter().map(|prompt| prompt.text.as_str());
-        model.texts().warn(prompts, &config.sampling.text, &origin.key("prompt_syntax"), listener)?;
+        let mut warned: Vec<String> = Vec::new();
+        for options in plan.points.iter().map(|point| point.info.settings.text()) {
+            if !warned.contains(&options.syntax) {
+                let prompts = config.prompts.iter().map(|prompt| prompt.text.as_str());
+                model.texts().warn(prompts, &options, &origin.key("prompt_syntax"), listener)?;
+                warned.push(options.syntax);
+            }
+        }
         Ok(plan)
     }
 

@@ -26,7 +26,7 @@ use serde::{Deserialize, Serialize};
 
 pub use schedule::uneven_steps;
 
-use crate::checks::expect_heard;
+use crate::checks::{InputSize, expect_heard};
 use crate::memory::{Memory, StepCounter};
 use crate::options::{at_least_one, read};
 
@@ -172,6 +172,7 @@ pub struct DeepCache<T> {
     /// The full steps of this run. They are computed at its first step.
     full: Option<Vec<bool>>,
     memory: Memory<(), T>,
+    input: InputSize,
     /// Whether the model has reported the nest.
     heard: bool,
 }
@@ -179,7 +180,14 @@ pub struct DeepCache<T> {
 impl<T: AttentionOps> DeepCache<T> {
     /// Creates the method. The options must be valid.
     pub fn new(options: DeepCacheOptions) -> Self {
-        Self { options, steps: StepCounter::default(), full: None, memory: Memory::default(), heard: false }
+        Self {
+            options,
+            steps: StepCounter::default(),
+            full: None,
+            memory: Memory::default(),
+            input: InputSize::default(),
+            heard: false,
+        }
     }
 
     fn is_full(&mut self, site: &NestSite<'_>) -> Result<bool> {
@@ -200,15 +208,20 @@ impl<T: AttentionOps> TokenReducer<T> for DeepCache<T> {
         Ok(())
     }
 
-    fn enter_nest(&mut self, site: &NestSite<'_>, _hidden: &T) -> Result<Option<T>> {
+    fn enter_nest(&mut self, site: &NestSite<'_>, hidden: &T) -> Result<Option<T>> {
         if site.nest != self.options.nest() {
             return Ok(None);
         }
         self.heard = true;
-        match self.is_full(site)? {
-            true => Ok(None),
-            false => self.memory.recall(&(), site.rows),
+        let again = match self.is_full(site)? {
+            true => None,
+            false => self.memory.recall(&(), site.rows)?,
+        };
+        match again {
+            Some(_) => self.input.expect(hidden)?,
+            None => self.input.store(hidden),
         }
+        Ok(again)
     }
 
     fn leave_nest(&mut self, site: &NestSite<'_>, output: &T) -> Result<Option<T>> {

@@ -6,7 +6,7 @@ pub const PLAIN: &str = "none";
 /// How texts are read and encoded.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TextOptions {
-    /// The name of the syntax in the [`SyntaxRegistry`].
+    /// The name of the syntax in the [registry](super::SyntaxRegistry).
     pub syntax: String,
     /// How many more of the text encoders' last layers are left out, as diffusers counts them. SD-XL always leaves out the
     /// last one; 1 leaves out the one before it too. As in diffusers, this does not apply to negative prompts.
