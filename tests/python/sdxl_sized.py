@@ -1,7 +1,7 @@
 """Writes a checkpoint of SD-XL's real size with random weights. It is for measuring memory and time, not for pictures.
 
     python sdxl_sized.py DIR            3.5 billion parameters in f16: 7 GB on the disk, 8 GB of memory
-    python sdxl_sized.py --loras DIR    three LoRAs for it in f16: 0.9 GB
+    python sdxl_sized.py --loras DIR    three LoRAs for it in f16: 0.7 GB
 
 The configuration is that of stabilityai/stable-diffusion-xl-base-1.0. The tokenizers know the few words of checkpoints.py.
 """

@@ -200,8 +200,10 @@ fn true_noise_gives_back_the_clean_sample() {
     let registry = samplers();
     let draws = |name: &str| name.contains("sde") || ["euler-a", "ddpm", "lcm"].contains(&name);
     for name in registry.names().into_iter().filter(|name| !is_edm(name) && !draws(name)) {
+        // diffusers' DDIM goes down by a whole number of timesteps, which trailing ones are apart only if the steps divide 1000.
+        let steps = if name == "ddim-trailing" { 10 } else { 12 };
         for start in [0usize, 5] {
-            let mut sampler = registry.build(&spec, Some(name), 12).unwrap();
+            let mut sampler = registry.build(&spec, Some(name), steps).unwrap();
             let first = sampler.first_evaluations()[start];
             let mut sample = sampler.add_noise(&clean, &noise, first).unwrap();
             for evaluation in first..sampler.timesteps().len() {
@@ -267,7 +269,7 @@ fn every_count_of_steps_works() {
             // numpy's range of floats may be one longer, and so are diffusers' trailing timesteps
             let made = sampler.first_evaluations().len();
             assert!(
-                made == steps || (name == "euler-trailing" && made == steps + 1),
+                made == steps || (name.ends_with("-trailing") && made == steps + 1),
                 "{name}: {made} of {steps}"
             );
             for evaluation in [0, sampler.timesteps().len() - 1] {
