@@ -87,7 +87,7 @@ mod tests {
             };
             assert!(enter(0, 8).unwrap().is_none());
             assert_eq!(enter(1, 8).unwrap().map(|output| output.shape()), Some(vec![1, 2, 8, 8]), "{name}");
-            let message = enter(2, 12).unwrap_err().to_string();
+            let message = enter(4, 12).unwrap_err().to_string();
             assert!(
                 message.contains("one size within a run: [2, 8, 8]") && message.contains("12"),
                 "{message}"

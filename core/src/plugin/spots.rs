@@ -23,8 +23,8 @@ impl Spots {
         Ok(Self { grid, painted })
     }
 
-    /// Whether each token of a coarser `grid` covers a painted place. A token covers as many places as its grid is coarser:
-    /// the quotient of the sides if it is whole, else the next power of two, as of a model that halves and rounds up.
+    /// Whether each token of a coarser `grid` covers a painted place. A model that halves a side and rounds up comes to the
+    /// coarser side by a power of two: a token covers as many places. Otherwise it covers the quotient of the sides.
     pub fn on(&self, grid: Grid) -> Vec<bool> {
         let (high, wide) = (covered(self.grid.height, grid.height), covered(self.grid.width, grid.width));
         let long = covered(self.grid.frames, grid.frames);
@@ -47,9 +47,13 @@ impl Spots {
 /// The number of places in a row of `fine` that one of `coarse` covers.
 fn covered(fine: usize, coarse: usize) -> usize {
     let coarse = coarse.max(1);
-    match fine.is_multiple_of(coarse) {
-        true => fine / coarse,
-        false => fine.div_ceil(coarse).next_power_of_two(),
+    let (mut side, mut power) = (fine, 1);
+    while side > coarse {
+        (side, power) = (side.div_ceil(2), 2 * power);
+    }
+    match side == coarse {
+        true => power,
+        false => fine.div_ceil(coarse),
     }
 }
 
@@ -72,9 +76,9 @@ mod tests {
         assert_eq!([9, 5, 3].map(|side| on(&only(8, 4), side)), [vec![76], vec![22], vec![7]]);
         let nothing = Spots::new(Grid::new(9, 9), vec![false; 81]).unwrap();
         assert_eq!(on(&nothing, 3), [0; 0]);
-        // thirds are exact
-        let sixth = Spots::new(Grid::new(1, 6), (0..6).map(|place| place == 3).collect()).unwrap();
-        assert_eq!(sixth.on(Grid::new(1, 2)), [false, true]);
+        // halves of twelve are 6 and 3: a side of 4 comes of thirds
+        let fourth = Spots::new(Grid::new(1, 12), (0..12).map(|place| place == 3).collect()).unwrap();
+        assert_eq!(fourth.on(Grid::new(1, 4)), [false, true, false, false]);
         let error = Spots::new(Grid::new(2, 2), vec![true]).unwrap_err().to_string();
         assert_eq!(error, "mask: expected 4 places, got 1");
     }
