@@ -334,7 +334,7 @@ fn checkpoints_that_are_not_whole_or_do_more_are_refused() {
             shapes.insert(convolution.into(), vec![320, channels, 3, 3]);
         }
     };
-    assert!(changed(&inputs(9)).unwrap().unet().is_inpainting());
+    assert!(changed(inputs(9)).unwrap().unet().is_inpainting());
     refused(&inputs(8), "is an editing model (its U-Net also takes an image)");
     refused(&without("first_stage_model."), "is a checkpoint without an autoencoder (first_stage_model.…)");
     refused(&without("model.diffusion_model."), "is a checkpoint without a U-Net");

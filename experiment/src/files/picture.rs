@@ -128,7 +128,6 @@ mod tests {
             let read = read_picture(&fixtures().join(file), size, Backdrop::White).unwrap();
             assert_eq!(read.picture.size(), size);
             let far = read.picture.rgb.iter().zip(tensor.data()).map(|(a, b)| a.abs_diff(*b)).max();
-            println!("{name}: largest difference {far:?}");
             // Pillow rounds between its two passes. JPEG decoders may differ by a few levels.
             let most = if file.ends_with("jpg") { 6 } else { 2 };
             assert!(far <= Some(most), "{name}: {far:?}");

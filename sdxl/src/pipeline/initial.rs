@@ -98,7 +98,7 @@ pub(super) fn start<B: Backend>(
             let repainting = match (takes_mask, &repaint.masked, clean) {
                 (true, Some(masked), _) => {
                     let masked = drawn_from(pipeline, request, masked, noise, shape[0])?;
-                    mask.as_input(&given::<B>("latents", &masked, shape, dtype, device)?)?
+                    mask.into_input(&given::<B>("latents", &masked, shape, dtype, device)?)?
                 }
                 (false, _, Some(clean)) => {
                     // diffusers also draws latents of the masked picture here, and leaves them. Samplers draw after them.

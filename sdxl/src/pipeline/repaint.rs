@@ -62,7 +62,7 @@ impl<T: Tensor> Mask<T> {
     }
 
     /// The mask and the latents of the masked picture, as an inpainting U-Net takes them.
-    pub(super) fn as_input(self, masked: &T) -> Result<Repainting<T>> {
+    pub(super) fn into_input(self, masked: &T) -> Result<Repainting<T>> {
         let way = Way::Input(T::concat(&[&self.tensor, masked], 1)?);
         Ok(Repainting { painted: self.painted, way })
     }
