@@ -34,7 +34,7 @@ impl Checkpoint {
     /// same identity. The names of the folder and the weight files do not matter, nor does the folder's place.
     ///
     /// # Errors
-    /// [`Error::Io`] naming a file that cannot be read. [`Error::Weights`] naming a file that is not a complete
+    /// [`atedm_core::Error::Io`] naming a file that cannot be read. [`atedm_core::Error::Weights`] naming a file that is not a complete
     /// safetensors file.
     pub fn identity(&self) -> Result<String> {
         let mut sum = Sampled::default();
