@@ -14,7 +14,6 @@ use atedm_experiment::files::{ImageFacts, LatentsFile, Picture, read_latents, re
 use atedm_experiment::grid::Point;
 use atedm_experiment::init_image::{InitImage, Start, StartFrom};
 use atedm_experiment::inputs::Inputs;
-use atedm_experiment::loras::used;
 use atedm_experiment::method::{Method, Workload};
 use atedm_experiment::model::{AskedPixels, Model, Size};
 use atedm_experiment::observe::{Watch, Watched};
@@ -81,16 +80,7 @@ impl<'a> Job<'a> {
         model.check_tiles(tiles(sample))?;
         let platform = engine.platform();
         let work = model.workload(size, sample.steps);
-        let inputs = PlanInputs {
-            model: model.name(),
-            parts: model.parts(),
-            size,
-            work,
-            texts: Some(model.texts()),
-            embeddings: model.embeddings(),
-            hashes: Inputs::new(),
-            loras: used(&model.checkpoint),
-        };
+        let inputs = PlanInputs::of(&model, size, work, Inputs::new());
         let registry: Registry<NdTensor> = registry(extension)?;
         let point = point(spec.method.clone(), spec, sample);
         let plan = Plan::single(options, &point, &inputs, &platform, &registry, progress)?;

@@ -79,7 +79,7 @@ pub mod init_image;
 pub mod inputs;
 mod layout;
 pub mod listener;
-pub mod loras;
+mod loras;
 mod members;
 pub mod memory;
 pub mod merge;

@@ -41,7 +41,7 @@ const DISTILLED: [Distilled; 4] = [
 ];
 
 /// The LoRAs of a checkpoint as records name them.
-pub fn used(checkpoint: &Checkpoint) -> Vec<UsedLora> {
+pub(crate) fn used(checkpoint: &Checkpoint) -> Vec<UsedLora> {
     let used = |file: &LoraFile| UsedLora {
         file: file.lora().file_name(),
         hash: digest(file.identity().as_bytes()),

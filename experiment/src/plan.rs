@@ -19,7 +19,7 @@ use super::record::{FORMAT, PointInfo, PromptLine, RunInfo, Settings, UsedLora};
 use crate::failure::{Failure, Outcome};
 use crate::listener::Listener;
 use crate::method::{Method, Workload};
-use crate::model::Size;
+use crate::model::{Model, Size};
 use crate::parts::Parts;
 use crate::platform::Platform;
 use crate::spec::{PruneSpec, in_label};
@@ -45,6 +45,22 @@ pub struct PlanInputs<'a> {
     pub hashes: Inputs,
     /// The LoRAs that change the model's weights.
     pub loras: Vec<UsedLora>,
+}
+
+impl<'a> PlanInputs<'a> {
+    /// The facts of an opened model. `work` is its workload at `size`.
+    pub fn of(model: &'a Model, size: Size, work: Workload<'a>, hashes: Inputs) -> Self {
+        Self {
+            model: model.name(),
+            parts: model.parts(),
+            size,
+            work,
+            texts: Some(model.texts()),
+            embeddings: model.embeddings(),
+            hashes,
+            loras: loras::used(&model.checkpoint),
+        }
+    }
 }
 
 /// The options that all points of a run share.

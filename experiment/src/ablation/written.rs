@@ -9,7 +9,6 @@ use crate::grid::points;
 use crate::init_image::InitImage;
 use crate::inputs::Inputs;
 use crate::listener::Listener;
-use crate::loras::used;
 use crate::model::{AskedPixels, AskedSize, Model};
 use crate::plan::{Plan, PlanInputs, RunOptions};
 use crate::platform::Platform;
@@ -69,16 +68,8 @@ impl Written<'_> {
         let size = self.sized(|asked| model.size(asked))?;
         let tiles = AskedPixels { key: &origin.key("vae_tiling"), pixels: config.vae_tiling };
         model.check_tiles(tiles).map_err(|failure| origin.blamed(failure))?;
-        let inputs = PlanInputs {
-            model: model.name(),
-            parts: model.parts(),
-            size,
-            work: model.workload(size, config.sampling.steps),
-            texts: Some(model.texts()),
-            embeddings: model.embeddings(),
-            hashes: self.inputs(model.inputs()?)?,
-            loras: used(&model.checkpoint),
-        };
+        let work = model.workload(size, config.sampling.steps);
+        let inputs = PlanInputs::of(model, size, work, self.inputs(model.inputs()?)?);
         let plan = self.planned(inputs, platform, registry, listener)?;
         let mut warned: Vec<String> = Vec::new();
         for options in plan.points.iter().map(|point| point.info.settings.text()) {

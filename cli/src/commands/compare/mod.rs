@@ -9,7 +9,6 @@ use atedm_experiment::files::{DATA_MOST, LatentsFile, OutputFile, png_bytes, rea
 use atedm_experiment::grid::Point;
 use atedm_experiment::init_image::InitImage;
 use atedm_experiment::inputs::{Inputs, digest};
-use atedm_experiment::loras::used;
 use atedm_experiment::model::Model;
 use atedm_experiment::observe::Watch;
 use atedm_experiment::pictures::{References, missing};
@@ -45,17 +44,7 @@ pub(crate) fn run(args: &CompareArgs, extension: &impl Extension) -> Outcome {
     model.check_tiles(tiles(sample))?;
     let options = run_options(sample, "compare".into(), prompts(args))?;
     let options = RunOptions { distances: true, ..options };
-    let hashes = inputs(sample, init.as_ref(), &model)?;
-    let inputs = PlanInputs {
-        model: model.name(),
-        parts: model.parts(),
-        size,
-        work,
-        texts: Some(model.texts()),
-        embeddings: model.embeddings(),
-        hashes,
-        loras: used(&model.checkpoint),
-    };
+    let inputs = PlanInputs::of(&model, size, work, inputs(sample, init.as_ref(), &model)?);
     let (platform, registry) = (args.engine.platform(), registry::<NdTensor>(extension)?);
     let plan = Plan::new(options, points(specs, args)?, &inputs, &platform, &registry, &progress)?;
     warn_of_prompts(sample, &model, &progress)?;
