@@ -37,7 +37,6 @@
 //! - [`files`]: latents, masks, PNG and its metadata, written completely or not at all. [`draw`]: overlays, contact
 //!   sheets, charts.
 //! - [`init_image`]: pictures to start from, and masks of what is painted again. [`preview`]: pictures of unfinished images.
-//! - [`loras`]: LoRAs in records, and hints at their samplers.
 //! - [`model`], [`parts`], [`subject`]: an opened checkpoint, or one of which only the configurations are known.
 //! - [`platform`], [`memory`]: the backend and device, and a check of the memory.
 //! - [`failure`]: errors, and who is at fault. [`listener`]: receives progress and warnings.
