@@ -4,10 +4,13 @@
 //! | file | what |
 //! |---|---|
 //! | `heads` | queries, keys and values in memory |
+//! | `output` | an output that several threads write |
 //! | `pack`, `packed` | their copies in the order in which the instruction reads them |
 //! | `tile` | the product of 6 rows and 64 columns, and the exponential |
 //! | `threads` | tasks on the threads that the caller lends |
-//! | `attention`, `votes`, `strongest` | the three kernels; the map `[b, h, m, n]` is never stored |
+//! | `cpu` | the instructions of this machine, and a limit by the user |
+//! | `attention`, `votes`, `strongest` | the three kernels of attention; the map `[b, h, m, n]` is never stored |
+//! | `product` | matrix products and convolutions |
 //! | `ballot` | the vote that attention casts itself |
 //! | `elsewhere` | their signatures on other architectures |
 //!
@@ -16,6 +19,7 @@
 
 mod cpu;
 mod heads;
+mod product;
 mod threads;
 
 #[cfg(target_arch = "x86_64")]
@@ -40,10 +44,11 @@ mod elsewhere;
 #[cfg(test)]
 mod tests;
 
-pub use cpu::Cpu;
+pub use cpu::{Cpu, LIMIT, Level};
 #[cfg(not(target_arch = "x86_64"))]
 pub use elsewhere::{attention, strongest, votes};
 pub use heads::{Attended, Heads, MAX_DIM, Pass, fits};
+pub use product::{Bias, Destination, Geometry, Matrix, Numbers, NumbersMut, Products, Unit};
 pub use threads::{OwnThreads, Threads};
 #[cfg(target_arch = "x86_64")]
 pub use {attention::attention, strongest::strongest, votes::votes};
