@@ -5,8 +5,8 @@
 //!   [`candle_core::Tensor`]. [`CandleIndices`] holds index lists as a `u32` tensor.
 //! - [`device`]: devices by name, and the number of threads.
 //! - [`weights`]: weights from a [`candle_nn::VarBuilder`].
-//! - `value`: the newtype. `tensor`, `nn`, `attention`: the three trait levels. On the CPU they pass f32 tensors (other
-//!   dtypes in blocks) to `cpu`, which has blocked and threaded kernels. Candle's own operations do what those kernels
+//! - `value`: the newtype. `tensor`, `nn`, `attention`: the three trait levels. On the CPU they pass tensors in f32 and
+//!   bf16 (f16 as f32) to `cpu`, which has blocked and threaded kernels. `bf16` is attention in bf16. Candle's own operations do what those kernels
 //!   do not support, or the generic bodies of [`atedm_core::backend::generic`] do it. Gradients survive on this path.
 //!
 //! # Building for CUDA
@@ -20,11 +20,13 @@
 //! On CUDA, selections run on the host. Attention and votes run through the generic bodies in blocks of rows.
 
 mod attention;
+mod bf16;
 mod cpu;
 pub mod device;
 mod error;
 mod indices;
 mod nn;
+mod outcome;
 mod own_model;
 mod own_nest;
 mod select;
