@@ -10,7 +10,7 @@ use crate::cpu::strongest::strongest;
 use crate::cpu::view::{View, takes, tensor};
 use crate::error::OrBackend;
 use crate::outcome::Outcome;
-use crate::{CandleIndices, CandleTensor, bf16};
+use crate::{CandleIndices, CandleTensor, kernels};
 
 impl AttentionOps for CandleTensor {
     fn attention(
@@ -97,8 +97,8 @@ fn per_query(x: &CandleTensor, q: &CandleTensor) -> bool {
 }
 
 fn attend(q: &Raw, k: &Raw, v: &Raw, scale: f32, scores: Option<&Raw>) -> candle_core::Result<Outcome> {
-    if let Some(cpu) = bf16::kernels(&[q, k, v]) {
-        return bf16::attend(cpu, [q, k, v], scale, scores);
+    if let Some(cpu) = kernels::kernels(&[q, k, v]) {
+        return kernels::attend(cpu, [q, k, v], scale, scores);
     }
     let dtype = q.dtype();
     let (b, h, m, _) = q.dims4()?;
@@ -119,8 +119,8 @@ fn attend(q: &Raw, k: &Raw, v: &Raw, scale: f32, scores: Option<&Raw>) -> candle
 }
 
 fn vote(q: &Raw, k: &Raw, lse: &Raw, scale: f32, scores: &Raw) -> candle_core::Result<Raw> {
-    if let Some(cpu) = bf16::kernels(&[q, k]) {
-        return bf16::vote(cpu, [q, k], lse, scale, scores);
+    if let Some(cpu) = kernels::kernels(&[q, k]) {
+        return kernels::vote(cpu, [q, k], lse, scale, scores);
     }
     let shape = [q.dim(0)?, q.dim(1)?, k.dim(2)?];
     let (q, k) = (q.to_dtype(DType::F32)?, k.to_dtype(DType::F32)?);
@@ -132,8 +132,8 @@ fn vote(q: &Raw, k: &Raw, lse: &Raw, scale: f32, scores: &Raw) -> candle_core::R
 }
 
 fn search(q: &Raw, lse: &Raw, k: &Raw, scale: f32) -> candle_core::Result<Option<Raw>> {
-    if let Some(cpu) = bf16::kernels(&[q, k]) {
-        return bf16::search(cpu, [q, k], lse, scale);
+    if let Some(cpu) = kernels::kernels(&[q, k]) {
+        return kernels::search(cpu, [q, k], lse, scale);
     }
     let shape = (q.dim(0)?, k.dim(2)?);
     let (q, k, lse) = (q.to_dtype(DType::F32)?, k.to_dtype(DType::F32)?, lse.contiguous()?);

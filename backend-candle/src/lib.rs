@@ -6,7 +6,8 @@
 //! - [`device`]: devices by name, and the number of threads.
 //! - [`weights`]: weights from a [`candle_nn::VarBuilder`].
 //! - `value`: the newtype. `tensor`, `nn`, `attention`: the three trait levels. On the CPU they pass tensors in f32 and
-//!   bf16 (f16 as f32) to `cpu`, which has blocked and threaded kernels. `bf16` is attention in bf16. Candle's own operations do what those kernels
+//!   bf16 (f16 as f32) to `cpu`, which has blocked and threaded kernels. `kernels` is attention on processors with
+//!   AVX512-BF16. Candle's own operations do what those kernels
 //!   do not support, or the generic bodies of [`atedm_core::backend::generic`] do it. Gradients survive on this path.
 //!
 //! # Building for CUDA
@@ -20,11 +21,11 @@
 //! On CUDA, selections run on the host. Attention and votes run through the generic bodies in blocks of rows.
 
 mod attention;
-mod bf16;
 mod cpu;
 pub mod device;
 mod error;
 mod indices;
+mod kernels;
 mod nn;
 mod outcome;
 mod own_model;

@@ -5,8 +5,10 @@
 //! |---|---|
 //! | `heads` | queries, keys and values in memory |
 //! | `output` | an output that several threads write |
-//! | `pack`, `packed` | their copies in the order in which the instruction reads them |
-//! | `tile` | the product of 6 rows and 64 columns, and the exponential |
+//! | `pack`, `packed` | their copies in the order in which tiles read them |
+//! | `lanes` | registers, and the exponential |
+//! | `element`, `typed` | bf16 and f32: what differs between them, and operands of one of them |
+//! | `tile` | the product of 6 rows and 64 columns |
 //! | `threads` | tasks on the threads that the caller lends |
 //! | `cpu` | the instructions of this machine, and a limit by the user |
 //! | `attention`, `votes`, `strongest` | the three kernels of attention; the map `[b, h, m, n]` is never stored |
@@ -27,6 +29,10 @@ mod attention;
 #[cfg(target_arch = "x86_64")]
 mod ballot;
 #[cfg(target_arch = "x86_64")]
+mod element;
+#[cfg(target_arch = "x86_64")]
+mod lanes;
+#[cfg(target_arch = "x86_64")]
 mod output;
 #[cfg(target_arch = "x86_64")]
 mod pack;
@@ -36,6 +42,8 @@ mod packed;
 mod strongest;
 #[cfg(target_arch = "x86_64")]
 mod tile;
+#[cfg(target_arch = "x86_64")]
+mod typed;
 #[cfg(target_arch = "x86_64")]
 mod votes;
 

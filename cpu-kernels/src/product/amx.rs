@@ -9,7 +9,7 @@ use std::marker::PhantomData;
 
 use super::pack::{Panel, Row};
 use super::tile::Sums;
-use crate::tile::LANES;
+use crate::lanes::LANES;
 
 /// The number of rows of a tile.
 pub(crate) const ROWS: usize = 32;

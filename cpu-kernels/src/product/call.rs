@@ -9,9 +9,9 @@ use super::pack::{COLUMNS, DEPTH, Row, Span, WIDTH, Word, pack_row, pack_rows};
 use super::tile::{self, Sums};
 use super::unit::Unit;
 use crate::Threads;
+use crate::lanes::{LANES, Lanes, NO_LANES, NO_WORDS, Words, floats};
 use crate::output::Output;
 use crate::threads::parallel;
-use crate::tile::{LANES, Lanes, NO_LANES, NO_PAIRS, Pairs, floats};
 
 /// The number of rows of a tile.
 fn tile_rows(unit: Unit) -> usize {
@@ -60,7 +60,7 @@ struct Block {
 #[derive(Debug, Default)]
 struct Scratch {
     left: Vec<Row>,
-    panel: Vec<[Pairs; WIDTH]>,
+    panel: Vec<[Words; WIDTH]>,
     sums: Vec<Sums>,
     bias: Vec<f32>,
 }
@@ -124,7 +124,7 @@ impl Call<'_> {
         let Scratch { left, panel, sums, .. } = scratch;
         let (rows, panels) = (block.rows.next_multiple_of(tile_rows(unit)), block.columns.div_ceil(COLUMNS));
         left.resize(left.len().max(rows), Row([0; DEPTH + LANES]));
-        panel.resize(DEPTH, [NO_PAIRS; WIDTH]);
+        panel.resize(DEPTH, [NO_WORDS; WIDTH]);
         sums.resize(sums.len().max(rows * panels), [NO_LANES; WIDTH]);
         // SAFETY: `Products` proves that the machine has the unit.
         #[allow(unsafe_code)]

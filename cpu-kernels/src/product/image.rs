@@ -8,8 +8,8 @@ use std::sync::Mutex;
 use super::operands::{Geometry, Numbers};
 use super::pack::{COLUMNS, Panel, Span, Word, words};
 use crate::Threads;
+use crate::lanes::numbers;
 use crate::threads::parallel;
-use crate::tile::numbers;
 
 /// The largest number of words of a band: 16 MiB.
 const BAND: usize = 4 << 20;

@@ -5,8 +5,8 @@
 //! `k + 1`. Words beyond the end of the depth are zero.
 
 use super::operands::{Matrix, Numbers};
-use crate::pack::{load, transpose};
-use crate::tile::{LANES, Pairs};
+use crate::lanes::{LANES, Words, load};
+use crate::pack::transpose;
 
 /// The number of columns of a panel, and of their registers.
 pub(crate) const COLUMNS: usize = 32;
@@ -21,7 +21,7 @@ pub(crate) const DEPTH: usize = 320;
 pub(crate) struct Row(pub(crate) [u32; DEPTH + LANES]);
 
 /// A panel of the right operand.
-pub(crate) type Panel = [[Pairs; WIDTH]];
+pub(crate) type Panel = [[Words; WIDTH]];
 
 /// What a word holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -8,7 +8,7 @@ use std::arch::x86_64::{
 };
 
 use super::pack::{DEPTH, Panel, Row, WIDTH};
-use crate::tile::{Lanes, bf16};
+use crate::lanes::{Lanes, bf16};
 
 /// The number of rows of a tile in registers.
 pub(crate) const ROWS: usize = 14;

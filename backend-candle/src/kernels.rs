@@ -1,22 +1,30 @@
-//! Attention, votes and the argmax of similarity copy in bf16, by the kernels of [`atedm_cpu_kernels`].
+//! Attention, votes and the argmax of similarity copy in bf16 and f32, by the kernels of [`atedm_cpu_kernels`].
 
 use atedm_cpu_kernels::{self as kernels, Cpu, Heads, Pass, fits};
 use candle_core::{DType, Device, Result, Tensor as Raw};
 use half::bf16;
-use half::slice::HalfFloatSliceExt;
 
-use crate::cpu::number::attention;
+use crate::cpu::number::{Number, attention};
 use crate::cpu::view::View;
 use crate::outcome::Outcome;
 
 /// The kernels, if this machine has them and they support heads of these tensors.
 pub(crate) fn kernels(operands: &[&Raw]) -> Option<Cpu<'static>> {
-    let takes = |x: &&Raw| x.dtype() == DType::BF16 && x.dims().last().is_some_and(|&dim| fits(dim));
-    if operands.iter().all(takes) { attention() } else { None }
+    let dtype = operands.first()?.dtype();
+    let takes = |x: &&Raw| x.dtype() == dtype && x.dims().last().is_some_and(|&dim| fits(dim));
+    let supported = matches!(dtype, DType::BF16 | DType::F32) && operands.iter().all(takes);
+    if supported { attention() } else { None }
 }
 
 /// `softmax(q kᵀ scale) v` with its log-sum-exp. `scores` are f32 `[b, h, m]`.
-pub(crate) fn attend(
+pub(crate) fn attend(cpu: Cpu<'_>, operands: [&Raw; 3], scale: f32, scores: Option<&Raw>) -> Result<Outcome> {
+    match operands[0].dtype() {
+        DType::BF16 => attend_as::<bf16>(cpu, operands, scale, scores),
+        _ => attend_as::<f32>(cpu, operands, scale, scores),
+    }
+}
+
+fn attend_as<N: Number>(
     cpu: Cpu<'_>,
     [q, k, v]: [&Raw; 3],
     scale: f32,
@@ -29,11 +37,11 @@ pub(crate) fn attend(
     let scores = scores.map(Raw::contiguous).transpose()?;
     let scores = scores.as_ref().map(View::new).transpose()?;
     let scores = scores.as_ref().map(View::slice::<f32>).transpose()?;
-    let (mut output, mut lse) = (vec![bf16::ZERO; b * m * h * dim], vec![0.0; b * h * m]);
+    let (mut output, mut lse) = (vec![N::zero(); b * m * h * dim], vec![0.0; b * h * m]);
     let mut first_vote = scores.map(|_| vec![0.0; b * h * n]);
     let pass = Pass { q: heads(&q, &queries)?, k: heads(&k, &keys)?, scale, scores };
     let into = kernels::Attended {
-        output: output.reinterpret_cast_mut(),
+        output: N::numbers_mut(&mut output),
         lse: &mut lse,
         first_vote: first_vote.as_deref_mut(),
     };
@@ -81,7 +89,10 @@ fn rows(x: &Raw) -> Result<Raw> {
 fn heads<'a>(x: &Raw, view: &'a View<'_>) -> Result<Heads<'a>> {
     let (b, h, rows, dim) = x.dims4()?;
     let strides = <[usize; 4]>::try_from(view.strides()).ok();
-    let found = strides
-        .and_then(|strides| Heads::new(view.data::<bf16>().reinterpret_cast(), [b, h, rows, dim], strides));
+    let numbers = match x.dtype() {
+        DType::BF16 => bf16::numbers(view.data()),
+        _ => f32::numbers(view.data()),
+    };
+    let found = strides.and_then(|strides| Heads::new(numbers, [b, h, rows, dim], strides));
     found.ok_or_else(|| candle_core::Error::Msg(format!("heads {:?} with strides {strides:?}", x.dims())))
 }
