@@ -37,7 +37,7 @@ fn attend_as<N: Number>(
     let scores = scores.map(Raw::contiguous).transpose()?;
     let scores = scores.as_ref().map(View::new).transpose()?;
     let scores = scores.as_ref().map(View::slice::<f32>).transpose()?;
-    let (mut output, mut lse) = (vec![N::zero(); b * m * h * dim], vec![0.0; b * h * m]);
+    let (mut output, mut lse) = (N::zeros(b * m * h * dim), vec![0.0; b * h * m]);
     let mut first_vote = scores.map(|_| vec![0.0; b * h * n]);
     let pass = Pass { q: heads(&q, &queries)?, k: heads(&k, &keys)?, scale, scores };
     let into = kernels::Attended {

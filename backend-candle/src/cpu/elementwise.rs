@@ -10,7 +10,7 @@ const CHUNK: usize = 16 * 1024;
 
 /// `f` of every element.
 pub(crate) fn map<N: Number>(x: &[N], f: impl Fn(f32) -> f32 + Sync) -> Vec<N> {
-    let mut out = vec![N::zero(); x.len()];
+    let mut out = N::zeros(x.len());
     let piece = |out: &mut [N], x: &[N]| {
         vectorised(
             #[inline(always)]
@@ -31,7 +31,7 @@ pub(crate) fn map<N: Number>(x: &[N], f: impl Fn(f32) -> f32 + Sync) -> Vec<N> {
 
 /// `f` of every pair of elements.
 pub(crate) fn zip<N: Number>(x: &[N], y: &[N], f: impl Fn(f32, f32) -> f32 + Sync) -> Vec<N> {
-    let mut out = vec![N::zero(); x.len()];
+    let mut out = N::zeros(x.len());
     let piece = |out: &mut [N], x: &[N], y: &[N]| {
         vectorised(
             #[inline(always)]
@@ -58,7 +58,7 @@ pub(crate) fn zip_runs<N: Number>(
     run: usize,
     f: impl Fn(f32, f32) -> f32 + Sync,
 ) -> Vec<N> {
-    let mut out = vec![N::zero(); x.len()];
+    let mut out = N::zeros(x.len());
     out.par_chunks_mut(run).zip(x.par_chunks(run)).zip(y).for_each(|((out, x), &y)| {
         vectorised(
             #[inline(always)]
@@ -74,7 +74,7 @@ pub(crate) fn zip_runs<N: Number>(
 
 /// `f(x, y)` where `y` is repeated for every row of `x` (a per-channel term of tokens).
 pub(crate) fn zip_rows<N: Number>(x: &[N], y: &[N], f: impl Fn(f32, f32) -> f32 + Sync) -> Vec<N> {
-    let mut out = vec![N::zero(); x.len()];
+    let mut out = N::zeros(x.len());
     let chunk = (CHUNK / y.len().max(1)).max(1) * y.len().max(1);
     out.par_chunks_mut(chunk).zip(x.par_chunks(chunk)).for_each(|(out, x)| {
         vectorised(
@@ -114,7 +114,7 @@ pub(crate) fn softmax_rows(values: &mut [f32], columns: usize) {
 pub(crate) fn upsample_nearest<N: Number>(x: &[N], from: (usize, usize), to: (usize, usize)) -> Vec<N> {
     let planes = x.len() / (from.0 * from.1);
     let columns: Vec<usize> = (0..to.1).map(|i| i * from.1 / to.1).collect();
-    let mut out = vec![N::zero(); planes * to.0 * to.1];
+    let mut out = N::zeros(planes * to.0 * to.1);
     out.par_chunks_mut(to.0 * to.1).zip(x.par_chunks(from.0 * from.1)).for_each(|(out, x)| {
         for (i, out) in out.chunks_mut(to.1).enumerate() {
             let row = &x[i * from.0 / to.0 * from.1..][..from.1];

@@ -71,7 +71,7 @@ impl Operation for Linear<'_> {
         let (x, weight) = (View::new(&x)?, View::new(&weight)?);
         let tokens = x.slice::<N>()?;
         let rows = tokens.len() / inner;
-        let mut values = vec![N::zero(); rows * out];
+        let mut values = N::zeros(rows * out);
         with_bias::<N, _>(bias, |bias| {
             let into =
                 Destination::new(N::numbers_mut(&mut values), out, bias.map_or(Bias::None, Bias::Columns));
@@ -94,7 +94,7 @@ impl Operation for Geglu<'_> {
         let (x, weight) = (View::new(&x)?, View::new(&weight)?);
         let (tokens, weight) = (x.slice::<N>()?, matrix(N::numbers(weight.slice()?), width, inner)?);
         let rows = tokens.len() / inner;
-        let mut out = vec![N::zero(); rows * half];
+        let mut out = N::zeros(rows * half);
         // All blocks have one size. Otherwise the last could be tiny.
         let block = rows.div_ceil(rows.div_ceil(GEGLU_ROWS).max(1)).max(1);
         let mut wide = vec![0f32; block * width];
@@ -143,7 +143,7 @@ impl Operation for Convolution<'_> {
         let (_, oh, ow) = geometry.output;
         let (x, weight) = (dense(x)?, channels_last(weight)?.permute((0, 2, 3, 1))?);
         let (x, weight) = (View::new(&x)?, View::new(&weight)?);
-        let mut out = vec![N::zero(); batch * co * oh * ow];
+        let mut out = N::zeros(batch * co * oh * ow);
         with_bias::<N, _>(bias, |bias| {
             let into =
                 Destination::new(N::numbers_mut(&mut out), oh * ow, bias.map_or(Bias::None, Bias::Rows));

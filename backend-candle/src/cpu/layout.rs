@@ -43,7 +43,7 @@ const SIDE: usize = 16;
 fn copied<N: Number>(x: &Tensor, [batch, rows, columns]: [usize; 3]) -> Result<Tensor> {
     let view = View::new(x)?;
     let from = view.data::<N>();
-    let mut to = vec![N::zero(); batch * rows * columns];
+    let mut to = N::zeros(batch * rows * columns);
     if let Some(from) = from.get(..to.len()).filter(|from| !from.is_empty()) {
         let tasks = to.par_chunks_mut(rows * columns).zip(from.par_chunks(rows * columns));
         tasks.for_each(|(to, from)| {

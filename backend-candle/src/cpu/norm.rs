@@ -42,7 +42,7 @@ pub(crate) fn group_norm<N: Number>(
 ) -> Vec<N> {
     let Affine { weight, bias, epsilon } = affine;
     let per_group = weight.len() / groups;
-    let mut out = vec![N::zero(); x.len()];
+    let mut out = N::zeros(x.len());
     let size = per_group * area;
     out.par_chunks_mut(size).zip(x.par_chunks(size)).enumerate().for_each(|(at, (out, x))| {
         let first = at % groups * per_group;
@@ -75,7 +75,7 @@ pub(crate) fn group_norm<N: Number>(
 pub(crate) fn layer_norm<N: Number>(x: &[N], affine: Affine<'_>) -> Vec<N> {
     let Affine { weight, bias, epsilon } = affine;
     let channels = weight.len();
-    let mut out = vec![N::zero(); x.len()];
+    let mut out = N::zeros(x.len());
     let chunk = (16 * 1024 / channels).max(1) * channels;
     out.par_chunks_mut(chunk).zip(x.par_chunks(chunk)).for_each(|(out, x)| {
         vectorised(

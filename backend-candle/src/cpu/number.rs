@@ -4,6 +4,7 @@ use atedm_cpu_kernels::{Cpu, Numbers, NumbersMut, Products, Threads};
 use candle_core::{DType, Tensor, WithDType};
 use half::bf16;
 use half::slice::HalfFloatSliceExt;
+use half::vec::HalfBitsVecExt;
 
 /// A number in memory. Kernels read it as f32, and round a result once.
 pub(crate) trait Number: WithDType {
@@ -11,6 +12,8 @@ pub(crate) trait Number: WithDType {
     fn single(self) -> f32;
     /// The nearest number of this type.
     fn round(x: f32) -> Self;
+    /// So many zeros. The system gives them, and no loop writes them.
+    fn zeros(len: usize) -> Vec<Self>;
     /// Numbers for the kernels of the other crate.
     fn numbers(of: &[Self]) -> Numbers<'_>;
     /// As [`Self::numbers`], to write.
@@ -26,6 +29,10 @@ impl Number for f32 {
     #[inline(always)]
     fn round(x: f32) -> Self {
         x
+    }
+
+    fn zeros(len: usize) -> Vec<Self> {
+        vec![0.0; len]
     }
 
     fn numbers(of: &[Self]) -> Numbers<'_> {
@@ -50,6 +57,10 @@ impl Number for bf16 {
         let nearest = bits.wrapping_add(0x7fff + (bits >> 16 & 1)) >> 16;
         let nan = bits >> 16 | 0x40;
         Self::from_bits(if bits & 0x7fff_ffff > 0x7f80_0000 { nan } else { nearest } as u16)
+    }
+
+    fn zeros(len: usize) -> Vec<Self> {
+        vec![0u16; len].reinterpret_into()
     }
 
     fn numbers(of: &[Self]) -> Numbers<'_> {

@@ -45,7 +45,7 @@ const BLOCK_ROWS: usize = 384;
 const BLOCK_PANELS: usize = 16;
 
 /// As many tasks as there should be at least, if the result is large enough.
-const TASKS: usize = 24;
+const TASKS: usize = 16;
 
 /// A block of the result: rows, and columns of whole panels.
 #[derive(Debug, Clone, Copy)]
@@ -100,13 +100,18 @@ impl Call<'_> {
         }
     }
 
-    /// The blocks of the result.
+    /// The blocks of the result. Each column of blocks copies all left rows, and each row of blocks all right columns. The
+    /// grid with the fewest copies wins. Columns cost twice as much as rows, because they are transposed.
     fn blocks(&self) -> impl Iterator<Item = Block> + use<> {
-        let (rows, columns) = (self.left.rows, self.columns());
-        let parts = rows.div_ceil(BLOCK_ROWS);
-        let height = rows.div_ceil(parts).next_multiple_of(tile_rows(self.unit));
+        let (rows, columns, tile) = (self.left.rows, self.columns(), tile_rows(self.unit));
         let panels = columns.div_ceil(COLUMNS);
-        let across = panels.div_ceil(BLOCK_PANELS).max(TASKS.div_ceil(parts).min(panels.div_ceil(2)));
+        let (most_down, least_down) = (rows.div_ceil(tile), rows.div_ceil(BLOCK_ROWS));
+        let grids = (panels.div_ceil(BLOCK_PANELS)..=panels.div_ceil(2)).map(|across| {
+            let down = TASKS.div_ceil(across).min(most_down).max(least_down);
+            (across * rows + 2 * down * columns, across, down)
+        });
+        let (_, across, down) = grids.min().unwrap_or((0, 1, 1));
+        let height = rows.div_ceil(down).next_multiple_of(tile);
         let width = panels.div_ceil(across) * COLUMNS;
         (0..columns).step_by(width).flat_map(move |column| {
             (0..rows).step_by(height).map(move |row| Block {

@@ -8,7 +8,7 @@ use std::sync::Mutex;
 use super::operands::{Geometry, Numbers};
 use super::pack::{COLUMNS, Panel, Span, Word, words};
 use crate::Threads;
-use crate::lanes::numbers;
+use crate::lanes::{LANES, numbers};
 use crate::threads::parallel;
 
 /// The largest number of words of a band: 16 MiB.
@@ -124,12 +124,13 @@ impl Drop for Band {
 fn copy(to: &mut [u32], from: &[u32], stride: usize) {
     if stride != 1 {
         to.iter_mut().zip(from.iter().step_by(stride)).for_each(|(to, from)| *to = *from);
-    } else if let Ok(to) = <&mut [u32; COLUMNS]>::try_from(&mut *to) {
-        // the usual case, of a length that the compiler knows
-        to.copy_from_slice(&from[..COLUMNS]);
-    } else {
-        to.copy_from_slice(&from[..to.len()]);
+        return;
     }
+    // whole registers are copied without a call
+    let (whole, rest) = to.as_chunks_mut::<LANES>();
+    let (from, last) = from.split_at(whole.len() * LANES);
+    whole.iter_mut().zip(from.as_chunks().0).for_each(|(to, from)| *to = *from);
+    rest.copy_from_slice(&last[..rest.len()]);
 }
 
 /// Pairs of two channels. A missing second channel is zero, and so is what lies beyond the rows.
