@@ -15,7 +15,7 @@ use atedm_sdxl::vae::TileOptions;
 
 use crate::failure::{Failure, Outcome};
 use crate::inputs::{Inputs, of_checkpoint};
-use crate::method::{GUIDANCE_SCALE, Workload};
+use crate::method::{ControlSteps, GUIDANCE_SCALE, Workload};
 use crate::parts::{Parts, name_of};
 use crate::texts::Texts;
 
@@ -216,6 +216,7 @@ impl Model {
             samplers: &self.samplers,
             sampler: None,
             guided: self.checkpoint.unet().is_guided(GUIDANCE_SCALE),
+            control: ControlSteps::ALL,
         }
     }
 }

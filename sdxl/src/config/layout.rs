@@ -93,10 +93,23 @@ impl UNetConfig {
         std::iter::successors(Some(Grid::new(height, width)), next).take(self.down.len()).collect()
     }
 
-    /// Every attention block for latents of `height` × `width`, in the order of a forward pass.
+    /// Every attention block for latents of `height` × `width`, in the order of a forward pass. A ControlNet's block follows the
+    /// U-Net's block whose copy it is.
     ///
     /// Blocks without transformer layers are left out, because nothing in them can be pruned.
     pub fn blocks(&self, height: usize, width: usize) -> Vec<BlockInfo> {
+        let mut blocks = self.own_blocks(height, width);
+        let beside = self.control.as_ref().map(|control| control.blocks(height, width));
+        for block in beside.unwrap_or_default() {
+            let before = |other: &BlockInfo| other.id.stage != Stage::Up && other.nest <= block.nest;
+            let place = blocks.iter().rposition(before).map_or(0, |last| last + 1);
+            blocks.insert(place, block);
+        }
+        blocks
+    }
+
+    /// The blocks of the U-Net alone.
+    fn own_blocks(&self, height: usize, width: usize) -> Vec<BlockInfo> {
         let grids = self.grids(height, width);
         let mut blocks = Vec::new();
         let nesting = Nesting::of(self);

@@ -3,6 +3,7 @@
 //! Unknown keys are ignored. If the value of a known key asks for something that is not implemented, it is an error
 //! that names the file and the field. So no checkpoint silently runs as a different model.
 
+mod control;
 mod fields;
 mod layout;
 mod limits;
@@ -12,6 +13,7 @@ mod unet;
 mod unet_json;
 mod vae;
 
+pub use control::ControlNetConfig;
 pub(crate) use fields::Fields;
 pub(crate) use layout::Nesting;
 pub use layout::{BlockInfo, NestInfo};

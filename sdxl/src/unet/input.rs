@@ -2,6 +2,8 @@
 
 use atedm_core::plugin::{Row, Step};
 
+use super::control::Controlled;
+
 /// The input of one evaluation of the U-Net, for a batch of `b` rows.
 #[derive(Debug, Clone, Copy)]
 pub struct UNetInput<'a, T> {
@@ -21,4 +23,6 @@ pub struct UNetInput<'a, T> {
     pub step: &'a Step,
     /// What each row is, for the reducer.
     pub rows: &'a [Row],
+    /// The ControlNet that runs beside the U-Net, if any.
+    pub control: Option<Controlled<'a, T>>,
 }

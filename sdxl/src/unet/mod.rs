@@ -14,6 +14,7 @@
 //! Attention blocks run through [`BlockPass`](atedm_core::plugin::BlockPass), where methods like AT-EDM take hold.
 
 mod context;
+mod control;
 mod embedding;
 mod input;
 mod model;
@@ -23,6 +24,7 @@ mod parity;
 mod stages;
 mod transformer;
 
+pub use control::{ControlNet, Controlled};
 pub use input::UNetInput;
 pub use model::UNet;
 
