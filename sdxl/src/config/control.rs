@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::Fields;
 use super::layout::BlockInfo;
 use super::limits::{self, at_most};
-use super::unet::UNetConfig;
+use super::unet::{ControlNetConfig, DownStage, UNetConfig};
 
 const EXPECTED: &str = "expected a ControlNetModel of SD-XL";
 
@@ -26,16 +26,6 @@ const UNION: &str = "a union ControlNet, which takes pictures of several kinds";
 
 /// The channels of the picture's embedding if a configuration names none.
 const PICTURE_CHANNELS: [usize; 4] = [16, 32, 96, 256];
-
-/// The configuration of a ControlNet: everything that its weights depend on.
-#[derive(Debug, Clone, PartialEq)]
-#[non_exhaustive]
-pub struct ControlNetConfig {
-    /// The U-Net whose first half it copies: the stages down and the middle. It has no stages up.
-    pub half: UNetConfig,
-    /// Channels of the convolutions that embed the picture. Each entry after the first halves the picture's sides.
-    pub picture_channels: Vec<usize>,
-}
 
 impl ControlNetConfig {
     /// Reads a ControlNet's `config.json`.
@@ -101,7 +91,7 @@ impl ControlNetConfig {
     /// so their numbers and channels must agree. The depths of attention blocks may differ.
     pub(crate) fn misfit(&self, unet: &UNetConfig) -> Option<(&'static str, String)> {
         let of = |config: &UNetConfig| -> [(&'static str, Vec<usize>); 6] {
-            let stages = |of: fn(&super::DownStage) -> usize| config.down.iter().map(of).collect();
+            let stages = |of: fn(&DownStage) -> usize| config.down.iter().map(of).collect();
             [
                 ("block_out_channels", stages(|stage| stage.channels)),
                 ("layers_per_block", stages(|stage| stage.layers)),

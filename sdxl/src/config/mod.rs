@@ -13,12 +13,11 @@ mod unet;
 mod unet_json;
 mod vae;
 
-pub use control::ControlNetConfig;
 pub(crate) use fields::Fields;
 pub(crate) use layout::Nesting;
 pub use layout::{BlockInfo, NestInfo};
 pub use text::{TextActivation, TextEncoderConfig};
-pub use unet::{DownStage, MidStage, UNetConfig, UpStage};
+pub use unet::{ControlNetConfig, DownStage, MidStage, UNetConfig, UpStage};
 pub use vae::{KlConfig, TinyVaeConfig, VaeConfig};
 
 /// The type of a stage without the prefix of old checkpoints. diffusers removes it too.

@@ -1,7 +1,5 @@
 //! The configuration of an SD-XL U-Net: diffusers' `UNet2DConditionModel`.
 
-use super::control::ControlNetConfig;
-
 /// One stage of the down path.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
@@ -129,6 +127,16 @@ pub struct UNetConfig {
     /// The ControlNet that runs beside it. Blocks, nests and costs include it. The weights and the `config.json` of the U-Net
     /// do not depend on it.
     pub control: Option<Box<ControlNetConfig>>,
+}
+
+/// The configuration of a ControlNet: everything that its weights depend on.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct ControlNetConfig {
+    /// The U-Net whose first half it copies: the stages down and the middle. It has no stages up.
+    pub half: UNetConfig,
+    /// Channels of the convolutions that embed the picture. Each entry after the first halves the picture's sides.
+    pub picture_channels: Vec<usize>,
 }
 
 impl UNetConfig {

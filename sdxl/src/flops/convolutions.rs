@@ -2,7 +2,7 @@
 
 use atedm_core::plugin::{Grid, NestId};
 
-use super::{Macs, UNetCost, product};
+use super::cost::{Macs, UNetCost, product};
 use crate::config::{ControlNetConfig, Nesting, UNetConfig};
 
 /// Formulas for one U-Net at one size.
@@ -104,5 +104,30 @@ pub(super) fn control_net(
     let last = half.down.len().saturating_sub(1);
     if let Some(mid) = &half.mid {
         output(nesting.mid(), last, mid.channels);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::flops::full;
+
+    /// torch's `FlopCounterMode` on diffusers' ControlNetModel with the configuration of controlnet-canny-sdxl-1.0, without the
+    /// embedding of the picture.
+    #[test]
+    fn sdxls_control_net_costs_what_torch_counts() {
+        let alone = UNetConfig::sdxl_base();
+        let half = UNetConfig { up: Vec::new(), ..alone.clone() };
+        let control = ControlNetConfig { half, picture_channels: vec![16, 32, 96, 256] };
+        let both = UNetConfig { control: Some(Box::new(control)), ..alone.clone() };
+        let cost = |config: &UNetConfig| full(config, Grid::new(128, 128), 77).unwrap();
+        let (both, alone) = (cost(&both), cost(&alone));
+        assert_eq!(2 * (both.sum().total() - alone.sum().total()), 2_961_494_343_680);
+        for part in &alone.parts {
+            assert_eq!(both.part(&part.name), Some(&part.macs), "{}", part.name);
+            let copy = both.part(&format!("control-{}", part.name));
+            let is_copied = !part.name.starts_with("up.") && part.name != "conv_out";
+            assert_eq!(copy, is_copied.then_some(&part.macs), "{}", part.name);
+        }
     }
 }

@@ -18,6 +18,7 @@ mod request;
 mod run;
 mod size;
 mod states;
+mod steering;
 
 use atedm_core::{Backend, DType, DeviceOf, Result};
 

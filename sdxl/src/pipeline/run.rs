@@ -3,13 +3,13 @@
 use atedm_core::plugin::{Grid, Row, Run, Step, TokenReducer};
 use atedm_core::{Backend, Error, Result, Tensor};
 
-use super::control::steering;
 use super::decode::decode;
 use super::guidance::Guidance;
 use super::initial::{self, Beginning, Start, start_of};
 use super::meter::{Evaluation, Metered};
 use super::request::{Decoding, Estimate, Output, PixelSize, Request, StepReport};
 use super::size::{Sizes, expect_finite};
+use super::steering::steering;
 use super::{Pipeline, Proceed};
 use crate::unet::UNetInput;
 

@@ -4,18 +4,13 @@
 //! x_0 = conv_in(latents) + embedded picture            x_d = the copy of the U-Net's step d of x_(d-1)
 //! skip connection d  +=  scale · output_d(x_d)         the middle's output  +=  scale · output_mid(mid(x_last))
 //! ```
-//! `output_d` are 1×1 convolutions. The skip connections change, the U-Net's own way down does not.
-//!
-//! The copy of step d runs beside step d itself, so in the same nest. A method that has a nest's output therefore saves the
-//! ControlNet's part of it too. diffusers runs the whole ControlNet first and keeps all its outputs. The results are the same.
+//! `output_d` are 1×1 convolutions. The skip connections change, the U-Net's own way down does not. `beside.rs` runs it.
 
 use atedm_core::backend::{Conv2dOptions, dims};
 use atedm_core::plugin::Stage;
 use atedm_core::{AttentionOps, Error, Result, Weights};
 
-use super::context::ForwardContext;
 use super::embedding::Embedding;
-use super::input::UNetInput;
 use super::stages::{DownStep, Mid, StagePlace};
 use crate::config::{ControlNetConfig, UNetConfig};
 use crate::layers::{Bias, Conv2d, ConvShape};
@@ -28,11 +23,11 @@ const RGB: usize = 3;
 pub struct ControlNet<T> {
     config: ControlNetConfig,
     picture: PictureEmbedding<T>,
-    embedding: Embedding<T>,
+    pub(super) embedding: Embedding<T>,
     /// The copies of the steps down, each with the convolution of its output.
-    steps: Vec<(DownStep<T>, Conv2d<T>)>,
-    mid: Mid<T>,
-    mid_output: Conv2d<T>,
+    pub(super) steps: Vec<(DownStep<T>, Conv2d<T>)>,
+    pub(super) mid: Mid<T>,
+    pub(super) mid_output: Conv2d<T>,
 }
 
 /// A ControlNet in one evaluation of a U-Net.
@@ -123,69 +118,6 @@ impl<T: AttentionOps> Controlled<'_, T> {
             true => Ok(()),
             false => Err(Error::shape("ControlNet's picture", format!("{expected:?}"), self.picture.shape())),
         }
-    }
-
-    /// Prepares an evaluation: its conditioning, and the latents as the ControlNet takes them.
-    pub(super) fn begin(&self, input: &UNetInput<'_, T>, latents: &T) -> Result<(Beside<'_, T>, T)> {
-        let Self { net, picture, scale } = *self;
-        let half = &net.config.half;
-        // An inpainting U-Net's further channels are not for the ControlNet.
-        let latents = latents.narrow(1, 0, half.in_channels)?;
-        let input = UNetInput { latents: &latents, timestep_cond: None, ..*input };
-        let emb = net.embedding.forward(half, &input)?;
-        Ok((Beside { net, picture, scale, emb }, latents))
-    }
-}
-
-/// A ControlNet while an evaluation runs.
-pub(super) struct Beside<'a, T> {
-    net: &'a ControlNet<T>,
-    picture: &'a T,
-    scale: f64,
-    /// Its own conditioning vector after SiLU.
-    emb: T,
-}
-
-impl<T: AttentionOps> Beside<'_, T> {
-    /// Runs the copy of step `depth`. Returns its stream, and what the skip connection gets in addition.
-    pub(super) fn step(
-        &self,
-        depth: usize,
-        stream: T,
-        context: &mut ForwardContext<'_, T>,
-    ) -> Result<(T, T)> {
-        let (step, output) = self.net.steps.get(depth).ok_or_else(|| {
-            Error::config("controlnet", format!("expected a step for skip connection {depth}"))
-        })?;
-        let mut stream = self.within(context, |context| step.forward(stream, context))?;
-        if depth == 0 {
-            stream = stream.add(self.picture)?;
-        }
-        let added = output.forward(&stream)?.affine(self.scale, 0.0)?;
-        Ok((stream, added))
-    }
-
-    /// What the middle's output gets in addition.
-    pub(super) fn mid(&self, stream: T, context: &mut ForwardContext<'_, T>) -> Result<T> {
-        let stream = self.within(context, |context| self.net.mid.forward(stream, context))?;
-        self.net.mid_output.forward(&stream)?.affine(self.scale, 0.0)
-    }
-
-    /// Calls `run` with the ControlNet's own conditioning. Its modules have names of their own.
-    fn within<R>(
-        &self,
-        context: &mut ForwardContext<'_, T>,
-        run: impl FnOnce(&mut ForwardContext<'_, T>) -> Result<R>,
-    ) -> Result<R> {
-        let ForwardContext { text, step, rows, reducer, watch, .. } = context;
-        run(&mut ForwardContext {
-            emb: &self.emb,
-            text,
-            step,
-            rows,
-            reducer: &mut **reducer,
-            watch: &mut |module, output| watch(format_args!("controlnet.{module}"), output),
-        })
     }
 }
 

@@ -13,6 +13,7 @@
 //! pushing skip connection d and popping it is nest d + 1 ([`nest`](atedm_core::plugin::nest())), the whole evaluation nest 0.
 //! Attention blocks run through [`BlockPass`](atedm_core::plugin::BlockPass), where methods like AT-EDM take hold.
 
+mod beside;
 mod context;
 mod control;
 mod embedding;

@@ -4,6 +4,7 @@ use atedm_core::backend::{Conv2dOptions, dims};
 use atedm_core::plugin::{NestId, NestSite, Stage, TokenReducer, nest};
 use atedm_core::{Backend, Error, Result, Tensor, Weights};
 
+use super::beside::Beside;
 use super::context::{ForwardContext, Watch};
 use super::embedding::Embedding;
 use super::input::UNetInput;
@@ -133,12 +134,12 @@ impl<B: Backend> UNet<B> {
         reducer: &mut dyn TokenReducer<B::Tensor>,
         watch: &mut Watch<'_, B::Tensor>,
     ) -> Result<B::Tensor> {
-        let emb = self.embedding.forward(&self.config, input)?;
+        let emb = self.embedding.forward(&self.config, &input.conditions())?;
         watch(format_args!("time_embedding and add_embedding"), &emb)?;
         let (text, step, rows) = (input.text, input.step, input.rows);
         let (beside, stream) = match &input.control {
             Some(control) => {
-                let (beside, stream) = control.begin(input, &latents)?;
+                let (beside, stream) = Beside::begin(*control, input, &latents)?;
                 (Some(beside), Some(stream))
             }
             None => (None, None),

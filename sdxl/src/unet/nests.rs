@@ -12,8 +12,8 @@
 use atedm_core::plugin::NestId;
 use atedm_core::{AttentionOps, Error, Result};
 
+use super::beside::Beside;
 use super::context::ForwardContext;
-use super::control::Beside;
 use super::stages::{DownStep, Mid, UpStep, size};
 
 /// The step before a skip connection is pushed, and the step after it is popped.

@@ -115,7 +115,7 @@ fn embeddings() {
                 rows: &ROWS,
                 control: None,
             };
-            let got = embedding.forward(config, &input).unwrap().to_f32().unwrap();
+            let got = embedding.forward(config, &input.conditions()).unwrap().to_f32().unwrap();
             let time = golden.tensor("time.embedding").narrow(0, i, 1).unwrap();
             let sum = golden.tensor("added.embedding").add(&time).unwrap().silu().unwrap();
             let distance = relative_l2(&got, &sum.to_f32().unwrap());

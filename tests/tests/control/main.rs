@@ -4,75 +4,25 @@
 // helpers outside `#[test]` functions are tests, too
 #![allow(clippy::unwrap_used)]
 
-use std::path::Path;
+mod folder;
+mod refused;
 
 use atedm_conformance::host::Array;
 use atedm_conformance::tolerance::{LATENTS, PRUNED_LATENTS, relative_l2};
 use atedm_core::plugin::{BuildContext, Grid, MaskRecorder, Registry, TokenReducer, Unpruned};
 use atedm_core::reference::{NdDevice, NdTensor, Reference32};
-use atedm_core::{AttentionOps, Backend, DType, DeviceOf, Tensor, Weights};
+use atedm_core::{AttentionOps, Backend, DType, DeviceOf, Tensor};
 use atedm_experiment::method::{ControlSteps, Method, Workload};
 use atedm_experiment::spec::PruneSpec;
 use atedm_sdxl::checkpoint::{Checkpoint, OpenOptions};
-use atedm_sdxl::config::ControlNetConfig;
 use atedm_sdxl::pipeline::{
     Control, ControlSpan, Decoding, InitialLatents, Output, Pipeline, Proceed, Repaint, Request, StepReport,
 };
 use atedm_sdxl::schedulers::SamplerRegistry;
-use atedm_sdxl::unet::ControlNet;
-use atedm_sdxl::weights::{RandomSource, Recorder};
 use atedm_tests::golden::{Golden, fixtures, options, request};
-use safetensors::tensor::TensorView;
-use safetensors::{Dtype, SafeTensors};
+use folder::{board, control_net};
+use safetensors::SafeTensors;
 use serde_json::{Map, Value, json};
-
-/// The weights of the reference's formula.
-fn formula(name: &str, shape: &[usize]) -> Vec<f32> {
-    let count: usize = shape.iter().product();
-    let seed =
-        name.bytes().fold(2_166_136_261u32, |seed, byte| (seed ^ u32::from(byte)).wrapping_mul(16_777_619));
-    let uniform = |index: usize| {
-        let mut h = (index as u32).wrapping_mul(0x9E37_79B1).wrapping_add(seed);
-        h = (h ^ (h >> 16)).wrapping_mul(0x85EB_CA6B);
-        h = (h ^ (h >> 13)).wrapping_mul(0xC2B2_AE35);
-        f64::from(h ^ (h >> 16)) / 2f64.powi(31) - 1.0
-    };
-    let gain = if name.contains("to_q") || name.contains("to_k") { 2.2 } else { 1.5 };
-    let inputs = (count / shape[0]) as f64;
-    let value = |index: usize| match name {
-        name if name.ends_with("bias") => 0.2 * uniform(index),
-        name if name.contains("norm") => 1.0 + 0.2 * uniform(index),
-        _ => gain * uniform(index) / inputs.sqrt(),
-    };
-    (0..count).map(|index| value(index) as f32).collect()
-}
-
-/// Writes f32 tensors by name and shape.
-fn write(file: &Path, tensors: &[(String, Vec<usize>, Vec<f32>)]) {
-    let bytes: Vec<Vec<u8>> = tensors
-        .iter()
-        .map(|(_, _, values)| values.iter().flat_map(|value| value.to_le_bytes()).collect())
-        .collect();
-    let views = tensors.iter().zip(&bytes).map(|((name, shape, _), bytes)| {
-        (name.clone(), TensorView::new(Dtype::F32, shape.clone(), bytes).unwrap())
-    });
-    safetensors::serialize_to_file(views, None, file).unwrap();
-}
-
-/// The folder of a ControlNet of the fixtures.
-fn control_net(name: &str) -> tempfile::TempDir {
-    let folder = tempfile::tempdir().unwrap();
-    let config = folder.path().join("config.json");
-    std::fs::copy(fixtures().join(format!("control/{name}.json")), &config).unwrap();
-    let (source, list) = Recorder::new(RandomSource::new(1, DType::F32, NdDevice));
-    let weights: Weights<NdTensor> = Weights::new(source);
-    ControlNet::load(&weights, &ControlNetConfig::read(&config).unwrap()).unwrap();
-    let list = list.borrow();
-    let tensors: Vec<_> =
-        list.iter().map(|(name, shape)| (name.clone(), shape.clone(), formula(name, shape))).collect();
-    write(&folder.path().join("diffusion_pytorch_model.safetensors"), &tensors);
-    folder
-}
 
 /// A golden checkpoint with a ControlNet beside it, and its U-Net with nine input channels if `wide`.
 fn open(model: &str, control: &str, wide: bool) -> (Checkpoint, [tempfile::TempDir; 2]) {
@@ -99,21 +49,12 @@ fn cases() -> Vec<Value> {
     serde_json::from_str(&text).unwrap()
 }
 
-/// The reference's picture: a board of squares of one colour and of slopes.
-fn board(width: usize, height: usize) -> Vec<f32> {
-    let value = |at: usize| {
-        let (c, y, x) = (at / (width * height), at / width % height, at % width);
-        let slope = (5 * x + 3 * y + 40 * c) % 256;
-        if (x / 8 + y / 6 + c) % 2 == 1 { 255 } else { slope }
-    };
-    (0..3 * width * height).map(|at| value(at) as f32 / 255.0).collect()
-}
-
 /// What the ControlNet follows in a case.
 fn control<T: Tensor>(case: &Value, device: &T::Device) -> Control<T> {
     let number = |name: &str, default: f64| case[name].as_f64().unwrap_or(default);
     let [width, height] = ["width", "height"].map(|side| case[side].as_u64().unwrap() as usize);
-    let picture = T::from_f32(&board(width, height), &[1, 3, height, width], DType::F32, device).unwrap();
+    let values: Vec<f32> = board(width, height).into_iter().map(|value| f32::from(value) / 255.0).collect();
+    let picture = T::from_f32(&values, &[1, 3, height, width], DType::F32, device).unwrap();
     let span = ControlSpan::new(number("start", 0.0), number("end", 1.0)).unwrap();
     Control { picture, scale: number("scale", 1.0), span }
 }
