@@ -9,6 +9,7 @@
 //! | `threads` | tasks on the threads that the caller lends |
 //! | `attention`, `votes`, `strongest` | the three kernels; the map `[b, h, m, n]` is never stored |
 //! | `ballot` | the vote that attention casts itself |
+//! | `memory` | freed memory that the C library keeps |
 //! | `elsewhere` | their signatures on other architectures |
 //!
 //! Work is cut by sizes, never by the number of threads, and sums over pieces run in a fixed order. A result
@@ -16,6 +17,7 @@
 
 mod cpu;
 mod heads;
+mod memory;
 mod threads;
 
 #[cfg(target_arch = "x86_64")]
@@ -44,6 +46,7 @@ pub use cpu::Cpu;
 #[cfg(not(target_arch = "x86_64"))]
 pub use elsewhere::{attention, strongest, votes};
 pub use heads::{Attended, Heads, MAX_DIM, Pass, fits};
+pub use memory::keep_freed_memory;
 pub use threads::{OwnThreads, Threads};
 #[cfg(target_arch = "x86_64")]
 pub use {attention::attention, strongest::strongest, votes::votes};
