@@ -64,6 +64,7 @@ pub mod bench;
 #[cfg(feature = "parquet")]
 pub mod columns;
 pub mod config;
+mod delimited;
 mod distance;
 pub mod draw;
 pub mod engine;
@@ -79,6 +80,7 @@ pub mod inputs;
 mod layout;
 pub mod listener;
 mod loras;
+pub mod measures;
 mod members;
 pub mod memory;
 pub mod merge;

@@ -2,6 +2,8 @@
 
 mod table;
 
+use std::collections::BTreeMap;
+
 use atedm_core::reference::NdTensor;
 use atedm_experiment::engine::{Batch, FinishedBatch, PlannedRun};
 use atedm_experiment::extension::{registry, syntaxes};
@@ -128,6 +130,7 @@ fn prompts(args: &CompareArgs) -> Vec<PromptLine> {
         id: format!("{index}-{seed}"),
         prompt: prompt.clone(),
         seed,
+        groups: BTreeMap::new(),
     };
     let prompts = sample.prompt.iter().enumerate();
     prompts.flat_map(|(index, prompt)| seeds.iter().map(move |&seed| one(index, prompt, seed))).collect()
