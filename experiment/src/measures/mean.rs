@@ -25,22 +25,25 @@ impl Mean {
     /// The mean of the finite values. `None` if there are none.
     #[must_use]
     pub fn of(values: impl IntoIterator<Item = f64>) -> Option<Self> {
-        Self::by(values, weighted_mean)
+        let values = finite(values);
+        Self::by(&values, |weights| weighted_mean(&values, weights))
     }
 
     /// The median of the finite values. `None` if there are none.
     #[must_use]
     pub fn median_of(values: impl IntoIterator<Item = f64>) -> Option<Self> {
-        let mut values: Vec<f64> = values.into_iter().collect();
-        values.sort_by(f64::total_cmp);
-        Self::by(values, weighted_median)
+        let values = finite(values);
+        // each value keeps its weight, whatever its place among the others
+        let mut order: Vec<(usize, f64)> = values.iter().copied().enumerate().collect();
+        order.sort_by(|a, b| a.1.total_cmp(&b.1));
+        Self::by(&values, |weights| weighted_median(&order, weights))
     }
 
-    fn by(values: impl IntoIterator<Item = f64>, statistic: fn(&[f64], &[f64]) -> f64) -> Option<Self> {
-        let values: Vec<f64> = values.into_iter().filter(|value| value.is_finite()).collect();
+    /// A statistic of values, as a function of their weights.
+    fn by(values: &[f64], statistic: impl Fn(&[f64]) -> f64) -> Option<Self> {
         let (count, first) = (values.len(), *values.first()?);
         let mut weights = vec![1.0; count];
-        let value = statistic(&values, &weights);
+        let value = statistic(&weights);
         if count < 2 {
             return Some(Self { value, interval: None, count });
         }
@@ -50,7 +53,7 @@ impl Mean {
         let mut draws = Draws::new();
         let mut replicate = || {
             weights.iter_mut().for_each(|weight| *weight = draws.exponential());
-            statistic(&values, &weights)
+            statistic(&weights)
         };
         let mut replicates: Vec<f64> = (0..REPLICATES).map(|_| replicate()).collect();
         replicates.sort_by(f64::total_cmp);
@@ -64,21 +67,25 @@ fn weighted_mean(values: &[f64], weights: &[f64]) -> f64 {
     sum / weights.iter().sum::<f64>()
 }
 
-/// The value below which half of the weight lies, of sorted values. If a boundary between two values halves the weight exactly,
-/// their mean.
-fn weighted_median(values: &[f64], weights: &[f64]) -> f64 {
+/// The value below which half of the weight lies. The values are sorted, each with its place among the weights. If a boundary
+/// between two values halves the weight exactly, their mean.
+fn weighted_median(sorted: &[(usize, f64)], weights: &[f64]) -> f64 {
     let half = weights.iter().sum::<f64>() / 2.0;
     let mut below = 0.0;
-    for (place, (value, weight)) in values.iter().zip(weights).enumerate() {
-        below += weight;
+    for (index, (place, value)) in sorted.iter().enumerate() {
+        below += weights.get(*place).copied().unwrap_or(0.0);
         if below > half {
             return *value;
         }
         if below == half {
-            return values.get(place + 1).map_or(*value, |next| f64::midpoint(*value, *next));
+            return sorted.get(index + 1).map_or(*value, |(_, next)| f64::midpoint(*value, *next));
         }
     }
-    values.last().copied().unwrap_or(f64::NAN)
+    sorted.last().map_or(f64::NAN, |(_, value)| *value)
+}
+
+fn finite(values: impl IntoIterator<Item = f64>) -> Vec<f64> {
+    values.into_iter().filter(|value| value.is_finite()).collect()
 }
 
 /// A quantile of sorted values, with linear interpolation as in `numpy.quantile`.

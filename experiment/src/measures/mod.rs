@@ -29,6 +29,9 @@ mod summary;
 mod table;
 mod unit;
 
+#[cfg(test)]
+mod tests;
+
 pub use mean::{Mean, REPLICATES};
 pub use metric::{Better, Metric};
 pub use outside::Directions;

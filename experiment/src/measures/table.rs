@@ -7,7 +7,7 @@ use super::mean::Mean;
 use super::metric::{Better, Metric};
 use super::paired::Difference;
 use super::summary::{Baseline, MetricRow, Summary, SummaryRow};
-use crate::failure::{Failure, Outcome};
+use crate::failure::{Failure, Outcome, without_breaks};
 use crate::grid::plain;
 use crate::prompts::ending;
 
@@ -211,7 +211,8 @@ impl Summary {
                 "Differences and wins: against {name}, prompt by prompt; a tie is half a win."
             ));
         }
-        lines
+        // a name with a line's end would leave the comment
+        lines.iter().map(|line| without_breaks(line)).collect()
     }
 }
 

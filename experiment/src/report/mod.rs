@@ -5,6 +5,7 @@ mod figures;
 mod gallery;
 mod html;
 mod page;
+mod series;
 mod tables;
 
 use std::path::{Path, PathBuf};
