@@ -184,7 +184,11 @@ fn tables_and_differences_join_measures_of_other_programs() {
     let flags =
         ["--metrics", "m.csv", "--direction", "lpips=lower", "--baseline", "none", "--by", "category"];
     let tables = ["--table", "t.csv", "--table", "t.md", "--table", "t.tex"];
-    let html = page(work.path(), &[&flags[..], &tables].concat());
+    let html = page(work.path(), &[&flags[..], &tables, &["--charts", "charts"]].concat());
+    let charts = names(&work.path().join("charts"));
+    assert!(charts.len() == 19 && charts.contains(&"clip_against_FLOPs.svg".to_string()), "{charts:?}");
+    let svg = fs::read_to_string(work.path().join("charts/PSNR_against_ratio.svg")).unwrap();
+    assert!(svg.starts_with("<svg ") && svg.contains("PSNR against ratio (higher is better)"));
     for words in [
         "Differences</h2>",
         "Δ clip",

@@ -49,6 +49,9 @@ pub(crate) struct ReportArgs {
     /// Also write the table of results here; the name's ending says how: .csv, .md or .tex (repeatable)
     #[arg(long, value_name = "FILE")]
     pub(crate) table: Vec<PathBuf>,
+    /// Also write every chart of the page as SVG into this folder
+    #[arg(long, value_name = "DIR")]
+    pub(crate) charts: Option<PathBuf>,
     /// Split the tables of --table by a property of the prompts, such as category
     #[arg(long, value_name = "PROPERTY", requires = "table")]
     pub(crate) by: Option<String>,

@@ -1,10 +1,12 @@
 //! `atedm report`: writes one HTML page for a run's folder ([`atedm_experiment::report`]), and tables
 //! ([`atedm_experiment::measures`]).
 
-use atedm_experiment::files::OutputFile;
+use atedm_experiment::draw::{Chart, View};
+use atedm_experiment::files::{NamedFile, OutputDir, OutputFile};
 use atedm_experiment::gathered::Gathered;
+use atedm_experiment::grid::slug;
 use atedm_experiment::measures::{Baseline, Directions, Format, Measures, Summary};
-use atedm_experiment::report::{Shown, page, place};
+use atedm_experiment::report::{Shown, charts, page, place};
 
 use crate::args::ReportArgs;
 use crate::failure::{Failure, Outcome};
@@ -26,10 +28,15 @@ pub(crate) fn run(args: &ReportArgs) -> Outcome {
     let baseline = args.baseline.as_ref().map(|name| Baseline::named(&run, name)).transpose();
     let baseline = baseline.map_err(|failure| failure.within("--baseline"))?;
     let tables = tables(args, &measures, baseline.as_ref())?;
+    let folder = args.charts.as_deref().map(OutputDir::prepare).transpose()?;
     let page = page(&measures, baseline.as_ref(), &Shown { prompts, pixels: args.pixels })?;
     output.write(page.as_bytes())?;
     for (output, table) in &tables {
         output.write(table.as_bytes())?;
+    }
+    if let Some(folder) = &folder {
+        let charts = charts(&run, &Summary::new(&measures, None, None)?);
+        folder.write(&charts.iter().map(svg).collect::<Vec<NamedFile>>())?;
     }
     if !args.quiet {
         let (done, total) = (run.records.len(), run.total());
@@ -41,6 +48,12 @@ pub(crate) fn run(args: &ReportArgs) -> Outcome {
         tables.iter().for_each(|(output, _)| tell::line(format_args!("wrote {}", output.path().display())));
     }
     Ok(())
+}
+
+/// A chart as a file: `PSNR_against_FLOPs.svg`.
+fn svg(chart: &Chart) -> NamedFile {
+    let name = chart.title.split(" (").next().unwrap_or_default();
+    (format!("{}.svg", slug(name)), chart.to_svg(View::Wide).into_bytes())
 }
 
 /// The measures of the run and of the files.

@@ -40,7 +40,8 @@ impl<'a> Measures<'a> {
     /// number, a column without a direction, or one that another file or the run has.
     pub fn join(&mut self, path: &Path, directions: &Directions) -> Outcome {
         for column in read(path, directions, self.run)? {
-            if self.metrics.iter().any(|metric| metric.key == column.metric.key) {
+            let same = |name: &str| name.eq_ignore_ascii_case(&column.metric.key);
+            if self.metrics.iter().any(|metric| same(&metric.key) || same(&metric.name)) {
                 let reason =
                     format!("column {}: expected a measure that is not there yet", column.metric.key);
                 return Err(Failure::usage(reason).within(path.display()));

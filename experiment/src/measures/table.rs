@@ -219,6 +219,7 @@ impl Summary {
 /// The name of the rows over all prompts.
 const ALL: &str = "all";
 const NONE: &str = "–";
+const MINUS: &str = "−";
 
 /// How a direction is written beside a measure's name.
 #[derive(Clone, Copy)]
@@ -304,17 +305,17 @@ impl Column<'_> {
                 let saved = |mean: Mean| format!("{:.1} %", 100.0 * (1.0 - mean.value / row.whole_tflop));
                 Cell::plain(row.tflop.map_or(NONE.into(), saved))
             }
-            Self::Time => Cell::mean(row.seconds_per_step, |value| format!("{value:.3}"), false),
+            Self::Time => Cell::mean(row.seconds_per_step, |value| plain_number(value, 3), false),
             Self::Metric(place, Metric { digits, .. }) => match found(place) {
                 Some(MetricRow { mean: None, infinite: 1.., .. }) => Cell::plain("∞"),
                 Some(MetricRow { mean, front, .. }) => {
-                    Cell::mean(*mean, |value| format!("{value:.digits$}"), front.flops)
+                    Cell::mean(*mean, |value| plain_number(value, *digits), front.flops)
                 }
                 None => Cell::plain(NONE),
             },
             Self::Difference(place, Metric { digits, .. }) => {
                 let mean = difference(place).and_then(|found| found.mean);
-                Cell::mean(mean, |value| format!("{value:+.digits$}"), false)
+                Cell::mean(mean, |value| signed_number(value, *digits), false)
             }
             Self::Wins(place, _) => match difference(place) {
                 Some(Difference { win_rate, .. }) => {
@@ -325,6 +326,16 @@ impl Column<'_> {
             },
         }
     }
+}
+
+/// A number for readers. Its minus is no hyphen.
+fn plain_number(value: f64, digits: usize) -> String {
+    format!("{value:.digits$}").replace('-', MINUS)
+}
+
+/// A difference for readers, with its sign.
+fn signed_number(value: f64, digits: usize) -> String {
+    format!("{value:+.digits$}").replace('-', MINUS)
 }
 
 /// A value, the ends of its interval, and the number of values.
@@ -356,6 +367,7 @@ fn in_latex(text: &str) -> String {
             'Δ' => safe.push_str("$\\Delta$"),
             '∞' => safe.push_str("$\\infty$"),
             '–' => safe.push_str("--"),
+            '−' => safe.push_str("$-$"),
             '\u{1}' => safe.push_str("$\\uparrow$"),
             '\u{2}' => safe.push_str("$\\downarrow$"),
             other if other.is_control() => safe.push(' '),

@@ -219,6 +219,11 @@ fn what_cannot_be_joined_is_told_with_its_line() {
         ),
         (
             "m.csv",
+            "point,prompt,relative l2:lower\nnone,fox,1\n",
+            "column relative l2: expected a measure that is not there yet",
+        ),
+        (
+            "m.csv",
             "point,prompt,psnr:higher\nnone,fox,1\n",
             "column psnr: expected a measure that is not there yet",
         ),
@@ -301,7 +306,7 @@ fn tables_have_every_figure_in_csv_and_readable_cells_elsewhere() {
         row.starts_with("| at-edm ratio=0.5 | all | 4 | 2.000 | 50.0 % | 0.800 [0.800, 0.800] | **23.50** ["),
         "{row}"
     );
-    assert!(row.contains("| -4.00 [-4.00, -4.00] | 0 % of 4 |"), "{row}");
+    assert!(row.contains("| −4.00 [−4.00, −4.00] | 0 % of 4 |"), "{row}");
     assert!(
         text.contains("against at-edm ratio=0.3, prompt by prompt") && text.contains("on Chip, 2 threads.")
     );
@@ -320,6 +325,7 @@ fn tables_have_every_figure_in_csv_and_readable_cells_elsewhere() {
         text.contains("50.0 \\% & 0.800 {\\scriptsize [0.800, 0.800]} & \\textbf{23.50} {\\scriptsize ["),
         "{text}"
     );
+    assert!(text.contains("$-$4.00 {\\scriptsize [$-$4.00, $-$4.00]}"), "{text}");
     assert_eq!(text.matches("\\midrule").count(), 3);
 }
 

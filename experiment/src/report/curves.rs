@@ -17,10 +17,12 @@ type Up<'a> = &'a dyn Fn(&SummaryRow) -> Option<(Mean, bool)>;
 /// Whether a point is on a front.
 type Front = fn(OnFront) -> bool;
 
-/// All curves of a run; none if no image is finished.
-pub(super) fn curves(run: &Gathered, summary: &Summary) -> String {
+/// The charts of a run: each measure against FLOPs, against time and against the numbers that grid entries vary, and the time
+/// against FLOPs. A chart without points is left out. The summary is one over all prompts.
+#[must_use]
+pub fn charts(run: &Gathered, summary: &Summary) -> Vec<Chart> {
     let points = &run.info.points;
-    let charts = Charts { points, rows: &summary.rows };
+    let drawn = Drawn { points, rows: &summary.rows };
     let lines = groups(points);
     let flops = |row: &SummaryRow| row.tflop.map(|mean| mean.value * summary.unit.factor);
     let time = |row: &SummaryRow| row.seconds_per_step.map(|mean| mean.value);
@@ -29,7 +31,7 @@ pub(super) fn curves(run: &Gathered, summary: &Summary) -> String {
         ("FLOPs", &flops_label, &flops, |front| front.flops),
         ("time", "seconds per step (median)", &time, |front| front.time),
     ];
-    let mut parts = Vec::new();
+    let mut charts = Vec::new();
     for (place, metric) in summary.metrics.iter().enumerate() {
         for (name, label, cost, front) in costs {
             let title = format!("{} against {name} ({})", metric.name, metric.better);
@@ -37,41 +39,54 @@ pub(super) fn curves(run: &Gathered, summary: &Summary) -> String {
                 let found = row.metrics.get(place)?;
                 Some((found.mean?, front(found.front)))
             };
-            parts.push(charts.chart(&title, [label, &metric.axis], &lines, cost, &value));
+            charts.extend(drawn.chart(title, [label, &metric.axis], &lines, cost, &value));
         }
     }
     let pace = |row: &SummaryRow| row.seconds_per_step.map(|mean| (mean, false));
-    parts.push(charts.chart("Time against FLOPs", [&flops_label, "seconds per step"], &lines, &flops, &pace));
+    let axes = [flops_label.as_str(), "seconds per step"];
+    charts.extend(drawn.chart("Time against FLOPs".into(), axes, &lines, &flops, &pace));
     for key in numbers(points) {
         let lines = groups_along(points, &key);
         let varied = |row: &SummaryRow| row.varied.get(&key).and_then(Value::as_f64);
         for (place, metric) in summary.metrics.iter().enumerate() {
             let value = |row: &SummaryRow| Some((row.metrics.get(place)?.mean?, false));
             let title = format!("{} against {key} ({})", metric.name, metric.better);
-            parts.push(charts.chart(&title, [&key, &metric.axis], &lines, &varied, &value));
+            charts.extend(drawn.chart(title, [&key, &metric.axis], &lines, &varied, &value));
         }
     }
-    parts.concat()
+    charts
+}
+
+/// The charts as elements of the page. Their titles are the captions.
+pub(super) fn curves(run: &Gathered, summary: &Summary) -> String {
+    let element = |chart: Chart| {
+        let untitled = Chart { title: String::new(), ..chart.clone() };
+        figure([View::Wide, View::Narrow].map(|view| untitled.to_svg(view)), &chart.title)
+    };
+    charts(run, summary).into_iter().map(element).collect()
 }
 
 /// What all charts share.
-struct Charts<'a> {
+struct Drawn<'a> {
     points: &'a [PointInfo],
     rows: &'a [SummaryRow],
 }
 
-impl Charts<'_> {
-    /// A chart with a line for each group; empty if no point has both values.
-    fn chart(&self, title: &str, axes: [&str; 2], lines: &[Group], x: Across<'_>, y: Up<'_>) -> String {
+impl Drawn<'_> {
+    /// A chart with a line for each group; `None` if no point has both values.
+    fn chart(
+        &self,
+        title: String,
+        axes: [&str; 2],
+        lines: &[Group],
+        x: Across<'_>,
+        y: Up<'_>,
+    ) -> Option<Chart> {
         let series =
             lines.iter().enumerate().map(|(colour, group)| self.series(colour, group, x, y, axes[0]));
         let series: Vec<Series> = series.filter(|series| !series.marks.is_empty()).collect();
-        if series.is_empty() {
-            return String::new();
-        }
         let [x_label, y_label] = axes.map(String::from);
-        let chart = Chart { title: String::new(), x_label, y_label, base: Base::Lowest, series };
-        figure([View::Wide, View::Narrow].map(|view| chart.to_svg(view)), title)
+        (!series.is_empty()).then_some(Chart { title, x_label, y_label, base: Base::Lowest, series })
     }
 
     /// A group as a series. Its number decides the colour, so it has the same one in all charts of the same lines. Labels tell
@@ -89,6 +104,9 @@ impl Charts<'_> {
             Some(ChartMark { at: (x, mean.value), interval: mean.interval, label, front })
         };
         let name = along.map_or(group.name.clone(), |key| format!("{} by {key}", group.name));
-        Series { name, marks: group.points.iter().filter_map(mark).collect(), form: Form::Dots, colour }
+        let mut marks: Vec<ChartMark> = group.points.iter().filter_map(mark).collect();
+        // measured times need not follow the number, and a line does not go back
+        marks.sort_by(|a, b| a.at.0.total_cmp(&b.at.0));
+        Series { name, marks, form: Form::Dots, colour }
     }
 }
