@@ -1,13 +1,14 @@
-//! Runs the kernels of [`cpu`](crate::cpu) on tensors: bf16 on a processor with bf16 products.
+//! Runs the kernels of [`atedm_cpu_kernels`] on tensors: bf16 on a processor with bf16 products.
 
+use atedm_cpu_kernels::{self as cpu, Cpu, Heads, Pass};
 use tch::{Device, Kind, Tensor as Raw};
 
-use crate::cpu::{self, Cpu, Heads, Pass};
 use crate::error::TorchResult;
 use crate::map::{Fused, Map};
+use crate::openmp::OpenMp;
 
 /// The kernels, if they support heads of these tensors: bf16 on the CPU, without gradients.
-pub(crate) fn kernels(operands: &[&Raw]) -> Option<Cpu> {
+pub(crate) fn kernels(operands: &[&Raw]) -> Option<Cpu<'static>> {
     let takes = |x: &&Raw| {
         x.device() == Device::Cpu
             && matches!(x.f_kind(), Ok(Kind::BFloat16))
@@ -17,12 +18,12 @@ pub(crate) fn kernels(operands: &[&Raw]) -> Option<Cpu> {
     if !operands.iter().all(takes) {
         return None;
     }
-    Cpu::detect(usize::try_from(tch::get_num_threads()).unwrap_or(1))
+    Cpu::detect(&OpenMp)
 }
 
 /// `softmax(q kᵀ scale) v`. `scores` are f32 `[b, h, m]`.
 pub(crate) fn attention(
-    cpu: Cpu,
+    cpu: Cpu<'_>,
     q: &Raw,
     k: &Raw,
     v: &Raw,
@@ -49,7 +50,7 @@ pub(crate) fn attention(
 }
 
 /// `Aᵀ s` for f32 scores `[b, h, m]` → `[b, h, n]`.
-pub(crate) fn votes(cpu: Cpu, map: &Map<'_>, scores: &Raw) -> TorchResult<Raw> {
+pub(crate) fn votes(cpu: Cpu<'_>, map: &Map<'_>, scores: &Raw) -> TorchResult<Raw> {
     let [b, h, _, n] = map.dims()?;
     let (q, k, lse, scores) = (rows(map.q)?, rows(map.k)?, map.lse.f_contiguous()?, scores.f_contiguous()?);
     let mut votes = Raw::f_zeros([b, h, n], (Kind::Float, Device::Cpu))?;
@@ -59,7 +60,7 @@ pub(crate) fn votes(cpu: Cpu, map: &Map<'_>, scores: &Raw) -> TorchResult<Raw> {
 }
 
 /// For each key the query with the largest head mean: `[b, n]`. `None` for a NaN.
-pub(crate) fn strongest(cpu: Cpu, map: &Map<'_>) -> TorchResult<Option<Raw>> {
+pub(crate) fn strongest(cpu: Cpu<'_>, map: &Map<'_>) -> TorchResult<Option<Raw>> {
     let [b, _, _, n] = map.dims()?;
     let (q, k, lse) = (rows(map.q)?, rows(map.k)?, map.lse.f_contiguous()?);
     let pass = Pass { q: heads(&q)?, k: heads(&k)?, scale: map.scale as f32, scores: None };

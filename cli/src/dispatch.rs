@@ -70,6 +70,9 @@ pub(crate) fn dispatch<W: Task>(engine: &EngineArgs, task: W) -> Outcome<W::Outp
 fn candle<W: Task>(engine: &EngineArgs, task: W) -> Outcome<W::Output> {
     let device = atedm_candle::device::parse(&engine.device.to_string())
         .map_err(|error| Failure::usage(error).within("--device"))?;
+    if engine.device == Device::Cpu {
+        atedm_candle::device::keep_freed_memory();
+    }
     task.run::<atedm_candle::Candle>(device)
 }
 

@@ -13,6 +13,7 @@ use atedm_sdxl::prompt::SyntaxRegistry;
 use atedm_sdxl::schedulers::SamplerRegistry;
 use atedm_sdxl::vae::TileOptions;
 
+use crate::extension::Extension;
 use crate::failure::{Failure, Outcome};
 use crate::inputs::{Inputs, of_checkpoint};
 use crate::method::{GUIDANCE_SCALE, Workload};
@@ -144,6 +145,17 @@ impl Model {
     #[must_use]
     pub fn with_syntaxes(self, syntaxes: SyntaxRegistry) -> Self {
         Self { texts: self.texts.with_syntaxes(syntaxes), ..self }
+    }
+
+    /// Adds an extension's samplers and prompt syntaxes to the known ones.
+    ///
+    /// # Errors
+    /// [`Failure::Usage`] if a name is taken.
+    pub(crate) fn extended(self, extension: &impl Extension) -> Outcome<Self> {
+        let (mut samplers, mut syntaxes) = (self.samplers.clone(), self.texts.syntaxes().clone());
+        extension.samplers(&mut samplers)?;
+        extension.syntaxes(&mut syntaxes)?;
+        Ok(self.with_samplers(samplers).with_syntaxes(syntaxes))
     }
 
     /// Stores `what` as long as the model lives, such as the guard of a temporary folder.

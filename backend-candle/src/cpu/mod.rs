@@ -6,6 +6,7 @@
 //! fixed order. A result therefore does not depend on the number of threads.
 
 pub(crate) mod attention;
+pub(crate) mod cast;
 pub(crate) mod conv;
 pub(crate) mod elementwise;
 pub(crate) mod linear;

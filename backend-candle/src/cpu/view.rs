@@ -4,6 +4,8 @@ use std::cell::Cell;
 
 use candle_core::{CpuStorage, DType, Device, Layout, Result, Storage, StorageRef, Tensor};
 
+use super::cast::cast;
+
 thread_local! {
     static INFERENCE: Cell<bool> = const { Cell::new(false) };
 }
@@ -31,12 +33,12 @@ pub(crate) fn takes(tensors: &[&Tensor]) -> bool {
 
 /// The tensor in f32 and contiguous. A tensor that already has this form is not copied.
 pub(crate) fn dense_f32(x: &Tensor) -> Result<Tensor> {
-    x.to_dtype(DType::F32)?.contiguous()
+    cast(x, DType::F32)?.contiguous()
 }
 
 /// A tensor of `shape` and `dtype` on the CPU from f32 values.
 pub(crate) fn tensor(values: Vec<f32>, shape: &[usize], dtype: DType) -> Result<Tensor> {
-    Tensor::from_vec(values, shape, &Device::Cpu)?.to_dtype(dtype)
+    Tensor::from_vec(values, shape, &Device::Cpu).and_then(|x| cast(&x, dtype))
 }
 
 /// The numbers of an f32 tensor on the CPU, with their layout. They are borrowed for the life of this value.

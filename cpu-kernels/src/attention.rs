@@ -23,18 +23,19 @@ use std::arch::x86_64::{
 use std::f64::consts::{LN_2, LOG2_E};
 use std::sync::Mutex;
 
-use super::Cpu;
-use super::ballot::{Ballot, Tally, cast};
-use super::heads::{Attended, Heads, Output, Pass};
-use super::pack::{Panel, pack_rows, squares};
-use super::packed::{Head, Packed};
-use super::pool::parallel;
-use super::tile::{LANES, Lanes, NO_LANES, Pairs, ROWS, Sums, Tile, exp2, product, zeros};
+use crate::Cpu;
+use crate::ballot::{Ballot, Tally, cast};
+use crate::heads::{Attended, Heads, Pass};
+use crate::output::Output;
+use crate::pack::{Panel, pack_rows, squares};
+use crate::packed::{Head, Packed};
+use crate::threads::parallel;
+use crate::tile::{LANES, Lanes, NO_LANES, Pairs, ROWS, Sums, Tile, exp2, product, zeros};
 
 /// The number of tiles in a block. All data that a panel reads and writes stays in the first cache.
 const TILES: usize = 8;
 /// The number of rows in a block.
-pub(super) const BLOCK: usize = TILES * ROWS;
+pub(crate) const BLOCK: usize = TILES * ROWS;
 /// After this many panels the sums of `O` leave the registers.
 const GROUP: usize = 4;
 /// The maximum number of blocks in a task.
@@ -55,7 +56,7 @@ struct Part<'a> {
 /// `softmax(q kᵀ scale) v` with the log-sum-exp of every row. With scores it also gives the first vote.
 ///
 /// It is one parallel region. The first task of a head packs it, and the last task adds its votes.
-pub(crate) fn attention(cpu: Cpu, pass: Pass<'_>, v: Heads<'_>, into: Attended<'_>) {
+pub fn attention(cpu: Cpu<'_>, pass: Pass<'_>, v: Heads<'_>, into: Attended<'_>) {
     let [batch, heads, m, n] = pass.sizes();
     let [_, _, values, dim] = v.dims();
     let Attended { output, lse, first_vote } = into;
@@ -109,7 +110,7 @@ pub(crate) fn attention(cpu: Cpu, pass: Pass<'_>, v: Heads<'_>, into: Attended<'
 struct Call<'a> {
     pass: Pass<'a>,
     packed: Packed<'a>,
-    output: Output<'a>,
+    output: Output<'a, u16>,
     /// The number of elements in a value.
     dim: usize,
     panels: Vec<Panel>,

@@ -3,10 +3,10 @@
 
 use half::bf16;
 
-use super::{Attended, Cpu, Heads, Pass, attention, fits, strongest, votes};
+use crate::{Attended, Cpu, Heads, OwnThreads, Pass, attention, fits, strongest, votes};
 
 /// The kernels. Without them, prints a line that says what was not tested.
-fn cpu(threads: usize) -> Option<Cpu> {
+fn cpu(threads: &OwnThreads) -> Option<Cpu<'_>> {
     let cpu = Cpu::detect(threads);
     if cpu.is_none() {
         println!("skipped: this processor has no AVX512-BF16");
@@ -95,7 +95,7 @@ impl Case {
         let (mut output, mut lse, mut first_vote) =
             (vec![0; b * m * h * dim], vec![0.0; b * h * m], vec![0.0; b * h * n]);
         let into = Attended { output: &mut output, lse: &mut lse, first_vote: Some(&mut first_vote) };
-        attention(cpu(threads)?, self.pass(), self.v.heads(), into);
+        attention(cpu(&OwnThreads(threads))?, self.pass(), self.v.heads(), into);
         Some((output, lse, first_vote))
     }
 
@@ -107,7 +107,7 @@ impl Case {
         let [b, h, m, _] = self.q.dims;
         let [_, _, n, dim] = self.v.dims;
         let mut again = vec![0.0; b * h * n];
-        votes(Cpu::detect(3).expect("found above"), self.pass(), &lse, &mut again);
+        votes(Cpu::detect(&OwnThreads(3)).expect("found above"), self.pass(), &lse, &mut again);
         let half_unit = 1.0 / 256.0;
         for at in 0..b * h {
             let (b, h) = (at / h, at % h);
@@ -235,7 +235,7 @@ fn nan_reaches_its_row_and_every_vote() {
     }
     assert!(first_vote.iter().all(|vote| vote.is_nan()));
     let mut best = vec![0; 70];
-    assert!(!strongest(Cpu::detect(2).expect("found above"), case.pass(), &lse, &mut best));
+    assert!(!strongest(Cpu::detect(&OwnThreads(2)).expect("found above"), case.pass(), &lse, &mut best));
 }
 
 #[test]
@@ -247,7 +247,7 @@ fn the_strongest_row() {
             return;
         };
         let mut best = vec![-1; b * n];
-        assert!(strongest(Cpu::detect(2).expect("found above"), case.pass(), &lse, &mut best));
+        assert!(strongest(Cpu::detect(&OwnThreads(2)).expect("found above"), case.pass(), &lse, &mut best));
         for (b, best) in best.chunks(n).enumerate() {
             let mut mean = vec![vec![0f64; n]; m];
             for (head, i) in (0..h).flat_map(|head| (0..m).map(move |i| (head, i))) {
@@ -277,7 +277,7 @@ fn equal_rows_tie_to_the_lowest() {
         return;
     };
     let mut best = vec![-1; 70];
-    assert!(strongest(Cpu::detect(2).expect("found above"), case.pass(), &lse, &mut best));
+    assert!(strongest(Cpu::detect(&OwnThreads(2)).expect("found above"), case.pass(), &lse, &mut best));
     assert!(best.iter().all(|best| (0..10).contains(best)), "{best:?}");
 }
 

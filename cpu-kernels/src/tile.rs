@@ -11,36 +11,36 @@ use std::arch::x86_64::{
 };
 
 /// The number of elements in a register.
-pub(super) const LANES: usize = 16;
+pub(crate) const LANES: usize = 16;
 
 /// The number of rows in a tile.
-pub(super) const ROWS: usize = 6;
+pub(crate) const ROWS: usize = 6;
 
 /// The number of pairs in a row of a tile.
-pub(super) const PAIRS: usize = 32;
+pub(crate) const PAIRS: usize = 32;
 
 /// 16 sums.
-pub(super) type Lanes = __m512;
+pub(crate) type Lanes = __m512;
 
 /// 16 pairs of bf16.
-pub(super) type Pairs = __m512i;
+pub(crate) type Pairs = __m512i;
 
 /// The sums of a tile: `C` registers of columns.
-pub(super) type Sums<const C: usize> = [[Lanes; C]; ROWS];
+pub(crate) type Sums<const C: usize> = [[Lanes; C]; ROWS];
 
 /// Left operand: 6 rows of 32 pairs.
 #[derive(Debug, Clone, Copy)]
 #[repr(C, align(64))]
-pub(super) struct Tile(pub(super) [[u32; PAIRS]; ROWS]);
+pub(crate) struct Tile(pub(crate) [[u32; PAIRS]; ROWS]);
 
 impl Tile {
-    pub(super) const ZERO: Self = Self([[0; PAIRS]; ROWS]);
+    pub(crate) const ZERO: Self = Self([[0; PAIRS]; ROWS]);
 }
 
 /// `sums[i, j] += Σ_t left[i, t] · right[t, j]`.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
-pub(super) fn product<const C: usize>(left: &Tile, right: &[[Pairs; C]], mut sums: Sums<C>) -> Sums<C> {
+pub(crate) fn product<const C: usize>(left: &Tile, right: &[[Pairs; C]], mut sums: Sums<C>) -> Sums<C> {
     for (pair, columns) in right.iter().enumerate().take(PAIRS) {
         for (row, sums) in left.0.iter().zip(&mut sums) {
             let factor = bf16(_mm512_set1_epi32(row[pair].cast_signed()));
@@ -55,14 +55,14 @@ pub(super) fn product<const C: usize>(left: &Tile, right: &[[Pairs; C]], mut sum
 /// The sums at the start.
 #[inline]
 #[target_feature(enable = "avx512f")]
-pub(super) fn zeros<const C: usize>() -> Sums<C> {
+pub(crate) fn zeros<const C: usize>() -> Sums<C> {
     [[_mm512_setzero_ps(); C]; ROWS]
 }
 
 /// The same bits as bf16.
 #[inline]
 #[target_feature(enable = "avx512f")]
-pub(super) fn bf16(pairs: Pairs) -> __m512bh {
+pub(crate) fn bf16(pairs: Pairs) -> __m512bh {
     // SAFETY: both are 64 bytes, and every bit pattern is valid.
     #[allow(unsafe_code)]
     unsafe {
@@ -76,7 +76,7 @@ pub(super) fn bf16(pairs: Pairs) -> __m512bh {
 /// `n` is added to its exponent. Multipliers are the bottleneck, and rounding and scaling run beside them.
 #[inline]
 #[target_feature(enable = "avx512f")]
-pub(super) fn exp2(x: Lanes) -> Lanes {
+pub(crate) fn exp2(x: Lanes) -> Lanes {
     let n = _mm512_roundscale_ps::<_MM_FROUND_TO_NEAREST_INT>(x);
     let f = _mm512_sub_ps(x, n);
     let p = _mm512_set1_ps(1.330_060_7e-3);
@@ -89,7 +89,7 @@ pub(super) fn exp2(x: Lanes) -> Lanes {
 }
 
 /// All bits zero.
-pub(super) const NO_PAIRS: Pairs = {
+pub(crate) const NO_PAIRS: Pairs = {
     // SAFETY: 64 bytes, and every bit pattern is valid.
     #[allow(unsafe_code)]
     unsafe {
@@ -98,7 +98,7 @@ pub(super) const NO_PAIRS: Pairs = {
 };
 
 /// Sixteen zeros.
-pub(super) const NO_LANES: Lanes = {
+pub(crate) const NO_LANES: Lanes = {
     // SAFETY: as above.
     #[allow(unsafe_code)]
     unsafe {
@@ -107,7 +107,7 @@ pub(super) const NO_LANES: Lanes = {
 };
 
 /// The numbers of a register.
-pub(super) fn floats(lanes: Lanes) -> [f32; LANES] {
+pub(crate) fn floats(lanes: Lanes) -> [f32; LANES] {
     // SAFETY: the same 64 bytes, and every bit pattern is valid.
     #[allow(unsafe_code)]
     unsafe {
@@ -116,7 +116,7 @@ pub(super) fn floats(lanes: Lanes) -> [f32; LANES] {
 }
 
 /// The 32-bit numbers of registers.
-pub(super) fn numbers(registers: &mut [Pairs]) -> &mut [u32] {
+pub(crate) fn numbers(registers: &mut [Pairs]) -> &mut [u32] {
     // SAFETY: the same memory, borrowed for the same time. 64 bytes are 16 numbers of 4 bytes. Every bit pattern is
     // valid, and numbers need less alignment.
     #[allow(unsafe_code)]
@@ -126,7 +126,7 @@ pub(super) fn numbers(registers: &mut [Pairs]) -> &mut [u32] {
 }
 
 /// The elements of a row of pairs.
-pub(super) fn halves(row: &mut [u32; PAIRS]) -> &mut [u16; 2 * PAIRS] {
+pub(crate) fn halves(row: &mut [u32; PAIRS]) -> &mut [u16; 2 * PAIRS] {
     // SAFETY: the same memory, borrowed for the same time. On x86 the low half of a number comes first, as in a pair.
     #[allow(unsafe_code)]
     unsafe {

@@ -11,11 +11,11 @@ use std::arch::x86_64::{
 use std::f64::consts::LOG2_E;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::Cpu;
-use super::heads::Pass;
-use super::pack::{PANEL, Panel, WIDTH, pack_keys, pack_rows, pairs};
-use super::pool::parallel;
-use super::tile::{LANES, Lanes, NO_PAIRS, Pairs, ROWS, Sums, Tile, exp2, numbers, product, zeros};
+use crate::Cpu;
+use crate::heads::Pass;
+use crate::pack::{PANEL, Panel, WIDTH, pack_keys, pack_rows, pairs};
+use crate::threads::parallel;
+use crate::tile::{LANES, Lanes, NO_PAIRS, Pairs, ROWS, Sums, Tile, exp2, numbers, product, zeros};
 
 /// The number of tiles in a block. Their sums stay in the first cache.
 const TILES: usize = 8;
@@ -24,7 +24,7 @@ const BLOCK: usize = TILES * ROWS;
 /// Writes to `[b, pruned]` the strongest rows among the kept ones. The pass holds gathered queries `[b, h, kept, dim]`
 /// and pruned keys `[b, h, pruned, dim]`. `lse` is the queries' log-sum-exp `[b, h, kept]`. `false` if a value is NaN.
 #[must_use]
-pub(crate) fn strongest(cpu: Cpu, pass: Pass<'_>, lse: &[f32], into: &mut [i64]) -> bool {
+pub fn strongest(cpu: Cpu<'_>, pass: Pass<'_>, lse: &[f32], into: &mut [i64]) -> bool {
     let [batch, heads, kept, pruned] = pass.sizes();
     assert!(lse.len() == batch * heads * kept && into.len() == batch * pruned, "room for the rows");
     let tasks = into.chunks_mut(pruned).zip(lse.chunks(heads * kept)).enumerate();

@@ -6,11 +6,11 @@
 use std::arch::x86_64::{_mm512_add_ps, _mm512_fmadd_ps, _mm512_set1_ps, _mm512_setzero_ps};
 use std::f64::consts::LOG2_E;
 
-use super::Cpu;
-use super::heads::Pass;
-use super::pack::{PANEL, Panel, WIDTH, pack_keys, pack_rows, pairs};
-use super::pool::parallel;
-use super::tile::{LANES, Lanes, NO_LANES, NO_PAIRS, Pairs, ROWS, Tile, exp2, floats, product, zeros};
+use crate::Cpu;
+use crate::heads::Pass;
+use crate::pack::{PANEL, Panel, WIDTH, pack_keys, pack_rows, pairs};
+use crate::threads::parallel;
+use crate::tile::{LANES, Lanes, NO_LANES, NO_PAIRS, Pairs, ROWS, Tile, exp2, floats, product, zeros};
 
 /// The number of panels in a task.
 const PANELS: usize = 4;
@@ -20,7 +20,7 @@ const BLOCK: usize = TILES * ROWS;
 
 /// Writes `Aᵀ s` to `[b, h, n]`, for the pass's scores and the rows' log-sum-exp `[b, h, m]`. Without scores it
 /// writes nothing.
-pub(crate) fn votes(cpu: Cpu, pass: Pass<'_>, lse: &[f32], into: &mut [f32]) {
+pub fn votes(cpu: Cpu<'_>, pass: Pass<'_>, lse: &[f32], into: &mut [f32]) {
     let Some(scores) = pass.scores else {
         return;
     };

@@ -2,18 +2,18 @@
 
 use std::sync::{Mutex, OnceLock};
 
-use super::Cpu;
-use super::heads::Heads;
-use super::pack::{PANEL, Panel, WIDTH, pack_keys, pack_values, pairs};
-use super::tile::{LANES, NO_PAIRS, PAIRS, Pairs};
+use crate::Cpu;
+use crate::heads::Heads;
+use crate::pack::{PANEL, Panel, WIDTH, pack_keys, pack_values, pairs};
+use crate::tile::{LANES, NO_PAIRS, PAIRS, Pairs};
 
 /// Memory of finished heads, for reuse. Fresh pages would cost a call several percent.
 static SPARE: Mutex<Vec<[Vec<Pairs>; 2]>> = Mutex::new(Vec::new());
 
 /// The keys and values of all heads.
 #[derive(Debug)]
-pub(super) struct Packed<'a> {
-    cpu: Cpu,
+pub(crate) struct Packed<'a> {
+    cpu: Cpu<'a>,
     keys: Heads<'a>,
     values: Heads<'a>,
     heads: Vec<OnceLock<Head>>,
@@ -21,13 +21,13 @@ pub(super) struct Packed<'a> {
 
 impl<'a> Packed<'a> {
     /// Starts with no head packed.
-    pub(super) fn new(cpu: Cpu, keys: Heads<'a>, values: Heads<'a>) -> Self {
+    pub(crate) fn new(cpu: Cpu<'a>, keys: Heads<'a>, values: Heads<'a>) -> Self {
         let [batch, heads, _, _] = keys.dims();
         Self { cpu, keys, values, heads: (0..batch * heads).map(|_| OnceLock::new()).collect() }
     }
 
     /// One head. Other tasks that need it wait until it is packed.
-    pub(super) fn head(&self, (b, h): (usize, usize)) -> &Head {
+    pub(crate) fn head(&self, (b, h): (usize, usize)) -> &Head {
         let at = b * self.keys.dims()[1] + h;
         self.heads[at].get_or_init(|| Head::new(self.cpu, &self.keys, &self.values, (b, h)))
     }
@@ -43,7 +43,7 @@ impl Drop for Packed<'_> {
 
 /// The keys and values of one head.
 #[derive(Debug)]
-pub(super) struct Head {
+pub(crate) struct Head {
     /// Keys and values, panel after panel.
     columns: [Vec<Pairs>; 2],
     /// The number of registers in a whole panel.
@@ -52,7 +52,7 @@ pub(super) struct Head {
 }
 
 impl Head {
-    fn new(_proof: Cpu, keys: &Heads<'_>, values: &Heads<'_>, at: (usize, usize)) -> Self {
+    fn new(_proof: Cpu<'_>, keys: &Heads<'_>, values: &Heads<'_>, at: (usize, usize)) -> Self {
         let [_, _, n, dim] = keys.dims();
         let by_panel = [pairs(dim) * WIDTH, PAIRS * values.dims()[3].div_ceil(LANES)];
         let mut columns = SPARE.lock().ok().and_then(|mut spare| spare.pop()).unwrap_or_default();
@@ -76,17 +76,17 @@ impl Head {
     }
 
     /// The registers of one panel.
-    pub(super) fn keys(&self, panel: Panel) -> &[Pairs] {
+    pub(crate) fn keys(&self, panel: Panel) -> &[Pairs] {
         &self.columns[0][panel.at * self.by_panel[0]..][..self.by_panel[0] / WIDTH * panel.width()]
     }
 
     /// As [`Self::keys`].
-    pub(super) fn values(&self, panel: Panel) -> &[Pairs] {
+    pub(crate) fn values(&self, panel: Panel) -> &[Pairs] {
         &self.columns[1][panel.at * self.by_panel[1]..][..self.by_panel[1] / WIDTH * panel.width()]
     }
 
     /// The length of the longest key.
-    pub(super) fn longest(&self) -> f32 {
+    pub(crate) fn longest(&self) -> f32 {
         self.longest
     }
 }

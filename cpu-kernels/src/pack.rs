@@ -1,4 +1,4 @@
-//! Copies of queries, keys and values in the order in which [`product`](super::tile::product) reads them.
+//! Copies of queries, keys and values in the order in which [`product`](crate::tile::product) reads them.
 //!
 //! Keys and values come in panels of 64 keys. The last panel has only as many registers of 16 keys as it needs.
 //! Places beyond the last key, row or element are zero.
@@ -9,52 +9,52 @@ use std::arch::x86_64::{
     _mm512_unpacklo_epi32, _mm512_unpacklo_epi64,
 };
 
-use super::heads::Heads;
-use super::tile::{LANES, PAIRS, Pairs, ROWS, Tile, bf16, halves, numbers};
+use crate::heads::Heads;
+use crate::tile::{LANES, PAIRS, Pairs, ROWS, Tile, bf16, halves, numbers};
 
 /// The number of keys in a panel, and the number of their registers.
-pub(super) const PANEL: usize = 64;
-pub(super) const WIDTH: usize = PANEL / LANES;
+pub(crate) const PANEL: usize = 64;
+pub(crate) const WIDTH: usize = PANEL / LANES;
 
 /// One panel of `n` keys.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Panel {
+pub(crate) struct Panel {
     /// The panel's number.
-    pub(super) at: usize,
+    pub(crate) at: usize,
     /// The number of its keys.
-    pub(super) len: usize,
+    pub(crate) len: usize,
 }
 
 impl Panel {
     /// The panels of keys `0 .. n`.
-    pub(super) fn all(n: usize) -> impl Iterator<Item = Self> {
+    pub(crate) fn all(n: usize) -> impl Iterator<Item = Self> {
         (0..n.div_ceil(PANEL)).map(move |at| Self { at, len: PANEL.min(n - at * PANEL) })
     }
 
     /// Its first key.
-    pub(super) fn first(self) -> usize {
+    pub(crate) fn first(self) -> usize {
         self.at * PANEL
     }
 
     /// The number of registers of columns.
-    pub(super) fn width(self) -> usize {
+    pub(crate) fn width(self) -> usize {
         self.len.div_ceil(LANES)
     }
 
     /// The columns of the last register that are keys.
-    pub(super) fn last(self) -> u16 {
+    pub(crate) fn last(self) -> u16 {
         u16::MAX >> (self.width() * LANES - self.len)
     }
 }
 
 /// The number of pairs in a row of `dim` elements.
-pub(super) fn pairs(dim: usize) -> usize {
+pub(crate) fn pairs(dim: usize) -> usize {
     dim.div_ceil(2)
 }
 
 /// Packs rows `start .. start + len` of one head as tiles. There must be enough tiles.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-pub(super) fn pack_rows(
+pub(crate) fn pack_rows(
     tiles: &mut [Tile],
     heads: &Heads<'_>,
     head: (usize, usize),
@@ -88,7 +88,7 @@ fn pack_row(to: &mut [u32; PAIRS], heads: &Heads<'_>, (b, h): (usize, usize), ro
 /// Packs the keys of one panel as `[pairs, width]` registers, with one column for each key. Returns the square of
 /// the longest key's length.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
-pub(super) fn pack_keys(columns: &mut [Pairs], heads: &Heads<'_>, head: (usize, usize), panel: Panel) -> f32 {
+pub(crate) fn pack_keys(columns: &mut [Pairs], heads: &Heads<'_>, head: (usize, usize), panel: Panel) -> f32 {
     let mut longest = _mm512_setzero_ps();
     for line in 0..panel.width() {
         let mut rows = [[0u32; PAIRS]; LANES];
@@ -114,7 +114,7 @@ pub(super) fn pack_keys(columns: &mut [Pairs], heads: &Heads<'_>, head: (usize, 
 /// 16 of a row's pairs.
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn load(row: &[u32; PAIRS], from: usize) -> Pairs {
+pub(crate) fn load<const N: usize>(row: &[u32; N], from: usize) -> Pairs {
     let part: &[u32; LANES] = &row.as_chunks().0[from / LANES];
     // SAFETY: a register of 64 bytes is read from 64 bytes.
     #[allow(unsafe_code)]
@@ -126,7 +126,7 @@ fn load(row: &[u32; PAIRS], from: usize) -> Pairs {
 /// Transposes 16 rows of 16 numbers. It exchanges pairs of rows, then pairs of these within quarters of 4, then the quarters.
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn transpose(rows: [Pairs; LANES]) -> [Pairs; LANES] {
+pub(crate) fn transpose(rows: [Pairs; LANES]) -> [Pairs; LANES] {
     let mut by_two = rows;
     for i in (0..LANES).step_by(2) {
         by_two[i] = _mm512_unpacklo_epi32(rows[i], rows[i + 1]);
@@ -157,7 +157,7 @@ fn transpose(rows: [Pairs; LANES]) -> [Pairs; LANES] {
 
 /// Packs the values of one panel as `[width · 8, registers]`. A row is a pair of keys, and a column is an element of `dim`.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
-pub(super) fn pack_values(columns: &mut [Pairs], heads: &Heads<'_>, (b, h): (usize, usize), panel: Panel) {
+pub(crate) fn pack_values(columns: &mut [Pairs], heads: &Heads<'_>, (b, h): (usize, usize), panel: Panel) {
     let across = heads.dims()[3].div_ceil(LANES) * LANES;
     for (t, columns) in numbers(columns).chunks_mut(across).enumerate() {
         let row = |at| if at < panel.len { heads.row(b, h, panel.first() + at) } else { &[] };
@@ -176,7 +176,7 @@ pub(super) fn pack_values(columns: &mut [Pairs], heads: &Heads<'_>, (b, h): (usi
 /// The squared lengths of the rows of a tile.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
-pub(super) fn squares(tile: &Tile) -> [f32; ROWS] {
+pub(crate) fn squares(tile: &Tile) -> [f32; ROWS] {
     tile.0.each_ref().map(|row| {
         let (low, high) = (bf16(load(row, 0)), bf16(load(row, LANES)));
         let both = _mm512_dpbf16_ps(_mm512_dpbf16_ps(_mm512_setzero_ps(), low, low), high, high);

@@ -8,15 +8,15 @@ use std::arch::x86_64::{
     _mm512_setzero_ps, _mm512_slli_epi32,
 };
 
-use super::pack::PANEL;
-use super::tile::{LANES, Lanes, Pairs, ROWS, Tile, floats};
+use crate::pack::PANEL;
+use crate::tile::{LANES, Lanes, Pairs, ROWS, Tile, floats};
 
 /// The votes of a panel: of keys `0, 2, .. 30`, of keys `1, 3, .. 31`, and the same from key 32 on.
-pub(super) type Ballot = [Lanes; 4];
+pub(crate) type Ballot = [Lanes; 4];
 
 /// `ballot_j += Σ_i shares_i P_ij` for one panel of a block.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
-pub(super) fn cast(ballot: &mut Ballot, weights: &[Tile], shares: &[f32]) {
+pub(crate) fn cast(ballot: &mut Ballot, weights: &[Tile], shares: &[f32]) {
     let odd = _mm512_set1_epi32(0xffff_0000_u32.cast_signed());
     let mut sums = [_mm512_setzero_ps(); 4];
     for (tile, shares) in weights.iter().zip(shares.as_chunks::<ROWS>().0) {
@@ -40,18 +40,18 @@ pub(super) fn cast(ballot: &mut Ballot, weights: &[Tile], shares: &[f32]) {
 
 /// The votes of one head while its tasks cast theirs.
 #[derive(Debug)]
-pub(super) struct Tally<'a> {
+pub(crate) struct Tally<'a> {
     /// The votes, `[n]`.
-    pub(super) votes: &'a mut [f32],
+    pub(crate) votes: &'a mut [f32],
     /// The number of tasks.
-    pub(super) tasks: usize,
+    pub(crate) tasks: usize,
     /// For each finished task: its first row, and one ballot for each panel.
-    pub(super) cast: Vec<(usize, Vec<Ballot>)>,
+    pub(crate) cast: Vec<(usize, Vec<Ballot>)>,
 }
 
 impl Tally<'_> {
     /// Stores the ballots of a task. The last task adds all of them in the order of the rows.
-    pub(super) fn add(&mut self, start: usize, ballots: Vec<Ballot>) {
+    pub(crate) fn add(&mut self, start: usize, ballots: Vec<Ballot>) {
         self.cast.push((start, ballots));
         if self.cast.len() < self.tasks {
             return;
