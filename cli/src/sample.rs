@@ -1,6 +1,7 @@
 //! One sampling run for `generate` and `masks`: a plan of one point and one batch, prepared without a backend.
 //! `compare` reads `--prompt`, `--latents` and similar flags with the same functions.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -72,6 +73,7 @@ impl<'a> Job<'a> {
             id: index.to_string(),
             prompt: prompt.clone(),
             seed: sample.seed,
+            groups: BTreeMap::new(),
         };
         let prompts = sample.prompt.iter().enumerate().map(prompt).collect();
         let control = control(sample)?;

@@ -8,7 +8,7 @@ use atedm_sdxl::prompt::{PLAIN, TextOptions};
 use atedm_sdxl::rng::{NoiseDType, RngKind};
 use serde::Deserialize;
 
-use super::prompts::{PromptText, checked, inline_prompts, read_prompts};
+use super::prompts::{PromptText, Prompts, checked, inline_prompts, prompts_path, read_prompts};
 use super::record::Attention;
 use super::sampling::dtype;
 pub use super::sampling::{Sampling, noise_dtype};
@@ -81,6 +81,8 @@ pub struct Config {
     pub masks: Vec<String>,
     /// The prompts, ordered by id.
     pub prompts: Vec<PromptText>,
+    /// A warning about the file of the prompts. The plan passes it on.
+    pub remark: Option<String>,
     /// The grid's entries. Each is a product of its axes.
     pub grid: Vec<GridEntry>,
 }
@@ -242,10 +244,10 @@ impl Config {
         prompts: impl IntoIterator<Item = (Id, Text)>,
         grid: impl IntoIterator<Item = GridEntry>,
     ) -> Outcome<Self> {
-        let prompt = |(id, text): (Id, Text)| PromptText { id: id.into(), text: text.into(), seed: None };
-        let prompts = checked(prompts.into_iter().map(prompt).collect())?;
+        let prompt = |(id, text): (Id, Text)| PromptText::new(id, text);
+        let texts = checked(prompts.into_iter().map(prompt).collect())?;
         let file = File { grid: grid.into_iter().collect(), ..File::default() };
-        Self::of(file, title.into(), prompts)
+        Self::of(file, title.into(), Prompts { texts, remark: None })
     }
 
     /// Reads a file. `prompts` is a file of prompts that replaces the configuration's own prompts.
@@ -255,7 +257,7 @@ impl Config {
     }
 
     /// Like [`Config::read`], with prompts that have been read already, if any.
-    pub fn read_with(path: &Path, prompts: Option<Vec<PromptText>>) -> Outcome<(Self, String)> {
+    pub fn read_with(path: &Path, prompts: Option<Prompts>) -> Outcome<(Self, String)> {
         let text = read_text(path, CONFIG_MOST)?;
         let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
         let folder = path.parent().unwrap_or(Path::new("."));
@@ -265,7 +267,7 @@ impl Config {
     }
 
     /// Parses a configuration. A relative `prompts_file`, `init_image`, `mask_image` or `control_image` starts from `folder`.
-    pub fn parse(text: &str, name: &str, folder: &Path, prompts: Option<Vec<PromptText>>) -> Outcome<Self> {
+    pub fn parse(text: &str, name: &str, folder: &Path, prompts: Option<Prompts>) -> Outcome<Self> {
         let mut file: File = toml::from_str(text).map_err(|error| in_toml(text, &error))?;
         for picture in [&mut file.init_image, &mut file.mask_image, &mut file.control_image] {
             *picture = picture.take().map(|relative| folder.join(relative));
@@ -275,15 +277,16 @@ impl Config {
             (None, Some(_), false) => {
                 return Err(Failure::usage("prompts_file: expected this or a table [prompts], got both"));
             }
-            (None, Some(relative), true) => read_prompts(&folder.join(relative), None)
+            (None, Some(relative), true) => read_prompts(&prompts_path(folder, relative), None)
                 .map_err(|failure| failure.within("prompts_file"))?,
-            (None, None, _) => inline_prompts(&file.prompts)?,
+            (None, None, _) => Prompts { texts: inline_prompts(&file.prompts)?, remark: None },
         };
         Self::of(file, name.to_string(), prompts)
     }
 
     /// Makes the configuration. `title` is used if the file has none.
-    fn of(file: File, title: String, prompts: Vec<PromptText>) -> Outcome<Self> {
+    fn of(file: File, title: String, prompts: Prompts) -> Outcome<Self> {
+        let Prompts { texts: prompts, remark } = prompts;
         if prompts.is_empty() {
             return Err(Failure::usage(
                 "prompts: expected a table [prompts] such as fox = \"a red fox\", or prompts_file",
@@ -335,6 +338,7 @@ impl Config {
             .checked()?,
             budget_tflops: file.budget_tflops,
             prompts,
+            remark,
             grid: file.grid,
         })
     }

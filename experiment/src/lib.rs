@@ -32,7 +32,8 @@
 //! - [`ablation`]: writes a plan's images to a folder. It can resume, and it can work in [`shard`]s. [`merge`] makes
 //!   one folder of many. [`gathered`] reads them again. [`record`] defines the contents of the files.
 //! - [`Experiment`]: a plan's images as typed rows.
-//! - [`pictures`]: distances to the unpruned images. [`report`]: one HTML page per folder. [`bench`](mod@bench): times
+//! - [`pictures`]: distances to the unpruned images. [`measures`]: their means with intervals, differences to a baseline,
+//!   Pareto fronts and tables. [`report`]: one HTML page per folder. [`bench`](mod@bench): times
 //!   the U-Net.
 //! - [`files`]: latents, masks, PNG and its metadata, written completely or not at all. [`draw`]: overlays, contact
 //!   sheets, charts.
@@ -66,6 +67,7 @@ pub mod bench;
 pub mod columns;
 pub mod config;
 pub mod control;
+mod delimited;
 mod distance;
 pub mod draw;
 pub mod engine;
@@ -81,6 +83,7 @@ pub mod inputs;
 mod layout;
 pub mod listener;
 mod loras;
+pub mod measures;
 mod members;
 pub mod memory;
 pub mod merge;

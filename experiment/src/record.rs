@@ -316,6 +316,9 @@ pub struct PromptLine {
     pub prompt: String,
     /// The seed of its noise.
     pub seed: u64,
+    /// Properties that tables can group prompts by: `{"category": "Colors"}`. Not written if there are none.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub groups: BTreeMap<String, String>,
 }
 
 #[cfg(test)]

@@ -148,6 +148,9 @@ impl Written<'_> {
         registry: &Registry<T>,
         listener: &dyn Listener,
     ) -> Outcome<Plan> {
+        if let Some(remark) = &self.config.remark {
+            listener.warning(remark);
+        }
         let plan = || {
             let points = points(self.config)?;
             let plan = Plan::new(options(self.config), points, &inputs, platform, registry, listener)?;
@@ -164,6 +167,7 @@ fn options(config: &Config) -> RunOptions {
         id: prompt.id.clone(),
         prompt: prompt.text.clone(),
         seed: prompt.seed.unwrap_or_else(|| seed_of(config.seed, &prompt.id)),
+        groups: prompt.groups.clone(),
     });
     RunOptions {
         title: config.title.clone(),

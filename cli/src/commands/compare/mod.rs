@@ -2,6 +2,8 @@
 
 mod table;
 
+use std::collections::BTreeMap;
+
 use atedm_core::reference::NdTensor;
 use atedm_experiment::control::ControlPicture;
 use atedm_experiment::engine::{Batch, FinishedBatch, PlannedRun};
@@ -139,6 +141,7 @@ fn prompts(args: &CompareArgs) -> Vec<PromptLine> {
         id: format!("{index}-{seed}"),
         prompt: prompt.clone(),
         seed,
+        groups: BTreeMap::new(),
     };
     let prompts = sample.prompt.iter().enumerate();
     prompts.flat_map(|(index, prompt)| seeds.iter().map(move |&seed| one(index, prompt, seed))).collect()
