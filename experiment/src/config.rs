@@ -12,6 +12,7 @@ use super::prompts::{PromptText, Prompts, checked, inline_prompts, prompts_path,
 use super::record::Attention;
 use super::sampling::dtype;
 pub use super::sampling::{Sampling, noise_dtype};
+use crate::control::ControlPicture;
 use crate::failure::{Failure, Outcome};
 use crate::files::{CONFIG_MOST, read_text};
 use crate::init_image::{Start, StartFrom};
@@ -56,6 +57,8 @@ pub struct Config {
     pub open: OpenOptions,
     /// The picture from which every image starts, if any.
     pub start: Option<Start>,
+    /// The picture that the model's ControlNet follows, if any.
+    pub control: Option<ControlPicture>,
     /// The run's seed. Each prompt's seed is derived from it and the prompt's id.
     pub seed: u64,
     /// Width in pixels; the checkpoint's own if `None`.
@@ -125,7 +128,12 @@ struct File {
     model: Option<String>,
     vae: Option<PathBuf>,
     unet: Option<PathBuf>,
+    controlnet: Option<PathBuf>,
     variant: Option<String>,
+    control_image: Option<PathBuf>,
+    control_scale: Option<f64>,
+    control_start: Option<f64>,
+    control_end: Option<f64>,
     init_image: Option<PathBuf>,
     init_mean: bool,
     mask_image: Option<PathBuf>,
@@ -189,7 +197,12 @@ impl Default for File {
             model: None,
             vae: None,
             unet: None,
+            controlnet: None,
             variant: None,
+            control_image: None,
+            control_scale: None,
+            control_start: None,
+            control_end: None,
             init_image: None,
             init_mean: false,
             mask_image: None,
@@ -253,10 +266,10 @@ impl Config {
         Ok((config, text))
     }
 
-    /// Parses a configuration. A relative `prompts_file`, `init_image` or `mask_image` starts from `folder`.
+    /// Parses a configuration. A relative `prompts_file`, `init_image`, `mask_image` or `control_image` starts from `folder`.
     pub fn parse(text: &str, name: &str, folder: &Path, prompts: Option<Prompts>) -> Outcome<Self> {
         let mut file: File = toml::from_str(text).map_err(|error| in_toml(text, &error))?;
-        for picture in [&mut file.init_image, &mut file.mask_image] {
+        for picture in [&mut file.init_image, &mut file.mask_image, &mut file.control_image] {
             *picture = picture.take().map(|relative| folder.join(relative));
         }
         let prompts = match (prompts, &file.prompts_file, file.prompts.is_empty()) {
@@ -290,14 +303,16 @@ impl Config {
         }
         let rng: RngKind = file.rng.parse()?;
         let rng_dtype = file.rng_dtype.as_deref().map(dtype).transpose()?;
-        let start = start(&file)?;
+        let (start, control) = (start(&file)?, control(&file)?);
         Ok(Self {
             title: file.title.unwrap_or(title),
             start,
+            control,
             model: file.model,
             open: OpenOptions {
                 vae: file.vae,
                 unet: file.unet,
+                controlnet: file.controlnet,
                 variant: file.variant,
                 loras: loras(&file.loras, file.lora_clip_scale)?,
                 embeddings: file.embeddings.iter().map(|text| EmbeddingFile::read(text)).collect(),
@@ -345,6 +360,23 @@ fn start(file: &File) -> Outcome<Option<Start>> {
     };
     let from = if *init_mean { StartFrom::Mean } else { StartFrom::Drawn };
     Ok(Some(Start { image, mask: mask_image.clone(), strength: *strength, from }))
+}
+
+/// The picture that the ControlNet follows.
+fn control(file: &File) -> Outcome<Option<ControlPicture>> {
+    let File { control_image, control_scale, control_start, control_end, .. } = file;
+    let Some(image) = control_image.clone() else {
+        let keys = [
+            ("control_scale", control_scale),
+            ("control_start", control_start),
+            ("control_end", control_end),
+        ];
+        return match keys.iter().find(|(_, given)| given.is_some()) {
+            Some((key, _)) => Err(Failure::usage(format!("{key}: expected control_image beside it"))),
+            None => Ok(None),
+        };
+    };
+    ControlPicture::new(image, *control_scale, [*control_start, *control_end]).map(Some)
 }
 
 /// The LoRAs of `loras` and `lora_clip_scale`.
@@ -425,6 +457,11 @@ mod tests {
             (format!("guidance_rescale = 1.5\n{LEAST}"), "guidance_rescale: expected a number from 0 to 1"),
             (format!("strength = 0.5\n{LEAST}"), "strength: expected init_image beside it"),
             (format!("mask_image = \"m.png\"\n{LEAST}"), "mask_image: expected init_image beside it"),
+            (format!("control_end = 0.5\n{LEAST}"), "control_end: expected control_image beside it"),
+            (
+                format!("control_image = \"c.png\"\ncontrol_start = 0.5\ncontrol_end = 0.2\n{LEAST}"),
+                "control-start, control-end: expected shares of the steps, from 0 to 1 and rising, got 0.5 and 0.2",
+            ),
             (format!("prompts_file = \"p.tsv\"\n{LEAST}"), "prompts_file: expected this or"),
             ("[[grid]]\nmethod = \"none\"\n".into(), "prompts: expected"),
             ("[prompts]\nfox = \"a fox\"\n".into(), "grid: expected"),

@@ -130,6 +130,7 @@ impl<B: Backend> Experiment<B> {
             platform: &platform,
             batches: plan.prompts.iter().map(batch).collect(),
             init: written.init_image(&model, listener)?,
+            control: written.control_image(&model, listener)?,
             previews: None,
             replay: None,
             watch: Watch::TOKENS,

@@ -37,6 +37,7 @@
 //!   the U-Net.
 //! - [`files`]: latents, masks, PNG and its metadata, written completely or not at all. [`draw`]: overlays, contact
 //!   sheets, charts.
+//! - [`control`]: the picture that a ControlNet follows.
 //! - [`init_image`]: pictures to start from, and masks of what is painted again. [`preview`]: pictures of unfinished images.
 //! - [`model`], [`parts`], [`subject`]: an opened checkpoint, or one of which only the configurations are known.
 //! - [`platform`], [`memory`]: the backend and device, and a check of the memory.
@@ -65,6 +66,7 @@ pub mod bench;
 #[cfg(feature = "parquet")]
 pub mod columns;
 pub mod config;
+pub mod control;
 mod delimited;
 mod distance;
 pub mod draw;

@@ -16,7 +16,7 @@ use atedm_sdxl::vae::TileOptions;
 use crate::extension::Extension;
 use crate::failure::{Failure, Outcome};
 use crate::inputs::{Inputs, of_checkpoint};
-use crate::method::{GUIDANCE_SCALE, Workload};
+use crate::method::{ControlSteps, GUIDANCE_SCALE, Workload};
 use crate::parts::{Parts, name_of};
 use crate::texts::Texts;
 
@@ -228,6 +228,7 @@ impl Model {
             samplers: &self.samplers,
             sampler: None,
             guided: self.checkpoint.unet().is_guided(GUIDANCE_SCALE),
+            control: ControlSteps::ALL,
         }
     }
 }
