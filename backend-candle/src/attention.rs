@@ -5,9 +5,10 @@ use atedm_core::{AttentionOps, Error, Partition, Result, Tensor};
 use candle_core::{DType, Tensor as Raw};
 
 use crate::cpu::attention::{self, Heads, Pass, votes};
+use crate::cpu::cast::tensor;
 use crate::cpu::layout::dense_f32;
 use crate::cpu::strongest::strongest;
-use crate::cpu::view::{View, takes, tensor};
+use crate::cpu::view::{View, takes};
 use crate::error::OrBackend;
 use crate::outcome::Outcome;
 use crate::{CandleIndices, CandleTensor, kernels};

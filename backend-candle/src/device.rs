@@ -8,6 +8,7 @@
 //! starts. No kernel of this crate cuts its sums by the number of threads, so results are the same for any number.
 
 use atedm_core::{Error, Result, one_line};
+pub use atedm_cpu_kernels::keep_freed_memory;
 use candle_core::Device;
 
 use crate::error::NAME;

@@ -4,7 +4,8 @@ use atedm_cpu_kernels::{self as kernels, Cpu, Heads, Pass, fits};
 use candle_core::{DType, Device, Result, Tensor as Raw};
 use half::bf16;
 
-use crate::cpu::number::{Number, attention};
+use crate::cpu::number::Number;
+use crate::cpu::pool::attention;
 use crate::cpu::view::View;
 use crate::outcome::Outcome;
 

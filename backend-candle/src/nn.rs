@@ -5,13 +5,16 @@ use atedm_core::{Error, NnOps, Result};
 use atedm_cpu_kernels::Geometry;
 use candle_core::{Device, Result as CandleResult, Tensor as Raw};
 
+use crate::cpu::cast::tensor;
 use crate::cpu::layers;
 use crate::cpu::layout::{dense, dense_f32};
 use crate::cpu::linear::Layer;
 use crate::cpu::norm::{Activation, Affine};
-use crate::cpu::number::{Number, Operation, products, run};
+use crate::cpu::number::Number;
+use crate::cpu::operation::{Operation, run};
+use crate::cpu::pool::products;
 use crate::cpu::product::Mat;
-use crate::cpu::view::{View, takes, tensor};
+use crate::cpu::view::{View, takes};
 use crate::cpu::{self, elementwise, math};
 use crate::error::OrBackend;
 use crate::{CandleIndices, CandleTensor};

@@ -5,8 +5,9 @@ use atedm_core::{DType, Error, Result, Tensor};
 use candle_core::{DType as CandleDType, Device, Tensor as Raw};
 
 use crate::cpu::layout::{dense, dense_f32};
-use crate::cpu::number::{Number, Operation, run};
-use crate::cpu::{elementwise, view};
+use crate::cpu::number::Number;
+use crate::cpu::operation::{Operation, run};
+use crate::cpu::{cast, elementwise, view};
 use crate::error::OrBackend;
 use crate::value::{CandleTensor, from_candle, to_candle};
 use crate::{CandleIndices, select};
@@ -71,7 +72,11 @@ impl CandleTensor {
     ) -> Result<Self> {
         let dtype = self.float(op)?.dtype();
         let wide = to_candle(self.dtype().accumulator());
-        self.0.to_dtype(wide).and_then(|x| apply(&x)).and_then(|y| y.to_dtype(dtype)).map(Self).or_backend(op)
+        cast::cast(&self.0, wide)
+            .and_then(|x| apply(&x))
+            .and_then(|y| cast::cast(&y, dtype))
+            .map(Self)
+            .or_backend(op)
     }
 }
 
@@ -113,7 +118,7 @@ impl Tensor for CandleTensor {
     }
 
     fn to_f32(&self) -> Result<Vec<f32>> {
-        let wide = self.float("to_f32")?.to_dtype(CandleDType::F32);
+        let wide = cast::cast(self.float("to_f32")?, CandleDType::F32);
         wide.and_then(|x| x.flatten_all()?.to_vec1::<f32>()).or_backend("to_f32")
     }
 
@@ -132,7 +137,7 @@ impl Tensor for CandleTensor {
     }
 
     fn cast(&self, to: DType) -> Result<Self> {
-        self.unary("cast", |x| x.to_dtype(to_candle(to)))
+        self.unary("cast", |x| cast::cast(x, to_candle(to)))
     }
 
     fn reshape(&self, shape: &[usize]) -> Result<Self> {
@@ -218,7 +223,7 @@ impl Tensor for CandleTensor {
             other => other,
         };
         if self.0.device().is_cpu() && self.0.dtype() != CandleDType::F64 {
-            let right = other.0.to_dtype(CandleDType::F32).or_backend("matmul")?;
+            let right = cast::cast(&other.0, CandleDType::F32).or_backend("matmul")?;
             return self.widened("matmul", |left| product(left, &right));
         }
         product(&self.0, &other.0).map(Self).or_backend("matmul")
@@ -236,7 +241,7 @@ impl Tensor for CandleTensor {
                 let x = dense_f32(&self.0)?;
                 let mut values = view::View::new(&x)?.slice()?.to_vec();
                 elementwise::softmax_rows(&mut values, x.dims()[last]);
-                view::tensor(values, x.dims(), self.0.dtype())
+                cast::tensor(values, x.dims(), self.0.dtype())
             };
             return computed().map(Self).or_backend("softmax");
         }

@@ -10,6 +10,7 @@
 //! of this crate use it, too. [`set_threads`] sets its size.
 
 use atedm_core::{Error, Result};
+pub use atedm_cpu_kernels::keep_freed_memory;
 use tch::{Cuda, Device};
 
 use crate::error::NAME;
@@ -54,24 +55,6 @@ pub fn set_threads(threads: usize) -> Result<()> {
     })?;
     tch::set_num_threads(count);
     Ok(())
-}
-
-/// Keeps some freed memory (256 MiB) in the C library for the next tensors. A program that runs models on the CPU calls
-/// it once, when it starts. By default the C library returns every large block to the system. The system fills each
-/// page with zeros when it lends it again. This takes 4 to 7 % of the processor time of SD-XL's widest layers. The call
-/// affects tensors that the main thread makes; the heaps of other threads are small. Without glibc it does nothing.
-pub fn keep_freed_memory() {
-    #[cfg(all(target_os = "linux", target_env = "gnu"))]
-    {
-        const KEPT: libc::c_int = 256 << 20;
-        const LARGEST: libc::c_int = 1 << 30;
-        // SAFETY: this sets two numbers of the allocator. If it refuses one, it continues as before.
-        #[allow(unsafe_code)]
-        unsafe {
-            libc::mallopt(libc::M_TRIM_THRESHOLD, KEPT);
-            libc::mallopt(libc::M_MMAP_THRESHOLD, LARGEST);
-        }
-    }
 }
 
 #[cfg(all(unix, not(feature = "doc-only")))]

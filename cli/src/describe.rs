@@ -3,6 +3,7 @@
 use atedm_sdxl::checkpoint::{Checkpoint, Embedding, LoraFile, Part};
 use atedm_sdxl::config::{TextEncoderConfig, UNetConfig, VaeConfig};
 use atedm_sdxl::schedulers::{Levels, Prediction, SchedulerConfig};
+use atedm_sdxl::weights::Contents;
 
 use crate::failure::{Failure, Outcome};
 
@@ -23,10 +24,11 @@ pub(crate) fn parts(checkpoint: &Checkpoint) -> Outcome<Vec<(&'static str, Strin
         words(Part::Vae, vae_words(checkpoint.vae()))?,
         ("scheduler", scheduler_words(checkpoint.scheduler())),
     ];
+    let control = control_words(checkpoint)?.map(|words| ("controlnet", words));
     let words = checkpoint.embeddings().iter().map(embedding_words);
     let embeddings =
         (!checkpoint.embeddings().is_empty()).then(|| ("embeddings", words.collect::<Vec<_>>().join(", ")));
-    Ok(file.into_iter().chain(parts).chain(embeddings).collect())
+    Ok(file.into_iter().chain(parts).chain(control).chain(embeddings).collect())
 }
 
 /// A description of each LoRA of a checkpoint.
@@ -60,15 +62,27 @@ fn embedding_words(embedding: &Embedding) -> String {
 }
 
 fn unet_words(config: &UNetConfig) -> String {
+    let purpose = if config.is_inpainting() { ", inpainting" } else { "" };
+    format!("{}, text channels {}{purpose}", stage_words(config), config.text_channels())
+}
+
+/// The stages of a way down.
+fn stage_words(config: &UNetConfig) -> String {
     let channels = joined(config.down.iter().map(|stage| stage.channels.to_string()));
     let depth = |depths: &Vec<usize>| depths.first().map_or("-".to_string(), usize::to_string);
     let depths =
         joined(config.down.iter().map(|stage| stage.attention.as_ref().map_or("-".to_string(), depth)));
-    let purpose = if config.is_inpainting() { ", inpainting" } else { "" };
-    format!(
-        "channels {channels}, transformer depths {depths}, text channels {}{purpose}",
-        config.text_channels()
-    )
+    format!("channels {channels}, transformer depths {depths}")
+}
+
+/// The ControlNet beside the U-Net, if there is one.
+fn control_words(checkpoint: &Checkpoint) -> Outcome<Option<String>> {
+    let contents = checkpoint.control_contents().map_err(Failure::run)?;
+    let both = checkpoint.unet().control.as_ref().zip(contents);
+    Ok(both.map(|(config, contents)| {
+        let factor = config.factor();
+        format!("{}, factor {factor}; {}", stage_words(&config.half), contents_words(contents))
+    }))
 }
 
 fn vae_words(config: &VaeConfig) -> String {
@@ -108,10 +122,14 @@ fn joined(words: impl Iterator<Item = String>) -> String {
 /// The number of parameters in a part's files, and their dtypes.
 fn weights(checkpoint: &Checkpoint, part: Part) -> Outcome<String> {
     let contents = checkpoint.contents(part).map_err(Failure::run)?;
-    let dtypes: Vec<String> = contents.dtypes.into_iter().collect();
     let files = checkpoint.files(part).len();
     let shards = if files == 1 { String::new() } else { format!(" in {files} files") };
-    Ok(format!("{} parameters, {}{shards}", readable(contents.parameters), dtypes.join(" and ")))
+    Ok(format!("{}{shards}", contents_words(contents)))
+}
+
+fn contents_words(contents: Contents) -> String {
+    let dtypes: Vec<String> = contents.dtypes.into_iter().collect();
+    format!("{} parameters, {}", readable(contents.parameters), dtypes.join(" and "))
 }
 
 /// A large count in a readable form.

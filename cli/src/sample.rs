@@ -1,6 +1,7 @@
 //! One sampling run for `generate` and `masks`: a plan of one point and one batch, prepared without a backend.
 //! `compare` reads `--prompt`, `--latents` and similar flags with the same functions.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -8,6 +9,7 @@ use atedm_core::Error;
 use atedm_core::plugin::Registry;
 use atedm_core::reference::NdTensor;
 use atedm_experiment::config::{Sampling, noise_dtype};
+use atedm_experiment::control::{ControlImage, ControlPicture};
 use atedm_experiment::engine::{Batch, FinishedBatch, ImageTask, PlannedRun, Replay, Sink};
 use atedm_experiment::extension::{registry, samplers, syntaxes};
 use atedm_experiment::files::{ImageFacts, LatentsFile, Picture, read_latents, read_masks};
@@ -27,7 +29,7 @@ use atedm_sdxl::pipeline::TextEncoders;
 use atedm_sdxl::schedulers::SamplerRegistry;
 
 use crate::Extension;
-use crate::args::{EngineArgs, SampleArgs};
+use crate::args::{ControlArgs, EngineArgs, SampleArgs};
 use crate::dispatch::run_plan;
 use crate::failure::{Failure, Outcome};
 use crate::model::{asked, open_for};
@@ -42,6 +44,7 @@ pub(crate) struct Job<'a> {
     plan: Plan,
     noise: Option<LatentsFile>,
     init: Option<InitImage>,
+    control: Option<ControlImage>,
     replay: Option<Replay>,
 }
 
@@ -70,8 +73,10 @@ impl<'a> Job<'a> {
             id: index.to_string(),
             prompt: prompt.clone(),
             seed: sample.seed,
+            groups: BTreeMap::new(),
         };
         let prompts = sample.prompt.iter().enumerate().map(prompt).collect();
+        let control = control(sample)?;
         let options = run_options(sample, spec.method.clone(), prompts)?;
         let samplers = known_samplers(extension, sample.scheduler.as_deref())?;
         let model =
@@ -80,12 +85,17 @@ impl<'a> Job<'a> {
         model.check_tiles(tiles(sample))?;
         let platform = engine.platform();
         let work = model.workload(size, sample.steps);
-        let inputs = PlanInputs::of(&model, size, work, Inputs::new());
+        let inputs = PlanInputs {
+            control: control.as_ref().map(ControlPicture::used).transpose()?,
+            strength: start(sample).map(|start| start.strength()),
+            ..PlanInputs::of(&model, size, work, Inputs::new())
+        };
         let registry: Registry<NdTensor> = registry(extension)?;
         let point = point(spec.method.clone(), spec, sample);
         let plan = Plan::single(options, &point, &inputs, &platform, &registry, progress)?;
         let noise = noise(sample, &work)?;
         let init = init_image(sample, size, progress)?;
+        let control = control_image(control, size, progress)?;
         if masks_in.is_some() && plan.points[0].method.is_none() {
             return Err(Failure::usage("--masks-in: expected a pruning method, got --prune none"));
         }
@@ -93,7 +103,7 @@ impl<'a> Job<'a> {
             Some(path) => Some(Replay { path: path.to_path_buf(), masks: Arc::new(read_masks(path)?) }),
             None => None,
         };
-        let job = Self { engine, platform, size, plan, noise, init, replay, model };
+        let job = Self { engine, platform, size, plan, noise, init, control, replay, model };
         job.planned_run(Watch::default(), None, progress).check()?;
         warn_of_prompts(sample, &job.model, progress)?;
         Ok(job)
@@ -115,6 +125,7 @@ impl<'a> Job<'a> {
                 noise: self.noise.clone(),
             }],
             init: self.init.clone(),
+            control: self.control.clone(),
             previews,
             replay: self.replay.clone(),
             watch,
@@ -262,11 +273,44 @@ pub(crate) fn noise(sample: &SampleArgs, work: &Workload<'_>) -> Outcome<Option<
     sample.latents.as_deref().map(|path| read_latents(path, shape)).transpose()
 }
 
+/// The choice of `--control-image`. It is needed beside `--controlnet`.
+pub(crate) fn control(sample: &SampleArgs) -> Outcome<Option<ControlPicture>> {
+    let ControlArgs { control_image, control_scale, control_start, control_end } = &sample.control;
+    match (&sample.model.controlnet, control_image) {
+        (Some(_), None) => {
+            Err(Failure::usage("--control-image: expected a picture, as --controlnet is given"))
+        }
+        (_, Some(image)) => {
+            ControlPicture::new(image.clone(), *control_scale, [*control_start, *control_end]).map(Some)
+        }
+        (None, None) => Ok(None),
+    }
+}
+
+/// The picture of `--control-image`, fitted to the output's size.
+pub(crate) fn control_image(
+    chosen: Option<ControlPicture>,
+    size: Size,
+    progress: &Progress,
+) -> Outcome<Option<ControlImage>> {
+    let Some(chosen) = chosen else { return Ok(None) };
+    let image = chosen.read(size)?;
+    if let Some(note) = image.note() {
+        progress.say(&note);
+    }
+    Ok(Some(image))
+}
+
+/// The choice of `--init-image`.
+pub(crate) fn start(sample: &SampleArgs) -> Option<Start> {
+    let image = sample.init_image.clone()?;
+    let from = if sample.init_mean { StartFrom::Mean } else { StartFrom::Drawn };
+    Some(Start { image, mask: sample.mask_image.clone(), strength: sample.strength, from })
+}
+
 /// The picture of `--init-image`, fitted to the output's size, with the mask of `--mask-image`.
 pub(crate) fn init_image(sample: &SampleArgs, size: Size, progress: &Progress) -> Outcome<Option<InitImage>> {
-    let Some(image) = sample.init_image.clone() else { return Ok(None) };
-    let from = if sample.init_mean { StartFrom::Mean } else { StartFrom::Drawn };
-    let start = Start { image, mask: sample.mask_image.clone(), strength: sample.strength, from };
+    let Some(start) = start(sample) else { return Ok(None) };
     start.strength().start(sample.steps).map_err(|failure| failure.within("--strength"))?;
     let init = start.read(size)?;
     if let Some(note) = init.note() {

@@ -9,7 +9,9 @@ use std::path::Path;
 
 use atedm_conformance::tolerance::relative_l2;
 use atedm_core::DType;
+use atedm_core::reference::NdTensor;
 use atedm_sdxl::rng::RngKind;
+use atedm_sdxl::schedulers::SamplerRegistry;
 use common::{Png, atedm, latents, names, read_png, succeed, tiny};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 
@@ -317,17 +319,11 @@ fn options_from_a_file_and_from_flags_are_the_same() {
 #[test]
 fn every_sampler_makes_an_image() {
     let mut seen: Vec<Vec<f32>> = Vec::new();
-    for name in [
-        "euler",
-        "euler-karras",
-        "euler-trailing",
-        "euler-sgm",
-        "euler-a",
-        "ddim",
-        "dpm++2m",
-        "dpm++2m-karras",
-        "lcm",
-    ] {
+    // the U-Net was trained over betas, not over EDM's levels
+    for name in SamplerRegistry::<NdTensor>::with_builtins().plain_names() {
+        if name.starts_with("edm-") {
+            continue;
+        }
         let values = final_latents(&["--scheduler", name]);
         assert!(values.iter().all(|value| value.is_finite()), "{name}");
         assert!(!seen.contains(&values), "{name} gives what another one gives");

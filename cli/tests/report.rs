@@ -8,6 +8,7 @@ use std::fs;
 use std::path::Path;
 use std::sync::OnceLock;
 
+use atedm_experiment::measures::Mean;
 use common::{fail, names, succeed, tiny};
 use tempfile::TempDir;
 
@@ -91,8 +92,10 @@ fn a_finished_run_is_one_page_without_links_outside() {
     // 9 images: for each prompt, two are compared with the third
     assert_eq!(html.matches("src=\"data:image/png;base64,").count(), 9);
     assert_eq!(html.matches("class=\"compare\"").count(), 6);
-    // ratio, the FLOPs: four distances and the time, then four distances against the ratio
-    assert_eq!(html.matches("<figure class=\"chart\">").count(), 9);
+    // four distances against FLOPs and against time, the time against FLOPs, and four distances against the ratio
+    assert_eq!(html.matches("<figure class=\"chart\">").count(), 13);
+    assert_eq!(html.matches("<svg ").count(), 26);
+    assert!(!html.contains("id=\"differences\""));
 }
 
 #[test]
@@ -108,10 +111,12 @@ fn figures_are_those_of_the_records() {
         .map(|record| record["distances"]["ssim"].as_f64().unwrap())
         .collect();
     let mean = ssim.iter().sum::<f64>() / 3.0;
-    let (low, high) = ssim.iter().fold((1.0, 0.0), |(l, h), &v| (f64::min(l, v), f64::max(h, v)));
-    assert!(html.contains(&format!(">{mean:.3}<small>[")), "{mean}");
-    // of 1000 draws of three values, 3.7 % are three times the lowest, and 3.7 % three times the highest
-    assert!(html.contains(&format!("[{low:.3}, {high:.3}]<br>N = 3")), "{low} {high}");
+    let (low, high) = Mean::of(ssim).unwrap().interval.unwrap();
+    assert!(low < mean && mean < high);
+    assert!(
+        html.contains(&format!(">{mean:.3}<small>[{low:.3}, {high:.3}]<br>N = 3")),
+        "{mean} {low} {high}"
+    );
 }
 
 #[test]
@@ -156,6 +161,66 @@ fn stored_masks_are_drawn() {
     assert!(html.contains("mid.0 layer 0: "));
     fs::write(work.path().join(&masks), "no masks").unwrap();
     assert!(fail(work.path(), &["report", "run"], 1).contains("fox.safetensors"));
+}
+
+#[test]
+fn tables_and_differences_join_measures_of_other_programs() {
+    let work = copy("run");
+    let prompts = work.path().join("run/prompts.jsonl");
+    let text = fs::read_to_string(&prompts).unwrap();
+    let grouped = |line: &str| {
+        let end = if line.contains("\"owl\"") { ",\"groups\":{\"category\":\"birds\"}}" } else { "}" };
+        format!("{}{end}\n", line.strip_suffix('}').unwrap())
+    };
+    fs::write(&prompts, text.lines().map(grouped).collect::<String>()).unwrap();
+    let points = ["none", "at-edm_ratio=0", "at-edm_ratio=0.5"];
+    let lines = points.iter().zip(0..).flat_map(|(point, place)| {
+        let better = |id| if id == "owl" { 2.0 } else { -1.0 };
+        ["fox", "hostile", "owl"]
+            .map(|id| format!("{point},{id},{},{}\n", 0.3 + 0.1 * f64::from(place) * better(id), place))
+    });
+    let table = format!("point,prompt,clip:higher,lpips\n{}", lines.collect::<String>());
+    fs::write(work.path().join("m.csv"), table).unwrap();
+    let flags =
+        ["--metrics", "m.csv", "--direction", "lpips=lower", "--baseline", "none", "--by", "category"];
+    let tables = ["--table", "t.csv", "--table", "t.md", "--table", "t.tex"];
+    let html = page(work.path(), &[&flags[..], &tables, &["--charts", "charts"]].concat());
+    let charts = names(&work.path().join("charts"));
+    assert!(charts.len() == 19 && charts.contains(&"clip_against_FLOPs.svg".to_string()), "{charts:?}");
+    let svg = fs::read_to_string(work.path().join("charts/PSNR_against_ratio.svg")).unwrap();
+    assert!(svg.starts_with("<svg ") && svg.contains("PSNR against ratio (higher is better)"));
+    for words in [
+        "Differences</h2>",
+        "Δ clip",
+        "1 won, 0 tied, 2 lost",
+        "clip against FLOPs (higher is better)",
+        "0.3000",
+    ] {
+        assert!(html.contains(words), "{words}");
+    }
+    // six measures against FLOPs, time and the ratio, and the time against FLOPs
+    assert_eq!(html.matches("<figure class=\"chart\">").count(), 19);
+    let text = |name: &str| fs::read_to_string(work.path().join(name)).unwrap();
+    // three points over all prompts and over birds
+    assert_eq!((text("t.csv").lines().count(), text("t.md").matches("| birds |").count()), (7, 3));
+    assert!(text("t.md").contains("| 33 % of 3 |") && text("t.tex").contains("& 33 \\% {\\scriptsize of 3}"));
+    for (args, named) in [
+        (&["--metrics", "m.csv"][..], "--metrics: m.csv: line 1: column \"lpips\": expected a direction"),
+        (
+            &["--direction", "lpips=lower"],
+            "--direction: expected a column of a file of --metrics, got \"lpips\"",
+        ),
+        (&["--direction", "lpips=down"], "expected a measure and its direction"),
+        (
+            &["--baseline", "nobody"],
+            "--baseline: expected a point of the run (none, at-edm_ratio=0, at-edm_ratio=0.5)",
+        ),
+        (&["--table", "t.html"], "--table: expected a name that ends in .csv, .md or .tex, got t.html"),
+        (&["--table", "t.md", "--by", "colour"], "--by: expected a property of the run's prompts (category)"),
+    ] {
+        let said = fail(work.path(), &[&["report", "run"], args].concat(), 2);
+        assert!(said.contains(named), "{said}");
+    }
 }
 
 #[test]

@@ -138,7 +138,7 @@ fn masks_are_drawn() {
     let svg = fs::read_to_string(work.path().join("m/variance.svg")).unwrap();
     assert!(svg.contains("level 1") && svg.contains("level 2"));
     for colour in ["#0072B2", "#D55E00"] {
-        let line = format!("<polyline fill=\"none\" opacity=\"1\" stroke=\"{colour}\" stroke-width=\"2\"");
+        let line = format!("<polyline fill=\"none\" stroke=\"{colour}\" stroke-width=\"2\"");
         assert_eq!(svg.matches(&line).count(), 1, "{colour}");
     }
     // Two prompts and no pruning give only pictures and the chart.

@@ -14,6 +14,7 @@
 //! | `attention`, `votes`, `strongest` | the three kernels of attention; the map `[b, h, m, n]` is never stored |
 //! | `product` | matrix products and convolutions |
 //! | `ballot` | the vote that attention casts itself |
+//! | `memory` | freed memory that the C library keeps |
 //! | `elsewhere` | their signatures on other architectures |
 //!
 //! Work is cut by sizes, never by the number of threads, and sums over pieces run in a fixed order. A result
@@ -24,6 +25,7 @@
 
 mod cpu;
 mod heads;
+mod memory;
 mod product;
 mod threads;
 
@@ -59,6 +61,7 @@ pub use cpu::{Cpu, LIMIT, Level};
 #[cfg(not(target_arch = "x86_64"))]
 pub use elsewhere::{attention, strongest, votes};
 pub use heads::{Attended, Heads, MAX_DIM, Pass, fits};
+pub use memory::keep_freed_memory;
 pub use product::{Bias, Destination, Geometry, Matrix, Numbers, NumbersMut, Products, Unit};
 pub use threads::{OwnThreads, Threads};
 #[cfg(target_arch = "x86_64")]

@@ -104,6 +104,9 @@ def of_run(model, args):
         found[cell.id] = dict(zip(part.names, scores(model, part.values, texts, choice, args.ablation).T))
     if args.reference and args.reference not in found:
         fail("--reference", f"expected a point ({', '.join(found)}), got {args.reference!r}")
+    if args.per_picture:
+        cosines = {id: {name: values[0] for name, values in own.items()} for id, own in found.items()}
+        tables.write_pictures(args.per_picture, "caption_cosine:higher", cosines)
     rows = []
     for cell in cells:
         own, reference = found[cell.id], args.reference or cell.reference
@@ -164,9 +167,10 @@ def arguments():
     score.add_argument("--captions", help="captions of the pictures (default: captions.txt in the folder)")
     score.add_argument("--candidates", help="more captions to choose from, a line each")
     score.add_argument("--features", help="with --ablation: features of RUN/images")
+    score.add_argument("--per-picture", metavar="FILE.csv", help="with --ablation: each cosine, for `atedm report --metrics`")
     args = trained.parsed(parser)
-    if args.action == "score" and args.ablation is None and args.features:
-        fail("--features", "expected with --ablation only")
+    if args.action == "score" and args.ablation is None and (args.features or args.per_picture):
+        fail("--features, --per-picture", "expected with --ablation only")
     if args.action == "score" and args.ablation and args.captions:
         fail("--captions", "expected without --ablation: a run has its own")
     return args

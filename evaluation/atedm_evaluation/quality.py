@@ -1,7 +1,7 @@
 """Quality of pictures against other pictures: KID and FD-ENL0 on EfficientNet-Lite0 features, and distances of pairs.
 
     quality.py PICTURES REFERENCE [--json FILE] [--markdown FILE]
-    quality.py --ablation RUN [--features FEATURES.npz] [--reference POINT|PICTURES]
+    quality.py --ablation RUN [--features FEATURES.npz] [--reference POINT|PICTURES] [--per-picture FILE.csv]
 
 PICTURES and REFERENCE are files of features.py, or folders of PNG pictures (features are then computed first). A run of `atedm
 ablate` has a row for each point. Its reference is the unpruned point of the same sampling (as run.json names it), one point of the
@@ -98,17 +98,30 @@ def of_run(options):
         others = features.load(options.reference, options.threads)
     found = features.of_cells(options.ablation, cells, options.features, options.threads)
     parts = {cell.id: part for cell, part in zip(cells, found)}
-    rows = []
+    rows, pictures = [], {}
     for cell in cells:
         reference = options.reference or cell.reference
         if reference is None or reference == cell.id:
             continue
+        if options.per_picture:
+            pictures[cell.id] = cosines_of(parts[cell.id], others or parts[reference])
         if others is None:
             row = compared(parts[cell.id], parts[reference], options)
         else:
             row = compared(parts[cell.id], others, options, "kid,fd")
         rows.append({"row": cell.id, "label": cell.label, "reference": reference} | row)
+    if options.per_picture:
+        tables.write_pictures(options.per_picture, "feature_cosine:higher", pictures)
     return rows or fail(options.ablation, "no point has another to be compared with: give --reference")
+
+
+def cosines_of(a, b):
+    """Feature cosines of the pictures that both have, by name."""
+    place = {name: row for row, name in enumerate(b.names)}
+    both = [name for name in a.names if name in place]
+    own = {name: row for row, name in enumerate(a.names)}
+    cosines = measures.cosines(a.values[[own[name] for name in both]], b.values[[place[name] for name in both]])
+    return dict(zip(both, cosines))
 
 
 COLUMNS = [
@@ -127,6 +140,7 @@ def arguments():
     parser.add_argument("--ablation", metavar="RUN", help="folder of `atedm ablate`: a row a point")
     parser.add_argument("--features", help="with --ablation: features of RUN/images")
     parser.add_argument("--reference", help="with --ablation: a point, features or a folder (default: the unpruned point)")
+    parser.add_argument("--per-picture", metavar="FILE.csv", help="with --ablation: each feature cosine, for `atedm report --metrics`")
     parser.add_argument("--label", help="what the row is called (default: the pictures' folder)")
     parser.add_argument("--measures", help="some of kid,fd,pairs (default all; no pairs with pictures outside the run)")
     parser.add_argument("--anyway", action="store_true", help=f"FD-ENL0 below N = {ENOUGH:,} too")
@@ -137,8 +151,8 @@ def arguments():
         fail("--measures", f"expected some of kid, fd, pairs, got {args.measures!r}")
     if (args.ablation is None) == (args.against is None) or (args.ablation and args.pictures):
         fail("arguments", "expected PICTURES and REFERENCE, or --ablation RUN")
-    if args.ablation is None and (args.features or args.reference):
-        fail("--features, --reference", "expected with --ablation only")
+    if args.ablation is None and (args.features or args.reference or args.per_picture):
+        fail("--features, --reference, --per-picture", "expected with --ablation only")
     tables.check(args)
     if args.fd_replicates < 2:
         fail("--fd-replicates", "expected at least 2")

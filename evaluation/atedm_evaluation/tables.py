@@ -1,5 +1,7 @@
 """Writes measures as JSON and as rows of Markdown. Also has the flags that all programs of this package share."""
 
+import csv
+import io
 import json
 import pathlib
 
@@ -57,8 +59,23 @@ def write(args, head, rows, columns):
     document = json.dumps(head | {"rows": rows}, indent=1, ensure_ascii=False) + "\n"
     for path, text in [(args.markdown, table), (args.json, document)]:
         if path:
-            try:
-                pathlib.Path(path).parent.mkdir(parents=True, exist_ok=True)
-                pathlib.Path(path).write_text(text, encoding="utf-8")
-            except OSError as error:
-                fail(path, error.strerror)
+            write_text(path, text)
+
+
+def write_text(path, text):
+    """Writes a file and the folders above it."""
+    try:
+        pathlib.Path(path).parent.mkdir(parents=True, exist_ok=True)
+        pathlib.Path(path).write_text(text, encoding="utf-8", newline="")
+    except OSError as error:
+        fail(path, error.strerror)
+
+
+def write_pictures(path, column, values):
+    """Writes a value for each picture of a run as CSV that `atedm report --metrics` reads. `values` are by point and prompt. The
+    column's name says which direction is better: `feature_cosine:higher`."""
+    text = io.StringIO()
+    rows = csv.writer(text, lineterminator="\n")
+    rows.writerow(["point", "prompt", column])
+    rows.writerows([point, prompt, float(value)] for point, own in values.items() for prompt, value in own.items())
+    write_text(path, text.getvalue())

@@ -84,6 +84,10 @@ def test_alignment_learns_and_is_kept():
         none, far = json.loads((folder / "c.json").read_text())["rows"][2:]
         assert "cosine_difference" not in none and far["n"]["pairs"] == 3, table
         close(far["cosine_difference"]["value"], far["cosine"]["value"] - none["cosine"]["value"])
+        called(alignment.main, *flags, "--per-picture", folder / "cosines.csv")
+        lines = [line.split(",") for line in (folder / "cosines.csv").read_text().splitlines()]
+        assert lines[0] == ["point", "prompt", "caption_cosine:higher"] and len(lines) == 7, lines
+        close(np.mean([float(value) for point, _, value in lines[1:] if point == "far"]), far["cosine"]["value"])
 
         (folder / "wrong.txt").write_text("a red fox left\n" + "a red circle left\n" * 59)
         for flags, words_of in [
@@ -91,6 +95,7 @@ def test_alignment_learns_and_is_kept():
             ([folder / "held-out.npz", "--captions", folder / "nowhere.txt"], "nowhere.txt"),
             (["--ablation", cells, "--features", folder / "run.npz", "--reference", "x"], "expected a point (none, far)"),
             (["--ablation", cells, "--captions", "x"], "--captions"),
+            ([folder / "held-out.npz", "--per-picture", "x.csv"], "--per-picture"),
             ([], "expected PICTURES or --ablation RUN"),
         ]:
             line = called(alignment.main, "score", *flags, *model)

@@ -171,6 +171,12 @@ def test_rows_of_a_run():
         close(far["psnr"]["value"], 20 * np.log10(255 / 50))
         assert far["n"] == {"pictures": 3, "reference": 3, "pairs": 3} and far["psnr"]["n"] == 2
         assert far["feature_cosine"]["low"] <= far["feature_cosine"]["value"] <= far["feature_cosine"]["high"] < 1
+        called(quality.main, *flags, "--measures", "kid", "--per-picture", run.parent / "cosines.csv")
+        lines = (run.parent / "cosines.csv").read_text().splitlines()
+        assert lines[0] == "point,prompt,feature_cosine:higher" and len(lines) == 7, lines
+        cosines = {tuple(line.split(",")[:2]): float(line.split(",")[2]) for line in lines[1:]}
+        assert all(abs(cosines["same", prompt] - 1) < 1e-6 for _, prompt in cosines), cosines
+        close(np.mean([value for (point, _), value in cosines.items() if point == "far"]), far["feature_cosine"]["value"])
         # the same bits again
         first = json_file.read_bytes()
         called(quality.main, *flags, "--json", json_file)
@@ -202,6 +208,7 @@ def test_wrong_inputs_are_one_line():
             ([folder / "far.npz", folder / "far.npz", "--measures", "fid"], "kid, fd, pairs"),
             ([folder / "far.npz", folder / "far.npz", "--replicates", "1"], "--replicates"),
             ([folder / "far.npz", folder / "far.npz", "--reference", "x"], "--ablation"),
+            ([folder / "far.npz", folder / "far.npz", "--per-picture", "x"], "--ablation"),
             (["--ablation", folder / "empty"], "run.json"),
             (["--ablation", run, "--features", folder / "far.npz"], "expected features of 'none/"),
             (["--ablation", run, "--reference", "nowhere"], "expected a point (none, same, far)"),

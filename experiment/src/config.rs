@@ -8,10 +8,11 @@ use atedm_sdxl::prompt::{PLAIN, TextOptions};
 use atedm_sdxl::rng::{NoiseDType, RngKind};
 use serde::Deserialize;
 
-use super::prompts::{PromptText, checked, inline_prompts, read_prompts};
+use super::prompts::{PromptText, Prompts, checked, inline_prompts, prompts_path, read_prompts};
 use super::record::Attention;
 use super::sampling::dtype;
 pub use super::sampling::{Sampling, noise_dtype};
+use crate::control::ControlPicture;
 use crate::failure::{Failure, Outcome};
 use crate::files::{CONFIG_MOST, read_text};
 use crate::init_image::{Start, StartFrom};
@@ -56,6 +57,8 @@ pub struct Config {
     pub open: OpenOptions,
     /// The picture from which every image starts, if any.
     pub start: Option<Start>,
+    /// The picture that the model's ControlNet follows, if any.
+    pub control: Option<ControlPicture>,
     /// The run's seed. Each prompt's seed is derived from it and the prompt's id.
     pub seed: u64,
     /// Width in pixels; the checkpoint's own if `None`.
@@ -78,6 +81,8 @@ pub struct Config {
     pub masks: Vec<String>,
     /// The prompts, ordered by id.
     pub prompts: Vec<PromptText>,
+    /// A warning about the file of the prompts. The plan passes it on.
+    pub remark: Option<String>,
     /// The grid's entries. Each is a product of its axes.
     pub grid: Vec<GridEntry>,
 }
@@ -123,7 +128,12 @@ struct File {
     model: Option<String>,
     vae: Option<PathBuf>,
     unet: Option<PathBuf>,
+    controlnet: Option<PathBuf>,
     variant: Option<String>,
+    control_image: Option<PathBuf>,
+    control_scale: Option<f64>,
+    control_start: Option<f64>,
+    control_end: Option<f64>,
     init_image: Option<PathBuf>,
     init_mean: bool,
     mask_image: Option<PathBuf>,
@@ -187,7 +197,12 @@ impl Default for File {
             model: None,
             vae: None,
             unet: None,
+            controlnet: None,
             variant: None,
+            control_image: None,
+            control_scale: None,
+            control_start: None,
+            control_end: None,
             init_image: None,
             init_mean: false,
             mask_image: None,
@@ -229,10 +244,10 @@ impl Config {
         prompts: impl IntoIterator<Item = (Id, Text)>,
         grid: impl IntoIterator<Item = GridEntry>,
     ) -> Outcome<Self> {
-        let prompt = |(id, text): (Id, Text)| PromptText { id: id.into(), text: text.into(), seed: None };
-        let prompts = checked(prompts.into_iter().map(prompt).collect())?;
+        let prompt = |(id, text): (Id, Text)| PromptText::new(id, text);
+        let texts = checked(prompts.into_iter().map(prompt).collect())?;
         let file = File { grid: grid.into_iter().collect(), ..File::default() };
-        Self::of(file, title.into(), prompts)
+        Self::of(file, title.into(), Prompts { texts, remark: None })
     }
 
     /// Reads a file. `prompts` is a file of prompts that replaces the configuration's own prompts.
@@ -242,7 +257,7 @@ impl Config {
     }
 
     /// Like [`Config::read`], with prompts that have been read already, if any.
-    pub fn read_with(path: &Path, prompts: Option<Vec<PromptText>>) -> Outcome<(Self, String)> {
+    pub fn read_with(path: &Path, prompts: Option<Prompts>) -> Outcome<(Self, String)> {
         let text = read_text(path, CONFIG_MOST)?;
         let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
         let folder = path.parent().unwrap_or(Path::new("."));
@@ -251,10 +266,10 @@ impl Config {
         Ok((config, text))
     }
 
-    /// Parses a configuration. A relative `prompts_file`, `init_image` or `mask_image` starts from `folder`.
-    pub fn parse(text: &str, name: &str, folder: &Path, prompts: Option<Vec<PromptText>>) -> Outcome<Self> {
+    /// Parses a configuration. A relative `prompts_file`, `init_image`, `mask_image` or `control_image` starts from `folder`.
+    pub fn parse(text: &str, name: &str, folder: &Path, prompts: Option<Prompts>) -> Outcome<Self> {
         let mut file: File = toml::from_str(text).map_err(|error| in_toml(text, &error))?;
-        for picture in [&mut file.init_image, &mut file.mask_image] {
+        for picture in [&mut file.init_image, &mut file.mask_image, &mut file.control_image] {
             *picture = picture.take().map(|relative| folder.join(relative));
         }
         let prompts = match (prompts, &file.prompts_file, file.prompts.is_empty()) {
@@ -262,15 +277,16 @@ impl Config {
             (None, Some(_), false) => {
                 return Err(Failure::usage("prompts_file: expected this or a table [prompts], got both"));
             }
-            (None, Some(relative), true) => read_prompts(&folder.join(relative), None)
+            (None, Some(relative), true) => read_prompts(&prompts_path(folder, relative), None)
                 .map_err(|failure| failure.within("prompts_file"))?,
-            (None, None, _) => inline_prompts(&file.prompts)?,
+            (None, None, _) => Prompts { texts: inline_prompts(&file.prompts)?, remark: None },
         };
         Self::of(file, name.to_string(), prompts)
     }
 
     /// Makes the configuration. `title` is used if the file has none.
-    fn of(file: File, title: String, prompts: Vec<PromptText>) -> Outcome<Self> {
+    fn of(file: File, title: String, prompts: Prompts) -> Outcome<Self> {
+        let Prompts { texts: prompts, remark } = prompts;
         if prompts.is_empty() {
             return Err(Failure::usage(
                 "prompts: expected a table [prompts] such as fox = \"a red fox\", or prompts_file",
@@ -287,14 +303,16 @@ impl Config {
         }
         let rng: RngKind = file.rng.parse()?;
         let rng_dtype = file.rng_dtype.as_deref().map(dtype).transpose()?;
-        let start = start(&file)?;
+        let (start, control) = (start(&file)?, control(&file)?);
         Ok(Self {
             title: file.title.unwrap_or(title),
             start,
+            control,
             model: file.model,
             open: OpenOptions {
                 vae: file.vae,
                 unet: file.unet,
+                controlnet: file.controlnet,
                 variant: file.variant,
                 loras: loras(&file.loras, file.lora_clip_scale)?,
                 embeddings: file.embeddings.iter().map(|text| EmbeddingFile::read(text)).collect(),
@@ -320,6 +338,7 @@ impl Config {
             .checked()?,
             budget_tflops: file.budget_tflops,
             prompts,
+            remark,
             grid: file.grid,
         })
     }
@@ -341,6 +360,23 @@ fn start(file: &File) -> Outcome<Option<Start>> {
     };
     let from = if *init_mean { StartFrom::Mean } else { StartFrom::Drawn };
     Ok(Some(Start { image, mask: mask_image.clone(), strength: *strength, from }))
+}
+
+/// The picture that the ControlNet follows.
+fn control(file: &File) -> Outcome<Option<ControlPicture>> {
+    let File { control_image, control_scale, control_start, control_end, .. } = file;
+    let Some(image) = control_image.clone() else {
+        let keys = [
+            ("control_scale", control_scale),
+            ("control_start", control_start),
+            ("control_end", control_end),
+        ];
+        return match keys.iter().find(|(_, given)| given.is_some()) {
+            Some((key, _)) => Err(Failure::usage(format!("{key}: expected control_image beside it"))),
+            None => Ok(None),
+        };
+    };
+    ControlPicture::new(image, *control_scale, [*control_start, *control_end]).map(Some)
 }
 
 /// The LoRAs of `loras` and `lora_clip_scale`.
@@ -421,6 +457,11 @@ mod tests {
             (format!("guidance_rescale = 1.5\n{LEAST}"), "guidance_rescale: expected a number from 0 to 1"),
             (format!("strength = 0.5\n{LEAST}"), "strength: expected init_image beside it"),
             (format!("mask_image = \"m.png\"\n{LEAST}"), "mask_image: expected init_image beside it"),
+            (format!("control_end = 0.5\n{LEAST}"), "control_end: expected control_image beside it"),
+            (
+                format!("control_image = \"c.png\"\ncontrol_start = 0.5\ncontrol_end = 0.2\n{LEAST}"),
+                "control-start, control-end: expected shares of the steps, from 0 to 1 and rising, got 0.5 and 0.2",
+            ),
             (format!("prompts_file = \"p.tsv\"\n{LEAST}"), "prompts_file: expected this or"),
             ("[[grid]]\nmethod = \"none\"\n".into(), "prompts: expected"),
             ("[prompts]\nfox = \"a fox\"\n".into(), "grid: expected"),

@@ -1,4 +1,4 @@
-//! The interface for programs: a grid in Rust, closures as scorers, results as typed rows.
+//! The interface for programs: a grid in Rust, the program's own plugins, results as typed rows.
 
 use std::fmt;
 use std::sync::Arc;
@@ -7,7 +7,6 @@ use atedm_core::at_edm::{Parts, ScoreInput, Scores, TokenScorer};
 use atedm_core::plugin::Registry;
 use atedm_core::{AttentionOps, Backend, DeviceOf, Result};
 use atedm_sdxl::pipeline::TextEncoders;
-use atedm_sdxl::prompt::PromptSyntax;
 use atedm_sdxl::schedulers::SamplerRegistry;
 use serde::Deserialize;
 use serde_json::Value;
@@ -15,7 +14,7 @@ use serde_json::Value;
 use crate::ablation::Written;
 use crate::config::{Config, Origin};
 use crate::engine::{Batch, FinishedBatch, PlannedRun, Plugins};
-use crate::extension::registry_with;
+use crate::extension::{Extension, registry_with};
 use crate::failure::Outcome;
 use crate::files::Picture;
 use crate::listener::Listener;
@@ -25,13 +24,18 @@ use crate::pictures::{References, missing};
 use crate::platform::Platform;
 use crate::record::{Distances, Flops, LevelTokens, PromptLine, Settings, Times};
 
-/// An experiment on one backend: a model, and the caller's own scorers in addition to AT-EDM's.
+/// An experiment on one backend: a model, and the caller's own plugins in addition to the built-in ones.
 pub struct Experiment<B: Backend> {
     model: Model,
     device: DeviceOf<B>,
     platform: Platform,
     parts: Parts<B::Tensor>,
+    methods: Vec<RegisterMethods<B::Tensor>>,
+    samplers: SamplerRegistry<B::Tensor>,
 }
+
+/// Adds methods and schedules to a registry that has the built-in ones.
+type RegisterMethods<T> = Box<dyn FnOnce(&mut Registry<T>) -> Result<()>>;
 
 /// One image of an experiment.
 #[derive(Debug, Clone)]
@@ -59,7 +63,8 @@ pub struct Row {
 impl<B: Backend> Experiment<B> {
     /// An experiment on `device`. `platform` describes the device.
     pub fn new(model: Model, device: DeviceOf<B>, platform: Platform) -> Self {
-        Self { model, device, platform, parts: Parts::with_builtins() }
+        let (parts, samplers) = (Parts::with_builtins(), SamplerRegistry::with_builtins());
+        Self { model, device, platform, parts, methods: Vec::new(), samplers }
     }
 
     /// Adds a scorer under a name that AT-EDM's option `scorer` can then take. `score` gets the tokens that enter a
@@ -82,20 +87,23 @@ impl<B: Backend> Experiment<B> {
         Ok(self)
     }
 
-    /// Adds a prompt syntax under a name that the configuration's `prompt_syntax` can then take.
-    ///
-    /// # Errors
-    /// [`Failure::Usage`](crate::Failure::Usage) if the name is taken.
-    pub fn syntax(mut self, name: &str, syntax: impl PromptSyntax + 'static) -> Outcome<Self> {
-        let mut syntaxes = self.model.texts().syntaxes().clone();
-        syntaxes.register(name, syntax)?;
-        self.model = self.model.with_syntaxes(syntaxes);
-        Ok(self)
-    }
-
     /// AT-EDM's parts. Add scorers, selectors and recoveries to them.
     pub fn parts(&mut self) -> &mut Parts<B::Tensor> {
         &mut self.parts
+    }
+
+    /// Adds an extension's methods, schedules, samplers, prompt syntaxes, and parts of AT-EDM. The configuration can then
+    /// name them.
+    ///
+    /// # Errors
+    /// [`Failure::Usage`](crate::Failure::Usage) if a name is taken. A taken name of a method is reported by
+    /// [`Experiment::rows`].
+    pub fn with(mut self, extension: impl Extension + 'static) -> Outcome<Self> {
+        extension.parts(&mut self.parts)?;
+        extension.samplers(&mut self.samplers)?;
+        self.model = self.model.extended(&extension)?;
+        self.methods.push(Box::new(move |registry| extension.register(registry)));
+        Ok(self)
     }
 
     /// Makes the images of a configuration. If distances are wanted, it makes the unpruned images too. There is one row
@@ -104,9 +112,10 @@ impl<B: Backend> Experiment<B> {
     /// # Errors
     /// The errors of the configuration, the model, the backend and the methods.
     pub fn rows(self, config: &Config, listener: &dyn Listener) -> Outcome<Vec<Row>> {
-        let Self { model, device, platform, parts } = self;
-        let methods: Registry<B::Tensor> = registry_with(&(), parts)?;
-        let plugins = Plugins { methods, samplers: SamplerRegistry::with_builtins() };
+        let Self { model, device, platform, parts, methods: registering, samplers } = self;
+        let mut methods: Registry<B::Tensor> = registry_with(&(), parts)?;
+        registering.into_iter().try_for_each(|register| register(&mut methods))?;
+        let plugins = Plugins { methods, samplers };
         let written = Written { config, text: "", origin: Origin::Code };
         let plan = written.plan_for(&model, &platform, &plugins.methods, listener)?;
         let points: Vec<usize> = (0..plan.points.len()).collect();
@@ -121,6 +130,7 @@ impl<B: Backend> Experiment<B> {
             platform: &platform,
             batches: plan.prompts.iter().map(batch).collect(),
             init: written.init_image(&model, listener)?,
+            control: written.control_image(&model, listener)?,
             previews: None,
             replay: None,
             watch: Watch::TOKENS,

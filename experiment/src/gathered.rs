@@ -76,6 +76,22 @@ impl Gathered {
         Ok(run)
     }
 
+    /// The point with this id or, if no point has it, with this label.
+    ///
+    /// # Errors
+    /// [`Failure::Usage`] with the points that there are.
+    pub fn point_named(&self, name: &str) -> Outcome<&PointInfo> {
+        const MOST: usize = 8;
+        let points = &self.info.points;
+        let by_id = points.iter().find(|point| point.id == name);
+        by_id.or_else(|| points.iter().find(|point| point.label == name)).ok_or_else(|| {
+            let mut known: Vec<&str> = points.iter().take(MOST).map(|point| point.id.as_str()).collect();
+            known.extend((points.len() > MOST).then_some("…"));
+            let known = known.join(", ");
+            Failure::usage(format!("expected a point of the run ({known}), got {name:?}"))
+        })
+    }
+
     /// Number of images in the whole run.
     pub fn total(&self) -> usize {
         self.info.points.len() * self.prompts.len()

@@ -206,7 +206,7 @@ fn insert(table: &mut Map<String, Value>, path: &[String], value: &Value) -> Res
 }
 
 /// A value without quotes. The items of a list are joined by `+`.
-fn plain(value: &Value) -> String {
+pub(crate) fn plain(value: &Value) -> String {
     match value {
         Value::String(text) => text.clone(),
         Value::Array(items) => items.iter().map(plain).collect::<Vec<_>>().join("+"),

@@ -150,10 +150,8 @@ impl InitImage {
         checkpoint: &Checkpoint,
     ) -> Result<EncodedImage<B::Tensor>> {
         let encoder = Encoder::new(pipeline, checkpoint)?;
-        let (rgb, size) = (&self.picture.picture.rgb, self.picture.picture.size());
-        let channel = |channel: usize| rgb.iter().skip(channel).step_by(3);
-        let values: Vec<f32> =
-            (0..3).flat_map(channel).map(|&value| f32::from(value) / 127.5 - 1.0).collect();
+        let (picture, size) = (&self.picture.picture, self.picture.picture.size());
+        let values: Vec<f32> = picture.planes().map(|value| f32::from(value) / 127.5 - 1.0).collect();
         let distribution = |values: &[f32]| {
             let encoded = encoder.distribution(values, size)?;
             let deviation = encoded.deviation.filter(|_| self.start.from == StartFrom::Drawn);

@@ -32,10 +32,12 @@
 //! - [`ablation`]: writes a plan's images to a folder. It can resume, and it can work in [`shard`]s. [`merge`] makes
 //!   one folder of many. [`gathered`] reads them again. [`record`] defines the contents of the files.
 //! - [`Experiment`]: a plan's images as typed rows.
-//! - [`pictures`]: distances to the unpruned images. [`report`]: one HTML page per folder. [`bench`](mod@bench): times
+//! - [`pictures`]: distances to the unpruned images. [`measures`]: their means with intervals, differences to a baseline,
+//!   Pareto fronts and tables. [`report`]: one HTML page per folder. [`bench`](mod@bench): times
 //!   the U-Net.
 //! - [`files`]: latents, masks, PNG and its metadata, written completely or not at all. [`draw`]: overlays, contact
 //!   sheets, charts.
+//! - [`control`]: the picture that a ControlNet follows.
 //! - [`init_image`]: pictures to start from, and masks of what is painted again. [`preview`]: pictures of unfinished images.
 //! - [`model`], [`parts`], [`subject`]: an opened checkpoint, or one of which only the configurations are known.
 //! - [`platform`], [`memory`]: the backend and device, and a check of the memory.
@@ -64,6 +66,8 @@ pub mod bench;
 #[cfg(feature = "parquet")]
 pub mod columns;
 pub mod config;
+pub mod control;
+mod delimited;
 mod distance;
 pub mod draw;
 pub mod engine;
@@ -79,6 +83,7 @@ pub mod inputs;
 mod layout;
 pub mod listener;
 mod loras;
+pub mod measures;
 mod members;
 pub mod memory;
 pub mod merge;

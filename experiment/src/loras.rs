@@ -22,8 +22,8 @@ struct Distilled {
 
 /// The known kinds. The first that fits counts.
 ///
-/// Source: the model cards of latent-consistency/lcm-lora-sdxl, ByteDance/SDXL-Lightning, ByteDance/Hyper-SD and tianweiy/DMD2.
-const DISTILLED: [Distilled; 4] = [
+/// Source: the model cards of latent-consistency/lcm-lora-sdxl, h1t/TCD-SDXL-LoRA, ByteDance/SDXL-Lightning, ByteDance/Hyper-SD and tianweiy/DMD2.
+const DISTILLED: [Distilled; 5] = [
     Distilled { name: "DMD2", words: &["dmd2"], samplers: &["lcm"], guidance: 1.0 },
     Distilled {
         name: "Lightning",
@@ -34,9 +34,10 @@ const DISTILLED: [Distilled; 4] = [
     Distilled {
         name: "Hyper-SD",
         words: &["hyper-sd", "hypersd"],
-        samplers: &["ddim-trailing", "euler-trailing", "euler-sgm", "lcm"],
+        samplers: &["ddim-trailing", "tcd", "euler-trailing", "euler-sgm", "lcm"],
         guidance: 1.0,
     },
+    Distilled { name: "TCD", words: &["tcd"], samplers: &["tcd"], guidance: 1.0 },
     Distilled { name: "LCM", words: &["lcm"], samplers: &["lcm"], guidance: 2.0 },
 ];
 
@@ -71,6 +72,7 @@ fn short_name<'n>(sampler: &'n str, config: &SchedulerConfig) -> &'n str {
     let trailing = config.spacing == Some(Spacing::Trailing);
     match sampler {
         "LCMScheduler" => "lcm",
+        "TCDScheduler" => "tcd",
         "EulerDiscreteScheduler" | "euler" if trailing => "euler-trailing",
         "DDIMScheduler" | "ddim" if trailing => "ddim-trailing",
         other => other,
@@ -120,6 +122,9 @@ mod tests {
             ("Hyper-SDXL-8steps-lora.safetensors", "ddim-trailing", 0.0, None),
             ("Hyper-SDXL-8steps-lora.safetensors", "ddim", 0.0, Some("expects the scheduler ddim-trailing")),
             ("Hyper-SDXL-8steps-CFG-lora.safetensors", "ddim-trailing", 5.0, None),
+            ("Hyper-SDXL-1step-lora.safetensors", "tcd", 1.0, None),
+            ("TCD-SDXL-LoRA.safetensors", "tcd", 1.0, None),
+            ("TCD-SDXL-LoRA.safetensors", "lcm", 1.0, Some("TCD expects the scheduler tcd")),
             ("dmd2_sdxl_4step_lora.safetensors", "lcm", 1.0, None),
             ("dmd2_sdxl_4step_lora_fp16.safetensors", "euler", 1.0, Some("DMD2 expects the scheduler lcm")),
         ] {

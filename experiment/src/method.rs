@@ -17,7 +17,7 @@ use crate::spec::PruneSpec;
 use crate::table::inline_tables;
 use crate::workload::{no_ratio, rows, solve, step_costs, tflops};
 
-pub use crate::workload::{GUIDANCE_SCALE, Workload, shape};
+pub use crate::workload::{ControlSteps, GUIDANCE_SCALE, Workload, shape};
 
 /// A method by name with checked options.
 #[derive(Debug, Clone)]
@@ -172,8 +172,17 @@ mod tests {
         let (latents, scheduler) = (Grid::new(128, 128), SchedulerConfig::sdxl());
         let samplers = &SamplerRegistry::with_builtins();
         let (text, steps, sampler, guided) = (77, 50, None, unet.is_guided(guidance_scale));
-        let work =
-            Workload { unet: &unet, latents, text, steps, scheduler: &scheduler, samplers, sampler, guided };
+        let work = Workload {
+            unet: &unet,
+            latents,
+            text,
+            steps,
+            scheduler: &scheduler,
+            samplers,
+            sampler,
+            guided,
+            control: ControlSteps::ALL,
+        };
         let Value::Object(options) = options else { panic!("expected a table") };
         let spec = PruneSpec { method: method.into(), options };
         let method = Method::resolve(&spec, &work, registry::<NdTensor>(&extension)?.catalogue(), rng)?;

@@ -13,9 +13,10 @@ use atedm_sdxl::prompt::SyntaxRegistry;
 use atedm_sdxl::schedulers::SamplerRegistry;
 use atedm_sdxl::vae::TileOptions;
 
+use crate::extension::Extension;
 use crate::failure::{Failure, Outcome};
 use crate::inputs::{Inputs, of_checkpoint};
-use crate::method::{GUIDANCE_SCALE, Workload};
+use crate::method::{ControlSteps, GUIDANCE_SCALE, Workload};
 use crate::parts::{Parts, name_of};
 use crate::texts::Texts;
 
@@ -146,6 +147,17 @@ impl Model {
         Self { texts: self.texts.with_syntaxes(syntaxes), ..self }
     }
 
+    /// Adds an extension's samplers and prompt syntaxes to the known ones.
+    ///
+    /// # Errors
+    /// [`Failure::Usage`] if a name is taken.
+    pub(crate) fn extended(self, extension: &impl Extension) -> Outcome<Self> {
+        let (mut samplers, mut syntaxes) = (self.samplers.clone(), self.texts.syntaxes().clone());
+        extension.samplers(&mut samplers)?;
+        extension.syntaxes(&mut syntaxes)?;
+        Ok(self.with_samplers(samplers).with_syntaxes(syntaxes))
+    }
+
     /// Stores `what` as long as the model lives, such as the guard of a temporary folder.
     #[must_use]
     pub fn holding(mut self, what: impl Any + Send) -> Self {
@@ -216,6 +228,7 @@ impl Model {
             samplers: &self.samplers,
             sampler: None,
             guided: self.checkpoint.unet().is_guided(GUIDANCE_SCALE),
+            control: ControlSteps::ALL,
         }
     }
 }

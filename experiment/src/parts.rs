@@ -6,7 +6,8 @@ use std::path::Path;
 use atedm_sdxl::checkpoint::OpenOptions;
 use serde::{Deserialize, Serialize};
 
-/// The names of the files that replace parts of a checkpoint, by the option that gave them: `vae`, `unet`, `variant`. Pictures and
+/// The names of the files that replace parts of a checkpoint, by the option that gave them: `vae`, `unet`, `controlnet`,
+/// `variant`. Pictures and
 /// records show them. A hash of the content is in [`Model::inputs`](crate::model::Model::inputs).
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -18,11 +19,12 @@ impl Parts {
 
     /// The parts that these options replace. A file has its name without the folders above it.
     pub(crate) fn of(options: &OpenOptions) -> Self {
-        let OpenOptions { variant, vae, unet, .. } = options;
+        let OpenOptions { variant, vae, unet, controlnet, .. } = options;
         let named = [
             ("variant", variant.clone()),
             ("vae", vae.as_deref().map(name_of)),
             ("unet", unet.as_deref().map(name_of)),
+            ("controlnet", controlnet.as_deref().map(name_of)),
         ];
         Self(named.into_iter().filter_map(|(key, name)| Some((key.to_string(), name?))).collect())
     }

@@ -15,8 +15,10 @@ use super::grid::{Point, slug};
 use super::inputs::{Inputs, digest};
 use super::loras;
 use super::members::LONGEST_ID;
-use super::record::{FORMAT, PointInfo, PromptLine, RunInfo, Settings, UsedLora};
+use super::record::{FORMAT, PointInfo, PromptLine, RunInfo, Settings, UsedControl, UsedLora};
+use crate::control;
 use crate::failure::{Failure, Outcome};
+use crate::init_image::Strength;
 use crate::listener::Listener;
 use crate::method::{Method, Workload};
 use crate::model::{Model, Size};
@@ -45,6 +47,10 @@ pub struct PlanInputs<'a> {
     pub hashes: Inputs,
     /// The LoRAs that change the model's weights.
     pub loras: Vec<UsedLora>,
+    /// What the model's ControlNet follows.
+    pub control: Option<UsedControl>,
+    /// The part of the schedule that runs, for runs that start from a picture. The steps of a ControlNet depend on it.
+    pub strength: Option<Strength>,
 }
 
 impl<'a> PlanInputs<'a> {
@@ -59,6 +65,21 @@ impl<'a> PlanInputs<'a> {
             embeddings: model.embeddings(),
             hashes,
             loras: loras::used(&model.checkpoint),
+            control: None,
+            strength: None,
+        }
+    }
+
+    /// Checks that ControlNet and picture are both there or both absent.
+    fn check_control(&self) -> Outcome {
+        match (&self.work.unet.control, &self.control) {
+            (Some(_), None) => {
+                Err(Failure::usage("control-image: expected a picture, as a ControlNet is given"))
+            }
+            (None, Some(_)) => {
+                Err(Failure::usage("controlnet: expected a ControlNet, as a control image is given"))
+            }
+            _ => Ok(()),
         }
     }
 }
@@ -134,6 +155,7 @@ impl Plan {
         registry: &Registry<T>,
         listener: &dyn Listener,
     ) -> Outcome<Self> {
+        inputs.check_control()?;
         if options.distances {
             add_references(&mut points);
         }
@@ -176,6 +198,7 @@ impl Plan {
         registry: &Registry<T>,
         listener: &dyn Listener,
     ) -> Outcome<Self> {
+        inputs.check_control()?;
         let planner = Planner::new(&options, inputs, platform, registry, listener);
         let planned = vec![planner.point(point, &slug(&point.label))?];
         loras::warn(planned.iter().map(|point| &point.info.settings), inputs.work.scheduler, listener);
@@ -365,6 +388,7 @@ impl<'a, T: AttentionOps> Planner<'a, T> {
             sampler: sampling.scheduler.as_deref(),
             guided: inputs.work.unet.is_guided(sampling.guidance_scale),
             text: self.lengths.of(sampling)?,
+            control: control::steps(inputs.control.as_ref(), inputs.strength, sampling.steps)?,
             ..inputs.work
         };
         work.build_sampler()?;
@@ -395,6 +419,7 @@ impl<'a, T: AttentionOps> Planner<'a, T> {
             attention: sampling.attention,
             inputs: inputs.hashes.clone(),
             loras: inputs.loras.clone(),
+            control: inputs.control.clone(),
         };
         let dtype = platform.dtype.to_string();
         Ok(PlannedPoint {

@@ -107,6 +107,25 @@ pub struct Settings {
     /// The LoRAs that changed the weights, in their order. Without LoRAs, nothing is written.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub loras: Vec<UsedLora>,
+    /// What the ControlNet followed. Without a ControlNet, nothing is written.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub control: Option<UsedControl>,
+}
+
+/// What a ControlNet followed. The ControlNet itself is one of the [`parts`](Settings::parts).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct UsedControl {
+    /// The picture's name, without the folders above it.
+    pub image: String,
+    /// Hash of the picture's file.
+    pub hash: String,
+    /// The factor of the ControlNet's outputs.
+    pub scale: f64,
+    /// The share of the steps that had passed as it began.
+    pub start: f64,
+    /// The share of the steps that had passed as it ended.
+    pub end: f64,
 }
 
 /// A LoRA that changed the weights.
@@ -297,6 +316,9 @@ pub struct PromptLine {
     pub prompt: String,
     /// The seed of its noise.
     pub seed: u64,
+    /// Properties that tables can group prompts by: `{"category": "Colors"}`. Not written if there are none.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub groups: BTreeMap<String, String>,
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ use atedm_sdxl::schedulers::{SamplerRegistry, SchedulerConfig};
 use crate::failure::{Failure, Outcome};
 use crate::inputs::{Inputs, of_checkpoint};
 use crate::loras::used;
-use crate::method::{GUIDANCE_SCALE, Method, Workload};
+use crate::method::{ControlSteps, GUIDANCE_SCALE, Method, Workload};
 use crate::model::{AskedSize, Model, Size};
 use crate::parts::{Parts, name_of};
 use crate::record::UsedLora;
@@ -204,6 +204,7 @@ impl Subject {
             samplers: &self.samplers,
             sampler: None,
             guided: self.unet.is_guided(GUIDANCE_SCALE),
+            control: ControlSteps::ALL,
         }
     }
 }

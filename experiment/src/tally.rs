@@ -32,7 +32,8 @@ impl Tally {
         for step in work.evaluated_steps() {
             let replaced = method.replaced(step, work.steps);
             let runs = |block: &BlockInfo| !replaced.is_some_and(|nest| nest.contains(block.nest));
-            for block in work.blocks().into_iter().filter(runs) {
+            let blocks = work.unet_at(step).blocks(work.latents.height, work.latents.width);
+            for block in blocks.into_iter().filter(runs) {
                 let Some(layers) = method.tokens(&block, step, work.steps)? else { return Ok(None) };
                 let tokens = block.grid.tokens();
                 for layer in layers {

@@ -1,10 +1,13 @@
 //! What counts and costs depend on, and what the steps of a run cost under a plan.
 
+use std::borrow::Cow;
+
 use atedm_core::plugin::{BlockShape, Grid, MethodPlan, ModelShape, NestShape, StepOf};
 use atedm_core::reference::NdTensor;
 use atedm_core::{Error, Result};
 use atedm_sdxl::config::{BlockInfo, NestInfo, UNetConfig};
 use atedm_sdxl::flops::{self, EvaluationCost, Rows};
+use atedm_sdxl::pipeline::ControlSpan;
 use atedm_sdxl::schedulers::{Sampler, SamplerRegistry, SchedulerConfig};
 
 use crate::failure::Outcome;
@@ -28,13 +31,38 @@ pub struct Workload<'a> {
     pub sampler: Option<&'a str>,
     /// Whether an image has a row for each half of guidance, until the method ends it.
     pub guided: bool,
+    /// When the ControlNet runs, if the U-Net has one beside it.
+    pub control: ControlSteps,
+}
+
+/// The steps at which a ControlNet runs.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct ControlSteps {
+    /// The shares of the run's steps between which it runs.
+    pub span: ControlSpan,
+    /// The first step of the run. It is above 0 for a run that starts from a picture.
+    pub first: usize,
+}
+
+impl ControlSteps {
+    /// Every step of a run that starts from noise.
+    pub const ALL: Self = Self { span: ControlSpan::WHOLE, first: 0 };
 }
 
 /// A guidance scale that asks for two rows an image, as the program's default does.
 pub const GUIDANCE_SCALE: f64 = 7.0;
 
 impl Workload<'_> {
-    /// The U-Net's attention blocks at this size.
+    /// The U-Net at a step: with its ControlNet, or alone where that one does not run.
+    pub fn unet_at(&self, index: usize) -> Cow<'_, UNetConfig> {
+        let ControlSteps { span, first } = self.control;
+        match self.unet.control.is_none() || span.covers(index, first, self.steps) {
+            true => Cow::Borrowed(self.unet),
+            false => Cow::Owned(self.unet.alone()),
+        }
+    }
+
+    /// The attention blocks at this size, of U-Net and ControlNet.
     pub fn blocks(&self) -> Vec<BlockInfo> {
         self.unet.blocks(self.latents.height, self.latents.width)
     }
@@ -73,9 +101,20 @@ impl Workload<'_> {
         }
     }
 
-    /// TFLOPs (2 × MAC, one sample) of one evaluation without pruning.
+    /// TFLOPs (2 × MAC, one sample) of one evaluation without pruning: the mean over the run if a ControlNet runs at some steps only.
     pub fn whole_tflop(&self) -> Outcome<f64> {
-        Ok(flops::full(self.unet, self.latents, self.text)?.sum().tflop())
+        let of =
+            |unet: &UNetConfig| Ok::<_, Error>(flops::full(unet, self.latents, self.text)?.sum().tflop());
+        let whole = of(self.unet)?;
+        if self.unet.control.is_none() || self.control.span == ControlSpan::WHOLE {
+            return Ok(whole);
+        }
+        let alone = of(&self.unet.alone())?;
+        let ControlSteps { span, first } = self.control;
+        let cost = |index: &usize| if span.covers(*index, first, self.steps) { whole } else { alone };
+        let run: Vec<f64> =
+            self.evaluated_steps().iter().filter(|index| **index >= first).map(cost).collect();
+        Ok(run.iter().sum::<f64>() / run.len().max(1) as f64)
     }
 }
 
@@ -106,7 +145,7 @@ pub(crate) fn step_costs(plan: &dyn MethodPlan, work: &Workload<'_>) -> Result<O
             let Some(tokens) = plan.tokens(&shape(block), step)? else { return Ok(None) };
             layers.push((block.id, tokens));
         }
-        let row = flops::pruned(work.unet, work.latents, work.text, replaced, |block| {
+        let row = flops::pruned(&work.unet_at(index), work.latents, work.text, replaced, |block| {
             let tokens = layers.iter().find(|(id, _)| *id == block.id).map(|(_, tokens)| tokens.clone());
             Ok(tokens.unwrap_or_default())
         })?;

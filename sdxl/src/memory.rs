@@ -38,6 +38,8 @@ pub struct Memory {
     pub text_encoders: u64,
     /// Weights of the U-Net.
     pub unet: u64,
+    /// Weights of a ControlNet beside it.
+    pub controlnet: u64,
     /// Weights of the autoencoder.
     pub vae: u64,
     /// Largest activations of a U-Net evaluation.
@@ -56,10 +58,12 @@ impl Memory {
             Ok(bytes(checkpoint.contents(part)?.parameters as f64, dtype))
         };
         let vae_dtype = checkpoint.vae().dtype_beside(work.dtype);
+        let controlnet = checkpoint.control_contents()?;
         let first = weights(Part::TextEncoder, work.dtype)?;
         Ok(Self {
             text_encoders: first.saturating_add(weights(Part::TextEncoder2, work.dtype)?),
             unet: weights(Part::UNet, work.dtype)?,
+            controlnet: controlnet.map_or(0, |contents| bytes(contents.parameters as f64, work.dtype)),
             vae: weights(Part::Vae, vae_dtype)?,
             denoising: bytes(unet_values(checkpoint.unet(), work), work.dtype),
             decoding: bytes(vae_values(checkpoint.vae(), work), vae_dtype),
@@ -69,7 +73,7 @@ impl Memory {
     /// The peak of a run that frees the text encoders before its first step, the program included.
     pub fn peak(&self) -> u64 {
         let activations = self.text_encoders.max(self.denoising).max(self.decoding);
-        [self.unet, self.vae, activations].into_iter().fold(PROGRAM, u64::saturating_add)
+        [self.unet, self.controlnet, self.vae, activations].into_iter().fold(PROGRAM, u64::saturating_add)
     }
 }
 
@@ -90,6 +94,8 @@ fn unet_values(config: &UNetConfig, work: &Workload) -> f64 {
     };
     let mut skips = vec![pixels[0] * config.base_channels() as f64];
     let mut peak = 0.0f64;
+    // A ControlNet's copy of a layer runs after the layer. Meanwhile the layer's output and the ControlNet's stream are alive.
+    let beside = if config.control.is_some() { 2.0 } else { 0.0 };
     for (i, stage) in config.down.iter().enumerate() {
         for layer in 0..stage.layers {
             let from = if layer == 0 { stage.in_channels } else { stage.channels };
@@ -97,8 +103,10 @@ fn unet_values(config: &UNetConfig, work: &Workload) -> f64 {
             let resnet = resnet(from, stage.channels) - from as f64;
             let depth = stage.attention.as_ref().and_then(|depths| depths.get(layer));
             let held: f64 = skips.iter().sum();
-            peak = peak.max(held + pixels[i] * resnet.max(attention(stage.channels, depth)));
-            skips.push(pixels[i] * stage.channels as f64);
+            let running = pixels[i] * resnet.max(attention(stage.channels, depth));
+            let output = pixels[i] * stage.channels as f64;
+            peak = peak.max(held + running + beside * output);
+            skips.push(output);
         }
         if stage.downsample {
             skips.push(pixels[i + 1] * stage.channels as f64);
@@ -234,8 +242,9 @@ mod tests {
 
     #[test]
     fn the_peak_is_the_dearest_phase() {
-        let memory = Memory { text_encoders: 4, unet: 10, vae: 1, denoising: 2, decoding: 3 };
+        let memory = Memory { text_encoders: 4, unet: 10, controlnet: 0, vae: 1, denoising: 2, decoding: 3 };
         assert_eq!(memory.peak(), PROGRAM + 15);
+        assert_eq!(Memory { controlnet: 5, ..memory }.peak(), PROGRAM + 20);
         assert_eq!(Memory { decoding: 7, ..memory }.peak(), PROGRAM + 18);
         assert_eq!(Memory { denoising: u64::MAX, ..memory }.peak(), u64::MAX);
     }

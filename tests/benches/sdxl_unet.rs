@@ -127,6 +127,7 @@ impl Inputs {
             timestep_cond: None,
             step: &step,
             rows: &self.rows,
+            control: None,
         };
         Candle::inference(|| unet.forward(&input, reducer)).map(drop)
     }

@@ -2,7 +2,7 @@
 
 The script makes a small ablation of a tiny checkpoint with random weights, writes its page and opens it. It checks that nothing is
 fetched, that the console stays clean, that columns sort and that the before/after slider moves. It also checks that what users wrote
-stays text, and that the page fits 1280 pixels. It takes screenshots for a person to look at.
+stays text. At 1300 and at 390 pixels, the page fits, and no two texts of a chart overlap. It takes screenshots for a person to look at.
 
 Usage: python3 tests/browser/report.py [--atedm target/debug/atedm] [--out target/browser]
 
@@ -43,12 +43,7 @@ method = "none"
 name = "at-edm"
 method = "at-edm"
 options = {{ tau = 1 }}
-each = {{ ratio = [0.3, 0.5, 0.7] }}
-[[grid]]
-name = "zeros instead"
-method = "at-edm"
-options = {{ tau = 1, recovery = "zero" }}
-each = {{ ratio = [0.3, 0.5, 0.7] }}
+each = {{ recovery = ["similarity", "zero"], ratio = [0.3, 0.5, 0.7] }}
 [[grid]]
 method = "tome-c"
 """
@@ -80,7 +75,11 @@ class Browser:
         self.session = self.ask("Target.attachToTarget", targetId=target, flatten=True, session=None)["sessionId"]
         for domain in ("Page", "Runtime", "Network", "Log"):
             self.ask(f"{domain}.enable")
-        self.ask("Emulation.setDeviceMetricsOverride", width=1280, height=900, deviceScaleFactor=1, mobile=False)
+        self.resize(1300)
+
+    def resize(self, width):
+        self.width = width
+        self.ask("Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=False)
 
     def receive(self, seconds):
         """The next message, or None if there is none within that time."""
@@ -136,7 +135,7 @@ class Browser:
 
     def whole_page(self):
         height = self.run("document.documentElement.scrollHeight")
-        return self.screenshot({"x": 0, "y": 0, "width": 1280, "height": min(height, 12000)})
+        return self.screenshot({"x": 0, "y": 0, "width": self.width, "height": min(height, 12000)})
 
     def press(self, key):
         code = {"End": 35, "Home": 36, "ArrowRight": 39, "Escape": 27, "Enter": 13}[key]
@@ -186,6 +185,37 @@ def click_head(browser, title):
     browser.run(f"""[...document.querySelectorAll("#results thead button")].find(b => b.textContent === {title!r}).click()""")
 
 
+# Pairs of texts of one chart that overlap, and texts that leave their chart, with the number of texts that are shown.
+OVERLAPS = """(() => {
+    const found = [];
+    let shown = 0;
+    for (const svg of document.querySelectorAll("#curves svg")) {
+        const frame = svg.getBoundingClientRect();
+        if (!frame.width) continue;
+        const boxes = [...svg.querySelectorAll("text")].map(text => [text.textContent, text.getBoundingClientRect()]);
+        shown += boxes.length;
+        boxes.forEach(([words, box], index) => {
+            if (box.left < frame.left - 0.5 || box.right > frame.right + 0.5 || box.bottom > frame.bottom + 0.5) found.push(words + " leaves");
+            for (const [other, second] of boxes.slice(0, index))
+                if (box.left < second.right && second.left < box.right && box.top + 2 < second.bottom && second.top + 2 < box.bottom)
+                    found.push(words + " over " + other);
+        });
+    }
+    return [found, shown > 100];
+})()"""
+
+
+def both_widths(browser, out):
+    for width in (390, 1300):
+        browser.resize(width)
+        check(f"nothing sticks out at {width} pixels", browser.run("document.documentElement.scrollWidth"), width)
+        check(f"no two texts of a chart overlap at {width} pixels", browser.run(OVERLAPS), [[], True])
+        check(f"one drawing a chart at {width} pixels", browser.run(
+            "[...document.querySelectorAll('#curves figure')].every(figure => [...figure.querySelectorAll('svg')]"
+            ".filter(svg => svg.getBoundingClientRect().width).length === 1)"), True)
+        (out / f"report-{width}.png").write_bytes(browser.whole_page())
+
+
 def finished_page(browser, page, out):
     browser.open(page)
     check("all images are there", browser.run("document.querySelector('.state').textContent"),
@@ -202,9 +232,11 @@ def finished_page(browser, page, out):
         "[...document.querySelectorAll('main img')].filter(image => !image.naturalWidth).length"), 0)
     check("a picture a finished image", browser.run("document.querySelectorAll('#images img').length"), 32)
     check("mask overlays", browser.run("document.querySelectorAll('#masks img').length") > 10, True)
-    check("curves", browser.run("document.querySelectorAll('#curves svg').length"), 9)
-    check("nothing sticks out at 1280 pixels", browser.run("document.documentElement.scrollWidth"), 1280)
-    (out / "report.png").write_bytes(browser.whole_page())
+    check("curves", browser.run("document.querySelectorAll('#curves figure').length"), 13)
+    check("a line a recovery", browser.run(
+        "['similarity', 'zero'].map(name => [...document.querySelectorAll('#curves figure:first-child .at-wide > text')]"
+        ".filter(text => text.textContent === `at-edm recovery=${name} by ratio`).length)"), [1, 1])
+    both_widths(browser, out)
 
     before = column(browser, "PSNR")
     click_head(browser, "PSNR")
@@ -219,7 +251,7 @@ def finished_page(browser, page, out):
     browser.run("document.querySelectorAll('button.compare')[5].click()")
     check("the viewer opens", browser.run("[document.querySelector('#viewer').open, document.activeElement.id]"), [True, "share"])
     box = browser.run("(({x, y, width, height}) => ({x, y, width, height}))(document.querySelector('#stage').getBoundingClientRect())")
-    (out / "viewer.png").write_bytes(browser.screenshot({"x": 0, "y": 0, "width": 1280, "height": 900}))
+    (out / "viewer.png").write_bytes(browser.screenshot({"x": 0, "y": 0, "width": 1300, "height": 900}))
     pictures = {}
     for key, share in (("Home", "0"), ("End", "100")):
         browser.press(key)
@@ -275,7 +307,7 @@ def main():
         run("init-tiny", "tiny")
         run("ablate", "run.toml", "--model", "tiny", "--output", "run", "--quiet")
         seed = next(json.loads(line)["seed"] for line in open(work / "run/prompts.jsonl") if '"fox"' in line)
-        point = next(p["id"] for p in json.load(open(work / "run/run.json"))["points"] if p["label"] == "at-edm ratio=0.5")
+        point = next(p["id"] for p in json.load(open(work / "run/run.json"))["points"] if p["label"] == "at-edm ratio=0.5 recovery=similarity")
         (work / "run/masks" / point).mkdir(parents=True)
         run("generate", "--model", "tiny", "--prompt", "a red fox in the snow, photograph, early morning light",
             "--steps", "4", "--width", "128", "--height", "128", "--guidance-scale", "3", "--seed", str(seed),

@@ -222,7 +222,7 @@ def block_sites(unet):
             sites.append((f"down_blocks.{i}.attentions.{j}", block, i, "first" if j == 0 else ""))
     for j, block in enumerate(getattr(unet.mid_block, "attentions", [])):
         sites.append((f"mid_block.attentions.{j}", block, levels - 1, ""))
-    for i, stage in enumerate(unet.up_blocks):
+    for i, stage in enumerate(getattr(unet, "up_blocks", [])):
         blocks = getattr(stage, "attentions", [])
         for j, block in enumerate(blocks):
             kind = "last" if j + 1 == len(blocks) else ""
@@ -231,14 +231,14 @@ def block_sites(unet):
 
 
 class AtEdm:
-    """A context manager that prunes inside a U-Net.
+    """A context manager that prunes inside a U-Net, and inside the ControlNet beside it if there is one.
 
     `records` has one entry for each pruning: step, block, layer, kept [B,K] and source [B,P] (an index into all tokens of that
     layer), the scores [B,N] and the votes cast [B,H]. `margins` says how close each discrete choice was: ("kept", relative gap of the
     scores at the cut), ("copy", relative gap of the two largest attentions received), ("stop", |change - epsilon|)."""
 
-    def __init__(self, unet, options, steps):
-        self.unet, self.options, self.steps = unet, options, steps
+    def __init__(self, unet, options, steps, control=None):
+        self.unet, self.control, self.options, self.steps = unet, control, options, steps
         self.early = options.early_steps(steps)
         self.step = 0
         self.records, self.margins = [], []
@@ -258,6 +258,8 @@ class AtEdm:
 
     def __enter__(self):
         self.sites = block_sites(self.unet)
+        if self.control is not None:
+            self.sites += [("control-" + name, *site) for name, *site in block_sites(self.control)]
         for name, block, level, kind in self.sites:
             if len(block.transformer_blocks) > 1:
                 block.forward = self.forward_of(name, block, level, kind)

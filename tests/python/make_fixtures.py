@@ -34,6 +34,7 @@ from diffusers import (
     LCMScheduler,
     LMSDiscreteScheduler,
     StableDiffusionXLImg2ImgPipeline,
+    TCDScheduler,
     UniPCMultistepScheduler,
 )
 from PIL import Image
@@ -360,11 +361,13 @@ def sampler_configs():
     rows.append(("ddim-leading-alpha-to-one", DDIMScheduler, dict(leading, clip_sample=False), (4,), None))
     rows.append(("euler-leading-offset-0", EulerDiscreteScheduler, dict(timestep_spacing="leading"), (4, 20), None))
     rows.append(("lcm", LCMScheduler, leading, (1, 4, 8), None))
+    rows.append(("tcd", TCDScheduler, leading, (1, 4, 8), None))
     for name, cls in (("euler", EulerDiscreteScheduler), ("dpm++2m", DPMSolverMultistepScheduler)):
         rows.append((f"{name}-v-prediction", cls, dict(leading, prediction_type="v_prediction"), (4, 20), None))
     options = dict(leading, clip_sample=False, set_alpha_to_one=False, prediction_type="v_prediction")
     rows.append(("ddim-v-prediction", DDIMScheduler, options, (4, 20), None))
     rows.append(("lcm-v-prediction", LCMScheduler, dict(leading, prediction_type="v_prediction"), (4,), None))
+    rows.append(("tcd-v-prediction", TCDScheduler, dict(leading, prediction_type="v_prediction"), (4,), None))
     # sgm's EulerEDMSampler with legacy DDPM discretisation: integer timesteps, no Karras, sqrt(1 + sigma^2) at the start.
     for n in counts:
         steps = [int(t) for t in numpy.linspace(999, 0, n, endpoint=False)]
@@ -460,6 +463,7 @@ def solver_configs():
             config.update(spaced, **zero)
             rows.append((f"{name}-{spacing}-zero-snr", cls, config, (10, 25), None))
     rows.append(("lcm-zero-snr", LCMScheduler, zero, (4,), None))
+    rows.append(("tcd-zero-snr", TCDScheduler, zero, (4,), None))
     rows.append(("euler-zero-snr-karras", EulerDiscreteScheduler, dict(zero, use_karras_sigmas=True), (10,), None))
     return rows
 

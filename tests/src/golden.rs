@@ -71,7 +71,10 @@ impl Golden {
 }
 
 /// Parses `key=value,…` as the program does.
-fn options(text: &str) -> Map<String, Value> {
+///
+/// # Panics
+/// When a pair has no `=`.
+pub fn options(text: &str) -> Map<String, Value> {
     let pair = |pair: &str| {
         let (key, value) = pair.split_once('=').expect("key=value");
         (key.to_string(), serde_json::from_str(value).unwrap_or_else(|_| Value::from(value)))

@@ -11,7 +11,7 @@ use atedm_conformance::tolerance::{LATENTS, relative_l2};
 use atedm_core::plugin::{BuildContext, Grid, NestId, NestSite, Registry, TokenReducer};
 use atedm_core::reference::{NdDevice, NdTensor, Reference32};
 use atedm_core::{AttentionOps, Backend, DType, DeviceOf, Result, Tensor};
-use atedm_experiment::method::{Method, Workload};
+use atedm_experiment::method::{ControlSteps, Method, Workload};
 use atedm_experiment::spec::PruneSpec;
 use atedm_sdxl::checkpoint::{Checkpoint, OpenOptions};
 use atedm_sdxl::pipeline::{Decoding, InitialLatents, Output, Pipeline, Proceed, Request, StepReport};
@@ -199,6 +199,7 @@ fn costs_are_those_planned() {
                 sampler: None,
                 samplers: &samplers,
                 guided: checkpoint.unet().is_guided(scale),
+                control: ControlSteps::ALL,
             };
             let options = options.as_object().unwrap().clone();
             let spec = PruneSpec { method: name.into(), options };

@@ -38,6 +38,7 @@ fn evaluate<R: TokenReducer<ShapeTensor>>(reducer: R, step: usize) -> (Ledger, T
         timestep_cond: None,
         step: &step,
         rows: &rows,
+        control: None,
     };
     let prediction = unet.forward(&input, &mut reducer).unwrap();
     assert_eq!(prediction.shape(), [1, 4, LATENTS.height, LATENTS.width]);

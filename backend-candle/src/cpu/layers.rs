@@ -7,7 +7,8 @@ use rayon::prelude::*;
 use super::layout::dense;
 use super::linear::GEGLU_ROWS;
 use super::math::{gelu, vectorised};
-use super::number::{Number, Operation, run};
+use super::number::Number;
+use super::operation::{Operation, run};
 use super::view::View;
 
 /// A weight `[out, in]` or `[co, ci, kh, kw]` with its bias, and the products to use. All tensors have the input's dtype,

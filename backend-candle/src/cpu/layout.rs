@@ -4,6 +4,7 @@ use candle_core::{DType, Device, Result, Tensor};
 use half::bf16;
 use rayon::prelude::*;
 
+use super::cast::cast;
 use super::number::Number;
 use super::view::{View, takes};
 
@@ -21,7 +22,7 @@ pub(crate) fn dense(x: &Tensor) -> Result<Tensor> {
 
 /// The tensor in f32 and contiguous. A tensor that already has this form is not copied.
 pub(crate) fn dense_f32(x: &Tensor) -> Result<Tensor> {
-    dense(&x.to_dtype(DType::F32)?)
+    dense(&cast(x, DType::F32)?)
 }
 
 /// `[batch, rows, columns]` if the tensor is a contiguous `[batch, columns, rows]` with its last axes swapped.

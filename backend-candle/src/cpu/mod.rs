@@ -7,6 +7,7 @@
 //! not depend on the number of threads.
 
 pub(crate) mod attention;
+pub(crate) mod cast;
 pub(crate) mod conv;
 pub(crate) mod elementwise;
 pub(crate) mod layers;
@@ -15,6 +16,8 @@ pub(crate) mod linear;
 pub(crate) mod math;
 pub(crate) mod norm;
 pub(crate) mod number;
+pub(crate) mod operation;
+pub(crate) mod pool;
 pub(crate) mod product;
 pub(crate) mod strongest;
 pub(crate) mod view;

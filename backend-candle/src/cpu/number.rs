@@ -1,7 +1,7 @@
 //! The two element types of the kernels: f32, and bf16 with f32 inside.
 
-use atedm_cpu_kernels::{Cpu, Numbers, NumbersMut, Products, Threads};
-use candle_core::{DType, Tensor, WithDType};
+use atedm_cpu_kernels::{Numbers, NumbersMut};
+use candle_core::WithDType;
 use half::bf16;
 use half::slice::HalfFloatSliceExt;
 use half::vec::HalfBitsVecExt;
@@ -69,68 +69,5 @@ impl Number for bf16 {
 
     fn numbers_mut(of: &mut [Self]) -> NumbersMut<'_> {
         NumbersMut::Bf16(of.reinterpret_cast_mut())
-    }
-}
-
-/// Rayon's pool, for the kernels of the other crate.
-#[derive(Debug)]
-struct Rayon;
-
-impl Threads for Rayon {
-    fn count(&self) -> usize {
-        rayon::current_num_threads()
-    }
-
-    fn run(&self, threads: usize, work: &(dyn Fn() + Sync)) {
-        rayon::scope(|scope| {
-            for _ in 1..threads {
-                scope.spawn(|_| work());
-            }
-            work();
-        });
-    }
-}
-
-/// Products of this dtype, if this machine has them.
-pub(crate) fn products(dtype: DType) -> Option<Products<'static>> {
-    match dtype {
-        DType::F32 => Products::of_f32(&Rayon),
-        DType::BF16 => Products::of_bf16(&Rayon),
-        _ => None,
-    }
-}
-
-/// Attention in bf16, if this machine has it.
-pub(crate) fn attention() -> Option<Cpu<'static>> {
-    Cpu::detect(&Rayon)
-}
-
-/// An operation that has a version for each element type.
-pub(crate) trait Operation {
-    /// The version for `N`. The tensor has this dtype.
-    fn run<N: Number>(self, x: &Tensor) -> candle_core::Result<Tensor>;
-}
-
-/// Runs an operation on a tensor in f32 or a half precision. f16 becomes f32 and back.
-pub(crate) fn run(x: &Tensor, operation: impl Operation) -> candle_core::Result<Tensor> {
-    match x.dtype() {
-        DType::F32 => operation.run::<f32>(x),
-        DType::BF16 => operation.run::<bf16>(x),
-        dtype => operation.run::<f32>(&x.to_dtype(DType::F32)?)?.to_dtype(dtype),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn bf16_is_rounded_to_the_nearest_even() {
-        for bits in (0..=u32::MAX).step_by(12_345) {
-            let x = f32::from_bits(bits);
-            let (found, right) = (<bf16 as Number>::round(x), bf16::from_f32(x));
-            assert!(found.to_bits() == right.to_bits() || found.is_nan() && right.is_nan(), "{x}");
-            assert!(right.is_nan() || right.single() == right.to_f32());
-        }
     }
 }

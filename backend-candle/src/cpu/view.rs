@@ -2,7 +2,7 @@
 
 use std::cell::Cell;
 
-use candle_core::{DType, Device, Layout, Result, Storage, StorageRef, Tensor};
+use candle_core::{DType, Layout, Result, Storage, StorageRef, Tensor};
 
 use super::number::Number;
 
@@ -29,11 +29,6 @@ pub(crate) fn takes(tensors: &[&Tensor]) -> bool {
             && matches!(x.dtype(), DType::F32 | DType::F16 | DType::BF16)
             && (INFERENCE.get() || !x.track_op())
     })
-}
-
-/// A tensor of `shape` and `dtype` on the CPU from f32 values.
-pub(crate) fn tensor(values: Vec<f32>, shape: &[usize], dtype: DType) -> Result<Tensor> {
-    Tensor::from_vec(values, shape, &Device::Cpu)?.to_dtype(dtype)
 }
 
 /// The numbers of a tensor on the CPU, with their layout. They are borrowed for the life of this value.

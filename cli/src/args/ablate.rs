@@ -31,7 +31,7 @@ pub(crate) struct AblateArgs {
     #[command(flatten)]
     pub(crate) model: ModelArgs,
     /// Prompts that replace the configuration's: .jsonl, a .csv or .tsv with a column caption or prompt, or lines of an
-    /// id, a tab and a prompt
+    /// id, a tab and a prompt; or a published set: drawbench:FILE, parti:FILE, mlperf-coco:FILE
     #[arg(long, value_name = "FILE")]
     pub(crate) prompts: Option<PathBuf>,
     #[command(flatten)]

@@ -32,7 +32,7 @@ pub(crate) enum EvalAction {
 )]
 pub(crate) struct ExportArgs {
     /// Captions: COCO's JSON (each image's first caption by annotation id), .jsonl, .csv or .tsv as in `atedm ablate`,
-    /// or any other file with one prompt per line
+    /// a set such as parti:FILE, or any other file with one prompt per line
     #[arg(long, value_name = "FILE")]
     pub(crate) captions: PathBuf,
     /// Only the first N images of COCO by image id, or the first N lines

@@ -179,10 +179,31 @@ pub(crate) struct SampleArgs {
     /// 0.9999 with a mask]
     #[arg(long, value_name = "SHARE", requires = "init_image", value_parser = parse::finite, allow_negative_numbers = true)]
     pub(crate) strength: Option<f64>,
+    #[command(flatten)]
+    pub(crate) control: ControlArgs,
     /// Decode in overlapping tiles of this many pixels [512 if no number is given]: less memory, nearly the same
     /// picture (diffusers' VAE tiling)
     #[arg(long, value_name = "PIXELS", num_args = 0..=1, default_missing_value = "512", value_parser = parse::positive, allow_negative_numbers = true)]
     pub(crate) vae_tiling: Option<usize>,
+}
+
+/// What a ControlNet follows.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Image")]
+pub(crate) struct ControlArgs {
+    /// With --controlnet: the picture that the ControlNet follows, such as edges or depths; a PNG, JPEG or WebP. It is fitted to the
+    /// output's size like --init-image
+    #[arg(long, value_name = "IN.png", requires = "controlnet")]
+    pub(crate) control_image: Option<PathBuf>,
+    /// With --control-image: how strongly the ControlNet acts; 0 not at all [default: 1]
+    #[arg(long, value_name = "SCALE", requires = "control_image", value_parser = parse::finite, allow_negative_numbers = true)]
+    pub(crate) control_scale: Option<f64>,
+    /// With --control-image: the share of the steps after which the ControlNet begins [default: 0]
+    #[arg(long, value_name = "SHARE", requires = "control_image", value_parser = parse::share, allow_negative_numbers = true)]
+    pub(crate) control_start: Option<f64>,
+    /// With --control-image: the share of the steps after which the ControlNet ends [default: 1]
+    #[arg(long, value_name = "SHARE", requires = "control_image", value_parser = parse::share, allow_negative_numbers = true)]
+    pub(crate) control_end: Option<f64>,
 }
 
 /// How prompts are read and encoded.

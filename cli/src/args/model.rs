@@ -21,6 +21,9 @@ pub(crate) struct ModelArgs {
     /// U-Net that replaces the checkpoint's own: a folder, or a safetensors file with diffusers' names or the original ones
     #[arg(long, value_name = "DIR|FILE")]
     pub(crate) unet: Option<PathBuf>,
+    /// ControlNet that runs beside the U-Net: a diffusers folder. Commands that make images also take --control-image
+    #[arg(long, value_name = "DIR")]
+    pub(crate) controlnet: Option<PathBuf>,
     /// Read only the weight files of this variant, such as fp16 [default: plain files, then fp16, then bf16]
     #[arg(long, value_name = "NAME")]
     pub(crate) variant: Option<String>,
@@ -38,11 +41,12 @@ pub(crate) struct ModelArgs {
 impl ModelArgs {
     /// These flags. A configuration's key takes the place of a flag that is not given.
     pub(crate) fn or(&self, config: &Config) -> Self {
-        let OpenOptions { vae, unet, variant, loras, embeddings, .. } = config.open.clone();
+        let OpenOptions { vae, unet, controlnet, variant, loras, embeddings, .. } = config.open.clone();
         Self {
             model: self.model.clone().or_else(|| config.model.clone()),
             vae: self.vae.clone().or(vae),
             unet: self.unet.clone().or(unet),
+            controlnet: self.controlnet.clone().or(controlnet),
             variant: self.variant.clone().or(variant),
             lora: if self.lora.is_empty() { loras } else { self.lora.clone() },
             lora_clip_scale: self.lora_clip_scale,
@@ -52,10 +56,10 @@ impl ModelArgs {
 
     /// The options for opening the checkpoint.
     pub(crate) fn options(&self) -> OpenOptions {
-        let Self { vae, unet, variant, lora, lora_clip_scale, embedding, .. } = self.clone();
+        let Self { vae, unet, controlnet, variant, lora, lora_clip_scale, embedding, .. } = self.clone();
         let scaled = |lora: Lora| Lora { clip_scale: lora_clip_scale.or(lora.clip_scale), ..lora };
         let loras = lora.into_iter().map(scaled).collect();
-        OpenOptions { vae, unet, variant, loras, embeddings: embedding, ..OpenOptions::default() }
+        OpenOptions { vae, unet, controlnet, variant, loras, embeddings: embedding, ..OpenOptions::default() }
     }
 }
 

@@ -20,6 +20,9 @@ use crate::prune;
 
 /// Runs the benchmark and prints the result.
 pub(crate) fn run(args: &BenchArgs, extension: &impl Extension) -> Outcome {
+    if args.model.controlnet.is_some() {
+        return Err(Failure::usage("--controlnet: expected none, as the U-Net alone is timed"));
+    }
     let model = match &args.model.model {
         Some(_) if !args.generated => Some(open_for(&args.engine, &args.model)?),
         _ => None,

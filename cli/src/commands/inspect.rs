@@ -59,6 +59,8 @@ struct Report<'a> {
     method: &'a Method,
     blocks: Vec<BlockInfo>,
     whole_tflop: f64,
+    /// The ControlNet's part of `whole_tflop`.
+    control_tflop: Option<f64>,
     memory: Memory,
     /// `None` if only a run can tell.
     phases: Option<Vec<Phase>>,
@@ -77,13 +79,17 @@ impl<'a> Report<'a> {
         }
         let one = AtOnce { images: 1, guidance_scale: GUIDANCE_SCALE, tile: None, dtype: DType::F32 };
         let memory = Memory::of(&model.checkpoint, &workload(&work, one)).map_err(Failure::run)?;
+        let whole_tflop = work.whole_tflop()?;
+        let alone = &work.unet.alone();
+        let alone = Workload { unet: alone, ..work }.whole_tflop()?;
         Ok(Self {
             model,
             parts,
             size,
             work,
             method,
-            whole_tflop: work.whole_tflop()?,
+            whole_tflop,
+            control_tflop: work.unet.control.as_ref().map(|_| whole_tflop - alone),
             memory,
             blocks,
             phases,
@@ -94,6 +100,11 @@ impl<'a> Report<'a> {
         let phases = self.phases.as_ref()?;
         let sum: f64 = phases.iter().map(|phase| phase.tflop * phase.steps.len() as f64).sum();
         Some(sum / self.work.steps as f64)
+    }
+
+    /// The width of the column of block names.
+    fn name_width(&self) -> usize {
+        self.blocks.iter().map(|block| block.id.name().len()).fold(10, usize::max)
     }
 
     /// Bytes that the method stores between steps for one image in f32.
@@ -115,14 +126,15 @@ impl<'a> Report<'a> {
             "attention blocks at {} px (latents {} x {}, {} text tokens)",
             self.size, latents.width, latents.height, self.work.text
         ));
+        let wide = self.name_width();
         lines.push(format!(
-            "  {:<10} {:>5} {:>9} {:>7} {:>9} {:>6} {:>6}",
+            "  {:<wide$} {:>5} {:>9} {:>7} {:>9} {:>6} {:>6}",
             "block", "level", "grid", "tokens", "channels", "heads", "depth"
         ));
         for block in &self.blocks {
             let grid = format!("{}x{}", block.grid.height, block.grid.width);
             lines.push(format!(
-                "  {:<10} {:>5} {:>9} {:>7} {:>9} {:>6} {:>6}",
+                "  {:<wide$} {:>5} {:>9} {:>7} {:>9} {:>6} {:>6}",
                 block.id.name(),
                 block.id.level,
                 grid,
@@ -137,9 +149,12 @@ impl<'a> Report<'a> {
             "one U-Net evaluation, unpruned: {} (2 x MAC, one sample)",
             readable(self.whole_tflop)
         ));
-        let Memory { text_encoders, unet, vae, denoising, decoding } = self.memory;
-        let [text, weights, steps, picture] =
-            [text_encoders, unet.saturating_add(vae), denoising, decoding].map(bytes);
+        if let Some(control) = self.control_tflop {
+            lines.push(format!("  of which the ControlNet: {}", readable(control)));
+        }
+        let Memory { text_encoders, unet, controlnet, vae, denoising, decoding } = self.memory;
+        let weights = [unet, controlnet, vae].into_iter().fold(0, u64::saturating_add);
+        let [text, weights, steps, picture] = [text_encoders, weights, denoising, decoding].map(bytes);
         lines.push(format!(
             "memory: about {} for one image in f32 (weights {weights}, and the largest of text encoders {text}, a step {steps}, decoding {picture})",
             bytes(self.memory.peak())
@@ -180,7 +195,7 @@ impl<'a> Report<'a> {
                     Some(nest) => format!("does not run: an earlier step's output of {nest} is used again"),
                     None => kept_words(block, layers),
                 };
-                lines.push(format!("  {:<10} {words}", block.id.name()));
+                lines.push(format!("  {:<wide$} {words}", block.id.name(), wide = self.name_width()));
             }
         }
         let saved = 100.0 * (1.0 - mean / self.whole_tflop);
@@ -229,11 +244,13 @@ impl<'a> Report<'a> {
             "options": self.method.settings,
             "flops_unit": "TFLOP: 2 x MAC, one sample, one U-Net evaluation; a step without guidance counts half",
             "unpruned_tflop": self.whole_tflop,
+            "controlnet_tflop": self.control_tflop,
             "memory_unit": "bytes, one image in f32",
             "memory": {
                 "peak": self.memory.peak(),
                 "text_encoders": self.memory.text_encoders,
                 "unet": self.memory.unet,
+                "controlnet": self.memory.controlnet,
                 "vae": self.memory.vae,
                 "denoising": self.memory.denoising,
                 "decoding": self.memory.decoding,

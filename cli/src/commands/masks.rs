@@ -2,7 +2,7 @@
 
 use atedm_core::plugin::{MaskEntry, MaskKey, MaskSet};
 
-use atedm_experiment::draw::{Base, Cell, Chart, Mask, Series, Sheet, SheetRow, enlarge, overlay};
+use atedm_experiment::draw::{Base, Cell, Chart, Mask, Series, Sheet, SheetRow, View, enlarge, overlay};
 use atedm_experiment::files::{NamedFile, OutputDir, Picture, png_bytes};
 use atedm_experiment::observe::{Variance, Watch};
 
@@ -61,7 +61,7 @@ pub(crate) fn run(args: &MasksArgs, extension: &impl Extension) -> Outcome {
         files.push((format!("{prefix}contact-sheet.png"), png_bytes(&sheet, &[])?));
     }
     if let Some(variance) = &watched.variance {
-        files.push(("variance.svg".into(), variance_chart(variance)?.into_bytes()));
+        files.push(("variance.svg".into(), variance_chart(variance).into_bytes()));
     }
     dir.write(&files)?;
     progress.say(&format!("wrote {} files to {}", files.len(), dir.path().display()));
@@ -124,7 +124,7 @@ impl Gallery<'_> {
 }
 
 /// The paper's Fig. 5: one line per resolution level.
-fn variance_chart(variance: &Variance) -> Outcome<String> {
+fn variance_chart(variance: &Variance) -> String {
     let series = variance.by_level().into_iter();
     let chart = Chart {
         title: "Variance of self-attention maps".into(),
@@ -136,7 +136,7 @@ fn variance_chart(variance: &Variance) -> Outcome<String> {
             .map(|(colour, (level, points))| Series::line(format!("level {level}"), colour, points))
             .collect(),
     };
-    chart.to_svg()
+    chart.to_svg(View::Wide)
 }
 
 #[cfg(test)]

@@ -12,12 +12,13 @@ use crate::{Error, Result};
 ///
 /// A U-Net's block is written `down.1.0`, `mid.0` or `up.0.2`: the stage, the stage's index and the block's index
 /// in it. (diffusers writes `down_blocks.1.attentions.0`.) A transformer names its stages: `double.0`, `single.0`,
-/// `blocks.3`. A transformer that is a single run of layers may be `mid.0` ([`BlockId::whole`]).
+/// `blocks.3`. A transformer that is a single run of layers may be `mid.0` ([`BlockId::whole`]). A ControlNet's blocks
+/// are written like those of its U-Net: `control-down.1.0`, `control-mid.0`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct BlockId {
     /// The part of the model.
     pub stage: Stage,
-    /// The index of the down or up stage, counted from the input. 0 for other stages.
+    /// The index of the down or up stage, counted from the input, in a ControlNet too. 0 for other stages.
     pub stage_index: usize,
     /// The index of the attention block within the stage.
     pub index: usize,
@@ -38,10 +39,14 @@ pub enum Stage {
     Up,
     /// A stage of a transformer, with its name.
     Named(StageName),
+    /// The way down of a ControlNet: a copy of a U-Net's, which runs beside it.
+    ControlDown,
+    /// The middle of a ControlNet.
+    ControlMid,
 }
 
 /// The name of a transformer's stage: 1 to 16 lower-case letters, digits, `-` and `_`, with a letter first. The
-/// names `down`, `mid` and `up` are reserved for U-Nets.
+/// names `down`, `mid` and `up` are reserved for U-Nets, `control-down` and `control-mid` for ControlNets.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct StageName {
     /// The text, padded with zeros.
@@ -60,7 +65,7 @@ impl StageName {
         let fits = text.bytes().all(|byte| lower(byte) || byte.is_ascii_digit() || b"-_".contains(&byte))
             && text.bytes().next().is_some_and(lower)
             && text.len() <= Self::MOST
-            && !["down", "mid", "up"].contains(&text);
+            && !["down", "mid", "up", "control-down", "control-mid"].contains(&text);
         if !fits {
             let reason = format!(
                 "expected a stage's name of at most {} lower-case letters, digits, - and _, got {text:?}",
@@ -114,11 +119,12 @@ impl BlockId {
     }
 
     /// Whether the prune-less schedule leaves this block whole (paper, section 3.3). It does so for the first block
-    /// of a down stage and the last of an up stage. A transformer has no such block.
+    /// of a down stage and the last of an up stage. A ControlNet is treated like its U-Net. A transformer has no such
+    /// block.
     pub fn is_stage_edge(&self) -> bool {
         match self.stage {
-            Stage::Down => self.index == 0,
-            Stage::Mid | Stage::Named(_) => false,
+            Stage::Down | Stage::ControlDown => self.index == 0,
+            Stage::Mid | Stage::ControlMid | Stage::Named(_) => false,
             Stage::Up => self.index + 1 == self.count,
         }
     }
@@ -136,6 +142,8 @@ impl BlockId {
             Stage::Mid => (1, self.stage_index as u32),
             Stage::Up => (2, self.stage_index as u32),
             Stage::Named(name) => (3, name.number()),
+            Stage::ControlDown => (4, self.stage_index as u32),
+            Stage::ControlMid => (5, self.stage_index as u32),
         };
         [part, stage, self.index as u32]
     }
@@ -148,6 +156,8 @@ impl fmt::Display for BlockId {
             Stage::Mid => write!(f, "mid.{}", self.index),
             Stage::Up => write!(f, "up.{}.{}", self.stage_index, self.index),
             Stage::Named(name) => write!(f, "{name}.{}", self.index),
+            Stage::ControlDown => write!(f, "control-down.{}.{}", self.stage_index, self.index),
+            Stage::ControlMid => write!(f, "control-mid.{}", self.index),
         }
     }
 }
@@ -168,8 +178,8 @@ impl FromStr for BlockName {
         let parts: Vec<&str> = text.split('.').collect();
         let is_number = |part: &str| part.parse::<usize>().is_ok();
         let fits = match parts.as_slice() {
-            ["down" | "up", stage, index] => is_number(stage) && is_number(index),
-            ["mid", index] => is_number(index),
+            ["down" | "up" | "control-down", stage, index] => is_number(stage) && is_number(index),
+            ["mid" | "control-mid", index] => is_number(index),
             [name, index] => StageName::new(name).is_ok() && is_number(index),
             _ => false,
         };
@@ -195,9 +205,18 @@ mod tests {
         for name in ["double.0", "blocks.3", "sixteen-letters_.7", "down.1.0", "mid.0", "up.0.2"] {
             assert_eq!(name.parse::<BlockName>().unwrap().0, name);
         }
-        for wrong in
-            ["down.1", "mid.0.0", "up", "Double.0", "9.0", "seventeen-letters.0", "double.0.1", ".0", "a b.0"]
-        {
+        for wrong in [
+            "down.1",
+            "mid.0.0",
+            "up",
+            "Double.0",
+            "9.0",
+            "seventeen-letters.0",
+            "double.0.1",
+            ".0",
+            "a b.0",
+            "control-down.1",
+        ] {
             let error = wrong.parse::<BlockName>().unwrap_err().to_string();
             assert_eq!(error, format!("block: expected down.S.I, mid.I, up.S.I or NAME.I, got {wrong:?}"));
         }
@@ -208,10 +227,27 @@ mod tests {
         assert_eq!(serde_json::to_string(&double).unwrap(), "\"double.0\"");
     }
 
+    /// A ControlNet's blocks are written like its U-Net's, and the early steps spare the same ones.
+    #[test]
+    fn a_control_nets_blocks_are_those_of_a_u_net() {
+        let block = |stage, index| BlockId { stage, stage_index: 1, index, count: 2, level: 1 };
+        let down = [0, 1].map(|index| block(Stage::ControlDown, index));
+        assert_eq!(down.map(|block| block.name()), ["control-down.1.0", "control-down.1.1"]);
+        assert_eq!(down.map(|block| block.is_stage_edge()), [true, false]);
+        let mid = block(Stage::ControlMid, 0);
+        assert_eq!((mid.name().as_str(), mid.is_stage_edge()), ("control-mid.0", false));
+        for block in down.into_iter().chain([mid]) {
+            assert_eq!(block.name().parse::<BlockName>().unwrap().0, block.name());
+        }
+        for name in ["control-down", "control-mid"] {
+            assert!(BlockId::named(name, 0, 1).is_err(), "{name}");
+        }
+    }
+
     #[test]
     fn blocks_have_numbers_of_their_own() {
         let mut seen = std::collections::BTreeSet::new();
-        for stage in [Stage::Down, Stage::Mid, Stage::Up] {
+        for stage in [Stage::Down, Stage::Mid, Stage::Up, Stage::ControlDown, Stage::ControlMid] {
             let block = BlockId { stage, stage_index: 1, index: 0, count: 2, level: 0 };
             assert!(seen.insert(block.numbers()));
         }

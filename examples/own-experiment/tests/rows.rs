@@ -2,7 +2,11 @@
 
 use std::path::Path;
 
-use atedm_experiment::{Failure, Row};
+use atedm_candle::{Candle, device};
+use atedm_core::plugin::{Registry, Unpruned, Whole};
+use atedm_core::{AttentionOps, DType, Result, Tensor};
+use atedm_experiment::{Config, Experiment, Extension, Failure, GridEntry, Model, Outcome, Platform, Row};
+use atedm_sdxl::schedulers::SamplerRegistry;
 use example_own_experiment::{away_from_the_mean, table};
 
 #[test]
@@ -34,6 +38,54 @@ fn a_closure_is_a_scorer_and_rows_are_typed() {
         assert!(pruned[0].tokens[0].votes > 0.0 && pruned[1].tokens[0].votes == 0.0);
     }
     assert_eq!(table(&rows).lines().count(), 10);
+}
+
+/// Names of one's own: a method that leaves everything as it is, and a sampler that is DDIM.
+struct Mine;
+
+impl Extension for Mine {
+    fn register<T: AttentionOps>(&self, registry: &mut Registry<T>) -> Result<()> {
+        registry.register_method(
+            "do-nothing",
+            |_options, _facts| Ok(Whole),
+            |_plan, _context| Ok(Box::new(Unpruned)),
+        )
+    }
+
+    fn samplers<T: Tensor>(&self, samplers: &mut SamplerRegistry<T>) -> Result<()> {
+        samplers.register("mine", |config, steps| {
+            SamplerRegistry::with_builtins().build(config, Some("ddim"), steps)
+        })
+    }
+}
+
+/// The rows of the own method with this sampler.
+fn whole_rows(checkpoint: &Path, scheduler: &str) -> Outcome<Vec<Row>> {
+    let mut config = Config::new("own names", [("star", "a red star")], [GridEntry::new("do-nothing")])?;
+    config.sampling.steps = 2;
+    config.sampling.scheduler = Some(scheduler.into());
+    let platform = Platform::cpu::<Candle>(DType::F32);
+    Experiment::<Candle>::new(Model::open(checkpoint)?, device::parse("cpu")?, platform)
+        .with(Mine)?
+        .rows(&config, &())
+}
+
+#[test]
+fn methods_and_samplers_have_names_too() {
+    let checkpoint = tempfile::tempdir().unwrap();
+    atedm_shapes::write(checkpoint.path()).unwrap();
+    let [mine, ddim, euler] =
+        ["mine", "ddim", "euler"].map(|name| whole_rows(checkpoint.path(), name).unwrap());
+    let [whole, own] = &mine[..] else { panic!("expected two rows, got {}", mine.len()) };
+    assert_eq!((whole.label.as_str(), own.label.as_str()), ("none", "do-nothing"));
+    assert_eq!(whole.picture, own.picture);
+    assert_eq!(own.picture, ddim[1].picture);
+    assert_ne!(own.picture, euler[1].picture);
+    let failure = whole_rows(checkpoint.path(), "hers").unwrap_err().to_string();
+    assert!(
+        failure.contains("scheduler") && failure.contains("hers") && failure.contains("mine"),
+        "{failure}"
+    );
 }
 
 #[test]

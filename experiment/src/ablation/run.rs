@@ -87,6 +87,7 @@ impl<'a> Ablation<'a> {
             platform: self.platform,
             batches,
             init: self.written.init_image(self.model, self.listener)?,
+            control: self.written.control_image(self.model, self.listener)?,
             previews: None,
             replay: None,
             watch: Watch::TOKENS,

@@ -4,16 +4,17 @@ use atedm_core::AttentionOps;
 use atedm_core::plugin::Registry;
 
 use crate::config::{Config, Origin};
+use crate::control::{ControlImage, ControlPicture};
 use crate::failure::Outcome;
 use crate::grid::points;
-use crate::init_image::InitImage;
+use crate::init_image::{InitImage, Start};
 use crate::inputs::Inputs;
 use crate::listener::Listener;
 use crate::model::{AskedPixels, AskedSize, Model};
 use crate::plan::{Plan, PlanInputs, RunOptions};
 use crate::platform::Platform;
 use crate::prompts::seed_of;
-use crate::record::PromptLine;
+use crate::record::{PromptLine, UsedControl};
 use crate::subject::Subject;
 
 /// A configuration and its origin.
@@ -49,6 +50,8 @@ impl Written<'_> {
             embeddings: subject.embeddings(),
             hashes: self.inputs(subject.inputs())?,
             loras: subject.loras(),
+            control: self.used_control()?,
+            strength: self.config.start.as_ref().map(Start::strength),
         };
         self.planned(inputs, platform, registry, listener)
     }
@@ -69,7 +72,11 @@ impl Written<'_> {
         let tiles = AskedPixels { key: &origin.key("vae_tiling"), pixels: config.vae_tiling };
         model.check_tiles(tiles).map_err(|failure| origin.blamed(failure))?;
         let work = model.workload(size, config.sampling.steps);
-        let inputs = PlanInputs::of(model, size, work, self.inputs(model.inputs()?)?);
+        let inputs = PlanInputs {
+            control: self.used_control()?,
+            strength: config.start.as_ref().map(Start::strength),
+            ..PlanInputs::of(model, size, work, self.inputs(model.inputs()?)?)
+        };
         let plan = self.planned(inputs, platform, registry, listener)?;
         let mut warned: Vec<String> = Vec::new();
         for options in plan.points.iter().map(|point| point.info.settings.text()) {
@@ -94,6 +101,26 @@ impl Written<'_> {
             listener.note(&note);
         }
         Ok(Some(init))
+    }
+
+    /// The picture that the ControlNet follows, fitted to the images' size.
+    ///
+    /// # Errors
+    /// The errors of [`Written::init_image`].
+    pub fn control_image(&self, model: &Model, listener: &dyn Listener) -> Outcome<Option<ControlImage>> {
+        let Some(chosen) = self.config.control.clone() else { return Ok(None) };
+        let size = self.sized(|asked| model.size(asked))?;
+        let image = chosen.read(size).map_err(|failure| self.origin.blamed(failure))?;
+        if let Some(note) = image.note() {
+            listener.note(&note);
+        }
+        Ok(Some(image))
+    }
+
+    /// What the ControlNet follows, as records name it.
+    fn used_control(&self) -> Outcome<Option<UsedControl>> {
+        let used = self.config.control.as_ref().map(ControlPicture::used).transpose();
+        used.map_err(|failure| self.origin.blamed(failure))
     }
 
     /// The hashes of a model's files, with those of the configuration's pictures.
@@ -121,6 +148,9 @@ impl Written<'_> {
         registry: &Registry<T>,
         listener: &dyn Listener,
     ) -> Outcome<Plan> {
+        if let Some(remark) = &self.config.remark {
+            listener.warning(remark);
+        }
         let plan = || {
             let points = points(self.config)?;
             let plan = Plan::new(options(self.config), points, &inputs, platform, registry, listener)?;
@@ -137,6 +167,7 @@ fn options(config: &Config) -> RunOptions {
         id: prompt.id.clone(),
         prompt: prompt.text.clone(),
         seed: prompt.seed.unwrap_or_else(|| seed_of(config.seed, &prompt.id)),
+        groups: prompt.groups.clone(),
     });
     RunOptions {
         title: config.title.clone(),

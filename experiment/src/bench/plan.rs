@@ -148,6 +148,7 @@ mod tests {
 
     use super::*;
     use crate::extension::registry;
+    use crate::method::ControlSteps;
     use crate::spec::PruneSpec;
 
     fn costed<R>(method: &str, options: Value, of: impl FnOnce(&Costed, &Workload<'_>) -> R) -> R {
@@ -155,8 +156,17 @@ mod tests {
         let (latents, scheduler) = (Grid::new(128, 128), SchedulerConfig::sdxl());
         let samplers = &SamplerRegistry::with_builtins();
         let (text, steps, sampler, guided) = (77, 50, None, true);
-        let work =
-            Workload { unet: &unet, latents, text, steps, scheduler: &scheduler, samplers, sampler, guided };
+        let work = Workload {
+            unet: &unet,
+            latents,
+            text,
+            steps,
+            scheduler: &scheduler,
+            samplers,
+            sampler,
+            guided,
+            control: ControlSteps::ALL,
+        };
         let options = options.as_object().cloned().unwrap_or_else(Map::new);
         let spec = PruneSpec { method: method.into(), options };
         let registry = registry::<NdTensor>(&()).unwrap();

@@ -119,6 +119,7 @@ impl<B: Backend> Bench<B> {
             timestep_cond: inputs.guidance.as_ref(),
             step,
             rows: &inputs.rows,
+            control: None,
         };
         B::inference(|| {
             reducer.begin_step(step, &inputs.rows)?;

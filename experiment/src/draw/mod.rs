@@ -5,6 +5,7 @@ mod overlay;
 mod sheet;
 mod text;
 
-pub use chart::{Base, Chart, Form, Mark as ChartMark, Series};
+pub(crate) use chart::escaped;
+pub use chart::{Base, Chart, Form, Mark as ChartMark, Series, View};
 pub use overlay::{Mask, enlarge, overlay};
 pub use sheet::{Cell, Sheet, SheetRow};

@@ -4,15 +4,14 @@ use atedm_core::{Backend, DeviceOf};
 use atedm_sdxl::pipeline::Pipeline;
 
 use super::encoded::Encoded;
-use super::models::{BatchStart, LoadedModels};
+use super::models::{BatchStart, LoadedModels, RunStart};
 use super::plugins::Plugins;
-use super::run::{PlannedRun, workload};
+use super::run::PlannedRun;
 use super::sink::Sink;
 use super::task::ImageTask;
 use crate::failure::{Failure, Outcome};
 use crate::listener::Phase;
-use crate::model::Model;
-use crate::plan::{Plan, PlannedPoint};
+use crate::plan::PlannedPoint;
 use crate::record::LevelTokens;
 use crate::tally::Tally;
 
@@ -50,10 +49,12 @@ impl PlannedRun<'_> {
             .map_err(Failure::run)?
             .with_samplers(plugins.samplers.clone())
             .with_syntaxes(self.model.texts().syntaxes().clone());
-        let planned = if self.watch.tokens { planned_levels(self.plan, self.model)? } else { Vec::new() };
+        let planned = if self.watch.tokens { self.planned_levels()? } else { Vec::new() };
         let picture = self.init.as_ref().map(|init| init.encoded(&pipeline, checkpoint)).transpose()?;
         let previewer = self.previews.as_ref().map(|previews| previews.previewer(&pipeline)).transpose()?;
-        let mut models = LoadedModels::new(self, pipeline, &plugins.methods, picture, previewer);
+        let control = self.control.as_ref().map(|control| control.request(&pipeline)).transpose()?;
+        let start = RunStart { picture, control, previewer };
+        let mut models = LoadedModels::new(self, pipeline, &plugins.methods, start);
         sink.begin()?;
         self.listener.ready();
         for batch in &self.batches {
@@ -72,16 +73,16 @@ impl PlannedRun<'_> {
         }
         Ok(())
     }
-}
 
-/// The planned token counts of each point whose method is slow to watch; `None` for the other points.
-fn planned_levels(plan: &Plan, model: &Model) -> Outcome<Vec<Option<Vec<LevelTokens>>>> {
-    let of = |point: &PlannedPoint| -> Outcome<Option<Vec<LevelTokens>>> {
-        if !point.method.plan().is_slow_to_watch() {
-            return Ok(None);
-        }
-        let work = workload(model, point);
-        Ok(Tally::planned(&point.method, &work)?.map(|tally| tally.levels()))
-    };
-    plan.points.iter().map(of).collect()
+    /// The planned token counts of each point whose method is slow to watch; `None` for the other points.
+    fn planned_levels(&self) -> Outcome<Vec<Option<Vec<LevelTokens>>>> {
+        let of = |point: &PlannedPoint| -> Outcome<Option<Vec<LevelTokens>>> {
+            if !point.method.plan().is_slow_to_watch() {
+                return Ok(None);
+            }
+            let work = self.workload(point)?;
+            Ok(Tally::planned(&point.method, &work)?.map(|tally| tally.levels()))
+        };
+        self.plan.points.iter().map(of).collect()
+    }
 }

@@ -6,13 +6,14 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use atedm_core::plugin::{BuildContext, Registry, SharedObserver, TokenReducer};
 use atedm_core::{Backend, Tensor};
 use atedm_sdxl::pipeline::{
-    Conditioning, InitialLatents, Pipeline, Proceed, Request, StepReport, TextEmbeddings, TextEncoders,
+    Conditioning, Control, InitialLatents, Pipeline, Proceed, Request, StepReport, TextEmbeddings,
+    TextEncoders,
 };
 use atedm_sdxl::preview::Previewer;
 
 use super::encoded::Encoded;
 use super::finished::FinishedBatch;
-use super::run::{PlannedRun, workload};
+use super::run::PlannedRun;
 use super::sink::Sink;
 use super::task::{Batch, ImageTask};
 use crate::failure::{Failure, Outcome};
@@ -37,6 +38,16 @@ pub(super) struct BatchStart<'a, T> {
     pub(super) planned: Option<&'a Vec<LevelTokens>>,
 }
 
+/// What all images of a run start from and are shown by.
+pub(super) struct RunStart<B: Backend> {
+    /// The picture from which every image starts instead of noise.
+    pub(super) picture: Option<EncodedImage<B::Tensor>>,
+    /// What the ControlNet follows.
+    pub(super) control: Option<Control<B::Tensor>>,
+    /// Shows unfinished images, if the run wants it.
+    pub(super) previewer: Option<Previewer<B>>,
+}
+
 /// The loaded models.
 pub(super) struct LoadedModels<'a, B: Backend> {
     run: &'a PlannedRun<'a>,
@@ -44,6 +55,8 @@ pub(super) struct LoadedModels<'a, B: Backend> {
     registry: &'a Registry<B::Tensor>,
     /// The picture from which every image starts instead of noise.
     picture: Option<EncodedImage<B::Tensor>>,
+    /// What the ControlNet follows.
+    control: Option<Control<B::Tensor>>,
     /// Shows unfinished images, if the run wants it.
     previewer: Option<Previewer<B>>,
     /// The steps done so far, of all images.
@@ -58,10 +71,10 @@ impl<'a, B: Backend> LoadedModels<'a, B> {
         run: &'a PlannedRun<'a>,
         pipeline: Pipeline<B>,
         registry: &'a Registry<B::Tensor>,
-        picture: Option<EncodedImage<B::Tensor>>,
-        previewer: Option<Previewer<B>>,
+        start: RunStart<B>,
     ) -> Self {
-        Self { run, pipeline, registry, picture, previewer, done: 0, negatives: Encoded::default() }
+        let RunStart { picture, control, previewer } = start;
+        Self { run, pipeline, registry, picture, control, previewer, done: 0, negatives: Encoded::default() }
     }
 
     /// Makes a batch under one point.
@@ -73,7 +86,7 @@ impl<'a, B: Backend> LoadedModels<'a, B> {
     ) -> Outcome<FinishedBatch<'p>> {
         let ImageTask { point, prompts, .. } = task;
         let settings = &point.info.settings;
-        let whole = workload(self.run.model, point);
+        let whole = self.run.workload(point)?;
         let watch = self.watch(prompts);
         // known counts need no watching
         let counted = Watch { tokens: watch.tokens && start.planned.is_none(), ..watch };
@@ -210,6 +223,7 @@ impl<'a, B: Backend> LoadedModels<'a, B> {
             let noise = B::Tensor::from_f32(&noise.values, &noise.shape, dtype, self.pipeline.device())?;
             request.initial = InitialLatents::Noise(noise);
         }
+        request.control = self.control.clone();
         request.decoding = decoding(self.run.plan.vae_tiling, self.pipeline.vae().tiles());
         Ok(request)
     }

@@ -3,6 +3,7 @@
 use atedm_sdxl::pipeline::TextEncoders;
 
 use super::task::{Batch, Replay};
+use crate::control::{self, ControlImage};
 use crate::failure::{Failure, Outcome};
 use crate::init_image::InitImage;
 use crate::listener::Listener;
@@ -26,6 +27,8 @@ pub struct PlannedRun<'a> {
     pub batches: Vec<Batch>,
     /// The picture from which every image starts, if any.
     pub init: Option<InitImage>,
+    /// The picture that the model's ControlNet follows.
+    pub control: Option<ControlImage>,
     /// Pictures of unfinished images, if any.
     pub previews: Option<Previews<'a>>,
     /// Kept sets that take the place of scoring, if any.
@@ -77,16 +80,18 @@ impl PlannedRun<'_> {
             tile: self.plan.vae_tiling,
             dtype: self.platform.dtype,
         };
-        let needed = memory::workload(&workload(self.model, first), at_once);
+        let needed = memory::workload(&self.workload(first)?, at_once);
         memory::check(&self.model.checkpoint, &needed, self.platform)
     }
-}
 
-/// What an evaluation under `point` works on.
-pub(super) fn workload<'a>(model: &'a Model, point: &'a PlannedPoint) -> Workload<'a> {
-    let settings = &point.info.settings;
-    let size = Size { width: settings.width, height: settings.height };
-    let work = model.workload(size, settings.steps);
-    let guided = work.unet.is_guided(settings.guidance_scale);
-    Workload { sampler: point.sampler.as_deref(), guided, ..work }
+    /// What an evaluation under `point` works on.
+    pub(super) fn workload<'a>(&'a self, point: &'a PlannedPoint) -> Outcome<Workload<'a>> {
+        let settings = &point.info.settings;
+        let size = Size { width: settings.width, height: settings.height };
+        let work = self.model.workload(size, settings.steps);
+        let guided = work.unet.is_guided(settings.guidance_scale);
+        let strength = self.init.as_ref().map(|init| init.chosen().strength());
+        let control = control::steps(settings.control.as_ref(), strength, settings.steps)?;
+        Ok(Workload { sampler: point.sampler.as_deref(), guided, control, ..work })
+    }
 }

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::png::TextChunk;
 use crate::parts::Parts;
-use crate::record::{Flops, PointInfo, PromptLine, Provenance, UsedLora};
+use crate::record::{Flops, PointInfo, PromptLine, Provenance, UsedControl, UsedLora};
 
 /// The settings that a picture was made with.
 #[derive(Debug, Clone, PartialEq)]
@@ -49,6 +49,8 @@ pub struct ImageFacts {
     pub parts: Parts,
     /// The LoRAs that changed its weights.
     pub loras: Vec<UsedLora>,
+    /// What its ControlNet followed.
+    pub control: Option<UsedControl>,
     /// The generator of the noise.
     pub rng: String,
     /// The dtype that the noise was drawn in.
@@ -91,6 +93,7 @@ impl ImageFacts {
             model: settings.model,
             parts: settings.parts,
             loras: settings.loras,
+            control: settings.control,
             rng: settings.rng,
             rng_dtype: settings.rng_dtype,
             method: settings.method,
@@ -127,6 +130,9 @@ pub fn text_chunks(facts: &ImageFacts) -> Vec<TextChunk> {
     if !facts.loras.is_empty() {
         chunks.push(TextChunk::new("atedm:loras", json!(facts.loras).to_string()));
     }
+    if let Some(control) = &facts.control {
+        chunks.push(TextChunk::new("atedm:control", json!(control).to_string()));
+    }
     chunks
 }
 
@@ -150,6 +156,7 @@ fn parameters(facts: &ImageFacts) -> String {
     let part = |(option, name): (&str, &str)| match option {
         "vae" => format!("VAE: {}, ", quoted(name)),
         "unet" => format!("U-Net: {}, ", quoted(name)),
+        "controlnet" => format!("ControlNet: {}, ", quoted(name)),
         option => format!("{option}: {}, ", quoted(name)),
     };
     let parts: String = facts.parts.iter().map(part).collect();
@@ -219,6 +226,13 @@ mod tests {
                 scale: 0.8,
                 clip_scale: 0.5,
             }],
+            control: Some(UsedControl {
+                image: "edges.png".into(),
+                hash: "0f".into(),
+                scale: 0.75,
+                start: 0.0,
+                end: 0.5,
+            }),
             rng: "torch".into(),
             rng_dtype: "f16".into(),
             method: "at-edm".into(),
@@ -245,6 +259,8 @@ mod tests {
         assert_eq!(of("atedm:rng_dtype"), Some("f16"));
         let loras = r#"[{"clip_scale":0.5,"file":"ink.safetensors","hash":"00ff","scale":0.8}]"#;
         assert_eq!(of("atedm:loras"), Some(loras));
+        let control = r#"{"end":0.5,"hash":"0f","image":"edges.png","scale":0.75,"start":0.0}"#;
+        assert_eq!(of("atedm:control"), Some(control));
         assert_eq!((of("atedm:prompt_syntax"), of("atedm:clip_skip")), (Some("a1111"), Some("1")));
         assert_eq!(of("atedm:embeddings"), Some("{\"fox\":\"0123456789abcdef\"}"));
         assert!(of("atedm:flops").unwrap().contains("mean_per_step"));

@@ -32,6 +32,11 @@ impl Picture {
         Size { width: self.width, height: self.height }
     }
 
+    /// The values of red, then of green, then of blue: each row-major.
+    pub(crate) fn planes(&self) -> impl Iterator<Item = u8> {
+        (0..3).flat_map(|channel| self.rgb.iter().skip(channel).step_by(3).copied())
+    }
+
     /// The pixel at a place inside the picture.
     pub fn pixel(&self, x: usize, y: usize) -> [u8; 3] {
         let at = 3 * (y * self.width + x);

@@ -3,28 +3,9 @@
 //! A short row, two columns of one name or a quote without its end could be read in two ways, and each would be a run of other
 //! prompts. Such a table is an error that names the line.
 
-use csv::{ByteRecord, ReaderBuilder, StringRecord};
-
 use super::text::PromptText;
-use crate::failure::{Failure, Outcome};
-
-/// The sign between two columns.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Separator {
-    /// `.csv`: the first row always names the columns.
-    Comma,
-    /// `.tsv`: without names, two columns are an id and a prompt.
-    Tab,
-}
-
-impl Separator {
-    fn byte(self) -> u8 {
-        match self {
-            Self::Comma => b',',
-            Self::Tab => b'\t',
-        }
-    }
-}
+use crate::delimited::{Row, Separator, rows};
+use crate::failure::Outcome;
 
 /// The names of the column with prompts.
 const TEXT: [&str; 2] = ["caption", "prompt"];
@@ -32,8 +13,20 @@ const TEXT: [&str; 2] = ["caption", "prompt"];
 const OTHERS: [&str; 9] =
     ["captions", "prompts", "text", "title", "description", "image_id", "file_name", "filename", "filepath"];
 
-/// Reads the prompts of a table, in the table's order. The columns are `caption` or `prompt`, and, if present, `id` and `seed`;
-/// other columns are ignored. Without `id`, rows are numbered from 0. Without names of columns, each line is an id, a tab and a
+/// Columns that tables of results can group prompts by.
+const GROUPS: [&str; 2] = ["category", "challenge"];
+
+/// How a table is written.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Layout {
+    /// The sign between two columns.
+    pub(super) separator: Separator,
+    /// Whether fields may be in quotes.
+    pub(super) quoted: bool,
+}
+
+/// Reads the prompts of a table, in the table's order. The columns are `caption` or `prompt`, and, if present, `id`, `seed`,
+/// `category` and `challenge`; other columns are ignored. Without `id`, rows are numbered from 0. Without names of columns, each line is an id, a tab and a
 /// prompt.
 ///
 /// # Errors
@@ -43,7 +36,7 @@ pub(super) fn read_table(text: &str, separator: Separator) -> Outcome<Vec<Prompt
     let quoted = separator == Separator::Comma;
     let Some(first) = rows(text, separator, quoted).next().transpose()? else { return Ok(Vec::new()) };
     match Columns::named(&first, separator)? {
-        Some(columns) => with_names(text, separator, &columns),
+        Some(columns) => with_names(text, Layout { separator, quoted: true }, &columns),
         None => without_names(text),
     }
 }
@@ -55,96 +48,23 @@ pub fn names_columns(fields: &[String]) -> bool {
         && fields.iter().any(|field| TEXT.contains(&field.as_str()) || OTHERS.contains(&field.as_str()))
 }
 
-/// One row with its place in the text.
-struct Row {
-    /// Counted from 1.
-    line: u64,
-    fields: StringRecord,
-}
-
-impl Row {
-    fn wrong(&self, reason: impl std::fmt::Display) -> Failure {
-        Failure::usage(format!("line {}: {reason}", self.line))
-    }
-
-    fn field(&self, column: usize) -> &str {
-        self.fields.get(column).unwrap_or_default()
-    }
-
-    fn is_blank(&self) -> bool {
-        self.fields.iter().all(|field| field.trim().is_empty())
-    }
-}
-
-/// The rows that are not empty.
-fn rows(text: &str, separator: Separator, quoted: bool) -> impl Iterator<Item = Outcome<Row>> {
-    let mut reader = ReaderBuilder::new()
-        .has_headers(false)
-        .flexible(true)
-        .delimiter(separator.byte())
-        .quoting(quoted)
-        .from_reader(text.as_bytes());
-    std::iter::from_fn(move || {
-        loop {
-            let mut fields = ByteRecord::new();
-            match reader.read_byte_record(&mut fields) {
-                Ok(false) => return None,
-                Err(error) => return Some(Err(Failure::usage(error))),
-                Ok(true) => {}
-            }
-            let start = fields.position().map_or(0, |position| position.byte() as usize);
-            let raw = text.get(start..reader.position().byte() as usize).unwrap_or_default();
-            let skipped = raw.len() - raw.trim_start_matches(['\n', '\r']).len();
-            let line = fields.position().map_or(0, csv::Position::line)
-                + raw[..skipped].matches('\n').count() as u64;
-            let fields = StringRecord::from_byte_record_lossy(fields);
-            let row = Row { line, fields };
-            if row.is_blank() {
-                continue;
-            }
-            let checked = match quoted {
-                true => check_quotes(&row, raw.trim_matches(['\n', '\r']), separator),
-                false => Ok(()),
-            };
-            return Some(checked.map(|()| row));
-        }
-    })
-}
-
-/// Checks that every field is quoted as a whole or not at all, and that quotes in it are doubled. Other rows can be read in
-/// several ways.
-fn check_quotes(row: &Row, raw: &str, separator: Separator) -> Outcome {
-    let between = char::from(separator.byte());
-    let mut rest = raw;
-    for (column, field) in row.fields.iter().enumerate() {
-        let written = match rest.starts_with('"') {
-            true => format!("\"{}\"", field.replace('"', "\"\"")),
-            false => field.to_string(),
-        };
-        let after = rest.strip_prefix(written.as_str()).and_then(|after| match after.strip_prefix(between) {
-            Some(next) => Some(next),
-            None => after.is_empty().then_some(after),
-        });
-        // a tab and a line's end in one field: its quote was closed in another row
-        let mixed = separator == Separator::Tab && field.contains('\n') && field.contains('\t');
-        let Some(next) = after.filter(|_| !mixed) else {
-            let reason = format!("column {}: expected a field quoted whole or not at all", column + 1);
-            return Err(row.wrong(reason));
-        };
-        rest = next;
-    }
-    Ok(())
-}
-
 /// Which column holds what.
-struct Columns {
+pub(super) struct Columns {
     names: Vec<String>,
     text: usize,
     id: Option<usize>,
     seed: Option<usize>,
+    groups: Vec<(&'static str, usize)>,
 }
 
 impl Columns {
+    /// Columns whose places are known. Those of groups are found by their names.
+    pub(super) fn new(names: Vec<String>, text: usize, id: Option<usize>) -> Self {
+        let group = |key: &'static str| Some((key, names.iter().position(|name| name == key)?));
+        let groups = GROUPS.into_iter().filter_map(group).collect();
+        Self { names, text, id, seed: None, groups }
+    }
+
     /// From a first row; `None` if it names no columns but holds an id and a prompt.
     fn named(first: &Row, separator: Separator) -> Outcome<Option<Self>> {
         let name = |field: &str| field.trim().trim_matches('"').to_ascii_lowercase();
@@ -175,7 +95,7 @@ impl Columns {
                 "expected columns id and prompt, or an id and a prompt, got {listed}, which may be either"
             ))),
             Some(text) if !bare || names_columns(&names) || id.is_some() => {
-                Ok(Some(Self { text, id, seed, names }))
+                Ok(Some(Self { seed, ..Self::new(names, text, id) }))
             }
             _ if bare && !names_columns(&names) => Ok(None),
             _ if separator == Separator::Tab && names.len() == 1 => Err(first.wrong(
@@ -189,8 +109,9 @@ impl Columns {
     }
 }
 
-fn with_names(text: &str, separator: Separator, columns: &Columns) -> Outcome<Vec<PromptText>> {
-    let Columns { names, text: place, id, seed } = columns;
+/// The prompts of a table whose first row names its columns.
+pub(super) fn with_names(text: &str, layout: Layout, columns: &Columns) -> Outcome<Vec<PromptText>> {
+    let Columns { names, text: place, id, seed, groups } = columns;
     let name = |place: usize| names.get(place).map_or("", String::as_str);
     let prompt = |(number, row): (usize, Outcome<Row>)| {
         let row = row?;
@@ -212,13 +133,15 @@ fn with_names(text: &str, separator: Separator, columns: &Columns) -> Outcome<Ve
         let number_of = |text: &str| {
             text.parse().map_err(|_| row.wrong(format!("column seed: expected a whole number, got {text:?}")))
         };
+        let group = |(key, place): &(&str, usize)| (key.to_string(), row.field(*place).trim().to_string());
         Ok(PromptText {
             id: id.map_or_else(|| format!("{number:06}"), |id| row.field(id).trim().to_string()),
             text,
             seed: seed.map(number_of).transpose()?,
+            groups: groups.iter().map(group).filter(|(_, value)| !value.is_empty()).collect(),
         })
     };
-    rows(text, separator, true).skip(1).enumerate().map(prompt).collect()
+    rows(text, layout.separator, layout.quoted).skip(1).enumerate().map(prompt).collect()
 }
 
 /// An id, a tab and a prompt on each line, in which quotes are quotes.
@@ -226,11 +149,7 @@ fn without_names(text: &str) -> Outcome<Vec<PromptText>> {
     let prompt = |row: Outcome<Row>| {
         let row = row?;
         match row.fields.len() {
-            2 => Ok(PromptText {
-                id: row.field(0).trim().into(),
-                text: row.field(1).trim().into(),
-                seed: None,
-            }),
+            2 => Ok(PromptText::new(row.field(0).trim(), row.field(1).trim())),
             1 => Err(row.wrong("expected an id, a tab and a prompt")),
             more => Err(row.wrong(format!("expected an id, a tab and a prompt, got {more} columns"))),
         }
@@ -267,6 +186,9 @@ mod tests {
         assert_eq!(read("Caption\n\"a b\nc\"\n\nd\n", Separator::Comma), expected);
         assert_eq!(read("\"id\"\t\"caption\"\n9\ta b\n", Separator::Tab), pairs(&[("9", "a b")]));
         assert_eq!(read("image_id\tcaption\n9\ta b\n", Separator::Tab), pairs(&[("000000", "a b")]));
+        let grouped = read_table("prompt,Category,note\na,arts,x\nb,,y\n", Separator::Comma).unwrap();
+        assert_eq!((grouped[0].groups["category"].as_str(), grouped[0].groups.len()), ("arts", 1));
+        assert!(grouped[1].groups.is_empty());
         let seeds = read_table("seed,prompt\n5,a\n,b\n", Separator::Comma).unwrap();
         assert_eq!([seeds[0].seed, seeds[1].seed], [Some(5), None]);
         assert!(read_table("\n", Separator::Comma).unwrap().is_empty());

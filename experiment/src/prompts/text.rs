@@ -1,6 +1,6 @@
 //! A prompt with its id: which ids and texts are allowed, and the seed and shard that follow from an id.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 
 use sha2::{Digest, Sha256};
 
@@ -20,6 +20,24 @@ pub struct PromptText {
     pub text: String,
     /// The prompt's own seed, if it has one.
     pub seed: Option<u64>,
+    /// Properties that tables can group prompts by, such as a category.
+    pub groups: BTreeMap<String, String>,
+}
+
+impl PromptText {
+    /// A prompt without a seed of its own and without properties.
+    pub fn new(id: impl Into<String>, text: impl Into<String>) -> Self {
+        Self { id: id.into(), text: text.into(), seed: None, groups: BTreeMap::new() }
+    }
+}
+
+/// Prompts of a file.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Prompts {
+    /// The prompts.
+    pub texts: Vec<PromptText>,
+    /// A warning: the file is not the published one of the set that its path names.
+    pub remark: Option<String>,
 }
 
 /// Checks the number of prompts, their ids and their texts. Returns them sorted by id, so the order in a file has no effect.

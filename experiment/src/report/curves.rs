@@ -1,107 +1,112 @@
-//! Quality against FLOPs, and against the values that a grid entry varies.
+//! Quality against FLOPs, against time, and against the numbers that grid entries vary.
 
 use serde_json::Value;
 
-use super::figures::{METRICS, Mean, PointFigures};
 use super::html::figure;
-use super::tables::Unit;
-use crate::draw::{Base, Chart, ChartMark, Form, Series};
-use crate::failure::Outcome;
+use super::series::{Group, groups, groups_along, numbers};
+use crate::draw::{Base, Chart, ChartMark, Form, Series, View};
 use crate::gathered::Gathered;
+use crate::grid::plain;
+use crate::measures::{Mean, OnFront, Summary, SummaryRow};
 use crate::record::PointInfo;
 
-/// A point with its figures.
-type Measured<'a> = (&'a PointInfo, &'a PointFigures);
+/// The horizontal value of a point.
+type Across<'a> = &'a dyn Fn(&SummaryRow) -> Option<f64>;
+/// The vertical value of a point, and whether a ring marks it.
+type Up<'a> = &'a dyn Fn(&SummaryRow) -> Option<(Mean, bool)>;
+/// Whether a point is on a front.
+type Front = fn(OnFront) -> bool;
 
-/// All curves of a run; none if no image is finished.
-pub(super) fn curves(run: &Gathered, figures: &[PointFigures]) -> Outcome<String> {
-    let points: Vec<Measured<'_>> = run.info.points.iter().zip(figures).collect();
-    let unit = Unit::of(run);
-    let tflop = |(_, figures): &Measured<'_>| figures.tflop.map(|mean| mean.value * unit.factor);
-    let x_label = format!("{} of a U-Net evaluation (mean over steps and images)", unit.name);
-    let mut parts = Vec::new();
-    let mut add = |title: String, x_label: &str, series: Vec<Series>, y_label: &str| -> Outcome {
-        if !series.is_empty() {
-            let chart = Chart {
-                title: title.clone(),
-                x_label: x_label.into(),
-                y_label: y_label.into(),
-                base: Base::Lowest,
-                series,
+/// The charts of a run: each measure against FLOPs, against time and against the numbers that grid entries vary, and the time
+/// against FLOPs. A chart without points is left out. The summary is one over all prompts.
+#[must_use]
+pub fn charts(run: &Gathered, summary: &Summary) -> Vec<Chart> {
+    let points = &run.info.points;
+    let drawn = Drawn { points, rows: &summary.rows };
+    let lines = groups(points);
+    let flops = |row: &SummaryRow| row.tflop.map(|mean| mean.value * summary.unit.factor);
+    let time = |row: &SummaryRow| row.seconds_per_step.map(|mean| mean.value);
+    let flops_label = format!("{} of a U-Net evaluation", summary.unit.name);
+    let costs: [(&str, &str, Across<'_>, Front); 2] = [
+        ("FLOPs", &flops_label, &flops, |front| front.flops),
+        ("time", "seconds per step (median)", &time, |front| front.time),
+    ];
+    let mut charts = Vec::new();
+    for (place, metric) in summary.metrics.iter().enumerate() {
+        for (name, label, cost, front) in costs {
+            let title = format!("{} against {name} ({})", metric.name, metric.better);
+            let value = |row: &SummaryRow| {
+                let found = row.metrics.get(place)?;
+                Some((found.mean?, front(found.front)))
             };
-            parts.push(figure(&chart.to_svg()?, &title));
+            charts.extend(drawn.chart(title, [label, &metric.axis], &lines, cost, &value));
         }
-        Ok(())
-    };
-    let distance =
-        |index: usize| move |(_, figures): &Measured<'_>| figures.distances.get(index).copied().flatten();
-    for (index, metric) in METRICS.iter().enumerate() {
-        let title = format!("{} against FLOPs ({})", metric.name, metric.better);
-        add(title, &x_label, by_grid(&points, tflop, distance(index), own_words), metric.axis)?;
     }
-    let pace = |(_, figures): &Measured<'_>| figures.seconds_per_step;
-    add("Time against FLOPs".into(), &x_label, by_grid(&points, tflop, pace, own_words), "seconds a step")?;
-    for key in numeric_axes(&points) {
-        let varied = |(point, _): &Measured<'_>| point.varied.get(&key).and_then(Value::as_f64);
-        for (index, metric) in METRICS.iter().enumerate() {
+    let pace = |row: &SummaryRow| row.seconds_per_step.map(|mean| (mean, false));
+    let axes = [flops_label.as_str(), "seconds per step"];
+    charts.extend(drawn.chart("Time against FLOPs".into(), axes, &lines, &flops, &pace));
+    for key in numbers(points) {
+        let lines = groups_along(points, &key);
+        let varied = |row: &SummaryRow| row.varied.get(&key).and_then(Value::as_f64);
+        for (place, metric) in summary.metrics.iter().enumerate() {
+            let value = |row: &SummaryRow| Some((row.metrics.get(place)?.mean?, false));
             let title = format!("{} against {key} ({})", metric.name, metric.better);
-            add(title, &key, by_grid(&points, varied, distance(index), |_| String::new()), metric.axis)?;
+            charts.extend(drawn.chart(title, [&key, &metric.axis], &lines, &varied, &value));
         }
     }
-    Ok(parts.concat())
+    charts
 }
 
-/// The part of the label that distinguishes a point in its grid entry.
-fn own_words(point: &PointInfo) -> String {
-    point.label.strip_prefix(point.grid.as_str()).unwrap_or(&point.label).trim().to_string()
+/// The charts as elements of the page. Their titles are the captions.
+pub(super) fn curves(run: &Gathered, summary: &Summary) -> String {
+    let element = |chart: Chart| {
+        let untitled = Chart { title: String::new(), ..chart.clone() };
+        figure([View::Wide, View::Narrow].map(|view| untitled.to_svg(view)), &chart.title)
+    };
+    charts(run, summary).into_iter().map(element).collect()
 }
 
-/// One series per grid entry, with points from left to right.
-fn by_grid(
-    points: &[Measured<'_>],
-    x: impl Fn(&Measured<'_>) -> Option<f64>,
-    y: impl Fn(&Measured<'_>) -> Option<Mean>,
-    label: impl Fn(&PointInfo) -> String,
-) -> Vec<Series> {
-    let mut series: Vec<Series> = Vec::new();
-    for (point, _) in points {
-        if series.iter().all(|series| series.name != point.grid) {
-            // an entry has the same colour in all charts
-            let (name, colour) = (point.grid.clone(), series.len());
-            series.push(Series { name, marks: Vec::new(), form: Form::Dots, colour });
-        }
-    }
-    for measured in points {
-        let (Some(x), Some(mean)) = (x(measured), y(measured)) else { continue };
-        let (point, _) = measured;
-        let label = label(point);
-        let mark = ChartMark { at: (x, mean.value), interval: mean.interval, label };
-        if let Some(series) = series.iter_mut().find(|series| series.name == point.grid) {
-            series.marks.push(mark);
-        }
-    }
-    series.retain(|series| !series.marks.is_empty());
-    for series in &mut series {
-        series.marks.sort_by(|a, b| a.at.0.total_cmp(&b.at.0));
-    }
-    series
+/// What all charts share.
+struct Drawn<'a> {
+    points: &'a [PointInfo],
+    rows: &'a [SummaryRow],
 }
 
-/// Keys with numeric values that a grid entry varies alone. There must be at least two values.
-fn numeric_axes(points: &[Measured<'_>]) -> Vec<String> {
-    let mut axes: Vec<String> = Vec::new();
-    for (point, _) in points {
-        let Some((key, value)) =
-            point.varied.as_object().filter(|v| v.len() == 1).and_then(|v| v.iter().next())
-        else {
-            continue;
+impl Drawn<'_> {
+    /// A chart with a line for each group; `None` if no point has both values.
+    fn chart(
+        &self,
+        title: String,
+        axes: [&str; 2],
+        lines: &[Group],
+        x: Across<'_>,
+        y: Up<'_>,
+    ) -> Option<Chart> {
+        let series =
+            lines.iter().enumerate().map(|(colour, group)| self.series(colour, group, x, y, axes[0]));
+        let series: Vec<Series> = series.filter(|series| !series.marks.is_empty()).collect();
+        let [x_label, y_label] = axes.map(String::from);
+        (!series.is_empty()).then_some(Chart { title, x_label, y_label, base: Base::Lowest, series })
+    }
+
+    /// A group as a series. Its number decides the colour, so it has the same one in all charts of the same lines. Labels tell
+    /// the number that the line follows, unless the axis tells it.
+    fn series(&self, colour: usize, group: &Group, x: Across<'_>, y: Up<'_>, axis: &str) -> Series {
+        let along = group.along.as_deref().filter(|key| *key != axis);
+        let mark = |place: &usize| {
+            let (row, point) = (self.rows.get(*place)?, self.points.get(*place)?);
+            let (x, (mean, front)) = (x(row)?, y(row)?);
+            let label = match (along, &group.along) {
+                (Some(key), _) => point.varied.get(key).map_or(String::new(), plain),
+                (None, Some(_)) => String::new(),
+                (None, None) => group.name.clone(),
+            };
+            Some(ChartMark { at: (x, mean.value), interval: mean.interval, label, front })
         };
-        let others = points.iter().filter(|(other, _)| other.grid == point.grid);
-        let many =
-            others.filter(|(other, _)| other.varied.get(key).is_some_and(Value::is_number)).count() > 1;
-        if value.is_number() && many && !axes.contains(key) {
-            axes.push(key.clone());
-        }
+        let name = along.map_or(group.name.clone(), |key| format!("{} by {key}", group.name));
+        let mut marks: Vec<ChartMark> = group.points.iter().filter_map(mark).collect();
+        // measured times need not follow the number, and a line does not go back
+        marks.sort_by(|a, b| a.at.0.total_cmp(&b.at.0));
+        Series { name, marks, form: Form::Dots, colour }
     }
-    axes
 }

@@ -5,25 +5,9 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
+pub(super) use crate::draw::escaped;
 use crate::failure::Outcome;
 use crate::files::{Picture, png_bytes};
-
-/// Escapes any text for elements and for attributes in double quotes.
-pub(super) fn escaped(text: &str) -> String {
-    let mut safe = String::with_capacity(text.len());
-    for letter in text.chars() {
-        match letter {
-            '&' => safe.push_str("&amp;"),
-            '<' => safe.push_str("&lt;"),
-            '>' => safe.push_str("&gt;"),
-            '"' => safe.push_str("&quot;"),
-            '\'' => safe.push_str("&#39;"),
-            '\0' => safe.push('\u{fffd}'),
-            other => safe.push(other),
-        }
-    }
-    safe
-}
 
 /// Any JSON value, indented.
 pub(super) fn pretty(value: &Value) -> String {
@@ -31,12 +15,15 @@ pub(super) fn pretty(value: &Value) -> String {
     escaped(&serde_json::to_string_pretty(value).unwrap_or_default())
 }
 
-/// An SVG document as an element of the page.
-pub(super) fn figure(svg: &str, caption: &str) -> String {
+/// A chart as an element of the page, with its caption above it. The page shows the wide or the narrow document, whichever fits.
+pub(super) fn figure([wide, narrow]: [String; 2], caption: &str) -> String {
     let caption = escaped(caption);
-    let svg = svg.replacen("<svg ", &format!("<svg role=\"img\" aria-label=\"{caption}\" "), 1);
-    let svg = svg.split_once("?>").map_or(svg.as_str(), |(_, rest)| rest);
-    format!("<figure class=\"chart\">{svg}<figcaption>{caption}</figcaption></figure>\n")
+    let named = |svg: &str, class: &str| {
+        let start = format!("<svg class=\"{class}\" role=\"img\" aria-label=\"{caption}\" ");
+        svg.replacen("<svg ", &start, 1)
+    };
+    let (wide, narrow) = (named(&wide, "at-wide"), named(&narrow, "at-narrow"));
+    format!("<figure class=\"chart\"><figcaption>{caption}</figcaption>{wide}{narrow}</figure>\n")
 }
 
 /// The `src` of a picture.
@@ -134,8 +121,13 @@ mod tests {
     }
 
     #[test]
-    fn a_chart_has_a_name_and_no_declaration() {
-        let named = figure("<?xml version=\"1.0\"?><svg width=\"1\"></svg>", "a < b");
-        assert!(named.starts_with("<figure class=\"chart\"><svg role=\"img\" aria-label=\"a &lt; b\" width"));
+    fn a_chart_has_a_name_at_both_widths() {
+        let named = figure(["<svg width=\"2\"></svg>", "<svg width=\"1\"></svg>"].map(String::from), "a < b");
+        assert!(named.starts_with("<figure class=\"chart\"><figcaption>a &lt; b</figcaption>"));
+        for (class, width) in [("at-wide", 2), ("at-narrow", 1)] {
+            let start =
+                format!("<svg class=\"{class}\" role=\"img\" aria-label=\"a &lt; b\" width=\"{width}\">");
+            assert!(named.contains(&start), "{named}");
+        }
     }
 }

@@ -5,6 +5,7 @@ mod figures;
 mod gallery;
 mod html;
 mod page;
+mod series;
 mod tables;
 
 use std::path::{Path, PathBuf};
@@ -12,6 +13,7 @@ use std::path::{Path, PathBuf};
 use crate::failure::Outcome;
 use crate::members::inside;
 
+pub use curves::charts;
 pub use gallery::Shown;
 pub use page::page;
 

@@ -1,28 +1,23 @@
 //! The HTML of the page.
 
 use super::curves::curves;
-use super::figures::{DRAWS, PointFigures};
 use super::gallery::{Gallery, Shown};
 use super::html::{escaped, script_hash};
 use super::tables;
 use crate::failure::Outcome;
 use crate::gathered::Gathered;
-use crate::record::Record;
+use crate::measures::{Baseline, Measures, REPLICATES, Summary};
 
 const STYLE: &str = include_str!("page.css");
 const SCRIPT: &str = include_str!("page.js");
 
-/// The whole page as HTML. The same results always give the same page.
+/// The whole page as HTML. The same results always give the same page. With a baseline, it has a table of differences.
 ///
 /// # Errors
 /// [`Failure::Run`](crate::Failure::Run) naming a picture or a file of masks that cannot be read.
-pub fn page(run: &Gathered, shown: &Shown<'_>) -> Outcome<String> {
-    let figures: Vec<PointFigures> = run
-        .info
-        .points
-        .iter()
-        .map(|point| PointFigures::of(&run.of_point(point).collect::<Vec<&Record>>()))
-        .collect();
+pub fn page(measures: &Measures<'_>, baseline: Option<&Baseline>, shown: &Shown<'_>) -> Outcome<String> {
+    let run = measures.run();
+    let summary = Summary::new(measures, baseline, None)?;
     let title = escaped(&run.info.title);
     let (done, total) = (run.records.len(), run.total());
     // The page fetches nothing from elsewhere, and runs only its own script.
@@ -38,16 +33,22 @@ pub fn page(run: &Gathered, shown: &Shown<'_>) -> Outcome<String> {
          <header><h1>{title}</h1>\n{}</header>\n<main>\n",
         state(done, total)
     )];
-    parts.push(section("results", "Results", &results(run, &figures)));
+    parts.push(section("results", "Results", &results(run, &summary)));
     if done > 0 {
-        let drawn = curves(run, &figures)?;
+        if let Some(baseline) = baseline {
+            let table = tables::differences(run, &summary);
+            let about = differences(run, baseline);
+            parts.push(section("differences", "Differences", &format!("{about}{table}")));
+        }
+        let drawn = curves(run, &summary);
         if !drawn.is_empty() {
-            parts.push(section("curves", "Curves", &format!("{CURVES}<div class=\"charts\">{drawn}</div>")));
+            let about = about_curves(&summary);
+            parts.push(section("curves", "Curves", &format!("{about}<div class=\"charts\">{drawn}</div>")));
         }
         let gallery = Gallery::new(run, shown)?;
         parts.push(section("images", "Images", &images(run, shown, &gallery)));
         parts.push(section("masks", "Masks", &masks(run, &gallery)?));
-        let table = tables::images(run);
+        let table = tables::images(measures);
         let table = format!("<details><summary>Show the table of all images</summary>{table}</details>");
         parts.push(section("table", "Every image", &table));
     }
@@ -75,17 +76,50 @@ fn state(done: usize, total: usize) -> String {
     }
 }
 
-fn results(run: &Gathered, figures: &[PointFigures]) -> String {
+fn results(run: &Gathered, summary: &Summary) -> String {
+    let time = summary.machine.as_ref().map_or(String::new(), |machine| {
+        let machine = escaped(machine);
+        format!(
+            " Time is the median over the images that {machine} made; other machines' times are left out."
+        )
+    });
     let note = format!(
         "<p>A line a point of the grid; a click on a column's title sorts by it. FLOPs are 2 × MAC of one sample in one \
-         U-Net evaluation, the mean over the steps as they ran. Distances are to the unpruned image of the same prompt, seed \
-         and sampling. Brackets: 95 % bootstrap interval of the mean over N prompts ({DRAWS} draws). An image equal to the \
-         unpruned one has an infinite PSNR, which is not in the mean.</p>\n"
+         U-Net evaluation, the mean over the steps as they ran. PSNR, SSIM and L2 are distances to the unpruned image of the \
+         same prompt, seed and sampling. Brackets: 95 % interval of the Bayesian bootstrap over N prompts ({REPLICATES} \
+         replicates). An image equal to the unpruned one has an infinite PSNR, which is not in the mean. ◯: on the Pareto \
+         front against FLOPs or time.{time}</p>\n"
     );
-    format!("{note}{}", tables::points(run, figures))
+    format!("{note}{}", tables::points(run, summary))
 }
 
-const CURVES: &str = "<p>Bars are the 95 % intervals of the table. One line a grid entry.</p>\n";
+/// What the table of differences shows.
+fn differences(run: &Gathered, baseline: &Baseline) -> String {
+    let name = match baseline {
+        Baseline::Unpruned => "the unpruned point of the same sampling".into(),
+        Baseline::Point(id) => {
+            let point = run.info.points.iter().find(|point| point.id == *id);
+            format!("<b>{}</b>", escaped(point.map_or(id, |point| &point.label)))
+        }
+    };
+    format!(
+        "<p>Each point against {name}, prompt by prompt, over the prompts that both have. Δ: the mean of the point's value \
+         minus the baseline's. Wins: the share of prompts at which the point is better; a tie is half a win. Brackets: 95 % \
+         intervals as above.</p>\n"
+    )
+}
+
+/// What the curves show.
+fn about_curves(summary: &Summary) -> String {
+    let machine = summary
+        .machine
+        .as_deref()
+        .map_or(String::new(), |machine| format!(" Times are of {}.", escaped(machine)));
+    format!(
+        "<p>Bars are the 95 % intervals of the table. A line follows one number that a grid entry varies; every other varied \
+         option has lines of its own. Rings mark the Pareto front: no other point is cheaper and better.{machine}</p>\n"
+    )
+}
 
 const NO_MASKS: &str = "<p>The run stored no masks. It stores those of the prompts that its configuration names in <code>masks</code>.</p>\n";
 

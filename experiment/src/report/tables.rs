@@ -2,38 +2,15 @@
 
 use std::collections::BTreeMap;
 
-use super::figures::{METRICS, Mean, PointFigures};
+use super::figures::{kept, votes};
 use super::html::{date, escaped, pretty};
 use crate::failure::Outcome;
 use crate::gathered::Gathered;
+use crate::measures::{Difference, Mean, Measures, MetricRow, Summary, SummaryRow, Unit};
 use crate::record::{PointInfo, Provenance, Record};
 
 /// Maximum number of rows in the table of images. `results.jsonl` has all of them.
 const MOST_ROWS: usize = 2000;
-
-/// The unit of a run's FLOPs.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) struct Unit {
-    pub(super) name: &'static str,
-    /// How many of this unit make one TFLOP.
-    pub(super) factor: f64,
-}
-
-impl Unit {
-    /// A unit in which the unpruned model has at least 1.
-    pub(super) fn of(run: &Gathered) -> Self {
-        let largest = run.info.points.iter().map(|point| point.whole_tflop).fold(0.0, f64::max);
-        match largest {
-            large if large >= 1.0 => Self { name: "TFLOP", factor: 1.0 },
-            middle if middle >= 1e-3 => Self { name: "GFLOP", factor: 1e3 },
-            _ => Self { name: "MFLOP", factor: 1e6 },
-        }
-    }
-
-    fn show(self, tflop: f64) -> String {
-        format!("{:.3}", tflop * self.factor)
-    }
-}
 
 /// The title of a sortable column, with a hint below it.
 fn head(title: &str, hint: &str) -> String {
@@ -67,75 +44,137 @@ fn mean(mean: Option<Mean>, digits: usize, note: &str) -> String {
 }
 
 /// One line per point.
-pub(super) fn points(run: &Gathered, figures: &[PointFigures]) -> String {
-    let unit = Unit::of(run);
+pub(super) fn points(run: &Gathered, summary: &Summary) -> String {
     let mut heads = vec![
         head("point", ""),
         head("images", "done"),
-        head(unit.name, "an evaluation"),
+        head(summary.unit.name, "an evaluation"),
         head("saved", "of FLOPs"),
         head("kept tokens", "by level"),
         head("votes", "a decision"),
-        head("s / step", "mean, 95 %"),
+        head("s / step", "median, 95 %"),
     ];
-    heads.extend(METRICS.map(|metric| head(metric.name, metric.better)));
-    let rows = run.info.points.iter().zip(figures).enumerate();
-    let rows = rows.map(|(index, (point, figures))| point_row(run, index, point, figures));
+    heads.extend(summary.metrics.iter().map(|metric| head(&metric.name, &metric.better.to_string())));
+    let rows = run.info.points.iter().zip(&summary.rows).enumerate();
+    let rows = rows.map(|(index, (point, row))| point_row(run, summary, index, (point, row)));
+    table("Points", &heads, &rows.collect::<String>())
+}
+
+/// A table whose columns sort.
+fn table(name: &str, heads: &[String], rows: &str) -> String {
     format!(
-        "<div class=\"wide\" role=\"region\" aria-label=\"Points\" tabindex=\"0\"><table class=\"sortable\">\
-         <thead><tr>{}</tr></thead>\n<tbody>\n{}</tbody></table></div>\n",
-        heads.concat(),
-        rows.collect::<String>()
+        "<div class=\"wide\" role=\"region\" aria-label=\"{name}\" tabindex=\"0\"><table class=\"sortable\">\
+         <thead><tr>{}</tr></thead>\n<tbody>\n{rows}</tbody></table></div>\n",
+        heads.concat()
     )
 }
 
-fn point_row(run: &Gathered, index: usize, point: &PointInfo, figures: &PointFigures) -> String {
-    let unit = Unit::of(run);
-    let total = run.prompts.len();
-    let mut cells = vec![
-        format!(
-            "<th scope=\"row\" data-value=\"{index}\"><a href=\"#config-{index}\">{}</a></th>",
-            escaped(&point.label)
-        ),
-        cell(figures.done as f64, &format!("{} of {total}", figures.done)),
-    ];
-    match (figures.tflop, point.planned_tflop) {
+/// The first cell of a point's line. It links to the point's configuration.
+fn point_head(index: usize, label: &str) -> String {
+    let label = escaped(label);
+    format!("<th scope=\"row\" data-value=\"{index}\"><a href=\"#config-{index}\">{label}</a></th>")
+}
+
+fn point_row(
+    run: &Gathered,
+    summary: &Summary,
+    index: usize,
+    (point, row): (&PointInfo, &SummaryRow),
+) -> String {
+    let (unit, total) = (summary.unit, run.prompts.len());
+    let records: Vec<&Record> = run.of_point(point).collect();
+    let mut cells =
+        vec![point_head(index, &point.label), cell(row.images as f64, &format!("{} of {total}", row.images))];
+    match (row.tflop, point.planned_tflop) {
         (Some(Mean { value, .. }), _) => {
             let saved = 100.0 * (1.0 - value / point.whole_tflop);
             cells.push(cell(value, &unit.show(value)));
-            cells.push(cell(saved, &format!("{saved:.1} %")));
+            cells.push(cell(saved, &format!("{saved:.1} %")));
         }
         (None, Some(planned)) => {
             let saved = 100.0 * (1.0 - planned / point.whole_tflop);
             cells.push(cell(planned, &format!("{}<small>planned</small>", unit.show(planned))));
-            cells.push(cell(saved, &format!("{saved:.1} %<small>planned</small>")));
+            cells.push(cell(saved, &format!("{saved:.1} %<small>planned</small>")));
         }
         (None, None) => cells.extend([MISSING.to_string(), MISSING.to_string()]),
     }
-    let (before, after) =
-        figures.kept.iter().fold((0.0, 0.0), |(b, a), kept| (b + kept.tokens, a + kept.kept));
-    let levels = figures.kept.iter().map(|kept| {
+    let kept = kept(&records);
+    let (before, after) = kept.iter().fold((0.0, 0.0), |(b, a), kept| (b + kept.tokens, a + kept.kept));
+    let levels = kept.iter().map(|kept| {
         let share = 100.0 * kept.kept / kept.tokens.max(1.0);
-        format!("<div>{}: {:.0} of {:.0} ({share:.0} %)</div>", kept.level, kept.kept, kept.tokens)
+        format!("<div>{}: {:.0} of {:.0} ({share:.0} %)</div>", kept.level, kept.kept, kept.tokens)
     });
-    cells.push(match figures.kept.is_empty() {
+    cells.push(match kept.is_empty() {
         true => MISSING.into(),
         false => cell(after / before.max(1.0), &levels.collect::<String>()),
     });
-    cells.push(number(figures.votes, 1));
-    cells.push(mean(figures.seconds_per_step, 3, ""));
-    for (index, (metric, value)) in METRICS.iter().zip(figures.distances).enumerate() {
-        let note = match (index, figures.equal) {
-            (0, equal) if equal > 0 => format!("{equal} equal (∞)"),
-            _ => String::new(),
-        };
-        cells.push(mean(value, metric.digits, &note));
+    cells.push(number(votes(&records), 1));
+    cells.push(mean(row.seconds_per_step, 3, ""));
+    for (metric, found) in summary.metrics.iter().zip(&row.metrics) {
+        cells.push(mean(found.mean, metric.digits, &note(found)));
     }
     format!("<tr>{}</tr>\n", cells.concat())
 }
 
+/// What a cell of a measure says besides the mean.
+fn note(MetricRow { infinite, front, .. }: &MetricRow) -> String {
+    let mut notes = Vec::new();
+    if *infinite > 0 {
+        notes.push(format!("{infinite} equal (∞)"));
+    }
+    match (front.flops, front.time) {
+        (true, true) => notes.push("◯ FLOPs, time".into()),
+        (true, false) => notes.push("◯ FLOPs".into()),
+        (false, true) => notes.push("◯ time".into()),
+        (false, false) => {}
+    }
+    notes.join("<br>")
+}
+
+/// One line per point that is compared with the baseline.
+pub(super) fn differences(run: &Gathered, summary: &Summary) -> String {
+    let compared = |place: usize| {
+        let of = |row: &SummaryRow| row.metrics.get(place).is_some_and(|found| found.difference.is_some());
+        summary.rows.iter().any(of)
+    };
+    let metrics: Vec<usize> = (0..summary.metrics.len()).filter(|place| compared(*place)).collect();
+    let mut heads = vec![head("point", "")];
+    for metric in metrics.iter().filter_map(|place| summary.metrics.get(*place)) {
+        heads.push(head(&format!("Δ {}", metric.name), &metric.better.to_string()));
+        heads.push(head(&format!("{} wins", metric.name), "share of prompts"));
+    }
+    let mut rows = String::new();
+    for (index, (point, row)) in run.info.points.iter().zip(&summary.rows).enumerate() {
+        let found = |place: &usize| row.metrics.get(*place).and_then(|found| found.difference);
+        if metrics.iter().all(|place| found(place).is_none()) {
+            continue;
+        }
+        let mut cells = vec![point_head(index, &point.label)];
+        for place in &metrics {
+            let digits = summary.metrics.get(*place).map_or(3, |metric| metric.digits);
+            cells.extend(difference_cells(found(place), digits));
+        }
+        rows.push_str(&format!("<tr>{}</tr>\n", cells.concat()));
+    }
+    table("Differences", &heads, &rows)
+}
+
+/// The difference and the wins.
+fn difference_cells(difference: Option<Difference>, digits: usize) -> [String; 2] {
+    let Some(Difference { mean: found, win_rate, wins, ties, losses, .. }) = difference else {
+        return [MISSING, MISSING].map(String::from);
+    };
+    let interval = win_rate
+        .interval
+        .map_or(String::new(), |(low, high)| format!("[{:.0}, {:.0}]<br>", 100.0 * low, 100.0 * high));
+    let rate = 100.0 * win_rate.value;
+    let wins = format!("{rate:.0} %<small>{interval}{wins} won, {ties} tied, {losses} lost</small>");
+    [mean(found, digits, ""), cell(win_rate.value, &wins)]
+}
+
 /// One line per image.
-pub(super) fn images(run: &Gathered) -> String {
+pub(super) fn images(measures: &Measures<'_>) -> String {
+    let run = measures.run();
     let unit = Unit::of(run);
     let mut heads = vec![
         head("prompt", ""),
@@ -145,9 +184,9 @@ pub(super) fn images(run: &Gathered) -> String {
         head("s / step", ""),
         head("seconds", "the image"),
     ];
-    heads.extend(METRICS.map(|metric| head(metric.name, "")));
+    heads.extend(measures.metrics().iter().map(|metric| head(&metric.name, "")));
     let records = run.info.points.iter().flat_map(|point| run.of_point(point));
-    let rows: String = records.take(MOST_ROWS).map(|record| image_row(record, unit)).collect();
+    let rows: String = records.take(MOST_ROWS).map(|record| image_row(measures, record, unit)).collect();
     let cut = match run.records.len() {
         many if many > MOST_ROWS => {
             format!(
@@ -156,14 +195,11 @@ pub(super) fn images(run: &Gathered) -> String {
         }
         _ => String::new(),
     };
-    format!(
-        "{cut}<div class=\"wide tall\" role=\"region\" aria-label=\"Images\" tabindex=\"0\"><table class=\"sortable\">\
-         <thead><tr>{}</tr></thead>\n<tbody>\n{rows}</tbody></table></div>\n",
-        heads.concat()
-    )
+    let table = table("Images", &heads, &rows).replacen("class=\"wide\"", "class=\"wide tall\"", 1);
+    format!("{cut}{table}")
 }
 
-fn image_row(record: &Record, unit: Unit) -> String {
+fn image_row(measures: &Measures<'_>, record: &Record, unit: Unit) -> String {
     let mut cells = vec![
         format!(
             "<th scope=\"row\" title=\"{}\">{}</th>",
@@ -177,11 +213,10 @@ fn image_row(record: &Record, unit: Unit) -> String {
         number(Some(record.times.seconds_per_step), 3),
         number(Some(record.times.seconds), 2),
     ];
-    let equal = record.distances.as_ref().is_some_and(|distances| distances.psnr.is_none());
-    for metric in METRICS {
-        cells.push(match (metric.value(record), equal) {
-            (None, true) => "<td data-value=\"Infinity\">∞</td>".into(),
-            (value, _) => number(value, metric.digits),
+    for (place, metric) in measures.metrics().iter().enumerate() {
+        cells.push(match measures.value(place, &record.point, &record.prompt_id) {
+            Some(f64::INFINITY) => "<td data-value=\"Infinity\">∞</td>".into(),
+            value => number(value, metric.digits),
         });
     }
     format!("<tr>{}</tr>\n", cells.concat())

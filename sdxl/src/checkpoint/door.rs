@@ -19,7 +19,10 @@ const PIPELINES: [&str; 3] =
 /// Other SD-XL pipelines, each with the extra step that this crate does not do. Running them without it would be
 /// silently wrong.
 const OTHERS: [(&str, &str); 5] = [
-    ("ControlNet", "it runs a control network beside the U-Net"),
+    (
+        "ControlNet",
+        "it runs a control network beside the U-Net: open an ordinary pipeline, and the control network apart",
+    ),
     ("PAG", "it guides by perturbed attention"),
     ("Adapter", "it runs an adapter beside the U-Net"),
     ("InstructPix2Pix", "it edits an image as a text says"),

@@ -29,6 +29,9 @@ pub struct OpenOptions {
     /// - a safetensors file with diffusers' names or the original ones, alone or in a whole checkpoint. If its tensors have
     ///   the shapes of the checkpoint's own U-Net, that one's configuration counts. Else shapes give it, as in a single file.
     pub unet: Option<PathBuf>,
+    /// A ControlNet that runs beside the U-Net: a diffusers folder with `config.json` and weights, or a whole diffusers folder,
+    /// whose `controlnet` is taken. A run then needs a picture ([`Request::control`](crate::pipeline::Request::control)).
+    pub controlnet: Option<PathBuf>,
     /// For a single file: a diffusers folder with the configurations and tokenizers to use. It needs no weights. Without this
     /// folder, the shapes of the file's tensors give the configurations, and SD-XL's tokenizers are used.
     pub config: Option<PathBuf>,

@@ -26,6 +26,7 @@ impl Checkpoint {
     /// - the bytes of `model_index.json`, of the configurations of parts and scheduler, and of the tokenizers;
     /// - the sizes of the weight files;
     /// - every tensor's name, dtype, shape and samples of its bytes;
+    /// - the same of a ControlNet, with the bytes of its configuration;
     /// - the same of every LoRA, and its scales;
     /// - the words of embeddings, and all bytes of their files.
     ///
@@ -46,6 +47,11 @@ impl Checkpoint {
         for part in Part::ALL {
             sum.field(part.folder().as_bytes());
             sum.source(&SafetensorsSource::open(self.files(part), DType::F32, ())?);
+        }
+        if let Some(control) = &self.control {
+            sum.field(b"controlnet");
+            sum.field(&control.origin.document()?.unwrap_or_default());
+            sum.source(&SafetensorsSource::open(&control.weights, DType::F32, ())?);
         }
         for lora in &self.loras {
             sum.field(b"lora");

@@ -38,8 +38,8 @@ use found::{Found, Settings};
 pub use identity::identity;
 pub use lora::{Lora, LoraFile};
 use lora::{Merged, Places};
-use other::Replaced;
 pub use other::open_vae;
+use other::{Origin, Replaced};
 pub use part::Part;
 
 /// The folders of the tokenizers.
@@ -64,8 +64,17 @@ pub struct Checkpoint {
     replaced: Replaced,
     configurations: Configurations,
     files: [Vec<WeightFile>; 4],
+    /// The ControlNet beside the U-Net.
+    control: Option<ControlFiles>,
     loras: Vec<LoraFile>,
     embeddings: Vec<Embedding>,
+}
+
+/// The files of a ControlNet. Its configuration is with the U-Net's ([`UNetConfig::control`]).
+#[derive(Debug, Clone)]
+struct ControlFiles {
+    origin: Origin,
+    weights: Vec<WeightFile>,
 }
 
 impl Checkpoint {
@@ -74,7 +83,7 @@ impl Checkpoint {
     /// # Errors
     /// [`Error::Io`] or [`Error::Weights`] for missing files, and for a single file that is no SD-XL checkpoint.
     /// [`Error::Config`] naming the file and the field if a value does not parse, is not implemented or does not fit the other
-    /// parts. For a LoRA, [`Error::Weights`] that says what the file is, and [`Error::Config`] for a scale that is not finite.
+    /// parts. A ControlNet that does not fit the U-Net is refused in the same way. For a LoRA, [`Error::Weights`] that says what the file is, and [`Error::Config`] for a scale that is not finite.
     pub fn open(root: impl AsRef<Path>, options: OpenOptions) -> Result<Self> {
         let root = root.as_ref();
         let found = if single::is_meant(root) {
@@ -92,9 +101,16 @@ impl Checkpoint {
             replaced,
             configurations,
             files,
+            control: None,
             loras: Vec::new(),
         };
         checkpoint.check_fit()?;
+        if let Some(path) = &options.controlnet {
+            let factor = checkpoint.vae().factor();
+            let found = other::control_net(path, options.variant.as_deref(), checkpoint.unet(), factor)?;
+            checkpoint.configurations.unet.control = Some(Box::new(found.config));
+            checkpoint.control = Some(ControlFiles { origin: found.origin, weights: found.files });
+        }
         if !options.loras.is_empty() {
             let (places, width) = (checkpoint.places()?, checkpoint.unet().text_channels());
             let open = |lora| LoraFile::open(lora, &places, width);
@@ -135,7 +151,7 @@ impl Checkpoint {
         self.configurations.text_encoders.each_ref()
     }
 
-    /// The U-Net's configuration.
+    /// The U-Net's configuration, with that of a ControlNet beside it.
     pub fn unet(&self) -> &UNetConfig {
         &self.configurations.unet
     }
@@ -222,6 +238,28 @@ impl Checkpoint {
             return Ok(Weights::new(source));
         }
         Ok(Weights::new(Merged::new(source, part, &self.loras, dtype, device.clone())))
+    }
+
+    /// The weights of the ControlNet, if there is one. LoRAs do not change them.
+    ///
+    /// # Errors
+    /// The errors of [`Checkpoint::weights`].
+    pub fn control_weights<T: Tensor>(&self, dtype: DType, device: &T::Device) -> Result<Option<Weights<T>>> {
+        let open = |files: &ControlFiles| {
+            SafetensorsSource::<T::Device>::open(&files.weights, dtype, device.clone()).map(Weights::new)
+        };
+        self.control.as_ref().map(open).transpose()
+    }
+
+    /// The number of parameters in the ControlNet's weight files, and their dtypes. Only the headers are read.
+    ///
+    /// # Errors
+    /// The errors of [`Checkpoint::contents`].
+    pub fn control_contents(&self) -> Result<Option<Contents>> {
+        let Some(control) = &self.control else { return Ok(None) };
+        let mut contents = Contents::default();
+        control.weights.iter().try_for_each(|file| contents.add(file))?;
+        Ok(Some(contents))
     }
 
     /// The weight files of `part`.

@@ -93,10 +93,23 @@ impl UNetConfig {
         std::iter::successors(Some(Grid::new(height, width)), next).take(self.down.len()).collect()
     }
 
-    /// Every attention block for latents of `height` × `width`, in the order of a forward pass.
+    /// Every attention block for latents of `height` × `width`, in the order of a forward pass. A ControlNet's block follows the
+    /// U-Net's block whose copy it is.
     ///
     /// Blocks without transformer layers are left out, because nothing in them can be pruned.
     pub fn blocks(&self, height: usize, width: usize) -> Vec<BlockInfo> {
+        let mut blocks = self.own_blocks(height, width);
+        let beside = self.control.as_ref().map(|control| control.blocks(height, width));
+        for block in beside.unwrap_or_default() {
+            let before = |other: &BlockInfo| other.id.stage != Stage::Up && other.nest <= block.nest;
+            let place = blocks.iter().rposition(before).map_or(0, |last| last + 1);
+            blocks.insert(place, block);
+        }
+        blocks
+    }
+
+    /// The blocks of the U-Net alone.
+    fn own_blocks(&self, height: usize, width: usize) -> Vec<BlockInfo> {
         let grids = self.grids(height, width);
         let mut blocks = Vec::new();
         let nesting = Nesting::of(self);
@@ -160,6 +173,7 @@ impl UNetConfig {
 
 #[cfg(test)]
 mod tests {
+    use super::super::unet::ControlNetConfig;
     use super::*;
 
     /// Nest b + 1 is the part that DeepCache's branch b leaves out: SD-XL has branches 0 to 8.
@@ -191,5 +205,41 @@ mod tests {
         ];
         assert_eq!(nests.iter().map(of).collect::<Vec<_>>(), expected);
         assert!(nests.iter().enumerate().all(|(number, nest)| nest.id == NestId(number)));
+    }
+
+    /// Each block of a ControlNet follows the one whose copy it is, and lies in the same nests.
+    #[test]
+    fn a_control_nets_blocks_lie_beside_the_u_nets() {
+        let mut config = UNetConfig::sdxl_base();
+        let mut half = UNetConfig { up: Vec::new(), ..config.clone() };
+        // one without attention at level 1
+        half.down[1].attention = None;
+        config.control = Some(Box::new(ControlNetConfig { half, picture_channels: vec![16, 32, 96, 256] }));
+        let (nests, blocks) = (config.nests(128, 128), config.blocks(128, 128));
+        let names: Vec<String> = blocks.iter().map(|block| block.id.name()).collect();
+        let expected = [
+            "down.1.0",
+            "down.1.1",
+            "down.2.0",
+            "control-down.2.0",
+            "down.2.1",
+            "control-down.2.1",
+            "mid.0",
+            "control-mid.0",
+            "up.0.0",
+            "up.0.1",
+            "up.0.2",
+            "up.1.0",
+            "up.1.1",
+            "up.1.2",
+        ];
+        assert_eq!(names, expected);
+        for nest in &nests {
+            let inside = |block: &BlockInfo| nest.id.contains(block.nest);
+            let within: Vec<usize> = (0..blocks.len()).filter(|at| inside(&blocks[*at])).collect();
+            assert_eq!(within, nest.blocks.clone().collect::<Vec<_>>(), "{:?}", nest.id);
+        }
+        assert_eq!((blocks[3].id.level, blocks[3].grid, blocks[3].depth), (2, Grid::new(32, 32), 10));
+        assert_eq!(config.alone().blocks(128, 128).len(), 11);
     }
 }

@@ -124,6 +124,19 @@ pub struct UNetConfig {
     pub conv_in_kernel: usize,
     /// Kernel of the last convolution.
     pub conv_out_kernel: usize,
+    /// The ControlNet that runs beside it. Blocks, nests and costs include it. The weights and the `config.json` of the U-Net
+    /// do not depend on it.
+    pub control: Option<Box<ControlNetConfig>>,
+}
+
+/// The configuration of a ControlNet: everything that its weights depend on.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct ControlNetConfig {
+    /// The U-Net whose first half it copies: the stages down and the middle. It has no stages up.
+    pub half: UNetConfig,
+    /// Channels of the convolutions that embed the picture. Each entry after the first halves the picture's sides.
+    pub picture_channels: Vec<usize>,
 }
 
 impl UNetConfig {
@@ -179,7 +192,14 @@ impl UNetConfig {
             guidance_channels: None,
             conv_in_kernel: 3,
             conv_out_kernel: 3,
+            control: None,
         }
+    }
+
+    /// The same U-Net without a ControlNet.
+    #[must_use]
+    pub fn alone(&self) -> Self {
+        Self { control: None, ..self.clone() }
     }
 
     /// Whether an image has two rows at this guidance scale, one for each prompt. A U-Net that takes the scale as an input
@@ -197,6 +217,12 @@ impl UNetConfig {
     pub fn text_channels(&self) -> usize {
         let down = self.down.iter().find(|stage| stage.attention.is_some()).map(|stage| stage.text_channels);
         down.or(self.mid.as_ref().map(|mid| mid.text_channels)).unwrap_or(0)
+    }
+
+    /// Whether the way down or the middle has attention.
+    pub(crate) fn has_attention(&self) -> bool {
+        self.down.iter().any(|stage| stage.attention.is_some())
+            || self.mid.as_ref().is_some_and(|mid| mid.attention.is_some())
     }
 
     /// Channels of the first and the last stage.

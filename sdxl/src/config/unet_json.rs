@@ -86,7 +86,7 @@ impl UNetConfig {
         Self::from_fields(&Fields::new(file, value)?)
     }
 
-    fn from_fields(fields: &Fields) -> Result<Self> {
+    pub(super) fn from_fields(fields: &Fields) -> Result<Self> {
         refuse_what_is_missing(fields)?;
         if fields.get("addition_embed_type").is_none() {
             return Err(fields.error("addition_embed_type", "expected \"text_time\" (SD-XL), got null"));
@@ -166,6 +166,7 @@ impl UNetConfig {
             guidance_channels: fields.optional_count("time_cond_proj_dim")?,
             conv_in_kernel: fields.count("conv_in_kernel", 3)?,
             conv_out_kernel: fields.count("conv_out_kernel", 3)?,
+            control: None,
         };
         config.check(fields)?;
         Ok(config)

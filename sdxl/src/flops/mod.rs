@@ -2,134 +2,25 @@
 //!
 //! The cost counts the multiply-accumulates (MAC) of matrix products and convolutions for *one sample*. This includes
 //! attention's `q kᵀ` and `A v`. A FLOP figure is 2 × MAC. Norms, activations, softmax and the method's own work are
-//! not counted. SD-XL base at 1024 px costs 3.3806 TMAC or 6.761 TFLOP, which is the paper's "6.7 T".
+//! not counted. A ControlNet beside the U-Net counts, in the nests of the U-Net's parts whose copies it has. Its embedding of the
+//! picture does not: it runs once in a run. SD-XL base at 1024 px costs 3.3806 TMAC or 6.761 TFLOP, which is the paper's "6.7 T".
 
 use atedm_core::plugin::{Grid, LayerTokens, NestId};
 use atedm_core::{Error, Result};
 
 use crate::config::{BlockInfo, Nesting, UNetConfig};
 
+mod convolutions;
+mod cost;
 mod run;
 mod unit;
 
+use convolutions::{Convolutions, control_net};
+use cost::product;
+
+pub use cost::{Macs, PartCost, UNetCost, tflop};
 pub use run::{EvaluationCost, MeanCost, Rows, RunCost, StepClass};
 pub use unit::{Unit, readable};
-
-/// Multiply-accumulates by kind of operation.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Macs {
-    /// 3×3 convolutions: in resnets, for down- and upsampling, the first and the last.
-    pub convolutions: u64,
-    /// 1×1 convolutions on resnets' shortcuts.
-    pub shortcuts: u64,
-    /// Time, size, text and guidance embeddings, and their projection in each resnet.
-    pub embeddings: u64,
-    /// `proj_in` and `proj_out` of attention blocks.
-    pub projections: u64,
-    /// Query, key, value and output projections of self-attention.
-    pub self_projections: u64,
-    /// `q kᵀ` and `A v` of self-attention.
-    pub self_products: u64,
-    /// Query, output and the text's key and value projections of cross-attention.
-    pub cross_projections: u64,
-    /// `q kᵀ` and `A v` of cross-attention.
-    pub cross_products: u64,
-    /// Feed-forward layers (GEGLU: 8 c² in, 4 c² out).
-    pub feed_forward: u64,
-}
-
-impl Macs {
-    /// All kinds with their names, in the order of the paper's Fig. 2 (convolutions first).
-    pub(crate) fn by_kind(&self) -> [(&'static str, u64); 9] {
-        [
-            ("conv 3x3", self.convolutions),
-            ("conv 1x1 shortcut", self.shortcuts),
-            ("embeddings", self.embeddings),
-            ("proj_in/out", self.projections),
-            ("self-attention q,k,v,out", self.self_projections),
-            ("self-attention products", self.self_products),
-            ("cross-attention q,k,v,out", self.cross_projections),
-            ("cross-attention products", self.cross_products),
-            ("feed-forward", self.feed_forward),
-        ]
-    }
-
-    /// The sum over all kinds.
-    pub fn total(&self) -> u64 {
-        self.by_kind().iter().fold(0, |sum, (_, macs)| sum.saturating_add(*macs))
-    }
-
-    /// The sum in TFLOP: 2 × MAC · 10⁻¹².
-    pub fn tflop(&self) -> f64 {
-        tflop(self.total())
-    }
-
-    fn add(&mut self, other: &Self) {
-        for (sum, more) in [
-            (&mut self.convolutions, other.convolutions),
-            (&mut self.shortcuts, other.shortcuts),
-            (&mut self.embeddings, other.embeddings),
-            (&mut self.projections, other.projections),
-            (&mut self.self_projections, other.self_projections),
-            (&mut self.self_products, other.self_products),
-            (&mut self.cross_projections, other.cross_projections),
-            (&mut self.cross_products, other.cross_products),
-            (&mut self.feed_forward, other.feed_forward),
-        ] {
-            *sum = sum.saturating_add(more);
-        }
-    }
-}
-
-/// A product that saturates at the largest number.
-fn product(factors: &[u64]) -> u64 {
-    factors.iter().fold(1, |product, factor| product.saturating_mul(*factor))
-}
-
-/// Multiply-accumulates as TFLOP.
-pub fn tflop(macs: u64) -> f64 {
-    2e-12 * macs as f64
-}
-
-/// The cost of one part of the U-Net.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct PartCost {
-    /// The part's name: `embeddings`, `conv_in`, `down.0.conv`, `down.1.attention`, `mid.conv`, …
-    pub name: String,
-    /// The part's multiply-accumulates.
-    pub macs: Macs,
-}
-
-/// The cost of one U-Net evaluation, by part and in total.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct UNetCost {
-    /// The parts in the order of a forward pass. A part that occurs twice is one entry.
-    pub parts: Vec<PartCost>,
-}
-
-impl UNetCost {
-    /// The sum over all parts.
-    pub fn sum(&self) -> Macs {
-        let mut sum = Macs::default();
-        self.parts.iter().for_each(|part| sum.add(&part.macs));
-        sum
-    }
-
-    /// The cost of the part with this name.
-    pub fn part(&self, name: &str) -> Option<&Macs> {
-        self.parts.iter().find(|part| part.name == name).map(|part| &part.macs)
-    }
-
-    fn tally(&mut self, name: String, macs: &Macs) {
-        match self.parts.iter_mut().find(|part| part.name == name) {
-            Some(part) => part.macs.add(macs),
-            None => self.parts.push(PartCost { name, macs: *macs }),
-        }
-    }
-}
 
 /// The cost of one layer of `channels` on these token counts, with `text` tokens of `text_channels`.
 fn layer_macs(tokens: &LayerTokens, channels: u64, text: u64, text_channels: u64) -> Macs {
@@ -171,63 +62,29 @@ pub fn pruned(
     layers: impl Fn(&BlockInfo) -> Result<Vec<LayerTokens>>,
 ) -> Result<UNetCost> {
     let mut cost = UNetCost { parts: Vec::new() };
-    let time = config.time_channels as u64;
-    let base = config.base_channels() as u64;
-    let guidance = config.guidance_channels.unwrap_or(0) as u64;
-    let embeddings =
-        guidance * base + base * time + time * time + config.added_channels as u64 * time + time * time;
     let runs = |nest: NestId| replaced.is_none_or(|replaced| !replaced.contains(nest));
     let in_nest = |nest: NestId, macs: Macs| if runs(nest) { macs } else { Macs::default() };
-    let whole = |macs: Macs| in_nest(NestId::EVALUATION, macs);
-    cost.tally("embeddings".into(), &whole(Macs { embeddings, ..Macs::default() }));
-
-    let pixels: Vec<u64> =
-        config.grids(grid.height, grid.width).iter().map(|level| level.tokens() as u64).collect();
-    let convolution = |level: usize, from: usize, to: usize, kernel: usize| Macs {
-        convolutions: product(&[pixels[level], (from * to * kernel * kernel) as u64]),
-        ..Macs::default()
-    };
-    let resnet = |level: usize, from: usize, to: usize| Macs {
-        convolutions: product(&[pixels[level], 9, (from * to + to * to) as u64]),
-        shortcuts: if from == to { 0 } else { product(&[pixels[level], (from * to) as u64]) },
-        embeddings: time * to as u64,
-        ..Macs::default()
-    };
-
-    let nesting = Nesting::of(config);
-    let conv_in = convolution(0, config.in_channels, base as usize, config.conv_in_kernel);
-    cost.tally("conv_in".into(), &whole(conv_in));
-    for (i, stage) in config.down.iter().enumerate() {
-        let name = format!("down.{i}.conv");
-        for layer in 0..stage.layers {
-            let from = if layer == 0 { stage.in_channels } else { stage.channels };
-            let macs = resnet(i, from, stage.channels);
-            cost.tally(name.clone(), &in_nest(nesting.down(i, layer), macs));
-        }
-        if stage.downsample {
-            let macs = convolution(i + 1, stage.channels, stage.channels, 3);
-            cost.tally(name, &in_nest(nesting.down(i, stage.layers), macs));
-        }
+    let (convolutions, nesting) = (Convolutions::new(config, grid), Nesting::of(config));
+    convolutions.first_half("", &mut cost, &in_nest);
+    if let Some(control) = &config.control {
+        control_net(control, grid, &mut cost, &in_nest);
     }
     let last = config.down.len().saturating_sub(1);
-    if let Some(mid) = &config.mid {
-        let resnets = 1 + usize::from(mid.attention.is_some());
-        let macs = in_nest(nesting.mid(), resnet(last, mid.channels, mid.channels));
-        (0..resnets).for_each(|_| cost.tally("mid.conv".into(), &macs));
-    }
     for (i, stage) in config.up.iter().enumerate() {
         let name = format!("up.{i}.conv");
         for layer in 0..stage.layers {
-            let macs = resnet(last - i, stage.resnet_inputs(layer).joined(), stage.channels);
+            let from = stage.resnet_inputs(layer).joined();
+            let macs = convolutions.resnet(last - i, from, stage.channels);
             cost.tally(name.clone(), &in_nest(nesting.up(i, layer), macs));
         }
         if stage.upsample {
-            let macs = convolution(last - i - 1, stage.channels, stage.channels, 3);
+            let macs = convolutions.convolution(last - i - 1, stage.channels, stage.channels, 3);
             cost.tally(name, &in_nest(nesting.up(i, stage.layers.saturating_sub(1)), macs));
         }
     }
-    let conv_out = convolution(0, base as usize, config.out_channels, config.conv_out_kernel);
-    cost.tally("conv_out".into(), &whole(conv_out));
+    let base = config.base_channels();
+    let conv_out = convolutions.convolution(0, base, config.out_channels, config.conv_out_kernel);
+    cost.tally("conv_out".into(), &in_nest(NestId::EVALUATION, conv_out));
 
     for block in config.blocks(grid.height, grid.width) {
         let mut macs = Macs::default();

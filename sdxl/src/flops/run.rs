@@ -121,12 +121,14 @@ impl RunCost {
 
     /// The mean cost of each part of the U-Net, with the names of [`PartCost::name`](super::PartCost::name).
     pub fn mean_by_part(&self) -> Vec<MeanCost> {
-        let Some(first) = self.classes.first() else { return Vec::new() };
+        // A ControlNet's parts are listed only at steps at which it runs.
+        let all = self.classes.iter().max_by_key(|class| class.cost.row.parts.len());
+        let Some(all) = all else { return Vec::new() };
         let of = |name: &String| MeanCost {
             name: name.clone(),
             tflop: self.mean(|cost| cost.part(name).map_or(0, Macs::total)),
         };
-        first.cost.row.parts.iter().map(|part| of(&part.name)).collect()
+        all.cost.row.parts.iter().map(|part| of(&part.name)).collect()
     }
 
     fn mean(&self, of: impl Fn(&UNetCost) -> u64) -> f64 {

@@ -7,6 +7,7 @@
 //! ```
 //! The sampler works in f32, whatever the U-Net's dtype. In a pipeline in f64 it works in f64.
 
+mod control;
 mod decode;
 mod guidance;
 mod initial;
@@ -17,9 +18,11 @@ mod request;
 mod run;
 mod size;
 mod states;
+mod steering;
 
 use atedm_core::{Backend, DType, DeviceOf, Result};
 
+pub use control::{Control, ControlSpan};
 pub use request::{
     Conditioning, Corner, CutPrompt, Decoding, Images, InitialLatents, MicroConditioning, Output, PixelSize,
     Repaint, Request, StepCost, StepReport, TextEmbeddings,
@@ -29,7 +32,7 @@ use crate::checkpoint::{Checkpoint, Part};
 use crate::config::TextEncoderConfig;
 use crate::prompt::{SyntaxRegistry, TextOptions};
 use crate::schedulers::{SamplerRegistry, SchedulerConfig};
-use crate::unet::UNet;
+use crate::unet::{ControlNet, UNet};
 use crate::vae::Vae;
 use prompt::{Residence, Texts};
 
@@ -43,6 +46,7 @@ pub type Proceed = std::ops::ControlFlow<()>;
 pub struct Pipeline<B: Backend> {
     encoders: Residence<B>,
     unet: UNet<B>,
+    control: Option<ControlNet<B::Tensor>>,
     vae: Vae<B>,
     scheduler: SchedulerConfig,
     samplers: SamplerRegistry<B::Tensor>,
@@ -81,9 +85,13 @@ impl<B: Backend> Pipeline<B> {
         let (unet, vae) = (checkpoint.unet(), checkpoint.vae());
         let vae_dtype = Vae::<B>::dtype_beside(vae, dtype);
         let weights = |part: Part, dtype: DType| checkpoint.weights::<B::Tensor>(part, dtype, device);
+        let control = checkpoint.control_weights::<B::Tensor>(dtype, device)?;
+        let control =
+            control.zip(unet.control.as_ref()).map(|(weights, config)| ControlNet::load(&weights, config));
         Ok(Self {
             encoders: Residence::new(checkpoint, dtype, device, text)?,
             unet: UNet::load(&weights(Part::UNet, dtype)?, unet)?,
+            control: control.transpose()?,
             vae: Vae::load(&weights(Part::Vae, vae_dtype)?, vae)?,
             scheduler: checkpoint.scheduler().clone(),
             samplers: SamplerRegistry::with_builtins(),

@@ -2,6 +2,7 @@
 
 use atedm_core::{Error, Result, Tensor};
 
+use super::control::Control;
 use crate::flops::Macs;
 use crate::prompt::TextOptions;
 use crate::rng::{NoiseDType, RngKind};
@@ -41,6 +42,8 @@ pub struct Request<T> {
     pub scheduler: Option<String>,
     /// The latents that the run starts from.
     pub initial: InitialLatents<T>,
+    /// What the ControlNet follows. A pipeline with a ControlNet needs it, another one takes none.
+    pub control: Option<Control<T>>,
     /// How the final latents are decoded.
     pub decoding: Decoding,
 }
@@ -64,6 +67,7 @@ impl<T: Tensor> Request<T> {
             micro: MicroConditioning::default(),
             scheduler: None,
             initial: InitialLatents::Drawn,
+            control: None,
             decoding: Decoding::Whole,
         }
     }

@@ -9,6 +9,7 @@ use super::initial::{self, Beginning, Start, start_of};
 use super::meter::{Evaluation, Metered};
 use super::request::{Decoding, Estimate, Output, PixelSize, Request, StepReport};
 use super::size::{Sizes, expect_finite};
+use super::steering::steering;
 use super::{Pipeline, Proceed};
 use crate::unet::UNetInput;
 
@@ -55,6 +56,7 @@ fn generate<B: Backend>(
     let firsts = sampler.first_evaluations();
     let (total, evaluations) = (firsts.len(), sampler.timesteps().len());
     let start = start_of(request, total)?;
+    let steering = steering(pipeline, request.control.as_ref(), &sizes)?;
     let first = firsts.get(start).copied().unwrap_or(0);
     let images = request.images()?;
     let PixelSize { height, width } = sizes.latents;
@@ -78,6 +80,7 @@ fn generate<B: Backend>(
         embedding.map(|(values, shape)| B::Tensor::from_f32(&values, &shape, pipeline.dtype, device));
     let embedding = embedding.transpose()?;
 
+    let alone = unet.alone();
     let mut reducer = Metered::new(reducer);
     let painted = repainting.as_ref().map(|repainting| &repainting.painted);
     reducer.begin_run(&Run { first: start, painted, ..Run::new(total, request.seed, &guided.rows) })?;
@@ -103,6 +106,7 @@ fn generate<B: Backend>(
             None => scaled.clone(),
         };
         let whole = guidance.widen(whole.cast(pipeline.dtype)?)?;
+        let control = steering.as_ref().and_then(|steering| steering.at(index, start, total));
         let input = UNetInput {
             latents: &whole,
             timesteps: &vec![timestep; rows.len()],
@@ -112,11 +116,12 @@ fn generate<B: Backend>(
             timestep_cond: embedding.as_ref(),
             step: &step,
             rows,
+            control,
         };
         let prediction = evaluate(pipeline, &input, &mut reducer)?;
         reducer.end_step(&prediction)?;
         costs.push(reducer.take(
-            unet,
+            if control.is_some() { unet } else { &alone },
             Grid::new(height, width),
             text,
             Evaluation { step: index, rows: rows.len(), run_rows: guided.rows.len() },

@@ -16,6 +16,7 @@ use super::lcm::Lcm;
 use super::lms::Lms;
 use super::sampler::Sampler;
 use super::singlestep::DpmSinglestep;
+use super::tcd::Tcd;
 use super::unipc::UniPc;
 
 /// Makes a sampler for a checkpoint's config and a number of steps.
@@ -43,6 +44,7 @@ pub(super) fn names<T: Tensor>() -> Vec<Entry<T>> {
         }),
         over_betas("ddpm", |config, steps| Ddpm::new(&config.unclipped("DDPMScheduler"), steps)),
         over_betas("lcm", Lcm::new),
+        over_betas("tcd", Tcd::new),
         entry("edm-euler", Euler::edm),
         entry("edm-dpm++2m", DpmMultistep::edm),
     ];
@@ -80,7 +82,7 @@ fn trailing(config: &SchedulerConfig) -> SchedulerConfig {
 }
 
 /// diffusers' classes, with every field as the config has it.
-pub(super) fn classes<T: Tensor>() -> [Entry<T>; 12] {
+pub(super) fn classes<T: Tensor>() -> [Entry<T>; 13] {
     [
         over_betas("EulerDiscreteScheduler", Euler::new),
         over_betas("EulerAncestralDiscreteScheduler", EulerAncestral::new),
@@ -92,6 +94,7 @@ pub(super) fn classes<T: Tensor>() -> [Entry<T>; 12] {
         over_betas("DPMSolverSinglestepScheduler", DpmSinglestep::new),
         over_betas("UniPCMultistepScheduler", UniPc::new),
         over_betas("LCMScheduler", Lcm::new),
+        over_betas("TCDScheduler", Tcd::new),
         entry("EDMEulerScheduler", Euler::edm),
         entry("EDMDPMSolverMultistepScheduler", DpmMultistep::edm),
     ]

@@ -102,7 +102,7 @@ pub struct SchedulerConfig {
     pub unipc_factor: UniPcFactor,
     /// DDPM's variance.
     pub ddpm_variance: DdpmVariance,
-    /// Number of steps in LCM's distillation. A run uses some of them.
+    /// Number of steps in the distillation of LCM and TCD. A run uses some of them.
     pub original_inference_steps: usize,
     /// LCM's factor on timesteps in the boundary condition.
     pub timestep_scaling: f64,
@@ -140,7 +140,7 @@ impl SchedulerConfig {
         let class_name = fields.text("_class_name")?.unwrap_or_default().to_string();
         refuse_null(&fields, &class_name)?;
         let (start, end, schedule) = match class_name.as_str() {
-            "LCMScheduler" => (0.00085, 0.012, BetaSchedule::ScaledLinear),
+            "LCMScheduler" | "TCDScheduler" => (0.00085, 0.012, BetaSchedule::ScaledLinear),
             "HeunDiscreteScheduler" => (0.00085, 0.012, BetaSchedule::Linear),
             _ => (0.0001, 0.02, BetaSchedule::Linear),
         };

@@ -8,7 +8,7 @@ use super::kinds::Levels;
 use crate::config::Fields;
 
 /// The classes of diffusers that we know and whose models were trained with betas.
-pub(super) const OVER_BETAS: [&str; 10] = [
+pub(super) const OVER_BETAS: [&str; 11] = [
     "EulerDiscreteScheduler",
     "EulerAncestralDiscreteScheduler",
     "HeunDiscreteScheduler",
@@ -19,6 +19,7 @@ pub(super) const OVER_BETAS: [&str; 10] = [
     "DPMSolverSinglestepScheduler",
     "UniPCMultistepScheduler",
     "LCMScheduler",
+    "TCDScheduler",
 ];
 
 /// Parses JSON as Python writes it. Bare `-Infinity`, `Infinity` and `NaN` are allowed and count as absent.
@@ -88,6 +89,7 @@ pub(super) fn refuse_null(fields: &Fields, class: &str) -> Result<()> {
             fields.refuse_null(&["final_sigmas_type", "solver_type", "solver_order", "disable_corrector"])
         }
         "LCMScheduler" => fields.refuse_null(&["original_inference_steps", "timestep_scaling"]),
+        "TCDScheduler" => fields.refuse_null(&["original_inference_steps"]),
         _ => Ok(()),
     }
 }

@@ -5,15 +5,14 @@
 //! y = c_out x₀ + c_skip x,   x ← √ᾱ' y + √(1 − ᾱ') z   (the last step: x ← y)
 //! ```
 
-use atedm_core::{Error, Result, Tensor};
+use atedm_core::{Result, Tensor};
 
-use super::alphas::{expect_signal, sigmas_of};
+use super::alphas::sigmas_of;
 use super::config::SchedulerConfig;
+use super::distilled::DistilledSchedule;
 use super::kinds::Prediction;
 use super::ops::{add_scaled, at, clip, mix, noise_like, scale, split};
 use super::sampler::Sampler;
-use super::spacing::{check_steps, linspace};
-use super::training::TrainingNoise;
 use crate::rng::NoiseSource;
 
 /// Variance of the data in the boundary condition: `0.5²`.
@@ -33,27 +32,10 @@ pub(super) struct Lcm {
 
 impl Lcm {
     pub(super) fn new(config: &SchedulerConfig, steps: usize) -> Result<Self> {
-        check_steps(steps, config.num_train_timesteps)?;
-        let original = config.original_inference_steps;
-        if !(1..=config.num_train_timesteps).contains(&original) {
-            let most = config.num_train_timesteps;
-            let reason = format!("expected 1 to the {most} of num_train_timesteps for LCM, got {original}");
-            return Err(config.error("original_inference_steps", reason));
-        }
-        if steps > original {
-            let reason = format!("expected at most the {original} steps of LCM's distillation, got {steps}");
-            return Err(Error::config("steps", reason));
-        }
-        let stride = config.num_train_timesteps / original;
-        let visited: Vec<usize> =
-            linspace(0.0, original as f64, steps, false).into_iter().map(|i| i as usize).collect();
-        let timesteps: Vec<usize> = visited.into_iter().map(|i| (original - i) * stride - 1).collect();
-        let noise = TrainingNoise::new(config);
-        let alphas = timesteps.iter().map(|&t| at(&noise.alphas_cumprod, t)).collect::<Result<Vec<f32>>>()?;
-        expect_signal(config, &alphas)?;
+        let DistilledSchedule { timesteps, alphas, .. } = DistilledSchedule::new(config, steps)?;
         let sigmas = sigmas_of(alphas.iter().copied().chain([1.0]));
         Ok(Self {
-            timesteps: timesteps.into_iter().map(|t| t as f64).collect(),
+            timesteps,
             alphas,
             sigmas,
             prediction: config.prediction,

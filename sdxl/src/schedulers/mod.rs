@@ -9,7 +9,7 @@
 //! | `registry`, `builtin`, `sampler` | samplers by name, ours, and what a sampler is |
 //! | `euler`, `ancestral`, `lms`, `heun`; `leveled` | samplers over `x = x₀ + σ ε`; what the first three share |
 //! | `dpm`, `singlestep`, `unipc`; `solver` | solvers in the logarithm of the signal-to-noise ratio; what they share |
-//! | `ddim`, `ddpm`, `lcm`; `alphas` | samplers over `x = √ᾱ x₀ + √(1 − ᾱ) ε`; what they share |
+//! | `ddim`, `ddpm`, `lcm`, `tcd`; `alphas`, `distilled` | samplers over `x = √ᾱ x₀ + √(1 − ᾱ) ε`; what they share |
 //! | `sigmas`, `levels`, `training`, `spacing`, `edm` | noise levels and timesteps |
 //! | `denoise`, `ops` | how a U-Net's output is read, and small arithmetic |
 //!
@@ -28,6 +28,7 @@ mod config;
 mod ddim;
 mod ddpm;
 mod denoise;
+mod distilled;
 mod dpm;
 mod edm;
 mod euler;
@@ -45,6 +46,7 @@ mod sigmas;
 mod singlestep;
 mod solver;
 mod spacing;
+mod tcd;
 mod training;
 mod unipc;
 

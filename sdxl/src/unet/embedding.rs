@@ -3,7 +3,6 @@
 use atedm_core::backend::dims;
 use atedm_core::{AttentionOps, DType, Error, NnOps, Result, Weights};
 
-use super::input::UNetInput;
 use crate::config::UNetConfig;
 use crate::layers::{Bias, Linear};
 
@@ -53,6 +52,19 @@ impl<T: NnOps> Mlp<T> {
     }
 }
 
+/// What an evaluation is conditioned on, besides the text's tokens.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Conditions<'a, T> {
+    /// The timestep of each row.
+    pub(crate) timesteps: &'a [f64],
+    /// Pooled text `[b, pooled channels]`, in the model's dtype.
+    pub(crate) pooled: &'a T,
+    /// Six sizes for each row.
+    pub(crate) time_ids: &'a [[f32; 6]],
+    /// The guidance embedding, if the model takes one.
+    pub(crate) timestep_cond: Option<&'a T>,
+}
+
 /// The two embeddings, which are added.
 #[derive(Debug)]
 pub(crate) struct Embedding<T> {
@@ -76,9 +88,9 @@ impl<T: AttentionOps> Embedding<T> {
     }
 
     /// The conditioning vector `[b, time channels]` after the SiLU with which every resnet would begin.
-    pub(crate) fn forward(&self, config: &UNetConfig, input: &UNetInput<'_, T>) -> Result<T> {
-        let [batch, ..]: [usize; 4] = dims(input.latents, "U-Net latents")?;
-        let (dtype, device) = (input.latents.dtype(), input.latents.device());
+    pub(crate) fn forward(&self, config: &UNetConfig, input: &Conditions<'_, T>) -> Result<T> {
+        let [batch, _] = dims(input.pooled, "U-Net pooled text")?;
+        let (dtype, device) = (input.pooled.dtype(), input.pooled.device());
         let base = config.base_channels();
         let timesteps: Vec<f32> = input.timesteps.iter().map(|&timestep| timestep as f32).collect();
         let waves = sinusoids(&timesteps, base, config);

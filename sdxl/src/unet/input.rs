@@ -2,6 +2,9 @@
 
 use atedm_core::plugin::{Row, Step};
 
+use super::control::Controlled;
+use super::embedding::Conditions;
+
 /// The input of one evaluation of the U-Net, for a batch of `b` rows.
 #[derive(Debug, Clone, Copy)]
 pub struct UNetInput<'a, T> {
@@ -21,4 +24,14 @@ pub struct UNetInput<'a, T> {
     pub step: &'a Step,
     /// What each row is, for the reducer.
     pub rows: &'a [Row],
+    /// The ControlNet that runs beside the U-Net, if any.
+    pub control: Option<Controlled<'a, T>>,
+}
+
+impl<'a, T> UNetInput<'a, T> {
+    /// What the embeddings of time, guidance, sizes and pooled text take.
+    pub(super) fn conditions(&self) -> Conditions<'a, T> {
+        let Self { timesteps, pooled, time_ids, timestep_cond, .. } = *self;
+        Conditions { timesteps, pooled, time_ids, timestep_cond }
+    }
 }

@@ -13,7 +13,9 @@
 //! pushing skip connection d and popping it is nest d + 1 ([`nest`](atedm_core::plugin::nest())), the whole evaluation nest 0.
 //! Attention blocks run through [`BlockPass`](atedm_core::plugin::BlockPass), where methods like AT-EDM take hold.
 
+mod beside;
 mod context;
+mod control;
 mod embedding;
 mod input;
 mod model;
@@ -23,6 +25,7 @@ mod parity;
 mod stages;
 mod transformer;
 
+pub use control::{ControlNet, Controlled};
 pub use input::UNetInput;
 pub use model::UNet;
 

@@ -4,10 +4,11 @@ use atedm_core::backend::{Conv2dOptions, dims};
 use atedm_core::plugin::{NestId, NestSite, Stage, TokenReducer, nest};
 use atedm_core::{Backend, Error, Result, Tensor, Weights};
 
+use super::beside::Beside;
 use super::context::{ForwardContext, Watch};
 use super::embedding::Embedding;
 use super::input::UNetInput;
-use super::nests::Nests;
+use super::nests::{Nests, Streams};
 use super::stages::{DownStep, Mid, StagePlace, UpStep};
 use crate::config::UNetConfig;
 use crate::layers::{Bias, Conv2d, ConvShape, GroupNorm};
@@ -41,10 +42,12 @@ impl<B: Backend> UNet<B> {
         let scope = |path: &str, i: usize| weights.scope(path).scope(i);
         let mut down = vec![DownStep::first(Conv2d::load(&weights.scope("conv_in"), conv_in)?)];
         for (i, stage) in config.down.iter().enumerate() {
-            down.extend(DownStep::load_stage(&scope("down_blocks", i), config, stage, i)?);
+            let place = StagePlace { stage: Stage::Down, index: i, level: i };
+            down.extend(DownStep::load_stage(&scope("down_blocks", i), config, stage, place)?);
         }
         let last = config.down.len().saturating_sub(1);
-        let mid = config.mid.as_ref().map(|mid| Mid::load(&weights.scope("mid_block"), config, mid, last));
+        let place = StagePlace { stage: Stage::Mid, index: 0, level: last };
+        let mid = config.mid.as_ref().map(|mid| Mid::load(&weights.scope("mid_block"), config, mid, place));
         let mut up = Vec::new();
         for (i, stage) in config.up.iter().enumerate() {
             let place = StagePlace { stage: Stage::Up, index: i, level: last - i };
@@ -131,11 +134,19 @@ impl<B: Backend> UNet<B> {
         reducer: &mut dyn TokenReducer<B::Tensor>,
         watch: &mut Watch<'_, B::Tensor>,
     ) -> Result<B::Tensor> {
-        let emb = self.embedding.forward(&self.config, input)?;
+        let emb = self.embedding.forward(&self.config, &input.conditions())?;
         watch(format_args!("time_embedding and add_embedding"), &emb)?;
         let (text, step, rows) = (input.text, input.step, input.rows);
+        let (beside, stream) = match &input.control {
+            Some(control) => {
+                let (beside, stream) = Beside::begin(*control, input, &latents)?;
+                (Some(beside), Some(stream))
+            }
+            None => (None, None),
+        };
         let mut context = ForwardContext { emb: &emb, text, step, rows, reducer, watch };
-        let hidden = self.nests.forward(latents, &mut context)?;
+        let hidden =
+            self.nests.forward(Streams { hidden: latents, beside: stream }, beside.as_ref(), &mut context)?;
         let hidden = self.norm_out.forward_silu(&hidden)?;
         let prediction = self.conv_out.forward(&hidden)?;
         watch(format_args!("conv_norm_out and conv_out"), &prediction)?;
@@ -168,6 +179,9 @@ impl<B: Backend> UNet<B> {
         }
         if input.rows.len() != batch {
             return Err(Error::shape("U-Net rows", format!("[{batch}]"), [input.rows.len()]));
+        }
+        if let Some(control) = &input.control {
+            control.check(config, [height, width])?;
         }
         Ok(shape)
     }

@@ -6,10 +6,13 @@
 //!     x    = nest d + 1 of skip:  pass(d + 1, skip), or the middle after the last
 //!     return up[d]([x, skip])          and a resize to the size that x had as it came in
 //! ```
+//! A ControlNet has a stream of its own, which runs beside x as far as the middle. It adds to each `skip` as it is used, and to the
+//! middle's output.
 
 use atedm_core::plugin::NestId;
 use atedm_core::{AttentionOps, Error, Result};
 
+use super::beside::Beside;
 use super::context::ForwardContext;
 use super::stages::{DownStep, Mid, UpStep, size};
 
@@ -46,24 +49,49 @@ impl<T: AttentionOps> Nests<T> {
     }
 
     /// Latents `[b, c, h, w]` → the stream for the last norm.
-    pub(crate) fn forward(&self, latents: T, context: &mut ForwardContext<'_, T>) -> Result<T> {
-        self.after(0, latents, context)
+    pub(crate) fn forward(
+        &self,
+        latents: Streams<T>,
+        control: Option<&Beside<'_, T>>,
+        context: &mut ForwardContext<'_, T>,
+    ) -> Result<T> {
+        self.after(0, latents, control, context)
     }
 
     /// Everything from step `depth` down to step `depth` up.
-    fn after(&self, depth: usize, mut hidden: T, context: &mut ForwardContext<'_, T>) -> Result<T> {
+    fn after(
+        &self,
+        depth: usize,
+        streams: Streams<T>,
+        control: Option<&Beside<'_, T>>,
+        context: &mut ForwardContext<'_, T>,
+    ) -> Result<T> {
+        let Streams { mut hidden, mut beside } = streams;
         let Some(rung) = self.rungs.get(depth) else {
-            return match &self.mid {
-                Some(mid) => mid.forward(hidden, context),
-                None => Ok(hidden),
+            if let Some(mid) = &self.mid {
+                hidden = mid.forward(hidden, context)?;
+            }
+            return match (control, beside) {
+                (Some(control), Some(stream)) => hidden.add(&control.mid(stream, context)?),
+                _ => Ok(hidden),
             };
         };
         let size = size(&hidden)?;
         hidden = rung.down.forward(hidden, context)?;
-        let skip = hidden.clone();
+        let mut skip = hidden.clone();
+        if let (Some(control), Some(stream)) = (control, beside.take()) {
+            let (stream, added) = control.step(depth, stream, context)?;
+            (skip, beside) = (skip.add(&added)?, Some(stream));
+        }
         let inner = context.nest(NestId::after_skip(depth), hidden, |hidden, context| {
-            self.after(depth + 1, hidden, context)
+            self.after(depth + 1, Streams { hidden, beside }, control, context)
         })?;
         rung.up.forward(inner, skip, size, context)
     }
+}
+
+/// The stream on its way down, and that of a ControlNet beside it.
+pub(crate) struct Streams<T> {
+    pub(crate) hidden: T,
+    pub(crate) beside: Option<T>,
 }

@@ -113,8 +113,9 @@ fn embeddings() {
                 timestep_cond: None,
                 step: &STEP,
                 rows: &ROWS,
+                control: None,
             };
-            let got = embedding.forward(config, &input).unwrap().to_f32().unwrap();
+            let got = embedding.forward(config, &input.conditions()).unwrap().to_f32().unwrap();
             let time = golden.tensor("time.embedding").narrow(0, i, 1).unwrap();
             let sum = golden.tensor("added.embedding").add(&time).unwrap().silu().unwrap();
             let distance = relative_l2(&got, &sum.to_f32().unwrap());
@@ -237,6 +238,7 @@ fn whole_unet() {
                 timestep_cond: None,
                 step: &STEP,
                 rows: &ROWS,
+                control: None,
             };
             let output = unet.forward(&input, &mut Unpruned).unwrap();
             golden.check(&output, &format!("unet.{size}.output"), UNET);

@@ -107,9 +107,9 @@ impl<T: AttentionOps> DownStep<T> {
         weights: &Weights<T>,
         config: &UNetConfig,
         stage: &DownStage,
-        index: usize,
+        place: StagePlace,
     ) -> Result<Vec<Self>> {
-        let place = StagePlace { stage: Stage::Down, index, level: index };
+        let index = place.index;
         let DownStage { channels, heads, text_channels, .. } = *stage;
         let shape = AttentionShape { channels, heads, text_channels };
         let depths = stage.attention.as_deref().unwrap_or_default();
@@ -160,12 +160,11 @@ impl<T: AttentionOps> Mid<T> {
         weights: &Weights<T>,
         config: &UNetConfig,
         mid: &MidStage,
-        level: usize,
+        place: StagePlace,
     ) -> Result<Self> {
         let MidStage { channels, heads, text_channels, .. } = *mid;
         let shape = ResnetShape { scale: config.mid_scale, ..resnet_shape(config, channels, channels) };
         let resnet = |i: usize| Resnet::load(&weights.scope("resnets").scope(i), shape);
-        let place = StagePlace { stage: Stage::Mid, index: 0, level };
         let shape = AttentionShape { channels, heads, text_channels };
         let blocks = attentions(weights, config, mid.attention.as_slice(), place, shape)?;
         let rest = blocks.into_iter().next().map(|block| Ok::<_, Error>((block, resnet(1)?)));

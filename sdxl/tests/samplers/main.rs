@@ -198,7 +198,7 @@ fn true_noise_gives_back_the_clean_sample() {
     spec.set_alpha_to_one = Some(true);
     // Samplers that add no noise of their own, from the top and from the middle.
     let registry = samplers();
-    let draws = |name: &str| name.contains("sde") || ["euler-a", "ddpm", "lcm"].contains(&name);
+    let draws = |name: &str| name.contains("sde") || ["euler-a", "ddpm", "lcm", "tcd"].contains(&name);
     for name in registry.names().into_iter().filter(|name| !is_edm(name) && !draws(name)) {
         // diffusers' DDIM goes down by a whole number of timesteps, which trailing ones are apart only if the steps divide 1000.
         let steps = if name == "ddim-trailing" { 10 } else { 12 };
@@ -260,7 +260,7 @@ fn every_count_of_steps_works() {
     for name in registry.names().into_iter().filter(|name| !is_edm(name)) {
         for steps in (1..=50).chain([333, 500, 501, 998, 999]) {
             let Ok(mut sampler) = registry.build(&sdxl, Some(name), steps) else {
-                assert!(name == "lcm" && steps > 50, "{name} with {steps} steps");
+                assert!(["lcm", "tcd"].contains(&name) && steps > 50, "{name} with {steps} steps");
                 continue;
             };
             let sigmas = sampler.sigmas();

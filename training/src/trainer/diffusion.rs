@@ -139,6 +139,7 @@ impl Worker for DiffusionWorker {
             timestep_cond: None,
             step: &Step { index: 0, total: 1, evaluation: 0, sigma: 0.0, timestep: 0.0 },
             rows: &Row::singles(rows),
+            control: None,
         };
         let prediction = unet.forward(&input, &mut Unpruned)?.cast(DType::F32)?;
         let weight = self.column(&weight, 4)?;

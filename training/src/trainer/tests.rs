@@ -385,6 +385,7 @@ fn prediction(recipe: &Recipe, init: &Init, vocabulary: &Vocabulary) -> Vec<f32>
         timestep_cond: None,
         step: &Step { index: 0, total: 1, evaluation: 0, sigma: 0.0, timestep: 0.0 },
         rows: &Row::singles(1),
+        control: None,
     };
     unet.forward(&input, &mut Unpruned).unwrap().to_f32().unwrap()
 }

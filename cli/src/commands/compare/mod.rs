@@ -2,7 +2,10 @@
 
 mod table;
 
+use std::collections::BTreeMap;
+
 use atedm_core::reference::NdTensor;
+use atedm_experiment::control::ControlPicture;
 use atedm_experiment::engine::{Batch, FinishedBatch, PlannedRun};
 use atedm_experiment::extension::{registry, syntaxes};
 use atedm_experiment::files::{DATA_MOST, LatentsFile, OutputFile, png_bytes, read_bytes};
@@ -25,7 +28,10 @@ use crate::failure::{Failure, Outcome};
 use crate::model::{asked, open_for};
 use crate::progress::Progress;
 use crate::prune;
-use crate::sample::{init_image, known_samplers, noise, point, run_options, tiles, warn_of_prompts};
+use crate::sample::{
+    control, control_image, init_image, known_samplers, noise, point, run_options, start, tiles,
+    warn_of_prompts,
+};
 use table::{Report, Shown};
 
 /// Makes the images, draws the sheet and prints the table.
@@ -34,6 +40,7 @@ pub(crate) fn run(args: &CompareArgs, extension: &impl Extension) -> Outcome {
     let specs = prune::methods(&args.methods)?;
     let sample = &args.sample;
     let progress = Progress::new(0, args.quiet);
+    let control = control(sample)?;
     let samplers = known_samplers(extension, sample.scheduler.as_deref())?;
     let model =
         open_for(&args.engine, &sample.model)?.with_samplers(samplers).with_syntaxes(syntaxes(extension)?);
@@ -44,7 +51,12 @@ pub(crate) fn run(args: &CompareArgs, extension: &impl Extension) -> Outcome {
     model.check_tiles(tiles(sample))?;
     let options = run_options(sample, "compare".into(), prompts(args))?;
     let options = RunOptions { distances: true, ..options };
-    let inputs = PlanInputs::of(&model, size, work, inputs(sample, init.as_ref(), &model)?);
+    let inputs = PlanInputs {
+        control: control.as_ref().map(ControlPicture::used).transpose()?,
+        strength: start(sample).map(|start| start.strength()),
+        ..PlanInputs::of(&model, size, work, inputs(sample, init.as_ref(), &model)?)
+    };
+    let control = control_image(control, size, &progress)?;
     let (platform, registry) = (args.engine.platform(), registry::<NdTensor>(extension)?);
     let plan = Plan::new(options, points(specs, args)?, &inputs, &platform, &registry, &progress)?;
     warn_of_prompts(sample, &model, &progress)?;
@@ -61,6 +73,7 @@ pub(crate) fn run(args: &CompareArgs, extension: &impl Extension) -> Outcome {
         platform: &platform,
         batches: batches.collect(),
         init,
+        control,
         previews: None,
         replay: None,
         watch: Watch::TOKENS,
@@ -128,6 +141,7 @@ fn prompts(args: &CompareArgs) -> Vec<PromptLine> {
         id: format!("{index}-{seed}"),
         prompt: prompt.clone(),
         seed,
+        groups: BTreeMap::new(),
     };
     let prompts = sample.prompt.iter().enumerate();
     prompts.flat_map(|(index, prompt)| seeds.iter().map(move |&seed| one(index, prompt, seed))).collect()

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use atedm_core::one_line;
 use atedm_experiment::files::{PROMPTS_MOST, read_text};
-use atedm_experiment::prompts::{PromptText, checked, ending, names_columns, read_prompts};
+use atedm_experiment::prompts::{PromptText, Prompts, checked, ending, is_set, names_columns, read_prompts};
 use serde::{Deserialize, Serialize};
 
 use crate::failure::{Failure, Outcome};
@@ -31,13 +31,16 @@ struct Line<'a> {
     prompt: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     seed: Option<u64>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    groups: &'a BTreeMap<String, String>,
 }
 
 /// Reads the first `limit` captions. The file's name decides the format: `.json` is COCO's; `.jsonl`, `.tsv` and `.csv`
-/// are prompts with ids; any other file has one prompt per line.
-pub(super) fn read(path: &Path, limit: Option<usize>) -> Outcome<Vec<PromptText>> {
+/// are prompts with ids; any other file has one prompt per line. The path may begin with the name of a published set.
+pub(super) fn read(path: &Path, limit: Option<usize>) -> Outcome<Prompts> {
     let captions = match ending(path).as_deref() {
         Some("jsonl" | "tsv" | "csv") => read_prompts(path, limit)?,
+        _ if is_set(path) => read_prompts(path, limit)?,
         other => {
             let text = read_text(path, PROMPTS_MOST)?;
             let read = if other == Some("json") { coco(&text) } else { lines(&text) };
@@ -45,10 +48,11 @@ pub(super) fn read(path: &Path, limit: Option<usize>) -> Outcome<Vec<PromptText>
                 captions.truncate(limit.unwrap_or(usize::MAX));
                 checked(captions)
             };
-            read.and_then(first).map_err(|failure| failure.within(path.display()))?
+            let texts = read.and_then(first).map_err(|failure| failure.within(path.display()))?;
+            Prompts { texts, remark: None }
         }
     };
-    if captions.is_empty() {
+    if captions.texts.is_empty() {
         return Err(Failure::file(path, "expected at least one caption, got none"));
     }
     Ok(captions)
@@ -66,10 +70,8 @@ fn coco(text: &str) -> Outcome<Vec<PromptText>> {
             first.insert(annotation.image_id, annotation);
         }
     }
-    let prompt = |(image, annotation): (u64, Annotation)| PromptText {
-        id: format!("{image:012}"),
-        text: one_line(&annotation.caption),
-        seed: None,
+    let prompt = |(image, annotation): (u64, Annotation)| {
+        PromptText::new(format!("{image:012}"), one_line(&annotation.caption))
     };
     Ok(first.into_iter().map(prompt).collect())
 }
@@ -89,7 +91,7 @@ fn lines(text: &str) -> Outcome<Vec<PromptText>> {
         if number == 0 && names_columns(&names) {
             return Err(of_table(&format!("names of columns ({line})")));
         }
-        Ok(PromptText { id: format!("{number:06}"), text: line.to_string(), seed: None })
+        Ok(PromptText::new(format!("{number:06}"), line))
     };
     let filled = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
     filled.map(prompt).collect()
@@ -98,8 +100,9 @@ fn lines(text: &str) -> Outcome<Vec<PromptText>> {
 /// The captions as `prompts.jsonl`.
 pub(super) fn to_jsonl(captions: &[PromptText]) -> Outcome<String> {
     let mut text = String::new();
-    for PromptText { id, text: prompt, seed } in captions {
-        text.push_str(&serde_json::to_string(&Line { id, prompt, seed: *seed }).map_err(Failure::run)?);
+    for PromptText { id, text: prompt, seed, groups } in captions {
+        let line = Line { id, prompt, seed: *seed, groups };
+        text.push_str(&serde_json::to_string(&line).map_err(Failure::run)?);
         text.push('\n');
     }
     Ok(text)

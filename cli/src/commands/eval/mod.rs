@@ -44,7 +44,7 @@ const CAPTIONS: &str = "captions";
 pub(crate) fn run(args: &EvalArgs, extension: &impl Extension) -> Outcome {
     let EvalAction::Export(args) = &args.action;
     let captions = captions::read(&args.captions, args.limit)?;
-    let jsonl = captions::to_jsonl(&captions)?;
+    let jsonl = captions::to_jsonl(&captions.texts)?;
     let (config, text, origin) = match &args.grid {
         Some(grid) => {
             let (config, text) = Config::read_with(grid, Some(captions.clone()))?;
@@ -73,7 +73,7 @@ pub(crate) fn run(args: &EvalArgs, extension: &impl Extension) -> Outcome {
         quiet: args.quiet,
     };
     ablate::make_images(written, &request, extension, Box::new(before))?;
-    export(args, &captions, &jsonl)
+    export(args, &captions.texts, &jsonl)
 }
 
 /// Converts the flags to an ablation's configuration.

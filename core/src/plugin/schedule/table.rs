@@ -66,7 +66,7 @@ impl ScheduleEntry {
         for pattern in &self.blocks {
             // A pattern is valid if it becomes a block's name when its stars become numbers.
             let complete = match pattern.as_str() {
-                "*" | "down.*" | "mid.*" | "up.*" => continue,
+                "*" | "down.*" | "mid.*" | "up.*" | "control-down.*" => continue,
                 other => other.replace('*', "0"),
             };
             complete.parse::<BlockName>().map_err(|_| {

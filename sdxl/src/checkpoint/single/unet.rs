@@ -103,6 +103,7 @@ pub(crate) fn derive(shapes: &Shapes, pooled: usize, sample_size: Option<usize>)
         guidance_channels: None,
         conv_in_kernel: shapes.axis(&conv_in, 2)?,
         conv_out_kernel: shapes.axis(&conv_out, 2)?,
+        control: None,
     };
     // Some layouts have no configuration. A folder's reader must find this one again.
     let read = UNetConfig::from_json(&shapes.file().join("unet/config.json"), config.to_json())?;
