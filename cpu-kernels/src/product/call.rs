@@ -87,7 +87,11 @@ impl Call<'_> {
             |(), block| {
                 SCRATCH.with_borrow_mut(|scratch| {
                     self.sums(scratch, block);
-                    self.finish(scratch, block, &out, (stride, offset), bias);
+                    // SAFETY: `Products` proves that the machine has AVX-512.
+                    #[allow(unsafe_code)]
+                    unsafe {
+                        self.finish(scratch, block, &out, (stride, offset), bias);
+                    }
                 });
             },
         );
@@ -145,7 +149,9 @@ impl Call<'_> {
                     // SAFETY: `Products` proves that the machine has AVX-512.
                     #[allow(unsafe_code)]
                     Right::Rows(matrix) => unsafe { pack_rows(panel, matrix, first, word, span) },
-                    Right::Image(band) => band.pack(panel, first, span),
+                    // SAFETY: as above.
+                    #[allow(unsafe_code)]
+                    Right::Image(band) => unsafe { band.pack(panel, first, span) },
                 }
                 let (add, sums) = (span.first > 0, &mut sums[at..]);
                 match &tiles {
@@ -181,6 +187,7 @@ impl Call<'_> {
     }
 
     /// Adds the bias and writes the block.
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
     fn finish(
         &self,
         scratch: &mut Scratch,
@@ -224,13 +231,23 @@ enum Out<'a> {
     Bf16(Output<'a, u16>),
 }
 
-/// Writes sums and biases.
-#[inline]
+/// Writes sums and biases. It is compiled for the instructions of its caller.
+#[inline(always)]
 fn write<T>(to: &mut [T], sums: &[Lanes], by_column: &[f32], by_row: f32, round: impl Fn(f32) -> T) {
-    for ((to, &lanes), bias) in to.chunks_mut(LANES).zip(sums).zip(by_column.as_chunks::<LANES>().0) {
-        let mut sums = floats(lanes);
-        sums.iter_mut().zip(bias).for_each(|(sum, bias)| *sum += bias + by_row);
-        to.iter_mut().zip(sums).for_each(|(to, sum)| *to = round(sum));
+    let biased = |lanes: Lanes, bias: &[f32; LANES]| -> [T; LANES] {
+        let sums = floats(lanes);
+        std::array::from_fn(
+            #[inline(always)]
+            |i| round(sums[i] + (bias[i] + by_row)),
+        )
+    };
+    let (whole, rest) = to.as_chunks_mut::<LANES>();
+    let mut sums = sums.iter().zip(by_column.as_chunks::<LANES>().0);
+    for (to, (&lanes, bias)) in whole.iter_mut().zip(sums.by_ref()) {
+        *to = biased(lanes, bias);
+    }
+    if let Some((&lanes, bias)) = sums.next() {
+        rest.iter_mut().zip(biased(lanes, bias)).for_each(|(to, value)| *to = value);
     }
 }
 
@@ -244,7 +261,7 @@ fn singles(numbers: Numbers<'_>) -> impl Iterator<Item = f32> {
 }
 
 /// The nearest bf16, and the even one of two. NaN stays NaN.
-#[inline]
+#[inline(always)]
 pub(crate) fn rounded(x: f32) -> u16 {
     let bits = x.to_bits();
     let nearest = bits.wrapping_add(0x7fff + (bits >> 16 & 1)) >> 16;

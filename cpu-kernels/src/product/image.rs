@@ -46,7 +46,11 @@ fn width(geometry: Geometry) -> usize {
 
 impl Band {
     /// Copies what `len` lines of the output from `first` on read of an image `[channels, height, width]`.
-    pub(crate) fn new(
+    ///
+    /// # Safety
+    /// The machine must have AVX-512.
+    #[allow(unsafe_code)]
+    pub(crate) unsafe fn new(
         threads: &dyn Threads,
         image: Numbers<'_>,
         geometry: Geometry,
@@ -75,7 +79,11 @@ impl Band {
                         words(row.part(0, across.min(to.len())), word, to);
                     } else {
                         let second = (2 * at + 1 < channels).then(|| source(2 * at + 1, y));
-                        interleave(source(2 * at, y), second, to);
+                        // SAFETY: the caller's promise.
+                        #[allow(unsafe_code)]
+                        unsafe {
+                            interleave(source(2 * at, y), second, to);
+                        }
                     }
                 }
             },
@@ -84,6 +92,7 @@ impl Band {
     }
 
     /// Packs output pixels from `first` on as the columns of a panel. Columns beyond the last pixel hold any numbers.
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
     pub(crate) fn pack(&self, panel: &mut Panel, first: usize, span: Span) {
         let Geometry { output: (_, _, across), kernel, stride, .. } = self.geometry;
         // runs of pixels of one line: first column of the panel, number of columns, place of the first word
@@ -134,6 +143,7 @@ fn copy(to: &mut [u32], from: &[u32], stride: usize) {
 }
 
 /// Pairs of two channels. A missing second channel is zero, and so is what lies beyond the rows.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
 fn interleave(low: Numbers<'_>, high: Option<Numbers<'_>>, to: &mut [u32]) {
     let (Numbers::Bf16(low), high) = (low, high) else {
         return;

@@ -137,7 +137,9 @@ impl Products<'_> {
         for at in 0..images.len() / size {
             let image = images.part(at * size, size);
             for (first, len) in bands(geometry, word) {
-                let band = Band::new(self.threads, image, geometry, word, (first, len));
+                // SAFETY: `Products` proves that the machine has AVX-512.
+                #[allow(unsafe_code)]
+                let band = unsafe { Band::new(self.threads, image, geometry, word, (first, len)) };
                 let call =
                     Call { unit, word, left: weight, right: Right::Image(&band), threads: self.threads };
                 let out = numbers.part(at * output.0 * pixels, output.0 * pixels);
