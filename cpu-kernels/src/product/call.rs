@@ -105,14 +105,14 @@ impl Call<'_> {
     }
 
     /// The blocks of the result. Each column of blocks copies all left rows, and each row of blocks all right columns. The
-    /// grid with the fewest copies wins. Columns cost twice as much as rows, because they are transposed.
+    /// grid with the cheapest copies wins. Rows count twice: those of a convolution's weight come from far memory.
     fn blocks(&self) -> impl Iterator<Item = Block> + use<> {
         let (rows, columns, tile) = (self.left.rows, self.columns(), tile_rows(self.unit));
         let panels = columns.div_ceil(COLUMNS);
         let (most_down, least_down) = (rows.div_ceil(tile), rows.div_ceil(BLOCK_ROWS));
         let grids = (panels.div_ceil(BLOCK_PANELS)..=panels.div_ceil(2)).map(|across| {
             let down = TASKS.div_ceil(across).min(most_down).max(least_down);
-            (across * rows + 2 * down * columns, across, down)
+            (2 * across * rows + down * columns, across, down)
         });
         let (_, across, down) = grids.min().unwrap_or((0, 1, 1));
         let height = rows.div_ceil(down).next_multiple_of(tile);
