@@ -54,6 +54,14 @@ report-page *ARGS:
 evaluation *ARGS:
     bash evaluation/test.sh {{ARGS}}
 
+# Linear layers and convolutions of the CPU kernels by every kind of instructions, beside `gemm`.
+bench-products:
+    cargo bench -p atedm-cpu-kernels --bench products
+
+# The CPU kernels' signatures on ARM (rustup target add aarch64-unknown-linux-gnu).
+arm:
+    cargo check --target aarch64-unknown-linux-gnu -p atedm-cpu-kernels
+
 # Criterion benches of votes, selection, recovery and a U-Net block.
 bench:
     cargo bench -p atedm-tests --bench pruning

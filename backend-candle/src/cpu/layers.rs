@@ -155,3 +155,18 @@ impl Operation for Convolution<'_> {
         Tensor::from_vec(out, (batch, co, oh, ow), &Device::Cpu)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn channels_of_a_weight_lie_together() {
+        let weight = Tensor::arange(0f32, 72., &Device::Cpu).unwrap().reshape((3, 4, 2, 3)).unwrap();
+        let laid_out = channels_last(&weight).unwrap();
+        assert!(laid_out.permute((0, 2, 3, 1)).unwrap().is_contiguous());
+        let flat = |x: &Tensor| x.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        assert_eq!((laid_out.dims(), flat(&laid_out)), (weight.dims(), flat(&weight)));
+        assert_eq!(channels_last(&laid_out).unwrap().stride(), laid_out.stride());
+    }
+}
