@@ -33,12 +33,17 @@ parity *ARGS:
 bench-unet:
     cargo bench -p atedm-tests --bench sdxl_unet
 
-# SD-XL's U-Net in bf16 beside diffusers and tomesd, in turns (13 GB of memory, about 10 minutes on an idle machine).
+# SD-XL's U-Net in bf16 beside diffusers, tomesd, torch.compile and OpenVINO, in turns (20 GB of memory, about 25 minutes on an
+# idle machine).
 peers *ARGS:
     bash tests/libtorch.sh
     cargo build --release -p atedm --features tch
     sh tests/peers/setup.sh
     target/python/bin/python tests/peers/peers.py --out docs/src/benchmarks.md {{ARGS}}
+
+# The checks that need a GPU: `just gpu pack` here, then `python3 tests/gpu/gpu.py run` beside the GPU (no network, under nine minutes).
+gpu *ARGS="pack":
+    python3 tests/gpu/gpu.py {{ARGS}}
 
 # The page of `atedm report` in headless Chromium, with screenshots in target/browser (Debian: apt-get install chromium).
 report-page *ARGS:

@@ -447,6 +447,52 @@ fn prompts_come_from_files() {
     assert!(one.iter().all(|(id, record)| three[id] == *record));
 }
 
+/// The prompts are invented, in the form of the published files.
+#[test]
+fn published_sets_are_checked_and_keep_their_categories() {
+    let work = tempfile::tempdir().unwrap();
+    let file = |name: &str, head: &str, count: usize, rest: &str| {
+        let rows: String = (0..count).map(|number| format!("picture {number}{rest}\n")).collect();
+        fs::write(work.path().join(name), format!("{head}\n{rows}")).unwrap();
+    };
+    file("parti.tsv", "Prompt\tCategory\tChallenge\tNote", 1632, "\tArts\tBasic\t");
+    file("draw.csv", "Prompts,Category", 200, ",Colors");
+    file("short.csv", "Prompts,Category", 20, ",Colors");
+    fs::create_dir(work.path().join("sub")).unwrap();
+    let config = |source: &str| {
+        let text = format!("prompts_file = \"{source}\"\n{SMALL}[[grid]]\nmethod = \"none\"\n");
+        fs::write(work.path().join("sub/c.toml"), text).unwrap();
+    };
+    // the path starts from the configuration's folder
+    config("parti:../parti.tsv");
+    let model = tiny().to_str().unwrap();
+    let plan = ["ablate", "sub/c.toml", "--model", model, "--plan"];
+    let said = succeed(work.path(), &plan);
+    assert!(said.contains("parti.tsv: expected the published file of parti (SHA-256 fab29e41"), "{said}");
+    let said = succeed(work.path(), &[&plan[..], &["--prompts", "drawbench:draw.csv"]].concat());
+    assert!(!said.contains("SHA-256"), "{said}");
+    config("drawbench:../short.csv");
+    let said = fail(work.path(), &plan, 2);
+    assert!(
+        said.contains("prompts_file: ") && said.contains("expected the 200 prompts of drawbench, got 20"),
+        "{said}"
+    );
+
+    let export =
+        ["eval", "export", "--captions", "drawbench:draw.csv", "--limit", "2", "--output", "out", "--quiet"];
+    let small = ["--model", model, "--steps", "1", "--width", "64", "--height", "64"];
+    succeed(work.path(), &[&export[..], &small].concat());
+    for name in ["out/prompts.jsonl", "out/run/prompts.jsonl"] {
+        let text = fs::read_to_string(work.path().join(name)).unwrap();
+        let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        assert_eq!(lines.len(), 2);
+        assert!(lines.iter().all(|line| line["groups"] == json!({"category": "Colors"})), "{text}");
+    }
+    let by = ["report", "out/run", "--table", "t.md", "--by", "category"];
+    succeed(work.path(), &by);
+    assert!(fs::read_to_string(work.path().join("t.md")).unwrap().contains("| none | Colors | 2 |"));
+}
+
 #[test]
 fn kept_sets_of_named_prompts_are_stored_merged_and_reported() {
     let work = tempfile::tempdir().unwrap();

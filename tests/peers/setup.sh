@@ -4,5 +4,5 @@ set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 sh "$here/../python/setup.sh"
 venv="$here/../../target/python"
-"$venv/bin/python" -c "import tomesd" 2>/dev/null ||
+"$venv/bin/python" -c "import tomesd, openvino" 2>/dev/null ||
     "$venv/bin/pip" install --quiet --disable-pip-version-check --no-deps -r "$here/requirements.txt"
