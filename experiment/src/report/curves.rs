@@ -82,16 +82,14 @@ impl Drawn<'_> {
         x: Across<'_>,
         y: Up<'_>,
     ) -> Option<Chart> {
-        let series =
-            lines.iter().enumerate().map(|(colour, group)| self.series(colour, group, x, y, axes[0]));
+        let series = lines.iter().map(|group| self.series(group, x, y, axes[0]));
         let series: Vec<Series> = series.filter(|series| !series.marks.is_empty()).collect();
         let [x_label, y_label] = axes.map(String::from);
         (!series.is_empty()).then_some(Chart { title, x_label, y_label, base: Base::Lowest, series })
     }
 
-    /// A group as a series. Its number decides the colour, so it has the same one in all charts of the same lines. Labels tell
-    /// the number that the line follows, unless the axis tells it.
-    fn series(&self, colour: usize, group: &Group, x: Across<'_>, y: Up<'_>, axis: &str) -> Series {
+    /// A group as a series. Labels tell the number that the line follows, unless the axis tells it.
+    fn series(&self, group: &Group, x: Across<'_>, y: Up<'_>, axis: &str) -> Series {
         let along = group.along.as_deref().filter(|key| *key != axis);
         let mark = |place: &usize| {
             let (row, point) = (self.rows.get(*place)?, self.points.get(*place)?);
@@ -107,6 +105,44 @@ impl Drawn<'_> {
         let mut marks: Vec<ChartMark> = group.points.iter().filter_map(mark).collect();
         // measured times need not follow the number, and a line does not go back
         marks.sort_by(|a, b| a.at.0.total_cmp(&b.at.0));
-        Series { name, marks, form: Form::Dots, colour }
+        Series { name, marks, form: Form::Dots, colour: group.colour }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::measures::Measures;
+    use crate::measures::tests::run;
+
+    #[test]
+    fn lines_do_not_go_back_and_labels_tell_the_number() {
+        let mut run = run();
+        run.info.points[2].varied = json!({"ratio": 0.5});
+        let summary = Summary::new(&Measures::of(&run), None, None).unwrap();
+        let found = charts(&run, &summary);
+        let titles: Vec<&str> = found.iter().map(|chart| chart.title.as_str()).collect();
+        assert_eq!(titles.len(), 4 * 2 + 1 + 4, "{titles:?}");
+        let chart = |title: &str| found.iter().find(|chart| chart.title.starts_with(title)).unwrap();
+        let told = |title: &str| {
+            let series = chart(title).series.iter().find(|series| series.name.starts_with("at-edm")).unwrap();
+            let marks = series.marks.iter().map(|mark| (mark.at, mark.label.clone(), mark.front));
+            (series.name.clone(), marks.collect::<Vec<_>>())
+        };
+        let label = |label: &str| label.to_string();
+        // the higher ratio is faster and comes first
+        let marks = vec![((0.8, 23.5), label("0.5"), true), ((0.9, 28.0), label("0.3"), true)];
+        assert_eq!(told("PSNR against time"), ("at-edm by ratio".into(), marks));
+        let marks = vec![((2.0, 0.5), label("0.5"), true), ((3.0, 0.5), label("0.3"), false)];
+        assert_eq!(told("SSIM against FLOPs"), ("at-edm by ratio".into(), marks));
+        let marks = vec![((0.3, 28.0), label(""), false), ((0.5, 23.5), label(""), false)];
+        assert_eq!(told("PSNR against ratio"), ("at-edm".into(), marks));
+        // the unpruned point has no distance, but a time
+        let names =
+            |title: &str| chart(title).series.iter().map(|series| series.name.clone()).collect::<Vec<_>>();
+        assert_eq!(names("PSNR against FLOPs"), ["at-edm by ratio"]);
+        assert_eq!(names("Time against FLOPs").len(), 2);
     }
 }
