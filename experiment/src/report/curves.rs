@@ -27,9 +27,11 @@ pub fn charts(run: &Gathered, summary: &Summary) -> Vec<Chart> {
     let flops = |row: &SummaryRow| row.tflop.map(|mean| mean.value * summary.unit.factor);
     let time = |row: &SummaryRow| row.seconds_per_step.map(|mean| mean.value);
     let flops_label = format!("{} of a U-Net evaluation", summary.unit.name);
+    let machine = summary.machine.as_ref().map_or(String::new(), |machine| format!(", {machine}"));
+    let time_label = format!("median seconds per step{machine}");
     let costs: [(&str, &str, Across<'_>, Front); 2] = [
         ("FLOPs", &flops_label, &flops, |front| front.flops),
-        ("time", "seconds per step (median)", &time, |front| front.time),
+        ("time", &time_label, &time, |front| front.time),
     ];
     let mut charts = Vec::new();
     for (place, metric) in summary.metrics.iter().enumerate() {
@@ -139,6 +141,7 @@ mod tests {
         assert_eq!(told("SSIM against FLOPs"), ("at-edm by ratio".into(), marks));
         let marks = vec![((0.3, 28.0), label(""), false), ((0.5, 23.5), label(""), false)];
         assert_eq!(told("PSNR against ratio"), ("at-edm".into(), marks));
+        assert_eq!(chart("PSNR against time").x_label, "median seconds per step, Chip, 2 threads");
         // the unpruned point has no distance, but a time
         let names =
             |title: &str| chart(title).series.iter().map(|series| series.name.clone()).collect::<Vec<_>>();

@@ -193,13 +193,18 @@ impl Chart {
 
     fn frame(&self, view: View) -> Frame {
         let marks = || self.series.iter().flat_map(Series::finite);
+        let values = || marks().map(|mark| mark.at.1);
+        let (least, most) =
+            values().fold((f64::INFINITY, f64::NEG_INFINITY), |(l, m), v| (l.min(v), m.max(v)));
+        // one long interval must not flatten all lines: it is cut off at the frame
+        let room = if most > least { most - least } else { f64::INFINITY };
         let ends = |mark: &Mark| {
             let (low, high) = mark.interval.unwrap_or((mark.at.1, mark.at.1));
-            [low, mark.at.1, high]
+            [low.max(least - room), mark.at.1, high.min(most + room)]
         };
         let mut y = Range::around(marks().flat_map(ends).filter(|end| end.is_finite()));
         if self.base == Base::Zero {
-            y.low = marks().map(|mark| mark.at.1).fold(0.0, f64::min);
+            y.low = values().fold(0.0, f64::min);
         }
         let top = if self.title.is_empty() { 12.0 } else { 36.0 };
         let area = Area { left: 76.0, top, right: view.width() - 24.0, bottom: view.height() - 46.0 };
@@ -244,7 +249,8 @@ impl Chart {
                 if let Some((low, high)) =
                     mark.interval.filter(|(low, high)| low.is_finite() && high.is_finite())
                 {
-                    let bar = [frame.place((mark.at.0, low)), frame.place((mark.at.0, high))];
+                    let end = |y: f64| frame.place((mark.at.0, y.clamp(frame.y.low, frame.y.high)));
+                    let bar = [end(low), end(high)];
                     svg.line(&bar, series.colour(), 2.0);
                     drawn.lines.push((bar[0], bar[1]));
                 }

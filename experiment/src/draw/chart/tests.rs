@@ -93,3 +93,26 @@ fn no_two_texts_overlap_and_none_sticks_out() {
         }
     }
 }
+
+#[test]
+fn a_long_interval_is_cut_off_at_the_frame() {
+    let mark = |x: f64, y: f64, high: f64| Mark {
+        at: (x, y),
+        interval: Some((y - 0.1, high)),
+        label: String::new(),
+        front: false,
+    };
+    let marks = vec![mark(0.0, 1.0, 1.1), mark(1.0, 2.0, 900.0)];
+    let series = vec![Series { name: "a".into(), marks, form: Form::Dots, colour: 0 }];
+    let text = String::new;
+    let chart = Chart { title: text(), x_label: text(), y_label: text(), base: Base::Lowest, series };
+    let Frame { area, y, .. } = chart.frame(View::Wide);
+    assert!(y.low < 0.9 && y.low > 0.5 && y.high > 3.0 && y.high < 3.5, "{y:?}");
+    let svg = chart.to_svg(View::Wide);
+    let bars: Vec<&str> = svg.lines().filter(|line| line.contains("stroke-width=\"2\"")).collect();
+    assert_eq!(bars.len(), 2);
+    assert!(bars[1].ends_with(&format!(",{:.1}\"/>", area.top)), "{}", bars[1]);
+    // a lone point has room for its interval
+    let series = vec![Series { marks: vec![mark(0.0, 1.0, 9.0)], ..chart.series[0].clone() }];
+    assert!(Chart { series, ..chart }.frame(View::Wide).y.high > 9.0);
+}
