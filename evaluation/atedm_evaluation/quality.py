@@ -1,7 +1,7 @@
 """Quality of pictures against other pictures: KID and FD-ENL0 on EfficientNet-Lite0 features, and distances of pairs.
 
     quality.py PICTURES REFERENCE [--json FILE] [--markdown FILE]
-    quality.py --ablation RUN [--features FEATURES.npz] [--reference POINT|PICTURES] [--per-picture FILE.csv]
+    quality.py --ablation RUN [--features FEATURES.npz] [--reference POINT|PICTURES] [--per-picture FILE.csv] [--per-point FILE.csv]
 
 PICTURES and REFERENCE are files of features.py, or folders of PNG pictures (features are then computed first). A run of `atedm
 ablate` has a row for each point. Its reference is the unpruned point of the same sampling (as run.json names it), one point of the
@@ -112,6 +112,8 @@ def of_run(options):
         rows.append({"row": cell.id, "label": cell.label, "reference": reference} | row)
     if options.per_picture:
         tables.write_pictures(options.per_picture, "feature_cosine:higher", pictures)
+    if options.per_point:
+        tables.write_points(options.per_point, rows, {"kid": "kid:lower", "fd_enl0": "fd_enl0:lower"})
     return rows or fail(options.ablation, "no point has another to be compared with: give --reference")
 
 
@@ -141,6 +143,7 @@ def arguments():
     parser.add_argument("--features", help="with --ablation: features of RUN/images")
     parser.add_argument("--reference", help="with --ablation: a point, features or a folder (default: the unpruned point)")
     parser.add_argument("--per-picture", metavar="FILE.csv", help="with --ablation: each feature cosine, for `atedm report --metrics`")
+    parser.add_argument("--per-point", metavar="FILE.csv", help="with --ablation: KID and FD-ENL0, for `atedm report --metrics`")
     parser.add_argument("--label", help="what the row is called (default: the pictures' folder)")
     parser.add_argument("--measures", help="some of kid,fd,pairs (default all; no pairs with pictures outside the run)")
     parser.add_argument("--anyway", action="store_true", help=f"FD-ENL0 below N = {ENOUGH:,} too")
@@ -151,8 +154,8 @@ def arguments():
         fail("--measures", f"expected some of kid, fd, pairs, got {args.measures!r}")
     if (args.ablation is None) == (args.against is None) or (args.ablation and args.pictures):
         fail("arguments", "expected PICTURES and REFERENCE, or --ablation RUN")
-    if args.ablation is None and (args.features or args.reference or args.per_picture):
-        fail("--features, --reference, --per-picture", "expected with --ablation only")
+    if args.ablation is None and (args.features or args.reference or args.per_picture or args.per_point):
+        fail("--features, --reference, --per-picture, --per-point", "expected with --ablation only")
     tables.check(args)
     if args.fd_replicates < 2:
         fail("--fd-replicates", "expected at least 2")

@@ -71,11 +71,23 @@ def write_text(path, text):
         fail(path, error.strerror)
 
 
+def write_points(path, rows, keys):
+    """Writes some measures of a run's points as CSV that `atedm report --metrics` reads. `keys` are columns by the rows' keys. A
+    value that is not reported is empty, and a measure that no row has is left out."""
+    keys = {key: column for key, column in keys.items() if any((row.get(key) or {}).get("value") is not None for row in rows)}
+    lines = [[row["row"]] + [(row.get(key) or {}).get("value") for key in keys] for row in rows]
+    write_csv(path, ["point", *keys.values()], lines)
+
+
+def write_csv(path, heads, lines):
+    """A file of comma-separated values. None is an empty field."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([heads, *lines])
+    write_text(path, text.getvalue())
+
+
 def write_pictures(path, column, values):
     """Writes a value for each picture of a run as CSV that `atedm report --metrics` reads. `values` are by point and prompt. The
     column's name says which direction is better: `feature_cosine:higher`."""
-    text = io.StringIO()
-    rows = csv.writer(text, lineterminator="\n")
-    rows.writerow(["point", "prompt", column])
-    rows.writerows([point, prompt, float(value)] for point, own in values.items() for prompt, value in own.items())
-    write_text(path, text.getvalue())
+    lines = [[point, prompt, float(value)] for point, own in values.items() for prompt, value in own.items()]
+    write_csv(path, ["point", "prompt", column], lines)

@@ -171,7 +171,10 @@ def test_rows_of_a_run():
         close(far["psnr"]["value"], 20 * np.log10(255 / 50))
         assert far["n"] == {"pictures": 3, "reference": 3, "pairs": 3} and far["psnr"]["n"] == 2
         assert far["feature_cosine"]["low"] <= far["feature_cosine"]["value"] <= far["feature_cosine"]["high"] < 1
-        called(quality.main, *flags, "--measures", "kid", "--per-picture", run.parent / "cosines.csv")
+        called(quality.main, *flags, "--measures", "kid", "--per-picture", run.parent / "cosines.csv", "--per-point", run.parent / "kid.csv")
+        lines = [line.split(",") for line in (run.parent / "kid.csv").read_text().splitlines()]
+        assert [line[0] for line in lines] == ["point", "same", "far"] and lines[0][1:] == ["kid:lower"], lines
+        close(float(lines[2][1]), far["kid"]["value"])
         lines = (run.parent / "cosines.csv").read_text().splitlines()
         assert lines[0] == "point,prompt,feature_cosine:higher" and len(lines) == 7, lines
         cosines = {tuple(line.split(",")[:2]): float(line.split(",")[2]) for line in lines[1:]}

@@ -36,7 +36,7 @@ pub(crate) struct ReportArgs {
     #[arg(long, value_name = "PIXELS", default_value = "320", value_parser = parse::positive, allow_negative_numbers = true)]
     pub(crate) pixels: usize,
     /// Measures of other programs: .csv, .tsv or .jsonl with columns point, prompt, and a column for each measure, named
-    /// with its direction: clip:higher, lpips:lower (repeatable)
+    /// with its direction: clip:higher, lpips:lower; without the column prompt, of points as a whole (repeatable)
     #[arg(long, value_name = "FILE")]
     pub(crate) metrics: Vec<PathBuf>,
     /// The direction of a column of --metrics whose name does not say it (repeatable)

@@ -19,6 +19,7 @@
 //! # }
 //! ```
 
+mod csv_table;
 mod draws;
 mod mean;
 mod metric;
@@ -30,7 +31,7 @@ mod table;
 mod unit;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use mean::{Mean, REPLICATES};
 pub use metric::{Better, Metric};

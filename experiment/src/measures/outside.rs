@@ -1,7 +1,8 @@
 //! Measures that other programs made: files with a value for a point and a prompt.
 //!
 //! A file ends in `.csv`, `.tsv` or `.jsonl`. Two columns, `point` and `prompt`, hold ids of the run. Every other column is a
-//! measure. Its name says which direction is better: `lpips:lower`. An empty field is a missing value.
+//! measure. Its name says which direction is better: `lpips:lower`. An empty field is a missing value. A file without `prompt`
+//! measures points as a whole, as FID does.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -23,7 +24,7 @@ pub type Directions = BTreeMap<String, Better>;
 #[derive(Debug)]
 pub(super) struct Column {
     pub(super) metric: Metric,
-    /// By the image's id, `POINT/PROMPT`.
+    /// By the image's id, `POINT/PROMPT`; of a point as a whole by [`whole_id`].
     pub(super) values: BTreeMap<String, f64>,
 }
 
@@ -31,7 +32,7 @@ pub(super) struct Column {
 struct Line {
     number: u64,
     point: String,
-    prompt: String,
+    prompt: Option<String>,
     values: Vec<(usize, Result<f64, String>)>,
 }
 
@@ -59,6 +60,11 @@ pub(super) fn read(path: &Path, directions: &Directions, run: &Gathered) -> Outc
         .map_err(|failure| failure.within(path.display()))
 }
 
+/// Stands for the id of an image where a value is of a point as a whole.
+pub(super) fn whole_id(point: &str) -> String {
+    format!("{point}/")
+}
+
 /// The columns of the measures, with the line that names them first.
 type Names = Vec<(String, u64)>;
 
@@ -68,13 +74,12 @@ fn table(text: &str, separator: Separator) -> Outcome<(Names, Vec<Line>)> {
         return Err(Failure::usage("expected columns point and prompt, got an empty file"));
     };
     let heads: Vec<&str> = first.fields.iter().map(str::trim).collect();
-    let place = |wanted: &str| {
-        heads.iter().position(|head| *head == wanted).ok_or_else(|| {
-            first.wrong(format!("expected columns point and prompt, got columns {}", heads.join(", ")))
-        })
+    let place = |wanted: &str| heads.iter().position(|head| *head == wanted);
+    let (Some(point), prompt) = (place("point"), place("prompt")) else {
+        return Err(first.wrong(format!("expected a column point, got columns {}", heads.join(", "))));
     };
-    let (point, prompt) = (place("point")?, place("prompt")?);
-    let measures: Vec<usize> = (0..heads.len()).filter(|place| ![point, prompt].contains(place)).collect();
+    let own = |place: &usize| *place != point && Some(*place) != prompt;
+    let measures: Vec<usize> = (0..heads.len()).filter(own).collect();
     let names = measures.iter().map(|&place| (heads[place].to_string(), first.line)).collect();
     let mut lines = Vec::new();
     for row in rows {
@@ -90,7 +95,7 @@ fn table(text: &str, separator: Separator) -> Outcome<(Names, Vec<Line>)> {
         lines.push(Line {
             number: row.line,
             point: row.field(point).trim().into(),
-            prompt: row.field(prompt).trim().into(),
+            prompt: prompt.map(|place| row.field(place).trim().into()),
             values: filled.map(value).collect(),
         });
     }
@@ -104,10 +109,11 @@ fn objects(text: &str) -> Outcome<(Names, Vec<Line>)> {
         let mut object: Map<String, Value> =
             serde_json::from_str(line).map_err(|error| wrong(error.to_string()))?;
         let mut id = |key: &str| match object.remove(key) {
-            Some(Value::String(id)) => Ok(id),
+            Some(Value::String(id)) => Ok(Some(id)),
+            None if key == "prompt" => Ok(None),
             _ => Err(wrong(format!("{key}: expected an id of the run as text"))),
         };
-        let (point, prompt) = (id("point")?, id("prompt")?);
+        let (point, prompt) = (id("point")?.unwrap_or_default(), id("prompt")?);
         let mut values = Vec::new();
         for (name, value) in object {
             let index = names.iter().position(|(known, _)| *known == name).unwrap_or_else(|| {
@@ -139,10 +145,17 @@ fn columns(names: &Names, lines: &[Line], directions: &Directions, run: &Gathere
     for line in lines {
         let Line { number, point, prompt, values } = line;
         let point = run.point_named(point).map_err(|failure| line.wrong(failure))?;
-        if !run.prompts.iter().any(|known| known.id == *prompt) {
-            return Err(line.wrong(format!("prompt: expected the id of a prompt of the run, got {prompt:?}")));
-        }
-        let id = format!("{}/{prompt}", point.id);
+        let id = match prompt {
+            Some(prompt) if !run.prompts.iter().any(|known| known.id == *prompt) => {
+                let reason = format!("prompt: expected the id of a prompt of the run, got {prompt:?}");
+                return Err(line.wrong(reason));
+            }
+            Some(prompt) => format!("{}/{prompt}", point.id),
+            None if lines.iter().any(|line| line.prompt.is_some()) => {
+                return Err(line.wrong("prompt: expected an id, as on other lines"));
+            }
+            None => whole_id(&point.id),
+        };
         match seen.entry(id.clone()) {
             Entry::Vacant(place) => drop(place.insert(*number)),
             Entry::Occupied(first) => {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use super::metric::{DISTANCES, Metric};
-use super::outside::{Column, Directions, read};
+use super::outside::{Column, Directions, read, whole_id};
 use crate::failure::{Failure, Outcome};
 use crate::gathered::Gathered;
 use crate::record::{Provenance, Record};
@@ -33,7 +33,8 @@ impl<'a> Measures<'a> {
     }
 
     /// Adds the measures of a `.csv`, `.tsv` or `.jsonl` file with columns `point` and `prompt`. Every other column is a
-    /// measure. Its direction is in its name, as in `lpips:lower`, or in `directions`.
+    /// measure. Its direction is in its name, as in `lpips:lower`, or in `directions`. Without `prompt`, a value is of a point as
+    /// a whole.
     ///
     /// # Errors
     /// One line with the file and the line: an unknown point or prompt, a line that occurs twice, a value that is not a finite
@@ -81,6 +82,12 @@ impl<'a> Measures<'a> {
                 column.values.get(&format!("{point}/{prompt}")).copied()
             }
         }
+    }
+
+    /// The value of a measure for a point as a whole, if a file has one.
+    #[must_use]
+    pub fn whole(&self, metric: usize, point: &str) -> Option<f64> {
+        self.outside.get(metric.checked_sub(DISTANCES.len())?)?.values.get(&whole_id(point)).copied()
     }
 
     /// The seconds per step of an image, if it was made on [`Measures::machine`].

@@ -198,7 +198,10 @@ fn row(
     let records: Vec<&Record> = images.map(|image| &image.record).collect();
     let metric = |(index, metric): (usize, &Metric)| {
         let value = |point: &str, prompt: &&PromptLine| measures.value(index, point, &prompt.id);
-        let own: Vec<f64> = prompts.iter().filter_map(|prompt| value(&point.id, prompt)).collect();
+        let own: Vec<f64> = match measures.whole(index, &point.id).filter(|_| group.is_none()) {
+            Some(whole) => vec![whole],
+            None => prompts.iter().filter_map(|prompt| value(&point.id, prompt)).collect(),
+        };
         let other = baseline.and_then(|baseline| baseline.of(point));
         let pairs = |other: &str| {
             let pair = |prompt: &&PromptLine| Some((value(&point.id, prompt)?, value(other, prompt)?));

@@ -59,7 +59,7 @@ fn record(
 
 /// `none`, and two ratios. At the first prompt, the lower ratio gives the unpruned picture. The last image of each point was
 /// made on another machine, which takes ten times as long.
-fn run() -> Gathered {
+pub(crate) fn run() -> Gathered {
     let points = vec![
         point("none", "none", json!({}), None),
         point("at-edm_ratio=0.3", "at-edm ratio=0.3", json!({"ratio": 0.3}), Some("none")),
@@ -185,12 +185,27 @@ fn measures_of_other_programs_are_joined() {
 }
 
 #[test]
+fn a_file_without_prompts_measures_points_as_a_whole() {
+    let run = run();
+    let (_folder, path) = file("fid.csv", "point,fid:lower\nnone,31.9\nat-edm ratio=0.5,33.5\n");
+    let mut measures = Measures::of(&run);
+    measures.join(&path, &Directions::new()).unwrap();
+    let summary = Summary::new(&measures, Some(&Baseline::Unpruned), Some("category")).unwrap();
+    let found: Vec<(f64, usize)> = summary.rows.iter().map(|row| value(row.metrics[4].mean)).collect();
+    assert_eq!((found[0], found[1].1, found[2]), ((31.9, 1), 0, (33.5, 1)));
+    // it is of all prompts, and of no prompt alone
+    assert!(found[3..].iter().all(|(_, count)| *count == 0));
+    assert!(summary.rows.iter().all(|row| row.metrics[4].difference.is_none()));
+    assert!(summary.table(Format::Markdown).unwrap().contains("| **33.50** |"));
+}
+
+#[test]
 fn what_cannot_be_joined_is_told_with_its_line() {
     let run = run();
     for (name, text, expected) in [
         ("m.txt", "", "expected a name that ends in .csv, .tsv or .jsonl"),
         ("m.csv", "", "expected columns point and prompt, got an empty file"),
-        ("m.csv", "point,clip\n", "line 1: expected columns point and prompt, got columns point, clip"),
+        ("m.csv", "prompt,clip\n", "line 1: expected a column point, got columns prompt, clip"),
         ("m.csv", "point,prompt\n", "expected columns of measures beside point and prompt"),
         (
             "m.csv",
@@ -234,8 +249,18 @@ fn what_cannot_be_joined_is_told_with_its_line() {
         ),
         (
             "m.jsonl",
-            "{\"point\": \"none\", \"a:lower\": 1}\n",
+            "{\"point\": \"none\", \"prompt\": 1, \"a:lower\": 1}\n",
             "line 1: prompt: expected an id of the run as text",
+        ),
+        (
+            "m.jsonl",
+            "{\"prompt\": \"fox\", \"a:lower\": 1}\n",
+            "line 1: point: expected an id of the run as text",
+        ),
+        (
+            "m.jsonl",
+            "{\"point\": \"none\", \"prompt\": \"fox\", \"a:lower\": 1}\n{\"point\": \"none\", \"a:lower\": 1}\n",
+            "line 2: prompt: expected an id, as on other lines",
         ),
         ("m.jsonl", "\n[1]\n", "line 2: invalid type"),
     ] {

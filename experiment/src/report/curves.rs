@@ -27,9 +27,11 @@ pub fn charts(run: &Gathered, summary: &Summary) -> Vec<Chart> {
     let flops = |row: &SummaryRow| row.tflop.map(|mean| mean.value * summary.unit.factor);
     let time = |row: &SummaryRow| row.seconds_per_step.map(|mean| mean.value);
     let flops_label = format!("{} of a U-Net evaluation", summary.unit.name);
+    let machine = summary.machine.as_ref().map_or(String::new(), |machine| format!(", {machine}"));
+    let time_label = format!("median seconds per step{machine}");
     let costs: [(&str, &str, Across<'_>, Front); 2] = [
         ("FLOPs", &flops_label, &flops, |front| front.flops),
-        ("time", "seconds per step (median)", &time, |front| front.time),
+        ("time", &time_label, &time, |front| front.time),
     ];
     let mut charts = Vec::new();
     for (place, metric) in summary.metrics.iter().enumerate() {
@@ -82,16 +84,14 @@ impl Drawn<'_> {
         x: Across<'_>,
         y: Up<'_>,
     ) -> Option<Chart> {
-        let series =
-            lines.iter().enumerate().map(|(colour, group)| self.series(colour, group, x, y, axes[0]));
+        let series = lines.iter().map(|group| self.series(group, x, y, axes[0]));
         let series: Vec<Series> = series.filter(|series| !series.marks.is_empty()).collect();
         let [x_label, y_label] = axes.map(String::from);
         (!series.is_empty()).then_some(Chart { title, x_label, y_label, base: Base::Lowest, series })
     }
 
-    /// A group as a series. Its number decides the colour, so it has the same one in all charts of the same lines. Labels tell
-    /// the number that the line follows, unless the axis tells it.
-    fn series(&self, colour: usize, group: &Group, x: Across<'_>, y: Up<'_>, axis: &str) -> Series {
+    /// A group as a series. Labels tell the number that the line follows, unless the axis tells it.
+    fn series(&self, group: &Group, x: Across<'_>, y: Up<'_>, axis: &str) -> Series {
         let along = group.along.as_deref().filter(|key| *key != axis);
         let mark = |place: &usize| {
             let (row, point) = (self.rows.get(*place)?, self.points.get(*place)?);
@@ -107,6 +107,45 @@ impl Drawn<'_> {
         let mut marks: Vec<ChartMark> = group.points.iter().filter_map(mark).collect();
         // measured times need not follow the number, and a line does not go back
         marks.sort_by(|a, b| a.at.0.total_cmp(&b.at.0));
-        Series { name, marks, form: Form::Dots, colour }
+        Series { name, marks, form: Form::Dots, colour: group.colour }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::measures::Measures;
+    use crate::measures::tests::run;
+
+    #[test]
+    fn lines_do_not_go_back_and_labels_tell_the_number() {
+        let mut run = run();
+        run.info.points[2].varied = json!({"ratio": 0.5});
+        let summary = Summary::new(&Measures::of(&run), None, None).unwrap();
+        let found = charts(&run, &summary);
+        let titles: Vec<&str> = found.iter().map(|chart| chart.title.as_str()).collect();
+        assert_eq!(titles.len(), 4 * 2 + 1 + 4, "{titles:?}");
+        let chart = |title: &str| found.iter().find(|chart| chart.title.starts_with(title)).unwrap();
+        let told = |title: &str| {
+            let series = chart(title).series.iter().find(|series| series.name.starts_with("at-edm")).unwrap();
+            let marks = series.marks.iter().map(|mark| (mark.at, mark.label.clone(), mark.front));
+            (series.name.clone(), marks.collect::<Vec<_>>())
+        };
+        let label = |label: &str| label.to_string();
+        // the higher ratio is faster and comes first
+        let marks = vec![((0.8, 23.5), label("0.5"), true), ((0.9, 28.0), label("0.3"), true)];
+        assert_eq!(told("PSNR against time"), ("at-edm by ratio".into(), marks));
+        let marks = vec![((2.0, 0.5), label("0.5"), true), ((3.0, 0.5), label("0.3"), false)];
+        assert_eq!(told("SSIM against FLOPs"), ("at-edm by ratio".into(), marks));
+        let marks = vec![((0.3, 28.0), label(""), false), ((0.5, 23.5), label(""), false)];
+        assert_eq!(told("PSNR against ratio"), ("at-edm".into(), marks));
+        assert_eq!(chart("PSNR against time").x_label, "median seconds per step, Chip, 2 threads");
+        // the unpruned point has no distance, but a time
+        let names =
+            |title: &str| chart(title).series.iter().map(|series| series.name.clone()).collect::<Vec<_>>();
+        assert_eq!(names("PSNR against FLOPs"), ["at-edm by ratio"]);
+        assert_eq!(names("Time against FLOPs").len(), 2);
     }
 }

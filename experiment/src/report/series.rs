@@ -11,10 +11,11 @@ use crate::record::PointInfo;
 /// Numbers that a line follows first if several have as many values.
 const FIRST: [&str; 2] = ["budget_tflops", "ratio"];
 
-/// A line: its name, the key that it follows, and its points in order, as places in the run.
+/// A line: its name, the number of its colour, the key that it follows, and its points in order, as places in the run.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Group {
     pub(super) name: String,
+    pub(super) colour: usize,
     pub(super) along: Option<String>,
     pub(super) points: Vec<usize>,
 }
@@ -24,11 +25,17 @@ pub(super) fn groups(points: &[PointInfo]) -> Vec<Group> {
     grouped(points, |point| longest(points, &point.grid))
 }
 
-/// The lines of the points that vary a number, along that number.
+/// The lines of the points that vary a number, along that number. A line that [`groups`] has too keeps its colour.
 pub(super) fn groups_along(points: &[PointInfo], key: &str) -> Vec<Group> {
     let varies = |grid: &str| values(points, grid, key).len() > 1;
     let mut found = grouped(points, |point| varies(&point.grid).then(|| key.to_string()));
     found.retain(|group| group.along.is_some());
+    let known = groups(points);
+    let mut next = known.len()..;
+    for group in &mut found {
+        let same = known.iter().position(|other| other.name == group.name && other.along == group.along);
+        group.colour = same.or_else(|| next.next()).unwrap_or_default();
+    }
     found
 }
 
@@ -72,11 +79,12 @@ fn longest(points: &[PointInfo], grid: &str) -> Option<String> {
 fn grouped(points: &[PointInfo], along: impl Fn(&PointInfo) -> Option<String>) -> Vec<Group> {
     let mut groups: Vec<Group> = Vec::new();
     for (place, point) in points.iter().enumerate() {
-        let along = along(point);
+        // another entry of this name may not vary the number
+        let along = along(point).filter(|key| point.varied.get(key).is_some());
         let name = name_of(point, along.as_deref());
-        match groups.iter_mut().find(|group| group.name == name) {
+        match groups.iter_mut().find(|group| group.name == name && group.along == along) {
             Some(group) => group.points.push(place),
-            None => groups.push(Group { name, along, points: vec![place] }),
+            None => groups.push(Group { name, colour: groups.len(), along, points: vec![place] }),
         }
     }
     for group in &mut groups {
@@ -135,15 +143,22 @@ mod tests {
             ("a", json!({"ratio": 0.3, "recovery": "zero"})),
             ("a", json!({"ratio": 0.3, "recovery": "similarity"})),
             ("a", json!({"ratio": 0.5, "recovery": "similarity"})),
+            ("a", json!({})),
         ]);
         let expected = [
             ("none", None, &[0][..]),
             ("a recovery=zero", Some("ratio"), &[2, 1]),
             ("a recovery=similarity", Some("ratio"), &[3, 4]),
+            ("a", None, &[5]),
         ];
         assert_eq!(told(&groups(&points)), expected);
         assert_eq!(numbers(&points), ["ratio"]);
-        assert_eq!(told(&groups_along(&points, "ratio")), expected[1..]);
+        assert_eq!(told(&groups_along(&points, "ratio")), expected[1..3]);
+        let colours = |groups: Vec<Group>| groups.into_iter().map(|group| group.colour).collect::<Vec<_>>();
+        assert_eq!(
+            [colours(groups(&points)), colours(groups_along(&points, "ratio"))],
+            [vec![0, 1, 2, 3], vec![1, 2]]
+        );
     }
 
     #[test]
@@ -157,6 +172,7 @@ mod tests {
         assert_eq!(numbers(&points), ["ratio", "tau"]);
         let along = groups_along(&points, "ratio");
         assert_eq!(along.iter().map(|g| g.points.clone()).collect::<Vec<_>>(), [[0, 3], [1, 5], [2, 4]]);
+        assert_eq!(along.iter().map(|g| g.colour).collect::<Vec<_>>(), [2, 3, 4]);
     }
 
     #[test]

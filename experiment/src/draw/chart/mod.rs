@@ -4,6 +4,8 @@
 mod axis;
 mod labels;
 mod svg;
+#[cfg(test)]
+mod tests;
 
 use axis::Range;
 use labels::{Area, Drawn, Wanted, place};
@@ -29,6 +31,8 @@ const LINE: f64 = 20.0;
 const SAMPLE: f64 = 26.0;
 /// The widest label of a mark.
 const LABEL: f64 = 120.0;
+/// The space on both sides of a label.
+const SIDE: f64 = 2.0;
 /// The name of the rings in the legend.
 const FRONT: &str = "Pareto front";
 
@@ -189,13 +193,18 @@ impl Chart {
 
     fn frame(&self, view: View) -> Frame {
         let marks = || self.series.iter().flat_map(Series::finite);
+        let values = || marks().map(|mark| mark.at.1);
+        let (least, most) =
+            values().fold((f64::INFINITY, f64::NEG_INFINITY), |(l, m), v| (l.min(v), m.max(v)));
+        // one long interval must not flatten all lines: it is cut off at the frame
+        let room = if most > least { most - least } else { f64::INFINITY };
         let ends = |mark: &Mark| {
             let (low, high) = mark.interval.unwrap_or((mark.at.1, mark.at.1));
-            [low, mark.at.1, high]
+            [low.max(least - room), mark.at.1, high.min(most + room)]
         };
         let mut y = Range::around(marks().flat_map(ends).filter(|end| end.is_finite()));
         if self.base == Base::Zero {
-            y.low = marks().map(|mark| mark.at.1).fold(0.0, f64::min);
+            y.low = values().fold(0.0, f64::min);
         }
         let top = if self.title.is_empty() { 12.0 } else { 36.0 };
         let area = Area { left: 76.0, top, right: view.width() - 24.0, bottom: view.height() - 46.0 };
@@ -240,7 +249,8 @@ impl Chart {
                 if let Some((low, high)) =
                     mark.interval.filter(|(low, high)| low.is_finite() && high.is_finite())
                 {
-                    let bar = [frame.place((mark.at.0, low)), frame.place((mark.at.0, high))];
+                    let end = |y: f64| frame.place((mark.at.0, y.clamp(frame.y.low, frame.y.high)));
+                    let bar = [end(low), end(high)];
                     svg.line(&bar, series.colour(), 2.0);
                     drawn.lines.push((bar[0], bar[1]));
                 }
@@ -248,7 +258,11 @@ impl Chart {
                 drawn.marks.push(Area::around(at, radius));
                 if !mark.label.is_empty() {
                     let text = shortened(&mark.label, SMALL, LABEL);
-                    wanted.push(Wanted { at, radius, size: (width_of(&text, SMALL), 1.2 * SMALL) });
+                    wanted.push(Wanted {
+                        at,
+                        radius,
+                        size: (width_of(&text, SMALL) + 2.0 * SIDE, 1.2 * SMALL),
+                    });
                     texts.push(text);
                 }
             }
@@ -270,7 +284,7 @@ impl Chart {
                 svg.line(&[from, to], GREY, 0.6);
             }
             let middle = f64::midpoint(placed.area.top, placed.area.bottom);
-            svg.text((placed.area.left, middle), Anchor::Start, SMALL, GREY, &text);
+            svg.text((placed.area.left + SIDE, middle), Anchor::Start, SMALL, GREY, &text);
         }
     }
 
@@ -321,101 +335,5 @@ fn short(value: f64) -> String {
         }
         0.0 => "0".into(),
         _ => format!("{value:.3e}"),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn mark(x: f64, y: f64, label: &str) -> Mark {
-        Mark { at: (x, y), interval: Some((y - 0.5, y + 0.5)), label: label.into(), front: label == "front" }
-    }
-
-    #[test]
-    fn every_series_is_drawn_and_text_is_escaped() {
-        let line = |name: &str| Series::line(name, 0, vec![(0.0, 1.0), (1.0, f64::NAN), (2.0, 3.0)]);
-        let dots = |colour, name: &str| Series {
-            name: name.into(),
-            marks: vec![mark(0.5, 2.0, "<b>"), mark(1.5, 2.0, "front")],
-            form: Form::Dots,
-            colour,
-        };
-        let long = "a name that is much longer than the legend of a chart is wide, and longer than any name should be";
-        let chart = Chart {
-            title: "a < b & c".into(),
-            x_label: "step".into(),
-            y_label: "variance".into(),
-            base: Base::Zero,
-            series: vec![line("level 1"), line("level 2"), dots(1, long), dots(8, "squares")],
-        };
-        for view in [View::Wide, View::Narrow] {
-            let svg = chart.to_svg(view);
-            assert!(svg.contains(COLOURS[0]));
-            // two dots, their sample, and three rings with that of the legend
-            assert_eq!((svg.matches("<circle").count(), svg.matches("<polygon").count()), (2 + 1 + 3, 3));
-            for words in ["a &lt; b &amp; c", "level 2", "&lt;b&gt;", "squares", FRONT, "…"] {
-                assert!(svg.contains(words), "{words}");
-            }
-            assert!(!svg.contains("NaN") && !svg.contains("inf") && !svg.contains("<b>"));
-        }
-        let empty = Chart { series: Vec::new(), ..chart };
-        assert!(empty.to_svg(View::Wide).ends_with("</svg>\n"));
-    }
-
-    /// The rectangles of all horizontal texts of a document, by the widths that the chart reckons with.
-    fn texts(svg: &str) -> Vec<(Area, String)> {
-        let attribute = |element: &str, name: &str| -> String {
-            let (_, rest) = element.split_once(&format!(" {name}=\"")).unwrap();
-            rest.split_once('"').unwrap().0.to_string()
-        };
-        let elements = svg.split("<text ").skip(1).filter(|element| !element.contains("rotate"));
-        let area = |element: &str| {
-            let element = format!(" {element}");
-            let [x, y, size] =
-                ["x", "y", "font-size"].map(|name| attribute(&element, name).parse::<f64>().unwrap());
-            let text = element.split_once('>').unwrap().1.split_once("</text>").unwrap().0.to_string();
-            let width = width_of(&text, size);
-            let left = match attribute(&element, "text-anchor").as_str() {
-                "start" => x,
-                "middle" => x - width / 2.0,
-                _ => x - width,
-            };
-            (Area { left, top: y - 0.8 * size, right: left + width, bottom: y + 0.2 * size }, text)
-        };
-        elements.map(area).collect()
-    }
-
-    #[test]
-    fn no_two_texts_overlap_and_none_sticks_out() {
-        for (count, view) in [(2, View::Wide), (6, View::Narrow), (12, View::Wide), (12, View::Narrow)] {
-            let series = |index: usize| Series {
-                name: format!("at-edm recovery=similarity number={index}"),
-                marks: (0..5)
-                    .map(|step| {
-                        let x = 3.0 + step as f64 * (1.0 + 0.02 * index as f64);
-                        mark(x, 20.0 + step as f64 + 0.1 * index as f64, &format!("ratio=0.{step}"))
-                    })
-                    .collect(),
-                form: Form::Dots,
-                colour: index,
-            };
-            let chart = Chart {
-                title: "PSNR against FLOPs of many series".into(),
-                x_label: "a label that is longer than the axis of a narrow chart can be".into(),
-                y_label: "PSNR [dB]".into(),
-                base: Base::Lowest,
-                series: (0..count).map(series).collect(),
-            };
-            let svg = chart.to_svg(view);
-            let found = texts(&svg);
-            assert!(found.len() > 10 + count);
-            for (index, (area, text)) in found.iter().enumerate() {
-                assert!(area.left >= 0.0 && area.right <= view.width(), "{text} {area:?}");
-                for (other, words) in &found[..index] {
-                    assert!(!area.overlaps(other), "{text} over {words}");
-                }
-            }
-        }
     }
 }
