@@ -26,7 +26,7 @@ impl Unit {
     /// The fastest unit for bf16 at this level, if there is one.
     ///
     /// The choice follows the kind of processor and not a measurement, so that two runs on one machine give the same bits.
-    /// As measured on an Intel processor with AMX, tiles are 4 to 6 times as fast as f32, and pairs 0.7 times. AMD's
+    /// As measured on an Intel processor with AMX, tiles are 3 to 5 times as fast as f32, and pairs 0.7 times. AMD's
     /// processors take twice as many pairs as f32 in the same time.
     pub(crate) fn for_bf16(level: Level, forced: bool, amd: bool) -> Option<Self> {
         match level {
