@@ -5,10 +5,13 @@ use atedm_core::{AttentionOps, Error, Partition, Result, Tensor};
 use candle_core::{DType, Tensor as Raw};
 
 use crate::cpu::attention::{self, Heads, Pass, votes};
+use crate::cpu::cast::tensor;
+use crate::cpu::layout::dense_f32;
 use crate::cpu::strongest::strongest;
-use crate::cpu::view::{View, dense_f32, takes, tensor};
+use crate::cpu::view::{View, takes};
 use crate::error::OrBackend;
-use crate::{CandleIndices, CandleTensor};
+use crate::outcome::Outcome;
+use crate::{CandleIndices, CandleTensor, kernels};
 
 impl AttentionOps for CandleTensor {
     fn attention(
@@ -94,15 +97,10 @@ fn per_query(x: &CandleTensor, q: &CandleTensor) -> bool {
     takes(&[&x.0]) && x.0.dtype() == DType::F32 && x.0.dims() == &q.0.dims()[..3]
 }
 
-/// The results of a forward pass, as tensors.
-struct Outcome {
-    /// `[b, h, m, dim]`, a view of `[b, m, h, dim]`.
-    output: Raw,
-    lse: Raw,
-    first_vote: Option<Raw>,
-}
-
 fn attend(q: &Raw, k: &Raw, v: &Raw, scale: f32, scores: Option<&Raw>) -> candle_core::Result<Outcome> {
+    if let Some(cpu) = kernels::kernels(&[q, k, v]) {
+        return kernels::attend(cpu, [q, k, v], scale, scores);
+    }
     let dtype = q.dtype();
     let (b, h, m, _) = q.dims4()?;
     let n = k.dim(2)?;
@@ -122,6 +120,9 @@ fn attend(q: &Raw, k: &Raw, v: &Raw, scale: f32, scores: Option<&Raw>) -> candle
 }
 
 fn vote(q: &Raw, k: &Raw, lse: &Raw, scale: f32, scores: &Raw) -> candle_core::Result<Raw> {
+    if let Some(cpu) = kernels::kernels(&[q, k]) {
+        return kernels::vote(cpu, [q, k], lse, scale, scores);
+    }
     let shape = [q.dim(0)?, q.dim(1)?, k.dim(2)?];
     let (q, k) = (q.to_dtype(DType::F32)?, k.to_dtype(DType::F32)?);
     let (lse, scores) = (lse.contiguous()?, scores.contiguous()?);
@@ -132,6 +133,9 @@ fn vote(q: &Raw, k: &Raw, lse: &Raw, scale: f32, scores: &Raw) -> candle_core::R
 }
 
 fn search(q: &Raw, lse: &Raw, k: &Raw, scale: f32) -> candle_core::Result<Option<Raw>> {
+    if let Some(cpu) = kernels::kernels(&[q, k]) {
+        return kernels::search(cpu, [q, k], lse, scale);
+    }
     let shape = (q.dim(0)?, k.dim(2)?);
     let (q, k, lse) = (q.to_dtype(DType::F32)?, k.to_dtype(DType::F32)?, lse.contiguous()?);
     let (queries, keys, lse) = (View::new(&q)?, View::new(&k)?, View::new(&lse)?);

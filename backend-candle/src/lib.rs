@@ -5,8 +5,9 @@
 //!   [`candle_core::Tensor`]. [`CandleIndices`] holds index lists as a `u32` tensor.
 //! - [`device`]: devices by name, and the number of threads.
 //! - [`weights`]: weights from a [`candle_nn::VarBuilder`].
-//! - `value`: the newtype. `tensor`, `nn`, `attention`: the three trait levels. On the CPU they pass f32 tensors (other
-//!   dtypes in blocks) to `cpu`, which has blocked and threaded kernels. Candle's own operations do what those kernels
+//! - `value`: the newtype. `tensor`, `nn`, `attention`: the three trait levels. On the CPU they pass tensors in f32 and
+//!   bf16 (f16 as f32) to `cpu`, which has blocked and threaded kernels. `kernels` is attention on processors with
+//!   AVX512-BF16. Candle's own operations do what those kernels
 //!   do not support, or the generic bodies of [`atedm_core::backend::generic`] do it. Gradients survive on this path.
 //!
 //! # Building for CUDA
@@ -24,7 +25,9 @@ mod cpu;
 pub mod device;
 mod error;
 mod indices;
+mod kernels;
 mod nn;
+mod outcome;
 mod own_model;
 mod own_nest;
 mod select;

@@ -2,13 +2,19 @@
 
 use atedm_core::backend::{Conv2dOptions, dims, generic, shape};
 use atedm_core::{Error, NnOps, Result};
-use candle_core::{Result as CandleResult, Tensor as Raw};
+use atedm_cpu_kernels::Geometry;
+use candle_core::{Device, Result as CandleResult, Tensor as Raw};
 
-use crate::cpu::conv::Geometry;
+use crate::cpu::cast::tensor;
+use crate::cpu::layers;
+use crate::cpu::layout::{dense, dense_f32};
 use crate::cpu::linear::Layer;
 use crate::cpu::norm::{Activation, Affine};
+use crate::cpu::number::Number;
+use crate::cpu::operation::{Operation, run};
+use crate::cpu::pool::products;
 use crate::cpu::product::Mat;
-use crate::cpu::view::{View, dense_f32, takes, tensor};
+use crate::cpu::view::{View, takes};
 use crate::cpu::{self, elementwise, math};
 use crate::error::OrBackend;
 use crate::{CandleIndices, CandleTensor};
@@ -42,17 +48,22 @@ impl NnOps for CandleTensor {
         convolved().map(Self).or_backend("conv2d")
     }
 
+    /// On a CPU whose convolutions come from [`atedm_cpu_kernels`] it puts the channels last. A user's variable stays
+    /// unchanged, so that it can be trained.
+    fn conv2d_weight(self) -> Result<Self> {
+        let pays = self.0.device().is_cpu() && products(self.0.dtype()).is_some();
+        if !pays || self.0.rank() != 4 || self.0.track_op() || self.0.elem_count() == 0 {
+            return Ok(self);
+        }
+        layers::channels_last(&self.0).map(Self).or_backend("conv2d_weight")
+    }
+
     fn upsample_nearest(&self, height: usize, width: usize) -> Result<Self> {
         shape::upsample_nearest(self.0.dims(), height, width)?;
         let [_, _, h, w] = dims(self, "upsample_nearest")?;
         if takes(&[&self.0]) && self.0.elem_count() > 0 {
-            let resized = || {
-                let (b, c, _, _) = self.0.dims4()?;
-                let x = dense_f32(&self.0)?;
-                let values = elementwise::upsample_nearest(View::new(&x)?.slice()?, (h, w), (height, width));
-                tensor(values, &[b, c, height, width], self.0.dtype())
-            };
-            return resized().map(Self).or_backend("upsample_nearest");
+            let resize = Upsample { from: (h, w), to: (height, width) };
+            return run(&self.0, resize).map(Self).or_backend("upsample_nearest");
         }
         // The indices are computed in integers. Candle's own resize uses a floating-point scale.
         let source = |from: usize, to: usize| {
@@ -116,14 +127,9 @@ impl NnOps for CandleTensor {
         if !norm_fits(self, channels, weight, bias) {
             return generic::layer_norm(self, weight, bias, epsilon);
         }
-        let normed = || {
-            let x = dense_f32(&self.0)?;
-            let (weight, bias) = (dense_f32(&weight.0)?, dense_f32(&bias.0)?);
-            let (x, weight, bias) = (View::new(&x)?, View::new(&weight)?, View::new(&bias)?);
-            let affine = Affine { weight: weight.slice()?, bias: bias.slice()?, epsilon };
-            tensor(cpu::norm::layer_norm(x.slice()?, affine), self.0.dims(), self.0.dtype())
-        };
-        normed().map(Self).or_backend("layer_norm")
+        let norm =
+            Norm { groups: None, weight: &weight.0, bias: &bias.0, epsilon, activation: Activation::None };
+        run(&self.0, norm).map(Self).or_backend("layer_norm")
     }
 
     fn group_norm(&self, groups: usize, weight: &Self, bias: &Self, epsilon: f64) -> Result<Self> {
@@ -131,8 +137,14 @@ impl NnOps for CandleTensor {
         if !norm_fits(self, channels, weight, bias) || groups == 0 || !channels.is_multiple_of(groups) {
             return generic::group_norm(self, groups, weight, bias, epsilon);
         }
-        let norm = Norm { groups, weight: &weight.0, bias: &bias.0, epsilon, activation: Activation::None };
-        norm.of(&self.0).map(Self).or_backend("group_norm")
+        let norm = Norm {
+            groups: Some(groups),
+            weight: &weight.0,
+            bias: &bias.0,
+            epsilon,
+            activation: Activation::None,
+        };
+        run(&self.0, norm).map(Self).or_backend("group_norm")
     }
 
     fn group_norm_silu(&self, groups: usize, weight: &Self, bias: &Self, epsilon: f64) -> Result<Self> {
@@ -140,8 +152,14 @@ impl NnOps for CandleTensor {
         if !norm_fits(self, channels, weight, bias) || groups == 0 || !channels.is_multiple_of(groups) {
             return self.group_norm(groups, weight, bias, epsilon)?.silu();
         }
-        let norm = Norm { groups, weight: &weight.0, bias: &bias.0, epsilon, activation: Activation::Silu };
-        norm.of(&self.0).map(Self).or_backend("group_norm_silu")
+        let norm = Norm {
+            groups: Some(groups),
+            weight: &weight.0,
+            bias: &bias.0,
+            epsilon,
+            activation: Activation::Silu,
+        };
+        run(&self.0, norm).map(Self).or_backend("group_norm_silu")
     }
 
     fn geglu(&self, weight: &Self, bias: Option<&Self>) -> Result<Self> {
@@ -173,41 +191,58 @@ fn norm_fits(x: &CandleTensor, channels: usize, weight: &CandleTensor, bias: &Ca
         && bias.0.dims() == [channels]
 }
 
-/// A group norm and the activation after it.
+/// A layer norm, or a group norm and the activation after it.
 struct Norm<'a> {
-    groups: usize,
+    groups: Option<usize>,
     weight: &'a Raw,
     bias: &'a Raw,
     epsilon: f64,
     activation: Activation,
 }
 
-impl Norm<'_> {
-    fn of(&self, x: &Raw) -> CandleResult<Raw> {
-        let Self { groups, weight, bias, epsilon, activation } = *self;
-        let area = x.dims()[2..].iter().product();
-        let wide = dense_f32(x)?;
-        let (weight, bias) = (dense_f32(weight)?, dense_f32(bias)?);
-        let (values, weight, bias) = (View::new(&wide)?, View::new(&weight)?, View::new(&bias)?);
+impl Operation for Norm<'_> {
+    fn run<N: Number>(self, x: &Raw) -> CandleResult<Raw> {
+        let Self { groups, weight, bias, epsilon, activation } = self;
+        let (x, weight, bias) = (dense(x)?, dense_f32(weight)?, dense_f32(bias)?);
+        let (values, weight, bias) = (View::new(&x)?, View::new(&weight)?, View::new(&bias)?);
         let affine = Affine { weight: weight.slice()?, bias: bias.slice()?, epsilon };
-        let normed = cpu::norm::group_norm(values.slice()?, area, groups, affine, activation);
-        tensor(normed, x.dims(), x.dtype())
+        let values = values.slice::<N>()?;
+        let normed = match groups {
+            None => cpu::norm::layer_norm(values, affine),
+            Some(groups) => {
+                let area = x.dims()[2..].iter().product();
+                cpu::norm::group_norm(values, area, groups, affine, activation)
+            }
+        };
+        Raw::from_vec(normed, x.dims(), &Device::Cpu)
+    }
+}
+
+/// A nearest-neighbour resize of planes, by height and width.
+struct Upsample {
+    from: (usize, usize),
+    to: (usize, usize),
+}
+
+impl Operation for Upsample {
+    fn run<N: Number>(self, x: &Raw) -> CandleResult<Raw> {
+        let (b, c, _, _) = x.dims4()?;
+        let x = dense(x)?;
+        let values = elementwise::upsample_nearest(View::new(&x)?.slice::<N>()?, self.from, self.to);
+        Raw::from_vec(values, (b, c, self.to.0, self.to.1), &Device::Cpu)
     }
 }
 
 fn conv2d(x: &Raw, weight: &Raw, bias: Option<&Raw>, options: Conv2dOptions) -> CandleResult<Raw> {
-    let Conv2dOptions { stride, pad_before, pad_after } = options;
+    let Conv2dOptions { stride, pad_before, pad_after: _ } = options;
     let (b, ci, h, w) = x.dims4()?;
     let (co, _, kh, kw) = weight.dims4()?;
     let (oh, ow) = (options.output_len(h, kh), options.output_len(w, kw));
-    let geometry = Geometry {
-        input: (ci, h, w),
-        output: (co, oh, ow),
-        kernel: (kh, kw),
-        stride,
-        before: pad_before,
-        after: pad_after,
-    };
+    let geometry =
+        Geometry { input: (ci, h, w), output: (co, oh, ow), kernel: (kh, kw), stride, before: pad_before };
+    if let Some(products) = products(x.dtype()) {
+        return layers::Layer { products, weight, bias }.conv2d(x, geometry);
+    }
     let (wide, weight) = (dense_f32(x)?, dense_f32(weight)?);
     let bias = bias.map(dense_f32).transpose()?;
     let (values, weight) = (View::new(&wide)?, View::new(&weight)?);
@@ -229,6 +264,9 @@ fn with_layer<R>(weight: &Raw, bias: Option<&Raw>, f: impl FnOnce(Layer<'_>) -> 
 }
 
 fn linear(x: &Raw, weight: &Raw, bias: Option<&Raw>) -> CandleResult<Raw> {
+    if let Some(products) = products(x.dtype()) {
+        return layers::Layer { products, weight, bias }.linear(x);
+    }
     let (out, inner) = weight.dims2()?;
     let wide = x.to_dtype(candle_core::DType::F32)?;
     let values = with_layer(weight, bias, |layer| {
@@ -261,6 +299,9 @@ fn linear(x: &Raw, weight: &Raw, bias: Option<&Raw>) -> CandleResult<Raw> {
 }
 
 fn geglu(x: &Raw, weight: &Raw, bias: Option<&Raw>) -> CandleResult<Raw> {
+    if let Some(products) = products(x.dtype()) {
+        return layers::Layer { products, weight, bias }.geglu(x);
+    }
     let (out, inner) = weight.dims2()?;
     let wide = dense_f32(x)?;
     let view = View::new(&wide)?;

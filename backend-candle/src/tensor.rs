@@ -4,6 +4,9 @@ use atedm_core::backend::{Partition, shape};
 use atedm_core::{DType, Error, Result, Tensor};
 use candle_core::{DType as CandleDType, Device, Tensor as Raw};
 
+use crate::cpu::layout::{dense, dense_f32};
+use crate::cpu::number::Number;
+use crate::cpu::operation::{Operation, run};
 use crate::cpu::{cast, elementwise, view};
 use crate::error::OrBackend;
 use crate::value::{CandleTensor, from_candle, to_candle};
@@ -30,18 +33,15 @@ impl CandleTensor {
         apply: impl FnOnce(&Raw, &Raw) -> candle_core::Result<Raw>,
         kernel: impl Fn(f32, f32) -> f32 + Sync,
     ) -> Result<Self> {
-        self.binary(other, op, |x, y| match pairing(x, y) {
-            Some(pairing) => {
-                let (left, right) = (view::View::new(x)?, view::View::new(y)?);
-                let (left, right) = (left.slice()?, right.slice()?);
-                let values = match pairing {
-                    Pairing::Same => elementwise::zip(left, right, kernel),
-                    Pairing::Runs(run) => elementwise::zip_runs(left, right, run, kernel),
-                    Pairing::Rows => elementwise::zip_rows(left, right, kernel),
-                };
-                view::tensor(values, x.dims(), CandleDType::F32)
+        self.binary(other, op, |x, y| {
+            if !paired(x, y) {
+                return apply(x, y);
             }
-            None => apply(x, y),
+            let (x, y) = (dense(x)?, dense(y)?);
+            match pairing(&x, &y) {
+                Some(pairing) => run(&x, Paired { y: &y, pairing, kernel }),
+                None => apply(&x, &y),
+            }
         })
     }
 
@@ -56,12 +56,7 @@ impl CandleTensor {
         if !view::takes(&[&self.0]) {
             return self.widened(op, apply);
         }
-        let computed = || {
-            let x = view::dense_f32(&self.0)?;
-            let values = elementwise::map(view::View::new(&x)?.slice()?, kernel);
-            view::tensor(values, x.dims(), self.0.dtype())
-        };
-        computed().map(Self).or_backend(op)
+        run(&self.0, Mapped(kernel)).map(Self).or_backend(op)
     }
 
     /// An operation of Candle's.
@@ -147,7 +142,7 @@ impl Tensor for CandleTensor {
 
     fn reshape(&self, shape: &[usize]) -> Result<Self> {
         shape::reshape(self.0.dims(), shape)?;
-        self.0.reshape(shape).map(Self).or_backend("reshape")
+        dense(&self.0).and_then(|x| x.reshape(shape)).map(Self).or_backend("reshape")
     }
 
     fn permute(&self, axes: &[usize]) -> Result<Self> {
@@ -243,10 +238,10 @@ impl Tensor for CandleTensor {
         }
         if view::takes(&[&self.0]) {
             let computed = || {
-                let x = view::dense_f32(&self.0)?;
+                let x = dense_f32(&self.0)?;
                 let mut values = view::View::new(&x)?.slice()?.to_vec();
                 elementwise::softmax_rows(&mut values, x.dims()[last]);
-                view::tensor(values, x.dims(), self.0.dtype())
+                cast::tensor(values, x.dims(), self.0.dtype())
             };
             return computed().map(Self).or_backend("softmax");
         }
@@ -286,7 +281,39 @@ impl Tensor for CandleTensor {
     }
 }
 
-/// How the elements of two f32 tensors are paired, among the ways that have a kernel.
+/// A function of every element.
+struct Mapped<F>(F);
+
+impl<F: Fn(f32) -> f32 + Sync> Operation for Mapped<F> {
+    fn run<N: Number>(self, x: &Raw) -> candle_core::Result<Raw> {
+        let x = dense(x)?;
+        let values = elementwise::map(view::View::new(&x)?.slice::<N>()?, self.0);
+        Raw::from_vec(values, x.dims(), &Device::Cpu)
+    }
+}
+
+/// A function of the elements of two tensors of one dtype.
+struct Paired<'a, F> {
+    y: &'a Raw,
+    pairing: Pairing,
+    kernel: F,
+}
+
+impl<F: Fn(f32, f32) -> f32 + Sync> Operation for Paired<'_, F> {
+    fn run<N: Number>(self, x: &Raw) -> candle_core::Result<Raw> {
+        let Self { y, pairing, kernel } = self;
+        let (left, right) = (view::View::new(x)?, view::View::new(y)?);
+        let (left, right) = (left.slice::<N>()?, right.slice::<N>()?);
+        let values = match pairing {
+            Pairing::Same => elementwise::zip(left, right, kernel),
+            Pairing::Runs(run) => elementwise::zip_runs(left, right, run, kernel),
+            Pairing::Rows => elementwise::zip_rows(left, right, kernel),
+        };
+        Raw::from_vec(values, x.dims(), &Device::Cpu)
+    }
+}
+
+/// How the elements of two tensors are paired, among the ways that have a kernel.
 enum Pairing {
     /// One to one.
     Same,
@@ -296,13 +323,13 @@ enum Pairing {
     Rows,
 }
 
-/// The pairing. Both tensors must be contiguous f32 tensors that the CPU kernels support, and the result must have the
-/// first one's shape.
+/// Whether the kernels support two such tensors, if they are contiguous.
+fn paired(x: &Raw, y: &Raw) -> bool {
+    matches!(x.dtype(), CandleDType::F32 | CandleDType::BF16) && view::takes(&[x, y]) && x.elem_count() > 0
+}
+
+/// The pairing of two contiguous tensors, if the result has the first one's shape.
 fn pairing(x: &Raw, y: &Raw) -> Option<Pairing> {
-    let f32s = x.dtype() == CandleDType::F32 && view::takes(&[x, y]);
-    if !f32s || !x.is_contiguous() || !y.is_contiguous() || x.elem_count() == 0 {
-        return None;
-    }
     let (left, right) = (x.dims(), y.dims());
     if left == right {
         return Some(Pairing::Same);

@@ -1,6 +1,7 @@
 //! Level 3 on libtorch: fused attention with its log-sum-exp, and votes and argmax in blocks of the map.
 //!
-//! On a processor with bf16 products, our own kernels ([`bf16`]) handle bf16. Libtorch's operations handle everything else.
+//! On a processor with bf16 products, our own kernels ([`kernels`]) handle bf16 and f32. Libtorch's operations handle
+//! everything else.
 
 use atedm_core::backend::{Attended, AttentionGraph, AttentionOptions, GraphRequest, Streamed, generic};
 use atedm_core::{AttentionOps, Error, Indices, Partition, Result, Tensor};
@@ -9,7 +10,7 @@ use tch::Tensor as Raw;
 use crate::error::OrBackend;
 use crate::map::{Fused, Map, fused, fused_takes};
 use crate::value::to_kind;
-use crate::{TchIndices, TchTensor, bf16};
+use crate::{TchIndices, TchTensor, kernels};
 
 impl AttentionOps for TchTensor {
     fn attention(
@@ -34,8 +35,8 @@ impl AttentionOps for TchTensor {
         }
         let (queries, keys, values) = (&q.0, &k.0, &v.0);
         let asked = !matches!(graph, GraphRequest::None);
-        let attended = if let Some(cpu) = bf16::kernels(&[queries, keys, values]) {
-            bf16::attention(cpu, queries, keys, values, scale, scores.map(|scores| &scores.0))
+        let attended = if let Some(cpu) = kernels::kernels(&[queries, keys, values]) {
+            kernels::attention(cpu, queries, keys, values, scale, scores.map(|scores| &scores.0))
         } else if !asked {
             let nothing: Option<&Raw> = None;
             let output =
@@ -66,8 +67,8 @@ impl AttentionOps for TchTensor {
             return generic::votes(graph, scores);
         }
         let map = Map { q: &q.0, k: &k.0, lse: &lse.0, scale: *scale };
-        if let Some(cpu) = bf16::kernels(&[&q.0, &k.0]) {
-            return bf16::votes(cpu, &map, &scores.0).map(Self).or_backend("votes");
+        if let Some(cpu) = kernels::kernels(&[&q.0, &k.0]) {
+            return kernels::votes(cpu, &map, &scores.0).map(Self).or_backend("votes");
         }
         let cast = match map.swaps(&scores.0).or_backend("votes")? {
             true => map.votes_by_swapped_roles(&scores.0),
@@ -86,8 +87,8 @@ impl AttentionOps for TchTensor {
         let (q, lse) = (q.gather(2, &partition.kept)?, lse.gather(2, &partition.kept)?);
         let k = k.gather(2, &partition.pruned)?;
         let map = Map { q: &q.0, k: &k.0, lse: &lse.0, scale: *scale };
-        let at = match bf16::kernels(&[&q.0, &k.0]) {
-            Some(cpu) => bf16::strongest(cpu, &map),
+        let at = match kernels::kernels(&[&q.0, &k.0]) {
+            Some(cpu) => kernels::strongest(cpu, &map),
             None => map.strongest_rows(),
         };
         let nan = || Error::NotFinite { what: "a value of the attention map".to_string() };

@@ -7,7 +7,7 @@
 //! - [`weights`]: weights from a [`tch::nn::VarStore`].
 //! - `value`: the newtype. `tensor`, `nn`, `attention`: the three trait levels. Each call uses tch's fallible
 //!   version (`f_…`). `map`: the attention map in libtorch's operations.
-//! - `bf16`: runs the kernels of [`atedm_cpu_kernels`] on tensors, on libtorch's threads (`openmp`).
+//! - `kernels`: runs the kernels of [`atedm_cpu_kernels`] on tensors, on libtorch's threads (`openmp`).
 //!
 //! # Gradients
 //! No operation switches gradients off, and none works in place on an operand. A user's own variables can therefore
@@ -26,10 +26,10 @@
 //! ```
 
 mod attention;
-mod bf16;
 pub mod device;
 mod error;
 mod indices;
+mod kernels;
 mod map;
 mod nn;
 mod openmp;

@@ -2,6 +2,7 @@
 
 use atedm_core::reference::{NdDevice, Reference32, Reference64};
 use atedm_core::{Backend, DType, DeviceOf};
+use atedm_cpu_kernels::{LIMIT, Level};
 
 use atedm_experiment::engine::{PlannedRun, Sink};
 use atedm_experiment::extension::{Extension, plugins};
@@ -46,6 +47,7 @@ impl<E: Extension> Task for Images<'_, E> {
 /// Runs `task` on the chosen backend, device and dtype.
 pub(crate) fn dispatch<W: Task>(engine: &EngineArgs, task: W) -> Outcome<W::Output> {
     check_deterministic(engine)?;
+    check_level()?;
     set_threads(engine)?;
     match engine.backend {
         BackendKind::Ndarray => {
@@ -117,6 +119,17 @@ fn check_deterministic(engine: &EngineArgs) -> Outcome {
         return Err(Failure::usage(format!("--deterministic: expected --device cpu, got {}", engine.device)));
     }
     Ok(())
+}
+
+/// Without this check a misspelt limit would have no effect.
+fn check_level() -> Outcome {
+    match std::env::var(LIMIT) {
+        Ok(name) if Level::named(name.trim()).is_none() => {
+            let names = Level::ALL.map(Level::name).join(", ");
+            Err(Failure::usage(format!("{LIMIT}: expected one of {names}, got {name:?}")))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn set_threads(engine: &EngineArgs) -> Outcome {

@@ -8,6 +8,7 @@ mod common;
 use std::collections::HashMap;
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 
 use common::{atedm, fail, names, replace, succeed, tiny, tiny_copy};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
@@ -93,6 +94,17 @@ fn devices_that_are_not_there() {
     refused(tiny(), &["--device", "metal", "--deterministic"], USAGE, &["--deterministic", "metal"]);
     #[cfg(all(feature = "candle", not(feature = "cuda")))]
     refused(tiny(), &["--device", "cuda:0"], USAGE, &["--device", "cuda"]);
+}
+
+#[test]
+fn levels_of_the_cpu_kernels_that_do_not_exist() {
+    let work = tempfile::tempdir().unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_atedm"));
+    command.args(["generate", "--prompt", "a fox", "--output", "out.png"]).current_dir(work.path());
+    let output = command.env("ATEDM_CPU", "avx3").output().unwrap();
+    let line = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(USAGE), "{line}");
+    assert!(line.contains("ATEDM_CPU") && line.contains("avx512-bf16") && line.contains("avx3"), "{line}");
 }
 
 #[test]

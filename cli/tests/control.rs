@@ -69,7 +69,6 @@ fn generate_makes_diffusers_picture_and_names_what_it_followed() {
     assert_eq!(flops["mean_per_step"], flops["unpruned"]);
 
     let pruned = [&control[..], &["--steps", "7", "--seed", "0", "--prune", "at-edm"]].concat();
-    let pruned: Vec<&str> = pruned.into_iter().collect();
     let common: Vec<&str> = common.iter().copied().filter(|word| !["--seed", "3"].contains(word)).collect();
     succeed(work.path(), &[&common[..], &size, &pruned, &["--masks-out", "m.safetensors"]].concat());
     let distance = relative_l2(&latents(&work.path().join("l.safetensors")).1, &golden("at-edm"));

@@ -4,7 +4,7 @@
 //!
 //! ```text
 //! S_ij  = q_i·k_j                          6 x 64 at a time, in registers
-//! P_ij  = 2^(S_ij · scale · log2 e − r_i)  stored as bf16;  l_i = Σ_j P_ij before rounding
+//! P_ij  = 2^(S_ij · scale · log2 e − r_i)  stored as bf16 or f32;  l_i = Σ_j P_ij before rounding
 //! O_i  += Σ_j P_ij v_j
 //! ```
 //!
@@ -16,28 +16,27 @@
 //! bound is so far above the true maximum that a row's sum nearly vanishes, the block is computed again with its maxima.
 
 use std::arch::x86_64::{
-    __m512bh, _mm512_add_ps, _mm512_cvtne2ps_pbh, _mm512_cvtneps_pbh, _mm512_fmadd_ps, _mm512_mask_max_ps,
-    _mm512_maskz_mov_ps, _mm512_mul_ps, _mm512_reduce_add_ps, _mm512_reduce_max_ps, _mm512_set1_ps,
-    _mm512_setzero_ps,
+    _mm512_add_ps, _mm512_fmadd_ps, _mm512_mask_max_ps, _mm512_maskz_mov_ps, _mm512_mul_ps,
+    _mm512_reduce_add_ps, _mm512_reduce_max_ps, _mm512_set1_ps, _mm512_setzero_ps,
 };
 use std::f64::consts::{LN_2, LOG2_E};
 use std::sync::Mutex;
 
-use crate::Cpu;
 use crate::ballot::{Ballot, Tally, cast};
-use crate::heads::{Attended, Heads, Pass};
+use crate::element::Element;
+use crate::lanes::{LANES, Lanes, NO_LANES, Words, exp2};
 use crate::output::Output;
 use crate::pack::{Panel, pack_rows, squares};
 use crate::packed::{Head, Packed};
 use crate::threads::parallel;
-use crate::tile::{LANES, Lanes, NO_LANES, Pairs, ROWS, Sums, Tile, exp2, product, zeros};
+use crate::tile::{ROWS, Sums, Tile, product, zeros};
+use crate::typed::{Typed, TypedPass};
+use crate::{Attended, Cpu, Heads, NumbersMut, Pass};
 
 /// The number of tiles in a block. All data that a panel reads and writes stays in the first cache.
 const TILES: usize = 8;
 /// The number of rows in a block.
 pub(crate) const BLOCK: usize = TILES * ROWS;
-/// After this many panels the sums of `O` leave the registers.
-const GROUP: usize = 4;
 /// The maximum number of blocks in a task.
 const BLOCKS: usize = 8;
 
@@ -55,11 +54,22 @@ struct Part<'a> {
 
 /// `softmax(q kᵀ scale) v` with the log-sum-exp of every row. With scores it also gives the first vote.
 ///
-/// It is one parallel region. The first task of a head packs it, and the last task adds its votes.
+/// # Panics
+/// If the operands do not fit each other, or do not all have one type.
 pub fn attention(cpu: Cpu<'_>, pass: Pass<'_>, v: Heads<'_>, into: Attended<'_>) {
+    match into.output {
+        NumbersMut::Bf16(_) => typed::<u16>(cpu, pass, v, into),
+        NumbersMut::F32(_) => typed::<f32>(cpu, pass, v, into),
+    }
+}
+
+/// It is one parallel region. The first task of a head packs it, and the last task adds its votes.
+fn typed<E: Element>(cpu: Cpu<'_>, pass: Pass<'_>, v: Heads<'_>, into: Attended<'_>) {
+    let (pass, v) = (TypedPass::<E>::new(pass), Typed::<E>::new(v));
     let [batch, heads, m, n] = pass.sizes();
     let [_, _, values, dim] = v.dims();
     let Attended { output, lse, first_vote } = into;
+    let output = E::slice_mut(output);
     assert!(v.dims()[..2] == [batch, heads] && values == n, "values for every key");
     assert!(
         output.len() == batch * m * heads * dim && lse.len() == batch * heads * m,
@@ -107,10 +117,10 @@ pub fn attention(cpu: Cpu<'_>, pass: Pass<'_>, v: Heads<'_>, into: Attended<'_>)
 }
 
 /// The data that all tasks share.
-struct Call<'a> {
-    pass: Pass<'a>,
-    packed: Packed<'a>,
-    output: Output<'a, u16>,
+struct Call<'a, E> {
+    pass: TypedPass<'a, E>,
+    packed: Packed<'a, E>,
+    output: Output<'a, E>,
     /// The number of elements in a value.
     dim: usize,
     panels: Vec<Panel>,
@@ -119,19 +129,19 @@ struct Call<'a> {
 }
 
 /// The working memory of one thread.
-struct Scratch {
-    q: [Tile; TILES],
+struct Scratch<E: Element> {
+    q: [Tile<E>; TILES],
     /// `P` of a group of panels, or of all panels if a vote is cast.
-    weights: Vec<[Tile; TILES]>,
+    weights: Vec<[Tile<E>; TILES]>,
     /// `−r_i`, and the lanes of `l_i`.
     shift: [[f32; ROWS]; TILES],
     sums: [[Lanes; ROWS]; TILES],
 }
 
-impl Scratch {
-    fn new(call: &Call<'_>) -> Self {
+impl<E: Element> Scratch<E> {
+    fn new(call: &Call<'_, E>) -> Self {
         let panels = call.panels.len();
-        let panels = if call.tallies.is_empty() { panels.min(GROUP) } else { panels };
+        let panels = if call.tallies.is_empty() { panels.min(E::GROUP) } else { panels };
         Self {
             q: [Tile::ZERO; TILES],
             weights: vec![[Tile::ZERO; TILES]; panels],
@@ -141,10 +151,10 @@ impl Scratch {
     }
 }
 
-impl Call<'_> {
+impl<E: Element> Call<'_, E> {
     /// Computes all blocks of one task. Values fill at most `D` registers.
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
-    fn part<const D: usize>(&self, scratch: &mut Scratch, part: Part<'_>) {
+    fn part<const D: usize>(&self, scratch: &mut Scratch<E>, part: Part<'_>) {
         let Part { head, start, lse } = part;
         let tally = self.tallies.get(head.0 * self.pass.q.dims()[1] + head.1);
         let mut ballots = vec![[NO_LANES; 4]; if tally.is_some() { self.panels.len() } else { 0 }];
@@ -152,14 +162,14 @@ impl Call<'_> {
             self.block::<D>(scratch, head, start + at * BLOCK, lse, &mut ballots);
         }
         if let Some(mut tally) = tally.and_then(|tally| tally.lock().ok()) {
-            tally.add(start, ballots);
+            tally.add::<E>(start, ballots);
         }
     }
 
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
     fn block<const D: usize>(
         &self,
-        scratch: &mut Scratch,
+        scratch: &mut Scratch<E>,
         head: (usize, usize),
         start: usize,
         lse: &mut [f32],
@@ -198,10 +208,9 @@ impl Call<'_> {
             #[allow(unsafe_code)]
             let to = unsafe { output.row(at, *dim) };
             for (to, &lanes) in to.chunks_mut(LANES).zip(&out[tile][row]) {
-                let rounded = _mm512_cvtneps_pbh(_mm512_mul_ps(lanes, _mm512_set1_ps(inverse)));
-                // SAFETY: both are 32 bytes, and every bit pattern is valid.
+                // SAFETY: the features are those of this function.
                 #[allow(unsafe_code)]
-                let rounded: [u16; LANES] = unsafe { std::mem::transmute(rounded) };
+                let rounded = unsafe { E::round(_mm512_mul_ps(lanes, _mm512_set1_ps(inverse))) };
                 to.copy_from_slice(&rounded[..to.len()]);
             }
         }
@@ -212,21 +221,21 @@ impl Call<'_> {
 
     /// Computes `P`, its sums and `O` over all panels.
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
-    fn outputs<const D: usize>(&self, scratch: &mut Scratch, head: &Head, out: &mut [Sums<D>]) {
+    fn outputs<const D: usize>(&self, scratch: &mut Scratch<E>, head: &Head, out: &mut [Sums<D>]) {
         let factor = (f64::from(self.pass.scale) * LOG2_E) as f32;
         let Scratch { q, weights, shift, sums } = scratch;
         *sums = [[_mm512_setzero_ps(); ROWS]; TILES];
-        let many = weights.len() > GROUP;
-        for (at, group) in self.panels.chunks(GROUP).enumerate() {
-            let weights = &mut weights[if many { at * GROUP } else { 0 }..][..group.len()];
+        let many = weights.len() > E::GROUP;
+        for (at, group) in self.panels.chunks(E::GROUP).enumerate() {
+            let weights = &mut weights[if many { at * E::GROUP } else { 0 }..][..group.len()];
             for (&panel, weights) in group.iter().zip(&mut *weights) {
                 let (keys, last) = (head.keys(panel), panel.last());
                 let weights = &mut weights[..out.len()];
                 match panel.width() {
-                    1 => exponentials::<1>(q, keys, last, factor, shift, sums, weights),
-                    2 => exponentials::<2>(q, keys, last, factor, shift, sums, weights),
-                    3 => exponentials::<3>(q, keys, last, factor, shift, sums, weights),
-                    _ => exponentials::<4>(q, keys, last, factor, shift, sums, weights),
+                    1 => exponentials::<E, 1>(q, keys, last, factor, shift, sums, weights),
+                    2 => exponentials::<E, 2>(q, keys, last, factor, shift, sums, weights),
+                    3 => exponentials::<E, 3>(q, keys, last, factor, shift, sums, weights),
+                    _ => exponentials::<E, 4>(q, keys, last, factor, shift, sums, weights),
                 }
             }
             for (tile, out) in out.iter_mut().enumerate() {
@@ -241,16 +250,16 @@ impl Call<'_> {
     /// Sets the references to the rows' maxima.
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
     #[cold]
-    fn maxima(&self, scratch: &mut Scratch, head: &Head, tiles: usize) {
+    fn maxima(&self, scratch: &mut Scratch<E>, head: &Head, tiles: usize) {
         let factor = (f64::from(self.pass.scale) * LOG2_E) as f32;
         let mut maxima = [[_mm512_set1_ps(f32::NEG_INFINITY); ROWS]; TILES];
         for &panel in &self.panels {
             let (keys, last, q) = (head.keys(panel), panel.last(), &scratch.q[..tiles]);
             match panel.width() {
-                1 => raise::<1>(q, keys, last, factor, &mut maxima),
-                2 => raise::<2>(q, keys, last, factor, &mut maxima),
-                3 => raise::<3>(q, keys, last, factor, &mut maxima),
-                _ => raise::<4>(q, keys, last, factor, &mut maxima),
+                1 => raise::<E, 1>(q, keys, last, factor, &mut maxima),
+                2 => raise::<E, 2>(q, keys, last, factor, &mut maxima),
+                3 => raise::<E, 3>(q, keys, last, factor, &mut maxima),
+                _ => raise::<E, 4>(q, keys, last, factor, &mut maxima),
             }
         }
         for (shift, &max) in scratch.shift.as_flattened_mut().iter_mut().zip(maxima.as_flattened()) {
@@ -261,7 +270,13 @@ impl Call<'_> {
 
 /// The maxima of the lanes, updated with one panel.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
-fn raise<const C: usize>(q: &[Tile], keys: &[Pairs], last: u16, factor: f32, maxima: &mut [[Lanes; ROWS]]) {
+fn raise<E: Element, const C: usize>(
+    q: &[Tile<E>],
+    keys: &[Words],
+    last: u16,
+    factor: f32,
+    maxima: &mut [[Lanes; ROWS]],
+) {
     let keys = keys.as_chunks::<C>().0;
     let factor = _mm512_set1_ps(factor);
     for (q, maxima) in q.iter().zip(maxima) {
@@ -276,14 +291,14 @@ fn raise<const C: usize>(q: &[Tile], keys: &[Pairs], last: u16, factor: f32, max
 
 /// Computes `P` of one panel for all tiles of a block.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
-fn exponentials<const C: usize>(
-    q: &[Tile],
-    keys: &[Pairs],
+fn exponentials<E: Element, const C: usize>(
+    q: &[Tile<E>],
+    keys: &[Words],
     last: u16,
     factor: f32,
     shift: &[[f32; ROWS]],
     sums: &mut [[Lanes; ROWS]],
-    weights: &mut [Tile],
+    weights: &mut [Tile<E>],
 ) {
     let keys = keys.as_chunks::<C>().0;
     let factor = _mm512_set1_ps(factor);
@@ -298,22 +313,11 @@ fn exponentials<const C: usize>(
             p[C - 1] = _mm512_maskz_mov_ps(last, p[C - 1]);
             let [a, b, c, d] = p;
             *sum = _mm512_add_ps(*sum, _mm512_add_ps(_mm512_add_ps(a, b), _mm512_add_ps(c, d)));
-            let (low, high) = weights.split_at_mut(LANES);
-            low.copy_from_slice(&bits(_mm512_cvtne2ps_pbh(b, a)));
-            if C > 2 {
-                high.copy_from_slice(&bits(_mm512_cvtne2ps_pbh(d, c)));
+            // SAFETY: the features are those of this function.
+            #[allow(unsafe_code)]
+            unsafe {
+                E::store(p, weights);
             }
         }
-    }
-}
-
-/// The same bits as pairs.
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn bits(values: __m512bh) -> [u32; LANES] {
-    // SAFETY: both are 64 bytes, and every bit pattern is valid.
-    #[allow(unsafe_code)]
-    unsafe {
-        std::mem::transmute::<__m512bh, [u32; LANES]>(values)
     }
 }

@@ -1,5 +1,7 @@
 //! Queries, keys and values in memory, and the inputs and outputs of the kernels.
 
+use crate::{Numbers, NumbersMut};
+
 /// The maximum number of elements in a head: 32 pairs of bf16, one row of a tile.
 pub const MAX_DIM: usize = 64;
 
@@ -8,10 +10,10 @@ pub fn fits(dim: usize) -> bool {
     (1..=MAX_DIM).contains(&dim)
 }
 
-/// `[b, h, rows, dim]` as bf16 bits, anywhere in a slice. The elements of a row are contiguous.
+/// `[b, h, rows, dim]` anywhere in a slice. The elements of a row are contiguous.
 #[derive(Debug, Clone, Copy)]
 pub struct Heads<'a> {
-    data: &'a [u16],
+    data: Numbers<'a>,
     dims: [usize; 4],
     /// The strides between batch entries, heads and rows.
     strides: [usize; 3],
@@ -19,7 +21,7 @@ pub struct Heads<'a> {
 
 impl<'a> Heads<'a> {
     /// `None` if rows are not contiguous, something is empty, a head is too long, or the slice is too short.
-    pub fn new(data: &'a [u16], dims: [usize; 4], strides: [usize; 4]) -> Option<Self> {
+    pub fn new(data: Numbers<'a>, dims: [usize; 4], strides: [usize; 4]) -> Option<Self> {
         let [by_batch, by_head, by_row, by_element] = strides;
         if dims.contains(&0) || !fits(dims[3]) || (by_element != 1 && dims[3] > 1) {
             return None;
@@ -35,11 +37,10 @@ impl<'a> Heads<'a> {
         self.dims
     }
 
-    /// One row: `dim` elements.
-    #[inline]
-    pub(crate) fn row(&self, batch: usize, head: usize, row: usize) -> &'a [u16] {
-        let [by_batch, by_head, by_row] = self.strides;
-        &self.data[batch * by_batch + head * by_head + row * by_row..][..self.dims[3]]
+    /// The numbers, and the strides between batch entries, heads and rows.
+    #[cfg(target_arch = "x86_64")]
+    pub(crate) fn parts(&self) -> (Numbers<'a>, [usize; 3]) {
+        (self.data, self.strides)
     }
 }
 
@@ -56,28 +57,11 @@ pub struct Pass<'a> {
     pub scores: Option<&'a [f32]>,
 }
 
-impl Pass<'_> {
-    /// Batch, heads, queries, keys. Panics if queries and keys do not fit each other. Only a bug here can cause this.
-    pub(crate) fn sizes(&self) -> [usize; 4] {
-        let [batch, heads, m, dim] = self.q.dims;
-        let [other_batch, other_heads, n, other_dim] = self.k.dims;
-        assert!(
-            (batch, heads, dim) == (other_batch, other_heads, other_dim),
-            "queries and keys of other heads"
-        );
-        assert!(
-            self.scores.is_none_or(|scores| scores.len() == batch * heads * m),
-            "a score for every query"
-        );
-        [batch, heads, m, n]
-    }
-}
-
 /// The memory to which [`attention`](crate::attention()) writes.
 #[derive(Debug)]
 pub struct Attended<'a> {
-    /// The output `[b, m, h, dim]` as bf16 bits: tokens outside, heads inside. The next layer needs this order.
-    pub output: &'a mut [u16],
+    /// The output `[b, m, h, dim]`: tokens outside, heads inside. The next layer needs this order.
+    pub output: NumbersMut<'a>,
     /// The log-sum-exp `[b, h, m]`.
     pub lse: &'a mut [f32],
     /// The first vote `[b, h, n]`, written if there are scores.

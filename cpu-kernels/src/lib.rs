@@ -4,10 +4,15 @@
 //! | file | what |
 //! |---|---|
 //! | `heads` | queries, keys and values in memory |
-//! | `pack`, `packed` | their copies in the order in which the instruction reads them |
-//! | `tile` | the product of 6 rows and 64 columns, and the exponential |
+//! | `output` | an output that several threads write |
+//! | `pack`, `packed` | their copies in the order in which tiles read them |
+//! | `lanes` | registers, and the exponential |
+//! | `element`, `typed` | bf16 and f32: what differs between them, and operands of one of them |
+//! | `tile` | the product of 6 rows and 64 columns |
 //! | `threads` | tasks on the threads that the caller lends |
-//! | `attention`, `votes`, `strongest` | the three kernels; the map `[b, h, m, n]` is never stored |
+//! | `cpu` | the instructions of this machine, and a limit by the user |
+//! | `attention`, `votes`, `strongest` | the three kernels of attention; the map `[b, h, m, n]` is never stored |
+//! | `product` | matrix products and convolutions |
 //! | `ballot` | the vote that attention casts itself |
 //! | `memory` | freed memory that the C library keeps |
 //! | `elsewhere` | their signatures on other architectures |
@@ -15,15 +20,23 @@
 //! Work is cut by sizes, never by the number of threads, and sums over pieces run in a fixed order. A result
 //! therefore does not depend on the number of threads.
 
+// The kernels are written for x86. Elsewhere only their signatures exist, so what they use is unused.
+#![cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
+
 mod cpu;
 mod heads;
 mod memory;
+mod product;
 mod threads;
 
 #[cfg(target_arch = "x86_64")]
 mod attention;
 #[cfg(target_arch = "x86_64")]
 mod ballot;
+#[cfg(target_arch = "x86_64")]
+mod element;
+#[cfg(target_arch = "x86_64")]
+mod lanes;
 #[cfg(target_arch = "x86_64")]
 mod output;
 #[cfg(target_arch = "x86_64")]
@@ -35,6 +48,8 @@ mod strongest;
 #[cfg(target_arch = "x86_64")]
 mod tile;
 #[cfg(target_arch = "x86_64")]
+mod typed;
+#[cfg(target_arch = "x86_64")]
 mod votes;
 
 #[cfg(not(target_arch = "x86_64"))]
@@ -42,11 +57,12 @@ mod elsewhere;
 #[cfg(test)]
 mod tests;
 
-pub use cpu::Cpu;
+pub use cpu::{Cpu, LIMIT, Level};
 #[cfg(not(target_arch = "x86_64"))]
 pub use elsewhere::{attention, strongest, votes};
 pub use heads::{Attended, Heads, MAX_DIM, Pass, fits};
 pub use memory::keep_freed_memory;
+pub use product::{Bias, Destination, Geometry, Matrix, Numbers, NumbersMut, Products, Unit};
 pub use threads::{OwnThreads, Threads};
 #[cfg(target_arch = "x86_64")]
 pub use {attention::attention, strongest::strongest, votes::votes};

@@ -4,13 +4,14 @@
 //! Places beyond the last key, row or element are zero.
 
 use std::arch::x86_64::{
-    _mm512_dpbf16_ps, _mm512_loadu_si512, _mm512_max_ps, _mm512_reduce_add_ps, _mm512_reduce_max_ps,
-    _mm512_setzero_ps, _mm512_shuffle_i32x4, _mm512_unpackhi_epi32, _mm512_unpackhi_epi64,
-    _mm512_unpacklo_epi32, _mm512_unpacklo_epi64,
+    _mm512_max_ps, _mm512_reduce_add_ps, _mm512_reduce_max_ps, _mm512_setzero_ps, _mm512_shuffle_i32x4,
+    _mm512_unpackhi_epi32, _mm512_unpackhi_epi64, _mm512_unpacklo_epi32, _mm512_unpacklo_epi64,
 };
 
-use crate::heads::Heads;
-use crate::tile::{LANES, PAIRS, Pairs, ROWS, Tile, bf16, halves, numbers};
+use crate::element::Element;
+use crate::lanes::{LANES, Words, load, numbers};
+use crate::tile::{ROWS, Tile};
+use crate::typed::Typed;
 
 /// The number of keys in a panel, and the number of their registers.
 pub(crate) const PANEL: usize = 64;
@@ -47,16 +48,16 @@ impl Panel {
     }
 }
 
-/// The number of pairs in a row of `dim` elements.
-pub(crate) fn pairs(dim: usize) -> usize {
-    dim.div_ceil(2)
+/// The number of words in a row of `dim` elements.
+pub(crate) fn depth<E: Element>(dim: usize) -> usize {
+    dim.div_ceil(E::IN_WORD)
 }
 
 /// Packs rows `start .. start + len` of one head as tiles. There must be enough tiles.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-pub(crate) fn pack_rows(
-    tiles: &mut [Tile],
-    heads: &Heads<'_>,
+pub(crate) fn pack_rows<E: Element>(
+    tiles: &mut [Tile<E>],
+    heads: &Typed<'_, E>,
     head: (usize, usize),
     start: usize,
     len: usize,
@@ -68,30 +69,22 @@ pub(crate) fn pack_rows(
 
 /// One row, or zeros if it does not exist.
 #[inline]
-fn pack_row(to: &mut [u32; PAIRS], heads: &Heads<'_>, (b, h): (usize, usize), row: Option<usize>) {
-    let to = halves(to);
-    let len = match row {
-        Some(row) => {
-            let row = heads.row(b, h, row);
-            if let Ok(whole) = <&[u16; 2 * PAIRS]>::try_from(row) {
-                *to = *whole;
-            } else {
-                to[..row.len()].copy_from_slice(row);
-            }
-            row.len()
-        }
-        None => 0,
-    };
-    to[len..].fill(0);
+fn pack_row<E: Element>(to: &mut E::Row, heads: &Typed<'_, E>, (b, h): (usize, usize), row: Option<usize>) {
+    E::copy(row.map_or(&[], |row| heads.row(b, h, row)), to);
 }
 
-/// Packs the keys of one panel as `[pairs, width]` registers, with one column for each key. Returns the square of
+/// Packs the keys of one panel as `[words, width]` registers, with one column for each key. Returns the square of
 /// the longest key's length.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
-pub(crate) fn pack_keys(columns: &mut [Pairs], heads: &Heads<'_>, head: (usize, usize), panel: Panel) -> f32 {
+pub(crate) fn pack_keys<E: Element>(
+    columns: &mut [Words],
+    heads: &Typed<'_, E>,
+    head: (usize, usize),
+    panel: Panel,
+) -> f32 {
     let mut longest = _mm512_setzero_ps();
     for line in 0..panel.width() {
-        let mut rows = [[0u32; PAIRS]; LANES];
+        let mut rows = [E::ZEROS; LANES];
         for (j, row) in rows.iter_mut().enumerate() {
             let key = line * LANES + j;
             pack_row(row, heads, head, if key < panel.len { Some(panel.first() + key) } else { None });
@@ -99,10 +92,14 @@ pub(crate) fn pack_keys(columns: &mut [Pairs], heads: &Heads<'_>, head: (usize, 
         let mut squares = _mm512_setzero_ps();
         let depth = columns.len() / panel.width();
         for from in (0..depth).step_by(LANES) {
-            let part = rows.each_ref().map(|row| load(row, from));
+            let part = rows.each_ref().map(|row| load(row.as_ref(), from));
             let to = columns[from * panel.width()..].chunks_mut(panel.width());
             for (column, to) in transpose(part).into_iter().zip(to) {
-                squares = _mm512_dpbf16_ps(squares, bf16(column), bf16(column));
+                // SAFETY: the features are those of this function.
+                #[allow(unsafe_code)]
+                unsafe {
+                    squares = E::add_product(squares, column, column);
+                }
                 to[line] = column;
             }
         }
@@ -111,22 +108,10 @@ pub(crate) fn pack_keys(columns: &mut [Pairs], heads: &Heads<'_>, head: (usize, 
     _mm512_reduce_max_ps(longest)
 }
 
-/// 16 of a row's pairs.
-#[inline]
-#[target_feature(enable = "avx512f")]
-pub(crate) fn load<const N: usize>(row: &[u32; N], from: usize) -> Pairs {
-    let part: &[u32; LANES] = &row.as_chunks().0[from / LANES];
-    // SAFETY: a register of 64 bytes is read from 64 bytes.
-    #[allow(unsafe_code)]
-    unsafe {
-        _mm512_loadu_si512(part.as_ptr().cast())
-    }
-}
-
 /// Transposes 16 rows of 16 numbers. It exchanges pairs of rows, then pairs of these within quarters of 4, then the quarters.
 #[inline]
 #[target_feature(enable = "avx512f")]
-pub(crate) fn transpose(rows: [Pairs; LANES]) -> [Pairs; LANES] {
+pub(crate) fn transpose(rows: [Words; LANES]) -> [Words; LANES] {
     let mut by_two = rows;
     for i in (0..LANES).step_by(2) {
         by_two[i] = _mm512_unpacklo_epi32(rows[i], rows[i + 1]);
@@ -155,31 +140,34 @@ pub(crate) fn transpose(rows: [Pairs; LANES]) -> [Pairs; LANES] {
     columns
 }
 
-/// Packs the values of one panel as `[width · 8, registers]`. A row is a pair of keys, and a column is an element of `dim`.
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
-pub(crate) fn pack_values(columns: &mut [Pairs], heads: &Heads<'_>, (b, h): (usize, usize), panel: Panel) {
+/// Packs the values of one panel as `[keys, registers]`. A row is a key or a pair of keys, and a column is an element of `dim`.
+pub(crate) fn pack_values<E: Element>(
+    columns: &mut [Words],
+    heads: &Typed<'_, E>,
+    (b, h): (usize, usize),
+    panel: Panel,
+) {
     let across = heads.dims()[3].div_ceil(LANES) * LANES;
     for (t, columns) in numbers(columns).chunks_mut(across).enumerate() {
         let row = |at| if at < panel.len { heads.row(b, h, panel.first() + at) } else { &[] };
-        let (even, odd) = (row(2 * t), row(2 * t + 1));
-        columns[even.len()..].fill(0);
-        if odd.is_empty() {
-            columns.iter_mut().zip(even).for_each(|(column, &low)| *column = u32::from(low));
-        } else {
-            let both = even.iter().zip(odd);
-            let pair = |(&low, &high): (&u16, &u16)| u32::from(low) | u32::from(high) << 16;
-            columns.iter_mut().zip(both).for_each(|(column, both)| *column = pair(both));
-        }
+        E::copy_values([row(E::IN_WORD * t), row(E::IN_WORD * t + 1)], columns);
     }
 }
 
 /// The squared lengths of the rows of a tile.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
-pub(crate) fn squares(tile: &Tile) -> [f32; ROWS] {
+pub(crate) fn squares<E: Element>(tile: &Tile<E>) -> [f32; ROWS] {
     tile.0.each_ref().map(|row| {
-        let (low, high) = (bf16(load(row, 0)), bf16(load(row, LANES)));
-        let both = _mm512_dpbf16_ps(_mm512_dpbf16_ps(_mm512_setzero_ps(), low, low), high, high);
-        _mm512_reduce_add_ps(both)
+        let mut sum = _mm512_setzero_ps();
+        for from in (0..E::WORDS).step_by(LANES) {
+            let words = load(row.as_ref(), from);
+            // SAFETY: the features are those of this function.
+            #[allow(unsafe_code)]
+            unsafe {
+                sum = E::add_product(sum, words, words);
+            }
+        }
+        _mm512_reduce_add_ps(sum)
     })
 }

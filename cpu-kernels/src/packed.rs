@@ -3,25 +3,26 @@
 use std::sync::{Mutex, OnceLock};
 
 use crate::Cpu;
-use crate::heads::Heads;
-use crate::pack::{PANEL, Panel, WIDTH, pack_keys, pack_values, pairs};
-use crate::tile::{LANES, NO_PAIRS, PAIRS, Pairs};
+use crate::element::Element;
+use crate::lanes::{LANES, NO_WORDS, Words};
+use crate::pack::{PANEL, Panel, WIDTH, depth, pack_keys, pack_values};
+use crate::typed::Typed;
 
 /// Memory of finished heads, for reuse. Fresh pages would cost a call several percent.
-static SPARE: Mutex<Vec<[Vec<Pairs>; 2]>> = Mutex::new(Vec::new());
+static SPARE: Mutex<Vec<[Vec<Words>; 2]>> = Mutex::new(Vec::new());
 
 /// The keys and values of all heads.
 #[derive(Debug)]
-pub(crate) struct Packed<'a> {
+pub(crate) struct Packed<'a, E> {
     cpu: Cpu<'a>,
-    keys: Heads<'a>,
-    values: Heads<'a>,
+    keys: Typed<'a, E>,
+    values: Typed<'a, E>,
     heads: Vec<OnceLock<Head>>,
 }
 
-impl<'a> Packed<'a> {
+impl<'a, E: Element> Packed<'a, E> {
     /// Starts with no head packed.
-    pub(crate) fn new(cpu: Cpu<'a>, keys: Heads<'a>, values: Heads<'a>) -> Self {
+    pub(crate) fn new(cpu: Cpu<'a>, keys: Typed<'a, E>, values: Typed<'a, E>) -> Self {
         let [batch, heads, _, _] = keys.dims();
         Self { cpu, keys, values, heads: (0..batch * heads).map(|_| OnceLock::new()).collect() }
     }
@@ -33,7 +34,7 @@ impl<'a> Packed<'a> {
     }
 }
 
-impl Drop for Packed<'_> {
+impl<E> Drop for Packed<'_, E> {
     fn drop(&mut self) {
         if let Ok(mut spare) = SPARE.lock() {
             spare.extend(self.heads.drain(..).filter_map(OnceLock::into_inner).map(|head| head.columns));
@@ -45,19 +46,24 @@ impl Drop for Packed<'_> {
 #[derive(Debug)]
 pub(crate) struct Head {
     /// Keys and values, panel after panel.
-    columns: [Vec<Pairs>; 2],
+    columns: [Vec<Words>; 2],
     /// The number of registers in a whole panel.
     by_panel: [usize; 2],
     longest: f32,
 }
 
 impl Head {
-    fn new(_proof: Cpu<'_>, keys: &Heads<'_>, values: &Heads<'_>, at: (usize, usize)) -> Self {
+    fn new<E: Element>(
+        _proof: Cpu<'_>,
+        keys: &Typed<'_, E>,
+        values: &Typed<'_, E>,
+        at: (usize, usize),
+    ) -> Self {
         let [_, _, n, dim] = keys.dims();
-        let by_panel = [pairs(dim) * WIDTH, PAIRS * values.dims()[3].div_ceil(LANES)];
+        let by_panel = [depth::<E>(dim) * WIDTH, E::WORDS * values.dims()[3].div_ceil(LANES)];
         let mut columns = SPARE.lock().ok().and_then(|mut spare| spare.pop()).unwrap_or_default();
         for (columns, by_panel) in columns.iter_mut().zip(by_panel) {
-            columns.resize(columns.len().max(n.div_ceil(PANEL) * by_panel), NO_PAIRS);
+            columns.resize(columns.len().max(n.div_ceil(PANEL) * by_panel), NO_WORDS);
         }
         let mut longest = 0f32;
         for panel in Panel::all(n) {
@@ -76,12 +82,12 @@ impl Head {
     }
 
     /// The registers of one panel.
-    pub(crate) fn keys(&self, panel: Panel) -> &[Pairs] {
+    pub(crate) fn keys(&self, panel: Panel) -> &[Words] {
         &self.columns[0][panel.at * self.by_panel[0]..][..self.by_panel[0] / WIDTH * panel.width()]
     }
 
     /// As [`Self::keys`].
-    pub(crate) fn values(&self, panel: Panel) -> &[Pairs] {
+    pub(crate) fn values(&self, panel: Panel) -> &[Words] {
         &self.columns[1][panel.at * self.by_panel[1]..][..self.by_panel[1] / WIDTH * panel.width()]
     }
 

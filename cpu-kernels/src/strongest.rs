@@ -11,11 +11,13 @@ use std::arch::x86_64::{
 use std::f64::consts::LOG2_E;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::Cpu;
-use crate::heads::Pass;
-use crate::pack::{PANEL, Panel, WIDTH, pack_keys, pack_rows, pairs};
+use crate::element::Element;
+use crate::lanes::{LANES, Lanes, NO_WORDS, Words, exp2, numbers};
+use crate::pack::{PANEL, Panel, WIDTH, depth, pack_keys, pack_rows};
 use crate::threads::parallel;
-use crate::tile::{LANES, Lanes, NO_PAIRS, Pairs, ROWS, Sums, Tile, exp2, numbers, product, zeros};
+use crate::tile::{ROWS, Sums, Tile, product, zeros};
+use crate::typed::TypedPass;
+use crate::{Cpu, Numbers, Pass};
 
 /// The number of tiles in a block. Their sums stay in the first cache.
 const TILES: usize = 8;
@@ -23,8 +25,18 @@ const BLOCK: usize = TILES * ROWS;
 
 /// Writes to `[b, pruned]` the strongest rows among the kept ones. The pass holds gathered queries `[b, h, kept, dim]`
 /// and pruned keys `[b, h, pruned, dim]`. `lse` is the queries' log-sum-exp `[b, h, kept]`. `false` if a value is NaN.
+///
+/// # Panics
+/// If the operands do not fit each other, or do not all have one type.
 #[must_use]
 pub fn strongest(cpu: Cpu<'_>, pass: Pass<'_>, lse: &[f32], into: &mut [i64]) -> bool {
+    match pass.q.parts().0 {
+        Numbers::Bf16(_) => typed::<u16>(cpu, TypedPass::new(pass), lse, into),
+        Numbers::F32(_) => typed::<f32>(cpu, TypedPass::new(pass), lse, into),
+    }
+}
+
+fn typed<E: Element>(cpu: Cpu<'_>, pass: TypedPass<'_, E>, lse: &[f32], into: &mut [i64]) -> bool {
     let [batch, heads, kept, pruned] = pass.sizes();
     assert!(lse.len() == batch * heads * kept && into.len() == batch * pruned, "room for the rows");
     let tasks = into.chunks_mut(pruned).zip(lse.chunks(heads * kept)).enumerate();
@@ -33,21 +45,21 @@ pub fn strongest(cpu: Cpu<'_>, pass: Pass<'_>, lse: &[f32], into: &mut [i64]) ->
         panels.map(move |(at, best)| Task { batch, panel: Panel { at, len: best.len() }, lse, best })
     });
     let ordered = AtomicBool::new(true);
-    let depth = pairs(pass.k.dims()[3]);
+    let depth = depth::<E>(pass.k.dims()[3]);
     parallel(
         cpu.threads,
         tasks,
-        || vec![NO_PAIRS; heads * depth * WIDTH],
+        || vec![NO_WORDS; heads * depth * WIDTH],
         |keys, task| {
             let keys = &mut keys[..heads * depth * task.panel.width()];
             // SAFETY: `Cpu` proves that the machine has the instructions.
             #[allow(unsafe_code)]
             let fine = unsafe {
                 match task.panel.width() {
-                    1 => columns::<1>(&pass, keys, task),
-                    2 => columns::<2>(&pass, keys, task),
-                    3 => columns::<3>(&pass, keys, task),
-                    _ => columns::<4>(&pass, keys, task),
+                    1 => columns::<E, 1>(&pass, keys, task),
+                    2 => columns::<E, 2>(&pass, keys, task),
+                    3 => columns::<E, 3>(&pass, keys, task),
+                    _ => columns::<E, 4>(&pass, keys, task),
                 }
             };
             if !fine {
@@ -69,7 +81,7 @@ struct Task<'a> {
 
 /// Runs the task. `false` if a value is NaN.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
-fn columns<const C: usize>(pass: &Pass<'_>, keys: &mut [Pairs], task: Task<'_>) -> bool {
+fn columns<E: Element, const C: usize>(pass: &TypedPass<'_, E>, keys: &mut [Words], task: Task<'_>) -> bool {
     let Task { batch, panel, lse, best } = task;
     let [_, heads, kept, _] = pass.sizes();
     let by_head = keys.len() / heads;
@@ -79,7 +91,7 @@ fn columns<const C: usize>(pass: &Pass<'_>, keys: &mut [Pairs], task: Task<'_>) 
     let factor = (f64::from(pass.scale) * LOG2_E) as f32;
     let mut found =
         Best { highest: [_mm512_set1_ps(f32::NEG_INFINITY); C], row: [_mm512_setzero_si512(); C], nan: 0 };
-    let mut q = [Tile::ZERO; TILES];
+    let mut q = [Tile::<E>::ZERO; TILES];
     let mut sums = [zeros::<C>(); TILES];
     for start in (0..kept).step_by(BLOCK) {
         let len = BLOCK.min(kept - start);
@@ -106,7 +118,13 @@ fn columns<const C: usize>(pass: &Pass<'_>, keys: &mut [Pairs], task: Task<'_>) 
 
 /// `sums[i, j] += e^(q_i·k_j · scale − lse_i)` for one head.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
-fn add<const C: usize>(q: &[Tile], keys: &[Pairs], factor: f32, shift: &[[f32; ROWS]], sums: &mut [Sums<C>]) {
+fn add<E: Element, const C: usize>(
+    q: &[Tile<E>],
+    keys: &[Words],
+    factor: f32,
+    shift: &[[f32; ROWS]],
+    sums: &mut [Sums<C>],
+) {
     let keys = keys.as_chunks::<C>().0;
     let factor = _mm512_set1_ps(factor);
     for ((q, shift), sums) in q.iter().zip(shift).zip(sums) {

@@ -1,9 +1,9 @@
-//! Compares the kernels with plain loops in f64.
+//! Compares the kernels of attention with plain loops in f64, in bf16 and f32.
 #![cfg(target_arch = "x86_64")]
 
 use half::bf16;
 
-use crate::{Attended, Cpu, Heads, OwnThreads, Pass, attention, fits, strongest, votes};
+use crate::{Attended, Cpu, Heads, Numbers, NumbersMut, OwnThreads, Pass, attention, fits, strongest, votes};
 
 /// The kernels. Without them, prints a line that says what was not tested.
 fn cpu(threads: &OwnThreads) -> Option<Cpu<'_>> {
@@ -14,27 +14,65 @@ fn cpu(threads: &OwnThreads) -> Option<Cpu<'_>> {
     cpu
 }
 
-/// Pseudo-random bf16 numbers of about this size.
-fn noise(len: usize, seed: u64, size: f32) -> Vec<u16> {
+/// The element types.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Half,
+    Single,
+}
+
+impl Kind {
+    /// A number as the element type holds it.
+    fn round(self, x: f32) -> f32 {
+        match self {
+            Self::Half => bf16::from_f32(x).to_f32(),
+            Self::Single => x,
+        }
+    }
+
+    /// The error of one rounding, as a share of the number.
+    fn unit(self) -> f64 {
+        match self {
+            Self::Half => 1.0 / 256.0,
+            Self::Single => 1e-6,
+        }
+    }
+}
+
+const KINDS: [Kind; 2] = [Kind::Half, Kind::Single];
+
+/// Pseudo-random numbers of about this size.
+fn noise(len: usize, seed: u64, size: f32) -> Vec<f32> {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     let mut uniform = || {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (state >> 40) as f32 / (1u64 << 24) as f32 - 0.5
     };
-    (0..len).map(|_| bf16::from_f32((uniform() + uniform() + uniform()) * 2.0 * size).to_bits()).collect()
+    (0..len).map(|_| (uniform() + uniform() + uniform()) * 2.0 * size).collect()
 }
 
 /// Batch, heads, rows and dim. Heads lie inside, `[b, rows, h, dim]`, and `gap` unused elements follow each row.
 struct Operand {
-    data: Vec<u16>,
+    kind: Kind,
+    data: Vec<f32>,
+    bits: Vec<u16>,
     dims: [usize; 4],
     gap: usize,
 }
 
 impl Operand {
-    fn new(dims: [usize; 4], gap: usize, seed: u64, size: f32) -> Self {
+    fn new(kind: Kind, dims: [usize; 4], gap: usize, seed: u64, size: f32) -> Self {
         let [b, h, rows, dim] = dims;
-        Self { data: noise(b * rows * (h * dim + gap), seed, size), dims, gap }
+        let data = noise(b * rows * (h * dim + gap), seed, size);
+        let mut new =
+            Self { kind, data: data.into_iter().map(|x| kind.round(x)).collect(), bits: vec![], dims, gap };
+        new.changed();
+        new
+    }
+
+    /// Makes the bits anew, after a change of the data.
+    fn changed(&mut self) {
+        self.bits = self.data.iter().map(|&x| bf16::from_f32(x).to_bits()).collect();
     }
 
     fn strides(&self) -> [usize; 4] {
@@ -44,7 +82,11 @@ impl Operand {
     }
 
     fn heads(&self) -> Heads<'_> {
-        Heads::new(&self.data, self.dims, self.strides()).expect("a layout the kernels take")
+        let numbers = match self.kind {
+            Kind::Half => Numbers::Bf16(&self.bits),
+            Kind::Single => Numbers::F32(&self.data),
+        };
+        Heads::new(numbers, self.dims, self.strides()).expect("a layout the kernels take")
     }
 
     fn at(&self, b: usize, h: usize, row: usize, element: usize) -> usize {
@@ -53,7 +95,7 @@ impl Operand {
     }
 
     fn get(&self, b: usize, h: usize, row: usize, element: usize) -> f64 {
-        f64::from(bf16::from_bits(self.data[self.at(b, h, row, element)]))
+        f64::from(self.data[self.at(b, h, row, element)])
     }
 }
 
@@ -67,11 +109,11 @@ struct Case {
 }
 
 impl Case {
-    fn new([b, h, m, n, dim]: [usize; 5], gap: usize, size: f32) -> Self {
+    fn new(kind: Kind, [b, h, m, n, dim]: [usize; 5], gap: usize, size: f32) -> Self {
         Self {
-            q: Operand::new([b, h, m, dim], gap, 1, size),
-            k: Operand::new([b, h, n, dim], gap + gap % 2, 2, size),
-            v: Operand::new([b, h, n, dim], 0, 3, 1.0),
+            q: Operand::new(kind, [b, h, m, dim], gap, 1, size),
+            k: Operand::new(kind, [b, h, n, dim], gap + gap % 2, 2, size),
+            v: Operand::new(kind, [b, h, n, dim], 0, 3, 1.0),
             scale: 1.0 / (dim as f32).sqrt(),
             scores: (0..b * h * m).map(|i| (i * 37 % 101) as f32 / 50.0 / m as f32).collect(),
         }
@@ -89,17 +131,25 @@ impl Case {
     }
 
     /// The kernel's output, log-sum-exp and first vote.
-    fn run(&self, threads: usize) -> Option<(Vec<u16>, Vec<f32>, Vec<f32>)> {
+    fn run(&self, threads: usize) -> Option<(Vec<f32>, Vec<f32>, Vec<f32>)> {
         let [b, h, m, _] = self.q.dims;
         let [_, _, n, dim] = self.v.dims;
         let (mut output, mut lse, mut first_vote) =
-            (vec![0; b * m * h * dim], vec![0.0; b * h * m], vec![0.0; b * h * n]);
-        let into = Attended { output: &mut output, lse: &mut lse, first_vote: Some(&mut first_vote) };
+            (vec![0.0; b * m * h * dim], vec![0.0; b * h * m], vec![0.0; b * h * n]);
+        let mut bits = vec![0; output.len()];
+        let into = match self.q.kind {
+            Kind::Half => NumbersMut::Bf16(&mut bits),
+            Kind::Single => NumbersMut::F32(&mut output),
+        };
+        let into = Attended { output: into, lse: &mut lse, first_vote: Some(&mut first_vote) };
         attention(cpu(&OwnThreads(threads))?, self.pass(), self.v.heads(), into);
+        if self.q.kind == Kind::Half {
+            output = bits.into_iter().map(|bits| bf16::from_bits(bits).to_f32()).collect();
+        }
         Some((output, lse, first_vote))
     }
 
-    /// Checks all results of the kernels, within the error of one rounding to bf16.
+    /// Checks all results of the kernels, within the error of one rounding.
     fn check(&self) {
         let Some((output, lse, first_vote)) = self.run(2) else {
             return;
@@ -108,7 +158,7 @@ impl Case {
         let [_, _, n, dim] = self.v.dims;
         let mut again = vec![0.0; b * h * n];
         votes(Cpu::detect(&OwnThreads(3)).expect("found above"), self.pass(), &lse, &mut again);
-        let half_unit = 1.0 / 256.0;
+        let unit = self.q.kind.unit();
         for at in 0..b * h {
             let (b, h) = (at / h, at % h);
             let (mut right_votes, mut largest) = (vec![0f64; n], 0f64);
@@ -126,9 +176,13 @@ impl Case {
                     let right: f64 = row.iter().enumerate().map(|(j, p)| p * self.v.get(b, h, j, t)).sum();
                     let size: f64 =
                         row.iter().enumerate().map(|(j, p)| p * self.v.get(b, h, j, t).abs()).sum();
-                    let found =
-                        bf16::from_bits(output[((b * m + i) * self.q.dims[1] + h) * dim + t]).to_f64();
-                    let allowed = half_unit * (right.abs() + size) + 1e-4 * size;
+                    let found = f64::from(output[((b * m + i) * self.q.dims[1] + h) * dim + t]);
+                    let more = match self.q.kind {
+                        Kind::Half => 1e-4 * size,
+                        // the logits are rounded to f32
+                        Kind::Single => 1e-6 * largest * size,
+                    };
+                    let allowed = unit * (right.abs() + size) + more;
                     assert!(
                         (found - right).abs() <= allowed,
                         "output {found} for {right} at {b} {h} {i} {t}"
@@ -140,7 +194,7 @@ impl Case {
                 // the logits are rounded to f32
                 let allowed = 1e-5 + 5e-7 * largest;
                 let close = |vote: f64, allowed: f64| (vote - right).abs() <= allowed * right + 1e-12;
-                assert!(close(first, half_unit + allowed), "first vote {first} for {right}");
+                assert!(close(first, unit + allowed), "first vote {first} for {right}");
                 assert!(close(later, allowed), "vote {later} for {right}");
             }
         }
@@ -160,78 +214,88 @@ fn heads_of_any_size_and_layout() {
         ([2, 2, 61, 379, 64], 64),
         ([1, 1, 900, 64, 64], 0),
     ] {
-        Case::new(dims, gap, 1.0).check();
+        for kind in KINDS {
+            Case::new(kind, dims, gap, 1.0).check();
+        }
     }
 }
 
 #[test]
 fn a_negative_scale() {
-    let mut case = Case::new([1, 2, 20, 70, 64], 0, 1.0);
-    case.scale = -0.2;
-    case.check();
+    for kind in KINDS {
+        let mut case = Case::new(kind, [1, 2, 20, 70, 64], 0, 1.0);
+        case.scale = -0.2;
+        case.check();
+    }
 }
 
 #[test]
 fn logits_far_beyond_the_room() {
     // bounds of about 1.5, 30, 200, 800 and 50000 for the logits
     for size in [0.5, 2.0, 5.0, 10.0, 80.0] {
-        Case::new([1, 2, 55, 200, 64], 0, size).check();
+        for kind in KINDS {
+            Case::new(kind, [1, 2, 55, 200, 64], 0, size).check();
+        }
     }
 }
 
 #[test]
 fn a_bound_far_above_every_logit() {
     // queries and keys are long and orthogonal except for one small element: the bound is 1250, the logits are about 1
-    let mut case = Case::new([1, 1, 20, 90, 64], 0, 1.0);
-    let long = bf16::from_f32(100.0).to_bits();
-    for i in 0..20 {
-        let at = case.q.at(0, 0, i, 0);
-        case.q.data[at..at + 2].copy_from_slice(&[long, 0]);
+    for kind in KINDS {
+        let mut case = Case::new(kind, [1, 1, 20, 90, 64], 0, 1.0);
+        for i in 0..20 {
+            let at = case.q.at(0, 0, i, 0);
+            case.q.data[at..at + 2].copy_from_slice(&[100.0, 0.0]);
+        }
+        for j in 0..90 {
+            let at = case.k.at(0, 0, j, 0);
+            case.k.data[at..at + 2].copy_from_slice(&[0.0, 100.0]);
+        }
+        case.q.changed();
+        case.k.changed();
+        case.check();
     }
-    for j in 0..90 {
-        let at = case.k.at(0, 0, j, 0);
-        case.k.data[at..at + 2].copy_from_slice(&[0, long]);
-    }
-    case.check();
 }
 
 #[test]
 fn votes_sum_to_the_scores() {
-    let case = Case::new([2, 3, 333, 207, 64], 0, 1.0);
-    let Some((_, _, first_vote)) = case.run(2) else {
-        return;
-    };
-    for (first_vote, scores) in first_vote.chunks(207).zip(case.scores.chunks(333)) {
-        let (sum, right) = (first_vote.iter().sum::<f32>(), scores.iter().sum::<f32>());
-        assert!((sum - right).abs() < 1e-3 * right, "{sum} for {right}");
+    for kind in KINDS {
+        let case = Case::new(kind, [2, 3, 333, 207, 64], 0, 1.0);
+        let Some((_, _, first_vote)) = case.run(2) else {
+            return;
+        };
+        for (first_vote, scores) in first_vote.chunks(207).zip(case.scores.chunks(333)) {
+            let (sum, right) = (first_vote.iter().sum::<f32>(), scores.iter().sum::<f32>());
+            assert!((sum - right).abs() < 1e-3 * right, "{sum} for {right}");
+        }
     }
 }
 
 #[test]
 fn the_number_of_threads_changes_nothing() {
-    let case = Case::new([2, 3, 1000, 150, 64], 0, 1.0);
-    let Some(one) = case.run(1) else {
-        return;
-    };
-    for threads in [2, 3, 7] {
-        assert_eq!(Some(&one), case.run(threads).as_ref());
+    for kind in KINDS {
+        let case = Case::new(kind, [2, 3, 1000, 150, 64], 0, 1.0);
+        let Some(one) = case.run(1) else {
+            return;
+        };
+        for threads in [2, 3, 7] {
+            assert_eq!(Some(&one), case.run(threads).as_ref());
+        }
     }
 }
 
 #[test]
 fn nan_reaches_its_row_and_every_vote() {
-    let mut case = Case::new([1, 1, 60, 70, 64], 0, 1.0);
+    let mut case = Case::new(Kind::Half, [1, 1, 60, 70, 64], 0, 1.0);
     let at = case.q.at(0, 0, 50, 3);
-    case.q.data[at] = bf16::NAN.to_bits();
+    case.q.data[at] = f32::NAN;
+    case.q.changed();
     let Some((output, lse, first_vote)) = case.run(2) else {
         return;
     };
     for (i, (row, lse)) in output.chunks(64).zip(&lse).enumerate() {
-        assert_eq!(
-            (row.iter().all(|&x| bf16::from_bits(x).is_nan()), lse.is_nan()),
-            (i == 50, i == 50),
-            "{i}"
-        );
+        assert_eq!((row.iter().all(|x| x.is_nan()), lse.is_nan()), (i == 50, i == 50), "{i}");
     }
     assert!(first_vote.iter().all(|vote| vote.is_nan()));
     let mut best = vec![0; 70];
@@ -241,7 +305,7 @@ fn nan_reaches_its_row_and_every_vote() {
 #[test]
 fn the_strongest_row() {
     for (dims, size) in [([1, 1, 1, 1, 8], 1.0), ([2, 3, 140, 77, 40], 2.0), ([1, 10, 55, 130, 64], 4.0)] {
-        let case = Case::new(dims, 0, size);
+        let case = Case::new(if size == 2.0 { Kind::Single } else { Kind::Half }, dims, 0, size);
         let [b, h, m, n, _] = dims;
         let Some((_, lse, _)) = case.run(2) else {
             return;
@@ -269,25 +333,28 @@ fn the_strongest_row() {
 
 #[test]
 fn equal_rows_tie_to_the_lowest() {
-    let mut case = Case::new([1, 2, 200, 70, 64], 0, 1.0);
-    let row = 2 * 64;
-    let pattern: Vec<u16> = case.q.data[..10 * row].to_vec();
-    case.q.data.chunks_mut(10 * row).for_each(|rows| rows.copy_from_slice(&pattern));
-    let Some((_, lse, _)) = case.run(2) else {
-        return;
-    };
-    let mut best = vec![-1; 70];
-    assert!(strongest(Cpu::detect(&OwnThreads(2)).expect("found above"), case.pass(), &lse, &mut best));
-    assert!(best.iter().all(|best| (0..10).contains(best)), "{best:?}");
+    for kind in KINDS {
+        let mut case = Case::new(kind, [1, 2, 200, 70, 64], 0, 1.0);
+        let row = 2 * 64;
+        let pattern: Vec<f32> = case.q.data[..10 * row].to_vec();
+        case.q.data.chunks_mut(10 * row).for_each(|rows| rows.copy_from_slice(&pattern));
+        case.q.changed();
+        let Some((_, lse, _)) = case.run(2) else {
+            return;
+        };
+        let mut best = vec![-1; 70];
+        assert!(strongest(Cpu::detect(&OwnThreads(2)).expect("found above"), case.pass(), &lse, &mut best));
+        assert!(best.iter().all(|best| (0..10).contains(best)), "{best:?}");
+    }
 }
 
 #[test]
 fn what_the_kernels_do_not_take() {
-    let data = [0; 100];
-    assert!(Heads::new(&data, [1, 1, 10, 10], [100, 100, 10, 1]).is_some());
-    assert!(Heads::new(&data, [1, 1, 11, 10], [110, 110, 10, 1]).is_none());
-    assert!(Heads::new(&data, [1, 1, 10, 10], [100, 100, 1, 10]).is_none());
-    assert!(Heads::new(&data, [1, 1, 0, 10], [100, 100, 10, 1]).is_none());
-    assert!(Heads::new(&data, [2, 1, 2, 10], [usize::MAX, 1, 10, 1]).is_none());
+    let data = Numbers::Bf16(&[0; 100]);
+    assert!(Heads::new(data, [1, 1, 10, 10], [100, 100, 10, 1]).is_some());
+    assert!(Heads::new(data, [1, 1, 11, 10], [110, 110, 10, 1]).is_none());
+    assert!(Heads::new(data, [1, 1, 10, 10], [100, 100, 1, 10]).is_none());
+    assert!(Heads::new(data, [1, 1, 0, 10], [100, 100, 10, 1]).is_none());
+    assert!(Heads::new(data, [2, 1, 2, 10], [usize::MAX, 1, 10, 1]).is_none());
     assert!(fits(64) && fits(1) && !fits(0) && !fits(65));
 }

@@ -6,11 +6,13 @@
 use std::arch::x86_64::{_mm512_add_ps, _mm512_fmadd_ps, _mm512_set1_ps, _mm512_setzero_ps};
 use std::f64::consts::LOG2_E;
 
-use crate::Cpu;
-use crate::heads::Pass;
-use crate::pack::{PANEL, Panel, WIDTH, pack_keys, pack_rows, pairs};
+use crate::element::Element;
+use crate::lanes::{LANES, Lanes, NO_LANES, NO_WORDS, Words, exp2, floats};
+use crate::pack::{PANEL, Panel, WIDTH, depth, pack_keys, pack_rows};
 use crate::threads::parallel;
-use crate::tile::{LANES, Lanes, NO_LANES, NO_PAIRS, Pairs, ROWS, Tile, exp2, floats, product, zeros};
+use crate::tile::{ROWS, Tile, product, zeros};
+use crate::typed::TypedPass;
+use crate::{Cpu, Numbers, Pass};
 
 /// The number of panels in a task.
 const PANELS: usize = 4;
@@ -20,7 +22,17 @@ const BLOCK: usize = TILES * ROWS;
 
 /// Writes `Aᵀ s` to `[b, h, n]`, for the pass's scores and the rows' log-sum-exp `[b, h, m]`. Without scores it
 /// writes nothing.
+///
+/// # Panics
+/// If the operands do not fit each other, or do not all have one type.
 pub fn votes(cpu: Cpu<'_>, pass: Pass<'_>, lse: &[f32], into: &mut [f32]) {
+    match pass.q.parts().0 {
+        Numbers::Bf16(_) => typed::<u16>(cpu, TypedPass::new(pass), lse, into),
+        Numbers::F32(_) => typed::<f32>(cpu, TypedPass::new(pass), lse, into),
+    }
+}
+
+fn typed<E: Element>(cpu: Cpu<'_>, pass: TypedPass<'_, E>, lse: &[f32], into: &mut [f32]) {
     let Some(scores) = pass.scores else {
         return;
     };
@@ -36,7 +48,7 @@ pub fn votes(cpu: Cpu<'_>, pass: Pass<'_>, lse: &[f32], into: &mut [f32]) {
     parallel(
         cpu.threads,
         tasks,
-        || Scratch::new(pairs(pass.k.dims()[3])),
+        || Scratch::<E>::new(depth::<E>(pass.k.dims()[3])),
         |scratch, task| unsafe {
             columns(&pass, scratch, task);
         },
@@ -53,20 +65,20 @@ struct Task<'a> {
 }
 
 /// The working memory of one thread.
-struct Scratch {
-    keys: Vec<Pairs>,
-    q: [Tile; TILES],
+struct Scratch<E: Element> {
+    keys: Vec<Words>,
+    q: [Tile<E>; TILES],
     depth: usize,
 }
 
-impl Scratch {
+impl<E: Element> Scratch<E> {
     fn new(depth: usize) -> Self {
-        Self { keys: vec![NO_PAIRS; PANELS * WIDTH * depth], q: [Tile::ZERO; TILES], depth }
+        Self { keys: vec![NO_WORDS; PANELS * WIDTH * depth], q: [Tile::ZERO; TILES], depth }
     }
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
-fn columns(pass: &Pass<'_>, scratch: &mut Scratch, task: Task<'_>) {
+fn columns<E: Element>(pass: &TypedPass<'_, E>, scratch: &mut Scratch<E>, task: Task<'_>) {
     let Task { head, part, lse, scores, votes } = task;
     let Scratch { keys, q, depth } = scratch;
     let panel = |(at, votes): (usize, &mut [f32])| Panel { at: part * PANELS + at, len: votes.len() };
@@ -87,10 +99,10 @@ fn columns(pass: &Pass<'_>, scratch: &mut Scratch, task: Task<'_>) {
         for ((at, keys), sums) in panels.zip(keys.chunks(by_panel)).zip(&mut sums) {
             let keys = &keys[..*depth * at.width()];
             match at.width() {
-                1 => cast::<1>(tiles, keys, factor, &rows, sums),
-                2 => cast::<2>(tiles, keys, factor, &rows, sums),
-                3 => cast::<3>(tiles, keys, factor, &rows, sums),
-                _ => cast::<4>(tiles, keys, factor, &rows, sums),
+                1 => cast::<E, 1>(tiles, keys, factor, &rows, sums),
+                2 => cast::<E, 2>(tiles, keys, factor, &rows, sums),
+                3 => cast::<E, 3>(tiles, keys, factor, &rows, sums),
+                _ => cast::<E, 4>(tiles, keys, factor, &rows, sums),
             }
         }
     }
@@ -101,9 +113,9 @@ fn columns(pass: &Pass<'_>, scratch: &mut Scratch, task: Task<'_>) {
 
 /// The votes of a block of rows on one panel. Columns beyond the last key hold values that nobody reads.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
-fn cast<const C: usize>(
-    q: &[Tile],
-    keys: &[Pairs],
+fn cast<E: Element, const C: usize>(
+    q: &[Tile<E>],
+    keys: &[Words],
     factor: f32,
     rows: &[[(f32, f32); ROWS]],
     sums: &mut [Lanes; WIDTH],

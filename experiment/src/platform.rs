@@ -3,6 +3,7 @@
 use std::fs;
 
 use atedm_core::{Backend, DType};
+use atedm_cpu_kernels::Level;
 
 use crate::record::Provenance;
 
@@ -50,11 +51,16 @@ pub fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
 
-/// The processor's name if the system reports it, else its architecture.
+/// The processor's name if the system reports it, else its architecture. Where the CPU kernels run, their level follows,
+/// because results differ between levels in the last digits.
 pub fn processor() -> String {
     let text = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let name = text.lines().find_map(|line| line.strip_prefix("model name")?.split_once(':'));
-    name.map_or_else(|| std::env::consts::ARCH.to_string(), |(_, name)| name.trim().to_string())
+    let name = name.map_or(std::env::consts::ARCH, |(_, name)| name.trim());
+    match Level::here() {
+        Level::Avx2 => name.to_string(),
+        level => format!("{name}, kernels {}", level.name()),
+    }
 }
 
 /// The name of an NVIDIA GPU from its Linux driver. The driver has one folder per device, in the order of the bus.

@@ -6,6 +6,7 @@ use half::{bf16, f16};
 use rayon::prelude::*;
 
 use super::math::vectorised;
+use super::number::Number;
 use super::view;
 
 /// Elements of one task: 64 KiB of f32.
@@ -38,6 +39,11 @@ pub(crate) fn cast(x: &Tensor, to: DType) -> Result<Tensor> {
     }
 }
 
+/// A tensor of `shape` and `dtype` on the CPU from f32 values.
+pub(crate) fn tensor(values: Vec<f32>, shape: &[usize], dtype: DType) -> Result<Tensor> {
+    Tensor::from_vec(values, shape, &Device::Cpu).and_then(|x| cast(&x, dtype))
+}
+
 /// `convert` of pieces of `from`. Without elements there is nothing to convert.
 fn converted<A: Sync, B: Copy + Send + Sync>(
     from: Option<&[A]>,
@@ -59,7 +65,7 @@ fn widen(from: &[bf16], to: &mut [f32]) {
         #[inline(always)]
         || {
             for (to, from) in to.iter_mut().zip(from) {
-                *to = f32::from_bits(u32::from(from.to_bits()) << 16);
+                *to = from.single();
             }
         },
     );
@@ -70,11 +76,7 @@ fn shorten(from: &[f32], to: &mut [bf16]) {
         #[inline(always)]
         || {
             for (to, from) in to.iter_mut().zip(from) {
-                let bits = from.to_bits();
-                // half of the last kept bit, less one unless that bit is odd
-                let rounded = bits.wrapping_add(0x7fff + (bits >> 16 & 1)) >> 16;
-                let quiet_nan = bits >> 16 | 0x40;
-                *to = bf16::from_bits(if from.is_nan() { quiet_nan } else { rounded } as u16);
+                *to = bf16::round(*from);
             }
         },
     );

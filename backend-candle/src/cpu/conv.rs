@@ -1,4 +1,4 @@
-//! 2-D convolution as matrix products over tiles of output pixels.
+//! 2-D convolution in f32 as matrix products of `gemm` over tiles of output pixels.
 //!
 //! ```text
 //! out[co, p] = Σ_k W[co, k] · column[k, p] + bias[co],    k = (ci, dy, dx),   p = output pixel
@@ -8,36 +8,19 @@
 //! product over all threads writes the tile's pixels in place. The whole column matrix never exists, and each
 //! weight is read once per tile. A 1 x 1 kernel needs no columns, because the image is the matrix.
 
+use atedm_cpu_kernels::Geometry;
 use rayon::prelude::*;
 
 use super::product::{Mat, MatMut, Update, all_threads, product};
-
-/// The sizes of a convolution. The output's sizes are given, not computed.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Geometry {
-    /// Input channels, height, width.
-    pub(crate) input: (usize, usize, usize),
-    /// Output channels, height, width.
-    pub(crate) output: (usize, usize, usize),
-    /// Kernel height and width.
-    pub(crate) kernel: (usize, usize),
-    /// Step between output pixels.
-    pub(crate) stride: usize,
-    /// Zeros above and to the left.
-    pub(crate) before: usize,
-    /// Whether there are zeros below or to the right.
-    pub(crate) after: usize,
-}
 
 /// The number of elements in the columns of a tile: 12 MiB.
 const TILE_ELEMENTS: usize = 3 << 20;
 
 /// The convolution of `[b, ci, h, w]` with weights `[co, ci · kh · kw]`.
 pub(crate) fn conv2d(x: &[f32], weight: &[f32], bias: Option<&[f32]>, geometry: Geometry) -> Vec<f32> {
-    let Geometry { input: (ci, h, w), output: (co, oh, ow), kernel: (kh, kw), stride, before, after } =
-        geometry;
+    let Geometry { input: (ci, h, w), output: (co, oh, ow), kernel: (kh, kw), stride, before } = geometry;
     let (pixels, depth) = (oh * ow, ci * kh * kw);
-    let direct = (kh, kw, stride, before, after) == (1, 1, 1, 0, 0);
+    let direct = (kh, kw, stride, before) == (1, 1, 1, 0) && (h, w) == (oh, ow);
     // All tiles have one size. Otherwise the last could be tiny.
     let tiles = pixels.div_ceil((TILE_ELEMENTS / depth).max(256)).max(1);
     let tile = if direct { pixels } else { pixels.div_ceil(tiles) };
@@ -77,8 +60,7 @@ fn start(images: usize, co: usize, pixels: usize, bias: Option<&[f32]>) -> (Vec<
 
 /// Row `k = (ci, dy, dx)` of the columns for output pixels from `first` on.
 fn fill(row: &mut [f32], x: &[f32], k: usize, first: usize, geometry: Geometry) {
-    let Geometry { input: (_, h, w), output: (_, _, ow), kernel: (kh, kw), stride, before, after: _ } =
-        geometry;
+    let Geometry { input: (_, h, w), output: (_, _, ow), kernel: (kh, kw), stride, before } = geometry;
     let (channel, dy, dx) = (k / (kh * kw), k / kw % kh, k % kw);
     let plane = &x[channel * h * w..][..h * w];
     let (mut oy, mut ox) = (first / ow, first % ow);

@@ -3,19 +3,20 @@
 use rayon::prelude::*;
 
 use super::math::{exp_and_sum, max_of, vectorised};
+use super::number::Number;
 
 /// Elements of one task: 64 KiB of f32.
 const CHUNK: usize = 16 * 1024;
 
 /// `f` of every element.
-pub(crate) fn map(x: &[f32], f: impl Fn(f32) -> f32 + Sync) -> Vec<f32> {
-    let mut out = vec![0.0; x.len()];
-    let piece = |out: &mut [f32], x: &[f32]| {
+pub(crate) fn map<N: Number>(x: &[N], f: impl Fn(f32) -> f32 + Sync) -> Vec<N> {
+    let mut out = N::zeros(x.len());
+    let piece = |out: &mut [N], x: &[N]| {
         vectorised(
             #[inline(always)]
             || {
                 for (out, &x) in out.iter_mut().zip(x) {
-                    *out = f(x);
+                    *out = N::round(f(x.single()));
                 }
             },
         );
@@ -29,14 +30,14 @@ pub(crate) fn map(x: &[f32], f: impl Fn(f32) -> f32 + Sync) -> Vec<f32> {
 }
 
 /// `f` of every pair of elements.
-pub(crate) fn zip(x: &[f32], y: &[f32], f: impl Fn(f32, f32) -> f32 + Sync) -> Vec<f32> {
-    let mut out = vec![0.0; x.len()];
-    let piece = |out: &mut [f32], x: &[f32], y: &[f32]| {
+pub(crate) fn zip<N: Number>(x: &[N], y: &[N], f: impl Fn(f32, f32) -> f32 + Sync) -> Vec<N> {
+    let mut out = N::zeros(x.len());
+    let piece = |out: &mut [N], x: &[N], y: &[N]| {
         vectorised(
             #[inline(always)]
             || {
                 for (out, (&x, &y)) in out.iter_mut().zip(x.iter().zip(y)) {
-                    *out = f(x, y);
+                    *out = N::round(f(x.single(), y.single()));
                 }
             },
         );
@@ -51,14 +52,19 @@ pub(crate) fn zip(x: &[f32], y: &[f32], f: impl Fn(f32, f32) -> f32 + Sync) -> V
 }
 
 /// `f(x, y)` where `y` holds one value for each run of `run` elements of `x` (a per-channel term of an image).
-pub(crate) fn zip_runs(x: &[f32], y: &[f32], run: usize, f: impl Fn(f32, f32) -> f32 + Sync) -> Vec<f32> {
-    let mut out = vec![0.0; x.len()];
+pub(crate) fn zip_runs<N: Number>(
+    x: &[N],
+    y: &[N],
+    run: usize,
+    f: impl Fn(f32, f32) -> f32 + Sync,
+) -> Vec<N> {
+    let mut out = N::zeros(x.len());
     out.par_chunks_mut(run).zip(x.par_chunks(run)).zip(y).for_each(|((out, x), &y)| {
         vectorised(
             #[inline(always)]
             || {
                 for (out, &x) in out.iter_mut().zip(x) {
-                    *out = f(x, y);
+                    *out = N::round(f(x.single(), y.single()));
                 }
             },
         );
@@ -67,8 +73,8 @@ pub(crate) fn zip_runs(x: &[f32], y: &[f32], run: usize, f: impl Fn(f32, f32) ->
 }
 
 /// `f(x, y)` where `y` is repeated for every row of `x` (a per-channel term of tokens).
-pub(crate) fn zip_rows(x: &[f32], y: &[f32], f: impl Fn(f32, f32) -> f32 + Sync) -> Vec<f32> {
-    let mut out = vec![0.0; x.len()];
+pub(crate) fn zip_rows<N: Number>(x: &[N], y: &[N], f: impl Fn(f32, f32) -> f32 + Sync) -> Vec<N> {
+    let mut out = N::zeros(x.len());
     let chunk = (CHUNK / y.len().max(1)).max(1) * y.len().max(1);
     out.par_chunks_mut(chunk).zip(x.par_chunks(chunk)).for_each(|(out, x)| {
         vectorised(
@@ -76,7 +82,7 @@ pub(crate) fn zip_rows(x: &[f32], y: &[f32], f: impl Fn(f32, f32) -> f32 + Sync)
             || {
                 for (out, x) in out.chunks_mut(y.len()).zip(x.chunks(y.len())) {
                     for (out, (&x, &y)) in out.iter_mut().zip(x.iter().zip(y)) {
-                        *out = f(x, y);
+                        *out = N::round(f(x.single(), y.single()));
                     }
                 }
             },
@@ -105,10 +111,10 @@ pub(crate) fn softmax_rows(values: &mut [f32], columns: usize) {
 }
 
 /// Nearest-neighbour resize of planes of `from` to planes of `to` (height, width): `floor(i · in / out)`.
-pub(crate) fn upsample_nearest(x: &[f32], from: (usize, usize), to: (usize, usize)) -> Vec<f32> {
+pub(crate) fn upsample_nearest<N: Number>(x: &[N], from: (usize, usize), to: (usize, usize)) -> Vec<N> {
     let planes = x.len() / (from.0 * from.1);
     let columns: Vec<usize> = (0..to.1).map(|i| i * from.1 / to.1).collect();
-    let mut out = vec![0.0; planes * to.0 * to.1];
+    let mut out = N::zeros(planes * to.0 * to.1);
     out.par_chunks_mut(to.0 * to.1).zip(x.par_chunks(from.0 * from.1)).for_each(|(out, x)| {
         for (i, out) in out.chunks_mut(to.1).enumerate() {
             let row = &x[i * from.0 / to.0 * from.1..][..from.1];

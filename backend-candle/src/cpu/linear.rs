@@ -1,4 +1,4 @@
-//! Linear layers as one product that writes straight into the output, and GEGLU in blocks of rows.
+//! Linear layers in f32 as one product of `gemm` that writes straight into the output, and GEGLU in blocks of rows.
 
 use rayon::prelude::*;
 
@@ -34,7 +34,7 @@ impl Layer<'_> {
 
 /// The number of rows that GEGLU projects at once. It is large enough for the product, and small enough that the
 /// wide rows stay in the cache.
-const GEGLU_ROWS: usize = 384;
+pub(crate) const GEGLU_ROWS: usize = 384;
 
 /// `h = x Wᵀ + b` for rows of `inner` elements, then the first half of `h` times the GELU of the second.
 pub(crate) fn geglu(x: &[f32], inner: usize, layer: Layer<'_>) -> Vec<f32> {

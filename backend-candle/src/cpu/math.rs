@@ -3,6 +3,8 @@
 
 use std::f32::consts::{FRAC_1_SQRT_2, LOG2_E};
 
+use super::number::Number;
+
 /// The number of lanes of the sums. They fill two AVX-512 registers. The number is fixed, so sums are equal on every machine.
 pub(crate) const LANES: usize = 32;
 
@@ -87,18 +89,18 @@ pub(crate) fn swish(x: f32, factor: f32) -> f32 {
 /// The sum of `f` over a slice. Runs of at most 4096 elements are summed in [`LANES`] lanes of f32 and then by halves.
 /// The runs are summed in f64.
 #[inline(always)]
-pub(crate) fn sum_of(values: &[f32], f: impl Fn(f32) -> f32) -> f64 {
+pub(crate) fn sum_of<N: Number>(values: &[N], f: impl Fn(f32) -> f32) -> f64 {
     let mut total = 0.0;
     for run in values.chunks(4096) {
         let mut lanes = [0f32; LANES];
         let (whole, rest) = run.as_chunks::<LANES>();
         for chunk in whole {
             for (lane, &value) in lanes.iter_mut().zip(chunk) {
-                *lane += f(value);
+                *lane += f(value.single());
             }
         }
         for (lane, &value) in lanes.iter_mut().zip(rest) {
-            *lane += f(value);
+            *lane += f(value.single());
         }
         total += f64::from(fold(
             lanes,

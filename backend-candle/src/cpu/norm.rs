@@ -4,6 +4,7 @@
 use rayon::prelude::*;
 
 use super::math::{sum_of, swish, vectorised};
+use super::number::Number;
 
 /// The activation after a group norm.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,7 +25,7 @@ pub(crate) struct Affine<'a> {
 
 /// Mean and `1/√(variance + ε)` of a slice.
 #[inline(always)]
-fn statistics(values: &[f32], epsilon: f64) -> (f32, f32) {
+fn statistics<N: Number>(values: &[N], epsilon: f64) -> (f32, f32) {
     let n = values.len() as f64;
     let mean = (sum_of(values, |x| x) / n) as f32;
     let variance = sum_of(values, |x| (x - mean) * (x - mean)) / n;
@@ -32,16 +33,16 @@ fn statistics(values: &[f32], epsilon: f64) -> (f32, f32) {
 }
 
 /// Group norm of `[b, c, area]`: runs of `c / groups` channels share their statistics.
-pub(crate) fn group_norm(
-    x: &[f32],
+pub(crate) fn group_norm<N: Number>(
+    x: &[N],
     area: usize,
     groups: usize,
     affine: Affine<'_>,
     activation: Activation,
-) -> Vec<f32> {
+) -> Vec<N> {
     let Affine { weight, bias, epsilon } = affine;
     let per_group = weight.len() / groups;
-    let mut out = vec![0.0; x.len()];
+    let mut out = N::zeros(x.len());
     let size = per_group * area;
     out.par_chunks_mut(size).zip(x.par_chunks(size)).enumerate().for_each(|(at, (out, x))| {
         let first = at % groups * per_group;
@@ -54,12 +55,12 @@ pub(crate) fn group_norm(
                     match activation {
                         Activation::None => {
                             for (out, &x) in out.iter_mut().zip(x) {
-                                *out = (x - mean) * inverse * weight + bias;
+                                *out = N::round((x.single() - mean) * inverse * weight + bias);
                             }
                         }
                         Activation::Silu => {
                             for (out, &x) in out.iter_mut().zip(x) {
-                                *out = swish((x - mean) * inverse * weight + bias, 1.0);
+                                *out = N::round(swish((x.single() - mean) * inverse * weight + bias, 1.0));
                             }
                         }
                     }
@@ -71,10 +72,10 @@ pub(crate) fn group_norm(
 }
 
 /// Layer norm of rows. A row has as many elements as there are weights.
-pub(crate) fn layer_norm(x: &[f32], affine: Affine<'_>) -> Vec<f32> {
+pub(crate) fn layer_norm<N: Number>(x: &[N], affine: Affine<'_>) -> Vec<N> {
     let Affine { weight, bias, epsilon } = affine;
     let channels = weight.len();
-    let mut out = vec![0.0; x.len()];
+    let mut out = N::zeros(x.len());
     let chunk = (16 * 1024 / channels).max(1) * channels;
     out.par_chunks_mut(chunk).zip(x.par_chunks(chunk)).for_each(|(out, x)| {
         vectorised(
@@ -83,7 +84,7 @@ pub(crate) fn layer_norm(x: &[f32], affine: Affine<'_>) -> Vec<f32> {
                 for (out, x) in out.chunks_mut(channels).zip(x.chunks(channels)) {
                     let (mean, inverse) = statistics(x, epsilon);
                     for ((out, &x), (&weight, &bias)) in out.iter_mut().zip(x).zip(weight.iter().zip(bias)) {
-                        *out = (x - mean) * inverse * weight + bias;
+                        *out = N::round((x.single() - mean) * inverse * weight + bias);
                     }
                 }
             },

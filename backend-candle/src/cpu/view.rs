@@ -2,9 +2,9 @@
 
 use std::cell::Cell;
 
-use candle_core::{CpuStorage, DType, Device, Layout, Result, Storage, StorageRef, Tensor};
+use candle_core::{DType, Layout, Result, Storage, StorageRef, Tensor};
 
-use super::cast::cast;
+use super::number::Number;
 
 thread_local! {
     static INFERENCE: Cell<bool> = const { Cell::new(false) };
@@ -31,49 +31,40 @@ pub(crate) fn takes(tensors: &[&Tensor]) -> bool {
     })
 }
 
-/// The tensor in f32 and contiguous. A tensor that already has this form is not copied.
-pub(crate) fn dense_f32(x: &Tensor) -> Result<Tensor> {
-    cast(x, DType::F32)?.contiguous()
-}
-
-/// A tensor of `shape` and `dtype` on the CPU from f32 values.
-pub(crate) fn tensor(values: Vec<f32>, shape: &[usize], dtype: DType) -> Result<Tensor> {
-    Tensor::from_vec(values, shape, &Device::Cpu).and_then(|x| cast(&x, dtype))
-}
-
-/// The numbers of an f32 tensor on the CPU, with their layout. They are borrowed for the life of this value.
+/// The numbers of a tensor on the CPU, with their layout. They are borrowed for the life of this value.
 pub(crate) struct View<'a> {
     storage: StorageRef<'a>,
     layout: &'a Layout,
 }
 
 impl<'a> View<'a> {
-    /// The view. Another dtype or device is an error.
+    /// The view. Another device is an error.
     pub(crate) fn new(x: &'a Tensor) -> Result<Self> {
         let (storage, layout) = x.storage_and_layout();
         match &*storage {
-            Storage::Cpu(CpuStorage::F32(_)) => Ok(Self { storage, layout }),
-            _ => candle_core::bail!("expected an f32 tensor on the CPU"),
+            Storage::Cpu(_) => Ok(Self { storage, layout }),
+            _ => candle_core::bail!("expected a tensor on the CPU"),
         }
     }
 
-    /// All elements from the first one on, in the order of memory.
-    pub(crate) fn data(&self) -> &[f32] {
-        match &*self.storage {
-            Storage::Cpu(CpuStorage::F32(values)) => values.get(self.layout.start_offset()..).unwrap_or(&[]),
+    /// All elements from the first one on, in the order of memory. A tensor of another dtype seems empty.
+    pub(crate) fn data<N: Number>(&self) -> &[N] {
+        let values = match &*self.storage {
+            Storage::Cpu(storage) => N::cpu_storage_as_slice(storage).unwrap_or(&[]),
             _ => &[],
-        }
+        };
+        values.get(self.layout.start_offset()..).unwrap_or(&[])
     }
 
-    /// The elements of a contiguous tensor, row-major. Another tensor is an error.
-    pub(crate) fn slice(&self) -> Result<&[f32]> {
+    /// The elements of a contiguous tensor, row-major. Another tensor or dtype is an error.
+    pub(crate) fn slice<N: Number>(&self) -> Result<&[N]> {
         if !self.layout.is_contiguous() {
             candle_core::bail!("expected a contiguous tensor");
         }
         let len = self.layout.shape().elem_count();
-        match self.data().get(..len) {
+        match self.data::<N>().get(..len) {
             Some(values) => Ok(values),
-            None => candle_core::bail!("a tensor shorter than its shape"),
+            None => candle_core::bail!("a tensor shorter than its shape, or of another dtype"),
         }
     }
 

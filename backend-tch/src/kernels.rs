@@ -1,24 +1,23 @@
-//! Runs the kernels of [`atedm_cpu_kernels`] on tensors: bf16 on a processor with bf16 products.
+//! Runs the kernels of [`atedm_cpu_kernels`] on tensors: bf16 and f32 on a processor with bf16 products.
 
-use atedm_cpu_kernels::{self as cpu, Cpu, Heads, Pass};
+use atedm_cpu_kernels::{self as cpu, Cpu, Heads, Numbers, NumbersMut, Pass};
 use tch::{Device, Kind, Tensor as Raw};
 
 use crate::error::TorchResult;
 use crate::map::{Fused, Map};
 use crate::openmp::OpenMp;
 
-/// The kernels, if they support heads of these tensors: bf16 on the CPU, without gradients.
+/// The kernels, if they support heads of these tensors: bf16 or f32 on the CPU, without gradients.
 pub(crate) fn kernels(operands: &[&Raw]) -> Option<Cpu<'static>> {
+    let kind = operands.first()?.f_kind().ok()?;
     let takes = |x: &&Raw| {
         x.device() == Device::Cpu
-            && matches!(x.f_kind(), Ok(Kind::BFloat16))
+            && x.f_kind().ok() == Some(kind)
             && !x.requires_grad()
             && x.size().last().is_some_and(|&dim| cpu::fits(dim as usize))
     };
-    if !operands.iter().all(takes) {
-        return None;
-    }
-    Cpu::detect(&OpenMp)
+    let supported = matches!(kind, Kind::BFloat16 | Kind::Float) && operands.iter().all(takes);
+    if supported { Cpu::detect(&OpenMp) } else { None }
 }
 
 /// `softmax(q kᵀ scale) v`. `scores` are f32 `[b, h, m]`.
@@ -34,14 +33,17 @@ pub(crate) fn attention(
     let n = k.size4()?.2;
     let (q, k, v) = (rows(q)?, rows(k)?, rows(v)?);
     let scores = scores.map(Raw::f_contiguous).transpose()?;
-    let mut output = Raw::f_zeros([b, m, h, dim], (Kind::BFloat16, Device::Cpu))?;
+    let mut output = Raw::f_zeros([b, m, h, dim], (q.f_kind()?, Device::Cpu))?;
     let mut lse = Raw::f_zeros([b, h, m], (Kind::Float, Device::Cpu))?;
     let mut first_vote =
         scores.as_ref().map(|_| Raw::f_zeros([b, h, n], (Kind::Float, Device::Cpu))).transpose()?;
     let pass =
         Pass { q: heads(&q)?, k: heads(&k)?, scale: scale as f32, scores: scores.as_ref().map(numbers) };
     let into = cpu::Attended {
-        output: bits_mut(&mut output),
+        output: match output.f_kind()? {
+            Kind::BFloat16 => NumbersMut::Bf16(bits_mut(&mut output)),
+            _ => NumbersMut::F32(numbers_mut(&mut output)),
+        },
         lse: numbers_mut(&mut lse),
         first_vote: first_vote.as_mut().map(numbers_mut),
     };
@@ -83,17 +85,23 @@ fn heads(x: &Raw) -> TorchResult<Heads<'_>> {
         let (size, stride) = (four(&size)?, four(&stride)?);
         let last: usize =
             size.iter().zip(&stride).map(|(&len, &stride)| len.saturating_sub(1) * stride).sum();
-        Heads::new(bits(x, last + 1), size, stride)
+        Heads::new(elements(x, last + 1), size, stride)
     };
     found().ok_or_else(|| tch::TchError::Shape(format!("heads {size:?} with strides {stride:?}")))
 }
 
-/// The `len` elements from the first on.
+/// The `len` elements of a bf16 or f32 tensor from the first on.
 #[allow(unsafe_code)]
-fn bits(x: &Raw, len: usize) -> &[u16] {
-    // SAFETY: this is a bf16 tensor on the CPU (`kernels`). These are the elements of its storage from its first to
+fn elements(x: &Raw, len: usize) -> Numbers<'_> {
+    let data = x.data_ptr();
+    // SAFETY: this is a bf16 or f32 tensor on the CPU (`kernels`). These are the elements of its storage from its first to
     // its last (`heads`). `x` keeps them alive, and nothing here writes to them.
-    unsafe { std::slice::from_raw_parts(x.data_ptr().cast::<u16>(), len) }
+    unsafe {
+        match x.f_kind() {
+            Ok(Kind::BFloat16) => Numbers::Bf16(std::slice::from_raw_parts(data.cast::<u16>(), len)),
+            _ => Numbers::F32(std::slice::from_raw_parts(data.cast::<f32>(), len)),
+        }
+    }
 }
 
 /// The elements of a new bf16 tensor.
@@ -106,7 +114,7 @@ fn bits_mut(x: &mut Raw) -> &mut [u16] {
 /// The elements of a contiguous f32 tensor on the CPU.
 #[allow(unsafe_code)]
 fn numbers(x: &Raw) -> &[f32] {
-    // SAFETY: the caller's `f_contiguous` made it contiguous. Its dtype is f32, the accumulator of bf16. `x` keeps it alive.
+    // SAFETY: the caller's `f_contiguous` made it contiguous. Its dtype is f32, the accumulator of both types. `x` keeps it alive.
     unsafe { std::slice::from_raw_parts(x.data_ptr().cast::<f32>(), x.numel()) }
 }
 

@@ -1,0 +1,157 @@
+//! Linear layers, GEGLU and convolutions by the products of [`atedm_cpu_kernels`], in f32 and bf16.
+
+use atedm_cpu_kernels::{Bias, Destination, Geometry, Matrix, Numbers, NumbersMut, Products};
+use candle_core::{Device, Result, Tensor};
+use rayon::prelude::*;
+
+use super::layout::dense;
+use super::linear::GEGLU_ROWS;
+use super::math::{gelu, vectorised};
+use super::number::Number;
+use super::operation::{Operation, run};
+use super::view::View;
+
+/// A weight `[out, in]` or `[co, ci, kh, kw]` with its bias, and the products to use. All tensors have the input's dtype,
+/// f32 or bf16.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Layer<'a> {
+    pub(crate) products: Products<'static>,
+    pub(crate) weight: &'a Tensor,
+    pub(crate) bias: Option<&'a Tensor>,
+}
+
+impl Layer<'_> {
+    /// `x Wᵀ + b` for `[.., in]`.
+    pub(crate) fn linear(self, x: &Tensor) -> Result<Tensor> {
+        run(x, Linear(self))
+    }
+
+    /// `h = x Wᵀ + b`, then the first half of `h` times the GELU of the second.
+    pub(crate) fn geglu(self, x: &Tensor) -> Result<Tensor> {
+        run(x, Geglu(self))
+    }
+
+    /// The convolution of `[b, ci, h, w]`.
+    pub(crate) fn conv2d(self, x: &Tensor, geometry: Geometry) -> Result<Tensor> {
+        run(x, Convolution(self, geometry))
+    }
+}
+
+/// The dimensions of `x` with another last one.
+fn ending(x: &Tensor, last: usize) -> Vec<usize> {
+    let mut shape = x.dims().to_vec();
+    if let Some(length) = shape.last_mut() {
+        *length = last;
+    }
+    shape
+}
+
+/// Contiguous rows as an operand.
+fn matrix(numbers: Numbers<'_>, rows: usize, depth: usize) -> Result<Matrix<'_>> {
+    let fits = Matrix::new(numbers, rows, depth, depth);
+    fits.ok_or_else(|| candle_core::Error::Msg(format!("expected {rows} rows of {depth} numbers")))
+}
+
+/// Runs `f` with the bias's numbers, if there is a bias.
+fn with_bias<N: Number, R>(
+    bias: Option<&Tensor>,
+    f: impl FnOnce(Option<Numbers<'_>>) -> Result<R>,
+) -> Result<R> {
+    let bias = bias.map(dense).transpose()?;
+    let view = bias.as_ref().map(View::new).transpose()?;
+    f(view.as_ref().map(View::slice::<N>).transpose()?.map(N::numbers))
+}
+
+struct Linear<'a>(Layer<'a>);
+
+impl Operation for Linear<'_> {
+    fn run<N: Number>(self, x: &Tensor) -> Result<Tensor> {
+        let Layer { products, weight, bias } = self.0;
+        let (out, inner) = weight.dims2()?;
+        let (shape, x, weight) = (ending(x, out), dense(x)?, dense(weight)?);
+        let (x, weight) = (View::new(&x)?, View::new(&weight)?);
+        let tokens = x.slice::<N>()?;
+        let rows = tokens.len() / inner;
+        let mut values = N::zeros(rows * out);
+        with_bias::<N, _>(bias, |bias| {
+            let into =
+                Destination::new(N::numbers_mut(&mut values), out, bias.map_or(Bias::None, Bias::Columns));
+            let weight = matrix(N::numbers(weight.slice()?), out, inner)?;
+            products.linear(matrix(N::numbers(tokens), rows, inner)?, weight, into);
+            Ok(())
+        })?;
+        Tensor::from_vec(values, shape, &Device::Cpu)
+    }
+}
+
+struct Geglu<'a>(Layer<'a>);
+
+impl Operation for Geglu<'_> {
+    fn run<N: Number>(self, x: &Tensor) -> Result<Tensor> {
+        let Layer { products, weight, bias } = self.0;
+        let (width, inner) = weight.dims2()?;
+        let half = width / 2;
+        let (shape, x, weight) = (ending(x, half), dense(x)?, dense(weight)?);
+        let (x, weight) = (View::new(&x)?, View::new(&weight)?);
+        let (tokens, weight) = (x.slice::<N>()?, matrix(N::numbers(weight.slice()?), width, inner)?);
+        let rows = tokens.len() / inner;
+        let mut out = N::zeros(rows * half);
+        // All blocks have one size. Otherwise the last could be tiny.
+        let block = rows.div_ceil(rows.div_ceil(GEGLU_ROWS).max(1)).max(1);
+        let mut wide = vec![0f32; block * width];
+        with_bias::<N, _>(bias, |bias| {
+            for (out, x) in out.chunks_mut(block * half).zip(tokens.chunks(block * inner)) {
+                let rows = x.len() / inner;
+                let wide = &mut wide[..rows * width];
+                let bias = bias.map_or(Bias::None, Bias::Columns);
+                let into = Destination::new(NumbersMut::F32(wide), width, bias);
+                products.linear(matrix(N::numbers(x), rows, inner)?, weight, into);
+                out.par_chunks_mut(half).zip(wide.par_chunks(width)).for_each(|(out, wide)| {
+                    let (value, gate) = wide.split_at(half);
+                    vectorised(
+                        #[inline(always)]
+                        || {
+                            for (out, (&value, &gate)) in out.iter_mut().zip(value.iter().zip(gate)) {
+                                *out = N::round(value * gelu(gate));
+                            }
+                        },
+                    );
+                });
+            }
+            Ok(())
+        })?;
+        Tensor::from_vec(out, shape, &Device::Cpu)
+    }
+}
+
+/// A weight `[co, ci, kh, kw]` whose channels lie together: a view of `[co, kh, kw, ci]`. Convolutions read it in this order.
+pub(crate) fn channels_last(weight: &Tensor) -> Result<Tensor> {
+    let (co, ci, kh, kw) = weight.dims4()?;
+    if weight.permute((0, 2, 3, 1))?.is_contiguous() {
+        return Ok(weight.clone());
+    }
+    let swapped = dense(&weight.reshape((co, ci, kh * kw))?.transpose(1, 2)?)?;
+    swapped.reshape((co, kh, kw, ci))?.permute((0, 3, 1, 2))
+}
+
+struct Convolution<'a>(Layer<'a>, Geometry);
+
+impl Operation for Convolution<'_> {
+    fn run<N: Number>(self, x: &Tensor) -> Result<Tensor> {
+        let Self(Layer { products, weight, bias }, geometry) = self;
+        let batch = x.dim(0)?;
+        let (co, ci, kh, kw) = weight.dims4()?;
+        let (_, oh, ow) = geometry.output;
+        let (x, weight) = (dense(x)?, channels_last(weight)?.permute((0, 2, 3, 1))?);
+        let (x, weight) = (View::new(&x)?, View::new(&weight)?);
+        let mut out = N::zeros(batch * co * oh * ow);
+        with_bias::<N, _>(bias, |bias| {
+            let into =
+                Destination::new(N::numbers_mut(&mut out), oh * ow, bias.map_or(Bias::None, Bias::Rows));
+            let weight = matrix(N::numbers(weight.slice()?), co, ci * kh * kw)?;
+            products.convolution(N::numbers(x.slice()?), weight, geometry, into);
+            Ok(())
+        })?;
+        Tensor::from_vec(out, (batch, co, oh, ow), &Device::Cpu)
+    }
+}

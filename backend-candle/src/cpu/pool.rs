@@ -1,0 +1,37 @@
+//! Rayon's pool and this machine's instructions, for the kernels of [`atedm_cpu_kernels`].
+
+use atedm_cpu_kernels::{Cpu, Products, Threads};
+use candle_core::DType;
+
+/// Rayon's global pool.
+#[derive(Debug)]
+struct Rayon;
+
+impl Threads for Rayon {
+    fn count(&self) -> usize {
+        rayon::current_num_threads()
+    }
+
+    fn run(&self, threads: usize, work: &(dyn Fn() + Sync)) {
+        rayon::scope(|scope| {
+            for _ in 1..threads {
+                scope.spawn(|_| work());
+            }
+            work();
+        });
+    }
+}
+
+/// Products of this dtype, if this machine has them.
+pub(crate) fn products(dtype: DType) -> Option<Products<'static>> {
+    match dtype {
+        DType::F32 => Products::of_f32(&Rayon),
+        DType::BF16 => Products::of_bf16(&Rayon),
+        _ => None,
+    }
+}
+
+/// Attention in bf16 and f32, if this machine has it.
+pub(crate) fn attention() -> Option<Cpu<'static>> {
+    Cpu::detect(&Rayon)
+}

@@ -1,0 +1,136 @@
+//! Registers of 16 numbers, their bits, and the exponential.
+
+use std::arch::x86_64::{
+    __m512, __m512bh, __m512i, _MM_FROUND_TO_NEAREST_INT, _mm512_fmadd_ps, _mm512_loadu_si512,
+    _mm512_roundscale_ps, _mm512_scalef_ps, _mm512_set1_ps, _mm512_sub_ps,
+};
+
+/// The number of 32-bit numbers in a register.
+pub(crate) const LANES: usize = 16;
+
+/// 16 f32.
+pub(crate) type Lanes = __m512;
+
+/// 16 words: f32 or pairs of bf16.
+pub(crate) type Words = __m512i;
+
+/// The same bits as bf16.
+#[inline]
+#[target_feature(enable = "avx512f")]
+pub(crate) fn bf16(pairs: Words) -> __m512bh {
+    // SAFETY: both are 64 bytes, and every bit pattern is valid.
+    #[allow(unsafe_code)]
+    unsafe {
+        std::mem::transmute::<Words, __m512bh>(pairs)
+    }
+}
+
+/// 16 words of a row.
+#[inline]
+#[target_feature(enable = "avx512f")]
+pub(crate) fn load(row: &[u32], from: usize) -> Words {
+    let part: &[u32; LANES] = &row.as_chunks().0[from / LANES];
+    // SAFETY: a register of 64 bytes is read from 64 bytes.
+    #[allow(unsafe_code)]
+    unsafe {
+        _mm512_loadu_si512(part.as_ptr().cast())
+    }
+}
+
+/// `2^x` to 2e-7. Results below `2^-126` lose digits and end at 0. NaN and `-inf` become NaN.
+///
+/// It splits `x = n + f` with `|f| <= 1/2`. A polynomial gives `2^f`; its first two terms are exactly 1 and ln 2.
+/// `n` is added to its exponent. Multipliers are the bottleneck, and rounding and scaling run beside them.
+#[inline]
+#[target_feature(enable = "avx512f")]
+pub(crate) fn exp2(x: Lanes) -> Lanes {
+    let n = _mm512_roundscale_ps::<_MM_FROUND_TO_NEAREST_INT>(x);
+    let f = _mm512_sub_ps(x, n);
+    let p = _mm512_set1_ps(1.330_060_7e-3);
+    let p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(9.669_691e-3));
+    let p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(5.550_558_5e-2));
+    let p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(2.402_228_3e-1));
+    let p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(std::f32::consts::LN_2));
+    let p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(1.0));
+    _mm512_scalef_ps(p, n)
+}
+
+/// All bits zero.
+pub(crate) const NO_WORDS: Words = {
+    // SAFETY: 64 bytes, and every bit pattern is valid.
+    #[allow(unsafe_code)]
+    unsafe {
+        std::mem::zeroed()
+    }
+};
+
+/// Sixteen zeros.
+pub(crate) const NO_LANES: Lanes = {
+    // SAFETY: as above.
+    #[allow(unsafe_code)]
+    unsafe {
+        std::mem::zeroed()
+    }
+};
+
+/// The numbers of a register.
+pub(crate) fn floats(lanes: Lanes) -> [f32; LANES] {
+    // SAFETY: the same 64 bytes, and every bit pattern is valid.
+    #[allow(unsafe_code)]
+    unsafe {
+        std::mem::transmute::<Lanes, [f32; LANES]>(lanes)
+    }
+}
+
+/// The 32-bit numbers of registers.
+pub(crate) fn numbers(registers: &mut [Words]) -> &mut [u32] {
+    // SAFETY: the same memory, borrowed for the same time. 64 bytes are 16 numbers of 4 bytes. Every bit pattern is
+    // valid, and numbers need less alignment.
+    #[allow(unsafe_code)]
+    unsafe {
+        std::slice::from_raw_parts_mut(registers.as_mut_ptr().cast(), registers.len() * LANES)
+    }
+}
+
+/// The elements of 32 pairs.
+pub(crate) fn halves(row: &mut [u32; 32]) -> &mut [u16; 64] {
+    // SAFETY: the same memory, borrowed for the same time. On x86 the low half of a number comes first, as in a pair.
+    #[allow(unsafe_code)]
+    unsafe {
+        &mut *std::ptr::from_mut(row).cast()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{LANES, exp2, floats};
+    use std::arch::x86_64::_mm512_set1_ps;
+
+    #[target_feature(enable = "avx512f")]
+    fn one(x: f32) -> [f32; LANES] {
+        floats(exp2(_mm512_set1_ps(x)))
+    }
+
+    #[test]
+    #[allow(unsafe_code)]
+    fn powers_of_two_to_single_precision() {
+        if !is_x86_feature_detected!("avx512f") {
+            println!("skipped: this processor has no AVX-512");
+            return;
+        }
+        // SAFETY: the check above found the feature.
+        let value = |x: f32| unsafe { one(x) }[7];
+        let mut worst = 0f64;
+        for i in -125_999..127_000 {
+            let x = i as f32 * 1e-3;
+            let right = f64::from(x).exp2();
+            worst = worst.max((f64::from(value(x)) - right).abs() / right);
+        }
+        assert!(worst < 2e-7, "{worst}");
+        for whole in -126..=127 {
+            assert_eq!(value(whole as f32), 2f32.powi(whole));
+        }
+        assert_eq!((value(-140.0), value(-1e30), value(1e30)), (2f32.powi(-140), 0.0, f32::INFINITY));
+        assert!(value(f32::NAN).is_nan());
+    }
+}
