@@ -25,16 +25,19 @@ pub(super) fn groups(points: &[PointInfo]) -> Vec<Group> {
     grouped(points, |point| longest(points, &point.grid))
 }
 
-/// The lines of the points that vary a number, along that number. A line that [`groups`] has too keeps its colour.
+/// The lines of the points that vary a number, along that number. A line that [`groups`] has too keeps its colour, and the others
+/// take the free ones.
 pub(super) fn groups_along(points: &[PointInfo], key: &str) -> Vec<Group> {
     let varies = |grid: &str| values(points, grid, key).len() > 1;
     let mut found = grouped(points, |point| varies(&point.grid).then(|| key.to_string()));
     found.retain(|group| group.along.is_some());
     let known = groups(points);
-    let mut next = known.len()..;
+    let colour_of =
+        |group: &Group| known.iter().position(|other| other.name == group.name && other.along == group.along);
+    let kept: Vec<usize> = found.iter().filter_map(colour_of).collect();
+    let mut free = (0..).filter(|colour| !kept.contains(colour));
     for group in &mut found {
-        let same = known.iter().position(|other| other.name == group.name && other.along == group.along);
-        group.colour = same.or_else(|| next.next()).unwrap_or_default();
+        group.colour = colour_of(group).or_else(|| free.next()).unwrap_or_default();
     }
     found
 }
@@ -172,7 +175,7 @@ mod tests {
         assert_eq!(numbers(&points), ["ratio", "tau"]);
         let along = groups_along(&points, "ratio");
         assert_eq!(along.iter().map(|g| g.points.clone()).collect::<Vec<_>>(), [[0, 3], [1, 5], [2, 4]]);
-        assert_eq!(along.iter().map(|g| g.colour).collect::<Vec<_>>(), [2, 3, 4]);
+        assert_eq!(along.iter().map(|g| g.colour).collect::<Vec<_>>(), [0, 1, 2]);
     }
 
     #[test]

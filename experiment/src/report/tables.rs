@@ -71,7 +71,8 @@ fn table(name: &str, heads: &[String], rows: &str) -> String {
 
 /// The first cell of a point's line. It links to the point's configuration.
 fn point_head(index: usize, label: &str) -> String {
-    let label = escaped(label);
+    // a narrow column breaks behind a key rather than within a word
+    let label = escaped(label).replace('=', "=<wbr>");
     format!("<th scope=\"row\" data-value=\"{index}\"><a href=\"#config-{index}\">{label}</a></th>")
 }
 
