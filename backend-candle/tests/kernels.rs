@@ -235,14 +235,15 @@ fn attention_votes_and_argmax() {
             assert_eq!(out.dtype(), dtype);
             let (graph, right_graph) = (streamed(graph), streamed(right.graph));
             assert_eq!(graph.lse.dtype(), wider);
-            // The map is computed in f32 for half precisions, from the same rounded tokens.
+            // The map is computed in f32 from the same rounded tokens. In bf16, votes may round its shares to bf16.
             let near = tolerance(wider);
+            let votes_near = if dtype == DType::BF16 { tolerance(dtype) } else { near };
             assert_close(&graph.lse, &right_graph.lse, near);
-            assert_close(&first_vote.unwrap(), &right.first_vote.unwrap(), near);
+            assert_close(&first_vote.unwrap(), &right.first_vote.unwrap(), votes_near);
             assert_close(
                 &T::votes(&graph, &scores).unwrap(),
                 &generic::votes(&graph, &scores).unwrap(),
-                near,
+                votes_near,
             );
             if m != n || m < 3 {
                 continue;

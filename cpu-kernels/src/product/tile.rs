@@ -4,7 +4,8 @@
 //! loads of one word and 2 of a register.
 
 use std::arch::x86_64::{
-    _mm512_castsi512_ps, _mm512_dpbf16_ps, _mm512_fmadd_ps, _mm512_set1_epi32, _mm512_setzero_ps,
+    _mm512_add_ps, _mm512_castsi512_ps, _mm512_dpbf16_ps, _mm512_fmadd_ps, _mm512_set1_epi32,
+    _mm512_setzero_ps,
 };
 
 use super::pack::{DEPTH, Panel, Row, WIDTH};
@@ -19,7 +20,7 @@ pub(crate) type Sums = [Lanes; WIDTH];
 /// `sums[i, j] = [sums[i, j] +] Σ_k left[i, k] · panel[k, j]` in f32. `sums` has a row for each left one, `stride` apart.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
 pub(crate) fn fma(left: &[Row; ROWS], panel: &Panel, sums: &mut [Sums], stride: usize, add: bool) {
-    let mut lanes = start(sums, stride, add);
+    let mut lanes = [[_mm512_setzero_ps(); WIDTH]; ROWS];
     for (k, columns) in panel.iter().enumerate().take(DEPTH) {
         let columns = [_mm512_castsi512_ps(columns[0]), _mm512_castsi512_ps(columns[1])];
         for (row, lanes) in left.iter().zip(&mut lanes) {
@@ -29,13 +30,13 @@ pub(crate) fn fma(left: &[Row; ROWS], panel: &Panel, sums: &mut [Sums], stride: 
             }
         }
     }
-    finish(sums, stride, lanes);
+    finish(sums, stride, lanes, add);
 }
 
 /// Like [`fma`], for pairs of bf16.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
 pub(crate) fn pairs(left: &[Row; ROWS], panel: &Panel, sums: &mut [Sums], stride: usize, add: bool) {
-    let mut lanes = start(sums, stride, add);
+    let mut lanes = [[_mm512_setzero_ps(); WIDTH]; ROWS];
     for (k, columns) in panel.iter().enumerate().take(DEPTH) {
         for (row, lanes) in left.iter().zip(&mut lanes) {
             let factor = bf16(_mm512_set1_epi32(row.0[k].cast_signed()));
@@ -44,30 +45,18 @@ pub(crate) fn pairs(left: &[Row; ROWS], panel: &Panel, sums: &mut [Sums], stride
             }
         }
     }
-    finish(sums, stride, lanes);
+    finish(sums, stride, lanes, add);
 }
 
-/// The sums so far, or zeros.
+/// Stores the sums of this part of the depth, or adds them to those of the parts before. A long sum of parts is more exact
+/// than one long chain.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-fn start(sums: &[Sums], stride: usize, add: bool) -> [Sums; ROWS] {
-    let mut lanes = [[_mm512_setzero_ps(); WIDTH]; ROWS];
-    if add {
-        // the compiler keeps the sums in registers only if it knows the number of turns
-        for (i, lanes) in lanes.iter_mut().enumerate() {
-            *lanes = sums.get(i * stride).copied().unwrap_or(*lanes);
-        }
-    }
-    lanes
-}
-
-/// Stores the sums.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-fn finish(sums: &mut [Sums], stride: usize, lanes: [Sums; ROWS]) {
+fn finish(sums: &mut [Sums], stride: usize, lanes: [Sums; ROWS], add: bool) {
     for (i, lanes) in lanes.iter().enumerate() {
-        if let Some(sums) = sums.get_mut(i * stride) {
-            *sums = *lanes;
+        let Some(sums) = sums.get_mut(i * stride) else { continue };
+        for (sum, &lanes) in sums.iter_mut().zip(lanes) {
+            *sum = if add { _mm512_add_ps(*sum, lanes) } else { lanes };
         }
     }
 }
