@@ -83,7 +83,7 @@ pub(crate) fn run() -> Gathered {
     for (place, point) in points.iter().enumerate() {
         for (index, prompt) in prompts.iter().enumerate() {
             let (seconds, threads) = if index == 3 { (10.0, 8) } else { (1.0 - 0.1 * place as f64, 2) };
-            let psnr = (place != 1 || index > 0).then(|| 30.0 - 4.0 * place as f64 + index as f64);
+            let psnr = (place != 1 || index > 0).then_some(30.0 - 4.0 * place as f64 + index as f64);
             let record = record(point, prompt, 4.0 - place as f64, seconds, threads, psnr);
             records.insert(record.id.clone(), StoredImage { folder: PathBuf::new(), record });
         }
