@@ -49,6 +49,7 @@ SKIPPED = [
     (r"(atedm|target/release/atedm) bench", "SD-XL's whole U-Net takes minutes and 13 GB; cli/tests/bench.rs has a small one"),
     (r"sh tests/peers/setup\.sh|target/python/bin/|pip |python ", "it needs Python packages beyond the standard library"),
     (r"pytorch-fid ", "a program of others, with networks to fetch"),
+    (r"python3 tests/gpu/gpu\.py ", "it needs a GPU; tests/gpu/dry.sh runs it on the CPU"),
     (r"git clone ", "it needs a network"),
     (r"backend-candle/scripts/cuda_toolkit\.sh ", "it fetches the CUDA toolkit"),
 ]
