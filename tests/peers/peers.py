@@ -63,10 +63,9 @@ class Engine:
         command += ["--config", arguments.config] if arguments.config else []
         command += ["--unfused"] if arguments.unfused else []
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        self.failed, self.compile_seconds = None, None
         beginning = self.answer()
         self.failed = beginning.get("failed")
-        self.compile_seconds = beginning.get("compile_seconds")
+        self.compile_seconds, self.distance = beginning.get("compile_seconds"), beginning.get("distance")
 
     def answer(self):
         for line in self.process.stdout:
@@ -171,7 +170,7 @@ def table(figures):
             continue
         name = f"diffusers, {attention}" if row["name"] == "diffusers" else row["name"]
         if row["compile_seconds"]:
-            name += f" ({row['compile_seconds']:.0f} s to compile)"
+            name += f" ({row['compile_seconds']:.0f} s to compile; prediction {row['distance']:.2f} from diffusers')"
         ms, ratio = 1e3 * statistics.median(row["seconds"]), beside[row["name"]]
         lines.append(f"| {name} | {ms:.0f} | {against(ratio)} | {ratio:.2f} | | | |")
     lines.append(f"| **ours, full** | {full:.0f} | **{against(1)}** | 1.00 | | | |")
@@ -204,6 +203,7 @@ def in_turns(arguments, ours):
             theirs, own = zip(*pairs)
             rows.append(dict(
                 name=row, seconds=theirs, ours_seconds=own, compile_seconds=engine.compile_seconds,
+                distance=engine.distance,
             ))
         if engine.failed:
             rows.append(dict(name=name, failed=engine.failed))
