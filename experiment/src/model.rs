@@ -151,7 +151,7 @@ impl Model {
     ///
     /// # Errors
     /// [`Failure::Usage`] if a name is taken.
-    pub(crate) fn extended(self, extension: &impl Extension) -> Outcome<Self> {
+    pub fn extended(self, extension: &impl Extension) -> Outcome<Self> {
         let (mut samplers, mut syntaxes) = (self.samplers.clone(), self.texts.syntaxes().clone());
         extension.samplers(&mut samplers)?;
         extension.syntaxes(&mut syntaxes)?;

@@ -5,12 +5,10 @@ use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 use rayon::prelude::*;
 
+use super::elementwise::CHUNK;
 use super::math::vectorised;
 use super::number::Number;
 use super::view;
-
-/// Elements of one task: 64 KiB of f32.
-const CHUNK: usize = 16 * 1024;
 
 /// The tensor in another dtype, rounded to the nearest, ties to even. Candle converts what the kernels do not take.
 pub(crate) fn cast(x: &Tensor, to: DType) -> Result<Tensor> {

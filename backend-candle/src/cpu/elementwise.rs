@@ -6,7 +6,7 @@ use super::math::{exp_and_sum, max_of, vectorised};
 use super::number::Number;
 
 /// Elements of one task: 64 KiB of f32.
-const CHUNK: usize = 16 * 1024;
+pub(super) const CHUNK: usize = 16 * 1024;
 
 /// `f` of every element.
 pub(crate) fn map<N: Number>(x: &[N], f: impl Fn(f32) -> f32 + Sync) -> Vec<N> {

@@ -77,8 +77,7 @@ pub(super) fn make_images(
 ) -> Outcome {
     let Request { model: flags, output, shards, engine, quiet } = *request;
     let model = open_for(engine, &flags.or(written.config));
-    let model = model.map_err(|failure| of_model(failure, written, flags))?;
-    let model = model.with_samplers(samplers(extension)?).with_syntaxes(syntaxes(extension)?);
+    let model = model.map_err(|failure| of_model(failure, written, flags))?.extended(extension)?;
     let (platform, registry) = (engine.platform(), registry::<NdTensor>(extension)?);
     let progress = Progress::new(0, quiet);
     let ablation = Ablation {
