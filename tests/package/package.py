@@ -28,7 +28,7 @@ EXPECTED = re.compile(
 # What else is in a package, and why.
 DATA = {
     "atedm": r"src/commands/report/page\.(css|js)",
-    "atedm-experiment": r"src/report/page\.(css|js)",
+    "atedm-experiment": r"src/report/page\.(css|js)|fixtures/measures\.json",
     "atedm-core": r"tests/.+\.(json|toml)",
     "atedm-sdxl": r"data/clip/(merges\.bin|LICENSE|README\.md)",
     "atedm-shapes": r"(model_index|[a-z_0-9]+/[a-z_]+)\.json|[a-z_0-9]+/(merges\.txt|[a-z_]+\.safetensors(\.part-1)?)",
