@@ -8,6 +8,7 @@ use std::sync::Arc;
 use atedm_core::Error;
 use atedm_core::plugin::Registry;
 use atedm_core::reference::NdTensor;
+use atedm_experiment::budget::{Budget, Unreachable};
 use atedm_experiment::config::{Sampling, noise_dtype};
 use atedm_experiment::control::{ControlImage, ControlPicture};
 use atedm_experiment::engine::{Batch, FinishedBatch, ImageTask, PlannedRun, Replay, Sink};
@@ -233,6 +234,7 @@ pub(crate) fn run_options(
         vae_tiling: sample.vae_tiling,
         masks: Vec::new(),
         distances: false,
+        unreachable: Unreachable::Error,
     })
 }
 
@@ -242,7 +244,7 @@ pub(crate) fn point(label: String, spec: PruneSpec, sample: &SampleArgs) -> Poin
         label: label.clone(),
         grid: label,
         varied: spec.options.clone(),
-        budget_tflops: spec.options.get("budget_tflops").and_then(serde_json::Value::as_f64),
+        budget_tflops: spec.options.get("budget_tflops").and_then(|budget| Budget::of(budget).ok().flatten()),
         spec,
         sampling: Sampling {
             steps: sample.steps,

@@ -69,6 +69,7 @@ pub(crate) fn run(args: &EvalArgs, extension: &impl Extension) -> Outcome {
         model: &args.model,
         output: &output,
         shards: &args.shards,
+        take_from: &[],
         engine: &args.engine,
         quiet: args.quiet,
     };
