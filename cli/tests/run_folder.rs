@@ -415,14 +415,17 @@ fn images_of_another_run_are_taken_where_every_setting_is_equal() {
         bytes.extend(b"mark");
         fs::write(path, bytes).unwrap();
     };
-    ["none", "at-edm"].map(mark);
+    ["none", "at-edm"].into_iter().for_each(mark);
     run("marked", &["--take-from", "run"]);
     let marked: Vec<PathBuf> = files(&work.path().join("marked/images"))
         .into_iter()
         .filter(|(_, bytes)| bytes.ends_with(b"mark"))
         .map(|(path, _)| path.strip_prefix(work.path()).unwrap().to_path_buf())
         .collect();
-    assert_eq!(marked, ["half", "whole"].map(|point| PathBuf::from(format!("marked/images/{point}/first.png"))));
+    assert_eq!(
+        marked,
+        ["half", "whole"].map(|point| PathBuf::from(format!("marked/images/{point}/first.png")))
+    );
     // other settings: nothing is taken
     fs::write(work.path().join("d.toml"), config.replace("steps = 2", "steps = 3")).unwrap();
     run("other", &["--take-from", "run"]);
