@@ -1,17 +1,18 @@
-//! Level 3 on Candle. The CPU has streamed attention, votes and argmax. Other devices use the generic bodies.
+//! Level 3 on Candle. The CPU and NVIDIA GPUs have streamed attention, votes and argmax. What their kernels do not support
+//! runs through the generic bodies.
 
 use atedm_core::backend::{Attended, AttentionGraph, AttentionOptions, GraphRequest, Streamed, generic};
-use atedm_core::{AttentionOps, Error, Partition, Result, Tensor};
+use atedm_core::{AttentionOps, Error, Indices, Partition, Result, Tensor};
 use candle_core::{DType, Tensor as Raw};
 
 use crate::cpu::attention::{self, Heads, Pass, votes};
 use crate::cpu::cast::tensor;
 use crate::cpu::layout::dense_f32;
 use crate::cpu::strongest::strongest;
-use crate::cpu::view::{View, takes};
+use crate::cpu::view::{View, takes, untracked};
 use crate::error::OrBackend;
 use crate::outcome::Outcome;
-use crate::{CandleIndices, CandleTensor, kernels};
+use crate::{CandleIndices, CandleTensor, cuda, kernels};
 
 impl AttentionOps for CandleTensor {
     fn attention(
@@ -29,17 +30,18 @@ impl AttentionOps for CandleTensor {
         let fits = bias.is_none()
             && q.0.dtype() == v.0.dtype()
             && fitting(q, k)
-            && takes(&[&v.0])
-            && v.0.dims()[..3.min(v.0.rank())] == k.0.dims()[..3]
             && v.0.rank() == 4
+            && v.0.dims()[..3] == k.0.dims()[..3]
             && v.0.elem_count() > 0
             && scores.is_none_or(|scores| per_query(scores, q));
-        if !fits {
-            return generic::attention(q, k, v, options);
-        }
-        let attended =
-            attend(&q.0, &k.0, &v.0, scale as f32, scores.map(|s| &s.0)).or_backend("attention")?;
-        let Outcome { output, lse, first_vote } = attended;
+        let operands = [&q.0, &k.0, &v.0];
+        let scores = scores.map(|scores| &scores.0);
+        let attended = match place(fits, &operands).or_backend("attention")? {
+            Some(Place::Cpu) => attend(&q.0, &k.0, &v.0, scale as f32, scores),
+            Some(Place::Cuda(kernels)) => kernels.attend(operands, scale, scores),
+            None => return generic::attention(q, k, v, options),
+        };
+        let Outcome { output, lse, first_vote } = attended.or_backend("attention")?;
         let graph = match graph {
             GraphRequest::None | GraphRequest::Stored => None,
             GraphRequest::Lazy | GraphRequest::FirstVote(_) => Some(AttentionGraph::Streamed(Streamed {
@@ -54,36 +56,61 @@ impl AttentionOps for CandleTensor {
 
     fn votes(graph: &Streamed<Self>, scores: &Self) -> Result<Self> {
         let Streamed { q, k, lse, scale } = graph;
-        if !fitting(q, k) || !per_query(lse, q) || !per_query(scores, q) {
-            return generic::votes(graph, scores);
-        }
-        vote(&q.0, &k.0, &lse.0, *scale as f32, &scores.0).map(Self).or_backend("votes")
+        let fits = fitting(q, k) && per_query(lse, q) && per_query(scores, q);
+        let votes = match place(fits, &[&q.0, &k.0]).or_backend("votes")? {
+            Some(Place::Cpu) => vote(&q.0, &k.0, &lse.0, *scale as f32, &scores.0),
+            Some(Place::Cuda(kernels)) => kernels.vote([&q.0, &k.0], &lse.0, *scale, &scores.0),
+            None => return generic::votes(graph, scores),
+        };
+        votes.map(Self).or_backend("votes")
     }
 
     fn strongest(graph: &Streamed<Self>, partition: &Partition<Self>) -> Result<CandleIndices> {
         let Streamed { q, k, lse, scale } = graph;
-        if !fitting(q, k) || !per_query(lse, q) {
-            return generic::strongest(graph, partition);
-        }
-        let kept = atedm_core::Indices::dims(&partition.kept).1;
-        let queries = q.gather(2, &partition.kept)?;
-        let keys = k.gather(2, &partition.pruned)?;
-        let lse = lse.gather(2, &partition.kept)?;
-        if queries.0.elem_count() == 0 || keys.0.elem_count() == 0 {
-            return generic::strongest(graph, partition);
-        }
-        let best = search(&queries.0, &lse.0, &keys.0, *scale as f32).or_backend("strongest")?;
-        let best =
-            best.ok_or_else(|| Error::NotFinite { what: "a value of the attention map".to_string() })?;
-        Ok(CandleIndices::with_bound(best, kept))
+        let Partition { kept, pruned } = partition;
+        let batch = q.0.dims().first().copied();
+        let listed = |list: &CandleIndices| list.tensor().elem_count() > 0 && Some(list.dims().0) == batch;
+        let fits = fitting(q, k) && per_query(lse, q) && listed(kept) && listed(pruned);
+        let best = match place(fits, &[&q.0, &k.0]).or_backend("strongest")? {
+            Some(Place::Cpu) => {
+                let (queries, keys, lse) = (q.gather(2, kept)?, k.gather(2, pruned)?, lse.gather(2, kept)?);
+                search(&queries.0, &lse.0, &keys.0, *scale as f32)
+            }
+            Some(Place::Cuda(kernels)) => {
+                kept.check_below(q.0.dims()[2], "strongest")?;
+                pruned.check_below(k.0.dims()[2], "strongest")?;
+                kernels.search([&q.0, &k.0], &lse.0, *scale, [kept.tensor(), pruned.tensor()])
+            }
+            None => return generic::strongest(graph, partition),
+        };
+        let best = best
+            .or_backend("strongest")?
+            .ok_or_else(|| Error::NotFinite { what: "a value of the attention map".to_string() })?;
+        Ok(CandleIndices::with_bound(best, kept.dims().1))
     }
 }
 
-/// Whether the kernels support these queries `[b, h, m, dim]` and keys `[b, h, n, dim]`.
+/// Where kernels are for tensors that fit them.
+enum Place {
+    Cpu,
+    Cuda(cuda::Kernels),
+}
+
+/// The kernels that support these tensors, if they `fit` at all. An error if a GPU's kernels do not compile.
+fn place(fit: bool, operands: &[&Raw]) -> candle_core::Result<Option<Place>> {
+    if !fit {
+        return Ok(None);
+    }
+    if takes(operands) {
+        return Ok(Some(Place::Cpu));
+    }
+    Ok(cuda::kernels(operands)?.map(Place::Cuda))
+}
+
+/// Whether these are queries `[b, h, m, dim]` and keys `[b, h, n, dim]`.
 fn fitting(q: &CandleTensor, k: &CandleTensor) -> bool {
     let (left, right) = (q.0.dims(), k.0.dims());
-    takes(&[&q.0, &k.0])
-        && q.0.dtype() == k.0.dtype()
+    q.0.dtype() == k.0.dtype()
         && left.len() == 4
         && right.len() == 4
         && left[..2] == right[..2]
@@ -92,9 +119,12 @@ fn fitting(q: &CandleTensor, k: &CandleTensor) -> bool {
         && k.0.elem_count() > 0
 }
 
-/// Whether these are f32 numbers `[b, h, m]` for the queries.
+/// Whether these are f32 numbers `[b, h, m]` for the queries, beside them and without a gradient.
 fn per_query(x: &CandleTensor, q: &CandleTensor) -> bool {
-    takes(&[&x.0]) && x.0.dtype() == DType::F32 && x.0.dims() == &q.0.dims()[..3]
+    x.0.dtype() == DType::F32
+        && untracked(&x.0)
+        && x.0.device().same_device(q.0.device())
+        && x.0.dims() == &q.0.dims()[..3]
 }
 
 fn attend(q: &Raw, k: &Raw, v: &Raw, scale: f32, scores: Option<&Raw>) -> candle_core::Result<Outcome> {

@@ -22,6 +22,8 @@
 
 mod attention;
 mod cpu;
+#[cfg_attr(not(feature = "cuda"), path = "cuda/elsewhere.rs")]
+mod cuda;
 pub mod device;
 mod error;
 mod indices;

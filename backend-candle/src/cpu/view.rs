@@ -22,12 +22,15 @@ pub(crate) fn inference<R>(f: impl FnOnce() -> R) -> R {
     f()
 }
 
+/// Whether a kernel may ignore the history of this tensor: it needs no gradient, or this is inference.
+pub(crate) fn untracked(x: &Tensor) -> bool {
+    INFERENCE.get() || !x.track_op()
+}
+
 /// Whether the kernels support these tensors. They must be on the CPU, in f32 or a half precision, and need no gradient.
 pub(crate) fn takes(tensors: &[&Tensor]) -> bool {
     tensors.iter().all(|x| {
-        x.device().is_cpu()
-            && matches!(x.dtype(), DType::F32 | DType::F16 | DType::BF16)
-            && (INFERENCE.get() || !x.track_op())
+        x.device().is_cpu() && matches!(x.dtype(), DType::F32 | DType::F16 | DType::BF16) && untracked(x)
     })
 }
 
