@@ -2,7 +2,8 @@
 # Builds the program with NVIDIA support on a machine that has neither a CUDA toolkit nor a GPU.
 #   backend-candle/scripts/cuda_toolkit.sh cargo build --release --features cuda
 # The script installs nvcc and the libraries to link against from PyPI into target/cuda (once, about 1 GB). Then it runs the given
-# command with them. The linked program needs the driver (libcuda.so.1), libcublas.so.13 and libcurand.so.10 where it runs.
+# command with them. The linked program needs the driver (libcuda.so.1), libcublas.so.13, libcurand.so.10
+# and libnvrtc.so.13 where it runs.
 # CUDA_COMPUTE_CAP selects the GPU (default 90, Hopper), PYTHON the interpreter.
 set -euo pipefail
 cd "$(dirname "$0")/../.."

@@ -7,7 +7,7 @@
 //! - [`weights`]: weights from a [`candle_nn::VarBuilder`].
 //! - `value`: the newtype. `tensor`, `nn`, `attention`: the three trait levels. On the CPU they pass tensors in f32 and
 //!   bf16 (f16 as f32) to `cpu`, which has blocked and threaded kernels. `kernels` is attention on processors with
-//!   AVX512-BF16. Candle's own operations do what those kernels
+//!   AVX512-BF16, `cuda` is attention on NVIDIA GPUs. Candle's own operations do what those kernels
 //!   do not support, or the generic bodies of [`atedm_core::backend::generic`] do it. Gradients survive on this path.
 //!
 //! # Building for CUDA
@@ -18,7 +18,19 @@
 //! CUDA_HOME=/usr/local/cuda CUDA_COMPUTE_CAP=90 cargo build --release -p atedm-candle --features cuda
 //! ```
 //!
-//! On CUDA, selections run on the host. Attention and votes run through the generic bodies in blocks of rows.
+//! The feature `cudnn` gives convolutions to cuDNN 9. Without it, Candle copies the patches of every convolution and
+//! multiplies matrices.
+//!
+//! On CUDA, selections run on the host. Attention, votes and the argmax of similarity copy have kernels of their own in
+//! f16 and bf16, for heads of 8 to 128 elements (multiples of 8) and GPUs from compute capability 8.0 on. NVRTC, the
+//! toolkit's compiler in a library, compiles them when a head size is first used. So the program needs `libnvrtc` where
+//! it runs. In all other cases the generic bodies run in blocks of rows, and `ATEDM_CUDA=generic` makes them run always.
+//!
+//! `candle-flash-attn` is not needed. It returns no log-sum-exp, and without one every vote would first need a pass for
+//! it. One kernel here gives both the output and the log-sum-exp.
+//!
+//! The kernels have never been launched on a GPU. The tests compile their sources for the host and compare them with
+//! the generic bodies.
 
 mod attention;
 mod cpu;
