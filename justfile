@@ -45,6 +45,10 @@ peers *ARGS:
 gpu *ARGS="pack":
     python3 tests/gpu/gpu.py {{ARGS}}
 
+# The CUDA sources compiled for GPUs by NVRTC (`pip install nvidia-cuda-nvrtc==13.0.88`; no GPU, under a minute).
+nvrtc *ARGS:
+    python3 tests/cuda/nvrtc.py {{ARGS}}
+
 # The page of `atedm report` in headless Chromium, with screenshots in target/browser (Debian: apt-get install chromium).
 report-page *ARGS:
     cargo build -p atedm
