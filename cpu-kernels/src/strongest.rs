@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::element::Element;
 use crate::lanes::{LANES, Lanes, NO_WORDS, Words, exp2, numbers};
-use crate::pack::{PANEL, Panel, WIDTH, depth, pack_keys, pack_rows};
+use crate::pack::{Grain, PANEL, Panel, WIDTH, depth, pack_keys, pack_rows};
 use crate::threads::parallel;
 use crate::tile::{ROWS, Sums, Tile, product, zeros};
 use crate::typed::TypedPass;
@@ -42,7 +42,12 @@ fn typed<E: Element>(cpu: Cpu<'_>, pass: TypedPass<'_, E>, lse: &[f32], into: &m
     let tasks = into.chunks_mut(pruned).zip(lse.chunks(heads * kept)).enumerate();
     let tasks = tasks.flat_map(|(batch, (best, lse))| {
         let panels = best.chunks_mut(PANEL).enumerate();
-        panels.map(move |(at, best)| Task { batch, panel: Panel { at, len: best.len() }, lse, best })
+        panels.map(move |(at, best)| Task {
+            batch,
+            panel: Panel::new(at, best.len(), Grain::REGISTERS),
+            lse,
+            best,
+        })
     });
     let ordered = AtomicBool::new(true);
     let depth = depth::<E>(pass.k.dims()[3]);
@@ -51,11 +56,11 @@ fn typed<E: Element>(cpu: Cpu<'_>, pass: TypedPass<'_, E>, lse: &[f32], into: &m
         tasks,
         || vec![NO_WORDS; heads * depth * WIDTH],
         |keys, task| {
-            let keys = &mut keys[..heads * depth * task.panel.width()];
+            let keys = &mut keys[..heads * depth * task.panel.width];
             // SAFETY: `Cpu` proves that the machine has the instructions.
             #[allow(unsafe_code)]
             let fine = unsafe {
-                match task.panel.width() {
+                match task.panel.width {
                     1 => columns::<E, 1>(&pass, keys, task),
                     2 => columns::<E, 2>(&pass, keys, task),
                     3 => columns::<E, 3>(&pass, keys, task),
@@ -98,7 +103,7 @@ fn columns<E: Element, const C: usize>(pass: &TypedPass<'_, E>, keys: &mut [Word
         let tiles = len.div_ceil(ROWS);
         sums.fill(zeros::<C>());
         for (head, (keys, lse)) in keys.chunks(by_head).zip(lse.chunks(kept)).enumerate() {
-            pack_rows(&mut q[..tiles], &pass.q, (batch, head), start, len);
+            pack_rows(q[..tiles].iter_mut().flat_map(|tile| &mut tile.0), &pass.q, (batch, head), start, len);
             let mut shift = [[0f32; ROWS]; TILES];
             for (shift, &lse) in shift.as_flattened_mut().iter_mut().zip(&lse[start..start + len]) {
                 *shift = (-f64::from(lse) * LOG2_E) as f32;

@@ -8,7 +8,7 @@ use std::f64::consts::LOG2_E;
 
 use crate::element::Element;
 use crate::lanes::{LANES, Lanes, NO_LANES, NO_WORDS, Words, exp2, floats};
-use crate::pack::{PANEL, Panel, WIDTH, depth, pack_keys, pack_rows};
+use crate::pack::{Grain, PANEL, Panel, WIDTH, depth, pack_keys, pack_rows};
 use crate::threads::parallel;
 use crate::tile::{ROWS, Tile, product, zeros};
 use crate::typed::TypedPass;
@@ -81,24 +81,25 @@ impl<E: Element> Scratch<E> {
 fn columns<E: Element>(pass: &TypedPass<'_, E>, scratch: &mut Scratch<E>, task: Task<'_>) {
     let Task { head, part, lse, scores, votes } = task;
     let Scratch { keys, q, depth } = scratch;
-    let panel = |(at, votes): (usize, &mut [f32])| Panel { at: part * PANELS + at, len: votes.len() };
+    let panel =
+        |(at, votes): (usize, &mut [f32])| Panel::new(part * PANELS + at, votes.len(), Grain::REGISTERS);
     let by_panel = *depth * WIDTH;
     for (at, keys) in votes.chunks_mut(PANEL).enumerate().map(panel).zip(keys.chunks_mut(by_panel)) {
-        pack_keys(&mut keys[..*depth * at.width()], &pass.k, head, at);
+        pack_keys(&mut keys[..*depth * at.width], &pass.k, head, at);
     }
     let factor = (f64::from(pass.scale) * LOG2_E) as f32;
     let mut sums = [[NO_LANES; WIDTH]; PANELS];
     for (block, (lse, scores)) in lse.chunks(BLOCK).zip(scores.chunks(BLOCK)).enumerate() {
         let tiles = &mut q[..lse.len().div_ceil(ROWS)];
-        pack_rows(tiles, &pass.q, head, block * BLOCK, lse.len());
+        pack_rows(tiles.iter_mut().flat_map(|tile| &mut tile.0), &pass.q, head, block * BLOCK, lse.len());
         let mut rows = [[(0.0, 0.0); ROWS]; TILES];
         for ((row, &lse), &score) in rows.as_flattened_mut().iter_mut().zip(lse).zip(scores) {
             *row = ((-f64::from(lse) * LOG2_E) as f32, score);
         }
         let panels = votes.chunks_mut(PANEL).enumerate().map(panel);
         for ((at, keys), sums) in panels.zip(keys.chunks(by_panel)).zip(&mut sums) {
-            let keys = &keys[..*depth * at.width()];
-            match at.width() {
+            let keys = &keys[..*depth * at.width];
+            match at.width {
                 1 => cast::<E, 1>(tiles, keys, factor, &rows, sums),
                 2 => cast::<E, 2>(tiles, keys, factor, &rows, sums),
                 3 => cast::<E, 3>(tiles, keys, factor, &rows, sums),

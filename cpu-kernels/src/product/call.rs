@@ -2,13 +2,13 @@
 
 use std::cell::RefCell;
 
-use super::amx;
 use super::image::Band;
 use super::operands::{Bias, Destination, Matrix, Numbers, NumbersMut};
 use super::pack::{COLUMNS, DEPTH, Row, Span, WIDTH, Word, pack_row, pack_rows};
 use super::tile::{self, Sums};
 use super::unit::Unit;
 use crate::Threads;
+use crate::amx;
 use crate::lanes::{LANES, Lanes, NO_LANES, NO_WORDS, Words, floats};
 use crate::output::Output;
 use crate::threads::parallel;
@@ -156,10 +156,16 @@ impl Call<'_> {
                 let (add, sums) = (span.first > 0, &mut sums[at..]);
                 match &tiles {
                     Some(tiles) => {
-                        for (left, sums) in
-                            left[..rows].as_chunks().0.iter().zip(sums.chunks_mut(amx::ROWS * panels))
+                        for (left, sums) in left[..rows]
+                            .as_chunks::<{ amx::ROWS }>()
+                            .0
+                            .iter()
+                            .zip(sums.chunks_mut(amx::ROWS * panels))
                         {
-                            tiles.pairs(left, panel, sums, panels, add);
+                            let left = amx::Left::new(left, size_of::<Row>(), 64);
+                            let right = amx::Right::new(panel.as_flattened(), WIDTH, 0);
+                            let steps = span.len / LANES;
+                            tiles.product(left, right, steps, sums.as_flattened_mut(), WIDTH * panels, add);
                         }
                     }
                     None => {

@@ -11,10 +11,8 @@
 //! | `call` | one product, cut into blocks |
 //! | `pack` | copies of the operands, as 32-bit words |
 //! | `image` | images as right operands |
-//! | `tile`, `amx` | the sums of a tile, by three kinds of instructions |
+//! | `tile`, `crate::amx` | the sums of a tile, by three kinds of instructions |
 
-#[cfg(target_arch = "x86_64")]
-pub(crate) mod amx;
 #[cfg(target_arch = "x86_64")]
 mod call;
 #[cfg(target_arch = "x86_64")]
