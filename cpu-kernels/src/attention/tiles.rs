@@ -1,6 +1,4 @@
 //! A block of bf16 in AMX's tiles: 32 x 32 logits at a time.
-//!
-//! A unit is 32 rows and 32 keys. While the exponentials of one unit are computed, the tiles already hold the next.
 
 use std::arch::x86_64::{
     _mm512_add_ps, _mm512_fmadd_ps, _mm512_mask_max_ps, _mm512_maskz_mov_ps, _mm512_mul_ps,
@@ -8,82 +6,31 @@ use std::arch::x86_64::{
 };
 
 use super::{At, Block, Call, Row};
-use crate::amx::{Left, ROWS, Right, Tiles};
+use crate::amx::{Left, ROWS, Right};
 use crate::ballot::{Ballot, cast};
 use crate::element::{from_pairs, to_pairs};
 use crate::lanes::{LANES, Lanes, NO_LANES, exp2, load};
-use crate::pack::{Grain, Panel, WIDTH, pack_rows, square};
+use crate::pack::{Grain, WIDTH, square};
 use crate::packed::Head;
+use crate::units::{BLOCK, Logits, PAIR, Unit, Units};
 
-/// The number of rows in a block.
-const BLOCK: usize = 2 * ROWS;
-/// The registers of a row of a unit.
-const PAIR: usize = 2;
 /// After this many panels the sums of `O` leave the tiles. Their `P` stay in the first cache.
 const GROUP: usize = 4;
-
-/// Queries: rows of 64 elements.
-#[repr(C, align(64))]
-struct Queries([[u32; 32]; BLOCK]);
 
 /// `P` of a row and 32 keys.
 #[derive(Clone, Copy)]
 #[repr(C, align(64))]
 struct Line([u32; LANES]);
 
-/// `S` of a unit.
-type Logits = [[Lanes; PAIR]; ROWS];
-
 /// The working memory of one thread.
 pub(super) struct Tiled {
-    tiles: Tiles,
-    q: Queries,
-    logits: [Logits; 2],
+    units: Units,
     /// `P` of a group of panels, or of all panels if a vote is cast: 32 keys of all rows, then the next 32 keys.
     weights: Vec<[Line; BLOCK]>,
     /// `−r_i`, and the lanes of `l_i`.
     shift: [f32; BLOCK],
     sums: [Lanes; BLOCK],
     out: [[Lanes; WIDTH]; BLOCK],
-}
-
-/// 32 rows and 32 keys of a block.
-#[derive(Clone, Copy)]
-struct Unit {
-    /// The first row.
-    row: usize,
-    panel: Panel,
-    /// The first register of the panel.
-    register: usize,
-    /// The number of units of the same rows before it, in the same group.
-    at: usize,
-}
-
-impl Unit {
-    /// The units of some panels and of the first `rows` rows.
-    fn all(panels: &[Panel], rows: usize) -> impl Iterator<Item = Self> {
-        let registers =
-            |&panel: &Panel| (0..panel.width).step_by(PAIR).map(move |register| (panel, register));
-        let keys = panels.iter().flat_map(registers).enumerate();
-        keys.flat_map(move |(at, (panel, register))| {
-            (0..rows).step_by(ROWS).map(move |row| Self { row, panel, register, at })
-        })
-    }
-
-    /// The columns that are keys.
-    fn masks(self) -> [u16; PAIR] {
-        [self.panel.mask(self.register), self.panel.mask(self.register + 1)]
-    }
-
-    /// Computes its logits.
-    #[inline]
-    fn logits(self, tiles: &Tiles, q: &Queries, head: &Head, into: &mut Logits) {
-        let keys = head.keys(self.panel);
-        let left = Left::new(&q.0[self.row..], size_of_val(&q.0[0]), size_of::<Line>());
-        let right = Right::new(keys, self.panel.width, self.register);
-        let steps = keys.len() / (self.panel.width * LANES);
-        tiles.product(left, right, steps, into.as_flattened_mut(), PAIR, false);
-    }
 }
 
 #[allow(unsafe_code)]
@@ -96,9 +43,7 @@ impl Block<u16> for Tiled {
         let lines = call.panels.iter().take(panels).map(|panel| panel.width / PAIR).sum();
         Self {
             // SAFETY: the caller's promise.
-            tiles: unsafe { Tiles::new() },
-            q: Queries([[0; 32]; BLOCK]),
-            logits: [[[NO_LANES; PAIR]; ROWS]; 2],
+            units: unsafe { Units::new() },
             weights: vec![[Line([0; LANES]); BLOCK]; lines],
             shift: [0.0; BLOCK],
             sums: [NO_LANES; BLOCK],
@@ -108,10 +53,10 @@ impl Block<u16> for Tiled {
 
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
     unsafe fn attend(&mut self, call: &Call<'_, u16>, head: At, start: usize, len: usize) {
-        pack_rows::<u16>(self.q.0.iter_mut(), &call.pass.q, head, start, len);
+        self.units.pack(&call.pass.q, head, start, len);
         let packed = call.packed.head(head);
         let longest = packed.longest() * call.factor().abs();
-        for (row, shift) in self.q.0.iter().zip(&mut self.shift) {
+        for (row, shift) in self.units.queries().iter().zip(&mut self.shift) {
             *shift = Call::<u16>::shift(square::<u16>(row), longest);
         }
         self.outputs(call, packed, len);
@@ -146,31 +91,29 @@ impl Tiled {
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
     fn outputs(&mut self, call: &Call<'_, u16>, head: &Head, rows: usize) {
         let factor = call.factor();
-        let Self { tiles, q, logits: [now, next], weights, shift, sums, out } = self;
+        let Self { units, weights, shift, sums, out } = self;
         let across = call.dim.div_ceil(LANES).next_multiple_of(PAIR);
         *sums = [_mm512_setzero_ps(); BLOCK];
-        let (mut now, mut next) = (now, next);
         let many = weights.len() > GROUP * WIDTH / PAIR;
         for (at, group) in call.panels.chunks(GROUP).enumerate() {
             let lines = group.iter().map(|panel| panel.width / PAIR).sum();
             let weights = &mut weights[if many { at * GROUP * WIDTH / PAIR } else { 0 }..][..lines];
-            let mut units = Unit::all(group, rows).peekable();
-            if let Some(first) = units.peek() {
-                first.logits(tiles, q, head, now);
-            }
-            while let Some(unit) = units.next() {
-                if let Some(after) = units.peek() {
-                    after.logits(tiles, q, head, next);
-                }
-                let part = unit.row..unit.row + ROWS;
-                let (shift, sums) = (&shift[part.clone()], &mut sums[part.clone()]);
-                let weights = &mut weights[unit.at][part];
-                match unit.masks() {
-                    [u16::MAX, u16::MAX] => exponentials::<true>(now, unit, factor, shift, sums, weights),
-                    _ => exponentials::<false>(now, unit, factor, shift, sums, weights),
-                }
-                std::mem::swap(&mut now, &mut next);
-            }
+            units.each(
+                group,
+                rows,
+                |panel| head.keys(panel),
+                |unit, logits| {
+                    let part = unit.row..unit.row + ROWS;
+                    let (shift, sums) = (&shift[part.clone()], &mut sums[part.clone()]);
+                    let weights = &mut weights[unit.at][part];
+                    match unit.masks() {
+                        [u16::MAX, u16::MAX] => {
+                            exponentials::<true>(logits, unit, factor, shift, sums, weights);
+                        }
+                        _ => exponentials::<false>(logits, unit, factor, shift, sums, weights),
+                    }
+                },
+            );
             let values = head.values_from(group[0]);
             for row in (0..rows).step_by(ROWS) {
                 let left =
@@ -178,7 +121,7 @@ impl Tiled {
                 for column in (0..across).step_by(PAIR) {
                     let right = Right::new(values, across, column);
                     let out = &mut out[row..].as_flattened_mut()[column..];
-                    tiles.product(left, right, lines, out, WIDTH, at > 0);
+                    units.tiles.product(left, right, lines, out, WIDTH, at > 0);
                 }
             }
         }
@@ -189,16 +132,20 @@ impl Tiled {
     #[cold]
     fn maxima(&mut self, call: &Call<'_, u16>, head: &Head, rows: usize) {
         let factor = _mm512_set1_ps(call.factor());
-        let Self { tiles, q, logits: [logits, _], shift, .. } = self;
+        let Self { units, shift, .. } = self;
         let mut maxima = [_mm512_set1_ps(f32::NEG_INFINITY); BLOCK];
-        for unit in Unit::all(&call.panels, rows) {
-            unit.logits(tiles, q, head, logits);
-            for (logits, max) in logits.iter().zip(&mut maxima[unit.row..]) {
-                for (&logits, mask) in logits.iter().zip(unit.masks()) {
-                    *max = _mm512_mask_max_ps(*max, mask, *max, _mm512_mul_ps(logits, factor));
+        units.each(
+            &call.panels,
+            rows,
+            |panel| head.keys(panel),
+            |unit, logits| {
+                for (logits, max) in logits.iter().zip(&mut maxima[unit.row..]) {
+                    for (&logits, mask) in logits.iter().zip(unit.masks()) {
+                        *max = _mm512_mask_max_ps(*max, mask, *max, _mm512_mul_ps(logits, factor));
+                    }
                 }
-            }
-        }
+            },
+        );
         for (shift, &max) in shift.iter_mut().zip(&maxima) {
             *shift = -_mm512_reduce_max_ps(max);
         }
