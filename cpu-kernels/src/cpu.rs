@@ -13,7 +13,7 @@ pub enum Level {
     Avx512,
     /// AVX512-BF16: attention in bf16, and products of pairs.
     Avx512Bf16,
-    /// AMX with bf16, where the system allows it: products of tiles.
+    /// AMX with bf16, where the system allows it: attention in bf16, and products, of tiles.
     Amx,
 }
 

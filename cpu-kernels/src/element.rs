@@ -140,7 +140,7 @@ pub(crate) fn to_pairs([low, high]: [Lanes; 2]) -> [u32; LANES] {
 #[target_feature(enable = "avx512f")]
 pub(crate) fn from_pairs(pairs: Words) -> [Lanes; 2] {
     let odd = _mm512_set1_epi32(0xffff_0000_u32.cast_signed());
-    [_mm512_slli_epi32::<16>(pairs), _mm512_and_si512(pairs, odd)].map(|bits| _mm512_castsi512_ps(bits))
+    [_mm512_castsi512_ps(_mm512_slli_epi32::<16>(pairs)), _mm512_castsi512_ps(_mm512_and_si512(pairs, odd))]
 }
 
 /// The same bits as pairs.

@@ -1,8 +1,9 @@
 //! Matrix products and convolutions of f32 and bf16, summed in f32.
 //!
-//! A task is a block of rows and columns of the result. For each part of the depth it copies its rows of the left operand,
-//! then panel after panel of the right one, and adds their product to its sums. At last it adds the bias and writes the
-//! block. The sizes of blocks depend on the operands alone, so the threads change nothing.
+//! A task is a block of rows and columns of the result. For each part of the depth it copies all panels of the right operand.
+//! Then it takes the left rows, tile after tile, and adds their products with every panel to its sums. AMX reads most left
+//! rows where they lie. Other tiles are copied to the first cache just before their use. At last it adds the bias and writes
+//! the block. The sizes of blocks depend on the operands alone, so the threads change nothing.
 //!
 //! | file | what |
 //! |---|---|

@@ -1,7 +1,7 @@
 //! Copies of the operands in the order in which the tiles read them.
 //!
 //! All arithmetics read 32-bit words. A word is an f32, or a pair of bf16 that follow each other along the depth. The
-//! left operand is copied row by row. The right one comes in panels of 32 columns: word `k` of all columns, then word
+//! left operand is copied row by row, or read where it lies. The right one comes in panels of 32 columns: word `k` of all columns, then word
 //! `k + 1`. Words beyond the end of the depth are zero.
 
 use std::arch::x86_64::{_mm256_loadu_si256, _mm512_cvtepu16_epi32, _mm512_loadu_si512, _mm512_slli_epi32};
