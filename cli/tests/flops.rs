@@ -73,6 +73,43 @@ fn the_papers_figures_are_the_default() {
 }
 
 #[test]
+fn a_budget_may_be_a_share_of_the_whole_models_cost() {
+    let report = json(&["--prune", "tome-c,at-edm", "--budget", "70%"]);
+    assert_eq!(report["methods"].as_array().unwrap().len(), 2);
+    for row in report["methods"].as_array().unwrap() {
+        let share = row["mean_tflop"].as_f64().unwrap() / 6.7612;
+        assert!((share - 0.7).abs() < 2e-3, "{row}");
+    }
+}
+
+#[test]
+fn points_out_of_reach_are_refused_or_left_out() {
+    let work = tempfile::tempdir().unwrap();
+    let config = "[prompts]\nfox = \"a fox\"\n[[grid]]\nmethod = \"at-edm\"\n\
+                  options = { prune_point = \"before_ff\" }\neach = { budget_tflops = [\"70%\", \"30%\", 4.1] }\n";
+    fs::write(work.path().join("c.toml"), config).unwrap();
+    let line = fail(work.path(), &["ablate", "c.toml", "--plan"], 2);
+    assert!(line.contains("at-edm budget_tflops=30%: budget_tflops: expected at least"), "{line}");
+    fs::write(work.path().join("c.toml"), format!("unreachable = \"leave_out\"\n{config}")).unwrap();
+    let output = atedm(work.path(), &["ablate", "c.toml", "--plan", "--json"]);
+    assert!(output.status.success());
+    let told = String::from_utf8_lossy(&output.stderr).to_string();
+    assert!(told.contains("at-edm budget_tflops=30%: left out: no ratio meets its budget"), "{told}");
+    let plan: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let points = plan["points"].as_array().unwrap();
+    let labels: Vec<&str> = points.iter().map(|point| point["label"].as_str().unwrap()).collect();
+    assert_eq!(labels, ["none", "at-edm budget_tflops=70%", "at-edm budget_tflops=4.1"]);
+    assert!((points[1]["budget_tflops"].as_f64().unwrap() - 0.7 * 6.7612).abs() < 1e-3, "{}", points[1]);
+    let alone = config.replace("\"70%\", \"30%\", 4.1", "\"30%\"");
+    fs::write(work.path().join("c.toml"), format!("unreachable = \"leave_out\"\n{alone}")).unwrap();
+    let line = fail(work.path(), &["ablate", "c.toml", "--plan"], 2);
+    assert!(line.contains("grid: no ratio meets the budget of any point"), "{line}");
+    fs::write(work.path().join("c.toml"), format!("unreachable = \"drop\"\n{config}")).unwrap();
+    let line = fail(work.path(), &["ablate", "c.toml", "--plan"], 2);
+    assert!(line.contains("unreachable") || line.contains("leave_out"), "{line}");
+}
+
+#[test]
 fn budgets_are_solved_or_name_the_least() {
     let report = json(&["--prune", "at-edm", "--prune-opt", "prune_point=before_ff", "--budget", "4.1"]);
     let row = &report["methods"][0];

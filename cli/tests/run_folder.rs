@@ -5,6 +5,7 @@
 
 mod common;
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -371,4 +372,70 @@ fn tables_of_captions_give_their_captions() {
     succeed(work.path(), &[&args[..], &["--steps", "1", "--width", "64", "--height", "64"]].concat());
     let expected = [("000000", "a red circle"), ("000001", "a small cat")];
     assert_eq!(prompts_of(&work.path().join("bom")), expected.map(|(id, text)| (id.into(), text.into())));
+}
+
+/// The lines of a run by id, without times.
+fn lines(run: &Path) -> BTreeMap<String, Value> {
+    let text = fs::read_to_string(run.join("results.jsonl")).unwrap();
+    let line = |line: &str| {
+        let mut record: Value = serde_json::from_str(line).unwrap();
+        record.as_object_mut().unwrap().remove("times").unwrap();
+        (record["id"].as_str().unwrap().to_string(), record)
+    };
+    text.lines().map(line).collect()
+}
+
+#[test]
+fn images_of_another_run_are_taken_where_every_setting_is_equal() {
+    let work = tempfile::tempdir().unwrap();
+    copy_all(ablation(), work.path());
+    let model = tiny().to_str().unwrap();
+    // other names, one method more, one prompt more, and a prompt of the other run under another id
+    let prompts = "[prompts]\nfirst = { prompt = \"a fox\", seed = SEED }\nowl = \"an owl\"\n";
+    let fox = lines(&work.path().join("run"))["none/fox"]["seed"].to_string();
+    let grid = "[[grid]]\nname = \"whole\"\nmethod = \"none\"\n[[grid]]\nname = \"half\"\nmethod = \"at-edm\"\n\
+                options = { ratio = 0.5 }\n[[grid]]\nmethod = \"tome-c\"\n";
+    let config = format!("{SMALL}{}{grid}", prompts.replace("SEED", &fox));
+    fs::write(work.path().join("d.toml"), &config).unwrap();
+    let run = |output: &str, more: &[&str]| {
+        let args = ["ablate", "d.toml", "--model", model, "--output", output, "--quiet"];
+        succeed(work.path(), &[&args[..], more].concat())
+    };
+    run("alone", &[]);
+    run("taken", &["--take-from", "run"]);
+    assert_eq!(lines(&work.path().join("taken")), lines(&work.path().join("alone")));
+    let pictures = |folder: &str| -> Vec<Vec<u8>> {
+        files(&work.path().join(folder).join("images")).into_iter().map(|(_, bytes)| bytes).collect()
+    };
+    assert_eq!(pictures("taken"), pictures("alone"));
+    // a picture that is painted over in the other run shows which ones were taken
+    let mark = |point: &str| {
+        let path = work.path().join("run/images").join(point).join("fox.png");
+        let mut bytes = fs::read(&path).unwrap();
+        bytes.extend(b"mark");
+        fs::write(path, bytes).unwrap();
+    };
+    ["none", "at-edm"].into_iter().for_each(mark);
+    run("marked", &["--take-from", "run"]);
+    let marked: Vec<PathBuf> = files(&work.path().join("marked/images"))
+        .into_iter()
+        .filter(|(_, bytes)| bytes.ends_with(b"mark"))
+        .map(|(path, _)| path.strip_prefix(work.path()).unwrap().to_path_buf())
+        .collect();
+    assert_eq!(
+        marked,
+        ["half", "whole"].map(|point| PathBuf::from(format!("marked/images/{point}/first.png")))
+    );
+    // other settings: nothing is taken
+    fs::write(work.path().join("d.toml"), config.replace("steps = 2", "steps = 3")).unwrap();
+    run("other", &["--take-from", "run"]);
+    assert!(files(&work.path().join("other/images")).iter().all(|(_, bytes)| !bytes.ends_with(b"mark")));
+    // other tiles are no setting of a point, so they are an error
+    fs::write(work.path().join("d.toml"), format!("vae_tiling = 64\n{config}")).unwrap();
+    let args = ["ablate", "d.toml", "--model", model, "--output", "tiles", "--take-from", "run", "--quiet"];
+    let line = fail(work.path(), &args, RUN);
+    assert!(line.contains("run: vae_tiling: expected that of this run"), "{line}");
+    let args = ["ablate", "d.toml", "--model", model, "--output", "none", "--take-from", "gone", "--quiet"];
+    let line = fail(work.path(), &args, RUN);
+    assert!(line.contains("gone"), "{line}");
 }

@@ -111,7 +111,8 @@ def of_run(model, args):
     for cell in cells:
         own, reference = found[cell.id], args.reference or cell.reference
         row = row_of(cell.id, np.array(list(own.values())).T, len(choice), weights[:, [ids[id] for id in own]])
-        row |= {"label": cell.label, "reference": reference}
+        pictures = {name: {id: float(three[at]) for id, three in own.items()} for at, name in enumerate(["cosine", "top1_of_33"])}
+        row |= {"label": cell.label, "reference": reference, "pictures": pictures}
         both = [id for id in own if reference not in (None, cell.id) and id in found[reference]]
         if both:
             chosen = weights[:, [ids[id] for id in both]]

@@ -144,15 +144,16 @@ def of_run(model, labels, args):
     for cell in cells:
         ids, hits, skipped = found[cell.id]
         reference = args.reference or cell.reference
-        row = row_of(cell.id, hits, reference, skipped) | {"label": cell.label}
+        own = {name: dict(zip(ids, map(int, hits[name]))) for name in ("colour", "shape", "position", "object")}
+        row = row_of(cell.id, hits, reference, skipped) | {"label": cell.label, "pictures": own}
         if reference not in (None, cell.id) and reference in found:
             others, other_hits, _ = found[reference]
-            own, other = {id: at for at, id in enumerate(ids)}, {id: at for at, id in enumerate(others)}
+            other = {id: at for at, id in enumerate(others)}
             both = [id for id in ids if id in other]
             if both:
                 chosen = weights[:, [place[id] for id in both]]
-                for name in ("colour", "shape", "position", "object"):
-                    differences = [float(hits[name][own[id]]) - float(other_hits[name][other[id]]) for id in both]
+                for name in own:
+                    differences = [float(own[name][id]) - float(other_hits[name][other[id]]) for id in both]
                     row[f"{name}_difference"] = measures.interval(measures.weighted_means(differences, chosen))
                 row["n"]["pairs"] = len(both)
         rows.append(row)

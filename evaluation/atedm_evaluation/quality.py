@@ -14,7 +14,8 @@ says why). Held-out scenes and pictures generated from their captions have names
 FD-ENL0 is a Fréchet distance like FID, but on another network than Inception, so it does not compare with any FID. Its bias falls
 with N as FID's does. Below N = 5,000 it is not reported, unless --anyway is given. KID is unbiased at any N (Binkowski et al. 2018).
 
-All intervals are of 95 %, by the Bayesian bootstrap over pictures. Every row states N.
+All intervals are of 95 %, by the Bayesian bootstrap over pictures. Every row states N. The JSON also has the values of every picture
+(`pictures`) and the replicates of KID, so that two points can be compared picture by picture.
 """
 
 import argparse
@@ -32,7 +33,8 @@ ENOUGH = 5000
 
 
 def distances_of_pairs(a, b, places, weights):
-    """Feature cosine, PSNR and SSIM of pairs. `places` are their rows in a and in b; `weights` has one row for each replicate."""
+    """Feature cosine, PSNR and SSIM of pairs: their means, and the values by picture. `places` are their rows in a and in b;
+    `weights` has one row for each replicate."""
     psnrs, ssims = [], []
     for i, j in zip(*places):
         x, y = read_picture(a.paths[i]), read_picture(b.paths[j])
@@ -51,7 +53,9 @@ def distances_of_pairs(a, b, places, weights):
         means["psnr"] = {**measures.interval(values), "n": int(differ.sum()), "equal": int((~differ).sum())}
     else:
         means["psnr"] = {"value": None, "low": None, "high": None, "n": 0, "equal": len(psnrs)}
-    return means
+    names = [a.names[i] for i in places[0]]
+    own = {"feature_cosine": cosines.tolist(), "ssim": ssims, "psnr": [x if np.isfinite(x) else None for x in psnrs]}
+    return means | {"pictures": {key: dict(zip(names, values)) for key, values in own.items()}}
 
 
 def compared(a, b, options, default="kid,fd,pairs"):
@@ -71,6 +75,7 @@ def compared(a, b, options, default="kid,fd,pairs"):
     if "kid" in wanted:
         values = measures.kid(a.values, b.values, weights_a, weights_b, partners)
         row["kid"] = measures.interval(values) | {"n": min(len(a), len(b))}
+        row["kid_replicates"] = values.tolist()
     if "fd" in wanted:
         row["fd_enl0"] = frechet_row(a, b, weights_a, weights_b, options)
     if "pairs" in wanted and len(paired):

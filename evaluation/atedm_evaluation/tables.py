@@ -52,6 +52,12 @@ def markdown(rows, columns):
     return "\n".join(lines) + "\n"
 
 
+def grid(header, rows):
+    """A Markdown table of finished cells."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(text.replace("|", "\\|") for text in line) + " |" for line in lines)
+
+
 def write(args, head, rows, columns):
     """Prints the table, and writes the files that the flags name."""
     table = markdown(rows, columns)

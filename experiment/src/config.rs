@@ -12,6 +12,7 @@ use super::prompts::{PromptText, Prompts, checked, inline_prompts, prompts_path,
 use super::record::Attention;
 use super::sampling::dtype;
 pub use super::sampling::{Sampling, noise_dtype};
+use crate::budget::{Budget, Unreachable};
 use crate::control::ControlPicture;
 use crate::failure::{Failure, Outcome};
 use crate::files::{CONFIG_MOST, read_text};
@@ -76,7 +77,9 @@ pub struct Config {
     /// The sampling settings of grid entries that set none of their own.
     pub sampling: Sampling,
     /// The budget of every entry that names neither a budget nor a ratio.
-    pub budget_tflops: Option<f64>,
+    pub budget_tflops: Option<Budget>,
+    /// What happens to points whose budget no ratio meets.
+    pub unreachable: Unreachable,
     /// Ids of the prompts whose kept sets are stored.
     pub masks: Vec<String>,
     /// The prompts, ordered by id.
@@ -101,7 +104,7 @@ pub struct GridEntry {
     /// The axes: a list of values per key.
     pub each: toml::Table,
     /// A budget that replaces a ratio.
-    pub budget_tflops: Option<f64>,
+    pub budget_tflops: Option<Budget>,
     /// Replaces the run's steps.
     pub steps: Option<usize>,
     /// Replaces the run's guidance scale.
@@ -156,7 +159,8 @@ struct File {
     attention: Attention,
     vae_tiling: Option<usize>,
     distances: bool,
-    budget_tflops: Option<f64>,
+    budget_tflops: Option<Budget>,
+    unreachable: Unreachable,
     masks: Vec<String>,
     prompts: BTreeMap<String, toml::Value>,
     prompts_file: Option<PathBuf>,
@@ -226,6 +230,7 @@ impl Default for File {
             vae_tiling: None,
             distances: true,
             budget_tflops: None,
+            unreachable: Unreachable::default(),
             masks: Vec::new(),
             prompts: BTreeMap::new(),
             prompts_file: None,
@@ -337,6 +342,7 @@ impl Config {
             }
             .checked()?,
             budget_tflops: file.budget_tflops,
+            unreachable: file.unreachable,
             prompts,
             remark,
             grid: file.grid,

@@ -3,6 +3,7 @@
 use atedm_sdxl::prompt::TextOptions;
 use serde_json::{Map, Value};
 
+use super::budget::Budget;
 use super::config::{Config, GridEntry, Sampling};
 use super::record::Attention;
 use crate::failure::{Failure, Outcome};
@@ -21,8 +22,8 @@ pub struct Point {
     pub spec: PruneSpec,
     /// The sampling settings.
     pub sampling: Sampling,
-    /// The requested budget in TFLOP, from whichever table sets it.
-    pub budget_tflops: Option<f64>,
+    /// The requested budget, from whichever table sets it.
+    pub budget_tflops: Option<Budget>,
 }
 
 /// The largest number of points in a run. Each point is checked, solved and written with all its settings before
@@ -140,7 +141,9 @@ fn point(entry: &GridEntry, config: &Config, chosen: &[(&[String], &Value)]) -> 
                 sampling.attention = serde_json::from_value::<Attention>((*value).clone())
                     .map_err(|_| wrong("\"fused\" or \"stored\""))?;
             }
-            "budget_tflops" => budget = Some(value.as_f64().ok_or_else(|| wrong("numbers"))?),
+            "budget_tflops" => {
+                budget = Budget::of(value).map_err(|_| wrong("numbers, or shares such as \"80%\""))?;
+            }
             _ => {
                 insert(&mut options, path, value)
                     .map_err(|reason| Failure::usage(format!("each.{key}: {reason}")))?;
@@ -165,15 +168,14 @@ fn point(entry: &GridEntry, config: &Config, chosen: &[(&[String], &Value)]) -> 
         if budget.is_some() && by_ratio {
             return Err(Failure::usage("budget_tflops: takes the place of ratio: give one of them"));
         }
-        budget = budget.or(own.and_then(|own| own.as_f64()));
+        if let Some(own) = own {
+            budget = Budget::of(&own)?;
+        }
         if budget.is_none() && !by_ratio {
             budget = config.budget_tflops;
         }
         if let Some(budget) = budget {
-            if !budget.is_finite() {
-                return Err(Failure::usage(format!("budget_tflops: expected a finite number, got {budget}")));
-            }
-            options.insert("budget_tflops".into(), budget.into());
+            options.insert("budget_tflops".into(), budget.checked()?.to_value());
         }
     } else {
         budget = None;

@@ -63,6 +63,7 @@
 
 pub mod ablation;
 pub mod bench;
+pub mod budget;
 #[cfg(feature = "parquet")]
 pub mod columns;
 pub mod config;
@@ -109,6 +110,7 @@ mod tally;
 pub mod texts;
 mod workload;
 
+pub use budget::Budget;
 pub use config::{Config, GridEntry, Sampling};
 pub use experiment::{Experiment, Row};
 pub use extension::Extension;

@@ -12,10 +12,11 @@ use atedm_sdxl::flops::{EvaluationCost, Rows};
 use atedm_sdxl::rng::RngKind;
 use serde_json::Value;
 
+use crate::budget;
 use crate::failure::Outcome;
 use crate::spec::PruneSpec;
 use crate::table::inline_tables;
-use crate::workload::{no_ratio, rows, solve, step_costs, tflops};
+use crate::workload::{can_meet, no_ratio, rows, solve, step_costs, tflops};
 
 pub use crate::workload::{ControlSteps, GUIDANCE_SCALE, Workload, shape};
 
@@ -39,21 +40,26 @@ impl Method {
         catalogue: &MethodCatalogue,
         rng: Option<RngKind>,
     ) -> Outcome<Self> {
-        let model = work.shape();
-        let facts = catalogue.facts().of_model(&model);
-        let facts = rng.map_or(facts, |rng| facts.with_rng(rng.name()));
-        let given = inline_tables(&spec.method, &spec.options)?;
-        let described = catalogue.describe(&spec.method, &given.options, &facts);
-        let plan = described.map_err(|error| given.named(error))?;
-        let asked = given.options.get("budget_tflops").is_some_and(|budget| !budget.is_null());
+        let plan = described(spec, work, catalogue, rng)?;
         let plan = match plan.budget_tflops() {
             Some(budget) => solve(budget, plan.as_ref(), work)?,
-            None if asked => return Err(no_ratio().into()),
             None => plan,
         };
-        let remarks = plan.remarks(&model)?;
+        let remarks = plan.remarks(&work.shape())?;
         let remarks = remarks.iter().map(|remark| format!("{}: {remark}", spec.method)).collect();
         Ok(Self { remarks, ..Self::of_plan(&spec.method, plan) })
+    }
+
+    /// Whether a ratio meets the budget of `spec`. It is true if `spec` has no budget.
+    pub fn can_meet_budget(
+        spec: &PruneSpec,
+        work: &Workload<'_>,
+        catalogue: &MethodCatalogue,
+        rng: Option<RngKind>,
+    ) -> Outcome<bool> {
+        let plan = described(spec, work, catalogue, rng)?;
+        let budget = plan.budget_tflops();
+        Ok(budget.map_or(Ok(true), |budget| can_meet(budget, plan.as_ref(), work))?)
     }
 
     fn of_plan(name: &str, plan: Box<dyn MethodPlan>) -> Self {
@@ -135,18 +141,39 @@ impl Method {
     }
 }
 
+/// The plan of `spec`. Its budget is in TFLOPs and not solved yet.
+fn described(
+    spec: &PruneSpec,
+    work: &Workload<'_>,
+    catalogue: &MethodCatalogue,
+    rng: Option<RngKind>,
+) -> Outcome<Box<dyn MethodPlan>> {
+    let model = work.shape();
+    let facts = catalogue.facts().of_model(&model);
+    let facts = rng.map_or(facts, |rng| facts.with_rng(rng.name()));
+    let mut given = inline_tables(&spec.method, &spec.options)?;
+    budget::in_tflops(&mut given.options, &|| work.whole_tflop())?;
+    let plan = catalogue.describe(&spec.method, &given.options, &facts);
+    let plan = plan.map_err(|error| given.named(error))?;
+    let asked = given.options.get(budget::KEY).is_some_and(|budget| !budget.is_null());
+    match plan.budget_tflops() {
+        None if asked => Err(no_ratio().into()),
+        _ => Ok(plan),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use atedm_core::plugin::{BlockShape, Grid, ModelShape, Options, RunTells};
     use atedm_core::reference::NdTensor;
     use atedm_sdxl::config::UNetConfig;
     use atedm_sdxl::flops::readable;
-    use atedm_sdxl::schedulers::{SamplerRegistry, SchedulerConfig};
     use serde_json::json;
 
     use super::*;
     use crate::Extension;
     use crate::extension::registry;
+    use crate::subject::Subject;
 
     fn resolve(method: &str, options: Value) -> Outcome<(Method, Vec<f64>)> {
         resolve_with(method, options, (), None)
@@ -168,21 +195,9 @@ mod tests {
         extension: impl Extension,
         rng: Option<RngKind>,
     ) -> Outcome<(Method, Vec<f64>)> {
-        let unet = UNetConfig::sdxl_base();
-        let (latents, scheduler) = (Grid::new(128, 128), SchedulerConfig::sdxl());
-        let samplers = &SamplerRegistry::with_builtins();
-        let (text, steps, sampler, guided) = (77, 50, None, unet.is_guided(guidance_scale));
-        let work = Workload {
-            unet: &unet,
-            latents,
-            text,
-            steps,
-            scheduler: &scheduler,
-            samplers,
-            sampler,
-            guided,
-            control: ControlSteps::ALL,
-        };
+        let subject = Subject::sdxl_base();
+        let guided = UNetConfig::sdxl_base().is_guided(guidance_scale);
+        let work = Workload { latents: Grid::new(128, 128), guided, ..subject.workload(50) };
         let Value::Object(options) = options else { panic!("expected a table") };
         let spec = PruneSpec { method: method.into(), options };
         let method = Method::resolve(&spec, &work, registry::<NdTensor>(&extension)?.catalogue(), rng)?;
@@ -192,6 +207,25 @@ mod tests {
 
     fn mean(steps: &[f64]) -> f64 {
         steps.iter().sum::<f64>() / steps.len() as f64
+    }
+
+    #[test]
+    fn a_share_is_a_budget_of_the_whole_models_cost() {
+        for name in ["at-edm", "tome-c"] {
+            let (share, steps) = resolve(name, json!({"budget_tflops": "70%"})).unwrap();
+            let (tflops, _) = resolve(name, json!({"budget_tflops": 0.7 * 6.761_2})).unwrap();
+            let ratio = |method: &Method| method.settings["ratio"].as_f64().unwrap();
+            assert!((ratio(&share) - ratio(&tflops)).abs() < 1e-3, "{name}");
+            assert!((mean(&steps) / 6.761 - 0.7).abs() < 2e-3, "{name}: {}", mean(&steps));
+        }
+        let stack = json!({"deepcache": {"cache_interval": 2}, "at-edm": {"budget_tflops": "45%"}});
+        let (_, steps) = resolve("deepcache+at-edm", stack).unwrap();
+        assert!((mean(&steps) / 6.761 - 0.45).abs() < 2e-3, "{}", mean(&steps));
+        let message = resolve("at-edm", json!({"budget_tflops": "a lot"})).unwrap_err().to_string();
+        assert_eq!(
+            message,
+            "budget_tflops: expected TFLOPs or a share of the unpruned model's cost such as \"80%\", got \"a lot\""
+        );
     }
 
     #[test]

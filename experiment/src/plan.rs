@@ -16,6 +16,7 @@ use super::inputs::{Inputs, digest};
 use super::loras;
 use super::members::LONGEST_ID;
 use super::record::{FORMAT, PointInfo, PromptLine, RunInfo, Settings, UsedControl, UsedLora};
+use crate::budget::Unreachable;
 use crate::control;
 use crate::failure::{Failure, Outcome};
 use crate::init_image::Strength;
@@ -101,6 +102,8 @@ pub struct RunOptions {
     pub masks: Vec<String>,
     /// Whether unpruned images are added where needed, and the others compared with them.
     pub distances: bool,
+    /// What happens to points whose budget no ratio meets.
+    pub unreachable: Unreachable,
 }
 
 /// The largest number of images in a run.
@@ -156,6 +159,10 @@ impl Plan {
         listener: &dyn Listener,
     ) -> Outcome<Self> {
         inputs.check_control()?;
+        let planner = Planner::new(&options, inputs, platform, registry, listener);
+        if options.unreachable == Unreachable::LeaveOut {
+            points = planner.reachable(points)?;
+        }
         if options.distances {
             add_references(&mut points);
         }
@@ -174,7 +181,6 @@ impl Plan {
         let references: Vec<Option<usize>> = points.iter().map(reference_of).collect();
         let ids = ids(&points)?;
         let mut planned = Vec::with_capacity(points.len());
-        let planner = Planner::new(&options, inputs, platform, registry, listener);
         for ((point, reference), id) in points.iter().zip(&references).zip(&ids) {
             let mut ready = planner.point(point, id).map_err(|failure| failure.within(&point.label))?;
             ready.reference = *reference;
@@ -207,9 +213,7 @@ impl Plan {
 
     fn of(options: RunOptions, points: Vec<PlannedPoint>) -> Outcome<Self> {
         let RunOptions { title, prompts, rng, noise_dtype, vae_tiling, masks, .. } = options;
-        let hashes: Vec<(&str, &str)> =
-            points.iter().map(|point| (point.info.id.as_str(), point.info.config_hash.as_str())).collect();
-        let run_hash = hash(&(FORMAT, hashes, &prompts, vae_tiling))?;
+        let run_hash = run_hash(points.iter().map(|point| &point.info), &prompts, vae_tiling)?;
         Ok(Self { points, title, prompts, rng, noise_dtype, vae_tiling, masks, run_hash })
     }
 
@@ -380,9 +384,9 @@ impl<'a, T: AttentionOps> Planner<'a, T> {
         Self { options, inputs, platform, registry, listener, lengths }
     }
 
-    fn point(&self, point: &Point, id: &str) -> Outcome<PlannedPoint> {
-        let Self { options, inputs, platform, registry, listener, .. } = self;
-        let sampling = &point.sampling;
+    /// What a point's costs depend on.
+    fn workload<'b>(&'b self, sampling: &'b Sampling) -> Outcome<Workload<'b>> {
+        let inputs = self.inputs;
         let work = Workload {
             steps: sampling.steps,
             sampler: sampling.scheduler.as_deref(),
@@ -392,10 +396,40 @@ impl<'a, T: AttentionOps> Planner<'a, T> {
             ..inputs.work
         };
         work.build_sampler()?;
+        Ok(work)
+    }
+
+    /// The points whose budget a ratio meets. The listener is warned of the others.
+    fn reachable(&self, points: Vec<Point>) -> Outcome<Vec<Point>> {
+        let catalogue = self.registry.catalogue();
+        let (mut kept, mut left_out) = (Vec::with_capacity(points.len()), Vec::new());
+        for point in points {
+            let meets = || {
+                let work = self.workload(&point.sampling)?;
+                Method::can_meet_budget(&point.spec, &work, catalogue, Some(self.options.rng))
+            };
+            match meets().map_err(|failure| failure.within(&point.label))? {
+                true => kept.push(point),
+                false => left_out.push(point.label),
+            }
+        }
+        if kept.is_empty() {
+            return Err(Failure::usage("grid: no ratio meets the budget of any point"));
+        }
+        for label in left_out {
+            self.listener.warning(&format!("{label}: left out: no ratio meets its budget"));
+        }
+        Ok(kept)
+    }
+
+    fn point(&self, point: &Point, id: &str) -> Outcome<PlannedPoint> {
+        let Self { options, inputs, platform, registry, listener, .. } = self;
+        let sampling = &point.sampling;
+        let work = self.workload(sampling)?;
         let method = Method::resolve(&point.spec, &work, registry.catalogue(), Some(options.rng))?;
         method.remarks().iter().for_each(|remark| listener.warning(remark));
         method.check(registry)?;
-        let planned = method.step_tflops(&work)?;
+        let (planned, whole) = (method.step_tflops(&work)?, work.whole_tflop()?);
         let settings = Settings {
             model: inputs.model.to_string(),
             parts: inputs.parts.clone(),
@@ -430,9 +464,9 @@ impl<'a, T: AttentionOps> Planner<'a, T> {
                 varied: Value::Object(point.varied.clone()),
                 config_hash: hash(&(&settings, &platform.backend, dtype))?,
                 settings,
-                budget_tflops: point.budget_tflops,
+                budget_tflops: point.budget_tflops.map(|budget| budget.tflops(whole)),
                 planned_tflop: planned.map(|steps| mean_of(&steps, &work.evaluated_steps())),
-                whole_tflop: work.whole_tflop()?,
+                whole_tflop: whole,
                 reference: None,
             },
             method,
@@ -441,6 +475,17 @@ impl<'a, T: AttentionOps> Planner<'a, T> {
             is_reference: false,
         })
     }
+}
+
+/// The hash of everything that decides a run's results.
+pub(crate) fn run_hash<'a>(
+    points: impl Iterator<Item = &'a PointInfo>,
+    prompts: &[PromptLine],
+    vae_tiling: Option<usize>,
+) -> Outcome<String> {
+    let hashes: Vec<(&str, &str)> =
+        points.map(|point| (point.id.as_str(), point.config_hash.as_str())).collect();
+    hash(&(FORMAT, hashes, prompts, vae_tiling))
 }
 
 /// 16 hexadecimal digits of the SHA-256 of a value's JSON with sorted keys.

@@ -174,11 +174,23 @@ pub(crate) fn no_ratio() -> Error {
 
 /// `plan` with the ratio that meets a budget, or an error that names what can be reached.
 pub(crate) fn solve(budget: f64, plan: &dyn MethodPlan, work: &Workload<'_>) -> Result<Box<dyn MethodPlan>> {
-    let with = |ratio: f64| plan.with_ratio(ratio).unwrap_or_else(|| Err(no_ratio()));
     let evaluated = work.evaluated_steps();
-    let mean = |ratio: f64| {
-        let steps = tflops(step_costs(with(ratio)?.as_ref(), work)?.ok_or_else(no_ratio)?);
-        Ok(mean_of(&steps, &evaluated))
-    };
-    with(flops::solve_ratio(budget, mean)?)
+    with(flops::solve_ratio(budget, |ratio| mean_at(ratio, plan, work, &evaluated))?, plan)
+}
+
+/// Whether a ratio of `plan` meets a budget.
+pub(crate) fn can_meet(budget: f64, plan: &dyn MethodPlan, work: &Workload<'_>) -> Result<bool> {
+    let evaluated = work.evaluated_steps();
+    let [least, most] = flops::reach(|ratio| mean_at(ratio, plan, work, &evaluated))?;
+    Ok((least..=most).contains(&budget))
+}
+
+fn with(ratio: f64, plan: &dyn MethodPlan) -> Result<Box<dyn MethodPlan>> {
+    plan.with_ratio(ratio).unwrap_or_else(|| Err(no_ratio()))
+}
+
+/// The mean TFLOPs of an evaluation with a ratio.
+fn mean_at(ratio: f64, plan: &dyn MethodPlan, work: &Workload<'_>, evaluated: &[usize]) -> Result<f64> {
+    let steps = tflops(step_costs(with(ratio, plan)?.as_ref(), work)?.ok_or_else(no_ratio)?);
+    Ok(mean_of(&steps, evaluated))
 }

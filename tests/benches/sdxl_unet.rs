@@ -24,6 +24,7 @@ use atedm_conformance::host::Draws;
 use atedm_core::at_edm::{AtEdmConfig, Parts};
 use atedm_core::plugin::{BuildContext, Grid, Row, Run, Step, TokenReducer, Unpruned};
 use atedm_core::{Backend, DType, Result, WeightSource, Weights};
+use atedm_experiment::bench::machine::peak_bytes;
 use atedm_sdxl::flops;
 use atedm_sdxl::unet::{UNet, UNetConfig, UNetInput};
 use atedm_sdxl::weights::RandomSource;
@@ -164,14 +165,6 @@ fn median_and_best(mut values: Vec<f64>) -> [f64; 2] {
     [median, values[0]]
 }
 
-/// The peak of this process's resident memory in GB (Linux).
-fn peak_memory() -> Option<f64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find(|line| line.starts_with("VmHWM:"))?;
-    let kilobytes: f64 = line.split_whitespace().nth(1)?.parse().ok()?;
-    Some(kilobytes * 1024e-9)
-}
-
 fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
     let options = Options::from_args();
     let config = UNetConfig::sdxl_base();
@@ -193,8 +186,8 @@ fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
     if options.peak {
         let time = seconds(|| inputs.evaluate(&unet, &mut Unpruned).unwrap());
         println!("one evaluation: {time:.1} s, {:.1} GFLOP/s", 1e3 * tflop / time);
-        match peak_memory() {
-            Some(peak) => println!("peak memory: {peak:.2} GB"),
+        match peak_bytes() {
+            Some(peak) => println!("peak memory: {:.2} GB", 1e-9 * peak as f64),
             None => println!("peak memory: not known on this system"),
         }
         return Ok(());

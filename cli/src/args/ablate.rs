@@ -36,6 +36,10 @@ pub(crate) struct AblateArgs {
     pub(crate) prompts: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) shards: ShardArgs,
+    /// Folder of another run: its images are copied instead of made where model, settings, prompt and seed are equal
+    /// (repeatable)
+    #[arg(long, value_name = "DIR")]
+    pub(crate) take_from: Vec<PathBuf>,
     /// Only show the points, with their ratios and TFLOPs. Without a model these are for SD-XL base; `--model
     /// atedm-shapes` names the built-in one
     #[arg(long)]

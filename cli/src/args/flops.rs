@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use atedm_experiment::Budget;
 use clap::Args;
 
 use super::{ModelArgs, PRUNE_OPT_HELP, parse};
@@ -40,10 +41,10 @@ pub(crate) struct FlopsArgs {
     /// Method and options from a TOML file (repeatable, one row each); --prune-opt wins
     #[arg(long, value_name = "FILE.toml", help_heading = "Pruning")]
     pub(crate) prune_config: Vec<PathBuf>,
-    /// Solve every method's ratio for this mean, in TFLOP per U-Net evaluation
-    #[arg(long, value_name = "TFLOP", value_parser = parse::finite, allow_negative_numbers = true)]
+    /// Solve every method's ratio for this mean, in TFLOP per U-Net evaluation, or as a share of the whole model's such as 80%
+    #[arg(long, value_name = "TFLOP", value_parser = parse::budget, allow_negative_numbers = true)]
     #[arg(help_heading = "Pruning")]
-    pub(crate) budget: Option<f64>,
+    pub(crate) budget: Option<Budget>,
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,

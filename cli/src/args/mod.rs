@@ -297,7 +297,7 @@ const PRUNE_OPT_HELP: &str = "\
 The method's options, as key=value,key=value,… (repeatable; a.b=1 sets entry b of table a, 1+2 is a list).
 Of methods joined by + each takes its own: --prune todo-sdxl+at-edm --prune-opt at-edm.levels=2,at-edm.ratio=0.5.
 AT-EDM takes, its default first:
-  ratio=0.63            share of tokens removed; or budget_tflops=4.1 a U-Net evaluation
+  ratio=0.63            share of tokens removed; or budget_tflops=4.1 a U-Net evaluation, or 80% of the whole model's
   schedule=prune-less   | prune-more | constant | table (with schedule_file=FILE)
   tau=30%               early steps, as a share or a number (15)
   prune_point=after_ff  | before_ff

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
+use atedm_experiment::Budget;
+
 /// Parses a whole number of at least 1.
 pub(super) fn positive(text: &str) -> Result<usize, String> {
     text.parse().ok().filter(|&n| n > 0).ok_or_else(|| "expected a whole number of at least 1".to_string())
@@ -26,6 +28,12 @@ pub(super) fn seed(text: &str) -> Result<u64, String> {
 /// Parses a finite number.
 pub(super) fn finite(text: &str) -> Result<f64, String> {
     text.parse().ok().filter(|x: &f64| x.is_finite()).ok_or_else(|| "expected a finite number".to_string())
+}
+
+/// Parses a budget.
+pub(super) fn budget(text: &str) -> Result<Budget, String> {
+    let budget: Budget = text.parse()?;
+    budget.checked().map_err(|failure| failure.to_string())
 }
 
 /// Parses a number from 0 to 1.

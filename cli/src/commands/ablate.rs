@@ -1,11 +1,11 @@
 //! `atedm ablate`: makes the images of a grid of methods and options.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use atedm_core::reference::NdTensor;
 use atedm_experiment::ablation::{Ablated, Ablation, Before, Written};
 use atedm_experiment::config::{Config, Origin};
-use atedm_experiment::extension::{registry, samplers, syntaxes};
+use atedm_experiment::extension::registry;
 use atedm_experiment::merge::{ExtraFile, merge};
 use atedm_experiment::record::RunInfo;
 use atedm_experiment::shard::Shard;
@@ -34,8 +34,14 @@ pub(crate) fn run(args: &AblateArgs, extension: &impl Extension) -> Outcome {
     let Some(output) = args.output.as_deref() else {
         return Err(Failure::usage("--output: expected a folder"));
     };
-    let request =
-        Request { model: &args.model, output, shards: &args.shards, engine: &args.engine, quiet: args.quiet };
+    let request = Request {
+        model: &args.model,
+        output,
+        shards: &args.shards,
+        take_from: &args.take_from,
+        engine: &args.engine,
+        quiet: args.quiet,
+    };
     make_images(written, &request, extension, Box::new(|| Ok(())))
 }
 
@@ -46,6 +52,7 @@ pub(super) struct Request<'a> {
     /// The run's folder.
     pub(super) output: &'a Path,
     pub(super) shards: &'a ShardArgs,
+    pub(super) take_from: &'a [PathBuf],
     pub(super) engine: &'a EngineArgs,
     pub(super) quiet: bool,
 }
@@ -53,7 +60,7 @@ pub(super) struct Request<'a> {
 fn show_plan(written: Written<'_>, args: &AblateArgs, extension: &impl Extension) -> Outcome {
     let subject = subject(&args.model.or(written.config));
     let subject = subject.map_err(|failure| of_model(failure, written, &args.model))?;
-    let subject = subject.with_samplers(samplers(extension)?).with_syntaxes(syntaxes(extension)?);
+    let subject = subject.extended(extension)?;
     let (platform, registry) = (args.engine.platform(), registry::<NdTensor>(extension)?);
     let progress = Progress::new(0, args.quiet);
     let plan = written.plan(subject, &platform, &registry, &progress)?;
@@ -75,7 +82,7 @@ pub(super) fn make_images(
     extension: &impl Extension,
     before: Before<'_>,
 ) -> Outcome {
-    let Request { model: flags, output, shards, engine, quiet } = *request;
+    let Request { model: flags, output, shards, take_from, engine, quiet } = *request;
     let model = open_for(engine, &flags.or(written.config));
     let model = model.map_err(|failure| of_model(failure, written, flags))?.extended(extension)?;
     let (platform, registry) = (engine.platform(), registry::<NdTensor>(extension)?);
@@ -87,13 +94,17 @@ pub(super) fn make_images(
         output,
         shard: Shard::find(shards.shard, shards.shards, |name| std::env::var(name).ok())?,
         resume: shards.resume,
+        take_from,
         listener: &progress,
     };
-    let Ablated { folder, made, total } =
+    let Ablated { folder, made, taken, total } =
         ablation.run(&registry, before, |run, sink| run_plan(engine, run, extension, sink))?;
-    progress.say(&match made {
-        0 => format!("{}: all {total} images are there", folder.display()),
-        made => format!("wrote {made} images to {}", folder.display()),
+    progress.say(&match (made, taken) {
+        (0, 0) => format!("{}: all {total} images are there", folder.display()),
+        (made, 0) => format!("wrote {made} images to {}", folder.display()),
+        (made, taken) => {
+            format!("wrote {} images to {}, {taken} of them from other runs", made + taken, folder.display())
+        }
     });
     Ok(())
 }

@@ -2,6 +2,7 @@
 
 mod archive;
 mod run;
+mod stock;
 mod written;
 
 pub use archive::Before;

@@ -8,6 +8,7 @@ use atedm_core::plugin::Registry;
 use atedm_sdxl::pipeline::TextEncoders;
 
 use super::archive::{Archive, Before, Elsewhere, Opened, done_elsewhere};
+use super::stock::Stock;
 use super::written::Written;
 use crate::engine::{Batch, PlannedRun, Sink};
 use crate::failure::Outcome;
@@ -35,6 +36,8 @@ pub struct Ablation<'a> {
     pub shard: Shard,
     /// Whether to go on with a run that is in the folder.
     pub resume: bool,
+    /// Folders of other runs, whose images are copied where every setting is equal.
+    pub take_from: &'a [PathBuf],
     /// Gets warnings, progress and finished images.
     pub listener: &'a dyn Listener,
 }
@@ -46,6 +49,8 @@ pub struct Ablated {
     pub folder: PathBuf,
     /// Images that were made.
     pub made: usize,
+    /// Images that were copied from other runs.
+    pub taken: usize,
     /// Images that are there.
     pub total: usize,
 }
@@ -79,9 +84,9 @@ impl<'a> Ablation<'a> {
         let folder = opened.folder.path().to_path_buf();
         if images == 0 {
             opened.begin()?;
-            return Ok(Ablated { folder, made: 0, total });
+            return Ok(Ablated { folder, made: 0, taken: 0, total });
         }
-        let run = PlannedRun {
+        let mut run = PlannedRun {
             plan: &plan,
             model: self.model,
             platform: self.platform,
@@ -95,10 +100,20 @@ impl<'a> Ablation<'a> {
             listener: self.listener,
         };
         run.check()?;
+        let mut taken = 0;
+        if !self.take_from.is_empty() {
+            let stock = Stock::read(self.take_from, &plan)?;
+            opened.begin()?;
+            taken = stock.fill(&mut opened.folder, &plan, &mut run.batches)?;
+        }
+        let made = images - taken;
+        if made == 0 {
+            return Ok(Ablated { folder, made, taken, total });
+        }
         let mut archive = Archive::new(opened, self.platform.provenance(), self.listener);
-        archive.expect(total - images, total);
+        archive.expect(total - made, total);
         make(run, &mut archive)?;
-        Ok(Ablated { folder, made: images, total })
+        Ok(Ablated { folder, made, taken, total })
     }
 
     /// The images of this shard that are missing.

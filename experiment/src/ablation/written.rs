@@ -177,5 +177,6 @@ fn options(config: &Config) -> RunOptions {
         vae_tiling: config.vae_tiling,
         masks: config.masks.clone(),
         distances: config.distances,
+        unreachable: config.unreachable,
     }
 }

@@ -2,16 +2,16 @@
 
 use std::fs;
 
-pub(super) use crate::platform::processor;
+pub use crate::platform::processor;
 
 /// Lets the peak begin anew at what is resident now. `false` where the system cannot.
-pub(super) fn reset_peak() -> bool {
+pub fn reset_peak() -> bool {
     // "5" resets the high-water mark of the resident set (Linux, proc_pid_clear_refs).
     fs::write("/proc/self/clear_refs", "5").is_ok()
 }
 
 /// The peak of resident memory in bytes since [`reset_peak`].
-pub(super) fn peak_bytes() -> Option<u64> {
+pub fn peak_bytes() -> Option<u64> {
     let status = fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find(|line| line.starts_with("VmHWM:"))?;
     let kibibytes: u64 = line.split_whitespace().nth(1)?.parse().ok()?;

@@ -14,7 +14,7 @@
 mod clock;
 mod contender;
 mod figures;
-mod machine;
+pub mod machine;
 mod overlap;
 mod plan;
 mod report;

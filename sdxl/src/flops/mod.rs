@@ -115,6 +115,14 @@ pub fn pruned(
     Ok(cost)
 }
 
+/// The ratio that stands for the most that can be removed.
+const HIGHEST: f64 = 0.9999;
+
+/// The least and the most that `mean_tflop(ratio)` comes to, in TFLOP. It must fall as the ratio rises.
+pub fn reach(mean_tflop: impl Fn(f64) -> Result<f64>) -> Result<[f64; 2]> {
+    Ok([mean_tflop(HIGHEST)?, mean_tflop(0.0)?])
+}
+
 /// The least ratio whose `mean_tflop(ratio)` is within `budget` TFLOP. `mean_tflop` must fall as the ratio rises; it
 /// may fall in small steps.
 ///
@@ -122,9 +130,8 @@ pub fn pruned(
 /// [`Error::Config`] for `budget_tflops` if no ratio in `[0, 1)` meets it. The message names the least or the most
 /// reachable value.
 pub fn solve_ratio(budget: f64, mean_tflop: impl Fn(f64) -> Result<f64>) -> Result<f64> {
-    const HIGHEST: f64 = 0.9999;
-    let (most, least) = (mean_tflop(0.0)?, mean_tflop(HIGHEST)?);
-    if !budget.is_finite() || budget < least || budget > most {
+    let [least, most] = reach(&mean_tflop)?;
+    if !(least..=most).contains(&budget) {
         let reason = format!(
             "expected at least {least:.4e} ({}) and at most {most:.4e} ({}) for this model, size and schedule, got {budget}",
             readable(least),

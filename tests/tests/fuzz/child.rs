@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use atedm_experiment::bench::machine::{peak_bytes, reset_peak};
 use serde::{Deserialize, Serialize};
 
 use super::cases::Case;
@@ -102,8 +103,7 @@ impl Orders {
     fn judged(&self, case: &Case, number: u64, folder: &Path) -> (bool, Option<String>) {
         let told = self.folder.join(TOLD);
         let before = fs::metadata(&told).unwrap().len() as usize;
-        // "5" resets the high-water mark of the resident set (Linux, proc_pid_clear_refs)
-        let measured = fs::write("/proc/self/clear_refs", "5").is_ok();
+        let measured = reset_peak();
         let ended = catch_unwind(AssertUnwindSafe(|| case.run(number)));
         let peak = peak_bytes().filter(|_| measured).unwrap_or(0);
         let text = fs::read(&told).unwrap();
@@ -117,12 +117,6 @@ impl Orders {
         };
         (ended.unwrap_or(false), fault)
     }
-}
-
-fn peak_bytes() -> Option<u64> {
-    let status = fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find(|line| line.starts_with("VmHWM:"))?;
-    Some(1024 * line.split_whitespace().nth(1)?.parse::<u64>().ok()?)
 }
 
 /// Whether the surroundings of the case's files are unchanged.
