@@ -62,6 +62,10 @@ evaluation *ARGS:
 bench-products:
     cargo bench -p atedm-cpu-kernels --bench products
 
+# Attention, votes and argmax of the CPU kernels at every level.
+bench-attention:
+    cargo bench -p atedm-cpu-kernels --bench attention
+
 # The CPU kernels' signatures on ARM (rustup target add aarch64-unknown-linux-gnu).
 arm:
     cargo check --target aarch64-unknown-linux-gnu -p atedm-cpu-kernels

@@ -48,7 +48,7 @@ command -v "$PYTHON" >/dev/null || fail "PYTHON: $PYTHON: not there"
 [[ -f $PAGE ]] || fail "PAGE: $PAGE: not there"
 
 claims=("$@")
-[[ $# -gt 0 ]] || claims=(model background curve level budgets dsap tau schedule score recovery prune-point votes scorer guidance overlap merging newer stacks)
+[[ $# -gt 0 ]] || claims=(curve level model background budgets dsap tau schedule score recovery prune-point votes scorer guidance overlap merging newer stacks)
 for claim in "${claims[@]}"; do
     [[ $claim == background || -f $here/$claim.toml ]] || fail "$here/$claim.toml: not there"
 done

@@ -12,7 +12,7 @@ use atedm_experiment::budget::{Budget, Unreachable};
 use atedm_experiment::config::{Sampling, noise_dtype};
 use atedm_experiment::control::{ControlImage, ControlPicture};
 use atedm_experiment::engine::{Batch, FinishedBatch, ImageTask, PlannedRun, Replay, Sink};
-use atedm_experiment::extension::{registry, samplers, syntaxes};
+use atedm_experiment::extension::{registry, samplers};
 use atedm_experiment::files::{ImageFacts, LatentsFile, Picture, read_latents, read_masks};
 use atedm_experiment::grid::Point;
 use atedm_experiment::init_image::{InitImage, Start, StartFrom};
@@ -27,7 +27,6 @@ use atedm_experiment::preview::Previews;
 use atedm_experiment::record::{Attention, Flops, PromptLine, Times};
 use atedm_experiment::spec::PruneSpec;
 use atedm_sdxl::pipeline::TextEncoders;
-use atedm_sdxl::schedulers::SamplerRegistry;
 
 use crate::Extension;
 use crate::args::{ControlArgs, EngineArgs, SampleArgs};
@@ -79,9 +78,8 @@ impl<'a> Job<'a> {
         let prompts = sample.prompt.iter().enumerate().map(prompt).collect();
         let control = control(sample)?;
         let options = run_options(sample, spec.method.clone(), prompts)?;
-        let samplers = known_samplers(extension, sample.scheduler.as_deref())?;
-        let model =
-            open_for(engine, &sample.model)?.with_samplers(samplers).with_syntaxes(syntaxes(extension)?);
+        check_sampler(extension, sample.scheduler.as_deref())?;
+        let model = open_for(engine, &sample.model)?.extended(extension)?;
         let size = model.size(asked(sample.width, sample.height))?;
         model.check_tiles(tiles(sample))?;
         let platform = engine.platform();
@@ -206,14 +204,11 @@ impl Sink for Taker<'_> {
     }
 }
 
-/// The known samplers. It is an error if `--scheduler` names none of them.
-pub(crate) fn known_samplers(
-    extension: &impl Extension,
-    name: Option<&str>,
-) -> Outcome<SamplerRegistry<NdTensor>> {
-    let samplers = samplers(extension)?;
+/// Checks that `--scheduler` names a known sampler.
+pub(crate) fn check_sampler(extension: &impl Extension, name: Option<&str>) -> Outcome {
+    let samplers = samplers::<NdTensor>(extension)?;
     match name.map(|name| samplers.check(name)).transpose() {
-        Ok(_) => Ok(samplers),
+        Ok(_) => Ok(()),
         Err(Error::Config { reason, .. }) => Err(Failure::usage(format!("--scheduler: {reason}"))),
         Err(other) => Err(other.into()),
     }

@@ -7,24 +7,19 @@ use std::arch::x86_64::{_mm512_add_ps, _mm512_fmadd_ps, _mm512_set1_ps, _mm512_s
 use crate::element::Element;
 use crate::lanes::{Lanes, floats};
 use crate::pack::PANEL;
-use crate::tile::{ROWS, Tile};
 
 /// The votes of a panel.
 pub(crate) type Ballot = [Lanes; 4];
 
-/// `ballot_j += Σ_i shares_i P_ij` for one panel of a block.
+/// `ballot_j += Σ_i shares_i P_ij` for one panel of a block, with the rows of `P`.
+#[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
-pub(crate) fn cast<E: Element>(ballot: &mut Ballot, weights: &[Tile<E>], shares: &[f32]) {
+pub(crate) fn cast(ballot: &mut Ballot, weights: impl Iterator<Item = [Lanes; 4]>, shares: &[f32]) {
     let mut sums = [_mm512_setzero_ps(); 4];
-    for (tile, shares) in weights.iter().zip(shares.as_chunks::<ROWS>().0) {
-        for (row, &share) in tile.0.iter().zip(shares) {
-            let share = _mm512_set1_ps(share);
-            // SAFETY: the features are those of this function.
-            #[allow(unsafe_code)]
-            let values = unsafe { E::lanes(row) };
-            for (sum, value) in sums.iter_mut().zip(values) {
-                *sum = _mm512_fmadd_ps(share, value, *sum);
-            }
+    for (row, &share) in weights.zip(shares) {
+        let share = _mm512_set1_ps(share);
+        for (sum, value) in sums.iter_mut().zip(row) {
+            *sum = _mm512_fmadd_ps(share, value, *sum);
         }
     }
     for (total, sum) in ballot.iter_mut().zip(sums) {

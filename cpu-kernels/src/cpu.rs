@@ -13,7 +13,7 @@ pub enum Level {
     Avx512,
     /// AVX512-BF16: attention in bf16, and products of pairs.
     Avx512Bf16,
-    /// AMX with bf16, where the system allows it: products of tiles.
+    /// AMX with bf16, where the system allows it: attention in bf16, and products, of tiles.
     Amx,
 }
 
@@ -62,7 +62,7 @@ impl Level {
         match (wide, is_x86_feature_detected!("avx512bf16")) {
             (false, _) => Self::Avx2,
             (true, false) => Self::Avx512,
-            (true, true) if crate::product::amx::found() => Self::Amx,
+            (true, true) if crate::amx::found() => Self::Amx,
             (true, true) => Self::Avx512Bf16,
         }
     }
@@ -87,9 +87,11 @@ impl Level {
     }
 }
 
-/// Proof that this machine has AVX512-BF16, with the threads to use.
+/// Proof that this machine has AVX512-BF16 or AMX, with the threads to use.
 #[derive(Debug, Clone, Copy)]
 pub struct Cpu<'a> {
+    #[cfg(target_arch = "x86_64")]
+    pub(crate) level: Level,
     #[cfg(target_arch = "x86_64")]
     pub(crate) threads: &'a dyn Threads,
     #[cfg(not(target_arch = "x86_64"))]
@@ -97,15 +99,20 @@ pub struct Cpu<'a> {
 }
 
 impl<'a> Cpu<'a> {
-    /// `None` if the instructions are missing.
-    #[cfg(target_arch = "x86_64")]
+    /// The level of this process. `None` if the instructions are missing.
     pub fn detect(threads: &'a dyn Threads) -> Option<Self> {
-        (Level::here() >= Level::Avx512Bf16).then_some(Self { threads })
+        Self::with(Level::here(), threads)
+    }
+
+    /// This level. `None` if this process lacks it, or if the kernels of attention do not support it.
+    #[cfg(target_arch = "x86_64")]
+    pub fn with(level: Level, threads: &'a dyn Threads) -> Option<Self> {
+        (Level::Avx512Bf16..=Level::here()).contains(&level).then_some(Self { level, threads })
     }
 
     /// Always `None`, because the kernels are written for x86.
     #[cfg(not(target_arch = "x86_64"))]
-    pub fn detect(_threads: &'a dyn Threads) -> Option<Self> {
+    pub fn with(_level: Level, _threads: &'a dyn Threads) -> Option<Self> {
         None
     }
 }

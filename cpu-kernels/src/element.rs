@@ -108,23 +108,15 @@ impl Element for u16 {
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
     unsafe fn store([a, b, c, d]: [Lanes; 4], to: &mut Self::Row) {
         let (low, high) = to.split_at_mut(LANES);
-        low.copy_from_slice(&bits(_mm512_cvtne2ps_pbh(b, a)));
-        high.copy_from_slice(&bits(_mm512_cvtne2ps_pbh(d, c)));
+        low.copy_from_slice(&to_pairs([a, b]));
+        high.copy_from_slice(&to_pairs([c, d]));
     }
 
-    /// Half of a pair, shifted or masked, is the f32 itself. A register of pairs therefore gives one register of even
-    /// columns and one of odd columns.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
     unsafe fn lanes(row: &Self::Row) -> [Lanes; 4] {
-        let odd = _mm512_set1_epi32(0xffff_0000_u32.cast_signed());
-        let (first, second) = (load(row, 0), load(row, LANES));
-        [
-            _mm512_castsi512_ps(_mm512_slli_epi32::<16>(first)),
-            _mm512_castsi512_ps(_mm512_and_si512(first, odd)),
-            _mm512_castsi512_ps(_mm512_slli_epi32::<16>(second)),
-            _mm512_castsi512_ps(_mm512_and_si512(second, odd)),
-        ]
+        let ([a, b], [c, d]) = (from_pairs(load(row, 0)), from_pairs(load(row, LANES)));
+        [a, b, c, d]
     }
 
     #[inline]
@@ -133,6 +125,22 @@ impl Element for u16 {
         // SAFETY: both are 32 bytes, and every bit pattern is valid.
         unsafe { std::mem::transmute(_mm512_cvtneps_pbh(lanes)) }
     }
+}
+
+/// 32 numbers as bf16.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bf16")]
+pub(crate) fn to_pairs([low, high]: [Lanes; 2]) -> [u32; LANES] {
+    bits(_mm512_cvtne2ps_pbh(high, low))
+}
+
+/// 32 bf16 as numbers. Half of a pair, shifted or masked, is the f32 itself. A register of pairs therefore gives one
+/// register of even columns and one of odd columns.
+#[inline]
+#[target_feature(enable = "avx512f")]
+pub(crate) fn from_pairs(pairs: Words) -> [Lanes; 2] {
+    let odd = _mm512_set1_epi32(0xffff_0000_u32.cast_signed());
+    [_mm512_castsi512_ps(_mm512_slli_epi32::<16>(pairs)), _mm512_castsi512_ps(_mm512_and_si512(pairs, odd))]
 }
 
 /// The same bits as pairs.

@@ -82,6 +82,16 @@ pub(crate) fn floats(lanes: Lanes) -> [f32; LANES] {
     }
 }
 
+/// The register of these numbers.
+#[inline]
+pub(crate) fn lanes(floats: &[f32; LANES]) -> Lanes {
+    // SAFETY: the same 64 bytes, and every bit pattern is valid.
+    #[allow(unsafe_code)]
+    unsafe {
+        std::mem::transmute::<[f32; LANES], Lanes>(*floats)
+    }
+}
+
 /// The 32-bit numbers of registers.
 pub(crate) fn numbers(registers: &mut [Words]) -> &mut [u32] {
     // SAFETY: the same memory, borrowed for the same time. 64 bytes are 16 numbers of 4 bytes. Every bit pattern is

@@ -8,7 +8,9 @@
 //! | `pack`, `packed` | their copies in the order in which tiles read them |
 //! | `lanes` | registers, and the exponential |
 //! | `element`, `typed` | bf16 and f32: what differs between them, and operands of one of them |
-//! | `tile` | the product of 6 rows and 64 columns |
+//! | `tile` | the product of 6 rows and 64 columns in registers |
+//! | `amx` | the product of 32 rows and 32 columns in AMX's tiles |
+//! | `units` | logits of 32 queries and 32 keys in AMX's tiles |
 //! | `threads` | tasks on the threads that the caller lends |
 //! | `cpu` | the instructions of this machine, and a limit by the user |
 //! | `attention`, `votes`, `strongest` | the three kernels of attention; the map `[b, h, m, n]` is never stored |
@@ -23,6 +25,8 @@
 // The kernels are written for x86. Elsewhere only their signatures exist, so what they use is unused.
 #![cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
 
+#[cfg(target_arch = "x86_64")]
+mod amx;
 mod cpu;
 mod heads;
 mod memory;
@@ -49,6 +53,8 @@ mod strongest;
 mod tile;
 #[cfg(target_arch = "x86_64")]
 mod typed;
+#[cfg(target_arch = "x86_64")]
+mod units;
 #[cfg(target_arch = "x86_64")]
 mod votes;
 

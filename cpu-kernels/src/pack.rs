@@ -10,12 +10,27 @@ use std::arch::x86_64::{
 
 use crate::element::Element;
 use crate::lanes::{LANES, Words, load, numbers};
-use crate::tile::{ROWS, Tile};
 use crate::typed::Typed;
 
 /// The number of keys in a panel, and the number of their registers.
 pub(crate) const PANEL: usize = 64;
 pub(crate) const WIDTH: usize = PANEL / LANES;
+
+/// The sizes of which packed operands have multiples.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Grain {
+    /// Words of a row.
+    pub(crate) words: usize,
+    /// Registers of columns.
+    pub(crate) registers: usize,
+}
+
+impl Grain {
+    /// Operands of [`product`](crate::tile::product).
+    pub(crate) const REGISTERS: Self = Self { words: 1, registers: 1 };
+    /// Operands of [`Tiles::product`](crate::amx::Tiles::product).
+    pub(crate) const TILES: Self = Self { words: LANES, registers: 2 };
+}
 
 /// One panel of `n` keys.
 #[derive(Debug, Clone, Copy)]
@@ -24,12 +39,19 @@ pub(crate) struct Panel {
     pub(crate) at: usize,
     /// The number of its keys.
     pub(crate) len: usize,
+    /// The number of registers of columns.
+    pub(crate) width: usize,
 }
 
 impl Panel {
+    /// The panel of this number.
+    pub(crate) fn new(at: usize, len: usize, grain: Grain) -> Self {
+        Self { at, len, width: len.div_ceil(LANES).next_multiple_of(grain.registers) }
+    }
+
     /// The panels of keys `0 .. n`.
-    pub(crate) fn all(n: usize) -> impl Iterator<Item = Self> {
-        (0..n.div_ceil(PANEL)).map(move |at| Self { at, len: PANEL.min(n - at * PANEL) })
+    pub(crate) fn all(n: usize, grain: Grain) -> impl Iterator<Item = Self> {
+        (0..n.div_ceil(PANEL)).map(move |at| Self::new(at, PANEL.min(n - at * PANEL), grain))
     }
 
     /// Its first key.
@@ -37,14 +59,15 @@ impl Panel {
         self.at * PANEL
     }
 
-    /// The number of registers of columns.
-    pub(crate) fn width(self) -> usize {
-        self.len.div_ceil(LANES)
+    /// The columns of a register that are keys.
+    pub(crate) fn mask(self, register: usize) -> u16 {
+        let keys = self.len.saturating_sub(register * LANES).min(LANES);
+        ((1u32 << keys) - 1) as u16
     }
 
     /// The columns of the last register that are keys.
     pub(crate) fn last(self) -> u16 {
-        u16::MAX >> (self.width() * LANES - self.len)
+        self.mask(self.width - 1)
     }
 }
 
@@ -53,16 +76,16 @@ pub(crate) fn depth<E: Element>(dim: usize) -> usize {
     dim.div_ceil(E::IN_WORD)
 }
 
-/// Packs rows `start .. start + len` of one head as tiles. There must be enough tiles.
+/// Packs rows `start .. start + len` of one head, and zeros into the rows that remain.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-pub(crate) fn pack_rows<E: Element>(
-    tiles: &mut [Tile<E>],
+pub(crate) fn pack_rows<'a, E: Element>(
+    rows: impl Iterator<Item = &'a mut E::Row>,
     heads: &Typed<'_, E>,
     head: (usize, usize),
     start: usize,
     len: usize,
 ) {
-    for (i, to) in tiles.iter_mut().flat_map(|tile| &mut tile.0).enumerate() {
+    for (i, to) in rows.enumerate() {
         pack_row(to, heads, head, if i < len { Some(start + i) } else { None });
     }
 }
@@ -83,17 +106,17 @@ pub(crate) fn pack_keys<E: Element>(
     panel: Panel,
 ) -> f32 {
     let mut longest = _mm512_setzero_ps();
-    for line in 0..panel.width() {
+    for line in 0..panel.width {
         let mut rows = [E::ZEROS; LANES];
         for (j, row) in rows.iter_mut().enumerate() {
             let key = line * LANES + j;
             pack_row(row, heads, head, if key < panel.len { Some(panel.first() + key) } else { None });
         }
         let mut squares = _mm512_setzero_ps();
-        let depth = columns.len() / panel.width();
+        let depth = columns.len() / panel.width;
         for from in (0..depth).step_by(LANES) {
             let part = rows.each_ref().map(|row| load(row.as_ref(), from));
-            let to = columns[from * panel.width()..].chunks_mut(panel.width());
+            let to = columns[from * panel.width..].chunks_mut(panel.width);
             for (column, to) in transpose(part).into_iter().zip(to) {
                 // SAFETY: the features are those of this function.
                 #[allow(unsafe_code)]
@@ -147,27 +170,25 @@ pub(crate) fn pack_values<E: Element>(
     (b, h): (usize, usize),
     panel: Panel,
 ) {
-    let across = heads.dims()[3].div_ceil(LANES) * LANES;
+    let across = numbers(columns).len() / (panel.width * LANES / E::IN_WORD);
     for (t, columns) in numbers(columns).chunks_mut(across).enumerate() {
         let row = |at| if at < panel.len { heads.row(b, h, panel.first() + at) } else { &[] };
         E::copy_values([row(E::IN_WORD * t), row(E::IN_WORD * t + 1)], columns);
     }
 }
 
-/// The squared lengths of the rows of a tile.
+/// The squared length of a row.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
-pub(crate) fn squares<E: Element>(tile: &Tile<E>) -> [f32; ROWS] {
-    tile.0.each_ref().map(|row| {
-        let mut sum = _mm512_setzero_ps();
-        for from in (0..E::WORDS).step_by(LANES) {
-            let words = load(row.as_ref(), from);
-            // SAFETY: the features are those of this function.
-            #[allow(unsafe_code)]
-            unsafe {
-                sum = E::add_product(sum, words, words);
-            }
+pub(crate) fn square<E: Element>(row: &E::Row) -> f32 {
+    let mut sum = _mm512_setzero_ps();
+    for from in (0..E::WORDS).step_by(LANES) {
+        let words = load(row.as_ref(), from);
+        // SAFETY: the features are those of this function.
+        #[allow(unsafe_code)]
+        unsafe {
+            sum = E::add_product(sum, words, words);
         }
-        _mm512_reduce_add_ps(sum)
-    })
+    }
+    _mm512_reduce_add_ps(sum)
 }

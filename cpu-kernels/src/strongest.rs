@@ -11,12 +11,14 @@ use std::arch::x86_64::{
 use std::f64::consts::LOG2_E;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use crate::cpu::Level;
 use crate::element::Element;
-use crate::lanes::{LANES, Lanes, NO_WORDS, Words, exp2, numbers};
-use crate::pack::{PANEL, Panel, WIDTH, depth, pack_keys, pack_rows};
+use crate::lanes::{LANES, Lanes, NO_LANES, NO_WORDS, Words, exp2, numbers};
+use crate::pack::{Grain, PANEL, Panel, WIDTH, depth, pack_keys, pack_rows};
 use crate::threads::parallel;
 use crate::tile::{ROWS, Sums, Tile, product, zeros};
 use crate::typed::TypedPass;
+use crate::units::{self, Units};
 use crate::{Cpu, Numbers, Pass};
 
 /// The number of tiles in a block. Their sums stay in the first cache.
@@ -31,37 +33,34 @@ const BLOCK: usize = TILES * ROWS;
 #[must_use]
 pub fn strongest(cpu: Cpu<'_>, pass: Pass<'_>, lse: &[f32], into: &mut [i64]) -> bool {
     match pass.q.parts().0 {
-        Numbers::Bf16(_) => typed::<u16>(cpu, TypedPass::new(pass), lse, into),
-        Numbers::F32(_) => typed::<f32>(cpu, TypedPass::new(pass), lse, into),
+        Numbers::Bf16(_) if cpu.level >= Level::Amx => run::<u16, Tiled>(cpu, pass, lse, into),
+        Numbers::Bf16(_) => run::<u16, Registers>(cpu, pass, lse, into),
+        Numbers::F32(_) => run::<f32, Registers>(cpu, pass, lse, into),
     }
 }
 
-fn typed<E: Element>(cpu: Cpu<'_>, pass: TypedPass<'_, E>, lse: &[f32], into: &mut [i64]) -> bool {
+fn run<E: Element, W: Work<E>>(cpu: Cpu<'_>, pass: Pass<'_>, lse: &[f32], into: &mut [i64]) -> bool {
+    let pass = TypedPass::<E>::new(pass);
     let [batch, heads, kept, pruned] = pass.sizes();
     assert!(lse.len() == batch * heads * kept && into.len() == batch * pruned, "room for the rows");
     let tasks = into.chunks_mut(pruned).zip(lse.chunks(heads * kept)).enumerate();
     let tasks = tasks.flat_map(|(batch, (best, lse))| {
         let panels = best.chunks_mut(PANEL).enumerate();
-        panels.map(move |(at, best)| Task { batch, panel: Panel { at, len: best.len() }, lse, best })
+        panels.map(move |(at, best)| Task { batch, panel: Panel::new(at, best.len(), W::GRAIN), lse, best })
     });
     let ordered = AtomicBool::new(true);
-    let depth = depth::<E>(pass.k.dims()[3]);
+    let depth = depth::<E>(pass.k.dims()[3]).next_multiple_of(W::GRAIN.words);
     parallel(
         cpu.threads,
         tasks,
-        || vec![NO_WORDS; heads * depth * WIDTH],
-        |keys, task| {
-            let keys = &mut keys[..heads * depth * task.panel.width()];
-            // SAFETY: `Cpu` proves that the machine has the instructions.
+        // SAFETY: `Cpu` proves that the machine has the instructions.
+        #[allow(unsafe_code)]
+        || (vec![NO_WORDS; heads * depth * WIDTH], unsafe { W::new() }),
+        |(keys, work), task| {
+            let keys = &mut keys[..heads * depth * task.panel.width];
+            // SAFETY: as above.
             #[allow(unsafe_code)]
-            let fine = unsafe {
-                match task.panel.width() {
-                    1 => columns::<E, 1>(&pass, keys, task),
-                    2 => columns::<E, 2>(&pass, keys, task),
-                    3 => columns::<E, 3>(&pass, keys, task),
-                    _ => columns::<E, 4>(&pass, keys, task),
-                }
-            };
+            let fine = unsafe { work.columns(&pass, keys, task) };
             if !fine {
                 ordered.store(false, Ordering::Relaxed);
             }
@@ -79,18 +78,118 @@ struct Task<'a> {
     best: &'a mut [i64],
 }
 
-/// Runs the task. `false` if a value is NaN.
+/// What computes the sums of a thread's tasks.
+///
+/// # Safety of its functions
+/// They need a processor with AVX512-BF16, and those of [`Tiled`] need AMX.
+#[allow(unsafe_code)]
+trait Work<E: Element>: Sized {
+    /// How it reads keys.
+    const GRAIN: Grain;
+
+    unsafe fn new() -> Self;
+    /// Runs a task, with memory for its keys. `false` if a value is NaN.
+    unsafe fn columns(&mut self, pass: &TypedPass<'_, E>, keys: &mut [Words], task: Task<'_>) -> bool;
+}
+
+/// In registers: 6 x 64 logits at a time.
+struct Registers;
+
+#[allow(unsafe_code)]
+impl<E: Element> Work<E> for Registers {
+    const GRAIN: Grain = Grain::REGISTERS;
+
+    unsafe fn new() -> Self {
+        Self
+    }
+
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+    unsafe fn columns(&mut self, pass: &TypedPass<'_, E>, keys: &mut [Words], task: Task<'_>) -> bool {
+        match task.panel.width {
+            1 => columns::<E, 1>(pass, keys, task),
+            2 => columns::<E, 2>(pass, keys, task),
+            3 => columns::<E, 3>(pass, keys, task),
+            _ => columns::<E, 4>(pass, keys, task),
+        }
+    }
+}
+
+/// In AMX's tiles.
+struct Tiled {
+    units: Units,
+    sums: [[Lanes; WIDTH]; units::BLOCK],
+}
+
+#[allow(unsafe_code)]
+impl Work<u16> for Tiled {
+    const GRAIN: Grain = Grain::TILES;
+
+    unsafe fn new() -> Self {
+        // SAFETY: the caller's promise.
+        Self { units: unsafe { Units::new() }, sums: [[NO_LANES; WIDTH]; units::BLOCK] }
+    }
+
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+    unsafe fn columns(&mut self, pass: &TypedPass<'_, u16>, keys: &mut [Words], task: Task<'_>) -> bool {
+        let Self { units, sums } = self;
+        let [_, heads, kept, _] = pass.sizes();
+        let by_head = keys.len() / heads;
+        pack(pass, keys, &task);
+        let factor = _mm512_set1_ps((f64::from(pass.scale) * LOG2_E) as f32);
+        let mut found = Best::<WIDTH>::new();
+        for start in (0..kept).step_by(units::BLOCK) {
+            let len = units::BLOCK.min(kept - start);
+            sums.fill([NO_LANES; WIDTH]);
+            for (head, (keys, lse)) in keys.chunks(by_head).zip(task.lse.chunks(kept)).enumerate() {
+                units.pack(&pass.q, (task.batch, head), start, len);
+                let shift = shifts::<{ units::BLOCK }>(&lse[start..start + len]);
+                units.each(
+                    &[task.panel],
+                    len,
+                    |_| keys,
+                    |unit, logits| {
+                        let rows = logits.iter().zip(&shift[unit.row..]).zip(&mut sums[unit.row..]);
+                        for ((logits, &shift), sums) in rows {
+                            add_row(logits, factor, shift, &mut sums[unit.register..]);
+                        }
+                    },
+                );
+            }
+            for (i, row) in sums.iter().enumerate().take(len) {
+                found.compare(row, start + i);
+            }
+        }
+        found.write(task.best)
+    }
+}
+
+/// Packs the keys of all heads of a task.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+fn pack<E: Element>(pass: &TypedPass<'_, E>, keys: &mut [Words], task: &Task<'_>) {
+    let by_head = keys.len() / pass.sizes()[1];
+    for (head, keys) in keys.chunks_mut(by_head).enumerate() {
+        pack_keys(keys, &pass.k, (task.batch, head), task.panel);
+    }
+}
+
+/// The exponents' shifts of at most `N` rows. Rows beyond the last have none.
+fn shifts<const N: usize>(lse: &[f32]) -> [f32; N] {
+    let mut shifts = [0.0; N];
+    for (shift, &lse) in shifts.iter_mut().zip(lse) {
+        *shift = (-f64::from(lse) * LOG2_E) as f32;
+    }
+    shifts
+}
+
+/// Runs a task in registers.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
 fn columns<E: Element, const C: usize>(pass: &TypedPass<'_, E>, keys: &mut [Words], task: Task<'_>) -> bool {
-    let Task { batch, panel, lse, best } = task;
+    pack(pass, keys, &task);
+    let Task { batch, lse, best, .. } = task;
     let [_, heads, kept, _] = pass.sizes();
     let by_head = keys.len() / heads;
-    for (head, keys) in keys.chunks_mut(by_head).enumerate() {
-        pack_keys(keys, &pass.k, (batch, head), panel);
-    }
     let factor = (f64::from(pass.scale) * LOG2_E) as f32;
-    let mut found =
-        Best { highest: [_mm512_set1_ps(f32::NEG_INFINITY); C], row: [_mm512_setzero_si512(); C], nan: 0 };
+    let mut found = Best::<C>::new();
     let mut q = [Tile::<E>::ZERO; TILES];
     let mut sums = [zeros::<C>(); TILES];
     for start in (0..kept).step_by(BLOCK) {
@@ -98,22 +197,15 @@ fn columns<E: Element, const C: usize>(pass: &TypedPass<'_, E>, keys: &mut [Word
         let tiles = len.div_ceil(ROWS);
         sums.fill(zeros::<C>());
         for (head, (keys, lse)) in keys.chunks(by_head).zip(lse.chunks(kept)).enumerate() {
-            pack_rows(&mut q[..tiles], &pass.q, (batch, head), start, len);
-            let mut shift = [[0f32; ROWS]; TILES];
-            for (shift, &lse) in shift.as_flattened_mut().iter_mut().zip(&lse[start..start + len]) {
-                *shift = (-f64::from(lse) * LOG2_E) as f32;
-            }
-            add(&q[..tiles], keys, factor, &shift, &mut sums);
+            pack_rows(q[..tiles].iter_mut().flat_map(|tile| &mut tile.0), &pass.q, (batch, head), start, len);
+            let shift = shifts::<BLOCK>(&lse[start..start + len]);
+            add(&q[..tiles], keys, factor, shift.as_chunks().0, &mut sums);
         }
         for (i, row) in sums.as_flattened().iter().enumerate().take(len) {
             found.compare(row, start + i);
         }
     }
-    for (to, mut rows) in best.chunks_mut(LANES).zip(found.row) {
-        let rows = numbers(std::slice::from_mut(&mut rows));
-        to.iter_mut().zip(rows).for_each(|(to, row)| *to = i64::from(*row));
-    }
-    found.nan == 0
+    found.write(best)
 }
 
 /// `sums[i, j] += e^(q_i·k_j · scale − lse_i)` for one head.
@@ -130,11 +222,18 @@ fn add<E: Element, const C: usize>(
     for ((q, shift), sums) in q.iter().zip(shift).zip(sums) {
         let logits = product(q, keys, zeros::<C>());
         for ((logits, &shift), sums) in logits.iter().zip(shift).zip(sums) {
-            let shift = _mm512_set1_ps(shift);
-            for (&logits, sum) in logits.iter().zip(sums) {
-                *sum = _mm512_add_ps(*sum, exp2(_mm512_fmadd_ps(logits, factor, shift)));
-            }
+            add_row(logits, factor, shift, sums);
         }
+    }
+}
+
+/// [`add`] for one row.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn add_row(logits: &[Lanes], factor: Lanes, shift: f32, sums: &mut [Lanes]) {
+    let shift = _mm512_set1_ps(shift);
+    for (&logits, sum) in logits.iter().zip(sums) {
+        *sum = _mm512_add_ps(*sum, exp2(_mm512_fmadd_ps(logits, factor, shift)));
     }
 }
 
@@ -147,6 +246,20 @@ struct Best<const C: usize> {
 }
 
 impl<const C: usize> Best<C> {
+    #[target_feature(enable = "avx512f")]
+    fn new() -> Self {
+        Self { highest: [_mm512_set1_ps(f32::NEG_INFINITY); C], row: [_mm512_setzero_si512(); C], nan: 0 }
+    }
+
+    /// Writes the rows. `false` if a value was NaN.
+    fn write(self, best: &mut [i64]) -> bool {
+        for (to, mut rows) in best.chunks_mut(LANES).zip(self.row) {
+            let rows = numbers(std::slice::from_mut(&mut rows));
+            to.iter_mut().zip(rows).for_each(|(to, row)| *to = i64::from(*row));
+        }
+        self.nan == 0
+    }
+
     #[inline]
     #[target_feature(enable = "avx512f")]
     fn compare(&mut self, sums: &[Lanes; C], at: usize) {

@@ -3,15 +3,23 @@
 
 use half::bf16;
 
-use crate::{Attended, Cpu, Heads, Numbers, NumbersMut, OwnThreads, Pass, attention, fits, strongest, votes};
+use crate::{
+    Attended, Cpu, Heads, Level, Numbers, NumbersMut, OwnThreads, Pass, attention, fits, strongest, votes,
+};
 
-/// The kernels. Without them, prints a line that says what was not tested.
-fn cpu(threads: &OwnThreads) -> Option<Cpu<'_>> {
-    let cpu = Cpu::detect(threads);
-    if cpu.is_none() {
-        println!("skipped: this processor has no AVX512-BF16");
+/// Runs `check` for every level and element type that the kernels support, and says which this machine lacks.
+fn every_kind(check: impl Fn(Level, Kind)) {
+    for level in [Level::Avx512Bf16, Level::Amx] {
+        match Cpu::with(level, &OwnThreads(1)) {
+            Some(_) => KINDS.into_iter().for_each(|kind| check(level, kind)),
+            None => println!("skipped: this processor has no {}", level.name()),
+        }
     }
-    cpu
+}
+
+/// The kernels of a level that [`every_kind`] found.
+fn cpu(level: Level, threads: &OwnThreads) -> Cpu<'_> {
+    Cpu::with(level, threads).expect("found by every_kind")
 }
 
 /// The element types.
@@ -131,7 +139,12 @@ impl Case {
     }
 
     /// The kernel's output, log-sum-exp and first vote.
-    fn run(&self, threads: usize) -> Option<(Vec<f32>, Vec<f32>, Vec<f32>)> {
+    fn run(&self, level: Level, threads: usize) -> (Vec<f32>, Vec<f32>, Vec<f32>) {
+        self.run_pass(self.pass(), level, threads)
+    }
+
+    /// As [`Self::run`]. Without scores, the vote stays zero.
+    fn run_pass(&self, pass: Pass<'_>, level: Level, threads: usize) -> (Vec<f32>, Vec<f32>, Vec<f32>) {
         let [b, h, m, _] = self.q.dims;
         let [_, _, n, dim] = self.v.dims;
         let (mut output, mut lse, mut first_vote) =
@@ -142,22 +155,20 @@ impl Case {
             Kind::Single => NumbersMut::F32(&mut output),
         };
         let into = Attended { output: into, lse: &mut lse, first_vote: Some(&mut first_vote) };
-        attention(cpu(&OwnThreads(threads))?, self.pass(), self.v.heads(), into);
+        attention(cpu(level, &OwnThreads(threads)), pass, self.v.heads(), into);
         if self.q.kind == Kind::Half {
             output = bits.into_iter().map(|bits| bf16::from_bits(bits).to_f32()).collect();
         }
-        Some((output, lse, first_vote))
+        (output, lse, first_vote)
     }
 
     /// Checks all results of the kernels, within the error of one rounding.
-    fn check(&self) {
-        let Some((output, lse, first_vote)) = self.run(2) else {
-            return;
-        };
+    fn check(&self, level: Level) {
+        let (output, lse, first_vote) = self.run(level, 2);
         let [b, h, m, _] = self.q.dims;
         let [_, _, n, dim] = self.v.dims;
         let mut again = vec![0.0; b * h * n];
-        votes(Cpu::detect(&OwnThreads(3)).expect("found above"), self.pass(), &lse, &mut again);
+        votes(cpu(level, &OwnThreads(3)), self.pass(), &lse, &mut again);
         let unit = self.q.kind.unit();
         for at in 0..b * h {
             let (b, h) = (at / h, at % h);
@@ -211,38 +222,35 @@ fn heads_of_any_size_and_layout() {
         ([2, 1, 13, 130, 33], 5),
         ([1, 1, 97, 31, 40], 2),
         ([1, 2, 100, 47, 63], 0),
+        ([1, 1, 65, 97, 48], 0),
         ([2, 2, 61, 379, 64], 64),
         ([1, 1, 900, 64, 64], 0),
     ] {
-        for kind in KINDS {
-            Case::new(kind, dims, gap, 1.0).check();
-        }
+        every_kind(|level, kind| Case::new(kind, dims, gap, 1.0).check(level));
     }
 }
 
 #[test]
 fn a_negative_scale() {
-    for kind in KINDS {
+    every_kind(|level, kind| {
         let mut case = Case::new(kind, [1, 2, 20, 70, 64], 0, 1.0);
         case.scale = -0.2;
-        case.check();
-    }
+        case.check(level);
+    });
 }
 
 #[test]
 fn logits_far_beyond_the_room() {
     // bounds of about 1.5, 30, 200, 800 and 50000 for the logits
     for size in [0.5, 2.0, 5.0, 10.0, 80.0] {
-        for kind in KINDS {
-            Case::new(kind, [1, 2, 55, 200, 64], 0, size).check();
-        }
+        every_kind(|level, kind| Case::new(kind, [1, 2, 70, 200, 64], 0, size).check(level));
     }
 }
 
 #[test]
 fn a_bound_far_above_every_logit() {
     // queries and keys are long and orthogonal except for one small element: the bound is 1250, the logits are about 1
-    for kind in KINDS {
+    every_kind(|level, kind| {
         let mut case = Case::new(kind, [1, 1, 20, 90, 64], 0, 1.0);
         for i in 0..20 {
             let at = case.q.at(0, 0, i, 0);
@@ -254,98 +262,144 @@ fn a_bound_far_above_every_logit() {
         }
         case.q.changed();
         case.k.changed();
-        case.check();
-    }
+        case.check(level);
+    });
 }
 
 #[test]
 fn votes_sum_to_the_scores() {
-    for kind in KINDS {
+    every_kind(|level, kind| {
         let case = Case::new(kind, [2, 3, 333, 207, 64], 0, 1.0);
-        let Some((_, _, first_vote)) = case.run(2) else {
-            return;
-        };
+        let (_, _, first_vote) = case.run(level, 2);
         for (first_vote, scores) in first_vote.chunks(207).zip(case.scores.chunks(333)) {
             let (sum, right) = (first_vote.iter().sum::<f32>(), scores.iter().sum::<f32>());
             assert!((sum - right).abs() < 1e-3 * right, "{sum} for {right}");
         }
-    }
+    });
 }
 
 #[test]
 fn the_number_of_threads_changes_nothing() {
-    for kind in KINDS {
+    every_kind(|level, kind| {
         let case = Case::new(kind, [2, 3, 1000, 150, 64], 0, 1.0);
-        let Some(one) = case.run(1) else {
-            return;
-        };
+        let one = case.run(level, 1);
         for threads in [2, 3, 7] {
-            assert_eq!(Some(&one), case.run(threads).as_ref());
+            assert_eq!(one, case.run(level, threads));
         }
+    });
+}
+
+#[test]
+fn a_vote_changes_no_bit_of_the_output() {
+    // more keys than a group of panels has, and bounds far beyond the room
+    for size in [1.0, 10.0] {
+        every_kind(|level, kind| {
+            let case = Case::new(kind, [1, 2, 130, 601, 40], 0, size);
+            let (output, lse, _) = case.run(level, 2);
+            let plain = case.run_pass(Pass { scores: None, ..case.pass() }, level, 2);
+            assert_eq!((output, lse, vec![0.0; 2 * 601]), plain);
+        });
     }
+}
+
+#[test]
+fn a_batch_mate_changes_nothing() {
+    every_kind(|level, kind| {
+        let mut case = Case::new(kind, [2, 2, 90, 150, 64], 0, 1.0);
+        let (output, lse, first_vote) = case.run(level, 2);
+        let second = |operand: &Operand| operand.at(1, 0, 0, 0)..operand.data.len();
+        for operand in [&mut case.q, &mut case.k, &mut case.v] {
+            let mate = second(operand);
+            operand.data[mate].iter_mut().for_each(|x| *x *= 16.0);
+            operand.changed();
+        }
+        let (other, other_lse, other_vote) = case.run(level, 2);
+        assert_eq!(output[..90 * 128], other[..90 * 128]);
+        assert_ne!(output[90 * 128..], other[90 * 128..]);
+        assert_eq!(lse[..180], other_lse[..180]);
+        assert_eq!(first_vote[..300], other_vote[..300]);
+    });
 }
 
 #[test]
 fn nan_reaches_its_row_and_every_vote() {
-    let mut case = Case::new(Kind::Half, [1, 1, 60, 70, 64], 0, 1.0);
-    let at = case.q.at(0, 0, 50, 3);
-    case.q.data[at] = f32::NAN;
-    case.q.changed();
-    let Some((output, lse, first_vote)) = case.run(2) else {
-        return;
-    };
-    for (i, (row, lse)) in output.chunks(64).zip(&lse).enumerate() {
-        assert_eq!((row.iter().all(|x| x.is_nan()), lse.is_nan()), (i == 50, i == 50), "{i}");
-    }
-    assert!(first_vote.iter().all(|vote| vote.is_nan()));
-    let mut best = vec![0; 70];
-    assert!(!strongest(Cpu::detect(&OwnThreads(2)).expect("found above"), case.pass(), &lse, &mut best));
+    every_kind(|level, kind| {
+        let mut case = Case::new(kind, [1, 1, 60, 70, 64], 0, 1.0);
+        let at = case.q.at(0, 0, 50, 3);
+        case.q.data[at] = f32::NAN;
+        case.q.changed();
+        let (output, lse, first_vote) = case.run(level, 2);
+        for (i, (row, lse)) in output.chunks(64).zip(&lse).enumerate() {
+            assert_eq!((row.iter().all(|x| x.is_nan()), lse.is_nan()), (i == 50, i == 50), "{i}");
+        }
+        assert!(first_vote.iter().all(|vote| vote.is_nan()));
+        let mut best = vec![0; 70];
+        assert!(!strongest(cpu(level, &OwnThreads(2)), case.pass(), &lse, &mut best));
+    });
+}
+
+#[test]
+fn an_infinite_value_stays_in_its_column() {
+    every_kind(|level, kind| {
+        let mut case = Case::new(kind, [1, 1, 40, 70, 33], 0, 1.0);
+        let at = case.v.at(0, 0, 69, 5);
+        case.v.data[at] = f32::INFINITY;
+        case.v.changed();
+        let (output, lse, _) = case.run(level, 2);
+        for (at, &x) in output.iter().enumerate() {
+            assert!(if at % 33 == 5 { x == f32::INFINITY } else { x.is_finite() }, "{x} at {at}");
+        }
+        assert!(lse.iter().all(|lse| lse.is_finite()));
+    });
 }
 
 #[test]
 fn the_strongest_row() {
-    for (dims, size) in [([1, 1, 1, 1, 8], 1.0), ([2, 3, 140, 77, 40], 2.0), ([1, 10, 55, 130, 64], 4.0)] {
-        let case = Case::new(if size == 2.0 { Kind::Single } else { Kind::Half }, dims, 0, size);
-        let [b, h, m, n, _] = dims;
-        let Some((_, lse, _)) = case.run(2) else {
-            return;
-        };
-        let mut best = vec![-1; b * n];
-        assert!(strongest(Cpu::detect(&OwnThreads(2)).expect("found above"), case.pass(), &lse, &mut best));
-        for (b, best) in best.chunks(n).enumerate() {
-            let mut mean = vec![vec![0f64; n]; m];
-            for (head, i) in (0..h).flat_map(|head| (0..m).map(move |i| (head, i))) {
-                let lse = f64::from(lse[(b * h + head) * m + i]);
-                let row = case.logits(b, head, i);
-                mean[i].iter_mut().zip(row).for_each(|(mean, x)| *mean += (x - lse).exp() / h as f64);
+    for (dims, size) in [
+        ([1, 1, 1, 1, 8], 1.0),
+        ([2, 3, 140, 77, 40], 2.0),
+        ([1, 2, 33, 40, 33], 2.0),
+        ([1, 10, 55, 130, 64], 4.0),
+    ] {
+        every_kind(|level, kind| {
+            let case = Case::new(kind, dims, 0, size);
+            let [b, h, m, n, _] = dims;
+            let (_, lse, _) = case.run(level, 2);
+            let mut best = vec![-1; b * n];
+            assert!(strongest(cpu(level, &OwnThreads(2)), case.pass(), &lse, &mut best));
+            for (b, best) in best.chunks(n).enumerate() {
+                let mut mean = vec![vec![0f64; n]; m];
+                for (head, i) in (0..h).flat_map(|head| (0..m).map(move |i| (head, i))) {
+                    let lse = f64::from(lse[(b * h + head) * m + i]);
+                    let row = case.logits(b, head, i);
+                    mean[i].iter_mut().zip(row).for_each(|(mean, x)| *mean += (x - lse).exp() / h as f64);
+                }
+                for (j, &found) in best.iter().enumerate() {
+                    let right = mean.iter().map(|row| row[j]).fold(0.0, f64::max);
+                    let value = mean[found as usize][j];
+                    assert!(
+                        value >= right * (1.0 - 1e-5),
+                        "row {found} with {value}, not {right}, for column {j}"
+                    );
+                }
             }
-            for (j, &found) in best.iter().enumerate() {
-                let right = mean.iter().map(|row| row[j]).fold(0.0, f64::max);
-                let value = mean[found as usize][j];
-                assert!(
-                    value >= right * (1.0 - 1e-5),
-                    "row {found} with {value}, not {right}, for column {j}"
-                );
-            }
-        }
+        });
     }
 }
 
 #[test]
 fn equal_rows_tie_to_the_lowest() {
-    for kind in KINDS {
+    every_kind(|level, kind| {
         let mut case = Case::new(kind, [1, 2, 200, 70, 64], 0, 1.0);
         let row = 2 * 64;
         let pattern: Vec<f32> = case.q.data[..10 * row].to_vec();
         case.q.data.chunks_mut(10 * row).for_each(|rows| rows.copy_from_slice(&pattern));
         case.q.changed();
-        let Some((_, lse, _)) = case.run(2) else {
-            return;
-        };
+        let (_, lse, _) = case.run(level, 2);
         let mut best = vec![-1; 70];
-        assert!(strongest(Cpu::detect(&OwnThreads(2)).expect("found above"), case.pass(), &lse, &mut best));
+        assert!(strongest(cpu(level, &OwnThreads(2)), case.pass(), &lse, &mut best));
         assert!(best.iter().all(|best| (0..10).contains(best)), "{best:?}");
-    }
+    });
 }
 
 #[test]

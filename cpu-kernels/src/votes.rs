@@ -6,12 +6,14 @@
 use std::arch::x86_64::{_mm512_add_ps, _mm512_fmadd_ps, _mm512_set1_ps, _mm512_setzero_ps};
 use std::f64::consts::LOG2_E;
 
+use crate::cpu::Level;
 use crate::element::Element;
 use crate::lanes::{LANES, Lanes, NO_LANES, NO_WORDS, Words, exp2, floats};
-use crate::pack::{PANEL, Panel, WIDTH, depth, pack_keys, pack_rows};
+use crate::pack::{Grain, PANEL, Panel, WIDTH, depth, pack_keys, pack_rows};
 use crate::threads::parallel;
 use crate::tile::{ROWS, Tile, product, zeros};
 use crate::typed::TypedPass;
+use crate::units::{self, Units};
 use crate::{Cpu, Numbers, Pass};
 
 /// The number of panels in a task.
@@ -27,12 +29,14 @@ const BLOCK: usize = TILES * ROWS;
 /// If the operands do not fit each other, or do not all have one type.
 pub fn votes(cpu: Cpu<'_>, pass: Pass<'_>, lse: &[f32], into: &mut [f32]) {
     match pass.q.parts().0 {
-        Numbers::Bf16(_) => typed::<u16>(cpu, TypedPass::new(pass), lse, into),
-        Numbers::F32(_) => typed::<f32>(cpu, TypedPass::new(pass), lse, into),
+        Numbers::Bf16(_) if cpu.level >= Level::Amx => run::<u16, Tiled>(cpu, pass, lse, into),
+        Numbers::Bf16(_) => run::<u16, Registers<u16>>(cpu, pass, lse, into),
+        Numbers::F32(_) => run::<f32, Registers<f32>>(cpu, pass, lse, into),
     }
 }
 
-fn typed<E: Element>(cpu: Cpu<'_>, pass: TypedPass<'_, E>, lse: &[f32], into: &mut [f32]) {
+fn run<E: Element, W: Work<E>>(cpu: Cpu<'_>, pass: Pass<'_>, lse: &[f32], into: &mut [f32]) {
+    let pass = TypedPass::<E>::new(pass);
     let Some(scores) = pass.scores else {
         return;
     };
@@ -48,10 +52,8 @@ fn typed<E: Element>(cpu: Cpu<'_>, pass: TypedPass<'_, E>, lse: &[f32], into: &m
     parallel(
         cpu.threads,
         tasks,
-        || Scratch::<E>::new(depth::<E>(pass.k.dims()[3])),
-        |scratch, task| unsafe {
-            columns(&pass, scratch, task);
-        },
+        || unsafe { W::new(depth::<E>(pass.k.dims()[3])) },
+        |work, task| unsafe { work.columns(&pass, task) },
     );
 }
 
@@ -64,50 +66,132 @@ struct Task<'a> {
     votes: &'a mut [f32],
 }
 
+impl Task<'_> {
+    /// The panels of its keys.
+    fn panels(&self, grain: Grain) -> impl Iterator<Item = Panel> + use<> {
+        let first = self.part * PANELS;
+        Panel::all(self.votes.len(), grain).map(move |panel| Panel { at: first + panel.at, ..panel })
+    }
+
+    /// The exponents' shifts, and the scores, of at most `N` rows from `start` on. Rows beyond the last are zero.
+    fn rows<const N: usize>(&self, start: usize) -> [(f32, f32); N] {
+        let mut rows = [(0.0, 0.0); N];
+        let known = self.lse[start..].iter().zip(&self.scores[start..]);
+        for (row, (&lse, &score)) in rows.iter_mut().zip(known) {
+            *row = ((-f64::from(lse) * LOG2_E) as f32, score);
+        }
+        rows
+    }
+
+    /// Writes the votes.
+    fn write(self, sums: &[[Lanes; WIDTH]; PANELS]) {
+        for (votes, sums) in self.votes.chunks_mut(LANES).zip(sums.as_flattened()) {
+            votes.copy_from_slice(&floats(*sums)[..votes.len()]);
+        }
+    }
+}
+
 /// The working memory of one thread.
-struct Scratch<E: Element> {
+///
+/// # Safety of its functions
+/// They need a processor with AVX512-BF16, and those of [`Tiled`] need AMX.
+#[allow(unsafe_code)]
+trait Work<E: Element>: Sized {
+    /// For keys of this many words.
+    unsafe fn new(depth: usize) -> Self;
+    /// Runs a task.
+    unsafe fn columns(&mut self, pass: &TypedPass<'_, E>, task: Task<'_>);
+}
+
+/// A block in registers: 6 x 64 logits at a time.
+struct Registers<E: Element> {
     keys: Vec<Words>,
     q: [Tile<E>; TILES],
     depth: usize,
 }
 
-impl<E: Element> Scratch<E> {
-    fn new(depth: usize) -> Self {
+#[allow(unsafe_code)]
+impl<E: Element> Work<E> for Registers<E> {
+    unsafe fn new(depth: usize) -> Self {
         Self { keys: vec![NO_WORDS; PANELS * WIDTH * depth], q: [Tile::ZERO; TILES], depth }
+    }
+
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+    unsafe fn columns(&mut self, pass: &TypedPass<'_, E>, task: Task<'_>) {
+        let Self { keys, q, depth } = self;
+        let (head, m, by_panel) = (task.head, task.lse.len(), *depth * WIDTH);
+        for (panel, keys) in task.panels(Grain::REGISTERS).zip(keys.chunks_mut(by_panel)) {
+            pack_keys(&mut keys[..*depth * panel.width], &pass.k, head, panel);
+        }
+        let factor = (f64::from(pass.scale) * LOG2_E) as f32;
+        let mut sums = [[NO_LANES; WIDTH]; PANELS];
+        for start in (0..m).step_by(BLOCK) {
+            let len = BLOCK.min(m - start);
+            let tiles = &mut q[..len.div_ceil(ROWS)];
+            pack_rows(tiles.iter_mut().flat_map(|tile| &mut tile.0), &pass.q, head, start, len);
+            let rows = task.rows::<BLOCK>(start);
+            let rows = rows.as_chunks().0;
+            for ((panel, keys), sums) in
+                task.panels(Grain::REGISTERS).zip(keys.chunks(by_panel)).zip(&mut sums)
+            {
+                let keys = &keys[..*depth * panel.width];
+                match panel.width {
+                    1 => cast::<E, 1>(tiles, keys, factor, rows, sums),
+                    2 => cast::<E, 2>(tiles, keys, factor, rows, sums),
+                    3 => cast::<E, 3>(tiles, keys, factor, rows, sums),
+                    _ => cast::<E, 4>(tiles, keys, factor, rows, sums),
+                }
+            }
+        }
+        task.write(&sums);
     }
 }
 
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
-fn columns<E: Element>(pass: &TypedPass<'_, E>, scratch: &mut Scratch<E>, task: Task<'_>) {
-    let Task { head, part, lse, scores, votes } = task;
-    let Scratch { keys, q, depth } = scratch;
-    let panel = |(at, votes): (usize, &mut [f32])| Panel { at: part * PANELS + at, len: votes.len() };
-    let by_panel = *depth * WIDTH;
-    for (at, keys) in votes.chunks_mut(PANEL).enumerate().map(panel).zip(keys.chunks_mut(by_panel)) {
-        pack_keys(&mut keys[..*depth * at.width()], &pass.k, head, at);
+/// A block of bf16 in AMX's tiles.
+struct Tiled {
+    units: Units,
+    keys: Vec<Words>,
+    depth: usize,
+}
+
+#[allow(unsafe_code)]
+impl Work<u16> for Tiled {
+    unsafe fn new(depth: usize) -> Self {
+        let depth = depth.next_multiple_of(Grain::TILES.words);
+        // SAFETY: the caller's promise.
+        Self { units: unsafe { Units::new() }, keys: vec![NO_WORDS; PANELS * WIDTH * depth], depth }
     }
-    let factor = (f64::from(pass.scale) * LOG2_E) as f32;
-    let mut sums = [[NO_LANES; WIDTH]; PANELS];
-    for (block, (lse, scores)) in lse.chunks(BLOCK).zip(scores.chunks(BLOCK)).enumerate() {
-        let tiles = &mut q[..lse.len().div_ceil(ROWS)];
-        pack_rows(tiles, &pass.q, head, block * BLOCK, lse.len());
-        let mut rows = [[(0.0, 0.0); ROWS]; TILES];
-        for ((row, &lse), &score) in rows.as_flattened_mut().iter_mut().zip(lse).zip(scores) {
-            *row = ((-f64::from(lse) * LOG2_E) as f32, score);
+
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+    unsafe fn columns(&mut self, pass: &TypedPass<'_, u16>, task: Task<'_>) {
+        let Self { units, keys, depth } = self;
+        let (head, m, by_panel) = (task.head, task.lse.len(), *depth * WIDTH);
+        let panels: Vec<_> = task.panels(Grain::TILES).collect();
+        for (&panel, keys) in panels.iter().zip(keys.chunks_mut(by_panel)) {
+            pack_keys(&mut keys[..*depth * panel.width], &pass.k, head, panel);
         }
-        let panels = votes.chunks_mut(PANEL).enumerate().map(panel);
-        for ((at, keys), sums) in panels.zip(keys.chunks(by_panel)).zip(&mut sums) {
-            let keys = &keys[..*depth * at.width()];
-            match at.width() {
-                1 => cast::<E, 1>(tiles, keys, factor, &rows, sums),
-                2 => cast::<E, 2>(tiles, keys, factor, &rows, sums),
-                3 => cast::<E, 3>(tiles, keys, factor, &rows, sums),
-                _ => cast::<E, 4>(tiles, keys, factor, &rows, sums),
-            }
+        let factor = _mm512_set1_ps((f64::from(pass.scale) * LOG2_E) as f32);
+        let mut sums = [[NO_LANES; WIDTH]; PANELS];
+        for start in (0..m).step_by(units::BLOCK) {
+            let len = units::BLOCK.min(m - start);
+            units.pack(&pass.q, head, start, len);
+            let rows = task.rows::<{ units::BLOCK }>(start);
+            let keys = |panel: Panel| &keys[panel.at % PANELS * by_panel..][..*depth * panel.width];
+            units.each(&panels, len, keys, |unit, logits| {
+                let mut block = [_mm512_setzero_ps(); units::PAIR];
+                for (logits, &(shift, score)) in logits.iter().zip(&rows[unit.row..]) {
+                    let (shift, score) = (_mm512_set1_ps(shift), _mm512_set1_ps(score));
+                    for (sum, &logits) in block.iter_mut().zip(logits) {
+                        *sum = _mm512_fmadd_ps(score, exp2(_mm512_fmadd_ps(logits, factor, shift)), *sum);
+                    }
+                }
+                let sums = &mut sums[unit.panel.at % PANELS][unit.register..];
+                for (sum, block) in sums.iter_mut().zip(block) {
+                    *sum = _mm512_add_ps(*sum, block);
+                }
+            });
         }
-    }
-    for (votes, sums) in votes.chunks_mut(LANES).zip(sums.as_flattened()) {
-        votes.copy_from_slice(&floats(*sums)[..votes.len()]);
+        task.write(&sums);
     }
 }
 

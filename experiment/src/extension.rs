@@ -78,13 +78,6 @@ pub fn samplers<T: Tensor>(extension: &impl Extension) -> Result<SamplerRegistry
     Ok(samplers)
 }
 
-/// The built-in prompt syntaxes with an extension's syntaxes added.
-pub fn syntaxes(extension: &impl Extension) -> Result<SyntaxRegistry> {
-    let mut syntaxes = SyntaxRegistry::with_builtins();
-    extension.syntaxes(&mut syntaxes)?;
-    Ok(syntaxes)
-}
-
 /// The built-in methods and samplers with those of an extension added.
 pub fn plugins<T: AttentionOps>(extension: &impl Extension) -> Result<Plugins<T>> {
     Ok(Plugins { methods: registry(extension)?, samplers: samplers(extension)? })

@@ -168,12 +168,12 @@ mod tests {
     use atedm_core::reference::NdTensor;
     use atedm_sdxl::config::UNetConfig;
     use atedm_sdxl::flops::readable;
-    use atedm_sdxl::schedulers::{SamplerRegistry, SchedulerConfig};
     use serde_json::json;
 
     use super::*;
     use crate::Extension;
     use crate::extension::registry;
+    use crate::subject::Subject;
 
     fn resolve(method: &str, options: Value) -> Outcome<(Method, Vec<f64>)> {
         resolve_with(method, options, (), None)
@@ -195,21 +195,9 @@ mod tests {
         extension: impl Extension,
         rng: Option<RngKind>,
     ) -> Outcome<(Method, Vec<f64>)> {
-        let unet = UNetConfig::sdxl_base();
-        let (latents, scheduler) = (Grid::new(128, 128), SchedulerConfig::sdxl());
-        let samplers = &SamplerRegistry::with_builtins();
-        let (text, steps, sampler, guided) = (77, 50, None, unet.is_guided(guidance_scale));
-        let work = Workload {
-            unet: &unet,
-            latents,
-            text,
-            steps,
-            scheduler: &scheduler,
-            samplers,
-            sampler,
-            guided,
-            control: ControlSteps::ALL,
-        };
+        let subject = Subject::sdxl_base();
+        let guided = UNetConfig::sdxl_base().is_guided(guidance_scale);
+        let work = Workload { latents: Grid::new(128, 128), guided, ..subject.workload(50) };
         let Value::Object(options) = options else { panic!("expected a table") };
         let spec = PruneSpec { method: method.into(), options };
         let method = Method::resolve(&spec, &work, registry::<NdTensor>(&extension)?.catalogue(), rng)?;

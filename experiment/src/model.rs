@@ -9,7 +9,6 @@ use atedm_core::plugin::Grid;
 use atedm_core::reference::NdTensor;
 use atedm_sdxl::checkpoint::{Checkpoint, OpenOptions};
 use atedm_sdxl::pipeline::Decoding;
-use atedm_sdxl::prompt::SyntaxRegistry;
 use atedm_sdxl::schedulers::SamplerRegistry;
 use atedm_sdxl::vae::TileOptions;
 
@@ -135,27 +134,14 @@ impl Model {
         Ok(Self { checkpoint, parts, texts, name: name.into(), samplers, held: None })
     }
 
-    /// Replaces the known samplers.
-    #[must_use]
-    pub fn with_samplers(self, samplers: SamplerRegistry<NdTensor>) -> Self {
-        Self { samplers, ..self }
-    }
-
-    /// Replaces the known prompt syntaxes.
-    #[must_use]
-    pub fn with_syntaxes(self, syntaxes: SyntaxRegistry) -> Self {
-        Self { texts: self.texts.with_syntaxes(syntaxes), ..self }
-    }
-
     /// Adds an extension's samplers and prompt syntaxes to the known ones.
     ///
     /// # Errors
     /// [`Failure::Usage`] if a name is taken.
-    pub fn extended(self, extension: &impl Extension) -> Outcome<Self> {
-        let (mut samplers, mut syntaxes) = (self.samplers.clone(), self.texts.syntaxes().clone());
-        extension.samplers(&mut samplers)?;
-        extension.syntaxes(&mut syntaxes)?;
-        Ok(self.with_samplers(samplers).with_syntaxes(syntaxes))
+    pub fn extended(mut self, extension: &impl Extension) -> Outcome<Self> {
+        extension.samplers(&mut self.samplers)?;
+        self.texts = self.texts.extended(extension)?;
+        Ok(self)
     }
 
     /// Stores `what` as long as the model lives, such as the guard of a temporary folder.

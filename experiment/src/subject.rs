@@ -9,9 +9,9 @@ use atedm_core::reference::NdTensor;
 use atedm_sdxl::checkpoint::{Checkpoint, identity};
 use atedm_sdxl::config::{TextEncoderConfig, UNetConfig, VaeConfig};
 use atedm_sdxl::flops::RunCost;
-use atedm_sdxl::prompt::SyntaxRegistry;
 use atedm_sdxl::schedulers::{SamplerRegistry, SchedulerConfig};
 
+use crate::extension::Extension;
 use crate::failure::{Failure, Outcome};
 use crate::inputs::{Inputs, of_checkpoint};
 use crate::loras::used;
@@ -103,16 +103,14 @@ impl Subject {
         }
     }
 
-    /// Replaces the known samplers.
-    #[must_use]
-    pub fn with_samplers(self, samplers: SamplerRegistry<NdTensor>) -> Self {
-        Self { samplers, ..self }
-    }
-
-    /// Replaces the known prompt syntaxes.
-    #[must_use]
-    pub fn with_syntaxes(self, syntaxes: SyntaxRegistry) -> Self {
-        Self { texts: self.texts.map(|texts| texts.with_syntaxes(syntaxes)), ..self }
+    /// Adds an extension's samplers and prompt syntaxes to the known ones.
+    ///
+    /// # Errors
+    /// [`Failure::Usage`] if a name is taken.
+    pub fn extended(mut self, extension: &impl Extension) -> Outcome<Self> {
+        extension.samplers(&mut self.samplers)?;
+        self.texts = self.texts.map(|texts| texts.extended(extension)).transpose()?;
+        Ok(self)
     }
 
     /// What reads prompts, if there are tokenizers.

@@ -8,6 +8,7 @@ use atedm_sdxl::config::TextEncoderConfig;
 use atedm_sdxl::prompt::{PLAIN, SyntaxRegistry, TextOptions, looks_weighted};
 use atedm_sdxl::tokenizer::ClipTokenizer;
 
+use crate::extension::Extension;
 use crate::failure::{Failure, Outcome};
 use crate::listener::Listener;
 use crate::sampling::Sampling;
@@ -41,10 +42,13 @@ impl Texts {
         })
     }
 
-    /// Replaces the known syntaxes.
-    #[must_use]
-    pub fn with_syntaxes(self, syntaxes: SyntaxRegistry) -> Self {
-        Self { syntaxes, ..self }
+    /// Adds an extension's syntaxes to the known ones.
+    ///
+    /// # Errors
+    /// [`Failure::Usage`] if a name is taken.
+    pub fn extended(mut self, extension: &impl Extension) -> Outcome<Self> {
+        extension.syntaxes(&mut self.syntaxes)?;
+        Ok(self)
     }
 
     /// The known syntaxes.

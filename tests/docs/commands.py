@@ -47,6 +47,7 @@ SKIPPED = [
     (r"(N=\d+ )?evaluation/claims\.sh", "it takes hours"),
     (r"target/release/atedm train|atedm train", "it takes hours; cli/tests/train.rs trains a tiny recipe"),
     (r"(atedm|target/release/atedm) bench", "SD-XL's whole U-Net takes minutes and 13 GB; cli/tests/bench.rs has a small one"),
+    (r"cargo bench |python3 tests/peers/small\.py", "it takes minutes; CI compiles the benches"),
     (r"sh tests/peers/setup\.sh|target/python/bin/|pip |python ", "it needs Python packages beyond the standard library"),
     (r"pytorch-fid ", "a program of others, with networks to fetch"),
     (r"python3 tests/gpu/gpu\.py ", "it needs a GPU; tests/gpu/dry.sh runs it on the CPU"),

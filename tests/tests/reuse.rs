@@ -11,11 +11,11 @@ use atedm_conformance::tolerance::{LATENTS, relative_l2};
 use atedm_core::plugin::{BuildContext, Grid, NestId, NestSite, Registry, TokenReducer};
 use atedm_core::reference::{NdDevice, NdTensor, Reference32};
 use atedm_core::{AttentionOps, Backend, DType, DeviceOf, Result, Tensor};
-use atedm_experiment::method::{ControlSteps, Method, Workload};
+use atedm_experiment::method::{Method, Workload};
 use atedm_experiment::spec::PruneSpec;
+use atedm_experiment::subject::Subject;
 use atedm_sdxl::checkpoint::{Checkpoint, OpenOptions};
 use atedm_sdxl::pipeline::{Decoding, InitialLatents, Output, Pipeline, Proceed, Request, StepReport};
-use atedm_sdxl::schedulers::SamplerRegistry;
 use atedm_tests::golden::{Golden, fixtures, request};
 use serde_json::{Value, json};
 
@@ -182,7 +182,7 @@ fn costs_are_those_planned() {
     let checkpoint = tiny_a();
     let mut registry = Registry::<NdTensor>::with_builtins();
     atedm_reuse::register(&mut registry).unwrap();
-    let samplers = SamplerRegistry::<NdTensor>::with_builtins();
+    let subject = Subject::of_checkpoint(&checkpoint);
     let (deepcache, tgate) = (json!({"cache_interval": 3}), json!({"gate_step": 4}));
     let stacked = json!({"deepcache": deepcache, "tgate": tgate});
     for (name, options) in [("deepcache", &deepcache), ("tgate", &tgate), ("deepcache+tgate", &stacked)] {
@@ -190,17 +190,8 @@ fn costs_are_those_planned() {
             output_at(scale, name, options, 0).costs.iter().map(|cost| cost.tflop()).collect()
         };
         let planned = |scale: f64| {
-            let work = Workload {
-                unet: checkpoint.unet(),
-                latents: Grid::new(16, 16),
-                text: 77,
-                steps: 8,
-                scheduler: checkpoint.scheduler(),
-                sampler: None,
-                samplers: &samplers,
-                guided: checkpoint.unet().is_guided(scale),
-                control: ControlSteps::ALL,
-            };
+            let guided = checkpoint.unet().is_guided(scale);
+            let work = Workload { latents: Grid::new(16, 16), guided, ..subject.workload(8) };
             let options = options.as_object().unwrap().clone();
             let spec = PruneSpec { method: name.into(), options };
             let method = Method::resolve(&spec, &work, registry.catalogue(), None).unwrap();

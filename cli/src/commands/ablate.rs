@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use atedm_core::reference::NdTensor;
 use atedm_experiment::ablation::{Ablated, Ablation, Before, Written};
 use atedm_experiment::config::{Config, Origin};
-use atedm_experiment::extension::{registry, samplers, syntaxes};
+use atedm_experiment::extension::registry;
 use atedm_experiment::merge::{ExtraFile, merge};
 use atedm_experiment::record::RunInfo;
 use atedm_experiment::shard::Shard;
@@ -60,7 +60,7 @@ pub(super) struct Request<'a> {
 fn show_plan(written: Written<'_>, args: &AblateArgs, extension: &impl Extension) -> Outcome {
     let subject = subject(&args.model.or(written.config));
     let subject = subject.map_err(|failure| of_model(failure, written, &args.model))?;
-    let subject = subject.with_samplers(samplers(extension)?).with_syntaxes(syntaxes(extension)?);
+    let subject = subject.extended(extension)?;
     let (platform, registry) = (args.engine.platform(), registry::<NdTensor>(extension)?);
     let progress = Progress::new(0, args.quiet);
     let plan = written.plan(subject, &platform, &registry, &progress)?;

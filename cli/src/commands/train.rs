@@ -8,12 +8,14 @@ use atedm_core::plugin::Unpruned;
 use atedm_core::{DType, Error};
 use atedm_experiment::draw::{Cell, Sheet, SheetRow};
 use atedm_experiment::files::{OutputFile, Picture, png_bytes};
+use atedm_experiment::platform::cores;
 use atedm_sdxl::architecture::{Folder, check_place, listed};
 use atedm_sdxl::checkpoint::{Checkpoint, OpenOptions};
 use atedm_sdxl::output::remove_unfinished;
 use atedm_sdxl::pipeline::{Pipeline, Request};
 use atedm_sdxl::rng::RngKind;
 use atedm_tch::Torch;
+use atedm_tch::device::set_threads;
 use atedm_training::scenes::Split;
 use atedm_training::trainer::{Observer, Options, Part, Recipe, Trained, train};
 
@@ -61,7 +63,7 @@ pub(crate) fn run(args: &TrainArgs) -> Outcome {
     }
     if device == atedm_tch::Device::Cpu {
         if let Some(threads) = threads::from_environment(BackendKind::Tch) {
-            atedm_tch::device::set_threads(threads)?;
+            set_threads(threads)?;
         }
         atedm_tch::device::keep_freed_memory();
     }
@@ -153,7 +155,11 @@ impl Observer for Watch<'_> {
             dtype: DType::F16,
         };
         folder.write(&model, listed(&trained.weights))?;
-        self.sample(&model, trained.steps)
+        // The workers of the training have one thread each, and they wait meanwhile.
+        set_threads(cores())?;
+        let sampled = self.sample(&model, trained.steps);
+        set_threads(1)?;
+        sampled
             .map_err(|failure| Error::config(format!("samples of {}", model.display()), failure.to_string()))
     }
 }

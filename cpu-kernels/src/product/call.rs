@@ -1,15 +1,20 @@
 //! One product, cut into blocks.
 
+use std::arch::x86_64::{
+    __m256i, _CMP_UNORD_Q, _mm512_add_epi32, _mm512_add_ps, _mm512_and_si512, _mm512_castps_si512,
+    _mm512_cmp_ps_mask, _mm512_cvtepi32_epi16, _mm512_mask_or_epi32, _mm512_set1_epi32, _mm512_set1_ps,
+    _mm512_srli_epi32,
+};
 use std::cell::RefCell;
 
-use super::amx;
 use super::image::Band;
 use super::operands::{Bias, Destination, Matrix, Numbers, NumbersMut};
 use super::pack::{COLUMNS, DEPTH, Row, Span, WIDTH, Word, pack_row, pack_rows};
 use super::tile::{self, Sums};
 use super::unit::Unit;
 use crate::Threads;
-use crate::lanes::{LANES, Lanes, NO_LANES, NO_WORDS, Words, floats};
+use crate::amx;
+use crate::lanes::{LANES, Lanes, NO_LANES, NO_WORDS, Words, floats, lanes};
 use crate::output::Output;
 use crate::threads::parallel;
 
@@ -44,6 +49,9 @@ pub(crate) struct Call<'a> {
 const BLOCK_ROWS: usize = 384;
 const BLOCK_PANELS: usize = 16;
 
+/// The largest number of words of a block of the depth in AMX's tiles. A tile's rows and one panel share the first cache.
+const TILES_DEPTH: usize = 192;
+
 /// As many tasks as there should be at least, if the result is large enough.
 const TASKS: usize = 16;
 
@@ -60,7 +68,8 @@ struct Block {
 #[derive(Debug, Default)]
 struct Scratch {
     left: Vec<Row>,
-    panel: Vec<[Words; WIDTH]>,
+    right: Vec<[Words; WIDTH]>,
+    /// Tile after tile of rows, and panel after panel of each.
     sums: Vec<Sums>,
     bias: Vec<f32>,
 }
@@ -130,20 +139,18 @@ impl Call<'_> {
     /// Computes the sums of a block.
     fn sums(&self, scratch: &mut Scratch, block: Block) {
         let (unit, word) = (self.unit, self.word);
-        let Scratch { left, panel, sums, .. } = scratch;
-        let (rows, panels) = (block.rows.next_multiple_of(tile_rows(unit)), block.columns.div_ceil(COLUMNS));
-        left.resize(left.len().max(rows), Row([0; DEPTH + LANES]));
-        panel.resize(DEPTH, [NO_WORDS; WIDTH]);
+        let Scratch { left, right, sums, .. } = scratch;
+        let (height, panels) = (tile_rows(unit), block.columns.div_ceil(COLUMNS));
+        let rows = block.rows.next_multiple_of(height);
+        left.resize(left.len().max(height), Row([0; DEPTH + LANES]));
+        right.resize(right.len().max(DEPTH * panels), [NO_WORDS; WIDTH]);
         sums.resize(sums.len().max(rows * panels), [NO_LANES; WIDTH]);
         // SAFETY: `Products` proves that the machine has the unit.
         #[allow(unsafe_code)]
         let tiles = (unit == Unit::Tiles).then(|| unsafe { amx::Tiles::new() });
-        for span in Span::all(self.words(), DEPTH) {
-            for (at, to) in left.iter_mut().enumerate().take(block.rows) {
-                pack_row(&mut to.0, &self.left, block.row + at, word, span);
-            }
-            let panel = &mut panel[..span.len];
-            for at in 0..panels {
+        for span in Span::all(self.words(), if tiles.is_some() { TILES_DEPTH } else { DEPTH }) {
+            let right = &mut right[..span.len * panels];
+            for (at, panel) in right.chunks_mut(span.len).enumerate() {
                 let first = block.column + at * COLUMNS;
                 match &self.right {
                     // SAFETY: `Products` proves that the machine has AVX-512.
@@ -153,32 +160,44 @@ impl Call<'_> {
                     #[allow(unsafe_code)]
                     Right::Image(band) => unsafe { band.pack(panel, first, span) },
                 }
-                let (add, sums) = (span.first > 0, &mut sums[at..]);
-                match &tiles {
-                    Some(tiles) => {
-                        for (left, sums) in
-                            left[..rows].as_chunks().0.iter().zip(sums.chunks_mut(amx::ROWS * panels))
-                        {
-                            tiles.pairs(left, panel, sums, panels, add);
-                        }
+            }
+            let add = span.first > 0;
+            for (tile, sums) in sums[..rows * panels].chunks_mut(height * panels).enumerate() {
+                let in_place = self.in_place(block, tile, span);
+                if in_place.is_none() {
+                    for (row, to) in (tile * height..block.rows).zip(&mut *left) {
+                        pack_row(&mut to.0, &self.left, block.row + row, word, span);
                     }
-                    None => {
-                        for (left, sums) in
-                            left[..rows].as_chunks().0.iter().zip(sums.chunks_mut(tile::ROWS * panels))
-                        {
-                            // SAFETY: `Products` proves that the machine has the unit.
-                            #[allow(unsafe_code)]
-                            unsafe {
-                                match unit {
-                                    Unit::Pairs => tile::pairs(left, panel, sums, panels, add),
-                                    Unit::Fma | Unit::Tiles => tile::fma(left, panel, sums, panels, add),
-                                }
+                }
+                for (panel, sums) in right.chunks(span.len).zip(sums.chunks_mut(height)) {
+                    if let Some(tiles) = &tiles {
+                        let left = in_place.unwrap_or_else(|| amx::Left::new(left, size_of::<Row>(), 64));
+                        let right = amx::Right::new(panel.as_flattened(), WIDTH, 0);
+                        let steps = span.len / LANES;
+                        tiles.product(left, right, steps, sums.as_flattened_mut(), WIDTH, add);
+                    } else if let Some(left) = left.first_chunk() {
+                        // SAFETY: `Products` proves that the machine has the unit.
+                        #[allow(unsafe_code)]
+                        unsafe {
+                            match unit {
+                                Unit::Pairs => tile::pairs(left, panel, sums, add),
+                                Unit::Fma | Unit::Tiles => tile::fma(left, panel, sums, add),
                             }
                         }
                     }
                 }
             }
         }
+    }
+
+    /// The left rows of a tile of AMX where they lie, if all exist and have all words of the span. Rows that lie a multiple
+    /// of 1024 bytes apart are copied, because they share the same places of the first cache.
+    fn in_place(&self, block: Block, tile: usize, span: Span) -> Option<amx::Left<'_>> {
+        let Matrix { numbers: Numbers::Bf16(bits), depth, stride, .. } = self.left else { return None };
+        let (first, from) = (tile * amx::ROWS, span.first * self.word.elements());
+        let whole = first + amx::ROWS <= block.rows && from + span.len * self.word.elements() <= depth;
+        (self.unit == Unit::Tiles && whole && !stride.is_multiple_of(512))
+            .then(|| amx::Left::new(&bits[(block.row + first) * stride + from..], 2 * stride, 64))
     }
 
     /// The number of words of the depth.
@@ -207,18 +226,23 @@ impl Call<'_> {
                 .zip(singles(numbers.part(column, columns)))
                 .for_each(|(to, bias)| *to = bias);
         }
-        for (i, sums) in sums.chunks(panels).enumerate().take(rows) {
+        let height = tile_rows(self.unit);
+        for i in 0..rows {
+            let tile = sums[i / height * height * panels..].iter();
+            let sums = tile.skip(i % height).step_by(height).flatten().copied();
             let by_row = match bias {
                 Bias::Rows(numbers) => singles(numbers.part(row + i, 1)).next().unwrap_or(0.0),
                 Bias::None | Bias::Columns(_) => 0.0,
             };
-            let (start, lanes) = ((row + i) * stride + offset + column, sums.as_flattened());
+            let start = (row + i) * stride + offset + column;
             // SAFETY: this block alone has these elements.
             #[allow(unsafe_code)]
             unsafe {
                 match out {
-                    Out::F32(out) => write(out.row(start, columns), lanes, by_column, by_row, |x| x),
-                    Out::Bf16(out) => write(out.row(start, columns), lanes, by_column, by_row, rounded),
+                    Out::F32(out) => write(out.row(start, columns), sums, by_column, by_row, floats),
+                    Out::Bf16(out) => {
+                        write(out.row(start, columns), sums, by_column, by_row, |x| rounded(x));
+                    }
                 }
             }
         }
@@ -231,23 +255,20 @@ enum Out<'a> {
     Bf16(Output<'a, u16>),
 }
 
-/// Writes sums and biases. It is compiled for the instructions of its caller.
-#[inline(always)]
-fn write<T>(to: &mut [T], sums: &[Lanes], by_column: &[f32], by_row: f32, round: impl Fn(f32) -> T) {
-    let biased = |lanes: Lanes, bias: &[f32; LANES]| -> [T; LANES] {
-        let sums = floats(lanes);
-        std::array::from_fn(
-            #[inline(always)]
-            |i| round(sums[i] + (bias[i] + by_row)),
-        )
-    };
-    let (whole, rest) = to.as_chunks_mut::<LANES>();
-    let mut sums = sums.iter().zip(by_column.as_chunks::<LANES>().0);
-    for (to, (&lanes, bias)) in whole.iter_mut().zip(sums.by_ref()) {
-        *to = biased(lanes, bias);
-    }
-    if let Some((&lanes, bias)) = sums.next() {
-        rest.iter_mut().zip(biased(lanes, bias)).for_each(|(to, value)| *to = value);
+/// Writes sums and biases.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn write<T: Copy>(
+    to: &mut [T],
+    sums: impl Iterator<Item = Lanes>,
+    by_column: &[f32],
+    by_row: f32,
+    round: impl Fn(Lanes) -> [T; LANES],
+) {
+    let by_row = _mm512_set1_ps(by_row);
+    for ((to, sums), bias) in to.chunks_mut(LANES).zip(sums).zip(by_column.as_chunks().0) {
+        let biased = round(_mm512_add_ps(sums, _mm512_add_ps(lanes(bias), by_row)));
+        to.copy_from_slice(&biased[..to.len()]);
     }
 }
 
@@ -261,9 +282,19 @@ fn singles(numbers: Numbers<'_>) -> impl Iterator<Item = f32> {
 }
 
 /// The nearest bf16, and the even one of two. NaN stays NaN.
-#[inline(always)]
-pub(crate) fn rounded(x: f32) -> u16 {
-    let bits = x.to_bits();
-    let nearest = bits.wrapping_add(0x7fff + (bits >> 16 & 1)) >> 16;
-    (if x.is_nan() { bits >> 16 | 0x40 } else { nearest }) as u16
+#[inline]
+#[target_feature(enable = "avx512f")]
+pub(crate) fn rounded(x: Lanes) -> [u16; LANES] {
+    let bits = _mm512_castps_si512(x);
+    let high = _mm512_srli_epi32::<16>(bits);
+    let odd = _mm512_and_si512(high, _mm512_set1_epi32(1));
+    let more = _mm512_add_epi32(_mm512_set1_epi32(0x7fff), odd);
+    let nearest = _mm512_srli_epi32::<16>(_mm512_add_epi32(bits, more));
+    let nan = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(x, x);
+    let rounded = _mm512_mask_or_epi32(nearest, nan, high, _mm512_set1_epi32(0x40));
+    // SAFETY: both are 32 bytes, and every bit pattern is valid.
+    #[allow(unsafe_code)]
+    unsafe {
+        std::mem::transmute::<__m256i, [u16; LANES]>(_mm512_cvtepi32_epi16(rounded))
+    }
 }

@@ -3,6 +3,7 @@
 //! A band of lines of the image is copied once, with the zeros around it, and as words. The columns of a panel are then runs
 //! of words at fixed distances, so the matrix of all columns never exists.
 
+use std::arch::x86_64::{_mm512_mask_storeu_epi32, _mm512_maskz_loadu_epi32};
 use std::sync::Mutex;
 
 use super::operands::{Geometry, Numbers};
@@ -21,10 +22,9 @@ static SPARE: Mutex<Vec<u32>> = Mutex::new(Vec::new());
 #[derive(Debug)]
 pub(crate) struct Band {
     geometry: Geometry,
-    /// `[channel words, lines, width]`.
+    /// `[lines, channel words, width]`.
     words: Vec<u32>,
     channels: usize,
-    lines: usize,
     width: usize,
     /// The number of output pixels.
     pub(crate) pixels: usize,
@@ -65,11 +65,11 @@ impl Band {
         let source = |channel: usize, y: usize| image.part((channel * height + y) * across, across);
         parallel(
             threads,
-            copy.chunks_mut(lines * width).enumerate(),
+            copy.chunks_mut(count * width).enumerate(),
             || (),
-            |(), (at, plane)| {
-                for (line, to) in plane.chunks_mut(width).enumerate() {
-                    let y = (first * stride + line).wrapping_sub(before);
+            |(), (line, rows)| {
+                let y = (first * stride + line).wrapping_sub(before);
+                for (at, to) in rows.chunks_mut(width).enumerate() {
                     let (zeros, to) = to.split_at_mut(before.min(width));
                     zeros.fill(0);
                     if y >= height {
@@ -88,33 +88,38 @@ impl Band {
                 }
             },
         );
-        Self { geometry, words: copy, channels: count, lines, width, pixels: len * geometry.output.2 }
+        Self { geometry, words: copy, channels: count, width, pixels: len * geometry.output.2 }
     }
 
     /// Packs output pixels from `first` on as the columns of a panel. Columns beyond the last pixel hold any numbers.
     #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
     pub(crate) fn pack(&self, panel: &mut Panel, first: usize, span: Span) {
         let Geometry { output: (_, _, across), kernel, stride, .. } = self.geometry;
+        let by_line = self.channels * self.width;
         // runs of pixels of one line: first column of the panel, number of columns, place of the first word
         let mut runs = [(0, 0, 0); COLUMNS];
         let (mut count, mut at) = (0, 0);
         while at < COLUMNS && first + at < self.pixels {
             let (y, x) = ((first + at) / across, (first + at) % across);
             let len = (across - x).min(COLUMNS - at);
-            runs[count] = (at, len, y * stride * self.width + x * stride);
+            runs[count] = (at, len, y * stride * by_line + x * stride);
             (count, at) = (count + 1, at + len);
         }
         let taps = kernel.0 * kernel.1;
-        for (k, to) in (span.first..).zip(&mut *panel) {
-            let (tap, channel) = (k / self.channels, k % self.channels);
+        let (mut tap, mut channel) = (span.first / self.channels, span.first % self.channels);
+        for to in panel {
             let to = numbers(to);
             if tap >= taps {
                 to.fill(0);
                 continue;
             }
-            let start = channel * self.lines * self.width + tap / kernel.1 * self.width + tap % kernel.1;
+            let start = tap / kernel.1 * by_line + channel * self.width + tap % kernel.1;
             for &(at, len, offset) in &runs[..count] {
                 copy(&mut to[at..][..len], &self.words[start + offset..], stride);
+            }
+            channel += 1;
+            if channel == self.channels {
+                (tap, channel) = (tap + 1, 0);
             }
         }
     }
@@ -130,16 +135,22 @@ impl Drop for Band {
 
 /// Every `stride`-th word.
 #[inline]
+#[target_feature(enable = "avx512f")]
 fn copy(to: &mut [u32], from: &[u32], stride: usize) {
     if stride != 1 {
         to.iter_mut().zip(from.iter().step_by(stride)).for_each(|(to, from)| *to = *from);
         return;
     }
-    // whole registers are copied without a call
-    let (whole, rest) = to.as_chunks_mut::<LANES>();
-    let (from, last) = from.split_at(whole.len() * LANES);
-    whole.iter_mut().zip(from.as_chunks().0).for_each(|(to, from)| *to = *from);
-    rest.copy_from_slice(&last[..rest.len()]);
+    // registers are copied without a call
+    for (to, from) in to.chunks_mut(LANES).zip(from.chunks(LANES)) {
+        let mask = u16::MAX >> (LANES - to.len().min(from.len()));
+        // SAFETY: the mask has a bit for every word that both have.
+        #[allow(unsafe_code)]
+        unsafe {
+            let words = _mm512_maskz_loadu_epi32(mask, from.as_ptr().cast());
+            _mm512_mask_storeu_epi32(to.as_mut_ptr().cast(), mask, words);
+        }
+    }
 }
 
 /// Pairs of two channels. A missing second channel is zero, and so is what lies beyond the rows.

@@ -1,8 +1,9 @@
 //! Matrix products and convolutions of f32 and bf16, summed in f32.
 //!
-//! A task is a block of rows and columns of the result. For each part of the depth it copies its rows of the left operand,
-//! then panel after panel of the right one, and adds their product to its sums. At last it adds the bias and writes the
-//! block. The sizes of blocks depend on the operands alone, so the threads change nothing.
+//! A task is a block of rows and columns of the result. For each part of the depth it copies all panels of the right operand.
+//! Then it takes the left rows, tile after tile, and adds their products with every panel to its sums. AMX reads most left
+//! rows where they lie. Other tiles are copied to the first cache just before their use. At last it adds the bias and writes
+//! the block. The sizes of blocks depend on the operands alone, so the threads change nothing.
 //!
 //! | file | what |
 //! |---|---|
@@ -11,10 +12,8 @@
 //! | `call` | one product, cut into blocks |
 //! | `pack` | copies of the operands, as 32-bit words |
 //! | `image` | images as right operands |
-//! | `tile`, `amx` | the sums of a tile, by three kinds of instructions |
+//! | `tile`, `crate::amx` | the sums of a tile, by three kinds of instructions |
 
-#[cfg(target_arch = "x86_64")]
-pub(crate) mod amx;
 #[cfg(target_arch = "x86_64")]
 mod call;
 #[cfg(target_arch = "x86_64")]

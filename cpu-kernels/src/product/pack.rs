@@ -1,11 +1,13 @@
 //! Copies of the operands in the order in which the tiles read them.
 //!
 //! All arithmetics read 32-bit words. A word is an f32, or a pair of bf16 that follow each other along the depth. The
-//! left operand is copied row by row. The right one comes in panels of 32 columns: word `k` of all columns, then word
+//! left operand is copied row by row, or read where it lies. The right one comes in panels of 32 columns: word `k` of all columns, then word
 //! `k + 1`. Words beyond the end of the depth are zero.
 
+use std::arch::x86_64::{_mm256_loadu_si256, _mm512_cvtepu16_epi32, _mm512_loadu_si512, _mm512_slli_epi32};
+
 use super::operands::{Matrix, Numbers};
-use crate::lanes::{LANES, Words, load};
+use crate::lanes::{LANES, NO_WORDS, Words, load};
 use crate::pack::transpose;
 
 /// The number of columns of a panel, and of their registers.
@@ -101,19 +103,39 @@ pub(crate) fn pack_row(to: &mut [u32], matrix: &Matrix<'_>, row: usize, word: Wo
 /// Packs rows `first .. first + 32` of a matrix as the columns of a panel. Columns beyond the last row are zero.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
 pub(crate) fn pack_rows(panel: &mut Panel, matrix: &Matrix<'_>, first: usize, word: Word, span: Span) {
-    let mut rows = [[0u32; DEPTH]; LANES];
     for line in 0..WIDTH {
-        for (j, to) in rows.iter_mut().enumerate() {
-            let row = first + line * LANES + j;
-            if row < matrix.rows {
-                pack_row(to, matrix, row, word, span);
-            } else {
-                to.fill(0);
-            }
-        }
-        for (from, to) in (0..span.len).step_by(LANES).zip(panel.chunks_mut(LANES)) {
-            let part = rows.each_ref().map(|row| load(row, from));
+        let first = first + line * LANES;
+        let row = |j| (first + j < matrix.rows).then(|| matrix.part(first + j, 0, matrix.depth));
+        let rows: [_; LANES] = std::array::from_fn(row);
+        for (from, to) in (span.first..).step_by(LANES).zip(panel.chunks_mut(LANES)) {
+            let part = rows.map(|row| row.map_or(NO_WORDS, |row| read(row, from, word)));
             to.iter_mut().zip(transpose(part)).for_each(|(to, column)| to[line] = column);
         }
     }
+}
+
+/// Words `from .. from + 16` of a row. Those beyond its end are zero.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+fn read(row: Numbers<'_>, from: usize, word: Word) -> Words {
+    let from = from * word.elements();
+    let row = row.part(from, (LANES * word.elements()).min(row.len() - from));
+    // SAFETY: 64 bytes of 16 f32 or 32 bf16, or 32 bytes of 16 bf16.
+    #[allow(unsafe_code)]
+    unsafe {
+        match (row, word) {
+            (Numbers::F32(row), _) if row.len() == LANES => return _mm512_loadu_si512(row.as_ptr().cast()),
+            (Numbers::Bf16(row), Word::Pair) if row.len() == 2 * LANES => {
+                return _mm512_loadu_si512(row.as_ptr().cast());
+            }
+            (Numbers::Bf16(row), Word::Single) if row.len() == LANES => {
+                let halves = _mm512_cvtepu16_epi32(_mm256_loadu_si256(row.as_ptr().cast()));
+                return _mm512_slli_epi32::<16>(halves);
+            }
+            _ => {}
+        }
+    }
+    let mut rest = [0; LANES];
+    words(row, word, &mut rest);
+    load(&rest, 0)
 }

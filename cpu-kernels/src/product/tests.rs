@@ -5,6 +5,7 @@ use half::bf16;
 use super::call::rounded;
 use super::{Bias, Destination, Geometry, Matrix, Numbers, NumbersMut, Products, Unit};
 use crate::OwnThreads;
+use crate::lanes::{LANES, lanes};
 
 /// Runs `check` for every unit of this machine, and says which are missing.
 fn every_unit(check: impl Fn(Unit)) {
@@ -46,6 +47,7 @@ fn linear_layers_of_any_size() {
             [65, 70, 333, 1],
             [40, 100, 1290, 0],
             [400, 37, 64, 0],
+            [40, 33, 64, 448],
         ] {
             let (x, w, b) = (noise(rows * (depth + gap), 1), noise(out * depth, 2), noise(out, 3));
             let right = |i: usize, j: usize| {
@@ -184,9 +186,16 @@ fn nan_stays_in_its_row() {
 
 #[test]
 fn rounding_is_to_the_nearest_even() {
+    if !is_x86_feature_detected!("avx512f") {
+        println!("skipped: this processor has no AVX-512");
+        return;
+    }
     for bits in (0..=u32::MAX).step_by(12_345) {
         let x = f32::from_bits(bits);
-        let (found, right) = (bf16::from_bits(rounded(x)), bf16::from_f32(x));
+        // SAFETY: the check above found the feature.
+        #[allow(unsafe_code)]
+        let found = unsafe { rounded(lanes(&[x; LANES])) }[3];
+        let (found, right) = (bf16::from_bits(found), bf16::from_f32(x));
         assert!(
             found.to_bits() == right.to_bits() || found.is_nan() && right.is_nan(),
             "{x}: {found} for {right}"

@@ -17,9 +17,9 @@ pub(crate) const ROWS: usize = 14;
 /// The sums of one row and 32 columns.
 pub(crate) type Sums = [Lanes; WIDTH];
 
-/// `sums[i, j] = [sums[i, j] +] Σ_k left[i, k] · panel[k, j]` in f32. `sums` has a row for each left one, `stride` apart.
+/// `sums[i, j] = [sums[i, j] +] Σ_k left[i, k] · panel[k, j]` in f32. `sums` has a row for each left one.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-pub(crate) fn fma(left: &[Row; ROWS], panel: &Panel, sums: &mut [Sums], stride: usize, add: bool) {
+pub(crate) fn fma(left: &[Row; ROWS], panel: &Panel, sums: &mut [Sums], add: bool) {
     let mut lanes = [[_mm512_setzero_ps(); WIDTH]; ROWS];
     for (k, columns) in panel.iter().enumerate().take(DEPTH) {
         let columns = [_mm512_castsi512_ps(columns[0]), _mm512_castsi512_ps(columns[1])];
@@ -30,12 +30,12 @@ pub(crate) fn fma(left: &[Row; ROWS], panel: &Panel, sums: &mut [Sums], stride: 
             }
         }
     }
-    finish(sums, stride, lanes, add);
+    finish(sums, lanes, add);
 }
 
 /// Like [`fma`], for pairs of bf16.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
-pub(crate) fn pairs(left: &[Row; ROWS], panel: &Panel, sums: &mut [Sums], stride: usize, add: bool) {
+pub(crate) fn pairs(left: &[Row; ROWS], panel: &Panel, sums: &mut [Sums], add: bool) {
     let mut lanes = [[_mm512_setzero_ps(); WIDTH]; ROWS];
     for (k, columns) in panel.iter().enumerate().take(DEPTH) {
         for (row, lanes) in left.iter().zip(&mut lanes) {
@@ -45,17 +45,16 @@ pub(crate) fn pairs(left: &[Row; ROWS], panel: &Panel, sums: &mut [Sums], stride
             }
         }
     }
-    finish(sums, stride, lanes, add);
+    finish(sums, lanes, add);
 }
 
 /// Stores the sums of this part of the depth, or adds them to those of the parts before. A long sum of parts is more exact
 /// than one long chain.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-fn finish(sums: &mut [Sums], stride: usize, lanes: [Sums; ROWS], add: bool) {
-    for (i, lanes) in lanes.iter().enumerate() {
-        let Some(sums) = sums.get_mut(i * stride) else { continue };
-        for (sum, &lanes) in sums.iter_mut().zip(lanes) {
+fn finish(sums: &mut [Sums], lanes: [Sums; ROWS], add: bool) {
+    for (sums, lanes) in sums.iter_mut().zip(lanes) {
+        for (sum, lanes) in sums.iter_mut().zip(lanes) {
             *sum = if add { _mm512_add_ps(*sum, lanes) } else { lanes };
         }
     }

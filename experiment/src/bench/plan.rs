@@ -142,31 +142,16 @@ pub(super) fn longest_reuse(costed: &Costed, work: &Workload<'_>) -> Outcome<usi
 mod tests {
     use atedm_core::plugin::Grid;
     use atedm_core::reference::NdTensor;
-    use atedm_sdxl::config::UNetConfig;
-    use atedm_sdxl::schedulers::{SamplerRegistry, SchedulerConfig};
     use serde_json::{Map, Value, json};
 
     use super::*;
     use crate::extension::registry;
-    use crate::method::ControlSteps;
     use crate::spec::PruneSpec;
+    use crate::subject::Subject;
 
     fn costed<R>(method: &str, options: Value, of: impl FnOnce(&Costed, &Workload<'_>) -> R) -> R {
-        let unet = UNetConfig::sdxl_base();
-        let (latents, scheduler) = (Grid::new(128, 128), SchedulerConfig::sdxl());
-        let samplers = &SamplerRegistry::with_builtins();
-        let (text, steps, sampler, guided) = (77, 50, None, true);
-        let work = Workload {
-            unet: &unet,
-            latents,
-            text,
-            steps,
-            scheduler: &scheduler,
-            samplers,
-            sampler,
-            guided,
-            control: ControlSteps::ALL,
-        };
+        let subject = Subject::sdxl_base();
+        let work = Workload { latents: Grid::new(128, 128), ..subject.workload(50) };
         let options = options.as_object().cloned().unwrap_or_else(Map::new);
         let spec = PruneSpec { method: method.into(), options };
         let registry = registry::<NdTensor>(&()).unwrap();

@@ -14,11 +14,11 @@ use atedm_core::reference::{NdDevice, NdTensor, Reference32};
 use atedm_core::{AttentionOps, Backend, DType, DeviceOf, Tensor};
 use atedm_experiment::method::{ControlSteps, Method, Workload};
 use atedm_experiment::spec::PruneSpec;
+use atedm_experiment::subject::Subject;
 use atedm_sdxl::checkpoint::{Checkpoint, OpenOptions};
 use atedm_sdxl::pipeline::{
     Control, ControlSpan, Decoding, InitialLatents, Output, Pipeline, Proceed, Repaint, Request, StepReport,
 };
-use atedm_sdxl::schedulers::SamplerRegistry;
 use atedm_tests::golden::{Golden, fixtures, options, request};
 use folder::{board, control_net};
 use safetensors::SafeTensors;
@@ -210,7 +210,7 @@ fn costs_are_those_of_a_run() {
     let (checkpoint, _held) = open("tiny-a", "tiny-a", false);
     let pipeline = Pipeline::<Reference32>::load(&checkpoint, DType::F32, &NdDevice).unwrap();
     let registry = registry::<NdTensor>();
-    let samplers = SamplerRegistry::<NdTensor>::with_builtins();
+    let subject = Subject::of_checkpoint(&checkpoint);
     let stack = json!({"deepcache": {"cache_interval": 2, "cache_branch_id": 1}, "at-edm": {"ratio": 0.5}});
     let methods = [
         ("none", json!({})),
@@ -223,17 +223,7 @@ fn costs_are_those_of_a_run() {
     for [start, end] in [[0.0, 1.0], [0.0, 0.5]] {
         let case = short(8, [start, end]);
         let control = ControlSteps { span: ControlSpan::new(start, end).unwrap(), first: 0 };
-        let work = Workload {
-            unet: checkpoint.unet(),
-            latents: Grid::new(16, 16),
-            text: 77,
-            steps: 8,
-            scheduler: checkpoint.scheduler(),
-            sampler: None,
-            samplers: &samplers,
-            guided: true,
-            control,
-        };
+        let work = Workload { latents: Grid::new(16, 16), guided: true, control, ..subject.workload(8) };
         for (name, options) in &methods {
             let options = options.as_object().unwrap();
             let spec = PruneSpec { method: name.to_string(), options: options.clone() };

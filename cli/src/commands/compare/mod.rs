@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use atedm_core::reference::NdTensor;
 use atedm_experiment::control::ControlPicture;
 use atedm_experiment::engine::{Batch, FinishedBatch, PlannedRun};
-use atedm_experiment::extension::{registry, syntaxes};
+use atedm_experiment::extension::registry;
 use atedm_experiment::files::{DATA_MOST, LatentsFile, OutputFile, png_bytes, read_bytes};
 use atedm_experiment::grid::Point;
 use atedm_experiment::init_image::InitImage;
@@ -29,7 +29,7 @@ use crate::model::{asked, open_for};
 use crate::progress::Progress;
 use crate::prune;
 use crate::sample::{
-    control, control_image, init_image, known_samplers, noise, point, run_options, start, tiles,
+    check_sampler, control, control_image, init_image, noise, point, run_options, start, tiles,
     warn_of_prompts,
 };
 use table::{Report, Shown};
@@ -41,9 +41,8 @@ pub(crate) fn run(args: &CompareArgs, extension: &impl Extension) -> Outcome {
     let sample = &args.sample;
     let progress = Progress::new(0, args.quiet);
     let control = control(sample)?;
-    let samplers = known_samplers(extension, sample.scheduler.as_deref())?;
-    let model =
-        open_for(&args.engine, &sample.model)?.with_samplers(samplers).with_syntaxes(syntaxes(extension)?);
+    check_sampler(extension, sample.scheduler.as_deref())?;
+    let model = open_for(&args.engine, &sample.model)?.extended(extension)?;
     let size = model.size(asked(sample.width, sample.height))?;
     let work = model.workload(size, sample.steps);
     let noise = noise(sample, &work)?;

@@ -31,7 +31,7 @@ use super::ablate::{self, Request};
 use crate::Extension;
 use crate::args::{EvalAction, EvalArgs, ExportArgs};
 use crate::failure::{Failure, Outcome};
-use crate::sample::known_samplers;
+use crate::sample::check_sampler;
 use crate::{prune, tell};
 
 const PROMPTS: &str = "prompts.jsonl";
@@ -51,7 +51,7 @@ pub(crate) fn run(args: &EvalArgs, extension: &impl Extension) -> Outcome {
             (config, text, Origin::File(grid))
         }
         None => {
-            known_samplers(extension, args.sampling.scheduler.as_deref())?;
+            check_sampler(extension, args.sampling.scheduler.as_deref())?;
             let text = config(args)?;
             (Config::parse(&text, RUN, &args.output, Some(captions.clone()))?, text, Origin::Flags)
         }

@@ -7,9 +7,7 @@ use std::arch::asm;
 use std::arch::x86_64::__cpuid_count;
 use std::marker::PhantomData;
 
-use super::pack::{Panel, Row};
-use super::tile::Sums;
-use crate::lanes::LANES;
+use crate::lanes::{LANES, Lanes, Words};
 
 /// The number of rows of a tile.
 pub(crate) const ROWS: usize = 32;
@@ -70,6 +68,53 @@ static SIZES: Sizes = {
     Sizes { palette: 1, start: 0, reserved: [0; 14], bytes, rows }
 };
 
+/// An operand in memory. Its tiles follow each other from step to step.
+#[derive(Debug, Clone, Copy)]
+struct Operand<'a> {
+    start: *const u8,
+    len: usize,
+    /// The bytes between two rows, and between two steps.
+    by_row: usize,
+    by_step: usize,
+    data: PhantomData<&'a [u8]>,
+}
+
+impl<'a> Operand<'a> {
+    fn new<T>(data: &'a [T], by_row: usize, by_step: usize) -> Self {
+        Self { start: data.as_ptr().cast(), len: size_of_val(data), by_row, by_step, data: PhantomData }
+    }
+
+    /// Whether it has `bytes` in each of `rows` rows, in every step.
+    fn holds(&self, rows: usize, bytes: usize, steps: usize) -> bool {
+        let last = |count: usize, by: usize| (count - 1).checked_mul(by);
+        let end = || last(rows, self.by_row)?.checked_add(last(steps, self.by_step)?)?.checked_add(bytes);
+        end().is_some_and(|end| end <= self.len)
+    }
+}
+
+/// A left operand: 32 rows of 32 bf16 in each step.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Left<'a>(Operand<'a>);
+
+impl<'a> Left<'a> {
+    /// The first row starts with `data`. The strides are in bytes.
+    pub(crate) fn new<T>(data: &'a [T], by_row: usize, by_step: usize) -> Self {
+        Self(Operand::new(data, by_row, by_step))
+    }
+}
+
+/// A right operand: 16 words of 32 columns in each step. A word is a pair of bf16 along the inner dimension.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Right<'a>(Operand<'a>);
+
+impl<'a> Right<'a> {
+    /// Columns `column .. column + 2` of registers `[words, width]`.
+    pub(crate) fn new(data: &'a [Words], width: usize, column: usize) -> Self {
+        let by_row = width * size_of::<Words>();
+        Self(Operand::new(&data[column..], by_row, LANES * by_row))
+    }
+}
+
 /// This thread's tile registers while they are set up.
 pub(crate) struct Tiles(PhantomData<*const ()>);
 
@@ -87,23 +132,26 @@ impl Tiles {
         Self(PhantomData)
     }
 
-    /// `sums[i, j] = [sums[i, j] +] Σ_k left[i, k] · panel[k, j]` for pairs of bf16, as [`pairs`](super::tile::pairs). A
-    /// panel has a multiple of 16 words.
-    pub(crate) fn pairs(
+    /// `sums[i, j] = [sums[i, j] +] Σ_k left[i, k] · right[k, j]` for 32 rows, 32 columns and `steps` times 16 pairs of bf16.
+    /// A row of sums is two registers, and rows begin `stride` registers apart.
+    #[inline]
+    pub(crate) fn product(
         &self,
-        left: &[Row; ROWS],
-        panel: &Panel,
-        sums: &mut [Sums],
+        left: Left<'_>,
+        right: Right<'_>,
+        steps: usize,
+        sums: &mut [Lanes],
         stride: usize,
         add: bool,
     ) {
-        let steps = panel.len() / LANES;
-        assert!(panel.len() * 4 <= size_of::<Row>(), "a panel that is longer than a row");
-        assert!(sums.len() > (ROWS - 1) * stride && steps > 0, "a sum for every row");
-        let (by_row, by_sums) = (size_of::<Row>(), stride * size_of::<Sums>());
-        // SAFETY: the tile registers exist and are set up (`new`). Loads read 32 rows of `left`, 64 bytes at a time up to the
-        // panel's length, which is at most a row's; and 16 words of 32 columns of `panel`, `steps` times. Sums are 128
-        // bytes in each of 32 rows that lie inside `sums`.
+        let (Left(left), Right(right)) = (left, right);
+        assert!(steps > 0 && left.holds(ROWS, 64, steps), "left rows of every step");
+        assert!(right.holds(16, 128, steps), "right words of every step");
+        assert!(sums.len() >= (ROWS - 1) * stride + 2, "a sum for every row");
+        let by_sums = stride * size_of::<Lanes>();
+        // SAFETY: the tile registers exist and are set up (`new`). In each step, loads read 64 bytes of 32 rows on the left,
+        // and 128 bytes of 16 words on the right, which lie inside the operands (checked). Sums are 128 bytes in each of 32
+        // rows that lie inside `sums` (checked).
         #[allow(unsafe_code)]
         unsafe {
             asm!(
@@ -121,16 +169,16 @@ impl Tiles {
                 "tilezero tmm3",
                 "3:",
                 "tileloadd tmm4, [{rows} + {by_row}]",
-                "tileloadd tmm6, [{columns} + {by_word}]",
+                "tileloadd tmm6, [{words} + {by_word}]",
                 "tdpbf16ps tmm0, tmm4, tmm6",
-                "tileloadd tmm7, [{columns} + {by_word} + 64]",
+                "tileloadd tmm7, [{words} + {by_word} + 64]",
                 "tdpbf16ps tmm1, tmm4, tmm7",
                 "tileloadd tmm5, [{rows_low} + {by_row}]",
                 "tdpbf16ps tmm2, tmm5, tmm6",
                 "tdpbf16ps tmm3, tmm5, tmm7",
-                "add {rows}, 64",
-                "add {rows_low}, 64",
-                "add {columns}, 2048",
+                "add {rows}, {row_step}",
+                "add {rows_low}, {row_step}",
+                "add {words}, {word_step}",
                 "dec {steps}",
                 "jnz 3b",
                 "tilestored [{sums} + {by_sums}], tmm0",
@@ -141,11 +189,13 @@ impl Tiles {
                 sums = in(reg) sums.as_mut_ptr(),
                 sums_low = in(reg) sums.as_mut_ptr().wrapping_add(16 * stride),
                 by_sums = in(reg) by_sums,
-                rows = inout(reg) left.as_ptr() => _,
-                rows_low = inout(reg) left.as_ptr().wrapping_add(16) => _,
-                by_row = in(reg) by_row,
-                columns = inout(reg) panel.as_ptr() => _,
-                by_word = in(reg) 128_usize,
+                rows = inout(reg) left.start => _,
+                rows_low = inout(reg) left.start.wrapping_add(16 * left.by_row) => _,
+                by_row = in(reg) left.by_row,
+                row_step = in(reg) left.by_step,
+                words = inout(reg) right.start => _,
+                by_word = in(reg) right.by_row,
+                word_step = in(reg) right.by_step,
                 steps = inout(reg) steps => _,
                 out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
                 out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
