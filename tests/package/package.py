@@ -28,6 +28,7 @@ EXPECTED = re.compile(
 # What else is in a package, and why.
 DATA = {
     "atedm": r"src/commands/report/page\.(css|js)",
+    "atedm-candle": r"src/cuda/[a-z]+\.cuh?",
     "atedm-experiment": r"src/report/page\.(css|js)|fixtures/measures\.json",
     "atedm-core": r"tests/.+\.(json|toml)",
     "atedm-sdxl": r"data/clip/(merges\.bin|LICENSE|README\.md)",

@@ -5,7 +5,7 @@ use std::arch::x86_64::{
     _mm512_reduce_max_ps, _mm512_set1_ps, _mm512_setzero_ps,
 };
 
-use super::{At, Block, Call, Row};
+use super::call::{At, Block, Call, Row};
 use crate::amx::{Left, ROWS, Right};
 use crate::ballot::{Ballot, cast};
 use crate::element::{from_pairs, to_pairs};
