@@ -5,4 +5,4 @@ cd "$(dirname "$0")/../.."
 tested=$(ls -t target/debug/deps/tch_cuda-* | grep -v '\.d$' | head -n 1)
 python3 tests/gpu/gpu.py pack --program target/debug/atedm --test "$tested"
 rm -rf target/gpu-dry
-PYTHONPATH=target/libtorch python3 tests/gpu/gpu.py run target/gpu-dry --dry --only conformance,parity,bench
+PYTHONPATH=target/libtorch python3 tests/gpu/gpu.py run target/gpu-dry --dry --only conformance,candle,parity,bench,candle_bench

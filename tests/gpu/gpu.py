@@ -1,11 +1,13 @@
 """The checks that need a GPU, in one run of less than nine minutes that needs no network.
 
     python3 tests/gpu/gpu.py pack             on the machine that builds: puts the programs into target/gpu (at most 64 MB)
+    python3 tests/gpu/gpu.py pack --candle    the same with Candle for NVIDIA GPUs: 20 minutes more, and 1 GB from PyPI for the toolkit
     python3 tests/gpu/gpu.py run [OUT]        on the machine with the GPU, from the repository with target/gpu
     python3 tests/gpu/gpu.py run OUT --dry    the same on the CPU with a tiny model, to check this script
 
-Steps, each with its own time limit: the conformance suite of the libtorch backend on the device in every dtype; pictures of two tiny
-checkpoints, equal on the CPU and on the device; `atedm bench` at 1024 px, batch 2, bf16; diffusers and torch.compile in turns with it.
+Steps, each with its own time limit: the conformance suites of libtorch and of Candle on the device in every dtype; pictures of two tiny
+checkpoints, equal on the CPU and on the device; `atedm bench` of both at 1024 px, batch 2, bf16; diffusers and torch.compile in turns
+with libtorch. Without `pack --candle`, the steps of Candle are left out, and the table says so.
 Each step writes OUT/STEP.json as soon as it ends, and OUT/table.md is made again from all of them. So a run may be stopped at any
 moment. A step whose file is there is not repeated; `--only a,b` names steps.
 
@@ -27,29 +29,45 @@ ROOT = Path(__file__).resolve().parents[2]
 PACK = ROOT / "target/gpu"
 LIMIT = 64 * 1000 * 1000
 # Seconds: together less than nine minutes.
-LIMITS = dict(conformance=100, parity=80, bench=170, peers=180)
+LIMITS = dict(conformance=80, candle=80, parity=60, bench=110, candle_bench=80, peers=120)
 METHODS = "at-edm-fast,at-edm-dagger-fast,tome-c,toma,deepcache,deepcache+at-edm-fast,deepcache+tome-c"
 DRY_METHODS = "at-edm-fast,tome-c"
+# The result of a step whose program is not in the pack.
+LEFT_OUT = dict(ok=None, summary="left out: the pack has no Candle for GPUs (pack --candle)")
 # The relative L2 distance that f32 sums in another order may make over a few steps.
 TOLERANCE = 1e-3
 
 
-def build_and_pack():
-    """Builds the program and the test of the device, and puts both into target/gpu without debug symbols."""
-    features = "atedm/train,atedm/emoji,atedm-tests/tch,example-wan-like/tch"
+FEATURES = "atedm/train,atedm/emoji,atedm-tests/tch,example-wan-like/tch"
+
+
+def build_and_pack(candle):
+    """Builds the programs and the tests of the device, and puts them into target/gpu without debug symbols."""
     subprocess.run(["bash", "tests/libtorch.sh"], cwd=ROOT, check=True)
     subprocess.run(["cargo", "build", "--release", "--package", "atedm", "--features", "tch"], cwd=ROOT, check=True)
-    command = ["cargo", "test", "--workspace", "--no-run", "--features", features, "--test", "tch_cuda", "--message-format", "json"]
+    programs = dict(atedm=ROOT / "target/release/atedm", tch_cuda=built("tch_cuda", "--workspace", "--features", FEATURES))
+    if candle:
+        toolkit, target = str(ROOT / "backend-candle/scripts/cuda_toolkit.sh"), str(ROOT / "target/candle-cuda")
+        build = ["cargo", "build", "--release", "--package", "atedm", "--features", "cuda", "--target-dir", target]
+        subprocess.run([toolkit, *build], cwd=ROOT, check=True)
+        programs["atedm-candle"] = ROOT / "target/candle-cuda/release/atedm"
+        test = ["--package", "atedm-tests", "--features", "cuda", "--release", "--target-dir", target]
+        programs["candle_cuda"] = built("candle_cuda", *test, before=[toolkit])
+    pack(programs)
+
+
+def built(test, *flags, before=()):
+    """Builds a test and gives its program."""
+    command = [*before, "cargo", "test", "--no-run", *flags, "--test", test, "--message-format", "json"]
     lines = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()
     messages = [json.loads(line) for line in lines if line.startswith("{")]
-    tests = [m["executable"] for m in messages if m.get("executable") and m["target"]["name"] == "tch_cuda"]
-    pack(ROOT / "target/release/atedm", Path(tests[-1]))
+    return Path([m["executable"] for m in messages if m.get("executable") and m["target"]["name"] == test][-1])
 
 
-def pack(program, test):
+def pack(programs):
     shutil.rmtree(PACK, ignore_errors=True)
     PACK.mkdir(parents=True)
-    for source, name in ((program, "atedm"), (test, "tch_cuda")):
+    for name, source in programs.items():
         shutil.copy2(source, PACK / name)
         subprocess.run(["strip", str(PACK / name)], check=True)
     size = sum(file.stat().st_size for file in PACK.iterdir())
@@ -79,8 +97,18 @@ class Run:
         )
 
     def conformance(self, limit):
-        """Passed and failed tests of the suite. On a machine without a GPU they test nothing, and the step says so."""
-        done = self.call(PACK / "tch_cuda", limit=limit)
+        """The suite of libtorch."""
+        return self.suite("tch_cuda", limit)
+
+    def candle(self, limit):
+        """The suite of Candle."""
+        return self.suite("candle_cuda", limit)
+
+    def suite(self, program, limit):
+        """Passed and failed tests of a suite. On a machine without a GPU they test nothing, and the step says so."""
+        if not (PACK / program).exists():
+            return LEFT_OUT
+        done = self.call(PACK / program, limit=limit)
         lines = done.stdout.splitlines()
         summary = next((line for line in lines if line.startswith("test result:")), f"it ended with code {done.returncode}")
         failed = [line.split()[1] for line in lines if line.endswith("... FAILED")]
@@ -111,12 +139,21 @@ class Run:
         return dict(ok=worst <= TOLERANCE, summary=f"at most {worst:.1e} in relative L2", rows=rows)
 
     def bench(self, limit):
-        report = self.out / "bench-report.json"
+        """Times of libtorch."""
+        return self.times("atedm", "tch", limit)
+
+    def candle_bench(self, limit):
+        """Times of Candle."""
+        program = "atedm" if self.dry else "atedm-candle"
+        return self.times(program, "candle", limit) if (PACK / program).exists() else LEFT_OUT
+
+    def times(self, program, backend, limit):
+        report = self.out / f"{backend}-report.json"
         size = ["--model", ROOT / "tests/fixtures/tiny-a", "--generated", "--size", "128"] if self.dry else ["--size", "1024"]
         dtype = "f32" if self.dry else "bf16"
         methods = DRY_METHODS if self.dry else METHODS
         done = self.call(
-            PACK / "atedm", "bench", "--backend", "tch", "--device", self.device, "--dtype", dtype, "--batch", "2", *size,
+            PACK / program, "bench", "--backend", backend, "--device", self.device, "--dtype", dtype, "--batch", "2", *size,
             "--repeats", "5", "--methods", methods, "--json", report, limit=limit,
         )
         if done.returncode != 0:
@@ -145,8 +182,8 @@ class Run:
             result = dict(ok=False, summary=f"stopped after its limit of {LIMITS[name]} s")
         except OSError as error:
             result = dict(ok=False, summary=str(error))
-        result["seconds"] = round(time.monotonic() - begun, 1)
-        write(self.out / f"{name}.json", json.dumps(dict(result, device=self.device), indent=1) + "\n")
+        result = dict(result, seconds=round(time.monotonic() - begun, 1), device=self.device)
+        write(self.out / f"{name}.json", json.dumps(result, indent=1) + "\n")
         return result
 
 
@@ -180,7 +217,8 @@ def table(out):
             continue
         result = json.loads(path.read_text())
         first, *more = result["summary"].splitlines() or [""]
-        lines.append(f"| {name} | {'passed' if result['ok'] else 'FAILED'} | {result['seconds']} | {'see below' if more else first} |")
+        end = {True: "passed", False: "FAILED", None: ""}[result["ok"]]
+        lines.append(f"| {name} | {end} | {result['seconds']} | {'see below' if more else first} |")
         if more:
             blocks.append(f"## {name}\n\n" + (result["summary"] if "|---" in result["summary"] else f"```text\n{result['summary']}\n```"))
     return "\n".join(lines) + "\n\n" + "\n\n".join(blocks) + "\n"
@@ -190,7 +228,8 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
     packing = commands.add_parser("pack")
-    packing.add_argument("--program", type=Path, help="a built program; without it both are built")
+    packing.add_argument("--candle", action="store_true", help="with Candle for NVIDIA GPUs")
+    packing.add_argument("--program", type=Path, help="a built program; without it all are built")
     packing.add_argument("--test", type=Path, help="a built test tch_cuda")
     running = commands.add_parser("run")
     running.add_argument("out", nargs="?", type=Path, default=Path(os.environ.get("OUT", "target/gpu-results")))
@@ -198,7 +237,8 @@ def main():
     running.add_argument("--only", help=f"comma-separated steps [{','.join(LIMITS)}]")
     arguments = parser.parse_args()
     if arguments.command == "pack":
-        return pack(arguments.program, arguments.test) if arguments.program and arguments.test else build_and_pack()
+        ready = arguments.program and arguments.test
+        return pack(dict(atedm=arguments.program, tch_cuda=arguments.test)) if ready else build_and_pack(arguments.candle)
     if not (PACK / "atedm").exists():
         sys.exit(f"{PACK}: expected the programs here (python3 tests/gpu/gpu.py pack)")
     steps = arguments.only.split(",") if arguments.only else list(LIMITS)
@@ -213,7 +253,7 @@ def main():
             continue
         print(f"{name}: at most {LIMITS[name]} s", flush=True)
         result = run.step(name)
-        failed |= not result["ok"]
+        failed |= result["ok"] is False
         write(arguments.out / "table.md", table(arguments.out))
     print((arguments.out / "table.md").read_text() if (arguments.out / "table.md").exists() else table(arguments.out))
     return 1 if failed else 0
