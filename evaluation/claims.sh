@@ -22,7 +22,7 @@ cd "$(dirname "$0")/.."
 export PYTHONPATH=$PWD/evaluation${PYTHONPATH:+:$PYTHONPATH}
 here=recipes/claims
 
-MODELS=${MODELS:-atedm-shapes}
+MODELS=${MODELS:-atedm-shapes atedm-shapes-128=assets/atedm-shapes-128}
 N=${N:-64}
 SINGLES=${SINGLES:-256}
 MASKED=${MASKED:-24}

@@ -135,11 +135,11 @@ def cases():
     pruned("two-layers", karras, 128, 128, "prune_layers=0+2,ratio=0.3,schedule=constant,recovery=direct")
     pruned("levels", every, 40, 40, "levels=1+2,schedule=constant")
     pruned("default", half, 64, 64, "")
-    shapes = "atedm-shapes"
-    rows.append(case("square", shapes, 64, 64, prompts=DRAWN, steps=25, guidance=4.0))
-    pruned("default", shapes, 64, 64, "", prompts=DRAWN[:1], steps=10, guidance=4.0)
     cross = "prune_point=before_ff,score=cross"
-    pruned("cross", shapes, 64, 64, cross, prompts=DRAWN[:1], negative_prompt=DRAWN[1], steps=10, guidance=4.0)
+    for shapes, side in TRAINED.items():
+        rows.append(case("square", shapes, side, side, prompts=DRAWN, steps=25, guidance=4.0))
+        pruned("default", shapes, side, side, "", prompts=DRAWN[:1], steps=10, guidance=4.0)
+        pruned("cross", shapes, side, side, cross, prompts=DRAWN[:1], negative_prompt=DRAWN[1], steps=10, guidance=4.0)
     return rows
 
 
@@ -151,8 +151,14 @@ def digest(*parts):
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def trained():
-    """The folder of the model in the binary, whose U-Net lies in two crates."""
+TRAINED = {"atedm-shapes": 64, "atedm-shapes-128": 128}
+"""The project's trained models, with the size of their pictures."""
+
+
+def trained(name="atedm-shapes"):
+    """The folder of a trained model. The U-Net of the model in the binary lies in two crates."""
+    if name != "atedm-shapes":
+        return os.path.join(ROOT, "assets", name)
     folder, source = os.path.join(ROOT, "target", "atedm-shapes"), os.path.join(ROOT, "assets", "atedm-shapes")
     if not os.path.exists(folder):
         name = "diffusion_pytorch_model.safetensors"
@@ -187,8 +193,8 @@ class References:
 
     def model(self, name):
         """The folder of a checkpoint."""
-        if name == "atedm-shapes":
-            return trained()
+        if name in TRAINED:
+            return trained(name)
         folder = os.path.join(self.folder, "models", name)
         stamp = os.path.join(folder, ".made-from")
         wanted = digest(self.sources[0], self.sources[3])
@@ -209,7 +215,7 @@ class References:
         """The folder with a case's reference."""
         folder = os.path.join(self.folder, "cases", case["name"])
         stamp = os.path.join(folder, ".made-from")
-        wanted = digest(case, self.sources, weights(trained()) if case["model"] == "atedm-shapes" else None)
+        wanted = digest(case, self.sources, weights(trained(case["model"])) if case["model"] in TRAINED else None)
         self.model(case["model"])
         if os.path.exists(stamp) and open(stamp).read() == wanted:
             return folder
@@ -218,7 +224,7 @@ class References:
         if "prune" in case:
             case = dict(case, seed=clear_seed(pipe, case))
             latents = reference.initial_latents(pipe, case)
-        elif case["model"] == "atedm-shapes":
+        elif case["model"] in TRAINED:
             case = dict(case, seed=steady_seed(pipe, case))
             latents = reference.initial_latents(pipe, case)
         elif "seed" in case:

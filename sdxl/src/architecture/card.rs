@@ -23,6 +23,8 @@ pub struct ModelCard<'a> {
     pub vocabulary: &'a Vocabulary,
     /// The training data and their licence.
     pub data: &'a str,
+    /// What the training began with: `random weights`, or another model's.
+    pub start: &'a str,
     /// The recipe as TOML, with all seeds.
     pub recipe_toml: &'a str,
     /// Steps of the U-Net's training.
@@ -55,7 +57,7 @@ impl ModelCard<'_> {
 
     /// The card as Markdown, with the front matter that model hubs read.
     pub fn to_markdown(&self) -> String {
-        let Self { name, data, vae_psnr, .. } = self;
+        let Self { name, data, start, vae_psnr, .. } = self;
         let (steps, pictures) = (grouped(self.steps), grouped(self.images));
         let size = self.architecture.size;
         let recipe = self.recipe_toml.trim_end();
@@ -72,7 +74,7 @@ impl ModelCard<'_> {
              pipeline_tag: text-to-image\n\
              ---\n\n\
              # {name}\n\n\
-             This is a small model with SD-XL's structure. This project's own code (`atedm train`) trained it from random weights.\n\
+             This is a small model with SD-XL's structure. This project's own code (`atedm train`) trained it from {start}.\n\
              It shows what pruning does to a trained model. Its pictures are {size} pixels wide, and it knows a few words.\n\n\
              Licence of weights and card: MIT OR Apache-2.0.\n\n\
              ## Parts\n\n{parts}\n\
@@ -144,6 +146,7 @@ mod tests {
             architecture: &architecture,
             vocabulary: &vocabulary,
             data: ModelCard::SHAPES,
+            start: "the weights of `atedm-s`",
             recipe_toml: "seed = 1\n\n",
             steps: 5000,
             images: 160_000,
@@ -155,6 +158,7 @@ mod tests {
         assert!(text.starts_with("---\nlicense:\n- mit\n- apache-2.0\n"), "{text}");
         for part in [
             "\n# atedm-t\n",
+            "trained it from the weights of `atedm-s`.",
             "5,000 steps",
             "160,000 pictures",
             "31.2 dB",

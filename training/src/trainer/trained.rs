@@ -1,5 +1,7 @@
 //! The result of a training.
 
+use std::path::Path;
+
 use atedm_core::Result;
 
 use super::course::Progress;
@@ -33,11 +35,15 @@ impl Trained {
     /// # Errors
     /// [`atedm_core::Error::Config`] if the recipe cannot be written.
     pub fn card(&self, recipe: &Recipe, evaluation: Option<&str>) -> Result<String> {
+        let grown_from = recipe.init.as_deref().and_then(Path::file_name);
+        let start = grown_from
+            .map_or("random weights".into(), |name| format!("the weights of `{}`", name.to_string_lossy()));
         let card = ModelCard {
             name: &recipe.name,
             architecture: &self.model,
             vocabulary: &self.vocabulary,
             data: recipe.data.described(),
+            start: &start,
             recipe_toml: &recipe.to_toml()?,
             steps: self.steps as usize,
             images: self.steps as usize * recipe.diffusion.training.batch,
