@@ -108,7 +108,8 @@ impl From<Budget> for Written {
     fn from(budget: Budget) -> Self {
         match budget {
             Budget::Tflops(tflops) => Self::Number(tflops),
-            Budget::Share(share) => Self::Text(format!("{}%", share * 100.0)),
+            // Rounded, because 0.07 times 100 is a little more than 7.
+            Budget::Share(share) => Self::Text(format!("{}%", (share * 1e12).round() / 1e10)),
         }
     }
 }
