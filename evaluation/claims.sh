@@ -4,7 +4,8 @@
 #   evaluation/claims.sh [CLAIM …]        budgets, dsap, tau …: the files of recipes/claims without .toml, and background; default: all
 #
 # If it is killed, run the same command again: it keeps finished pictures and measures. It reads these variables:
-#   MODELS                what to make pictures with: NAME=FOLDER …, or atedm-shapes for the built-in model. Default: the project's models
+#   MODELS                what to make pictures with: NAME=FOLDER …, or atedm-shapes for the built-in model (default). `curve` and `level`
+#                         also fit atedm-shapes-128=assets/atedm-shapes-128; the other files have budgets of the built-in model
 #   N=64                  number of prompts, from the first of the held-out stream
 #   SINGLES=256           number of prompts of one object, for `model`
 #   MASKED=24             number of scenes, for `background`
@@ -22,7 +23,7 @@ cd "$(dirname "$0")/.."
 export PYTHONPATH=$PWD/evaluation${PYTHONPATH:+:$PYTHONPATH}
 here=recipes/claims
 
-MODELS=${MODELS:-atedm-shapes atedm-shapes-128=assets/atedm-shapes-128}
+MODELS=${MODELS:-atedm-shapes}
 N=${N:-64}
 SINGLES=${SINGLES:-256}
 MASKED=${MASKED:-24}

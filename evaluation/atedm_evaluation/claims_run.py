@@ -102,6 +102,7 @@ def label_of(point):
     varied = {key: value for key, value in point["varied"].items() if key != "budget_tflops"}
     words = [point["grid"] or point["settings"]["method"]]
     if "budget_tflops" in point["varied"]:
-        words.append(f"{point['varied']['budget_tflops']} of the cost")
+        budget = point["varied"]["budget_tflops"]
+        words.append(f"{budget} of the cost" if isinstance(budget, str) else f"{budget * 1000:.2f} GFLOP")
     words += [f"{key} = {value}" for key, value in varied.items()]
     return ", ".join(words)

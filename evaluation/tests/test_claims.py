@@ -3,7 +3,7 @@
 import json
 
 from atedm_evaluation import claims_table
-from atedm_evaluation.claims_run import Run
+from atedm_evaluation.claims_run import Run, label_of
 from support import called
 
 PAGE = "before\n<!-- table: {} -->\nold\n<!-- end -->\nafter\n"
@@ -89,6 +89,11 @@ def test_a_table_has_a_block_for_each_model(tmp_path):
     assert "25.0 [-75.0, 125.0]" in text
     assert "| AT-EDM, 70% of the cost | AT-EDM, 80% of the cost | -2.00 [-2.00, -2.00] |" in text
     assert "50.0 % for position" in text
+
+
+def test_budgets_are_shares_or_flops():
+    assert label_of(point("a", "AT-EDM", varied={"budget_tflops": "80%", "tau": 3})) == "AT-EDM, 80% of the cost, tau = 3"
+    assert label_of(point("a", "AT-EDM", varied={"budget_tflops": 0.00138})) == "AT-EDM, 1.38 GFLOP"
 
 
 def test_levels_are_sorted_by_tokens_and_depth(tmp_path):
