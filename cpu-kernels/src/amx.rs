@@ -73,21 +73,24 @@ static SIZES: Sizes = {
 struct Operand<'a> {
     start: *const u8,
     len: usize,
-    /// The bytes between two rows, and between two steps.
+    /// The bytes between two rows, from the first row to row 16, and between two steps.
     by_row: usize,
+    by_half: usize,
     by_step: usize,
     data: PhantomData<&'a [u8]>,
 }
 
 impl<'a> Operand<'a> {
-    fn new<T>(data: &'a [T], by_row: usize, by_step: usize) -> Self {
-        Self { start: data.as_ptr().cast(), len: size_of_val(data), by_row, by_step, data: PhantomData }
+    fn new<T>(data: &'a [T], by_row: usize, by_half: usize, by_step: usize) -> Self {
+        let start = data.as_ptr().cast();
+        Self { start, len: size_of_val(data), by_row, by_half, by_step, data: PhantomData }
     }
 
-    /// Whether it has `bytes` in each of `rows` rows, in every step.
-    fn holds(&self, rows: usize, bytes: usize, steps: usize) -> bool {
+    /// Whether it has `bytes` in each of 16 rows, or of twice 16, in every step.
+    fn holds(&self, halves: usize, bytes: usize, steps: usize) -> bool {
         let last = |count: usize, by: usize| (count - 1).checked_mul(by);
-        let end = || last(rows, self.by_row)?.checked_add(last(steps, self.by_step)?)?.checked_add(bytes);
+        let rows = || last(16, self.by_row)?.checked_add(last(halves, self.by_half)?);
+        let end = || rows()?.checked_add(last(steps, self.by_step)?)?.checked_add(bytes);
         end().is_some_and(|end| end <= self.len)
     }
 }
@@ -99,7 +102,12 @@ pub(crate) struct Left<'a>(Operand<'a>);
 impl<'a> Left<'a> {
     /// The first row starts with `data`. The strides are in bytes.
     pub(crate) fn new<T>(data: &'a [T], by_row: usize, by_step: usize) -> Self {
-        Self(Operand::new(data, by_row, by_step))
+        Self::halves(data, by_row, 16 * by_row, by_step)
+    }
+
+    /// Rows 16 to 31 start `by_half` bytes after the first row.
+    pub(crate) fn halves<T>(data: &'a [T], by_row: usize, by_half: usize, by_step: usize) -> Self {
+        Self(Operand::new(data, by_row, by_half, by_step))
     }
 }
 
@@ -111,7 +119,7 @@ impl<'a> Right<'a> {
     /// Columns `column .. column + 2` of registers `[words, width]`.
     pub(crate) fn new(data: &'a [Words], width: usize, column: usize) -> Self {
         let by_row = width * size_of::<Words>();
-        Self(Operand::new(&data[column..], by_row, LANES * by_row))
+        Self(Operand::new(&data[column..], by_row, 0, LANES * by_row))
     }
 }
 
@@ -145,8 +153,8 @@ impl Tiles {
         add: bool,
     ) {
         let (Left(left), Right(right)) = (left, right);
-        assert!(steps > 0 && left.holds(ROWS, 64, steps), "left rows of every step");
-        assert!(right.holds(16, 128, steps), "right words of every step");
+        assert!(steps > 0 && left.holds(2, 64, steps), "left rows of every step");
+        assert!(right.holds(1, 128, steps), "right words of every step");
         assert!(sums.len() >= (ROWS - 1) * stride + 2, "a sum for every row");
         let by_sums = stride * size_of::<Lanes>();
         // SAFETY: the tile registers exist and are set up (`new`). In each step, loads read 64 bytes of 32 rows on the left,
@@ -190,7 +198,7 @@ impl Tiles {
                 sums_low = in(reg) sums.as_mut_ptr().wrapping_add(16 * stride),
                 by_sums = in(reg) by_sums,
                 rows = inout(reg) left.start => _,
-                rows_low = inout(reg) left.start.wrapping_add(16 * left.by_row) => _,
+                rows_low = inout(reg) left.start.wrapping_add(left.by_half) => _,
                 by_row = in(reg) left.by_row,
                 row_step = in(reg) left.by_step,
                 words = inout(reg) right.start => _,

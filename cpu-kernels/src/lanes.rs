@@ -1,8 +1,10 @@
 //! Registers of 16 numbers, their bits, and the exponential.
 
 use std::arch::x86_64::{
-    __m512, __m512bh, __m512i, _MM_FROUND_TO_NEAREST_INT, _mm512_fmadd_ps, _mm512_loadu_si512,
-    _mm512_roundscale_ps, _mm512_scalef_ps, _mm512_set1_ps, _mm512_sub_ps,
+    __m512, __m512bh, __m512i, _CMP_GT_OQ, _MM_FROUND_TO_NEAREST_INT, _mm512_abs_ps, _mm512_add_ps,
+    _mm512_castps_si512, _mm512_castsi512_ps, _mm512_cmp_ps_mask, _mm512_fmadd_ps, _mm512_fmsub_ps,
+    _mm512_loadu_si512, _mm512_mask_blend_ps, _mm512_max_ps, _mm512_mul_ps, _mm512_roundscale_ps,
+    _mm512_scalef_ps, _mm512_set1_epi32, _mm512_set1_ps, _mm512_sub_ps, _mm512_ternarylogic_epi32,
 };
 
 /// The number of 32-bit numbers in a register.
@@ -53,6 +55,38 @@ pub(crate) fn exp2(x: Lanes) -> Lanes {
     let p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(std::f32::consts::LN_2));
     let p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(1.0));
     _mm512_scalef_ps(p, n)
+}
+
+/// The GELU `x Φ(x) = x / 2 · (1 + erf(x / √2))`, to 3e-7 of `x`.
+///
+/// The error function is N. Juffa's: an odd polynomial up to `475/512`, and beyond that `1 − e^(−t p(t))` for `t = |x|`.
+#[inline]
+#[target_feature(enable = "avx512f")]
+pub(crate) fn gelu(x: Lanes) -> Lanes {
+    let number = |x: f32| _mm512_set1_ps(x);
+    let y = _mm512_mul_ps(x, number(std::f32::consts::FRAC_1_SQRT_2));
+    let (t, s) = (_mm512_abs_ps(y), _mm512_mul_ps(y, y));
+    let high = _mm512_fmadd_ps(number(-1.728_534_7e-5), t, number(3.831_971_3e-4));
+    let low = _mm512_fmadd_ps(number(-3.883_964_4e-3), t, number(2.425_462_2e-2));
+    let p = _mm512_fmadd_ps(high, s, low);
+    let p = _mm512_fmadd_ps(p, t, number(-1.067_778_8e-1));
+    let p = _mm512_fmadd_ps(p, t, number(-6.348_467e-1));
+    let p = _mm512_fmadd_ps(p, t, number(-1.287_175_1e-1));
+    let power = _mm512_mul_ps(_mm512_fmsub_ps(p, t, t), number(std::f32::consts::LOG2_E));
+    // the second operand of a maximum is the result if one is NaN
+    let far = _mm512_sub_ps(number(1.0), exp2(_mm512_max_ps(number(-150.0), power)));
+    // the sign of y: one bit where the mask has one, the rest of `far` elsewhere
+    let sign = _mm512_set1_epi32(i32::MIN);
+    let far = _mm512_ternarylogic_epi32::<0xca>(sign, _mm512_castps_si512(y), _mm512_castps_si512(far));
+    let q = _mm512_fmadd_ps(number(-5.967_617e-4), s, number(4.991_194_4e-3));
+    let q = _mm512_fmadd_ps(q, s, number(-2.676_813_5e-2));
+    let q = _mm512_fmadd_ps(q, s, number(1.128_199_3e-1));
+    let q = _mm512_fmadd_ps(q, s, number(-3.761_253_4e-1));
+    let q = _mm512_fmadd_ps(q, s, number(1.283_791_7e-1));
+    let near = _mm512_fmadd_ps(q, y, y);
+    let is_far = _mm512_cmp_ps_mask::<_CMP_GT_OQ>(t, number(0.927_734_4));
+    let erf = _mm512_mask_blend_ps(is_far, near, _mm512_castsi512_ps(far));
+    _mm512_mul_ps(_mm512_mul_ps(x, number(0.5)), _mm512_add_ps(number(1.0), erf))
 }
 
 /// All bits zero.
@@ -113,12 +147,52 @@ pub(crate) fn halves(row: &mut [u32; 32]) -> &mut [u16; 64] {
 
 #[cfg(test)]
 mod tests {
-    use super::{LANES, exp2, floats};
+    use super::{LANES, exp2, floats, gelu};
     use std::arch::x86_64::_mm512_set1_ps;
 
     #[target_feature(enable = "avx512f")]
     fn one(x: f32) -> [f32; LANES] {
         floats(exp2(_mm512_set1_ps(x)))
+    }
+
+    #[target_feature(enable = "avx512f")]
+    fn gate(x: f32) -> [f32; LANES] {
+        floats(gelu(_mm512_set1_ps(x)))
+    }
+
+    /// `x Φ(x)` in f64: the Maclaurin series of the error function up to 4, and beyond that its continued fraction.
+    fn gelu_f64(x: f64) -> f64 {
+        let z = x.abs() * std::f64::consts::FRAC_1_SQRT_2;
+        let tail = (1..200).rev().fold(z, |below, k| z + f64::from(k) / 2.0 / below);
+        let (mut term, mut sum) = (z, z);
+        for n in 1..160 {
+            term *= -z * z / f64::from(n);
+            sum += term / f64::from(2 * n + 1);
+        }
+        let pi = std::f64::consts::PI.sqrt();
+        let below = if z < 4.0 { 1.0 - sum * 2.0 / pi } else { (-z * z).exp() / (tail * pi) };
+        if x < 0.0 { x * below / 2.0 } else { x * (1.0 - below / 2.0) }
+    }
+
+    #[test]
+    #[allow(unsafe_code)]
+    fn gelu_to_single_precision() {
+        if !is_x86_feature_detected!("avx512f") {
+            println!("skipped: this processor has no AVX-512");
+            return;
+        }
+        // SAFETY: the check above found the feature.
+        let value = |x: f32| unsafe { gate(x) }[5];
+        let mut worst = 0f64;
+        for i in -90_000..90_000 {
+            let x = i as f32 * 1e-4;
+            let away = (f64::from(value(x)) - gelu_f64(f64::from(x))).abs();
+            worst = worst.max(away / f64::from(x.abs()).max(1e-6));
+        }
+        assert!(worst < 3e-7, "{worst}");
+        assert_eq!((value(0.0), value(100.0), value(-100.0)), (0.0, 100.0, 0.0));
+        assert_eq!((value(1e30), value(f32::INFINITY)), (1e30, f32::INFINITY));
+        assert!(value(f32::NAN).is_nan());
     }
 
     #[test]

@@ -69,6 +69,6 @@ pub use elsewhere::{attention, strongest, votes};
 pub use heads::{Attended, Heads, MAX_DIM, Pass, fits};
 pub use memory::keep_freed_memory;
 pub use product::{Bias, Destination, Geometry, Matrix, Numbers, NumbersMut, Products, Unit};
-pub use threads::{OwnThreads, Threads};
+pub use threads::{OwnThreads, Threads, parallel};
 #[cfg(target_arch = "x86_64")]
 pub use {attention::attention, strongest::strongest, votes::votes};

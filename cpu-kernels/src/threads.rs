@@ -35,7 +35,7 @@ impl Threads for OwnThreads {
 
 /// Runs `task(scratch, item)` for every item on the given threads. Items start in their order. Each thread makes its
 /// own scratch.
-pub(crate) fn parallel<I: Send, S>(
+pub fn parallel<I: Send, S>(
     threads: &dyn Threads,
     items: impl IntoIterator<Item = I>,
     scratch: impl Fn() -> S + Sync,

@@ -3,11 +3,11 @@
 use candle_core::{CpuStorage, DType, Device, Result, Storage, Tensor};
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
-use rayon::prelude::*;
 
 use super::elementwise::CHUNK;
 use super::math::vectorised;
 use super::number::Number;
+use super::pool::each;
 use super::view;
 
 /// The tensor in another dtype, rounded to the nearest, ties to even. Candle converts what the kernels do not take.
@@ -50,11 +50,7 @@ fn converted<A: Sync, B: Copy + Send + Sync>(
 ) -> Vec<B> {
     let from = from.unwrap_or_default();
     let mut to = vec![zero; from.len()];
-    if from.len() <= CHUNK {
-        convert(from, &mut to);
-    } else {
-        to.par_chunks_mut(CHUNK).zip(from.par_chunks(CHUNK)).for_each(|(to, from)| convert(from, to));
-    }
+    each(to.chunks_mut(CHUNK).zip(from.chunks(CHUNK)), |(to, from)| convert(from, to));
     to
 }
 

@@ -1,9 +1,8 @@
 //! Element-wise passes, split over the pool.
 
-use rayon::prelude::*;
-
 use super::math::{exp_and_sum, max_of, vectorised};
 use super::number::Number;
+use super::pool::each;
 
 /// Elements of one task: 64 KiB of f32.
 pub(super) const CHUNK: usize = 16 * 1024;
@@ -21,11 +20,7 @@ pub(crate) fn map<N: Number>(x: &[N], f: impl Fn(f32) -> f32 + Sync) -> Vec<N> {
             },
         );
     };
-    if x.len() <= CHUNK {
-        piece(&mut out, x);
-    } else {
-        out.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK)).for_each(|(out, x)| piece(out, x));
-    }
+    each(out.chunks_mut(CHUNK).zip(x.chunks(CHUNK)), |(out, x)| piece(out, x));
     out
 }
 
@@ -42,12 +37,8 @@ pub(crate) fn zip<N: Number>(x: &[N], y: &[N], f: impl Fn(f32, f32) -> f32 + Syn
             },
         );
     };
-    if x.len() <= CHUNK {
-        piece(&mut out, x, y);
-    } else {
-        let operands = x.par_chunks(CHUNK).zip(y.par_chunks(CHUNK));
-        out.par_chunks_mut(CHUNK).zip(operands).for_each(|(out, (x, y))| piece(out, x, y));
-    }
+    let operands = x.chunks(CHUNK).zip(y.chunks(CHUNK));
+    each(out.chunks_mut(CHUNK).zip(operands), |(out, (x, y))| piece(out, x, y));
     out
 }
 
@@ -59,12 +50,16 @@ pub(crate) fn zip_runs<N: Number>(
     f: impl Fn(f32, f32) -> f32 + Sync,
 ) -> Vec<N> {
     let mut out = N::zeros(x.len());
-    out.par_chunks_mut(run).zip(x.par_chunks(run)).zip(y).for_each(|((out, x), &y)| {
+    let runs = (CHUNK / run.max(1)).max(1);
+    let pieces = out.chunks_mut(runs * run).zip(x.chunks(runs * run)).zip(y.chunks(runs));
+    each(pieces, |((out, x), y)| {
         vectorised(
             #[inline(always)]
             || {
-                for (out, &x) in out.iter_mut().zip(x) {
-                    *out = N::round(f(x.single(), y.single()));
+                for ((out, x), &y) in out.chunks_mut(run).zip(x.chunks(run)).zip(y) {
+                    for (out, &x) in out.iter_mut().zip(x) {
+                        *out = N::round(f(x.single(), y.single()));
+                    }
                 }
             },
         );
@@ -76,7 +71,7 @@ pub(crate) fn zip_runs<N: Number>(
 pub(crate) fn zip_rows<N: Number>(x: &[N], y: &[N], f: impl Fn(f32, f32) -> f32 + Sync) -> Vec<N> {
     let mut out = N::zeros(x.len());
     let chunk = (CHUNK / y.len().max(1)).max(1) * y.len().max(1);
-    out.par_chunks_mut(chunk).zip(x.par_chunks(chunk)).for_each(|(out, x)| {
+    each(out.chunks_mut(chunk).zip(x.chunks(chunk)), |(out, x)| {
         vectorised(
             #[inline(always)]
             || {
@@ -94,7 +89,7 @@ pub(crate) fn zip_rows<N: Number>(x: &[N], y: &[N], f: impl Fn(f32, f32) -> f32 
 /// Softmax of each row of `columns` elements, in place: `e^(x − max) / Σ e^(x − max)`.
 pub(crate) fn softmax_rows(values: &mut [f32], columns: usize) {
     let chunk = (CHUNK / columns).max(1) * columns;
-    values.par_chunks_mut(chunk).for_each(|rows| {
+    each(values.chunks_mut(chunk), |rows| {
         vectorised(
             #[inline(always)]
             || {
@@ -115,7 +110,7 @@ pub(crate) fn upsample_nearest<N: Number>(x: &[N], from: (usize, usize), to: (us
     let planes = x.len() / (from.0 * from.1);
     let columns: Vec<usize> = (0..to.1).map(|i| i * from.1 / to.1).collect();
     let mut out = N::zeros(planes * to.0 * to.1);
-    out.par_chunks_mut(to.0 * to.1).zip(x.par_chunks(from.0 * from.1)).for_each(|(out, x)| {
+    each(out.chunks_mut(to.0 * to.1).zip(x.chunks(from.0 * from.1)), |(out, x)| {
         for (i, out) in out.chunks_mut(to.1).enumerate() {
             let row = &x[i * from.0 / to.0 * from.1..][..from.1];
             for (out, &column) in out.iter_mut().zip(&columns) {

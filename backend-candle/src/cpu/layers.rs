@@ -1,12 +1,9 @@
 //! Linear layers, GEGLU and convolutions by the products of [`atedm_cpu_kernels`], in f32 and bf16.
 
-use atedm_cpu_kernels::{Bias, Destination, Geometry, Matrix, Numbers, NumbersMut, Products};
+use atedm_cpu_kernels::{Bias, Destination, Geometry, Matrix, Numbers, Products};
 use candle_core::{Device, Result, Tensor};
-use rayon::prelude::*;
 
 use super::layout::dense;
-use super::linear::GEGLU_ROWS;
-use super::math::{gelu, vectorised};
 use super::number::Number;
 use super::operation::{Operation, run};
 use super::view::View;
@@ -93,34 +90,17 @@ impl Operation for Geglu<'_> {
         let half = width / 2;
         let (shape, x, weight) = (ending(x, half), dense(x)?, dense(weight)?);
         let (x, weight) = (View::new(&x)?, View::new(&weight)?);
-        let (tokens, weight) = (x.slice::<N>()?, matrix(N::numbers(weight.slice()?), width, inner)?);
+        let tokens = x.slice::<N>()?;
         let rows = tokens.len() / inner;
-        let mut out = N::zeros(rows * half);
-        // All blocks have one size. Otherwise the last could be tiny.
-        let block = rows.div_ceil(rows.div_ceil(GEGLU_ROWS).max(1)).max(1);
-        let mut wide = vec![0f32; block * width];
+        let mut values = N::zeros(rows * half);
         with_bias::<N, _>(bias, |bias| {
-            for (out, x) in out.chunks_mut(block * half).zip(tokens.chunks(block * inner)) {
-                let rows = x.len() / inner;
-                let wide = &mut wide[..rows * width];
-                let bias = bias.map_or(Bias::None, Bias::Columns);
-                let into = Destination::new(NumbersMut::F32(wide), width, bias);
-                products.linear(matrix(N::numbers(x), rows, inner)?, weight, into);
-                out.par_chunks_mut(half).zip(wide.par_chunks(width)).for_each(|(out, wide)| {
-                    let (value, gate) = wide.split_at(half);
-                    vectorised(
-                        #[inline(always)]
-                        || {
-                            for (out, (&value, &gate)) in out.iter_mut().zip(value.iter().zip(gate)) {
-                                *out = N::round(value * gelu(gate));
-                            }
-                        },
-                    );
-                });
-            }
+            let into =
+                Destination::new(N::numbers_mut(&mut values), half, bias.map_or(Bias::None, Bias::Columns));
+            let weight = matrix(N::numbers(weight.slice()?), width, inner)?;
+            products.geglu(matrix(N::numbers(tokens), rows, inner)?, weight, into);
             Ok(())
         })?;
-        Tensor::from_vec(out, shape, &Device::Cpu)
+        Tensor::from_vec(values, shape, &Device::Cpu)
     }
 }
 

@@ -2,10 +2,10 @@
 
 use candle_core::{DType, Device, Result, Tensor};
 use half::bf16;
-use rayon::prelude::*;
 
 use super::cast::cast;
 use super::number::Number;
+use super::pool::each;
 use super::view::{View, takes};
 
 /// The tensor, contiguous. A tensor that is contiguous already is not copied.
@@ -25,12 +25,19 @@ pub(crate) fn dense_f32(x: &Tensor) -> Result<Tensor> {
     dense(&cast(x, DType::F32)?)
 }
 
-/// `[batch, rows, columns]` if the tensor is a contiguous `[batch, columns, rows]` with its last axes swapped.
+/// `[batch, rows, columns]` if the tensor's memory is a contiguous `[batch, columns, rows]`. Axes that follow each other in
+/// memory count as one: height and width are the rows of an image seen as tokens.
 fn swapped(x: &Tensor) -> Option<[usize; 3]> {
-    match (x.dims(), x.stride()) {
-        (&[batch, rows, columns], &[by_batch, 1, across])
-            if across == rows && (by_batch == rows * columns || batch == 1) =>
-        {
+    let mut axes: Vec<(usize, usize)> = Vec::with_capacity(4);
+    for (&len, &stride) in x.dims().iter().zip(x.stride()).filter(|&(&len, _)| len != 1) {
+        match axes.last_mut() {
+            Some(last) if last.1 == len * stride => *last = (last.0 * len, stride),
+            _ => axes.push((len, stride)),
+        }
+    }
+    match axes[..] {
+        [(rows, 1), (columns, across)] if across == rows => Some([1, rows, columns]),
+        [(batch, by_batch), (rows, 1), (columns, across)] if across == rows && by_batch == rows * columns => {
             Some([batch, rows, columns])
         }
         _ => None,
@@ -46,13 +53,14 @@ fn copied<N: Number>(x: &Tensor, [batch, rows, columns]: [usize; 3]) -> Result<T
     let from = view.data::<N>();
     let mut to = N::zeros(batch * rows * columns);
     if let Some(from) = from.get(..to.len()).filter(|from| !from.is_empty()) {
-        let tasks = to.par_chunks_mut(rows * columns).zip(from.par_chunks(rows * columns));
-        tasks.for_each(|(to, from)| {
-            to.par_chunks_mut(ROWS * columns).enumerate().for_each(|(at, to)| {
-                for (part, to) in to.chunks_mut(SIDE * columns).enumerate() {
-                    square(to, &from[at * ROWS + part * SIDE..], (rows, columns));
-                }
-            });
+        let matrices = to.chunks_mut(rows * columns).zip(from.chunks(rows * columns));
+        let tasks = matrices.flat_map(|(to, from)| {
+            to.chunks_mut(ROWS * columns).enumerate().map(move |(at, to)| (to, &from[at * ROWS..]))
+        });
+        each(tasks, |(to, from)| {
+            for (part, to) in to.chunks_mut(SIDE * columns).enumerate() {
+                square(to, &from[part * SIDE..], (rows, columns));
+            }
         });
     }
     Tensor::from_vec(to, x.dims(), &Device::Cpu)
@@ -85,6 +93,14 @@ mod tests {
                 assert!(found.is_contiguous());
                 assert_eq!(to_f32(found), to_f32(x.contiguous().unwrap()));
             }
+        }
+        // height and width of an image are the rows of its tokens
+        for (shape, order) in [((2, 5, 6, 7), [0, 2, 3, 1]), ((2, 6, 7, 5), [0, 3, 1, 2])] {
+            let x = Tensor::arange(0f32, 420., &Device::Cpu).unwrap().reshape(shape).unwrap();
+            let x = x.permute(order).unwrap();
+            assert!(swapped(&x).is_some());
+            let flat = |x: &Tensor| x.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+            assert_eq!(flat(&dense(&x).unwrap()), flat(&x.contiguous().unwrap()));
         }
         // a part of a larger tensor
         let whole = Tensor::arange(0f32, 24., &Device::Cpu).unwrap().reshape((2, 3, 4)).unwrap();

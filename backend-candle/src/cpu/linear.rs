@@ -1,8 +1,7 @@
 //! Linear layers in f32 as one product of `gemm` that writes straight into the output, and GEGLU in blocks of rows.
 
-use rayon::prelude::*;
-
 use super::math::{gelu, vectorised};
+use super::pool::each;
 use super::product::{Mat, MatMut, Update, all_threads, product};
 
 /// A weight `[out, in]`, row-major, and a bias `[out]`.
@@ -34,7 +33,7 @@ impl Layer<'_> {
 
 /// The number of rows that GEGLU projects at once. It is large enough for the product, and small enough that the
 /// wide rows stay in the cache.
-pub(crate) const GEGLU_ROWS: usize = 384;
+const GEGLU_ROWS: usize = 384;
 
 /// `h = x Wᵀ + b` for rows of `inner` elements, then the first half of `h` times the GELU of the second.
 pub(crate) fn geglu(x: &[f32], inner: usize, layer: Layer<'_>) -> Vec<f32> {
@@ -53,7 +52,7 @@ pub(crate) fn geglu(x: &[f32], inner: usize, layer: Layer<'_>) -> Vec<f32> {
         let wide = &mut wide[..rows * width];
         let operands = (Mat::rows(x, rows, inner), weight.t());
         product(MatMut::rows(wide, rows, width), Update::Replace, 1.0, operands, all_threads());
-        out.par_chunks_mut(half).zip(wide.par_chunks(width)).for_each(|(out, wide)| {
+        each(out.chunks_mut(half).zip(wide.chunks(width)), |(out, wide)| {
             let (value, gate) = wide.split_at(half);
             let biases = value_bias.iter().zip(gate_bias);
             vectorised(

@@ -1,10 +1,9 @@
 //! Group norm and layer norm. Two passes compute the statistics (mean, then centred squares). One pass scales, shifts and
 //! activates.
 
-use rayon::prelude::*;
-
 use super::math::{sum_of, swish, vectorised};
 use super::number::Number;
+use super::pool::each;
 
 /// The activation after a group norm.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,7 +43,7 @@ pub(crate) fn group_norm<N: Number>(
     let per_group = weight.len() / groups;
     let mut out = N::zeros(x.len());
     let size = per_group * area;
-    out.par_chunks_mut(size).zip(x.par_chunks(size)).enumerate().for_each(|(at, (out, x))| {
+    each(out.chunks_mut(size).zip(x.chunks(size)).enumerate(), |(at, (out, x))| {
         let first = at % groups * per_group;
         vectorised(
             #[inline(always)]
@@ -77,7 +76,7 @@ pub(crate) fn layer_norm<N: Number>(x: &[N], affine: Affine<'_>) -> Vec<N> {
     let channels = weight.len();
     let mut out = N::zeros(x.len());
     let chunk = (16 * 1024 / channels).max(1) * channels;
-    out.par_chunks_mut(chunk).zip(x.par_chunks(chunk)).for_each(|(out, x)| {
+    each(out.chunks_mut(chunk).zip(x.chunks(chunk)), |(out, x)| {
         vectorised(
             #[inline(always)]
             || {

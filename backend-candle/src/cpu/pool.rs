@@ -1,6 +1,6 @@
 //! Rayon's pool and this machine's instructions, for the kernels of [`atedm_cpu_kernels`].
 
-use atedm_cpu_kernels::{Cpu, Products, Threads};
+use atedm_cpu_kernels::{Cpu, Products, Threads, parallel};
 use candle_core::DType;
 
 /// Rayon's global pool.
@@ -13,13 +13,19 @@ impl Threads for Rayon {
     }
 
     fn run(&self, threads: usize, work: &(dyn Fn() + Sync)) {
-        rayon::scope(|scope| {
+        // The calling thread works too. If it is not one of the pool's, it need not wait for one of them.
+        rayon::in_place_scope(|scope| {
             for _ in 1..threads {
                 scope.spawn(|_| work());
             }
             work();
         });
     }
+}
+
+/// Runs `task` for every item. Items start in their order.
+pub(crate) fn each<I: Send>(items: impl IntoIterator<Item = I>, task: impl Fn(I) + Sync) {
+    parallel(&Rayon, items, || (), |(), item| task(item));
 }
 
 /// Products of this dtype, if this machine has them.

@@ -1,7 +1,11 @@
 //! Matrix products and convolutions of f32 and bf16, summed in f32.
 //!
-//! A task is a block of rows and columns of the result. For each part of the depth it copies all panels of the right operand.
-//! Then it takes the left rows, tile after tile, and adds their products with every panel to its sums. AMX reads most left
+//! Of the two operands of a linear layer, the smaller one is copied once, as panels of columns: the right operand. The rows of
+//! the other are the left one. So a large weight is read where it lies, and the result is written with its axes swapped. Of a
+//! convolution, the weight is the left operand.
+//!
+//! A task is a block of left rows and right columns. For each part of the depth it takes the left rows, tile after tile, and
+//! adds their products with every panel to its sums. An image's panels are copied for each block. AMX reads most left
 //! rows where they lie. Other tiles are copied to the first cache just before their use. At last it adds the bias and writes
 //! the block. The sizes of blocks depend on the operands alone, so the threads change nothing.
 //!
@@ -12,10 +16,13 @@
 //! | `call` | one product, cut into blocks |
 //! | `pack` | copies of the operands, as 32-bit words |
 //! | `image` | images as right operands |
+//! | `finish` | biases, gates, and the place of each sum |
 //! | `tile`, `crate::amx` | the sums of a tile, by three kinds of instructions |
 
 #[cfg(target_arch = "x86_64")]
 mod call;
+#[cfg(target_arch = "x86_64")]
+mod finish;
 #[cfg(target_arch = "x86_64")]
 mod image;
 mod operands;
@@ -34,9 +41,9 @@ use crate::Threads;
 use crate::cpu::Level;
 #[cfg(target_arch = "x86_64")]
 use {
-    call::{Call, Right},
+    call::{Call, Order, Right},
     image::{Band, bands},
-    pack::Word,
+    pack::{Packed, Word},
 };
 
 /// Proof that this machine has a unit, with the threads to use.
@@ -86,6 +93,11 @@ impl Products<'_> {
         match self.never.0 {}
     }
 
+    /// A gated linear layer; see the version for x86.
+    pub fn geglu(&self, _left: Matrix<'_>, _right: Matrix<'_>, _into: Destination<'_>) {
+        match self.never.0 {}
+    }
+
     /// A convolution; see the version for x86.
     pub fn convolution(&self, _: Numbers<'_>, _weight: Matrix<'_>, _: Geometry, _into: Destination<'_>) {
         match self.never.0 {}
@@ -107,10 +119,32 @@ impl Products<'_> {
     /// # Panics
     /// If the operands' sizes do not fit each other, or the operands have two dtypes.
     pub fn linear(&self, left: Matrix<'_>, right: Matrix<'_>, into: Destination<'_>) {
+        let (left, right, order) = if left.rows < right.rows {
+            (right, left, Order::ColumnsFirst)
+        } else {
+            (left, right, Order::RowsFirst)
+        };
+        self.matrices(left, right, order, into);
+    }
+
+    /// Writes `value · GELU(gate)`, where `[value, gate] = left · rightᵀ + bias`: the first half of the weight's rows
+    /// `[2 out, in]` gives the values.
+    ///
+    /// # Panics
+    /// If the operands' sizes do not fit each other, or the operands have two dtypes.
+    pub fn geglu(&self, left: Matrix<'_>, right: Matrix<'_>, into: Destination<'_>) {
+        assert!(right.rows.is_multiple_of(2), "as many gates as values");
+        self.matrices(right, left, Order::Gated, into);
+    }
+
+    fn matrices(&self, left: Matrix<'_>, right: Matrix<'_>, order: Order, into: Destination<'_>) {
         assert!(left.depth == right.depth, "rows of {} and {} elements", left.depth, right.depth);
         let (unit, word) = self.unit_for(left.numbers, true);
-        let call = Call { unit, word, left, right: Right::Rows(right), threads: self.threads };
-        call.run(into, 0);
+        // SAFETY: `Products` proves that the machine has AVX-512.
+        #[allow(unsafe_code)]
+        let packed = unsafe { Packed::new(self.threads, &right, word) };
+        let right = Right::Packed(&packed, right.rows);
+        Call { unit, word, left, right, order, threads: self.threads }.run(into, 0);
     }
 
     /// Writes the convolution of images `[b, ci, h, w]` to `[b, co, oh, ow]`. The weight is `[co, kh · kw · ci]`: the channels
@@ -139,8 +173,8 @@ impl Products<'_> {
                 // SAFETY: `Products` proves that the machine has AVX-512.
                 #[allow(unsafe_code)]
                 let band = unsafe { Band::new(self.threads, image, geometry, word, (first, len)) };
-                let call =
-                    Call { unit, word, left: weight, right: Right::Image(&band), threads: self.threads };
+                let (right, order) = (Right::Image(&band), Order::RowsFirst);
+                let call = Call { unit, word, left: weight, right, order, threads: self.threads };
                 let out = numbers.part(at * output.0 * pixels, output.0 * pixels);
                 call.run(Destination::new(out, pixels, bias), first * output.2);
             }

@@ -108,11 +108,11 @@ impl<'a> Destination<'a> {
         Self { numbers, stride, bias }
     }
 
-    /// Whether a result of this size fits. Its rows may not overlap.
-    pub(crate) fn takes(&self, rows: usize, columns: usize) -> bool {
+    /// Whether a result of this size fits, with a bias for each of `biases` columns. Its rows may not overlap.
+    pub(crate) fn takes(&self, rows: usize, columns: usize, biases: usize) -> bool {
         let bias = match self.bias {
             Bias::None => true,
-            Bias::Columns(numbers) => numbers.len() == columns,
+            Bias::Columns(numbers) => numbers.len() == biases,
             Bias::Rows(numbers) => numbers.len() == rows,
         };
         bias && columns <= self.stride && (rows - 1) * self.stride + columns <= self.numbers.len()

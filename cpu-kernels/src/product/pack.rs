@@ -6,9 +6,13 @@
 
 use std::arch::x86_64::{_mm256_loadu_si256, _mm512_cvtepu16_epi32, _mm512_loadu_si512, _mm512_slli_epi32};
 
+use std::sync::Mutex;
+
 use super::operands::{Matrix, Numbers};
+use crate::Threads;
 use crate::lanes::{LANES, NO_WORDS, Words, load};
 use crate::pack::transpose;
+use crate::threads::parallel;
 
 /// The number of columns of a panel, and of their registers.
 pub(crate) const COLUMNS: usize = 32;
@@ -100,9 +104,62 @@ pub(crate) fn pack_row(to: &mut [u32], matrix: &Matrix<'_>, row: usize, word: Wo
     words(matrix.part(row, from, len), word, &mut to[..span.len]);
 }
 
+/// Memory of the last packed matrix, for reuse: fresh pages would cost a call several percent.
+static SPARE: Mutex<Vec<[Words; WIDTH]>> = Mutex::new(Vec::new());
+
+/// All rows of a matrix as the columns of panels.
+#[derive(Debug)]
+pub(crate) struct Packed {
+    panels: Vec<[Words; WIDTH]>,
+    /// The number of words of a panel, a multiple of 16.
+    words: usize,
+}
+
+impl Packed {
+    /// Packs a matrix.
+    ///
+    /// # Safety
+    /// The machine must have AVX-512.
+    #[allow(unsafe_code)]
+    pub(crate) unsafe fn new(threads: &dyn Threads, matrix: &Matrix<'_>, word: Word) -> Self {
+        let words = word.count(matrix.depth).next_multiple_of(LANES);
+        let mut panels = SPARE.lock().map(|mut spare| std::mem::take(&mut *spare)).unwrap_or_default();
+        let len = matrix.rows.div_ceil(COLUMNS) * words;
+        panels.resize(panels.len().max(len), [NO_WORDS; WIDTH]);
+        let pieces = panels[..len].chunks_mut(words).enumerate().flat_map(|(at, panel)| {
+            let piece = move |(piece, to)| (at * COLUMNS, piece * DEPTH, to);
+            panel.chunks_mut(DEPTH).enumerate().map(piece)
+        });
+        parallel(
+            threads,
+            pieces,
+            || (),
+            |(), (row, first, to)| {
+                let span = Span { first, len: to.len() };
+                // SAFETY: the caller's promise.
+                unsafe { pack_rows(to, matrix, row, word, span) }
+            },
+        );
+        Self { panels, words }
+    }
+
+    /// A part of the depth of the panel that starts with this column.
+    pub(crate) fn panel(&self, column: usize, span: Span) -> &Panel {
+        &self.panels[column / COLUMNS * self.words + span.first..][..span.len]
+    }
+}
+
+impl Drop for Packed {
+    fn drop(&mut self) {
+        if let Ok(mut spare) = SPARE.lock() {
+            *spare = std::mem::take(&mut self.panels);
+        }
+    }
+}
+
 /// Packs rows `first .. first + 32` of a matrix as the columns of a panel. Columns beyond the last row are zero.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-pub(crate) fn pack_rows(panel: &mut Panel, matrix: &Matrix<'_>, first: usize, word: Word, span: Span) {
+fn pack_rows(panel: &mut Panel, matrix: &Matrix<'_>, first: usize, word: Word, span: Span) {
     for line in 0..WIDTH {
         let first = first + line * LANES;
         let row = |j| (first + j < matrix.rows).then(|| matrix.part(first + j, 0, matrix.depth));

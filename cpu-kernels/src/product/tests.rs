@@ -2,7 +2,7 @@
 
 use half::bf16;
 
-use super::call::rounded;
+use super::finish::rounded;
 use super::{Bias, Destination, Geometry, Matrix, Numbers, NumbersMut, Products, Unit};
 use crate::OwnThreads;
 use crate::lanes::{LANES, lanes};
@@ -77,6 +77,52 @@ fn linear_layers_of_any_size() {
                 let right = right(at / out, at % out);
                 close(single, right, depth, false);
                 close(bf16::from_bits(half).to_f32(), right, depth, true);
+            }
+        }
+    });
+}
+
+#[test]
+fn gates_of_any_size() {
+    let phi = |x: f64| {
+        // the normal distribution, by Simpson's rule from 0
+        let steps = 200;
+        let h = x / f64::from(steps);
+        let density =
+            |i: i32| (-(h * f64::from(i)).powi(2) / 2.0).exp() / (2.0 * std::f64::consts::PI).sqrt();
+        let inside: f64 = (1..steps).map(|i| density(i) * f64::from(2 + i % 2 * 2)).sum();
+        0.5 + h / 3.0 * (density(0) + inside + density(steps))
+    };
+    every_unit(|unit| {
+        for [rows, half, depth] in
+            [[1, 1, 1], [3, 5, 7], [40, 16, 64], [70, 50, 100], [33, 440, 24], [800, 37, 32]]
+        {
+            let (x, w, b) = (noise(rows * depth, 1), noise(2 * half * depth, 2), noise(2 * half, 3));
+            let sum = |i: usize, j: usize| {
+                let row = x[i * depth..].iter().zip(&w[j * depth..][..depth]);
+                row.map(|(x, w)| f64::from(*x) * f64::from(*w)).sum::<f64>() + f64::from(b[j])
+            };
+            let products = Products::with(unit, &OwnThreads(2)).expect("found above");
+            let operand = |numbers, rows| Matrix::new(numbers, rows, depth, depth).expect("long enough");
+            let mut found = vec![f32::NAN; rows * half];
+            let into = Destination::new(NumbersMut::F32(&mut found), half, Bias::Columns(Numbers::F32(&b)));
+            products.geglu(operand(Numbers::F32(&x), rows), operand(Numbers::F32(&w), 2 * half), into);
+            let (half_x, half_w, half_b) = (bits(&x), bits(&w), bits(&b));
+            let mut short = vec![0; found.len()];
+            let into =
+                Destination::new(NumbersMut::Bf16(&mut short), half, Bias::Columns(Numbers::Bf16(&half_b)));
+            let (left, right) = (Numbers::Bf16(&half_x), Numbers::Bf16(&half_w));
+            products.geglu(operand(left, rows), operand(right, 2 * half), into);
+            for (at, (&single, &short)) in found.iter().zip(&short).enumerate() {
+                let (value, gate) = (sum(at / half, at % half), sum(at / half, at % half + half));
+                let right = value * gate * phi(gate);
+                let allowed = 4e-6 * (depth as f64).sqrt() * (1.0 + value.abs() + gate.abs());
+                assert!((f64::from(single) - right).abs() <= allowed, "{unit:?}: {single} for {right}");
+                let short = f64::from(bf16::from_bits(short).to_f32());
+                assert!(
+                    (short - right).abs() <= allowed + right.abs() / 250.0,
+                    "{unit:?}: {short} for {right}"
+                );
             }
         }
     });
