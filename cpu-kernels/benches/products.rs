@@ -1,5 +1,6 @@
 //! Linear layers and convolutions at SD-XL's sizes, by every unit of this machine and, in f32, by the crate `gemm`. All take
-//! turns. The figure is the fastest of all turns in GFLOP/s, because other programs on the machine can only add time.
+//! turns. The figure is the fastest of all turns in GFLOP/s, because other programs on the machine can only add time. Every
+//! turn has another weight, so weights come from far memory, as in a model.
 //!
 //! `cargo bench -p atedm-cpu-kernels --bench products`
 
@@ -10,6 +11,22 @@ use atedm_cpu_kernels::{
 };
 
 const TURNS: usize = 9;
+
+/// A weight for each turn, in a row.
+struct Weights<T> {
+    all: Vec<T>,
+    len: usize,
+}
+
+impl<T: Clone> Weights<T> {
+    fn new(value: T, len: usize) -> Self {
+        Self { all: vec![value; len * TURNS], len }
+    }
+
+    fn of(&self, turn: usize) -> &[T] {
+        &self.all[turn * self.len..][..self.len]
+    }
+}
 
 /// Rows, depth, outputs.
 const LINEAR: [(usize, usize, usize); 6] = [
@@ -31,25 +48,26 @@ fn main() {
     println!("{threads:?}; GFLOP/s");
     println!("{:<24} | {:>8} | {:>8} | {:>8} | {:>8} | {:>8}", "", "gemm", "f32", "Fma", "Pairs", "Tiles");
     for (rows, depth, out) in LINEAR {
-        let (x, w) = (vec![0.5f32; rows * depth], vec![0.25f32; out * depth]);
-        let (half_x, half_w) = (vec![0x3f00u16; rows * depth], vec![0x3e80u16; out * depth]);
+        let (x, weights) = (vec![0.5f32; rows * depth], Weights::new(0.25f32, out * depth));
+        let (half_x, half_weights) = (vec![0x3f00u16; rows * depth], Weights::new(0x3e80u16, out * depth));
         let (mut y, mut half_y) = (vec![0f32; rows * out], vec![0u16; rows * out]);
         let mut times = [f64::INFINITY; 5];
-        for _ in 0..TURNS {
-            time(&mut times[0], || by_gemm(&x, &w, &mut y, (rows, depth, out), threads));
+        for turn in 0..TURNS {
+            let (w, half_w) = (weights.of(turn), half_weights.of(turn));
+            time(&mut times[0], || by_gemm(&x, w, &mut y, (rows, depth, out), threads));
             for (unit, time_of) in units.into_iter().zip(1..) {
                 let Some(products) = Products::with(unit, &threads) else { continue };
                 let matrix = |numbers, rows| Matrix::new(numbers, rows, depth, depth);
                 if unit == Unit::Fma {
                     let into = Destination::new(NumbersMut::F32(&mut y), out, Bias::None);
                     if let (Some(x), Some(w)) =
-                        (matrix(Numbers::F32(&x), rows), matrix(Numbers::F32(&w), out))
+                        (matrix(Numbers::F32(&x), rows), matrix(Numbers::F32(w), out))
                     {
                         time(&mut times[1], || products.linear(x, w, into));
                     }
                 }
                 let into = Destination::new(NumbersMut::Bf16(&mut half_y), out, Bias::None);
-                let (x, w) = (matrix(Numbers::Bf16(&half_x), rows), matrix(Numbers::Bf16(&half_w), out));
+                let (x, w) = (matrix(Numbers::Bf16(&half_x), rows), matrix(Numbers::Bf16(half_w), out));
                 if let (Some(x), Some(w)) = (x, w) {
                     time(&mut times[1 + time_of], || products.linear(x, w, into));
                 }
@@ -67,20 +85,21 @@ fn main() {
         };
         let depth = ci * kernel * kernel;
         let pixels = side * side;
-        let (x, w) = (vec![0.5f32; ci * pixels], vec![0.25f32; co * depth]);
-        let (half_x, half_w) = (vec![0x3f00u16; x.len()], vec![0x3e80u16; w.len()]);
+        let (x, weights) = (vec![0.5f32; ci * pixels], Weights::new(0.25f32, co * depth));
+        let (half_x, half_weights) = (vec![0x3f00u16; x.len()], Weights::new(0x3e80u16, co * depth));
         let (mut y, mut half_y) = (vec![0f32; co * pixels], vec![0u16; co * pixels]);
         let mut times = [f64::INFINITY; 5];
-        for _ in 0..TURNS {
+        for turn in 0..TURNS {
+            let (w, half_w) = (weights.of(turn), half_weights.of(turn));
             for (unit, time_of) in units.into_iter().zip(1..) {
                 let Some(products) = Products::with(unit, &threads) else { continue };
                 let matrix = |numbers| Matrix::new(numbers, co, depth, depth);
-                if let (Unit::Fma, Some(w)) = (unit, matrix(Numbers::F32(&w))) {
+                if let (Unit::Fma, Some(w)) = (unit, matrix(Numbers::F32(w))) {
                     let into = Destination::new(NumbersMut::F32(&mut y), pixels, Bias::None);
                     time(&mut times[1], || products.convolution(Numbers::F32(&x), w, geometry, into));
                 }
                 let into = Destination::new(NumbersMut::Bf16(&mut half_y), pixels, Bias::None);
-                if let Some(w) = matrix(Numbers::Bf16(&half_w)) {
+                if let Some(w) = matrix(Numbers::Bf16(half_w)) {
                     let image = Numbers::Bf16(&half_x);
                     time(&mut times[1 + time_of], || products.convolution(image, w, geometry, into));
                 }

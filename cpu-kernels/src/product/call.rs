@@ -59,7 +59,7 @@ const BLOCK_ROWS: usize = 384;
 const BLOCK_PANELS: usize = 16;
 
 /// The largest number of words of a block of the depth in AMX's tiles. A tile's rows and one panel share the first cache.
-const TILES_DEPTH: usize = 192;
+const TILES_DEPTH: usize = 96;
 
 /// As many tasks as there should be at least, if the result is large enough.
 const TASKS: usize = 16;
