@@ -49,7 +49,7 @@ command -v "$PYTHON" >/dev/null || fail "PYTHON: $PYTHON: not there"
 [[ -f $PAGE ]] || fail "PAGE: $PAGE: not there"
 
 claims=("$@")
-[[ $# -gt 0 ]] || claims=(curve level model background budgets dsap tau schedule score recovery prune-point votes scorer guidance overlap merging newer stacks)
+[[ $# -gt 0 ]] || claims=(tuning curve level model background budgets dsap tau schedule score recovery prune-point votes scorer guidance overlap merging newer stacks)
 for claim in "${claims[@]}"; do
     [[ $claim == background || -f $here/$claim.toml ]] || fail "$here/$claim.toml: not there"
 done
@@ -133,6 +133,16 @@ prepare() {
     fi
 }
 
+# measured_run SCENES: the pictures of these scenes' captions, and all measures
+measured_run() {
+    pictures "$file" "$1/prompts.tsv" "$run"
+    features "$run/images" "$measures/features.npz" "$results"
+    measure unpruned quality --ablation "$run" --features "$measures/features.npz" --measures kid,pairs
+    measure held-out quality --ablation "$run" --features "$measures/features.npz" --reference "$reference.npz" --measures kid
+    measure alignment alignment score --ablation "$run" --features "$measures/features.npz" --model "$alignment"
+    measure classifier classifier score --ablation "$run" --labels "$1/labels.jsonl" --model "$classifier"
+}
+
 # claim_of NAME: the pictures and measures of a claim with the model
 claim_of() {
     local claim=$1 file=$here/$1.toml
@@ -159,19 +169,16 @@ claim_of() {
         "$PYTHON" -m atedm_evaluation.background "$reference" --count "$MASKED" --output "$measures/masks" --atedm "$ATEDM" --jobs "$JOBS" \
             --model "$model" --json "$measures/background.json" --markdown "$measures/background.md" "${threads[@]}" >/dev/null
         ;;
+    tuning)
+        scenes "$own/training-prompts-$N" --split train --count "$N"
+        measured_run "$own/training-prompts-$N"
+        ;;
     overlap)
         scenes "$own/prompts-16" --split held-out --count 16
         pictures "$file" "$own/prompts-16/prompts.tsv" "$run"
         measure overlap overlap "$run"
         ;;
-    *)
-        pictures "$file" "$prompts/prompts.tsv" "$run"
-        features "$run/images" "$measures/features.npz" "$results"
-        measure unpruned quality --ablation "$run" --features "$measures/features.npz" --measures kid,pairs
-        measure held-out quality --ablation "$run" --features "$measures/features.npz" --reference "$reference.npz" --measures kid
-        measure alignment alignment score --ablation "$run" --features "$measures/features.npz" --model "$alignment"
-        measure classifier classifier score --ablation "$run" --labels "$prompts/labels.jsonl" --model "$classifier"
-        ;;
+    *) measured_run "$prompts" ;;
     esac
 }
 
@@ -181,6 +188,7 @@ set_of() {
     model) echo "$SINGLES-singles" ;;
     background) echo "$MASKED-masked" ;;
     overlap) echo 16-prompts ;;
+    tuning) echo "$N-training-prompts" ;;
     *) echo "$N-prompts" ;;
     esac
 }
