@@ -3,6 +3,7 @@
 use std::fmt::{self, Display, Formatter};
 use std::str::FromStr;
 
+use atedm_core::plugin::percentage;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -121,9 +122,7 @@ impl TryFrom<Written> for Budget {
         match written {
             Written::Number(number) => Ok(Self::Tflops(number)),
             Written::Text(text) => {
-                // Moving the decimal point in the text rounds once; dividing the number would round twice.
-                let share = text.strip_suffix('%').map(|percent| format!("{}e-2", percent.trim()).parse());
-                share.and_then(Result::ok).map(Self::Share).ok_or_else(|| expected(format!("{text:?}")))
+                percentage(&text).map(Self::Share).ok_or_else(|| expected(format!("{text:?}")))
             }
         }
     }

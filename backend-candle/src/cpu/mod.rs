@@ -2,7 +2,7 @@
 //!
 //! On a processor with AVX-512, linear layers and convolutions come from [`atedm_cpu_kernels`], and with AVX512-BF16 attention,
 //! too. Elsewhere they are matrix products of the `gemm` crate in f32, which Candle uses as well. The rest is one or two passes over memory,
-//! split over rayon's global pool. Inner loops are compiled for each instruction set, and `pulp` chooses one at run time.
+//! split over the calling thread and rayon's global pool. Inner loops are compiled for each instruction set, and `pulp` chooses one at run time.
 //! Work is cut by sizes, never by the number of threads, and sums over pieces run in a fixed order. A result therefore does
 //! not depend on the number of threads.
 

@@ -18,6 +18,12 @@ pub fn check_ratio(field: &str, ratio: f64) -> crate::Result<()> {
     }
 }
 
+/// The fraction that a percentage such as `"30%"` means; `None` for another text. It is the same number as `0.3`, to the last bit.
+pub fn percentage(text: &str) -> Option<f64> {
+    // Moving the decimal point in the text rounds once; dividing the number would round twice.
+    format!("{}e-2", text.strip_suffix('%')?.trim()).parse().ok()
+}
+
 /// Deserialises a fraction from a number, `0.3`, or from a share, `"30%"`. Both give the same f64, to the last bit.
 pub(crate) fn share<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
     struct ShareVisitor;
@@ -36,12 +42,8 @@ pub(crate) fn share<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D
             Ok(number as f64)
         }
         fn visit_str<E: de::Error>(self, text: &str) -> Result<f64, E> {
-            // Moving the decimal point in the text rounds once; dividing the number would round twice.
-            let fraction = match text.strip_suffix('%') {
-                Some(percent) => format!("{}e-2", percent.trim()).parse(),
-                None => text.parse(),
-            };
-            fraction.map_err(|_| E::invalid_value(de::Unexpected::Str(text), &self))
+            let fraction = percentage(text).or_else(|| text.parse().ok());
+            fraction.ok_or_else(|| E::invalid_value(de::Unexpected::Str(text), &self))
         }
     }
     deserializer.deserialize_any(ShareVisitor)

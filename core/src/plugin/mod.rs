@@ -106,7 +106,7 @@ pub mod stack;
 mod tokens;
 
 pub use block::{BlockId, BlockName, Stage, StageName};
-pub use fraction::check_ratio;
+pub use fraction::{check_ratio, percentage};
 pub(crate) use fraction::share;
 pub use index_plan::{IndexPlan, stream_order};
 pub use levels::Levels;
