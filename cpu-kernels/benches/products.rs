@@ -60,8 +60,7 @@ fn main() {
                 let matrix = |numbers, rows| Matrix::new(numbers, rows, depth, depth);
                 if unit == Unit::Fma {
                     let into = Destination::new(NumbersMut::F32(&mut y), out, Bias::None);
-                    if let (Some(x), Some(w)) =
-                        (matrix(Numbers::F32(&x), rows), matrix(Numbers::F32(w), out))
+                    if let (Some(x), Some(w)) = (matrix(Numbers::F32(&x), rows), matrix(Numbers::F32(w), out))
                     {
                         time(&mut times[1], || products.linear(x, w, into));
                     }

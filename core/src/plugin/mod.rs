@@ -106,8 +106,8 @@ pub mod stack;
 mod tokens;
 
 pub use block::{BlockId, BlockName, Stage, StageName};
-pub use fraction::{check_ratio, percentage};
 pub(crate) use fraction::share;
+pub use fraction::{check_ratio, percentage};
 pub use index_plan::{IndexPlan, stream_order};
 pub use levels::Levels;
 pub(crate) use levels::index_list;

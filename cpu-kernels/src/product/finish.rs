@@ -95,7 +95,8 @@ impl Call<'_> {
             let bias = by_row[first..].first_chunk().map_or(NO_LANES, lanes);
             transpose(rows).map(|column| _mm512_add_ps(_mm512_castsi512_ps(column), bias))
         };
-        let results = self.left.rows / share;
+        // the last group of a block may reach into the next one
+        let end = self.left.rows.min(row + rows) / share;
         for (panel, side) in (0..panels).flat_map(|panel| (0..WIDTH).map(move |side| (panel, side))) {
             let first = panel * COLUMNS + side * LANES;
             for start in (0..rows).step_by(step) {
@@ -108,7 +109,7 @@ impl Call<'_> {
                 }
                 let at = (row + start) / share;
                 for (j, values) in (first..columns).zip(values) {
-                    place.write(column + j, at, LANES.min(results - at), values);
+                    place.write(column + j, at, LANES.min(end - at), values);
                 }
             }
         }

@@ -193,23 +193,33 @@ fn convolutions_of_any_size() {
 #[test]
 fn threads_and_neighbours_change_nothing() {
     every_unit(|unit| {
-        let (rows, out, depth) = (450, 130, 700);
-        let (x, w) = (bits(&noise(rows * depth, 7)), bits(&noise(out * depth, 8)));
-        let run = |first: usize, threads: usize| {
-            let mut found = vec![0.0; (rows - first) * out];
-            let left = Matrix::new(Numbers::Bf16(&x[first * depth..]), rows - first, depth, depth);
-            let right = Matrix::new(Numbers::Bf16(&w), out, depth, depth);
-            let into = Destination::new(NumbersMut::F32(&mut found), out, Bias::None);
-            let threads = OwnThreads(threads);
-            let products = Products::with(unit, &threads).expect("found above");
-            products.linear(left.expect("long enough"), right.expect("long enough"), into);
-            found
-        };
-        let one = run(0, 1);
-        for threads in [2, 3, 7] {
-            assert_eq!(one, run(0, threads), "{unit:?}");
+        // more rows than outputs, and fewer
+        for (rows, out, depth) in [(450, 130, 700), (130, 450, 700)] {
+            let (x, w) = (bits(&noise(rows * depth, 7)), bits(&noise(out * depth, 8)));
+            let run = |first: usize, threads: usize, gated: bool| {
+                let width = if gated { out / 2 } else { out };
+                let mut found = vec![0.0; (rows - first) * width];
+                let left = Matrix::new(Numbers::Bf16(&x[first * depth..]), rows - first, depth, depth);
+                let right = Matrix::new(Numbers::Bf16(&w), out, depth, depth);
+                let (left, right) = (left.expect("long enough"), right.expect("long enough"));
+                let into = Destination::new(NumbersMut::F32(&mut found), width, Bias::None);
+                let threads = OwnThreads(threads);
+                let products = Products::with(unit, &threads).expect("found above");
+                if gated {
+                    products.geglu(left, right, into);
+                } else {
+                    products.linear(left, right, into);
+                }
+                found
+            };
+            for gated in [false, true] {
+                let one = run(0, 1, gated);
+                for threads in [2, 3, 7, 2, 3, 7] {
+                    assert_eq!(one, run(0, threads, gated), "{unit:?}");
+                }
+                assert_eq!(one[one.len() / rows * 3..], run(3, 1, gated), "{unit:?}");
+            }
         }
-        assert_eq!(one[3 * out..], run(3, 1), "{unit:?}");
     });
 }
 
