@@ -3,56 +3,15 @@
 use std::cell::RefCell;
 
 use super::finish::{Out, Place};
-use super::image::Band;
+use super::job::{Block, Call, Order, Right, Scratch, tile_rows};
 use super::operands::{Destination, Matrix, Numbers, NumbersMut};
-use super::pack::{COLUMNS, DEPTH, Packed, Row, Span, WIDTH, Word, pack_row};
-use super::tile::{self, Sums};
+use super::pack::{COLUMNS, DEPTH, Row, Span, WIDTH, pack_row};
+use super::tile;
 use super::unit::Unit;
-use crate::Threads;
 use crate::amx;
-use crate::lanes::{LANES, NO_LANES, NO_WORDS, Words};
+use crate::lanes::{LANES, NO_LANES, NO_WORDS};
 use crate::output::Output;
 use crate::threads::parallel;
-
-/// The number of rows of a tile.
-pub(crate) fn tile_rows(unit: Unit) -> usize {
-    match unit {
-        Unit::Fma | Unit::Pairs => tile::ROWS,
-        Unit::Tiles => amx::ROWS,
-    }
-}
-
-/// The right operand.
-#[derive(Debug, Clone, Copy)]
-pub(crate) enum Right<'a> {
-    /// Columns are rows of a matrix, this many.
-    Packed(&'a Packed, usize),
-    /// Columns are output pixels of a convolution.
-    Image(&'a Band),
-}
-
-/// How the sums of left rows and right columns become the result.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Order {
-    /// The sum of row `i` and column `j` is element `[i, j]`.
-    RowsFirst,
-    /// It is element `[j, i]`.
-    ColumnsFirst,
-    /// The first half of the left rows are values, the second half are gates. Element `[j, i]` is value `i` times the GELU of
-    /// gate `i`. The rows are taken in turns: 16 values, then their 16 gates.
-    Gated,
-}
-
-/// One product.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Call<'a> {
-    pub(crate) unit: Unit,
-    pub(crate) word: Word,
-    pub(crate) left: Matrix<'a>,
-    pub(crate) right: Right<'a>,
-    pub(crate) order: Order,
-    pub(crate) threads: &'a dyn Threads,
-}
 
 /// The largest number of rows of a task, and of its panels.
 const BLOCK_ROWS: usize = 384;
@@ -63,26 +22,6 @@ const TILES_DEPTH: usize = 96;
 
 /// As many tasks as there should be at least, if the result is large enough.
 const TASKS: usize = 16;
-
-/// A block of the result: rows, and columns of whole panels.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Block {
-    pub(crate) row: usize,
-    pub(crate) rows: usize,
-    pub(crate) column: usize,
-    pub(crate) columns: usize,
-}
-
-/// The working memory of one thread.
-#[derive(Debug, Default)]
-pub(crate) struct Scratch {
-    left: Vec<Row>,
-    /// The panels of an image.
-    right: Vec<[Words; WIDTH]>,
-    /// Tile after tile of rows, and panel after panel of each.
-    pub(crate) sums: Vec<Sums>,
-    pub(crate) bias: Vec<f32>,
-}
 
 thread_local! {
     /// It stays with the thread, because fresh pages would cost a call several percent.
@@ -120,30 +59,6 @@ impl Call<'_> {
                 });
             },
         );
-    }
-
-    fn columns(&self) -> usize {
-        match self.right {
-            Right::Packed(_, columns) => columns,
-            Right::Image(band) => band.pixels,
-        }
-    }
-
-    /// The number of left rows, with those that fill the last turn of values and gates.
-    fn rows(&self) -> usize {
-        match self.order {
-            Order::RowsFirst | Order::ColumnsFirst => self.left.rows,
-            Order::Gated => (self.left.rows / 2).next_multiple_of(LANES) * 2,
-        }
-    }
-
-    /// The row of the left matrix that is row `i` of the product. `None` for one that only fills a turn.
-    pub(crate) fn source(&self, i: usize) -> Option<usize> {
-        let (half, at) = (self.left.rows / 2, i / (2 * LANES) * LANES + i % LANES);
-        match self.order {
-            Order::RowsFirst | Order::ColumnsFirst => (i < self.left.rows).then_some(i),
-            Order::Gated => (at < half).then(|| at + i / LANES % 2 * half),
-        }
     }
 
     /// The blocks of the result. Each column of blocks reads all left rows. Of an image, each row of blocks copies all columns.
@@ -242,10 +157,5 @@ impl Call<'_> {
             let rows = &bits[start * stride + from..];
             amx::Left::halves(rows, 2 * stride, 2 * stride * (second - start), 64)
         })
-    }
-
-    /// The number of words of the depth.
-    fn words(&self) -> usize {
-        self.word.count(self.left.depth)
     }
 }

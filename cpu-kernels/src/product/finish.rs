@@ -6,7 +6,7 @@ use std::arch::x86_64::{
     _mm512_set1_epi32, _mm512_set1_ps, _mm512_srli_epi32,
 };
 
-use super::call::{Block, Call, Order, Scratch, tile_rows};
+use super::job::{Block, Call, Order, Scratch, tile_rows};
 use super::operands::{Bias, Numbers};
 use super::pack::{COLUMNS, WIDTH};
 use crate::lanes::{LANES, Lanes, NO_LANES, floats, gelu, lanes};

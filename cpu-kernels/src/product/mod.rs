@@ -13,7 +13,8 @@
 //! |---|---|
 //! | `operands` | matrices in memory, and the place of the result |
 //! | `unit` | the instructions, and the choice among them |
-//! | `call` | one product, cut into blocks |
+//! | `job` | one product: operands and order of the result |
+//! | `call` | the product, cut into blocks |
 //! | `pack` | copies of the operands, as 32-bit words |
 //! | `image` | images as right operands |
 //! | `finish` | biases, gates, and the place of each sum |
@@ -25,6 +26,8 @@ mod call;
 mod finish;
 #[cfg(target_arch = "x86_64")]
 mod image;
+#[cfg(target_arch = "x86_64")]
+mod job;
 mod operands;
 #[cfg(target_arch = "x86_64")]
 mod pack;
@@ -41,8 +44,8 @@ use crate::Threads;
 use crate::cpu::Level;
 #[cfg(target_arch = "x86_64")]
 use {
-    call::{Call, Order, Right},
     image::{Band, bands},
+    job::{Call, Order, Right},
     pack::{Packed, Word},
 };
 
