@@ -44,7 +44,7 @@ SKIPPED = [
     (r"bash tests/run\.sh", "it is how CI runs the tests"),
     (r"bash evaluation/test\.sh|export PYTHONPATH=evaluation$", "it belongs to the Python package, which CI tests"),
     (r"bash tests/libtorch\.sh", "it fetches libtorch, which CI's tests have done"),
-    (r"(N=\d+ )?evaluation/claims\.sh", "it takes hours"),
+    (r'([A-Z]+=("[^"]*"|\S+) )*evaluation/claims\.sh', "it takes hours"),
     (r"target/release/atedm train|atedm train", "it takes hours; cli/tests/train.rs trains a tiny recipe"),
     (r"(atedm|target/release/atedm) bench", "SD-XL's whole U-Net takes minutes and 13 GB; cli/tests/bench.rs has a small one"),
     (r"cargo bench |python3 tests/peers/small\.py", "it takes minutes; CI compiles the benches"),
