@@ -16,7 +16,7 @@
 //! | `attention`, `votes`, `strongest` | the three kernels of attention; the map `[b, h, m, n]` is never stored |
 //! | `product` | matrix products and convolutions |
 //! | `ballot` | the vote that attention casts itself |
-//! | `memory` | freed memory that the C library keeps |
+//! | `memory` | memory that stays for the next call |
 //! | `elsewhere` | their signatures on other architectures |
 //!
 //! Work is cut by sizes, never by the number of threads, and sums over pieces run in a fixed order. A result

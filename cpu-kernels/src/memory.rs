@@ -1,4 +1,28 @@
-//! The C library's memory.
+//! Memory that stays for the next call: the C library's, and our own.
+
+use std::sync::Mutex;
+
+/// Memory of the last call, for the next one. Fresh pages would cost a call several percent.
+#[derive(Debug)]
+pub(crate) struct Spare<T>(Mutex<Vec<T>>);
+
+impl<T> Spare<T> {
+    pub(crate) const fn new() -> Self {
+        Self(Mutex::new(Vec::new()))
+    }
+
+    /// The memory, with old numbers in it. It is empty while another call has it.
+    pub(crate) fn take(&self) -> Vec<T> {
+        self.0.lock().map(|mut spare| std::mem::take(&mut *spare)).unwrap_or_default()
+    }
+
+    /// Gives it back.
+    pub(crate) fn keep(&self, memory: &mut Vec<T>) {
+        if let Ok(mut spare) = self.0.lock() {
+            *spare = std::mem::take(memory);
+        }
+    }
+}
 
 /// Keeps some freed memory (256 MiB) in the C library for the next tensors. A program that runs models on the CPU calls
 /// it once, when it starts. By default the C library returns every large block to the system. The system fills each

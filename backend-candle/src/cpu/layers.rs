@@ -20,12 +20,12 @@ pub(crate) struct Layer<'a> {
 impl Layer<'_> {
     /// `x Wᵀ + b` for `[.., in]`.
     pub(crate) fn linear(self, x: &Tensor) -> Result<Tensor> {
-        run(x, Linear(self))
+        run(x, Projection { layer: self, out: self.weight.dim(0)?, multiply: Products::linear })
     }
 
     /// `h = x Wᵀ + b`, then the first half of `h` times the GELU of the second.
     pub(crate) fn geglu(self, x: &Tensor) -> Result<Tensor> {
-        run(x, Geglu(self))
+        run(x, Projection { layer: self, out: self.weight.dim(0)? / 2, multiply: Products::geglu })
     }
 
     /// The convolution of `[b, ci, h, w]`.
@@ -59,12 +59,20 @@ fn with_bias<N: Number, R>(
     f(view.as_ref().map(View::slice::<N>).transpose()?.map(N::numbers))
 }
 
-struct Linear<'a>(Layer<'a>);
+/// A product of rows, a weight `[out, in]` and a destination.
+type Multiply = fn(&Products<'static>, Matrix<'_>, Matrix<'_>, Destination<'_>);
 
-impl Operation for Linear<'_> {
+/// Rows of `out` numbers from a layer.
+struct Projection<'a> {
+    layer: Layer<'a>,
+    out: usize,
+    multiply: Multiply,
+}
+
+impl Operation for Projection<'_> {
     fn run<N: Number>(self, x: &Tensor) -> Result<Tensor> {
-        let Layer { products, weight, bias } = self.0;
-        let (out, inner) = weight.dims2()?;
+        let Self { layer: Layer { products, weight, bias }, out, multiply } = self;
+        let (width, inner) = weight.dims2()?;
         let (shape, x, weight) = (ending(x, out), dense(x)?, dense(weight)?);
         let (x, weight) = (View::new(&x)?, View::new(&weight)?);
         let tokens = x.slice::<N>()?;
@@ -73,31 +81,8 @@ impl Operation for Linear<'_> {
         with_bias::<N, _>(bias, |bias| {
             let into =
                 Destination::new(N::numbers_mut(&mut values), out, bias.map_or(Bias::None, Bias::Columns));
-            let weight = matrix(N::numbers(weight.slice()?), out, inner)?;
-            products.linear(matrix(N::numbers(tokens), rows, inner)?, weight, into);
-            Ok(())
-        })?;
-        Tensor::from_vec(values, shape, &Device::Cpu)
-    }
-}
-
-struct Geglu<'a>(Layer<'a>);
-
-impl Operation for Geglu<'_> {
-    fn run<N: Number>(self, x: &Tensor) -> Result<Tensor> {
-        let Layer { products, weight, bias } = self.0;
-        let (width, inner) = weight.dims2()?;
-        let half = width / 2;
-        let (shape, x, weight) = (ending(x, half), dense(x)?, dense(weight)?);
-        let (x, weight) = (View::new(&x)?, View::new(&weight)?);
-        let tokens = x.slice::<N>()?;
-        let rows = tokens.len() / inner;
-        let mut values = N::zeros(rows * half);
-        with_bias::<N, _>(bias, |bias| {
-            let into =
-                Destination::new(N::numbers_mut(&mut values), half, bias.map_or(Bias::None, Bias::Columns));
             let weight = matrix(N::numbers(weight.slice()?), width, inner)?;
-            products.geglu(matrix(N::numbers(tokens), rows, inner)?, weight, into);
+            multiply(&products, matrix(N::numbers(tokens), rows, inner)?, weight, into);
             Ok(())
         })?;
         Tensor::from_vec(values, shape, &Device::Cpu)

@@ -4,19 +4,19 @@
 //! of words at fixed distances, so the matrix of all columns never exists.
 
 use std::arch::x86_64::{_mm512_mask_storeu_epi32, _mm512_maskz_loadu_epi32};
-use std::sync::Mutex;
 
 use super::operands::{Geometry, Numbers};
 use super::pack::{COLUMNS, Panel, Span, Word, words};
 use crate::Threads;
 use crate::lanes::{LANES, numbers};
+use crate::memory::Spare;
 use crate::threads::parallel;
 
 /// The largest number of words of a band: 16 MiB.
 const BAND: usize = 4 << 20;
 
-/// Memory of the last band, for reuse.
-static SPARE: Mutex<Vec<u32>> = Mutex::new(Vec::new());
+/// Memory of the last band.
+static SPARE: Spare<u32> = Spare::new();
 
 /// Some lines of the output, and the words that they read.
 #[derive(Debug)]
@@ -60,7 +60,7 @@ impl Band {
         let Geometry { input: (channels, height, across), kernel, stride, before, .. } = geometry;
         let (lines, width) = ((len - 1) * stride + kernel.0, width(geometry));
         let count = word.count(channels);
-        let mut copy = SPARE.lock().map(|mut spare| std::mem::take(&mut *spare)).unwrap_or_default();
+        let mut copy = SPARE.take();
         copy.resize(count * lines * width, 0);
         let source = |channel: usize, y: usize| image.part((channel * height + y) * across, across);
         parallel(
@@ -127,9 +127,7 @@ impl Band {
 
 impl Drop for Band {
     fn drop(&mut self) {
-        if let Ok(mut spare) = SPARE.lock() {
-            *spare = std::mem::take(&mut self.words);
-        }
+        SPARE.keep(&mut self.words);
     }
 }
 

@@ -6,11 +6,10 @@
 
 use std::arch::x86_64::{_mm256_loadu_si256, _mm512_cvtepu16_epi32, _mm512_loadu_si512, _mm512_slli_epi32};
 
-use std::sync::Mutex;
-
 use super::operands::{Matrix, Numbers};
 use crate::Threads;
 use crate::lanes::{LANES, NO_WORDS, Words, load};
+use crate::memory::Spare;
 use crate::pack::transpose;
 use crate::threads::parallel;
 
@@ -104,8 +103,8 @@ pub(crate) fn pack_row(to: &mut [u32], matrix: &Matrix<'_>, row: usize, word: Wo
     words(matrix.part(row, from, len), word, &mut to[..span.len]);
 }
 
-/// Memory of the last packed matrix, for reuse: fresh pages would cost a call several percent.
-static SPARE: Mutex<Vec<[Words; WIDTH]>> = Mutex::new(Vec::new());
+/// Memory of the last packed matrix.
+static SPARE: Spare<[Words; WIDTH]> = Spare::new();
 
 /// All rows of a matrix as the columns of panels.
 #[derive(Debug)]
@@ -123,7 +122,7 @@ impl Packed {
     #[allow(unsafe_code)]
     pub(crate) unsafe fn new(threads: &dyn Threads, matrix: &Matrix<'_>, word: Word) -> Self {
         let words = word.count(matrix.depth).next_multiple_of(LANES);
-        let mut panels = SPARE.lock().map(|mut spare| std::mem::take(&mut *spare)).unwrap_or_default();
+        let mut panels = SPARE.take();
         let len = matrix.rows.div_ceil(COLUMNS) * words;
         panels.resize(panels.len().max(len), [NO_WORDS; WIDTH]);
         let pieces = panels[..len].chunks_mut(words).enumerate().flat_map(|(at, panel)| {
@@ -151,9 +150,7 @@ impl Packed {
 
 impl Drop for Packed {
     fn drop(&mut self) {
-        if let Ok(mut spare) = SPARE.lock() {
-            *spare = std::mem::take(&mut self.panels);
-        }
+        SPARE.keep(&mut self.panels);
     }
 }
 
