@@ -4,8 +4,8 @@
 #   evaluation/claims.sh [CLAIM …]        budgets, dsap, tau …: the files of recipes/claims without .toml, and background; default: all
 #
 # If it is killed, run the same command again: it keeps finished pictures and measures. It reads these variables:
-#   MODELS                what to make pictures with: NAME=FOLDER …, or atedm-shapes for the built-in model (default). `curve` and `level`
-#                         also fit atedm-shapes-128=assets/atedm-shapes-128; the other files have budgets of the built-in model
+#   MODELS                what to make pictures with: NAME=FOLDER …, or atedm-shapes for the built-in model (default). `curve`, `best`,
+#                         `tuning` and `level` also fit atedm-shapes-128=assets/atedm-shapes-128; the other files have budgets of the built-in model
 #   N=64                  number of prompts, from the first of the held-out stream
 #   SINGLES=256           number of prompts of one object, for `model`
 #   MASKED=24             number of scenes, for `background`
@@ -49,7 +49,7 @@ command -v "$PYTHON" >/dev/null || fail "PYTHON: $PYTHON: not there"
 [[ -f $PAGE ]] || fail "PAGE: $PAGE: not there"
 
 claims=("$@")
-[[ $# -gt 0 ]] || claims=(tuning curve level model background budgets dsap tau schedule score recovery prune-point votes scorer guidance overlap merging newer stacks)
+[[ $# -gt 0 ]] || claims=(tuning best curve level model background budgets dsap tau schedule score recovery prune-point votes scorer guidance overlap merging newer stacks)
 for claim in "${claims[@]}"; do
     [[ $claim == background || -f $here/$claim.toml ]] || fail "$here/$claim.toml: not there"
 done

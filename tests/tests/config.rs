@@ -48,7 +48,7 @@ fn config() -> impl Strategy<Value = AtEdmConfig> {
     );
     let names = (
         select(vec!["page-rank", "column-mean", "value-norm", "token-norm", "random"]),
-        select(vec!["similarity", "direct", "zero", "bicubic"]),
+        select(vec!["similarity", "soft", "update", "direct", "zero", "bicubic"]),
         select(vec!["prune-less", "prune-more", "constant"]),
     );
     let levels =

@@ -63,13 +63,6 @@ const NOISE_OF_A_BATCH: &[KnownFailure] = &[
     },
 ];
 
-/// Recovery by interpolation has no place for tokens outside the grid. It reports this as an error.
-const NO_TOKENS_BESIDE_THE_GRID: &[KnownFailure] = &[KnownFailure {
-    check: "protected_tokens_are_untouched",
-    dtypes: &[DType::F64],
-    reason: "bicubic recovery needs a whole grid and refuses a stream with other tokens",
-}];
-
 fn registry() -> Registry<NdTensor> {
     let mut registry = Registry::with_builtins();
     atedm_tomerge::register(&mut registry).unwrap();
@@ -145,6 +138,7 @@ fn presets() -> Vec<Method> {
         ("at-edm-dagger", json!({}), &[]),
         ("at-edm-fast", json!({}), &[]),
         ("at-edm-dagger-fast", json!({}), &[]),
+        ("at-edm-best", json!({}), &[]),
         ("at-edm-a", budget.clone(), &[]),
         ("at-edm-b", budget.clone(), &[]),
         ("at-edm-c", budget.clone(), &[]),
@@ -250,18 +244,15 @@ fn other_settings_of_at_edm_conform() {
         options.as_object_mut().unwrap().extend(table(&more));
         ("at-edm", options, &[])
     };
-    let bicubic = |more: Value| -> Method {
-        let (name, mut options, _) = with(more);
-        options["recovery"] = json!("bicubic");
-        (name, options, NO_TOKENS_BESIDE_THE_GRID)
-    };
     assert_conforming([
         with(json!({"prune_layers": [0, 1], "recovery": "direct"})),
         with(
             json!({"prune_layers": [0, 1], "prune_point": "before_ff", "recovery": "zero", "scorer": "random"}),
         ),
-        bicubic(json!({"scorer": "value-norm"})),
-        bicubic(json!({"bicubic": "normalised", "prune_layers": [0, 1]})),
+        with(json!({"recovery": "bicubic", "scorer": "value-norm"})),
+        with(json!({"recovery": "bicubic", "bicubic": "normalised", "prune_layers": [0, 1]})),
+        with(json!({"recovery": "update", "selector": "sample", "prune_layers": [0, 1]})),
+        with(json!({"recovery": "update", "rescore_every": 2})),
         with(json!({"score": "cross", "guidance": "mean", "heads": "max"})),
         with(json!({"rescore_every": 3, "guidance": "cond"})),
         with(json!({"rescore_every": 2, "prune_layers": [0, 1], "scorer": "token-norm"})),

@@ -263,7 +263,7 @@ impl EngineArgs {
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Pruning")]
 pub(crate) struct PruneArgs {
-    /// Method: none, at-edm, at-edm-dagger, at-edm-fast, at-edm-dagger-fast, at-edm-a … at-edm-d, tome-c and other
+    /// Method: none, at-edm, at-edm-dagger, at-edm-fast, at-edm-dagger-fast, at-edm-best, at-edm-a … at-edm-d, tome-c and other
     /// merging, a plugin's name, or several joined by +, outer first [default: none; at-edm for masks]
     #[arg(long, value_name = "NAME")]
     pub(crate) prune: Option<String>,
@@ -309,7 +309,9 @@ AT-EDM takes, its default first:
   max_iterations=5, epsilon=1e-4, damping=0, norm=l1 | l2
   cross_vote=entropy    | plain | hard: Eq. 1 and its variants, with score=cross
   heads=rms             | mean | max
-  recovery=similarity   | soft | direct | bicubic | zero
+  selector=top-k        | sample: draws tokens by their scores (selector.temperature=1)
+  recovery=similarity   | soft (recovery.k=4, recovery.temperature=1) | update (recovery.changes=soft | bicubic)
+                        | direct | bicubic | zero
   guidance=per_row      | cond | mean: whose scores decide in the two halves of guidance
   keep_multiple=1       kept counts are rounded up to a multiple of this";
 

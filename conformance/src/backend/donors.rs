@@ -1,6 +1,6 @@
 //! Checks of parts of the attention map, and of the kept tokens that give their values to pruned tokens.
 
-use atedm_core::at_edm::recovery::SoftCopy;
+use atedm_core::at_edm::recovery::{SoftCopy, UpdateCopy};
 use atedm_core::at_edm::{RecoveryInput, TokenRecovery};
 use atedm_core::backend::{Donors, generic};
 use atedm_core::plugin::Grid;
@@ -187,8 +187,9 @@ pub fn donors_reject_misfits<B: Backend>(device: &DeviceOf<B>, dtype: DType) -> 
     Ok(())
 }
 
-/// Pruned tokens become weighted means of their donors.
-pub fn soft_copy_against_the_oracle<B: Backend>(device: &DeviceOf<B>, dtype: DType) -> Result<()> {
+/// With soft copy, pruned tokens become weighted means of their donors. With update copy, they keep their values and take the mean
+/// of the donors' changes.
+pub fn soft_and_update_copy_against_the_oracle<B: Backend>(device: &DeviceOf<B>, dtype: DType) -> Result<()> {
     let mut lab = Lab::<B>::new(device, dtype, 29);
     for (temperature, k) in [(1.0, 4), (0.5, 3), (3.0, 100)] {
         let (b, n, kept) = (2, 15, 6);
@@ -198,28 +199,40 @@ pub fn soft_copy_against_the_oracle<B: Backend>(device: &DeviceOf<B>, dtype: DTy
         let (hidden, reduced) = (lab.normals(&[b, n, 5])?, lab.normals(&[b, kept, 5])?);
         let graph = AttentionGraph::Streamed(streamed);
         let donors = lists(&graph.top_k(&partition, k.min(kept))?, k.min(kept))?;
-        let input = RecoveryInput {
-            partition,
-            graph: Some(&graph),
-            hidden: &hidden.on,
-            grid: Grid::new(3, 5),
-            entry_tokens: n,
-            positions: None,
-        };
-        let plan = SoftCopy { k, temperature }.plan(input)?;
         let block = oracle::block(&map, &stay, &go);
-        let expected = Array::from_fn(&[b, n, 5], |i| {
-            let token = i[1] as u32;
-            if let Some(at) = stay[i[0]].iter().position(|&kept| kept == token) {
-                return reduced.host.at(&[i[0], at, i[2]]);
-            }
-            let column = go[i[0]].iter().position(|&pruned| pruned == token).unwrap_or(0);
-            let weight = |at: u32| block.at(&[i[0], column, at as usize]).powf(1.0 / temperature);
-            let total: f64 = donors[i[0]][column].iter().map(|&at| weight(at)).sum();
-            let share = |&at: &u32| weight(at) / total * reduced.host.at(&[i[0], at as usize, i[2]]);
-            donors[i[0]][column].iter().map(share).sum()
-        });
-        assert_close_as(&plan.restore(&reduced.on)?, &expected, dtype, &format!("k {k}, τ {temperature}"));
+        let soft = SoftCopy { k, temperature };
+        let recoveries: [(&dyn TokenRecovery<TensorOf<B>>, f64); 2] =
+            [(&soft, 0.0), (&UpdateCopy { changes: soft }, 1.0)];
+        // `own` is the share of its own value that a pruned token keeps
+        for (recovery, own) in recoveries {
+            let plan = recovery.plan(RecoveryInput {
+                partition: partition.clone(),
+                graph: Some(&graph),
+                hidden: &hidden.on,
+                grid: Grid::new(3, 5),
+                entry_tokens: n,
+                protected: (0, 0),
+                positions: None,
+            })?;
+            let expected = Array::from_fn(&[b, n, 5], |i| {
+                let token = i[1] as u32;
+                if let Some(at) = stay[i[0]].iter().position(|&kept| kept == token) {
+                    return reduced.host.at(&[i[0], at, i[2]]);
+                }
+                let before = |token: u32| own * hidden.host.at(&[i[0], token as usize, i[2]]);
+                let column = go[i[0]].iter().position(|&pruned| pruned == token).unwrap_or(0);
+                let weight = |at: u32| block.at(&[i[0], column, at as usize]).powf(1.0 / temperature);
+                let total: f64 = donors[i[0]][column].iter().map(|&at| weight(at)).sum();
+                let share = |&at: &u32| {
+                    let change =
+                        reduced.host.at(&[i[0], at as usize, i[2]]) - before(stay[i[0]][at as usize]);
+                    weight(at) / total * change
+                };
+                before(token) + donors[i[0]][column].iter().map(share).sum::<f64>()
+            });
+            let what = format!("{recovery:?}");
+            assert_close_as(&plan.restore(&reduced.on)?, &expected, dtype, &what);
+        }
     }
     Ok(())
 }

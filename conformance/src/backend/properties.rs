@@ -84,6 +84,7 @@ pub fn kept_rows_survive_every_recovery<B: Backend>(device: &DeviceOf<B>, dtype:
                 hidden: &hidden.on,
                 grid: Grid::new(height, width),
                 entry_tokens: n,
+                protected: (0, 0),
                 positions: None,
             })?;
             for plan in [plan.clone_box(), plan] {

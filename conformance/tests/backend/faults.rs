@@ -136,7 +136,11 @@ pub(crate) const FAULTS: &[(Fault, &[&str], DType)] = &[
     (TieByChance, &["equal_scores_keep_the_lower_index", "ties_always_keep_the_lower_index"], DType::F32),
     (TieKeepsTheHigher, &["equal_scores_keep_the_lower_index"], DType::F32),
     (TopKDescends, &["top_k_against_the_oracle", "top_k_takes_the_lowest_of_equals"], DType::F32),
-    (TopKForgetsAttention, &["top_k_against_the_oracle", "soft_copy_against_the_oracle"], DType::F32),
+    (
+        TopKForgetsAttention,
+        &["top_k_against_the_oracle", "soft_and_update_copy_against_the_oracle"],
+        DType::F32,
+    ),
     (TopKIgnoresNan, &["donors_of_nan_are_errors"], DType::F32),
     (TopKOfOneBlock, &["donors_beyond_one_block"], DType::F32),
     (TopKTakesTheLast, &["top_k_takes_the_lowest_of_equals"], DType::F32),

@@ -73,15 +73,15 @@ pub struct AtEdmConfig {
     pub damping: f64,
     /// G-WPR with `score = "cross"`: `entropy` (Eq. 1), `plain` or `hard`. Default `entropy`.
     pub cross_vote: CrossVote,
-    /// The selector's name: `top-k` or a registered name. Default `top-k`.
+    /// The selector's name: `top-k`, `sample` or a registered name. Default `top-k`.
     pub selector: String,
-    /// Options of a registered selector. Default: none.
+    /// Options of `sample` ([`Sample`](super::selection::Sample)) or of a registered selector. Default: none.
     #[serde(skip_serializing_if = "Options::is_empty")]
     pub selector_options: Options,
-    /// The recovery's name: `similarity`, `soft`, `direct`, `zero`, `bicubic`, or a registered name.
+    /// The recovery's name: `similarity`, `soft`, `update`, `direct`, `zero`, `bicubic`, or a registered name.
     /// Default `similarity`.
     pub recovery: String,
-    /// Options of `soft` ([`SoftCopy`](super::recovery::SoftCopy)) or of a registered recovery. Default: none.
+    /// Options of `soft` and `update` ([`SoftCopy`](super::recovery::SoftCopy)) or of a registered recovery. Default: none.
     #[serde(skip_serializing_if = "Options::is_empty")]
     pub recovery_options: Options,
     /// Bicubic recovery: `plain` (pruned neighbours are zeros) or `normalised`. Default `plain`.
@@ -181,6 +181,12 @@ impl AtEdmConfig {
         // A new `max_iterations` also replaces the preset's numbers at single levels.
         if own.contains_key("max_iterations") && !own.contains_key("level_iterations") {
             merged.remove("level_iterations");
+        }
+        // A part that is named again starts from its defaults.
+        for slot in [SCORER, SELECTOR, RECOVERY] {
+            if own.contains_key(slot.name) && !own.contains_key(slot.options) {
+                merged.remove(slot.options);
+            }
         }
         let config: Self = from_table(merged).map_err(|reason| Error::config("options", reason))?;
         let config = config.placed(placement);

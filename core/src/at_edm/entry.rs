@@ -340,7 +340,7 @@ mod tests {
         for options in [
             json!({}),
             json!({"scorer": "random", "recovery": "bicubic", "schedule": "constant"}),
-            json!({"score": "cross", "cross_vote": "hard"}),
+            json!({"scorer": "page-rank", "score": "cross", "cross_vote": "hard"}),
         ] {
             for preset in presets::names() {
                 let options = options.as_object().unwrap();

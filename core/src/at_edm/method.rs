@@ -323,6 +323,7 @@ impl<T: AttentionOps> AtEdm<T> {
                 hidden,
                 grid: site.grid,
                 entry_tokens: self.block.entry_tokens,
+                protected: site.protected,
                 positions: positions.as_ref(),
             })?,
         };
@@ -429,6 +430,7 @@ impl<T: AttentionOps> TokenReducer<T> for AtEdm<T> {
         self.heads.clear();
         self.kept_sets.clear();
         self.layer = None;
+        self.selector.begin_run(run)?;
         self.scorer.begin_run(run)
     }
 

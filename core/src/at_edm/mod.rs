@@ -34,6 +34,7 @@
 //! ```
 
 mod config;
+mod draws;
 mod entry;
 mod kept;
 mod memory;

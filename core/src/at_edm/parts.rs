@@ -6,18 +6,19 @@
 use std::sync::Arc;
 
 use super::config::AtEdmConfig;
+use super::options::Bicubic;
 use super::recovery::{
-    BicubicInterpolation, DirectCopy, SimilarityCopy, SoftCopy, TokenRecovery, ZeroPadding,
+    BicubicInterpolation, DirectCopy, SimilarityCopy, SoftCopy, TokenRecovery, UpdateCopy, ZeroPadding,
 };
 use super::scoring::{
     PageRank, PageRankOptions, RandomScores, TokenNorm, TokenScorer, ValueNorm, WarmPageRank,
 };
-use super::selection::{TokenSelector, TopK};
+use super::selection::{Sample, TokenSelector, TopK};
 use super::slots::{RECOVERY, SCORER, SELECTOR};
-use crate::Result;
 use crate::backend::AttentionOps;
 use crate::plugin::PartSpec;
 use crate::plugin::options::{Named, PartSlot};
+use crate::{Error, Result};
 
 /// Builds a part of type `P`.
 type PartBuilder<P> = Arc<dyn Fn(&PartSpec<'_, AtEdmConfig>) -> Result<Box<P>> + Send + Sync>;
@@ -191,11 +192,14 @@ fn scorers<T: AttentionOps>() -> [(String, PartBuilder<dyn TokenScorer<T>>); 5] 
     ]
 }
 
-fn selectors<T: AttentionOps>() -> [(String, PartBuilder<dyn TokenSelector<T>>); 1] {
-    [part::<dyn TokenSelector<T>>("top-k", |_| Ok(Box::new(TopK)))]
+fn selectors<T: AttentionOps>() -> [(String, PartBuilder<dyn TokenSelector<T>>); 2] {
+    [
+        part::<dyn TokenSelector<T>>("top-k", |_| Ok(Box::new(TopK))),
+        ("sample".into(), Arc::new(|spec| Ok(Box::new(Sample::new(spec.parse::<Sample>()?.temperature)?)))),
+    ]
 }
 
-fn recoveries<T: AttentionOps>() -> [(String, PartBuilder<dyn TokenRecovery<T>>); 5] {
+fn recoveries<T: AttentionOps>() -> [(String, PartBuilder<dyn TokenRecovery<T>>); 6] {
     [
         part::<dyn TokenRecovery<T>>("similarity", |_| Ok(Box::new(SimilarityCopy))),
         part::<dyn TokenRecovery<T>>("direct", |_| Ok(Box::new(DirectCopy))),
@@ -203,13 +207,32 @@ fn recoveries<T: AttentionOps>() -> [(String, PartBuilder<dyn TokenRecovery<T>>)
         part::<dyn TokenRecovery<T>>("bicubic", |config| {
             Ok(Box::new(BicubicInterpolation { mode: config.bicubic }))
         }),
-        // `soft` reads `recovery_options`, as a registered recovery does.
-        ("soft".into(), Arc::new(|spec| soft(spec))),
+        // These two read `recovery_options`, as a registered recovery does.
+        ("soft".into(), Arc::new(|spec| Ok(Box::new(soft(spec)?)))),
+        ("update".into(), Arc::new(|spec| update(spec))),
     ]
 }
 
-fn soft<T: AttentionOps>(spec: &PartSpec<'_, AtEdmConfig>) -> Result<Box<dyn TokenRecovery<T>>> {
+fn soft(spec: &PartSpec<'_, AtEdmConfig>) -> Result<SoftCopy> {
     let soft: SoftCopy = spec.parse()?;
     soft.validate()?;
-    Ok(Box::new(soft))
+    Ok(soft)
+}
+
+/// Update copy. `changes` names the recovery of the changes, and the other options are that recovery's.
+fn update<T: AttentionOps>(spec: &PartSpec<'_, AtEdmConfig>) -> Result<Box<dyn TokenRecovery<T>>> {
+    let mut options = spec.options.clone();
+    let changes = options.remove("changes");
+    let rest = PartSpec::new(&RECOVERY, &options, spec.config);
+    match changes.as_ref().map(|name| name.as_str().unwrap_or_default()) {
+        None | Some("soft") => Ok(Box::new(UpdateCopy { changes: soft(&rest)? })),
+        Some("bicubic") => {
+            rest.expect_no_options()?;
+            Ok(Box::new(UpdateCopy { changes: BicubicInterpolation { mode: Bicubic::Normalised } }))
+        }
+        Some(_) => {
+            let reason = format!("expected \"soft\" or \"bicubic\", got {}", changes.unwrap_or_default());
+            Err(Error::config("recovery_options.changes", reason))
+        }
+    }
 }

@@ -4,7 +4,8 @@ use atedm_core::at_edm::{
     AtEdmConfig, Bicubic, CrossVote, Heads, Norm, Protect, PrunePoint, ScoreSource, presets,
 };
 use atedm_core::plugin::schedule::{ScheduleEntry, ScheduleTable};
-use atedm_core::plugin::{GuidanceMasks, Levels, Tau};
+use atedm_core::plugin::{BuildContext, GuidanceMasks, Levels, Registry, Tau};
+use atedm_core::reference::NdTensor;
 use serde_json::{Map, Value, json};
 
 /// Every field has another value than its default.
@@ -223,6 +224,28 @@ fn a_cap_replaces_a_presets_caps_by_level() {
     assert_eq!((config.max_iterations, config.level_iterations), (3, [].into()));
     let config = with(json!({"max_iterations": 3, "level_iterations": {"2": 4}}));
     assert_eq!((config.max_iterations, config.level_iterations), (3, [(2, 4)].into()));
+}
+
+/// A preset's options of a part belong to the preset's part. A part that is named again, even the same one, has its defaults.
+#[test]
+fn a_part_that_is_named_again_starts_from_its_defaults() {
+    let with =
+        |options: Value| AtEdmConfig::from_options("at-edm-best", options.as_object().unwrap()).unwrap();
+    let preset = with(json!({"ratio": 0.5}));
+    assert_eq!(
+        (preset.recovery.as_str(), &preset.recovery_options["changes"]),
+        ("update", &json!("bicubic"))
+    );
+    assert_eq!(with(json!({"recovery": {"k": 8}})).recovery_options["k"], json!(8));
+    for name in ["similarity", "soft", "update"] {
+        let config = with(json!({"recovery": name}));
+        assert_eq!((config.recovery.as_str(), config.recovery_options.is_empty()), (name, true));
+        assert_eq!(with(Value::Object(config.to_options())), config, "{name}");
+        let registry = Registry::<NdTensor>::with_builtins();
+        registry.build("at-edm-best", &json!({ "recovery": name }), &BuildContext::default()).unwrap();
+    }
+    assert_eq!(with(json!({"recovery": "soft", "selector": "sample"})).selector, "sample");
+    assert_eq!(with(Value::Object(preset.to_options())), preset);
 }
 
 /// Options that have no effect beside the others are errors. The errors name them, and the options that would use them.

@@ -12,6 +12,7 @@ mod page_rank;
 mod recovery;
 mod registry;
 mod schedule;
+mod selection;
 mod support;
 mod toy;
 mod watched;

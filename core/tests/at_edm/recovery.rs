@@ -4,7 +4,9 @@ use atedm_conformance::host::Array;
 use atedm_conformance::oracle;
 use atedm_core::Indices;
 use atedm_core::Tensor;
-use atedm_core::at_edm::recovery::{BicubicInterpolation, DirectCopy, SimilarityCopy, SoftCopy, ZeroPadding};
+use atedm_core::at_edm::recovery::{
+    BicubicInterpolation, DirectCopy, SimilarityCopy, SoftCopy, UpdateCopy, ZeroPadding,
+};
 use atedm_core::at_edm::{Bicubic, RecoveryInput, TokenRecovery};
 use atedm_core::backend::{AttentionGraph, Partition};
 use atedm_core::plugin::{BuildContext, Grid, IndexPlan, Reduction, Registry};
@@ -20,6 +22,8 @@ fn recoveries() -> Vec<Recovery> {
     vec![
         Box::new(SimilarityCopy),
         Box::new(SoftCopy::default()),
+        Box::new(UpdateCopy { changes: SoftCopy::default() }),
+        Box::new(UpdateCopy { changes: BicubicInterpolation { mode: Bicubic::Normalised } }),
         Box::new(DirectCopy),
         Box::new(ZeroPadding),
         Box::new(BicubicInterpolation { mode: Bicubic::Plain }),
@@ -58,6 +62,7 @@ fn plan(
         hidden,
         grid,
         entry_tokens: grid.tokens(),
+        protected: (0, 0),
         positions: None,
     };
     recovery.plan(input).unwrap()
@@ -200,6 +205,40 @@ fn soft_with_one_donor_is_similarity_bit_by_bit() {
     }
 }
 
+/// A pruned token gets what another recovery gives for the changes. Those recoveries have tests of their own.
+#[test]
+fn update_adds_a_change_to_the_old_value() {
+    let mut random = Random(24);
+    let (tokens, grid) = (12, Grid::new(3, 4));
+    let kept = kept_rows(&mut random, 2, tokens, 5);
+    let graph = graph(&mut random, 2, tokens);
+    let hidden = batch(&[random.matrix(tokens, 3, 1.0), random.matrix(tokens, 3, 1.0)]);
+    let reduced: Vec<Matrix> = (0..2).map(|_| random.matrix(5, 3, 1.0)).collect();
+    let bicubic = BicubicInterpolation { mode: Bicubic::Normalised };
+    let pairs: [(Recovery, Recovery); 3] = [
+        (Box::new(SimilarityCopy), Box::new(UpdateCopy { changes: SimilarityCopy })),
+        (Box::new(SoftCopy::default()), Box::new(UpdateCopy { changes: SoftCopy::default() })),
+        (Box::new(bicubic), Box::new(UpdateCopy { changes: bicubic })),
+    ];
+    for (of_changes, update) in pairs {
+        let update = plan(update.as_ref(), &kept, &hidden, &graph, grid);
+        let before = update.shrink(&hidden).unwrap();
+        let change = batch(&reduced).sub(&before).unwrap();
+        let changes =
+            matrices(&plan(of_changes.as_ref(), &kept, &hidden, &graph, grid).restore(&change).unwrap());
+        let restored = matrices(&update.restore(&batch(&reduced)).unwrap());
+        let old = matrices(&hidden);
+        for b in 0..2 {
+            for p in (0..tokens).filter(|p| !kept[b].contains(&(*p as u32))) {
+                let expected: Vec<f64> = old[b][p].iter().zip(&changes[b][p]).map(|(x, c)| x + c).collect();
+                assert_close(&restored[b][p], &expected, 1e-12);
+            }
+        }
+        // A block that changes nothing gives every token back.
+        assert_eq!(matrices(&update.restore(&before).unwrap()), old);
+    }
+}
+
 #[test]
 fn soft_knows_its_options() {
     for (soft, field) in [
@@ -211,9 +250,20 @@ fn soft_knows_its_options() {
     }
     let registry = Registry::<NdTensor>::with_builtins();
     let build = |options: Value| registry.build("at-edm", &options, &BuildContext::default()).map(|_| ());
-    build(json!({"recovery": "soft"})).unwrap();
-    build(json!({"recovery": {"name": "soft", "k": 3, "temperature": 0.5}})).unwrap();
-    for options in [json!({"name": "soft", "k": 0}), json!({"name": "soft", "donors": 3})] {
+    for name in ["soft", "update"] {
+        build(json!({ "recovery": name })).unwrap();
+        build(json!({"recovery": {"name": name, "k": 3, "temperature": 0.5}})).unwrap();
+    }
+    build(json!({"recovery": {"name": "update", "changes": "soft", "k": 3}})).unwrap();
+    build(json!({"recovery": {"name": "update", "changes": "bicubic"}})).unwrap();
+    for options in [
+        json!({"name": "soft", "k": 0}),
+        json!({"name": "soft", "donors": 3}),
+        json!({"name": "update", "k": 0}),
+        json!({"name": "update", "changes": "none"}),
+        json!({"name": "update", "changes": 3}),
+        json!({"name": "update", "changes": "bicubic", "k": 3}),
+    ] {
         let message = build(json!({"recovery": options})).unwrap_err().to_string();
         assert!(message.starts_with("recovery_options"), "{message}");
     }
@@ -366,6 +416,7 @@ fn bicubic_finds_its_cells_after_an_earlier_pruning() {
         hidden: &values_of,
         grid,
         entry_tokens: 20,
+        protected: (0, 0),
         positions: Some(&positions),
     };
     let plan = BicubicInterpolation::default().plan(input).unwrap();
@@ -380,6 +431,44 @@ fn bicubic_finds_its_cells_after_an_earlier_pruning() {
     }
 }
 
+/// Text before, within or after the image tokens changes nothing for them.
+#[test]
+fn bicubic_leaves_out_tokens_beside_the_grid() {
+    let mut random = Random(26);
+    let grid = Grid::new(4, 5);
+    let graph = AttentionGraph::Dense(tensor(&[0.0], &[1, 1, 1, 1]));
+    let image = random.matrix(20, 3, 1.0);
+    let text = random.matrix(2, 3, 1.0);
+    let kept = kept_rows(&mut random, 1, 20, 9);
+    for mode in [Bicubic::Plain, Bicubic::Normalised] {
+        let bicubic = BicubicInterpolation { mode };
+        let whole = batch(std::slice::from_ref(&image));
+        let alone = plan(&bicubic, &kept, &whole, &graph, grid);
+        let alone = matrices(&alone.restore(&alone.shrink(&whole).unwrap()).unwrap()).remove(0);
+        for start in [0, 7, 20] {
+            let with_text = |image: &Matrix| [&image[..start], &text, &image[start..]].concat();
+            let moved = |token: &u32| if (*token as usize) < start { *token } else { token + 2 };
+            let mut stay: Vec<u32> =
+                kept[0].iter().map(moved).chain([start as u32, start as u32 + 1]).collect();
+            stay.sort_unstable();
+            let hidden = batch(&[with_text(&image)]);
+            let plan = bicubic
+                .plan(RecoveryInput {
+                    partition: partition(&[stay], 22),
+                    graph: None,
+                    hidden: &hidden,
+                    grid,
+                    entry_tokens: 22,
+                    protected: (start, start + 2),
+                    positions: None,
+                })
+                .unwrap();
+            let restored = matrices(&plan.restore(&plan.shrink(&hidden).unwrap()).unwrap()).remove(0);
+            assert_eq!(restored, with_text(&alone), "{mode:?}, text at {start}");
+        }
+    }
+}
+
 #[test]
 fn bicubic_needs_a_whole_grid() {
     let hidden = batch(&[vec![vec![0.0]; 6]]);
@@ -389,6 +478,7 @@ fn bicubic_needs_a_whole_grid() {
         hidden: &hidden,
         grid: Grid::new(2, 2),
         entry_tokens: 6,
+        protected: (0, 0),
         positions: None,
     };
     let error = BicubicInterpolation::default().plan(input).unwrap_err().to_string();

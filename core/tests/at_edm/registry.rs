@@ -87,6 +87,7 @@ fn names_are_listed_unique_and_known() {
             "at-edm",
             "at-edm-a",
             "at-edm-b",
+            "at-edm-best",
             "at-edm-c",
             "at-edm-d",
             "at-edm-dagger",
@@ -110,9 +111,9 @@ fn names_are_listed_unique_and_known() {
         (
             "at-edm",
             json!({"recovery": "hope"}),
-            "recovery: expected one of bicubic, direct, similarity, soft, zero",
+            "recovery: expected one of bicubic, direct, similarity, soft, update, zero",
         ),
-        ("at-edm", json!({"selector": "x"}), "selector: expected one of top-k"),
+        ("at-edm", json!({"selector": "x"}), "selector: expected one of sample, top-k"),
         (
             "at-edm",
             json!({"schedule": "x"}),

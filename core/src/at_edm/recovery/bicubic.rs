@@ -45,20 +45,22 @@ pub struct BicubicInterpolation {
 
 impl<T: AttentionOps> TokenRecovery<T> for BicubicInterpolation {
     fn plan(&self, input: RecoveryInput<'_, T>) -> Result<Box<dyn Reduction<T>>> {
-        if input.entry_tokens != input.grid.tokens() {
+        let beside = if input.protected.0 < input.protected.1 { input.protected } else { (0, 0) };
+        if input.entry_tokens != input.grid.tokens() + beside.1 - beside.0 {
             let Grid { frames, height, width } = input.grid;
             let reason = format!(
-                "bicubic needs a whole grid of tokens: {frames} x {height} x {width} is not {}",
+                "bicubic needs a whole grid of tokens and protected ones beside it: {frames} x {height} x {width} without \
+                 {beside:?} is not {}",
                 input.entry_tokens
             );
             return Err(Error::config("recovery", reason));
         }
-        let cells = match input.positions {
+        let places = match input.positions {
             Some(positions) => positions.gather(&input.partition.kept)?,
             None => input.partition.kept.clone(),
         };
-        let mut surroundings =
-            Surroundings::<T> { cells, stream: input.positions.cloned(), grid: input.grid, factor: None };
+        let (grid, stream) = (input.grid, input.positions.cloned());
+        let mut surroundings = Surroundings::<T> { places, stream, grid, beside, factor: None };
         if self.mode == Bicubic::Normalised {
             surroundings.factor = Some(surroundings.normalisation(input.hidden)?);
         }
@@ -69,23 +71,29 @@ impl<T: AttentionOps> TokenRecovery<T> for BicubicInterpolation {
 /// The interpolation from the kept cells to all cells.
 #[derive(Debug, Clone)]
 struct Surroundings<T: Tensor> {
-    /// The grid cells of the kept tokens, `[b, kept]`.
-    cells: T::Indices,
-    /// The grid cells of the stream's tokens, `[b, tokens]`. `None` when the stream is the whole grid.
+    /// The places of the kept tokens among all tokens of the block's entry, `[b, kept]`.
+    places: T::Indices,
+    /// The places of the stream's tokens, `[b, tokens]`. `None` when the stream is whole.
     stream: Option<T::Indices>,
     grid: Grid,
-    /// The factor of each cell's interpolated value, `[b, cells, 1]`.
+    /// The range of tokens that are no cells of the grid. They are always kept, so no value is needed for them.
+    beside: (usize, usize),
+    /// The factor of each token's interpolated value, `[b, all tokens, 1]`.
     factor: Option<T>,
 }
 
 impl<T: Tensor> Surroundings<T> {
-    /// Interpolates every cell, `[b, cells, channels]`, from the kept tokens `[b, kept, channels]`.
+    /// Interpolates every cell from the kept tokens `[b, kept, channels]`: `[b, all tokens, channels]`, with zeros beside the
+    /// grid.
     fn interpolate(&self, reduced: &T) -> Result<T> {
         let [batch, _, channels] = dims(reduced, "bicubic interpolation")?;
         let Grid { frames, height, width } = self.grid;
         let cells = self.grid.tokens();
-        let zeros = T::full(0.0, &[batch, cells, channels], reduced.dtype(), &reduced.device())?;
-        let field = reduced.scatter_into(&zeros, &self.cells)?;
+        let (start, end) = self.beside;
+        let zeros =
+            T::full(0.0, &[batch, cells + end - start, channels], reduced.dtype(), &reduced.device())?;
+        let whole = reduced.scatter_into(&zeros, &self.places)?;
+        let field = joined(&[(&whole, 0, start), (&whole, end, cells - start)])?;
         // every frame is a separate picture
         let pictures = batch * frames;
         let lines = field.reshape(&[pictures, height, width * channels])?;
@@ -94,17 +102,29 @@ impl<T: Tensor> Surroundings<T> {
         let columns = columns.reshape(&[pictures, width, height * channels])?;
         let both = band::<T>(width, pictures, reduced)?.matmul(&columns)?;
         let both = both.reshape(&[pictures, width, height, channels])?.permute(&[0, 2, 1, 3])?;
-        both.reshape(&[batch, cells, channels])?.affine(1.0 / 3.0, 0.0)
+        let filled = both.reshape(&[batch, cells, channels])?.affine(1.0 / 3.0, 0.0)?;
+        joined(&[(&filled, 0, start), (&zeros, 0, end - start), (&filled, start, cells - start)])
     }
 
     /// One divided by the kept neighbours' weight at each cell, in the dtype of `like`.
     fn normalisation(&self, like: &T) -> Result<T> {
-        let (batch, kept) = self.cells.dims();
+        let (batch, kept) = self.places.dims();
         let ones = T::full(1.0, &[batch, kept, 1], DType::F32, &like.device())?;
         let weights = self.interpolate(&ones)?;
         let invert = |weight: f32| if weight >= LEAST_WEIGHT { 1.0 / weight } else { 1.0 };
         let factors: Vec<f32> = weights.to_f32()?.into_iter().map(invert).collect();
         T::from_f32(&factors, &weights.shape(), like.dtype(), &like.device())
+    }
+}
+
+/// Runs of tokens of several tensors `[b, tokens, channels]`, one after the other. A run is its tensor, first token and length.
+fn joined<T: Tensor>(runs: &[(&T, usize, usize)]) -> Result<T> {
+    let some = runs.iter().filter(|(_, _, tokens)| *tokens > 0);
+    let runs: Vec<T> =
+        some.map(|(of, first, tokens)| of.narrow(1, *first, *tokens)).collect::<Result<_>>()?;
+    match runs.as_slice() {
+        [run] => Ok(run.clone()),
+        _ => T::concat(&runs.iter().collect::<Vec<_>>(), 1),
     }
 }
 

@@ -5,12 +5,14 @@ mod direct;
 mod scatter;
 mod similarity;
 mod soft;
+mod update;
 mod zero;
 
 pub use bicubic::BicubicInterpolation;
 pub use direct::DirectCopy;
 pub use similarity::SimilarityCopy;
 pub use soft::SoftCopy;
+pub use update::UpdateCopy;
 pub use zero::ZeroPadding;
 
 use crate::backend::{AttentionGraph, AttentionOps, Partition};
@@ -30,6 +32,8 @@ pub struct RecoveryInput<'a, T: Tensor> {
     pub grid: Grid,
     /// The number of tokens in the stream when the block began.
     pub entry_tokens: usize,
+    /// The range of tokens at the block's entry that are never pruned and have no place on the grid, such as text.
+    pub protected: (usize, usize),
     /// Positions `[b, tokens]` of the stream's tokens in the stream that entered the block. `None` while the stream is whole.
     pub positions: Option<&'a T::Indices>,
 }

@@ -1,11 +1,23 @@
 //! The choice of the tokens that stay, by their scores.
 
+mod sample;
+
+pub use sample::Sample;
+
 use crate::backend::Partition;
-use crate::plugin::Site;
+use crate::plugin::{Run, Site};
 use crate::{Result, Tensor};
 
 /// Chooses the tokens that stay. It is object-safe, and a registry finds it by name.
 pub trait TokenSelector<T: Tensor>: Send + std::fmt::Debug {
+    /// A run begins: forget what belongs to an image.
+    ///
+    /// # Errors
+    /// Those of the selector.
+    fn begin_run(&mut self, _run: &Run<'_>) -> Result<()> {
+        Ok(())
+    }
+
     /// Splits the tokens by their scores `[b, tokens]` into `kept` tokens that stay and the rest. Both ascend. The
     /// scores of protected tokens are above all others.
     ///
