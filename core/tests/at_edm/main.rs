@@ -3,6 +3,7 @@
 // Helpers outside `#[test]` functions fail a test by unwrapping, too.
 #![allow(clippy::unwrap_used)]
 
+mod bicubic;
 mod config;
 mod controls;
 mod fewer_votes;
