@@ -1,7 +1,7 @@
 //! Checks of parts of the attention map, and of the kept tokens that give their values to pruned tokens.
 
-use atedm_core::at_edm::recovery::{SoftCopy, UpdateCopy};
-use atedm_core::at_edm::{RecoveryInput, TokenRecovery};
+use atedm_core::at_edm::recovery::{BicubicInterpolation, SoftCopy, UpdateCopy};
+use atedm_core::at_edm::{Bicubic, RecoveryInput, TokenRecovery};
 use atedm_core::backend::{Donors, generic};
 use atedm_core::plugin::Grid;
 use atedm_core::{
@@ -233,6 +233,37 @@ pub fn soft_and_update_copy_against_the_oracle<B: Backend>(device: &DeviceOf<B>,
             let what = format!("{recovery:?}");
             assert_close_as(&plan.restore(&reduced.on)?, &expected, dtype, &what);
         }
+    }
+    Ok(())
+}
+
+/// With update copy over bicubic interpolation, pruned tokens keep their values and take changes that are interpolated over the grid.
+pub fn bicubic_update_copy_against_the_oracle<B: Backend>(device: &DeviceOf<B>, dtype: DType) -> Result<()> {
+    let mut lab = Lab::<B>::new(device, dtype, 30);
+    let (b, kept, grid) = (2, 11, [4, 5]);
+    let n = grid[0] * grid[1];
+    for mode in [Bicubic::Plain, Bicubic::Normalised] {
+        let partition = partition(&mut lab, b, kept, n)?;
+        let stay = partition.kept.to_host()?;
+        let (hidden, reduced) = (lab.normals(&[b, n, 3])?, lab.normals(&[b, kept, 3])?);
+        let recovery = UpdateCopy { changes: BicubicInterpolation { mode } };
+        let plan = recovery.plan(RecoveryInput {
+            partition,
+            graph: None,
+            hidden: &hidden.on,
+            grid: Grid::new(grid[0], grid[1]),
+            entry_tokens: n,
+            protected: (0, 0),
+            positions: None,
+        })?;
+        let before = oracle::gather(&hidden.host, 1, &stay);
+        let changes = Array::from_fn(&[b, kept, 3], |i| reduced.host.at(i) - before.at(i));
+        let everywhere = vec![(0..n as u32).collect(); b];
+        let no_map = Array::from_fn(&[b, 0, n, n], |_| 0.0);
+        let decision = oracle::Pruned::new(stay, no_map, hidden.host.clone(), everywhere);
+        let spread = oracle::restore(&changes, &decision, oracle::Recovery::Bicubic(mode), grid);
+        let expected = Array::from_fn(&[b, n, 3], |i| hidden.host.at(i) + spread.at(i));
+        assert_close_as(&plan.restore(&reduced.on)?, &expected, dtype, &format!("{recovery:?}"));
     }
     Ok(())
 }

@@ -132,7 +132,8 @@ checks! { $;
     donors:
         block_against_the_oracle top_k_against_the_oracle top_k_takes_the_lowest_of_equals
         one_donor_is_the_strongest donors_of_nan_are_errors donors_beyond_one_block
-        donor_overrides_equal_the_generic_bodies donors_reject_misfits soft_and_update_copy_against_the_oracle;
+        donor_overrides_equal_the_generic_bodies donors_reject_misfits soft_and_update_copy_against_the_oracle
+        bicubic_update_copy_against_the_oracle;
     seam:
         unpruned_is_the_plain_block reductions_form_a_stack around_is_undone_before_the_residual
         misplaced_answers_are_errors reducers_pay_only_for_what_they_want

@@ -1,7 +1,8 @@
 //! Invariants over random sizes and values. Cases are drawn from a fixed seed. `PROPTEST_CASES` sets their number.
 
 use atedm_core::at_edm::recovery::{
-    BicubicInterpolation, DirectCopy, RecoveryInput, SimilarityCopy, SoftCopy, TokenRecovery, ZeroPadding,
+    BicubicInterpolation, DirectCopy, RecoveryInput, SimilarityCopy, SoftCopy, TokenRecovery, UpdateCopy,
+    ZeroPadding,
 };
 use atedm_core::at_edm::scoring::{PageRank, PageRankOptions, Start};
 use atedm_core::at_edm::{AtEdmConfig, Bicubic, Parts, PrunePoint};
@@ -69,13 +70,15 @@ pub fn kept_rows_survive_every_recovery<B: Backend>(device: &DeviceOf<B>, dtype:
             0.5,
         )?;
         let rows: Vec<Vec<u32>> = (0..batch).map(|_| lab.draws.subset(kept, n)).collect();
-        let recoveries: [Box<dyn TokenRecovery<TensorOf<B>>>; 6] = [
+        let recoveries: [Box<dyn TokenRecovery<TensorOf<B>>>; 8] = [
             Box::new(SimilarityCopy),
             Box::new(SoftCopy::default()),
             Box::new(DirectCopy),
             Box::new(ZeroPadding),
             Box::new(BicubicInterpolation { mode: Bicubic::Plain }),
             Box::new(BicubicInterpolation { mode: Bicubic::Normalised }),
+            Box::new(UpdateCopy { changes: SoftCopy::default() }),
+            Box::new(UpdateCopy { changes: BicubicInterpolation { mode: Bicubic::Normalised } }),
         ];
         for recovery in recoveries {
             let plan = recovery.plan(RecoveryInput {

@@ -78,7 +78,7 @@ struct Surroundings<T: Tensor> {
     grid: Grid,
     /// The range of tokens that are no cells of the grid. They are always kept, so no value is needed for them.
     beside: (usize, usize),
-    /// The factor of each token's interpolated value, `[b, all tokens, 1]`.
+    /// The factor of each token's interpolated value, `[b, all tokens, 1]` in f32.
     factor: Option<T>,
 }
 
@@ -106,14 +106,14 @@ impl<T: Tensor> Surroundings<T> {
         joined(&[(&filled, 0, start), (&zeros, 0, end - start), (&filled, start, cells - start)])
     }
 
-    /// One divided by the kept neighbours' weight at each cell, in the dtype of `like`.
+    /// One divided by the kept neighbours' weight at each cell, in f32 on the device of `like`.
     fn normalisation(&self, like: &T) -> Result<T> {
         let (batch, kept) = self.places.dims();
         let ones = T::full(1.0, &[batch, kept, 1], DType::F32, &like.device())?;
         let weights = self.interpolate(&ones)?;
         let invert = |weight: f32| if weight >= LEAST_WEIGHT { 1.0 / weight } else { 1.0 };
         let factors: Vec<f32> = weights.to_f32()?.into_iter().map(invert).collect();
-        T::from_f32(&factors, &weights.shape(), like.dtype(), &like.device())
+        T::from_f32(&factors, &weights.shape(), DType::F32, &like.device())
     }
 }
 
@@ -141,7 +141,8 @@ impl<T: Tensor> Background<T> for Surroundings<T> {
     fn behind(&self, reduced: &T, _tokens: usize) -> Result<T> {
         let mut cells = self.interpolate(reduced)?;
         if let Some(factor) = &self.factor {
-            cells = cells.mul(factor)?;
+            // update copy interpolates changes in a wider dtype than the tokens'
+            cells = cells.mul(&factor.cast(cells.dtype())?)?;
         }
         match &self.stream {
             Some(positions) => cells.gather(1, positions),
