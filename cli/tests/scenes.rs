@@ -56,11 +56,13 @@ fn pictures_masks_captions_and_labels_agree() {
 #[test]
 fn a_seed_gives_the_same_bytes_and_a_longer_run_begins_with_a_shorter() {
     let work = tempfile::tempdir().unwrap();
-    succeed(work.path(), &["scenes", "--out", "one", "--count", "5", "--single"]);
-    succeed(work.path(), &["scenes", "--out", "two", "--count", "9", "--single"]);
+    succeed(work.path(), &["scenes", "--out", "one", "--count", "5", "--objects", "one"]);
+    succeed(work.path(), &["scenes", "--out", "two", "--count", "9", "--objects", "one"]);
     let labels = |folder: &str| fs::read_to_string(work.path().join(folder).join("labels.jsonl")).unwrap();
     assert!(labels("two").starts_with(&labels("one")));
     assert!(labels("two").lines().all(|line| line.contains("\"relation\":null")));
+    succeed(work.path(), &["scenes", "--out", "pairs", "--count", "9", "--objects", "two"]);
+    assert!(labels("pairs").lines().all(|line| !line.contains("\"relation\":null")));
     for index in 0..5 {
         let bytes =
             |folder: &str| fs::read(work.path().join(folder).join(format!("{index:05}.png"))).unwrap();

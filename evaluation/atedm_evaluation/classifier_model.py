@@ -1,8 +1,11 @@
-"""A small convolutional net that reads what single-object scenes show, and its file.
+"""A small convolutional net that reads what scenes of one object, or of two, show, and its file.
 
 The net makes one map of features of the picture, at an eighth of its side. A learnt mask (a softmax over the map's places) says
-where the object is. The features under the mask give colour, shape and size. The mask's mean place and its spread give position
+where an object is. The features under the mask give colour, shape and size. The mask's mean place and its spread give position
 and size. The mean and maximum over the whole map give the background. So the net need not learn an object anew at each place.
+
+Scenes of two objects have two masks: the first is of the object at the left or at the top. The masks of such a net also depend on
+the place, because two objects may look alike.
 """
 
 import numpy as np
@@ -11,22 +14,22 @@ from torch import nn
 from torch.nn import functional
 
 from . import network_file
+from .labels import heads_of
 
-HEADS = ("colour", "shape", "position", "size", "style", "tone")
-"""The heads of the net, in this order. The last two are of the background."""
 BATCH = 64
 LEARNING_RATE = 4e-3
 WEIGHT_DECAY = 0.02
-FORMAT = "atedm classifier 1"
+FORMAT = "atedm classifier 2"
 
 
 class Classifier(nn.Module):
     """Pictures `[pictures, 3, side, side]` of 0..1 to logits by head. `classes` names each head's classes. `side` is the training
-    size in pixels. `report` holds the results on renders."""
+    size in pixels. `objects` is the number of objects in a scene, 1 or 2. `report` holds the results on renders."""
 
-    def __init__(self, classes, side):
+    def __init__(self, classes, side, objects):
         super().__init__()
-        self.classes, self.side, self.report = classes, side, {}
+        self.classes, self.side, self.objects, self.report = classes, side, objects, {}
+        self.names = heads_of(objects)
         widths = (16, 32, 64)
         layers, before = [], 3
         for width in widths:
@@ -35,20 +38,23 @@ class Classifier(nn.Module):
             before = width
         layers += [nn.Conv2d(before, before, 3, padding=1, bias=False), nn.BatchNorm2d(before), nn.ReLU()]
         self.features = nn.Sequential(*layers)
-        self.mask = nn.Conv2d(before, 1, 1)
-        self.hidden = nn.Sequential(nn.Linear(3 * before + 5, 128), nn.ReLU())
-        self.heads = nn.ModuleDict({head: nn.Linear(128, len(classes[head])) for head in HEADS})
+        self.mask = nn.Conv2d(before if objects == 1 else before + 2, objects, 1)
+        self.hidden = nn.Sequential(nn.Linear((2 + objects) * before + 5 * objects, 128), nn.ReLU())
+        self.heads = nn.ModuleDict({head: nn.Linear(128, len(classes[head])) for head in self.names})
 
     def forward(self, pictures):
         features = self.features((pictures - 0.5) / 0.25)
-        mask = self.mask(features).flatten(1).softmax(dim=1)
         height, width = features.shape[2:]
-        features = features.flatten(2)
         down, across = torch.linspace(-1, 1, height), torch.linspace(-1, 1, width)
         places = torch.stack([across.repeat(height), down.repeat_interleave(width)])  # [2, places]
+        seen = features
+        if self.objects > 1:
+            seen = torch.cat([features, places.view(1, 2, height, width).expand(len(features), -1, -1, -1)], dim=1)
+        mask = self.mask(seen).flatten(2).softmax(dim=2)
+        features = features.flatten(2)
         places = torch.cat([places, places**2, places[:1] * places[1:]])
-        object_features = torch.einsum("bcp,bp->bc", features, mask)
-        pooled = [object_features, mask @ places.T, features.mean(dim=2), features.amax(dim=2)]
+        object_features = torch.einsum("bcp,bop->boc", features, mask).flatten(1)
+        pooled = [object_features, (mask @ places.T).flatten(1), features.mean(dim=2), features.amax(dim=2)]
         hidden = self.hidden(torch.cat(pooled, dim=1))
         return {head: layer(hidden) for head, layer in self.heads.items()}
 
@@ -57,11 +63,11 @@ class Classifier(nn.Module):
         """Class numbers `[pictures, heads]` of 8-bit pictures `[pictures, side, side, 3]`."""
         self.eval()
         parts = [self(as_inputs(torch.from_numpy(pictures[start : start + 256]))) for start in range(0, len(pictures), 256)]
-        return np.concatenate([torch.stack([part[head].argmax(dim=1) for head in HEADS], dim=1).numpy() for part in parts])
+        return np.concatenate([torch.stack([part[head].argmax(dim=1) for head in self.names], dim=1).numpy() for part in parts])
 
     def write(self, path):
         """Writes weights, classes and report."""
-        network_file.write(path, self, {"format": FORMAT, "classes": self.classes, "side": self.side})
+        network_file.write(path, self, {"format": FORMAT, "classes": self.classes, "side": self.side, "objects": self.objects})
 
     @classmethod
     def read(cls, path):
@@ -70,7 +76,7 @@ class Classifier(nn.Module):
         def build(words, _):
             if words["format"] != FORMAT:
                 raise ValueError
-            return cls(words["classes"], words["side"])
+            return cls(words["classes"], words["side"], words["objects"])
 
         return network_file.read(path, build, "weights of `classifier.py train`")
 
@@ -101,12 +107,13 @@ def augmented(pictures, random):
     return (pictures + noise).clamp(0, 1)
 
 
-def fitted(pictures, targets, classes, options, tell):
-    """A net trained on 8-bit pictures `[pictures, side, side, 3]` and class numbers `[pictures, heads]`. On one machine with one
-    number of threads, a seed always gives the same net. `options` has steps and seed. `tell` gets a line now and then."""
+def fitted(pictures, targets, classes, objects, options, tell):
+    """A net trained on 8-bit pictures `[pictures, side, side, 3]` of so many objects and class numbers `[pictures, heads]`. On one
+    machine with one number of threads, a seed always gives the same net. `options` has steps and seed. `tell` gets a line now and
+    then."""
     torch.manual_seed(options.seed)
     random = torch.Generator().manual_seed(options.seed)
-    model = Classifier(classes, pictures.shape[1]).to(memory_format=torch.channels_last)
+    model = Classifier(classes, pictures.shape[1], objects).to(memory_format=torch.channels_last)
     pictures, targets = torch.from_numpy(pictures), torch.from_numpy(targets)
     optimizer = torch.optim.AdamW(model.parameters(), weight_decay=WEIGHT_DECAY)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, options.steps + 1, pct_start=0.2)
@@ -118,7 +125,7 @@ def fitted(pictures, targets, classes, options, tell):
         chosen, order = order[:BATCH], order[BATCH:]
         inputs = augmented(as_inputs(pictures[chosen]), random).contiguous(memory_format=torch.channels_last)
         logits = model(inputs)
-        losses = [functional.cross_entropy(logits[head], targets[chosen, place]) for place, head in enumerate(HEADS)]
+        losses = [functional.cross_entropy(logits[head], targets[chosen, place]) for place, head in enumerate(model.names)]
         loss = torch.stack(losses).sum()
         optimizer.zero_grad()
         loss.backward()

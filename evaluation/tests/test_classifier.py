@@ -8,7 +8,8 @@ import tempfile
 import numpy as np
 import pytest
 
-from atedm_evaluation import background, classifier, overlap
+from atedm_evaluation import background, classifier, labels, overlap
+from atedm_evaluation.layout import read_picture
 from support import called, close, save
 
 COLOURS = {"red": (222, 24, 28), "blue": (30, 60, 225)}
@@ -16,24 +17,28 @@ TONES = {"gray": (148, 148, 150), "pink": (240, 160, 190)}
 PLACES = {"left": (0, -1), "right": (0, 1), "center": (0, 0)}
 
 
-def scene(random, colour=None, objects=1):
-    """A picture of 32 pixels with a square or a bar before a background, and its labels."""
-    words = {name: str(random.choice(list(values))) for name, values in [
-        ("colour", COLOURS), ("shape", ["square", "bar"]), ("position", PLACES), ("size", ["small", "large"]), ("tone", TONES),
-        ("style", ["plain", "striped"])]}
-    words["colour"] = colour or words["colour"]
+def scene(random, colour=None, positions=None):
+    """A picture of 32 pixels with squares or bars before a background, and its labels. Without positions it shows one object
+    anywhere."""
+    def drawn(values):
+        return str(random.choice(list(values)))
+
+    kinds = [(drawn(COLOURS), drawn(["square", "bar"]), position, drawn(["small", "large"]))
+             for position in positions or [drawn(PLACES)]]
+    tone, style = drawn(TONES), drawn(["plain", "striped"])
+    objects = [dict(zip(labels.OF_OBJECT, (colour or kind[0], *kind[1:]))) for kind in kinds]
     picture = np.empty((32, 32, 3), np.uint8)
-    picture[:] = TONES[words["tone"]]
-    if words["style"] == "striped":
+    picture[:] = TONES[tone]
+    if style == "striped":
         picture[::4] = picture[::4] // 10 * 7
-    half = 6 if words["size"] == "large" else 3
-    down, across = (16 + 9 * step for step in PLACES[words["position"]])
-    high = half if words["shape"] == "square" else 1
-    picture[down - high : down + high, across - half : across + half] = COLOURS[words["colour"]]
-    labels = {"id": "", "caption": f"a {' '.join(words.values())}", "relation": None,
-              "objects": [{name: words[name] for name in classifier.OF_OBJECT}] * objects,
-              "background": {"style": words["style"], "colour": words["tone"]}}
-    return picture, labels
+    for words in objects:
+        half = 6 if words["size"] == "large" else 3
+        down, across = (16 + 9 * step for step in PLACES[words["position"]])
+        high = half if words["shape"] == "square" else 1
+        picture[down - high : down + high, across - half : across + half] = COLOURS[words["colour"]]
+    caption = " and ".join(f"a {' '.join(words.values())}" for words in objects)
+    return picture, {"id": "", "caption": f"{caption}, {style} {tone}", "relation": None, "objects": objects,
+                     "background": {"style": style, "colour": tone}}
 
 
 def scenes(folder, count, seed, **given):
@@ -79,6 +84,12 @@ def test_classifier_learns_and_scores():
         rows = json.loads((folder / "score.json").read_text())["rows"]
         assert rows[:2] == report and rows[2]["colour"] == report[1]["colour"] and rows[2]["object"] == report[1]["object"]
 
+        for line in lines:
+            name = f"{line['id']}.png"
+            save(folder / "larger" / name, read_picture(folder / "held-out" / name).repeat(2, axis=0).repeat(2, axis=1))
+        called(classifier.main, "score", folder / "larger", *model, "--json", folder / "larger.json")
+        assert json.loads((folder / "larger.json").read_text())["rows"][2]["object"] == report[1]["object"], "larger pictures are averaged"
+
         # a run of three points: the renders, those of other scenes of the other colour, and one scene of two objects
         cells, results = folder / "run", []
         cells.mkdir()
@@ -120,9 +131,62 @@ def test_classifier_learns_and_scores():
             assert line.startswith("error: ") and file in line, line
         save(folder / "small/00000.png", np.zeros((16, 16, 3), np.uint8))
         assert "expected 32 x 32" in called(classifier.main, "score", folder / "small", *model)
-        scenes(folder / "two", 3, 4, objects=2)
-        flags = ["train", folder / "two", "--held-out", folder / "two", "--output", folder / "d.npz"]
-        assert "--single" in called(classifier.main, *flags)
+        pairs = scenes(folder / "pairs", 3, 4, positions=["left", "right"])
+        for training, held_out, words in [("mixed", "pairs", "--objects one"), ("train", "pairs", "one object")]:
+            (folder / "mixed").mkdir(exist_ok=True)
+            (folder / "mixed/labels.jsonl").write_text("".join(json.dumps(line) + "\n" for line in [*pairs, *lines[3:]]))
+            flags = ["train", folder / training, "--held-out", folder / held_out, "--output", folder / "d.npz"]
+            line = called(classifier.main, *flags)
+            assert line.startswith("error: ") and words in line, line
+
+
+def test_hits_of_two_objects():
+    """Gives the answers of a net, and checks what counts as right."""
+
+    class Told:
+        objects, names = 2, labels.heads_of(2)
+        classes = {name: ["red", "blue"] if "colour" in name else ["square", "bar"] if "shape" in name
+                   else ["left", "top"] if name == "position 1" else ["right", "bottom"] if name == "position 2"
+                   else ["small", "large"] for name in labels.heads_of(2)}
+
+        def told(self, answers):
+            return np.array([[self.classes[name].index(words[name]) for name in self.names] for words in answers])
+
+    asked = {"colour 1": "red", "shape 1": "square", "position 1": "left", "size 1": "small",
+             "colour 2": "blue", "shape 2": "bar", "position 2": "right", "size 2": "large", "style": "small", "tone": "large"}
+    swapped = asked | {"colour 1": "blue", "shape 1": "bar", "colour 2": "red", "shape 2": "square"}
+    mixed = asked | {"colour 1": "blue", "colour 2": "red"}
+    twice = asked | {"colour 2": "red"}
+    below = asked | {"position 1": "top", "position 2": "bottom"}
+    hits = classifier.hits_of(Told(), [asked, swapped, mixed, twice, below], [asked] * 5, "x")
+    found = {name: hits[name].astype(int).tolist() for name in ("colour", "shape", "position", "pair", "object", "size", "tone")}
+    assert found == {"colour": [1, 1, 1, 0, 1], "shape": [1] * 5, "position": [1, 1, 1, 1, 0], "pair": [1, 1, 0, 0, 1],
+                     "object": [1, 0, 0, 0, 0], "size": [1] * 5, "tone": [1] * 5}, found
+
+
+def test_classifier_of_two_objects_learns():
+    pytest.importorskip("torch", reason="torch is not installed: no classifier was trained")
+    with tempfile.TemporaryDirectory() as folder:
+        folder = pathlib.Path(folder)
+        scenes(folder / "train", 500, 1, positions=["right", "left"])
+        lines = scenes(folder / "held-out", 40, 2, positions=["right", "left"])
+        assert labels.labels_of(folder / "held-out/labels.jsonl")["00000"][2]["colour 1"] == lines[0]["objects"][1]["colour"]
+        flags = ["train", folder / "train", "--held-out", folder / "held-out", "--steps", "150", "--output", folder / "a.npz"]
+        table = called(classifier.main, *flags, "--json", folder / "train.json")
+        report = json.loads((folder / "train.json").read_text())["rows"]
+        assert report[1]["pair"]["value"] > 0.85 and report[1]["object"]["value"] > 0.85 and report[1]["object"]["n"] == 40, table
+        # pictures of the same objects in each other's place: both are there, and where they should not be
+        for line in lines:
+            first, second = line["objects"]
+            first["position"], second["position"] = second["position"], first["position"]
+        (folder / "swapped.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        flags = ["score", folder / "held-out", "--model", folder / "a.npz", "--labels", folder / "swapped.jsonl"]
+        called(classifier.main, *flags, "--json", folder / "score.json")
+        row = json.loads((folder / "score.json").read_text())["rows"][2]
+        alike = np.mean([first["colour"] == second["colour"] and first["shape"] == second["shape"] for first, second in
+                         (line["objects"] for line in lines)])
+        close(row["pair"]["value"], report[1]["pair"]["value"])
+        assert abs(row["object"]["value"] - alike) < 0.15, (row["object"], alike)
 
 
 def test_background_of_a_grid():

@@ -79,6 +79,7 @@ pub mod files;
 mod folder;
 pub mod gathered;
 pub mod grid;
+mod hashes;
 pub mod init_image;
 pub mod inputs;
 mod layout;

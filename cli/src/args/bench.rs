@@ -4,7 +4,8 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::{EngineArgs, ModelArgs, PRUNE_OPT_HELP, parse};
+use super::prune::PRUNE_OPT_HELP;
+use super::{EngineArgs, ModelArgs, parse};
 
 /// Help of `--model`.
 const MODEL_HELP: &str = "\

@@ -4,9 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
-use super::{
-    DTypeKind, EngineArgs, ModelArgs, PruneArgs, RNG_DTYPE_HELP, RngName, ShardArgs, TextArgs, parse,
-};
+use super::sample::RNG_DTYPE_HELP;
+use super::{DTypeKind, EngineArgs, ModelArgs, PruneArgs, RngName, ShardArgs, TextArgs, parse};
 
 /// Flags of `atedm eval`.
 #[derive(Debug, Args)]

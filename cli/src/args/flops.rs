@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use atedm_experiment::Budget;
 use clap::Args;
 
-use super::{ModelArgs, PRUNE_OPT_HELP, parse};
+use super::prune::PRUNE_OPT_HELP;
+use super::{ModelArgs, parse};
 
 /// Help of `--model`.
 const MODEL_HELP: &str = "\

@@ -2,15 +2,17 @@
 
 use std::path::PathBuf;
 
-use atedm_training::scenes::Split;
+use atedm_training::scenes::{Objects, Split};
 use clap::{Args, ValueEnum};
 
 use super::parse;
 
 /// Flags of `atedm scenes`.
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  atedm scenes --out held-out --split held-out --single --count 256\n  \
-    atedm ablate grid.toml --prompts held-out/prompts.tsv --output run   (the pictures' names are the prompts' ids)")]
+#[command(
+    after_help = "Example:\n  atedm scenes --out held-out --split held-out --objects one --count 256\n  \
+    atedm ablate grid.toml --prompts held-out/prompts.tsv --output run   (the pictures' names are the prompts' ids)"
+)]
 pub(crate) struct ScenesArgs {
     /// Folder to write; must be new or empty. It gets NNNNN.png, masks/NNNNN.png (white where an object is),
     /// captions.txt, prompts.tsv (ids and captions) and labels.jsonl
@@ -19,9 +21,9 @@ pub(crate) struct ScenesArgs {
     /// Scenes for training, or scenes that each show a combination that training never shows
     #[arg(long, value_name = "NAME", default_value = "train")]
     pub(crate) split: SplitName,
-    /// Only scenes with one object
-    #[arg(long)]
-    pub(crate) single: bool,
+    /// Objects in a scene
+    #[arg(long, value_name = "NUMBER", default_value = "one-or-two")]
+    pub(crate) objects: ObjectsName,
     /// Number of scenes, starting with the first of the seed's stream
     #[arg(long, value_name = "N", default_value = "64", value_parser = count, allow_negative_numbers = true)]
     pub(crate) count: usize,
@@ -51,6 +53,27 @@ impl From<SplitName> for Split {
         match name {
             SplitName::Train => Self::Train,
             SplitName::HeldOut => Self::HeldOut,
+        }
+    }
+}
+
+/// A number of objects by name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ObjectsName {
+    /// One object in 60 of 100 scenes, two in the others
+    OneOrTwo,
+    /// One object
+    One,
+    /// Two objects, in opposite halves of the picture
+    Two,
+}
+
+impl From<ObjectsName> for Objects {
+    fn from(name: ObjectsName) -> Self {
+        match name {
+            ObjectsName::OneOrTwo => Self::OneOrTwo,
+            ObjectsName::One => Self::One,
+            ObjectsName::Two => Self::Two,
         }
     }
 }

@@ -1,6 +1,6 @@
 //! `atedm scenes`: writes scenes with captions, masks and labels.
 
-use atedm_training::scenes::{Labels, Objects, SceneSource, Shapes, Split};
+use atedm_training::scenes::{Labels, SceneSource, Shapes, Split};
 use serde::Serialize;
 
 use atedm_experiment::files::{NamedFile, OutputDir, Picture, png_bytes};
@@ -36,7 +36,7 @@ pub(crate) fn run(args: &ScenesArgs) -> Outcome {
 
 /// The requested stream of scenes.
 fn source(args: &ScenesArgs) -> Outcome<Box<dyn SceneSource>> {
-    let objects = if args.single { Objects::One } else { Objects::OneOrTwo };
+    let objects = args.objects.into();
     #[cfg(feature = "emoji")]
     if let Some(folder) = &args.emoji {
         use atedm_training::emoji::{Emoji, EmojiOptions};

@@ -7,10 +7,11 @@ use crate::engine::Batch;
 use crate::failure::{Failure, Outcome};
 use crate::files::{DATA_MOST, read_bytes};
 use crate::folder::RunFolder;
+use crate::hashes::run_hash;
 use crate::layout::{image_path, latents_path, masks_path};
 use crate::members::{Members, file_inside};
 use crate::merge::run_folders;
-use crate::plan::{Plan, PlannedPoint, run_hash};
+use crate::plan::{Plan, PlannedPoint};
 use crate::reading::{read_info, read_prompt_lines, read_results};
 use crate::record::{Distances, PromptLine, Record};
 

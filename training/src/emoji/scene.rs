@@ -5,7 +5,7 @@ use super::icons::Icon;
 use super::noun::noun;
 use crate::scenes::caption::{Omission, sentence};
 use crate::scenes::draws::{Draws, Purpose};
-use crate::scenes::place::{Place, SINGLE_PERCENT};
+use crate::scenes::place::Place;
 use crate::scenes::sample::of_split;
 use crate::scenes::{
     Background, Composed, Kind, Labels, ObjectLabels, Objects, Picture, Relation, Split, Style, Tone,
@@ -30,10 +30,10 @@ impl<'a> EmojiScene<'a> {
         let purpose = match objects {
             Objects::OneOrTwo => Purpose::EmojiScene,
             Objects::One => Purpose::EmojiSingle,
+            Objects::Two => Purpose::EmojiPair,
         };
         let mut draws = Draws::new(seed, purpose, split as u8, index);
-        let one = objects == Objects::One || draws.chance(SINGLE_PERCENT);
-        let compose = if one { single } else { pair };
+        let compose = if objects.shows_one(&mut draws) { single } else { pair };
         of_split(split, || compose(icons, &mut draws), Self::is_held_out)
     }
 

@@ -135,6 +135,8 @@ fn splits_captions_and_labels_are_as_for_shapes() {
     assert!((75..165).contains(&pairs), "{pairs} of 300 show two");
     let one = Emoji::open(&EmojiOptions { objects: Objects::One, ..options(&folder) }).unwrap();
     assert!((0..50).all(|index| one.scene(Split::HeldOut, index).labels().objects.len() == 1));
+    let two = Emoji::open(&EmojiOptions { objects: Objects::Two, ..options(&folder) }).unwrap();
+    assert!((0..50).all(|index| two.scene(Split::HeldOut, index).labels().objects.len() == 2));
 }
 
 #[test]

@@ -6,13 +6,16 @@ use rand_chacha::rand_core::{Rng, SeedableRng};
 /// The purpose of a stream of draws. Streams of different purposes are independent.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Purpose {
-    Scene,
-    Single,
-    Caption,
+    Scene = 0,
+    Single = 1,
+    Caption = 2,
     #[cfg(feature = "emoji")]
-    EmojiScene,
+    EmojiScene = 3,
     #[cfg(feature = "emoji")]
-    EmojiSingle,
+    EmojiSingle = 4,
+    Pair = 5,
+    #[cfg(feature = "emoji")]
+    EmojiPair = 6,
 }
 
 /// A stream of draws that belongs to one index of one seed.

@@ -2,22 +2,27 @@
 
 use super::draws::{Draws, Purpose};
 use super::parts::{Background, Colour, Object, Relation, Scene, Shape, Split};
-use super::place::{Place, SINGLE_PERCENT};
+use super::place::Place;
+use super::source::Objects;
 
 impl Scene {
     /// Scene `index` of the stream of `seed` and `split`. 60 of 100 scenes show one object, the others two. Any index is
     /// available independently of the others, and gives the same scene on every machine.
     pub fn sample(seed: u64, split: Split, index: u64) -> Self {
-        let mut draws = Draws::new(seed, Purpose::Scene, split as u8, index);
-        // The number of objects is drawn first, so that the split does not change the mixture.
-        let compose = if draws.chance(SINGLE_PERCENT) { single } else { pair };
-        of_split(split, || compose(&mut draws), Self::is_held_out)
+        Self::sample_of(Objects::OneOrTwo, seed, split, index)
     }
 
-    /// Scene `index` of the stream of single objects of `seed` and `split`.
-    pub(crate) fn sample_single(seed: u64, split: Split, index: u64) -> Self {
-        let mut draws = Draws::new(seed, Purpose::Single, split as u8, index);
-        of_split(split, || single(&mut draws), Self::is_held_out)
+    /// The same with `objects` in a scene. Each number of objects has a stream of its own.
+    pub(crate) fn sample_of(objects: Objects, seed: u64, split: Split, index: u64) -> Self {
+        let purpose = match objects {
+            Objects::OneOrTwo => Purpose::Scene,
+            Objects::One => Purpose::Single,
+            Objects::Two => Purpose::Pair,
+        };
+        let mut draws = Draws::new(seed, purpose, split as u8, index);
+        // The number of objects is drawn first, so that the split does not change the mixture.
+        let compose = if objects.shows_one(&mut draws) { single } else { pair };
+        of_split(split, || compose(&mut draws), Self::is_held_out)
     }
 }
 

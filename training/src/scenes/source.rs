@@ -3,8 +3,10 @@
 use serde::Serialize;
 
 use super::caption::vocabulary_captions;
+use super::draws::Draws;
 use super::parts::{Background, Relation, Scene, Split};
 use super::picture::Picture;
+use super::place::SINGLE_PERCENT;
 
 /// A stream of composed scenes.
 pub trait SceneSource: Send + Sync {
@@ -42,6 +44,19 @@ pub enum Objects {
     OneOrTwo,
     /// One object.
     One,
+    /// Two objects.
+    Two,
+}
+
+impl Objects {
+    /// Whether the next scene shows one object, not two.
+    pub(crate) fn shows_one(self, draws: &mut Draws) -> bool {
+        match self {
+            Self::OneOrTwo => draws.chance(SINGLE_PERCENT),
+            Self::One => true,
+            Self::Two => false,
+        }
+    }
 }
 
 /// The `shapes` tier's stream of [`Scene`]s.
@@ -55,10 +70,7 @@ pub struct Shapes {
 
 impl SceneSource for Shapes {
     fn scene<'a>(&'a self, split: Split, index: u64) -> Box<dyn Composed + 'a> {
-        Box::new(match self.objects {
-            Objects::OneOrTwo => Scene::sample(self.seed, split, index),
-            Objects::One => Scene::sample_single(self.seed, split, index),
-        })
+        Box::new(Scene::sample_of(self.objects, self.seed, split, index))
     }
 
     fn vocabulary_captions<'a>(&'a self) -> Box<dyn Iterator<Item = String> + 'a> {

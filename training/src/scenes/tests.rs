@@ -34,7 +34,7 @@ fn a_scene_is_a_function_of_seed_split_and_index() {
     let different: HashSet<_> = backwards.iter().map(|scene| hashed(&scene.render(32).rgb)).collect();
     assert_eq!(different.len(), 50);
     assert_ne!(Scene::sample(3, Split::Train, 0), Scene::sample(4, Split::Train, 0));
-    assert_ne!(Scene::sample(3, Split::Train, 0), Scene::sample_single(3, Split::Train, 0));
+    assert_ne!(Scene::sample(3, Split::Train, 0), Scene::sample_of(Objects::One, 3, Split::Train, 0));
     let last = u64::MAX;
     assert_eq!(Scene::sample(last, Split::HeldOut, last), Scene::sample(last, Split::HeldOut, last));
 }
@@ -75,8 +75,8 @@ fn training_shows_no_held_out_combination_and_evaluation_always_one() {
     assert!(stream(Split::Train, 5000).all(|scene| shows(&scene) == 0));
     assert!(stream(Split::HeldOut, 5000).all(|scene| shows(&scene) >= 1));
     for index in 0..2000 {
-        let train = Scene::sample_single(SEED, Split::Train, index);
-        let held_out = Scene::sample_single(SEED, Split::HeldOut, index);
+        let train = Scene::sample_of(Objects::One, SEED, Split::Train, index);
+        let held_out = Scene::sample_of(Objects::One, SEED, Split::HeldOut, index);
         assert_eq!((train.objects.len(), held_out.objects.len()), (1, 1));
         assert_eq!((shows(&train), shows(&held_out)), (0, 1));
     }
@@ -200,7 +200,7 @@ fn seven_of_ten_training_captions_say_everything() {
 #[test]
 fn single_objects_stand_where_the_caption_says() {
     for index in 0..4000 {
-        let scene = Scene::sample_single(SEED, Split::Train, index);
+        let scene = Scene::sample_of(Objects::One, SEED, Split::Train, index);
         let object = scene.objects[0];
         let [across, down] = object.centre.map(|share| (share - 0.5) * 64.0);
         let expected = match (across, down) {
@@ -368,5 +368,7 @@ fn the_source_gives_the_same_scenes() {
     }
     let singles = Shapes { seed: SEED, objects: Objects::One };
     assert!((0..50).all(|index| singles.scene(Split::HeldOut, index).labels().objects.len() == 1));
+    let pairs = Shapes { seed: SEED, objects: Objects::Two };
+    assert!((0..50).all(|index| pairs.scene(Split::HeldOut, index).labels().objects.len() == 2));
     assert_eq!(words(source.vocabulary_captions()), words(vocabulary_captions()));
 }

@@ -1,0 +1,29 @@
+//! Flags of `atedm inspect`.
+
+use clap::Args;
+
+use super::{ModelArgs, PruneArgs, parse};
+
+/// Flags of `atedm inspect`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Example:\n  atedm inspect --model sdxl-base --prune at-edm --prune-opt ratio=0.63 --width 1024 --height 1024"
+)]
+pub(crate) struct InspectArgs {
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
+    /// Denoising steps of the schedule
+    #[arg(long, value_name = "N", default_value = "50", value_parser = parse::positive, allow_negative_numbers = true)]
+    pub(crate) steps: usize,
+    /// Width in pixels [default: the checkpoint's own size]
+    #[arg(long, value_name = "PIXELS", value_parser = parse::positive, allow_negative_numbers = true)]
+    pub(crate) width: Option<usize>,
+    /// Height in pixels [default: the checkpoint's own size]
+    #[arg(long, value_name = "PIXELS", value_parser = parse::positive, allow_negative_numbers = true)]
+    pub(crate) height: Option<usize>,
+    #[command(flatten)]
+    pub(crate) prune: PruneArgs,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
