@@ -7,7 +7,7 @@
 #   MODELS                what to make pictures with: NAME=FOLDER …, or atedm-shapes for the built-in model (default). `curve`, `best`,
 #                         `tuning` and `level` also fit atedm-shapes-128=assets/atedm-shapes-128; the other files have budgets of the built-in model
 #   N=64                  number of prompts, from the first of the held-out stream
-#   SINGLES=256           number of prompts of one object, for `model`
+#   SINGLES=256           number of prompts of one object, and of two objects, for `model`
 #   MASKED=24             number of scenes, for `background`
 #   OUT=target/claims     folder of pictures and measures; it has a folder for each model
 #   ATEDM=target/release/atedm
@@ -15,12 +15,14 @@
 #   BACKEND=candle        as in `atedm ablate`
 #   JOBS                  processes that make pictures, with one thread each; default: one for each processor
 #   REFERENCES=1024       number of held-out renders that KID compares with
-#   SCENES=10000          number of renders that each trained measure learns from, if its file does not exist (classifier.npz and
-#                         alignment.npz in the model's folder)
+#   SCENES=10000          number of renders that each trained measure learns from, if its file does not exist (classifier-one.npz and
+#                         classifier-two.npz in OUT, alignment.npz in the model's folder)
 #   STEPS, PAGE           for a trial: another number of steps than in the files, another page than docs/src/claims.md
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export PYTHONPATH=$PWD/evaluation${PYTHONPATH:+:$PYTHONPATH}
+# Threads that spin while they wait take many times as long when another program runs.
+export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-passive}
 here=recipes/claims
 
 MODELS=${MODELS:-atedm-shapes}
@@ -116,20 +118,26 @@ prepare() {
     reference=$own/held-out-$REFERENCES
     scenes "$reference" --split held-out --count "$REFERENCES"
     features "$reference" "$reference.npz" "$reference/labels.jsonl"
-    # The measures that are trained use scenes of the training split.
-    classifier=$own/classifier.npz
-    if [[ ! -f $classifier ]]; then
-        scenes "$own/single-$SCENES" --split train --single --count "$SCENES"
-        scenes "$own/single-held-out" --split held-out --single --count 1000
-        "$PYTHON" -m atedm_evaluation.classifier train "$own/single-$SCENES" --held-out "$own/single-held-out" \
-            --output "$classifier" --markdown "$own/classifier.md" "${threads[@]}"
-    fi
-    alignment=$own/alignment.npz
-    if [[ ! -f $alignment ]]; then
+}
+
+# alignment: the measure of captions for the model's pictures. It learns from scenes of the training split, as the classifiers do.
+alignment() {
+    if [[ ! -f $own/alignment.npz ]]; then
         scenes "$own/mixed-$SCENES" --split train --count "$SCENES"
         features "$own/mixed-$SCENES" "$own/mixed-$SCENES.npz" "$own/mixed-$SCENES/labels.jsonl"
         "$PYTHON" -m atedm_evaluation.alignment train "$own/mixed-$SCENES" --features "$own/mixed-$SCENES.npz" \
-            --held-out "$reference" --held-out-features "$reference.npz" --output "$alignment" "${threads[@]}"
+            --held-out "$reference" --held-out-features "$reference.npz" --output "$own/alignment.npz" "${threads[@]}"
+    fi
+}
+
+# classifier OBJECTS: the classifier of scenes with one or two objects. It serves all models: it averages larger pictures to 64 pixels.
+classifier() {
+    local training=$OUT/train-$1-$SCENES held_out=$OUT/held-out-$1 size=64
+    if [[ ! -f $OUT/classifier-$1.npz ]]; then
+        scenes "$training" --split train --objects "$1" --count "$SCENES"
+        scenes "$held_out" --split held-out --objects "$1" --count 1000
+        "$PYTHON" -m atedm_evaluation.classifier train "$training" --held-out "$held_out" \
+            --output "$OUT/classifier-$1.npz" --markdown "$OUT/classifier-$1.md" "${threads[@]}"
     fi
 }
 
@@ -139,8 +147,10 @@ measured_run() {
     features "$run/images" "$measures/features.npz" "$results"
     measure unpruned quality --ablation "$run" --features "$measures/features.npz" --measures kid,pairs
     measure held-out quality --ablation "$run" --features "$measures/features.npz" --reference "$reference.npz" --measures kid
-    measure alignment alignment score --ablation "$run" --features "$measures/features.npz" --model "$alignment"
-    measure classifier classifier score --ablation "$run" --labels "$1/labels.jsonl" --model "$classifier"
+    alignment
+    measure alignment alignment score --ablation "$run" --features "$measures/features.npz" --model "$own/alignment.npz"
+    classifier one
+    measure classifier classifier score --ablation "$run" --labels "$1/labels.jsonl" --model "$OUT/classifier-one.npz"
 }
 
 # claim_of NAME: the pictures and measures of a claim with the model
@@ -157,12 +167,20 @@ claim_of() {
     fi
     case $claim in
     model)
-        local singles=$own/single-prompts-$SINGLES
-        scenes "$singles" --split held-out --single --count "$SINGLES"
-        pictures "$file" "$singles/prompts.tsv" "$run"
+        local objects prompts
+        for objects in two one; do
+            prompts=$own/prompts-of-$objects-$SINGLES
+            run=$own/$(set_of "$claim")/$claim-$objects
+            results=$run/results.jsonl
+            classifier "$objects"
+            scenes "$prompts" --split held-out --objects "$objects" --count "$SINGLES"
+            pictures "$file" "$prompts/prompts.tsv" "$run"
+            measure "classifier-$objects" classifier score --ablation "$run" --labels "$prompts/labels.jsonl" \
+                --model "$OUT/classifier-$objects.npz"
+        done
         features "$run/images" "$measures/features.npz" "$results"
-        measure classifier classifier score --ablation "$run" --labels "$singles/labels.jsonl" --model "$classifier"
-        measure alignment alignment score --ablation "$run" --features "$measures/features.npz" --model "$alignment"
+        alignment
+        measure alignment alignment score --ablation "$run" --features "$measures/features.npz" --model "$own/alignment.npz"
         ;;
     background)
         # It always runs: it keeps its own files of masks, and refuses those of another model.
@@ -199,7 +217,7 @@ table() {
     for entry in $MODELS; do
         folder=$OUT/${entry%%=*}/$(set_of "$claim")
         case $claim in
-        model) markdown+=("$OUT/${entry%%=*}/name.md" "$folder/measures/model/"{classifier,alignment}.md) ;;
+        model) markdown+=("$OUT/${entry%%=*}/name.md" "$folder/measures/model/"{classifier-one,classifier-two,alignment}.md) ;;
         background | overlap) markdown+=("$OUT/${entry%%=*}/name.md" "$folder/measures/$claim/$claim.md") ;;
         *) runs+=(--run "$folder/$claim" "$folder/measures/$claim") ;;
         esac
