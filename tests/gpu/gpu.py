@@ -30,8 +30,8 @@ PACK = ROOT / "target/gpu"
 LIMIT = 64 * 1000 * 1000
 # Seconds: together less than nine minutes.
 LIMITS = dict(conformance=80, candle=80, parity=60, bench=110, candle_bench=80, peers=120)
-METHODS = "at-edm-fast,at-edm-dagger-fast,tome-c,toma,deepcache,deepcache+at-edm-fast,deepcache+tome-c"
-DRY_METHODS = "at-edm-fast,tome-c"
+METHODS = "at-edm-fast,at-edm-dagger-fast,at-edm-best,tome-c,toma,deepcache,deepcache+at-edm-fast,deepcache+tome-c"
+DRY_METHODS = "at-edm-fast,at-edm-best,tome-c"
 # The result of a step whose program is not in the pack.
 LEFT_OUT = dict(ok=None, summary="left out: the pack has no Candle for GPUs (pack --candle)")
 # The relative L2 distance that f32 sums in another order may make over a few steps.

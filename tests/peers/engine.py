@@ -173,7 +173,13 @@ def distance(got, expected):
     return apart
 
 
-ENGINES = {"diffusers": Eager, "tomesd": Tomesd, "compile": Compiled, "openvino": OpenVino}
+def stable_diffusion_cpp(arguments):
+    from sdcpp import StableDiffusionCpp
+
+    return StableDiffusionCpp(arguments)
+
+
+ENGINES = {"diffusers": Eager, "tomesd": Tomesd, "compile": Compiled, "openvino": OpenVino, "sdcpp": stable_diffusion_cpp}
 
 
 def main():

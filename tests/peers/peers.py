@@ -4,7 +4,7 @@
     cargo build --release -p atedm --features tch
     target/python/bin/python tests/peers/peers.py [--rounds 3] [--unfused] [--out docs/src/benchmarks.md]
 
-The engines are diffusers, tomesd on it, torch.compile with frozen weights, and OpenVINO (engine.py). Each has a process of its own,
+The engines are diffusers, tomesd on it, torch.compile with frozen weights, OpenVINO, and stable-diffusion.cpp (engine.py). Each has a process of its own,
 beside which only `atedm bench` is in memory. They run one after the other, never together: each waits for its turn. Weights are
 generated on both sides. Only ratios within one run mean anything. An engine that does not run is a row that says why.
 
@@ -18,6 +18,7 @@ import json
 import os
 import platform
 import re
+import shutil
 import statistics
 import subprocess
 import sys
@@ -25,7 +26,9 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-ENGINES = ("diffusers", "tomesd", "compile", "openvino")
+ENGINES = ("diffusers", "tomesd", "compile", "openvino", "sdcpp")
+PACKAGES = {"tomesd": "tomesd", "openvino": "openvino", "sdcpp": "stable-diffusion-cpp-python"}
+"""The packages of engines that are not part of PyTorch or diffusers."""
 
 
 def read_arguments():
@@ -50,6 +53,10 @@ def read_arguments():
     arguments.engines = (arguments.engines or ("diffusers" if arguments.unfused else ",".join(ENGINES))).split(",")
     if unknown := set(arguments.engines) - set(ENGINES):
         parser.error(f"--engines: expected {', '.join(ENGINES)}, got {', '.join(sorted(unknown))}")
+    if shutil.which(arguments.atedm) is None:
+        parser.error(f"--atedm: {arguments.atedm}: not there (cargo build --release -p atedm --features tch)")
+    if arguments.out and not arguments.out.is_file():
+        parser.error(f"--out: {arguments.out}: not there")
     return arguments
 
 
@@ -141,7 +148,7 @@ def version_of(program):
 
 def versions(arguments):
     """The versions of all programs that ran."""
-    packages = ["torch", "diffusers"] + [name for name in ("tomesd", "openvino") if name in arguments.engines]
+    packages = ["torch", "diffusers"] + [package for name, package in PACKAGES.items() if name in arguments.engines]
     found = {"atedm": version_of(arguments.atedm)}
     for package in packages:
         try:
