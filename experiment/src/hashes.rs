@@ -6,14 +6,13 @@ use serde_json::Value;
 
 use super::failure::{Failure, Outcome};
 use super::inputs::digest;
-use super::plan::PlannedPoint;
-use super::record::{FORMAT, PointInfo, PromptLine};
+use super::record::{FORMAT, PointInfo, PromptLine, Settings};
 
-/// A hash of the settings' effect. A preset hashes like the settings that it stands for, and a share of the steps like
+/// A hash of the settings' effect. `family` is the name of the method's family, if it has one. A preset hashes like the settings that it stands for, and a share of the steps like
 /// a number of them.
-pub(crate) fn canonical(point: &PlannedPoint) -> Outcome<String> {
-    let mut settings = point.info.settings.clone();
-    if let Some(family) = point.method.plan().family() {
+pub(crate) fn canonical(settings: &Settings, family: Option<&str>) -> Outcome<String> {
+    let mut settings = settings.clone();
+    if let Some(family) = family {
         settings.method = family.into();
     }
     whole_tau(&mut settings.options, settings.steps);

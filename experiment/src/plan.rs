@@ -222,7 +222,9 @@ impl Plan {
         let mut seen: HashMap<String, &str> = HashMap::new();
         for point in &self.points {
             let info = &point.info;
-            if let Some(other) = seen.insert(canonical(point)?, &info.label) {
+            if let Some(other) =
+                seen.insert(canonical(&info.settings, point.method.plan().family())?, &info.label)
+            {
                 return Err(Failure::usage(format!(
                     "grid: {other:?} and {:?} are the same run: every setting of theirs is equal",
                     info.label
