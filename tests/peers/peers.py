@@ -4,9 +4,10 @@
     cargo build --release -p atedm --features tch
     target/python/bin/python tests/peers/peers.py [--rounds 3] [--unfused] [--out docs/src/benchmarks.md]
 
-The engines are diffusers, tomesd on it, torch.compile with frozen weights, OpenVINO, and stable-diffusion.cpp (engine.py). Each has a process of its own,
-beside which only `atedm bench` is in memory. They run one after the other, never together: each waits for its turn. Weights are
-generated on both sides. Only ratios within one run mean anything. An engine that does not run is a row that says why.
+The engines are diffusers, tomesd on it, torch.compile with frozen weights, OpenVINO, and stable-diffusion.cpp (engine.py). Each has
+a process of its own, beside which only `atedm bench` is in memory. They run one after the other, never together: each waits for its
+turn. Weights are generated on both sides. Only ratios within one run mean anything. An engine that does not run is a row that says
+why.
 
 With --out, the script replaces the page's part between `<!-- fused -->` (with --unfused: `<!-- unfused -->`) and the next
 `<!-- end -->`, and writes the raw figures beside the page.
