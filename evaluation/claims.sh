@@ -107,8 +107,7 @@ measure() {
         "$PYTHON" -m "atedm_evaluation.$1" "${@:2}" --json "$values.json" --markdown "$values.md" "${threads[@]}" >/dev/null
 }
 
-# prepare: prompts, renders of the same scenes and more, and the measures that are trained, for the model. Picture 00007 of every
-# point is of scene 00007.
+# prepare: prompts, renders of the same scenes and more, for the model. Picture 00007 of every point is of scene 00007.
 prepare() {
     prompts=$own/prompts-$N
     scenes "$prompts" --split held-out --count "$N"

@@ -17,6 +17,7 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 import torch
 
+from sdcpp import StableDiffusionCpp
 from unet import DTYPES, generated_unet, inputs
 
 
@@ -173,13 +174,7 @@ def distance(got, expected):
     return apart
 
 
-def stable_diffusion_cpp(arguments):
-    from sdcpp import StableDiffusionCpp
-
-    return StableDiffusionCpp(arguments)
-
-
-ENGINES = {"diffusers": Eager, "tomesd": Tomesd, "compile": Compiled, "openvino": OpenVino, "sdcpp": stable_diffusion_cpp}
+ENGINES = {"diffusers": Eager, "tomesd": Tomesd, "compile": Compiled, "openvino": OpenVino, "sdcpp": StableDiffusionCpp}
 
 
 def main():

@@ -4,7 +4,6 @@ It has no U-Net to call alone. So one long generation runs in a thread, and its 
 Each step has one row (guidance 1). The text encoders run before the first step, and the autoencoder never runs.
 """
 
-import os
 import queue
 import sys
 import tempfile
@@ -38,8 +37,6 @@ def made_checkpoint():
 
 class StableDiffusionCpp:
     """The engine. The first step, which is slower, is over when it is made."""
-
-    compile_seconds = distance = None
 
     def __init__(self, arguments):
         if arguments.dtype == "f32" or arguments.device != "cpu" or arguments.config or arguments.unfused or arguments.batch != 1:

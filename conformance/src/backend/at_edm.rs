@@ -10,7 +10,7 @@ use atedm_core::plugin::{
 use atedm_core::{AttentionGraph, AttentionOps, Backend, DType, DeviceOf, Result, Tensor};
 
 use super::block::{TestBlock, small};
-use super::support::{Lab, TensorOf};
+use super::support::{Lab, TensorOf, recorded};
 use crate::host::Array;
 use crate::oracle::{self, Pruning, Recovery};
 use crate::tolerance::{
@@ -33,11 +33,6 @@ fn run<T: AttentionOps>(block: &TestBlock<T>, config: &AtEdmConfig, rows: &[Row]
 
 fn singles<T: AttentionOps>(block: &TestBlock<T>, config: &AtEdmConfig) -> Result<(T, MaskSet)> {
     run(block, config, &Row::singles(block.hidden.host.shape[0]))
-}
-
-/// The precision of recorded scores, which are always f32.
-fn recorded(dtype: DType) -> DType {
-    if dtype == DType::F64 { DType::F32 } else { dtype }
 }
 
 fn only(masks: &MaskSet) -> &MaskEntry {

@@ -9,7 +9,7 @@ use atedm_core::{
 };
 
 use super::graph::{Graph, graph, partition};
-use super::support::{Lab, TensorOf, rejects, rejects_nan, rejects_shape};
+use super::support::{Lab, TensorOf, recorded, rejects, rejects_nan, rejects_shape};
 use crate::host::Array;
 use crate::oracle;
 use crate::tolerance::{assert_arrays_close, assert_close_as};
@@ -264,8 +264,7 @@ pub fn bicubic_update_copy_against_the_oracle<B: Backend>(device: &DeviceOf<B>, 
         let spread = oracle::restore(&changes, &decision, oracle::Recovery::Bicubic(mode), grid);
         let expected = Array::from_fn(&[b, n, 3], |i| hidden.host.at(i) + spread.at(i));
         // the weights of normalized interpolation are f32 in every dtype
-        let single = mode == Bicubic::Normalised && dtype == DType::F64;
-        let precision = if single { DType::F32 } else { dtype };
+        let precision = if mode == Bicubic::Normalised { recorded(dtype) } else { dtype };
         assert_close_as(&plan.restore(&reduced.on)?, &expected, precision, &format!("{recovery:?}"));
     }
     Ok(())

@@ -161,3 +161,8 @@ pub fn as_view<T: NnOps>(x: &T) -> Result<T> {
     let memory = T::from_bytes(&x.permute(&order)?.to_bytes()?, x.dtype(), &swapped, &x.device())?;
     memory.permute(&order)
 }
+
+/// The precision of what is f32 in every dtype: recorded scores, and the weights of normalized bicubic recovery.
+pub(super) fn recorded(dtype: DType) -> DType {
+    if dtype == DType::F64 { DType::F32 } else { dtype }
+}

@@ -3,7 +3,8 @@
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
-/// The purpose of a stream of draws. Streams of different purposes are independent.
+/// The purpose of a stream of draws. Streams of different purposes are independent. The numbers are part of the key, so no feature may
+/// change them.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Purpose {
     Scene = 0,
