@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use atedm_core::DType;
-use atedm_experiment::model::{AskedPixels, AskedSize, Model};
+use atedm_experiment::model::Model;
 use atedm_experiment::subject::Subject;
 use atedm_sdxl::checkpoint::OpenOptions;
 
@@ -46,14 +46,6 @@ pub(crate) fn subject(args: &ModelArgs) -> Outcome<Subject> {
             Subject::of_folder(Path::new(typed))
         }
         Some(_) => Ok(Subject::of_model(open(args, None)?)),
-    }
-}
-
-/// `--width` and `--height`.
-pub(crate) fn asked(width: Option<usize>, height: Option<usize>) -> AskedSize<'static> {
-    AskedSize {
-        width: AskedPixels { key: "--width", pixels: width },
-        height: AskedPixels { key: "--height", pixels: height },
     }
 }
 

@@ -32,7 +32,7 @@ use crate::Extension;
 use crate::args::{ControlArgs, EngineArgs, SampleArgs};
 use crate::dispatch::run_plan;
 use crate::failure::{Failure, Outcome};
-use crate::model::{asked, open_for};
+use crate::model::open_for;
 use crate::progress::Progress;
 
 /// A run after all checks that are possible before weights are read.
@@ -80,7 +80,7 @@ impl<'a> Job<'a> {
         let options = run_options(sample, spec.method.clone(), prompts)?;
         check_sampler(extension, sample.scheduler.as_deref())?;
         let model = open_for(engine, &sample.model)?.extended(extension)?;
-        let size = model.size(asked(sample.width, sample.height))?;
+        let size = model.size(sample.size.asked())?;
         model.check_tiles(tiles(sample))?;
         let platform = engine.platform();
         let work = model.workload(size, sample.steps);

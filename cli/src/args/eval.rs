@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 
 use super::sample::RNG_DTYPE_HELP;
-use super::{DTypeKind, EngineArgs, ModelArgs, PruneArgs, RngName, ShardArgs, TextArgs, parse};
+use super::{DTypeKind, EngineArgs, ModelArgs, PruneArgs, RngName, ShardArgs, SizeArgs, TextArgs, parse};
 
 /// Flags of `atedm eval`.
 #[derive(Debug, Args)]
@@ -85,12 +85,8 @@ pub(crate) struct ExportSampling {
     /// The run's seed; each caption's seed depends only on it and on the caption's id
     #[arg(long, value_name = "N", default_value = "0", value_parser = parse::seed, allow_negative_numbers = true)]
     pub(crate) seed: u64,
-    /// Width in pixels [default: the checkpoint's own size]
-    #[arg(long, value_name = "PIXELS", value_parser = parse::positive, allow_negative_numbers = true)]
-    pub(crate) width: Option<usize>,
-    /// Height in pixels [default: the checkpoint's own size]
-    #[arg(long, value_name = "PIXELS", value_parser = parse::positive, allow_negative_numbers = true)]
-    pub(crate) height: Option<usize>,
+    #[command(flatten)]
+    pub(crate) size: SizeArgs,
     /// Generator of the noise
     #[arg(long, value_name = "NAME", default_value = "torch")]
     pub(crate) rng: RngName,

@@ -6,7 +6,7 @@ use atedm_experiment::Budget;
 use clap::Args;
 
 use super::prune::PRUNE_OPT_HELP;
-use super::{ModelArgs, parse};
+use super::{ModelArgs, SizeArgs, parse};
 
 /// Help of `--model`.
 const MODEL_HELP: &str = "\
@@ -26,12 +26,8 @@ pub(crate) struct FlopsArgs {
     /// Denoising steps of the schedule for the mean
     #[arg(long, value_name = "N", default_value = "50", value_parser = parse::positive, allow_negative_numbers = true)]
     pub(crate) steps: usize,
-    /// Width in pixels [default: the checkpoint's own size]
-    #[arg(long, value_name = "PIXELS", value_parser = parse::positive, allow_negative_numbers = true)]
-    pub(crate) width: Option<usize>,
-    /// Height in pixels [default: the checkpoint's own size]
-    #[arg(long, value_name = "PIXELS", value_parser = parse::positive, allow_negative_numbers = true)]
-    pub(crate) height: Option<usize>,
+    #[command(flatten)]
+    pub(crate) size: SizeArgs,
     /// Methods, one row each [default: at-edm and at-edm-dagger, each with both prune points]
     #[arg(long, value_name = "NAME,…", value_delimiter = ',', help_heading = "Pruning")]
     pub(crate) prune: Vec<String>,

@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-use super::{ModelArgs, PruneArgs, parse};
+use super::{ModelArgs, PruneArgs, SizeArgs, parse};
 
 /// Flags of `atedm inspect`.
 #[derive(Debug, Args)]
@@ -15,12 +15,8 @@ pub(crate) struct InspectArgs {
     /// Denoising steps of the schedule
     #[arg(long, value_name = "N", default_value = "50", value_parser = parse::positive, allow_negative_numbers = true)]
     pub(crate) steps: usize,
-    /// Width in pixels [default: the checkpoint's own size]
-    #[arg(long, value_name = "PIXELS", value_parser = parse::positive, allow_negative_numbers = true)]
-    pub(crate) width: Option<usize>,
-    /// Height in pixels [default: the checkpoint's own size]
-    #[arg(long, value_name = "PIXELS", value_parser = parse::positive, allow_negative_numbers = true)]
-    pub(crate) height: Option<usize>,
+    #[command(flatten)]
+    pub(crate) size: SizeArgs,
     #[command(flatten)]
     pub(crate) prune: PruneArgs,
     /// Print JSON

@@ -17,6 +17,7 @@ mod prune;
 mod report;
 mod sample;
 mod scenes;
+mod size;
 #[cfg(feature = "train")]
 mod train;
 
@@ -39,6 +40,7 @@ pub(crate) use prune::{PruneArgs, ReplayArgs};
 pub(crate) use report::ReportArgs;
 pub(crate) use sample::{ControlArgs, RngName, SampleArgs, TextArgs};
 pub(crate) use scenes::ScenesArgs;
+pub(crate) use size::SizeArgs;
 #[cfg(feature = "train")]
 pub(crate) use train::{Activations, TrainArgs};
 
@@ -134,7 +136,7 @@ mod tests {
             Cli::try_parse_from("atedm generate --model m --prompt p --output o.png".split(' ')).unwrap();
         let Command::Generate(args) = cli.command else { panic!("expected generate") };
         assert_eq!((args.sample.steps, args.sample.guidance_scale, args.sample.seed), (50, 7.0, 0));
-        assert_eq!((args.sample.width, args.prune.prune, args.sample.rng), (None, None, RngName::Torch));
+        assert_eq!((args.sample.size.width, args.prune.prune, args.sample.rng), (None, None, RngName::Torch));
     }
 
     #[test]

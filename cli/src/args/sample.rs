@@ -8,7 +8,7 @@ use atedm_sdxl::rng::RngKind;
 use atedm_sdxl::schedulers::SamplerRegistry;
 use clap::{Args, ValueEnum};
 
-use super::{DTypeKind, ModelArgs, parse};
+use super::{DTypeKind, ModelArgs, SizeArgs, parse};
 
 /// The prompt and the sampling.
 #[derive(Debug, Clone, Args)]
@@ -36,12 +36,8 @@ pub(crate) struct SampleArgs {
     /// Seed of the initial noise
     #[arg(long, value_name = "N", default_value = "0", value_parser = parse::seed, allow_negative_numbers = true)]
     pub(crate) seed: u64,
-    /// Width in pixels [default: the checkpoint's own size]
-    #[arg(long, value_name = "PIXELS", value_parser = parse::positive, allow_negative_numbers = true)]
-    pub(crate) width: Option<usize>,
-    /// Height in pixels [default: the checkpoint's own size]
-    #[arg(long, value_name = "PIXELS", value_parser = parse::positive, allow_negative_numbers = true)]
-    pub(crate) height: Option<usize>,
+    #[command(flatten)]
+    pub(crate) size: SizeArgs,
     #[arg(long, value_name = "NAME", help = SCHEDULER_HELP, long_help = scheduler_help())]
     pub(crate) scheduler: Option<String>,
     /// Generator of the noise: torch gives diffusers' CPU latents for a seed, chacha is portable

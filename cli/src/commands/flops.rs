@@ -12,12 +12,12 @@ use super::print::print;
 use crate::Extension;
 use crate::args::{FlopsArgs, PruneArgs};
 use crate::failure::{Failure, Outcome};
-use crate::model::{asked as size, subject};
+use crate::model::subject;
 use crate::{prune, tell};
 
 /// Computes the costs and prints them.
 pub(crate) fn run(args: &FlopsArgs, extension: &impl Extension) -> Outcome {
-    let subject = subject(&args.model)?.sized(size(args.width, args.height))?;
+    let subject = subject(&args.model)?.sized(args.size.asked())?;
     let work = subject.workload(args.steps);
     let registry = registry::<NdTensor>(extension)?;
     let none = PruneSpec::new("none");

@@ -17,14 +17,14 @@ use crate::Extension;
 use crate::args::InspectArgs;
 use crate::describe;
 use crate::failure::{Failure, Outcome};
-use crate::model::{asked, open};
+use crate::model::open;
 use crate::{prune, tell};
 
 /// Collects the facts and prints them.
 pub(crate) fn run(args: &InspectArgs, extension: &impl Extension) -> Outcome {
     let spec = prune::spec(&args.prune)?;
     let model = open(&args.model, None)?;
-    let size = model.size(asked(args.width, args.height))?;
+    let size = model.size(args.size.asked())?;
     let work = model.workload(size, args.steps);
     let registry = registry::<NdTensor>(extension)?;
     let method = Method::resolve(&spec, &work, registry.catalogue(), None)?;

@@ -25,7 +25,7 @@ use crate::Extension;
 use crate::args::{CompareArgs, SampleArgs};
 use crate::dispatch::run_plan;
 use crate::failure::{Failure, Outcome};
-use crate::model::{asked, open_for};
+use crate::model::open_for;
 use crate::progress::Progress;
 use crate::prune;
 use crate::sample::{
@@ -43,7 +43,7 @@ pub(crate) fn run(args: &CompareArgs, extension: &impl Extension) -> Outcome {
     let control = control(sample)?;
     check_sampler(extension, sample.scheduler.as_deref())?;
     let model = open_for(&args.engine, &sample.model)?.extended(extension)?;
-    let size = model.size(asked(sample.width, sample.height))?;
+    let size = model.size(sample.size.asked())?;
     let work = model.workload(size, sample.steps);
     let noise = noise(sample, &work)?;
     let init = init_image(sample, size, &progress)?;

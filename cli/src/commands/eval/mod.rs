@@ -117,8 +117,11 @@ fn config(args: &ExportArgs) -> Outcome<String> {
     if sampling.text.clip_skip > 0 {
         table.insert("clip_skip".into(), whole(sampling.text.clip_skip as u64, "clip-skip")?);
     }
-    let pixels =
-        [("width", sampling.width), ("height", sampling.height), ("vae_tiling", sampling.vae_tiling)];
+    let pixels = [
+        ("width", sampling.size.width),
+        ("height", sampling.size.height),
+        ("vae_tiling", sampling.vae_tiling),
+    ];
     for (name, pixels) in pixels {
         if let Some(pixels) = pixels {
             table.insert(name.into(), whole(pixels as u64, name)?);
