@@ -13,8 +13,7 @@ use crate::outcome::Outcome;
 pub(crate) fn kernels(operands: &[&Raw]) -> Option<Cpu<'static>> {
     let dtype = operands.first()?.dtype();
     let takes = |x: &&Raw| x.dtype() == dtype && x.dims().last().is_some_and(|&dim| fits(dim));
-    let supported = matches!(dtype, DType::BF16 | DType::F32) && operands.iter().all(takes);
-    if supported { attention() } else { None }
+    attention(dtype).filter(|_| operands.iter().all(takes))
 }
 
 /// `softmax(q kᵀ scale) v` with its log-sum-exp. `scores` are f32 `[b, h, m]`.

@@ -7,7 +7,7 @@
 //! - [`weights`]: weights from a [`candle_nn::VarBuilder`].
 //! - `value`: the newtype. `tensor`, `nn`, `attention`: the three trait levels. On the CPU they pass tensors in f32 and
 //!   bf16 (f16 as f32) to `cpu`, which has blocked and threaded kernels. `kernels` is attention on processors with
-//!   AVX512-BF16, `cuda` is attention on NVIDIA GPUs. Candle's own operations do what those kernels
+//!   AVX2 (f32) or AVX512-BF16 (bf16), `cuda` is attention on NVIDIA GPUs. Candle's own operations do what those kernels
 //!   do not support, or the generic bodies of [`atedm_core::backend::generic`] do it. Gradients survive on this path.
 //!
 //! # Building for CUDA

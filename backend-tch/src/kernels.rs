@@ -1,4 +1,4 @@
-//! Runs the kernels of [`atedm_cpu_kernels`] on tensors: bf16 and f32 on a processor with bf16 products.
+//! Runs the kernels of [`atedm_cpu_kernels`] on tensors in f32 and bf16, where the processor has their instructions.
 
 use atedm_cpu_kernels::{self as cpu, Cpu, Heads, Numbers, NumbersMut, Pass};
 use tch::{Device, Kind, Tensor as Raw};
@@ -16,8 +16,12 @@ pub(crate) fn kernels(operands: &[&Raw]) -> Option<Cpu<'static>> {
             && !x.requires_grad()
             && x.size().last().is_some_and(|&dim| cpu::fits(dim as usize))
     };
-    let supported = matches!(kind, Kind::BFloat16 | Kind::Float) && operands.iter().all(takes);
-    if supported { Cpu::detect(&OpenMp) } else { None }
+    match kind {
+        Kind::Float => Cpu::of_f32(&OpenMp),
+        Kind::BFloat16 => Cpu::of_bf16(&OpenMp),
+        _ => None,
+    }
+    .filter(|_| operands.iter().all(takes))
 }
 
 /// `softmax(q kᵀ scale) v`. `scores` are f32 `[b, h, m]`.

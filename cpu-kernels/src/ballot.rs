@@ -1,12 +1,12 @@
 //! The first vote. Attention casts it from its own `P`: `u_j += Σ_i P_ij s_i / l_i`.
 //!
-//! The votes stay in the order of [`Element::lanes`] until all are added.
+//! The votes stay in the order of [`Element::lanes`] until a task ends.
 
 use std::arch::x86_64::{_mm512_add_ps, _mm512_fmadd_ps, _mm512_set1_ps, _mm512_setzero_ps};
 
+use crate::attention::share::Cast;
 use crate::element::Element;
-use crate::lanes::{Lanes, floats};
-use crate::pack::PANEL;
+use crate::lanes::{LANES, Lanes, floats};
 
 /// The votes of a panel.
 pub(crate) type Ballot = [Lanes; 4];
@@ -27,34 +27,8 @@ pub(crate) fn cast(ballot: &mut Ballot, weights: impl Iterator<Item = [Lanes; 4]
     }
 }
 
-/// The votes of one head while its tasks cast theirs.
-#[derive(Debug)]
-pub(crate) struct Tally<'a> {
-    /// The votes, `[n]`.
-    pub(crate) votes: &'a mut [f32],
-    /// The number of tasks.
-    pub(crate) tasks: usize,
-    /// For each finished task: its first row, and one ballot for each panel.
-    pub(crate) cast: Vec<(usize, Vec<Ballot>)>,
-}
-
-impl Tally<'_> {
-    /// Stores the ballots of a task. The last task adds all of them in the order of the rows.
-    pub(crate) fn add<E: Element>(&mut self, start: usize, ballots: Vec<Ballot>) {
-        self.cast.push((start, ballots));
-        if self.cast.len() < self.tasks {
-            return;
-        }
-        self.cast.sort_by_key(|(start, _)| *start);
-        for (at, votes) in self.votes.chunks_mut(PANEL).enumerate() {
-            let mut total = [0f64; PANEL];
-            for (_, ballots) in &self.cast {
-                let lanes = ballots[at].iter().flat_map(|&lanes| floats(lanes));
-                total.iter_mut().zip(lanes).for_each(|(total, vote)| *total += f64::from(vote));
-            }
-            for (j, vote) in votes.iter_mut().enumerate() {
-                *vote = total[E::place(j)] as f32;
-            }
-        }
-    }
+/// The votes of a panel in the order of its keys.
+pub(crate) fn in_order<E: Element>(ballot: &Ballot) -> Cast {
+    let lanes: [[f32; LANES]; 4] = ballot.map(floats);
+    std::array::from_fn(|j| lanes.as_flattened()[E::place(j)])
 }

@@ -8,6 +8,8 @@ use crate::Threads;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Level {
     /// None of this crate's kernels: the caller's own operations run.
+    Plain,
+    /// AVX2 and FMA: attention in f32.
     Avx2,
     /// AVX-512 (F, BW, VL): products in f32.
     Avx512,
@@ -22,7 +24,7 @@ pub const LIMIT: &str = "ATEDM_CPU";
 
 impl Level {
     /// All levels.
-    pub const ALL: [Self; 4] = [Self::Avx2, Self::Avx512, Self::Avx512Bf16, Self::Amx];
+    pub const ALL: [Self; 5] = [Self::Plain, Self::Avx2, Self::Avx512, Self::Avx512Bf16, Self::Amx];
 
     /// The level of this process: the machine's, or that of the environment variable [`LIMIT`] if it is lower. It stays the
     /// same for the life of the process.
@@ -44,9 +46,10 @@ impl Level {
         Self::ALL.into_iter().find(|level| level.name() == name)
     }
 
-    /// Its name: `avx2`, `avx512`, `avx512-bf16` or `amx`.
+    /// Its name: `plain`, `avx2`, `avx512`, `avx512-bf16` or `amx`.
     pub fn name(self) -> &'static str {
         match self {
+            Self::Plain => "plain",
             Self::Avx2 => "avx2",
             Self::Avx512 => "avx512",
             Self::Avx512Bf16 => "avx512-bf16",
@@ -56,11 +59,14 @@ impl Level {
 
     #[cfg(target_arch = "x86_64")]
     fn of_machine() -> Self {
-        let wide = is_x86_feature_detected!("avx512f")
+        let fused = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
+        let wide = fused
+            && is_x86_feature_detected!("avx512f")
             && is_x86_feature_detected!("avx512bw")
             && is_x86_feature_detected!("avx512vl");
         match (wide, is_x86_feature_detected!("avx512bf16")) {
-            (false, _) => Self::Avx2,
+            (false, _) if fused => Self::Avx2,
+            (false, _) => Self::Plain,
             (true, false) => Self::Avx512,
             (true, true) if crate::amx::found() => Self::Amx,
             (true, true) => Self::Avx512Bf16,
@@ -69,7 +75,7 @@ impl Level {
 
     #[cfg(not(target_arch = "x86_64"))]
     fn of_machine() -> Self {
-        Self::Avx2
+        Self::Plain
     }
 
     /// Whether AMD made the processor.
@@ -87,7 +93,7 @@ impl Level {
     }
 }
 
-/// Proof that this machine has AVX512-BF16 or AMX, with the threads to use.
+/// Proof that this machine has the instructions of attention's kernels, with the threads to use.
 #[derive(Debug, Clone, Copy)]
 pub struct Cpu<'a> {
     #[cfg(target_arch = "x86_64")]
@@ -99,21 +105,33 @@ pub struct Cpu<'a> {
 }
 
 impl<'a> Cpu<'a> {
-    /// The level of this process. `None` if the instructions are missing.
-    pub fn detect(threads: &'a dyn Threads) -> Option<Self> {
+    /// For operands in f32. `None` below [`Level::Avx2`].
+    pub fn of_f32(threads: &'a dyn Threads) -> Option<Self> {
         Self::with(Level::here(), threads)
     }
 
-    /// This level. `None` if this process lacks it, or if the kernels of attention do not support it.
+    /// For operands in bf16 or f32. `None` below [`Level::Avx512Bf16`].
+    pub fn of_bf16(threads: &'a dyn Threads) -> Option<Self> {
+        if Level::here() < Level::Avx512Bf16 { None } else { Self::of_f32(threads) }
+    }
+
+    /// This level. `None` if this process lacks it, or if it has no kernels of attention.
     #[cfg(target_arch = "x86_64")]
     pub fn with(level: Level, threads: &'a dyn Threads) -> Option<Self> {
-        (Level::Avx512Bf16..=Level::here()).contains(&level).then_some(Self { level, threads })
+        (Level::Avx2..=Level::here()).contains(&level).then_some(Self { level, threads })
     }
 
     /// Always `None`, because the kernels are written for x86.
     #[cfg(not(target_arch = "x86_64"))]
     pub fn with(_level: Level, _threads: &'a dyn Threads) -> Option<Self> {
         None
+    }
+
+    /// Panics below [`Level::Avx512Bf16`]. Only a bug in the caller can cause this.
+    #[cfg(target_arch = "x86_64")]
+    pub(crate) fn for_bf16(self) -> Self {
+        assert!(self.level >= Level::Avx512Bf16, "kernels for bf16");
+        self
     }
 }
 

@@ -16,6 +16,7 @@
 //! | `attention`, `votes`, `strongest` | the three kernels of attention; the map `[b, h, m, n]` is never stored |
 //! | `product` | matrix products and convolutions |
 //! | `ballot` | the vote that attention casts itself |
+//! | `avx2` | the kernels of attention for processors without AVX512-BF16, in f32 |
 //! | `memory` | memory that stays for the next call |
 //! | `elsewhere` | their signatures on other architectures |
 //!
@@ -35,6 +36,8 @@ mod threads;
 
 #[cfg(target_arch = "x86_64")]
 mod attention;
+#[cfg(target_arch = "x86_64")]
+mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod ballot;
 #[cfg(target_arch = "x86_64")]

@@ -19,7 +19,7 @@ use crate::threads::parallel;
 use crate::tile::{ROWS, Sums, Tile, product, zeros};
 use crate::typed::TypedPass;
 use crate::units::{self, Units};
-use crate::{Cpu, Numbers, Pass};
+use crate::{Cpu, Numbers, Pass, avx2};
 
 /// The number of tiles in a block. Their sums stay in the first cache.
 const TILES: usize = 8;
@@ -29,13 +29,14 @@ const BLOCK: usize = TILES * ROWS;
 /// and pruned keys `[b, h, pruned, dim]`. `lse` is the queries' log-sum-exp `[b, h, kept]`. `false` if a value is NaN.
 ///
 /// # Panics
-/// If the operands do not fit each other, or do not all have one type.
+/// If the operands do not fit each other, do not all have one type, or are bf16 where [`Cpu::of_bf16`] is `None`.
 #[must_use]
 pub fn strongest(cpu: Cpu<'_>, pass: Pass<'_>, lse: &[f32], into: &mut [i64]) -> bool {
     match pass.q.parts().0 {
-        Numbers::Bf16(_) if cpu.level >= Level::Amx => run::<u16, Tiled>(cpu, pass, lse, into),
-        Numbers::Bf16(_) => run::<u16, Registers>(cpu, pass, lse, into),
+        Numbers::F32(_) if cpu.level < Level::Avx512Bf16 => avx2::strongest(cpu, pass, lse, into),
         Numbers::F32(_) => run::<f32, Registers>(cpu, pass, lse, into),
+        Numbers::Bf16(_) if cpu.level >= Level::Amx => run::<u16, Tiled>(cpu, pass, lse, into),
+        Numbers::Bf16(_) => run::<u16, Registers>(cpu.for_bf16(), pass, lse, into),
     }
 }
 

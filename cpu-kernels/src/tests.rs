@@ -9,9 +9,10 @@ use crate::{
 
 /// Runs `check` for every level and element type that the kernels support, and says which this machine lacks.
 fn every_kind(check: impl Fn(Level, Kind)) {
-    for level in [Level::Avx512Bf16, Level::Amx] {
+    let both = &[Kind::Half, Kind::Single][..];
+    for (level, kinds) in [(Level::Avx2, &both[1..]), (Level::Avx512Bf16, both), (Level::Amx, both)] {
         match Cpu::with(level, &OwnThreads(1)) {
-            Some(_) => KINDS.into_iter().for_each(|kind| check(level, kind)),
+            Some(_) => kinds.iter().for_each(|&kind| check(level, kind)),
             None => println!("skipped: this processor has no {}", level.name()),
         }
     }
@@ -46,8 +47,6 @@ impl Kind {
         }
     }
 }
-
-const KINDS: [Kind; 2] = [Kind::Half, Kind::Single];
 
 /// Pseudo-random numbers of about this size.
 fn noise(len: usize, seed: u64, size: f32) -> Vec<f32> {
@@ -400,6 +399,16 @@ fn equal_rows_tie_to_the_lowest() {
         assert!(strongest(cpu(level, &OwnThreads(2)), case.pass(), &lse, &mut best));
         assert!(best.iter().all(|best| (0..10).contains(best)), "{best:?}");
     });
+}
+
+#[test]
+fn bf16_without_its_instructions() {
+    if Cpu::with(Level::Avx2, &OwnThreads(1)).is_none() {
+        println!("skipped: this processor has no avx2");
+        return;
+    }
+    let run = || Case::new(Kind::Half, [1, 1, 2, 3, 4], 0, 1.0).run(Level::Avx2, 1);
+    assert!(std::panic::catch_unwind(run).is_err());
 }
 
 #[test]

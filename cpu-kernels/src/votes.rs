@@ -14,7 +14,7 @@ use crate::threads::parallel;
 use crate::tile::{ROWS, Tile, product, zeros};
 use crate::typed::TypedPass;
 use crate::units::{self, Units};
-use crate::{Cpu, Numbers, Pass};
+use crate::{Cpu, Numbers, Pass, avx2};
 
 /// The number of panels in a task.
 const PANELS: usize = 4;
@@ -26,12 +26,13 @@ const BLOCK: usize = TILES * ROWS;
 /// writes nothing.
 ///
 /// # Panics
-/// If the operands do not fit each other, or do not all have one type.
+/// If the operands do not fit each other, do not all have one type, or are bf16 where [`Cpu::of_bf16`] is `None`.
 pub fn votes(cpu: Cpu<'_>, pass: Pass<'_>, lse: &[f32], into: &mut [f32]) {
     match pass.q.parts().0 {
-        Numbers::Bf16(_) if cpu.level >= Level::Amx => run::<u16, Tiled>(cpu, pass, lse, into),
-        Numbers::Bf16(_) => run::<u16, Registers<u16>>(cpu, pass, lse, into),
+        Numbers::F32(_) if cpu.level < Level::Avx512Bf16 => avx2::votes(cpu, pass, lse, into),
         Numbers::F32(_) => run::<f32, Registers<f32>>(cpu, pass, lse, into),
+        Numbers::Bf16(_) if cpu.level >= Level::Amx => run::<u16, Tiled>(cpu, pass, lse, into),
+        Numbers::Bf16(_) => run::<u16, Registers<u16>>(cpu.for_bf16(), pass, lse, into),
     }
 }
 

@@ -58,7 +58,7 @@ pub fn processor() -> String {
     let name = text.lines().find_map(|line| line.strip_prefix("model name")?.split_once(':'));
     let name = name.map_or(std::env::consts::ARCH, |(_, name)| name.trim());
     match Level::here() {
-        Level::Avx2 => name.to_string(),
+        Level::Plain => name.to_string(),
         level => format!("{name}, kernels {}", level.name()),
     }
 }

@@ -1,7 +1,7 @@
 //! Blocked, threaded kernels for the CPU, on plain slices: f32, and bf16 with f32 inside.
 //!
-//! On a processor with AVX-512, linear layers and convolutions come from [`atedm_cpu_kernels`], and with AVX512-BF16 attention,
-//! too. Elsewhere they are matrix products of the `gemm` crate in f32, which Candle uses as well. The rest is one or two passes over memory,
+//! Attention comes from [`atedm_cpu_kernels`] on a processor with AVX2 in f32, and with AVX512-BF16 in bf16. With AVX-512, linear
+//! layers and convolutions do, too. Elsewhere they are matrix products of the `gemm` crate in f32, which Candle uses as well. The rest is one or two passes over memory,
 //! split over the calling thread and rayon's global pool. Inner loops are compiled for each instruction set, and `pulp` chooses one at run time.
 //! Work is cut by sizes, never by the number of threads, and sums over pieces run in a fixed order. A result therefore does
 //! not depend on the number of threads.

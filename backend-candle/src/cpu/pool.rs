@@ -37,7 +37,11 @@ pub(crate) fn products(dtype: DType) -> Option<Products<'static>> {
     }
 }
 
-/// Attention in bf16 and f32, if this machine has it.
-pub(crate) fn attention() -> Option<Cpu<'static>> {
-    Cpu::detect(&Rayon)
+/// Attention in this dtype, if this machine has it.
+pub(crate) fn attention(dtype: DType) -> Option<Cpu<'static>> {
+    match dtype {
+        DType::F32 => Cpu::of_f32(&Rayon),
+        DType::BF16 => Cpu::of_bf16(&Rayon),
+        _ => None,
+    }
 }

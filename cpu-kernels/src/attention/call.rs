@@ -4,7 +4,8 @@ use std::arch::x86_64::{_mm512_mul_ps, _mm512_reduce_add_ps, _mm512_set1_ps};
 use std::f64::consts::{LN_2, LOG2_E};
 use std::sync::Mutex;
 
-use crate::ballot::{Ballot, Tally};
+use super::share::{At, Part, Tally, parts, rows_of_task};
+use crate::ballot::{Ballot, in_order};
 use crate::element::Element;
 use crate::lanes::{LANES, Lanes, NO_LANES};
 use crate::output::Output;
@@ -13,24 +14,6 @@ use crate::packed::Packed;
 use crate::threads::parallel;
 use crate::typed::{Typed, TypedPass};
 use crate::{Attended, Cpu, Heads, Pass};
-
-/// The maximum number of blocks in a task.
-const BLOCKS: usize = 8;
-
-/// The largest exponent (of 2) that a row's terms may reach. Beyond it the row's reference is raised.
-const ROOM: f32 = 80.0;
-/// A row with a raised reference is computed again if its sum is below this.
-const VANISHED: f32 = 1.0 / (1u64 << 60) as f32;
-
-/// The place of a head: batch entry and head.
-pub(super) type At = (usize, usize);
-
-/// One task: rows of one head.
-struct Part<'a> {
-    head: At,
-    start: usize,
-    lse: &'a mut [f32],
-}
 
 /// The working memory of one thread, which attends for a block of rows.
 ///
@@ -75,21 +58,11 @@ pub(super) fn run<E: Element, B: Block<E>>(cpu: Cpu<'_>, pass: Pass<'_>, v: Head
         output.len() == batch * m * heads * dim && lse.len() == batch * heads * m,
         "room for the results"
     );
-    let rows = B::ROWS * (m / (8 * B::ROWS)).clamp(1, BLOCKS);
-    let mut parts = Vec::new();
-    for (at, lse) in lse.chunks_mut(m).enumerate() {
-        for (group, lse) in lse.chunks_mut(rows).enumerate() {
-            parts.push(Part { head: (at / heads, at % heads), start: group * rows, lse });
-        }
-    }
-    // one task of each head comes first, so that no thread waits for another to pack it
-    parts.sort_by_key(|part| part.start);
+    let rows = rows_of_task(m, B::ROWS);
     let mut tallies = Vec::new();
     if let (Some(first_vote), Some(_)) = (first_vote, pass.scores) {
         assert!(first_vote.len() == batch * heads * n, "room for the votes");
-        let tasks = m.div_ceil(rows);
-        let of_head = |votes| Mutex::new(Tally { votes, tasks, cast: Vec::new() });
-        tallies.extend(first_vote.chunks_mut(n).map(of_head));
+        tallies = Tally::of_heads(first_vote, n, m.div_ceil(rows));
     }
     let call = Call {
         pass,
@@ -103,7 +76,7 @@ pub(super) fn run<E: Element, B: Block<E>>(cpu: Cpu<'_>, pass: Pass<'_>, v: Head
     #[allow(unsafe_code)]
     parallel(
         cpu.threads,
-        parts,
+        parts(lse, heads, m, rows),
         || unsafe { B::new(&call) },
         |block, part| unsafe { call.part(block, part) },
     );
@@ -127,19 +100,6 @@ impl<E: Element> Call<'_, E> {
         (f64::from(self.pass.scale) * LOG2_E) as f32
     }
 
-    /// `−r_i` of a row by its bound, which is the product of its length and this of the longest key.
-    pub(super) fn shift(square: f32, longest: f32) -> f32 {
-        let bound = square.sqrt() * longest;
-        // a NaN takes the second branch and stays NaN
-        if bound <= ROOM { 0.0 } else { ROOM - bound }
-    }
-
-    /// Whether a row's reference is too far above its logits.
-    #[target_feature(enable = "avx512f")]
-    pub(super) fn vanished(shift: f32, sum: Lanes) -> bool {
-        shift < 0.0 && _mm512_reduce_add_ps(sum) < VANISHED
-    }
-
     /// Computes all blocks of one task.
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
     fn part<B: Block<E>>(&self, block: &mut B, part: Part<'_>) {
@@ -156,7 +116,7 @@ impl<E: Element> Call<'_, E> {
             self.finish(block, head, start, lse, &mut ballots);
         }
         if let Some(mut tally) = tally.and_then(|tally| tally.lock().ok()) {
-            tally.add::<E>(start, ballots);
+            tally.add(start, ballots.iter().map(in_order::<E>).collect());
         }
     }
 

@@ -15,16 +15,18 @@
 //! `|q_i| max_j |k_j|` bounds the logits, so `r_i = max(0, bound − 80)` is enough, and no pass looks for maxima. If a
 //! bound is so far above the true maximum that a row's sum nearly vanishes, the block is computed again with its maxima.
 //!
-//! Two kinds of [`call::Block`] compute these: `registers` (f32 and bf16) and `tiles` (bf16 on AMX).
+//! Two kinds of [`call::Block`] compute these: `registers` (f32 and bf16) and `tiles` (bf16 on AMX). [`crate::avx2`] does
+//! without AVX-512, in f32.
 
 mod call;
 mod registers;
+pub(crate) mod share;
 mod tiles;
 
 use crate::cpu::Level;
 use crate::element::Element;
 use crate::lanes::LANES;
-use crate::{Attended, Cpu, Heads, NumbersMut, Pass};
+use crate::{Attended, Cpu, Heads, NumbersMut, Pass, avx2};
 use call::run;
 use registers::Registers;
 use tiles::Tiled;
@@ -32,12 +34,13 @@ use tiles::Tiled;
 /// `softmax(q kᵀ scale) v` with the log-sum-exp of every row. With scores it also gives the first vote.
 ///
 /// # Panics
-/// If the operands do not fit each other, or do not all have one type.
+/// If the operands do not fit each other, do not all have one type, or are bf16 where [`Cpu::of_bf16`] is `None`.
 pub fn attention(cpu: Cpu<'_>, pass: Pass<'_>, v: Heads<'_>, into: Attended<'_>) {
     match into.output {
-        NumbersMut::Bf16(_) if cpu.level >= Level::Amx => run::<u16, Tiled>(cpu, pass, v, into),
-        NumbersMut::Bf16(_) => by_registers::<u16>(cpu, pass, v, into),
+        NumbersMut::F32(_) if cpu.level < Level::Avx512Bf16 => avx2::attention(cpu, pass, v, into),
         NumbersMut::F32(_) => by_registers::<f32>(cpu, pass, v, into),
+        NumbersMut::Bf16(_) if cpu.level >= Level::Amx => run::<u16, Tiled>(cpu, pass, v, into),
+        NumbersMut::Bf16(_) => by_registers::<u16>(cpu.for_bf16(), pass, v, into),
     }
 }
 

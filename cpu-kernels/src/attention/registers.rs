@@ -2,10 +2,11 @@
 
 use std::arch::x86_64::{
     _mm512_add_ps, _mm512_fmadd_ps, _mm512_mask_max_ps, _mm512_maskz_mov_ps, _mm512_mul_ps,
-    _mm512_reduce_max_ps, _mm512_set1_ps, _mm512_setzero_ps,
+    _mm512_reduce_add_ps, _mm512_reduce_max_ps, _mm512_set1_ps, _mm512_setzero_ps,
 };
 
-use super::call::{At, Block, Call, Row};
+use super::call::{Block, Call, Row};
+use super::share::{At, shift_of, vanished};
 use crate::ballot::{Ballot, cast};
 use crate::element::Element;
 use crate::lanes::{Lanes, NO_LANES, Words, exp2};
@@ -53,12 +54,12 @@ impl<E: Element, const D: usize> Block<E> for Registers<E, D> {
         let longest = packed.longest() * call.factor().abs();
         for (tile, shift) in self.q.iter().zip(&mut self.shift).take(tiles) {
             for (row, shift) in tile.0.iter().zip(shift) {
-                *shift = Call::<E>::shift(square::<E>(row), longest);
+                *shift = shift_of(square::<E>(row), longest);
             }
         }
         self.outputs(call, packed, tiles);
         let raised = self.shift.as_flattened().iter().zip(self.sums.as_flattened()).take(len);
-        if raised.into_iter().any(|(&shift, &sum)| Call::<E>::vanished(shift, sum)) {
+        if raised.into_iter().any(|(&shift, &sum)| vanished(shift, _mm512_reduce_add_ps(sum))) {
             self.maxima(call, packed, tiles);
             self.outputs(call, packed, tiles);
         }

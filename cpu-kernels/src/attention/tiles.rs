@@ -2,10 +2,11 @@
 
 use std::arch::x86_64::{
     _mm512_add_ps, _mm512_fmadd_ps, _mm512_mask_max_ps, _mm512_maskz_mov_ps, _mm512_mul_ps,
-    _mm512_reduce_max_ps, _mm512_set1_ps, _mm512_setzero_ps,
+    _mm512_reduce_add_ps, _mm512_reduce_max_ps, _mm512_set1_ps, _mm512_setzero_ps,
 };
 
-use super::call::{At, Block, Call, Row};
+use super::call::{Block, Call, Row};
+use super::share::{At, shift_of, vanished};
 use crate::amx::{Left, ROWS, Right};
 use crate::ballot::{Ballot, cast};
 use crate::element::{from_pairs, to_pairs};
@@ -57,11 +58,11 @@ impl Block<u16> for Tiled {
         let packed = call.packed.head(head);
         let longest = packed.longest() * call.factor().abs();
         for (row, shift) in self.units.queries().iter().zip(&mut self.shift) {
-            *shift = Call::<u16>::shift(square::<u16>(row), longest);
+            *shift = shift_of(square::<u16>(row), longest);
         }
         self.outputs(call, packed, len);
         let mut rows = self.shift.iter().zip(&self.sums).take(len);
-        if rows.any(|(&shift, &sum)| Call::<u16>::vanished(shift, sum)) {
+        if rows.any(|(&shift, &sum)| vanished(shift, _mm512_reduce_add_ps(sum))) {
             self.maxima(call, packed, len);
             self.outputs(call, packed, len);
         }

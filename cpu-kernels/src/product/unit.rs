@@ -30,7 +30,7 @@ impl Unit {
     /// processors take twice as many pairs as f32 in the same time.
     pub(crate) fn for_bf16(level: Level, forced: bool, amd: bool) -> Option<Self> {
         match level {
-            Level::Avx2 => None,
+            Level::Plain | Level::Avx2 => None,
             Level::Avx512 => Some(Self::Fma),
             Level::Avx512Bf16 if forced || amd => Some(Self::Pairs),
             Level::Avx512Bf16 => Some(Self::Fma),
