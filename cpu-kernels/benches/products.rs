@@ -1,4 +1,4 @@
-//! Linear layers and convolutions at SD-XL's sizes, by every unit of this machine and, in f32, by the crate `gemm`. All take
+//! Linear layers and convolutions at SD-XL's sizes, and one of a small model, by every unit of this machine and, in f32, by the crate `gemm`. All take
 //! turns. The figure is the fastest of all turns in GFLOP/s, because other programs on the machine can only add time. Every
 //! turn has another weight, so weights come from far memory, as in a model.
 //!
@@ -39,8 +39,8 @@ const LINEAR: [(usize, usize, usize); 6] = [
 ];
 
 /// Input channels, output channels, side, kernel.
-const CONVOLUTIONS: [(usize, usize, usize, usize); 4] =
-    [(320, 320, 128, 3), (640, 640, 64, 3), (1280, 1280, 32, 3), (960, 640, 64, 1)];
+const CONVOLUTIONS: [(usize, usize, usize, usize); 5] =
+    [(320, 320, 128, 3), (640, 640, 64, 3), (1280, 1280, 32, 3), (960, 640, 64, 1), (64, 64, 32, 3)];
 
 fn main() {
     let threads = OwnThreads(std::thread::available_parallelism().map_or(1, usize::from));

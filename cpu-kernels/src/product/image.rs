@@ -4,6 +4,7 @@
 //! of words at fixed distances, so the matrix of all columns never exists.
 
 use std::arch::x86_64::{_mm512_mask_storeu_epi32, _mm512_maskz_loadu_epi32};
+use std::ops::Range;
 
 use super::operands::{Geometry, Numbers};
 use super::pack::{COLUMNS, Panel, Span, Word, words};
@@ -107,20 +108,19 @@ impl Band {
         }
         let taps = kernel.0 * kernel.1;
         let (mut tap, mut channel) = (span.first / self.channels, span.first % self.channels);
-        for to in panel {
-            let to = numbers(to);
+        let mut rest = panel;
+        while !rest.is_empty() {
             if tap >= taps {
-                to.fill(0);
-                continue;
+                numbers(rest.as_flattened_mut()).fill(0);
+                return;
             }
+            // all channels of this place of the kernel that are left
+            let (part, after) = rest.split_at_mut(rest.len().min(self.channels - channel));
             let start = tap / kernel.1 * by_line + channel * self.width + tap % kernel.1;
             for &(at, len, offset) in &runs[..count] {
-                copy(&mut to[at..][..len], &self.words[start + offset..], stride);
+                copy(part, at..at + len, &self.words[start + offset..], (self.width, stride));
             }
-            channel += 1;
-            if channel == self.channels {
-                (tap, channel) = (tap + 1, 0);
-            }
+            (rest, tap, channel) = (after, tap + 1, 0);
         }
     }
 }
@@ -131,22 +131,32 @@ impl Drop for Band {
     }
 }
 
-/// Every `stride`-th word.
+/// Copies one run of columns for all rows of a panel: every `stride`-th word. The words of the next row begin `by_row` words
+/// further.
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn copy(to: &mut [u32], from: &[u32], stride: usize) {
-    if stride != 1 {
-        to.iter_mut().zip(from.iter().step_by(stride)).for_each(|(to, from)| *to = *from);
-        return;
-    }
-    // registers are copied without a call
-    for (to, from) in to.chunks_mut(LANES).zip(from.chunks(LANES)) {
-        let mask = u16::MAX >> (LANES - to.len().min(from.len()));
-        // SAFETY: the mask has a bit for every word that both have.
-        #[allow(unsafe_code)]
-        unsafe {
-            let words = _mm512_maskz_loadu_epi32(mask, from.as_ptr().cast());
-            _mm512_mask_storeu_epi32(to.as_mut_ptr().cast(), mask, words);
+fn copy(panel: &mut Panel, columns: Range<usize>, from: &[u32], (by_row, stride): (usize, usize)) {
+    for first in columns.clone().step_by(LANES) {
+        let len = LANES.min(columns.end - first);
+        let from = from[(first - columns.start) * stride..].chunks(by_row);
+        if stride == 1 {
+            // registers are copied without a call
+            let mask = u16::MAX >> (LANES - len);
+            for (row, from) in panel.iter_mut().zip(from) {
+                let to = &mut numbers(row)[first..][..len];
+                assert!(from.len() >= len, "a run inside the words");
+                // SAFETY: the mask has a bit for every word of `to`, and `from` has as many.
+                #[allow(unsafe_code)]
+                unsafe {
+                    let words = _mm512_maskz_loadu_epi32(mask, from.as_ptr().cast());
+                    _mm512_mask_storeu_epi32(to.as_mut_ptr().cast(), mask, words);
+                }
+            }
+        } else {
+            for (row, from) in panel.iter_mut().zip(from) {
+                let to = &mut numbers(row)[first..][..len];
+                to.iter_mut().zip(from.iter().step_by(stride)).for_each(|(to, from)| *to = *from);
+            }
         }
     }
 }
