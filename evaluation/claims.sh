@@ -13,6 +13,7 @@
 #   ATEDM=target/release/atedm
 #   PYTHON=target/python/bin/python     with evaluation/requirements.txt installed
 #   BACKEND=candle        as in `atedm ablate`
+#   DTYPE=f32             as in `atedm ablate`; each has its own folders of pictures and measures
 #   JOBS                  processes that make pictures, with one thread each; default: one for each processor
 #   REFERENCES=1024       number of held-out renders that KID compares with
 #   SCENES=10000          number of renders that each trained measure learns from, if its file does not exist (classifier-one.npz and
@@ -33,6 +34,7 @@ OUT=${OUT:-target/claims}
 ATEDM=${ATEDM:-target/release/atedm}
 PYTHON=${PYTHON:-target/python/bin/python}
 BACKEND=${BACKEND:-candle}
+DTYPE=${DTYPE:-f32}
 JOBS=${JOBS:-$(nproc)}
 REFERENCES=${REFERENCES:-1024}
 SCENES=${SCENES:-10000}
@@ -73,7 +75,7 @@ features() {
 
 # ablate FILE PROMPTS RUN FLAG …: makes or continues a run, or its shard
 ablate() {
-    "$ATEDM" ablate "$1" --model "$model" --prompts "$2" --output "$3" --resume --deterministic --quiet --backend "$BACKEND" "${@:4}"
+    "$ATEDM" ablate "$1" --model "$model" --prompts "$2" --output "$3" --resume --deterministic --quiet --backend "$BACKEND" --dtype "$DTYPE" "${@:4}"
 }
 
 # pictures FILE PROMPTS RUN: makes or continues a run, with a process for each shard. Images that another claim has are copied.
@@ -199,14 +201,16 @@ claim_of() {
     esac
 }
 
-# set_of NAME: the set of a claim's pictures and measures; each number of prompts has its own folder
+# set_of NAME: the set of a claim's pictures and measures; each number of prompts and each dtype has its own folder
 set_of() {
+    local dtype=-$DTYPE
+    [[ $DTYPE != f32 ]] || dtype=
     case $1 in
-    model) echo "$SINGLES-singles" ;;
+    model) echo "$SINGLES-singles$dtype" ;;
     background) echo "$MASKED-masked" ;;
-    overlap) echo 16-prompts ;;
-    tuning) echo "$N-training-prompts" ;;
-    *) echo "$N-prompts" ;;
+    overlap) echo "16-prompts$dtype" ;;
+    tuning) echo "$N-training-prompts$dtype" ;;
+    *) echo "$N-prompts$dtype" ;;
     esac
 }
 

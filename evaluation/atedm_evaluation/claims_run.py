@@ -33,21 +33,25 @@ class Run:
     prompts: int
     facts: dict
     """What `atedm inspect --json` says about the model."""
+    engine: str
+    """The dtype and the backend of the pictures: `f32 on tch`."""
 
     @staticmethod
     def read(run, measures):
         """Reads a run's folder and the folder of its measures."""
         run, measures = pathlib.Path(run), pathlib.Path(measures)
         points = read_json(run / "run.json")["points"]
-        costs = {}
-        for record in read_lines(run / "results.jsonl", ["point", "prompt_id", "flops"]):
+        costs, engines = {}, set()
+        for record in read_lines(run / "results.jsonl", ["point", "prompt_id", "flops", "provenance"]):
             costs.setdefault(record["point"], []).append(record["flops"]["mean_tflop"])
+            engines.add("{dtype} on {backend}".format_map(record["provenance"]))
         counts = {len(of_point) for of_point in costs.values()}
         if len(counts) != 1 or set(costs) != {point["id"] for point in points}:
             fail(run / "results.jsonl", "expected as many pictures of every point: finish the run first")
         documents = {name: read_json(measures / f"{name}.json") for name in DOCUMENTS}
         means = {id: sum(of_point) / len(of_point) for id, of_point in costs.items()}
-        return Run(run, points, documents, means, counts.pop(), read_json(measures / "model.json"))
+        facts, engine = read_json(measures / "model.json"), " and ".join(sorted(engines))
+        return Run(run, points, documents, means, counts.pop(), facts, engine)
 
     @property
     def settings(self):

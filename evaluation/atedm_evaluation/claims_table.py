@@ -98,8 +98,9 @@ def note_of(runs):
             f"renders is {told}."
         )
     settings, head = runs[0].settings, runs[0].documents["unpruned"]
+    engines = ", ".join(sorted({run.engine for run in runs}))
     parts.append(
-        f"{settings['steps']} steps, guidance {settings['guidance_scale']:g}. Brackets are 95 % intervals: "
+        f"{settings['steps']} steps, guidance {settings['guidance_scale']:g}, {engines}. Brackets are 95 % intervals: "
         f"{head['bootstrap'].split(',')[0]} bootstrap over prompts, and Wilson's interval for the classifier's shares."
     )
     return " ".join(parts)

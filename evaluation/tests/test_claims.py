@@ -38,7 +38,8 @@ def written(folder, model="small", tokens=(64, 16)):
         each["settings"]["model"] = f"{model} 0123 (built in)"
     (run / "run.json").write_text(json.dumps({"points": points}))
     cost = {"none": 0.002, "a": 0.0016, "b": 0.0014, "c": 0.0018}
-    lines = [{"point": p, "prompt_id": q, "flops": {"mean_tflop": cost[p]}} for p in cost for q in ("x", "y")]
+    made = {"dtype": "bf16", "backend": "tch"}
+    lines = [{"point": p, "prompt_id": q, "flops": {"mean_tflop": cost[p]}, "provenance": made} for p in cost for q in ("x", "y")]
     (run / "results.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     psnr = {"a": {"x": 20.0, "y": 30.0}, "b": {"x": 18.0, "y": None}, "c": {"x": 25.0, "y": 31.0}}
     quality = [
@@ -89,6 +90,7 @@ def test_a_table_has_a_block_for_each_model(tmp_path):
     assert "25.0 [-75.0, 125.0]" in text
     assert "| AT-EDM, 70% of the cost | AT-EDM, 80% of the cost | -2.00 [-2.00, -2.00] |" in text
     assert "50.0 % for position" in text
+    assert "bf16 on tch. Brackets" in text
 
 
 def test_budgets_are_shares_or_flops():
