@@ -132,10 +132,13 @@ fn check_level() -> Outcome {
     }
 }
 
+/// Makes rayon's pool, with this thread as one of its threads. Otherwise there would be one thread more than cores, because this
+/// thread takes part in the CPU kernels.
 fn set_threads(engine: &EngineArgs) -> Outcome {
-    let Some(threads) = engine.threads else { return Ok(()) };
     rayon::ThreadPoolBuilder::new()
-        .num_threads(threads)
+        // 0 is rayon's own choice
+        .num_threads(engine.threads.unwrap_or(0))
+        .use_current_thread()
         .build_global()
         .map_err(|error| Failure::usage(format!("--threads: {error}")))
 }
