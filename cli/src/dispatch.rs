@@ -1,5 +1,7 @@
 //! Chooses the backend's type by name. This is the only place that does so; generic code stops here.
 
+use std::error::Error;
+
 use atedm_core::reference::{NdDevice, Reference32, Reference64};
 use atedm_core::{Backend, DType, DeviceOf};
 use atedm_cpu_kernels::{LIMIT, Level};
@@ -9,6 +11,7 @@ use atedm_experiment::extension::{Extension, plugins};
 
 use crate::args::{BackendKind, Device, EngineArgs};
 use crate::failure::{Failure, Outcome};
+use crate::threads;
 
 /// Work that is the same on every backend.
 pub(crate) trait Task {
@@ -133,12 +136,22 @@ fn check_level() -> Outcome {
 }
 
 /// Makes rayon's pool, with this thread as one of its threads. Otherwise there would be one thread more than cores, because this
-/// thread takes part in the CPU kernels.
+/// thread takes part in the CPU kernels. A pool of one thread does not have this thread: work of other threads would wait for it.
 fn set_threads(engine: &EngineArgs) -> Outcome {
-    rayon::ThreadPoolBuilder::new()
-        // 0 is rayon's own choice
-        .num_threads(engine.threads.unwrap_or(0))
-        .use_current_thread()
-        .build_global()
-        .map_err(|error| Failure::usage(format!("--threads: {error}")))
+    // 0 is rayon's own choice
+    let mut pool = rayon::ThreadPoolBuilder::new().num_threads(engine.threads.unwrap_or(0));
+    if threads::of_pool(engine.threads) > 1 {
+        pool = pool.use_current_thread();
+    }
+    let Err(error) = pool.build_global() else { return Ok(()) };
+    let running = error.source().is_none().then(rayon::current_num_threads);
+    match (running, engine.threads) {
+        // a program may call this a second time
+        (Some(_), None) => Ok(()),
+        (Some(running), Some(asked)) if running == asked => Ok(()),
+        (Some(running), Some(asked)) => {
+            Err(Failure::usage(format!("--threads: the pool has {running} threads already, got {asked}")))
+        }
+        (None, _) => Err(Failure::usage(format!("--threads: {error}"))),
+    }
 }

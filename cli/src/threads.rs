@@ -33,6 +33,12 @@ pub(crate) fn from_environment(backend: BackendKind) -> Option<usize> {
     (asked > most()).then(|| bounded(name, asked))
 }
 
+/// The number of threads of rayon's pool, for the number that is set, if any.
+pub(crate) fn of_pool(set: Option<usize>) -> usize {
+    let asked = || RAYON.iter().find_map(|name| count(&std::env::var(name).ok()?).filter(|&asked| asked > 0));
+    set.or_else(asked).unwrap_or_else(cores)
+}
+
 fn most() -> usize {
     PER_CORE * cores()
 }
@@ -59,6 +65,12 @@ mod tests {
         assert_eq!(bounded("--threads", 1), 1);
         assert_eq!(bounded("--threads", most()), most());
         assert_eq!(bounded("--threads", usize::MAX), 4 * cores());
+    }
+
+    #[test]
+    fn a_pool_has_the_number_that_is_set() {
+        assert_eq!(of_pool(Some(3)), 3);
+        assert!(of_pool(None) >= 1);
     }
 
     #[test]

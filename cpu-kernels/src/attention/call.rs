@@ -1,4 +1,4 @@
-//! What both kinds of blocks share: tasks, the bound on logits, and the results of a row.
+//! What both kinds of blocks share: the call, its tasks, and the results of a row.
 
 use std::arch::x86_64::{_mm512_mul_ps, _mm512_reduce_add_ps, _mm512_set1_ps};
 use std::f64::consts::{LN_2, LOG2_E};
