@@ -35,6 +35,8 @@ ATEDM=${ATEDM:-target/release/atedm}
 PYTHON=${PYTHON:-target/python/bin/python}
 BACKEND=${BACKEND:-candle}
 DTYPE=${DTYPE:-f32}
+dtype=-$DTYPE
+[[ $DTYPE != f32 ]] || dtype=
 JOBS=${JOBS:-$(nproc)}
 REFERENCES=${REFERENCES:-1024}
 SCENES=${SCENES:-10000}
@@ -78,10 +80,11 @@ ablate() {
     "$ATEDM" ablate "$1" --model "$model" --prompts "$2" --output "$3" --resume --deterministic --quiet --backend "$BACKEND" --dtype "$DTYPE" "${@:4}"
 }
 
-# pictures FILE PROMPTS RUN: makes or continues a run, with a process for each shard. Images that another claim has are copied.
+# pictures FILE PROMPTS RUN: makes or continues a run, with a process for each shard. Images of other claims, and of other numbers of
+# prompts, are copied.
 pictures() {
     local run=$3 shards=$3.shards taken=() running=() shard newer=
-    for other in "$(dirname "$run")"/*/run.json; do
+    for other in "$own"/*-{prompts,singles}"$dtype"/*/run.json; do
         [[ ! -f $other || $(dirname "$other") == "$run" ]] || taken+=(--take-from "$(dirname "$other")")
     done
     for ((shard = 0; shard < JOBS; shard++)); do
@@ -203,8 +206,6 @@ claim_of() {
 
 # set_of NAME: the set of a claim's pictures and measures; each number of prompts and each dtype has its own folder
 set_of() {
-    local dtype=-$DTYPE
-    [[ $DTYPE != f32 ]] || dtype=
     case $1 in
     model) echo "$SINGLES-singles$dtype" ;;
     background) echo "$MASKED-masked" ;;
