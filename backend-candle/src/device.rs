@@ -7,7 +7,8 @@
 //! global pool. For the same number in Candle's own part, a program sets `RAYON_NUM_THREADS` before its first thread
 //! starts. A call of a kernel works on the calling thread, too. If a program makes all tensors on one thread, that thread should
 //! be one of the pool's (`rayon::ThreadPoolBuilder::use_current_thread`, before the first tensor). Otherwise there is one thread
-//! more than cores: with two, a small picture took a quarter more time. No kernel of this crate cuts its sums by the number of threads, so results are the same for any number.
+//! more than cores: with two, a small picture took a quarter more time.
+//! No kernel of this crate cuts its sums by the number of threads, so results are the same for any number.
 
 use atedm_core::{Error, Result, one_line};
 pub use atedm_cpu_kernels::keep_freed_memory;

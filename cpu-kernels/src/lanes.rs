@@ -146,7 +146,7 @@ pub(crate) fn halves(row: &mut [u32; 32]) -> &mut [u16; 64] {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::{LANES, exp2, floats, gelu};
     use std::arch::x86_64::_mm512_set1_ps;
 
@@ -195,15 +195,8 @@ mod tests {
         assert!(value(f32::NAN).is_nan());
     }
 
-    #[test]
-    #[allow(unsafe_code)]
-    fn powers_of_two_to_single_precision() {
-        if !is_x86_feature_detected!("avx512f") {
-            println!("skipped: this processor has no AVX-512");
-            return;
-        }
-        // SAFETY: the check above found the feature.
-        let value = |x: f32| unsafe { one(x) }[7];
+    /// Checks a `2^x` of one of the instruction sets.
+    pub(crate) fn check_exp2(value: impl Fn(f32) -> f32) {
         let mut worst = 0f64;
         for i in -125_999..127_000 {
             let x = i as f32 * 1e-3;
@@ -216,5 +209,17 @@ mod tests {
         }
         assert_eq!((value(-140.0), value(-1e30), value(1e30)), (2f32.powi(-140), 0.0, f32::INFINITY));
         assert!(value(f32::NAN).is_nan());
+    }
+
+    #[test]
+    #[allow(unsafe_code)]
+    fn powers_of_two_to_single_precision() {
+        if !is_x86_feature_detected!("avx512f") {
+            println!("skipped: this processor has no AVX-512");
+            return;
+        }
+        // SAFETY: the check above found the feature.
+        let value = |x: f32| unsafe { one(x) }[7];
+        check_exp2(value);
     }
 }

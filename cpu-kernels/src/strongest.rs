@@ -174,7 +174,7 @@ fn pack<E: Element>(pass: &TypedPass<'_, E>, keys: &mut [Words], task: &Task<'_>
 }
 
 /// The exponents' shifts of at most `N` rows. Rows beyond the last have none.
-fn shifts<const N: usize>(lse: &[f32]) -> [f32; N] {
+pub(crate) fn shifts<const N: usize>(lse: &[f32]) -> [f32; N] {
     let mut shifts = [0.0; N];
     for (shift, &lse) in shifts.iter_mut().zip(lse) {
         *shift = (-f64::from(lse) * LOG2_E) as f32;

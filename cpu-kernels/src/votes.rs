@@ -38,36 +38,48 @@ pub fn votes(cpu: Cpu<'_>, pass: Pass<'_>, lse: &[f32], into: &mut [f32]) {
 
 fn run<E: Element, W: Work<E>>(cpu: Cpu<'_>, pass: Pass<'_>, lse: &[f32], into: &mut [f32]) {
     let pass = TypedPass::<E>::new(pass);
-    let Some(scores) = pass.scores else {
-        return;
-    };
-    let [batch, heads, m, n] = pass.sizes();
-    assert!(lse.len() == scores.len() && into.len() == batch * heads * n, "room for the votes");
-    let tasks = into.chunks_mut(n).zip(lse.chunks(m).zip(scores.chunks(m))).enumerate();
-    let tasks = tasks.flat_map(|(at, (votes, (lse, scores)))| {
-        let parts = votes.chunks_mut(PANELS * PANEL).enumerate();
-        parts.map(move |(part, votes)| Task { head: (at / heads, at % heads), part, lse, scores, votes })
-    });
     // SAFETY: `Cpu` proves that the machine has the instructions.
     #[allow(unsafe_code)]
     parallel(
         cpu.threads,
-        tasks,
+        Task::all(&pass, lse, into),
         || unsafe { W::new(depth::<E>(pass.k.dims()[3])) },
         |work, task| unsafe { work.columns(&pass, task) },
     );
 }
 
+/// The number of keys in a task.
+pub(crate) const KEYS: usize = PANELS * PANEL;
+
 /// Some keys of one head, and all of its queries.
-struct Task<'a> {
-    head: (usize, usize),
-    part: usize,
-    lse: &'a [f32],
+pub(crate) struct Task<'a> {
+    pub(crate) head: (usize, usize),
+    /// Its first keys are those of `part` tasks before it.
+    pub(crate) part: usize,
+    pub(crate) lse: &'a [f32],
     scores: &'a [f32],
-    votes: &'a mut [f32],
+    pub(crate) votes: &'a mut [f32],
 }
 
-impl Task<'_> {
+impl<'a> Task<'a> {
+    /// The tasks of a vote. None without scores.
+    pub(crate) fn all<E: Element>(
+        pass: &TypedPass<'a, E>,
+        lse: &'a [f32],
+        into: &'a mut [f32],
+    ) -> impl Iterator<Item = Self> + use<'a, E> {
+        let ([batch, heads, m, n], scores) = (pass.sizes(), pass.scores.unwrap_or_default());
+        assert!(
+            scores.is_empty() || (lse.len() == scores.len() && into.len() == batch * heads * n),
+            "room for the votes"
+        );
+        let tasks = into.chunks_mut(n).zip(lse.chunks(m).zip(scores.chunks(m))).enumerate();
+        tasks.flat_map(move |(at, (votes, (lse, scores)))| {
+            let parts = votes.chunks_mut(KEYS).enumerate();
+            parts.map(move |(part, votes)| Self { head: (at / heads, at % heads), part, lse, scores, votes })
+        })
+    }
+
     /// The panels of its keys.
     fn panels(&self, grain: Grain) -> impl Iterator<Item = Panel> + use<> {
         let first = self.part * PANELS;
@@ -75,7 +87,7 @@ impl Task<'_> {
     }
 
     /// The exponents' shifts, and the scores, of at most `N` rows from `start` on. Rows beyond the last are zero.
-    fn rows<const N: usize>(&self, start: usize) -> [(f32, f32); N] {
+    pub(crate) fn rows<const N: usize>(&self, start: usize) -> [(f32, f32); N] {
         let mut rows = [(0.0, 0.0); N];
         let known = self.lse[start..].iter().zip(&self.scores[start..]);
         for (row, (&lse, &score)) in rows.iter_mut().zip(known) {

@@ -4,7 +4,7 @@ use std::arch::x86_64::{_mm512_mul_ps, _mm512_reduce_add_ps, _mm512_set1_ps};
 use std::f64::consts::{LN_2, LOG2_E};
 use std::sync::Mutex;
 
-use super::share::{At, Part, Tally, parts, rows_of_task};
+use super::share::{At, Part, Tally, check, parts, rows_of_task};
 use crate::ballot::{Ballot, in_order};
 use crate::element::Element;
 use crate::lanes::{LANES, Lanes, NO_LANES};
@@ -49,21 +49,12 @@ pub(super) struct Row<'a> {
 /// It is one parallel region. The first task of a head packs it, and the last task adds its votes.
 pub(super) fn run<E: Element, B: Block<E>>(cpu: Cpu<'_>, pass: Pass<'_>, v: Heads<'_>, into: Attended<'_>) {
     let (pass, v) = (TypedPass::<E>::new(pass), Typed::<E>::new(v));
-    let [batch, heads, m, n] = pass.sizes();
-    let [_, _, values, dim] = v.dims();
+    let ([_, heads, m, n], [_, _, _, dim]) = (pass.sizes(), v.dims());
     let Attended { output, lse, first_vote } = into;
     let output = E::slice_mut(output);
-    assert!(v.dims()[..2] == [batch, heads] && values == n, "values for every key");
-    assert!(
-        output.len() == batch * m * heads * dim && lse.len() == batch * heads * m,
-        "room for the results"
-    );
+    check(&pass, &v, output, lse);
     let rows = rows_of_task(m, B::ROWS);
-    let mut tallies = Vec::new();
-    if let (Some(first_vote), Some(_)) = (first_vote, pass.scores) {
-        assert!(first_vote.len() == batch * heads * n, "room for the votes");
-        tallies = Tally::of_heads(first_vote, n, m.div_ceil(rows));
-    }
+    let tallies = Tally::of_heads(&pass, first_vote, rows);
     let call = Call {
         pass,
         packed: Packed::new(cpu, pass.k, v, B::GRAIN),

@@ -2,7 +2,9 @@
 
 use std::sync::Mutex;
 
+use crate::element::Element;
 use crate::pack::PANEL;
+use crate::typed::{Typed, TypedPass};
 
 /// The maximum number of blocks in a task.
 const BLOCKS: usize = 8;
@@ -20,6 +22,16 @@ pub(crate) struct Part<'a> {
     pub(crate) head: At,
     pub(crate) start: usize,
     pub(crate) lse: &'a mut [f32],
+}
+
+/// Panics if values and results do not fit the pass. Only a bug in the caller can cause this.
+pub(crate) fn check<E: Element>(pass: &TypedPass<'_, E>, v: &Typed<'_, E>, output: &[E], lse: &[f32]) {
+    let ([batch, heads, m, n], [_, _, values, dim]) = (pass.sizes(), v.dims());
+    assert!(v.dims()[..2] == [batch, heads] && values == n, "values for every key");
+    assert!(
+        output.len() == batch * m * heads * dim && lse.len() == batch * heads * m,
+        "room for the results"
+    );
 }
 
 /// The number of rows in a task, for `m` queries in blocks of so many rows.
@@ -67,8 +79,18 @@ pub(crate) struct Tally<'a> {
 }
 
 impl<'a> Tally<'a> {
-    /// One for each head of `n` keys, for this number of tasks in each.
-    pub(crate) fn of_heads(votes: &'a mut [f32], n: usize, tasks: usize) -> Vec<Mutex<Self>> {
+    /// One for each head if the pass has scores, for tasks of this many rows.
+    pub(crate) fn of_heads<E: Element>(
+        pass: &TypedPass<'_, E>,
+        first_vote: Option<&'a mut [f32]>,
+        rows: usize,
+    ) -> Vec<Mutex<Self>> {
+        let [batch, heads, m, n] = pass.sizes();
+        let (Some(votes), Some(_)) = (first_vote, pass.scores) else {
+            return Vec::new();
+        };
+        assert!(votes.len() == batch * heads * n, "room for the votes");
+        let tasks = m.div_ceil(rows);
         votes.chunks_mut(n).map(|votes| Mutex::new(Self { votes, tasks, cast: Vec::new() })).collect()
     }
 

@@ -9,7 +9,7 @@ use std::sync::{Mutex, OnceLock};
 use super::lanes::{LANES, Lanes, ZERO, add_all, exp2, first, floats, lanes, sum};
 use super::pack::{pack_keys, pack_rows, pack_values, square};
 use super::tile::{COLUMNS, Line, ROWS, Sums, Tile, ZEROS, product};
-use crate::attention::share::{At, Cast, Part, Tally, parts, rows_of_task, shift_of, vanished};
+use crate::attention::share::{At, Cast, Part, Tally, check, parts, rows_of_task, shift_of, vanished};
 use crate::output::Output;
 use crate::pack::PANEL;
 use crate::threads::parallel;
@@ -25,22 +25,13 @@ const ACROSS: usize = 64 / COLUMNS;
 /// Attention in f32, with the log-sum-exp of every row. With scores it also gives the first vote.
 pub(crate) fn attention(cpu: Cpu<'_>, pass: Pass<'_>, v: Heads<'_>, into: Attended<'_>) {
     let (pass, v) = (TypedPass::<f32>::new(pass), Typed::<f32>::new(v));
-    let [batch, heads, m, n] = pass.sizes();
-    let [_, _, values, dim] = v.dims();
+    let [batch, heads, m, _] = pass.sizes();
     let Attended { output: NumbersMut::F32(output), lse, first_vote } = into else {
         return;
     };
-    assert!(v.dims()[..2] == [batch, heads] && values == n, "values for every key");
-    assert!(
-        output.len() == batch * m * heads * dim && lse.len() == batch * heads * m,
-        "room for the results"
-    );
+    check(&pass, &v, output, lse);
     let rows = rows_of_task(m, BLOCK);
-    let mut tallies = Vec::new();
-    if let (Some(first_vote), Some(_)) = (first_vote, pass.scores) {
-        assert!(first_vote.len() == batch * heads * n, "room for the votes");
-        tallies = Tally::of_heads(first_vote, n, m.div_ceil(rows));
-    }
+    let tallies = Tally::of_heads(&pass, first_vote, rows);
     let call = Call {
         pass,
         v,

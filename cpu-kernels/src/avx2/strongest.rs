@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use super::lanes::{LANES, Lanes, ZERO, exp2, floats};
 use super::pack::{pack_keys, pack_rows};
 use super::tile::{COLUMNS, Line, ROWS, Sums, Tile, ZEROS, product};
+use crate::strongest::shifts;
 use crate::threads::parallel;
 use crate::typed::TypedPass;
 use crate::{Cpu, Pass};
@@ -79,10 +80,7 @@ fn columns(pass: &TypedPass<'_, f32>, keys: &mut [Line], task: Task<'_>) -> bool
         let mut sums = [[ZEROS; TILES]; LINES];
         for (head, (keys, lse)) in keys.chunks(lines * dim).zip(lse.chunks(kept)).enumerate() {
             pack_rows(q, &pass.q, (batch, head), start, len);
-            let mut shift = [0f32; BLOCK];
-            for (shift, &lse) in shift.iter_mut().zip(&lse[start..start + len]) {
-                *shift = (-f64::from(lse) * LOG2_E) as f32;
-            }
+            let shift = shifts::<BLOCK>(&lse[start..start + len]);
             for (keys, sums) in keys.chunks(dim).zip(&mut sums) {
                 add(q, keys, factor, shift.as_chunks().0, sums);
             }

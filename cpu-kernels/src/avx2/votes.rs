@@ -8,10 +8,11 @@ use super::pack::{pack_keys, pack_rows};
 use super::tile::{COLUMNS, Line, ROWS, Tile, ZEROS, product};
 use crate::threads::parallel;
 use crate::typed::TypedPass;
+use crate::votes::{KEYS, Task};
 use crate::{Cpu, Pass};
 
 /// The number of lines of 16 keys in a task.
-const LINES: usize = 16;
+const LINES: usize = KEYS / COLUMNS;
 /// The number of tiles in a block. Its queries stay in the first cache.
 const TILES: usize = 16;
 const BLOCK: usize = TILES * ROWS;
@@ -19,40 +20,15 @@ const BLOCK: usize = TILES * ROWS;
 /// Writes `Aᵀ s` to `[b, h, n]`.
 pub(crate) fn votes(cpu: Cpu<'_>, pass: Pass<'_>, lse: &[f32], into: &mut [f32]) {
     let pass = TypedPass::<f32>::new(pass);
-    let Some(scores) = pass.scores else {
-        return;
-    };
-    let [batch, heads, m, n] = pass.sizes();
-    assert!(lse.len() == scores.len() && into.len() == batch * heads * n, "room for the votes");
-    let tasks = into.chunks_mut(n).zip(lse.chunks(m).zip(scores.chunks(m))).enumerate();
-    let tasks = tasks.flat_map(|(at, (votes, (lse, scores)))| {
-        let parts = votes.chunks_mut(LINES * COLUMNS).enumerate();
-        parts.map(move |(part, votes)| Task {
-            head: (at / heads, at % heads),
-            first: part * LINES * COLUMNS,
-            lse,
-            scores,
-            votes,
-        })
-    });
     let dim = pass.k.dims()[3];
     parallel(
         cpu.threads,
-        tasks,
+        Task::all(&pass, lse, into),
         || Work { keys: vec![Line::ZERO; LINES * dim], q: [Tile::ZERO; TILES] },
         // SAFETY: `Cpu` proves that the machine has the instructions.
         #[allow(unsafe_code)]
         |work, task| unsafe { work.columns(&pass, task) },
     );
-}
-
-/// Some keys of one head, and all of its queries.
-struct Task<'a> {
-    head: (usize, usize),
-    first: usize,
-    lse: &'a [f32],
-    scores: &'a [f32],
-    votes: &'a mut [f32],
 }
 
 /// The working memory of one thread.
@@ -64,28 +40,25 @@ struct Work {
 impl Work {
     #[target_feature(enable = "avx2,fma")]
     fn columns(&mut self, pass: &TypedPass<'_, f32>, task: Task<'_>) {
-        let Task { head, first, lse, scores, votes } = task;
+        let (head, m) = (task.head, task.lse.len());
         let dim = pass.k.dims()[3];
-        let keys = &mut self.keys[..votes.len().div_ceil(COLUMNS) * dim];
+        let keys = &mut self.keys[..task.votes.len().div_ceil(COLUMNS) * dim];
         for (at, keys) in keys.chunks_mut(dim).enumerate() {
-            let len = COLUMNS.min(votes.len() - at * COLUMNS);
-            pack_keys(keys, &pass.k, head, first + at * COLUMNS, len);
+            let len = COLUMNS.min(task.votes.len() - at * COLUMNS);
+            pack_keys(keys, &pass.k, head, task.part * KEYS + at * COLUMNS, len);
         }
         let factor = _mm256_set1_ps((f64::from(pass.scale) * LOG2_E) as f32);
         let mut sums = [[ZERO; 2]; LINES];
-        for (block, (lse, scores)) in lse.chunks(BLOCK).zip(scores.chunks(BLOCK)).enumerate() {
-            let q = &mut self.q[..lse.len().div_ceil(ROWS)];
-            pack_rows(q, &pass.q, head, block * BLOCK, lse.len());
-            // rows beyond the last have no score
-            let mut rows = [(0f32, 0f32); BLOCK];
-            for (row, (&lse, &score)) in rows.iter_mut().zip(lse.iter().zip(scores)) {
-                *row = ((-f64::from(lse) * LOG2_E) as f32, score);
-            }
+        for start in (0..m).step_by(BLOCK) {
+            let len = BLOCK.min(m - start);
+            let q = &mut self.q[..len.div_ceil(ROWS)];
+            pack_rows(q, &pass.q, head, start, len);
+            let rows = task.rows::<BLOCK>(start);
             for (keys, sums) in keys.chunks(dim).zip(&mut sums) {
                 add_all(sums, &cast(q, keys, factor, rows.as_chunks().0));
             }
         }
-        for (votes, sums) in votes.chunks_mut(LANES).zip(sums.as_flattened()) {
+        for (votes, sums) in task.votes.chunks_mut(LANES).zip(sums.as_flattened()) {
             votes.copy_from_slice(&floats(*sums)[..votes.len()]);
         }
     }
