@@ -1,5 +1,7 @@
 //! The operands of a pass once their element type is known.
 
+use std::f64::consts::LOG2_E;
+
 use crate::element::Element;
 use crate::{Heads, Pass};
 
@@ -55,9 +57,19 @@ impl<'a, E: Element> TypedPass<'a, E> {
         Self { q: Typed::new(q), k: Typed::new(k), scale, scores }
     }
 
+    /// The factor on `q·k` in an exponent of 2.
+    pub(crate) fn factor(&self) -> f32 {
+        (f64::from(self.scale) * LOG2_E) as f32
+    }
+
     /// Batch, heads, queries, keys.
     pub(crate) fn sizes(&self) -> [usize; 4] {
         let [batch, heads, m, _] = self.q.dims;
         [batch, heads, m, self.k.dims[2]]
     }
+}
+
+/// What a row's log-sum-exp adds to an exponent of 2.
+pub(crate) fn shift(lse: f32) -> f32 {
+    (-f64::from(lse) * LOG2_E) as f32
 }

@@ -1,7 +1,7 @@
 //! What both kinds of blocks share: the call, its tasks, and the results of a row.
 
 use std::arch::x86_64::{_mm512_mul_ps, _mm512_reduce_add_ps, _mm512_set1_ps};
-use std::f64::consts::{LN_2, LOG2_E};
+use std::f64::consts::LN_2;
 use std::sync::Mutex;
 
 use super::share::{At, Part, Tally, check, parts, rows_of_task};
@@ -86,11 +86,6 @@ pub(super) struct Call<'a, E> {
 }
 
 impl<E: Element> Call<'_, E> {
-    /// The factor on `q·k` in an exponent of 2.
-    pub(super) fn factor(&self) -> f32 {
-        (f64::from(self.pass.scale) * LOG2_E) as f32
-    }
-
     /// Computes all blocks of one task.
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
     fn part<B: Block<E>>(&self, block: &mut B, part: Part<'_>) {

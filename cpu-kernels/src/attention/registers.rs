@@ -51,7 +51,7 @@ impl<E: Element, const D: usize> Block<E> for Registers<E, D> {
         let rows = self.q[..tiles].iter_mut().flat_map(|tile| &mut tile.0);
         pack_rows(rows, &call.pass.q, head, start, len);
         let packed = call.packed.head(head);
-        let longest = packed.longest() * call.factor().abs();
+        let longest = packed.longest() * call.pass.factor().abs();
         for (tile, shift) in self.q.iter().zip(&mut self.shift).take(tiles) {
             for (row, shift) in tile.0.iter().zip(shift) {
                 *shift = shift_of(square::<E>(row), longest);
@@ -84,7 +84,7 @@ impl<E: Element, const D: usize> Registers<E, D> {
     /// Computes `P`, its sums and `O` over all panels.
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
     fn outputs(&mut self, call: &Call<'_, E>, head: &Head, tiles: usize) {
-        let factor = call.factor();
+        let factor = call.pass.factor();
         let Self { q, weights, shift, sums, out } = self;
         *sums = [[_mm512_setzero_ps(); ROWS]; TILES];
         *out = [zeros::<D>(); TILES];
@@ -114,7 +114,7 @@ impl<E: Element, const D: usize> Registers<E, D> {
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
     #[cold]
     fn maxima(&mut self, call: &Call<'_, E>, head: &Head, tiles: usize) {
-        let factor = call.factor();
+        let factor = call.pass.factor();
         let mut maxima = [[_mm512_set1_ps(f32::NEG_INFINITY); ROWS]; TILES];
         for &panel in &call.panels {
             let (keys, last, q) = (head.keys(panel), panel.last(), &self.q[..tiles]);

@@ -56,7 +56,7 @@ impl Block<u16> for Tiled {
     unsafe fn attend(&mut self, call: &Call<'_, u16>, head: At, start: usize, len: usize) {
         self.units.pack(&call.pass.q, head, start, len);
         let packed = call.packed.head(head);
-        let longest = packed.longest() * call.factor().abs();
+        let longest = packed.longest() * call.pass.factor().abs();
         for (row, shift) in self.units.queries().iter().zip(&mut self.shift) {
             *shift = shift_of(square::<u16>(row), longest);
         }
@@ -91,7 +91,7 @@ impl Tiled {
     /// Computes `P`, its sums and `O` over all panels.
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
     fn outputs(&mut self, call: &Call<'_, u16>, head: &Head, rows: usize) {
-        let factor = call.factor();
+        let factor = call.pass.factor();
         let Self { units, weights, shift, sums, out } = self;
         let across = call.dim.div_ceil(LANES).next_multiple_of(PAIR);
         *sums = [_mm512_setzero_ps(); BLOCK];
@@ -132,7 +132,7 @@ impl Tiled {
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
     #[cold]
     fn maxima(&mut self, call: &Call<'_, u16>, head: &Head, rows: usize) {
-        let factor = _mm512_set1_ps(call.factor());
+        let factor = _mm512_set1_ps(call.pass.factor());
         let Self { units, shift, .. } = self;
         let mut maxima = [_mm512_set1_ps(f32::NEG_INFINITY); BLOCK];
         units.each(

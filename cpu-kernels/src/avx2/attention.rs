@@ -3,7 +3,7 @@
 //! `P` of a panel of 64 keys stays in the first cache between the two products. If a vote is cast, `P` of all panels stays.
 
 use std::arch::x86_64::{_mm256_add_ps, _mm256_fmadd_ps, _mm256_mul_ps, _mm256_set1_ps};
-use std::f64::consts::{LN_2, LOG2_E};
+use std::f64::consts::LN_2;
 use std::sync::{Mutex, OnceLock};
 
 use super::lanes::{LANES, Lanes, ZERO, add_all, exp2, first, floats, lanes, sum};
@@ -91,11 +91,6 @@ struct Call<'a> {
 }
 
 impl Call<'_> {
-    /// The factor on `q·k` in an exponent of 2.
-    fn factor(&self) -> f32 {
-        (f64::from(self.pass.scale) * LOG2_E) as f32
-    }
-
     /// The number of panels.
     fn panels(&self) -> usize {
         self.pass.sizes()[3].div_ceil(PANEL)
@@ -113,7 +108,7 @@ impl Call<'_> {
         for (group, lse) in lse.chunks_mut(BLOCK).enumerate() {
             let start = start + group * BLOCK;
             pack_rows(&mut block.q, &self.pass.q, head, start, lse.len());
-            block.attend(packed, n, self.factor(), lse.len());
+            block.attend(packed, n, self.pass.factor(), lse.len());
             let scores = self.pass.scores.map(|scores| &scores[at * m + start..]);
             let shares = block.finish(self, head, start, lse, scores);
             for (cast, weights) in cast.iter_mut().zip(&block.weights) {

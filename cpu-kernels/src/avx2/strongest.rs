@@ -4,19 +4,17 @@ use std::arch::x86_64::{
     __m256i, _CMP_GT_OQ, _CMP_UNORD_Q, _mm256_add_ps, _mm256_blendv_ps, _mm256_castsi256_ps, _mm256_cmp_ps,
     _mm256_fmadd_ps, _mm256_movemask_ps, _mm256_set1_epi32, _mm256_set1_ps,
 };
-use std::f64::consts::LOG2_E;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::lanes::{LANES, Lanes, ZERO, exp2, floats};
 use super::pack::{pack_keys, pack_rows};
 use super::tile::{COLUMNS, Line, ROWS, Sums, Tile, ZEROS, product};
-use crate::strongest::shifts;
-use crate::threads::parallel;
+use crate::pack::PANEL;
+use crate::strongest::task::{self, Task, shifts};
 use crate::typed::TypedPass;
 use crate::{Cpu, Pass};
 
 /// The number of lines of 16 columns in a task.
-const LINES: usize = 4;
+const LINES: usize = PANEL / COLUMNS;
 /// The number of tiles in a block. Their sums stay in the first cache.
 const TILES: usize = 8;
 const BLOCK: usize = TILES * ROWS;
@@ -24,54 +22,33 @@ const BLOCK: usize = TILES * ROWS;
 /// Writes to `[b, pruned]` the strongest rows among the kept ones. `false` if a value is NaN.
 pub(crate) fn strongest(cpu: Cpu<'_>, pass: Pass<'_>, lse: &[f32], into: &mut [i64]) -> bool {
     let pass = TypedPass::<f32>::new(pass);
-    let [batch, heads, kept, pruned] = pass.sizes();
-    assert!(lse.len() == batch * heads * kept && into.len() == batch * pruned, "room for the rows");
-    let tasks = into.chunks_mut(pruned).zip(lse.chunks(heads * kept)).enumerate();
-    let tasks = tasks.flat_map(|(batch, (best, lse))| {
-        let parts = best.chunks_mut(LINES * COLUMNS).enumerate();
-        parts.map(move |(part, best)| Task { batch, first: part * LINES * COLUMNS, lse, best })
-    });
-    let ordered = AtomicBool::new(true);
-    let lines = heads * LINES * pass.k.dims()[3];
-    parallel(
-        cpu.threads,
-        tasks,
+    let lines = pass.sizes()[1] * LINES * pass.k.dims()[3];
+    task::each(
+        cpu,
+        &pass,
+        lse,
+        into,
         || vec![Line::ZERO; lines],
-        |keys, task| {
-            // SAFETY: `Cpu` proves that the machine has the instructions.
-            #[allow(unsafe_code)]
-            let fine = unsafe { columns(&pass, keys, task) };
-            if !fine {
-                ordered.store(false, Ordering::Relaxed);
-            }
-        },
-    );
-    ordered.into_inner()
-}
-
-/// Some columns of one batch entry.
-struct Task<'a> {
-    batch: usize,
-    first: usize,
-    /// The log-sum-exp, `[h, kept]`.
-    lse: &'a [f32],
-    best: &'a mut [i64],
+        // SAFETY: `Cpu` proves that the machine has the instructions.
+        #[allow(unsafe_code)]
+        |keys, task| unsafe { columns(&pass, keys, task) },
+    )
 }
 
 /// Runs a task, with memory for its keys. `false` if a value is NaN.
 #[target_feature(enable = "avx2,fma")]
 fn columns(pass: &TypedPass<'_, f32>, keys: &mut [Line], task: Task<'_>) -> bool {
-    let Task { batch, first, lse, best } = task;
+    let Task { batch, part, lse, best } = task;
     let ([_, heads, kept, _], dim) = (pass.sizes(), pass.k.dims()[3]);
     let lines = best.len().div_ceil(COLUMNS);
     let keys = &mut keys[..heads * lines * dim];
     for (head, keys) in keys.chunks_mut(lines * dim).enumerate() {
         for (at, keys) in keys.chunks_mut(dim).enumerate() {
             let len = COLUMNS.min(best.len() - at * COLUMNS);
-            pack_keys(keys, &pass.k, (batch, head), first + at * COLUMNS, len);
+            pack_keys(keys, &pass.k, (batch, head), part * PANEL + at * COLUMNS, len);
         }
     }
-    let factor = _mm256_set1_ps((f64::from(pass.scale) * LOG2_E) as f32);
+    let factor = _mm256_set1_ps(pass.factor());
     let mut found = Best::new();
     let mut q = [Tile::ZERO; TILES];
     for start in (0..kept).step_by(BLOCK) {

@@ -1,14 +1,13 @@
 //! A vote on keys without the map, as in [`crate::votes()`]. A task is 256 keys of one head.
 
 use std::arch::x86_64::{_mm256_fmadd_ps, _mm256_set1_ps};
-use std::f64::consts::LOG2_E;
 
 use super::lanes::{LANES, Lanes, ZERO, add_all, exp2, floats};
 use super::pack::{pack_keys, pack_rows};
 use super::tile::{COLUMNS, Line, ROWS, Tile, ZEROS, product};
 use crate::threads::parallel;
 use crate::typed::TypedPass;
-use crate::votes::{KEYS, Task};
+use crate::votes::task::{KEYS, Task};
 use crate::{Cpu, Pass};
 
 /// The number of lines of 16 keys in a task.
@@ -47,7 +46,7 @@ impl Work {
             let len = COLUMNS.min(task.votes.len() - at * COLUMNS);
             pack_keys(keys, &pass.k, head, task.part * KEYS + at * COLUMNS, len);
         }
-        let factor = _mm256_set1_ps((f64::from(pass.scale) * LOG2_E) as f32);
+        let factor = _mm256_set1_ps(pass.factor());
         let mut sums = [[ZERO; 2]; LINES];
         for start in (0..m).step_by(BLOCK) {
             let len = BLOCK.min(m - start);

@@ -3,21 +3,21 @@
 //! A task is some panels of 64 keys of one head, and all queries pass over them. Each vote is therefore summed in
 //! one place, block of rows by block of rows.
 
-use std::arch::x86_64::{_mm512_add_ps, _mm512_fmadd_ps, _mm512_set1_ps, _mm512_setzero_ps};
-use std::f64::consts::LOG2_E;
+pub(crate) mod task;
 
+use std::arch::x86_64::{_mm512_add_ps, _mm512_fmadd_ps, _mm512_set1_ps, _mm512_setzero_ps};
+
+use self::task::{PANELS, Task};
 use crate::cpu::Level;
 use crate::element::Element;
 use crate::lanes::{LANES, Lanes, NO_LANES, NO_WORDS, Words, exp2, floats};
-use crate::pack::{Grain, PANEL, Panel, WIDTH, depth, pack_keys, pack_rows};
+use crate::pack::{Grain, Panel, WIDTH, depth, pack_keys, pack_rows};
 use crate::threads::parallel;
 use crate::tile::{ROWS, Tile, product, zeros};
 use crate::typed::TypedPass;
 use crate::units::{self, Units};
 use crate::{Cpu, Numbers, Pass, avx2};
 
-/// The number of panels in a task.
-const PANELS: usize = 4;
 /// The number of tiles in a block.
 const TILES: usize = 16;
 const BLOCK: usize = TILES * ROWS;
@@ -48,59 +48,16 @@ fn run<E: Element, W: Work<E>>(cpu: Cpu<'_>, pass: Pass<'_>, lse: &[f32], into: 
     );
 }
 
-/// The number of keys in a task.
-pub(crate) const KEYS: usize = PANELS * PANEL;
-
-/// Some keys of one head, and all of its queries.
-pub(crate) struct Task<'a> {
-    pub(crate) head: (usize, usize),
-    /// Its first keys are those of `part` tasks before it.
-    pub(crate) part: usize,
-    pub(crate) lse: &'a [f32],
-    scores: &'a [f32],
-    pub(crate) votes: &'a mut [f32],
+/// The panels of a task's keys.
+fn panels(task: &Task<'_>, grain: Grain) -> impl Iterator<Item = Panel> + use<> {
+    let first = task.part * PANELS;
+    Panel::all(task.votes.len(), grain).map(move |panel| Panel { at: first + panel.at, ..panel })
 }
 
-impl<'a> Task<'a> {
-    /// The tasks of a vote. None without scores.
-    pub(crate) fn all<E: Element>(
-        pass: &TypedPass<'a, E>,
-        lse: &'a [f32],
-        into: &'a mut [f32],
-    ) -> impl Iterator<Item = Self> + use<'a, E> {
-        let ([batch, heads, m, n], scores) = (pass.sizes(), pass.scores.unwrap_or_default());
-        assert!(
-            scores.is_empty() || (lse.len() == scores.len() && into.len() == batch * heads * n),
-            "room for the votes"
-        );
-        let tasks = into.chunks_mut(n).zip(lse.chunks(m).zip(scores.chunks(m))).enumerate();
-        tasks.flat_map(move |(at, (votes, (lse, scores)))| {
-            let parts = votes.chunks_mut(KEYS).enumerate();
-            parts.map(move |(part, votes)| Self { head: (at / heads, at % heads), part, lse, scores, votes })
-        })
-    }
-
-    /// The panels of its keys.
-    fn panels(&self, grain: Grain) -> impl Iterator<Item = Panel> + use<> {
-        let first = self.part * PANELS;
-        Panel::all(self.votes.len(), grain).map(move |panel| Panel { at: first + panel.at, ..panel })
-    }
-
-    /// The exponents' shifts, and the scores, of at most `N` rows from `start` on. Rows beyond the last are zero.
-    pub(crate) fn rows<const N: usize>(&self, start: usize) -> [(f32, f32); N] {
-        let mut rows = [(0.0, 0.0); N];
-        let known = self.lse[start..].iter().zip(&self.scores[start..]);
-        for (row, (&lse, &score)) in rows.iter_mut().zip(known) {
-            *row = ((-f64::from(lse) * LOG2_E) as f32, score);
-        }
-        rows
-    }
-
-    /// Writes the votes.
-    fn write(self, sums: &[[Lanes; WIDTH]; PANELS]) {
-        for (votes, sums) in self.votes.chunks_mut(LANES).zip(sums.as_flattened()) {
-            votes.copy_from_slice(&floats(*sums)[..votes.len()]);
-        }
+/// Writes the votes of a task.
+fn write(task: Task<'_>, sums: &[[Lanes; WIDTH]; PANELS]) {
+    for (votes, sums) in task.votes.chunks_mut(LANES).zip(sums.as_flattened()) {
+        votes.copy_from_slice(&floats(*sums)[..votes.len()]);
     }
 }
 
@@ -133,10 +90,10 @@ impl<E: Element> Work<E> for Registers<E> {
     unsafe fn columns(&mut self, pass: &TypedPass<'_, E>, task: Task<'_>) {
         let Self { keys, q, depth } = self;
         let (head, m, by_panel) = (task.head, task.lse.len(), *depth * WIDTH);
-        for (panel, keys) in task.panels(Grain::REGISTERS).zip(keys.chunks_mut(by_panel)) {
+        for (panel, keys) in panels(&task, Grain::REGISTERS).zip(keys.chunks_mut(by_panel)) {
             pack_keys(&mut keys[..*depth * panel.width], &pass.k, head, panel);
         }
-        let factor = (f64::from(pass.scale) * LOG2_E) as f32;
+        let factor = pass.factor();
         let mut sums = [[NO_LANES; WIDTH]; PANELS];
         for start in (0..m).step_by(BLOCK) {
             let len = BLOCK.min(m - start);
@@ -145,7 +102,7 @@ impl<E: Element> Work<E> for Registers<E> {
             let rows = task.rows::<BLOCK>(start);
             let rows = rows.as_chunks().0;
             for ((panel, keys), sums) in
-                task.panels(Grain::REGISTERS).zip(keys.chunks(by_panel)).zip(&mut sums)
+                panels(&task, Grain::REGISTERS).zip(keys.chunks(by_panel)).zip(&mut sums)
             {
                 let keys = &keys[..*depth * panel.width];
                 match panel.width {
@@ -156,7 +113,7 @@ impl<E: Element> Work<E> for Registers<E> {
                 }
             }
         }
-        task.write(&sums);
+        write(task, &sums);
     }
 }
 
@@ -179,11 +136,11 @@ impl Work<u16> for Tiled {
     unsafe fn columns(&mut self, pass: &TypedPass<'_, u16>, task: Task<'_>) {
         let Self { units, keys, depth } = self;
         let (head, m, by_panel) = (task.head, task.lse.len(), *depth * WIDTH);
-        let panels: Vec<_> = task.panels(Grain::TILES).collect();
+        let panels: Vec<_> = panels(&task, Grain::TILES).collect();
         for (&panel, keys) in panels.iter().zip(keys.chunks_mut(by_panel)) {
             pack_keys(&mut keys[..*depth * panel.width], &pass.k, head, panel);
         }
-        let factor = _mm512_set1_ps((f64::from(pass.scale) * LOG2_E) as f32);
+        let factor = _mm512_set1_ps(pass.factor());
         let mut sums = [[NO_LANES; WIDTH]; PANELS];
         for start in (0..m).step_by(units::BLOCK) {
             let len = units::BLOCK.min(m - start);
@@ -204,7 +161,7 @@ impl Work<u16> for Tiled {
                 }
             });
         }
-        task.write(&sums);
+        write(task, &sums);
     }
 }
 

@@ -4,18 +4,18 @@
 //! `e^(q_i·k_j · scale − lse_i)` over the heads in order. It keeps each column's largest sum so far. Only a
 //! strictly larger sum replaces it, so the lowest row wins ties.
 
+pub(crate) mod task;
+
 use std::arch::x86_64::{
     __m512i, _CMP_GT_OQ, _CMP_UNORD_Q, _mm512_add_ps, _mm512_cmp_ps_mask, _mm512_fmadd_ps,
     _mm512_mask_mov_epi32, _mm512_mask_mov_ps, _mm512_set1_epi32, _mm512_set1_ps, _mm512_setzero_si512,
 };
-use std::f64::consts::LOG2_E;
-use std::sync::atomic::{AtomicBool, Ordering};
 
+use self::task::{Task, shifts};
 use crate::cpu::Level;
 use crate::element::Element;
 use crate::lanes::{LANES, Lanes, NO_LANES, NO_WORDS, Words, exp2, numbers};
-use crate::pack::{Grain, PANEL, Panel, WIDTH, depth, pack_keys, pack_rows};
-use crate::threads::parallel;
+use crate::pack::{Grain, Panel, WIDTH, depth, pack_keys, pack_rows};
 use crate::tile::{ROWS, Sums, Tile, product, zeros};
 use crate::typed::TypedPass;
 use crate::units::{self, Units};
@@ -42,41 +42,25 @@ pub fn strongest(cpu: Cpu<'_>, pass: Pass<'_>, lse: &[f32], into: &mut [i64]) ->
 
 fn run<E: Element, W: Work<E>>(cpu: Cpu<'_>, pass: Pass<'_>, lse: &[f32], into: &mut [i64]) -> bool {
     let pass = TypedPass::<E>::new(pass);
-    let [batch, heads, kept, pruned] = pass.sizes();
-    assert!(lse.len() == batch * heads * kept && into.len() == batch * pruned, "room for the rows");
-    let tasks = into.chunks_mut(pruned).zip(lse.chunks(heads * kept)).enumerate();
-    let tasks = tasks.flat_map(|(batch, (best, lse))| {
-        let panels = best.chunks_mut(PANEL).enumerate();
-        panels.map(move |(at, best)| Task { batch, panel: Panel::new(at, best.len(), W::GRAIN), lse, best })
-    });
-    let ordered = AtomicBool::new(true);
-    let depth = depth::<E>(pass.k.dims()[3]).next_multiple_of(W::GRAIN.words);
-    parallel(
-        cpu.threads,
-        tasks,
+    let (heads, depth) = (pass.sizes()[1], depth::<E>(pass.k.dims()[3]).next_multiple_of(W::GRAIN.words));
+    task::each(
+        cpu,
+        &pass,
+        lse,
+        into,
         // SAFETY: `Cpu` proves that the machine has the instructions.
         #[allow(unsafe_code)]
         || (vec![NO_WORDS; heads * depth * WIDTH], unsafe { W::new() }),
         |(keys, work), task| {
-            let keys = &mut keys[..heads * depth * task.panel.width];
+            let panel = Panel::new(task.part, task.best.len(), W::GRAIN);
+            let keys = &mut keys[..heads * depth * panel.width];
             // SAFETY: as above.
             #[allow(unsafe_code)]
-            let fine = unsafe { work.columns(&pass, keys, task) };
-            if !fine {
-                ordered.store(false, Ordering::Relaxed);
+            unsafe {
+                work.columns(&pass, keys, panel, task)
             }
         },
-    );
-    ordered.into_inner()
-}
-
-/// One panel of columns of one batch entry.
-struct Task<'a> {
-    batch: usize,
-    panel: Panel,
-    /// The log-sum-exp, `[h, kept]`.
-    lse: &'a [f32],
-    best: &'a mut [i64],
+    )
 }
 
 /// What computes the sums of a thread's tasks.
@@ -90,7 +74,13 @@ trait Work<E: Element>: Sized {
 
     unsafe fn new() -> Self;
     /// Runs a task, with memory for its keys. `false` if a value is NaN.
-    unsafe fn columns(&mut self, pass: &TypedPass<'_, E>, keys: &mut [Words], task: Task<'_>) -> bool;
+    unsafe fn columns(
+        &mut self,
+        pass: &TypedPass<'_, E>,
+        keys: &mut [Words],
+        panel: Panel,
+        task: Task<'_>,
+    ) -> bool;
 }
 
 /// In registers: 6 x 64 logits at a time.
@@ -105,12 +95,18 @@ impl<E: Element> Work<E> for Registers {
     }
 
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
-    unsafe fn columns(&mut self, pass: &TypedPass<'_, E>, keys: &mut [Words], task: Task<'_>) -> bool {
-        match task.panel.width {
-            1 => columns::<E, 1>(pass, keys, task),
-            2 => columns::<E, 2>(pass, keys, task),
-            3 => columns::<E, 3>(pass, keys, task),
-            _ => columns::<E, 4>(pass, keys, task),
+    unsafe fn columns(
+        &mut self,
+        pass: &TypedPass<'_, E>,
+        keys: &mut [Words],
+        panel: Panel,
+        task: Task<'_>,
+    ) -> bool {
+        match panel.width {
+            1 => columns::<E, 1>(pass, keys, panel, task),
+            2 => columns::<E, 2>(pass, keys, panel, task),
+            3 => columns::<E, 3>(pass, keys, panel, task),
+            _ => columns::<E, 4>(pass, keys, panel, task),
         }
     }
 }
@@ -131,12 +127,18 @@ impl Work<u16> for Tiled {
     }
 
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
-    unsafe fn columns(&mut self, pass: &TypedPass<'_, u16>, keys: &mut [Words], task: Task<'_>) -> bool {
+    unsafe fn columns(
+        &mut self,
+        pass: &TypedPass<'_, u16>,
+        keys: &mut [Words],
+        panel: Panel,
+        task: Task<'_>,
+    ) -> bool {
         let Self { units, sums } = self;
         let [_, heads, kept, _] = pass.sizes();
         let by_head = keys.len() / heads;
-        pack(pass, keys, &task);
-        let factor = _mm512_set1_ps((f64::from(pass.scale) * LOG2_E) as f32);
+        pack(pass, keys, panel, task.batch);
+        let factor = _mm512_set1_ps(pass.factor());
         let mut found = Best::<WIDTH>::new();
         for start in (0..kept).step_by(units::BLOCK) {
             let len = units::BLOCK.min(kept - start);
@@ -145,7 +147,7 @@ impl Work<u16> for Tiled {
                 units.pack(&pass.q, (task.batch, head), start, len);
                 let shift = shifts::<{ units::BLOCK }>(&lse[start..start + len]);
                 units.each(
-                    &[task.panel],
+                    &[panel],
                     len,
                     |_| keys,
                     |unit, logits| {
@@ -166,30 +168,26 @@ impl Work<u16> for Tiled {
 
 /// Packs the keys of all heads of a task.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
-fn pack<E: Element>(pass: &TypedPass<'_, E>, keys: &mut [Words], task: &Task<'_>) {
+fn pack<E: Element>(pass: &TypedPass<'_, E>, keys: &mut [Words], panel: Panel, batch: usize) {
     let by_head = keys.len() / pass.sizes()[1];
     for (head, keys) in keys.chunks_mut(by_head).enumerate() {
-        pack_keys(keys, &pass.k, (task.batch, head), task.panel);
+        pack_keys(keys, &pass.k, (batch, head), panel);
     }
-}
-
-/// The exponents' shifts of at most `N` rows. Rows beyond the last have none.
-pub(crate) fn shifts<const N: usize>(lse: &[f32]) -> [f32; N] {
-    let mut shifts = [0.0; N];
-    for (shift, &lse) in shifts.iter_mut().zip(lse) {
-        *shift = (-f64::from(lse) * LOG2_E) as f32;
-    }
-    shifts
 }
 
 /// Runs a task in registers.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
-fn columns<E: Element, const C: usize>(pass: &TypedPass<'_, E>, keys: &mut [Words], task: Task<'_>) -> bool {
-    pack(pass, keys, &task);
+fn columns<E: Element, const C: usize>(
+    pass: &TypedPass<'_, E>,
+    keys: &mut [Words],
+    panel: Panel,
+    task: Task<'_>,
+) -> bool {
+    pack(pass, keys, panel, task.batch);
     let Task { batch, lse, best, .. } = task;
     let [_, heads, kept, _] = pass.sizes();
     let by_head = keys.len() / heads;
-    let factor = (f64::from(pass.scale) * LOG2_E) as f32;
+    let factor = pass.factor();
     let mut found = Best::<C>::new();
     let mut q = [Tile::<E>::ZERO; TILES];
     let mut sums = [zeros::<C>(); TILES];
