@@ -4,9 +4,9 @@
 #   evaluation/claims.sh [CLAIM …]        budgets, dsap, tau …: the files of recipes/claims without .toml, and background; default: all
 #
 # If it is killed, run the same command again: it keeps finished pictures and measures. It reads these variables:
-#   MODELS                what to make pictures with: NAME=FOLDER …, or atedm-shapes for the built-in model (default). `curve`, `best`,
-#                         `tuning` and `level` also fit atedm-shapes-128=assets/atedm-shapes-128; the other files have budgets of the built-in model
-#   N=64                  number of prompts, from the first of the held-out stream
+#   MODELS                what to make pictures with: NAME=FOLDER …, or atedm-shapes for the built-in model (default), as in
+#                         "atedm-shapes atedm-shapes-128=assets/atedm-shapes-128"
+#   N=64                  number of prompts, from the first of the held-out stream; or a number for each model, as in "64 32"
 #   SINGLES=256           number of prompts of one object, and of two objects, for `model`
 #   MASKED=24             number of scenes, for `background`
 #   OUT=target/claims     folder of pictures and measures; it has a folder for each model
@@ -46,9 +46,12 @@ fail() {
     echo "error: $1" >&2
     exit 1
 }
-for number in "$N" "$SINGLES" "$MASKED" "$REFERENCES" "$SCENES" "$JOBS"; do
+models=($MODELS)
+numbers=($N)
+for number in "${numbers[@]}" "$SINGLES" "$MASKED" "$REFERENCES" "$SCENES" "$JOBS"; do
     [[ $number =~ ^[1-9][0-9]*$ ]] || fail "N, SINGLES, MASKED, REFERENCES, SCENES, JOBS: expected a count, got '$number'"
 done
+[[ ${#numbers[@]} -eq 1 || ${#numbers[@]} -eq ${#models[@]} ]] || fail "N: expected one count, or one for each of ${#models[@]} models, got '$N'"
 [[ -z ${STEPS:-} || $PAGE != docs/src/claims.md ]] || fail "STEPS: the tables have the files' own steps: name another PAGE"
 command -v "$ATEDM" >/dev/null || fail "ATEDM: $ATEDM: not there (cargo build --release)"
 command -v "$PYTHON" >/dev/null || fail "PYTHON: $PYTHON: not there"
@@ -59,6 +62,15 @@ claims=("$@")
 for claim in "${claims[@]}"; do
     [[ $claim == background || -f $here/$claim.toml ]] || fail "$here/$claim.toml: not there"
 done
+
+# choose AT: the model of this place in MODELS, and its number of prompts
+choose() {
+    local entry=${models[$1]}
+    name=${entry%%=*}
+    model=${entry#*=}
+    own=$OUT/$name
+    number=${numbers[$1]:-${numbers[0]}}
+}
 
 # scenes FOLDER FLAG …: makes renders of the model's size, unless they exist
 scenes() {
@@ -114,9 +126,9 @@ measure() {
 
 # prepare: prompts, renders of the same scenes and more, for the model. Picture 00007 of every point is of scene 00007.
 prepare() {
-    prompts=$own/prompts-$N
-    scenes "$prompts" --split held-out --count "$N"
-    local same=$((N < 64 ? N : 64))
+    prompts=$own/prompts-$number
+    scenes "$prompts" --split held-out --count "$number"
+    local same=$((number < 64 ? number : 64))
     cmp -s <(head -n $same "$prompts/prompts.tsv") <(head -n $same $here/prompts.tsv) ||
         fail "$here/prompts.tsv: $ATEDM makes other held-out scenes than these"
     reference=$own/held-out-$REFERENCES
@@ -192,8 +204,8 @@ claim_of() {
             --model "$model" --json "$measures/background.json" --markdown "$measures/background.md" "${threads[@]}" >/dev/null
         ;;
     tuning)
-        scenes "$own/training-prompts-$N" --split train --count "$N"
-        measured_run "$own/training-prompts-$N"
+        scenes "$own/training-prompts-$number" --split train --count "$number"
+        measured_run "$own/training-prompts-$number"
         ;;
     overlap)
         scenes "$own/prompts-16" --split held-out --count 16
@@ -210,37 +222,56 @@ set_of() {
     model) echo "$SINGLES-singles$dtype" ;;
     background) echo "$MASKED-masked" ;;
     overlap) echo "16-prompts$dtype" ;;
-    tuning) echo "$N-training-prompts$dtype" ;;
-    *) echo "$N-prompts$dtype" ;;
+    tuning) echo "$number-training-prompts$dtype" ;;
+    *) echo "$number-prompts$dtype" ;;
     esac
+}
+
+# quoted TEXT: the text, in quotation marks if it has spaces
+quoted() {
+    if [[ $1 == *" "* ]]; then echo "\"$1\""; else echo "$1"; fi
+}
+
+# command_of NAME: what makes the claim's tables again
+command_of() {
+    local command="evaluation/claims.sh $1"
+    [[ $DTYPE == f32 ]] || command="DTYPE=$DTYPE $command"
+    [[ $BACKEND == candle ]] || command="BACKEND=$BACKEND $command"
+    case $1 in
+    model) command="SINGLES=$SINGLES $command" ;;
+    background) command="MASKED=$MASKED $command" ;;
+    overlap) ;;
+    *) command="N=$(quoted "$N") $command" ;;
+    esac
+    [[ $MODELS == atedm-shapes ]] || command="MODELS=$(quoted "$MODELS") $command"
+    echo "$command"
 }
 
 # table NAME: writes the tables of a claim, of all models
 table() {
-    local claim=$1 folder markdown=() runs=()
-    for entry in $MODELS; do
-        folder=$OUT/${entry%%=*}/$(set_of "$claim")
+    local claim=$1 at folder markdown=() runs=()
+    for at in "${!models[@]}"; do
+        choose "$at"
+        folder=$own/$(set_of "$claim")
         case $claim in
-        model) markdown+=("$OUT/${entry%%=*}/name.md" "$folder/measures/model/"{classifier-one,classifier-two,alignment}.md) ;;
-        background | overlap) markdown+=("$OUT/${entry%%=*}/name.md" "$folder/measures/$claim/$claim.md") ;;
+        model) markdown+=("$own/name.md" "$folder/measures/model/"{classifier-one,classifier-two,alignment}.md) ;;
+        background | overlap) markdown+=("$own/name.md" "$folder/measures/$claim/$claim.md") ;;
         *) runs+=(--run "$folder/$claim" "$folder/measures/$claim") ;;
         esac
     done
-    if [[ ${#runs[@]} -gt 0 ]]; then
-        "$PYTHON" -m atedm_evaluation.claims_table "$claim" "${runs[@]}" --page "$PAGE"
-    else
-        "$PYTHON" -m atedm_evaluation.claims_table "$claim" --markdown "${markdown[@]}" --page "$PAGE"
+    if [[ ${#runs[@]} -eq 0 ]]; then
+        runs=(--markdown "${markdown[@]}")
     fi
+    "$PYTHON" -m atedm_evaluation.claims_table "$claim" "${runs[@]}" --command "$(command_of "$claim")" --page "$PAGE"
 }
 
 threads=(--threads "$JOBS")
 for claim in "${claims[@]}"; do
-    for entry in $MODELS; do
-        echo "== $claim, ${entry%%=*}" >&2
-        model=${entry#*=}
-        own=$OUT/${entry%%=*}
+    for at in "${!models[@]}"; do
+        choose "$at"
+        echo "== $claim, $name" >&2
         mkdir -p "$own"
-        echo "**${entry%%=*}**" >"$own/name.md"
+        echo "**$name**" >"$own/name.md"
         "$ATEDM" inspect --model "$model" --json >"$own/model.json"
         size=$("$PYTHON" -c 'import json, sys; print(json.load(open(sys.argv[1]))["width"])' "$own/model.json")
         prepare

@@ -129,6 +129,31 @@ fn fifty_votes_are_the_converged_ones() {
 }
 
 #[test]
+fn a_lora_changes_the_timed_model() {
+    let work = tempfile::tempdir().unwrap();
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures");
+    let (model, lora) = (fixtures.join("tiny-a"), fixtures.join("lora/kohya.safetensors"));
+    let overlap = |more: &[&str]| {
+        let args = [
+            "bench",
+            "--model",
+            model.to_str().unwrap(),
+            "--size",
+            "64",
+            "--repeats",
+            "1",
+            "--methods",
+            "at-edm",
+        ];
+        let output = atedm(work.path(), &[&args[..], &["--quiet", "--json", "b.json"], more].concat());
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let report: Value = serde_json::from_slice(&fs::read(work.path().join("b.json")).unwrap()).unwrap();
+        figure(&report["methods"][0], "overlap")
+    };
+    assert_ne!(overlap(&[]), overlap(&["--lora", &format!("{}:20", lora.display())]));
+}
+
+#[test]
 fn generated_weights_need_no_weight_files() {
     let work = tempfile::tempdir().unwrap();
     fs::create_dir_all(work.path().join("bare/unet")).unwrap();
@@ -184,6 +209,8 @@ fn what_is_wrong_is_named() {
         (&["--steps", "3", "--prune-opt", "tau=9"], 2, "tau"),
         (&["--backend", "ndarray", "--dtype", "bf16"], 2, "--dtype"),
         (&["--device", "cuda:x"], 2, "--device"),
+        (&["--generated", "--lora", "ink.safetensors"], 2, "--lora"),
+        (&["--lora", "nowhere.safetensors"], 1, "nowhere.safetensors"),
         (&["--json", "no/such/folder.json"], 1, "no/such"),
     ] {
         let line = fail(work.path(), &[&["bench", "--model", model, "--quiet"], args].concat(), code);

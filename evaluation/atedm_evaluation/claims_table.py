@@ -1,6 +1,6 @@
 """Writes a claim's tables into docs/src/claims.md, between its two markers. evaluation/claims.sh calls it.
 
-    claims_table CLAIM --run RUN MEASURES [--run RUN MEASURES …] [--page docs/src/claims.md]
+    claims_table CLAIM --run RUN MEASURES [--run RUN MEASURES …] [--command COMMAND] [--page docs/src/claims.md]
     claims_table CLAIM --markdown FILE …            tables of the other programs of this package, without changes
     claims_table CLAIM --empty                      the table that says how to make it
 
@@ -109,7 +109,7 @@ def note_of(runs):
 def tables_of(claim, runs):
     """The text of a claim: its tables, with a block for each model."""
     own = claims_curve.TEXTS.get(claim)
-    parts = [f"`evaluation/claims.sh {claim}`"] + ([own(runs)] if own else [])
+    parts = [own(runs)] if own else []
     head = ["", "ratio", "GFLOP", "saved (%)"]
     parts.append(blocks(runs, head + [column[0] for column in QUALITY], lambda run: [
         cost_of(run, point) + cells for point, cells in zip(run.points, measured(run, QUALITY))]))
@@ -133,19 +133,20 @@ def main():
     parser = argparse.ArgumentParser(description="Writes a claim's tables into its page.")
     parser.add_argument("claim", help="budgets, dsap, …")
     parser.add_argument("--run", nargs=2, action="append", metavar=("RUN", "MEASURES"), help="a run and its JSON files; repeatable")
+    parser.add_argument("--command", help="what makes the tables again; default: evaluation/claims.sh CLAIM")
     parser.add_argument("--page", default=str(ROOT / "docs" / "src" / "claims.md"))
     parser.add_argument("--markdown", nargs="+", metavar="FILE", help="instead: finished tables")
     parser.add_argument("--empty", action="store_true", help="no values: how to make them")
     args = parser.parse_args()
     if [args.empty, args.run is not None, args.markdown is not None].count(True) != 1:
         fail("arguments", "expected --run, or --markdown, or --empty")
-    command = f"evaluation/claims.sh {args.claim}"
+    command = args.command or f"evaluation/claims.sh {args.claim}"
     if args.empty:
         text = f"*Run `{command}`.*"
     elif args.markdown:
         text = "\n\n".join([f"`{command}`", *(read_text(path).strip() for path in args.markdown)])
     else:
-        text = tables_of(args.claim, [Run.read(*pair) for pair in args.run])
+        text = f"`{command}`\n\n{tables_of(args.claim, [Run.read(*pair) for pair in args.run])}"
     write(args.page, args.claim, text)
 
 

@@ -27,6 +27,11 @@ pub(crate) fn run(args: &BenchArgs, extension: &impl Extension) -> Outcome {
         Some(_) if !args.generated => Some(open_for(&args.engine, &args.model)?),
         _ => None,
     };
+    if model.is_none() && !args.model.lora.is_empty() {
+        return Err(Failure::usage(
+            "--lora: expected a model with weights of its own, as generated weights take none",
+        ));
+    }
     let side = AskedPixels { key: "--size", pixels: args.size };
     let subject = match &model {
         Some(model) => Subject::of_checkpoint(&model.checkpoint),
