@@ -7,6 +7,7 @@
 //! - [`weights`]: weights from a [`tch::nn::VarStore`].
 //! - `value`: the newtype. `tensor`, `nn`, `attention`: the three trait levels. Each call uses tch's fallible
 //!   version (`f_…`). `map`: the attention map in libtorch's operations.
+//! - `packed`: linear layers with weights that oneDNN has packed. `unpacked` stands for it on other processors.
 //! - `kernels`: runs the kernels of [`atedm_cpu_kernels`] on tensors, on libtorch's threads (`openmp`).
 //!
 //! # Gradients
@@ -33,6 +34,11 @@ mod kernels;
 mod map;
 mod nn;
 mod openmp;
+#[cfg(onednn)]
+mod packed;
+#[cfg(not(onednn))]
+#[path = "unpacked.rs"]
+mod packed;
 mod select;
 mod tensor;
 mod value;

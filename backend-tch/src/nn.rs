@@ -6,7 +6,7 @@ use tch::{Device, Kind, Tensor as Raw};
 
 use crate::error::{OrBackend, TorchResult};
 use crate::value::sizes;
-use crate::{TchIndices, TchTensor};
+use crate::{TchIndices, TchTensor, packed};
 
 impl NnOps for TchTensor {
     fn conv2d(&self, weight: &Self, bias: Option<&Self>, options: Conv2dOptions) -> Result<Self> {
@@ -92,9 +92,17 @@ impl NnOps for TchTensor {
         self.unary("silu", Raw::f_silu)
     }
 
+    /// On the CPU oneDNN packs it in its own order, if it is no user's variable. Then libtorch's other operations refuse it.
+    fn linear_weight(self) -> Result<Self> {
+        let packed = packed::pack(&self.0).or_backend("linear_weight")?;
+        Ok(packed.map_or(self, Self))
+    }
+
     fn linear(&self, weight: &Self, bias: Option<&Self>) -> Result<Self> {
         check_linear(self, weight, bias)?;
-        self.0.f_linear(&weight.0, bias.map(|bias| &bias.0)).map(Self).or_backend("linear")
+        let bias = bias.map(|bias| &bias.0);
+        let product = packed::linear(&self.0, &weight.0, bias);
+        product.unwrap_or_else(|| self.0.f_linear(&weight.0, bias)).map(Self).or_backend("linear")
     }
 
     fn layer_norm(&self, weight: &Self, bias: &Self, epsilon: f64) -> Result<Self> {

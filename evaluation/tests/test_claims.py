@@ -91,6 +91,7 @@ def test_a_table_has_a_block_for_each_model(tmp_path):
     assert "| AT-EDM, 70% of the cost | AT-EDM, 80% of the cost | -2.00 [-2.00, -2.00] |" in text
     assert "50.0 % for position" in text
     assert "bf16 on tch. Brackets" in text
+    assert "\n`evaluation/claims.sh curve`\n" in text
 
 
 def test_budgets_are_shares_or_flops():
@@ -102,7 +103,9 @@ def test_levels_are_sorted_by_tokens_and_depth(tmp_path):
     page = tmp_path / "page.md"
     page.write_text(PAGE.format("level"))
     runs = [written(tmp_path / "one", "large", (256, 64)), written(tmp_path / "two")]
-    called(claims_table.main, "level", *[flag for pair in runs for flag in ("--run", *pair)], "--page", page)
+    flags = [flag for pair in runs for flag in ("--run", *pair)]
+    called(claims_table.main, "level", *flags, "--command", "N=2 evaluation/claims.sh level", "--page", page)
+    assert "\n`N=2 evaluation/claims.sh level`\n" in page.read_text()
     rows = [line for line in page.read_text().splitlines() if line.startswith("| levels |")]
     assert [row.split(" | ")[1:4] for row in rows] == [["16", "4", "small"], ["64", "4", "large"]]
 

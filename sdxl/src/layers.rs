@@ -26,13 +26,15 @@ pub(crate) struct Linear<T> {
 
 impl<T: NnOps> Linear<T> {
     pub(crate) fn load(weights: &Weights<T>, inputs: usize, outputs: usize, has: Bias) -> Result<Self> {
-        Ok(Self { weight: weights.tensor("weight", &[outputs, inputs])?, bias: bias(weights, has, outputs)? })
+        let weight = weights.tensor("weight", &[outputs, inputs])?.linear_weight()?;
+        Ok(Self { weight, bias: bias(weights, has, outputs)? })
     }
 
     /// Loads a 1×1 convolution (`[outputs, inputs, 1, 1]` in the checkpoint) as the equivalent linear layer over
     /// pixels.
     pub(crate) fn load_pointwise(weights: &Weights<T>, inputs: usize, outputs: usize) -> Result<Self> {
         let weight = weights.tensor("weight", &[outputs, inputs, 1, 1])?.reshape(&[outputs, inputs])?;
+        let weight = weight.linear_weight()?;
         Ok(Self { weight, bias: bias(weights, Bias::With, outputs)? })
     }
 

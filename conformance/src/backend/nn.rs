@@ -109,12 +109,20 @@ pub fn linear_against_the_oracle<B: Backend>(device: &DeviceOf<B>, dtype: DType)
         let x = lab.normals(shape)?;
         let expected = oracle::linear(&x.host, &weight.host, Some(&bias.host));
         assert_close(&x.on.linear(&weight.on, Some(&bias.on))?, &expected, &format!("{shape:?}"));
+        let packed = weight.on.clone().linear_weight()?;
+        assert_eq!((packed.shape(), packed.dtype()), (weight.on.shape(), weight.on.dtype()));
+        assert_close(&x.on.linear(&packed, Some(&bias.on))?, &expected, "with a packed weight");
         let expected = oracle::linear(&x.host, &weight.host, None);
         assert_close(&x.on.linear(&weight.on, None)?, &expected, "without bias");
+        assert_close(&x.on.linear(&packed, None)?, &expected, "with a packed weight, without bias");
     }
     let x = lab.normals(&[2, 7, 4])?;
     let expected = oracle::linear(&oracle::permute(&x.host, &[0, 2, 1]), &weight.host, Some(&bias.host));
-    assert_close(&x.on.permute(&[0, 2, 1])?.linear(&weight.on, Some(&bias.on))?, &expected, "of a view");
+    let view = x.on.permute(&[0, 2, 1])?;
+    assert_close(&view.linear(&weight.on, Some(&bias.on))?, &expected, "of a view");
+    let packed = weight.on.clone().linear_weight()?;
+    assert_close(&view.linear(&packed, Some(&bias.on))?, &expected, "of a view, with a packed weight");
+    rejects("a packed weight of another width", || x.on.linear(&packed, None));
     Ok(())
 }
 
@@ -199,6 +207,8 @@ pub fn geglu_against_the_oracle<B: Backend>(device: &DeviceOf<B>, dtype: DType) 
         let x = lab.normals(shape)?;
         let expected = oracle::geglu(&x.host, &weight.host, Some(&bias.host));
         assert_close(&x.on.geglu(&weight.on, Some(&bias.on))?, &expected, &format!("{shape:?}"));
+        let packed = weight.on.clone().linear_weight()?;
+        assert_close(&x.on.geglu(&packed, Some(&bias.on))?, &expected, "with a packed weight");
         assert_close(
             &x.on.geglu(&weight.on, None)?,
             &oracle::geglu(&x.host, &weight.host, None),

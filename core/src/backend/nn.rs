@@ -103,6 +103,12 @@ pub trait NnOps: Tensor {
         generic::quick_gelu(self)
     }
 
+    /// Packs a weight `[out, in]` for the fastest [`NnOps::linear`] and [`NnOps::geglu`] of this library. A model calls it once,
+    /// when it loads. The result has the same shape and dtype, and fits nothing but these two operations.
+    fn linear_weight(self) -> Result<Self> {
+        Ok(self)
+    }
+
     /// `[.., in]` with `weight [out, in]` and `bias [out]` → `[.., out]`.
     fn linear(&self, weight: &Self, bias: Option<&Self>) -> Result<Self> {
         generic::linear(self, weight, bias)

@@ -130,23 +130,17 @@ impl<T: AttentionOps> Layer<T> {
 
 /// Multi-head attention with its projections.
 ///
-/// Projections of the same input are computed as one product: their weights are stacked.
+/// Keys and values are computed as one product: their weights are stacked.
 #[derive(Debug)]
 struct Attention<T> {
     heads: usize,
-    /// The stacked weights of queries, keys and values `[3 · channels, channels]` for self-attention. For
-    /// cross-attention, the queries' alone.
-    stream: T,
-    /// The stacked weights of keys and values for the text `[2 · channels, text channels]`.
-    text: Option<T>,
-    to_out: Linear<T>,
-}
-
-/// The inputs of attention, each `[b, heads, n, dim]`.
-struct Projected<T> {
+    /// The queries' weight, `[channels, channels]`.
     queries: T,
-    keys: T,
-    values: T,
+    /// The stacked weights of keys and values, `[2 · channels, channels]`, or `[2 · channels, text channels]` for the text.
+    keys_values: T,
+    /// Whether keys and values are of the text.
+    reads_text: bool,
+    to_out: Linear<T>,
 }
 
 impl<T: AttentionOps> Attention<T> {
@@ -156,53 +150,33 @@ impl<T: AttentionOps> Attention<T> {
         let below = |names: &[&str], inputs: usize| {
             let each = names.iter().map(|name| weights.scope(name).tensor("weight", &[channels, inputs]));
             let each = each.collect::<Result<Vec<T>>>()?;
-            T::concat(&each.iter().collect::<Vec<_>>(), 0)
+            T::concat(&each.iter().collect::<Vec<_>>(), 0)?.linear_weight()
         };
-        let (stream, text) = match text_channels {
-            None => (below(&["to_q", "to_k", "to_v"], channels)?, None),
-            Some(inputs) => (below(&["to_q"], channels)?, Some(below(&["to_k", "to_v"], inputs)?)),
-        };
-        let to_out = Linear::load(&weights.scope("to_out.0"), channels, channels, Bias::With)?;
-        Ok(Self { heads: shape.heads, stream, text, to_out })
+        Ok(Self {
+            heads: shape.heads,
+            queries: below(&["to_q"], channels)?,
+            keys_values: below(&["to_k", "to_v"], text_channels.unwrap_or(channels))?,
+            reads_text: text_channels.is_some(),
+            to_out: Linear::load(&weights.scope("to_out.0"), channels, channels, Bias::With)?,
+        })
     }
 
     /// Self-attention of the stream.
     fn on_stream(&self, input: &AttentionInput<'_, T>) -> Result<AttentionOutput<T>> {
-        let h = self.heads;
-        let projected = if std::ptr::eq(input.queries, input.keys_values) {
-            let all = self.project(input.queries, &self.stream)?;
-            let third = |i: usize| all.narrow(1, i * h, h);
-            Projected { queries: third(0)?, keys: third(1)?, values: third(2)? }
-        } else {
-            // a method has reduced one of the two
-            let channels = self.stream.shape()[1];
-            let queries = self.project(input.queries, &self.stream.narrow(0, 0, channels)?)?;
-            let rest = self.stream.narrow(0, channels, 2 * channels)?;
-            let keys_values = self.project(input.keys_values, &rest)?;
-            Projected { queries, keys: keys_values.narrow(1, 0, h)?, values: keys_values.narrow(1, h, h)? }
-        };
-        self.attend(projected, input)
+        self.attend(input, input.keys_values)
     }
 
     /// Cross-attention of the stream to the text `[b, length, text channels]`.
     fn on_text(&self, input: &AttentionInput<'_, T>, text: &T) -> Result<AttentionOutput<T>> {
-        let Some(weight) = &self.text else { return self.on_stream(input) };
-        let queries = self.project(input.queries, &self.stream)?;
-        let keys_values = self.project(text, weight)?;
+        self.attend(input, if self.reads_text { text } else { input.keys_values })
+    }
+
+    /// Attention of the input's queries to `source`.
+    fn attend(&self, input: &AttentionInput<'_, T>, source: &T) -> Result<AttentionOutput<T>> {
         let h = self.heads;
+        let queries = split_heads(&input.queries.linear(&self.queries, None)?, h)?;
+        let keys_values = split_heads(&source.linear(&self.keys_values, None)?, 2 * h)?;
         let (keys, values) = (keys_values.narrow(1, 0, h)?, keys_values.narrow(1, h, h)?);
-        self.attend(Projected { queries, keys, values }, input)
-    }
-
-    /// `[b, n, inputs]` → `[b, heads of all projections, n, dim]`.
-    fn project(&self, x: &T, weight: &T) -> Result<T> {
-        let [outputs, _] = dims(weight, "attention")?;
-        let [channels, _] = dims(&self.to_out.weight, "attention")?;
-        split_heads(&x.linear(weight, None)?, self.heads * outputs / channels.max(1))
-    }
-
-    fn attend(&self, projected: Projected<T>, input: &AttentionInput<'_, T>) -> Result<AttentionOutput<T>> {
-        let Projected { queries, keys, values } = projected;
         let [_, _, _, dim] = dims(&queries, "attention")?;
         let options = AttentionOptions { graph: input.graph, ..AttentionOptions::for_dim(dim) };
         let Attended { hidden, graph, first_vote } = T::attention(&queries, &keys, &values, options)?;
