@@ -29,6 +29,7 @@ EXPECTED = re.compile(
 DATA = {
     "atedm": r"src/commands/report/page\.(css|js)",
     "atedm-candle": r"src/cuda/[a-z]+\.cuh?",
+    "atedm-tch": r"src/packed\.cpp",
     "atedm-experiment": r"src/report/page\.(css|js)|fixtures/measures\.json",
     "atedm-core": r"tests/.+\.(json|toml)",
     "atedm-sdxl": r"data/clip/(merges\.bin|LICENSE|README\.md)",
