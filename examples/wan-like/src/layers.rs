@@ -18,10 +18,9 @@ impl<T: NnOps> Linear<T> {
     /// Loads a layer whose weight is stored in another shape. The first axis of that shape is the outputs.
     pub fn load_shaped(weights: &Weights<T>, shape: &[usize]) -> Result<Self> {
         let [outputs, inputs] = [shape[0], shape[1..].iter().product()];
-        Ok(Self {
-            weight: weights.tensor("weight", shape)?.reshape(&[outputs, inputs])?,
-            bias: weights.tensor("bias", &[outputs])?,
-        })
+        // some libraries pack it for their fastest product
+        let weight = weights.tensor("weight", shape)?.reshape(&[outputs, inputs])?.linear_weight()?;
+        Ok(Self { weight, bias: weights.tensor("bias", &[outputs])? })
     }
 
     /// `[.., inputs]` → `[.., outputs]`.
