@@ -21,9 +21,7 @@ fn main() {
 
 /// With the headers and the flags of `torch-sys`.
 fn compile(folder: &Path) {
-    for file in ["src/packed.cpp", "src/packed.rs"] {
-        println!("cargo:rerun-if-changed={file}");
-    }
+    println!("cargo:rerun-if-changed=src/packed.cpp");
     let variable = |name: &str| {
         println!("cargo:rerun-if-env-changed={name}");
         env::var(name).ok()

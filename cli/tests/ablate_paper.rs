@@ -8,7 +8,7 @@ mod common;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use common::{atedm, names};
+use common::{names, plan};
 use serde_json::Value;
 
 fn folder() -> PathBuf {
@@ -16,10 +16,8 @@ fn folder() -> PathBuf {
 }
 
 /// The points of a configuration.
-fn plan(name: &str) -> Vec<Value> {
-    let output = atedm(&folder(), &["ablate", &format!("{name}.toml"), "--plan", "--json"]);
-    assert!(output.status.success(), "{name}: {}", String::from_utf8_lossy(&output.stderr));
-    let info: Value = serde_json::from_slice(&output.stdout).unwrap();
+fn points(name: &str) -> Vec<Value> {
+    let info = plan(&folder(), &format!("{name}.toml"), &[]);
     assert!(info["prompts"].as_u64().unwrap() >= 4);
     let points = info["points"].as_array().unwrap().clone();
     for point in &points {
@@ -39,7 +37,7 @@ fn costs(name: &str) -> Vec<(String, String)> {
         let tflop = if point["settings"]["method"] == "none" { "6.7".into() } else { format!("{tflop:.1}") };
         (point["label"].as_str().unwrap().to_string(), tflop)
     };
-    plan(name).iter().map(printed).collect()
+    points(name).iter().map(printed).collect()
 }
 
 fn pairs(rows: &[(&str, &str)]) -> Vec<(String, String)> {
@@ -62,7 +60,7 @@ fn table_1() {
     ];
     assert_eq!(costs("table1"), pairs(&rows));
     let scales: Vec<f64> =
-        plan("table1").iter().map(|point| point["settings"]["guidance_scale"].as_f64().unwrap()).collect();
+        points("table1").iter().map(|point| point["settings"]["guidance_scale"].as_f64().unwrap()).collect();
     assert_eq!(scales, [7.0, 4.0, 7.0, 7.0, 7.0, 7.0, 7.0, 7.0, 7.0, 7.0]);
 }
 
@@ -121,7 +119,7 @@ fn figures_8_and_9() {
 /// The budget is fixed, so pruning less in more steps means pruning more in the others.
 #[test]
 fn figure_10() {
-    let points = plan("fig10");
+    let points = points("fig10");
     let (mut ratios, mut taus) = (Vec::new(), Vec::new());
     for point in points.iter().filter(|point| point["settings"]["method"] != "none") {
         assert!((point["planned_tflop"].as_f64().unwrap() - 4.1).abs() < 0.005, "{point}");

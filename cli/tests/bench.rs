@@ -12,8 +12,23 @@ use serde_json::Value;
 
 /// Runs `bench` on the tiny checkpoint. Returns the table and the JSON.
 fn bench(folder: &Path, more: &[&str]) -> (String, Value) {
-    let model = tiny().to_str().unwrap();
-    let args = ["bench", "--model", model, "--size", "64", "--repeats", "2", "--quiet", "--json", "b.json"];
+    bench_of(tiny(), folder, more)
+}
+
+/// The same on another model.
+fn bench_of(model: &Path, folder: &Path, more: &[&str]) -> (String, Value) {
+    let args = [
+        "bench",
+        "--model",
+        model.to_str().unwrap(),
+        "--size",
+        "64",
+        "--repeats",
+        "2",
+        "--quiet",
+        "--json",
+        "b.json",
+    ];
     let output = atedm(folder, &[&args[..], more].concat());
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     assert!(output.stderr.is_empty(), "quiet, but said {}", String::from_utf8_lossy(&output.stderr));
@@ -134,20 +149,7 @@ fn a_lora_changes_the_timed_model() {
     let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures");
     let (model, lora) = (fixtures.join("tiny-a"), fixtures.join("lora/kohya.safetensors"));
     let overlap = |more: &[&str]| {
-        let args = [
-            "bench",
-            "--model",
-            model.to_str().unwrap(),
-            "--size",
-            "64",
-            "--repeats",
-            "1",
-            "--methods",
-            "at-edm",
-        ];
-        let output = atedm(work.path(), &[&args[..], &["--quiet", "--json", "b.json"], more].concat());
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        let report: Value = serde_json::from_slice(&fs::read(work.path().join("b.json")).unwrap()).unwrap();
+        let (_, report) = bench_of(&model, work.path(), &[&["--methods", "at-edm"], more].concat());
         figure(&report["methods"][0], "overlap")
     };
     assert_ne!(overlap(&[]), overlap(&["--lora", &format!("{}:20", lora.display())]));

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::OnceLock;
 
+use serde_json::Value;
 use tempfile::TempDir;
 
 /// Runs the program in `folder`.
@@ -21,6 +22,13 @@ pub(crate) fn succeed(folder: &Path, args: &[&str]) -> String {
     let errors = String::from_utf8(output.stderr).unwrap();
     assert!(output.status.success(), "{args:?}: {:?}\n{errors}", output.status);
     errors
+}
+
+/// The plan of an ablation's file.
+pub(crate) fn plan(folder: &Path, file: &str, more: &[&str]) -> Value {
+    let output = atedm(folder, &[&["ablate", file, "--plan", "--json"], more].concat());
+    assert!(output.status.success(), "{file} {more:?}: {}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).unwrap()
 }
 
 /// Runs the program, which must fail with `code` and one line of explanation. Returns that line.

@@ -105,12 +105,12 @@ pub fn activations_against_the_oracle<B: Backend>(device: &DeviceOf<B>, dtype: D
 pub fn linear_against_the_oracle<B: Backend>(device: &DeviceOf<B>, dtype: DType) -> Result<()> {
     let mut lab = Lab::<B>::new(device, dtype, 6);
     let (weight, bias) = (lab.weights(&[5, 7], 7)?, lab.normals(&[5])?);
+    let packed = weight.on.clone().linear_weight()?;
+    assert_eq!((packed.shape(), packed.dtype()), (weight.on.shape(), weight.on.dtype()));
     for shape in [&[7][..], &[1, 7], &[3, 7], &[2, 9, 7], &[2, 1, 3, 7]] {
         let x = lab.normals(shape)?;
         let expected = oracle::linear(&x.host, &weight.host, Some(&bias.host));
         assert_close(&x.on.linear(&weight.on, Some(&bias.on))?, &expected, &format!("{shape:?}"));
-        let packed = weight.on.clone().linear_weight()?;
-        assert_eq!((packed.shape(), packed.dtype()), (weight.on.shape(), weight.on.dtype()));
         assert_close(&x.on.linear(&packed, Some(&bias.on))?, &expected, "with a packed weight");
         let expected = oracle::linear(&x.host, &weight.host, None);
         assert_close(&x.on.linear(&weight.on, None)?, &expected, "without bias");
@@ -120,7 +120,6 @@ pub fn linear_against_the_oracle<B: Backend>(device: &DeviceOf<B>, dtype: DType)
     let expected = oracle::linear(&oracle::permute(&x.host, &[0, 2, 1]), &weight.host, Some(&bias.host));
     let view = x.on.permute(&[0, 2, 1])?;
     assert_close(&view.linear(&weight.on, Some(&bias.on))?, &expected, "of a view");
-    let packed = weight.on.clone().linear_weight()?;
     assert_close(&view.linear(&packed, Some(&bias.on))?, &expected, "of a view, with a packed weight");
     rejects("a packed weight of another width", || x.on.linear(&packed, None));
     Ok(())
@@ -203,11 +202,11 @@ pub fn norms_near_zero<B: Backend>(device: &DeviceOf<B>, dtype: DType) -> Result
 pub fn geglu_against_the_oracle<B: Backend>(device: &DeviceOf<B>, dtype: DType) -> Result<()> {
     let mut lab = Lab::<B>::new(device, dtype, 10);
     let (weight, bias) = (lab.weights(&[10, 7], 7)?, lab.normals(&[10])?);
+    let packed = weight.on.clone().linear_weight()?;
     for shape in [&[7][..], &[3, 7], &[2, 9, 7]] {
         let x = lab.normals(shape)?;
         let expected = oracle::geglu(&x.host, &weight.host, Some(&bias.host));
         assert_close(&x.on.geglu(&weight.on, Some(&bias.on))?, &expected, &format!("{shape:?}"));
-        let packed = weight.on.clone().linear_weight()?;
         assert_close(&x.on.geglu(&packed, Some(&bias.on))?, &expected, "with a packed weight");
         assert_close(
             &x.on.geglu(&weight.on, None)?,

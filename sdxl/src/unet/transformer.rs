@@ -84,13 +84,13 @@ impl<T: AttentionOps> Transformer<T> {
                 Sublayer::SelfAttention,
                 hidden,
                 |x| layer.norm1.forward(x),
-                |input| layer.attn1.on_stream(&input),
+                |input| layer.attn1.attend(&input, input.keys_values),
             )?;
             hidden = pass.attention(
                 Sublayer::CrossAttention,
                 hidden,
                 |x| layer.norm2.forward(x),
-                |input| layer.attn2.on_text(&input, text),
+                |input| layer.attn2.attend(&input, text),
             )?;
             hidden = pass.feed_forward(
                 hidden,
@@ -119,9 +119,9 @@ impl<T: AttentionOps> Layer<T> {
         let norm = |name: &str| LayerNorm::load(&weights.scope(name), channels, LAYER_EPSILON);
         Ok(Self {
             norm1: norm("norm1")?,
-            attn1: Attention::load(&weights.scope("attn1"), shape, None)?,
+            attn1: Attention::load(&weights.scope("attn1"), shape, channels)?,
             norm2: norm("norm2")?,
-            attn2: Attention::load(&weights.scope("attn2"), shape, Some(shape.text_channels))?,
+            attn2: Attention::load(&weights.scope("attn2"), shape, shape.text_channels)?,
             norm3: norm("norm3")?,
             feed_forward: FeedForward::load(&weights.scope("ff"), channels)?,
         })
@@ -136,16 +136,14 @@ struct Attention<T> {
     heads: usize,
     /// The queries' weight, `[channels, channels]`.
     queries: T,
-    /// The stacked weights of keys and values, `[2 · channels, channels]`, or `[2 · channels, text channels]` for the text.
+    /// The stacked weights of keys and values, `[2 · channels, source channels]`.
     keys_values: T,
-    /// Whether keys and values are of the text.
-    reads_text: bool,
     to_out: Linear<T>,
 }
 
 impl<T: AttentionOps> Attention<T> {
-    /// Loads the projections. `text_channels` is given for cross-attention.
-    fn load(weights: &Weights<T>, shape: TransformerShape, text_channels: Option<usize>) -> Result<Self> {
+    /// Loads the projections. The source of keys and values is the stream, or the text in cross-attention.
+    fn load(weights: &Weights<T>, shape: TransformerShape, source_channels: usize) -> Result<Self> {
         let channels = shape.channels;
         let below = |names: &[&str], inputs: usize| {
             let each = names.iter().map(|name| weights.scope(name).tensor("weight", &[channels, inputs]));
@@ -155,23 +153,12 @@ impl<T: AttentionOps> Attention<T> {
         Ok(Self {
             heads: shape.heads,
             queries: below(&["to_q"], channels)?,
-            keys_values: below(&["to_k", "to_v"], text_channels.unwrap_or(channels))?,
-            reads_text: text_channels.is_some(),
+            keys_values: below(&["to_k", "to_v"], source_channels)?,
             to_out: Linear::load(&weights.scope("to_out.0"), channels, channels, Bias::With)?,
         })
     }
 
-    /// Self-attention of the stream.
-    fn on_stream(&self, input: &AttentionInput<'_, T>) -> Result<AttentionOutput<T>> {
-        self.attend(input, input.keys_values)
-    }
-
-    /// Cross-attention of the stream to the text `[b, length, text channels]`.
-    fn on_text(&self, input: &AttentionInput<'_, T>, text: &T) -> Result<AttentionOutput<T>> {
-        self.attend(input, if self.reads_text { text } else { input.keys_values })
-    }
-
-    /// Attention of the input's queries to `source`.
+    /// Attention of the input's queries to `source`, `[b, length, source channels]`.
     fn attend(&self, input: &AttentionInput<'_, T>, source: &T) -> Result<AttentionOutput<T>> {
         let h = self.heads;
         let queries = split_heads(&input.queries.linear(&self.queries, None)?, h)?;
