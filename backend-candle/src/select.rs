@@ -7,9 +7,14 @@ use std::cmp::Ordering;
 use atedm_core::backend::{Partition, generic, shape};
 use atedm_core::{DType, Error, Indices, Result, Tensor};
 use candle_core::{DType as CandleDType, Tensor as Raw};
+use half::bf16;
 
+use crate::cpu::cast::cast;
+use crate::cpu::columns::Columns;
+use crate::cpu::layout::dense;
+use crate::cpu::view::{View, takes};
 use crate::error::OrBackend;
-use crate::{CandleIndices, CandleTensor};
+use crate::{CandleIndices, CandleTensor, cpu};
 
 /// The elements as f64, exact for every dtype.
 fn host_f64(x: &CandleTensor, what: &'static str) -> Result<Vec<f64>> {
@@ -54,12 +59,33 @@ pub(crate) fn split_top_k(scores: &CandleTensor, kept: usize) -> Result<Partitio
 /// [`Tensor::argmax_rows`].
 pub(crate) fn argmax_rows(x: &CandleTensor) -> Result<CandleIndices> {
     let [batch, n, m] = shape::argmax_rows(&x.shape())?;
-    if x.0.device().is_cpu() || m == 0 || batch == 0 || n >= 1 << 24 {
+    let nan = || Error::NotFinite { what: "a value of argmax_rows".to_string() };
+    let filled = batch > 0 && m > 0;
+    let at = if filled && takes(&[&x.0]) {
+        let found = columns(&x.0, 1).or_backend("argmax_rows")?;
+        let numbers = !found.highest.iter().any(|highest| highest.is_nan());
+        numbers.then(|| Raw::from_vec(found.row, (batch, m), x.0.device())).transpose()
+    } else if filled && !x.0.device().is_cpu() && n < 1 << 24 {
+        argmax_rows_on_device(&x.0, n)
+    } else {
         return argmax_rows_on_host(x, [batch, n, m]);
-    }
-    let at = argmax_rows_on_device(&x.0, n).or_backend("argmax_rows")?;
-    let at = at.ok_or_else(|| Error::NotFinite { what: "a value of argmax_rows".to_string() })?;
-    Ok(CandleIndices::with_bound(at, n))
+    };
+    Ok(CandleIndices::with_bound(at.or_backend("argmax_rows")?.ok_or_else(nan)?, n))
+}
+
+/// The largest numbers along an axis, with their places. The kernels must support the tensor, and it must be filled.
+pub(crate) fn columns(x: &Raw, axis: usize) -> candle_core::Result<Columns> {
+    let behind = x.dims()[axis + 1..].iter().product();
+    let x = match x.dtype() {
+        CandleDType::F16 => cast(x, CandleDType::F32)?,
+        _ => x.clone(),
+    };
+    let x = dense(&x)?;
+    let view = View::new(&x)?;
+    Ok(match x.dtype() {
+        CandleDType::BF16 => cpu::columns::columns::<bf16>(view.slice()?, x.dims()[axis], behind),
+        _ => cpu::columns::columns::<f32>(view.slice()?, x.dims()[axis], behind),
+    })
 }
 
 fn argmax_rows_on_host(x: &CandleTensor, [batch, n, m]: [usize; 3]) -> Result<CandleIndices> {

@@ -223,7 +223,7 @@ impl Tensor for CandleTensor {
             other => other,
         };
         if self.0.device().is_cpu() && self.0.dtype() != CandleDType::F64 {
-            let right = cast::cast(&other.0, CandleDType::F32).or_backend("matmul")?;
+            let right = cast::operand(&other.0).or_backend("matmul")?;
             return self.widened("matmul", |left| product(left, &right));
         }
         product(&self.0, &other.0).map(Self).or_backend("matmul")
@@ -260,7 +260,13 @@ impl Tensor for CandleTensor {
     }
 
     fn max(&self, axis: usize) -> Result<Self> {
-        shape::max(self.0.dims(), axis)?;
+        let shape = shape::max(self.0.dims(), axis)?;
+        let columns = self.0.dims()[axis + 1..].iter().product::<usize>();
+        if view::takes(&[&self.0]) && self.0.elem_count() > 0 && columns > 1 {
+            let highest = select::columns(&self.0, axis).map(|found| found.highest);
+            let highest = highest.and_then(|highest| cast::tensor(highest, &shape, self.0.dtype()));
+            return highest.map(Self).or_backend("max");
+        }
         self.unary("max", |x| x.max_keepdim(axis))
     }
 

@@ -149,8 +149,9 @@ impl Map<'_> {
             let len = columns.min(n - start);
             let block = shifts.f_baddbmm(&q, &keys.f_narrow(2, start, len)?, 1.0, self.scale)?.f_exp_()?;
             let mean = block.f_narrow(1, 0, m)?.f_unflatten(0, [b, h])?.f_mean_dim(1, false, None)?;
-            at.push(mean.f_argmax(1, false)?);
-            highest.push(mean.f_amax(1, false)?);
+            let (values, rows) = mean.f_max_dim(1, false)?;
+            at.push(rows);
+            highest.push(values);
         }
         let nan = Raw::f_cat(&highest, 1)?.f_isnan()?.f_any()?.f_int64_value(&[])? != 0;
         if nan { Ok(None) } else { Raw::f_cat(&at, 1).map(Some) }

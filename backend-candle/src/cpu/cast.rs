@@ -37,6 +37,14 @@ pub(crate) fn cast(x: &Tensor, to: DType) -> Result<Tensor> {
     }
 }
 
+/// The tensor in f32, for a product. If its last two axes are swapped in memory, they stay so: a product reads any strides.
+pub(crate) fn operand(x: &Tensor) -> Result<Tensor> {
+    match x.t() {
+        Ok(swapped) if !x.is_contiguous() && swapped.is_contiguous() => cast(&swapped, DType::F32)?.t(),
+        _ => cast(x, DType::F32),
+    }
+}
+
 /// A tensor of `shape` and `dtype` on the CPU from f32 values.
 pub(crate) fn tensor(values: Vec<f32>, shape: &[usize], dtype: DType) -> Result<Tensor> {
     Tensor::from_vec(values, shape, &Device::Cpu).and_then(|x| cast(&x, dtype))

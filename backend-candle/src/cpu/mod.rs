@@ -8,6 +8,7 @@
 
 pub(crate) mod attention;
 pub(crate) mod cast;
+pub(crate) mod columns;
 pub(crate) mod conv;
 pub(crate) mod elementwise;
 pub(crate) mod layers;
