@@ -34,10 +34,16 @@ fn tiny() -> Recipe {
     toml::from_str(&text("tiny")).unwrap()
 }
 
-/// The recipes of both tiers are valid and have the stated sizes.
+/// The recipes are valid and have the stated sizes.
 #[test]
-fn the_tiers_recipes_are_of_their_sizes() {
-    for (name, tokens, most) in [("shapes", [256, 64], 12_000_000), ("emoji", [1024, 256], 11_000_000)] {
+fn the_recipes_are_of_their_sizes() {
+    let recipes = [
+        ("shapes", [256, 64], 12_000_000),
+        ("shapes-128", [1024, 256], 11_000_000),
+        ("shapes-256", [4096, 1024], 11_000_000),
+        ("emoji", [1024, 256], 11_000_000),
+    ];
+    for (name, tokens, most) in recipes {
         let recipe: Recipe = toml::from_str(&text(name)).unwrap();
         recipe.check().unwrap();
         let model = &recipe.model;
