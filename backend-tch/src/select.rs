@@ -32,8 +32,8 @@ pub(crate) fn split_top_k(scores: &TchTensor, kept: usize) -> Result<Partition<T
     split().or_backend("split_top_k")
 }
 
-/// [`Tensor::argmax_rows`]. libtorch's `max` finds the first of equal values and treats a NaN as the largest. It is twice as fast as
-/// `argmax`, and three times in bf16.
+/// [`Tensor::argmax_rows`]. libtorch's `max` finds the first of equal values and treats a NaN as the largest. On a Zen 4
+/// it takes 0.5 to 0.95 of the time of `argmax`, and 0.3 to 0.5 in bf16.
 pub(crate) fn argmax_rows(x: &TchTensor) -> Result<TchIndices> {
     let [batch, n, m] = shape::argmax_rows(&x.shape())?;
     let raw = x.float("argmax_rows")?;
